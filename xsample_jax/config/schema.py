@@ -1,0 +1,227 @@
+"""The manual: every config key with its type, default and meaning. A config is this tree with some values changed."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """One config key.
+
+    Attributes:
+      type: bool, int, float, str, or `tuple[int, ...]`-like for tuples. An int is accepted for a float.
+      default: the value when a config says nothing; None only where `optional`.
+      help: one line: meaning and unit.
+      choices: the only allowed values, if any.
+      minimum, maximum: inclusive bounds; `above`: exclusive lower bound. Applied to each element of a tuple.
+      optional: None is allowed (and means what `help` says).
+    """
+
+    type: Any
+    default: Any
+    help: str
+    choices: tuple = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    optional: bool = False
+
+
+SCHEMA = {
+    "name": Key(str, "run", "Name of the run in logs and reports."),
+    "seed": Key(int, 0, "Seed of parameters, data order and augmentation.", minimum=0),
+    "steps": Key(int, None, "Optimiser steps; give this or epochs.", minimum=1, optional=True),
+    "epochs": Key(float, None, "Passes over the training split; give this or steps.", above=0, optional=True),
+    "batch_size": Key(int, 256, "Images per step over all devices. The loss sees views * batch_size rows.", minimum=2),
+    "views": Key(int, 2, "Augmented views of every image.", minimum=1),
+    "data": {
+        "source": Key(
+            str,
+            "emoji",
+            "emoji (embedded in the package) or records (a prepared folder).",
+            choices=("emoji", "records"),
+        ),
+        "path": Key(str, None, "Folder of the record set (manifest.json inside); for source=records.", optional=True),
+        "split": Key(str, "train", "Split that is trained on."),
+        "fingerprint": Key(
+            str, None, "Refuse to open a set whose manifest has another fingerprint. None: do not check.", optional=True
+        ),
+        "image_size": Key(int, 64, "Side in pixels of the uint8 images that the host delivers.", minimum=8),
+        "caption": Key(
+            str,
+            "first",
+            "Which caption (and embedding) of an image: first, mean (embeddings only), or its index as text.",
+            choices=("first", "mean", "0", "1", "2", "3"),
+        ),
+        "on_error": Key(
+            str,
+            "raise",
+            "Broken record: raise, or skip (the next good record takes its place; counted and logged).",
+            choices=("raise", "skip"),
+        ),
+        "threads": Key(int, 4, "Decoding threads of a host.", minimum=1),
+        "prefetch": Key(int, 4, "Batches decoded ahead of the device.", minimum=1),
+    },
+    "augment": {
+        "size": Key(int, 32, "Side in pixels of the views that the encoder sees.", minimum=8),
+        "crop_scale": Key(
+            tuple[float, ...],
+            (0.08, 1.0),
+            "Random resized crop: area range as a share of the image; () = plain resize.",
+            above=0,
+            maximum=1,
+        ),
+        "crop_ratio": Key(
+            tuple[float, ...], (0.75, 4 / 3), "Random resized crop: aspect ratio range (log-uniform).", above=0
+        ),
+        "flip": Key(float, 0.5, "Probability of a horizontal flip.", minimum=0, maximum=1),
+        "jitter": Key(float, 0.8, "Probability of colour jitter.", minimum=0, maximum=1),
+        "jitter_strength": Key(
+            tuple[float, ...],
+            (0.4, 0.4, 0.4, 0.1),
+            "Colour jitter: brightness, contrast, saturation, hue ranges.",
+            minimum=0,
+        ),
+        "grey": Key(float, 0.2, "Probability of greyscale.", minimum=0, maximum=1),
+        "blur": Key(float, 0.0, "Probability of Gaussian blur.", minimum=0, maximum=1),
+        "blur_sigma": Key(
+            tuple[float, ...],
+            (0.1, 2.0),
+            "Gaussian blur: range of sigma in pixels at side 224, scaled to augment.size.",
+            above=0,
+        ),
+        "auto_augment": Key(bool, False, "AutoAugment, ImageNet policy, one draw per image and view."),
+        "background": Key(
+            str,
+            "random_colour",
+            "Ground under images with alpha: random_colour per view, white, or grey.",
+            choices=("random_colour", "white", "grey"),
+        ),
+        "mean": Key(tuple[float, ...], (0.485, 0.456, 0.406), "Per-channel mean taken off (0..1 scale)."),
+        "std": Key(
+            tuple[float, ...], (0.229, 0.224, 0.225), "Per-channel standard deviation divided by (0..1 scale).", above=0
+        ),
+    },
+    "model": {
+        "encoder": Key(str, "resnet50", "resnet18, resnet34, resnet50, vit_ti, vit_s, vit_b."),
+        "width": Key(int, 64, "ResNet: channels of the first stage.", minimum=4),
+        "stem": Key(
+            str,
+            "imagenet",
+            "ResNet: imagenet (7x7 stride 2 + max-pool) or cifar (3x3 stride 1).",
+            choices=("imagenet", "cifar"),
+        ),
+        "patch_size": Key(int, 16, "ViT: side of a patch in pixels.", minimum=1),
+        "conv_impl": Key(
+            str,
+            "auto",
+            "conv (XLA convolution), dot (matrix products), auto (dot on CPU, else conv).",
+            choices=("auto", "conv", "dot"),
+        ),
+        "head": {
+            "hidden": Key(
+                tuple[int, ...], (2048,), "Widths of the hidden layers of the projection head; () = linear.", minimum=1
+            ),
+            "dim": Key(int, 128, "Width of the embedding that the loss sees.", minimum=2),
+            "batch_norm": Key(bool, True, "Batch-normalise the hidden layers of the projection head."),
+        },
+        "text": {
+            "layers": Key(
+                int,
+                0,
+                "Transformer layers of the text tower; 0 = a linear map of the frozen caption embedding.",
+                minimum=0,
+            ),
+            "width": Key(int, 256, "Width of the text tower.", minimum=8),
+            "heads": Key(int, 4, "Attention heads of the text tower.", minimum=1),
+            "length": Key(int, 32, "Tokens per caption (cut or padded).", minimum=2),
+        },
+    },
+    "objective": {
+        "preset": Key(
+            str, "xclr", "Named objective: xclr, simclr, supcon, clip, clip_frozen_text (objectives/presets.py)."
+        ),
+        "graph": Key(
+            str,
+            None,
+            "Target graph source in place of the preset's: caption, class_text, label, identity.",
+            optional=True,
+        ),
+        "temperature": Key(float, None, "tau of the student logits; None: the preset's.", above=0, optional=True),
+        "learn_temperature": Key(
+            bool, None, "Learn tau (clamped to [0.01, 1]); None: the preset's choice.", optional=True
+        ),
+        "target_temperature": Key(
+            float, None, "tau_s of the target softmax; None: the preset's.", above=0, optional=True
+        ),
+        "centre": Key(bool, False, "Centre the caption embeddings of the batch before their cosines."),
+    },
+    "optimizer": {
+        "name": Key(str, "adamw", "lars or adamw.", choices=("lars", "adamw")),
+        "learning_rate": Key(float, 1e-3, "Base learning rate; the peak follows from lr_scaling.", above=0),
+        "lr_scaling": Key(
+            str,
+            "none",
+            "Peak rate: none (as is), linear (* batch_size / 256) or sqrt (* sqrt(batch_size)).",
+            choices=("none", "linear", "sqrt"),
+        ),
+        "warmup": Key(float, 0.1, "Share of the steps with linear warm-up.", minimum=0, maximum=0.9),
+        "schedule": Key(str, "cosine", "After warm-up: cosine to zero, or constant.", choices=("cosine", "constant")),
+        "weight_decay": Key(
+            float, 1e-4, "Weight decay; not applied to biases, scales and one-dimensional parameters.", minimum=0
+        ),
+        "momentum": Key(float, 0.9, "LARS momentum.", minimum=0, maximum=1),
+        "b1": Key(float, 0.9, "AdamW first-moment decay.", minimum=0, maximum=1),
+        "b2": Key(float, 0.95, "AdamW second-moment decay.", minimum=0, maximum=1),
+        "clip_norm": Key(float, None, "Clip the global gradient norm. None: do not clip.", above=0, optional=True),
+    },
+    "precision": {
+        "compute": Key(
+            str,
+            "float32",
+            "Type of activations and matrix products of the encoder. Parameters, statistics and losses stay float32.",
+            choices=("float32", "bfloat16"),
+        ),
+    },
+    "mesh": {
+        "data": Key(int, -1, "Devices along the data axis; -1: all that are left.", minimum=-1),
+        "fsdp": Key(
+            int, 1, "Devices along the fsdp axis: parameters and optimiser state are split over them.", minimum=1
+        ),
+        "topology": Key(
+            str,
+            None,
+            "TPU slice this config is meant for, as v5e:4x4; --dry_run --topology compiles for it.",
+            optional=True,
+        ),
+    },
+    "checkpoint": {
+        "every": Key(int, 1000, "Steps between checkpoints; one is always written at the end.", minimum=1),
+        "keep_latest": Key(int, 2, "Newest checkpoints kept.", minimum=1),
+        "keep_best": Key(int, 1, "Best checkpoints kept by checkpoint.metric.", minimum=0),
+        "metric": Key(
+            str,
+            None,
+            "Evaluation metric that ranks checkpoints (larger is better). None: keep only the newest.",
+            optional=True,
+        ),
+        "resume_from": Key(
+            str, None, "Run folder to start from when this run has no checkpoint of its own.", optional=True
+        ),
+    },
+    "eval": {
+        "suite": Key(
+            str,
+            "emoji",
+            "Evaluation at the end and every eval.every steps: emoji, probe (kNN + ridge on labels) or none.",
+            choices=("emoji", "probe", "none"),
+        ),
+        "split": Key(str, "test", "Split that is evaluated (emoji: val or test concepts)."),
+        "train_split": Key(str, "train", "Split whose features train the probes."),
+        "every": Key(int, None, "Steps between evaluations. None: only at the end.", minimum=1, optional=True),
+        "batch_size": Key(int, 256, "Images per evaluation step over all devices.", minimum=1),
+    },
+    "log": {
+        "every": Key(int, 10, "Steps between lines of metrics.jsonl and progress.", minimum=1),
+    },
+}

@@ -1,0 +1,47 @@
+"""Errors that a user can act on: each names the field, the value found, what was expected and the fix."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Bad input. The message is the whole story; entry points print it without a traceback."""
+
+    def __init__(self, field: str, value: object, expected: str, fix: str = ""):
+        self.field, self.value, self.expected, self.fix = field, value, expected, fix
+        super().__init__(f"{field} = {value!r}: expected {expected}." + (f" {fix}" if fix else ""))
+
+
+class ConfigError(UserError):
+    """A config key is unknown, has the wrong type, or does not go with another key."""
+
+
+class DataError(UserError):
+    """A record set, a manifest, a shard or one record is not what it should be."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be written, found or restored into this model."""
+
+
+class Problems(ConfigError):
+    """Several problems reported at once. `problems` holds the single errors."""
+
+    def __init__(self, problems: Iterable[UserError], where: str):
+        self.problems = tuple(problems)
+        lines = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(self.problems, 1))
+        ValueError.__init__(self, f"{len(self.problems)} problem(s) in {where}:\n{lines}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns a sentence that names the closest known words, or lists them all when none is close."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(known)}."
+
+
+def lookup(registry: dict, name: str, field: str):
+    """Returns `registry[name]`; raises ConfigError that lists the right names when there is no such entry."""
+    if name not in registry:
+        raise ConfigError(field, name, f"one of {', '.join(sorted(registry))}", did_you_mean(name, registry))
+    return registry[name]
