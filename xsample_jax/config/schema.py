@@ -13,8 +13,10 @@ class Key:
       default: the value when a config says nothing; None only where `optional`.
       help: one line: meaning and unit.
       choices: the only allowed values, if any.
-      minimum, maximum: inclusive bounds; `above`: exclusive lower bound. Applied to each element of a tuple.
+      minimum, maximum: inclusive bounds; `above`, `below`: exclusive ones. Applied to each element of a tuple.
       optional: None is allowed (and means what `help` says).
+      lengths: the allowed numbers of elements of a tuple; () = any.
+      increasing: the elements of a tuple must not decrease (a range: low, high).
     """
 
     type: Any
@@ -24,7 +26,10 @@ class Key:
     minimum: float | None = None
     maximum: float | None = None
     above: float | None = None
+    below: float | None = None
     optional: bool = False
+    lengths: tuple[int, ...] = ()
+    increasing: bool = False
 
 
 SCHEMA = {
@@ -70,9 +75,16 @@ SCHEMA = {
             "Random resized crop: area range as a share of the image; () = plain resize.",
             above=0,
             maximum=1,
+            lengths=(0, 2),
+            increasing=True,
         ),
         "crop_ratio": Key(
-            tuple[float, ...], (0.75, 4 / 3), "Random resized crop: aspect ratio range (log-uniform).", above=0
+            tuple[float, ...],
+            (0.75, 4 / 3),
+            "Random resized crop: aspect ratio range (log-uniform).",
+            above=0,
+            lengths=(2,),
+            increasing=True,
         ),
         "flip": Key(float, 0.5, "Probability of a horizontal flip.", minimum=0, maximum=1),
         "jitter": Key(float, 0.8, "Probability of colour jitter.", minimum=0, maximum=1),
@@ -81,6 +93,8 @@ SCHEMA = {
             (0.4, 0.4, 0.4, 0.1),
             "Colour jitter: brightness, contrast, saturation, hue ranges.",
             minimum=0,
+            maximum=1,
+            lengths=(4,),
         ),
         "grey": Key(float, 0.2, "Probability of greyscale.", minimum=0, maximum=1),
         "blur": Key(float, 0.0, "Probability of Gaussian blur.", minimum=0, maximum=1),
@@ -89,6 +103,8 @@ SCHEMA = {
             (0.1, 2.0),
             "Gaussian blur: range of sigma in pixels at side 224, scaled to augment.size.",
             above=0,
+            lengths=(2,),
+            increasing=True,
         ),
         "auto_augment": Key(bool, False, "AutoAugment, ImageNet policy, one draw per image and view."),
         "background": Key(
@@ -97,13 +113,22 @@ SCHEMA = {
             "Ground under images with alpha: random_colour per view, white, or grey.",
             choices=("random_colour", "white", "grey"),
         ),
-        "mean": Key(tuple[float, ...], (0.485, 0.456, 0.406), "Per-channel mean taken off (0..1 scale)."),
+        "mean": Key(tuple[float, ...], (0.485, 0.456, 0.406), "Per-channel mean taken off (0..1 scale).", lengths=(3,)),
         "std": Key(
-            tuple[float, ...], (0.229, 0.224, 0.225), "Per-channel standard deviation divided by (0..1 scale).", above=0
+            tuple[float, ...],
+            (0.229, 0.224, 0.225),
+            "Per-channel standard deviation divided by (0..1 scale).",
+            above=0,
+            lengths=(3,),
         ),
     },
     "model": {
-        "encoder": Key(str, "resnet50", "resnet18, resnet34, resnet50, vit_ti, vit_s, vit_b."),
+        "encoder": Key(
+            str,
+            "resnet50",
+            "Image encoder (models/towers.py).",
+            choices=("resnet18", "resnet34", "resnet50", "vit_ti", "vit_s", "vit_b"),
+        ),
         "width": Key(int, 64, "ResNet: channels of the first stage.", minimum=4),
         "stem": Key(
             str,
@@ -139,12 +164,16 @@ SCHEMA = {
     },
     "objective": {
         "preset": Key(
-            str, "xclr", "Named objective: xclr, simclr, supcon, clip, clip_frozen_text (objectives/presets.py)."
+            str,
+            "xclr",
+            "Named objective (objectives/presets.py).",
+            choices=("xclr", "simclr", "supcon", "clip", "clip_frozen_text"),
         ),
         "graph": Key(
             str,
             None,
-            "Target graph source in place of the preset's: caption, class_text, label, identity.",
+            "Target graph source in place of the preset's (graphs/sources.py). None: the preset's.",
+            choices=("caption", "class_text", "label", "identity"),
             optional=True,
         ),
         "temperature": Key(float, None, "tau of the student logits; None: the preset's.", above=0, optional=True),
@@ -170,9 +199,9 @@ SCHEMA = {
         "weight_decay": Key(
             float, 1e-4, "Weight decay; not applied to biases, scales and one-dimensional parameters.", minimum=0
         ),
-        "momentum": Key(float, 0.9, "LARS momentum.", minimum=0, maximum=1),
-        "b1": Key(float, 0.9, "AdamW first-moment decay.", minimum=0, maximum=1),
-        "b2": Key(float, 0.95, "AdamW second-moment decay.", minimum=0, maximum=1),
+        "momentum": Key(float, 0.9, "LARS momentum.", minimum=0, below=1),
+        "b1": Key(float, 0.9, "AdamW first-moment decay.", minimum=0, below=1),
+        "b2": Key(float, 0.95, "AdamW second-moment decay.", minimum=0, below=1),
         "clip_norm": Key(float, None, "Clip the global gradient norm. None: do not clip.", above=0, optional=True),
     },
     "precision": {
@@ -225,3 +254,11 @@ SCHEMA = {
         "every": Key(int, 10, "Steps between lines of metrics.jsonl and progress.", minimum=1),
     },
 }
+
+
+def flat_keys(section: dict = SCHEMA, prefix: str = "") -> dict[str, Key]:
+    """Returns every key under its dotted name, as `{"optimizer.b1": Key(...)}`, in the order of the schema."""
+    flat = {}
+    for name, entry in section.items():
+        flat |= flat_keys(entry, f"{prefix}{name}.") if isinstance(entry, dict) else {prefix + name: entry}
+    return flat

@@ -1,0 +1,65 @@
+"""Installs xsample_jax: `pip install -e .` to run, `pip install -e .[test] -c constraints.txt` to run the tests."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "xsample_jax" / "__init__.py").read_text()).group(1)
+README = HERE / "README.md"
+
+TEXT = ["sentence-transformers>=5", "transformers"]  # brings torch: only the command that embeds captions needs it
+LOGGING = ["tensorboardX"]
+
+# The TPU compiler needs no TPU: with it the tests compile the configs for the pods they name.
+TPU_COMPILER = ['jax[tpu]>=0.10.0; platform_system == "Linux" and platform_machine == "x86_64"']
+
+setuptools.setup(
+    name="xsample_jax",
+    version=VERSION,
+    description="Image encoders trained with X-Sample contrastive learning (X-CLR, arXiv 2407.18134) in JAX.",
+    long_description=README.read_text() if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=setuptools.find_packages(include=["xsample_jax", "xsample_jax.*"]),
+    package_data={
+        "xsample_jax.data": ["emoji/*.arrayrecord", "emoji/*.json", "emoji/*.md", "emoji/*.txt"],
+        "xsample_jax.tools": ["templates/*"],
+    },
+    install_requires=[
+        "absl-py",
+        "array-record>=0.8.1",
+        "etils",
+        "flax>=0.12.8",
+        "grain>=0.2.18",
+        "jax>=0.10.0",
+        "jinja2",
+        "matplotlib",
+        "ml-collections",
+        "msgpack",
+        "numpy",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "pillow",
+        "simplejpeg",
+        "tensorflow-datasets",  # does not bring TensorFlow
+        "tokenizers",
+    ],
+    extras_require={
+        "text": TEXT,
+        "tpu": ["jax[tpu]>=0.10.0"],
+        "cuda12": ["jax[cuda12]>=0.10.0"],
+        "cuda13": ["jax[cuda13]>=0.10.0"],
+        "emoji": ["resvg-py==0.5.0"],  # pinned: the embedded set is rebuilt bit for bit
+        "logging": LOGGING,
+        "notebooks": ["jupytext", "nbclient", "ipykernel"],
+        "test": ["pytest", "pytest-xdist", "ruff", "scikit-learn", "setuptools", *TPU_COMPILER],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

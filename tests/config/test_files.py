@@ -1,0 +1,92 @@
+"""Every file of configs/: it loads, it is right, it says what it is, and its resolved form is the committed one."""
+
+import ast
+import re
+
+import pytest
+
+from tests.config.goldens import FOLDER, ROOT, VARIANTS, golden_files
+from xsample_jax.config import config_from_json, diff_configs, load_config, read_config_file
+from xsample_jax.errors import ConfigError
+
+GOLDENS = golden_files()
+
+
+def short(spec: str) -> str:
+    return spec.removeprefix(f"{ROOT}/")
+
+
+@pytest.mark.parametrize("spec", GOLDENS, ids=short)
+def test_resolves_to_the_committed_config(spec):
+    assert GOLDENS[spec].exists(), "new variant: run `make goldens` and look at the new file"
+    difference = diff_configs(config_from_json(GOLDENS[spec].read_text()), load_config(spec))
+    assert difference == {}, "(committed, now); if this change is meant, run `make goldens` and commit the files"
+
+
+def test_no_config_and_no_golden_is_forgotten():
+    files = {str(path.relative_to(ROOT / "configs").with_suffix("")) for path in (ROOT / "configs").glob("**/*.py")}
+    assert files == set(VARIANTS)
+    assert set(FOLDER.glob("*.json")) == set(GOLDENS.values())
+
+
+@pytest.mark.parametrize("spec", [spec for spec in GOLDENS if spec.endswith("smoke")], ids=short)
+def test_smoke_is_small_and_needs_no_files(spec):
+    config, full = load_config(spec), load_config(re.sub(r"[:,]smoke$", "", spec))
+    assert (config.data.source, config.data.path) == ("emoji", None)
+    assert 4 <= config.steps <= 6
+    assert config.batch_size == 16
+    assert config.augment.size == 32
+    # What a smoke run is there to execute must be what the real run executes.
+    for section in ("objective", "optimizer", "precision"):
+        assert config[section] == full[section]
+    assert config.views == full.views
+    assert config.augment.auto_augment == full.augment.auto_augment
+    assert (config.model.text.layers > 0) == (full.model.text.layers > 0)
+    assert len(config.model.head.hidden) == len(full.model.head.hidden)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_header_says_what_it_is(name):
+    path = ROOT / "configs" / f"{name}.py"
+    header = ast.get_docstring(ast.parse(path.read_text()))
+    fields = re.findall(r"^(\w+):", header, re.MULTILINE)
+    assert fields[:5] == ["Command", "Variants", "Hardware", "Hours", "Expected"]
+    assert f"--config=configs/{name}.py" in header
+    for word in [variant for variant in VARIANTS[name] if variant] + ["smoke"]:
+        assert f":{word}" in header, f"variant {word} is not in the header"
+
+
+def test_paper_recipe():
+    config = load_config(str(ROOT / "configs" / "imagenet.py"))
+    assert (config.epochs, config.batch_size, config.views) == (100, 1024, 2)
+    assert (config.model.encoder, config.model.head.hidden, config.model.head.dim) == ("resnet50", (2048,), 128)
+    optimizer = config.optimizer
+    assert (optimizer.name, optimizer.learning_rate, optimizer.lr_scaling) == ("lars", 0.075, "sqrt")
+    assert (optimizer.weight_decay, optimizer.warmup, optimizer.schedule) == (1e-4, 0.1, "cosine")
+    assert (config.objective.temperature, config.objective.target_temperature) == (0.1, 0.1)
+    assert config.objective.graph == "class_text"
+
+
+@pytest.mark.parametrize("baseline", ["simclr", "supcon"])
+def test_baseline_changes_only_the_objective(baseline):
+    ours = load_config(str(ROOT / "configs" / "imagenet.py"))
+    theirs = load_config(str(ROOT / "configs" / "baselines" / f"{baseline}.py"))
+    assert all(key == "name" or key.startswith("objective.") for key in diff_configs(ours, theirs))
+    assert theirs.objective.preset == baseline
+
+
+def test_quickstart_variants_share_everything_but_the_objective():
+    base = load_config(str(ROOT / "configs" / "quickstart.py"))
+    for variant in VARIANTS["quickstart"][1:]:
+        other = load_config(str(ROOT / "configs" / f"quickstart.py:{variant}"))
+        assert other.objective.preset == variant
+        unfair = [key for key in diff_configs(base, other) if not key.startswith(("name", "objective."))]
+        # A learning rate of its own is what a tuned comparison gives each objective.
+        assert set(unfair) <= {"optimizer.learning_rate"}
+
+
+def test_unknown_and_contradictory_variants():
+    with pytest.raises(ConfigError, match="Did you mean simclr"):
+        read_config_file(ROOT / "configs" / "quickstart.py", "simclrr")
+    with pytest.raises(ConfigError, match="only one of simclr, supcon"):
+        read_config_file(ROOT / "configs" / "quickstart.py", "supcon,simclr,smoke")

@@ -1,0 +1,67 @@
+import json
+
+import pytest
+
+from xsample_jax.config import config_from_json, config_to_json, default_config, diff_configs, resolve
+from xsample_jax.errors import ConfigError, Problems
+
+
+@pytest.fixture
+def config():
+    config = default_config()
+    config.steps = 10
+    config.model.head.hidden = (7, 5)
+    config.optimizer.learning_rate = 1 / 3
+    config.data.fingerprint = 'quote " and é'
+    return resolve(config)
+
+
+def test_round_trip_is_exact(config):
+    again = config_from_json(config_to_json(config))
+    assert again.to_dict() == config.to_dict()
+    assert again.is_locked
+    assert type(again.model.head.hidden) is tuple
+    assert again.optimizer.learning_rate == 1 / 3  # every bit
+    assert config_to_json(again) == config_to_json(config)
+
+
+def test_one_key_a_line(config):
+    lines = config_to_json(config).splitlines()
+    assert lines[1] == '  "name": "run",'  # the order of the schema, not of the alphabet
+    assert '    "head": {' in lines
+    assert '      "hidden": [7, 5],' in lines
+
+
+def test_key_that_an_older_run_lacks_takes_its_default(config):
+    values = json.loads(config_to_json(config))
+    del values["optimizer"]["b2"]
+    del values["eval"]
+    assert diff_configs(config, config_from_json(json.dumps(values))) == {}
+
+
+def test_key_that_no_longer_exists_is_named(config):
+    values = json.loads(config_to_json(config))
+    values["optimizer"]["old"] = 1
+    with pytest.raises(Problems, match=r"optimizer\.old = 1: expected a known key"):
+        config_from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_not_a_config(text):
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        config_from_json(text)
+
+
+def test_diff(config):
+    other = config.copy_and_resolve_references().unlock()
+    assert diff_configs(config, other) == {}
+    other.optimizer.b1 = 0.5
+    other.model.head.hidden = (7,)
+    other.new = 1
+    del other.log
+    assert diff_configs(config, other) == {
+        "model.head.hidden": ((7, 5), (7,)),
+        "optimizer.b1": (0.9, 0.5),
+        "log.every": (10, None),
+        "new": (None, 1),
+    }

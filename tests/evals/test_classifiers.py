@@ -1,0 +1,126 @@
+"""kNN, ridge probe and few-shot against scikit-learn and plain loops."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from sklearn.preprocessing import StandardScaler
+
+from xsample_jax.evals import knn
+from xsample_jax.evals.fewshot import draw_shots, few_shot
+from xsample_jax.evals.probe import fit_probes, hold_out, ridge_path, spectrum
+
+
+def clusters(rows, classes, width=24, spread=1.6, seed=0):
+    """Gaussian classes with unequal sizes and labels that are not 0..K-1."""
+    rng = np.random.default_rng(seed)
+    means = np.random.default_rng(99).normal(size=(classes, width))
+    position = rng.choice(classes, rows, p=np.arange(1, classes + 1) / (classes * (classes + 1) / 2))
+    x = means[position] + spread * rng.normal(size=(rows, width))
+    return (x * np.linspace(0.1, 10, width) + 3).astype(np.float32), 10 + 3 * position
+
+
+@pytest.fixture(scope="module")
+def data():
+    return (*clusters(500, 7), *clusters(211, 7, seed=1))
+
+
+def test_knn_is_sklearns_knn_with_softmax_weights(data):
+    x, y, queries, truth = data
+    unit = lambda a: a / np.linalg.norm(a, axis=1, keepdims=True)  # noqa: E731
+    # On unit rows |a - b|^2 = 2 - 2 cos.
+    weights = lambda distance: np.exp((1 - distance**2 / 2) / 0.07)  # noqa: E731
+    peer = KNeighborsClassifier(20, weights=weights, algorithm="brute").fit(unit(x), y)
+    ours = knn.knn_predict(x, y, queries, k=20, temperature=0.07)
+    assert np.mean(ours == peer.predict(unit(queries))) > 0.995  # float32 ties at rank 20
+    assert np.mean(ours == truth) > 0.4
+
+
+def test_neighbours_do_not_depend_on_the_chunk(data, monkeypatch):
+    x, _, queries, _ = data
+    whole = knn.neighbours(x, queries, 5)
+    monkeypatch.setattr(knn, "_TILE", 64 * len(x))  # 211 queries = 3 chunks of 64 and a rest of 19
+    index, cosine = knn.neighbours(x, queries, 5)
+    np.testing.assert_array_equal(index, whole[0])
+    np.testing.assert_allclose(cosine, whole[1], atol=1e-6)
+    for row in (0, 100, 210):
+        every = x @ queries[row] / np.linalg.norm(x, axis=1) / np.linalg.norm(queries[row])
+        np.testing.assert_array_equal(index[row], np.argsort(-every)[:5])
+
+
+def test_vote_weighs_near_neighbours_more_and_survives_a_tiny_temperature():
+    index, cosine = np.array([[0, 1, 2]]), np.array([[0.9, 0.5, 0.5]], np.float32)
+    labels = np.array([7, 3, 3])
+    assert knn.vote(labels, index, cosine, 0.1) == [7]  # e^4 against 2
+    assert knn.vote(labels, index, cosine, 1.0) == [3]  # e^0.4 = 1.49 against 2
+    assert knn.vote(labels, index, cosine, 1e-4) == [7]  # exp(0.9 / 1e-4) overflows float64
+
+
+@pytest.mark.parametrize("l2", [1e-3, 0.1, 3.0])
+def test_ridge_is_sklearns_ridge_classifier(data, l2):
+    x, y, queries, _ = data
+    scaler = StandardScaler().fit(x)
+    peer = RidgeClassifier(alpha=l2 * len(x)).fit(scaler.transform(x), y)
+    ours = ridge_path(spectrum(x), x, y, [l2])[0]
+    # Its targets are -1 and 1, ours 0 and 1.
+    np.testing.assert_allclose(
+        2 * ours.scores(queries) - 1, peer.decision_function(scaler.transform(queries)), atol=2e-5
+    )
+    np.testing.assert_array_equal(ours.predict(queries), peer.predict(scaler.transform(queries)))
+
+
+def test_ridge_ignores_a_constant_feature(data):
+    x, y, queries, _ = data
+    widened = [np.concatenate([a, np.full((len(a), 1), 5, np.float32)], axis=1) for a in (x, queries)]
+    narrow = ridge_path(spectrum(x), x, y, [0.1])[0].scores(queries)
+    np.testing.assert_allclose(
+        ridge_path(spectrum(widened[0]), widened[0], y, [0.1])[0].scores(widened[1]), narrow, atol=1e-5
+    )
+
+
+def test_probe_is_near_logistic_regression(data):
+    x, y, queries, truth = data
+    probe = fit_probes(x, {"label": y}, groups=np.arange(len(x)))["label"]
+    scaler = StandardScaler().fit(x)
+    peer = LogisticRegression(max_iter=500).fit(scaler.transform(x), y)
+    difference = np.mean(probe.predict(queries) == truth) - peer.score(scaler.transform(queries), truth)
+    assert abs(difference) < 0.06
+
+
+def test_l2_is_the_best_on_held_out_groups(data):
+    x, y, _, _ = data
+    groups = np.arange(len(x)) // 4
+    held = hold_out(groups, 0.2, seed=0)
+    assert not set(groups[held]) & set(groups[~held])
+    assert len(set(groups[held])) == 25
+    values = (1e-3, 0.1, 1.0, 30.0)
+    best, accuracy = None, -1.0
+    for l2 in values:
+        scaler = StandardScaler().fit(x[~held])
+        peer = RidgeClassifier(alpha=l2 * np.sum(~held)).fit(scaler.transform(x[~held]), y[~held])
+        score = peer.score(scaler.transform(x[held]), y[held])
+        if score >= accuracy:
+            best, accuracy = l2, score
+    assert fit_probes(x, {"a": y}, groups, values)["a"].l2 == best
+
+
+def test_shots_are_exact_and_differ_between_draws():
+    labels = np.repeat([4, 9, 2], [10, 3, 6])
+    first = draw_shots(labels, 5, np.random.default_rng(0))
+    assert sorted(labels[first].tolist()) == [2] * 5 + [4] * 5 + [9] * 3
+    assert len(set(first.tolist())) == len(first)
+    assert set(first.tolist()) != set(draw_shots(labels, 5, np.random.default_rng(1)).tolist())
+
+
+def test_few_shot_is_nearest_centroid_on_centred_unit_features(data):
+    x, y, queries, truth = data
+    result = few_shot(x, y, queries, truth, shots=5, draws=4, seed=3)
+    unit = lambda a: (a - x.mean(0)) / np.linalg.norm(a - x.mean(0), axis=1, keepdims=True)  # noqa: E731
+    rng = np.random.default_rng(3)
+    for draw in range(4):
+        rows = draw_shots(y, 5, rng)
+        peer = NearestCentroid().fit(unit(x)[rows], y[rows])
+        assert result.draws[draw] == pytest.approx(peer.score(unit(queries), truth), abs=1.5 / len(truth))
+    assert result.mean == pytest.approx(result.draws.mean())
+    assert result.correct.mean() == pytest.approx(result.mean, abs=1e-6)
+    assert result.draws.min() <= result.low < result.high <= result.draws.max()

@@ -1,0 +1,75 @@
+"""Extraction: exact counts with padding, side information beside its rows, backgrounds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from xsample_jax.errors import DataError
+from xsample_jax.evals.features import extract_features
+
+
+def batches(count=21, size=8):
+    """The last batch is padded by repeating record 0, as a pipeline may do: only the mask tells."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+    for start in range(0, count, size):
+        rows = np.arange(start, start + size)
+        mask, rows = rows < count, rows % count * (rows < count)
+        yield {
+            "image": images[rows],
+            "id": (1000 + rows).astype(np.int32),
+            "label": (rows // 3).astype(np.int32),
+            "caption_embedding": np.repeat(rows[:, None], 5, axis=1).astype(np.float16),
+            "attribute/style": (rows % 4).astype(np.int32),
+            "mask": mask,
+        }
+
+
+@jax.jit
+def encode(images, background=None):
+    x = images.astype(jnp.bfloat16).reshape(len(images), -1)
+    features = x[:, :6] if background is None else x[:, :6] + background[:, 0, 0, :1]
+    return features, x[:, :2].astype(jnp.float32)
+
+
+def test_padding_is_not_counted():
+    features = extract_features(encode, batches(), attribute_names={"style": ["a", "b", "c", "d"]})
+    assert len(features) == 21
+    np.testing.assert_array_equal(features.id, 1000 + np.arange(21))
+    np.testing.assert_array_equal(features.label, np.arange(21) // 3)
+    np.testing.assert_array_equal(features.attributes["style"], np.arange(21) % 4)
+    np.testing.assert_array_equal(features.caption_embedding[:, 2], np.arange(21))
+    images = np.concatenate([batch["image"][batch["mask"]] for batch in batches()])
+    np.testing.assert_array_equal(features.features, images.reshape(21, -1)[:, :6])
+    assert features.features.dtype == features.embedding.dtype == features.caption_embedding.dtype == np.float32
+    style = features.where("style", "c")
+    np.testing.assert_array_equal(style.id, 1000 + np.arange(2, 21, 4))
+    np.testing.assert_array_equal(style.features, features.features[2::4])
+
+
+def test_background_is_made_per_batch():
+    ground = lambda batch: np.broadcast_to(batch["id"][:, None, None, None] * 1.0, (len(batch["id"]), 4, 4, 3))  # noqa: E731
+    plain = extract_features(encode, batches())
+    grounded = extract_features(encode, batches(), background=ground)
+    np.testing.assert_allclose(grounded.features, plain.features + grounded.id[:, None])
+
+
+def test_errors_name_what_there_is():
+    features = extract_features(lambda images: (jnp.zeros((len(images), 2)), None), batches())
+    assert features.embedding is None
+    with pytest.raises(DataError, match="style"):
+        features.attribute("subgroup")
+    with pytest.raises(DataError, match="noto"):
+        features.where("style", "noto")
+    with pytest.raises(DataError, match="at least one batch"):
+        extract_features(encode, [])
+
+
+def test_sharded_results_come_in_order():
+    mesh = jax.make_mesh((len(jax.devices()),), ("data",))
+    sharding = jax.NamedSharding(mesh, jax.P("data"))
+    sharded = jax.jit(lambda images: encode(images), out_shardings=sharding)
+    np.testing.assert_array_equal(
+        extract_features(sharded, batches()).features, extract_features(encode, batches()).features
+    )

@@ -1,0 +1,81 @@
+"""The bootstrap over concepts: coverage, pairing, seeds, and its file."""
+
+import numpy as np
+import pytest
+
+from xsample_jax.errors import DataError
+from xsample_jax.evals.intervals import Scores, bootstrap, load_examples, paired_difference, save_examples
+
+
+def draw(rng, concepts=60, per_concept=5, shift=0.0):
+    """Images of a concept share most of their fate; true mean 0.5 + shift."""
+    level = rng.beta(1, 1, concepts)
+    names = np.repeat(np.arange(concepts), per_concept)
+    return Scores((rng.random(len(names)) < np.clip(level[names] + shift, 0, 1)).astype(np.float32), names)
+
+
+def test_interval_covers_the_truth_nineteen_times_in_twenty():
+    rng = np.random.default_rng(0)
+    hits, image_hits, trials = 0, 0, 300
+    for _ in range(trials):
+        scores = draw(rng)
+        interval = bootstrap([scores], resamples=400)
+        hits += interval.low <= 0.5 <= interval.high
+        alone = bootstrap([Scores(scores.values, np.arange(len(scores.values)))], resamples=400)
+        image_hits += alone.low <= 0.5 <= alone.high
+    assert 0.90 <= hits / trials <= 0.98
+    assert image_hits / trials < 0.85  # Resampling images instead is too sure of itself.
+
+
+def test_interval_matches_the_standard_error_of_concept_means():
+    scores = draw(np.random.default_rng(1), concepts=400)
+    interval = bootstrap([scores])
+    means = scores.values.reshape(400, 5).mean(axis=1)
+    width = 1.96 * means.std(ddof=1) / 20
+    assert interval.mean == pytest.approx(means.mean(), abs=1e-6)
+    assert interval.high - interval.low == pytest.approx(2 * width, rel=0.08)
+
+
+def test_pairing_removes_what_both_runs_share():
+    rng = np.random.default_rng(2)
+    a = draw(rng)
+    flip = rng.random(len(a.values)) < 0.15
+    b = Scores(np.where(flip, 0, a.values).astype(np.float32), a.concepts)
+    difference = paired_difference([a], [b])
+    assert difference.mean == pytest.approx(a.mean() - b.mean())
+    assert difference.excludes_zero
+    assert difference.low > 0
+    assert difference.high - difference.low < 0.5 * (bootstrap([a]).high - bootstrap([a]).low)
+    same = paired_difference([a], [a])
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
+    assert not same.excludes_zero
+
+
+def test_examples_may_come_in_another_order_but_not_of_other_concepts():
+    a = draw(np.random.default_rng(3))
+    back = Scores(a.values[::-1], a.concepts[::-1])
+    assert paired_difference([a], [back]).high == pytest.approx(0, abs=1e-7)
+    with pytest.raises(DataError, match="same concepts"):
+        paired_difference([a], [Scores(a.values, a.concepts + 1)])
+    with pytest.raises(DataError, match="at least one example"):
+        bootstrap([Scores(np.zeros(0), np.zeros(0, int))])
+
+
+def test_seeds_add_their_own_spread():
+    base = draw(np.random.default_rng(4))
+    shifted = [Scores(base.values + s, base.concepts) for s in (-0.3, 0.0, 0.3)]
+    one, three = bootstrap([base]), bootstrap(shifted)
+    assert three.mean == pytest.approx(one.mean)
+    assert three.high - three.low > 1.5 * (one.high - one.low)
+    assert bootstrap([base] * 3).high == pytest.approx(one.high, abs=1e-6)
+
+
+def test_file_round_trip(tmp_path):
+    examples = {"group/knn": draw(np.random.default_rng(5)), "style/openmoji/group/knn": draw(np.random.default_rng(6))}
+    save_examples(tmp_path / "evaluation.npz", examples)
+    again = load_examples(tmp_path / "evaluation.npz")
+    assert list(again) == list(examples)
+    for name, scores in examples.items():
+        np.testing.assert_array_equal(again[name].values, scores.values)
+        np.testing.assert_array_equal(again[name].concepts, scores.concepts)
+    assert [path.name for path in tmp_path.iterdir()] == ["evaluation.npz"]

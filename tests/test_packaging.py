@@ -1,0 +1,231 @@
+"""What a user installs: dependencies declared, files shipped, commands as the README says, no heavy imports."""
+
+import ast
+import importlib.metadata
+import os
+import pathlib
+import re
+import runpy
+import subprocess
+import sys
+
+import pytest
+import setuptools
+from packaging.requirements import Requirement
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "xsample_jax"
+HEAVY = ("torch", "tensorflow", "sentence_transformers")
+
+# Import name -> distribution, where they differ.
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "absl": "absl-py",
+    "array_record": "array-record",
+    "ml_collections": "ml-collections",
+    "orbax": "orbax-checkpoint",
+    "resvg_py": "resvg-py",
+    "sentence_transformers": "sentence-transformers",
+    "sklearn": "scikit-learn",
+    "tensorflow_datasets": "tensorflow-datasets",
+}
+
+
+@pytest.fixture(scope="module")
+def metadata():
+    """The arguments of setup() in setup.py."""
+    seen = {}
+    original = setuptools.setup
+    setuptools.setup = seen.update
+    directory = os.getcwd()
+    try:
+        os.chdir(ROOT)
+        runpy.run_path("setup.py")
+    finally:
+        os.chdir(directory)
+        setuptools.setup = original
+    return seen
+
+
+def names(requirements):
+    return {Requirement(requirement).name for requirement in requirements}
+
+
+def source_files():
+    return [path for path in PACKAGE.glob("**/*.py") if "__pycache__" not in path.parts]
+
+
+def imported_modules(path):
+    """Top-level names that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.split(".")[0]
+
+
+def test_metadata(metadata):
+    assert metadata["name"] == "xsample_jax"
+    assert metadata["python_requires"] == ">=3.11"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", metadata["version"])
+    assert (ROOT / "LICENSE").read_text().split()[:5] == ["Apache", "License", "Version", "2.0,", "January"]
+    assert {"text", "tpu", "cuda12", "cuda13", "emoji", "test", "notebooks", "logging"} <= set(
+        metadata["extras_require"]
+    )
+
+
+def test_every_room_is_a_package(metadata):
+    rooms = {str(path.parent.relative_to(ROOT)).replace("/", ".") for path in source_files()}
+    assert rooms == set(metadata["packages"])
+
+
+def test_every_import_is_declared(metadata):
+    declared = names(metadata["install_requires"])
+    for extra in ("text", "emoji", "logging"):  # imported inside the one function that needs them
+        declared |= names(metadata["extras_require"][extra])
+    own = {"xsample_jax", *sys.stdlib_module_names}
+    missing = {
+        f"{path.relative_to(ROOT)}: {module}"
+        for path in source_files()
+        for module in imported_modules(path)
+        if module not in own and DISTRIBUTIONS.get(module, module) not in declared
+    }
+    assert not missing
+
+
+def test_nothing_heavy_is_required(metadata):
+    required = names(metadata["install_requires"]) | names(metadata["extras_require"]["test"])
+    assert not required & {"torch", "tensorflow", "sentence-transformers", "transformers"}
+
+
+def test_data_files_are_shipped(metadata):
+    shipped = {
+        path
+        for package, patterns in metadata["package_data"].items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    forgotten = {
+        str(path.relative_to(ROOT))
+        for path in PACKAGE.glob("**/*")
+        if path.is_file() and path.suffix not in (".py", ".pyc") and path not in shipped
+    }
+    assert not forgotten
+
+
+def pins():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return {r.name.lower().replace("_", "-"): r for r in (Requirement(li) for li in lines if li and li[0] != "#")}
+
+
+def test_constraints_pin_every_requirement_to_a_version_it_allows(metadata):
+    pinned = pins()
+    assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) for pin in pinned.values())
+    assert not {"torch", "tensorflow"} & set(pinned)
+    for text in metadata["install_requires"] + metadata["extras_require"]["test"]:
+        requirement = Requirement(text)
+        if requirement.name == "setuptools":
+            continue  # comes with the virtual environment
+        version = str(pinned[requirement.name.lower()].specifier).removeprefix("==")
+        assert requirement.specifier.contains(version), text
+
+
+def test_emoji_renderer_has_one_version(metadata):
+    (requirement,) = metadata["extras_require"]["emoji"]
+    assert requirement == f"resvg-py{pins()['resvg-py'].specifier}"
+
+
+def test_requirements_are_met_here(metadata):
+    for text in metadata["install_requires"]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(importlib.metadata.version(requirement.name)), text
+
+
+def make(*arguments):
+    result = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return result.stdout
+
+
+def test_quickstart_is_the_job_by_hand():
+    commands = make("quickstart", "-o", ".venv/installed")
+    main = "python -m xsample_jax.main --config=configs/quickstart.py"
+    assert f"{main} --workdir=runs/quickstart/xclr" in commands
+    assert f"{main}:simclr --workdir=runs/quickstart/simclr" in commands
+    assert (
+        "python -m xsample_jax.tools.report runs/quickstart/xclr runs/quickstart/simclr "
+        "--out=runs/quickstart/report.html" in commands
+    )
+
+
+def test_results_runs_four_objectives_with_three_seeds():
+    commands = make("results", "-o", ".venv/installed")
+    assert "for seed in 0 1 2" in commands
+    assert "xclr simclr supcon clip_frozen_text" in commands
+
+
+def test_install_uses_venv_pip_and_constraints(tmp_path):
+    commands = make("test", "-B")
+    assert "-m venv .venv" in commands
+    assert re.search(r"pip install .*-e \. -c constraints\.txt", commands)
+    assert re.search(r'pip install .*-e "\.\[test\]" -c constraints\.txt', commands)
+    assert commands.strip().endswith(".venv/bin/python -m pytest")
+
+
+def test_ci_calls_the_readme_command_and_fails_with_it(tmp_path):
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    code = [line for line in script.read_text().splitlines() if line and not line.startswith("#")]
+    assert code[0] == "set -euo pipefail"
+    assert code[-1] == "make --no-print-directory test"
+    fake = tmp_path / "make"
+    fake.write_text("#!/bin/sh\nexit 3\n")
+    fake.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert subprocess.run([script], env=environment, check=False).returncode == 3
+
+
+def test_install_files_name_no_host():
+    for name in ("setup.py", "constraints.txt", "Makefile", ".ci/run", "pyproject.toml"):
+        text = (ROOT / name).read_text()
+        assert not re.search(r"https?://|index-url|find-links|trusted-host", text), name
+
+
+def heavy_imports_of(code, tmp_path):
+    """Runs `code` in a new interpreter where every heavy package exists, fails, and leaves a note of who imported it."""
+    notes = tmp_path / "notes"
+    notes.touch()
+    for name in HEAVY:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(
+            "import traceback\n"
+            f"open({str(notes)!r}, 'a').write(''.join(traceback.format_stack()[-12:]))\n"
+            f"raise ImportError('{name} must not be needed')\n"
+        )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return notes.read_text()
+
+
+@pytest.mark.slow
+def test_importing_everything_loads_nothing_heavy(tmp_path):
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in source_files()
+    ]
+    code = f"import importlib\nfor name in {modules!r}: importlib.import_module(name)"
+    assert heavy_imports_of(code, tmp_path) == ""
+
+
+@pytest.mark.slow
+def test_a_training_run_loads_nothing_heavy(tmp_path):
+    code = (
+        "from xsample_jax.config import load_config\n"
+        "from xsample_jax.train import train\n"
+        f"train(load_config({str(ROOT / 'configs' / 'quickstart.py:smoke')!r}), {str(tmp_path / 'run')!r})"
+    )
+    assert heavy_imports_of(code, tmp_path) == ""
+
+
+def test_the_notes_would_tell(tmp_path):
+    code = "try:\n    import torch\nexcept ImportError: pass"
+    assert "import torch" in heavy_imports_of(code, tmp_path)

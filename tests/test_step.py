@@ -1,0 +1,104 @@
+"""The train step: the same on any number of devices, donated, learning, and with the documented metrics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.tiny import random_batch, tiny_config, tiny_parts
+from xsample_jax.mesh import fetch_scalars, to_global
+from xsample_jax.state import LOG_SCALE
+
+PRESETS = ("xclr", "simclr", "supcon", "clip", "clip_frozen_text")
+
+
+def preset_config(preset, **changes):
+    return tiny_config(
+        objective__preset=preset,
+        model__text__layers=1 if preset == "clip" else 0,
+        optimizer__learning_rate=1e-3,
+        **changes,
+    )
+
+
+def run_steps(config, devices, steps=2):
+    parts = tiny_parts(config, jax.devices()[:devices])
+    state, history = parts.new_state(), []
+    for step in range(steps):
+        batch = {name: random_batch(config, step)[name] for name in parts.abstract_batch}
+        state, metrics = parts.train_step(state, to_global(batch, parts.mesh))
+        history.append(fetch_scalars(metrics))
+    return parts, state, history
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_losses_and_parameters_do_not_depend_on_the_number_of_devices(preset):
+    config = preset_config(preset)
+    _, one_state, one = run_steps(config, 1)
+    _, many_state, many = run_steps(config, 8)
+    for a, b in zip(one, many, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=2e-5)
+        assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-3)
+    for name, value in one_state.statistics.items():
+        np.testing.assert_allclose(value, many_state.statistics[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_fsdp_splits_the_state_and_changes_no_loss():
+    wide = {"model__width": 32, "model__head__hidden": (256,)}
+    _, _, whole = run_steps(preset_config("xclr", **wide), 4)
+    parts, state, split = run_steps(preset_config("xclr", mesh__fsdp=4, **wide), 4)
+    assert [m["loss"] for m in split] == pytest.approx([m["loss"] for m in whole], rel=2e-5)
+    large = {name: leaf for name, leaf in state.params.items() if leaf.size >= 2**14}
+    assert large
+    for name, leaf in large.items():
+        assert leaf.addressable_shards[0].data.size * 4 == leaf.size, name
+    moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.size >= 2**14]
+    assert len(moments) == 2 * len(large)
+    assert all(leaf.addressable_shards[0].data.size * 4 == leaf.size for leaf in moments)
+
+
+def test_metrics_and_learning_on_one_batch():
+    config = preset_config("xclr", steps=30, augment__crop_scale=(), augment__jitter=0.0, augment__grey=0.0,
+                           augment__flip=0.0)  # fmt: skip
+    parts = tiny_parts(config, jax.devices()[:1])
+    state = parts.new_state()
+    batch = {name: random_batch(config)[name] for name in parts.abstract_batch}
+    history = []
+    for _ in range(30):
+        state, metrics = parts.train_step(state, to_global(batch, parts.mesh))
+        history.append(fetch_scalars(metrics))
+    first, last = history[0], history[-1]
+    assert last["kl"] < 0.5 * first["kl"]
+    assert last["kl"] == pytest.approx(last["loss"] - last["target_entropy"], abs=1e-5)
+    assert {"learning_rate", "temperature", "gradient_norm", "own_view_mass", "same_class_mass"} <= set(last)
+    assert int(state.step) == 30
+    assert parts.train_step._cache_size() == 1  # one compilation for all steps
+
+
+def test_learned_temperature_is_trained_and_reported():
+    _, state, history = run_steps(preset_config("clip_frozen_text"), 1, steps=3)
+    assert history[0]["temperature"] == pytest.approx(0.07, rel=1e-5)
+    assert history[2]["temperature"] != history[0]["temperature"]
+    assert state.params[LOG_SCALE].shape == ()
+    _, state, _ = run_steps(preset_config("xclr"), 1, steps=1)
+    assert LOG_SCALE not in state.params
+
+
+def test_class_text_graph_reads_class_embeddings():
+    config = preset_config("xclr", objective__graph="class_text")
+    parts = tiny_parts(config, jax.devices()[:1])
+    assert set(parts.abstract_batch) == {"image", "id", "label", "class_embedding"}
+    _, _, history = run_steps(config, 1, steps=1)
+    assert np.isfinite(history[0]["loss"])
+
+
+def test_bfloat16_keeps_parameters_and_loss_in_float32():
+    config = preset_config("xclr", precision__compute="bfloat16")
+    parts, state, history = run_steps(config, 1)
+    assert all(leaf.dtype == jnp.float32 for leaf in state.params.values())
+    exact = run_steps(preset_config("xclr"), 1)[2]
+    assert history[0]["loss"] == pytest.approx(exact[0]["loss"], rel=0.05)
+    assert history[0]["loss"] != exact[0]["loss"]
+    batch = {name: random_batch(config)[name] for name in parts.abstract_batch}
+    shapes = jax.eval_shape(parts.train_step, parts.abstract_state, batch)
+    assert shapes[1]["loss"].dtype == jnp.float32

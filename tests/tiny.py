@@ -1,0 +1,42 @@
+"""A run small enough for tests: quickstart shrunk, and batches of random images with random captions."""
+
+import numpy as np
+
+from xsample_jax.assemble import DataFacts, Parts
+from xsample_jax.config import default_config, resolve, smoke
+from xsample_jax.mesh import make_mesh
+
+CAPTION_DIM = 12
+
+
+def tiny_config(**changes):
+    """A resolved smoke config; `changes` are dotted keys with __ for the dots."""
+    config = default_config()
+    config.model.stem = "cifar"
+    config.model.head.hidden = (16,)
+    config = smoke(config)
+    for name, value in changes.items():
+        *sections, leaf = name.split("__")
+        node = config
+        for section in sections:
+            node = node[section]
+        node[leaf] = value
+    return resolve(config)
+
+
+def tiny_parts(config, devices):
+    facts = DataFacts(count=64, channels=3, caption_dim=CAPTION_DIM, class_dim=CAPTION_DIM, vocab_size=50)
+    return Parts(config, facts, make_mesh(config.mesh, config.batch_size, devices))
+
+
+def random_batch(config, seed=0):
+    rng = np.random.default_rng(seed)
+    count, side = config.batch_size, config.data.image_size
+    return {
+        "image": rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8),
+        "id": rng.permutation(1000)[:count].astype(np.int32),
+        "label": rng.integers(0, 5, count).astype(np.int32),
+        "caption_embedding": rng.normal(size=(count, CAPTION_DIM)).astype(np.float16),
+        "class_embedding": rng.normal(size=(count, CAPTION_DIM)).astype(np.float16),
+        "caption_tokens": rng.integers(3, 50, (count, config.model.text.length)).astype(np.int32),
+    }

@@ -1,0 +1,121 @@
+"""Graph pictures' numbers and the snapshot file."""
+
+import numpy as np
+import pytest
+
+from xsample_jax.errors import DataError
+from xsample_jax.evals.features import Features
+from xsample_jax.evals.snapshot import OTHER, SAME_GROUP, SAME_LABEL, find_neighbours, load_snapshot, save_snapshot
+from xsample_jax.graphs.inspect import by_group, fold_views, graph_figure, target_against_temperature
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def dense_target(similarity, tau, views):
+    """softmax over all other rows of the V*B batch, row by row."""
+    rows = np.kron(similarity, np.ones((views, views)))
+    target = np.zeros_like(rows)
+    for i in range(len(rows)):
+        others = np.arange(len(rows)) != i
+        weights = np.exp(rows[i, others] / tau)
+        target[i, others] = weights / weights.sum()
+    return target
+
+
+@pytest.mark.parametrize("views", [1, 2, 3])
+def test_target_against_temperature_is_the_dense_target(rng, views):
+    e = rng.normal(size=(9, 4))
+    e /= np.linalg.norm(e, axis=1, keepdims=True)
+    curves = target_against_temperature(e @ e.T, [0.05, 0.3, 2.0], views)
+    for place, tau in enumerate((0.05, 0.3, 2.0)):
+        target = dense_target(e @ e.T, tau, views)
+        entropy = [-np.sum(row[row > 0] * np.log(row[row > 0])) for row in target]
+        assert curves["entropy"][place] == pytest.approx(np.mean(entropy))
+        assert curves["effective_neighbours"][place] == pytest.approx(np.mean(np.exp(entropy)))
+        own = [target[i, (i // views) * views : (i // views + 1) * views].sum() for i in range(9 * views)]
+        assert curves["own_view_mass"][place] == pytest.approx(np.mean(own))
+
+
+def test_fold_views_keeps_rows_and_puts_own_views_on_the_diagonal(rng):
+    target = dense_target(rng.normal(size=(5, 5)), 1.0, 3)
+    folded = fold_views(target, 3)
+    np.testing.assert_allclose(folded.sum(axis=1), 1, rtol=1e-6)
+    expected = np.mean([target[3 * 1 + v, 6:9].sum() for v in range(3)])
+    assert folded[1, 2] == pytest.approx(expected)
+    assert folded[4, 4] == pytest.approx(np.mean([target[12 + v, 12:15].sum() for v in range(3)]))
+    with pytest.raises(DataError, match="views"):
+        fold_views(target, 2)
+
+
+def test_by_group_and_figure(rng):
+    order, spans = by_group(["b", "a", "b", "a", "c"])
+    np.testing.assert_array_equal(order, [1, 3, 0, 2, 4])
+    assert spans == [("a", 0, 2), ("b", 2, 4), ("c", 4, 5)]
+    figure = graph_figure(np.full((5, 5), 0.2), np.eye(5), ["b", "a", "b", "a", "c"])
+    shown = figure.axes[1].images[0].get_array()
+    np.testing.assert_array_equal(np.asarray(shown).argmax(axis=1), np.arange(5))
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["target", "student", "student - target"]
+
+
+@pytest.fixture
+def features(rng):
+    label = np.repeat(np.arange(20), 3)
+    return Features(
+        features=rng.normal(size=(60, 8)).astype(np.float32),
+        embedding=None,
+        id=rng.permutation(60),
+        label=label,
+        attributes={"group": label % 4, "subgroup": label % 8},
+    )
+
+
+def test_neighbours_are_the_nearest_others(features):
+    table = find_neighbours(features, queries=8, k=5)
+    unit = features.features / np.linalg.norm(features.features, axis=1, keepdims=True)
+    for query, rows, relation in zip(table.query, table.row, table.relation):
+        cosine = unit @ unit[query]
+        cosine[query] = -2
+        np.testing.assert_array_equal(rows, np.argsort(-cosine)[:5])
+        for row, kind in zip(rows, relation):
+            same = features.label[row] == features.label[query]
+            kin = features.label[row] % 8 == features.label[query] % 8
+            assert kind == (SAME_LABEL if same else SAME_GROUP if kin else OTHER)
+    assert sorted(features.attributes["group"][table.query].tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_queries_do_not_depend_on_the_features(features):
+    other = Features(features.features[:, ::-1] ** 2, None, features.id, features.label, features.attributes)
+    np.testing.assert_array_equal(find_neighbours(features).query, find_neighbours(other).query)
+
+
+def test_snapshot_round_trip(features, rng, tmp_path):
+    table = find_neighbours(features, queries=4, k=3)
+    pictures = rng.integers(0, 256, (60, 6, 6, 4), dtype=np.uint8)
+    given = {
+        "images": pictures[:5],
+        "captions": [f"c{i}" for i in range(5)],
+        "groups": list("abcab"),
+        "target": dense_target(np.eye(5), 1.0, 2),
+        "student": dense_target(np.eye(5), 0.2, 2),
+        "views": 2,
+    }
+    save_snapshot(
+        tmp_path / "report_data.npz",
+        **given,
+        neighbours=table,
+        picture_of=lambda row: (pictures[row], f"picture {row}"),
+    )
+    shot = load_snapshot(tmp_path / "report_data.npz")
+    assert shot["target"].shape == (5, 5)
+    assert shot["images"].shape == (5, 6, 6, 3)
+    clear = pictures[:5, ..., 3] == 0
+    assert np.all(shot["images"][clear] == 255)
+    for line in range(4):
+        assert shot["gallery_captions"][shot["query"][line]] == f"picture {table.query[line]}"
+        for place in range(3):
+            assert shot["gallery_captions"][shot["neighbour"][line, place]] == f"picture {table.row[line, place]}"
+    with pytest.raises(DataError, match="target graph"):
+        save_snapshot(tmp_path / "bad.npz", **given | {"views": 1})

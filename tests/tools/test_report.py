@@ -1,0 +1,165 @@
+"""The report and the results table, built from synthetic run folders."""
+
+import html.parser
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tools.synthetic_runs import write_run
+from xsample_jax.errors import DataError
+from xsample_jax.evals.catalogue import describe
+from xsample_jax.evals.intervals import bootstrap, load_examples, paired_difference
+from xsample_jax.tools import report, results_table
+from xsample_jax.tools.runs import load_runs
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    return {
+        (preset, seed): write_run(root / f"{preset}{seed}", f"run_{preset}", preset, strength=strength, seed=seed)
+        for preset, strength in (("xclr", 0.75), ("simclr", 0.55))
+        for seed in (0, 1)
+    }
+
+
+@pytest.fixture(scope="module")
+def page(folders, tmp_path_factory):
+    out = tmp_path_factory.mktemp("page") / "report.html"
+    assert report.main([str(folders["xclr", 0]), str(folders["simclr", 0]), f"--out={out}"]) == 0
+    return out
+
+
+class Outline(html.parser.HTMLParser):
+    """Collects ids, sources, text, and checks that tags are closed in order."""
+
+    VOID = frozenset({"meta", "img", "source", "br", "link", "line"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.sources, self.text = [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.ids.append(attributes.get("id"))
+        self.sources += [attributes[name] for name in ("src", "srcset", "href") if name in attributes]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def read(path):
+    outline = Outline()
+    outline.feed(path.read_text())
+    assert not outline.open
+    return outline, re.sub(r"\s+", " ", " ".join(outline.text))
+
+
+def test_page_is_self_contained_and_has_every_part(page):
+    outline, text = read(page)
+    assert {"evaluation", "differences", "curves", "graph", "neighbours", "config"} <= set(outline.ids)
+    assert len(outline.sources) > 100
+    assert all(source.startswith("data:image/png;base64,") for source in outline.sources)
+    for words in (
+        "run_xclr",
+        "run_simclr",
+        "KL of target and student",
+        "Student minus target",
+        "optimizer.learning_rate",
+    ):
+        assert words in text
+    assert "<thing 110>" in text  # a caption is text, not markup
+    assert "batch_size" not in text.split("What differs")[1]  # the same in both
+    figures = page.with_name("report_figures")
+    for name in ("curve_kl", "curve_kl-dark", "graph_0_target", "neighbours_1", "temperature_own_view_mass"):
+        assert Image.open(figures / f"{name}.png").size[0] > 100
+
+
+def test_table_prints_the_numbers_of_the_runs(page, folders):
+    _, text = read(page)
+    ours, theirs = (load_examples(folders[preset, 0] / "evaluation.npz") for preset in ("xclr", "simclr"))
+    for name in ("subgroup/knn", "retrieval/twemoji_to_noto", "spearman/captions"):
+        metric, interval = describe(name), bootstrap([ours[name]])
+        assert f"{metric.text(interval.mean)} [{metric.text(interval.low)}, {metric.text(interval.high)}]" in text
+        difference = paired_difference([ours[name]], [theirs[name]])
+        assert f"{metric.text(difference.mean, True)} [{metric.text(difference.low, True)}, " in text
+    better = re.search(
+        r"run_xclr against run_simclr: better on (\d+) of 10 metrics, worse on (\d+), not separated on (\d+)", text
+    )
+    assert sum(map(int, better.groups())) == 10
+    assert int(better[1]) > int(better[2])
+
+
+def test_best_is_bold_only_where_it_is_best(page, folders):
+    first, second = (run.metrics for run in load_runs([folders["xclr", 0], folders["simclr", 0]]))
+    body = page.read_text().split('id="evaluation"')[1].split("<details")[0]
+    for name in ("subgroup/knn", "group/probe", "background/gap/group/probe"):
+        metric = describe(name)
+        row = body.split(f"<th>{metric.title}</th>")[1].split("</tr>")[0]
+        marks = ["best" in cell for cell in row.split("<td>")[1:]]
+        ahead = metric.direction * (first[name] - second[name])
+        assert marks == [ahead >= 0, ahead <= 0]
+
+
+def test_a_single_run_without_evaluation_still_reports(tmp_path):
+    folder = write_run(tmp_path / "bare", "bare", "simclr", strength=0.5, steps=40, with_evaluation=False)
+    outline, text = read(report.write_report([folder], tmp_path / "bare.html"))
+    assert "curves" in outline.ids
+    assert not {"evaluation", "differences", "graph", "neighbours", "config"} & set(outline.ids)
+    assert "1 run of" in text
+
+
+def test_runs_of_one_name_are_told_apart_and_a_wrong_folder_is_named(folders, tmp_path, capsys):
+    names = [run.name for run in load_runs([folders["xclr", 0], folders["xclr", 1], folders["simclr", 0]])]
+    assert names == ["run_xclr, seed 0", "run_xclr, seed 1", "run_simclr"]
+    assert len({run.name for run in load_runs([folders["xclr", 0]] * 2)}) == 1
+    assert report.main([str(tmp_path), f"--out={tmp_path}/no.html"]) == 1
+    assert "config.json" in capsys.readouterr().err
+
+
+def test_results_table_means_intervals_and_markers(folders, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("# Title\n\n<!-- results -->\nold\n<!-- /results -->\n\nafter\n")
+    call = [*map(str, folders.values()), f"--out={readme}"]
+    assert results_table.main(call) == 0
+    once = readme.read_text()
+    assert results_table.main(call) == 0
+    assert readme.read_text() == once
+    assert once.startswith("# Title\n\n<!-- results -->\n")
+    assert once.endswith("<!-- /results -->\n\nafter\n")
+    assert "old" not in once
+    assert "| xclr (2 seeds) | simclr (2 seeds) |" in once
+
+    ours, theirs = (
+        [load_examples(folders[p, s] / "evaluation.npz")["subgroup/knn"] for s in (0, 1)] for p in ("xclr", "simclr")
+    )
+    mean = lambda seeds: 100 * np.mean([np.mean(scores.values) for scores in seeds])  # noqa: E731
+    values, differences = (line for line in once.splitlines() if line.startswith("| Subgroup, kNN"))
+    assert f"| **{mean(ours):.1f}** [" in values
+    assert f"| {mean(theirs):.1f} [" in values
+    assert f"{mean(ours) - mean(theirs):+.1f}" in differences
+    assert ("**" in differences) == paired_difference(ours, theirs).excludes_zero
+
+
+def test_results_table_refuses_what_it_cannot_compare(folders, tmp_path):
+    runs = load_runs(folders.values())
+    columns = results_table.group_runs(runs)
+    with pytest.raises(DataError, match="baseline"):
+        results_table.results_markdown(columns, baseline="clip")
+    with pytest.raises(DataError, match="each seed once"):
+        results_table.results_markdown({"xclr": [runs[0], runs[0]]})
+    with pytest.raises(DataError, match="all runs have"):
+        results_table.results_markdown(columns, metrics=["label/knn"])
+    (tmp_path / "plain.md").write_text("no markers")
+    with pytest.raises(DataError, match="markers"):
+        results_table.insert(tmp_path / "plain.md", "text")

@@ -1,0 +1,179 @@
+"""From a config to the parts of a run: objective, model, optimiser, shardings and the compiled-to-be train step."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import cached_property, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from xsample_jax.captions.tokenizer import load_tokenizer
+from xsample_jax.checkpoint import with_shardings
+from xsample_jax.data.augment import eval_view
+from xsample_jax.data.pipeline import Examples
+from xsample_jax.data.sources import open_source, source_folder
+from xsample_jax.errors import DataError
+from xsample_jax.mesh import batch_sharding, make_mesh, replicated, state_shardings
+from xsample_jax.models.towers import build_model
+from xsample_jax.objectives.presets import Objective, build_objective
+from xsample_jax.optim import make_optimizer
+from xsample_jax.state import ModelDef, TrainState, define_model, init_state
+from xsample_jax.step import make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFacts:
+    """What shapes depend on: records in the split, image channels, widths of embeddings, size of the vocabulary."""
+
+    count: int
+    channels: int
+    caption_dim: int | None = None
+    class_dim: int | None = None
+    vocab_size: int | None = None
+
+
+# Shapes for compiling a config whose data is elsewhere: RGB photographs, all-mpnet-base-v2 embeddings.
+STAND_IN = DataFacts(count=1_281_167, channels=3, caption_dim=768, class_dim=768, vocab_size=32_768)
+
+
+def open_examples(config, split: str, fields: frozenset[str]) -> Examples:
+    """The decoded examples of a split with the entries in `fields`; DataError when the set lacks one of them."""
+    source = open_source(config.data, split)
+    folder = source_folder(config.data)
+    tokenizer = load_tokenizer(folder) if "caption_tokens" in fields else None
+    return Examples(
+        source,
+        config.data.image_size,
+        config.data.caption,
+        fields,
+        on_error=config.data.on_error,
+        tokenizer=tokenizer,
+        length=config.model.text.length,
+        class_embeddings=load_class_embeddings(folder) if "class_embedding" in fields else None,
+    )
+
+
+def load_class_embeddings(folder) -> np.ndarray:
+    """class_embeddings.npy of a record set: float16 [classes, E], the frozen embedding of the text of every class."""
+    path = folder / "class_embeddings.npy"
+    if not path.exists():
+        raise DataError(
+            "class embeddings",
+            str(path),
+            "a float16 array [classes, width] for the class_text graph",
+            "Write it with xsample_jax.captions.encoders.encode_texts, or use --config.objective.graph=caption or label.",
+        )
+    return np.load(path)
+
+
+def data_facts(examples: Examples) -> DataFacts:
+    """Reads the shapes off the first example."""
+    first = examples[0]
+    width = lambda name: first[name].shape[-1] if name in first else None  # noqa: E731
+    vocab_size = examples.tokenizer.get_vocab_size() if examples.tokenizer is not None else None
+    return DataFacts(
+        len(examples), examples.source.channels, width("caption_embedding"), width("class_embedding"), vocab_size
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Everything of a run that follows from its config, the shapes of its data and its devices."""
+
+    config: object
+    facts: DataFacts
+    mesh: Mesh
+
+    @cached_property
+    def objective(self) -> Objective:
+        return build_objective(self.config.objective)
+
+    @cached_property
+    def steps(self) -> int:
+        if self.config.steps is not None:
+            return self.config.steps
+        return max(1, math.ceil(self.config.epochs * self.facts.count / self.config.batch_size))
+
+    @cached_property
+    def model(self) -> ModelDef:
+        facts = self.facts
+        return define_model(
+            lambda rngs: build_model(
+                self.config, self.objective.text, facts.caption_dim, facts.vocab_size, rngs=rngs
+            )
+        )
+
+    @cached_property
+    def optimizer(self) -> tuple[optax.GradientTransformation, Callable]:
+        """(transformation, learning-rate schedule)."""
+        return make_optimizer(self.config, self.steps)
+
+    @cached_property
+    def init(self) -> Callable[[], TrainState]:
+        return partial(init_state, self.model, self.optimizer[0], self.objective, self.config.seed)
+
+    @cached_property
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state."""
+        abstract = jax.eval_shape(self.init)
+        return with_shardings(abstract, state_shardings(abstract, self.mesh))
+
+    def new_state(self) -> TrainState:
+        """The state at step 0, made where it belongs."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        return jax.jit(self.init, out_shardings=shardings)()
+
+    @cached_property
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, dtypes and shardings of a training batch."""
+        config, facts, batch = self.config, self.facts, self.config.batch_size
+        shapes = {
+            "image": ((batch, config.data.image_size, config.data.image_size, facts.channels), jnp.uint8),
+            "id": ((batch,), jnp.int32),
+            "label": ((batch,), jnp.int32),
+            "caption_embedding": ((batch, facts.caption_dim), jnp.float16),
+            "class_embedding": ((batch, facts.class_dim), jnp.float16),
+            "caption_tokens": ((batch, config.model.text.length), jnp.int32),
+        }
+        names = {"image", "id", "label"} | self.objective.requires
+        sharding = batch_sharding(self.mesh)
+        return {
+            name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+            for name, (shape, dtype) in shapes.items()
+            if name in names
+        }
+
+    @cached_property
+    def train_step(self) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
+        """The jitted update: state donated, shardings fixed, metrics replicated."""
+        step = make_train_step(self.config, self.model, self.objective, *self.optimizer)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        batch = {name: leaf.sharding for name, leaf in self.abstract_batch.items()}
+        return jax.jit(
+            step,
+            in_shardings=(shardings, batch),
+            out_shardings=(shardings, replicated(self.mesh)),
+            donate_argnums=0,
+        )
+
+    @cached_property
+    def encode(self) -> Callable:
+        """jitted encode(state, images uint8 [b, H, W, C], background or None) -> (features [b, F], z [b, D])."""
+
+        def encode(state: TrainState, images, background=None):
+            params = {name: value for name, value in state.params.items() if not name.startswith("objective/")}
+            network = self.model.merge(params, state.statistics, training=False)
+            return network.embed(eval_view(images, self.config.augment, background))
+
+        return jax.jit(encode, out_shardings=batch_sharding(self.mesh))
+
+
+def assemble(config, mesh: Mesh | None = None) -> tuple[Parts, Examples]:
+    """Opens the training split of a config and returns the parts of its run, and the examples."""
+    fields = build_objective(config.objective).requires
+    examples = open_examples(config, config.data.split, fields)
+    return Parts(config, data_facts(examples), mesh or make_mesh(config.mesh, config.batch_size)), examples

@@ -1,0 +1,56 @@
+"""Writes docs/config.md from the schema: `python -m xsample_jax.config.manual docs/config.md`."""
+
+import pathlib
+import sys
+import typing
+
+from xsample_jax.config.check import describe
+from xsample_jax.config.schema import SCHEMA, Key
+
+INTRODUCTION = """\
+# Config keys
+
+<!-- Generated from xsample_jax/config/schema.py by `make docs`; edit that file, not this one. -->
+
+A config is this tree with some values changed, in this order:
+
+1. the defaults below;
+2. a python file, `--config=configs/quickstart.py`, whose `get_config(arg)` takes `default_config()` and changes it;
+   what follows a colon, `--config=configs/quickstart.py:simclr,smoke`, is `arg`;
+3. the command line, `--config.optimizer.learning_rate=3e-3`, for every key.
+
+On the command line tuples are written `512,256` or `(512,256)` (one element: `512`; none: `()`), nothing is `None`,
+switches are `true` and `false`, and whole numbers may be `1e5`. All mistakes are reported at once, each with what was
+expected and a fix. The resolved config is saved as `config.json` in the run folder.
+"""
+
+
+def render() -> str:
+    """Returns the text of docs/config.md."""
+    top = {name: entry for name, entry in SCHEMA.items() if isinstance(entry, Key)}
+    parts = [INTRODUCTION, "## The run", _table(top)]
+    return "\n".join(parts + [block for name in SCHEMA if name not in top for block in _section(SCHEMA[name], name)])
+
+
+def _section(section: dict, path: str) -> list[str]:
+    own = {f"{path}.{name}": entry for name, entry in section.items() if isinstance(entry, Key)}
+    blocks = [f"## {path}", _table(own)]
+    for name, entry in section.items():
+        if isinstance(entry, dict):
+            blocks += _section(entry, f"{path}.{name}")
+    return blocks
+
+
+def _table(keys: dict[str, Key]) -> str:
+    rows = [f"| `{name}` | {_default(key)} | {describe(key)} | {key.help} |" for name, key in keys.items()]
+    return "\n".join(["", "| key | default | value | meaning |", "|---|---|---|---|", *rows, ""])
+
+
+def _default(key: Key) -> str:
+    if typing.get_origin(key.type) is tuple:
+        return f"`({', '.join(f'{element:.4g}' for element in key.default)}{',' if len(key.default) == 1 else ''})`"
+    return f"`{key.default}`"
+
+
+if __name__ == "__main__":
+    pathlib.Path(sys.argv[1]).write_text(render())

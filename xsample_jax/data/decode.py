@@ -1,0 +1,124 @@
+"""Encoded image bytes to a square uint8 array: one decode, one resize, on the host, safe in threads.
+
+JPEG goes through simplejpeg (libjpeg-turbo, releases the GIL); what it refuses, and every other format, through Pillow.
+"""
+
+import io
+
+import numpy as np
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
+
+from xsample_jax.errors import DataError
+
+# A bigger picture is taken for a decompression bomb.
+MAX_PIXELS = 200_000_000
+EXIF_ORIENTATION = 0x0112
+
+
+def decode_record(record: dict, size: int, channels: int) -> np.ndarray:
+    """Decodes `record["image"]` as `decode_image` does; a DataError names the record's file, index and id."""
+    return decode_image(record["image"], size, channels, f"{record['location']} (id {record['id']})")
+
+
+def decode_image(data: bytes, size: int, channels: int, where: str = "") -> np.ndarray:
+    """Decodes a JPEG, PNG or WebP: short side resized to `size` (antialiased), then the centre square.
+
+    Grey, palette, 16-bit and CMYK pictures become RGB; an EXIF orientation is applied.
+
+    Args:
+      data: the encoded picture.
+      size: side of the result in pixels.
+      channels: 3 (alpha composited on white) or 4 (RGBA, not premultiplied; alpha 255 where the picture has none).
+      where: names the picture in errors, as "file:index (id 7)".
+
+    Returns:
+      uint8 [size, size, channels].
+
+    Raises:
+      DataError: empty, truncated, damaged, too large, or of another format.
+    """
+    name = f"image {where}".rstrip()
+    if channels not in (3, 4):
+        raise DataError("channels", channels, "3 or 4")
+    fix = "Replace the picture, or set data.on_error=skip."
+    if not data:
+        raise DataError(name, "0 bytes", "a JPEG, PNG or WebP", fix)
+    try:
+        picture = _open_jpeg(data, size) if data[:3] == b"\xff\xd8\xff" else None
+        if picture is None:
+            picture = _open_any(data)
+        return _square(picture, size, channels)
+    except UnidentifiedImageError:
+        raise DataError(name, bytes(data[:12]), "a JPEG, PNG or WebP (these are its first bytes)", fix) from None
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
+        raise DataError(name, str(error)[:200], "a picture that can be decoded", fix) from error
+
+
+def _open_jpeg(data: bytes, size: int) -> Image.Image | None:
+    """Returns an RGB picture, or None where Pillow has to try (CMYK, damaged data, odd headers)."""
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        _check_pixels(width, height)
+        if colorspace in ("CMYK", "YCCK"):
+            return None
+        # libjpeg may shrink while it decodes, down to twice the final side: what is left for the real resize is
+        # enough to keep its antialiasing, and large photographs decode several times faster.
+        pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=2 * size, min_width=2 * size)
+    except ValueError:
+        return None
+    picture = Image.fromarray(pixels)
+    # Only APP1 segments carry EXIF; Pillow parses the header alone and is not asked where there is none.
+    if b"Exif\0\0" in data[:65536]:
+        picture = _upright(picture, Image.open(io.BytesIO(data)).getexif().get(EXIF_ORIENTATION, 1))
+    return picture
+
+
+def _open_any(data: bytes) -> Image.Image:
+    """Returns an upright RGB or RGBA picture, fully loaded."""
+    picture = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
+    _check_pixels(*picture.size)
+    orientation = picture.getexif().get(EXIF_ORIENTATION, 1)
+    picture.load()
+    if picture.mode.startswith("I"):
+        # 16-bit grey. Pillow's own conversion clips at 255, so that nearly everything becomes white.
+        picture = Image.fromarray((np.clip(np.asarray(picture, np.int64), 0, 65535) >> 8).astype(np.uint8))
+    has_alpha = picture.has_transparency_data
+    picture = picture.convert("RGBA" if has_alpha else "RGB")
+    return _upright(picture, orientation)
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise Image.DecompressionBombError(f"{width} x {height} pixels, more than {MAX_PIXELS}")
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(picture: Image.Image, orientation: int) -> Image.Image:
+    """Undoes the camera's rotation: EXIF orientation 1..8, anything else counts as 1."""
+    return picture.transpose(_TURNS[orientation]) if orientation in _TURNS else picture
+
+
+def _square(picture: Image.Image, size: int, channels: int) -> np.ndarray:
+    """Centre square, resized to `size`; cropping first gives the same pixels for less work."""
+    short = min(picture.size)
+    left, top = (picture.width - short) / 2, (picture.height - short) / 2
+    if picture.size != (size, size):
+        # Pillow widens the filter when it shrinks (antialiasing) and premultiplies alpha, so that the hidden colour of
+        # transparent pixels does not bleed into edges.
+        box = (left, top, left + short, top + short)
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    if channels == 3 and picture.mode == "RGBA":
+        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(white, picture)
+    return np.array(picture.convert("RGBA" if channels == 4 else "RGB"))

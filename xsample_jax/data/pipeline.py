@@ -1,0 +1,134 @@
+"""From records to batches on the host: decode in threads, batch, and remember one integer.
+
+The position in the data is `global_next_index` = batches delivered * global batch size. It means the same for any number
+of hosts, so a run resumes on other hardware with the very same batches.
+"""
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+from grain.experimental import ElasticIterator
+
+from xsample_jax.captions.tokenizer import tokenize
+from xsample_jax.data.decode import decode_image
+from xsample_jax.data.records import select_caption
+from xsample_jax.errors import DataError
+
+
+@dataclasses.dataclass
+class Examples:
+    """Decoded examples by index, with the entries that were asked for; a grain random-access source.
+
+    Attributes:
+      source: records (data/sources.py).
+      image_size: side of the delivered images.
+      caption: which caption of an image (config data.caption).
+      fields: entries beyond image, id and label: caption_embedding, caption_tokens, class_embedding, attributes.
+      on_error: "raise", or "skip": the next good record takes the place of a broken one.
+      tokenizer, length: for caption_tokens.
+      class_embeddings: [classes, E], for class_embedding.
+    """
+
+    source: Sequence
+    image_size: int
+    caption: str
+    fields: frozenset[str] = frozenset()
+    on_error: str = "raise"
+    tokenizer: object = None
+    length: int = 0
+    class_embeddings: np.ndarray | None = None
+
+    def __post_init__(self):
+        self.skipped = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        for attempt in range(len(self)):
+            try:
+                return self._example((index + attempt) % len(self))
+            except DataError as error:
+                if self.on_error == "raise":
+                    raise
+                with self._lock:
+                    self.skipped += 1
+                logging.warning("Skipped a broken record (%d so far): %s", self.skipped, error)
+        raise DataError("data", len(self), "at least one record that can be read", "Every record of the split is broken.")
+
+    def _example(self, index: int) -> dict[str, np.ndarray]:
+        record = self.source[index]
+        try:
+            image = decode_image(record["image"], self.image_size, self.source.channels)
+        except DataError as error:
+            where = f"image of record {self.source.locate(index)}, id {record['id']}"
+            raise DataError(where, error.value, error.expected, 'Set --config.data.on_error="skip" to go on.') from error
+        example = {"image": image, "id": np.int32(record["id"]), "label": np.int32(record["label"])}
+        if self.fields & {"caption_embedding", "caption_tokens"}:
+            example |= self._caption_fields(record, index)
+        if "class_embedding" in self.fields:
+            if record["label"] < 0:
+                where = f"label of record {self.source.locate(index)}, id {record['id']}"
+                raise DataError(where, -1, "a class, which the class_text graph reads", "Use --config.objective.graph=caption.")
+            example["class_embedding"] = self.class_embeddings[record["label"]]
+        if "attributes" in self.fields:
+            example |= {f"attribute/{name}": np.int32(value) for name, value in record["attributes"].items()}
+        return example
+
+    def _caption_fields(self, record: dict, index: int) -> dict[str, np.ndarray]:
+        text, embedding = select_caption(record, self.caption)
+        where = f"record {self.source.locate(index)}, id {record['id']}"
+        found = {}
+        if "caption_embedding" in self.fields:
+            if embedding is None:
+                raise DataError(
+                    f"caption embedding of {where}",
+                    None,
+                    "an embedding, which this objective reads",
+                    "Embed the captions of the set, or use an objective without text (simclr, supcon).",
+                )
+            found["caption_embedding"] = embedding
+        if "caption_tokens" in self.fields:
+            if text is None:
+                raise DataError(f"caption of {where}", None, "a caption for the text tower", "Use objective simclr.")
+            found["caption_tokens"] = tokenize(self.tokenizer, [text], self.length)[0]
+        return found
+
+
+def train_batches(examples: Examples, config, start: int, process: int = 0, processes: int = 1):
+    """Endless shuffled batches of this process, from global example `start` on; close() it when done.
+
+    Every epoch has its own order, a function of config.seed alone. Process k of n gets elements k::n of each batch.
+    """
+    dataset = grain.MapDataset.source(examples).seed(config.seed).shuffle().repeat(None)
+    threads = grain.ReadOptions(
+        num_threads=config.data.threads, prefetch_buffer_size=config.data.prefetch * config.batch_size // processes
+    )
+    shard = grain.sharding.ShardOptions(shard_index=process, shard_count=processes)
+    iterator = iter(ElasticIterator(dataset, config.batch_size, shard, read_options=threads))
+    iterator.set_state({"global_next_index": start})
+    return iterator
+
+
+def eval_batches(
+    examples: Examples, batch_size: int, threads: int, process: int = 0, processes: int = 1
+) -> Iterator[dict[str, np.ndarray]]:
+    """Every example once, in order, in batches that are all full: `mask` [b] is False on padding (copies of the first).
+
+    Each process gets its own contiguous part of every global batch, and all get equally many batches.
+    """
+    count, share = len(examples), batch_size // processes
+    starts = range(0, count, batch_size)
+    indices = [start + process * share + row for start in starts for row in range(share)]
+    dataset = grain.MapDataset.source(indices).map(lambda i: examples[i] if i < count else examples[0])
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * share)
+    rows = iter(dataset.to_iter_dataset(read_options=options))
+    for start in range(0, len(indices), share):
+        batch = [next(rows) for _ in range(share)]
+        mask = np.array(indices[start : start + share]) < count
+        yield {name: np.stack([row[name] for row in batch]) for name in batch[0]} | {"mask": mask}

@@ -1,0 +1,43 @@
+"""From the `data` section of a config to an open record set."""
+
+from pathlib import Path
+
+from xsample_jax.data.records import RecordSource, open_records
+from xsample_jax.errors import ConfigError, lookup
+
+EMOJI_FOLDER = Path(__file__).parent / "emoji"
+
+
+def open_emoji(data, split: str) -> RecordSource:
+    """Opens a split of the embedded emoji set: RGBA pictures, so `channels` is 4."""
+    return open_records(EMOJI_FOLDER, split, data.fingerprint, channels=4)
+
+
+def open_folder(data, split: str) -> RecordSource:
+    """Opens a split of the record set in `data.path`; alpha, if any, is composited on white (`channels` is 3)."""
+    if not data.path:
+        fix = "Give the folder that `python -m xsample_jax.tools.prepare` wrote."
+        raise ConfigError("data.path", data.path, "a folder with a manifest.json when data.source=records", fix)
+    return open_records(data.path, split, data.fingerprint, channels=3)
+
+
+SOURCES = {"emoji": open_emoji, "records": open_folder}
+
+
+def source_folder(data) -> Path:
+    """Returns the folder of the set that `data` names (manifest.json and tokenizer.json are in it)."""
+    return EMOJI_FOLDER if data.source == "emoji" else Path(data.path)
+
+
+def open_source(data, split: str) -> RecordSource:
+    """Opens `split` of the set that the `data` section of a config describes.
+
+    Args:
+      data: has `source`, `path` and `fingerprint`.
+      split: name of the split.
+
+    Raises:
+      ConfigError: unknown `source`, or no `path` where one is needed.
+      DataError: the set is missing, unfinished, of another fingerprint, or has no such split.
+    """
+    return lookup(SOURCES, data.source, "data.source")(data, split)

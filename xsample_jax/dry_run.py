@@ -1,0 +1,88 @@
+"""--dry_run: what a run will be, before any step: sizes, shardings, memory, FLOPs, and a picture of its first batch."""
+
+import collections
+import math
+import pathlib
+
+import jax
+
+from xsample_jax.assemble import STAND_IN, Parts, assemble
+from xsample_jax.compiled_report import CompiledReport, compiled_report, describe
+from xsample_jax.data.augment import make_views
+from xsample_jax.data.contact_sheet import contact_sheet
+from xsample_jax.data.pipeline import train_batches
+from xsample_jax.errors import ConfigError
+from xsample_jax.mesh import make_mesh
+from xsample_jax.topology import topology_devices
+
+PICTURE = "dry_run.png"
+
+
+def dry_run(config, workdir: str | None = None, topology: str | None = None) -> CompiledReport:
+    """Compiles the train step of a config and prints what it found.
+
+    Args:
+      config: resolved config.
+      workdir: where the picture of the first augmented batch goes (default: the current folder).
+      topology: a TPU slice to compile for ("v5e:16x16"); its data need not be here, stand-in shapes are used.
+    """
+    if topology:
+        return _describe_slice(config, topology)
+    parts, examples = assemble(config)
+    _print_sizes(parts)
+    report = compiled_report(parts.train_step.lower(parts.abstract_state, parts.abstract_batch).compile())
+    print(describe(report, f"device ({jax.devices()[0].device_kind})"))
+    path = pathlib.Path(workdir or ".") / PICTURE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _draw_first_batch(config, examples, path)
+    print(f"picture of the first augmented images: {path}")
+    return report
+
+
+def _describe_slice(config, topology: str) -> CompiledReport:
+    devices = topology_devices(topology)
+    with config.unlocked():
+        config.model.conv_impl = "conv" if config.model.conv_impl == "auto" else config.model.conv_impl
+    parts = Parts(config, STAND_IN, make_mesh(config.mesh, config.batch_size, devices))
+    print(f"TPU slice {topology}: {len(devices)} devices, {devices[0].device_kind}")
+    _print_sizes(parts)
+    lowered = parts.train_step.lower(parts.abstract_state, parts.abstract_batch)
+    try:
+        report = compiled_report(lowered.compile())
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise ConfigError(
+            "mesh.topology",
+            topology,
+            f"a slice whose memory holds the step; the TPU compiler says: {str(error).splitlines()[0]}",
+            "Lower --config.batch_size, raise --config.mesh.fsdp, use --config.precision.compute=bfloat16, or a larger slice.",
+        ) from error
+    print(describe(report, "TPU device"))
+    return report
+
+
+def _print_sizes(parts: Parts) -> None:
+    config, state = parts.config, parts.abstract_state
+    groups: dict[str, int] = collections.Counter()
+    for name, leaf in state.params.items():
+        groups[name.split("/")[0]] += math.prod(leaf.shape)
+    total = sum(groups.values())
+    print(f"run {config.name}: objective {config.objective.preset}, encoder {config.model.encoder}, {parts.steps} steps")
+    print(f"parameters: {total:,} (" + ", ".join(f"{name} {count:,}" for name, count in groups.items()) + ")")
+    print(f"mesh: {dict(parts.mesh.shape)}; rows of the loss: {config.views * config.batch_size}")
+    for name, leaf in parts.abstract_batch.items():
+        print(f"batch {name}: {leaf.dtype}{list(leaf.shape)}, split as {leaf.sharding.spec}")
+    split = {name: leaf for name, leaf in state.params.items() if leaf.sharding.spec}
+    print(f"parameters split over devices: {len(split)} of {len(state.params)}")
+    for name, leaf in sorted(split.items(), key=lambda item: -math.prod(item[1].shape))[:5]:
+        print(f"  {name} {list(leaf.shape)}: {leaf.sharding.spec}")
+
+
+def _draw_first_batch(config, examples, path: pathlib.Path, images: int = 8) -> None:
+    batches = train_batches(examples, config, start=0)
+    batch = next(batches)
+    batches.close()
+    sources, ids = batch["image"][:images], batch["id"][:images]
+    views = make_views(sources, ids, config.seed, jax.numpy.int32(0), config.augment, config.views)
+    contact_sheet(sources, jax.device_get(views), [f"id {i}" for i in ids], path, config.augment)

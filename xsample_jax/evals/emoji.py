@@ -1,0 +1,113 @@
+"""Suite "emoji": what a representation knows about concepts, styles and backgrounds it was not trained on.
+
+Probes are fitted on the features of the training split (its concepts, seen styles, plain ground) and applied,
+unchanged, to held-out concepts: in seen styles, in styles never seen, and on swapped backgrounds, whose gap is
+mixed_same - mixed_rand as in ImageNet-9 (Xiao et al. 2020, arXiv 2006.09994). Names of metrics: `catalogue.py`.
+"""
+
+import numpy as np
+
+from xsample_jax.errors import DataError
+from xsample_jax.evals.features import Features
+from xsample_jax.evals.fewshot import few_shot
+from xsample_jax.evals.geometry import alignment, caption_correlation, effective_rank, uniformity
+from xsample_jax.evals.knn import neighbours, vote
+from xsample_jax.evals.probe import fit_probes
+from xsample_jax.evals.result import Collector, FeaturesOf, SuiteResult
+from xsample_jax.evals.retrieval import cross_style
+
+TARGETS = ("group", "subgroup")
+BACKGROUNDS = ("mixed_same", "mixed_rand", "random_colour")
+SHOTS = (1, 5)
+QUERY_STYLE, GALLERY_STYLE = "twemoji", "noto"
+NEIGHBOURS, TEMPERATURE = 20, 0.07
+
+
+class Classifiers:
+    """kNN and ridge probe for every target, fitted once on the training features."""
+
+    def __init__(self, train: Features):
+        self._train = train
+        self._labels = {target: train.attribute(target) for target in TARGETS}
+        self._probes = fit_probes(train.features, self._labels, groups=train.label)
+
+    def correct(self, of: Features) -> dict[str, np.ndarray]:
+        """Returns "<target>/<knn or probe>" -> float32 [n], 1 where the row is classified correctly."""
+        index, cosine = neighbours(self._train.features, of.features, NEIGHBOURS)
+        result = {}
+        for target in TARGETS:
+            truth = of.attribute(target)
+            result[f"{target}/knn"] = vote(self._labels[target], index, cosine, TEMPERATURE) == truth
+            result[f"{target}/probe"] = self._probes[target].predict(of.features) == truth
+        return {name: values.astype(np.float32) for name, values in result.items()}
+
+
+def emoji_suite(features_of: FeaturesOf, config) -> SuiteResult:
+    """Evaluates on the concepts of config.eval.split ("val" or "test") with probes from config.eval.train_split."""
+    return evaluate_emoji(features_of, split=config.eval.split, train_split=config.eval.train_split)
+
+
+def evaluate_emoji(features_of: FeaturesOf, split: str = "test", train_split: str = "train") -> SuiteResult:
+    """Runs the suite.
+
+    Args:
+      features_of: (split, background=None) -> Features with attributes style, group and subgroup (style with names),
+        label = concept, caption_embedding. Called for train_split, split and "<split>_styles", and for split once per
+        name in BACKGROUNDS, which must give the same rows in the same order.
+      split: "val" or "test".
+    """
+    out = Collector()
+    train, seen, unseen_styles = features_of(train_split), features_of(split), features_of(f"{split}_styles")
+    classifiers = Classifiers(train)
+
+    for name, correct in classifiers.correct(seen).items():
+        out.examples_of(name, correct, seen.label)
+
+    styles = unseen_styles.attribute("style")
+    correct_in_style = classifiers.correct(unseen_styles)
+    for style in np.unique(styles):
+        rows = styles == style
+        for name, correct in correct_in_style.items():
+            word = unseen_styles.attribute_names["style"][style]
+            out.examples_of(f"style/{word}/{name}", correct[rows], unseen_styles.label[rows])
+
+    on_background = {}
+    for background in BACKGROUNDS:
+        features = features_of(split, background=background)
+        if not np.array_equal(features.id, seen.id):
+            raise DataError(f"features of {split} on {background}", "other rows", f"the rows of {split}, in its order")
+        on_background[background] = classifiers.correct(features)
+        for name, correct in on_background[background].items():
+            out.examples_of(f"background/{background}/{name}", correct, seen.label)
+    for name, same in on_background["mixed_same"].items():
+        out.examples_of(f"background/gap/{name}", same - on_background["mixed_rand"][name], seen.label)
+
+    for shots in SHOTS:
+        result = few_shot(train.features, train.attribute("subgroup"), seen.features, seen.attribute("subgroup"), shots)
+        out.examples_of(f"few_shot/{shots}/subgroup", result.correct, seen.label)
+
+    queries = {
+        QUERY_STYLE: seen,
+        **{unseen_styles.attribute_names["style"][s]: unseen_styles for s in np.unique(styles)},
+    }
+    for style, query in queries.items():
+        found, concepts = cross_style(query, style, seen, GALLERY_STYLE)
+        if len(found):
+            out.examples_of(f"retrieval/{style}_to_{GALLERY_STYLE}", found, concepts)
+
+    if seen.caption_embedding is not None:
+        rho, contributions, concepts = caption_correlation(seen.features, seen.caption_embedding, seen.label)
+        out.examples_of("spearman/captions", contributions, concepts)
+        out.scalar("spearman/captions", rho)
+    add_geometry(out, seen, seen.label)
+    return out.result()
+
+
+def add_geometry(out: Collector, of: Features, concepts: np.ndarray) -> None:
+    """Adds alignment and uniformity of the embedding (of the features where there is none) and the effective rank."""
+    z = of.features if of.embedding is None else of.embedding
+    value = alignment(z, concepts)
+    if np.isfinite(value):
+        out.scalar("geometry/alignment", value)
+    out.scalar("geometry/uniformity", uniformity(z))
+    out.scalar("geometry/effective_rank", effective_rank(of.features))

@@ -1,0 +1,131 @@
+"""Features of a whole split: encode every batch once, drop the padding, keep the side information beside the rows."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from xsample_jax.errors import DataError
+
+_ATTRIBUTE = "attribute/"
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Rows of one split, in the order in which the batches came.
+
+    Attributes:
+      features: float32 [n, F], output of the encoder.
+      embedding: float32 [n, D], unit rows of the projection head, or None.
+      id: int [n], record ids.
+      label: int [n], -1 where a record has none.
+      attributes: name -> int [n].
+      attribute_names: name -> the words behind the integers of that attribute (the manifest's list).
+      caption_embedding: float32 [n, E] or None.
+    """
+
+    features: np.ndarray
+    embedding: np.ndarray | None
+    id: np.ndarray
+    label: np.ndarray
+    attributes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    attribute_names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    caption_embedding: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def rows(self, keep: np.ndarray) -> "Features":
+        """Returns the rows picked by a boolean mask [n] or an index array."""
+        pick = lambda array: None if array is None else array[keep]  # noqa: E731
+        return dataclasses.replace(
+            self,
+            features=pick(self.features),
+            embedding=pick(self.embedding),
+            id=pick(self.id),
+            label=pick(self.label),
+            attributes={name: pick(values) for name, values in self.attributes.items()},
+            caption_embedding=pick(self.caption_embedding),
+        )
+
+    def attribute(self, name: str) -> np.ndarray:
+        """Returns int [n]; DataError that lists the attributes there are when `name` is none of them."""
+        if name not in self.attributes:
+            known = ", ".join(sorted(self.attributes)) or "none"
+            raise DataError(
+                "attribute", name, f"an attribute of the record set ({known})", "Choose another eval.suite."
+            )
+        return self.attributes[name]
+
+    def where(self, attribute: str, word: str) -> "Features":
+        """Returns the rows whose attribute has the value called `word`, e.g. `where("style", "noto")`."""
+        values = self.attribute(attribute)
+        names = list(self.attribute_names.get(attribute, ()))
+        if word not in names:
+            raise DataError(f"attribute {attribute}", word, f"one of {', '.join(names) or 'no names at all'}")
+        return self.rows(values == names.index(word))
+
+
+def extract_features(
+    encode: Callable,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    *,
+    background: Callable[[Mapping[str, np.ndarray]], np.ndarray] | None = None,
+    attribute_names: Mapping[str, Sequence[str]] | None = None,
+) -> Features:
+    """Encodes every batch and returns the rows that are not padding, so counts are exact.
+
+    Args:
+      encode: compiled function of uint8 images [b, H, W, C] (and, with `background`, float [b, H, W, 3]) that returns
+        (features [b, F], z [b, D] or None). It may be sharded in any way; the next batch is dispatched before the
+        result of the last one is fetched. On several hosts it returns global arrays whose rows stand in the order
+        of the hosts.
+      batches: dicts with image, id, label, mask (False = padding) and, where there are any, caption_embedding and
+        "attribute/<name>". A batch without mask has no padding.
+      background: called with the batch, gives the ground to put under its images.
+      attribute_names: the manifest's words for the attribute values.
+    """
+    parts: list[dict[str, np.ndarray]] = []
+    waiting = None
+    for batch in batches:
+        extra = () if background is None else (background(batch),)
+        dispatched = (encode(batch["image"], *extra), batch)
+        if waiting is not None:
+            parts.append(_fetch(*waiting))
+        waiting = dispatched
+    if waiting is None:
+        raise DataError("batches", 0, "at least one batch to encode", "The split that is evaluated is empty.")
+    parts.append(_fetch(*waiting))
+
+    column = lambda name: np.concatenate([part[name] for part in parts])  # noqa: E731
+    names = parts[0]
+    return Features(
+        features=column("features"),
+        embedding=column("embedding") if "embedding" in names else None,
+        id=column("id"),
+        label=column("label"),
+        attributes={name.removeprefix(_ATTRIBUTE): column(name) for name in names if name.startswith(_ATTRIBUTE)},
+        attribute_names=dict(attribute_names or {}),
+        caption_embedding=column("caption_embedding") if "caption_embedding" in names else None,
+    )
+
+
+def _fetch(encoded: tuple, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Brings one encoded batch to the host and drops its padding."""
+    features, embedding = encoded
+    rows = {"features": features, "id": batch["id"], "label": batch["label"]}
+    if embedding is not None:
+        rows["embedding"] = embedding
+    for name, values in batch.items():
+        if name == "caption_embedding" or name.startswith(_ATTRIBUTE):
+            rows[name] = values
+    mask = batch.get("mask")
+    rows["mask"] = np.ones(len(batch["id"]), bool) if mask is None else mask
+    if jax.process_count() > 1:
+        rows = {name: multihost_utils.process_allgather(values, tiled=True) for name, values in rows.items()}
+    rows = {name: np.asarray(values) for name, values in rows.items()}
+    mask = rows.pop("mask").astype(bool)
+    floats = ("features", "embedding", "caption_embedding")
+    return {name: values[mask].astype(np.float32 if name in floats else values.dtype) for name, values in rows.items()}

@@ -1,0 +1,134 @@
+"""Bootstrap over concepts: images of one concept are not independent, so whole concepts are resampled, not images.
+
+With several runs (seeds) of one objective the seeds are resampled too (crossed bootstrap). With few seeds (three,
+say) the share of the seeds in the interval is underestimated; print the number of seeds beside it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from xsample_jax.errors import DataError
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """One metric of one run, example by example: the metric is the mean of `values` [n]; `concepts` int [n]."""
+
+    values: np.ndarray
+    concepts: np.ndarray
+
+    def mean(self) -> float:
+        return float(np.mean(self.values, dtype=np.float64)) if len(self.values) else float("nan")
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A mean with its bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+@functools.lru_cache(maxsize=8)
+def _weights(resamples: int, count: int, seed: int) -> np.ndarray:
+    """Returns float32 [resamples, count]: how often each of `count` units is drawn when `count` are drawn."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float32)
+
+
+def _means(runs: Sequence[Scores], concepts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Returns float64 [resamples, runs]: the metric of every run under every resample of the concepts."""
+    weights = _weights(resamples, len(concepts), seed)
+    result = np.empty((resamples, len(runs)))
+    for column, run in enumerate(runs):
+        position = np.searchsorted(concepts, run.concepts)
+        sums = np.bincount(position, weights=run.values, minlength=len(concepts))
+        counts = np.bincount(position, minlength=len(concepts))
+        # A resample without a single example of this run (tiny sets only) says nothing: nan, left out below.
+        with np.errstate(invalid="ignore"):
+            result[:, column] = (weights @ sums) / (weights @ counts)
+    return result
+
+
+def _resample_runs(means: np.ndarray, seed: int) -> np.ndarray:
+    """Averages [resamples, runs] over resampled runs; one run is simply itself."""
+    runs = means.shape[1]
+    if runs == 1:
+        return means[:, 0]
+    weights = np.random.default_rng(seed).multinomial(runs, np.full(runs, 1 / runs), size=len(means))
+    return np.sum(means * weights, axis=1) / runs
+
+
+def _all_concepts(runs: Sequence[Scores]) -> np.ndarray:
+    if not runs or any(not len(run.values) for run in runs):
+        raise DataError("examples", "none", "at least one example per run to bootstrap")
+    return np.unique(np.concatenate([run.concepts for run in runs]))
+
+
+def _interval(mean: float, draws: np.ndarray, level: float) -> Interval:
+    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high))
+
+
+def bootstrap(runs: Sequence[Scores], resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0) -> Interval:
+    """Mean over runs (seeds) of one metric with its percentile interval, over concepts and runs."""
+    means = _means(runs, _all_concepts(runs), resamples, seed)
+    return _interval(float(np.mean([run.mean() for run in runs])), _resample_runs(means, seed + 1), level)
+
+
+def paired_difference(
+    runs: Sequence[Scores],
+    baseline: Sequence[Scores],
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """Interval of metric(runs) - metric(baseline): the same concepts are drawn on both sides, seeds independently.
+
+    Raises:
+      DataError: the two sides were not evaluated on the same concepts.
+    """
+    concepts = _all_concepts(runs)
+    if not np.array_equal(concepts, _all_concepts(baseline)):
+        raise DataError(
+            "evaluation.npz",
+            "other concepts",
+            "both runs evaluated on the same concepts",
+            "Evaluate both on one split.",
+        )
+    ours = _resample_runs(_means(runs, concepts, resamples, seed), seed + 1)
+    theirs = _resample_runs(_means(baseline, concepts, resamples, seed), seed + 2)
+    mean = np.mean([run.mean() for run in runs]) - np.mean([run.mean() for run in baseline])
+    return _interval(float(mean), ours - theirs, level)
+
+
+def save_examples(path: str | Path, examples: Mapping[str, Scores]) -> None:
+    """Writes evaluation.npz: for every metric "values/<metric>" float32 [n] and "concepts/<metric>" int32 [n]."""
+    arrays = {}
+    for name, scores in examples.items():
+        arrays[f"values/{name}"] = np.asarray(scores.values, np.float32)
+        arrays[f"concepts/{name}"] = np.asarray(scores.concepts, np.int32)
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    partial.replace(path)
+
+
+def load_examples(path: str | Path) -> dict[str, Scores]:
+    """Reads what `save_examples` wrote."""
+    with np.load(path) as arrays:
+        names = [name.removeprefix("values/") for name in arrays.files if name.startswith("values/")]
+        return {name: Scores(arrays[f"values/{name}"], arrays[f"concepts/{name}"]) for name in names}

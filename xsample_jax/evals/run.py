@@ -1,0 +1,155 @@
+"""Evaluates one state: hands the suite the features it asks for, and keeps what the report needs."""
+
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xsample_jax.assemble import Parts, open_examples
+from xsample_jax.data.augment import make_views
+from xsample_jax.data.backgrounds import choose_donors, from_images, random_colours
+from xsample_jax.data.pipeline import Examples, eval_batches
+from xsample_jax.errors import lookup
+from xsample_jax.evals.features import Features, extract_features
+from xsample_jax.evals.result import SuiteResult
+from xsample_jax.evals.snapshot import find_neighbours, save_snapshot
+from xsample_jax.evals.suites import SUITES
+from xsample_jax.graphs.normalise import MASKED
+from xsample_jax.mesh import to_global
+from xsample_jax.objectives.dense import centred, target_graph
+from xsample_jax.objectives.presets import Term
+from xsample_jax.state import TrainState
+
+SNAPSHOT_IMAGES = 48
+
+
+class FeatureStore:
+    """Features of the splits of one state, each computed once: `store(split, background=None)`."""
+
+    def __init__(self, parts: Parts, state: TrainState):
+        self._parts, self._state = parts, state
+        self._features: dict[tuple[str, str | None], Features] = {}
+        self._examples: dict[str, Examples] = {}
+
+    def examples(self, split: str) -> Examples:
+        """The decoded examples of a split with attributes and, where the set has them, caption embeddings."""
+        if split not in self._examples:
+            config = self._parts.config
+            fields = {"attributes"}
+            examples = open_examples(config, split, frozenset(fields))
+            if examples.source.manifest.text_encoder is not None:
+                examples.fields = frozenset(fields | {"caption_embedding"})
+            self._examples[split] = examples
+        return self._examples[split]
+
+    def __call__(self, split: str, background: str | None = None) -> Features:
+        key = (split, background)
+        if key not in self._features:
+            parts, examples = self._parts, self.examples(split)
+            batch_size = parts.config.eval.batch_size
+            batches = eval_batches(
+                examples, batch_size, parts.config.data.threads, jax.process_index(), jax.process_count()
+            )
+            self._features[key] = extract_features(
+                self._encode,
+                batches,
+                background=lookup(BACKGROUNDS, background, "background")(examples) if background else None,
+                attribute_names=examples.source.manifest.attributes,
+            )
+        return self._features[key]
+
+    def _encode(self, images: np.ndarray, background: np.ndarray | None = None):
+        arrays = {"image": images} if background is None else {"image": images, "background": background}
+        arrays = to_global(arrays, self._parts.mesh)
+        return self._parts.encode(self._state, arrays["image"], arrays.get("background"))
+
+
+def _mixed(examples: Examples, same: bool) -> Callable[[dict], np.ndarray]:
+    """Ground from the picture of another image: of the same group, or of another (ImageNet-9's mixed-same, mixed-rand)."""
+    records = [examples.source[index] for index in range(len(examples))]
+    donors = choose_donors(np.array([record["attributes"]["group"] for record in records]), same=same, seed=0)
+    donor_of = {record["id"]: int(donor) for record, donor in zip(records, donors, strict=True)}
+
+    def ground(batch: dict) -> np.ndarray:
+        pictures = np.stack([examples[donor_of[int(i)]]["image"] for i in batch["id"]])
+        return np.asarray(from_images(batch["image"], pictures), np.float32)
+
+    return ground
+
+
+def _random_colour(examples: Examples) -> Callable[[dict], np.ndarray]:
+    def ground(batch: dict) -> np.ndarray:
+        colours = np.asarray(random_colours(batch["id"], seed=0), np.float32)
+        return np.broadcast_to(colours.reshape(-1, 1, 1, 3), (*batch["image"].shape[:3], 3)).copy()
+
+    return ground
+
+
+BACKGROUNDS = {
+    "mixed_same": lambda examples: _mixed(examples, same=True),
+    "mixed_rand": lambda examples: _mixed(examples, same=False),
+    "random_colour": _random_colour,
+}
+
+
+def evaluate(parts: Parts, state: TrainState) -> tuple[SuiteResult, FeatureStore]:
+    """Runs the suite of the config on a state; also returns the features, for the snapshot."""
+    store = FeatureStore(parts, state)
+    return lookup(SUITES, parts.config.eval.suite, "eval.suite")(store, parts.config), store
+
+
+def write_snapshot(path: pathlib.Path, parts: Parts, state: TrainState, store: FeatureStore) -> None:
+    """Saves the similarity graphs of one batch of held-out images, and nearest neighbours, for the report."""
+    config, split = parts.config, parts.config.eval.split
+    examples, features = store.examples(split), store(split)
+    count = min(SNAPSHOT_IMAGES, len(examples))
+    indices = np.linspace(0, len(examples) - 1, count).astype(int)
+    batch = [examples[int(index)] for index in indices]
+    images = np.stack([example["image"] for example in batch])
+    side = {name: jnp.stack([example[name] for example in batch]) for name in ("id", "label", "caption_embedding")
+            if name in batch[0]}  # fmt: skip
+    target, student = _graphs_of(parts, state, images, side)
+    groups = store(split).attributes.get("group", features.label)
+    names = features.attribute_names.get("group")
+    caption = lambda row: (examples.source[int(row)]["captions"] or [""])[0]  # noqa: E731
+    embedding = side.get("caption_embedding")
+    save_snapshot(
+        path,
+        images=images,
+        captions=[caption(index) for index in indices],
+        groups=[str(names[groups[index]] if names else groups[index]) for index in indices],
+        target=target,
+        student=student,
+        views=config.views,
+        similarity=None if embedding is None else np.asarray(embedding, np.float32) @ np.asarray(embedding, np.float32).T,
+        neighbours=find_neighbours(features),
+        picture_of=lambda row: (examples[row]["image"], caption(row)),
+    )
+
+
+def _graphs_of(parts: Parts, state: TrainState, images: np.ndarray, side: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Target and student graph [N, N] of the views of some images, as the objective sees them.
+
+    An image-text objective has no image-image target; its graph among images is the identity.
+    """
+    config, objective = parts.config, parts.objective
+
+    def graphs(state, images, side):
+        params = {name: value for name, value in state.params.items() if not name.startswith("objective/")}
+        network = parts.model.merge(params, state.statistics, training=False)
+        _, z = network.embed(make_views(images, side["id"], config.seed, 0, config.augment, config.views))
+        rows = {name: jnp.repeat(value, config.views, axis=0) for name, value in side.items()}
+        rows = centred(rows) if objective.centre else rows
+        first = objective.terms[0]
+        term = first if first.keys == "image" and first.graph in DRAWABLE else Term("identity", "row_sum")
+        target, valid = target_graph(term, objective, rows, rows)
+        logits = jnp.where(valid, z @ z.T / objective.temperature, MASKED)
+        return target, jnp.where(valid, jax.nn.softmax(logits, axis=-1), 0.0)
+
+    target, student = jax.device_get(jax.jit(graphs)(state, images, side))
+    return target, student
+
+
+DRAWABLE = ("identity", "label", "caption")  # graphs whose side information every record set has

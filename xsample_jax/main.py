@@ -1,0 +1,57 @@
+"""python -m xsample_jax.main --config=configs/quickstart.py --workdir=runs/quickstart [--config.KEY=VALUE ...]
+
+Trains what the config says, evaluates it and writes a report into the run folder. Started again on the same folder it
+resumes, or says that the run is finished. --dry_run compiles and describes the run without a single step;
+--dry_run --topology=v5e:4x4 does so for a TPU slice with the TPU compiler, on any machine.
+"""
+
+import os
+import sys
+
+from absl import app, flags, logging
+
+from xsample_jax.config import load_config, split_overrides
+from xsample_jax.errors import UserError
+
+_CONFIG = flags.DEFINE_string("config", None, "Config file, as configs/quickstart.py or configs/quickstart.py:smoke.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Run folder: config, metrics, checkpoints, evaluation, report.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Describe the run (shapes, memory, FLOPs, first batch); train nothing.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "With --dry_run: compile for this TPU slice, as v5e:16x16.")
+_EXTRA = "Give --config=configs/quickstart.py, for example."
+
+
+def main(argv: list[str], overrides: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments {argv[1:]}. Config values are set as --config.batch_size=512.")
+    if not _CONFIG.value:
+        raise app.UsageError(f"--config is missing. {_EXTRA}")
+    if not _WORKDIR.value and not _DRY_RUN.value:
+        raise app.UsageError("--workdir is missing: the folder that the run writes to.")
+    config = load_config(_CONFIG.value, overrides)
+    if _DRY_RUN.value:
+        if _TOPOLOGY.value:  # before jax is imported: the TPU compiler must not look for a TPU
+            from xsample_jax.topology import quiet_environment
+
+            quiet_environment(os.environ)
+        from xsample_jax.dry_run import dry_run
+
+        dry_run(config, workdir=_WORKDIR.value, topology=_TOPOLOGY.value)
+        return
+    from xsample_jax.train import train
+
+    train(config, _WORKDIR.value)
+
+
+def run() -> None:
+    """Entry point: bad input ends with its message and exit code 2, not with a traceback."""
+    overrides, arguments = split_overrides(sys.argv)
+    logging.set_verbosity(logging.WARNING)
+    try:
+        app.run(lambda argv: main(argv, overrides), argv=arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,75 @@
+"""Where the time goes: steps, waiting for data, evaluation, checkpoints; images per second and time left."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+# Time in these is no training time: left out of images per second and of the rate behind the estimate.
+_ASIDE = ("compile", "evaluation", "checkpoint")
+
+
+class Clocks:
+    """Wall clocks of one training run.
+
+    Put `with clocks.measure("data_wait")` (also "evaluation", "checkpoint", "compile") around those parts of the loop
+    and call `clocks.step()` after every step. The first step compiles: wrap it in `measure("compile")`; it then counts
+    neither for the rate nor as a step of it.
+
+    Args:
+      images_per_step: images of a step over all hosts.
+      now: clock in seconds (tests pass their own).
+    """
+
+    def __init__(self, images_per_step: int, now: Callable[[], float] = time.perf_counter):
+        self._images, self._now = images_per_step, now
+        self._started = self._window_start = now()
+        self._total: dict[str, float] = {}
+        self._window: dict[str, float] = {}
+        self._steps = self._window_steps = 0
+        self._compiled = False
+
+    @contextlib.contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Adds the time of the block to the clock `name`. Blocks must not be nested."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            spent = self._now() - start
+            for clock in (self._total, self._window):
+                clock[name] = clock.get(name, 0.0) + spent
+            self._compiled |= name == "compile"
+
+    def step(self) -> None:
+        """Counts a finished step, unless it was the one that compiled."""
+        if self._compiled:
+            self._compiled = False
+            return
+        self._steps += 1
+        self._window_steps += 1
+
+    def read(self) -> dict[str, float]:
+        """Returns the numbers of the time since the last read and starts anew; {} when no step was finished since.
+
+        images_per_second; seconds_per_step; data_wait_share: part of the training time spent waiting for the host.
+        """
+        now = self._now()
+        training = now - self._window_start - sum(self._window.get(name, 0.0) for name in _ASIDE)
+        steps, waited = self._window_steps, self._window.get("data_wait", 0.0)
+        self._window_start, self._window, self._window_steps = now, {}, 0
+        if not steps or training <= 0:
+            return {}
+        return {
+            "images_per_second": steps * self._images / training,
+            "seconds_per_step": training / steps,
+            "data_wait_share": waited / training,
+        }
+
+    def seconds_left(self, steps_left: int) -> float | None:
+        """Estimates the training time of the steps left from all steps so far; None before the first one."""
+        training = self._now() - self._started - sum(self._total.get(name, 0.0) for name in _ASIDE)
+        return steps_left * training / self._steps if self._steps else None
+
+    def totals(self) -> dict[str, float]:
+        """Returns seconds of the whole run so far: "total" and every clock."""
+        return {"total": self._now() - self._started, **self._total}

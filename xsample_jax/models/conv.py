@@ -1,0 +1,136 @@
+"""Convolution on NHWC images: XLA's own, or with the parts that XLA does badly on CPU written as matrix products.
+
+On CPU a 1x1 convolution is several times faster as the product that it is, and so is the gradient of a larger kernel: XLA
+makes that a convolution whose window is the whole image. The forward pass and the gradient of the image stay convolutions,
+which are fast. On GPU and TPU the native convolution wins throughout. Both ways give the same numbers up to rounding.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from xsample_jax.errors import lookup
+
+IMPLEMENTATIONS = ("auto", "conv", "dot")
+
+
+def resolve_implementation(implementation: str) -> str:
+    """Returns "conv" or "dot": `auto` is dot where JAX's default device is a CPU, else conv.
+
+    A program that is compiled for a device other than the default one (ahead of time for a TPU slice, on a CPU machine)
+    must ask for "conv" by name. Raises ConfigError for an unknown name.
+    """
+    lookup(dict.fromkeys(IMPLEMENTATIONS), implementation, "model.conv_impl")
+    if implementation == "auto":
+        return "dot" if jax.default_backend() == "cpu" else "conv"
+    return implementation
+
+
+def _shifted(x: jax.Array, size: int, stride: int, fill: float) -> list[jax.Array]:
+    """The size * size shifted, strided copies [n, ho, wo, c] of `x` [n, h, w, c] padded by size // 2, row by row."""
+    pad = size // 2
+    rows = (x.shape[1] + 2 * pad - size) // stride + 1
+    columns = (x.shape[2] + 2 * pad - size) // stride + 1
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill)
+    return [
+        x[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+
+
+def _native(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    padding = [(kernel.shape[0] // 2,) * 2] * 2
+    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _kernel_gradient(x: jax.Array, g: jax.Array, size: int, stride: int) -> jax.Array:
+    """Gradient [size, size, c_in, c_out] of the kernel: one product of shifted image and output gradient per offset."""
+    channels, features = x.shape[-1], g.shape[-1]
+    copies = _shifted(x, size, stride, fill=0.0)
+    if channels < 8:  # the stem: too few rows for a product of its own, so all offsets go side by side into one
+        copies = [jnp.concatenate(copies, axis=-1)]
+    products = [
+        jnp.einsum("nhwi,nhwo->io", copy, g, preferred_element_type=jnp.float32).astype(g.dtype) for copy in copies
+    ]
+    return jnp.concatenate(products).reshape(size, size, channels, features)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _by_products(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    return _native(x, kernel, stride)
+
+
+def _by_products_forward(x: jax.Array, kernel: jax.Array, stride: int):
+    return _native(x, kernel, stride), (x, kernel)
+
+
+def _by_products_backward(stride: int, saved: tuple[jax.Array, jax.Array], g: jax.Array):
+    x, kernel = saved
+    (image_gradient,) = jax.vjp(lambda x: _native(x, kernel, stride), x)[1](g)
+    return image_gradient, _kernel_gradient(x, g, kernel.shape[0], stride)
+
+
+_by_products.defvjp(_by_products_forward, _by_products_backward)
+
+
+def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1, implementation: str = "conv") -> jax.Array:
+    """Square convolution without bias, padded by size // 2 on every side (as torch's `padding=k // 2`, for any stride).
+
+    XLA's "SAME" pads an even image under stride 2 on the far side only; weights trained in torch need this padding.
+
+    Args:
+      x: [n, h, w, c_in].
+      kernel: [size, size, c_in, c_out] of the type of `x`, size odd.
+      stride: step in both directions.
+      implementation: "conv" (XLA throughout) or "dot" (no forward-mode derivative for size > 1).
+
+    Returns:
+      [n, ceil(h / stride), ceil(w / stride), c_out] of the type of `x`.
+    """
+    if implementation == "conv":
+        return _native(x, kernel, stride)
+    if kernel.shape[0] == 1:
+        return x[:, ::stride, ::stride] @ kernel[0, 0]
+    return _by_products(x, kernel, stride)
+
+
+def max_pool(x: jax.Array, size: int, stride: int, implementation: str = "conv") -> jax.Array:
+    """Maximum over size x size windows padded by -inf as in `conv2d`: [n, h, w, c] -> [n, ceil(h/s), ceil(w/s), c].
+
+    "dot" takes the maximum of shifted copies: on CPU the gradient of XLA's window reduction is several times slower. Where
+    values tie, "conv" gives the gradient to the first and "dot" shares it.
+    """
+    if implementation == "conv":
+        pad = (size // 2, size // 2)
+        return nnx.max_pool(x, (size, size), (stride, stride), (pad, pad))
+    return functools.reduce(jnp.maximum, _shifted(x, size, stride, fill=-jnp.inf))
+
+
+class Conv(nnx.Module):
+    """`conv2d` with its kernel [size, size, c_in, c_out] (float32, He normal over the fan-out as in torchvision).
+
+    Args:
+      channels, features: channels in and out.
+      size: side of the kernel, odd.
+      stride: step in both directions.
+      implementation: "auto", "conv" or "dot" (see `resolve_implementation`).
+      dtype: type of the computation and of the result.
+      rngs: source of the initial kernel.
+    """
+
+    def __init__(
+        self, channels: int, features: int, size: int, stride: int, *, implementation: str, dtype, rngs: nnx.Rngs
+    ):
+        initialise = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+        self.kernel = nnx.Param(initialise(rngs.params(), (size, size, channels, features), jnp.float32))
+        self.stride = stride
+        self.implementation = resolve_implementation(implementation)
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...].astype(self.dtype)
+        return conv2d(x.astype(self.dtype), kernel, self.stride, self.implementation)

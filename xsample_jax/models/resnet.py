@@ -1,0 +1,139 @@
+"""ResNet-18, -34 and -50 (He et al., arXiv 1512.03385) without the classifier: images -> pooled features.
+
+The layout follows torchvision so that its weights can be imported: "v1.5" (a bottleneck strides in its 3x3 convolution), symmetric
+padding, batch norm with eps 1e-5 and a running average of 0.9 old + 0.1 new, no biases in convolutions. The last scale of each
+residual branch starts at zero (Goyal et al., arXiv 1706.02677), so that every block starts as its shortcut.
+
+Batch statistics are taken in float32 over the whole batch: in a jit over a batch split between devices that is the global batch.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from xsample_jax.errors import ConfigError, lookup
+from xsample_jax.models.conv import Conv, max_pool, resolve_implementation
+
+STEMS = ("imagenet", "cifar")
+
+
+def _batch_norm(features: int, *, dtype, rngs: nnx.Rngs, zero: bool = False) -> nnx.BatchNorm:
+    scale = nnx.initializers.zeros_init() if zero else nnx.initializers.ones_init()
+    return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, dtype=dtype, scale_init=scale, rngs=rngs)
+
+
+class Shortcut(nnx.Module):
+    """The 1x1 convolution and norm on a shortcut whose block changes the shape."""
+
+    def __init__(self, channels: int, features: int, stride: int, *, conv, norm):
+        self.conv = conv(channels, features, 1, stride)
+        self.norm = norm(features)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.norm(self.conv(x))
+
+
+class BasicBlock(nnx.Module):
+    """Two 3x3 convolutions, the first strided."""
+
+    expansion = 1
+
+    def __init__(self, channels: int, width: int, stride: int, *, conv, norm):
+        self.conv1, self.norm1 = conv(channels, width, 3, stride), norm(width)
+        self.conv2, self.norm2 = conv(width, width, 3, 1), norm(width, zero=True)
+        reshapes = stride != 1 or channels != width
+        self.shortcut = nnx.data(Shortcut(channels, width, stride, conv=conv, norm=norm) if reshapes else None)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = jax.nn.relu(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class Bottleneck(nnx.Module):
+    """1x1 down, 3x3 (strided), 1x1 up to four times the width."""
+
+    expansion = 4
+
+    def __init__(self, channels: int, width: int, stride: int, *, conv, norm):
+        features = width * self.expansion
+        self.conv1, self.norm1 = conv(channels, width, 1, 1), norm(width)
+        self.conv2, self.norm2 = conv(width, width, 3, stride), norm(width)
+        self.conv3, self.norm3 = conv(width, features, 1, 1), norm(features, zero=True)
+        reshapes = stride != 1 or channels != features
+        self.shortcut = nnx.data(Shortcut(channels, features, stride, conv=conv, norm=norm) if reshapes else None)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = jax.nn.relu(self.norm1(self.conv1(x)))
+        y = jax.nn.relu(self.norm2(self.conv2(y)))
+        y = self.norm3(self.conv3(y))
+        return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class Stem(nnx.Module):
+    """imagenet: 7x7 stride 2, then 3x3 max-pool stride 2 (a quarter of the side). cifar: 3x3 stride 1 (the full side)."""
+
+    def __init__(self, kind: str, width: int, *, conv, norm, implementation: str):
+        lookup(dict.fromkeys(STEMS), kind, "model.stem")
+        size, stride = (7, 2) if kind == "imagenet" else (3, 1)
+        self.conv = conv(3, width, size, stride)
+        self.norm = norm(width)
+        self.pools = kind == "imagenet"
+        self.implementation = implementation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = jax.nn.relu(self.norm(self.conv(x)))
+        return max_pool(x, 3, 2, self.implementation) if self.pools else x
+
+
+LAYOUTS = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+}
+
+
+class ResNet(nnx.Module):
+    """Residual network with global average pooling: images [n, s, s, 3] -> features [n, `features`] float32.
+
+    Args:
+      depth: 18, 34 or 50.
+      width: channels of the first stage (64 in the paper); each later stage doubles them.
+      stem: "imagenet" or "cifar".
+      conv_impl: "auto", "conv" or "dot" (models/conv.py).
+      dtype: type of activations and products; parameters and batch statistics are float32.
+      rngs: source of the initial parameters.
+
+    Raises:
+      ConfigError: unknown depth, stem or conv_impl.
+    """
+
+    def __init__(
+        self, depth: int, width: int = 64, stem: str = "imagenet", conv_impl: str = "auto", dtype=jnp.float32, *, rngs
+    ):
+        if depth not in LAYOUTS:
+            raise ConfigError("model.encoder", f"resnet{depth}", f"a depth of {', '.join(map(str, sorted(LAYOUTS)))}")
+        block, counts = LAYOUTS[depth]
+        implementation = resolve_implementation(conv_impl)
+        conv = partial(Conv, implementation=implementation, dtype=dtype, rngs=rngs)
+        norm = partial(_batch_norm, dtype=dtype, rngs=rngs)
+        self.stem = Stem(stem, width, conv=conv, norm=norm, implementation=implementation)
+        stages, channels = [], width
+        for number, count in enumerate(counts):
+            blocks = []
+            for position in range(count):
+                stride = 2 if number > 0 and position == 0 else 1
+                blocks.append(block(channels, width * 2**number, stride, conv=conv, norm=norm))
+                channels = width * 2**number * block.expansion
+            stages.append(nnx.List(blocks))
+        self.stages = nnx.List(stages)
+        self.features = channels
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        x = self.stem(images)
+        for stage in self.stages:
+            for block in stage:
+                x = block(x)
+        return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)

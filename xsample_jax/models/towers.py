@@ -1,0 +1,115 @@
+"""The whole model: an image encoder, its projection head and, for image-text objectives, a text tower."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from xsample_jax.errors import ConfigError, lookup
+from xsample_jax.models.heads import ProjectionHead, unit_rows
+from xsample_jax.models.resnet import ResNet
+from xsample_jax.models.text import LinearText, TextTower
+from xsample_jax.models.vit import ViT
+
+
+def _resnet(config, rngs: nnx.Rngs, *, depth: int) -> ResNet:
+    model = config.model
+    dtype = jnp.dtype(config.precision.compute)
+    return ResNet(depth, model.width, model.stem, model.conv_impl, dtype, rngs=rngs)
+
+
+def _vit(config, rngs: nnx.Rngs, *, variant: str) -> ViT:
+    dtype = jnp.dtype(config.precision.compute)
+    return ViT(variant, config.model.patch_size, config.augment.size, dtype, rngs=rngs)
+
+
+# Name of an encoder -> function of (config, rngs) that returns a module: images [n, s, s, 3] -> float32 [n, module.features].
+ENCODERS = {
+    "resnet18": partial(_resnet, depth=18),
+    "resnet34": partial(_resnet, depth=34),
+    "resnet50": partial(_resnet, depth=50),
+    "vit_ti": partial(_vit, variant="ti"),
+    "vit_s": partial(_vit, variant="s"),
+    "vit_b": partial(_vit, variant="b"),
+}
+
+
+class Towers(nnx.Module):
+    """Encoder, projection head and perhaps a text tower. `.train()` and `.eval()` switch the batch norms of all of them."""
+
+    def __init__(self, encoder: nnx.Module, head: nnx.Module, text: nnx.Module | None = None):
+        self.encoder = encoder
+        self.head = head
+        self.text = nnx.data(text)
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """What is kept after training: images [n, s, s, 3] -> [n, F] float32."""
+        return self.encoder(images)
+
+    def embed(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Images [n, s, s, 3] -> (features [n, F], z [n, D] with unit rows), both float32."""
+        features = self.encoder(images)
+        return features, unit_rows(self.head(features))
+
+    def embed_text(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """Unit rows [n, D] float32 of `batch[self.text.reads]`: caption_embedding [n, E] or caption_tokens [n, L].
+
+        Raises:
+          ConfigError: the model has no text tower, or the batch lacks what the tower reads.
+        """
+        if self.text is None:
+            raise ConfigError(
+                "objective.preset", None, "an objective whose model has a text tower", "Build with text=..."
+            )
+        if self.text.reads not in batch:
+            raise ConfigError("batch", sorted(batch), f"an entry {self.text.reads!r} for the text tower")
+        return unit_rows(self.text(batch[self.text.reads]))
+
+
+def build_model(
+    config, text: str | None = None, caption_dim: int | None = None, vocab_size: int | None = None, *, rngs: nnx.Rngs
+) -> Towers:
+    """Builds the model that a config describes; under `nnx.eval_shape` it costs nothing.
+
+    Args:
+      config: the whole config (config/schema.py): reads model, augment.size and precision.compute.
+      text: text tower that the objective asks for: None, "linear" (of frozen caption embeddings) or "transformer" (of tokens).
+      caption_dim: width of the caption embeddings, for "linear".
+      vocab_size: number of token ids, for "transformer".
+      rngs: source of the initial parameters.
+
+    Raises:
+      ConfigError: unknown encoder or text tower, sizes that do not go together, or a missing caption_dim or vocab_size.
+    """
+    make_encoder = lookup(ENCODERS, config.model.encoder, "model.encoder")
+    make_text = lookup(TEXT_TOWERS, text, "text") if text is not None else None
+    encoder = make_encoder(config, rngs)
+    head = config.model.head
+    dtype = jnp.dtype(config.precision.compute)
+    projection = ProjectionHead(encoder.features, tuple(head.hidden), head.dim, head.batch_norm, dtype, rngs=rngs)
+    return Towers(encoder, projection, make_text and make_text(config, caption_dim, vocab_size, rngs))
+
+
+def _linear_text(config, caption_dim: int | None, vocab_size: int | None, rngs: nnx.Rngs) -> LinearText:
+    if not caption_dim:
+        raise ConfigError(
+            "caption_dim", caption_dim, "the width of the caption embeddings", "Embed the captions of the set first."
+        )
+    return LinearText(caption_dim, config.model.head.dim, rngs=rngs)
+
+
+def _transformer_text(config, caption_dim: int | None, vocab_size: int | None, rngs: nnx.Rngs) -> TextTower:
+    if not vocab_size:
+        raise ConfigError("vocab_size", vocab_size, "the number of token ids", "Train a tokenizer for the set first.")
+    text = config.model.text
+    if not text.layers:
+        raise ConfigError("model.text.layers", text.layers, "at least 1 for a text tower that reads tokens")
+    dtype = jnp.dtype(config.precision.compute)
+    return TextTower(
+        vocab_size, text.width, text.layers, text.heads, text.length, config.model.head.dim, dtype, rngs=rngs
+    )
+
+
+TEXT_TOWERS = {"linear": _linear_text, "transformer": _transformer_text}

@@ -1,0 +1,59 @@
+"""Pre-LN transformer layers (Vaswani et al., arXiv 1706.03762; norm first as in arXiv 2002.04745), for images and for text."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from xsample_jax.errors import ConfigError
+
+_weights = nnx.initializers.xavier_uniform()
+
+
+def layer_norm(width: int, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Layer norm with eps 1e-6; statistics and arithmetic in float32 (flax promotes), result of type `dtype`."""
+    return nnx.LayerNorm(width, epsilon=1e-6, dtype=dtype, rngs=rngs)
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head self-attention: [n, t, width] and keep [n, t] bool or None -> [n, t, width]."""
+
+    def __init__(self, width: int, heads: int, *, dtype, rngs: nnx.Rngs):
+        if width % heads:
+            raise ConfigError("heads", heads, f"a divisor of the width {width}")
+        self.heads = heads
+        # Three maps in one matrix; the initial spread is that of each [width, width] map on its own, as in MAE and MoCo v3.
+        query_key_value = nnx.initializers.variance_scaling(0.5, "fan_avg", "uniform")
+        self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, kernel_init=query_key_value, rngs=rngs)
+        self.out = nnx.Linear(width, width, dtype=dtype, kernel_init=_weights, rngs=rngs)
+
+    def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
+        n, t, width = x.shape
+        query, key, value = jnp.split(self.qkv(x).reshape(n, t, 3, self.heads, width // self.heads), 3, axis=2)
+        mask = None if keep is None else keep[:, None, None, :]
+        mixed = jax.nn.dot_product_attention(query[:, :, 0], key[:, :, 0], value[:, :, 0], mask=mask)
+        return self.out(mixed.reshape(n, t, width))
+
+
+class Mlp(nnx.Module):
+    """Linear to four times the width, GELU, linear back."""
+
+    def __init__(self, width: int, *, dtype, rngs: nnx.Rngs):
+        self.expand = nnx.Linear(width, 4 * width, dtype=dtype, kernel_init=_weights, rngs=rngs)
+        self.contract = nnx.Linear(4 * width, width, dtype=dtype, kernel_init=_weights, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.contract(jax.nn.gelu(self.expand(x), approximate=False))
+
+
+class Block(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)). Shapes as in `SelfAttention`."""
+
+    def __init__(self, width: int, heads: int, *, dtype, rngs: nnx.Rngs):
+        self.norm1 = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.attention = SelfAttention(width, heads, dtype=dtype, rngs=rngs)
+        self.norm2 = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
+        x = x + self.attention(self.norm1(x), keep)
+        return x + self.mlp(self.norm2(x))

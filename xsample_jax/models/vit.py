@@ -1,0 +1,120 @@
+"""Vision transformer (Dosovitskiy et al., arXiv 2010.11929) in the plain form of Beyer et al., arXiv 2205.01580.
+
+Features are the mean over the patch tokens (GAP), with no class token: it is what that baseline found as good or better at no extra
+cost, it keeps the token count a power of two where the image allows it, and the features stay defined for any number of tokens.
+"""
+
+import dataclasses
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from xsample_jax.errors import ConfigError, lookup
+from xsample_jax.models.transformer import Block, layer_norm
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Width of the tokens, number of blocks and attention heads per block."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+VARIANTS = {"ti": Shape(192, 12, 3), "s": Shape(384, 12, 6), "b": Shape(768, 12, 12)}
+POSITIONS = ("sincos", "learned")
+
+
+@cache
+def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
+    """Fixed 2-D position embedding (as MoCo v3, arXiv 2104.02057): [rows * columns, width] float32, tokens row by row.
+
+    Token (r, c) gets sin(c w), cos(c w), sin(r w), cos(r w) side by side, w = 10000^(-k / (K - 1)) for k < K = width / 4.
+    `width` must divide by 4 and be at least 8.
+    """
+    count = width // 4
+    frequencies = 10_000.0 ** (-np.arange(count) / (count - 1))
+    row, column = np.mgrid[:rows, :columns].reshape(2, -1, 1)
+    parts = [
+        np.sin(column * frequencies),
+        np.cos(column * frequencies),
+        np.sin(row * frequencies),
+        np.cos(row * frequencies),
+    ]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+class ViT(nnx.Module):
+    """Vision transformer: images [n, s, s, 3] -> features [n, width] float32.
+
+    Args:
+      variant: "ti", "s", "b", or a `Shape`.
+      patch_size: side of a patch in pixels; divides the image size.
+      image_size: side of the images in pixels.
+      dtype: type of activations and products; parameters are float32, norms are taken in float32.
+      position: "sincos" (fixed, no parameters; any image that the patches divide) or "learned" (this `image_size` only).
+      rngs: source of the initial parameters.
+
+    Raises:
+      ConfigError: unknown variant or position, image size not a multiple of the patch size.
+    """
+
+    def __init__(
+        self,
+        variant: str | Shape,
+        patch_size: int = 16,
+        image_size: int = 224,
+        dtype=jnp.float32,
+        *,
+        position: str = "sincos",
+        rngs: nnx.Rngs,
+    ):
+        shape = variant if isinstance(variant, Shape) else lookup(VARIANTS, variant, "model.encoder")
+        lookup(dict.fromkeys(POSITIONS), position, "position")
+        _check_divides(patch_size, image_size)
+        tokens = (image_size // patch_size) ** 2
+        self.patch_size = patch_size
+        self.features = shape.width
+        self.dtype = dtype
+        self.patch = nnx.Linear(
+            3 * patch_size**2, shape.width, dtype=dtype, kernel_init=nnx.initializers.xavier_uniform(), rngs=rngs
+        )
+        learned = nnx.initializers.normal(0.02)
+        self.position = nnx.data(
+            nnx.Param(learned(rngs.params(), (tokens, shape.width), jnp.float32)) if position == "learned" else None
+        )
+        self.blocks = nnx.List([Block(shape.width, shape.heads, dtype=dtype, rngs=rngs) for _ in range(shape.depth)])
+        self.norm = layer_norm(shape.width, dtype=jnp.float32, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        n, height, side, _ = images.shape
+        p = self.patch_size
+        _check_divides(p, height)
+        _check_divides(p, side)
+        rows, columns = height // p, side // p
+        patches = images.reshape(n, rows, p, columns, p, 3).swapaxes(2, 3).reshape(n, rows * columns, 3 * p**2)
+        x = self.patch(patches)
+        if self.position is None:
+            x = x + sincos_positions(rows, columns, self.features).astype(self.dtype)
+        else:
+            x = x + self.position[...].astype(self.dtype)
+        for block in self.blocks:
+            x = block(x)
+        return jnp.mean(self.norm(x), axis=1)
+
+
+def _check_divides(patch_size: int, image_size: int) -> None:
+    if image_size % patch_size:
+        divisors = [d for d in (4, 8, 14, 16, 32) if image_size % d == 0]
+        fix = f"Set model.patch_size to {', '.join(map(str, divisors))}, or " if divisors else "Set "
+        multiple = max(1, round(image_size / patch_size)) * patch_size
+        raise ConfigError(
+            "augment.size",
+            image_size,
+            f"a multiple of model.patch_size = {patch_size}",
+            f"{fix}augment.size to {multiple}.",
+        )

@@ -1,0 +1,81 @@
+"""What training changes: parameters, running statistics and optimiser state, all as flat dicts {path: array}.
+
+A path reads like "encoder/stages/0/1/conv2/kernel": masks, sharding rules, checkpoints and weight import share it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from xsample_jax.objectives.presets import Objective
+from xsample_jax.objectives.temperature import initial_log_scale
+
+LOG_SCALE = "objective/log_scale"  # the learned temperature lives among the parameters
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """step: int32 scalar, updates done. params, statistics: {path: float32 array}. opt_state: optax."""
+
+    step: jax.Array
+    params: dict[str, jax.Array]
+    statistics: dict[str, jax.Array]
+    opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelDef:
+    """The static half of a model: its structure in training and in evaluation, and how its state is laid out."""
+
+    build: Callable[[nnx.Rngs], nnx.Module]
+    training: nnx.GraphDef
+    evaluation: nnx.GraphDef
+    params: nnx.State
+    statistics: nnx.State
+
+    def merge(self, params: dict, statistics: dict, training: bool) -> nnx.Module:
+        """The module with these arrays in it; batch norms use batch statistics when `training`."""
+        states = (_from_flat(self.params, params), _from_flat(self.statistics, statistics))
+        return nnx.merge(self.training if training else self.evaluation, *states, copy=True)
+
+
+def define_model(build: Callable[[nnx.Rngs], nnx.Module]) -> ModelDef:
+    """Structure and shapes of the model that `build` makes, without making any array."""
+    model = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    model.train()
+    training, params, statistics = nnx.split(model, nnx.Param, ...)
+    model.eval()
+    evaluation = nnx.split(model, nnx.Param, ...)[0]
+    return ModelDef(build, training, evaluation, params, statistics)
+
+
+def init_state(
+    model: ModelDef, optimizer: optax.GradientTransformation, objective: Objective, seed: int
+) -> TrainState:
+    """The state at step 0; jit it with `out_shardings` so that no device ever holds more than its part."""
+    _, params, statistics = nnx.split(model.build(nnx.Rngs(seed)), nnx.Param, ...)
+    params = to_flat(params)
+    if objective.learn_temperature:
+        params[LOG_SCALE] = initial_log_scale(objective.temperature)
+    return TrainState(jnp.zeros((), jnp.int32), params, to_flat(statistics), optimizer.init(params))
+
+
+def to_flat(state: nnx.State) -> dict[str, jax.Array]:
+    """An nnx state as {path: array}."""
+    leaves, _ = jax.tree.flatten_with_path(state)
+    return {_path(keys): leaf for keys, leaf in leaves}
+
+
+def _from_flat(template: nnx.State, flat: dict[str, jax.Array]) -> nnx.State:
+    leaves, structure = jax.tree.flatten_with_path(template)
+    return jax.tree.unflatten(structure, [flat[_path(keys)] for keys, _ in leaves])
+
+
+def _path(keys) -> str:
+    return jax.tree_util.keystr(keys, simple=True, separator="/").removesuffix("/value")

@@ -1,0 +1,38 @@
+"""TPU slices without a TPU: a mesh of described devices for which the real TPU compiler compiles."""
+
+import re
+from collections.abc import MutableMapping
+
+from xsample_jax.errors import ConfigError
+
+# The most common slices, for the error message; any that the compiler knows is accepted.
+EXAMPLES = ("v4:2x2x4", "v5e:4x4", "v5e:8x8", "v5e:16x16", "v5p:2x2x4", "v5p:8x8x8", "v6e:4x4", "v6e:16x16")
+
+
+def quiet_environment(environment: MutableMapping[str, str]) -> None:
+    """Sets what keeps libtpu from searching for a TPU on this machine; call it before jax is imported."""
+    environment["JAX_PLATFORMS"] = "cpu"
+    environment.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    environment.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    environment.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
+    environment.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+
+
+def topology_devices(name: str) -> list:
+    """The devices of a slice, as "v5e:16x16". They compile but cannot run.
+
+    Raises ConfigError when the name is malformed or unknown, or libtpu (extra `tpu`) is not installed.
+    """
+    if not re.fullmatch(r"[a-z0-9]+:\d+(x\d+)+", name):
+        raise ConfigError("--topology", name, f"generation:shape, such as {', '.join(EXAMPLES)}")
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+    except Exception as error:  # libtpu raises its own types; each means that this slice cannot be described
+        raise ConfigError(
+            "--topology",
+            name,
+            f"a TPU slice that the compiler knows, such as {', '.join(EXAMPLES)} (it says: {error})",
+            "Without libtpu, install it: pip install 'xsample_jax[tpu]'.",
+        ) from error
