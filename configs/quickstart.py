@@ -31,7 +31,7 @@ def get_config(arg=""):
 
     config.model.encoder = "resnet18"
     config.model.width = 16  # a sixteenth of the products of a full ResNet-18: made for two CPU cores
-    config.model.stem = "cifar"  # at 32 px the imagenet stem would throw 15 of 16 positions away at once
+    config.model.stem = "imagenet"  # the cifar stem keeps 16 times the positions and costs 9 times the time on a CPU
     config.model.head.hidden = (256,)
     config.model.head.dim = 64
 

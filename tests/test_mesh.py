@@ -20,7 +20,7 @@ def test_axes_fill_the_devices():
 def test_axes_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match="8 devices"):
         mesh(3, 2)
-    with pytest.raises(ConfigError, match="multiple of the 8 devices.*batch_size=16"):
+    with pytest.raises(ConfigError, match=r"multiple of the 8 devices.*batch_size=16"):
         mesh(-1, 1, batch_size=20)
 
 

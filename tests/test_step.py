@@ -46,7 +46,7 @@ def test_losses_and_parameters_do_not_depend_on_the_number_of_devices(preset):
 def test_fsdp_splits_the_state_and_changes_no_loss():
     wide = {"model__width": 32, "model__head__hidden": (256,)}
     _, _, whole = run_steps(preset_config("xclr", **wide), 4)
-    parts, state, split = run_steps(preset_config("xclr", mesh__fsdp=4, **wide), 4)
+    _, state, split = run_steps(preset_config("xclr", mesh__fsdp=4, **wide), 4)
     assert [m["loss"] for m in split] == pytest.approx([m["loss"] for m in whole], rel=2e-5)
     large = {name: leaf for name, leaf in state.params.items() if leaf.size >= 2**14}
     assert large

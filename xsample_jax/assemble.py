@@ -65,7 +65,7 @@ def load_class_embeddings(folder) -> np.ndarray:
             "class embeddings",
             str(path),
             "a float16 array [classes, width] for the class_text graph",
-            "Write it with xsample_jax.captions.encoders.encode_texts, or use --config.objective.graph=caption or label.",
+            "Write it with xsample_jax.captions.encoders.encode_texts, or set --config.objective.graph=caption.",
         )
     return np.load(path)
 
@@ -102,9 +102,7 @@ class Parts:
     def model(self) -> ModelDef:
         facts = self.facts
         return define_model(
-            lambda rngs: build_model(
-                self.config, self.objective.text, facts.caption_dim, facts.vocab_size, rngs=rngs
-            )
+            lambda rngs: build_model(self.config, self.objective.text, facts.caption_dim, facts.vocab_size, rngs=rngs)
         )
 
     @cached_property

@@ -76,7 +76,9 @@ class Checkpoints:
         try:
             self._manager.check_for_errors()
         except Exception as error:
-            raise CheckpointError("checkpoint write", str(error), "a write that succeeds", "Is the disk full?") from error
+            raise CheckpointError(
+                "checkpoint write", str(error), "a write that succeeds", "Is the disk full?"
+            ) from error
 
     def wait(self) -> None:
         self._manager.wait_until_finished()
@@ -93,5 +95,7 @@ def _as_dict(state: TrainState) -> dict:
 def with_shardings(abstract_state: TrainState, shardings) -> TrainState:
     """Shapes and dtypes that also say where each array goes."""
     return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract_state, shardings
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract_state,
+        shardings,
     )

@@ -1,4 +1,4 @@
-"""What a compiled step says about itself: memory per device, FLOPs, the compiler's time estimate and its collectives."""
+"""What a compiled step says about itself: memory, FLOPs, the compiler's time estimate and its collectives."""
 
 import collections
 import dataclasses
@@ -86,7 +86,9 @@ def describe(report: CompiledReport, device: str) -> str:
         f"FLOPs per step and {device}: {report.flops:.3e}; bytes accessed: {report.bytes_accessed:.3e}",
     ]
     if report.seconds is not None:
-        lines.append(f"compiler's time estimate: {1e3 * report.seconds:.1f} ms per step (an estimate, not a measurement)")
+        lines.append(
+            f"compiler's time estimate: {1e3 * report.seconds:.1f} ms per step (an estimate, not a measurement)"
+        )
     for item in report.collectives:
         lines.append(f"collective {item.op} {item.dtype}: {item.count} with {item.bytes / 2**20:.2f} MiB per {device}")
     if not report.collectives:

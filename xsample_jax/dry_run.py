@@ -5,11 +5,12 @@ import math
 import pathlib
 
 import jax
+import jax.numpy as jnp
 
 from xsample_jax.assemble import STAND_IN, Parts, assemble
 from xsample_jax.compiled_report import CompiledReport, compiled_report, describe
 from xsample_jax.data.augment import make_views
-from xsample_jax.data.contact_sheet import contact_sheet
+from xsample_jax.data.contact_sheet import contact_sheet, unnormalise
 from xsample_jax.data.pipeline import train_batches
 from xsample_jax.errors import ConfigError
 from xsample_jax.mesh import make_mesh
@@ -56,7 +57,7 @@ def _describe_slice(config, topology: str) -> CompiledReport:
             "mesh.topology",
             topology,
             f"a slice whose memory holds the step; the TPU compiler says: {str(error).splitlines()[0]}",
-            "Lower --config.batch_size, raise --config.mesh.fsdp, use --config.precision.compute=bfloat16, or a larger slice.",
+            "Lower --config.batch_size, raise --config.mesh.fsdp, use bfloat16, or take a larger slice.",
         ) from error
     print(describe(report, "TPU device"))
     return report
@@ -68,7 +69,9 @@ def _print_sizes(parts: Parts) -> None:
     for name, leaf in state.params.items():
         groups[name.split("/")[0]] += math.prod(leaf.shape)
     total = sum(groups.values())
-    print(f"run {config.name}: objective {config.objective.preset}, encoder {config.model.encoder}, {parts.steps} steps")
+    print(
+        f"run {config.name}: objective {config.objective.preset}, encoder {config.model.encoder}, {parts.steps} steps"
+    )
     print(f"parameters: {total:,} (" + ", ".join(f"{name} {count:,}" for name, count in groups.items()) + ")")
     print(f"mesh: {dict(parts.mesh.shape)}; rows of the loss: {config.views * config.batch_size}")
     for name, leaf in parts.abstract_batch.items():
@@ -84,5 +87,9 @@ def _draw_first_batch(config, examples, path: pathlib.Path, images: int = 8) -> 
     batch = next(batches)
     batches.close()
     sources, ids = batch["image"][:images], batch["id"][:images]
-    views = make_views(sources, ids, config.seed, jax.numpy.int32(0), config.augment, config.views)
-    contact_sheet(sources, jax.device_get(views), [f"id {i}" for i in ids], path, config.augment)
+    step = jnp.zeros((), jnp.int32)
+    views = jax.device_get(make_views(sources, ids, config.seed, step, config.augment, config.views))
+    views = unnormalise(views, config.augment).reshape(len(sources), config.views, *views.shape[1:])
+    rows = [[source, *of_image] for source, of_image in zip(sources, views, strict=True)]
+    titles = ["image", *(f"view {number + 1}" for number in range(config.views))]
+    contact_sheet(rows, [f"id {i}" for i in ids], path, titles)

@@ -52,7 +52,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def state_shardings(abstract_state, mesh: Mesh):
-    """Sharding of every leaf: its largest dimension that the fsdp axis divides is split over it; small leaves stay whole.
+    """Sharding of every leaf: its largest dimension that the fsdp axis divides is split; small leaves stay whole.
 
     Optimiser moments have the shapes of their parameters and so land beside them.
     """

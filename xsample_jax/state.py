@@ -55,9 +55,7 @@ def define_model(build: Callable[[nnx.Rngs], nnx.Module]) -> ModelDef:
     return ModelDef(build, training, evaluation, params, statistics)
 
 
-def init_state(
-    model: ModelDef, optimizer: optax.GradientTransformation, objective: Objective, seed: int
-) -> TrainState:
+def init_state(model: ModelDef, optimizer: optax.GradientTransformation, objective: Objective, seed: int) -> TrainState:
     """The state at step 0; jit it with `out_shardings` so that no device ever holds more than its part."""
     _, params, statistics = nnx.split(model.build(nnx.Rngs(seed)), nnx.Param, ...)
     params = to_flat(params)

@@ -1,4 +1,4 @@
-"""The loop, top to bottom: build, restore, then for every step save, batch, step, log, evaluate; at the end a report."""
+"""The loop, top to bottom: build, restore, for every step save, batch, step, log, evaluate; then a report."""
 
 import json
 import pathlib
@@ -112,7 +112,12 @@ def train(config, workdir: str | pathlib.Path) -> dict[str, float]:
             pending = step + 1, metrics
 
         # Evaluate.
-        if config.eval.suite != "none" and config.eval.every and (step + 1) % config.eval.every == 0 and step + 1 < steps:
+        if (
+            config.eval.suite != "none"
+            and config.eval.every
+            and (step + 1) % config.eval.every == 0
+            and step + 1 < steps
+        ):
             with clocks.measure("evaluation"):
                 scores = dict(evaluate(parts, state)[0].metrics)
                 log_pending()

@@ -36,7 +36,6 @@ _DRAWS = {
     "auto_augment": 5,
     "jitter": 1,
     "jitter_factors": 4,
-    "jitter_order": 4,
     "grey": 1,
     "blur": 1,
     "blur_sigma": 1,
@@ -58,9 +57,11 @@ def make_views(images: jax.Array, ids: jax.Array, seed: int, step: jax.Array, co
       float32 [B*V, S, S, 3], normalised; row = image * V + view.
     """
     source = _to_planes(images)
-    keys = image_keys(seed, step, ids)
+    draws = draw_numbers(seed, step, ids, views)
     # One view after the other, each over the whole batch: temporaries stay small, the batch dimension stays first.
-    made = [_one_view(source, jax.vmap(jax.random.fold_in, (0, None))(keys, view), config) for view in range(views)]
+    made = [
+        _one_view(source, {name: numbers[:, view] for name, numbers in draws.items()}, config) for view in range(views)
+    ]
     stacked = jnp.stack(made, axis=1)
     return stacked.reshape(-1, *stacked.shape[2:])
 
@@ -89,11 +90,22 @@ def eval_view(images: jax.Array, config, background: jax.Array | None = None) ->
     return _normalise(_resize(whole, rows, columns), config)
 
 
-def image_keys(seed: int, step: jax.Array, ids: jax.Array) -> jax.Array:
-    """Returns one key per image, [B]: fold_in(fold_in(key(seed), step), id)."""
+def draw_numbers(seed: int, step: jax.Array, ids: jax.Array, views: int) -> dict[str, jax.Array]:
+    """Returns every random number of every view, from the key fold_in(fold_in(fold_in(key(seed), step), id), view).
+
+    Returns:
+      choice -> float32 [B, views, width], uniform in [0, 1).
+    """
     # The generator is named so that a change of jax's default generator does not change the views of a run.
     of_step = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
-    return jax.vmap(jax.random.fold_in, (None, 0))(of_step, ids)
+
+    def one(image_id, view):
+        key = jax.random.fold_in(jax.random.fold_in(of_step, image_id), view)
+        return jax.random.uniform(key, (sum(_DRAWS.values()),), jnp.float32)
+
+    numbers = jax.vmap(jax.vmap(one, (None, 0)), (0, None))(ids, jnp.arange(views))
+    ends = np.cumsum(list(_DRAWS.values()))
+    return dict(zip(_DRAWS, jnp.split(numbers, ends[:-1], axis=2)))
 
 
 def crop_boxes(
@@ -164,51 +176,33 @@ def resize_weights(
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
-def jitter_map(mean: jax.Array, factors: jax.Array, order: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the affine map of the colours that applies brightness, contrast, saturation and hue in random order.
+def jitter_map(mean: jax.Array, factors: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the affine map of the colours that is brightness, contrast, saturation and hue in any order.
 
-    Each is an affine map of the colour vector: brightness scales it, contrast scales it about the grey of the mean
-    colour, saturation scales it about its own grey, hue rotates its chroma in YIQ. Contrast needs the mean colour at
-    its place in the order, which follows from the mean at the start since the maps before it are affine.
+    Split a colour into luma (a grey) and chroma: brightness scales both, contrast scales both about the grey of the
+    mean colour, saturation scales the chroma alone, hue turns it. These commute, the mean being moved along with the
+    colours, so that the random order of torchvision makes no difference and is not drawn.
 
-    Differences from torchvision: no clipping to 0..1 between the four (only after all), and hue turns the chroma at
-    constant luma (a linear map) where torchvision shifts the hue of HSV at constant maximum.
+    Differences from torchvision: values are cut off to 0..1 after all four and not after each, the only way in which
+    its order is seen; and hue turns the chroma of YIQ at constant luma (a linear map), where torchvision shifts the hue
+    of HSV at constant maximum.
 
     Args:
       mean: float [B, 3], mean colour of each view.
       factors: float [B, 4]: brightness, contrast and saturation (1 = unchanged) and hue in turns (0 = unchanged).
-      order: float [B, 4]; the operations are done by rising value.
 
     Returns:
       (matrix [B, 3, 3], offset [B, 3]): colour -> matrix @ colour + offset.
     """
     brightness, contrast, saturation, hue = (factors[:, k, None, None] for k in range(4))
-    identity = jnp.eye(3)
-    to_grey = jnp.asarray(np.tile(LUMA, (3, 1)), jnp.float32)
-    cosine, sine = jnp.cos(2 * np.pi * hue), jnp.sin(2 * np.pi * hue)
-    matrices = jnp.stack(
-        [
-            brightness * identity,
-            contrast * identity,
-            saturation * identity + (1.0 - saturation) * to_grey,
-            # Written about the identity, so that no turn is the identity to the last bit.
-            identity + (cosine - 1.0) * jnp.asarray(_CHROMA, jnp.float32) + sine * jnp.asarray(_TURN, jnp.float32),
-        ],
-        axis=1,
-    )
-    towards_mean = jnp.zeros_like(factors).at[:, 1].set(1.0 - factors[:, 1])
-    matrix, offset = jnp.broadcast_to(identity, (mean.shape[0], 3, 3)), jnp.zeros_like(mean)
-    # Place of each operation, by counting those before it (equal numbers: the one listed first goes first).
-    tied_before = (order[:, None, :] == order[:, :, None]) & np.tri(4, k=-1, dtype=bool)
-    rank = ((order[:, None, :] < order[:, :, None]) | tied_before).sum(axis=2)
-    for place in range(4):
-        chosen = (rank == place).astype(jnp.float32)
-        this = (chosen[:, :, None, None] * matrices).sum(axis=1)
-        grey_of_mean = ((_times(matrix, mean) + offset) * LUMA.astype(np.float32)).sum(axis=1)
-        shift = (chosen * towards_mean).sum(axis=1) * grey_of_mean
-        matrix = (this[:, :, :, None] * matrix[:, None, :, :]).sum(axis=2)
-        offset = _times(this, offset) + shift[:, None]
-    return matrix, offset
+    angle = 2 * np.pi * hue
+    # Written about the identity, so that unchanged is unchanged to the last bit.
+    chroma = (saturation * jnp.cos(angle) - 1.0) * jnp.asarray(_CHROMA, jnp.float32)
+    chroma += saturation * jnp.sin(angle) * jnp.asarray(_TURN, jnp.float32)
+    matrix = brightness * contrast * (jnp.eye(3) + chroma)
+    grey = (mean * LUMA.astype(np.float32)).sum(axis=1, keepdims=True)
+    offset = factors[:, :1] * (1.0 - factors[:, 1:2]) * grey
+    return matrix, jnp.broadcast_to(offset, mean.shape)
 
 
 def blur_weights(sigma: jax.Array, size: int) -> jax.Array:
@@ -231,9 +225,8 @@ def blur_weights(sigma: jax.Array, size: int) -> jax.Array:
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
-def _one_view(source: jax.Array, keys: jax.Array, config) -> jax.Array:
-    """source [B, H, C, W] premultiplied 0..1, keys [B] -> float32 [B, S, S, 3] normalised."""
-    draws = _draw(keys)
+def _one_view(source: jax.Array, draws: dict[str, jax.Array], config) -> jax.Array:
+    """source [B, H, C, W] premultiplied 0..1, draws [B, width] each -> float32 [B, S, S, 3] normalised."""
     view = _crop(source, draws, config)
     if source.shape[2] == 4:
         ground = draws["ground"] if config.background == "random_colour" else _fixed_ground(config)
@@ -248,13 +241,6 @@ def _one_view(source: jax.Array, keys: jax.Array, config) -> jax.Array:
     if config.blur > 0:
         view = _blur(view, draws, config)
     return _normalise(view, config)
-
-
-def _draw(keys: jax.Array) -> dict[str, jax.Array]:
-    """keys [B] -> every uniform number of one view, name -> float32 [B, width]."""
-    numbers = jax.vmap(lambda key: jax.random.uniform(key, (sum(_DRAWS.values()),), jnp.float32))(keys)
-    ends = np.cumsum(list(_DRAWS.values()))
-    return dict(zip(_DRAWS, jnp.split(numbers, ends[:-1], axis=1)))
 
 
 def _crop(source: jax.Array, draws: dict, config) -> jax.Array:
@@ -284,7 +270,7 @@ def _jitter(view: jax.Array, draws: dict, config) -> jax.Array:
     low, high = np.maximum(neutral - strength, [0, 0, 0, -np.inf]).astype(np.float32), neutral + strength
     factors = low + (high - low) * draws["jitter_factors"]
     apply = draws["jitter"] < config.jitter
-    matrix, offset = jitter_map(view.mean(axis=(1, 3)), jnp.where(apply, factors, neutral), draws["jitter_order"])
+    matrix, offset = jitter_map(view.mean(axis=(1, 3)), jnp.where(apply, factors, neutral))
     mixed = sum(matrix[:, None, :, k, None] * view[:, :, k, None, :] for k in range(3)) + offset[:, None, :, None]
     return jnp.where(apply[:, :, None, None], jnp.clip(mixed, 0.0, 1.0), view)
 
@@ -350,12 +336,6 @@ def _largest_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[i
     return width, height
 
 
-def _times(matrix: jax.Array, vector: jax.Array) -> jax.Array:
-    """[B, 3, 3] @ [B, 3], as a plain sum: never in a shorter type, and no tiny batched products."""
-    return (matrix * vector[:, None, :]).sum(axis=2)
-
-
-# Projection on the plane of chroma, and a quarter turn in it: with Y = I - chroma, hue by the angle a is
-# Y + cos(a) chroma + sin(a) turn.
+# Projection of a colour on its chroma, and the same after a quarter turn.
 _CHROMA = np.eye(3) - np.linalg.inv(_YIQ) @ np.diag([1, 0, 0]) @ _YIQ
 _TURN = np.linalg.inv(_YIQ) @ np.array([[0, 0, 0], [0, 0, -1], [0, 1, 0]]) @ _YIQ

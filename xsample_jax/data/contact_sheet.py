@@ -161,7 +161,7 @@ def main() -> None:
         seen(backgrounds.mixed_rand(images, groups, 0)),
     ]
     rows = [[images[k], *simclr[k], *policy[k], *(ground[k] for ground in grounds)] for k in range(len(images))]
-    titles = ["source", *["SimCLR view"] * 4, *["AutoAugment"] * 3]
+    titles = ["source", *["SimCLR view"] * 4, *["ImageNet AA"] * 3]
     titles += ["eval: grey", "eval: checker", "eval: noise", "mixed same", "mixed rand"]
     print(contact_sheet(rows, captions, path, titles, tile=80))
 

@@ -1,7 +1,7 @@
 """From records to batches on the host: decode in threads, batch, and remember one integer.
 
-The position in the data is `global_next_index` = batches delivered * global batch size. It means the same for any number
-of hosts, so a run resumes on other hardware with the very same batches.
+The position in the data is `global_next_index` = batches delivered * global batch size. It means the same for any
+number of hosts, so a run resumes on other hardware with the very same batches.
 """
 
 import dataclasses
@@ -59,7 +59,9 @@ class Examples:
                 with self._lock:
                     self.skipped += 1
                 logging.warning("Skipped a broken record (%d so far): %s", self.skipped, error)
-        raise DataError("data", len(self), "at least one record that can be read", "Every record of the split is broken.")
+        raise DataError(
+            "data", len(self), "at least one record that can be read", "Every record of the split is broken."
+        )
 
     def _example(self, index: int) -> dict[str, np.ndarray]:
         record = self.source[index]
@@ -67,14 +69,18 @@ class Examples:
             image = decode_image(record["image"], self.image_size, self.source.channels)
         except DataError as error:
             where = f"image of record {self.source.locate(index)}, id {record['id']}"
-            raise DataError(where, error.value, error.expected, 'Set --config.data.on_error="skip" to go on.') from error
+            raise DataError(
+                where, error.value, error.expected, 'Set --config.data.on_error="skip" to go on.'
+            ) from error
         example = {"image": image, "id": np.int32(record["id"]), "label": np.int32(record["label"])}
         if self.fields & {"caption_embedding", "caption_tokens"}:
             example |= self._caption_fields(record, index)
         if "class_embedding" in self.fields:
             if record["label"] < 0:
                 where = f"label of record {self.source.locate(index)}, id {record['id']}"
-                raise DataError(where, -1, "a class, which the class_text graph reads", "Use --config.objective.graph=caption.")
+                raise DataError(
+                    where, -1, "a class, which the class_text graph reads", "Use --config.objective.graph=caption."
+                )
             example["class_embedding"] = self.class_embeddings[record["label"]]
         if "attributes" in self.fields:
             example |= {f"attribute/{name}": np.int32(value) for name, value in record["attributes"].items()}

@@ -67,7 +67,7 @@ class FeatureStore:
 
 
 def _mixed(examples: Examples, same: bool) -> Callable[[dict], np.ndarray]:
-    """Ground from the picture of another image: of the same group, or of another (ImageNet-9's mixed-same, mixed-rand)."""
+    """Ground from the picture of another image: of the same group, or of another (as ImageNet-9)."""
     records = [examples.source[index] for index in range(len(examples))]
     donors = choose_donors(np.array([record["attributes"]["group"] for record in records]), same=same, seed=0)
     donor_of = {record["id"]: int(donor) for record, donor in zip(records, donors, strict=True)}
@@ -123,7 +123,9 @@ def write_snapshot(path: pathlib.Path, parts: Parts, state: TrainState, store: F
         target=target,
         student=student,
         views=config.views,
-        similarity=None if embedding is None else np.asarray(embedding, np.float32) @ np.asarray(embedding, np.float32).T,
+        similarity=None
+        if embedding is None
+        else np.asarray(embedding, np.float32) @ np.asarray(embedding, np.float32).T,
         neighbours=find_neighbours(features),
         picture_of=lambda row: (examples[row]["image"], caption(row)),
     )

@@ -2,9 +2,9 @@
 
     python -m xsample_jax.tools.build_emoji --out=xsample_jax/data/emoji
 
-The SVGs come from pinned npm packages and are rasterised, encoded and written by pinned Python packages, so that a second
-build gives the very same bytes. Caption embeddings are taken over from the set in --out when its captions are the same
-(no torch needed); --text_encoder computes them anew.
+The SVGs come from pinned npm packages and are rasterised, encoded and written by pinned Python packages, so that a
+second build gives the very same bytes. Caption embeddings are taken over from the set in --out when its captions are
+the same (no torch needed); --text_encoder computes them anew.
 """
 
 import argparse
@@ -153,8 +153,8 @@ def list_concepts(emoji: list[dict], messages: dict) -> list[Concept]:
 def match_icons(concepts: list[Concept], icons: dict, codepoints: dict[str, str]) -> dict[int, str]:
     """Finds the drawing of each concept in one style.
 
-    An icon matches by code points where the package lists them, else by name: the concept's label, or the Unicode name of
-    its character. An icon serves one concept only, the first that claims it by the better of these.
+    An icon matches by code points where the package lists them, else by name: the concept's label, or the Unicode
+    name of its character. An icon serves one concept only, the first that claims it by the better of these.
 
     Args:
       concepts: all concepts.
@@ -318,16 +318,16 @@ def attribution(npm: Path, pictures: dict[str, dict[int, bytes]]) -> str:
         [
             "# Where the pictures come from",
             "",
-            f"The drawings below were rasterised at {SIZE} x {SIZE} pixels and stored as WebP without loss; nothing else was",
-            "changed. Each picture keeps the licence of its style: those of openmoji stay under CC-BY-SA-4.0.",
+            f"The drawings below were rasterised at {SIZE} x {SIZE} pixels and stored as WebP without loss; nothing",
+            "else was changed. Each picture keeps the licence of its style: those of openmoji stay under CC-BY-SA-4.0.",
             "The attribute `style` of a record says which it is. Flags were left out.",
             "",
             "| style | pictures | npm package | author | licence | home |",
             "|---|---|---|---|---|---|",
             *rows,
             "",
-            f"Names, keywords and groups: `{EMOJIBASE[0]}` {EMOJIBASE[1]} by Miles Johnson, MIT, <https://emojibase.dev>, after the",
-            "Unicode CLDR ([Unicode License](https://www.unicode.org/license.txt)).",
+            f"Names, keywords and groups: `{EMOJIBASE[0]}` {EMOJIBASE[1]} by Miles Johnson, MIT, <https://emojibase.dev>,",
+            "after the Unicode CLDR ([Unicode License](https://www.unicode.org/license.txt)).",
             "",
             "Caption embeddings: sentence-transformers/all-mpnet-base-v2, Apache-2.0,",
             "<https://huggingface.co/sentence-transformers/all-mpnet-base-v2>.",
@@ -367,7 +367,8 @@ def build(out: Path, npm: Path, text_encoder: str | None = None) -> Manifest:
 def describe(manifest: Manifest, folder: Path) -> Iterator[str]:
     """Yields lines with the size of the set and of each split."""
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-    yield f"{manifest.name}: {len(manifest.class_names)} concepts, {size / 1e6:.2f} MB, fingerprint {manifest.fingerprint}"
+    yield f"{manifest.name}: {len(manifest.class_names)} concepts, {size / 1e6:.2f} MB"
+    yield f"  fingerprint {manifest.fingerprint}"
     for split, entry in manifest.splits.items():
         yield f"  {split}: {entry['count']} pictures, {sum(s['bytes'] for s in entry['shards']) / 1e6:.2f} MB"
 

@@ -85,7 +85,7 @@ def _card(run: Run, place: int) -> dict:
     seconds = run.curve("images_per_second")[1]
     facts = {
         "Encoder": get("model.encoder"),
-        "Batch × views": f"{get('batch_size')} × {get('views')}" if get("batch_size") else None,
+        "Batch": f"{get('batch_size')} × {get('views')}" if get("batch_size") else None,
         "Steps": f"{int(last['step']):,}" if last else None,
         "Base rate": get("optimizer.learning_rate"),
         "Seed": get("seed"),

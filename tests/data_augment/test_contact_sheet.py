@@ -1,0 +1,44 @@
+"""The contact sheet: pictures land where they should, in the colours they have."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xsample_jax.config import default_config
+from xsample_jax.data.contact_sheet import contact_sheet, unnormalise
+from xsample_jax.errors import DataError
+
+
+def test_pictures_are_on_the_sheet_in_their_order(tmp_path):
+    red = np.full((8, 8, 3), (255, 0, 0), np.uint8)
+    blue = np.full((4, 4, 3), (0.0, 0.0, 1.7), np.float32)  # above 1: cut off
+    clear = np.full((8, 8, 4), (0, 255, 0, 0), np.uint8)
+    path = contact_sheet(
+        [[red, blue], [clear, red]], ["one", "a long caption " * 40], tmp_path / "a" / "sheet.png", tile=40
+    )
+    sheet = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    for colour, count in (((255, 0, 0), 2), ((0, 0, 255), 1)):
+        assert (sheet == colour).all(axis=-1).sum() == count * 40 * 40
+    reds = np.argwhere((sheet == (255, 0, 0)).all(axis=-1))
+    blues = np.argwhere((sheet == (0, 0, 255)).all(axis=-1))
+    assert reds[:, 0].min() == blues[:, 0].min()  # the same row, blue to the right
+    assert reds[reds[:, 0] == reds[0, 0], 1].max() < blues[:, 1].min()
+    assert reds[-1, 1] > blues[0, 1]  # second row, second column
+    assert not (sheet == (0, 255, 0)).all(axis=-1).any()  # a transparent colour is not seen
+
+
+def test_unnormalise_undoes_the_normalisation():
+    config = default_config().augment
+    image = np.random.default_rng(0).random((2, 4, 4, 3), dtype=np.float32)
+    normalised = (image - np.array(config.mean)) / np.array(config.std)
+    np.testing.assert_allclose(unnormalise(normalised, config), image, atol=1e-5)
+
+
+def test_wrong_input_is_named(tmp_path):
+    picture = np.zeros((4, 4, 3), np.uint8)
+    with pytest.raises(DataError, match="captions"):
+        contact_sheet([[picture]], [], tmp_path / "x.png")
+    with pytest.raises(DataError, match="captions"):
+        contact_sheet([], [], tmp_path / "x.png")
+    with pytest.raises(DataError, match="picture"):
+        contact_sheet([[picture[..., 0]]], ["one"], tmp_path / "x.png")

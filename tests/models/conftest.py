@@ -1,0 +1,30 @@
+"""Small configs and networks for the tests of models/."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from xsample_jax.config.schema import SCHEMA, Key
+from xsample_jax.models import resnet
+
+
+def _defaults(schema):
+    return SimpleNamespace(
+        **{name: entry.default if isinstance(entry, Key) else _defaults(entry) for name, entry in schema.items()}
+    )
+
+
+@pytest.fixture
+def config():
+    """The schema's defaults, with a small encoder."""
+    config = _defaults(SCHEMA)
+    config.model.encoder, config.model.width = "resnet18", 4
+    config.model.head.hidden, config.model.head.dim = (16,), 8
+    return config
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """Adds depths 6 (basic) and 8 (bottleneck): two stages of one block, so all kinds of layer but quick to compile."""
+    monkeypatch.setitem(resnet.LAYOUTS, 6, (resnet.BasicBlock, (1, 1)))
+    monkeypatch.setitem(resnet.LAYOUTS, 8, (resnet.Bottleneck, (1, 1)))
