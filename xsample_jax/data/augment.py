@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xsample_jax.data.auto_augment import DRAWS as AUTO_AUGMENT_DRAWS
 from xsample_jax.data.auto_augment import auto_augment
 
 # Rec. 601 luma, the weights of PIL's and torchvision's conversion to grey.
@@ -33,7 +34,7 @@ _DRAWS = {
     "crop_corner": 2,
     "flip": 1,
     "ground": 3,
-    "auto_augment": 5,
+    "auto_augment": AUTO_AUGMENT_DRAWS,
     "jitter": 1,
     "jitter_factors": 4,
     "grey": 1,
@@ -56,11 +57,16 @@ def make_views(images: jax.Array, ids: jax.Array, seed: int, step: jax.Array, co
     Returns:
       float32 [B*V, S, S, 3], normalised; row = image * V + view.
     """
+    return views_from_numbers(images, draw_numbers(seed, step, ids, views), config)
+
+
+def views_from_numbers(images: jax.Array, numbers: dict[str, jax.Array], config) -> jax.Array:
+    """The part of make_views in which nothing is random: `numbers` as draw_numbers returns them."""
     source = _to_planes(images)
-    draws = draw_numbers(seed, step, ids, views)
     # One view after the other, each over the whole batch: temporaries stay small, the batch dimension stays first.
     made = [
-        _one_view(source, {name: numbers[:, view] for name, numbers in draws.items()}, config) for view in range(views)
+        _one_view(source, {choice: of_all[:, view] for choice, of_all in numbers.items()}, config)
+        for view in range(numbers["flip"].shape[1])
     ]
     stacked = jnp.stack(made, axis=1)
     return stacked.reshape(-1, *stacked.shape[2:])

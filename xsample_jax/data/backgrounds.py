@@ -8,6 +8,8 @@ Every ground is float32 0..1 and broadcasts to [B, H, W, 3], the argument `backg
 depends on (seed, id) and not on the place in the batch.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,11 +39,13 @@ def solid(colour: str | tuple[float, float, float]) -> jax.Array:
     return jnp.asarray(values)
 
 
+@jax.jit
 def random_colours(ids: jax.Array, seed: int) -> jax.Array:
     """Returns one uniformly random colour per image: ids int [B] -> float32 [B, 1, 1, 3]."""
     return jax.vmap(lambda key: jax.random.uniform(key, (1, 1, 3)))(_keys(ids, seed))
 
 
+@functools.partial(jax.jit, static_argnames=("size", "kind"))
 def textures(ids: jax.Array, seed: int, size: int, kind: str) -> jax.Array:
     """Returns one texture of two random colours per image.
 
@@ -83,8 +87,11 @@ def from_images(images: jax.Array, donors: jax.Array) -> jax.Array:
       float32 [B, H, W, 3].
     """
     donors = jnp.asarray(donors)
-    if donors.ndim == 1:
-        donors = jnp.asarray(images)[donors]
+    return _colours_around(jnp.asarray(images)[donors] if donors.ndim == 1 else donors)
+
+
+@jax.jit
+def _colours_around(donors: jax.Array) -> jax.Array:
     values = donors.astype(jnp.float32) / 255.0
     alpha = values[..., 3:] if values.shape[3] == 4 else jnp.ones_like(values[..., :1])
     colours = values[..., :3] * alpha

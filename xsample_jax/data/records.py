@@ -319,9 +319,18 @@ class RecordSource:
         self._shards = manifest.splits[split]["shards"]
         self._ends = np.cumsum([shard["count"] for shard in self._shards])
         self._readers: dict[int, ArrayRecordReader] = {}
+        self._memory: dict[int, list[bytes]] = {}
 
     def __getstate__(self):
-        return {**self.__dict__, "_readers": {}}  # open files stay in their process
+        return {**self.__dict__, "_readers": {}, "_memory": {}}  # open files stay in their process
+
+    def preload(self) -> None:
+        """Reads the split into memory, for sets that are small. Damaged shards stay on disk, to be read one by one."""
+        for number, shard in enumerate(self._shards):
+            with contextlib.suppress(Exception):  # the record that is broken will say so itself
+                records = self._reader(number).read_all()
+                if len(records) == shard["count"]:
+                    self._memory[number] = records
 
     def __len__(self) -> int:
         return self.manifest.splits[self.split]["count"]
@@ -339,7 +348,7 @@ class RecordSource:
         """Returns record `i`; IndexError past the end, DataError with file and index for a broken record."""
         number, offset = self._position(i)
         try:
-            (data,) = self._reader(number).read([offset])
+            data = self._memory[number][offset] if number in self._memory else self._reader(number).read([offset])[0]
             record = msgpack.unpackb(data)
             return self._unpack(record, f"{self._shards[number]['file']}:{offset}")
         except DataError:

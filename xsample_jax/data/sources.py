@@ -10,7 +10,9 @@ EMOJI_FOLDER = Path(__file__).parent / "emoji"
 
 def open_emoji(data, split: str) -> RecordSource:
     """Opens a split of the embedded emoji set: RGBA pictures, so `channels` is 4."""
-    return open_records(EMOJI_FOLDER, split, data.fingerprint, channels=4)
+    source = open_records(EMOJI_FOLDER, split, data.fingerprint, channels=4)
+    source.preload()  # at most 30 MB, and its records are packed in groups that are slow to read one by one
+    return source
 
 
 def open_folder(data, split: str) -> RecordSource:

@@ -1,0 +1,111 @@
+"""Caption encoding, with a stand-in for sentence-transformers: the real one is too heavy for the suite."""
+
+import hashlib
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from xsample_jax.captions import encoders
+from xsample_jax.captions.encoders import encode_texts, round_rows, unit_rows
+from xsample_jax.errors import DataError
+
+
+class FakeEncoder(list):
+    """Two numbers per text: its length and 1; modules as sentence-transformers has them."""
+
+    def __init__(self, model):
+        if model == "nowhere":
+            raise OSError("no such model")
+        super().__init__([types.SimpleNamespace(), types.SimpleNamespace(pooling_mode="mean")])
+        self.seen = []
+
+    def eval(self):
+        return self
+
+    def encode(self, texts, batch_size=1, convert_to_numpy=True, show_progress_bar=False):
+        return np.array([[len(text), 1] for text in texts], np.float32).reshape(-1, 2)
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", types.SimpleNamespace(SentenceTransformer=FakeEncoder))
+    utils = types.ModuleType("transformers.utils")
+    utils.cached_file = lambda model, name: str(tmp_path / name)
+    monkeypatch.setitem(sys.modules, "transformers", types.ModuleType("transformers"))
+    monkeypatch.setitem(sys.modules, "transformers.utils", utils)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    return tmp_path
+
+
+def test_unit_rows_and_description(fake):
+    rows, info = encode_texts(["abc", ""], "some/model")
+    np.testing.assert_allclose(rows, [[3 / np.sqrt(10), 1 / np.sqrt(10)], [0, 1]], rtol=1e-6)
+    assert rows.dtype == np.float32
+    assert info == {
+        "name": "some/model",
+        "revision": "sha256:" + hashlib.sha256(b"weights").hexdigest(),
+        "pooling": "mean",
+        "dim": 2,
+        "normalised": True,
+        "template": "{caption}",
+    }
+
+
+def test_template_goes_around_the_text(fake):
+    rows, info = encode_texts(["abc"], "m", template="a photo of {caption}")
+    np.testing.assert_allclose(rows[0, 0] / rows[0, 1], len("a photo of abc"), rtol=1e-5)
+    assert info["template"] == "a photo of {caption}"
+
+
+def test_no_texts(fake):
+    rows, info = encode_texts([], "m")
+    assert rows.shape == (0, 2)
+    assert info["dim"] == 2
+
+
+def test_known_weights_get_their_official_name_wherever_they_lie(fake, monkeypatch):
+    monkeypatch.setattr(encoders, "KNOWN_WEIGHTS", {hashlib.sha256(b"weights").hexdigest(): "official/name"})
+    assert encode_texts(["a"], str(fake))[1]["name"] == "official/name"
+    monkeypatch.setattr(encoders, "KNOWN_WEIGHTS", {})
+    assert encode_texts(["a"], str(fake))[1]["name"] == fake.name  # never the path of a machine
+
+
+def test_unloadable_model(fake):
+    with pytest.raises(DataError, match=r"model = 'nowhere'.*no such model"):
+        encode_texts(["a"], "nowhere")
+
+
+def test_missing_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(ImportError, match=r"xsample_jax\[text\]"):
+        encode_texts(["a"])
+
+
+def test_importing_the_module_imports_no_torch():
+    code = (
+        "import sys, xsample_jax.captions.encoders, xsample_jax.captions.tokenizer, xsample_jax.data.sources;"
+        "print([m for m in ('torch', 'tensorflow', 'sentence_transformers', 'transformers') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_unit_rows_refuses_zero_and_nan():
+    with pytest.raises(DataError, match="row 1"):
+        unit_rows(np.array([[1.0, 0], [0, 0]]))
+    with pytest.raises(DataError, match="row 0"):
+        unit_rows(np.array([[np.nan, 0]]))
+
+
+def test_round_rows_error_is_as_documented():
+    rng = np.random.default_rng(0)
+    rows = unit_rows(rng.normal(size=(200, 768)))
+    rounded = round_rows(rows, 1 / 512)
+    assert rounded.dtype == np.float16
+    np.testing.assert_array_equal(rounded.astype(np.float64) * 512 % 1, 0)
+    assert np.abs(rounded - rows).max() <= 0.5 / 512 + 1e-7
+    exact, after = rows @ rows.T, unit_rows(rounded) @ unit_rows(rounded).T
+    error = (after - exact)[np.triu_indices(200, 1)].std()
+    assert 0.5 < error / (1 / 512 / np.sqrt(6)) < 1.2

@@ -1,0 +1,241 @@
+"""Decoding: every kind of picture that data sets contain, against pixels computed by hand."""
+
+import io
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xsample_jax.data.decode import decode_image, decode_record
+from xsample_jax.errors import DataError
+
+
+def encode(picture, kind="PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(height, width, channels=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def smooth(height, width):
+    """A picture that JPEG keeps almost unchanged: red grows to the right, green downwards, blue is flat."""
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack([x * 255 // (width - 1), y * 255 // (height - 1), np.full_like(x, 90)], -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_lossless_picture_of_the_right_size_is_untouched(kind, channels):
+    pixels = noise(16, 16, channels)
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    result = decode_image(encode(Image.fromarray(pixels), kind, **options), 16, channels)
+    np.testing.assert_array_equal(result, pixels)
+    assert result.dtype == np.uint8
+    result[0] = 0  # writable: the pipeline may reuse it
+
+
+def test_alpha_is_255_where_there_is_none():
+    pixels = noise(8, 8)
+    result = decode_image(encode(Image.fromarray(pixels)), 8, 4)
+    np.testing.assert_array_equal(result[..., :3], pixels)
+    assert (result[..., 3] == 255).all()
+
+
+def test_alpha_is_composited_on_white():
+    pixels = noise(8, 8, 4).astype(np.float64)
+    result = decode_image(encode(Image.fromarray(pixels.astype(np.uint8))), 8, 3)
+    alpha = pixels[..., 3:] / 255
+    np.testing.assert_allclose(result, pixels[..., :3] * alpha + 255 * (1 - alpha), atol=1)
+
+
+def test_centre_square_then_half_size():
+    """40 x 16, side 8: an antialiasing triangle per output pixel over the whole picture (20 x 8), then the middle 8."""
+    pixels = noise(16, 40)
+
+    def triangles(before, after):
+        distance = np.abs((np.arange(before) + 0.5)[None] * after / before - (np.arange(after) + 0.5)[:, None])
+        weights = np.maximum(0, 1 - distance)
+        return weights / weights.sum(axis=1, keepdims=True)
+
+    expected = np.einsum("yi,ijc,xj->yxc", triangles(16, 8), pixels, triangles(40, 20))[:, 6:14]
+    np.testing.assert_allclose(decode_image(encode(Image.fromarray(pixels)), 8, 3), expected, atol=1.01)
+    tall = decode_image(encode(Image.fromarray(pixels.transpose(1, 0, 2).copy())), 8, 3)
+    np.testing.assert_allclose(tall, expected.transpose(1, 0, 2), atol=1.01)
+
+
+def test_small_pictures_grow():
+    flat = np.full((3, 5, 3), (10, 200, 30), np.uint8)
+    assert (decode_image(encode(Image.fromarray(flat)), 32, 3) == (10, 200, 30)).all()
+
+
+def test_hidden_colours_do_not_bleed_when_resized():
+    pixels = np.zeros((32, 32, 4), np.uint8)
+    pixels[:, :16] = (255, 0, 0, 255)
+    pixels[:, 16:] = (0, 255, 0, 0)  # green, but fully transparent
+    result = decode_image(encode(Image.fromarray(pixels)), 10, 4)
+    visible = result[result[..., 3] > 20]
+    assert (visible[:, 0] > 250).all()
+    assert (visible[:, 1] < 5).all()
+
+
+@pytest.mark.parametrize(("subsampling", "progressive"), [(0, False), (2, False), (2, True)])
+def test_jpeg(subsampling, progressive):
+    pixels = smooth(48, 48)
+    data = encode(Image.fromarray(pixels), "JPEG", quality=95, subsampling=subsampling, progressive=progressive)
+    np.testing.assert_allclose(decode_image(data, 48, 3).astype(int), pixels, atol=8)
+
+
+def test_large_jpeg_shrunk_in_the_decoder_equals_the_slow_way():
+    pixels = smooth(1000, 1400)
+    data = encode(Image.fromarray(pixels), "JPEG", quality=95)
+    slow = decode_image(encode(Image.open(io.BytesIO(data))), 64, 3)
+    np.testing.assert_allclose(decode_image(data, 64, 3).astype(int), slow, atol=3)
+
+
+def test_grey_jpeg():
+    grey = smooth(24, 24)[..., 0]
+    result = decode_image(encode(Image.fromarray(grey), "JPEG", quality=95), 24, 3)
+    assert (np.ptp(result, axis=-1) == 0).all()
+    np.testing.assert_allclose(result[..., 0].astype(int), grey, atol=6)
+
+
+def test_cmyk_jpeg():
+    cmyk = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # magenta + yellow ink = red
+    np.testing.assert_allclose(decode_image(encode(cmyk, "JPEG", quality=95), 16, 3)[8, 8], (255, 0, 0), atol=6)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_exif_orientation(kind, orientation):
+    """The stored picture is the upright one with the camera's turn applied; decoding gives the upright one back."""
+    upright = smooth(40, 40)
+    upright[:20, :20] = (250, 250, 0)  # no symmetry
+    turned = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: np.rot90(upright, 2).transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 98, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    data = encode(Image.fromarray(np.ascontiguousarray(turned)), kind, exif=exif, **options)
+    error = np.abs(decode_image(data, 40, 3).astype(int) - upright)
+    assert error.mean() < 2
+
+
+def test_16_bit_grey_png():
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    result = decode_image(encode(Image.fromarray(values)), 8, 3)
+    np.testing.assert_array_equal(result, np.repeat((values >> 8)[..., None], 3, -1))
+
+
+def test_16_bit_rgb_png():
+    values = np.random.default_rng(0).integers(0, 65536, (8, 8, 3))
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    np.testing.assert_allclose(decode_image(data, 8, 3), values / 257, atol=1)
+
+
+@pytest.mark.parametrize("mode", ["L", "1"])
+def test_grey_png(mode):
+    grey = Image.fromarray(noise(8, 8)[..., 0]).convert(mode)
+    expected = np.asarray(grey).astype(int) * (255 if mode == "1" else 1)
+    np.testing.assert_array_equal(decode_image(encode(grey), 8, 4)[..., 1], expected)
+
+
+def test_grey_with_alpha_png():
+    pixels = noise(8, 8, 2)
+    result = decode_image(encode(Image.fromarray(pixels, "LA")), 8, 4)
+    np.testing.assert_array_equal(result, pixels[..., [0, 0, 0, 1]])
+
+
+def test_palette_png_with_and_without_transparency():
+    picture = Image.new("P", (8, 8), 1)
+    picture.putpalette([255, 0, 0, 10, 20, 30])
+    picture.putpixel((0, 0), 0)
+    plain = decode_image(encode(picture), 8, 4)
+    assert tuple(plain[0, 0]) == (255, 0, 0, 255)
+    assert tuple(plain[5, 5]) == (10, 20, 30, 255)
+    see_through = encode(picture, transparency=1)
+    assert decode_image(see_through, 8, 4)[5, 5, 3] == 0
+    assert tuple(decode_image(see_through, 8, 3)[5, 5]) == (255, 255, 255)
+
+
+# --- pictures that cannot be decoded ---
+
+GOOD = {
+    "PNG": encode(Image.fromarray(noise(32, 32))),
+    "JPEG": encode(Image.fromarray(noise(32, 32)), "JPEG"),
+    "WEBP": encode(Image.fromarray(noise(32, 32)), "WEBP", lossless=True),
+}
+
+
+@pytest.mark.parametrize("kind", list(GOOD))
+@pytest.mark.parametrize("keep", [0.02, 0.3, 0.9])
+def test_truncated(kind, keep):
+    data = GOOD[kind]
+    with pytest.raises(DataError, match=r"train-0:7 \(id 3\)"):
+        decode_image(data[: int(len(data) * keep)], 16, 3, "train-0:7 (id 3)")
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"<svg/>", b"GIF89a" + bytes(50), bytes(1000)])
+def test_not_a_picture(data):
+    with pytest.raises(DataError, match=r"image here = .*on_error=skip"):
+        decode_image(data, 16, 3, "here")
+
+
+def test_other_formats_are_refused():
+    with pytest.raises(DataError, match="JPEG, PNG or WebP"):
+        decode_image(encode(Image.fromarray(noise(8, 8)), "TIFF"), 8, 3)
+
+
+def test_damaged_png():
+    data = bytearray(GOOD["PNG"])
+    data[len(data) // 2] ^= 0xFF
+    with pytest.raises(DataError):
+        decode_image(bytes(data), 16, 3)
+
+
+def test_decompression_bomb_is_refused_from_its_header():
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    body = b"IHDR" + header
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    with pytest.raises(DataError):
+        decode_image(data + GOOD["PNG"][33:], 16, 3)
+
+
+def test_record_error_names_file_index_and_id():
+    record = {"image": b"broken", "location": "train-00000-of-00001.arrayrecord:12", "id": 99}
+    with pytest.raises(DataError, match=r"train-00000-of-00001\.arrayrecord:12 \(id 99\)"):
+        decode_record(record, 8, 3)
+    record["image"] = GOOD["PNG"]
+    np.testing.assert_array_equal(decode_record(record, 32, 3), noise(32, 32))
+
+
+def test_wrong_channels():
+    with pytest.raises(DataError, match="3 or 4"):
+        decode_image(GOOD["PNG"], 8, 1)
+
+
+def test_threads_agree():
+    data = list(GOOD.values()) * 20
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda item: decode_image(item, 20, 3), data))
+    for item, result in zip(data, results):
+        np.testing.assert_array_equal(result, decode_image(item, 20, 3))

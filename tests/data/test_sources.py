@@ -1,0 +1,41 @@
+"""From the data section of a config to an open set."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from xsample_jax.data.records import write_records
+from xsample_jax.data.sources import open_source, source_folder
+from xsample_jax.errors import ConfigError, DataError
+
+
+def data(**changes):
+    return SimpleNamespace(**{"source": "records", "path": None, "fingerprint": None, **changes})
+
+
+def test_folder(tmp_path):
+    manifest = write_records(tmp_path, "t", {"train": [{"id": 3, "image": b"x"}]})
+    source = open_source(data(path=str(tmp_path), fingerprint=manifest.fingerprint), "train")
+    assert (len(source), source[0]["id"], source.channels) == (1, 3, 3)
+    assert source_folder(data(path=str(tmp_path))) == tmp_path
+    with pytest.raises(DataError, match="another version"):
+        open_source(data(path=str(tmp_path), fingerprint="1234"), "train")
+
+
+def test_emoji_has_alpha():
+    source = open_source(data(source="emoji"), "val")
+    assert source.channels == 4
+    assert (source_folder(data(source="emoji")) / "tokenizer.json").exists()
+    with pytest.raises(DataError, match="Did you mean val_styles"):
+        open_source(data(source="emoji"), "val_style")
+    with pytest.raises(DataError, match="fingerprint"):
+        open_source(data(source="emoji", fingerprint="1234"), "val")
+
+
+def test_missing_path_and_unknown_source():
+    with pytest.raises(ConfigError, match=r"data\.path"):
+        open_source(data(), "train")
+    with pytest.raises(ConfigError, match="Did you mean emoji"):
+        open_source(data(source="emojis"), "train")
+    with pytest.raises(DataError, match="nowhere"):
+        open_source(data(path="nowhere"), "train")
