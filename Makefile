@@ -22,12 +22,17 @@ quickstart: .venv/installed
 	$(PYTHON) -m xsample_jax.main --config=configs/quickstart.py:simclr --workdir=$(RUNS)/quickstart/simclr
 	$(PYTHON) -m xsample_jax.tools.report $(RUNS)/quickstart/xclr $(RUNS)/quickstart/simclr --out=$(RUNS)/quickstart/report.html
 
-results: .venv/installed
-	for seed in 0 1 2; do for objective in xclr simclr supcon clip_frozen_text; do \
-	  $(PYTHON) -m xsample_jax.main --config=configs/quickstart.py:$$objective --config.seed=$$seed \
-	    --workdir=$(RUNS)/results/$$objective-$$seed || exit 1; \
-	done; done
-	$(PYTHON) -m xsample_jax.tools.report $(RUNS)/results/*-[0-9] --out=$(RUNS)/results/report.html
+# One target per run, so `make -j2 results` trains two at once and a second call goes on where the first was stopped.
+OBJECTIVES := xclr simclr supcon clip_frozen_text
+RESULTS := $(foreach seed,0 1 2,$(foreach objective,$(OBJECTIVES),$(RUNS)/results/$(objective)-$(seed)))
+
+results: $(addsuffix /evaluation.json,$(RESULTS))
+	$(PYTHON) -m xsample_jax.tools.report $(RESULTS) --out=$(RUNS)/results/report.html
+	$(PYTHON) -m xsample_jax.tools.results_table $(RESULTS) --out=README.md --out=docs/results.md
+
+$(RUNS)/results/%/evaluation.json: .venv/installed
+	$(PYTHON) -m xsample_jax.main --config=configs/quickstart.py:$(firstword $(subst -, ,$*)) \
+	  --config.seed=$(lastword $(subst -, ,$*)) --workdir=$(RUNS)/results/$*
 
 test: .venv/installed-test
 	$(PYTHON) -m pytest $(PYTEST_ARGS)

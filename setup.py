@@ -56,7 +56,7 @@ setuptools.setup(
         "emoji": ["resvg-py==0.5.0"],  # pinned: the embedded set is rebuilt bit for bit
         "logging": LOGGING,
         "notebooks": ["jupytext", "nbclient", "ipykernel"],
-        "test": ["pytest", "pytest-xdist", "ruff", "scikit-learn", "setuptools", *TPU_COMPILER],
+        "test": ["pytest", "pytest-xdist", "resvg-py==0.5.0", "ruff", "scikit-learn", "setuptools", *TPU_COMPILER],
     },
     classifiers=[
         "Programming Language :: Python :: 3",

@@ -2,7 +2,7 @@
 
 Command:   make quickstart     (X-CLR and SimCLR, then one report)
            python -m xsample_jax.main --config=configs/quickstart.py --workdir=runs/quickstart/xclr
-Variants:  :simclr, :supcon (class = concept), :clip_frozen_text; :smoke, alone or with another (":simclr,smoke")
+Variants:  :xclr (the default), :simclr, :supcon (class = concept), :clip_frozen_text; :smoke, also as ":simclr,smoke"
 Hardware:  2 CPU cores; any accelerator.
 Hours:     not measured
 Expected:  every objective that is told what the images show beats SimCLR on unseen concepts by a few points; the table
@@ -15,7 +15,7 @@ from xsample_jax.config import default_config, parse_variants, smoke
 
 
 def get_config(arg=""):
-    objective, small = parse_variants(arg, ("simclr", "supcon", "clip_frozen_text"))
+    objective, small = parse_variants(arg, ("xclr", "simclr", "supcon", "clip_frozen_text"))
     objective = objective or "xclr"
 
     config = default_config()
@@ -28,6 +28,7 @@ def get_config(arg=""):
     config.data.source = "emoji"
     config.data.image_size = 48  # the host delivers whole drawings; views are cropped from them
     config.augment.size = 32
+    config.augment.crop_scale = (0.3, 1.0)  # a drawing is mostly one object: smaller crops show parts that say nothing
 
     config.model.encoder = "resnet18"
     config.model.width = 16  # a sixteenth of the products of a full ResNet-18: made for two CPU cores

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 from collections.abc import Callable
 from functools import cached_property, partial
 
@@ -53,21 +54,33 @@ def open_examples(config, split: str, fields: frozenset[str]) -> Examples:
         on_error=config.data.on_error,
         tokenizer=tokenizer,
         length=config.model.text.length,
-        class_embeddings=load_class_embeddings(folder) if "class_embedding" in fields else None,
+        class_embeddings=load_class_embeddings(folder, source) if "class_embedding" in fields else None,
     )
 
 
-def load_class_embeddings(folder) -> np.ndarray:
-    """class_embeddings.npy of a record set: float16 [classes, E], the frozen embedding of the text of every class."""
+def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
+    """Frozen embeddings of the class texts, float16 [classes, E], for the class_text graph.
+
+    They are class_embeddings.npy of the record set; a set without that file gives the mean caption embedding of every
+    class in the split (exact where all images of a class share their caption, as in the emoji set), and says so.
+    """
     path = folder / "class_embeddings.npy"
-    if not path.exists():
+    if path.exists():
+        return np.load(path)
+    if source.manifest.text_encoder is None:
         raise DataError(
             "class embeddings",
             str(path),
-            "a float16 array [classes, width] for the class_text graph",
-            "Write it with xsample_jax.captions.encoders.encode_texts, or set --config.objective.graph=caption.",
+            "that file, or caption embeddings in the records, for the class_text graph",
+            "Write it with xsample_jax.captions.encoders.encode_texts, or use --config.objective.graph=label.",
         )
-    return np.load(path)
+    print(f"class_text graph: no {path.name} in the set, taking the mean caption embedding of every class")
+    sums = np.zeros((len(source.manifest.class_names), source.manifest.text_encoder["dim"]), np.float32)
+    for index in range(len(source)):
+        record = source[index]
+        if record["label"] >= 0 and record["caption_embeddings"] is not None:
+            sums[record["label"]] += record["caption_embeddings"][0]
+    return (sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)).astype(np.float16)
 
 
 def data_facts(examples: Examples) -> DataFacts:
@@ -123,7 +136,10 @@ class Parts:
     def new_state(self) -> TrainState:
         """The state at step 0, made where it belongs."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
-        return jax.jit(self.init, out_shardings=shardings)()
+        # It runs once: on CPU optimising the random number code would take ten times longer than running it.
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        options = {"xla_backend_optimization_level": 0} if on_cpu else None
+        return jax.jit(self.init, out_shardings=shardings, compiler_options=options)()
 
     @cached_property
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:

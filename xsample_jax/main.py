@@ -12,6 +12,7 @@ from absl import app, flags, logging
 
 from xsample_jax.config import load_config, split_overrides
 from xsample_jax.errors import UserError
+from xsample_jax.topology import quiet_environment, without_tpu
 
 _CONFIG = flags.DEFINE_string("config", None, "Config file, as configs/quickstart.py or configs/quickstart.py:smoke.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder: config, metrics, checkpoints, evaluation, report.")
@@ -28,11 +29,9 @@ def main(argv: list[str], overrides: list[str]) -> None:
     if not _WORKDIR.value and not _DRY_RUN.value:
         raise app.UsageError("--workdir is missing: the folder that the run writes to.")
     config = load_config(_CONFIG.value, overrides)
+    if without_tpu():  # before jax is imported
+        quiet_environment(os.environ)
     if _DRY_RUN.value:
-        if _TOPOLOGY.value:  # before jax is imported: the TPU compiler must not look for a TPU
-            from xsample_jax.topology import quiet_environment
-
-            quiet_environment(os.environ)
         from xsample_jax.dry_run import dry_run
 
         dry_run(config, workdir=_WORKDIR.value, topology=_TOPOLOGY.value)

@@ -1,5 +1,7 @@
 """TPU slices without a TPU: a mesh of described devices for which the real TPU compiler compiles."""
 
+import glob
+import importlib.util
 import re
 from collections.abc import MutableMapping
 
@@ -9,9 +11,16 @@ from xsample_jax.errors import ConfigError
 EXAMPLES = ("v4:2x2x4", "v5e:4x4", "v5e:8x8", "v5e:16x16", "v5p:2x2x4", "v5p:8x8x8", "v6e:4x4", "v6e:16x16")
 
 
+def without_tpu() -> bool:
+    """Whether the TPU compiler is installed on a machine that has no TPU: jax would search for one, and complain."""
+    installed = importlib.util.find_spec("libtpu") is not None
+    return installed and not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/[0-9]*")
+
+
 def quiet_environment(environment: MutableMapping[str, str]) -> None:
     """Sets what keeps libtpu from searching for a TPU on this machine; call it before jax is imported."""
-    environment["JAX_PLATFORMS"] = "cpu"
+    if not glob.glob("/dev/nvidia[0-9]*"):
+        environment.setdefault("JAX_PLATFORMS", "cpu")
     environment.setdefault("TPU_SKIP_MDS_QUERY", "1")
     environment.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     environment.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")

@@ -1,11 +1,16 @@
-"""Convolution on NHWC images: XLA's own, or with the parts that XLA does badly on CPU written as matrix products.
+"""Convolution on NHWC images: XLA's own, or with the parts that XLA does badly on CPU done another way.
 
-On CPU a 1x1 convolution is several times faster as the product that it is, and so is the gradient of a larger kernel: XLA
-makes that a convolution whose window is the whole image. The forward pass and the gradient of the image stay convolutions,
-which are fast. On GPU and TPU the native convolution wins throughout. Both ways give the same numbers up to rounding.
+What is slow there, each several times, and what "dot" does instead:
+- 1x1 kernels: the matrix product that they are;
+- larger kernels on small images (the late stages of a ResNet): one product with the shifted copies of the image laid
+  side by side (im2col);
+- the gradient of a kernel on large images, once the batch no longer fits the cache: a sum over slices of the batch;
+- the gradient of a max-pool: the maximum of shifted copies.
+On GPU and TPU the native convolution wins. Both ways agree up to rounding.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -47,34 +52,44 @@ def _native(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def _kernel_gradient(x: jax.Array, g: jax.Array, size: int, stride: int) -> jax.Array:
-    """Gradient [size, size, c_in, c_out] of the kernel: one product of shifted image and output gradient per offset."""
-    channels, features = x.shape[-1], g.shape[-1]
-    copies = _shifted(x, size, stride, fill=0.0)
-    if channels < 8:  # the stem: too few rows for a product of its own, so all offsets go side by side into one
-        copies = [jnp.concatenate(copies, axis=-1)]
-    products = [
-        jnp.einsum("nhwi,nhwo->io", copy, g, preferred_element_type=jnp.float32).astype(g.dtype) for copy in copies
-    ]
-    return jnp.concatenate(products).reshape(size, size, channels, features)
+def _slices(images: int, pixels: int) -> int:
+    """Into how many slices a batch is cut: a divisor of `images`, at least one slice per 2^14 pixels but at most 64."""
+    wanted = min(64, images, math.ceil(images * pixels / 2**14))
+    return next((count for count in range(wanted, 65) if images % count == 0), 1)
+
+
+def _kernel_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Gradient of the kernel, summed in float32 over slices of the batch; of the shape and type of `kernel`.
+
+    Slice i takes images i, i + slices, ...: a batch that is split over devices stays split evenly in every slice. The
+    slices are unrolled, because XLA's convolutions on CPU are many times slower inside a loop.
+    """
+    slices = _slices(x.shape[0], x.shape[1] * x.shape[2])
+    x = x.reshape(-1, slices, *x.shape[1:])
+    g = g.reshape(-1, slices, *g.shape[1:])
+    total = 0.0
+    for i in range(slices):
+        part = jax.linear_transpose(lambda kernel, i=i: _native(x[:, i], kernel, stride), kernel)(g[:, i])[0]
+        total = total + part.astype(jnp.float32)
+    return total.astype(kernel.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _by_products(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _sliced(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return _native(x, kernel, stride)
 
 
-def _by_products_forward(x: jax.Array, kernel: jax.Array, stride: int):
+def _sliced_forward(x: jax.Array, kernel: jax.Array, stride: int):
     return _native(x, kernel, stride), (x, kernel)
 
 
-def _by_products_backward(stride: int, saved: tuple[jax.Array, jax.Array], g: jax.Array):
+def _sliced_backward(stride: int, saved: tuple[jax.Array, jax.Array], g: jax.Array):
     x, kernel = saved
-    (image_gradient,) = jax.vjp(lambda x: _native(x, kernel, stride), x)[1](g)
-    return image_gradient, _kernel_gradient(x, g, kernel.shape[0], stride)
+    (image_gradient,) = jax.linear_transpose(lambda x: _native(x, kernel, stride), x)(g)
+    return image_gradient, _kernel_gradient(x, g, kernel, stride)
 
 
-_by_products.defvjp(_by_products_forward, _by_products_backward)
+_sliced.defvjp(_sliced_forward, _sliced_backward)
 
 
 def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1, implementation: str = "conv") -> jax.Array:
@@ -86,23 +101,27 @@ def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1, implementation: str
       x: [n, h, w, c_in].
       kernel: [size, size, c_in, c_out] of the type of `x`, size odd.
       stride: step in both directions.
-      implementation: "conv" (XLA throughout) or "dot" (no forward-mode derivative for size > 1).
+      implementation: "conv" (XLA throughout) or "dot" (as above; large images have no forward-mode derivative).
 
     Returns:
       [n, ceil(h / stride), ceil(w / stride), c_out] of the type of `x`.
     """
+    size = kernel.shape[0]
     if implementation == "conv":
         return _native(x, kernel, stride)
-    if kernel.shape[0] == 1:
+    if size == 1:
         return x[:, ::stride, ::stride] @ kernel[0, 0]
-    return _by_products(x, kernel, stride)
+    if math.ceil(x.shape[1] / stride) * math.ceil(x.shape[2] / stride) < 64:
+        patches = jnp.concatenate(_shifted(x, size, stride, fill=0.0), axis=-1)
+        return patches @ kernel.reshape(-1, kernel.shape[-1])
+    return _sliced(x, kernel, stride)
 
 
 def max_pool(x: jax.Array, size: int, stride: int, implementation: str = "conv") -> jax.Array:
     """Maximum over size x size windows padded by -inf as in `conv2d`: [n, h, w, c] -> [n, ceil(h/s), ceil(w/s), c].
 
-    "dot" takes the maximum of shifted copies: on CPU the gradient of XLA's window reduction is several times slower. Where
-    values tie, "conv" gives the gradient to the first and "dot" shares it.
+    "dot" takes the maximum of shifted copies: on CPU the gradient of XLA's window reduction is several times slower.
+    Where values tie, "conv" gives the gradient to the first and "dot" shares it.
     """
     if implementation == "conv":
         pad = (size // 2, size // 2)

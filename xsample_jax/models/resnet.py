@@ -1,10 +1,12 @@
 """ResNet-18, -34 and -50 (He et al., arXiv 1512.03385) without the classifier: images -> pooled features.
 
-The layout follows torchvision so that its weights can be imported: "v1.5" (a bottleneck strides in its 3x3 convolution), symmetric
-padding, batch norm with eps 1e-5 and a running average of 0.9 old + 0.1 new, no biases in convolutions. The last scale of each
-residual branch starts at zero (Goyal et al., arXiv 1706.02677), so that every block starts as its shortcut.
+The layout follows torchvision so that its weights can be imported: "v1.5" (a bottleneck strides in its 3x3
+convolution), symmetric padding, batch norm with eps 1e-5 and a running average of 0.9 old + 0.1 new, no biases in
+convolutions. The last scale of each residual branch starts at zero (Goyal et al., arXiv 1706.02677), so that every
+block starts as its shortcut.
 
-Batch statistics are taken in float32 over the whole batch: in a jit over a batch split between devices that is the global batch.
+Batch statistics are taken in float32 over the whole batch: in a jit over a batch that is split between devices, that is
+the global batch.
 """
 
 from functools import partial
@@ -73,7 +75,7 @@ class Bottleneck(nnx.Module):
 
 
 class Stem(nnx.Module):
-    """imagenet: 7x7 stride 2, then 3x3 max-pool stride 2 (a quarter of the side). cifar: 3x3 stride 1 (the full side)."""
+    """imagenet: 7x7 stride 2, then 3x3 max-pool stride 2 (a quarter of the side). cifar: 3x3 stride 1 (full side)."""
 
     def __init__(self, kind: str, width: int, *, conv, norm, implementation: str):
         lookup(dict.fromkeys(STEMS), kind, "model.stem")

@@ -1,6 +1,6 @@
-"""Text towers: the other side of image-text objectives (CLIP, arXiv 2103.00020). Each maps its part of a batch to [n, out] float32.
+"""Text towers: the other side of image-text objectives (CLIP, arXiv 2103.00020).
 
-`reads` names the entry of the batch that a tower takes.
+Each maps its part of a batch to [n, out] float32; `reads` names the entry of the batch that it takes.
 """
 
 import jax
@@ -14,7 +14,7 @@ PADDING, END = 0, 2  # ids of captions/tokenizer.py
 
 
 class LinearText(nnx.Module):
-    """One linear map, without bias, of a frozen caption embedding [n, dim] to [n, out]: the text encoder itself stays as it is."""
+    """One linear map, without bias, of a frozen caption embedding: [n, dim] of any float type -> [n, out] float32."""
 
     reads = "caption_embedding"
 
@@ -28,8 +28,8 @@ class LinearText(nnx.Module):
 class TextTower(nnx.Module):
     """Transformer over token ids: int32 [n, t] with t <= `length` -> [n, out] float32.
 
-    Every token attends to every real token (no causal mask: nothing is generated here), padding (id 0) is masked out, and the
-    state at the end token (id 2) is normalised and mapped linearly to `out`. More padding does not change the result.
+    Every token attends to every real token (no causal mask: nothing is generated here), padding (id 0) is masked out,
+    and the state at the end token (id 2) is normalised and mapped to `out`. More padding does not change the result.
 
     Args:
       vocab: number of token ids.

@@ -25,7 +25,7 @@ def _vit(config, rngs: nnx.Rngs, *, variant: str) -> ViT:
     return ViT(variant, config.model.patch_size, config.augment.size, dtype, rngs=rngs)
 
 
-# Name of an encoder -> function of (config, rngs) that returns a module: images [n, s, s, 3] -> float32 [n, module.features].
+# Name -> function of (config, rngs) that returns a module: images [n, s, s, 3] -> float32 [n, module.features].
 ENCODERS = {
     "resnet18": partial(_resnet, depth=18),
     "resnet34": partial(_resnet, depth=34),
@@ -37,7 +37,7 @@ ENCODERS = {
 
 
 class Towers(nnx.Module):
-    """Encoder, projection head and perhaps a text tower. `.train()` and `.eval()` switch the batch norms of all of them."""
+    """Encoder, projection head and perhaps a text tower. `.train()` and `.eval()` switch the batch norms of all."""
 
     def __init__(self, encoder: nnx.Module, head: nnx.Module, text: nnx.Module | None = None):
         self.encoder = encoder
@@ -75,7 +75,7 @@ def build_model(
 
     Args:
       config: the whole config (config/schema.py): reads model, augment.size and precision.compute.
-      text: text tower that the objective asks for: None, "linear" (of frozen caption embeddings) or "transformer" (of tokens).
+      text: text tower of the objective: None, "linear" (of frozen caption embeddings) or "transformer" (of tokens).
       caption_dim: width of the caption embeddings, for "linear".
       vocab_size: number of token ids, for "transformer".
       rngs: source of the initial parameters.

@@ -1,4 +1,4 @@
-"""Pre-LN transformer layers (Vaswani et al., arXiv 1706.03762; norm first as in arXiv 2002.04745), for images and for text."""
+"""Transformer layers (Vaswani et al., arXiv 1706.03762), norm first as in arXiv 2002.04745, for images and text."""
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,9 @@ class SelfAttention(nnx.Module):
         if width % heads:
             raise ConfigError("heads", heads, f"a divisor of the width {width}")
         self.heads = heads
-        # Three maps in one matrix; the initial spread is that of each [width, width] map on its own, as in MAE and MoCo v3.
-        query_key_value = nnx.initializers.variance_scaling(0.5, "fan_avg", "uniform")
+        # Three maps in one matrix; each starts as xavier starts a [width, width] map: variance 1 / width (MoCo v3).
+        # fan_avg of the whole is 2 * width, hence the 2.
+        query_key_value = nnx.initializers.variance_scaling(2.0, "fan_avg", "uniform")
         self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, kernel_init=query_key_value, rngs=rngs)
         self.out = nnx.Linear(width, width, dtype=dtype, kernel_init=_weights, rngs=rngs)
 

@@ -1,7 +1,7 @@
 """Vision transformer (Dosovitskiy et al., arXiv 2010.11929) in the plain form of Beyer et al., arXiv 2205.01580.
 
-Features are the mean over the patch tokens (GAP), with no class token: it is what that baseline found as good or better at no extra
-cost, it keeps the token count a power of two where the image allows it, and the features stay defined for any number of tokens.
+Features are the mean over the patch tokens (GAP), with no class token: that baseline found it as good or better, it
+keeps the token count round (196 or 64 rather than 197 or 65), and the features stay defined for any number of tokens.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ POSITIONS = ("sincos", "learned")
 def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
     """Fixed 2-D position embedding (as MoCo v3, arXiv 2104.02057): [rows * columns, width] float32, tokens row by row.
 
-    Token (r, c) gets sin(c w), cos(c w), sin(r w), cos(r w) side by side, w = 10000^(-k / (K - 1)) for k < K = width / 4.
+    Token (r, c) gets sin(c w), cos(c w), sin(r w), cos(r w) side by side, w = 10000^(-k / (K - 1)), k < K = width / 4.
     `width` must divide by 4 and be at least 8.
     """
     count = width // 4
@@ -56,7 +56,7 @@ class ViT(nnx.Module):
       patch_size: side of a patch in pixels; divides the image size.
       image_size: side of the images in pixels.
       dtype: type of activations and products; parameters are float32, norms are taken in float32.
-      position: "sincos" (fixed, no parameters; any image that the patches divide) or "learned" (this `image_size` only).
+      position: "sincos" (fixed, no parameters, any image that the patches divide) or "learned" (`image_size` only).
       rngs: source of the initial parameters.
 
     Raises:
