@@ -1,7 +1,31 @@
-"""Eight virtual CPU devices for every test, set before jax starts."""
+"""Eight virtual CPU devices for every test, and one cache of compiled programs for the session."""
 
 import os
+import shutil
+import tempfile
+
+import pytest
+
+from xsample_jax.topology import quiet_environment
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+quiet_environment(os.environ)
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+# Tests that train the same tiny run, in this process or in one of their own, compile it once.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="xsample_jax_compiled_"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+
+def pytest_sessionfinish():
+    if "xsample_jax_compiled_" in os.environ["JAX_COMPILATION_CACHE_DIR"]:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture
+def shallow_resnet18(monkeypatch):
+    """resnet18 with two stages of one block: the same kinds of layer, compiled in a fraction of the time."""
+    from xsample_jax.models import resnet
+
+    monkeypatch.setitem(resnet.LAYOUTS, 18, (resnet.BasicBlock, (1, 1)))

@@ -8,6 +8,8 @@ from tests.tiny import tiny_config, tiny_parts
 from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.errors import CheckpointError
 
+pytestmark = pytest.mark.usefixtures("shallow_resnet18")
+
 
 def options(config, **changes):
     with config.unlocked():

@@ -9,6 +9,8 @@ from tests.tiny import random_batch, tiny_config, tiny_parts
 from xsample_jax.mesh import fetch_scalars, to_global
 from xsample_jax.state import LOG_SCALE
 
+pytestmark = pytest.mark.usefixtures("shallow_resnet18")
+
 PRESETS = ("xclr", "simclr", "supcon", "clip", "clip_frozen_text")
 
 

@@ -62,6 +62,7 @@ def planes(images):
 
 
 apply_operation = jax.jit(aa.apply_operation)
+auto_augment = jax.jit(aa.auto_augment)
 
 
 @pytest.mark.parametrize("name", aa.OPERATIONS)
@@ -113,7 +114,7 @@ def test_counting_and_reading_without_scatter_and_gather_are_the_same():
 
 def test_strengths_are_those_of_torchvision():
     assert [aa.strength("posterize", m) for m in range(10)] == [8, 8, 7, 7, 6, 6, 5, 5, 4, 4]
-    assert [aa.strength("solarize", m) for m in (0, 3, 9)] == [255, 170, 0]
+    assert [round(aa.strength("solarize", m), 6) for m in (0, 3, 9)] == [255, 170, 0]
     assert aa.strength("rotate", 9) == 30
     assert aa.strength("shear_x", 3) == pytest.approx(0.1)
     assert aa.strength("translate_y", 9) == pytest.approx(150 / 331)
@@ -127,22 +128,18 @@ def test_policy_has_the_published_shape():
     assert set(names) <= set(aa.OPERATIONS)
     # Counts over the 50 places of table 9.
     counts = {name: names.count(name) for name in set(names)}
-    assert (
-        counts
-        == {
-            "equalize": 18,
-            "rotate": 6,
-            "solarize": 7,
-            "posterize": 5,
-            "colour": 6,
-            "autocontrast": 2,
-            "invert": 3,
-            "contrast": 2,
-            "sharpness": 1,
-            "shear_x": 1,
-        }
-        or sum(counts.values()) == 0
-    )
+    assert counts == {
+        "equalize": 17,
+        "rotate": 6,
+        "solarize": 7,
+        "posterize": 5,
+        "colour": 6,
+        "autocontrast": 2,
+        "invert": 3,
+        "contrast": 2,
+        "sharpness": 1,
+        "shear_x": 1,
+    }
     assert all(
         (magnitude is None) == (name in ("equalize", "autocontrast", "invert"))
         for p in aa.POLICY
@@ -171,7 +168,7 @@ def test_draws_choose_sub_policy_operations_and_signs(applied, signs):
         probability = np.array([sub_policy[place][1] for sub_policy in aa.POLICY])
         draws[:, 1 + place] = np.where(probability == 0, 0, probability - 0.01) if applied[place] else 0.999
         draws[:, 3 + place] = 0.4 if signs[place] == 1 else 0.6
-    done = jax.jit(aa.auto_augment)(planes(np.repeat(image[None], 25, axis=0)), jnp.asarray(draws))
+    done = auto_augment(planes(np.repeat(image[None], 25, axis=0)), jnp.asarray(draws))
     done = np.asarray(done).transpose(0, 2, 3, 1)
     for k, sub_policy in enumerate(aa.POLICY):
         # Probability 1 is always done, probability 0 never, whatever is drawn.

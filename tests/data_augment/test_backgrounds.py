@@ -28,8 +28,8 @@ def test_random_colours_are_a_function_of_seed_and_id():
     colours = np.asarray(backgrounds.random_colours(jnp.arange(2000), 0))
     assert colours.shape == (2000, 1, 1, 3)
     np.testing.assert_allclose(colours.mean(axis=0).ravel(), 0.5, atol=0.03)
-    np.testing.assert_array_equal(backgrounds.random_colours(jnp.array([7, 3]), 0), colours[[7, 3]])
-    assert (np.asarray(backgrounds.random_colours(jnp.arange(5), 1)) != colours[:5]).all()
+    np.testing.assert_array_equal(backgrounds.random_colours(jnp.arange(2000)[::-1], 0), colours[::-1])
+    assert (np.asarray(backgrounds.random_colours(jnp.arange(2000), 1)) != colours).mean() > 0.99
 
 
 @pytest.mark.parametrize("kind", ["checker", "gradient", "noise"])
@@ -39,7 +39,7 @@ def test_textures(kind):
     assert made.dtype == np.float32
     assert made.min() >= 0
     assert made.max() <= 1
-    np.testing.assert_allclose(backgrounds.textures(jnp.array([4]), 0, 32, kind)[0], made[4], atol=1e-6)
+    np.testing.assert_allclose(backgrounds.textures(jnp.arange(20)[::-1], 0, 32, kind)[::-1], made, atol=1e-6)
     # Every texture is seen (two colours that differ in luma) and every image has its own.
     luma = made @ np.array([0.299, 0.587, 0.114])
     assert (luma.std(axis=(1, 2)) > 0.005).all()
@@ -51,7 +51,7 @@ def test_textures(kind):
 
 
 def test_checker_has_two_colours_and_square_fields():
-    made = np.asarray(backgrounds.textures(jnp.arange(10), 3, 64, "checker"))
+    made = np.asarray(backgrounds.textures(jnp.arange(20), 0, 32, "checker"))
     for image in made:
         colours = np.unique(image.reshape(-1, 3), axis=0)
         assert len(colours) == 2
@@ -103,10 +103,11 @@ def test_donors_as_rows_or_as_images_are_the_same_and_fit_eval_view():
     np.testing.assert_allclose(ground, backgrounds.from_images(images, images[rows]), atol=1e-6)
     config = default_config().augment
     config.update(size=8, mean=(0.0,) * 3, std=(1.0,) * 3)
-    assert eval_view(images, config, ground).shape == (4, 8, 8, 3)
+    seen = jax.jit(lambda images, ground: eval_view(images, config, ground))
+    assert seen(images, ground).shape == (4, 8, 8, 3)
     images[..., 3] = 0
-    flat = backgrounds.random_colours(jnp.arange(4), 0)
-    np.testing.assert_allclose(eval_view(images, config, flat), np.broadcast_to(flat, (4, 8, 8, 3)), atol=1e-6)
+    flat = jnp.asarray(np.random.default_rng(1).random((4, 1, 1, 3)), jnp.float32)
+    np.testing.assert_allclose(seen(images, flat), np.broadcast_to(flat, (4, 8, 8, 3)), atol=1e-6)
 
 
 GROUPS = np.array([5, 2, 5, 9, 2, 9, 9, 5, 2, 2])
@@ -156,8 +157,3 @@ def test_mixed_grounds_take_the_colours_of_the_right_group():
     same, rand = (np.asarray(mix(images, groups, 0)) for mix in (backgrounds.mixed_same, backgrounds.mixed_rand))
     np.testing.assert_allclose(same[:, 8, 8], colours / 255, atol=1e-3)
     np.testing.assert_allclose(rand[:, 8, 8], colours[::-1] / 255, atol=1e-3)
-
-
-def test_grounds_work_inside_jit():
-    made = jax.jit(lambda ids: backgrounds.textures(ids, 0, 16, "noise") + backgrounds.random_colours(ids, 0))
-    assert np.isfinite(made(jnp.arange(3))).all()

@@ -25,6 +25,7 @@ def config():
 
 @pytest.fixture
 def shallow(monkeypatch):
-    """Adds depths 6 (basic) and 8 (bottleneck): two stages of one block, so all kinds of layer but quick to compile."""
+    """Depths 6, 18 (basic) and 8 (bottleneck) get two stages of one block: all kinds of layer, quick to compile."""
     monkeypatch.setitem(resnet.LAYOUTS, 6, (resnet.BasicBlock, (1, 1)))
+    monkeypatch.setitem(resnet.LAYOUTS, 18, (resnet.BasicBlock, (1, 1)))
     monkeypatch.setitem(resnet.LAYOUTS, 8, (resnet.Bottleneck, (1, 1)))

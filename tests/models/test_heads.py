@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.models.filled import normal, run
 from xsample_jax.models.heads import ProjectionHead, unit_rows
 
 
@@ -22,13 +23,13 @@ def test_batch_norm_head_is_the_definition():
         "norms/1/scale",
         "out/kernel",
     }
-    x = jax.random.normal(jax.random.key(0), (5, 6))
+    x = normal(0, (5, 6))
     expected = np.asarray(x, np.float64)
     for number in range(2):
         expected = expected @ np.asarray(head.layers[number].kernel[...])
         expected = np.maximum((expected - expected.mean(0)) / np.sqrt(expected.var(0) + 1e-5), 0)
     expected = expected @ np.asarray(head.out.kernel[...])
-    result = head(x)
+    result = run(head, x)
     assert result.dtype == jnp.float32
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
 
@@ -37,22 +38,22 @@ def test_plain_head_has_biases_but_the_last_layer_has_none():
     head = ProjectionHead(6, (10,), 4, batch_norm=False, rngs=nnx.Rngs(0))
     assert _paths(head) == {"layers/0/kernel", "layers/0/bias", "out/kernel"}
     head.layers[0].bias[...] = jnp.arange(10.0) - 5
-    x = jax.random.normal(jax.random.key(0), (5, 6))
+    x = normal(0, (5, 6))
     hidden = np.maximum(np.asarray(x @ head.layers[0].kernel[...]) + np.arange(10.0) - 5, 0)
-    np.testing.assert_allclose(head(x), hidden @ np.asarray(head.out.kernel[...]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run(head, x), hidden @ np.asarray(head.out.kernel[...]), rtol=1e-4, atol=1e-5)
 
 
 def test_no_hidden_layers_is_one_linear_map():
     head = ProjectionHead(6, (), 4, rngs=nnx.Rngs(0))
     assert _paths(head) == {"out/kernel"}
-    x = jax.random.normal(jax.random.key(0), (5, 6))
-    np.testing.assert_allclose(head(x), np.asarray(x) @ np.asarray(head.out.kernel[...]), rtol=1e-5, atol=1e-6)
+    x = normal(0, (5, 6))
+    np.testing.assert_allclose(run(head, x), np.asarray(x) @ np.asarray(head.out.kernel[...]), rtol=1e-5, atol=1e-6)
 
 
 def test_bfloat16_head_returns_float32_sums():
     head = ProjectionHead(256, (), 4, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
-    x = jax.random.normal(jax.random.key(0), (5, 256))
-    result = head(x)
+    x = normal(0, (5, 256))
+    result = run(head, x)
     assert result.dtype == jnp.float32
     x, kernel = (np.asarray(a.astype(jnp.bfloat16), np.float64) for a in (x, head.out.kernel[...]))
     np.testing.assert_allclose(result, x @ kernel, rtol=1e-4, atol=1e-5)
@@ -60,7 +61,7 @@ def test_bfloat16_head_returns_float32_sums():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_unit_rows_have_unit_norm_in_float32(dtype):
-    x = (jax.random.normal(jax.random.key(0), (6, 5)) * 10.0 ** jnp.arange(-4, 2)[:, None]).astype(dtype)
+    x = (normal(0, (6, 5)) * 10.0 ** jnp.arange(-4, 2)[:, None]).astype(dtype)
     z = unit_rows(x)
     assert z.dtype == jnp.float32
     exact = np.asarray(x, np.float64)

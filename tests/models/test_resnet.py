@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tests.models.filled import filled, normal, run
 from xsample_jax.errors import ConfigError
 from xsample_jax.models.resnet import ResNet
 
@@ -14,16 +15,7 @@ def _count(model):
 
 
 def _images(n, side=16, seed=0):
-    return jax.random.normal(jax.random.key(seed), (n, side, side, 3))
-
-
-def _randomise_scales(model):
-    """Gives every batch-norm scale a random value, so that no branch is hidden behind a zero."""
-    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        if path[-1] == "scale":
-            key = jax.random.key(hash(path) % 2**31)
-            variable[...] = 0.5 + jax.random.uniform(key, variable[...].shape)
-    return model
+    return normal(seed, (n, side, side, 3))
 
 
 # Totals as torchvision publishes them, with a 1000-way classifier of features * 1000 weights and 1000 biases.
@@ -47,26 +39,25 @@ def test_paths_name_stage_block_and_layer():
 
 
 def test_the_bottleneck_strides_in_its_3x3(shallow):
-    block = ResNet(8, 4, rngs=nnx.Rngs(0)).stages[1][0]
+    block = nnx.eval_shape(lambda: ResNet(8, 4, rngs=nnx.Rngs(0))).stages[1][0]
     assert (block.conv1.stride, block.conv2.stride, block.conv3.stride) == (1, 2, 1)
 
 
 @pytest.mark.parametrize(("stem", "side"), [("imagenet", 4), ("cifar", 16)])
 def test_stems_divide_the_side(stem, side, shallow):
-    model = ResNet(6, 4, stem, rngs=nnx.Rngs(0))
-    assert model.stem(_images(2)).shape == (2, side, side, 4)
-    features = model(_images(2))
+    model = nnx.eval_shape(lambda: ResNet(6, 4, stem, rngs=nnx.Rngs(0)))
+    assert nnx.eval_shape(lambda model, x: model.stem(x), model, _images(2)).shape == (2, side, side, 4)
+    features = nnx.eval_shape(lambda model, x: model(x), model, _images(2))
     assert features.shape == (2, 8)
     assert features.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("depth", [6, 8])
-@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+@pytest.mark.parametrize(("depth", "stem"), [(6, "imagenet"), (8, "cifar")])
 def test_dot_and_conv_agree_on_features_and_all_gradients(depth, stem, shallow):
     images = _images(4, 17)
     results = []
     for implementation in ("conv", "dot"):
-        model = _randomise_scales(ResNet(depth, 4, stem, implementation, rngs=nnx.Rngs(0)))
+        model = filled(lambda i=implementation: ResNet(depth, 4, stem, i, rngs=nnx.Rngs(0)))
         graph, parameters, rest = nnx.split(model, nnx.Param, ...)
 
         @jax.jit
@@ -86,24 +77,30 @@ def test_dot_and_conv_agree_on_features_and_all_gradients(depth, stem, shallow):
 
 
 @pytest.mark.parametrize("depth", [6, 8])
-def test_blocks_start_as_their_shortcuts(depth, shallow):
+def test_blocks_start_as_their_shortcuts(depth, shallow, monkeypatch):
+    # He initialisation by numpy: a draw by jax would be compiled for every shape. The scales keep their own.
+    monkeypatch.setattr(nnx.initializers, "variance_scaling", lambda *_: lambda key, shape, dtype: normal(0, shape))
     model = ResNet(depth, 4, "cifar", rngs=nnx.Rngs(0))
-    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 4 * model.stages[0][0].expansion))
-    for stage in model.stages:
-        block = stage[0]
-        x = jax.random.normal(jax.random.key(1), (2, 8, 8, block.conv1.kernel[...].shape[2]))
-        expected = jax.nn.relu(x if block.shortcut is None else block.shortcut(x))
-        np.testing.assert_array_equal(block(x), expected)
+    blocks = [stage[0] for stage in model.stages]
+    inputs = [_images(2, 8)[..., :1] * jnp.ones(block.conv1.kernel[...].shape[2]) for block in blocks]
+
+    def outputs_and_shortcuts(model, inputs):
+        blocks = [stage[0] for stage in model.stages]
+        outputs = [block(x) for block, x in zip(blocks, inputs, strict=True)]
+        return outputs, [x if b.shortcut is None else b.shortcut(x) for b, x in zip(blocks, inputs, strict=True)]
+
+    for output, shortcut in zip(*run(model, inputs, call=outputs_and_shortcuts), strict=True):
+        np.testing.assert_allclose(output, np.maximum(shortcut, 0), rtol=1e-5, atol=1e-5)
 
 
 def test_batch_norm_over_a_split_batch_is_over_the_global_batch(shallow):
-    model = _randomise_scales(ResNet(6, 4, "cifar", rngs=nnx.Rngs(0)))
+    model = filled(lambda: ResNet(6, 4, "cifar", rngs=nnx.Rngs(0)))
     graph, state = nnx.split(model)
     # Every device's part has its own mean and spread: per-device statistics could not pass for global ones.
     images = _images(16) * jnp.linspace(0.2, 4.0, 16)[:, None, None, None] + jnp.arange(16.0)[:, None, None, None]
 
     @jax.jit
-    def run(state, images):
+    def forward(state, images):
         model = nnx.merge(graph, state, copy=True)
         features = model(images)
         return features, nnx.state(model, nnx.BatchStat)
@@ -112,33 +109,40 @@ def test_batch_norm_over_a_split_batch_is_over_the_global_batch(shallow):
     assert mesh.size == 8
     split = jax.device_put(images, NamedSharding(mesh, PartitionSpec("data")))
     everywhere = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-    features, statistics = run(state, images)
-    features_split, statistics_split = run(everywhere, split)
+    features, statistics = forward(state, images)
+    features_split, statistics_split = forward(everywhere, split)
     np.testing.assert_allclose(features_split, features, rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(jax.tree.leaves(statistics_split), jax.tree.leaves(statistics), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
     # and they are what the formula says: 0.9 old + 0.1 of the mean of the stem's output over the whole batch
-    stem_mean = np.asarray(model.stem.conv(images)).mean((0, 1, 2))
+    stem_mean = np.asarray(run(model.stem.conv, images)).mean((0, 1, 2))
     np.testing.assert_allclose(statistics_split["stem"]["norm"]["mean"][...], 0.1 * stem_mean, rtol=1e-4, atol=1e-5)
 
 
 def test_eval_uses_the_running_averages_and_rows_do_not_mix(shallow):
-    model = ResNet(6, 4, "cifar", rngs=nnx.Rngs(0))
+    model = filled(lambda: ResNet(6, 4, "cifar", rngs=nnx.Rngs(0)))
     images = _images(4)
-    assert not np.allclose(model(images)[:1], model(images[:1]), atol=1e-4)
+    changed = images.at[1:].multiply(3.0)
+
+    def features_and_statistics(model, images):
+        return model(images), nnx.state(model, nnx.BatchStat)
+
+    training, training_changed = run(model, images), run(model, changed)
+    assert np.abs(training[0] - training_changed[0]).max() > 1e-2
     model.eval()
-    before = jax.tree.map(np.asarray, nnx.state(model, nnx.BatchStat))
-    np.testing.assert_allclose(model(images)[:1], model(images[:1]), rtol=1e-5, atol=1e-6)
-    jax.tree.map(np.testing.assert_array_equal, before, nnx.state(model, nnx.BatchStat))
+    before = nnx.state(model, nnx.BatchStat)
+    features, after = run(model, images, call=features_and_statistics)
+    np.testing.assert_allclose(features[0], run(model, changed)[0], rtol=1e-5, atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
 def test_bfloat16_is_close_and_state_stays_float32(shallow):
     images = _images(8)
-    single = _randomise_scales(ResNet(8, 8, "cifar", rngs=nnx.Rngs(0)))(images)
-    model = _randomise_scales(ResNet(8, 8, "cifar", dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
-    features = model(images)
-    assert features.dtype == jnp.float32
+    single = run(filled(lambda: ResNet(8, 8, "cifar", rngs=nnx.Rngs(0))), images)
+    model = nnx.eval_shape(lambda: ResNet(8, 8, "cifar", dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
+    features = run(filled(lambda: ResNet(8, 8, "cifar", dtype=jnp.bfloat16, rngs=nnx.Rngs(0))), images)
+    assert features.dtype == jnp.float32
     error = np.abs(features - single).max() / np.abs(single).max()
     assert 0 < error < 0.03
 

@@ -4,19 +4,21 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.models.filled import filled, run
 from xsample_jax.errors import ConfigError
 from xsample_jax.models.text import LinearText, TextTower
 
+ARGUMENTS = dict(vocab=12, width=16, layers=2, heads=2, length=12, out=5)
 CAPTIONS = np.array([[1, 7, 5, 9, 2, 0, 0, 0], [1, 6, 2, 0, 0, 0, 0, 0]], np.int32)
 
 
 @pytest.fixture
 def tower():
-    return TextTower(vocab=12, width=16, layers=2, heads=2, length=12, out=5, rngs=nnx.Rngs(0))
+    return filled(lambda: TextTower(**ARGUMENTS, rngs=nnx.Rngs(0)))
 
 
 def test_shape_and_type(tower):
-    result = tower(CAPTIONS)
+    result = run(tower, CAPTIONS)
     assert result.shape == (2, 5)
     assert result.dtype == jnp.float32
 
@@ -25,19 +27,19 @@ def test_shape_and_type(tower):
 def test_padding_does_not_change_the_embedding(tower, length):
     padded = np.zeros((2, length), np.int32)
     padded[:, :5] = CAPTIONS[:, :5]
-    np.testing.assert_allclose(tower(padded), tower(CAPTIONS), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(tower(CAPTIONS[1:, :3]), tower(CAPTIONS[1:]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(run(tower, padded), run(tower, CAPTIONS), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(run(tower, CAPTIONS[1:, :3]), run(tower, CAPTIONS[1:]), rtol=1e-5, atol=1e-6)
 
 
 def test_every_real_token_and_its_place_count(tower):
-    plain = tower(CAPTIONS)[0]
+    plain = run(tower, CAPTIONS)[0]
     for place in (1, 2, 3):
         changed = CAPTIONS[:1].copy()
         changed[0, place] = 11
-        assert np.abs(tower(changed)[0] - plain).max() > 1e-4, place
+        assert np.abs(run(tower, changed)[0] - plain).max() > 1e-4, place
     swapped = CAPTIONS[:1].copy()
     swapped[0, [1, 3]] = swapped[0, [3, 1]]
-    assert np.abs(tower(swapped)[0] - plain).max() > 1e-4
+    assert np.abs(run(tower, swapped)[0] - plain).max() > 1e-4
 
 
 def test_the_end_token_is_pooled(tower):
@@ -45,16 +47,17 @@ def test_the_end_token_is_pooled(tower):
     tower.blocks = nnx.List([])
     state = np.asarray(tower.tokens.embedding[...])[2] + np.asarray(tower.position[...])[[4, 2]]
     normal = (state - state.mean(1, keepdims=True)) / np.sqrt(state.var(1, keepdims=True) + 1e-6)
-    np.testing.assert_allclose(tower(CAPTIONS), normal @ np.asarray(tower.out.kernel[...]), rtol=1e-4, atol=1e-4)
+    normal = normal * np.asarray(tower.norm.scale[...]) + np.asarray(tower.norm.bias[...])
+    np.testing.assert_allclose(run(tower, CAPTIONS), normal @ np.asarray(tower.out.kernel[...]), rtol=1e-4, atol=1e-4)
 
 
-def test_bfloat16_is_close_and_padding_still_ignored():
-    arguments = dict(vocab=12, width=16, layers=2, heads=2, length=12, out=5)
-    single = TextTower(**arguments, rngs=nnx.Rngs(0))(CAPTIONS)
-    tower = TextTower(**arguments, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
-    result = tower(CAPTIONS)
+def test_bfloat16_is_close_and_parameters_stay_float32():
+    single = run(filled(lambda: TextTower(**ARGUMENTS, rngs=nnx.Rngs(0))), CAPTIONS)
+    tower = filled(lambda: TextTower(**ARGUMENTS, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
+    result = run(tower, CAPTIONS)
     assert result.dtype == jnp.float32
-    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(tower))} == {jnp.dtype("float32")}
+    abstract = nnx.eval_shape(lambda: TextTower(**ARGUMENTS, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(abstract))} == {jnp.dtype("float32")}
     assert 0 < np.abs(result - single).max() / np.abs(single).max() < 0.05
 
 

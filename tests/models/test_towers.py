@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.models.filled import filled, normal, run
 from xsample_jax.errors import ConfigError
 from xsample_jax.models.towers import ENCODERS, build_model
 
 
 def _images(n=4, side=16):
-    return jax.random.normal(jax.random.key(0), (n, side, side, 3))
+    return normal(0, (n, side, side, 3))
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "resnet34", "resnet50", "vit_ti", "vit_s", "vit_b"])
@@ -24,9 +25,9 @@ def test_every_encoder_builds_abstractly(config, encoder):
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
 
 
-def test_split_once_and_step_under_plain_jit(config):
+def test_split_once_and_step_under_plain_jit(config, shallow):
     config.precision.compute = "bfloat16"
-    model = build_model(config, rngs=nnx.Rngs(0))
+    model = filled(lambda: build_model(config, rngs=nnx.Rngs(0)))
     graph, parameters, rest = nnx.split(model, nnx.Param, ...)
 
     @jax.jit
@@ -39,31 +40,40 @@ def test_split_once_and_step_under_plain_jit(config):
         return jax.grad(loss, has_aux=True)(parameters)
 
     gradients, (features, z, new_rest) = step(parameters, rest, _images())
-    assert features.shape == (4, 32)
+    assert features.shape == (4, 8)
     assert features.dtype == z.dtype == jnp.float32
     np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1.0, rtol=1e-6)
     assert jax.tree.structure(new_rest) == jax.tree.structure(rest)
     norms = {"/".join(map(str, path)): np.abs(leaf[...]).max() for path, leaf in nnx.to_flat_state(gradients)}
     assert all(np.isfinite(list(norms.values())))
     assert norms["encoder/stem/conv/kernel"] > 0
-    assert norms["encoder/stages/0/1/norm2/scale"] > 0
+    assert norms["encoder/stages/1/0/norm2/scale"] > 0
     assert norms["head/out/kernel"] > 0
     assert not np.allclose(new_rest["encoder"]["stem"]["norm"]["mean"][...], 0)
 
 
-def test_eval_mode_is_part_of_the_graph_and_leaves_the_state_alone(config):
-    model = build_model(config, rngs=nnx.Rngs(0))
+def test_eval_mode_reaches_every_batch_norm(config, shallow):
+    model = filled(lambda: build_model(config, rngs=nnx.Rngs(0)))
     model.eval()
     images = _images()
-    features, z = model.embed(images)
-    np.testing.assert_allclose(model.embed(images[:1])[1], z[:1], rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(model.features(images), features)
+    changed = images.at[1:].multiply(3.0)
+
+    def embed(model, images):
+        return model.embed(images)
+
+    features, z = run(model, images, call=embed)
+    features_changed, z_changed = run(model, changed, call=embed)
+    np.testing.assert_allclose(features[0], features_changed[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(z[0], z_changed[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        run(model, images, call=lambda model, images: model.features(images)), features, rtol=1e-5
+    )
     model.train()
-    assert np.abs(model.features(images) - features).max() > 1e-3
+    assert np.abs(run(model, images, call=embed)[1] - z).max() > 1e-3
 
 
 def test_linear_text(config):
-    model = build_model(config, "linear", caption_dim=6, rngs=nnx.Rngs(0))
+    model = filled(lambda: build_model(config, "linear", caption_dim=6, rngs=nnx.Rngs(0)))
     embeddings = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float16)
     z = model.embed_text({"caption_embedding": embeddings, "label": np.zeros(3)})
     raw = embeddings.astype(np.float64) @ np.asarray(model.text.out.kernel[...])
@@ -74,29 +84,33 @@ def test_linear_text(config):
 
 def test_transformer_text(config):
     config.model.text.layers, config.model.text.width, config.model.text.heads = 1, 16, 2
-    model = build_model(config, "transformer", vocab_size=20, rngs=nnx.Rngs(0))
-    z = model.embed_text({"caption_tokens": np.array([[1, 5, 2, 0], [1, 6, 7, 2]], np.int32)})
+    model = filled(lambda: build_model(config, "transformer", vocab_size=20, rngs=nnx.Rngs(0)))
+    batch = {"caption_tokens": np.array([[1, 5, 2, 0], [1, 6, 7, 2]], np.int32)}
+    z = run(model, batch, call=lambda model, batch: model.embed_text(batch))
     assert z.shape == (2, 8)
     np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1.0, rtol=1e-6)
 
 
 def test_errors_name_the_field_and_the_way_out(config):
-    model = build_model(config, rngs=nnx.Rngs(0))
+    def build(*arguments, **more):
+        return nnx.eval_shape(lambda: build_model(config, *arguments, **more, rngs=nnx.Rngs(0)))
+
+    model = build()
     assert model.text is None
     with pytest.raises(ConfigError, match="text tower"):
         model.embed_text({})
     with pytest.raises(ConfigError, match="caption_dim"):
-        build_model(config, "linear", rngs=nnx.Rngs(0))
+        build("linear")
     with pytest.raises(ConfigError, match=r"model\.text\.layers"):
-        build_model(config, "transformer", vocab_size=20, rngs=nnx.Rngs(0))
+        build("transformer", vocab_size=20)
     config.model.text.layers = 1
     with pytest.raises(ConfigError, match="vocab_size"):
-        build_model(config, "transformer", rngs=nnx.Rngs(0))
+        build("transformer")
     with pytest.raises(ConfigError, match=r"linear.*transformer"):
-        build_model(config, "bert", rngs=nnx.Rngs(0))
+        build("bert")
     config.model.encoder = "resnet5"
     with pytest.raises(ConfigError, match=r"model\.encoder.*Did you mean resnet50"):
-        build_model(config, rngs=nnx.Rngs(0))
+        build()
     config.model.encoder, config.augment.size = "vit_ti", 40
     with pytest.raises(ConfigError, match=r"augment\.size = 40"):
-        build_model(config, rngs=nnx.Rngs(0))
+        build()

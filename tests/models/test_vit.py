@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.models.filled import filled, normal, run
 from xsample_jax.errors import ConfigError
 from xsample_jax.models.vit import Shape, ViT, sincos_positions
 
@@ -66,13 +67,9 @@ def _by_hand(model, images, patch, heads):
 
 
 def test_forward_pass_is_the_definition():
-    model = ViT(SMALL, 4, 12, position="learned", rngs=nnx.Rngs(0))
-    for seed, (_, variable) in enumerate(
-        nnx.to_flat_state(nnx.state(model))
-    ):  # also biases and norms away from 0 and 1
-        variable[...] += 0.1 * jax.random.normal(jax.random.key(seed), variable[...].shape)
-    images = jax.random.normal(jax.random.key(1), (2, 12, 12, 3))
-    features = model(images)
+    model = filled(lambda: ViT(SMALL, 4, 12, position="learned", rngs=nnx.Rngs(0)))
+    images = normal(1, (2, 12, 12, 3))
+    features = run(model, images)
     assert features.dtype == jnp.float32
     np.testing.assert_allclose(features, _by_hand(model, images, 4, SMALL.heads), rtol=1e-4, atol=1e-4)
 
@@ -89,20 +86,21 @@ def test_sincos_positions():
 
 
 def test_fixed_positions_take_any_image_that_the_patches_divide():
-    model = ViT(SMALL, 4, 8, rngs=nnx.Rngs(0))
-    assert model(jnp.zeros((1, 16, 8, 3))).shape == (1, 16)
-    image = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
+    model = filled(lambda: ViT(SMALL, 4, 8, rngs=nnx.Rngs(0)))
+    assert run(model, jnp.zeros((1, 16, 8, 3))).shape == (1, 16)
+    image = normal(0, (1, 8, 8, 3))
     moved = jnp.roll(image, 4, axis=1)  # the same patches in other places
-    assert np.abs(model(image) - model(moved)).max() > 1e-3
+    assert np.abs(run(model, image) - run(model, moved)).max() > 1e-3
 
 
 def test_bfloat16_is_close_and_parameters_stay_float32():
-    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
-    single = ViT(SMALL, 4, 8, rngs=nnx.Rngs(0))(images)
-    model = ViT(SMALL, 4, 8, jnp.bfloat16, rngs=nnx.Rngs(0))
-    features = model(images)
+    images = normal(1, (2, 8, 8, 3))
+    single = run(filled(lambda: ViT(SMALL, 4, 8, rngs=nnx.Rngs(0))), images)
+    model = filled(lambda: ViT(SMALL, 4, 8, jnp.bfloat16, rngs=nnx.Rngs(0)))
+    features = run(model, images)
     assert features.dtype == jnp.float32
-    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
+    abstract = nnx.eval_shape(lambda: ViT(SMALL, 4, 8, jnp.bfloat16, rngs=nnx.Rngs(0)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(abstract))} == {jnp.dtype("float32")}
     error = np.abs(features - single).max() / np.abs(single).max()
     assert 0 < error < 0.03
 
@@ -111,7 +109,14 @@ def test_image_size_must_be_a_multiple_of_the_patch():
     with pytest.raises(ConfigError, match=r"augment\.size = 36.*model\.patch_size = 16.*augment\.size to 32"):
         ViT(SMALL, 16, 36, rngs=nnx.Rngs(0))
     with pytest.raises(ConfigError, match="patch_size"):
-        ViT(SMALL, 4, 8, rngs=nnx.Rngs(0))(jnp.zeros((1, 10, 8, 3)))
+        run(filled(lambda: ViT(SMALL, 4, 8, rngs=nnx.Rngs(0))), jnp.zeros((1, 10, 8, 3)))
+
+
+def test_attention_starts_as_three_xavier_maps():
+    model = nnx.jit(lambda: ViT(Shape(96, 1, 2), 4, 8, rngs=nnx.Rngs(0)))()
+    kernel = np.asarray(model.blocks[0].attention.qkv.kernel[...])
+    assert kernel.shape == (96, 288)
+    np.testing.assert_allclose(kernel.var(), 1 / 96, rtol=0.05)
 
 
 def test_unknown_variant_is_a_config_error():

@@ -1,0 +1,61 @@
+"""--dry_run: sizes and a picture here; a TPU slice compiled by the TPU compiler without a TPU."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tiny import tiny_config
+from xsample_jax.dry_run import PICTURE, dry_run
+from xsample_jax.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("shallow_resnet18")
+
+
+def test_describes_the_run_and_draws_its_first_batch(tmp_path, capsys):
+    report = dry_run(tiny_config(), workdir=str(tmp_path))
+    text = capsys.readouterr().out
+    assert report.flops > 0
+    assert report.temporaries > 0
+    assert "rows of the loss: 32" in text
+    assert "batch caption_embedding: float16[16, 768]" in text
+    picture = Image.open(tmp_path / PICTURE)
+    assert picture.width > 250
+    assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 100
+
+
+@pytest.mark.slow
+def test_compiles_for_a_tpu_slice(capsys):
+    pytest.importorskip("libtpu")
+    report = dry_run(tiny_config(augment__auto_augment=False), topology="v5e:2x4")
+    text = capsys.readouterr().out
+    assert "TPU slice v5e:2x4: 8 devices" in text
+    assert 0 < report.peak < 16 * 2**30
+    assert report.seconds > 0
+    reduced = sum(item.bytes for item in report.collectives if item.op in ("all-reduce", "reduce-scatter"))
+    parameters = int(text.split("parameters: ")[1].split(" ")[0].replace(",", ""))
+    assert reduced >= 4 * parameters  # the gradient, in float32
+
+
+def test_a_slice_that_does_not_exist_is_explained():
+    with pytest.raises(ConfigError, match="v5e:16x16"):
+        dry_run(tiny_config(), topology="v5e-16")
+
+
+def test_a_batch_that_does_not_divide_over_the_slice_is_refused():
+    pytest.importorskip("libtpu")
+    with pytest.raises(ConfigError, match="multiple of the 32 devices"):
+        dry_run(tiny_config(), topology="v5e:4x8")
+
+
+def test_configs_of_the_paper_name_a_slice():
+    from xsample_jax.config import load_config
+
+    root = pathlib.Path(__file__).parent.parent / "configs"
+    for name in ("imagenet", "cc3m", "cc12m"):
+        config = load_config(str(root / f"{name}.py"))
+        chips = 1
+        for side in config.mesh.topology.split(":")[1].split("x"):
+            chips *= int(side)
+        assert config.batch_size % chips == 0
