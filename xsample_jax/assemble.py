@@ -179,8 +179,7 @@ class Parts:
         """jitted encode(state, images uint8 [b, H, W, C], background or None) -> (features [b, F], z [b, D])."""
 
         def encode(state: TrainState, images, background=None):
-            params = {name: value for name, value in state.params.items() if not name.startswith("objective/")}
-            network = self.model.merge(params, state.statistics, training=False)
+            network = self.model.merge(state.params, state.statistics, training=False)
             return network.embed(eval_view(images, self.config.augment, background))
 
         return jax.jit(encode, out_shardings=batch_sharding(self.mesh))

@@ -40,7 +40,7 @@ class ModelDef:
     statistics: nnx.State
 
     def merge(self, params: dict, statistics: dict, training: bool) -> nnx.Module:
-        """The module with these arrays in it; batch norms use batch statistics when `training`."""
+        """The module with its arrays out of `params`; batch norms use batch statistics when `training`."""
         states = (_from_flat(self.params, params), _from_flat(self.statistics, statistics))
         return nnx.merge(self.training if training else self.evaluation, *states, copy=True)
 

@@ -29,7 +29,7 @@ def make_train_step(
 
     def loss_of(params, statistics, images, batch):
         temperature = learned_temperature(params[LOG_SCALE]) if LOG_SCALE in params else objective.temperature
-        network = model.merge({k: v for k, v in params.items() if k != LOG_SCALE}, statistics, training=True)
+        network = model.merge(params, statistics, training=True)
         _, z = network.embed(images)
         per_image = {name: batch[name] for name in SIDE_INFORMATION if name in batch}
         embeddings = {"image": z}

@@ -139,8 +139,7 @@ def _graphs_of(parts: Parts, state: TrainState, images: np.ndarray, side: dict) 
     config, objective = parts.config, parts.objective
 
     def graphs(state, images, side):
-        params = {name: value for name, value in state.params.items() if not name.startswith("objective/")}
-        network = parts.model.merge(params, state.statistics, training=False)
+        network = parts.model.merge(state.params, state.statistics, training=False)
         _, z = network.embed(make_views(images, side["id"], config.seed, 0, config.augment, config.views))
         rows = {name: jnp.repeat(value, config.views, axis=0) for name, value in side.items()}
         rows = centred(rows) if objective.centre else rows
