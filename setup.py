@@ -10,7 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "xsample_jax" / "__init__.p
 README = HERE / "README.md"
 
 TEXT = ["sentence-transformers>=5", "transformers"]  # brings torch: only the command that embeds captions needs it
-LOGGING = ["tensorboardX"]
+LOGGING = ["tensorboard"]  # to look at the event files; they are written without it
 
 # The TPU compiler needs no TPU: with it the tests compile the configs for the pods they name.
 TPU_COMPILER = ['jax[tpu]>=0.10.0; platform_system == "Linux" and platform_machine == "x86_64"']
@@ -56,7 +56,16 @@ setuptools.setup(
         "emoji": ["resvg-py==0.5.0"],  # pinned: the embedded set is rebuilt bit for bit
         "logging": LOGGING,
         "notebooks": ["jupytext", "nbclient", "ipykernel"],
-        "test": ["pytest", "pytest-xdist", "resvg-py==0.5.0", "ruff", "scikit-learn", "setuptools", *TPU_COMPILER],
+        "test": [
+            "pytest",
+            "pytest-xdist",
+            "resvg-py==0.5.0",
+            "ruff",
+            "scikit-learn",
+            "setuptools",
+            "tensorboardX",
+            *TPU_COMPILER,
+        ],
     },
     classifiers=[
         "Programming Language :: Python :: 3",

@@ -7,7 +7,7 @@ import pytest
 
 from tests.tiny import random_batch, tiny_config, tiny_parts
 from xsample_jax.mesh import fetch_scalars, to_global
-from xsample_jax.state import LOG_SCALE
+from xsample_jax.objectives.parameters import LOG_SCALE
 
 pytestmark = pytest.mark.usefixtures("shallow_resnet18")
 

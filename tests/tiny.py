@@ -38,5 +38,7 @@ def random_batch(config, seed=0):
         "label": rng.integers(0, 5, count).astype(np.int32),
         "caption_embedding": rng.normal(size=(count, CAPTION_DIM)).astype(np.float16),
         "class_embedding": rng.normal(size=(count, CAPTION_DIM)).astype(np.float16),
+        "path": rng.integers(0, 4, (count, 3)).astype(np.int32),
+        "index": rng.permutation(64)[:count].astype(np.int32),
         "caption_tokens": rng.integers(3, 50, (count, config.model.text.length)).astype(np.int32),
     }

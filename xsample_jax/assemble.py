@@ -20,21 +20,28 @@ from xsample_jax.data.sources import open_source, source_folder
 from xsample_jax.errors import DataError
 from xsample_jax.mesh import batch_sharding, make_mesh, replicated, state_shardings
 from xsample_jax.models.towers import build_model
-from xsample_jax.objectives.presets import Objective, build_objective
+from xsample_jax.objectives.build import build_objective
+from xsample_jax.objectives.memory import init_memory
+from xsample_jax.objectives.objective import Objective
+from xsample_jax.objectives.parameters import init_objective_parameters
 from xsample_jax.optim import make_optimizer
 from xsample_jax.state import ModelDef, TrainState, define_model, init_state
 from xsample_jax.step import make_train_step
+from xsample_jax.step_blocks import SIDE_INFORMATION
 
 
 @dataclasses.dataclass(frozen=True)
 class DataFacts:
-    """What shapes depend on: records in the split, image channels, widths of embeddings, size of the vocabulary."""
+    """What shapes depend on: records in the split, image channels, widths of embeddings, size of the vocabulary, number
+    of classes, depth of the class tree."""
 
     count: int
     channels: int
     caption_dim: int | None = None
     class_dim: int | None = None
     vocab_size: int | None = None
+    classes: int = 1000
+    depth: int = 3
 
 
 # Shapes for compiling a config whose data is elsewhere: RGB photographs, all-mpnet-base-v2 embeddings.
@@ -55,6 +62,7 @@ def open_examples(config, split: str, fields: frozenset[str]) -> Examples:
         tokenizer=tokenizer,
         length=config.model.text.length,
         class_embeddings=load_class_embeddings(folder, source) if "class_embedding" in fields else None,
+        hierarchy=tuple(config.data.hierarchy),
     )
 
 
@@ -89,7 +97,13 @@ def data_facts(examples: Examples) -> DataFacts:
     width = lambda name: first[name].shape[-1] if name in first else None  # noqa: E731
     vocab_size = examples.tokenizer.get_vocab_size() if examples.tokenizer is not None else None
     return DataFacts(
-        len(examples), examples.source.channels, width("caption_embedding"), width("class_embedding"), vocab_size
+        len(examples),
+        examples.source.channels,
+        width("caption_embedding"),
+        width("class_embedding"),
+        vocab_size,
+        len(examples.source.manifest.class_names),
+        len(examples.hierarchy) + 1,
     )
 
 
@@ -115,7 +129,14 @@ class Parts:
     def model(self) -> ModelDef:
         facts = self.facts
         return define_model(
-            lambda rngs: build_model(self.config, self.objective.text, facts.caption_dim, facts.vocab_size, rngs=rngs)
+            lambda rngs: build_model(
+                self.config,
+                self.objective.text,
+                facts.caption_dim,
+                facts.vocab_size,
+                predictor=self.objective.predictor,
+                rngs=rngs,
+            )
         )
 
     @cached_property
@@ -125,7 +146,17 @@ class Parts:
 
     @cached_property
     def init(self) -> Callable[[], TrainState]:
-        return partial(init_state, self.model, self.optimizer[0], self.objective, self.config.seed)
+        objective, width, seed = self.objective, self.config.model.head.dim, self.config.seed
+        side = {name: self.abstract_batch[name] for name in SIDE_INFORMATION if name in self.abstract_batch}
+        side.pop("id")  # a queue entry is a key of its own, even when its image comes back
+        return partial(
+            init_state,
+            self.model,
+            self.optimizer[0],
+            seed,
+            partial(init_objective_parameters, objective, width, self.facts.classes, seed),
+            lambda params: init_memory(objective, params, width, self.facts.count, side),
+        )
 
     @cached_property
     def abstract_state(self) -> TrainState:
@@ -152,6 +183,8 @@ class Parts:
             "caption_embedding": ((batch, facts.caption_dim), jnp.float16),
             "class_embedding": ((batch, facts.class_dim), jnp.float16),
             "caption_tokens": ((batch, config.model.text.length), jnp.int32),
+            "path": ((batch, facts.depth), jnp.int32),
+            "index": ((batch,), jnp.int32),
         }
         names = {"image", "id", "label"} | self.objective.requires
         sharding = batch_sharding(self.mesh)
@@ -164,7 +197,7 @@ class Parts:
     @cached_property
     def train_step(self) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
         """The jitted update: state donated, shardings fixed, metrics replicated."""
-        step = make_train_step(self.config, self.model, self.objective, *self.optimizer)
+        step = make_train_step(self.config, self.model, self.objective, *self.optimizer, self.steps)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         batch = {name: leaf.sharding for name, leaf in self.abstract_batch.items()}
         return jax.jit(

@@ -12,21 +12,20 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from xsample_jax.objectives.presets import Objective
-from xsample_jax.objectives.temperature import initial_log_scale
-
-LOG_SCALE = "objective/log_scale"  # the learned temperature lives among the parameters
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """step: int32 scalar, updates done. params, statistics: {path: float32 array}. opt_state: optax."""
+    """step: int32 scalar, updates done. params, statistics: {path: float32 array}. opt_state: optax.
+
+    memory: what the objective keeps between steps (objectives/memory.py), {path: array}.
+    """
 
     step: jax.Array
     params: dict[str, jax.Array]
     statistics: dict[str, jax.Array]
     opt_state: Any
+    memory: dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +54,22 @@ def define_model(build: Callable[[nnx.Rngs], nnx.Module]) -> ModelDef:
     return ModelDef(build, training, evaluation, params, statistics)
 
 
-def init_state(model: ModelDef, optimizer: optax.GradientTransformation, objective: Objective, seed: int) -> TrainState:
-    """The state at step 0; jit it with `out_shardings` so that no device ever holds more than its part."""
+def init_state(
+    model: ModelDef,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    objective_params: Callable[[], dict],
+    memory: Callable[[dict], dict],
+) -> TrainState:
+    """The state at step 0; jit it with `out_shardings` so that no device ever holds more than its part.
+
+    objective_params() gives what the objective learns besides the model; memory(params) what it remembers.
+    """
     _, params, statistics = nnx.split(model.build(nnx.Rngs(seed)), nnx.Param, ...)
     params = to_flat(params)
-    if objective.learn_temperature:
-        params[LOG_SCALE] = initial_log_scale(objective.temperature)
-    return TrainState(jnp.zeros((), jnp.int32), params, to_flat(statistics), optimizer.init(params))
+    remembered = memory(params)
+    params |= objective_params()
+    return TrainState(jnp.zeros((), jnp.int32), params, to_flat(statistics), optimizer.init(params), remembered)
 
 
 def to_flat(state: nnx.State) -> dict[str, jax.Array]:

@@ -1,5 +1,6 @@
 """The pure update: (state, batch) -> (state, metrics). The only place where gradients are taken."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -8,44 +9,66 @@ import optax
 from flax import nnx
 
 from xsample_jax.data.augment import make_views
-from xsample_jax.objectives.dense import objective_loss
-from xsample_jax.objectives.presets import Objective
-from xsample_jax.objectives.temperature import learned_temperature
-from xsample_jax.state import LOG_SCALE, ModelDef, TrainState, to_flat
+from xsample_jax.objectives.memory import moved_teacher, recall, teacher_params
+from xsample_jax.objectives.objective import Objective, objective_loss
+from xsample_jax.objectives.parameters import bias_of, temperature_of
+from xsample_jax.state import ModelDef, TrainState, to_flat
+from xsample_jax.step_blocks import StepInputs, local_crops, step_blocks, teacher_embeddings
 
-SIDE_INFORMATION = ("id", "label", "caption_embedding", "class_embedding")
+LOCAL_SEED = 2**20  # small crops are drawn from another seed than the views of the same image
 
 
 def make_train_step(
-    config, model: ModelDef, objective: Objective, optimizer: optax.GradientTransformation, schedule: Callable
+    config,
+    model: ModelDef,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    schedule: Callable,
+    steps: int,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """The train step for a config, to be jitted with a donated state.
 
     A batch is uint8 images [B, H, W, C] with their side information (one row per image); all V * B views go through
     the encoder in one call, row = image * V + view, so batch norms see one global batch. The loss is a function of
-    global arrays: under jit its value and gradient do not depend on the number of devices.
+    global arrays: under jit its value and gradient do not depend on the number of devices. `steps`: of the whole run.
     """
-    views = config.views
 
-    def loss_of(params, statistics, images, batch):
-        temperature = learned_temperature(params[LOG_SCALE]) if LOG_SCALE in params else objective.temperature
+    def loss_of(params, statistics, inputs: StepInputs):
+        temperature = temperature_of(objective, params)
         network = model.merge(params, statistics, training=True)
-        _, z = network.embed(images)
-        per_image = {name: batch[name] for name in SIDE_INFORMATION if name in batch}
-        embeddings = {"image": z}
-        side = {"image": {name: jnp.repeat(value, views, axis=0) for name, value in per_image.items()}}
-        if objective.text is not None:
-            embeddings["text"], side["text"] = network.embed_text(batch), per_image
-        loss, metrics = objective_loss(objective, embeddings, side, temperature)
+        blocks = step_blocks(objective, network, params, inputs, config.views)
+        blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
+        loss, metrics = objective_loss(
+            objective, blocks, config.batch_size, temperature, bias_of(params), inputs.progress, inputs.key
+        )
         new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2])
-        return loss, (new_statistics, metrics | {"temperature": jnp.asarray(temperature, jnp.float32)})
+        metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
+        return loss, (new_statistics, memory, metrics)
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        images = make_views(batch["image"], batch["id"], config.seed, state.step, config.augment, views)
-        gradient, (statistics, metrics) = jax.grad(loss_of, has_aux=True)(state.params, state.statistics, images, batch)
+        def views_of(augment, views, seed):
+            return make_views(batch["image"], batch["id"], seed, state.step, augment, views)
+
+        local = objective.local_views
+        inputs = StepInputs(
+            images=views_of(config.augment, config.views, config.seed),
+            local=views_of(local_crops(config.augment), local, config.seed + LOCAL_SEED) if local else None,
+            batch=batch,
+            memory=state.memory,
+            progress=state.step / steps,
+            key=jax.random.fold_in(jax.random.key(config.seed, impl="threefry2x32"), state.step),
+        )
+        if objective.teacher is not None:
+            teacher = model.merge(teacher_params(state.memory), state.statistics, training=True)
+            inputs = dataclasses.replace(inputs, teacher=teacher_embeddings(objective, teacher, inputs))
+        gradient, (statistics, memory, metrics) = jax.grad(loss_of, has_aux=True)(
+            state.params, state.statistics, inputs
+        )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        if objective.teacher is not None:
+            memory |= moved_teacher(state.memory, params, objective.teacher)
         metrics |= {"learning_rate": schedule(state.step), "gradient_norm": optax.tree.norm(gradient)}
-        return TrainState(state.step + 1, params, statistics, opt_state), metrics
+        return TrainState(state.step + 1, params, statistics, opt_state, memory), metrics
 
     return train_step

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from xsample_jax.captions import encoders
-from xsample_jax.captions.encoders import encode_texts, round_rows, unit_rows
+from xsample_jax.captions.encoders import checked_unit_rows, encode_texts, round_rows
 from xsample_jax.errors import DataError
 
 
@@ -40,7 +40,7 @@ def fake(monkeypatch, tmp_path):
     return tmp_path
 
 
-def test_unit_rows_and_description(fake):
+def test_rows_of_unit_length_and_description(fake):
     rows, info = encode_texts(["abc", ""], "some/model")
     np.testing.assert_allclose(rows, [[3 / np.sqrt(10), 1 / np.sqrt(10)], [0, 1]], rtol=1e-6)
     assert rows.dtype == np.float32
@@ -92,20 +92,20 @@ def test_importing_the_module_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_unit_rows_refuses_zero_and_nan():
+def test_checked_unit_rows_refuses_zero_and_nan():
     with pytest.raises(DataError, match="row 1"):
-        unit_rows(np.array([[1.0, 0], [0, 0]]))
+        checked_unit_rows(np.array([[1.0, 0], [0, 0]]))
     with pytest.raises(DataError, match="row 0"):
-        unit_rows(np.array([[np.nan, 0]]))
+        checked_unit_rows(np.array([[np.nan, 0]]))
 
 
 def test_round_rows_error_is_as_documented():
     rng = np.random.default_rng(0)
-    rows = unit_rows(rng.normal(size=(200, 768)))
+    rows = checked_unit_rows(rng.normal(size=(200, 768)))
     rounded = round_rows(rows, 1 / 512)
     assert rounded.dtype == np.float16
     np.testing.assert_array_equal(rounded.astype(np.float64) * 512 % 1, 0)
     assert np.abs(rounded - rows).max() <= 0.5 / 512 + 1e-7
-    exact, after = rows @ rows.T, unit_rows(rounded) @ unit_rows(rounded).T
+    exact, after = rows @ rows.T, checked_unit_rows(rounded) @ checked_unit_rows(rounded).T
     error = (after - exact)[np.triu_indices(200, 1)].std()
     assert 0.5 < error / (1 / 512 / np.sqrt(6)) < 1.2

@@ -49,7 +49,7 @@ def encode_texts(
     prompts = [template.format(caption=text) for text in texts]
     rows = encoder.encode(prompts, batch_size=batch_size, convert_to_numpy=True, show_progress_bar=False)
     dim = int(np.shape(rows)[1]) if prompts else int(encoder.encode([""]).shape[1])
-    rows = unit_rows(np.asarray(rows, np.float32).reshape(len(prompts), dim))
+    rows = checked_unit_rows(np.asarray(rows, np.float32).reshape(len(prompts), dim))
     name, revision = _identify(model)
     info = {
         "name": name,
@@ -62,7 +62,7 @@ def encode_texts(
     return rows, info
 
 
-def unit_rows(rows: np.ndarray) -> np.ndarray:
+def checked_unit_rows(rows: np.ndarray) -> np.ndarray:
     """Returns float32 rows [n, E] scaled to unit length; DataError where a row is zero or not finite."""
     rows = rows.astype(np.float32)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -1,18 +1,16 @@
-"""What makes a config right: known keys, types, bounds, values that go together. Every problem is reported at once."""
+"""What makes a config right: known keys, types, bounds, then rules.py. Every problem is reported at once."""
 
 import difflib
 import math
 import numbers
-import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
+from xsample_jax.config.rules import RULES
 from xsample_jax.config.schema import SCHEMA, Key, flat_keys
 from xsample_jax.errors import ConfigError, Problems, did_you_mean
-
-EMOJI_SPLITS = ("train", "val", "test", "train_styles", "val_styles", "test_styles")
 
 # Names that people use for a key in other projects and in the papers, where spelling alone would not find it.
 ALIASES = {
@@ -88,7 +86,7 @@ def describe(key: Key) -> str:
     if key.type in nouns:
         text = nouns[key.type]
     else:
-        element = {int: "integers", float: "numbers", str: "texts"}[typing.get_args(key.type)[0]]
+        element = {int: "integers", float: "numbers", str: "texts", dict: "dicts"}[typing.get_args(key.type)[0]]
         count = " or ".join(map(str, key.lengths))
         text = f"a tuple of {count + ' ' if count else ''}{element}" + (", low then high" if key.increasing else "")
     bounds = {">=": key.minimum, ">": key.above, "<=": key.maximum, "<": key.below}
@@ -182,218 +180,3 @@ def _in_bounds(key: Key, value: object) -> bool:
         and (key.above is None or value > key.above)
         and (key.below is None or value < key.below)
     )
-
-
-# Rules about several keys. Each gets the flat dict of right values and yields what does not go together.
-
-
-def _length_of_the_run(c: dict) -> Iterator[ConfigError]:
-    steps, epochs = c["steps"], c["epochs"]
-    if steps is None and epochs is None:
-        yield ConfigError("steps", None, "steps or epochs to be set", "Set one of them, as --config.steps=1000.")
-    if steps is not None and epochs is not None:
-        yield ConfigError(
-            "steps",
-            steps,
-            f"only one of steps and epochs (epochs = {epochs:g})",
-            "Add --config.epochs=None to train for steps, or --config.steps=None to train for epochs.",
-        )
-
-
-def _views(c: dict) -> Iterator[ConfigError]:
-    if c["views"] < 2 and c["objective.preset"] in ("xclr", "simclr", "supcon"):
-        yield ConfigError(
-            "views",
-            c["views"],
-            f"at least 2 for objective.preset = {c['objective.preset']!r}, which compares views of an image",
-            "Set --config.views=2.",
-        )
-
-
-def _data_source(c: dict) -> Iterator[ConfigError]:
-    if c["data.source"] == "records" and not c["data.path"]:
-        yield ConfigError(
-            "data.path",
-            c["data.path"],
-            "the folder of a prepared record set for data.source = 'records'",
-            "Set --config.data.path=FOLDER (python -m xsample_jax.tools.prepare makes one).",
-        )
-    if c["data.source"] == "emoji" and c["data.path"] is not None:
-        yield ConfigError(
-            "data.path",
-            c["data.path"],
-            "None for data.source = 'emoji', which is inside the package",
-            "Set --config.data.source=records to train on that folder, or --config.data.path=None.",
-        )
-    if c["data.source"] == "emoji" and c["data.split"] not in EMOJI_SPLITS:
-        yield ConfigError(
-            "data.split",
-            c["data.split"],
-            f"a split of the emoji set: {', '.join(EMOJI_SPLITS)}",
-            did_you_mean(c["data.split"], EMOJI_SPLITS),
-        )
-
-
-def _view_size(c: dict) -> Iterator[ConfigError]:
-    size, delivered = c["augment.size"], c["data.image_size"]
-    if size > 2 * delivered:
-        yield ConfigError(
-            "augment.size",
-            size,
-            f"at most twice data.image_size ({delivered}): the views would be enlarged more than 2x",
-            f"Set --config.data.image_size={size}, or make the views smaller.",
-        )
-
-
-def _hue(c: dict) -> Iterator[ConfigError]:
-    strength = c["augment.jitter_strength"]
-    if strength[3] > 0.5:
-        yield ConfigError(
-            "augment.jitter_strength", strength, "a hue range (the last) <= 0.5, which is all hues", "Use 0.1."
-        )
-
-
-def _patches(c: dict) -> Iterator[ConfigError]:
-    size, patch = c["augment.size"], c["model.patch_size"]
-    if c["model.encoder"].startswith("vit") and size % patch:
-        divisors = ", ".join(str(side) for side in range(2, size + 1) if size % side == 0 and side <= 32)
-        yield ConfigError(
-            "model.patch_size", patch, f"a divisor of augment.size ({size}) for a ViT", f"Possible: {divisors}."
-        )
-
-
-def _text_tower(c: dict) -> Iterator[ConfigError]:
-    layers, preset = c["model.text.layers"], c["objective.preset"]
-    if preset == "clip" and layers == 0:
-        yield ConfigError(
-            "model.text.layers",
-            layers,
-            "at least 1 for objective.preset = 'clip', which trains a text tower",
-            "Set --config.model.text.layers=6, or --config.objective.preset=clip_frozen_text.",
-        )
-    if preset == "clip_frozen_text" and layers > 0:
-        yield ConfigError(
-            "model.text.layers",
-            layers,
-            "0 for objective.preset = 'clip_frozen_text', which maps frozen caption embeddings",
-            "Set --config.model.text.layers=0, or --config.objective.preset=clip.",
-        )
-    if preset == "clip" and c["data.caption"] == "mean":
-        yield ConfigError(
-            "data.caption",
-            "mean",
-            "one caption for objective.preset = 'clip': tokens have no mean",
-            "Set --config.data.caption=first.",
-        )
-    width, heads = c["model.text.width"], c["model.text.heads"]
-    if layers > 0 and width % heads:
-        yield ConfigError(
-            "model.text.width", width, f"a multiple of model.text.heads ({heads})", f"Set {heads * (width // heads)}."
-        )
-
-
-def _graph(c: dict) -> Iterator[ConfigError]:
-    preset, graph = c["objective.preset"], c["objective.graph"]
-    if graph is not None and preset in ("clip", "clip_frozen_text"):
-        yield ConfigError(
-            "objective.graph",
-            graph,
-            f"None for objective.preset = {preset!r}, which pairs each image with its own caption",
-            "Set --config.objective.graph=None, or --config.objective.preset=xclr.",
-        )
-    if graph in ("caption", "class_text") and preset in ("simclr", "supcon"):
-        yield ConfigError(
-            "objective.graph",
-            graph,
-            f"identity or label for objective.preset = {preset!r}, which divides by row sums: cosines may be < 0",
-            "Set --config.objective.preset=xclr.",
-        )
-    if c["objective.centre"] and (preset != "xclr" or graph not in (None, "caption", "class_text")):
-        yield ConfigError(
-            "objective.centre",
-            True,
-            "false: the target graph of this objective is not made of text embeddings",
-            "Set --config.objective.centre=false, or --config.objective.preset=xclr.",
-        )
-
-
-def _learned_temperature(c: dict) -> Iterator[ConfigError]:
-    start = c["objective.temperature"]
-    if c["objective.learn_temperature"] and start is not None and not 0.01 <= start <= 1:
-        yield ConfigError(
-            "objective.temperature",
-            start,
-            "a start within [0.01, 1], where a learned temperature is clamped: outside it has no gradient",
-            "Set --config.objective.temperature=0.07.",
-        )
-
-
-def _lars_and_clipping(c: dict) -> Iterator[ConfigError]:
-    if c["optimizer.name"] == "lars" and c["optimizer.clip_norm"] is not None:
-        yield ConfigError(
-            "optimizer.clip_norm",
-            c["optimizer.clip_norm"],
-            "None with LARS, which divides every layer's gradient by its own norm",
-            "Set --config.optimizer.clip_norm=None, or --config.optimizer.name=adamw.",
-        )
-
-
-def _mesh(c: dict) -> Iterator[ConfigError]:
-    if c["mesh.data"] == 0:
-        yield ConfigError(
-            "mesh.data", 0, "a number of devices, or -1 for all that are left", "Set --config.mesh.data=-1."
-        )
-    topology = c["mesh.topology"]
-    if topology is not None and not re.fullmatch(r"[a-z0-9]+:\d+(x\d+){1,2}", topology):
-        yield ConfigError("mesh.topology", topology, "a TPU generation and its shape, as v5e:4x4 or v5p:2x2x4")
-
-
-def _evaluation(c: dict) -> Iterator[ConfigError]:
-    suite, split = c["eval.suite"], c["eval.split"]
-    if suite == "emoji" and c["data.source"] != "emoji":
-        yield ConfigError(
-            "eval.suite",
-            suite,
-            f"probe or none for data.source = {c['data.source']!r}",
-            "Set --config.eval.suite=probe if the records have labels, else none.",
-        )
-    if suite == "emoji" and split not in ("val", "test"):
-        yield ConfigError("eval.split", split, "val or test for eval.suite = 'emoji'", "Set --config.eval.split=test.")
-    if suite != "none" and split == c["eval.train_split"]:
-        yield ConfigError(
-            "eval.split",
-            split,
-            "another split than eval.train_split: the probe would be tested on what it was fitted to",
-        )
-
-
-def _best_checkpoint(c: dict) -> Iterator[ConfigError]:
-    metric = c["checkpoint.metric"]
-    if metric is not None and c["eval.suite"] == "none":
-        yield ConfigError(
-            "checkpoint.metric",
-            metric,
-            "None when eval.suite = 'none': no evaluation ever measures it",
-            "Set --config.eval.suite, or --config.checkpoint.metric=None.",
-        )
-    if metric is not None and c["checkpoint.keep_best"] == 0:
-        yield ConfigError(
-            "checkpoint.keep_best", 0, f"at least 1 to keep the best by {metric!r}", "Set 1, or no metric."
-        )
-
-
-RULES = (
-    _length_of_the_run,
-    _views,
-    _data_source,
-    _view_size,
-    _hue,
-    _patches,
-    _text_tower,
-    _graph,
-    _learned_temperature,
-    _lars_and_clipping,
-    _mesh,
-    _evaluation,
-    _best_checkpoint,
-)

@@ -61,19 +61,36 @@ def parse_value(key: Key, text: str) -> object:
         return None
     if typing.get_origin(key.type) is tuple:
         (element, *_) = typing.get_args(key.type)
+        if element is dict:
+            return _parse_dicts(text)
         inner = text[1:-1] if text[:1] + text[-1:] in ("()", "[]") else text
         parts = inner.removesuffix(",").split(",") if inner.strip() else []
         return tuple(_parse_scalar(element, part.strip()) for part in parts)
     return _parse_scalar(key.type, text)
 
 
+def _parse_dicts(text: str) -> tuple[dict, ...]:
+    """Reads dicts as they are written in Python, one or several."""
+    try:
+        value = ast.literal_eval(text)
+    except SyntaxError as error:
+        raise ValueError(text) from error
+    return (value,) if isinstance(value, dict) else tuple(value)
+
+
 def example(key: Key) -> str:
     """Returns one value of `key` as it is typed on the command line."""
     if key.default is not None:
         value = key.default
+    elif typing.get_origin(key.type) is tuple:
+        return "\"({'graph': 'label'},)\""
     else:
         value = {bool: "true", int: 100, float: 0.5, str: "TEXT"}[key.type]
-    return ",".join(f"{element:g}" for element in value) if isinstance(value, tuple) else str(value).lower()
+    return (
+        ",".join(element if isinstance(element, str) else f"{element:g}" for element in value)
+        if isinstance(value, tuple)
+        else str(value).lower()
+    )
 
 
 def _parse_scalar(declared: type, text: str) -> object:

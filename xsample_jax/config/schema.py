@@ -3,6 +3,11 @@
 import dataclasses
 from typing import Any
 
+from xsample_jax.graphs.sources import SOURCES
+from xsample_jax.objectives.presets import PRESETS
+
+PRESET_NAMES, SOURCE_NAMES = tuple(PRESETS), tuple(SOURCES)
+
 
 @dataclasses.dataclass(frozen=True)
 class Key:
@@ -58,6 +63,11 @@ SCHEMA = {
             "Which caption (and embedding) of an image: first, mean (embeddings only), or its index as text.",
             choices=("first", "mean", "0", "1", "2", "3"),
         ),
+        "hierarchy": Key(
+            tuple[str, ...],
+            ("group", "subgroup"),
+            "Attributes of the records above the class in the class tree, root first, for the hierarchy graph.",
+        ),
         "on_error": Key(
             str,
             "raise",
@@ -76,6 +86,16 @@ SCHEMA = {
             above=0,
             maximum=1,
             lengths=(0, 2),
+            increasing=True,
+        ),
+        "local_size": Key(int, 16, "Side in pixels of small crops, for objectives that have them (swav).", minimum=8),
+        "local_crop_scale": Key(
+            tuple[float, ...],
+            (0.05, 0.3),
+            "Small crops: area range as a share of the image.",
+            above=0,
+            maximum=1,
+            lengths=(2,),
             increasing=True,
         ),
         "crop_ratio": Key(
@@ -163,17 +183,18 @@ SCHEMA = {
         },
     },
     "objective": {
-        "preset": Key(
-            str,
-            "xclr",
-            "Named objective (objectives/presets.py).",
-            choices=("xclr", "simclr", "supcon", "clip", "clip_frozen_text"),
-        ),
+        "preset": Key(str, "xclr", "Named objective (docs/objectives.md).", choices=PRESET_NAMES),
         "graph": Key(
             str,
             None,
             "Target graph source in place of the preset's (graphs/sources.py). None: the preset's.",
-            choices=("caption", "class_text", "label", "identity"),
+            choices=SOURCE_NAMES,
+            optional=True,
+        ),
+        "terms": Key(
+            tuple[dict, ...],
+            None,
+            "Terms written out in place of the preset's, dicts with the fields of Term (objectives/terms.py).",
             optional=True,
         ),
         "temperature": Key(float, None, "tau of the student logits; None: the preset's.", above=0, optional=True),
@@ -183,6 +204,31 @@ SCHEMA = {
         "target_temperature": Key(
             float, None, "tau_s of the target softmax; None: the preset's.", above=0, optional=True
         ),
+        "target_neighbours": Key(
+            float,
+            None,
+            "Choose tau_s on every batch so that a target row has this many effective neighbours, exp(entropy).",
+            above=1,
+            optional=True,
+        ),
+        "target_same_mass": Key(
+            float,
+            None,
+            "Choose tau_s on every batch so that a target row puts this mass on keys with its own caption.",
+            above=0,
+            below=1,
+            optional=True,
+        ),
+        "teacher": Key(
+            float,
+            None,
+            "Momentum of the EMA encoder; None: the preset's (or no teacher).",
+            minimum=0,
+            below=1,
+            optional=True,
+        ),
+        "queue": Key(int, None, "Rows of the queue of past keys; None: the preset's.", minimum=0, optional=True),
+        "prototypes": Key(int, None, "Learned prototypes; None: the preset's.", minimum=0, optional=True),
         "centre": Key(bool, False, "Centre the caption embeddings of the batch before their cosines."),
     },
     "optimizer": {

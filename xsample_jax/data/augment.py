@@ -1,15 +1,14 @@
 """Views of images, made on the device inside the train step from uint8 images and integer ids.
 
-A random resized crop is two small matrix products `W_y X W_x^T` (no gathers: it runs on matrix units), a flip is the
-reversed order of the rows of `W_x`, colour jitter is one affine map of the colours per view, blur is again two matrix
-products. Every random number of a view comes from a key made of (seed, step, image id, view), so that a view does not
-depend on the place of its image in the batch, on the number of devices, or on what a run did before it was resumed.
+A random resized crop is two small matrix products (resized_crop.py), colour jitter is one affine map of the colours per
+view and blur is again two matrix products (photometric.py). Every random number of a view comes from a key made of
+(seed, step, image id, view), so that a view does not depend on the place of its image in the batch, on the number of
+devices, or on what a run did before it was resumed.
 
 Order of the operations (SimCLR, arXiv 2002.05709, appendix A): crop and flip, colour jitter, grey, blur, normalise.
 Images with alpha are laid on their ground right after the crop; AutoAugment comes between that and the jitter.
 
-Inside this file an image is laid out [B, y, channel, x]: then both products of a resize, first over y and then over x,
-find their operands in place and nothing is transposed. Values are 0..1, float32 throughout.
+In between an image is laid out [B, y, channel, x], for the sake of the products. Values are 0..1, float32 throughout.
 """
 
 import jax
@@ -18,14 +17,8 @@ import numpy as np
 
 from xsample_jax.data.auto_augment import DRAWS as AUTO_AUGMENT_DRAWS
 from xsample_jax.data.auto_augment import auto_augment
-
-# Rec. 601 luma, the weights of PIL's and torchvision's conversion to grey.
-LUMA = np.array([0.299, 0.587, 0.114])
-# Rows Y, I, Q of the NTSC colour space: the axis of grey and a plane of chroma in which hue is an angle.
-_YIQ = np.stack([LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
-
-CROP_TRIES = 10  # as torchvision
-_BLUR_SIDE = 224  # augment.blur_sigma is given for images of this side
+from xsample_jax.data.photometric import blur, jitter, to_grey
+from xsample_jax.data.resized_crop import CROP_TRIES, crop, resize, resize_weights
 
 # Width of the uniform numbers that each random choice takes from the one draw of a view.
 _DRAWS = {
@@ -93,7 +86,7 @@ def eval_view(images: jax.Array, config, background: jax.Array | None = None) ->
     zero = jnp.zeros(images.shape[0])
     rows = resize_weights(zero, zero + height, height, config.size)
     columns = resize_weights(zero, zero + width, width, config.size)
-    return _normalise(_resize(whole, rows, columns), config)
+    return _normalise(resize(whole, rows, columns), config)
 
 
 def draw_numbers(seed: int, step: jax.Array, ids: jax.Array, views: int) -> dict[str, jax.Array]:
@@ -114,126 +107,9 @@ def draw_numbers(seed: int, step: jax.Array, ids: jax.Array, views: int) -> dict
     return dict(zip(_DRAWS, jnp.split(numbers, ends[:-1], axis=2)))
 
 
-def crop_boxes(
-    area_draws: jax.Array,
-    ratio_draws: jax.Array,
-    corner_draws: jax.Array,
-    height: int,
-    width: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Returns random crop boxes as torchvision's RandomResizedCrop draws them, without its loop.
-
-    A try draws an area uniform in `scale` and an aspect ratio (width / height) log-uniform in `ratio`, and rounds the
-    sides to whole pixels. All tries are drawn at once and the first that fits the image is taken; where none fits,
-    the box is the largest centred one whose ratio is in range. The corner is uniform over all places in the image.
-
-    Args:
-      area_draws, ratio_draws: float [B, tries], uniform in [0, 1).
-      corner_draws: float [B, 2], uniform in [0, 1).
-      height, width: of the image.
-      scale: range of the area as a share of the image.
-      ratio: range of the aspect ratio.
-
-    Returns:
-      (top, left, box height, box width), each float32 [B] with whole numbers.
-    """
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * area_draws)
-    aspect = jnp.exp(np.log(ratio[0]) + (np.log(ratio[1]) - np.log(ratio[0])) * ratio_draws)
-    widths, heights = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
-    fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
-    first = fits & (jnp.argmax(fits, axis=1)[:, None] == jnp.arange(fits.shape[1]))
-    found = fits.any(axis=1)
-    fallback_width, fallback_height = _largest_box(height, width, ratio)
-    box_width = jnp.where(found, (widths * first).sum(axis=1), fallback_width)
-    box_height = jnp.where(found, (heights * first).sum(axis=1), fallback_height)
-    top = jnp.where(found, _corner(corner_draws[:, 0], height - box_height), (height - fallback_height) // 2)
-    left = jnp.where(found, _corner(corner_draws[:, 1], width - box_width), (width - fallback_width) // 2)
-    return top, left, box_height, box_width
-
-
-def resize_weights(
-    start: jax.Array, length: jax.Array, pixels: int, size: int, flip: jax.Array | None = None
-) -> jax.Array:
-    """Returns the matrices that cut [start, start + length) out of a line of pixels and resize it to `size`.
-
-    Bilinear with antialiasing: the triangle kernel, as wide as one output pixel when shrinking and as one input pixel
-    when growing. Pixels outside of the box get weight zero (crop first, then resize), and every row sums to one.
-
-    Args:
-      start, length: float [B], whole pixels.
-      pixels: length of the line.
-      size: output pixels.
-      flip: bool [B]; where true the output runs backwards.
-
-    Returns:
-      float32 [B, size, pixels].
-    """
-    out = jnp.broadcast_to(jnp.arange(size, dtype=jnp.float32), (*start.shape, size))
-    if flip is not None:
-        out = jnp.where(flip[:, None], size - 1 - out, out)
-    step = length[:, None] / size
-    centre = start[:, None] + (out + 0.5) * step
-    position = jnp.arange(pixels, dtype=jnp.float32) + 0.5
-    distance = jnp.abs(position - centre[:, :, None]) / jnp.maximum(step, 1.0)[:, :, None]
-    inside = (position > start[:, None]) & (position < (start + length)[:, None])
-    weights = jnp.maximum(1.0 - distance, 0.0) * inside[:, None, :]
-    return weights / weights.sum(axis=-1, keepdims=True)
-
-
-def jitter_map(mean: jax.Array, factors: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the affine map of the colours that is brightness, contrast, saturation and hue in any order.
-
-    Split a colour into luma (a grey) and chroma: brightness scales both, contrast scales both about the grey of the
-    mean colour, saturation scales the chroma alone, hue turns it. These commute, the mean being moved along with the
-    colours, so that the random order of torchvision makes no difference and is not drawn.
-
-    Differences from torchvision: values are cut off to 0..1 after all four and not after each, the only way in which
-    its order is seen; and hue turns the chroma of YIQ at constant luma (a linear map), where torchvision shifts the hue
-    of HSV at constant maximum.
-
-    Args:
-      mean: float [B, 3], mean colour of each view.
-      factors: float [B, 4]: brightness, contrast and saturation (1 = unchanged) and hue in turns (0 = unchanged).
-
-    Returns:
-      (matrix [B, 3, 3], offset [B, 3]): colour -> matrix @ colour + offset.
-    """
-    brightness, contrast, saturation, hue = (factors[:, k, None, None] for k in range(4))
-    angle = 2 * np.pi * hue
-    # Written about the identity, so that unchanged is unchanged to the last bit.
-    chroma = (saturation * jnp.cos(angle) - 1.0) * jnp.asarray(_CHROMA, jnp.float32)
-    chroma += saturation * jnp.sin(angle) * jnp.asarray(_TURN, jnp.float32)
-    matrix = brightness * contrast * (jnp.eye(3) + chroma)
-    grey = (mean * LUMA.astype(np.float32)).sum(axis=1, keepdims=True)
-    offset = factors[:, :1] * (1.0 - factors[:, 1:2]) * grey
-    return matrix, jnp.broadcast_to(offset, mean.shape)
-
-
-def blur_weights(sigma: jax.Array, size: int) -> jax.Array:
-    """Returns the matrices of a Gaussian blur along a line with reflected ends (the end pixel is not repeated).
-
-    Args:
-      sigma: float [B], in pixels; close to 0 is the identity.
-      size: pixels of the line.
-
-    Returns:
-      float32 [B, size, size], rows sum to one.
-    """
-    place = np.arange(size)
-    # Images of the line in mirrors at both ends; two mirrors are enough, as sigma is far below the size.
-    mirrored = np.stack([place, -place, 2 * (size - 1) - place])
-    counted = np.stack([place >= 0, place > 0, place < size - 1])
-    distance = (place[:, None, None] - mirrored).astype(np.float32)
-    kernel = jnp.exp(-0.5 * (distance / jnp.maximum(sigma, 1e-3)[:, None, None, None]) ** 2) * counted
-    weights = kernel.sum(axis=2)
-    return weights / weights.sum(axis=-1, keepdims=True)
-
-
 def _one_view(source: jax.Array, draws: dict[str, jax.Array], config) -> jax.Array:
     """source [B, H, C, W] premultiplied 0..1, draws [B, width] each -> float32 [B, S, S, 3] normalised."""
-    view = _crop(source, draws, config)
+    view = crop(source, draws, config)
     if source.shape[2] == 4:
         ground = draws["ground"] if config.background == "random_colour" else _fixed_ground(config)
         view = _composite(view, jnp.broadcast_to(ground, (source.shape[0], 3))[:, None, :, None])
@@ -241,57 +117,12 @@ def _one_view(source: jax.Array, draws: dict[str, jax.Array], config) -> jax.Arr
         planes = jnp.floor(jnp.swapaxes(view, 1, 2) * 255.0 + 0.5)
         view = jnp.swapaxes(auto_augment(planes, draws["auto_augment"]), 1, 2) / 255.0
     if config.jitter > 0:
-        view = _jitter(view, draws, config)
+        view = jitter(view, draws, config)
     if config.grey > 0:
-        view = jnp.where((draws["grey"] < config.grey)[:, :, None, None], _grey(view), view)
+        view = to_grey(view, draws, config)
     if config.blur > 0:
-        view = _blur(view, draws, config)
+        view = blur(view, draws, config)
     return _normalise(view, config)
-
-
-def _crop(source: jax.Array, draws: dict, config) -> jax.Array:
-    batch, height, _, width = source.shape
-    if config.crop_scale:
-        top, left, box_height, box_width = crop_boxes(
-            draws["crop_area"],
-            draws["crop_ratio"],
-            draws["crop_corner"],
-            height,
-            width,
-            tuple(config.crop_scale),
-            tuple(config.crop_ratio),
-        )
-    else:
-        top = left = jnp.zeros(batch)
-        box_height, box_width = top + height, left + width
-    flip = draws["flip"][:, 0] < config.flip
-    rows = resize_weights(top, box_height, height, config.size)
-    columns = resize_weights(left, box_width, width, config.size, flip)
-    return _resize(source, rows, columns)
-
-
-def _jitter(view: jax.Array, draws: dict, config) -> jax.Array:
-    strength = np.asarray(config.jitter_strength, np.float32)
-    neutral = np.array([1, 1, 1, 0], np.float32)
-    low, high = np.maximum(neutral - strength, [0, 0, 0, -np.inf]).astype(np.float32), neutral + strength
-    factors = low + (high - low) * draws["jitter_factors"]
-    apply = draws["jitter"] < config.jitter
-    matrix, offset = jitter_map(view.mean(axis=(1, 3)), jnp.where(apply, factors, neutral))
-    mixed = sum(matrix[:, None, :, k, None] * view[:, :, k, None, :] for k in range(3)) + offset[:, None, :, None]
-    return jnp.where(apply[:, :, None, None], jnp.clip(mixed, 0.0, 1.0), view)
-
-
-def _grey(view: jax.Array) -> jax.Array:
-    return sum(float(LUMA[k]) * view[:, :, k, None, :] for k in range(3))
-
-
-def _blur(view: jax.Array, draws: dict, config) -> jax.Array:
-    low, high = config.blur_sigma
-    sigma = (low + (high - low) * draws["blur_sigma"][:, 0]) * (config.size / _BLUR_SIDE)
-    weights = blur_weights(sigma, config.size)
-    apply = (draws["blur"] < config.blur)[:, :, None]
-    weights = jnp.where(apply, weights, jnp.eye(config.size))
-    return _resize(view, weights, weights)
 
 
 def _to_planes(images: jax.Array) -> jax.Array:
@@ -314,34 +145,7 @@ def _fixed_ground(config) -> jax.Array:
     return jnp.full((3,), 1.0 if config.background == "white" else 0.5)
 
 
-def _resize(planes: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """[B, H, C, W], [B, S, H], [B, T, W] -> [B, S, C, T]."""
-    batch, height, channels, width = planes.shape
-    size = rows.shape[1]
-    # Full float32 also where the default is a shorter type (TF32 on GPU, bfloat16 on TPU).
-    over_y = jnp.matmul(rows, planes.reshape(batch, height, channels * width), precision="highest")
-    over_x = jnp.matmul(over_y.reshape(batch, size * channels, width), jnp.swapaxes(columns, 1, 2), precision="highest")
-    return over_x.reshape(batch, size, channels, columns.shape[1])
-
-
 def _normalise(view: jax.Array, config) -> jax.Array:
     """[B, S, 3, S], 0..1 -> [B, S, S, 3], (view - mean) / std."""
     mean, std = (np.asarray(values, np.float32) for values in (config.mean, config.std))
     return (jnp.swapaxes(view, 2, 3) - mean) / std
-
-
-def _corner(draw: jax.Array, room: jax.Array) -> jax.Array:
-    return jnp.minimum(jnp.floor(draw * (room + 1)), room)
-
-
-def _largest_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
-    if width / height < ratio[0]:
-        return width, min(height, round(width / ratio[0]))
-    if width / height > ratio[1]:
-        return min(width, round(height * ratio[1])), height
-    return width, height
-
-
-# Projection of a colour on its chroma, and the same after a quarter turn.
-_CHROMA = np.eye(3) - np.linalg.inv(_YIQ) @ np.diag([1, 0, 0]) @ _YIQ
-_TURN = np.linalg.inv(_YIQ) @ np.array([[0, 0, 0], [0, 0, -1], [0, 1, 0]]) @ _YIQ

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xsample_jax.data.augment import LUMA, blur_weights
+from xsample_jax.data.photometric import LUMA, blur_weights
 from xsample_jax.errors import ConfigError, DataError, lookup
 
 _NAMED = {"black": 0.0, "grey": 0.5, "white": 1.0}

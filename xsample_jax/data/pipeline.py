@@ -15,7 +15,7 @@ from grain.experimental import ElasticIterator
 
 from xsample_jax.captions.tokenizer import tokenize
 from xsample_jax.data.decode import decode_image
-from xsample_jax.data.records import select_caption
+from xsample_jax.data.select_caption import select_caption
 from xsample_jax.errors import DataError
 
 
@@ -27,9 +27,11 @@ class Examples:
       source: records (data/sources.py).
       image_size: side of the delivered images.
       caption: which caption of an image (config data.caption).
-      fields: entries beyond image, id and label: caption_embedding, caption_tokens, class_embedding, attributes.
+      fields: entries beyond image, id and label: caption_embedding, caption_tokens, class_embedding, path (in the class
+        tree), index (in the split), attributes.
       on_error: "raise", or "skip": the next good record takes the place of a broken one.
       tokenizer, length: for caption_tokens.
+      hierarchy: names of the attributes above the label in the class tree, root first, for path.
       class_embeddings: [classes, E], for class_embedding.
     """
 
@@ -41,6 +43,7 @@ class Examples:
     tokenizer: object = None
     length: int = 0
     class_embeddings: np.ndarray | None = None
+    hierarchy: tuple[str, ...] = ()
 
     def __post_init__(self):
         self.skipped = 0
@@ -82,9 +85,25 @@ class Examples:
                     where, -1, "a class, which the class_text graph reads", "Use --config.objective.graph=caption."
                 )
             example["class_embedding"] = self.class_embeddings[record["label"]]
+        if "index" in self.fields:
+            example["index"] = np.int32(index)
+        if "path" in self.fields:
+            example["path"] = self._path(record, index)
         if "attributes" in self.fields:
             example |= {f"attribute/{name}": np.int32(value) for name, value in record["attributes"].items()}
         return example
+
+    def _path(self, record: dict, index: int) -> np.ndarray:
+        """Nodes of the class tree from below the root to the class, int32 [depth]."""
+        missing = [name for name in self.hierarchy if name not in record["attributes"]]
+        if missing or not self.hierarchy:
+            raise DataError(
+                f"attributes of record {self.source.locate(index)}, id {record['id']}",
+                sorted(record["attributes"]),
+                f"{', '.join(missing) or 'the inner nodes of a class tree'}, which the hierarchy graph reads",
+                "Name attributes of the set: --config.data.hierarchy=\"('group','subgroup')\".",
+            )
+        return np.array([*(record["attributes"][name] for name in self.hierarchy), record["label"]], np.int32)
 
     def _caption_fields(self, record: dict, index: int) -> dict[str, np.ndarray]:
         text, embedding = select_caption(record, self.caption)

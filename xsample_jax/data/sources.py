@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from xsample_jax.data.records import RecordSource, open_records
+from xsample_jax.data.record_reader import RecordSource, open_records
 from xsample_jax.errors import ConfigError, lookup
 
 EMOJI_FOLDER = Path(__file__).parent / "emoji"

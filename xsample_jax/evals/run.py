@@ -1,5 +1,6 @@
 """Evaluates one state: hands the suite the features it asks for, and keeps what the report needs."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 
@@ -18,8 +19,10 @@ from xsample_jax.evals.snapshot import find_neighbours, save_snapshot
 from xsample_jax.evals.suites import SUITES
 from xsample_jax.graphs.normalise import MASKED
 from xsample_jax.mesh import to_global
-from xsample_jax.objectives.dense import centred, target_graph
-from xsample_jax.objectives.presets import Term
+from xsample_jax.objectives.blocks import IMAGE, image_block
+from xsample_jax.objectives.objective import centred
+from xsample_jax.objectives.parameters import temperature_of
+from xsample_jax.objectives.terms import Term, pairs_of
 from xsample_jax.state import TrainState
 
 SNAPSHOT_IMAGES = 48
@@ -137,20 +140,19 @@ def _graphs_of(parts: Parts, state: TrainState, images: np.ndarray, side: dict) 
     An image-text objective has no image-image target; its graph among images is the identity.
     """
     config, objective = parts.config, parts.objective
+    first = objective.terms[0] if objective.terms else Term()
+    drawable = first.anchors == first.keys == IMAGE and objective.requires <= set(side)
+    term = dataclasses.replace(first, mixer=None, temperature="base") if drawable else Term()
 
     def graphs(state, images, side):
         network = parts.model.merge(state.params, state.statistics, training=False)
         _, z = network.embed(make_views(images, side["id"], config.seed, 0, config.augment, config.views))
-        rows = {name: jnp.repeat(value, config.views, axis=0) for name, value in side.items()}
-        rows = centred(rows) if objective.centre else rows
-        first = objective.terms[0]
-        term = first if first.keys == "image" and first.graph in DRAWABLE else Term("identity", "row_sum")
-        target, valid = target_graph(term, objective, rows, rows)
-        logits = jnp.where(valid, z @ z.T / objective.temperature, MASKED)
-        return target, jnp.where(valid, jax.nn.softmax(logits, axis=-1), 0.0)
+        block = image_block(z, side, config.views)
+        block = centred(block) if objective.centre else block
+        tau = temperature_of(objective, state.params)
+        pairs = pairs_of(term, {"image": block}, len(images), tau, objective.target_temperature)
+        logits = jnp.where(pairs.valid, pairs.logits, MASKED)
+        return pairs.target, jnp.where(pairs.valid, jax.nn.softmax(logits, axis=-1), 0.0)
 
     target, student = jax.device_get(jax.jit(graphs)(state, images, side))
     return target, student
-
-
-DRAWABLE = ("identity", "label", "caption")  # graphs whose side information every record set has

@@ -1,38 +1,39 @@
 """What should be similar: graph sources.
 
 A source is a function of side information, never a stored matrix: `source(u, v) -> [A, K]` float32, where `u` and
-`v` are dicts of arrays with one row per anchor and per key. Higher means more similar; 1 is "the same".
-Side information:
+`v` are dicts of arrays with one row per anchor and per key. Higher means more similar; 1 is "the same". All sources
+look at one pair at a time, so that a tile of a graph needs only the tile's rows; all but ONE_WAY are symmetric,
+source(u, v) = source(v, u) transposed. Side information:
 
-    id                 int   [A]      image id; the views of an image share it
-    label              int   [A]      class index, -1 = unknown (equal to nothing, not even to another unknown)
-    caption_embedding  float [A, E]   frozen text embedding of the caption, any norm > 0
-    class_embedding    float [A, E]   frozen embedding of the text of the class, gathered by label
+    id                  int   [A]      image id; the views of an image share it, -1 = nothing (equal to nothing)
+    label               int   [A]      class index, -1 = unknown (equal to nothing, not even to another unknown)
+    labels              0/1   [A, C]   several labels of one image
+    path                int   [A, L]   nodes of a tree from below the root to the leaf, -1 = above this depth
+    target              float [A, R]   real-valued labels
+    caption_embedding   float [A, E]   frozen text embedding of the caption, any norm > 0
+    class_embedding     float [A, E]   frozen embedding of the text of the class, gathered by label
+    box                 float [A, 4]   crop of the view in its image: y, x, height, width, each in 0..1
+    embedding           float [A, D]   the row's own embedding, without gradient
+    other_view, view_0  float [A, D]   embedding of the next view, of view 0, ... of the image, without gradient
+    second_label        int   [A]      another class that the anchor is compared in
+    teacher             float [A, D]   embedding of the next view by the EMA encoder (a key's own, for teacher keys)
 """
 
 import jax
 import jax.numpy as jnp
 
-
-def cosine(u: jax.Array, v: jax.Array) -> jax.Array:
-    """Cosine similarities of rows, [A, E] x [K, E] -> [A, K], in float32 at the highest matmul precision.
-
-    The precision matters: the target softmax multiplies an error in the cosine by 1/tau_s.
-    """
-    u, v = unit_rows(u), unit_rows(v)
-    return jnp.matmul(u, v.T, precision=jax.lax.Precision.HIGHEST)
-
-
-def unit_rows(x: jax.Array) -> jax.Array:
-    """Rows scaled to length one, float32 (float64 stays); a zero row stays zero, with a finite gradient."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    square = jnp.sum(x * x, axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+from xsample_jax.rows import cosines
 
 
 def identity(u: dict, v: dict) -> jax.Array:
     """1 where both rows are views of one image: the graph of SimCLR and CLIP."""
-    return (u["id"][:, None] == v["id"][None, :]).astype(jnp.float32)
+    same = (u["id"][:, None] == v["id"][None, :]) & (u["id"][:, None] >= 0)
+    return same.astype(jnp.float32)
+
+
+def uniform(u: dict, v: dict) -> jax.Array:
+    """1 everywhere: mixed with another graph it is label smoothing."""
+    return jnp.ones((u["id"].shape[0], v["id"].shape[0]), jnp.float32)
 
 
 def label(u: dict, v: dict) -> jax.Array:
@@ -42,17 +43,132 @@ def label(u: dict, v: dict) -> jax.Array:
     return jnp.maximum(same.astype(jnp.float32), identity(u, v))
 
 
+def labels(u: dict, v: dict) -> jax.Array:
+    """Jaccard index of the label sets, |intersection| / |union|; 1 for views of one image."""
+    u_set, v_set = u["labels"].astype(jnp.float32), v["labels"].astype(jnp.float32)
+    common = u_set @ v_set.T
+    union = u_set.sum(axis=1)[:, None] + v_set.sum(axis=1)[None, :] - common
+    return jnp.maximum(common / jnp.maximum(union, 1), identity(u, v))
+
+
+def other_label(u: dict, v: dict) -> jax.Array:
+    """1 where both classes are known and differ: the graph that contrastive unlearning attracts along."""
+    known = (u["label"][:, None] >= 0) & (v["label"][None, :] >= 0)
+    return ((u["label"][:, None] != v["label"][None, :]) & known).astype(jnp.float32)
+
+
 def caption(u: dict, v: dict) -> jax.Array:
     """Cosine of the caption embeddings: the graph of X-CLR on captioned images (arXiv 2407.18134)."""
-    return cosine(u["caption_embedding"], v["caption_embedding"])
+    return cosines(u["caption_embedding"], v["caption_embedding"])
 
 
 def class_text(u: dict, v: dict) -> jax.Array:
     """Cosine of the embeddings of the class texts: the graph of X-CLR on ImageNet (arXiv 2407.18134, appendix A.7)."""
-    return cosine(u["class_embedding"], v["class_embedding"])
+    return cosines(u["class_embedding"], v["class_embedding"])
 
 
-SOURCES = {"identity": identity, "label": label, "caption": caption, "class_text": class_text}
+def kernel(u: dict, v: dict, *, bandwidth: float = 1.0, power: float = 2.0) -> jax.Array:
+    """exp(-|t_i - t_k|^power / (2 bandwidth^power)) of real-valued labels: y-Aware with power 2 (arXiv 2106.08808)."""
+    distance = jnp.sum(jnp.abs(u["target"][:, None, :] - v["target"][None, :, :]) ** 2, axis=-1) ** 0.5
+    return jnp.exp(-0.5 * (distance / bandwidth) ** power)
 
-# Side information that a source reads, besides the id that every batch has.
-REQUIRES = {"identity": (), "label": ("label",), "caption": ("caption_embedding",), "class_text": ("class_embedding",)}
+
+def hierarchy(u: dict, v: dict, *, measure: str = "wu_palmer") -> jax.Array:
+    """Similarity of two leaves of a given tree, from the depth of their lowest common ancestor.
+
+    wu_palmer: 2 depth(lca) / (depth_i + depth_k) (Wu and Palmer 1994), depths counted from the root = 1.
+    path:      1 / (1 + edges between the leaves).
+    """
+    if measure not in ("wu_palmer", "path"):
+        raise ValueError(f"measure = {measure!r}: expected wu_palmer or path")
+    depth_u, depth_v = (1 + jnp.sum(side["path"] >= 0, axis=-1) for side in (u, v))
+    same = (u["path"][:, None, :] == v["path"][None, :, :]) & (u["path"][:, None, :] >= 0)
+    shared = 1 + jnp.sum(jnp.cumprod(same, axis=-1), axis=-1)
+    both = depth_u[:, None] + depth_v[None, :]
+    return 2 * shared / both if measure == "wu_palmer" else 1 / (1 + both - 2 * shared)
+
+
+def random(u: dict, v: dict, *, seed: int = 0, width: int = 16) -> jax.Array:
+    """Cosines of random vectors drawn from the image ids: a graph that says nothing, the control of an ablation."""
+
+    def vectors(ids):
+        return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), (width,)))(ids)
+
+    return cosines(vectors(u["id"]), vectors(v["id"]))
+
+
+def geometry(u: dict, v: dict) -> jax.Array:
+    """Intersection over union of two crops of one image; 0 between images."""
+    low, high = (lambda box: box[:, :2]), (lambda box: box[:, :2] + box[:, 2:])
+    corner = jnp.maximum(low(u["box"])[:, None], low(v["box"])[None])
+    extent = jnp.maximum(jnp.minimum(high(u["box"])[:, None], high(v["box"])[None]) - corner, 0)
+    common = extent[..., 0] * extent[..., 1]
+    area_u, area_v = (side["box"][:, 2] * side["box"][:, 3] for side in (u, v))
+    return identity(u, v) * common / jnp.maximum(area_u[:, None] + area_v[None, :] - common, 1e-12)
+
+
+def teacher(u: dict, v: dict, *, own: bool = True) -> jax.Array:
+    """Cosine of the embeddings by the EMA encoder: ReSSL, ALBEF. Without `own` the own pair is left out (SCE)."""
+    similarity = cosines(u["teacher"], v["teacher"])
+    return similarity if own else jnp.where(identity(u, v) > 0, -1e9, similarity)
+
+
+def self_similarity(u: dict, v: dict) -> jax.Array:
+    """Cosine of the rows' own embeddings, without gradient."""
+    return cosines(u["embedding"], v["embedding"])
+
+
+def text_similarity(u: dict, v: dict) -> jax.Array:
+    """Cosine of the text tower's embeddings of both images, without gradient: the soft targets of M3CoL."""
+    return cosines(u["text"], v["text"])
+
+
+def swapped(u: dict, v: dict, *, of: int | None = None) -> jax.Array:
+    """Cosine of another view of the anchor (the next, or view `of`) with the key: SwAV, whose keys are prototypes."""
+    return cosines(u["other_view" if of is None else f"view_{of}"], v["embedding"])
+
+
+def swapped_keys(u: dict, v: dict) -> jax.Array:
+    """Cosine of the anchor with another view of the key: the transpose of `swapped`."""
+    return cosines(u["embedding"], v["other_view"])
+
+
+def second_label(u: dict, v: dict) -> jax.Array:
+    """1 where the key has the second class that the anchor is compared in (SimLAP)."""
+    same = (u["second_label"][:, None] == v["label"][None, :]) & (v["label"][None, :] >= 0)
+    return same.astype(jnp.float32)
+
+
+SOURCES = {
+    "identity": identity,
+    "uniform": uniform,
+    "label": label,
+    "labels": labels,
+    "other_label": other_label,
+    "caption": caption,
+    "class_text": class_text,
+    "kernel": kernel,
+    "hierarchy": hierarchy,
+    "random": random,
+    "geometry": geometry,
+    "teacher": teacher,
+    "self_similarity": self_similarity,
+    "text_similarity": text_similarity,
+    "swapped": swapped,
+    "swapped_keys": swapped_keys,
+    "second_label": second_label,
+}
+
+ONE_WAY = ("swapped", "swapped_keys", "second_label")  # not symmetric: anchors and keys give different things
+
+# Side information of the batch that a source reads, besides the id that every batch has.
+REQUIRES = {
+    "label": ("label",),
+    "other_label": ("label",),
+    "labels": ("labels",),
+    "caption": ("caption_embedding",),
+    "class_text": ("class_embedding",),
+    "kernel": ("target",),
+    "hierarchy": ("path",),
+    "second_label": ("label",),
+}

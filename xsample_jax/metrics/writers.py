@@ -1,6 +1,5 @@
-"""Where numbers go while a run trains: metrics.jsonl (the record), TensorBoard (if installed), the screen."""
+"""Where numbers go while a run trains: metrics.jsonl (the record), TensorBoard event files, the screen."""
 
-import importlib.util
 import json
 import math
 import os
@@ -8,6 +7,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
+
+from xsample_jax.metrics.event_file import EventFile
 
 JSONL = "metrics.jsonl"
 
@@ -89,21 +90,17 @@ def _plain(value):
 
 
 class TensorBoardWriter:
-    """Writes TensorBoard scalars with tensorboardX; events after `resume_step` are purged by TensorBoard itself."""
+    """Writes TensorBoard scalars; TensorBoard itself hides what earlier event files hold after `resume_step`."""
 
     def __init__(self, folder: str | Path, resume_step: int = 0):
-        from tensorboardX import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
+        self._events = EventFile(folder, purge_step=resume_step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            value = _plain(value)
-            if isinstance(value, int | float):
-                self._writer.add_scalar(name, value, step)
+        plain = {name: _plain(value) for name, value in values.items()}
+        self._events.write(step, {name: value for name, value in plain.items() if isinstance(value, int | float)})
 
     def close(self) -> None:
-        self._writer.close()
+        self._events.close()
 
 
 class ProgressLine:
@@ -189,13 +186,15 @@ def open_writers(
     enabled: bool = True,
     stream=None,
 ) -> FanOut:
-    """Opens metrics.jsonl, the progress line and, where tensorboardX is installed, TensorBoard, in the run folder.
+    """Opens metrics.jsonl, TensorBoard's events and the progress line, in the run folder.
 
     enabled: False on all processes but the first; the result then writes nothing.
     """
     if not enabled:
         return FanOut(())
-    writers: list[Writer] = [JsonlWriter(Path(folder) / JSONL, resume_step)]
-    if importlib.util.find_spec("tensorboardX"):
-        writers.append(TensorBoardWriter(Path(folder) / "tensorboard", resume_step))
-    return FanOut([*writers, ProgressLine(total_steps, seconds_left, stream)])
+    writers = (
+        JsonlWriter(Path(folder) / JSONL, resume_step),
+        TensorBoardWriter(Path(folder) / "tensorboard", resume_step),
+        ProgressLine(total_steps, seconds_left, stream),
+    )
+    return FanOut(writers)

@@ -1,4 +1,4 @@
-"""From features to what the loss sees: the projection MLP of SimCLR (Chen et al., arXiv 2002.05709) and unit rows."""
+"""From features to what the loss sees: the projection MLP of SimCLR (Chen et al., arXiv 2002.05709)."""
 
 from collections.abc import Sequence
 
@@ -49,16 +49,3 @@ class ProjectionHead(nnx.Module):
                 x = self.norms[number](x)
             x = jax.nn.relu(x)
         return self.out(x).astype(jnp.float32)
-
-
-def unit_rows(x: jax.Array, floor: float = 1e-6) -> jax.Array:
-    """Divides each row of `x` [..., d] by its Euclidean norm, in float32.
-
-    A row shorter than `floor` has no direction to speak of: it becomes the zero vector and passes no gradient, where
-    the plain formula gives 0/0 and a NaN gradient, or a gradient of size 1/norm that would ruin the step.
-    """
-    x = x.astype(jnp.float32)
-    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    known = square > floor**2
-    # The inner `where` keeps rsqrt away from 0: the outer one alone would multiply its infinite derivative by zero.
-    return jnp.where(known, x * jax.lax.rsqrt(jnp.where(known, square, 1.0)), 0.0)

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from xsample_jax.errors import ConfigError, lookup
-from xsample_jax.models.heads import ProjectionHead, unit_rows
+from xsample_jax.models.heads import ProjectionHead
 from xsample_jax.models.resnet import ResNet
 from xsample_jax.models.text import LinearText, TextTower
 from xsample_jax.models.vit import ViT
+from xsample_jax.rows import unit_rows
 
 
 def _resnet(config, rngs: nnx.Rngs, *, depth: int) -> ResNet:
@@ -39,10 +40,13 @@ ENCODERS = {
 class Towers(nnx.Module):
     """Encoder, projection head and perhaps a text tower. `.train()` and `.eval()` switch the batch norms of all."""
 
-    def __init__(self, encoder: nnx.Module, head: nnx.Module, text: nnx.Module | None = None):
+    def __init__(
+        self, encoder: nnx.Module, head: nnx.Module, text: nnx.Module | None = None, predictor: nnx.Module | None = None
+    ):
         self.encoder = encoder
         self.head = head
         self.text = nnx.data(text)
+        self.predictor = nnx.data(predictor)
 
     def features(self, images: jax.Array) -> jax.Array:
         """What is kept after training: images [n, s, s, 3] -> [n, F] float32."""
@@ -52,6 +56,10 @@ class Towers(nnx.Module):
         """Images [n, s, s, 3] -> (features [n, F], z [n, D] with unit rows), both float32."""
         features = self.encoder(images)
         return features, unit_rows(self.head(features))
+
+    def predict(self, z: jax.Array) -> jax.Array:
+        """What the student makes of its embeddings before they are compared with a teacher's: [n, D] -> unit [n, D]."""
+        return unit_rows(self.predictor(z))
 
     def embed_text(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Unit rows [n, D] float32 of `batch[self.text.reads]`: caption_embedding [n, E] or caption_tokens [n, L].
@@ -69,7 +77,13 @@ class Towers(nnx.Module):
 
 
 def build_model(
-    config, text: str | None = None, caption_dim: int | None = None, vocab_size: int | None = None, *, rngs: nnx.Rngs
+    config,
+    text: str | None = None,
+    caption_dim: int | None = None,
+    vocab_size: int | None = None,
+    *,
+    predictor: bool = False,
+    rngs: nnx.Rngs,
 ) -> Towers:
     """Builds the model that a config describes; under `nnx.eval_shape` it costs nothing.
 
@@ -78,6 +92,7 @@ def build_model(
       text: text tower of the objective: None, "linear" (of frozen caption embeddings) or "transformer" (of tokens).
       caption_dim: width of the caption embeddings, for "linear".
       vocab_size: number of token ids, for "transformer".
+      predictor: a second head on the embeddings, of the hidden widths of the projection head (BYOL, MoCo v3).
       rngs: source of the initial parameters.
 
     Raises:
@@ -89,7 +104,10 @@ def build_model(
     head = config.model.head
     dtype = jnp.dtype(config.precision.compute)
     projection = ProjectionHead(encoder.features, tuple(head.hidden), head.dim, head.batch_norm, dtype, rngs=rngs)
-    return Towers(encoder, projection, make_text and make_text(config, caption_dim, vocab_size, rngs))
+    second = (
+        ProjectionHead(head.dim, tuple(head.hidden), head.dim, head.batch_norm, dtype, rngs=rngs) if predictor else None
+    )
+    return Towers(encoder, projection, make_text and make_text(config, caption_dim, vocab_size, rngs), second)
 
 
 def _linear_text(config, caption_dim: int | None, vocab_size: int | None, rngs: nnx.Rngs) -> LinearText:

@@ -1,22 +1,102 @@
-"""The equation: a target graph T and student logits S over the same keys must be the same distribution.
+"""The equation: a target graph T and student logits S over the same pairs, attraction minus repulsion.
 
-    p_ik = exp(S_ik) / sum over valid k' of exp(S_ik')        l_i = - sum_k T_ik log p_ik = H(T_i) + KL(T_i || p_i)
+    l_i = sum_k T_ik ( r_i R_ik - a_i S_ik )          R_ik = log of the denominator of the pair (i, k)
 
-X-CLR, SimCLR, SupCon and CLIP differ in T only. A self pair is invalid in T and in p alike: with it in T alone the loss
-asks for log 0, with it in p alone every row carries mass that nothing can remove.
+    shared   R_ik = log sum_k' N_ik' exp S_ik'        then l_i = H(T_i, p_i), the cross-entropy of T_i and p_i = softmax
+    own      R_ik = log( exp S_ik + sum_k' N_ik' exp S_ik' )       N without the positives: they do not compete
+    views    R_ik = sum over views g of log sum over pairs within view g of N exp S         one denominator per view
+    rank     R_ik = log sum over k' with o_ik' <= o_ik of exp S_ik'       o: similarity to the anchor; only the less
+                                                                          similar ones compete with k
+X-CLR, SimCLR, SupCon and CLIP are `shared` and differ in T only. A self pair is invalid in T and in N alike: with it in
+T alone the loss asks for log 0, with it in N alone every row carries mass that nothing can remove.
+
+S, T, N are [A, K], R is [A, 1] or [A, K]; row weights a (attraction) and r (repulsion) are scalars or [A].
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from xsample_jax.choice import resolve
 from xsample_jax.graphs.normalise import MASKED
+from xsample_jax.graphs.sources import SOURCES
 
 
-def cross_entropy(logits: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Array:
-    """Cross-entropy of every row. logits, target [A, K]; valid bool [A, K]; returns [A], float32 (float64 stays)."""
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    log_p = jax.nn.log_softmax(jnp.where(valid, logits, MASKED), axis=-1)
-    return -jnp.sum(jnp.where(valid, target * log_p, 0.0), axis=-1)
+def cross_entropy(
+    logits: jax.Array, target: jax.Array, log_denominator: jax.Array, attraction=1.0, repulsion=1.0
+) -> jax.Array:
+    """l_i of every row, [A]: the mean over positives lies outside the logarithm (SupCon "out")."""
+    attraction, repulsion = _column(attraction), _column(repulsion)
+    pairs = target * (repulsion * log_denominator - attraction * jnp.where(target > 0, logits, 0.0))
+    return jnp.sum(jnp.where(target > 0, pairs, 0.0), axis=-1)
+
+
+def cross_entropy_in(
+    logits: jax.Array, target: jax.Array, log_denominator: jax.Array, attraction=1.0, repulsion=1.0
+) -> jax.Array:
+    """l_i = r_i R_i - a_i log sum_k T_ik exp S_ik: the mean over positives inside the logarithm (SupCon "in")."""
+    return repulsion * log_denominator[:, 0] - attraction * log_sum(logits, target)
+
+
+AGGREGATES = {"out": cross_entropy, "in": cross_entropy_in}
+
+
+def log_sum(logits: jax.Array, weight: jax.Array) -> jax.Array:
+    """log sum_k weight_ik exp(S_ik), [A]; about -1e9 where all weights of a row are 0."""
+    log_weight = jnp.where(weight > 0, jnp.log(jnp.where(weight > 0, weight, 1.0)), MASKED)
+    return jax.nn.logsumexp(jnp.where(weight > 0, logits, 0.0) + log_weight, axis=-1)
+
+
+class Pairing(NamedTuple):
+    """What a denominator may ask about the pairs: side information u, v; the view that both ends share, or -1."""
+
+    u: dict
+    v: dict
+    view: jax.Array
+    views: int
+
+
+def shared(logits: jax.Array, weight: jax.Array, pairing: Pairing) -> jax.Array:
+    """[A, 1]: all positives of a row share one denominator."""
+    del pairing
+    return log_sum(logits, weight)[:, None]
+
+
+def own(logits: jax.Array, weight: jax.Array, pairing: Pairing) -> jax.Array:
+    """[A, K]: every positive competes with the negatives only (decoupled softmax)."""
+    del pairing
+    return jnp.logaddexp(logits, log_sum(logits, weight)[:, None])
+
+
+def views(logits: jax.Array, weight: jax.Array, pairing: Pairing) -> jax.Array:
+    """[A, 1]: the product of one denominator per view, over the pairs within that view (MV-DHEL)."""
+    of_view = [jnp.where(pairing.view == view, weight, 0.0) for view in range(pairing.views)]
+    return sum(jnp.where(w.sum(axis=-1) > 0, log_sum(logits, w), 0.0) for w in of_view)[:, None]
+
+
+def rank(logits: jax.Array, weight: jax.Array, pairing: Pairing, *, by: str) -> jax.Array:
+    """[A, K]: the key k competes with itself and with what is no more similar to the anchor than k is.
+
+    by: the graph source that ranks the keys (Rank-N-Contrast, arXiv 2210.01189). One sort per row, no K^2 masks.
+    """
+    order = resolve(SOURCES, by, "denominator.by")(pairing.u, pairing.v)
+    return rank_log_denominators(logits, weight, jax.lax.stop_gradient(order))
+
+
+def rank_log_denominators(logits: jax.Array, weight: jax.Array, order: jax.Array) -> jax.Array:
+    """R_ik = log sum over k' with order_ik' <= order_ik of N_ik' e^{S_ik'}, [A, K]; ties compete with each other."""
+    by_order = jnp.argsort(order, axis=-1)
+    log_weight = jnp.where(weight > 0, jnp.log(jnp.where(weight > 0, weight, 1.0)), MASKED)
+    terms = jnp.take_along_axis(logits + log_weight, by_order, axis=-1)
+    running = jax.lax.cumlogsumexp(terms, axis=1)
+    ranked = jnp.take_along_axis(order, by_order, axis=-1)
+    last_of_tie = jax.vmap(lambda row: jnp.searchsorted(row, row, side="right") - 1)(ranked)
+    running = jnp.take_along_axis(running, last_of_tie, axis=-1)
+    return jnp.take_along_axis(running, jnp.argsort(by_order, axis=-1), axis=-1)
+
+
+DENOMINATORS = {"shared": shared, "own": own, "views": views, "rank": rank}
 
 
 def entropy(target: jax.Array) -> jax.Array:
@@ -27,3 +107,7 @@ def entropy(target: jax.Array) -> jax.Array:
 def mean_over_rows(values: jax.Array, counted: jax.Array) -> jax.Array:
     """Mean of `values` [A] over the rows where `counted` [A] is true; 0 when there is none."""
     return jnp.sum(jnp.where(counted, values, 0.0)) / jnp.maximum(jnp.sum(counted), 1)
+
+
+def _column(weight):
+    return weight[:, None] if jnp.ndim(weight) else weight

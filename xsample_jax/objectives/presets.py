@@ -1,93 +1,457 @@
-"""Named objectives, as data: a sum of weighted terms, each naming its anchors, keys, graph and normaliser."""
+"""Named objectives, as data: each is an Objective with its formula, its source and its defaults.
+
+i: anchor, k: key, i+: a positive of i, s: similarity, tau: temperature, T: target graph, B: images of the batch.
+"""
 
 import dataclasses
 
-from xsample_jax.errors import ConfigError, lookup
-from xsample_jax.graphs.normalise import NORMALISERS
-from xsample_jax.graphs.sources import REQUIRES, SOURCES
+from xsample_jax.graphs.combine import Graph, Mixture
+from xsample_jax.objectives.blocks import IMAGE, TEXT, Rows
+from xsample_jax.objectives.objective import Objective
+from xsample_jax.objectives.terms import FeatureTerm, Term
 
 
 @dataclasses.dataclass(frozen=True)
-class Term:
-    """One cross-entropy between a target graph and a student graph.
+class Preset:
+    """An objective with what a reader wants to know: the formula in a line, and where it comes from."""
 
-    Attributes:
-      graph: source of the target graph (graphs/sources.py).
-      normaliser: how its rows become distributions (graphs/normalise.py).
-      anchors, keys: "image" (rows of the image head) or "text" (rows of the text tower).
-      weight: factor of the term in the loss.
-    """
-
-    graph: str
-    normaliser: str
-    anchors: str = "image"
-    keys: str = "image"
-    weight: float = 1.0
+    formula: str
+    source: str
+    objective: Objective
 
 
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """Terms and temperatures. `text` is the text side: None, linear (of frozen embeddings) or transformer."""
+VIEW_0, VIEW_1, TEACHER_0, TEACHER_1 = Rows("image", 0), Rows("image", 1), Rows("teacher", 0), Rows("teacher", 1)
+QUEUE, PROTOTYPES, LOCAL = Rows("queue"), Rows("prototypes"), Rows("local")
 
-    terms: tuple[Term, ...]
-    temperature: float
-    target_temperature: float = 0.1
-    learn_temperature: bool = False
-    centre: bool = False
-    text: str | None = None
-
-    @property
-    def requires(self) -> frozenset[str]:
-        """Batch entries that the graphs and the text side read."""
-        graphs = {name for term in self.terms for name in REQUIRES[term.graph]}
-        text = {"linear": {"caption_embedding"}, "transformer": {"caption_tokens"}, None: set()}[self.text]
-        return frozenset(graphs | text)
+IDENTITY, LABEL = Graph("identity"), Graph("label")
+CAPTION = Graph("caption", "softmax")
+SMOOTHED = Mixture((IDENTITY, Graph("uniform")), (0.9, 0.1))  # label smoothing 0.1
+COSINE_WEIGHTS = Graph("caption", "row_sum", ({"name": "affine", "scale": 0.5, "offset": 0.5},))
+BALANCED = Graph("swapped", "sinkhorn", target_temperature=0.05)
+BALANCED_KEYS = Graph("swapped_keys", "sinkhorn", target_temperature=0.05)
 
 
-_CLIP_TERMS = (
-    Term("identity", "row_sum", anchors="image", keys="text", weight=0.5),
-    Term("identity", "row_sum", anchors="text", keys="image", weight=0.5),
+def both_ways(first: Rows, second: Rows, **fields) -> tuple[Term, Term]:
+    """A term in both directions, half the weight each."""
+    weight = fields.pop("weight", 1.0) / 2
+    return (
+        Term(anchors=first, keys=second, weight=weight, **fields),
+        Term(anchors=second, keys=first, weight=weight, **fields),
+    )
+
+
+def image_text(**fields) -> tuple[Term, Term]:
+    """Image against text and text against image."""
+    return both_ways(IMAGE, TEXT, **fields)
+
+
+def against_teacher(**fields) -> tuple[Term, Term]:
+    """Every view against the other view of the EMA encoder, and what it remembers."""
+    return (
+        Term(anchors=VIEW_0, keys=(TEACHER_1, QUEUE), weight=0.5, **fields),
+        Term(anchors=VIEW_1, keys=(TEACHER_0, QUEUE), weight=0.5, **fields),
+    )
+
+
+def swapped_prototypes() -> tuple[Term, ...]:
+    """SwAV's terms: views and small crops against the prototypes, targets from another view, balanced by Sinkhorn."""
+
+    def term(anchors: Rows, source, weight: float) -> Term:
+        graph = Graph(source, "sinkhorn", target_temperature=0.05)
+        return Term(graph, anchors=anchors, keys=PROTOTYPES, weight=weight)
+
+    crops, local = 2, 2
+    each = 1 / (2 * (crops + local - 1))
+    swap = [term(Rows("image", view), "swapped", each) for view in range(crops)]
+    small = [
+        term(Rows("local", crop), {"name": "swapped", "of": view}, each)
+        for crop in range(local)
+        for view in range(crops)
+    ]
+    return (*swap, *small)
+
+
+SYMILE = tuple(
+    Term(anchors=anchor, keys=Rows(first.block, first.view, times=second), weight=1 / 3)
+    for anchor, first, second in ((VIEW_0, VIEW_1, TEXT), (VIEW_1, VIEW_0, TEXT), (TEXT, VIEW_0, VIEW_1))
 )
+PAIR = Rows("image", 1, beside=TEXT)
 
 PRESETS = {
-    # X-CLR (arXiv 2407.18134): T = softmax(cos(e_i, e_k) / tau_s) over k != i, S = z_i . z_k / tau, tau = tau_s = 0.1.
-    "xclr": Objective((Term("caption", "softmax"),), temperature=0.1, target_temperature=0.1),
-    # SimCLR, NT-Xent (arXiv 2002.05709, eq. 1): T = 1 on the other view of the image.
-    "simclr": Objective((Term("identity", "row_sum"),), temperature=0.1),
-    # SupCon, the "out" form (arXiv 2004.11362, eq. 2): T uniform over the rows of the same class.
-    "supcon": Objective((Term("label", "row_sum"),), temperature=0.1),
-    # CLIP (arXiv 2103.00020, fig. 3): image against text in both directions, learned temperature from 0.07.
-    "clip": Objective(_CLIP_TERMS, temperature=0.07, learn_temperature=True, text="transformer"),
-    # CLIP whose text side is the frozen caption embedding under a learned linear map: the fair baseline for X-CLR.
-    "clip_frozen_text": Objective(_CLIP_TERMS, temperature=0.07, learn_temperature=True, text="linear"),
+    # The family of X-CLR: soft graphs from what is known about the images.
+    "xclr": Preset(
+        "T = softmax over k != i of cos(e_i, e_k) / tau_s, e frozen captions; S = z_i.z_k / tau; tau = tau_s = 0.1",
+        "X-CLR, arXiv 2407.18134",
+        Objective((Term(CAPTION),), 0.1),
+    ),
+    "xclr_class_text": Preset(
+        "T = softmax over k != i of cos(c_y(i), c_y(k)) / tau_s, c frozen class texts",
+        "X-CLR on ImageNet, arXiv 2407.18134, appendix A.7",
+        Objective((Term(Graph("class_text", "softmax")),), 0.1),
+    ),
+    "xclr_hierarchy": Preset(
+        "T = softmax over k != i of Wu-Palmer(leaf_i, leaf_k) / tau_s on a given tree",
+        "X-CLR with the graph of a taxonomy (Wu and Palmer 1994)",
+        Objective((Term(Graph("hierarchy", "softmax")),), 0.1),
+    ),
+    "xclr_random": Preset(
+        "T = softmax over k != i of the cosine of random vectors / tau_s",
+        "control: a soft graph that says nothing",
+        Objective((Term(Graph("random", "softmax")),), 0.1),
+    ),
+    "cwcl": Preset(
+        "image->text: T = rowsum((1 + cos(e_i, e_k)) / 2); text->image: T = 1 on the own pair; sum of both; tau 0.07",
+        "CWCL, arXiv 2309.14580, eqs. 4, 6",
+        Objective(
+            (Term(COSINE_WEIGHTS, keys=TEXT), Term(anchors=TEXT, keys=IMAGE)),
+            0.07,
+            learn_temperature=True,
+            text="linear",
+        ),
+    ),
+    "soft_clip": Preset(
+        "T = softmax(t_i.t_k / 0.125) of the text tower's own embeddings, both directions",
+        "second phase of M3CoL, arXiv 2407.15587",
+        Objective(image_text(graph=Graph("text_similarity", "softmax", target_temperature=0.125)), 0.1, text="linear"),
+    ),
+    # One positive, or those of a class.
+    "simclr": Preset(
+        "NT-Xent: -log e^{s(i, i+)/tau} / sum over k != i of e^{s(i, k)/tau}; tau 0.1",
+        "SimCLR, arXiv 2002.05709, eq. 1",
+        Objective((Term(),), 0.1),
+    ),
+    "supcon": Preset(
+        "mean over i+ of -log e^{s(i, i+)/tau} / sum over k != i of e^{s(i, k)/tau}; i+: same class; tau 0.1",
+        "SupCon (out), arXiv 2004.11362, eq. 2",
+        Objective((Term(LABEL),), 0.1),
+    ),
+    "supcon_in": Preset(
+        "-log of the mean over i+ of e^{s(i, i+)/tau} / sum over k != i of e^{s(i, k)/tau}",
+        "SupCon (in), arXiv 2004.11362, eq. 3",
+        Objective((Term(LABEL, aggregate="in"),), 0.1),
+    ),
+    "dcl": Preset(
+        "-s(i, i+)/tau + log sum over other images k of e^{s(i, k)/tau}",
+        "DCL, arXiv 2110.06848, eq. 6",
+        Objective((Term(negatives="other_images"),), 0.1),
+    ),
+    "dclw": Preset(
+        "-w_i s(i, i+)/tau + log sum over other images; w_i = 2 - A softmax over anchors of s(i, i+)/0.5",
+        "DCLW, arXiv 2110.06848, eq. 7",
+        Objective((Term(negatives="other_images", attraction="near_positive"),), 0.1),
+    ),
+    "decoupled_softmax": Preset(
+        "mean over i+ of -log e^{s(i, i+)/tau} / (e^{s(i, i+)/tau} + sum over negatives)",
+        "DEXML, arXiv 2310.17109, eq. 5",
+        Objective((Term(LABEL, denominator="own", negatives="not_positive"),), 0.1),
+    ),
+    "hard_negatives": Preset(
+        "decoupled softmax over the 64 most similar negatives only",
+        "Wang and Liu, arXiv 2012.09740, section 5",
+        Objective((Term(denominator="own", negatives={"name": "hardest", "k": 64}),), 0.1),
+    ),
+    "hcl": Preset(
+        "negatives weighted by e^{beta s(i, k)/tau}, mean weight 1, beta 1; tau 0.5",
+        "hard negative contrastive loss, arXiv 2010.04592, eq. 4",
+        Objective((Term(denominator="own", negatives={"name": "importance", "beta": 1.0}),), 0.5),
+    ),
+    "rince": Preset(
+        "-e^{q s+}/q + (lam (e^{s+} + sum of negatives))^q / q; q 0.5, lam 0.01, tau 0.5",
+        "RINCE, arXiv 2201.04309, eq. 4",
+        Objective((Term(link={"name": "robust", "q": 0.5, "lam": 0.01}),), 0.5),
+    ),
+    "focal": Preset(
+        "(1 - p_i)^0.5 times NT-Xent, p_i the probability of the positive",
+        "focal reweighting of KaLM-Embedding-V2, arXiv 2506.20923",
+        Objective((Term(row_weight={"name": "focal", "gamma": 0.5}),), 0.1),
+    ),
+    "macl": Preset(
+        "NT-Xent with tau = 0.1 (1 + 0.5 A), A the mean positive cosine; rows weighted by 1 / (1 - p_i)",
+        "MACL, arXiv 2212.10888, eqs. 7, 9",
+        Objective((Term(temperature="model_aware", row_weight="unsure"),), 0.1),
+    ),
+    "temperature_schedule": Preset(
+        "NT-Xent with tau moving between 0.1 and 1 as a cosine, 4 periods over the run",
+        "arXiv 2303.13664, eq. 6",
+        Objective((Term(temperature={"name": "schedule", "low": 0.1, "periods": 4.0}),), 1.0),
+    ),
+    "rank_n_contrast": Preset(
+        "every key against itself and those less similar to the anchor by caption",
+        "Rank-N-Contrast, arXiv 2210.01189, eq. 3, with caption cosines for label distances",
+        Objective(
+            (
+                Term(
+                    Graph("uniform"),
+                    denominator={"name": "rank", "by": "caption"},
+                    similarity={"name": "negative_distance", "power": 1.0},
+                ),
+            ),
+            2.0,
+        ),
+    ),
+    "mw": Preset(
+        "sum over all negatives of the batch of softplus((s- - s+)/tau) / anchors; tau 0.05",
+        "MW, arXiv 2510.00137, eq. 3",
+        Objective((Term(link="pairwise_global"),), 0.05),
+    ),
+    "mv_infonce": Preset(
+        "-log (sum over view pairs of e^{s/tau} of one image / sum over all pairs of the image's views with others)",
+        "MV-InfoNCE, arXiv 2507.06979",
+        Objective((Term(Graph("identity", "none"), merge_views=True, aggregate="in"),), 0.2),
+    ),
+    "mv_dhel": Preset(
+        "as MV-InfoNCE, with one denominator per view over other images in the same view",
+        "MV-DHEL, arXiv 2507.06979",
+        Objective((Term(Graph("identity", "none"), merge_views=True, aggregate="in", denominator="views"),), 0.2),
+    ),
+    "simlap": Preset(
+        "decoupled softmax of cosines behind a learned gate of (class of i, a second class)",
+        "SimLAP, arXiv 2410.08799",
+        Objective(
+            (
+                Term(
+                    Graph("second_label", "none"),
+                    anchors=VIEW_0,
+                    keys=VIEW_1,
+                    similarity="gated",
+                    denominator="own",
+                    negatives="neither_label",
+                    reduce="pairs",
+                ),
+            ),
+            0.1,
+            gate=True,
+        ),
+    ),
+    # Image and text.
+    "clip": Preset(
+        "mean of image->text and text->image cross-entropy to the own pair; tau learned from 0.07",
+        "CLIP, arXiv 2103.00020, fig. 3",
+        Objective(image_text(), 0.07, learn_temperature=True, text="transformer"),
+    ),
+    "clip_frozen_text": Preset(
+        "CLIP whose text side is a learned linear map of the frozen caption embedding",
+        "the baseline of X-CLR that sees the same text",
+        Objective(image_text(), 0.07, learn_temperature=True, text="linear"),
+    ),
+    "align": Preset(
+        "CLIP with label smoothing 0.1: T = 0.9 on the own pair + 0.1 / B",
+        "ALIGN, arXiv 2102.05918, section 4.2",
+        Objective(image_text(graph=SMOOTHED), 0.07, learn_temperature=True, text="linear"),
+    ),
+    "unicl": Preset(
+        "CLIP with T uniform over the texts of the same class",
+        "UniCL, arXiv 2204.03610, eqs. 2, 3",
+        Objective(image_text(graph=LABEL), 0.07, learn_temperature=True, text="linear"),
+    ),
+    "siglip": Preset(
+        "-1/B sum over pairs of log sigmoid(y (s/tau + b)), y = +-1; tau from 0.1 and b from -10 learned",
+        "SigLIP, arXiv 2303.15343, eq. 1",
+        Objective(
+            (Term(Graph("identity", "none"), keys=TEXT, link="sigmoid"),),
+            0.1,
+            learn_temperature=True,
+            bias=-10.0,
+            text="linear",
+        ),
+    ),
+    "slip": Preset(
+        "CLIP + SimCLR (tau 0.1)",
+        "SLIP, arXiv 2112.12750",
+        Objective((*image_text(), Term(temperature=0.1)), 0.07, learn_temperature=True, text="linear"),
+    ),
+    "clip_uniform": Preset(
+        "CLIP + uniformity of both sides and between them + alignment",
+        "closing the contrastive gap, arXiv 2405.18570, eqs. 3-5",
+        Objective(
+            image_text(),
+            0.07,
+            learn_temperature=True,
+            text="linear",
+            feature_terms=(
+                FeatureTerm("uniform", VIEW_0, VIEW_0, 0.5),
+                FeatureTerm("uniform", TEXT, TEXT, 0.5),
+                FeatureTerm("cross_uniform", VIEW_0, TEXT),
+                FeatureTerm("align", VIEW_0, TEXT),
+            ),
+        ),
+    ),
+    "cyclip": Preset(
+        "CLIP + consistency of similarities within and across modalities, 0.25 each",
+        "CyCLIP, arXiv 2205.14459, eqs. 3, 4",
+        Objective(
+            image_text(),
+            0.07,
+            learn_temperature=True,
+            text="linear",
+            feature_terms=(FeatureTerm("cyclic", VIEW_0, TEXT),),
+        ),
+    ),
+    "symile": Preset(
+        "s = sum_d a_d b_d c_d of three modalities (two views and the text), each anchors all pairs of the others",
+        "Symile, arXiv 2411.01053",
+        Objective(SYMILE, 0.07, learn_temperature=True, text="linear"),
+    ),
+    "gram": Preset(
+        "s = -volume spanned by (view 0, view 1, text), smoothing 0.1, both directions; tau learned from 0.07",
+        "GRAM, arXiv 2412.11959, eqs. 4, 6",
+        Objective(
+            (
+                Term(SMOOTHED, anchors=VIEW_0, keys=PAIR, similarity="volume", weight=0.5),
+                Term(SMOOTHED, anchors=PAIR, keys=VIEW_0, similarity="volume", weight=0.5),
+            ),
+            0.07,
+            learn_temperature=True,
+            text="linear",
+        ),
+    ),
+    "swalip": Preset(
+        "image<->text cross-entropy to the Sinkhorn-balanced cosines (eps 0.05) of the swapped pair; tau 0.1",
+        "SwALIP, arXiv 2305.08675",
+        Objective(
+            (
+                Term(BALANCED, anchors=VIEW_0, keys=TEXT, weight=0.25),
+                Term(BALANCED, anchors=VIEW_1, keys=TEXT, weight=0.25),
+                Term(BALANCED_KEYS, anchors=TEXT, keys=VIEW_0, weight=0.25),
+                Term(BALANCED_KEYS, anchors=TEXT, keys=VIEW_1, weight=0.25),
+            ),
+            0.1,
+            text="linear",
+        ),
+    ),
+    # With a teacher, a memory, prototypes.
+    "moco": Preset(
+        "InfoNCE of each view against the EMA encoder's other view and a queue; tau 0.2",
+        "MoCo v2, arXiv 1911.05722 and 2003.04297",
+        Objective(against_teacher(), 0.2, teacher=0.99, queue=4096),
+    ),
+    "moco_v3": Preset(
+        "2 tau InfoNCE of predicted views against the EMA encoder's other views of the batch; tau 0.2",
+        "MoCo v3, arXiv 2104.02057, alg. 1",
+        Objective(
+            (
+                Term(anchors=Rows("predicted", 0), keys=TEACHER_1, weight=0.4),
+                Term(anchors=Rows("predicted", 1), keys=TEACHER_0, weight=0.4),
+            ),
+            0.2,
+            teacher=0.99,
+            predictor=True,
+        ),
+    ),
+    "byol": Preset(
+        "2 - 2 cos(predicted view, EMA encoder's other view), both ways",
+        "BYOL, arXiv 2006.07733, eq. 2",
+        Objective(
+            (),
+            1.0,
+            teacher=0.99,
+            predictor=True,
+            feature_terms=(
+                FeatureTerm("align", Rows("predicted", 0), TEACHER_1),
+                FeatureTerm("align", Rows("predicted", 1), TEACHER_0),
+            ),
+        ),
+    ),
+    "ressl": Preset(
+        "T = softmax over the queue of the EMA encoder's similarities / 0.04, of another view; tau 0.1",
+        "ReSSL, arXiv 2107.09282, eq. 4",
+        Objective(
+            (
+                Term(Graph("teacher", "softmax", target_temperature=0.04), anchors=VIEW_0, keys=QUEUE, weight=0.5),
+                Term(Graph("teacher", "softmax", target_temperature=0.04), anchors=VIEW_1, keys=QUEUE, weight=0.5),
+            ),
+            0.1,
+            teacher=0.99,
+            queue=4096,
+        ),
+    ),
+    "sce": Preset(
+        "T = 0.5 own key + 0.5 softmax of the EMA encoder's similarities to the queue / 0.05; tau 0.1",
+        "SCE, arXiv 2111.14585, eq. 5",
+        Objective(
+            against_teacher(
+                graph=Mixture(
+                    (IDENTITY, Graph({"name": "teacher", "own": False}, "softmax", target_temperature=0.05)), (0.5, 0.5)
+                )
+            ),
+            0.1,
+            teacher=0.99,
+            queue=4096,
+        ),
+    ),
+    "mochi": Preset(
+        "MoCo with synthetic negatives: mixtures of the hardest ones, and of them with the anchor; tau 0.2",
+        "MoCHi, arXiv 2010.01028, eqs. 4, 5",
+        Objective(
+            against_teacher(mixer={"name": "hard_mixtures", "hardest": 256, "mixed": 128, "with_anchor": 64}),
+            0.2,
+            teacher=0.99,
+            queue=4096,
+        ),
+    ),
+    "momentum_distillation": Preset(
+        "image<->text, T = 0.6 own pair + 0.4 softmax of the EMA encoder's similarities; tau 0.07",
+        "ALBEF and TCL, arXiv 2107.07651, eq. 6",
+        Objective(
+            image_text(graph=Mixture((IDENTITY, Graph("teacher", "softmax", target_temperature=0.07)), (0.6, 0.4))),
+            0.07,
+            learn_temperature=True,
+            text="linear",
+            teacher=0.99,
+        ),
+    ),
+    "swav": Preset(
+        "every crop predicts the Sinkhorn-balanced prototype assignment (eps 0.05) of another crop; tau 0.1",
+        "SwAV, arXiv 2006.09882, eqs. 2-4",
+        Objective(swapped_prototypes(), 0.1, prototypes=300, local_views=2),
+    ),
+    "sogclr": Preset(
+        "InfoNCE whose denominators are moving averages over the epochs (gamma 0.8), times tau; tau 0.1",
+        "SogCLR, arXiv 2202.12387, alg. 1",
+        Objective((Term(negatives="other_images", repulsion="moving_average", weight=0.1),), 0.1, memory="average"),
+    ),
+    "isogclr": Preset(
+        "SogCLR with a temperature per image that descends on its own robust objective; rho 6, tau from 0.07",
+        "iSogCLR, arXiv 2305.11965, alg. 1",
+        Objective(
+            (
+                Term(
+                    negatives="other_images",
+                    temperature="per_anchor",
+                    row_weight="moving_average_gap",
+                ),
+            ),
+            0.07,
+            memory="temperature",
+        ),
+    ),
+    # Without pairs.
+    "barlow_twins": Preset(
+        "sum (C_dd - 1)^2 + 0.005 sum off-diagonal C_de^2, C the cross-correlation of two views",
+        "Barlow Twins, arXiv 2103.03230, eq. 1",
+        Objective((), 1.0, feature_terms=(FeatureTerm("barlow_twins"),)),
+    ),
+    "vicreg": Preset(
+        "25 |z - z'|^2 + 25 hinge(1 - std) + covariance",
+        "VICReg, arXiv 2105.04906, eq. 6",
+        Objective((), 1.0, feature_terms=(FeatureTerm("vicreg"),)),
+    ),
+    "spectral": Preset(
+        "-2 <z, z'> + mean over other pairs of <z_i, z'_k>^2",
+        "spectral contrastive loss, arXiv 2106.04156, eq. 6",
+        Objective((), 1.0, feature_terms=(FeatureTerm("spectral"),)),
+    ),
+    "align_uniform": Preset(
+        "mean |z - z'|^2 + the mean of log mean e^{-2 |z_i - z_k|^2} of both views",
+        "Wang and Isola, arXiv 2005.10242",
+        Objective(
+            (),
+            1.0,
+            feature_terms=(
+                FeatureTerm("align"),
+                FeatureTerm("uniform", VIEW_0, VIEW_0, 0.5),
+                FeatureTerm("uniform", VIEW_1, VIEW_1, 0.5),
+            ),
+        ),
+    ),
 }
-
-
-def build_objective(config) -> Objective:
-    """The preset of `config.objective` with the config's own values in place of the preset's.
-
-    Raises ConfigError for an unknown preset or graph, and for `graph` with an objective that compares images with text.
-    """
-    objective = lookup(PRESETS, config.preset, "objective.preset")
-    changes = {
-        field: config[field]
-        for field in ("temperature", "target_temperature", "learn_temperature")
-        if config[field] is not None
-    }
-    changes["centre"] = config.centre
-    if config.graph is not None:
-        lookup(SOURCES, config.graph, "objective.graph")
-        if objective.text is not None:
-            raise ConfigError("objective.graph", config.graph, "None for an image-text preset", "Choose preset xclr.")
-        changes["terms"] = tuple(dataclasses.replace(term, graph=config.graph) for term in objective.terms)
-    if config.graph in ("caption", "class_text") and any(term.normaliser == "row_sum" for term in objective.terms):
-        raise ConfigError(
-            "objective.graph",
-            config.graph,
-            "identity or label with a row-sum preset, since cosines can be negative",
-            "Choose preset xclr.",
-        )
-    objective = dataclasses.replace(objective, **changes)
-    for term in objective.terms:
-        lookup(NORMALISERS, term.normaliser, "normaliser")
-    return objective

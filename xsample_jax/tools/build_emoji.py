@@ -8,26 +8,24 @@ the same (no torch needed); --text_encoder computes them anew.
 """
 
 import argparse
-import dataclasses
-import hashlib
 import importlib.metadata
-import io
 import json
-import re
 import shutil
 import subprocess
 import tempfile
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from xsample_jax.captions.encoders import encode_texts, round_rows
 from xsample_jax.captions.tokenizer import TOKENIZER, train_tokenizer
-from xsample_jax.data.records import MANIFEST, Manifest, open_records, read_manifest, write_records
+from xsample_jax.data.manifest import MANIFEST, Manifest, read_manifest
+from xsample_jax.data.record_reader import open_records
+from xsample_jax.data.record_writer import write_records
 from xsample_jax.errors import DataError
+from xsample_jax.tools.emoji_concepts import Concept, group_names, list_concepts
+from xsample_jax.tools.emoji_drawings import STYLES, draw_style, drop_shared
 
 SIZE = 64  # pixels
 VOCABULARY = 2048
@@ -46,55 +44,6 @@ EMBEDDING_STEP = 1 / 512
 
 PYTHON_PACKAGES = {"resvg-py": "0.5.0", "pillow": "13.0.0", "array-record": "0.8.6", "tokenizers": "0.23.3"}
 EMOJIBASE = ("emojibase-data", "17.0.0")
-
-
-@dataclasses.dataclass(frozen=True)
-class Style:
-    """A drawing style: its npm package, the package whose code points name its icons, and where it comes from."""
-
-    package: str
-    version: str
-    held_out: bool = False
-    codepoints: str | None = None
-    home: str = ""
-
-
-STYLES = {
-    "noto": Style("noto", "1.2.9", home="https://github.com/googlefonts/noto-emoji"),
-    "twemoji": Style("twemoji", "1.2.5", home="https://github.com/jdecked/twemoji"),
-    "fluent": Style(
-        "fluent-emoji", "1.2.7", codepoints="fluent-emoji-flat", home="https://github.com/microsoft/fluentui-emoji"
-    ),
-    "fluent-flat": Style("fluent-emoji-flat", "1.2.6", home="https://github.com/microsoft/fluentui-emoji"),
-    "noto-v1": Style("noto-v1", "1.2.5", home="https://github.com/googlefonts/noto-emoji"),
-    "fxemoji": Style("fxemoji", "1.2.2", home="https://github.com/mozilla/fxemoji"),
-    "emojione": Style("emojione", "1.2.3", held_out=True, home="https://github.com/EmojiTwo/emojitwo"),
-    "openmoji": Style("openmoji", "1.2.29", held_out=True, home="https://github.com/hfg-gmuend/openmoji"),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Concept:
-    """One emoji, whatever its drawing. `codepoints` is lower-case hex without the variation selector FE0F."""
-
-    codepoints: str
-    label: str
-    tags: tuple[str, ...]
-    group: str
-    subgroup: str
-
-    @property
-    def captions(self) -> list[str]:
-        """[label and tags, the same with the words of subgroup and group between them]."""
-        tags = ", ".join(self.tags)
-        words = f"{self.subgroup.replace('-', ' ')}, {self.group.replace('-', ' ')}"
-        return [", ".join((self.label, *self.tags)), f"{self.label}. {words}." + (f" {tags}" if tags else "")]
-
-    @property
-    def split(self) -> str:
-        """train, val or test (80/10/10) from a hash of the code points, so that no other concept has a say in it."""
-        bucket = int.from_bytes(hashlib.sha256(self.codepoints.encode()).digest()[:8], "big") % 10
-        return "val" if bucket == 8 else "test" if bucket == 9 else "train"
 
 
 def fetch_packages(folder: Path) -> None:
@@ -119,133 +68,6 @@ def check_versions(npm: Path) -> None:
         found = json.loads((npm / "node_modules" / package / "package.json").read_text())["version"]
         if found != pinned:
             raise DataError(package, found, f"version {pinned}", "Remove the folder given with --npm and try again.")
-
-
-def squeeze(name: str) -> str:
-    """Reduces a name to its letters and digits, so that "alarm clock", "alarm-clock" and "alarmclock" are equal."""
-    return re.sub("[^a-z0-9]", "", name.lower())
-
-
-def bare(codepoints: str) -> str:
-    """Lower-cases hex code points joined by "-" and drops FE0F, which only asks for the coloured drawing."""
-    return "-".join(part for part in codepoints.lower().split("-") if part != "fe0f")
-
-
-def list_concepts(emoji: list[dict], messages: dict) -> list[Concept]:
-    """Returns the concepts in the order of the Unicode chart, without flags, components and skin tones.
-
-    Args:
-      emoji: emojibase-data en/data.json.
-      messages: emojibase-data en/messages.json, which names groups and subgroups.
-    """
-    groups = {entry["order"]: entry["key"] for entry in messages["groups"]}
-    subgroups = {entry["order"]: entry["key"] for entry in messages["subgroups"]}
-    kept = [entry for entry in emoji if groups.get(entry.get("group")) not in (None, "component", "flags")]
-    kept.sort(key=lambda entry: entry["order"])
-    concepts = []
-    for entry in kept:
-        tags = tuple(tag for tag in entry.get("tags", ()) if tag.lower() != entry["label"].lower())
-        group, subgroup = groups[entry["group"]], subgroups[entry["subgroup"]]
-        concepts.append(Concept(bare(entry["hexcode"]), entry["label"], tags, group, subgroup))
-    return concepts
-
-
-def match_icons(concepts: list[Concept], icons: dict, codepoints: dict[str, str]) -> dict[int, str]:
-    """Finds the drawing of each concept in one style.
-
-    An icon matches by code points where the package lists them, else by name: the concept's label, or the Unicode
-    name of its character. An icon serves one concept only, the first that claims it by the better of these.
-
-    Args:
-      concepts: all concepts.
-      icons: an iconify icons.json ("icons" and "aliases").
-      codepoints: an iconify chars.json, code points -> icon name; may be empty.
-
-    Returns:
-      concept index -> icon name.
-    """
-    names = [*icons["icons"], *icons.get("aliases", {})]
-    by_codepoints = {bare(key): name for key, name in codepoints.items() if name in set(names)}
-    by_name = {squeeze(name): name for name in reversed(names)}  # real icons win over aliases
-    found: dict[int, str] = {}
-    taken: set[str] = set()
-
-    def claim(index: int, name: str | None) -> None:
-        drawing = icons.get("aliases", {}).get(name, {"parent": name})
-        key = json.dumps(drawing, sort_keys=True)  # a mirrored alias is another drawing, a plain alias is not
-        if name is not None and index not in found and key not in taken:
-            found[index] = name
-            taken.add(key)
-
-    for index, concept in enumerate(concepts):
-        claim(index, by_codepoints.get(concept.codepoints))
-    for index, concept in enumerate(concepts):
-        claim(index, by_name.get(squeeze(concept.label)))
-    for index, concept in enumerate(concepts):
-        if "-" not in concept.codepoints:
-            claim(index, by_name.get(squeeze(unicodedata.name(chr(int(concept.codepoints, 16)), "?"))))
-    return found
-
-
-def compose_svg(icons: dict, name: str) -> str:
-    """Returns the complete SVG of an iconify icon or alias."""
-    alias = icons.get("aliases", {}).get(name, {})
-    icon = {**icons["icons"][alias.get("parent", name)], **alias}
-    left, top = icon.get("left", icons.get("left", 0)), icon.get("top", icons.get("top", 0))
-    width, height = icon.get("width", icons.get("width", 16)), icon.get("height", icons.get("height", 16))
-    body = icon["body"]
-    if icon.get("hFlip"):
-        body = f'<g transform="translate({2 * left + width} 0) scale(-1 1)">{body}</g>'
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" color="#333" '
-        f'width="{width}" height="{height}" viewBox="{left} {top} {width} {height}">{body}</svg>'
-    )
-
-
-def rasterise(svg: str, size: int) -> Image.Image:
-    """Draws an SVG on a transparent square, without the fonts of the machine. Returns an RGBA picture."""
-    import resvg_py
-
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
-    picture = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
-    if picture.size == (size, size):
-        return picture
-    square = Image.new("RGBA", (size, size))  # a drawing that is not square keeps its proportions
-    square.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
-    return square
-
-
-def encode_webp(picture: Image.Image) -> bytes:
-    """Encodes without loss, the colour under full transparency included; the same picture gives the same bytes."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", lossless=True, quality=80, method=4, exact=True)
-    return buffer.getvalue()
-
-
-def draw_style(style: Style, concepts: list[Concept], npm: Path, size: int) -> dict[int, bytes]:
-    """Returns concept index -> WebP for every concept that the style draws."""
-    folder = npm / "node_modules" / "@iconify-json"
-    icons = json.loads((folder / style.package / "icons.json").read_text())
-    codepoints = json.loads((folder / (style.codepoints or style.package) / "chars.json").read_text())
-    pictures = {}
-    for index, name in match_icons(concepts, icons, codepoints).items():
-        picture = rasterise(compose_svg(icons, name), size)
-        if picture.getextrema()[3][1] > 0:  # not blank
-            pictures[index] = encode_webp(picture)
-    return pictures
-
-
-def drop_shared(pictures: dict[str, dict[int, bytes]]) -> dict[str, dict[int, bytes]]:
-    """Leaves a picture to the first concept that has it, byte for byte.
-
-    Some styles draw "person golfing" and "man golfing" alike: two labels for one picture, which could even lie in
-    training and test split.
-    """
-    owner: dict[bytes, int] = {}
-    for drawn in pictures.values():
-        for index in sorted(drawn):
-            owner[drawn[index]] = min(index, owner.get(drawn[index], index))
-    return {style: {i: data for i, data in drawn.items() if owner[data] == i} for style, drawn in pictures.items()}
 
 
 def list_records(
@@ -281,11 +103,6 @@ def list_records(
                 }
                 splits[SPLITS[concept.split][held_out]].append(record)
     return splits
-
-
-def group_names(concepts: list[Concept]) -> tuple[list[str], list[str]]:
-    """Returns the names of groups and of subgroups, each in order of first appearance."""
-    return list(dict.fromkeys(c.group for c in concepts)), list(dict.fromkeys(c.subgroup for c in concepts))
 
 
 def embed_concepts(concepts: list[Concept], model: str) -> tuple[np.ndarray, dict]:

@@ -21,6 +21,7 @@ from xsample_jax.evals.catalogue import describe
 from xsample_jax.evals.snapshot import OTHER, SAME_GROUP, SAME_LABEL
 from xsample_jax.tools import figures
 from xsample_jax.tools.comparison import Row, difference_rows, evaluation_rows, headlines, verdicts
+from xsample_jax.tools.figure_style import THEMES, Picture, colour, data_uri
 from xsample_jax.tools.runs import Run, choose_baseline, load_runs
 
 # Metrics drawn against steps where a run is evaluated more than once.
@@ -54,10 +55,10 @@ def write_report(folders: Sequence[str | Path], out: str | Path, baseline: str |
         undefined=jinja2.StrictUndefined,
     )
     page = environment.get_template("report.html").render(
-        themes={theme.name: theme for theme in figures.THEMES},
+        themes={theme.name: theme for theme in THEMES},
         runs=[_card(run, place) for place, run in enumerate(runs)],
         baseline=base.name,
-        others=[{"name": run.name, "colour": figures.colour(runs.index(run))} for run in others],
+        others=[{"name": run.name, "colour": colour(runs.index(run))} for run in others],
         verdicts=verdicts(runs, base, differences),
         headline=short,
         sections=_sections(evaluation),
@@ -66,7 +67,7 @@ def write_report(folders: Sequence[str | Path], out: str | Path, baseline: str |
         curves=figures.learning_curves(runs, folder),
         evaluation_curves=figures.evaluation_curves(runs, [describe(name) for name in _FOLLOWED], folder),
         graphs=[
-            {"name": run.name, "colour": figures.colour(place), "panels": figures.graph_panels(run, place, folder)}
+            {"name": run.name, "colour": colour(place), "panels": figures.graph_panels(run, place, folder)}
             for place, run in enumerate(runs)
             if run.snapshot is not None
         ],
@@ -95,7 +96,7 @@ def _card(run: Run, place: int) -> dict:
     }
     return {
         "name": run.name,
-        "colour": figures.colour(place),
+        "colour": colour(place),
         "objective": run.objective,
         "facts": {name: value for name, value in facts.items() if value is not None},
     }
@@ -134,7 +135,7 @@ def _bars(rows: Sequence[Row]) -> dict[str, dict[int, Mapping[str, float]]]:
     }
 
 
-def _temperatures(runs: Sequence[Run], folder: Path) -> list[figures.Picture]:
+def _temperatures(runs: Sequence[Run], folder: Path) -> list[Picture]:
     """Of the run whose target has a temperature, if the snapshots have caption cosines."""
     able = [run for run in runs if run.snapshot is not None and "similarity" in run.snapshot]
     able.sort(key=lambda run: not run.config.get("objective.target_temperature"))
@@ -159,7 +160,7 @@ def _neighbours(runs: Sequence[Run], folder: Path) -> list[dict]:
             entry["runs"].append(
                 {
                     "name": run.name,
-                    "colour": figures.colour(place),
+                    "colour": colour(place),
                     "hits": [
                         {
                             "image": _png(shot["gallery_images"][row]),
@@ -177,7 +178,7 @@ def _neighbours(runs: Sequence[Run], folder: Path) -> list[dict]:
 def _png(image: np.ndarray) -> str:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="png", optimize=True)
-    return figures.data_uri(buffer.getvalue())
+    return data_uri(buffer.getvalue())
 
 
 def _sheet(shot: Mapping[str, np.ndarray], gap: int = 4) -> Image.Image:

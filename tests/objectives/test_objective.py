@@ -1,4 +1,4 @@
-"""The objectives against golden values, identities of the paper, and a float64 numpy reference."""
+"""Objectives on a batch: the paper's numbers and identities, a float64 numpy reference, and any number of devices."""
 
 import dataclasses
 import json
@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from xsample_jax.objectives.dense import objective_loss
-from xsample_jax.objectives.presets import PRESETS, Objective, Term
+from xsample_jax.graphs.combine import Graph
+from xsample_jax.objectives.blocks import image_block
+from xsample_jax.objectives.objective import Objective, objective_loss
+from xsample_jax.objectives.presets import PRESETS as ALL_PRESETS
+from xsample_jax.objectives.terms import Term
 
 GOLDENS = json.loads((pathlib.Path(__file__).parent / "goldens.json").read_text())
 EXPECTED = {case["name"]: case["expected"] for case in GOLDENS["cases"]}
 EXTRA = {case["name"]: case["extra"] for case in GOLDENS["cases"]}
+PRESETS = {name: preset.objective for name, preset in ALL_PRESETS.items()}
 COMMON = {name: np.asarray(value) for name, value in GOLDENS["common"].items()}
 
 
@@ -25,44 +29,17 @@ def rows(*views):
 
 
 def side(ids, views=1, **information):
-    repeated = {name: jnp.repeat(jnp.asarray(value), views, axis=0) for name, value in information.items()}
-    return {"id": jnp.repeat(jnp.asarray(ids), views), **repeated}
+    return {"views": views, "id": jnp.asarray(ids), **{name: jnp.asarray(value) for name, value in information.items()}}
 
 
 def image_loss(objective, z, information):
-    return objective_loss(objective, {"image": z}, {"image": information}, objective.temperature)
+    per_image = {name: value for name, value in information.items() if name != "views"}
+    blocks = {"image": image_block(jnp.asarray(z), per_image, information["views"])}
+    return objective_loss(objective, blocks, len(per_image["id"]), objective.temperature)
 
 
 def image_loss_value(objective, z, information):
     return float(image_loss(objective, z, information)[0])
-
-
-def image_text_loss(objective, image, text, information):
-    return objective_loss(
-        objective, {"image": image, "text": text}, {"image": information, "text": information}, objective.temperature
-    )[0]
-
-
-def test_goldens_of_public_implementations():
-    z1, z2, z3, labels = (COMMON[name] for name in ("z1", "z2", "z3", "labels"))
-    ids = np.arange(12)
-    both = rows(z1, z2)
-    simclr, supcon, clip = PRESETS["simclr"], PRESETS["supcon"], PRESETS["clip"]
-    supcon_loss, _ = image_loss(supcon, both, side(ids, 2, label=labels))
-    simclr_loss, _ = image_loss(simclr, both, side(ids, 2))
-    warm, _ = image_loss(dataclasses.replace(simclr, temperature=0.5), both, side(ids, 2))
-    three_views, _ = image_loss(dataclasses.replace(simclr, temperature=0.2), rows(z1, z2, z3), side(ids, 3))
-    assert supcon_loss == pytest.approx(EXPECTED["SupCon-out (SupContrast)"], rel=1e-5)
-    assert simclr_loss == pytest.approx(EXPECTED["SimCLR NT-Xent (SupContrast, no labels)"], rel=1e-5)
-    assert warm == pytest.approx(EXPECTED["NT-Xent (lightly)"], rel=1e-5)
-    assert three_views == pytest.approx(EXPECTED["NT-Xent k-view mean of pairs (mv=True)"], rel=1e-5)
-    for name, scale in (("CLIP (clip-rocket)", 4), ("CLIP (open_clip)", 5)):
-        preset = dataclasses.replace(clip, temperature=1 / scale)
-        assert image_text_loss(preset, z1, z3, side(ids)) == pytest.approx(EXPECTED[name], rel=1e-5)
-    unicl = tuple(dataclasses.replace(term, graph="label") for term in clip.terms)
-    unicl = dataclasses.replace(clip, terms=unicl, temperature=0.1)
-    value = image_text_loss(unicl, jnp.asarray(z1), jnp.asarray(z3), side(ids, label=labels))
-    assert value == pytest.approx(EXPECTED["UniCL bidirectional image-text-label"], rel=1e-5)
 
 
 def class_embeddings(similarity):
@@ -78,7 +55,7 @@ def test_goldens_of_xclr_on_class_similarities():
     for name, tau_s in (("X-CLR self EXCLUDED (2nd reimplementation)", 0.1), ("X-CLR tau_s->0 == SupCon", None)):
         classes = class_embeddings(EXTRA[name]["class_sim"]) if tau_s else np.eye(4)
         information = side(np.arange(12), 2, label=labels, class_embedding=classes[labels])
-        xclr = Objective((Term("class_text", "softmax"),), temperature=0.1, target_temperature=tau_s or 1e-4)
+        xclr = Objective((Term(Graph("class_text", "softmax")),), temperature=0.1, target_temperature=tau_s or 1e-4)
         assert image_loss(xclr, z, information)[0] == pytest.approx(EXPECTED[name], rel=1e-5)
 
 
@@ -184,10 +161,12 @@ def test_loss_and_gradient_do_not_depend_on_the_number_of_devices(preset, device
     }
 
     def loss(arrays):
-        embeddings = {"image": arrays["z"], "text": arrays["text"]}
         information = {"id": jnp.arange(16), "label": arrays["labels"], "caption_embedding": arrays["captions"]}
-        sides = {"image": {k: jnp.repeat(v, 2, axis=0) for k, v in information.items()}, "text": information}
-        return objective_loss(objective, embeddings, sides, objective.temperature)[0]
+        blocks = {
+            "image": image_block(arrays["z"], information, 2),
+            "text": image_block(arrays["text"], information, 1, 32),
+        }
+        return objective_loss(objective, blocks, 16, objective.temperature)[0]
 
     def gradient(arrays):
         return jax.value_and_grad(lambda x: loss({**arrays, "z": x}))(arrays["z"])

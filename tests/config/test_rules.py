@@ -1,0 +1,79 @@
+"""Rules about several keys: what does not go together is named with its fix, what does is let through."""
+
+import pytest
+
+from tests.config.changed import changed
+from xsample_jax.config import find_problems
+from xsample_jax.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "fix"),
+    [
+        ({"steps": None}, "steps", "--config.steps=1000"),
+        ({"epochs": 2.0}, "steps", "--config.epochs=None"),
+        ({"views": 1}, "views", "--config.views=2"),
+        ({"views": 1, "objective__preset": "simclr"}, "views", "--config.views=2"),
+        ({"views": 1, "objective__preset": "supcon"}, "views", "--config.views=2"),
+        ({"data__source": "records", "eval__suite": "probe"}, "data.path", "--config.data.path=FOLDER"),
+        ({"data__path": "somewhere"}, "data.path", "--config.data.source=records"),
+        ({"data__split": "trian"}, "data.split", "Did you mean train"),
+        ({"augment__size": 129}, "augment.size", "--config.data.image_size=129"),
+        ({"model__encoder": "vit_ti", "model__patch_size": 5}, "model.patch_size", "2, 4, 8, 16, 32"),
+        ({"objective__preset": "clip"}, "model.text.layers", "--config.model.text.layers=6"),
+        (
+            {"objective__preset": "clip_frozen_text", "model__text__layers": 2},
+            "model.text.layers",
+            "--config.model.text.layers=0",
+        ),
+        (
+            {"objective__preset": "clip", "model__text__layers": 2, "data__caption": "mean"},
+            "data.caption",
+            "--config.data.caption=first",
+        ),
+        (
+            {"objective__preset": "clip", "model__text__layers": 2, "model__text__heads": 3},
+            "model.text.width",
+            "Set 255",
+        ),
+        ({"objective__preset": "simclr", "objective__centre": True}, "objective.centre", "centre=false"),
+        ({"objective__graph": "label", "objective__centre": True}, "objective.centre", "centre=false"),
+        ({"objective__preset": "simclr", "objective__graph": "caption"}, "objective.graph", "preset=xclr"),
+        ({"objective__preset": "clip_frozen_text", "objective__graph": "label"}, "objective.graph", "graph=None"),
+        (
+            {"objective__temperature": 2.0, "objective__learn_temperature": True},
+            "objective.temperature",
+            "temperature=0.07",
+        ),
+        ({"optimizer__name": "lars", "optimizer__clip_norm": 1.0}, "optimizer.clip_norm", "clip_norm=None"),
+        ({"data__source": "records", "data__path": "x"}, "eval.suite", "--config.eval.suite=probe"),
+        ({"eval__split": "train_styles"}, "eval.split", "--config.eval.split=test"),
+        ({"eval__suite": "probe", "eval__split": "train"}, "eval.split", ""),
+        ({"eval__suite": "none", "checkpoint__metric": "knn"}, "checkpoint.metric", "checkpoint.metric=None"),
+        ({"checkpoint__metric": "knn", "checkpoint__keep_best": 0}, "checkpoint.keep_best", ""),
+    ],
+)
+def test_combinations(changes, field, fix):
+    (problem,) = find_problems(changed(**changes))
+    assert isinstance(problem, ConfigError)
+    assert problem.field == field
+    assert fix in str(problem)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"views": 1, "objective__preset": "clip_frozen_text"},
+        {"objective__preset": "clip", "model__text__layers": 2},
+        {"objective__centre": True},
+        {"objective__graph": "class_text", "objective__centre": True},
+        {"objective__preset": "simclr", "objective__graph": "label"},
+        {"model__encoder": "resnet18", "model__patch_size": 5},
+        {"data__source": "records", "data__path": "x", "data__split": "any", "eval__suite": "none"},
+        {"augment__size": 128},
+        {"optimizer__name": "lars"},
+        {"checkpoint__metric": "knn"},
+    ],
+)
+def test_combinations_that_work(changes):
+    assert find_problems(changed(**changes)) == []

@@ -1,0 +1,130 @@
+"""Reading a record set: one split, opened for random access by index. Its format: docs/data.md."""
+
+import contextlib
+from pathlib import Path
+
+import msgpack
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+
+from xsample_jax.data.manifest import Manifest, read_manifest, wrong_size
+from xsample_jax.errors import DataError, did_you_mean
+
+# No read-ahead: shuffled access would throw it away.
+READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+
+
+def open_records(folder: str | Path, split: str, fingerprint: str | None = None, channels: int = 3) -> "RecordSource":
+    """Opens one split of a record set for random access.
+
+    Args:
+      folder: the set.
+      split: one of the manifest's splits.
+      fingerprint: what the manifest's fingerprint must be; None = anything.
+      channels: 3, or 4 where images should be decoded with alpha. Only carried along.
+
+    Raises:
+      DataError: no manifest, no such split, another fingerprint, or a shard that is missing or has the wrong size.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if fingerprint is not None and fingerprint != manifest.fingerprint:
+        fix = "The config expects another version of the set: point data.path at it, or change data.fingerprint."
+        raise DataError(f"fingerprint of {folder}", manifest.fingerprint, fingerprint, fix)
+    if split not in manifest.splits:
+        choices = ", ".join(manifest.splits)
+        raise DataError("split", split, f"a split of {folder}: {choices}", did_you_mean(split, manifest.splits))
+    for shard in manifest.splits[split]["shards"]:
+        problem = wrong_size(folder, shard)
+        if problem:
+            raise problem
+    return RecordSource(folder, split, manifest, channels)
+
+
+class RecordSource:
+    """One split: `len(source)` and `source[i]`; a grain data source as it is. Picklable, safe to share between threads.
+
+    `source[i]` is {"id": int, "image": encoded bytes, "label": int, "captions": list of str,
+    "caption_embeddings": float16 [n, E] or None, "attributes": {name: int}, "location": "file:index"}.
+
+    Attributes:
+      folder, split, manifest: what was opened.
+      channels: 3, or 4 for images with alpha.
+    """
+
+    def __init__(self, folder: Path, split: str, manifest: Manifest, channels: int):
+        self.folder, self.split, self.manifest, self.channels = Path(folder), split, manifest, channels
+        self._shards = manifest.splits[split]["shards"]
+        self._ends = np.cumsum([shard["count"] for shard in self._shards])
+        self._readers: dict[int, ArrayRecordReader] = {}
+        self._memory: dict[int, list[bytes]] = {}
+
+    def __getstate__(self):
+        return {**self.__dict__, "_readers": {}, "_memory": {}}  # open files stay in their process
+
+    def preload(self) -> None:
+        """Reads the split into memory, for sets that are small. Damaged shards stay on disk, to be read one by one."""
+        for number, shard in enumerate(self._shards):
+            with contextlib.suppress(Exception):  # the record that is broken will say so itself
+                records = self._reader(number).read_all()
+                if len(records) == shard["count"]:
+                    self._memory[number] = records
+
+    def __len__(self) -> int:
+        return self.manifest.splits[self.split]["count"]
+
+    def __repr__(self) -> str:
+        # grain compares this text when a position is restored: it must not depend on the machine.
+        return f"RecordSource({self.manifest.name!r}, {self.split!r}, {self.manifest.fingerprint[:16]})"
+
+    def locate(self, i: int) -> str:
+        """Returns "file:index in the file" of record `i`, for error messages."""
+        number, offset = self._position(i)
+        return f"{self._shards[number]['file']}:{offset}"
+
+    def __getitem__(self, i: int) -> dict:
+        """Returns record `i`; IndexError past the end, DataError with file and index for a broken record."""
+        number, offset = self._position(i)
+        try:
+            data = self._memory[number][offset] if number in self._memory else self._reader(number).read([offset])[0]
+            record = msgpack.unpackb(data)
+            return self._unpack(record, f"{self._shards[number]['file']}:{offset}")
+        except DataError:
+            raise
+        except Exception as error:  # the C++ reader raises bare RuntimeError, msgpack a family of its own
+            where = f"{self.folder / self._shards[number]['file']}:{offset}"
+            fix = "The file is damaged: run verify_records on the folder and fetch or prepare the set again."
+            raise DataError(f"record {where}", str(error)[:200], "a readable record", fix) from error
+
+    def _position(self, i: int) -> tuple[int, int]:
+        count = len(self)
+        if not -count <= i < count:
+            raise IndexError(f"record {i} of {count} in split {self.split!r}")
+        i = int(i) % count
+        number = int(np.searchsorted(self._ends, i, side="right"))
+        return number, i - (int(self._ends[number - 1]) if number else 0)
+
+    def _reader(self, number: int) -> ArrayRecordReader:
+        reader = self._readers.get(number)
+        if reader is None:
+            # Two threads may both open the file; one reader wins, the other is dropped unused.
+            opened = ArrayRecordReader(str(self.folder / self._shards[number]["file"]), READER_OPTIONS)
+            if opened.num_records() != self._shards[number]["count"]:
+                raise ValueError(f"{opened.num_records()} records, the manifest says {self._shards[number]['count']}")
+            reader = self._readers.setdefault(number, opened)
+        return reader
+
+    def _unpack(self, record: dict, location: str) -> dict:
+        raw = record.get("caption_embeddings")
+        embeddings = None
+        if raw is not None:
+            embeddings = np.frombuffer(raw, "<f2").reshape(len(record["captions"]), self.manifest.text_encoder["dim"])
+        return {
+            "id": record["id"],
+            "image": record["image"],
+            "label": record["label"],
+            "captions": record["captions"],
+            "caption_embeddings": embeddings,
+            "attributes": record["attributes"],
+            "location": location,
+        }

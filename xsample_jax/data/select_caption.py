@@ -1,0 +1,50 @@
+"""Which caption of a record training sees, and its embedding: the key `data.caption`."""
+
+import numpy as np
+
+from xsample_jax.errors import DataError
+
+
+def select_caption(record: dict, which: str, where: str = "manifest.json") -> tuple[str | None, np.ndarray | None]:
+    """Picks the caption and the embedding that `data.caption` asks for.
+
+    Args:
+      record: as a RecordSource returns it.
+      which: "first", "mean" (renormalised mean of the embeddings; no single caption), or an index as text.
+      where: names the set in errors, as the path of its manifest.
+
+    Returns:
+      (caption or None, float16 [E] of unit length or None). "first" gives (None, None) for a record without captions.
+
+    Raises:
+      DataError: the record has no embeddings to average, or not that many captions.
+    """
+    captions, embeddings = record["captions"], record["caption_embeddings"]
+    if which == "mean":
+        if embeddings is None or not len(embeddings):
+            fix = "Embed its captions with `python -m xsample_jax.tools.embed`, or set data.caption=first."
+            raise DataError("data.caption", which, f"caption embeddings in the set of {where}", fix)
+        return None, _unit(_unit_rows(embeddings).mean(axis=0), record, where)
+    index = 0 if which == "first" else int(which)
+    if index >= len(captions):
+        if which == "first":
+            return None, None
+        expected = f"one of the {len(captions)} captions that a record has in the set of {where}"
+        fix = "Set data.caption=first or a smaller index, or prepare the set with more captions."
+        raise DataError("data.caption", which, expected, fix)
+    embedding = None if embeddings is None else _unit(embeddings[index].astype(np.float32), record, where)
+    return captions[index], embedding
+
+
+def _unit_rows(embeddings: np.ndarray) -> np.ndarray:
+    rows = embeddings.astype(np.float32)
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+
+
+def _unit(vector: np.ndarray, record: dict, where: str) -> np.ndarray:
+    """Scales to unit length in float32, then rounds to float16."""
+    norm = np.linalg.norm(vector)
+    if not norm > 1e-6:
+        field = f"caption embedding of id {record['id']}"
+        raise DataError(field, "a zero vector", f"a direction, in the set of {where}", "Embed the captions again.")
+    return (vector / norm).astype(np.float16)

@@ -1,0 +1,124 @@
+"""An objective: weighted terms, temperatures, and what they need besides the batch; and its value on a batch."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from xsample_jax.graphs.combine import requires
+from xsample_jax.objectives.blocks import Block, Rows
+from xsample_jax.objectives.terms import (
+    FeatureTerm,
+    Term,
+    feature_value,
+    graph_metrics,
+    pairs_of,
+    ranked_by,
+    term_value,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A sum of weighted terms, with what they need.
+
+    Attributes:
+      terms, feature_terms: what is summed (objectives/terms.py).
+      temperature: the base temperature tau, learned if `learn_temperature`; target_temperature: tau_s.
+      bias: added to the logits and learned (SigLIP); None: none.
+      centre: take the batch mean off the text embeddings before their cosines.
+      text: the text side: None, linear (of frozen caption embeddings) or transformer (of tokens).
+      teacher: momentum of the EMA encoder behind the block "teacher"; None: none.
+      queue: rows of the block "queue", embeddings of past steps (the teacher's, where there is one); 0: none.
+      prototypes: rows of the learned block "prototypes"; 0: none.
+      local_views: small crops per image, the block "local"; 0: none.
+      predictor: a head on the student's embeddings that its keys do not have (MoCo v3, BYOL).
+      gate: a learned gate of the pair of classes that an anchor is compared in (SimLAP).
+      memory: what is kept per image between steps: None, average (SogCLR) or temperature (iSogCLR).
+    """
+
+    terms: tuple[Term, ...]
+    temperature: float
+    target_temperature: float = 0.1
+    feature_terms: tuple[FeatureTerm, ...] = ()
+    learn_temperature: bool = False
+    bias: float | None = None
+    centre: bool = False
+    text: str | None = None
+    teacher: float | None = None
+    queue: int = 0
+    prototypes: int = 0
+    local_views: int = 0
+    predictor: bool = False
+    gate: bool = False
+    memory: str | None = None
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """Batch entries that the graphs and the text side read."""
+        graphs = {name for term in self.terms for name in requires(term.graph) | ranked_by(term)}
+        text = {"linear": {"caption_embedding"}, "transformer": {"caption_tokens"}, None: set()}[self.text]
+        own = ({"label"} if self.gate else set()) | ({"index"} if self.memory else set())
+        return frozenset(graphs | text | own)
+
+    @property
+    def rows(self) -> tuple[Rows, ...]:
+        """Every selection of rows that a term makes."""
+        found = []
+        for term in self.terms:
+            found += [term.anchors, *(term.keys if isinstance(term.keys, tuple) else (term.keys,))]
+        for term in self.feature_terms:
+            found += [term.x, term.y]
+        return tuple(found)
+
+
+def objective_loss(
+    objective: Objective,
+    blocks: Mapping[str, Block],
+    images: int,
+    temperature: jax.Array | float,
+    bias: jax.Array | float = 0.0,
+    progress: jax.Array | float = 0.0,
+    key: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Loss of an objective on the global batch.
+
+    Args:
+      blocks: the rows of the step by name (objectives/blocks.py).
+      images: number of images B of the batch.
+      temperature: the base temperature tau, a scalar; bias: of the logits.
+      progress: share of the run that is over, for temperature schedules.
+      key: random key, for synthetic keys.
+    Returns:
+      loss (scalar, float32) and metrics of scalars: loss, those of terms.graph_metrics (weighted as the terms are), and
+      kl = loss - H(T) where all of the loss is cross-entropy.
+    """
+    if objective.centre:
+        blocks = {name: centred(block) for name, block in blocks.items()}
+    share = sum(term.weight for term in objective.terms) or 1.0
+    loss, metrics = 0.0, {}
+    for number, term in enumerate(objective.terms):
+        term_key = None if key is None else jax.random.fold_in(key, number)
+        pairs = pairs_of(term, blocks, images, temperature, objective.target_temperature, bias, progress, term_key)
+        value, counted = term_value(term, pairs, images)
+        loss += term.weight * value
+        for name, metric in graph_metrics(pairs, counted).items():
+            metrics[name] = metrics.get(name, 0.0) + term.weight / share * metric
+    for term in objective.feature_terms:
+        loss += term.weight * feature_value(term, blocks, images)
+    metrics["loss"] = loss
+    if not objective.feature_terms and all(term.is_cross_entropy for term in objective.terms):
+        metrics["kl"] = loss - share * metrics["target_entropy"]
+    return loss, metrics
+
+
+def centred(block: Block) -> Block:
+    """The block with the batch mean taken off its text embeddings.
+
+    Unit embeddings of a narrow-cone text encoder all point one way; what tells texts apart is what is left.
+    """
+    text = ("caption_embedding", "class_embedding")
+    return {
+        name: value - value.astype(jnp.float32).mean(axis=0) if name in text else value for name, value in block.items()
+    }

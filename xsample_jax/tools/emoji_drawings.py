@@ -1,0 +1,140 @@
+"""The drawings of the emoji set: from the icons of an npm package to one lossless picture of each concept."""
+
+import dataclasses
+import io
+import json
+import re
+import unicodedata
+from pathlib import Path
+
+from PIL import Image
+
+from xsample_jax.tools.emoji_concepts import Concept, bare
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """A drawing style: its npm package, the package whose code points name its icons, and where it comes from."""
+
+    package: str
+    version: str
+    held_out: bool = False
+    codepoints: str | None = None
+    home: str = ""
+
+
+STYLES = {
+    "noto": Style("noto", "1.2.9", home="https://github.com/googlefonts/noto-emoji"),
+    "twemoji": Style("twemoji", "1.2.5", home="https://github.com/jdecked/twemoji"),
+    "fluent": Style(
+        "fluent-emoji", "1.2.7", codepoints="fluent-emoji-flat", home="https://github.com/microsoft/fluentui-emoji"
+    ),
+    "fluent-flat": Style("fluent-emoji-flat", "1.2.6", home="https://github.com/microsoft/fluentui-emoji"),
+    "noto-v1": Style("noto-v1", "1.2.5", home="https://github.com/googlefonts/noto-emoji"),
+    "fxemoji": Style("fxemoji", "1.2.2", home="https://github.com/mozilla/fxemoji"),
+    "emojione": Style("emojione", "1.2.3", held_out=True, home="https://github.com/EmojiTwo/emojitwo"),
+    "openmoji": Style("openmoji", "1.2.29", held_out=True, home="https://github.com/hfg-gmuend/openmoji"),
+}
+
+
+def draw_style(style: Style, concepts: list[Concept], npm: Path, size: int) -> dict[int, bytes]:
+    """Returns concept index -> WebP for every concept that the style draws."""
+    folder = npm / "node_modules" / "@iconify-json"
+    icons = json.loads((folder / style.package / "icons.json").read_text())
+    codepoints = json.loads((folder / (style.codepoints or style.package) / "chars.json").read_text())
+    pictures = {}
+    for index, name in match_icons(concepts, icons, codepoints).items():
+        picture = rasterise(compose_svg(icons, name), size)
+        if picture.getextrema()[3][1] > 0:  # not blank
+            pictures[index] = encode_webp(picture)
+    return pictures
+
+
+def match_icons(concepts: list[Concept], icons: dict, codepoints: dict[str, str]) -> dict[int, str]:
+    """Finds the drawing of each concept in one style.
+
+    An icon matches by code points where the package lists them, else by name: the concept's label, or the Unicode
+    name of its character. An icon serves one concept only, the first that claims it by the better of these.
+
+    Args:
+      concepts: all concepts.
+      icons: an iconify icons.json ("icons" and "aliases").
+      codepoints: an iconify chars.json, code points -> icon name; may be empty.
+
+    Returns:
+      concept index -> icon name.
+    """
+    names = [*icons["icons"], *icons.get("aliases", {})]
+    by_codepoints = {bare(key): name for key, name in codepoints.items() if name in set(names)}
+    by_name = {squeeze(name): name for name in reversed(names)}  # real icons win over aliases
+    found: dict[int, str] = {}
+    taken: set[str] = set()
+
+    def claim(index: int, name: str | None) -> None:
+        drawing = icons.get("aliases", {}).get(name, {"parent": name})
+        key = json.dumps(drawing, sort_keys=True)  # a mirrored alias is another drawing, a plain alias is not
+        if name is not None and index not in found and key not in taken:
+            found[index] = name
+            taken.add(key)
+
+    for index, concept in enumerate(concepts):
+        claim(index, by_codepoints.get(concept.codepoints))
+    for index, concept in enumerate(concepts):
+        claim(index, by_name.get(squeeze(concept.label)))
+    for index, concept in enumerate(concepts):
+        if "-" not in concept.codepoints:
+            claim(index, by_name.get(squeeze(unicodedata.name(chr(int(concept.codepoints, 16)), "?"))))
+    return found
+
+
+def squeeze(name: str) -> str:
+    """Reduces a name to its letters and digits, so that "alarm clock", "alarm-clock" and "alarmclock" are equal."""
+    return re.sub("[^a-z0-9]", "", name.lower())
+
+
+def compose_svg(icons: dict, name: str) -> str:
+    """Returns the complete SVG of an iconify icon or alias."""
+    alias = icons.get("aliases", {}).get(name, {})
+    icon = {**icons["icons"][alias.get("parent", name)], **alias}
+    left, top = icon.get("left", icons.get("left", 0)), icon.get("top", icons.get("top", 0))
+    width, height = icon.get("width", icons.get("width", 16)), icon.get("height", icons.get("height", 16))
+    body = icon["body"]
+    if icon.get("hFlip"):
+        body = f'<g transform="translate({2 * left + width} 0) scale(-1 1)">{body}</g>'
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" color="#333" '
+        f'width="{width}" height="{height}" viewBox="{left} {top} {width} {height}">{body}</svg>'
+    )
+
+
+def rasterise(svg: str, size: int) -> Image.Image:
+    """Draws an SVG on a transparent square, without the fonts of the machine. Returns an RGBA picture."""
+    import resvg_py
+
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
+    picture = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+    if picture.size == (size, size):
+        return picture
+    square = Image.new("RGBA", (size, size))  # a drawing that is not square keeps its proportions
+    square.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
+    return square
+
+
+def encode_webp(picture: Image.Image) -> bytes:
+    """Encodes without loss, the colour under full transparency included; the same picture gives the same bytes."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", lossless=True, quality=80, method=4, exact=True)
+    return buffer.getvalue()
+
+
+def drop_shared(pictures: dict[str, dict[int, bytes]]) -> dict[str, dict[int, bytes]]:
+    """Leaves a picture to the first concept that has it, byte for byte.
+
+    Some styles draw "person golfing" and "man golfing" alike: two labels for one picture, which could even lie in
+    training and test split.
+    """
+    owner: dict[bytes, int] = {}
+    for drawn in pictures.values():
+        for index in sorted(drawn):
+            owner[drawn[index]] = min(index, owner.get(drawn[index], index))
+    return {style: {i: data for i, data in drawn.items() if owner[data] == i} for style, drawn in pictures.items()}
