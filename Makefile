@@ -14,7 +14,7 @@ help:
 	@echo "make test         install the test extras and run the whole suite"
 	@echo "make results      the full comparison: four objectives, three seeds"
 	@echo "make lint         ruff"
-	@echo "make docs         docs/config.md from the config schema"
+	@echo "make docs         docs/config.md from the config schema, the table and picture of docs/objectives.md"
 	@echo "make goldens      tests/config/golden from configs/"
 
 quickstart: .venv/installed
@@ -43,6 +43,7 @@ lint: .venv/installed-test
 
 docs: .venv/installed
 	$(PYTHON) -m xsample_jax.config.manual docs/config.md
+	$(PYTHON) -m xsample_jax.tools.objectives_page docs/objectives.md
 
 goldens: .venv/installed
 	$(PYTHON) -m tests.config.goldens

@@ -90,8 +90,8 @@ def train(config, workdir: str | pathlib.Path) -> dict[str, float]:
     for step in range(start, steps):
         # Save. Lines up to here are on the disk before the checkpoint is, so a resumed file has no gap.
         if step > start and step % config.checkpoint.every == 0:
+            log_pending()
             with clocks.measure("checkpoint"):
-                log_pending()
                 checkpoints.save(state, step, step * batch_size, text, scores)
                 scores = {}
 
@@ -118,9 +118,9 @@ def train(config, workdir: str | pathlib.Path) -> dict[str, float]:
             and (step + 1) % config.eval.every == 0
             and step + 1 < steps
         ):
+            log_pending()
             with clocks.measure("evaluation"):
                 scores = dict(evaluate(parts, state)[0].metrics)
-                log_pending()
                 writers.write(step + 1, {f"eval/{name}": value for name, value in scores.items()})
 
     log_pending()

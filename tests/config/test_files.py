@@ -25,7 +25,7 @@ def test_resolves_to_the_committed_config(spec):
 
 def test_no_config_and_no_golden_is_forgotten():
     files = {str(path.relative_to(ROOT / "configs").with_suffix("")) for path in (ROOT / "configs").glob("**/*.py")}
-    assert files == set(VARIANTS)
+    assert {name for name in files if not name.startswith("objectives/")} == set(VARIANTS)
     assert set(FOLDER.glob("*.json")) == set(GOLDENS.values())
 
 

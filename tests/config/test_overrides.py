@@ -56,7 +56,8 @@ def test_every_key_can_be_overridden_with_its_own_example(key):
     declared = flat_keys()[key]
     text = example(declared)
     parsed = parse_value(declared, text)
-    if isinstance(declared.default, tuple | float):
+    elements = declared.default if isinstance(declared.default, tuple) else (declared.default,)
+    if any(isinstance(element, float) for element in elements):
         assert parsed == pytest.approx(declared.default, rel=1e-5)
     elif declared.default is not None:
         assert parsed == declared.default

@@ -29,7 +29,9 @@ from xsample_jax.objectives.features import (
 )
 from xsample_jax.objectives.links import joint, pairwise_global, sigmoid, sigmoid_mean, symmetric
 from xsample_jax.objectives.objective import Objective, objective_loss
-from xsample_jax.objectives.presets import COSINE_WEIGHTS, PRESETS, VIEW_0, VIEW_1, both_ways
+from xsample_jax.objectives.preset import VIEW_0, VIEW_1, both_ways
+from xsample_jax.objectives.presets import PRESETS
+from xsample_jax.objectives.presets_image_text import COSINE_WEIGHTS
 from xsample_jax.objectives.terms import Term
 
 CASES = {

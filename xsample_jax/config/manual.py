@@ -2,7 +2,6 @@
 
 import pathlib
 import sys
-import typing
 
 from xsample_jax.config.check import describe
 from xsample_jax.config.schema import SCHEMA, Key
@@ -47,8 +46,9 @@ def _table(keys: dict[str, Key]) -> str:
 
 
 def _default(key: Key) -> str:
-    if typing.get_origin(key.type) is tuple:
-        return f"`({', '.join(f'{element:.4g}' for element in key.default)}{',' if len(key.default) == 1 else ''})`"
+    if isinstance(key.default, tuple):
+        elements = [repr(element) if isinstance(element, str) else f"{element:.4g}" for element in key.default]
+        return f"`({', '.join(elements)}{',' if len(elements) == 1 else ''})`"
     return f"`{key.default}`"
 
 

@@ -57,12 +57,9 @@ def views_from_numbers(images: jax.Array, numbers: dict[str, jax.Array], config)
     """The part of make_views in which nothing is random: `numbers` as draw_numbers returns them."""
     source = _to_planes(images)
     # One view after the other, each over the whole batch: temporaries stay small, the batch dimension stays first.
-    made = [
-        _one_view(source, {choice: of_all[:, view] for choice, of_all in numbers.items()}, config)
-        for view in range(numbers["flip"].shape[1])
-    ]
-    stacked = jnp.stack(made, axis=1)
-    return stacked.reshape(-1, *stacked.shape[2:])
+    of_view = {choice: jnp.moveaxis(of_all, 1, 0) for choice, of_all in numbers.items()}
+    stacked = jax.lax.map(lambda draws: _one_view(source, draws, config), of_view)
+    return jnp.moveaxis(stacked, 0, 1).reshape(-1, *stacked.shape[2:])
 
 
 def eval_view(images: jax.Array, config, background: jax.Array | None = None) -> jax.Array:

@@ -74,14 +74,17 @@ def auto_augment(images: jax.Array, draws: jax.Array) -> jax.Array:
       float32 [B, 3, H, W], whole numbers 0..255.
     """
     chosen = jnp.minimum((draws[:, 0] * len(POLICY)).astype(jnp.int32), len(POLICY) - 1)
-    for place in range(2):
-        operations, strengths, probabilities = (jnp.asarray(column)[chosen] for column in _columns(place))
-        skipped = draws[:, 1 + place] >= probabilities
-        positive = draws[:, 3 + place] < 0.5
-        values = jnp.where(positive, strengths[:, 0], strengths[:, 1])
-        used = {sub_policy[place][0] for sub_policy in POLICY}
-        images = apply_operation(images, jnp.where(skipped, NOTHING, operations), values, used)
-    return images
+    used = {operation for sub_policy in POLICY for operation, _, _ in sub_policy}
+
+    def do(images, place):
+        (operations, strengths, probabilities), chance, sign = place
+        values = jnp.where(sign < 0.5, strengths[chosen, 0], strengths[chosen, 1])
+        skipped = chance >= probabilities[chosen]
+        return apply_operation(images, jnp.where(skipped, NOTHING, operations[chosen]), values, used), None
+
+    # A loop over the two places rather than two copies: a quarter of the train step's compile time is in here.
+    columns = jax.tree.map(lambda *of_place: np.stack(of_place), _columns(0), _columns(1))
+    return jax.lax.scan(do, images, (columns, draws[:, 1:3].T, draws[:, 3:5].T))[0]
 
 
 def _columns(place: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,14 +9,12 @@ the tables go between the lines `<!-- results -->` and `<!-- /results -->` of ea
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.catalogue import HEADLINES, Metric, describe
 from xsample_jax.evals.intervals import Scores, bootstrap, paired_difference
+from xsample_jax.tools.markdown import insert
 from xsample_jax.tools.runs import Run, load_runs
-
-START, END = "<!-- results -->", "<!-- /results -->"
 
 
 def group_runs(runs: Sequence[Run], by: str | None = None) -> dict[str, list[Run]]:
@@ -72,19 +70,6 @@ def results_markdown(
         lines += [_differences(metric, list(others.values()), columns[baseline]) for metric in shown]
         lines += ["", "Differences in points, paired over the same concepts; bold: the 95% interval excludes zero."]
     return "\n".join(lines)
-
-
-def insert(path: str | Path, markdown: str) -> None:
-    """Puts the text between the two marker lines of a file, in place of what is there; DataError without them."""
-    path = Path(path)
-    text = path.read_text(encoding="utf-8") if path.exists() else f"# Results\n\n{START}\n{END}\n"
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end):
-        raise DataError(
-            str(path), "no markers", f"the lines {START} and {END}", "Add them where the tables should stand."
-        )
-    path.write_text(f"{before}{START}\n\n{markdown}\n\n{END}{after}", encoding="utf-8")
 
 
 def _values(metric: Metric, columns: Sequence[Sequence[Run]]) -> str:
@@ -144,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         columns = group_runs(load_runs(chosen.runs), chosen.by)
         markdown = results_markdown(columns, chosen.baseline, chosen.metrics)
         for path in chosen.out:
-            insert(path, markdown)
+            insert(path, "results", markdown)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

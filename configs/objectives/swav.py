@@ -1,0 +1,24 @@
+"""SwAV, arXiv 2006.09882, eqs. 2-4
+
+Loss:      every crop predicts the Sinkhorn-balanced prototype assignment (eps 0.05) of another crop; tau 0.1
+Command:   python -m xsample_jax.main --config=configs/objectives/swav.py \\
+               --workdir=runs/objectives/swav
+Variants:  :smoke (5 small steps, seconds)
+Hardware:  2 CPU cores; any accelerator.
+Hours:     not measured; that of configs/quickstart.py
+Expected:  not measured; the same encoder, data, augmentation and steps as configs/quickstart.py
+"""
+
+import pathlib
+
+from xsample_jax.config import parse_variants, read_config_file, smoke
+
+QUICKSTART = pathlib.Path(__file__).parent.parent / "quickstart.py"
+
+
+def get_config(arg=""):
+    _, small = parse_variants(arg)
+    config = read_config_file(QUICKSTART)
+    config.name = "swav"
+    config.objective.preset = "swav"
+    return smoke(config) if small else config

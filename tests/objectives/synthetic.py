@@ -1,0 +1,114 @@
+"""Everything that any preset reads, without an encoder: random embeddings and side information of eight images.
+
+`arrays(objective)` is a flat dict of global arrays, rows first, so that a test can shard all of them over devices;
+`blocks_of(objective, arrays)` makes the blocks of a step out of them with the code of the real step.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xsample_jax.objectives.memory import init_memory, recall
+from xsample_jax.objectives.objective import Objective, objective_loss
+from xsample_jax.objectives.parameters import bias_of, init_objective_parameters, temperature_of
+from xsample_jax.rows import unit_rows
+from xsample_jax.step_blocks import StepInputs, step_blocks
+
+IMAGES, VIEWS, LOCAL, WIDTH, QUEUE, PROTOTYPES, CLASSES = 8, 2, 2, 8, 16, 6, 5
+
+
+class Network:
+    """Stands in for the model: its images are the raw embeddings, its texts an entry of the batch."""
+
+    def __init__(self, second: jax.Array):
+        self.second = second
+
+    def embed(self, images):
+        return None, unit_rows(images)
+
+    def embed_text(self, batch):
+        return unit_rows(batch["text"])
+
+    def predict(self, z):
+        return unit_rows(z @ self.second)
+
+
+def small(objective: Objective) -> Objective:
+    """The objective with a queue and prototypes of a size for eight images."""
+    return dataclasses.replace(
+        objective, queue=min(objective.queue, QUEUE), prototypes=min(objective.prototypes, PROTOTYPES)
+    )
+
+
+def batch_of(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Side information of every kind: ids out of order, unknown labels, shared captions and classes."""
+    label = np.array([0, 1, 0, 2, -1, 1, 4, -1])
+    caption = rng.normal(size=(IMAGES, 6))
+    caption[3] = caption[2]
+    return {
+        "id": (7 * np.arange(IMAGES) + 3).astype(np.int32),
+        "index": rng.permutation(IMAGES).astype(np.int32),
+        "label": label.astype(np.int32),
+        "labels": rng.integers(0, 2, (IMAGES, CLASSES)).astype(np.int32),
+        "path": np.stack([label % 2, label % 3, label], axis=1).astype(np.int32),
+        "target": rng.normal(size=(IMAGES, 2)).astype(np.float32),
+        "caption_embedding": caption.astype(np.float32),
+        "class_embedding": rng.normal(size=(CLASSES + 1, 6))[label].astype(np.float32),
+        "text": rng.normal(size=(IMAGES, WIDTH)).astype(np.float32),
+    }
+
+
+def inputs_of(objective: Objective, seed: int = 0, queued: int = 0, collapsed: bool = False) -> dict[str, dict]:
+    """{"trained": what a gradient is taken of, "batch": ..., "memory": ...} of an objective made `small`.
+
+    queued: how many entries of the queue are filled. collapsed: all embeddings of images and texts are the same.
+    """
+    rng = np.random.default_rng(seed)
+
+    def rows(count):
+        z = rng.normal(size=(count, WIDTH)).astype(np.float32)
+        return np.ones_like(z) if collapsed else z
+
+    batch = batch_of(rng)
+    trained = {"images": rows(IMAGES * VIEWS), "local": rows(IMAGES * LOCAL), "text": rows(IMAGES)}
+    batch |= {"teacher_image": rows(IMAGES * VIEWS), "teacher_text": rows(IMAGES)}
+    trained["second"] = np.eye(WIDTH, dtype=np.float32) + 0.1 * rng.normal(size=(WIDTH, WIDTH)).astype(np.float32)
+    trained |= {
+        name: np.asarray(value) for name, value in init_objective_parameters(objective, WIDTH, CLASSES, seed).items()
+    }
+    side = {name: batch[name] for name in ("label", "caption_embedding")}
+    memory = {name: np.array(value) for name, value in init_memory(objective, {}, WIDTH, IMAGES, side).items()}
+    if queued:
+        z = rows(queued)
+        memory["queue/z"][:queued] = z / np.linalg.norm(z, axis=1, keepdims=True)
+        memory["queue/filled"][:queued] = True
+        memory["queue/label"][:queued] = rng.integers(0, CLASSES, queued)
+        memory["queue/caption_embedding"][:queued] = rng.normal(size=(queued, 6))
+    return {"trained": trained, "batch": batch, "memory": memory}
+
+
+def loss_of(objective: Objective, inputs: dict[str, dict]):
+    """(loss, (metrics, memory after the step)) of the objective, through the blocks of the real step."""
+    trained, batch, memory = inputs["trained"], inputs["batch"], inputs["memory"]
+    teacher = {"image": unit_rows(batch["teacher_image"]), "text": unit_rows(batch["teacher_text"])}
+    step = StepInputs(
+        images=trained["images"],
+        local=trained["local"],
+        batch={**batch, "text": trained["text"]},
+        memory=memory,
+        progress=jnp.float32(0.3),
+        key=jax.random.key(5),
+        teacher=jax.lax.stop_gradient(teacher) if objective.teacher is not None else {},
+    )
+    temperature = temperature_of(objective, trained)
+    blocks = step_blocks(objective, Network(trained["second"]), trained, step, VIEWS)
+    blocks, memory = recall(objective, blocks, memory, batch, temperature)
+    loss, metrics = objective_loss(objective, blocks, IMAGES, temperature, bias_of(trained), step.progress, step.key)
+    return loss, (metrics, memory)
+
+
+def loss_and_gradient(objective: Objective, inputs: dict[str, dict]):
+    """((loss, (metrics, memory)), gradient of the loss in everything trained)."""
+    return jax.value_and_grad(lambda t: loss_of(objective, {**inputs, "trained": t}), has_aux=True)(inputs["trained"])

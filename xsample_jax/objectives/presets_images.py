@@ -1,0 +1,187 @@
+"""Named objectives that compare images with images, by what is known about them.
+
+i: anchor, k: key, i+: a positive of i, s: similarity, tau: temperature, T: target graph, B: images of the batch.
+"""
+
+from xsample_jax.graphs.combine import Graph
+from xsample_jax.objectives.objective import Objective
+from xsample_jax.objectives.preset import VIEW_0, VIEW_1, Preset
+from xsample_jax.objectives.terms import FeatureTerm, Term
+
+LABEL, CAPTION = Graph("label"), Graph("caption", "softmax")
+
+IMAGES = {
+    "xclr": Preset(
+        "T = softmax over k != i of cos(e_i, e_k) / tau_s, e frozen captions; S = z_i.z_k / tau; tau = tau_s = 0.1",
+        "X-CLR, arXiv 2407.18134",
+        Objective((Term(CAPTION),), 0.1),
+        golden="X-CLR self EXCLUDED (2nd reimplementation)",
+    ),
+    "xclr_class_text": Preset(
+        "T = softmax over k != i of cos(c_y(i), c_y(k)) / tau_s, c frozen class texts",
+        "X-CLR on ImageNet, arXiv 2407.18134, appendix A.7",
+        Objective((Term(Graph("class_text", "softmax")),), 0.1),
+        golden="X-CLR self EXCLUDED (2nd reimplementation)",
+    ),
+    "xclr_hierarchy": Preset(
+        "T = softmax over k != i of Wu-Palmer(leaf_i, leaf_k) / tau_s on a given tree",
+        "X-CLR with the graph of a taxonomy (Wu and Palmer 1994)",
+        Objective((Term(Graph("hierarchy", "softmax")),), 0.1),
+    ),
+    "xclr_random": Preset(
+        "T = softmax over k != i of the cosine of random vectors / tau_s",
+        "control: a soft graph that says nothing",
+        Objective((Term(Graph("random", "softmax")),), 0.1),
+    ),
+    "simclr": Preset(
+        "NT-Xent: -log e^{s(i, i+)/tau} / sum over k != i of e^{s(i, k)/tau}; tau 0.1",
+        "SimCLR, arXiv 2002.05709, eq. 1",
+        Objective((Term(),), 0.1),
+        golden="SimCLR NT-Xent (SupContrast, no labels)",
+    ),
+    "supcon": Preset(
+        "mean over i+ of -log e^{s(i, i+)/tau} / sum over k != i of e^{s(i, k)/tau}; i+: same class; tau 0.1",
+        "SupCon (out), arXiv 2004.11362, eq. 2",
+        Objective((Term(LABEL),), 0.1),
+        golden="SupCon-out (SupContrast)",
+    ),
+    "supcon_in": Preset(
+        "-log of the mean over i+ of e^{s(i, i+)/tau} / sum over k != i of e^{s(i, k)/tau}",
+        "SupCon (in), arXiv 2004.11362, eq. 3",
+        Objective((Term(LABEL, aggregate="in"),), 0.1),
+    ),
+    "dcl": Preset(
+        "-s(i, i+)/tau + log sum over other images k of e^{s(i, k)/tau}",
+        "DCL, arXiv 2110.06848, eq. 6",
+        Objective((Term(negatives="other_images"),), 0.1),
+        golden="DCL (lightly, symmetric)",
+    ),
+    "dclw": Preset(
+        "-w_i s(i, i+)/tau + log sum over other images; w_i = 2 - A softmax over anchors of s(i, i+)/0.5",
+        "DCLW, arXiv 2110.06848, eq. 7",
+        Objective((Term(negatives="other_images", attraction="near_positive"),), 0.1),
+        golden="DCLW (w_att)",
+    ),
+    "decoupled_softmax": Preset(
+        "mean over i+ of -log e^{s(i, i+)/tau} / (e^{s(i, i+)/tau} + sum over negatives)",
+        "DEXML, arXiv 2310.17109, eq. 5",
+        Objective((Term(LABEL, denominator="own", negatives="not_positive"),), 0.1),
+        golden="DEXML decoupled softmax (denom=own)",
+    ),
+    "hard_negatives": Preset(
+        "decoupled softmax over the 64 most similar negatives only",
+        "Wang and Liu, arXiv 2012.09740, section 5",
+        Objective((Term(denominator="own", negatives={"name": "hardest", "k": 64}),), 0.1),
+    ),
+    "hcl": Preset(
+        "negatives weighted by e^{beta s(i, k)/tau}, mean weight 1, beta 1; tau 0.5",
+        "hard negative contrastive loss, arXiv 2010.04592, eq. 4",
+        Objective((Term(denominator="own", negatives={"name": "importance", "beta": 1.0}),), 0.5),
+    ),
+    "rince": Preset(
+        "-e^{q s+}/q + (lam (e^{s+} + sum of negatives))^q / q; q 0.5, lam 0.01, tau 0.5",
+        "RINCE, arXiv 2201.04309, eq. 4",
+        Objective((Term(link={"name": "robust", "q": 0.5, "lam": 0.01}),), 0.5),
+        golden="RINCE (q-divergence link on (pos,Z))",
+    ),
+    "focal": Preset(
+        "(1 - p_i)^0.5 times NT-Xent, p_i the probability of the positive",
+        "focal reweighting of KaLM-Embedding-V2, arXiv 2506.20923",
+        Objective((Term(row_weight={"name": "focal", "gamma": 0.5}),), 0.1),
+        golden="KaLM focal row weight (1-p)^gamma",
+    ),
+    "macl": Preset(
+        "NT-Xent with tau = 0.1 (1 + 0.5 A), A the mean positive cosine; rows weighted by 1 / (1 - p_i)",
+        "MACL, arXiv 2212.10888, eqs. 7, 9",
+        Objective((Term(temperature="model_aware", row_weight="unsure"),), 0.1),
+        golden="MACL (temperature rule + row weight 1/(1-p))",
+    ),
+    "temperature_schedule": Preset(
+        "NT-Xent with tau moving between 0.1 and 1 as a cosine, 4 periods over the run",
+        "arXiv 2303.13664, eq. 6",
+        Objective((Term(temperature={"name": "schedule", "low": 0.1, "periods": 4.0}),), 1.0),
+    ),
+    "rank_n_contrast": Preset(
+        "every key against itself and those less similar to the anchor by caption",
+        "Rank-N-Contrast, arXiv 2210.01189, eq. 3, with caption cosines for label distances",
+        Objective(
+            (
+                Term(
+                    Graph("uniform"),
+                    denominator={"name": "rank", "by": "caption"},
+                    similarity={"name": "negative_distance", "power": 1.0},
+                ),
+            ),
+            2.0,
+        ),
+    ),
+    "mw": Preset(
+        "sum over all negatives of the batch of softplus((s- - s+)/tau) / anchors; tau 0.05",
+        "MW, arXiv 2510.00137, eq. 3",
+        Objective((Term(link="pairwise_global"),), 0.05),
+        golden="MW loss eq.(3)",
+    ),
+    "mv_infonce": Preset(
+        "-log (sum over view pairs of e^{s/tau} of one image / sum over all pairs of the image's views with others)",
+        "MV-InfoNCE, arXiv 2507.06979",
+        Objective((Term(Graph("identity", "none"), merge_views=True, aggregate="in"),), 0.2),
+        golden="MV-InfoNCE (instance rows, agg=in, shared)",
+    ),
+    "mv_dhel": Preset(
+        "as MV-InfoNCE, with one denominator per view over other images in the same view",
+        "MV-DHEL, arXiv 2507.06979",
+        Objective((Term(Graph("identity", "none"), merge_views=True, aggregate="in", denominator="views"),), 0.2),
+    ),
+    "simlap": Preset(
+        "decoupled softmax of cosines behind a learned gate of (class of i, a second class)",
+        "SimLAP, arXiv 2410.08799",
+        Objective(
+            (
+                Term(
+                    Graph("second_label", "none"),
+                    anchors=VIEW_0,
+                    keys=VIEW_1,
+                    similarity="gated",
+                    denominator="own",
+                    negatives="neither_label",
+                    reduce="pairs",
+                ),
+            ),
+            0.1,
+            gate=True,
+        ),
+        golden="Hydra/SimLAP (gated similarity, denom=own, pair mean)",
+    ),
+    "barlow_twins": Preset(
+        "sum (C_dd - 1)^2 + 0.005 sum off-diagonal C_de^2, C the cross-correlation of two views",
+        "Barlow Twins, arXiv 2103.03230, eq. 1",
+        Objective((), 1.0, feature_terms=(FeatureTerm("barlow_twins"),)),
+        golden="Barlow Twins (lightly)",
+    ),
+    "vicreg": Preset(
+        "25 |z - z'|^2 + 25 hinge(1 - std) + covariance",
+        "VICReg, arXiv 2105.04906, eq. 6",
+        Objective((), 1.0, feature_terms=(FeatureTerm("vicreg"),)),
+        golden="VICReg (lightly)",
+    ),
+    "spectral": Preset(
+        "-2 <z, z'> + mean over other pairs of <z_i, z'_k>^2",
+        "spectral contrastive loss, arXiv 2106.04156, eq. 6",
+        Objective((), 1.0, feature_terms=(FeatureTerm("spectral"),)),
+        golden="Spectral contrastive (own function)",
+    ),
+    "align_uniform": Preset(
+        "mean |z - z'|^2 + the mean of log mean e^{-2 |z_i - z_k|^2} of both views",
+        "Wang and Isola, arXiv 2005.10242",
+        Objective(
+            (),
+            1.0,
+            feature_terms=(
+                FeatureTerm("align"),
+                FeatureTerm("uniform", VIEW_0, VIEW_0, 0.5),
+                FeatureTerm("uniform", VIEW_1, VIEW_1, 0.5),
+            ),
+        ),
+        golden="uniform",
+    ),
+}
