@@ -17,10 +17,10 @@ from xsample_jax.checkpoint import with_shardings
 from xsample_jax.data.augment import eval_view
 from xsample_jax.data.pipeline import Examples
 from xsample_jax.data.sources import open_source, source_folder
-from xsample_jax.errors import DataError
+from xsample_jax.errors import DataError, Problems
 from xsample_jax.mesh import batch_sharding, make_mesh, replicated, state_shardings
 from xsample_jax.models.towers import build_model
-from xsample_jax.objectives.build import build_objective
+from xsample_jax.objectives.build import build_objective, presets_that_read
 from xsample_jax.objectives.memory import init_memory
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.parameters import init_objective_parameters
@@ -51,6 +51,7 @@ STAND_IN = DataFacts(count=1_281_167, channels=3, caption_dim=768, class_dim=768
 def open_examples(config, split: str, fields: frozenset[str]) -> Examples:
     """The decoded examples of a split with the entries in `fields`; DataError when the set lacks one of them."""
     source = open_source(config.data, split)
+    check_side_information(fields, source)
     folder = source_folder(config.data)
     tokenizer = load_tokenizer(folder) if "caption_tokens" in fields else None
     return Examples(
@@ -64,6 +65,35 @@ def open_examples(config, split: str, fields: frozenset[str]) -> Examples:
         class_embeddings=load_class_embeddings(folder, source) if "class_embedding" in fields else None,
         hierarchy=tuple(config.data.hierarchy),
     )
+
+
+def check_side_information(fields: frozenset[str], source) -> None:
+    """Raises DataError (or Problems) for entries in `fields` that no data set, or not this one, can deliver.
+
+    What a set has is read off its manifest and its first record.
+    """
+    first = source[0]
+    labels = bool(source.manifest.class_names) or first["label"] >= 0
+    has = {
+        "label": labels,
+        "class_embedding": labels,
+        "caption_embedding": source.manifest.text_encoder is not None,
+        "caption_tokens": bool(first["captions"]),
+        "path": labels and bool(first["attributes"]),
+        "index": True,
+        "attributes": True,
+    }
+    presets = presets_that_read([name for name, there in has.items() if there])
+    fix = f"Presets that this set has all for: {', '.join(presets)}."
+    problems = []
+    for name in sorted(fields):
+        if name not in has:
+            problems.append(DataError(f"batch entry {name}", None, "a graph that does not read it: no set has it", fix))
+        elif not has[name]:
+            expected = "a data set that has it, as the target graph or the text side of this objective reads it"
+            problems.append(DataError(f"batch entry {name}", None, expected, fix))
+    if problems:
+        raise problems[0] if len(problems) == 1 else Problems(problems, "what the objective reads")
 
 
 def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
@@ -197,7 +227,7 @@ class Parts:
     @cached_property
     def train_step(self) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
         """The jitted update: state donated, shardings fixed, metrics replicated."""
-        step = make_train_step(self.config, self.model, self.objective, *self.optimizer, self.steps)
+        step = make_train_step(self.config, self.model, self.objective, *self.optimizer, self.steps, self.mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         batch = {name: leaf.sharding for name, leaf in self.abstract_batch.items()}
         return jax.jit(

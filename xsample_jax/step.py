@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from xsample_jax.data.augment import make_views
 from xsample_jax.objectives.memory import moved_teacher, recall, teacher_params
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.parameters import bias_of, temperature_of
+from xsample_jax.objectives.streamed import Streaming
+from xsample_jax.objectives.temperature import LOWEST as COLDEST
 from xsample_jax.state import ModelDef, TrainState, to_flat
 from xsample_jax.step_blocks import StepInputs, local_crops, step_blocks, teacher_embeddings
 
@@ -25,13 +28,23 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: Callable,
     steps: int,
+    mesh: Mesh | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """The train step for a config, to be jitted with a donated state.
 
     A batch is uint8 images [B, H, W, C] with their side information (one row per image); all V * B views go through
     the encoder in one call, row = image * V + view, so batch norms see one global batch. The loss is a function of
-    global arrays: under jit its value and gradient do not depend on the number of devices. `steps`: of the whole run.
+    global arrays: under jit its value and gradient do not depend on the number of devices. `steps`: of the whole run;
+    `mesh`: over which a streamed loss splits its rows.
     """
+
+    how = Streaming(
+        config.loss.impl,
+        config.loss.tile,
+        config.loss.wire,
+        mesh,
+        COLDEST if objective.learn_temperature else objective.temperature,
+    )
 
     def loss_of(params, statistics, inputs: StepInputs):
         temperature = temperature_of(objective, params)
@@ -39,7 +52,7 @@ def make_train_step(
         blocks = step_blocks(objective, network, params, inputs, config.views)
         blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
         loss, metrics = objective_loss(
-            objective, blocks, config.batch_size, temperature, bias_of(params), inputs.progress, inputs.key
+            objective, blocks, config.batch_size, temperature, bias_of(params), inputs.progress, inputs.key, how
         )
         new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2])
         metrics["temperature"] = jnp.asarray(temperature, jnp.float32)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from xsample_jax.errors import ConfigError, Problems, did_you_mean
 from xsample_jax.objectives.build import build_objective, needed_views
+from xsample_jax.objectives.objective import find_unstreamable
 from xsample_jax.objectives.presets import PRESETS
 
 EMOJI_SPLITS = ("train", "val", "test", "train_styles", "val_styles", "test_styles")
@@ -52,6 +53,13 @@ def _objective(c: dict) -> Iterator[ConfigError]:
             section["target_same_mass"],
             "None when objective.target_neighbours is set: each of them chooses tau_s",
             "Set --config.objective.target_same_mass=None.",
+        )
+    for number, reason in find_unstreamable(objective) if c["loss.impl"] == "streaming" else ():
+        yield ConfigError(
+            "loss.impl",
+            "streaming",
+            f"auto or dense for objective.preset = {preset!r}, whose term {number} cannot be streamed: {reason}",
+            "Set --config.loss.impl=auto.",
         )
     if objective.local_views and c["model.encoder"].startswith("vit"):
         yield ConfigError(

@@ -231,6 +231,21 @@ SCHEMA = {
         "prototypes": Key(int, None, "Learned prototypes; None: the preset's.", minimum=0, optional=True),
         "centre": Key(bool, False, "Centre the caption embeddings of the batch before their cosines."),
     },
+    "loss": {
+        "impl": Key(
+            str,
+            "auto",
+            "dense (all pairs at once), streaming (tiles, memory linear in the batch), auto (streaming when dense is large).",
+            choices=("auto", "dense", "streaming"),
+        ),
+        "tile": Key(int, 1024, "Rows of a tile of the streaming loss.", minimum=8),
+        "wire": Key(
+            str,
+            "float32",
+            "Type in which the streaming loss sends embeddings between devices; captions travel as float16.",
+            choices=("float32", "bfloat16"),
+        ),
+    },
     "optimizer": {
         "name": Key(str, "adamw", "lars or adamw.", choices=("lars", "adamw")),
         "learning_rate": Key(float, 1e-3, "Base learning rate; the peak follows from lr_scaling.", above=0),

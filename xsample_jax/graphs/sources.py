@@ -170,5 +170,6 @@ REQUIRES = {
     "class_text": ("class_embedding",),
     "kernel": ("target",),
     "hierarchy": ("path",),
+    "geometry": ("box",),
     "second_label": ("label",),
 }

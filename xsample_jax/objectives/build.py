@@ -1,9 +1,9 @@
 """From a config to an objective: a preset with some of its values replaced, or terms written out in full."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from xsample_jax.choice import name_of, resolve
+from xsample_jax.choice import name_of, options_of, resolve
 from xsample_jax.errors import ConfigError, Problems, UserError, did_you_mean, lookup
 from xsample_jax.graphs.combine import Graph, Mixture, parts_of
 from xsample_jax.graphs.normalise import NON_NEGATIVE, NORMALISERS
@@ -39,6 +39,20 @@ CHOICES = {
     "mixer": MIXERS,
 }
 
+# What a source or a block of rows reads that only some objectives have: attribute of Objective.
+SOURCE_NEEDS = {"teacher": "teacher", "text_similarity": "text", "second_label": "gate"}
+BLOCK_NEEDS = {
+    "image": None,
+    "text": "text",
+    "teacher": "teacher",
+    "queue": "queue",
+    "prototypes": "prototypes",
+    "local": "local_views",
+    "predicted": "predictor",
+}
+SETTABLE = ("teacher", "queue", "prototypes")  # of them, what a config can ask for
+OF_VIEWS = ("image", "teacher", "predicted")  # blocks with one row per view
+
 
 def build_objective(config) -> Objective:
     """The objective of the section `config.objective`: its preset, with the config's values where it has any.
@@ -55,19 +69,24 @@ def build_objective(config) -> Objective:
         if value is not None:
             changes["target_temperature"] = {"name": rule, option: value}
     if config["terms"] is not None:
-        made = [term_from_dict(term, f"objective.terms[{number}]") for number, term in enumerate(config["terms"])]
+        made = _each_term(config["terms"])
         changes["terms"] = tuple(term for term in made if isinstance(term, Term))
         changes["feature_terms"] = tuple(term for term in made if isinstance(term, FeatureTerm))
     objective = dataclasses.replace(objective, **changes)
     if config["graph"] is not None:
         lookup(SOURCES, config["graph"], "objective.graph")
+        if not objective.terms:
+            raise _no_single_graph(config["graph"])
         objective = dataclasses.replace(
             objective, terms=tuple(_with_source(term, config["graph"]) for term in objective.terms)
         )
-    problems = list(find_problems(objective))
-    if problems:
-        raise problems[0] if len(problems) == 1 else Problems(problems, "the objective")
+    _raise(list(find_problems(objective)))
     return objective
+
+
+def presets_that_read(available: Collection[str]) -> tuple[str, ...]:
+    """Names of the presets that need nothing of a batch but the entries `available` and the id."""
+    return tuple(name for name, preset in PRESETS.items() if preset.objective.requires <= {"id", *available})
 
 
 def term_from_dict(values: Mapping, field: str) -> Term | FeatureTerm:
@@ -87,16 +106,31 @@ def find_problems(objective: Objective):
             choice = getattr(term, name)
             if choice is not None and not isinstance(choice, int | float):
                 yield from _unknown(registry, choice, f"{field}.{name}")
+        yield from _not_positive(term.temperature, f"{field}.temperature")
+        if "by" in options_of(term.denominator):
+            yield from _unknown(SOURCES, term.denominator["by"], f"{field}.denominator.by")
+        if term.reduce not in ("rows", "pairs"):
+            yield ConfigError(f"{field}.reduce", term.reduce, "rows or pairs")
+        if term.mixer is not None and name_of(term.similarity) != "dot":
+            yield ConfigError(f"{field}.similarity", term.similarity, "dot for a term with a mixer")
+        if isinstance(term.graph, Mixture) and len(term.graph.weights) != len(term.graph.graphs):
+            expected = f"one weight for each of the {len(term.graph.graphs)} graphs"
+            yield ConfigError(f"{field}.graph.weights", term.graph.weights, expected)
         for part in parts_of(term.graph):
+            yield from _missing(SOURCE_NEEDS, name_of(part.source), objective, f"{field}.graph.source")
+            yield from _target_temperature(part.target_temperature, f"{field}.graph.target_temperature")
             yield from _unknown(SOURCES, part.source, f"{field}.graph.source")
             yield from _unknown(NORMALISERS, part.normaliser, f"{field}.graph.normaliser")
             for transform in part.transforms:
                 yield from _unknown(TRANSFORMS, transform, f"{field}.graph.transforms")
-            yield from _negative_weights(part)
+            if name_of(term.link) != "square":  # a regression has no weights that could be negative
+                yield from _negative_weights(part)
     for number, term in enumerate(objective.feature_terms):
         yield from _unknown(FEATURE_TERMS, term.name, f"objective.feature_terms[{number}].name")
-    if not isinstance(objective.target_temperature, int | float):
-        yield from _unknown(TARGET_RULES, objective.target_temperature, "objective.target_temperature")
+    for rows in objective.rows:
+        yield from _unknown_rows(rows, objective)
+    yield from _not_positive(objective.temperature, "objective.temperature")
+    yield from _target_temperature(objective.target_temperature, "objective.target_temperature")
     if not objective.terms and not objective.feature_terms:
         yield ConfigError("objective.terms", (), "at least one term")
     if objective.centre and not any(
@@ -112,20 +146,78 @@ def find_problems(objective: Objective):
 
 def needed_views(objective: Objective) -> int:
     """Views of an image that the objective compares at least."""
-    views = [1 if rows.view is None else rows.view + 1 for rows in objective.rows]
+    of_views = [rows for found in objective.rows for rows in _nested(found) if rows.block in OF_VIEWS]
+    views = [1 if rows.view is None else rows.view + 1 for rows in of_views]
     within = any(term.anchors == term.keys == Rows("image") for term in objective.terms)
-    return max([*views, 2 if within else 1])
+    return max([1, *views, 2 if within else 1])
+
+
+def _nested(rows: Rows) -> list[Rows]:
+    """The selection and those inside it."""
+    return [rows] + [part for inner in (rows.beside, rows.times) if inner is not None for part in _nested(inner)]
+
+
+def _each_term(terms: Collection[Mapping]) -> list[Term | FeatureTerm]:
+    """The terms of plain data; raises what is wrong with any of them at once."""
+    made, problems = [], []
+    for number, values in enumerate(terms):
+        try:
+            made.append(term_from_dict(values, f"objective.terms[{number}]"))
+        except ConfigError as error:
+            problems.append(error)
+    _raise(problems)
+    return made
+
+
+def _raise(problems: list[ConfigError]) -> None:
+    if problems:
+        raise problems[0] if len(problems) == 1 else Problems(problems, "the objective")
+
+
+def _not_positive(value, field: str):
+    if isinstance(value, int | float) and not value > 0:
+        yield ConfigError(field, value, "a temperature > 0", "Usual: 0.05 to 1.")
+
+
+def _target_temperature(value, field: str):
+    if value is not None and not isinstance(value, int | float):
+        yield from _unknown(TARGET_RULES, value, field)
+    yield from _not_positive(value, field)
+
+
+def _missing(needs: Mapping, name: str, objective: Objective, field: str):
+    """One problem where `name` reads something that the objective does not have."""
+    attribute = needs.get(name)
+    if attribute is None:
+        return
+    value = getattr(objective, attribute)
+    if value or (attribute == "teacher" and value is not None):  # a teacher may have the momentum 0
+        return
+    having = ", ".join(sorted(key for key, preset in PRESETS.items() if getattr(preset.objective, attribute)))
+    expected = f"an objective with a {attribute.replace('_', ' ')}, which {name!r} is made of"
+    own = f"Set --config.objective.{attribute}, or take" if attribute in SETTABLE else "Take"
+    yield ConfigError(field, name, expected, f"{own} a preset that has one: {having}.")
+
+
+def _unknown_rows(rows: Rows, objective: Objective):
+    for part in _nested(rows):
+        found = list(_unknown(dict.fromkeys(BLOCK_NEEDS, len), part.block, "rows.block"))
+        yield from found or _missing(BLOCK_NEEDS, part.block, objective, "rows.block")
 
 
 def _with_source(term: Term, source: str) -> Term:
     if not isinstance(term.graph, Graph) or term.anchors.block != "image" or term.keys != term.anchors:
-        raise ConfigError(
-            "objective.graph",
-            source,
-            "None for a preset that does not compare images with images along one graph",
-            "Set --config.objective.graph=None, or --config.objective.preset=xclr.",
-        )
+        raise _no_single_graph(source)
     return dataclasses.replace(term, graph=dataclasses.replace(term.graph, source=source))
+
+
+def _no_single_graph(source: str) -> ConfigError:
+    return ConfigError(
+        "objective.graph",
+        source,
+        "None for a preset that does not compare images with images along one graph",
+        "Set --config.objective.graph=None, or --config.objective.preset=xclr.",
+    )
 
 
 def _negative_weights(graph: Graph):

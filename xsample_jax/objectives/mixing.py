@@ -22,13 +22,15 @@ def hard_mixtures(
     """Mixtures of the `hardest` negatives of every anchor: `mixed` of two of them, `with_anchor` of one and the anchor.
 
     alpha n_i + (1 - alpha) n_j with alpha ~ U(0, 1), and beta x + (1 - beta) n_j with beta ~ U(0, 0.5), scaled to
-    unit length (eqs. 4, 5): harder than what is there, yet never more anchor than negative.
+    unit length (eqs. 4, 5): harder than what is there, yet never more anchor than negative. An anchor with fewer
+    negatives mixes those that it has.
     """
     x, y = jax.lax.stop_gradient(x), jax.lax.stop_gradient(y)
     among = jnp.where(negative, products(x, y), -jnp.inf)
     _, hard = jax.lax.top_k(among, min(hardest, y.shape[0]))
     draw = iter(jax.random.split(key, 5))
-    anchors, count = hard.shape
+    anchors = len(hard)
+    count = jnp.clip(jnp.sum(negative, axis=1, keepdims=True), 1, hard.shape[1])
 
     def some(number):
         chosen = jax.random.randint(next(draw), (anchors, number), 0, count)

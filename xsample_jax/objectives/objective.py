@@ -8,9 +8,11 @@ import jax.numpy as jnp
 
 from xsample_jax.graphs.combine import requires
 from xsample_jax.objectives.blocks import Block, Rows
+from xsample_jax.objectives.streamed import Streaming, streamed_term, why_not
 from xsample_jax.objectives.terms import (
     FeatureTerm,
     Term,
+    count_rows,
     feature_value,
     graph_metrics,
     pairs_of,
@@ -81,6 +83,7 @@ def objective_loss(
     bias: jax.Array | float = 0.0,
     progress: jax.Array | float = 0.0,
     key: jax.Array | None = None,
+    how: Streaming | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss of an objective on the global batch.
 
@@ -90,6 +93,7 @@ def objective_loss(
       temperature: the base temperature tau, a scalar; bias: of the logits.
       progress: share of the run that is over, for temperature schedules.
       key: random key, for synthetic keys.
+      how: whether terms are written out densely or streamed; None: densely.
     Returns:
       loss (scalar, float32) and metrics of scalars: loss, those of terms.graph_metrics (weighted as the terms are), and
       kl = loss - H(T) where all of the loss is cross-entropy.
@@ -100,10 +104,15 @@ def objective_loss(
     loss, metrics = 0.0, {}
     for number, term in enumerate(objective.terms):
         term_key = None if key is None else jax.random.fold_in(key, number)
-        pairs = pairs_of(term, blocks, images, temperature, objective.target_temperature, bias, progress, term_key)
-        value, counted = term_value(term, pairs, images)
+        tau_s = objective.target_temperature
+        if how is not None and how.wants(term, *count_rows(term, blocks, images)):
+            value, found = streamed_term(term, blocks, images, temperature, tau_s, how)
+        else:
+            pairs = pairs_of(term, blocks, images, temperature, tau_s, bias, progress, term_key)
+            value, counted = term_value(term, pairs, images)
+            found = graph_metrics(pairs, counted)
         loss += term.weight * value
-        for name, metric in graph_metrics(pairs, counted).items():
+        for name, metric in found.items():
             metrics[name] = metrics.get(name, 0.0) + term.weight / share * metric
     for term in objective.feature_terms:
         loss += term.weight * feature_value(term, blocks, images)
@@ -111,6 +120,14 @@ def objective_loss(
     if not objective.feature_terms and all(term.is_cross_entropy for term in objective.terms):
         metrics["kl"] = loss - share * metrics["target_entropy"]
     return loss, metrics
+
+
+def find_unstreamable(objective: Objective) -> list[tuple[int, str]]:
+    """(number, reason) of every term that needs the whole matrix of pairs."""
+    reasons = [why_not(term) for term in objective.terms]
+    if not isinstance(objective.target_temperature, float | int):
+        reasons = [reason or "its tau_s is a rule" for reason in reasons]
+    return [(number, reason) for number, reason in enumerate(reasons) if reason]
 
 
 def centred(block: Block) -> Block:

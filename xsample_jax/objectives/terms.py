@@ -134,6 +134,13 @@ def pairs_of(
     return Pairs(similarity / tau + bias, graph, valid, tau, u, v)
 
 
+def count_rows(term: Term, blocks: Mapping[str, Block], images: int) -> tuple[int, int]:
+    """(anchors, keys) of a term on a batch."""
+    chosen = term.keys if isinstance(term.keys, tuple) else (term.keys,)
+    anchors, *keys = (len(select(blocks, rows, images)["z"]) for rows in (term.anchors, *chosen))
+    return anchors, sum(keys)
+
+
 def ranked_by(term: Term) -> frozenset[str]:
     """Entries of a batch that the rank denominator of a term reads."""
     return frozenset(REQUIRES.get(options_of(term.denominator).get("by", ""), ()))

@@ -1,0 +1,108 @@
+"""The streaming loss inside an objective: same loss, metrics and gradient as the dense one, on one device and on eight."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from xsample_jax.objectives.blocks import image_block, key_block, other_view
+from xsample_jax.objectives.objective import find_unstreamable, objective_loss
+from xsample_jax.objectives.presets import PRESETS
+from xsample_jax.objectives.streamed import Streaming
+
+IMAGES, VIEWS, WIDTH = 16, 2, 8
+STREAMABLE = [
+    name
+    for name, preset in PRESETS.items()
+    if preset.objective.terms and not find_unstreamable(preset.objective) and not preset.objective.memory
+]
+
+
+def unit(rng, *shape):
+    x = rng.normal(size=shape)
+    return jnp.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True), jnp.float32)
+
+
+def inputs():
+    rng = np.random.default_rng(0)
+    return {
+        "z": unit(rng, IMAGES * VIEWS, WIDTH),
+        "text": unit(rng, IMAGES, WIDTH),
+        "teacher": unit(rng, IMAGES * VIEWS, WIDTH),
+        "predicted": unit(rng, IMAGES * VIEWS, WIDTH),
+        "queue": unit(rng, 32, WIDTH),
+        "captions": jnp.asarray(unit(rng, IMAGES, 12), jnp.float16),
+        "label": jnp.arange(IMAGES) // 3,
+    }
+
+
+def blocks_of(x):
+    per_image = {
+        "id": jnp.arange(IMAGES),
+        "label": x["label"],
+        "path": jnp.stack([x["label"] // 2, x["label"], jnp.arange(IMAGES)], axis=1),
+        "caption_embedding": x["captions"],
+        "class_embedding": x["captions"],
+        "text": jax.lax.stop_gradient(x["text"]),
+    }
+    rows = IMAGES * VIEWS
+    teacher = image_block(x["teacher"], per_image, VIEWS, 2 * rows, teacher=x["teacher"])
+    return {
+        "image": image_block(x["z"], per_image, VIEWS, 0, teacher=other_view(x["teacher"], VIEWS)),
+        "text": image_block(x["text"], per_image, 1, rows, teacher=x["text"]),
+        "predicted": image_block(x["predicted"], per_image, VIEWS, 4 * rows),
+        "teacher": teacher,
+        "queue": key_block(x["queue"], teacher=x["queue"], label=jnp.full(32, -1)) | {"filled": jnp.arange(32) < 20},
+    }
+
+
+def evaluate(name, how, devices):
+    objective = dataclasses.replace(PRESETS[name].objective)
+    mesh = Mesh(
+        np.array(jax.devices()[:devices]).reshape(devices, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2
+    )
+    how = how and dataclasses.replace(how, mesh=mesh, lowest_temperature=objective.temperature)
+
+    def loss(trained, rest):
+        value, metrics = objective_loss(objective, blocks_of(trained | rest), IMAGES, objective.temperature, how=how)
+        return value, metrics
+
+    given = jax.device_put(inputs(), NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
+    trained = {key: given.pop(key) for key in ("z", "text", "predicted")}
+    (_, metrics), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(trained, given)
+    return jax.device_get((metrics, gradient))
+
+
+# One of each kind on a mesh: anchors that are the keys, two towers, a queue, row sums.
+ON_A_MESH = [("xclr", 8), ("clip", 8), ("ressl", 8), ("supcon", 8)]
+
+
+@pytest.mark.parametrize(("name", "devices"), [*((name, 1) for name in STREAMABLE), *ON_A_MESH])
+def test_streamed_is_dense(name, devices):
+    dense, dense_gradient = evaluate(name, None, 1)
+    streamed, gradient = evaluate(name, Streaming("streaming", tile=16), devices)
+    assert set(streamed) == set(dense)
+    for metric, value in dense.items():
+        assert streamed[metric] == pytest.approx(float(value), rel=1e-5, abs=1e-5), metric
+    for key, value in dense_gradient.items():
+        scale = np.abs(np.concatenate([g.ravel() for g in dense_gradient.values()])).max()
+        np.testing.assert_allclose(gradient[key], value, atol=2e-5 * scale, err_msg=key)
+
+
+def test_the_presets_of_the_paper_can_be_streamed():
+    assert {"xclr", "xclr_class_text", "xclr_hierarchy", "simclr", "supcon", "clip", "cwcl", "ressl", "moco"} <= set(
+        STREAMABLE
+    )
+
+
+def test_auto_streams_only_what_is_large():
+    term = PRESETS["xclr"].objective.terms[0]
+    assert not Streaming().wants(term, 2048, 2048)
+    assert Streaming().wants(term, 8192, 8192)
+    assert not Streaming("dense").wants(term, 8192, 8192)
+    sharded = Mesh(np.array(jax.devices()).reshape(8, 1), ("data", "fsdp"))
+    assert not Streaming(mesh=sharded).wants(term, 8192, 8192)
+    assert not Streaming().wants(PRESETS["dcl"].objective.terms[0], 8192, 8192)

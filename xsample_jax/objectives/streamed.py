@@ -1,0 +1,142 @@
+"""Which terms of an objective the streaming loss can do, and how: same value as the dense one, memory linear in rows."""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from xsample_jax.choice import name_of, options_of, resolve
+from xsample_jax.graphs.combine import Graph, Mixture, requires
+from xsample_jax.graphs.sources import ONE_WAY, SOURCES
+from xsample_jax.graphs.transforms import LOCAL, TRANSFORMS
+from xsample_jax.objectives.blocks import Block, Rows, concatenate, select
+from xsample_jax.objectives.cross_entropy import mean_over_rows
+from xsample_jax.objectives.streaming import streaming_rows
+from xsample_jax.objectives.terms import Term
+
+# Pairs per device above which "auto" streams: a dense float32 matrix of them takes 64 MiB, and the dense loss a dozen.
+LARGEST_DENSE = 2**24
+
+# Side information that differs between the views of an image.
+OF_VIEWS = {
+    "teacher": ("teacher",),
+    "self_similarity": ("embedding",),
+    "swapped": ("other_view", "embedding"),
+    "swapped_keys": ("other_view", "embedding"),
+    "geometry": ("box",),
+}
+OF_IMAGES = {"text_similarity": ("text",), "second_label": ("label", "second_label")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Streaming:
+    """How a loss is computed.
+
+    Attributes:
+      impl: auto (streaming where it is possible and the dense matrices would be large), dense or streaming.
+      tile: rows of a tile.
+      wire: type in which embeddings travel between devices: float32 or bfloat16.
+      mesh: over whose axes rows are split; None for one device.
+      lowest_temperature: what a learned temperature cannot go below; None for a constant one.
+    """
+
+    impl: str = "auto"
+    tile: int = 1024
+    wire: str = "float32"
+    mesh: Mesh | None = None
+    lowest_temperature: float | None = None
+
+    def wants(self, term: Term, anchors: int, keys: int) -> bool:
+        """Whether a term on this many rows is streamed."""
+        devices = 1 if self.mesh is None else self.mesh.size
+        large = anchors * keys / devices > LARGEST_DENSE
+        return self.impl == "streaming" or (self.impl == "auto" and large and why_not(term) is None)
+
+
+def why_not(term: Term) -> str | None:
+    """Why a term needs the whole matrix, in words; None if it can be streamed."""
+    if not term.is_cross_entropy:
+        return "its denominator, link or weights are not those of the plain cross-entropy"
+    if name_of(term.similarity) != "dot" or term.mixer or term.merge_views or term.self_pairs:
+        return "its similarity, synthetic keys or merged views need all pairs at once"
+    if not isinstance(term.temperature, float | int) and term.temperature != "base":
+        return f"its temperature rule {name_of(term.temperature)!r} is not one number"
+    if isinstance(term.graph, Mixture):
+        return "its target is a mixture of graphs"
+    graph, same = term.graph, term.anchors == term.keys
+    if name_of(graph.normaliser) not in ("softmax", "row_sum"):
+        return f"its normaliser {name_of(graph.normaliser)!r} needs whole rows"
+    if any(name_of(transform) not in LOCAL for transform in graph.transforms):
+        return "a transform of its graph needs whole rows"
+    if graph.target_temperature is not None and not isinstance(graph.target_temperature, float | int):
+        return "its tau_s is a rule"
+    keys = (term.keys,) if isinstance(term.keys, Rows) else term.keys
+    if any(rows.beside or rows.times for rows in (term.anchors, *keys)):
+        return "its rows are made of several modalities"
+    if not same and any(rows.block == term.anchors.block for rows in keys):
+        return "its anchors are some of its keys"
+    if same and name_of(graph.source) in ONE_WAY:
+        return f"its source {name_of(graph.source)!r} is not symmetric"
+    return None
+
+
+def streamed_term(
+    term: Term,
+    blocks: Mapping[str, Block],
+    images: int,
+    temperature: jax.Array | float,
+    target_temperature: float,
+    how: Streaming,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Value and metrics of a term (terms.term_value, terms.graph_metrics) without any array of pairs."""
+    graph, same = term.graph, term.anchors == term.keys
+    u, views = _side(select(blocks, term.anchors, images), graph, term.anchors, images)
+    anchors = select(blocks, term.anchors, images)["z"]
+    keys, v, key_views = None, None, 1
+    if not same:
+        chosen = (term.keys,) if isinstance(term.keys, Rows) else term.keys
+        block = concatenate([select(blocks, rows, images) for rows in chosen])
+        keys = block["z"]
+        v, key_views = _side(block, graph, chosen[0] if len(chosen) == 1 else None, images)
+    own_tau = isinstance(term.temperature, float | int)
+    rows = streaming_rows(
+        anchors,
+        keys,
+        u,
+        v,
+        source=partial(_similarity, graph),
+        normaliser=name_of(graph.normaliser),
+        temperature=term.temperature if own_tau else temperature,
+        target_temperature=graph.target_temperature or target_temperature,
+        views=views,
+        key_views=key_views,
+        lowest_temperature=None if own_tau else how.lowest_temperature,
+        tile=how.tile,
+        mesh=how.mesh,
+        wire=jnp.bfloat16 if how.wire == "bfloat16" else None,
+    )
+    counted = rows.pop("counted")
+    metrics = {name: mean_over_rows(value, counted) for name, value in rows.items()}
+    return metrics.pop("loss"), metrics | {"rows_without_positive": 1.0 - jnp.mean(counted)}
+
+
+def _similarity(graph: Graph, u: dict, v: dict) -> jax.Array:
+    """A tile of the transformed similarities."""
+    values = resolve(SOURCES, graph.source, "graph.source")(u, v)
+    for transform in graph.transforms:
+        values = resolve(TRANSFORMS, transform, "graph.transforms")(values, None)
+    return values
+
+
+def _side(block: Block, graph: Graph, rows: Rows | None, images: int) -> tuple[dict[str, jax.Array], int]:
+    """(side information that the graph and the metrics read, views it is shared by): per image where views share it."""
+    source = name_of(graph.source)
+    of_view = list(OF_VIEWS.get(source, ()))
+    if source == "swapped" and options_of(graph.source).get("of") is not None:
+        of_view = [f"view_{options_of(graph.source)['of']}", "embedding"]
+    names = {"id", "label", "filled", *requires(graph), *OF_IMAGES.get(source, ()), *of_view} & set(block)
+    views = 1 if of_view or rows is None or rows.view is not None else max(len(block["z"]) // images, 1)
+    return {name: block[name][::views] for name in names}, views
