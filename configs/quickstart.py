@@ -4,7 +4,7 @@ Command:   make quickstart     (X-CLR and SimCLR, then one report)
            python -m xsample_jax.main --config=configs/quickstart.py --workdir=runs/quickstart/xclr
 Variants:  :xclr (the default), :simclr, :supcon (class = concept), :clip_frozen_text; :smoke, also as ":simclr,smoke"
 Hardware:  2 CPU cores; any accelerator.
-Hours:     not measured
+Hours:     0.08 (5 minutes) a run with evaluation, on 2 cores
 Expected:  every objective that is told what the images show beats SimCLR on unseen concepts by a few points; the table
            with intervals is in README.md (make results).
 
@@ -37,7 +37,7 @@ def get_config(arg=""):
     config.model.head.dim = 64
 
     config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 2e-3
+    config.optimizer.learning_rate = 5e-3  # the best of 2e-3, 5e-3, 1e-2 on validation concepts, for every variant
     config.optimizer.weight_decay = 1e-4
 
     config.eval.suite = "emoji"

@@ -10,7 +10,6 @@ import sys
 
 from absl import app, flags, logging
 
-from xsample_jax.config import load_config, split_overrides
 from xsample_jax.errors import UserError
 from xsample_jax.topology import quiet_environment, without_tpu
 
@@ -28,9 +27,9 @@ def main(argv: list[str], overrides: list[str]) -> None:
         raise app.UsageError(f"--config is missing. {_EXTRA}")
     if not _WORKDIR.value and not _DRY_RUN.value:
         raise app.UsageError("--workdir is missing: the folder that the run writes to.")
+    from xsample_jax.config import load_config
+
     config = load_config(_CONFIG.value, overrides)
-    if without_tpu():  # before jax is imported
-        quiet_environment(os.environ)
     if _DRY_RUN.value:
         from xsample_jax.dry_run import dry_run
 
@@ -43,6 +42,10 @@ def main(argv: list[str], overrides: list[str]) -> None:
 
 def run() -> None:
     """Entry point: bad input ends with its message and exit code 2, not with a traceback."""
+    if without_tpu():  # before jax is imported, which the config does
+        quiet_environment(os.environ)
+    from xsample_jax.config import split_overrides
+
     overrides, arguments = split_overrides(sys.argv)
     logging.set_verbosity(logging.WARNING)
     try:

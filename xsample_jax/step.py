@@ -10,6 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from xsample_jax.data.augment import make_views
+from xsample_jax.grad_cache import embed_in_chunks
 from xsample_jax.objectives.memory import moved_teacher, recall, teacher_params
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.parameters import bias_of, temperature_of
@@ -49,12 +50,18 @@ def make_train_step(
     def loss_of(params, statistics, inputs: StepInputs):
         temperature = temperature_of(objective, params)
         network = model.merge(params, statistics, training=True)
-        blocks = step_blocks(objective, network, params, inputs, config.views)
+        encoded = {}  # statistics of the image side, where it went through the encoder in chunks
+        if config.loss.grad_cache > 1:
+            z, new = embed_in_chunks(model, params, statistics, inputs.images, config.views, config.loss.grad_cache)
+            encoded = {name: value for name, value in new.items() if name.startswith(("encoder/", "head/"))}
+        else:
+            _, z = network.embed(inputs.images)
+        blocks = step_blocks(objective, network, params, inputs, z, config.views)
         blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
         loss, metrics = objective_loss(
             objective, blocks, config.batch_size, temperature, bias_of(params), inputs.progress, inputs.key, how
         )
-        new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2])
+        new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2]) | encoded
         metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
         return loss, (new_statistics, memory, metrics)
 

@@ -52,12 +52,16 @@ def teacher_embeddings(objective: Objective, teacher: nnx.Module, inputs: StepIn
 
 
 def step_blocks(
-    objective: Objective, network: nnx.Module, params: Mapping[str, jax.Array], inputs: StepInputs, views: int
+    objective: Objective,
+    network: nnx.Module,
+    params: Mapping[str, jax.Array],
+    inputs: StepInputs,
+    z: jax.Array,
+    views: int,
 ) -> dict[str, Block]:
-    """The blocks of a step by name (objectives/blocks.py)."""
+    """The blocks of a step by name (objectives/blocks.py). z [B * V, D]: embeddings of the views."""
     per_image = {name: inputs.batch[name] for name in SIDE_INFORMATION if name in inputs.batch}
     images = len(per_image["id"])
-    _, z = network.embed(inputs.images)
     text = network.embed_text(inputs.batch) if objective.text is not None else None
     if objective.gate:
         # Every image is compared in its own class and in that of another image of the batch.

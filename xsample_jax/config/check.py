@@ -27,6 +27,7 @@ ALIASES = {
     "dtype": "precision.compute",
     "bf16": "precision.compute",
     "workers": "data.threads",
+    "microbatches": "loss.grad_cache",
     "num_steps": "steps",
     "num_epochs": "epochs",
 }
@@ -112,6 +113,11 @@ def suggest_key(name: str) -> str:
     """Returns a sentence that names the keys an unknown dotted `name` may have meant."""
     known = list(flat_keys())
     section, _, leaf = name.rpartition(".")
+    if "accum" in leaf:
+        return (
+            "A contrastive loss couples all rows of its batch: averaging the gradients of small batches is another loss, "
+            "so it is not offered. Did you mean loss.grad_cache? It gives the gradient of the whole batch."
+        )
     if leaf in ALIASES:
         return f"Did you mean {ALIASES[leaf]}?"
     siblings = {_leaf(key): key for key in known if key.rpartition(".")[0] == section and section}

@@ -112,6 +112,17 @@ def _view_size(c: dict) -> Iterator[ConfigError]:
         )
 
 
+def _grad_cache(c: dict) -> Iterator[ConfigError]:
+    parts, batch_size = c["loss.grad_cache"], c["batch_size"]
+    if batch_size % parts:
+        yield ConfigError(
+            "loss.grad_cache",
+            parts,
+            f"a divisor of batch_size ({batch_size})",
+            f"Set --config.loss.grad_cache={max(n for n in range(1, parts) if batch_size % n == 0)}.",
+        )
+
+
 def _hue(c: dict) -> Iterator[ConfigError]:
     strength = c["augment.jitter_strength"]
     if strength[3] > 0.5:
@@ -230,6 +241,7 @@ RULES = (
     _objective,
     _data_source,
     _view_size,
+    _grad_cache,
     _hue,
     _patches,
     _text_tower,

@@ -235,10 +235,16 @@ SCHEMA = {
         "impl": Key(
             str,
             "auto",
-            "dense (all pairs at once), streaming (tiles, memory linear in the batch), auto (streaming when dense is large).",
+            "dense (all pairs at once), streaming (tiles: memory linear in the batch) or auto (streaming if large).",
             choices=("auto", "dense", "streaming"),
         ),
         "tile": Key(int, 1024, "Rows of a tile of the streaming loss.", minimum=8),
+        "grad_cache": Key(
+            int,
+            1,
+            "Parts in which the batch goes through the image encoder (GradCache): less memory, one more forward pass.",
+            minimum=1,
+        ),
         "wire": Key(
             str,
             "float32",

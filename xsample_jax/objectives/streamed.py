@@ -1,4 +1,4 @@
-"""Which terms of an objective the streaming loss can do, and how: same value as the dense one, memory linear in rows."""
+"""Which terms of an objective the streaming loss can do, and how: the dense value with memory linear in the rows."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,0 +1,141 @@
+"""Every link against loops over pairs, and what each does with a constant added to a row."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.quick import quick_jit
+from xsample_jax.objectives.links import LINKS
+
+RNG = np.random.default_rng(1)
+ROWS, KEYS = 5, 7
+LOGITS = 2 * RNG.normal(size=(ROWS, KEYS))
+POSITIVE = RNG.uniform(size=(ROWS, KEYS)) < 0.3
+POSITIVE[:, 0], POSITIVE[:, 1] = True, False
+VALID = RNG.uniform(size=(ROWS, KEYS)) < 0.8
+VALID[:, :2] = True
+TARGET = np.where(POSITIVE & VALID, RNG.uniform(0.1, 1, (ROWS, KEYS)), 0)
+TARGET /= TARGET.sum(axis=1, keepdims=True)
+SOFT = np.where(VALID, np.exp(RNG.normal(size=(ROWS, KEYS))), 0)
+SOFT /= SOFT.sum(axis=1, keepdims=True)
+
+
+def softplus(x):
+    return np.log1p(np.exp(x))
+
+
+def of_row(i, target):
+    valid = [k for k in range(KEYS) if VALID[i, k]]
+    return valid, [k for k in valid if target[i, k] > 0], [k for k in valid if target[i, k] <= 0]
+
+
+def sigmoid(s, t):
+    return [
+        sum(t[i, k] * softplus(-s[i, k]) + (1 - t[i, k]) * softplus(s[i, k]) for k in of_row(i, t)[0])
+        for i in range(ROWS)
+    ]
+
+
+def robust(q, lam):
+    def value(s, t):
+        rows = []
+        for i in range(ROWS):
+            valid, positive, _ = of_row(i, t)
+            near = sum(t[i, k] * np.exp(s[i, k]) for k in positive)
+            rows.append(-(near**q) / q + (lam * sum(np.exp(s[i, k]) for k in valid)) ** q / q)
+        return rows
+
+    return value
+
+
+def symmetric(s, t):
+    rows = []
+    for i in range(ROWS):
+        valid = of_row(i, t)[0]
+        p = {k: np.exp(s[i, k]) / sum(np.exp(s[i, j]) for j in valid) for k in valid}
+        rows.append(sum(-0.5 * t[i, k] * np.log(p[k]) - 0.5 * p[k] * np.log(t[i, k]) for k in valid))
+    return rows
+
+
+def pairwise(s, t):
+    return [sum(softplus(s[i, n] - s[i, p]) for p in of_row(i, t)[1] for n in of_row(i, t)[2]) for i in range(ROWS)]
+
+
+def pairwise_global(s, t):
+    negatives = [s[j, n] for j in range(ROWS) for n in of_row(j, t)[2]]
+    return [sum(softplus(n - s[i, p]) for p in of_row(i, t)[1] for n in negatives) for i in range(ROWS)]
+
+
+def joint(s, t):
+    return [
+        np.log(1 + sum(np.exp(s[i, n] - s[i, p]) for p in of_row(i, t)[1] for n in of_row(i, t)[2]))
+        for i in range(ROWS)
+    ]
+
+
+def square(s, t):
+    return [np.mean([(s[i, k] - t[i, k]) ** 2 for k in of_row(i, t)[0]]) for i in range(ROWS)]
+
+
+CASES = {
+    "sigmoid": ({}, sigmoid, TARGET),
+    "sigmoid_mean": ({}, lambda s, t: sigmoid(s, t) / VALID.sum(axis=1), TARGET),
+    "robust": ({"q": 0.3, "lam": 0.2}, robust(0.3, 0.2), TARGET),
+    "symmetric": ({}, symmetric, SOFT),
+    "pairwise": ({}, pairwise, TARGET),
+    "pairwise_global": ({}, pairwise_global, TARGET),
+    "joint": ({}, joint, TARGET),
+    "square": ({}, square, SOFT),
+}
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_link_against_loops_in_float64(name):
+    options, loops, target = CASES[name]
+
+    def value(s):
+        return LINKS[name](s, jnp.asarray(target), jnp.asarray(VALID), **options)
+
+    with jax.enable_x64(True):
+        got = quick_jit(value)(jnp.asarray(LOGITS))
+        gradient = quick_jit(jax.grad(lambda s: value(s).sum()))(jnp.asarray(LOGITS))
+    np.testing.assert_allclose(got, loops(LOGITS, target), rtol=1e-10)
+    for i, k in ((0, 0), (1, 1), (2, 5), (4, 3)):
+        step = np.zeros((ROWS, KEYS))
+        step[i, k] = 1e-5
+        ahead, behind = (np.sum(loops(LOGITS + sign * step, target)) for sign in (1, -1))
+        assert gradient[i, k] == pytest.approx((ahead - behind) / 2e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_a_constant_on_a_row(name):
+    options, _, target = CASES[name]
+    by = np.array([1.0, -2, 0, 3, 0.5])
+    value, moved = (np.asarray(LINKS[name](jnp.asarray(s), jnp.asarray(target), jnp.asarray(VALID), **options))
+                    for s in (LOGITS, LOGITS + by[:, None]))  # fmt: skip
+    if name in ("symmetric", "pairwise", "joint"):
+        np.testing.assert_allclose(moved, value, rtol=1e-5)
+    elif name == "robust":
+        np.testing.assert_allclose(moved, np.exp(0.3 * by) * value, rtol=1e-4)
+    else:
+        assert np.abs(moved - value).max() > 0.1
+
+
+def test_robust_for_small_q_is_info_nce():
+    one = np.eye(KEYS)[:ROWS]
+    everything = np.ones((ROWS, KEYS), bool)
+    info_nce = np.log(np.exp(LOGITS).sum(axis=1)) - LOGITS[np.arange(ROWS), np.arange(ROWS)]
+    got = LINKS["robust"](jnp.asarray(LOGITS), jnp.asarray(one), everything, q=1e-6, lam=1.0)
+    np.testing.assert_allclose(got, info_nce, rtol=1e-4)
+
+
+def test_links_are_finite_at_the_lowest_temperature():
+    extreme = jnp.asarray(np.sign(LOGITS) * 100, jnp.float32)
+    for name in LINKS:
+        options, _, target = CASES[name]
+        value, gradient = quick_jit(
+            jax.value_and_grad(lambda s: LINKS[name](s, jnp.asarray(target), jnp.asarray(VALID), **options).sum())  # noqa: B023
+        )(extreme)
+        assert np.isfinite(value), name
+        assert np.isfinite(gradient).all(), name
