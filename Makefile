@@ -35,7 +35,7 @@ $(RUNS)/results/%/evaluation.json: .venv/installed
 	  --config.seed=$(lastword $(subst -, ,$*)) --workdir=$(RUNS)/results/$*
 
 test: .venv/installed-test
-	$(PYTHON) -m pytest $(PYTEST_ARGS)
+	$(PYTHON) -m pytest -n auto --dist=worksteal $(PYTEST_ARGS)
 
 lint: .venv/installed-test
 	$(PYTHON) -m ruff check .

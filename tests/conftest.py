@@ -13,13 +13,18 @@ quiet_environment(os.environ)
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
+# Tests compile much and compute little: without optimisation they take half the time, and values change by rounding.
+if "xla_backend_optimization_level" not in os.environ["XLA_FLAGS"]:
+    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+
 # Tests that train the same tiny run, in this process or in one of their own, compile it once.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="xsample_jax_compiled_"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
 def pytest_sessionfinish():
-    if "xsample_jax_compiled_" in os.environ["JAX_COMPILATION_CACHE_DIR"]:
+    worker = "PYTEST_XDIST_WORKER" in os.environ  # the main process removes what its workers share
+    if not worker and "xsample_jax_compiled_" in os.environ["JAX_COMPILATION_CACHE_DIR"]:
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 

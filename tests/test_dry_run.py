@@ -2,13 +2,21 @@
 
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.tiny import tiny_config
+from xsample_jax.assemble import STAND_IN, Parts
+from xsample_jax.compiled_report import compiled_report
+from xsample_jax.config import load_config
 from xsample_jax.dry_run import PICTURE, dry_run
 from xsample_jax.errors import ConfigError
+from xsample_jax.mesh import make_mesh
+from xsample_jax.topology import topology_devices
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 pytestmark = pytest.mark.usefixtures("shallow_resnet18")
 
@@ -38,6 +46,23 @@ def test_compiles_for_a_tpu_slice(capsys):
     assert reduced >= 4 * parameters  # the gradient, in float32
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["imagenet", "cc3m", "cc12m"])
+def test_the_paper_recipe_compiles_for_its_slice(name, monkeypatch):
+    """The whole step of ResNet-50 at 224 px by the TPU compiler, which is told not to spend its time on speed."""
+    pytest.importorskip("libtpu")
+    monkeypatch.undo()  # the whole encoder
+    config = load_config(str(ROOT / "configs" / f"{name}.py"), ["--config.model.conv_impl=conv"])
+    devices = topology_devices(config.mesh.topology)
+    parts = Parts(config, STAND_IN, make_mesh(config.mesh, config.batch_size, devices))
+    lowered = parts.train_step.lower(parts.abstract_state, parts.abstract_batch)
+    report = compiled_report(lowered.compile(compiler_options={"exec_time_optimization_effort": -1.0}))
+    assert report.peak < 16 * 2**30  # a v5e chip
+    gradient = 4 * sum(leaf.size for leaf in jax.tree.leaves(parts.abstract_state.params))
+    reduced = sum(item.bytes for item in report.collectives if item.op in ("all-reduce", "reduce-scatter"))
+    assert gradient <= reduced < 1.5 * gradient  # the gradient once, and the statistics of the batch norms
+
+
 def test_a_slice_that_does_not_exist_is_explained():
     with pytest.raises(ConfigError, match="v5e:16x16"):
         dry_run(tiny_config(), topology="v5e-16")
@@ -50,11 +75,8 @@ def test_a_batch_that_does_not_divide_over_the_slice_is_refused():
 
 
 def test_configs_of_the_paper_name_a_slice():
-    from xsample_jax.config import load_config
-
-    root = pathlib.Path(__file__).parent.parent / "configs"
     for name in ("imagenet", "cc3m", "cc12m"):
-        config = load_config(str(root / f"{name}.py"))
+        config = load_config(str(ROOT / "configs" / f"{name}.py"))
         chips = 1
         for side in config.mesh.topology.split(":")[1].split("x"):
             chips *= int(side)

@@ -1,4 +1,4 @@
-"""GradCache: the gradient of the whole batch for encoders without batch norm, with less memory; honest statistics with."""
+"""GradCache: the gradient of the whole batch without batch norm, with less memory; with it, means of statistics."""
 
 import jax
 import numpy as np

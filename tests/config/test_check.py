@@ -32,7 +32,18 @@ def test_defaults_with_a_length_are_right():
         ("optimizer__momentum", [0], [1]),
         ("optimizer__clip_norm", [None, 1], [0]),
         ("optimizer__warmup", [0, 0.9], [0.95, -0.1]),
-        ("objective__temperature", [None, 0.05], [0]),
+        ("objective__preset", ["moco", "swav", "xclr_hierarchy"], ["simclrr", None]),
+        ("objective__temperature", [None, 0.05], [0, -0.1, float("nan")]),
+        ("objective__target_temperature", [None, 1], [0, -1.0]),
+        ("objective__target_neighbours", [None, 1.5, 64], [1, 0, "4"]),
+        ("objective__target_same_mass", [None, 0.5], [0, 1.0]),
+        ("objective__teacher", [None, 0, 0.999], [1.0, -0.1]),
+        ("objective__queue", [None, 0, 512], [-1, 2.5]),
+        ("objective__prototypes", [None, 0, 300], [-1]),
+        ("objective__terms", [None, ({},), [{"graph": "label"}]], ["label", {"graph": "label"}, ("label",)]),
+        ("data__hierarchy", [(), ("group",), ["group", "subgroup"]], ["group", (1,), None]),
+        ("augment__local_size", [8, 24], [7, None]),
+        ("augment__local_crop_scale", [(0.05, 0.3), (0.1, 1)], [(), (0, 0.3), (0.3, 0.1), (0.1, 1.1)]),
         ("objective__graph", [None, "label", "class_text"], ["text"]),
         ("mesh__data", [-1, 8], [0, -2]),
         ("mesh__topology", [None, "v5e:4x4", "v5p:2x2x4"], ["4x4", "v5e", "v5e-16"]),
@@ -66,6 +77,11 @@ def test_suggestions_for_unknown_keys(name, suggestion):
 def test_a_name_like_no_other_gets_the_list():
     assert "Known: optimizer.name, optimizer.learning_rate" in str(find_problems(changed(optimizer__zzz=1))[0])
     assert "Known: name, seed, steps" in str(find_problems(changed(zzzzzz=1))[0])
+
+
+def test_a_batch_of_one_image_is_refused():
+    (problem,) = find_problems(changed(batch_size=1))
+    assert "batch_size = 1: expected an integer >= 2" in str(problem)
 
 
 def test_missing_key_and_replaced_section():

@@ -145,7 +145,15 @@ def test_error_of_a_file_that_another_file_reads_names_the_inner_file(config_fil
         load_config(outer)
 
 
-def test_reading_a_config_does_not_import_jax():
-    """Environment variables that jax reads once must still be settable after the config is known."""
-    code = "import sys, xsample_jax.config; sys.exit('jax' in sys.modules)"
+@pytest.mark.parametrize(
+    "code",
+    [
+        # The command sets variables that jax reads when it is imported.
+        "import sys, xsample_jax.main; sys.exit('jax' in sys.modules)",
+        # Reading a config takes no device: XLA_FLAGS may still be set, and other processes may have the accelerator.
+        "import sys, xsample_jax.config as c; config = c.default_config(); config.steps = 1; c.check_config(config); "
+        "from jax._src import xla_bridge; sys.exit(xla_bridge.backends_are_initialized())",
+    ],
+)
+def test_reading_a_config_starts_no_backend(code):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -36,6 +36,24 @@ from xsample_jax.errors import ConfigError
             "model.text.width",
             "Set 255",
         ),
+        ({"views": 1, "objective__preset": "moco"}, "views", "--config.views=2"),
+        ({"views": 2, "objective__terms": ({"keys": {"block": "image", "view": 2}},)}, "views", "--config.views=3"),
+        ({"objective__preset": "moco", "objective__queue": 1000}, "objective.queue", "--config.objective.queue=768"),
+        ({"objective__preset": "moco", "objective__queue": 100}, "objective.queue", "--config.objective.queue=256"),
+        (
+            {"objective__target_neighbours": 4.0, "objective__target_same_mass": 0.5},
+            "objective.target_same_mass",
+            "target_same_mass=None",
+        ),
+        (
+            {"objective__preset": "swav", "model__encoder": "vit_ti", "model__patch_size": 8},
+            "model.encoder",
+            "--config.model.encoder=resnet50",
+        ),
+        ({"objective__graph": "teacher"}, "objective.terms[0].graph.source", "--config.objective.teacher"),
+        ({"objective__preset": "vicreg", "objective__graph": "label"}, "objective.graph", "graph=None"),
+        ({"objective__terms": ({"graph": "lable"},)}, "objective.terms[0].graph.source", "Did you mean label"),
+        ({"objective__terms": ({"temperature": 0.0},)}, "objective.terms[0].temperature", "a temperature > 0"),
         ({"objective__preset": "simclr", "objective__centre": True}, "objective.centre", "centre=false"),
         ({"objective__graph": "label", "objective__centre": True}, "objective.centre", "centre=false"),
         ({"objective__preset": "simclr", "objective__graph": "caption"}, "objective.graph", "preset=xclr"),
@@ -65,6 +83,12 @@ def test_combinations(changes, field, fix):
     [
         {"views": 1, "objective__preset": "clip_frozen_text"},
         {"objective__preset": "clip", "model__text__layers": 2},
+        {"views": 1, "objective__preset": "siglip"},
+        {"objective__preset": "moco", "objective__queue": 512},
+        {"objective__preset": "swav", "model__encoder": "resnet18"},
+        {"objective__graph": "teacher", "objective__teacher": 0.99},
+        {"objective__target_neighbours": 4.0},
+        {"objective__terms": ({"graph": "label"}, {"name": "align"})},
         {"objective__centre": True},
         {"objective__graph": "class_text", "objective__centre": True},
         {"objective__preset": "simclr", "objective__graph": "label"},
@@ -77,3 +101,14 @@ def test_combinations(changes, field, fix):
 )
 def test_combinations_that_work(changes):
     assert find_problems(changed(**changes)) == []
+
+
+def test_all_that_is_wrong_with_an_objective_is_reported_at_once():
+    wrong = ({"graph": "lable", "link": "soft"}, {"negatives": "hard"})
+    found = find_problems(changed(objective__terms=wrong, seed=-1))
+    assert [problem.field for problem in found] == [
+        "seed",
+        "objective.terms[0].link",
+        "objective.terms[0].graph.source",
+        "objective.terms[1].negatives",
+    ]

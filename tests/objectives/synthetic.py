@@ -1,7 +1,7 @@
 """Everything that any preset reads, without an encoder: random embeddings and side information of eight images.
 
-`arrays(objective)` is a flat dict of global arrays, rows first, so that a test can shard all of them over devices;
-`blocks_of(objective, arrays)` makes the blocks of a step out of them with the code of the real step.
+`inputs_of(objective)` is a tree of global arrays, rows first, so that a test can shard all of them over devices;
+`loss_of(objective, inputs)` sends them through the blocks, the memory and the loss of the real step.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from xsample_jax.objectives.memory import init_memory, recall
 from xsample_jax.objectives.objective import Objective, objective_loss
@@ -103,7 +104,8 @@ def loss_of(objective: Objective, inputs: dict[str, dict]):
         teacher=jax.lax.stop_gradient(teacher) if objective.teacher is not None else {},
     )
     temperature = temperature_of(objective, trained)
-    blocks = step_blocks(objective, Network(trained["second"]), trained, step, VIEWS)
+    network = Network(trained["second"])
+    blocks = step_blocks(objective, network, trained, step, network.embed(step.images)[1], VIEWS)
     blocks, memory = recall(objective, blocks, memory, batch, temperature)
     loss, metrics = objective_loss(objective, blocks, IMAGES, temperature, bias_of(trained), step.progress, step.key)
     return loss, (metrics, memory)
@@ -112,3 +114,15 @@ def loss_of(objective: Objective, inputs: dict[str, dict]):
 def loss_and_gradient(objective: Objective, inputs: dict[str, dict]):
     """((loss, (metrics, memory)), gradient of the loss in everything trained)."""
     return jax.value_and_grad(lambda t: loss_of(objective, {**inputs, "trained": t}), has_aux=True)(inputs["trained"])
+
+
+class LinearEncoder(nnx.Module):
+    """The smallest encoder: a linear map of the mean colour. It stands in where a test traces a step, not a network."""
+
+    features = 4
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.linear = nnx.Linear(3, self.features, rngs=rngs)
+
+    def __call__(self, images):
+        return self.linear(images.mean(axis=(1, 2)))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.quick import quick_jit
 from xsample_jax.graphs.combine import Graph, Mixture
 from xsample_jax.graphs.normalise import sinkhorn
 from xsample_jax.objectives.blocks import IMAGE, TEXT, Rows, image_block, key_block
@@ -301,4 +302,4 @@ def degla():
 
 @pytest.mark.parametrize("name", VALUES)
 def test_golden(name):
-    assert float(VALUES[name]()) == pytest.approx(CASES[name]["expected"], rel=1e-5)
+    assert float(quick_jit(VALUES[name])()) == pytest.approx(CASES[name]["expected"], rel=1e-5)

@@ -33,7 +33,7 @@ def hard_ones(i):
 
 def coefficients(row, first, second):
     """Of a row as a mixture of two; None where it is none."""
-    found, residual, rank, _ = np.linalg.lstsq(np.stack([first, second], axis=1), row, rcond=None)
+    found = np.linalg.lstsq(np.stack([first, second], axis=1), row, rcond=None)[0]
     error = np.linalg.norm(found[0] * first + found[1] * second - row)
     return found if error < 1e-4 and found.min() > -1e-4 else None
 

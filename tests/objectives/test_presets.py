@@ -1,49 +1,83 @@
+"""Every preset: the shapes of its train step, and its loss and gradient on any number of devices and on bad input."""
+
+import jax
+import numpy as np
 import pytest
-from ml_collections import ConfigDict
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from xsample_jax.errors import ConfigError
-from xsample_jax.objectives.presets import build_objective
-from xsample_jax.objectives.temperature import initial_log_scale, learned_temperature
+from tests.objectives import synthetic
+from tests.quick import COMPILER_OPTIONS
+from tests.tiny import random_batch, tiny_config, tiny_parts
+from xsample_jax.objectives.presets import PRESETS
 
-EMPTY = {
-    "preset": "xclr", "graph": None, "temperature": None, "learn_temperature": None,
-    "target_temperature": None, "centre": False,
-}  # fmt: skip
-
-
-def build(**changes):
-    return build_objective(ConfigDict({**EMPTY, **changes}))
+# One of each kind: pairs of views, two towers, a teacher and a queue, numbers of every image, feature terms.
+ON_TWO_DEVICES = ("xclr", "clip_frozen_text", "moco", "isogclr", "barlow_twins")
 
 
-def test_config_values_replace_the_presets():
-    objective = build(graph="class_text", temperature=0.2, target_temperature=0.05, centre=True)
-    assert objective.terms[0].graph == "class_text"
-    assert (objective.temperature, objective.target_temperature, objective.centre) == (0.2, 0.05, True)
-    assert objective.requires == {"class_embedding"}
-    assert build().temperature == 0.1
-    assert build(preset="clip").learn_temperature
-    assert not build(preset="clip", learn_temperature=False).learn_temperature
+def test_every_preset_says_what_it_is():
+    for name, preset in PRESETS.items():
+        assert preset.formula, name
+        assert preset.source, name
 
 
-def test_what_a_preset_reads():
-    assert build(preset="simclr").requires == set()
-    assert build(preset="supcon").requires == {"label"}
-    assert build(preset="clip").requires == {"caption_tokens"}
-    assert build(preset="clip_frozen_text").requires == {"caption_embedding"}
+@pytest.mark.usefixtures("linear_encoder")
+@pytest.mark.parametrize("preset", PRESETS)
+def test_train_step_has_shapes(preset):
+    """The state keeps its shapes and types over a step, and all metrics are scalars."""
+    text = PRESETS[preset].objective.text
+    config = tiny_config(
+        objective__preset=preset,
+        model__text__layers=1 if text == "transformer" else 0,
+        augment__crop_scale=(),
+        augment__jitter=0.0,
+        augment__grey=0.0,
+    )
+    parts = tiny_parts(config, jax.devices()[:1])
+    assert set(parts.abstract_batch) <= set(random_batch(config))
+    state, metrics = jax.eval_shape(parts.train_step, parts.abstract_state, parts.abstract_batch)
+    shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
+    assert shapes(state) == shapes(parts.abstract_state)
+    assert {"loss", "temperature", "learning_rate", "gradient_norm"} <= set(metrics)
+    assert all(leaf.shape == () for leaf in metrics.values())
+    assert set(parts.abstract_batch) == {"image", "id", "label"} | parts.objective.requires
 
 
-def test_bad_names_are_explained():
-    with pytest.raises(ConfigError, match="Did you mean supcon"):
-        build(preset="supkon")
-    with pytest.raises(ConfigError, match="Did you mean caption"):
-        build(graph="captions")
-    with pytest.raises(ConfigError, match="image-text"):
-        build(preset="clip", graph="label")
-    with pytest.raises(ConfigError, match="negative"):
-        build(preset="supcon", graph="caption")
+def compiled(objective, inputs, devices):
+    """The loss and gradient, with all rows split over devices, as a function that returns host arrays."""
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+
+    def sharding(leaf):
+        rows = PartitionSpec("data") if np.ndim(leaf) and len(leaf) % devices == 0 else PartitionSpec()
+        return NamedSharding(mesh, rows)
+
+    shardings = jax.tree.map(sharding, inputs)
+
+    def loss_and_gradient(inputs):
+        (loss, _), gradient = synthetic.loss_and_gradient(objective, inputs)
+        return loss, gradient
+
+    program = jax.jit(loss_and_gradient, in_shardings=(shardings,), compiler_options=COMPILER_OPTIONS)
+    return lambda given: jax.device_get(program(jax.device_put(given, shardings)))
 
 
-def test_learned_temperature_starts_at_its_value_and_is_clamped():
-    assert learned_temperature(initial_log_scale(0.07)) == pytest.approx(0.07, rel=1e-5)
-    assert learned_temperature(initial_log_scale(0.001)) == pytest.approx(0.01, rel=1e-5)
-    assert learned_temperature(initial_log_scale(5.0)) == pytest.approx(1.0, rel=1e-5)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_devices_do_not_matter_and_collapse_and_empty_queues_are_survived(preset):
+    objective = synthetic.small(PRESETS[preset].objective)
+    inputs = synthetic.inputs_of(objective, queued=10 if objective.queue else 0)
+    on_one = compiled(objective, inputs, 1)
+    loss, gradient = on_one(inputs)
+    assert np.isfinite(loss)
+    assert np.abs(gradient["images"]).max() > 0
+    for devices in (2, 8) if preset in ON_TWO_DEVICES else (8,):
+        other, other_gradient = compiled(objective, inputs, devices)(inputs)
+        assert other == pytest.approx(loss, rel=1e-6)
+        largest = max(np.abs(leaf).max() for leaf in gradient.values())
+        for name, leaf in gradient.items():
+            np.testing.assert_allclose(other_gradient[name], leaf, atol=1e-6 * largest, rtol=1e-5, err_msg=name)
+    unusual = {"collapsed": synthetic.inputs_of(objective, collapsed=True, queued=10 if objective.queue else 0)}
+    if objective.queue:
+        unusual["empty queue"] = synthetic.inputs_of(objective, queued=0)
+    for name, given in unusual.items():
+        value, slopes = on_one(given)
+        assert np.isfinite(value), name
+        assert all(np.isfinite(leaf).all() for leaf in slopes.values()), name

@@ -76,7 +76,8 @@ def test_gradients_are_finite_where_rows_coincide(name):
     side = {"id": jnp.arange(4), "gate": jnp.asarray(GATE)}
 
     def total(x):
-        return jnp.sum(SIMILARITIES[name](x, jnp.concatenate([x, x], axis=1) if name == "volume" else x, side, side))
+        keys = jnp.concatenate([x, x], axis=1) if name == "volume" else x
+        return jnp.sum(SIMILARITIES[name](x, keys, side, side, **options))
 
     assert np.isfinite(quick_jit(jax.grad(total))(same)).all()
 

@@ -1,4 +1,4 @@
-"""The streaming loss inside an objective: same loss, metrics and gradient as the dense one, on one device and on eight."""
+"""The streaming loss inside an objective: loss, metrics and gradient of the dense one, on one device and on eight."""
 
 import dataclasses
 

@@ -115,7 +115,7 @@ def suggest_key(name: str) -> str:
     section, _, leaf = name.rpartition(".")
     if "accum" in leaf:
         return (
-            "A contrastive loss couples all rows of its batch: averaging the gradients of small batches is another loss, "
+            "A contrastive loss couples all rows of its batch: averaging gradients of small batches is another loss, "
             "so it is not offered. Did you mean loss.grad_cache? It gives the gradient of the whole batch."
         )
     if leaf in ALIASES:

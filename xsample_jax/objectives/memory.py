@@ -114,9 +114,8 @@ def recall(
     if own:
         image = image | {"anchor_temperature": jnp.repeat(memory[IMAGE + "temperature"][index], views)}
     term = objective.terms[0]
-    pairs = jax.lax.stop_gradient(
-        pairs_of(term, blocks | {"image": image}, images, temperature, objective.target_temperature)
-    )
+    still, tau = jax.lax.stop_gradient((blocks | {"image": image}, temperature))
+    pairs = pairs_of(term, still, images, tau, objective.target_temperature)
     log_average = averaged(memory, index, denominator_means(term, pairs, images, gap=own))
     new[IMAGE + "log_average"] = memory[IMAGE + "log_average"].at[index].set(log_average)
     if own:
@@ -150,14 +149,15 @@ def cooled(
 ) -> dict[str, jax.Array]:
     """One step of gradient descent on the temperatures of the images of a batch (iSogCLR, alg. 1, lines 7-9).
 
-    d/d tau of  tau log mean_k e^{h_k / tau} + tau rho,  h_k = s_k - s_+:  log u + rho - sum_k w_k h_k / tau.
+    d/d tau of  tau log mean_k e^{h_k / tau} + tau rho,  h_k = s_k - s_+:  log u + rho - sum_k w_k h_k / tau, with k
+    over the negatives of all views of the image and w_k in proportion to e^{h_k / tau}.
     """
     tau = memory[IMAGE + "temperature"][index]
     positive = jnp.sum(pairs.target * pairs.logits, axis=-1, keepdims=True)
     gaps = pairs.logits - positive  # h_k / tau
     negative = pairs.valid & (pairs.target <= 0)
-    weights = jax.nn.softmax(jnp.where(negative, gaps, -1e9), axis=-1)
-    mean_gap = jnp.sum(weights * jnp.where(negative, gaps, 0.0), axis=-1).reshape(images, -1).mean(axis=1)
+    weights = jax.nn.softmax(jnp.where(negative, gaps, -1e9).reshape(images, -1), axis=-1)
+    mean_gap = jnp.sum(weights * jnp.where(negative, gaps, 0.0).reshape(images, -1), axis=-1)
     slope = jnp.clip(log_average + RHO - mean_gap, -CLIP, CLIP)
     velocity = MOMENTUM * memory[IMAGE + "velocity"][index] + (1 - MOMENTUM) * slope
     return {
