@@ -227,7 +227,9 @@ class Parts:
     @cached_property
     def train_step(self) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
         """The jitted update: state donated, shardings fixed, metrics replicated."""
-        step = make_train_step(self.config, self.model, self.objective, *self.optimizer, self.steps, self.mesh)
+        step = make_train_step(
+            self.config, self.model, self.objective, *self.optimizer, self.steps, self.mesh, self.facts.classes
+        )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         batch = {name: leaf.sharding for name, leaf in self.abstract_batch.items()}
         return jax.jit(

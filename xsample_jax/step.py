@@ -30,13 +30,14 @@ def make_train_step(
     schedule: Callable,
     steps: int,
     mesh: Mesh | None = None,
+    classes: int | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """The train step for a config, to be jitted with a donated state.
 
     A batch is uint8 images [B, H, W, C] with their side information (one row per image); all V * B views go through
     the encoder in one call, row = image * V + view, so batch norms see one global batch. The loss is a function of
     global arrays: under jit its value and gradient do not depend on the number of devices. `steps`: of the whole run;
-    `mesh`: over which a streamed loss splits its rows.
+    `mesh`: over which a streamed loss splits its rows; `classes`: their number.
     """
 
     how = Streaming(
@@ -45,6 +46,7 @@ def make_train_step(
         config.loss.wire,
         mesh,
         COLDEST if objective.learn_temperature else objective.temperature,
+        classes,
     )
 
     def loss_of(params, statistics, inputs: StepInputs):

@@ -13,9 +13,11 @@ from xsample_jax.graphs.combine import Graph, Mixture, requires
 from xsample_jax.graphs.sources import ONE_WAY, SOURCES
 from xsample_jax.graphs.transforms import LOCAL, TRANSFORMS
 from xsample_jax.objectives.blocks import Block, Rows, concatenate, select
+from xsample_jax.objectives.class_table import class_table_rows
 from xsample_jax.objectives.cross_entropy import mean_over_rows
 from xsample_jax.objectives.streaming import streaming_rows
 from xsample_jax.objectives.terms import Term
+from xsample_jax.rows import cosines
 
 # Pairs per device above which "auto" streams: a dense float32 matrix of them takes 64 MiB, and the dense loss a dozen.
 LARGEST_DENSE = 2**24
@@ -41,6 +43,7 @@ class Streaming:
       wire: type in which embeddings travel between devices: float32 or bfloat16.
       mesh: over whose axes rows are split; None for one device.
       lowest_temperature: what a learned temperature cannot go below; None for a constant one.
+      classes: number of classes, for graphs of class texts.
     """
 
     impl: str = "auto"
@@ -48,6 +51,7 @@ class Streaming:
     wire: str = "float32"
     mesh: Mesh | None = None
     lowest_temperature: float | None = None
+    classes: int | None = None
 
     def wants(self, term: Term, anchors: int, keys: int) -> bool:
         """Whether a term on this many rows is streamed."""
@@ -95,6 +99,8 @@ def streamed_term(
     graph, same = term.graph, term.anchors == term.keys
     u, views = _side(select(blocks, term.anchors, images), graph, term.anchors, images)
     anchors = select(blocks, term.anchors, images)["z"]
+    if same and graph.source == "class_text" and not graph.transforms and how.classes is not None:
+        return _means(_class_text_rows(term, anchors, u, views, temperature, target_temperature, how))
     keys, v, key_views = None, None, 1
     if not same:
         chosen = (term.keys,) if isinstance(term.keys, Rows) else term.keys
@@ -118,6 +124,30 @@ def streamed_term(
         mesh=how.mesh,
         wire=jnp.bfloat16 if how.wire == "bfloat16" else None,
     )
+    return _means(rows)
+
+
+def _class_text_rows(term, z, u, views, temperature, target_temperature, how: Streaming) -> dict[str, jax.Array]:
+    """The graph of class texts from a table of its classes; those that the batch lacks are no keys."""
+    embedding, own_tau = u["class_embedding"], isinstance(term.temperature, float | int)
+    table = jnp.zeros((how.classes, embedding.shape[1]), jnp.float32).at[u["label"]].set(embedding)
+    return class_table_rows(
+        z,
+        u["label"],
+        jax.lax.stop_gradient(cosines(table, table)),
+        normaliser=name_of(term.graph.normaliser),
+        temperature=term.temperature if own_tau else temperature,
+        target_temperature=term.graph.target_temperature or target_temperature,
+        views=views,
+        tile=how.tile,
+        mesh=how.mesh,
+        lowest_temperature=None if own_tau else how.lowest_temperature,
+    )
+
+
+def _means(rows: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(loss, metrics): means over the anchors that count."""
+    rows = dict(rows)
     counted = rows.pop("counted")
     metrics = {name: mean_over_rows(value, counted) for name, value in rows.items()}
     return metrics.pop("loss"), metrics | {"rows_without_positive": 1.0 - jnp.mean(counted)}
