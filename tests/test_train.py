@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests.tiny import tiny_config
-from xsample_jax.errors import CheckpointError
+from xsample_jax.errors import CheckpointError, DivergedError
 from xsample_jax.metrics.writers import read_jsonl
 from xsample_jax.train import train
 
@@ -72,7 +72,7 @@ def test_killed_and_resumed_run_is_bit_identical(tmp_path):
         text=True, timeout=300,
     )  # fmt: skip
     assert changed.returncode == 2
-    assert "optimizer.learning_rate was 0.002, is now 0.5" in changed.stderr
+    assert "optimizer.learning_rate was 0.005, is now 0.5" in changed.stderr
     assert "Traceback" not in changed.stderr
 
 
@@ -89,3 +89,13 @@ def test_a_run_with_evaluation_writes_its_folder(tmp_path):
     with pytest.raises(CheckpointError, match="seed was 0, is now 1"):
         train(tiny_config(steps=4, eval__suite="emoji", eval__split="val", eval__every=2, checkpoint__every=2, seed=1),
               tmp_path)  # fmt: skip
+
+
+@pytest.mark.usefixtures("shallow_resnet18")
+def test_a_diverging_run_stops_and_says_so(tmp_path):
+    config = tiny_config(steps=6, optimizer__learning_rate=1e30, optimizer__schedule="constant", log__every=1)
+    with pytest.raises(DivergedError, match=r"loss at step \d.*learning_rate"):
+        train(config, tmp_path)
+    lines = read_jsonl(tmp_path / "metrics.jsonl")
+    assert not np.isfinite(lines[-1]["loss"])  # the line that says it is in the record
+    assert len(lines) < 6

@@ -24,6 +24,10 @@ class CheckpointError(UserError):
     """A checkpoint cannot be written, found or restored into this model."""
 
 
+class DivergedError(UserError):
+    """The loss of a run is not finite any more."""
+
+
 class Problems(ConfigError):
     """Several problems reported at once. `problems` holds the single errors."""
 

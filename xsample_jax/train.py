@@ -1,6 +1,7 @@
 """The loop, top to bottom: build, restore, for every step save, batch, step, log, evaluate; then a report."""
 
 import json
+import math
 import pathlib
 
 import jax
@@ -9,7 +10,7 @@ from xsample_jax.assemble import assemble
 from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.config import config_from_json, config_to_json, diff_configs
 from xsample_jax.data.pipeline import train_batches
-from xsample_jax.errors import CheckpointError
+from xsample_jax.errors import CheckpointError, DivergedError
 from xsample_jax.evals.intervals import save_examples
 from xsample_jax.evals.run import evaluate, write_snapshot
 from xsample_jax.mesh import fetch_scalars, to_global
@@ -32,7 +33,8 @@ def train(config, workdir: str | pathlib.Path) -> dict[str, float]:
     Called again with the same folder it resumes from the newest checkpoint with the very same batches, and when the
     run is finished it says so and returns its metrics.
 
-    Raises ConfigError, DataError or CheckpointError on bad input; CheckpointError when the folder holds another run.
+    Raises ConfigError, DataError or CheckpointError on bad input; CheckpointError when the folder holds another run;
+    DivergedError when the loss is not finite any more.
     """
     folder = pathlib.Path(workdir)
     first_process = jax.process_index() == 0
@@ -84,8 +86,18 @@ def train(config, workdir: str | pathlib.Path) -> dict[str, float]:
         nonlocal pending
         if pending is not None:
             step, metrics = pending
-            writers.write(step, fetch_scalars(metrics) | clocks.read())
+            values = fetch_scalars(metrics)
+            writers.write(step, values | clocks.read())
             pending = None
+            if not math.isfinite(values["loss"]):
+                checkpoints.wait()
+                raise DivergedError(
+                    f"loss at step {step}",
+                    values["loss"],
+                    "a finite number",
+                    f"Lower --config.optimizer.learning_rate (it was {float(parts.optimizer[1](step - 1)):.3g}) or set "
+                    f"--config.optimizer.clip_norm=1. Checkpoints up to here are kept in {folder}.",
+                )
 
     for step in range(start, steps):
         # Save. Lines up to here are on the disk before the checkpoint is, so a resumed file has no gap.

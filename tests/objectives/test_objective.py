@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from xsample_jax.errors import DataError
 from xsample_jax.graphs.combine import Graph
 from xsample_jax.objectives.blocks import image_block
 from xsample_jax.objectives.objective import Objective, objective_loss
@@ -211,3 +212,11 @@ def test_gradients_are_finite_on_collapsed_embeddings():
     information = side(np.arange(4), 2, caption_embedding=captions)
     gradient = jax.grad(lambda x: image_loss(PRESETS["xclr"], x, information)[0])(z)
     assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("row", [[3.0, 4.0, 0.0, 0.0], [np.nan, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+def test_rows_that_are_no_unit_vectors_are_refused(row):
+    z = np.full((8, 4), 0.5)
+    z[5] = row
+    with pytest.raises(DataError, match=r"block 'image'.*row 5.*unit_rows"):
+        image_loss(PRESETS["simclr"], jnp.asarray(z), side(np.arange(4), 2))

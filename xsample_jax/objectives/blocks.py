@@ -10,8 +10,9 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from xsample_jax.errors import ConfigError, lookup
+from xsample_jax.errors import ConfigError, DataError, lookup
 from xsample_jax.objectives.similarity import all_products
 
 Block = dict[str, jax.Array]
@@ -56,6 +57,25 @@ def other_view(z: jax.Array, views: int) -> jax.Array:
     """The next view of the same image for every row, without gradient. [B * V, D] -> [B * V, D]."""
     by_image = z.reshape(-1, views, z.shape[-1])
     return jax.lax.stop_gradient(jnp.roll(by_image, -1, axis=1).reshape(z.shape))
+
+
+def check_unit_rows(blocks: Mapping[str, Block]) -> None:
+    """Raises DataError where an embedding is not finite or not of length one.
+
+    Looks at values, so it is silent on traced arrays: inside a compiled step the model scales its rows itself.
+    """
+    for name, block in blocks.items():
+        if isinstance(block["z"], jax.core.Tracer):
+            continue
+        length = np.linalg.norm(np.asarray(block["z"], np.float64), axis=-1)
+        bad = np.flatnonzero(np.asarray(block["filled"]) & ~(np.abs(length - 1) < 1e-2))
+        if bad.size:
+            raise DataError(
+                f"embeddings of block {name!r}",
+                f"row {bad[0]} has length {length[bad[0]]:.4g}",
+                "finite rows of length one",
+                "Scale them with xsample_jax.rows.unit_rows.",
+            )
 
 
 def select(blocks: Mapping[str, Block], rows: Rows, images: int) -> Block:

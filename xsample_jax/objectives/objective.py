@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from xsample_jax.graphs.combine import requires
-from xsample_jax.objectives.blocks import Block, Rows
+from xsample_jax.objectives.blocks import Block, Rows, check_unit_rows
 from xsample_jax.objectives.streamed import Streaming, streamed_term, why_not
 from xsample_jax.objectives.terms import (
     FeatureTerm,
@@ -97,7 +97,10 @@ def objective_loss(
     Returns:
       loss (scalar, float32) and metrics of scalars: loss, those of terms.graph_metrics (weighted as the terms are), and
       kl = loss - H(T) where all of the loss is cross-entropy.
+
+    Raises DataError for concrete embeddings that are not finite unit rows, ConfigError for a block that is not there.
     """
+    check_unit_rows(blocks)
     if objective.centre:
         blocks = {name: centred(block) for name, block in blocks.items()}
     share = sum(term.weight for term in objective.terms) or 1.0
