@@ -60,7 +60,8 @@ def test_the_paper_recipe_compiles_for_its_slice(name, monkeypatch):
     assert report.peak < 16 * 2**30  # a v5e chip
     gradient = 4 * sum(leaf.size for leaf in jax.tree.leaves(parts.abstract_state.params))
     reduced = sum(item.bytes for item in report.collectives if item.op in ("all-reduce", "reduce-scatter"))
-    assert gradient <= reduced < 1.5 * gradient  # the gradient once, and the statistics of the batch norms
+    # The gradient once, in the bfloat16 of the activations, and the statistics of the batch norms in float32.
+    assert 0.45 * gradient < reduced < 0.65 * gradient
 
 
 def test_a_slice_that_does_not_exist_is_explained():
