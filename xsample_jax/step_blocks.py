@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 from xsample_jax.objectives.blocks import Block, image_block, key_block, other_view
-from xsample_jax.objectives.memory import queue_block
+from xsample_jax.objectives.memory import nearest, queue_block
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.parameters import gate_of, prototypes_of
 
@@ -83,6 +83,8 @@ def step_blocks(
         blocks["teacher"] = of_teacher
     if objective.queue:
         blocks["queue"] = queue_block(inputs.memory)
+        if any(rows.block == "neighbours" for rows in objective.rows):
+            blocks["neighbours"] = image_block(nearest(inputs.memory, z), per_image, views, 5 * len(z))
     if objective.prototypes:
         blocks["prototypes"] = key_block(prototypes_of(params))
     if objective.local_views:

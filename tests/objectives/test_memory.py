@@ -20,6 +20,7 @@ from xsample_jax.objectives.memory import (
     WARMEST,
     init_memory,
     moved_teacher,
+    nearest,
     pushed,
     queue_block,
     recall,
@@ -298,3 +299,17 @@ def test_what_a_memory_is_made_of():
     assert {"teacher/encoder/w", "queue/z", "queue/filled", "queue/next", "queue/label"} == set(memory)
     # The teacher is a copy: the state is donated, and one buffer cannot be given away twice.
     assert memory["teacher/encoder/w"] is not params["encoder/w"]
+
+
+def test_the_nearest_entry_of_the_queue_is_found_among_the_filled_ones():
+    rng = np.random.default_rng(0)
+    entries, z = (rng.normal(size=(count, 4)) for count in (6, 3))
+    entries[4] = z[1]  # the most similar of all, but not filled
+    filled = np.array([True, True, True, True, False, False])
+    memory = {"queue/z": jnp.asarray(entries), "queue/filled": jnp.asarray(filled)}
+    expected = [entries[max(range(4), key=lambda k: entries[k] @ row)] for row in z]
+    np.testing.assert_allclose(nearest(memory, jnp.asarray(z)), expected, rtol=1e-6)
+    empty = memory | {"queue/filled": jnp.zeros(6, bool)}
+    np.testing.assert_allclose(nearest(empty, jnp.asarray(z)), z, rtol=1e-6)
+    gradient = jax.grad(lambda x: nearest(memory, x).sum())(jnp.asarray(z))
+    assert not np.any(gradient)

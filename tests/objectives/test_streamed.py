@@ -55,6 +55,7 @@ def blocks_of(x):
         "text": image_block(x["text"], per_image, 1, rows, teacher=x["text"]),
         "predicted": image_block(x["predicted"], per_image, VIEWS, 4 * rows),
         "teacher": teacher,
+        "neighbours": image_block(x["teacher"], per_image, VIEWS, 5 * rows),
         "queue": key_block(x["queue"], teacher=x["queue"], label=jnp.full(32, -1)) | {"filled": jnp.arange(32) < 20},
     }
 

@@ -2,7 +2,7 @@
 
 A block is a dict of arrays with one row per embedding: "z" [n, D] (unit rows, with gradient where there is one) and
 side information (graphs/sources.py). Blocks of a step: image (all views, row = image * V + view), local (small crops),
-predicted, text, teacher (EMA encoder), queue (keys of past steps), prototypes.
+predicted, text, teacher (EMA encoder), queue (keys of past steps), neighbours (in the queue), prototypes.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ class Rows:
     """Which rows of a step: a block, or one view of it.
 
     Attributes:
-      block: image, local, text, teacher, queue or prototypes.
+      block: image, local, predicted, text, teacher, queue, neighbours or prototypes.
       view: keep only this view of every image; None: all rows.
       beside: another selection with the same samples, put beside it: [n, 2 D] (the modalities of GRAM).
       times: another selection with the same samples: all products of the two, [n * n, D] (the keys of Symile).

@@ -46,12 +46,13 @@ BLOCK_NEEDS = {
     "text": "text",
     "teacher": "teacher",
     "queue": "queue",
+    "neighbours": "queue",
     "prototypes": "prototypes",
     "local": "local_views",
     "predicted": "predictor",
 }
 SETTABLE = ("teacher", "queue", "prototypes")  # of them, what a config can ask for
-OF_VIEWS = ("image", "teacher", "predicted")  # blocks with one row per view
+OF_VIEWS = ("image", "teacher", "predicted", "neighbours")  # blocks with one row per view
 
 
 def build_objective(config) -> Objective:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from xsample_jax.objectives.blocks import Block, key_block
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.terms import Pairs, Term, log_denominators, pairs_of
+from xsample_jax.rows import products
 
 TEACHER, QUEUE, IMAGE = "teacher/", "queue/", "image/"
 UNSEEN = -1e9  # log_average of an image that no step has seen yet
@@ -76,6 +77,13 @@ def queue_block(memory: Mapping[str, jax.Array]) -> Block:
     side = {name.removeprefix(QUEUE): value for name, value in memory.items() if name.startswith(QUEUE)}
     side = {name: value for name, value in side.items() if name not in ("z", "next")}
     return key_block(memory[QUEUE + "z"], teacher=memory[QUEUE + "z"], **side)
+
+
+def nearest(memory: Mapping[str, jax.Array], z: jax.Array) -> jax.Array:
+    """The most similar queue entry of every row, without gradient; the row itself while the queue is empty. [n, D]."""
+    z, queue, filled = jax.lax.stop_gradient(z), memory[QUEUE + "z"], memory[QUEUE + "filled"]
+    best = jnp.argmax(jnp.where(filled[None, :], products(z, queue), -jnp.inf), axis=1)
+    return jnp.where(jnp.any(filled), queue[best], z)
 
 
 def pushed(memory: Mapping[str, jax.Array], keys: Block) -> dict[str, jax.Array]:

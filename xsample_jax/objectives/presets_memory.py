@@ -46,6 +46,19 @@ MEMORY = {
         "MoCo v2, arXiv 1911.05722 and 2003.04297",
         Objective(against_teacher(), 0.2, teacher=0.99, queue=4096),
     ),
+    "nnclr": Preset(
+        "InfoNCE of the nearest queue entry of each view against the predicted other views of the batch; tau 0.1",
+        "NNCLR, arXiv 2104.14548, eq. 3",
+        Objective(
+            (
+                Term(anchors=Rows("neighbours", 0), keys=Rows("predicted", 1), weight=0.5),
+                Term(anchors=Rows("neighbours", 1), keys=Rows("predicted", 0), weight=0.5),
+            ),
+            0.1,
+            queue=4096,
+            predictor=True,
+        ),
+    ),
     "moco_v3": Preset(
         "2 tau InfoNCE of predicted views against the EMA encoder's other views of the batch; tau 0.2",
         "MoCo v3, arXiv 2104.02057, alg. 1",
