@@ -57,5 +57,6 @@ def check_smoke_run(path, workdir):
     training.train(config, workdir)
     lines = read_jsonl(workdir / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, config.steps + 1))
-    assert all(math.isfinite(line["loss"]) and line["gradient_norm"] > 0 for line in lines)
-    assert all(line["kl"] > 0 for line in lines if "kl" in line)
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    assert all(line["gradient_norm"] > 0 for line in lines[1:])  # at first a queue is empty
+    assert all(line["kl"] > 0 for line in lines[1:] if "kl" in line)

@@ -170,7 +170,7 @@ def test_install_uses_venv_pip_and_constraints(tmp_path):
     assert "-m venv .venv" in commands
     assert re.search(r"pip install .*-e \. -c constraints\.txt", commands)
     assert re.search(r'pip install .*-e "\.\[test\]" -c constraints\.txt', commands)
-    assert commands.strip().endswith(".venv/bin/python -m pytest")
+    assert commands.strip().endswith(".venv/bin/python -m pytest -n auto --dist=worksteal")
 
 
 def test_ci_calls_the_readme_command_and_fails_with_it(tmp_path):

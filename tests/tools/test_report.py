@@ -12,6 +12,7 @@ from xsample_jax.errors import DataError
 from xsample_jax.evals.catalogue import describe
 from xsample_jax.evals.intervals import bootstrap, load_examples, paired_difference
 from xsample_jax.tools import report, results_table
+from xsample_jax.tools.markdown import insert
 from xsample_jax.tools.runs import load_runs
 
 
@@ -164,4 +165,4 @@ def test_results_table_refuses_what_it_cannot_compare(folders, tmp_path):
         results_table.results_markdown(columns, metrics=["label/knn"])
     (tmp_path / "plain.md").write_text("no markers")
     with pytest.raises(DataError, match="markers"):
-        results_table.insert(tmp_path / "plain.md", "text")
+        insert(tmp_path / "plain.md", "results", "text")
