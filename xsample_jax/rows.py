@@ -25,6 +25,12 @@ def products(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
 
 
+def squared_distances(x: jax.Array, y: jax.Array) -> jax.Array:
+    """|x_i - y_k|^2 of all pairs of rows, at least 0. [A, D] x [K, D] -> [A, K]."""
+    square = jnp.sum(x * x, axis=-1)[:, None] + jnp.sum(y * y, axis=-1)[None, :] - 2 * products(x, y)
+    return jnp.maximum(square, 0.0)
+
+
 def cosines(x: jax.Array, y: jax.Array) -> jax.Array:
     """Cosines of all pairs of rows, [A, D] x [K, D] -> [A, K]; rows of any length."""
     return products(unit_rows(x), unit_rows(y))

@@ -41,8 +41,11 @@ def parts_of(graph: Graph | Mixture) -> tuple[Graph, ...]:
     return graph.graphs if isinstance(graph, Mixture) else (graph,)
 
 
-def similarity(graph: Graph, u: dict, v: dict, valid: jax.Array) -> jax.Array:
-    """The transformed similarities [A, K] of one graph, before the normaliser."""
+def similarity(graph: Graph, u: dict, v: dict, valid: jax.Array | None) -> jax.Array:
+    """The transformed similarities [A, K] of one graph, before the normaliser.
+
+    On a tile `valid` is None: its transforms (transforms.LOCAL) do not look at it.
+    """
     values = resolve(SOURCES, graph.source, "graph.source")(u, v)
     for transform in graph.transforms:
         values = resolve(TRANSFORMS, transform, "graph.transforms")(values, valid)

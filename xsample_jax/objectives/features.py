@@ -6,6 +6,8 @@ Every term is `f(x [A, D], y [A, D], **options) -> scalar`; the rows of x and y 
 import jax
 import jax.numpy as jnp
 
+from xsample_jax.rows import products, squared_distances
+
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -43,10 +45,10 @@ def vicreg(
 
 def spectral(x: jax.Array, y: jax.Array) -> jax.Array:
     """-2 mean <x_i, y_i> + mean over i != k of <x_i, y_k>^2 (arXiv 2106.04156, eq. 6)."""
-    products = jnp.matmul(x, y.T, precision=HIGHEST)
-    diagonal = jnp.diagonal(products)
+    similarity = products(x, y)
+    diagonal = jnp.diagonal(similarity)
     count = len(x)
-    return -2 * jnp.mean(diagonal) + (jnp.sum(products**2) - jnp.sum(diagonal**2)) / (count * (count - 1))
+    return -2 * jnp.mean(diagonal) + (jnp.sum(similarity**2) - jnp.sum(diagonal**2)) / (count * (count - 1))
 
 
 def cyclic(x: jax.Array, y: jax.Array, *, in_modal: float = 0.25, cross_modal: float = 0.25) -> jax.Array:
@@ -55,7 +57,7 @@ def cyclic(x: jax.Array, y: jax.Array, *, in_modal: float = 0.25, cross_modal: f
     Multiplied by the batch size as in the published code (a sum over keys, a mean over anchors). `in_modal` and
     `cross_modal` weight the two parts; divide x and y by sqrt(tau) for its logits.
     """
-    xx, yy, xy = (jnp.matmul(a, b.T, precision=HIGHEST) for a, b in ((x, x), (y, y), (x, y)))
+    xx, yy, xy = (products(a, b) for a, b in ((x, x), (y, y), (x, y)))
     return len(x) * (in_modal * jnp.mean((xx - yy) ** 2) + cross_modal * jnp.mean((xy - xy.T) ** 2))
 
 
@@ -67,9 +69,8 @@ def norm_and_direction(x: jax.Array, y: jax.Array, *, direction: jax.Array | Non
 
 
 def _log_mean_kernel(x: jax.Array, y: jax.Array, t: float) -> jax.Array:
-    square = jnp.sum(x * x, -1)[:, None] + jnp.sum(y * y, -1)[None] - 2 * jnp.matmul(x, y.T, precision=HIGHEST)
     off = ~jnp.eye(len(x), dtype=bool)
-    return jax.nn.logsumexp(-t * jnp.maximum(square, 0.0), b=off) - jnp.log(len(x) * (len(x) - 1))
+    return jax.nn.logsumexp(-t * squared_distances(x, y), b=off) - jnp.log(len(x) * (len(x) - 1))
 
 
 def _standardised(x: jax.Array) -> jax.Array:

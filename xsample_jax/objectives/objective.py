@@ -69,7 +69,7 @@ class Objective:
         """Every selection of rows that a term makes."""
         found = []
         for term in self.terms:
-            found += [term.anchors, *(term.keys if isinstance(term.keys, tuple) else (term.keys,))]
+            found += [term.anchors, *term.key_rows]
         for term in self.feature_terms:
             found += [term.x, term.y]
         return tuple(found)

@@ -7,7 +7,7 @@ information. Row-specific keys (synthetic negatives) have y [A, K, D].
 import jax
 import jax.numpy as jnp
 
-from xsample_jax.rows import products, unit_rows
+from xsample_jax.rows import products, squared_distances, unit_rows
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -21,8 +21,7 @@ def dot(x: jax.Array, y: jax.Array, u: dict, v: dict) -> jax.Array:
 
 def negative_distance(x: jax.Array, y: jax.Array, u: dict, v: dict, *, power: float = 2.0) -> jax.Array:
     """-|x_i - y_k|^power."""
-    square = jnp.sum(x * x, -1)[:, None] + jnp.sum(y * y, -1)[None, :] - 2 * products(x, y)
-    square = jnp.maximum(square, 0.0)
+    square = squared_distances(x, y)
     if power == 2.0:
         return -square
     near = square < 1e-12  # the root has no finite slope at 0

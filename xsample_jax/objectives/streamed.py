@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from xsample_jax.choice import name_of, options_of, resolve
-from xsample_jax.graphs.combine import Graph, Mixture, requires
-from xsample_jax.graphs.sources import ONE_WAY, SOURCES
-from xsample_jax.graphs.transforms import LOCAL, TRANSFORMS
+from xsample_jax.choice import name_of, options_of
+from xsample_jax.graphs.combine import Graph, Mixture, requires, similarity
+from xsample_jax.graphs.sources import ONE_WAY
+from xsample_jax.graphs.transforms import LOCAL
 from xsample_jax.objectives.blocks import Block, Rows, concatenate, select
 from xsample_jax.objectives.class_table import class_table_rows
 from xsample_jax.objectives.cross_entropy import mean_over_rows
@@ -42,7 +42,7 @@ class Streaming:
       tile: rows of a tile.
       wire: type in which embeddings travel between devices: float32 or bfloat16.
       mesh: over whose axes rows are split; None for one device.
-      lowest_temperature: what a learned temperature cannot go below; None for a constant one.
+      lowest_temperature: what the base temperature cannot go below.
       classes: number of classes, for graphs of class texts.
     """
 
@@ -77,10 +77,9 @@ def why_not(term: Term) -> str | None:
         return "a transform of its graph needs whole rows"
     if graph.target_temperature is not None and not isinstance(graph.target_temperature, float | int):
         return "its tau_s is a rule"
-    keys = (term.keys,) if isinstance(term.keys, Rows) else term.keys
-    if any(rows.beside or rows.times for rows in (term.anchors, *keys)):
+    if any(rows.beside or rows.times for rows in (term.anchors, *term.key_rows)):
         return "its rows are made of several modalities"
-    if not same and any(rows.block == term.anchors.block for rows in keys):
+    if not same and any(rows.block == term.anchors.block for rows in term.key_rows):
         return "its anchors are some of its keys"
     if same and name_of(graph.source) in ONE_WAY:
         return f"its source {name_of(graph.source)!r} is not symmetric"
@@ -97,52 +96,43 @@ def streamed_term(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Value and metrics of a term (terms.term_value, terms.graph_metrics) without any array of pairs."""
     graph, same = term.graph, term.anchors == term.keys
-    u, views = _side(select(blocks, term.anchors, images), graph, term.anchors, images)
-    anchors = select(blocks, term.anchors, images)["z"]
+    anchors = select(blocks, term.anchors, images)
+    u, views = _side(anchors, graph, term.anchors, images)
+    own_tau = isinstance(term.temperature, float | int)
+    options = {
+        "normaliser": name_of(graph.normaliser),
+        "temperature": term.temperature if own_tau else temperature,
+        "target_temperature": graph.target_temperature or target_temperature,
+        "views": views,
+        "lowest_temperature": None if own_tau else how.lowest_temperature,
+        "tile": how.tile,
+        "mesh": how.mesh,
+    }
     if same and graph.source == "class_text" and not graph.transforms and how.classes is not None:
-        return _means(_class_text_rows(term, anchors, u, views, temperature, target_temperature, how))
+        table = _class_table(u, how.classes)
+        return _means(class_table_rows(anchors["z"], u["label"], table, **options))
     keys, v, key_views = None, None, 1
     if not same:
-        chosen = (term.keys,) if isinstance(term.keys, Rows) else term.keys
-        block = concatenate([select(blocks, rows, images) for rows in chosen])
+        block = concatenate([select(blocks, rows, images) for rows in term.key_rows])
         keys = block["z"]
-        v, key_views = _side(block, graph, chosen[0] if len(chosen) == 1 else None, images)
-    own_tau = isinstance(term.temperature, float | int)
+        v, key_views = _side(block, graph, term.key_rows[0] if len(term.key_rows) == 1 else None, images)
     rows = streaming_rows(
-        anchors,
+        anchors["z"],
         keys,
         u,
         v,
-        source=partial(_similarity, graph),
-        normaliser=name_of(graph.normaliser),
-        temperature=term.temperature if own_tau else temperature,
-        target_temperature=graph.target_temperature or target_temperature,
-        views=views,
+        source=partial(similarity, graph, valid=None),
         key_views=key_views,
-        lowest_temperature=None if own_tau else how.lowest_temperature,
-        tile=how.tile,
-        mesh=how.mesh,
         wire=jnp.bfloat16 if how.wire == "bfloat16" else None,
+        **options,
     )
     return _means(rows)
 
 
-def _class_text_rows(term, z, u, views, temperature, target_temperature, how: Streaming) -> dict[str, jax.Array]:
-    """The graph of class texts from a table of its classes; those that the batch lacks are no keys."""
-    embedding, own_tau = u["class_embedding"], isinstance(term.temperature, float | int)
-    table = jnp.zeros((how.classes, embedding.shape[1]), jnp.float32).at[u["label"]].set(embedding)
-    return class_table_rows(
-        z,
-        u["label"],
-        jax.lax.stop_gradient(cosines(table, table)),
-        normaliser=name_of(term.graph.normaliser),
-        temperature=term.temperature if own_tau else temperature,
-        target_temperature=term.graph.target_temperature or target_temperature,
-        views=views,
-        tile=how.tile,
-        mesh=how.mesh,
-        lowest_temperature=None if own_tau else how.lowest_temperature,
-    )
+def _class_table(u: dict[str, jax.Array], classes: int) -> jax.Array:
+    """Cosines of the class texts of a batch, [classes, classes]; a class that the batch lacks is nobody's key."""
+    table = jnp.zeros((classes, u["class_embedding"].shape[1]), jnp.float32).at[u["label"]].set(u["class_embedding"])
+    return jax.lax.stop_gradient(cosines(table, table))
 
 
 def _means(rows: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -151,14 +141,6 @@ def _means(rows: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]
     counted = rows.pop("counted")
     metrics = {name: mean_over_rows(value, counted) for name, value in rows.items()}
     return metrics.pop("loss"), metrics | {"rows_without_positive": 1.0 - jnp.mean(counted)}
-
-
-def _similarity(graph: Graph, u: dict, v: dict) -> jax.Array:
-    """A tile of the transformed similarities."""
-    values = resolve(SOURCES, graph.source, "graph.source")(u, v)
-    for transform in graph.transforms:
-        values = resolve(TRANSFORMS, transform, "graph.transforms")(values, None)
-    return values
 
 
 def _side(block: Block, graph: Graph, rows: Rows | None, images: int) -> tuple[dict[str, jax.Array], int]:

@@ -61,6 +61,11 @@ class Term:
     weight: float = 1.0
 
     @property
+    def key_rows(self) -> tuple[Rows, ...]:
+        """The keys as a tuple, also where there is only one selection."""
+        return self.keys if isinstance(self.keys, tuple) else (self.keys,)
+
+    @property
     def is_cross_entropy(self) -> bool:
         """Whether the value is H(T, p), so that value - H(T) is a Kullback-Leibler divergence."""
         return (
@@ -112,8 +117,7 @@ def pairs_of(
       bias: added to the logits (SigLIP). progress: share of the run that is over. key: for synthetic keys.
     """
     u = select(blocks, term.anchors, images)
-    chosen = term.keys if isinstance(term.keys, tuple) else (term.keys,)
-    v = concatenate([select(blocks, rows, images) for rows in chosen])
+    v = concatenate([select(blocks, rows, images) for rows in term.key_rows])
     valid = jnp.ones((len(u["z"]), 1), bool) & v["filled"][None, :]
     if not term.self_pairs:
         valid &= (u["row"][:, None] != v["row"][None, :]) | (u["row"][:, None] < 0)
@@ -136,8 +140,7 @@ def pairs_of(
 
 def count_rows(term: Term, blocks: Mapping[str, Block], images: int) -> tuple[int, int]:
     """(anchors, keys) of a term on a batch."""
-    chosen = term.keys if isinstance(term.keys, tuple) else (term.keys,)
-    anchors, *keys = (len(select(blocks, rows, images)["z"]) for rows in (term.anchors, *chosen))
+    anchors, *keys = (len(select(blocks, rows, images)["z"]) for rows in (term.anchors, *term.key_rows))
     return anchors, sum(keys)
 
 

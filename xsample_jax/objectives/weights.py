@@ -12,14 +12,12 @@ from xsample_jax.objectives.cross_entropy import log_sum
 
 def focal(logits, target, weight, log_denominator, u, temperature, *, gamma: float = 0.5) -> jax.Array:
     """(1 - p)^gamma with p the probability of the positives (KaLM-Embedding-V2, arXiv 2506.20923)."""
-    log_p = log_sum(logits, (target > 0).astype(logits.dtype)) - log_denominator[:, 0]
-    return (1 - jnp.exp(jnp.minimum(log_p, 0.0))) ** gamma
+    return (1 - _probability(logits, target, log_denominator)) ** gamma
 
 
 def unsure(logits, target, weight, log_denominator, u, temperature) -> jax.Array:
     """1 / (1 - p) of the positive: undoes the shrinking gradient of easy rows (MACL, arXiv 2212.10888)."""
-    log_p = log_sum(logits, (target > 0).astype(logits.dtype)) - log_denominator[:, 0]
-    return 1 / jnp.maximum(1 - jnp.exp(jnp.minimum(log_p, 0.0)), 1e-6)
+    return 1 / jnp.maximum(1 - _probability(logits, target, log_denominator), 1e-6)
 
 
 def dual_temperature(
@@ -47,15 +45,24 @@ def moving_average(logits, target, weight, log_denominator, u, temperature) -> j
 
     Side information log_average [A]: log u_i. The gradient is that of a batch as large as the data set's average.
     """
-    log_mean = log_denominator[:, 0] - jnp.log(jnp.maximum(weight.sum(axis=-1), 1))
-    return jnp.exp(jnp.minimum(log_mean - u["log_average"], 20.0))
+    return jnp.exp(jnp.minimum(_log_mean(log_denominator, weight) - u["log_average"], 20.0))
 
 
 def moving_average_gap(logits, target, weight, log_denominator, u, temperature) -> jax.Array:
     """tau_i g_i / u_i with g_i the mean of e^{S - S+} over the negatives (iSogCLR, arXiv 2305.11965, eq. 6)."""
-    log_mean = log_denominator[:, 0] - jnp.log(jnp.maximum(weight.sum(axis=-1), 1))
-    gap = log_mean - jnp.sum(target * logits, axis=-1)
+    gap = _log_mean(log_denominator, weight) - jnp.sum(target * logits, axis=-1)
     return u["anchor_temperature"] * jnp.exp(jnp.minimum(gap - u["log_average"], 20.0))
+
+
+def _probability(logits: jax.Array, target: jax.Array, log_denominator: jax.Array) -> jax.Array:
+    """Probability of the positives of every row, [A]."""
+    log_p = log_sum(logits, (target > 0).astype(logits.dtype)) - log_denominator[:, 0]
+    return jnp.exp(jnp.minimum(log_p, 0.0))
+
+
+def _log_mean(log_denominator: jax.Array, weight: jax.Array) -> jax.Array:
+    """log of the mean of e^S over the weights of every row, [A]."""
+    return log_denominator[:, 0] - jnp.log(jnp.maximum(weight.sum(axis=-1), 1))
 
 
 WEIGHTS = {
