@@ -4,7 +4,8 @@ import pathlib
 import sys
 
 from xsample_jax.config.check import describe
-from xsample_jax.config.schema import SCHEMA, Key
+from xsample_jax.config.key import Key
+from xsample_jax.config.schema import SCHEMA
 
 INTRODUCTION = """\
 # Config keys

@@ -6,7 +6,8 @@ import typing
 import ml_collections
 
 from xsample_jax.config.check import describe, unknown_key
-from xsample_jax.config.schema import SCHEMA, Key, flat_keys
+from xsample_jax.config.key import Key
+from xsample_jax.config.schema import SCHEMA, flat_keys
 from xsample_jax.errors import ConfigError
 
 PREFIX = "config."

@@ -1,0 +1,103 @@
+"""Config keys of the records and of the views that are made of their images."""
+
+from xsample_jax.config.key import Key
+
+DATA = {
+    "source": Key(
+        str,
+        "emoji",
+        "emoji (embedded in the package) or records (a prepared folder).",
+        choices=("emoji", "records"),
+    ),
+    "path": Key(str, None, "Folder of the record set (manifest.json inside); for source=records.", optional=True),
+    "split": Key(str, "train", "Split that is trained on."),
+    "fingerprint": Key(
+        str, None, "Refuse to open a set whose manifest has another fingerprint. None: do not check.", optional=True
+    ),
+    "image_size": Key(int, 64, "Side in pixels of the uint8 images that the host delivers.", minimum=8),
+    "caption": Key(
+        str,
+        "first",
+        "Which caption (and embedding) of an image: first, mean (embeddings only), or its index as text.",
+        choices=("first", "mean", "0", "1", "2", "3"),
+    ),
+    "hierarchy": Key(
+        tuple[str, ...],
+        ("group", "subgroup"),
+        "Attributes of the records above the class in the class tree, root first, for the hierarchy graph.",
+    ),
+    "on_error": Key(
+        str,
+        "raise",
+        "Broken record: raise, or skip (the next good record takes its place; counted and logged).",
+        choices=("raise", "skip"),
+    ),
+    "threads": Key(int, 4, "Decoding threads of a host.", minimum=1),
+    "prefetch": Key(int, 4, "Batches decoded ahead of the device.", minimum=1),
+}
+
+AUGMENT = {
+    "size": Key(int, 32, "Side in pixels of the views that the encoder sees.", minimum=8),
+    "crop_scale": Key(
+        tuple[float, ...],
+        (0.08, 1.0),
+        "Random resized crop: area range as a share of the image; () = plain resize.",
+        above=0,
+        maximum=1,
+        lengths=(0, 2),
+        increasing=True,
+    ),
+    "local_size": Key(int, 16, "Side in pixels of small crops, for objectives that have them (swav).", minimum=8),
+    "local_crop_scale": Key(
+        tuple[float, ...],
+        (0.05, 0.3),
+        "Small crops: area range as a share of the image.",
+        above=0,
+        maximum=1,
+        lengths=(2,),
+        increasing=True,
+    ),
+    "crop_ratio": Key(
+        tuple[float, ...],
+        (0.75, 4 / 3),
+        "Random resized crop: aspect ratio range (log-uniform).",
+        above=0,
+        lengths=(2,),
+        increasing=True,
+    ),
+    "flip": Key(float, 0.5, "Probability of a horizontal flip.", minimum=0, maximum=1),
+    "jitter": Key(float, 0.8, "Probability of colour jitter.", minimum=0, maximum=1),
+    "jitter_strength": Key(
+        tuple[float, ...],
+        (0.4, 0.4, 0.4, 0.1),
+        "Colour jitter: brightness, contrast, saturation, hue ranges.",
+        minimum=0,
+        maximum=1,
+        lengths=(4,),
+    ),
+    "grey": Key(float, 0.2, "Probability of greyscale.", minimum=0, maximum=1),
+    "blur": Key(float, 0.0, "Probability of Gaussian blur.", minimum=0, maximum=1),
+    "blur_sigma": Key(
+        tuple[float, ...],
+        (0.1, 2.0),
+        "Gaussian blur: range of sigma in pixels at side 224, scaled to augment.size.",
+        above=0,
+        lengths=(2,),
+        increasing=True,
+    ),
+    "auto_augment": Key(bool, False, "AutoAugment, ImageNet policy, one draw per image and view."),
+    "background": Key(
+        str,
+        "random_colour",
+        "Ground under images with alpha: random_colour per view, white, or grey.",
+        choices=("random_colour", "white", "grey"),
+    ),
+    "mean": Key(tuple[float, ...], (0.485, 0.456, 0.406), "Per-channel mean taken off (0..1 scale).", lengths=(3,)),
+    "std": Key(
+        tuple[float, ...],
+        (0.229, 0.224, 0.225),
+        "Per-channel standard deviation divided by (0..1 scale).",
+        above=0,
+        lengths=(3,),
+    ),
+}

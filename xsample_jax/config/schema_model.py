@@ -1,0 +1,44 @@
+"""Config keys of the encoder, its head and the text tower."""
+
+from xsample_jax.config.key import Key
+
+MODEL = {
+    "encoder": Key(
+        str,
+        "resnet50",
+        "Image encoder (models/towers.py).",
+        choices=("resnet18", "resnet34", "resnet50", "vit_ti", "vit_s", "vit_b"),
+    ),
+    "width": Key(int, 64, "ResNet: channels of the first stage.", minimum=4),
+    "stem": Key(
+        str,
+        "imagenet",
+        "ResNet: imagenet (7x7 stride 2 + max-pool) or cifar (3x3 stride 1).",
+        choices=("imagenet", "cifar"),
+    ),
+    "patch_size": Key(int, 16, "ViT: side of a patch in pixels.", minimum=1),
+    "conv_impl": Key(
+        str,
+        "auto",
+        "conv (XLA convolution), dot (matrix products), auto (dot on CPU, else conv).",
+        choices=("auto", "conv", "dot"),
+    ),
+    "head": {
+        "hidden": Key(
+            tuple[int, ...], (2048,), "Widths of the hidden layers of the projection head; () = linear.", minimum=1
+        ),
+        "dim": Key(int, 128, "Width of the embedding that the loss sees.", minimum=2),
+        "batch_norm": Key(bool, True, "Batch-normalise the hidden layers of the projection head."),
+    },
+    "text": {
+        "layers": Key(
+            int,
+            0,
+            "Transformer layers of the text tower; 0 = a linear map of the frozen caption embedding.",
+            minimum=0,
+        ),
+        "width": Key(int, 256, "Width of the text tower.", minimum=8),
+        "heads": Key(int, 4, "Attention heads of the text tower.", minimum=1),
+        "length": Key(int, 32, "Tokens per caption (cut or padded).", minimum=2),
+    },
+}

@@ -1,0 +1,75 @@
+"""Config keys of what is learned: the objective, and how its loss is computed."""
+
+from xsample_jax.config.key import Key
+from xsample_jax.graphs.sources import SOURCES
+from xsample_jax.objectives.presets import PRESETS
+
+PRESET_NAMES, SOURCE_NAMES = tuple(PRESETS), tuple(SOURCES)
+
+OBJECTIVE = {
+    "preset": Key(str, "xclr", "Named objective (docs/objectives.md).", choices=PRESET_NAMES),
+    "graph": Key(
+        str,
+        None,
+        "Target graph source in place of the preset's (graphs/sources.py). None: the preset's.",
+        choices=SOURCE_NAMES,
+        optional=True,
+    ),
+    "terms": Key(
+        tuple[dict, ...],
+        None,
+        "Terms written out in place of the preset's, dicts with the fields of Term (objectives/terms.py).",
+        optional=True,
+    ),
+    "temperature": Key(float, None, "tau of the student logits; None: the preset's.", above=0, optional=True),
+    "learn_temperature": Key(bool, None, "Learn tau (clamped to [0.01, 1]); None: the preset's choice.", optional=True),
+    "target_temperature": Key(float, None, "tau_s of the target softmax; None: the preset's.", above=0, optional=True),
+    "target_neighbours": Key(
+        float,
+        None,
+        "Choose tau_s on every batch so that a target row has this many effective neighbours, exp(entropy).",
+        above=1,
+        optional=True,
+    ),
+    "target_same_mass": Key(
+        float,
+        None,
+        "Choose tau_s on every batch so that a target row puts this mass on keys with its own caption.",
+        above=0,
+        below=1,
+        optional=True,
+    ),
+    "teacher": Key(
+        float,
+        None,
+        "Momentum of the EMA encoder; None: the preset's (or no teacher).",
+        minimum=0,
+        below=1,
+        optional=True,
+    ),
+    "queue": Key(int, None, "Rows of the queue of past keys; None: the preset's.", minimum=0, optional=True),
+    "prototypes": Key(int, None, "Learned prototypes; None: the preset's.", minimum=0, optional=True),
+    "centre": Key(bool, False, "Centre the caption embeddings of the batch before their cosines."),
+}
+
+LOSS = {
+    "impl": Key(
+        str,
+        "auto",
+        "dense (all pairs at once), streaming (tiles: memory linear in the batch) or auto (streaming if large).",
+        choices=("auto", "dense", "streaming"),
+    ),
+    "tile": Key(int, 1024, "Rows of a tile of the streaming loss.", minimum=8),
+    "grad_cache": Key(
+        int,
+        1,
+        "Parts in which the batch goes through the image encoder (GradCache): less memory, one more forward pass.",
+        minimum=1,
+    ),
+    "wire": Key(
+        str,
+        "float32",
+        "Type in which the streaming loss sends embeddings between devices; captions travel as float16.",
+        choices=("float32", "bfloat16"),
+    ),
+}

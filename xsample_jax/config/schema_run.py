@@ -1,0 +1,35 @@
+"""Config keys of what a run keeps and shows: checkpoints, evaluation, log."""
+
+from xsample_jax.config.key import Key
+
+CHECKPOINT = {
+    "every": Key(int, 1000, "Steps between checkpoints; one is always written at the end.", minimum=1),
+    "keep_latest": Key(int, 2, "Newest checkpoints kept.", minimum=1),
+    "keep_best": Key(int, 1, "Best checkpoints kept by checkpoint.metric.", minimum=0),
+    "metric": Key(
+        str,
+        None,
+        "Evaluation metric that ranks checkpoints (larger is better). None: keep only the newest.",
+        optional=True,
+    ),
+    "resume_from": Key(
+        str, None, "Run folder to start from when this run has no checkpoint of its own.", optional=True
+    ),
+}
+
+EVAL = {
+    "suite": Key(
+        str,
+        "emoji",
+        "Evaluation at the end and every eval.every steps: emoji, probe (kNN + ridge on labels) or none.",
+        choices=("emoji", "probe", "none"),
+    ),
+    "split": Key(str, "test", "Split that is evaluated (emoji: val or test concepts)."),
+    "train_split": Key(str, "train", "Split whose features train the probes."),
+    "every": Key(int, None, "Steps between evaluations. None: only at the end.", minimum=1, optional=True),
+    "batch_size": Key(int, 256, "Images per evaluation step over all devices.", minimum=1),
+}
+
+LOG = {
+    "every": Key(int, 10, "Steps between lines of metrics.jsonl and progress.", minimum=1),
+}

@@ -1,0 +1,43 @@
+"""Config keys of the update: optimiser, number types, devices."""
+
+from xsample_jax.config.key import Key
+
+OPTIMIZER = {
+    "name": Key(str, "adamw", "lars or adamw.", choices=("lars", "adamw")),
+    "learning_rate": Key(float, 1e-3, "Base learning rate; the peak follows from lr_scaling.", above=0),
+    "lr_scaling": Key(
+        str,
+        "none",
+        "Peak rate: none (as is), linear (* batch_size / 256) or sqrt (* sqrt(batch_size)).",
+        choices=("none", "linear", "sqrt"),
+    ),
+    "warmup": Key(float, 0.1, "Share of the steps with linear warm-up.", minimum=0, maximum=0.9),
+    "schedule": Key(str, "cosine", "After warm-up: cosine to zero, or constant.", choices=("cosine", "constant")),
+    "weight_decay": Key(
+        float, 1e-4, "Weight decay; not applied to biases, scales and one-dimensional parameters.", minimum=0
+    ),
+    "momentum": Key(float, 0.9, "LARS momentum.", minimum=0, below=1),
+    "b1": Key(float, 0.9, "AdamW first-moment decay.", minimum=0, below=1),
+    "b2": Key(float, 0.95, "AdamW second-moment decay.", minimum=0, below=1),
+    "clip_norm": Key(float, None, "Clip the global gradient norm. None: do not clip.", above=0, optional=True),
+}
+
+PRECISION = {
+    "compute": Key(
+        str,
+        "float32",
+        "Type of activations and matrix products of the encoder. Parameters, statistics and losses stay float32.",
+        choices=("float32", "bfloat16"),
+    ),
+}
+
+MESH = {
+    "data": Key(int, -1, "Devices along the data axis; -1: all that are left.", minimum=-1),
+    "fsdp": Key(int, 1, "Devices along the fsdp axis: parameters and optimiser state are split over them.", minimum=1),
+    "topology": Key(
+        str,
+        None,
+        "TPU slice this config is meant for, as v5e:4x4; --dry_run --topology compiles for it.",
+        optional=True,
+    ),
+}
