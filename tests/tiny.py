@@ -5,6 +5,7 @@ import numpy as np
 from xsample_jax.assemble import DataFacts, Parts
 from xsample_jax.config import default_config, resolve, smoke
 from xsample_jax.mesh import make_mesh
+from xsample_jax.objectives.build import build_objective
 
 CAPTION_DIM = 12
 
@@ -25,8 +26,10 @@ def tiny_config(**changes):
 
 
 def tiny_parts(config, devices):
-    facts = DataFacts(count=64, channels=3, caption_dim=CAPTION_DIM, class_dim=CAPTION_DIM, vocab_size=50)
-    return Parts(config, facts, make_mesh(config.mesh, config.batch_size, devices))
+    facts = DataFacts(count=64, channels=3, caption_dim=CAPTION_DIM, vocab_size=50)
+    reads_classes = "class_embedding" in build_objective(config.objective).requires
+    classes = np.random.default_rng(1).normal(size=(5, CAPTION_DIM)).astype(np.float16) if reads_classes else None
+    return Parts(config, facts, make_mesh(config.mesh, config.batch_size, devices), classes)
 
 
 def random_batch(config, seed=0):
@@ -37,7 +40,6 @@ def random_batch(config, seed=0):
         "id": rng.permutation(1000)[:count].astype(np.int32),
         "label": rng.integers(0, 5, count).astype(np.int32),
         "caption_embedding": rng.normal(size=(count, CAPTION_DIM)).astype(np.float16),
-        "class_embedding": rng.normal(size=(count, CAPTION_DIM)).astype(np.float16),
         "path": rng.integers(0, 4, (count, 3)).astype(np.int32),
         "index": rng.permutation(64)[:count].astype(np.int32),
         "caption_tokens": rng.integers(3, 50, (count, config.model.text.length)).astype(np.int32),

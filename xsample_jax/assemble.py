@@ -32,20 +32,19 @@ from xsample_jax.step_blocks import SIDE_INFORMATION
 
 @dataclasses.dataclass(frozen=True)
 class DataFacts:
-    """What shapes depend on: records in the split, image channels, widths of embeddings, size of the vocabulary, number
-    of classes, depth of the class tree."""
+    """What shapes depend on: records in the split, image channels, width of caption embeddings, size of the vocabulary,
+    number of classes, depth of the class tree."""
 
     count: int
     channels: int
     caption_dim: int | None = None
-    class_dim: int | None = None
     vocab_size: int | None = None
     classes: int = 1000
     depth: int = 3
 
 
 # Shapes for compiling a config whose data is elsewhere: RGB photographs, all-mpnet-base-v2 embeddings.
-STAND_IN = DataFacts(count=1_281_167, channels=3, caption_dim=768, class_dim=768, vocab_size=32_768)
+STAND_IN = DataFacts(count=1_281_167, channels=3, caption_dim=768, vocab_size=32_768)
 
 
 def open_examples(config, split: str, fields: frozenset[str]) -> Examples:
@@ -62,7 +61,6 @@ def open_examples(config, split: str, fields: frozenset[str]) -> Examples:
         on_error=config.data.on_error,
         tokenizer=tokenizer,
         length=config.model.text.length,
-        class_embeddings=load_class_embeddings(folder, source) if "class_embedding" in fields else None,
         hierarchy=tuple(config.data.hierarchy),
     )
 
@@ -130,7 +128,6 @@ def data_facts(examples: Examples) -> DataFacts:
         len(examples),
         examples.source.channels,
         width("caption_embedding"),
-        width("class_embedding"),
         vocab_size,
         len(examples.source.manifest.class_names),
         len(examples.hierarchy) + 1,
@@ -139,11 +136,15 @@ def data_facts(examples: Examples) -> DataFacts:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """Everything of a run that follows from its config, the shapes of its data and its devices."""
+    """Everything of a run that follows from its config, the shapes of its data and its devices.
+
+    class_embeddings: of the texts of all classes [classes, E], for objectives that read them.
+    """
 
     config: object
     facts: DataFacts
     mesh: Mesh
+    class_embeddings: np.ndarray | None = None
 
     @cached_property
     def objective(self) -> Objective:
@@ -178,6 +179,8 @@ class Parts:
     def init(self) -> Callable[[], TrainState]:
         objective, width, seed = self.objective, self.config.model.head.dim, self.config.seed
         side = {name: self.abstract_batch[name] for name in SIDE_INFORMATION if name in self.abstract_batch}
+        if self.class_embeddings is not None:
+            side["class_embedding"] = jax.ShapeDtypeStruct(self.class_embeddings.shape, self.class_embeddings.dtype)
         side.pop("id")  # a queue entry is a key of its own, even when its image comes back
         return partial(
             init_state,
@@ -211,7 +214,6 @@ class Parts:
             "id": ((batch,), jnp.int32),
             "label": ((batch,), jnp.int32),
             "caption_embedding": ((batch, facts.caption_dim), jnp.float16),
-            "class_embedding": ((batch, facts.class_dim), jnp.float16),
             "caption_tokens": ((batch, config.model.text.length), jnp.int32),
             "path": ((batch, facts.depth), jnp.int32),
             "index": ((batch,), jnp.int32),
@@ -228,7 +230,7 @@ class Parts:
     def train_step(self) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
         """The jitted update: state donated, shardings fixed, metrics replicated."""
         step = make_train_step(
-            self.config, self.model, self.objective, *self.optimizer, self.steps, self.mesh, self.facts.classes
+            self.config, self.model, self.objective, *self.optimizer, self.steps, self.mesh, self.class_embeddings
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         batch = {name: leaf.sharding for name, leaf in self.abstract_batch.items()}
@@ -254,4 +256,8 @@ def assemble(config, mesh: Mesh | None = None) -> tuple[Parts, Examples]:
     """Opens the training split of a config and returns the parts of its run, and the examples."""
     fields = build_objective(config.objective).requires
     examples = open_examples(config, config.data.split, fields)
-    return Parts(config, data_facts(examples), mesh or make_mesh(config.mesh, config.batch_size)), examples
+    classes = None
+    if "class_embedding" in fields:
+        classes = load_class_embeddings(source_folder(config.data), examples.source)
+    mesh = mesh or make_mesh(config.mesh, config.batch_size)
+    return Parts(config, data_facts(examples), mesh, classes), examples

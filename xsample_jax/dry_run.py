@@ -6,6 +6,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from xsample_jax.assemble import STAND_IN, Parts, assemble
 from xsample_jax.compiled_report import CompiledReport, compiled_report, describe
@@ -14,6 +15,7 @@ from xsample_jax.data.contact_sheet import contact_sheet, unnormalise
 from xsample_jax.data.pipeline import train_batches
 from xsample_jax.errors import ConfigError
 from xsample_jax.mesh import make_mesh
+from xsample_jax.objectives.build import build_objective
 from xsample_jax.topology import topology_devices
 
 PICTURE = "dry_run.png"
@@ -44,7 +46,7 @@ def _describe_slice(config, topology: str) -> CompiledReport:
     devices = topology_devices(topology)
     with config.unlocked():
         config.model.conv_impl = "conv" if config.model.conv_impl == "auto" else config.model.conv_impl
-    parts = Parts(config, STAND_IN, make_mesh(config.mesh, config.batch_size, devices))
+    parts = stand_in_parts(config, devices)
     print(f"TPU slice {topology}: {len(devices)} devices, {devices[0].device_kind}")
     _print_sizes(parts)
     lowered = parts.train_step.lower(parts.abstract_state, parts.abstract_batch)
@@ -61,6 +63,13 @@ def _describe_slice(config, topology: str) -> CompiledReport:
         ) from error
     print(describe(report, "TPU device"))
     return report
+
+
+def stand_in_parts(config, devices) -> Parts:
+    """The parts of a run whose data is elsewhere: RGB photographs, 1,000 classes, all-mpnet-base-v2 embeddings."""
+    classes = np.ones((STAND_IN.classes, STAND_IN.caption_dim), np.float16)
+    needed = "class_embedding" in build_objective(config.objective).requires
+    return Parts(config, STAND_IN, make_mesh(config.mesh, config.batch_size, devices), classes if needed else None)
 
 
 def _print_sizes(parts: Parts) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -30,23 +31,21 @@ def make_train_step(
     schedule: Callable,
     steps: int,
     mesh: Mesh | None = None,
-    classes: int | None = None,
+    class_embeddings: np.ndarray | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """The train step for a config, to be jitted with a donated state.
 
     A batch is uint8 images [B, H, W, C] with their side information (one row per image); all V * B views go through
     the encoder in one call, row = image * V + view, so batch norms see one global batch. The loss is a function of
     global arrays: under jit its value and gradient do not depend on the number of devices. `steps`: of the whole run;
-    `mesh`: over which a streamed loss splits its rows; `classes`: their number.
+    `mesh`: over which a streamed loss splits its rows; `class_embeddings` [classes, E]: for graphs of class texts.
     """
 
     how = Streaming(
-        config.loss.impl,
-        config.loss.tile,
-        config.loss.wire,
-        mesh,
-        COLDEST if objective.learn_temperature else objective.temperature,
-        classes,
+        **{name: config.loss[name] for name in ("impl", "tile", "exchange", "wire", "caption_wire")},
+        mesh=mesh,
+        lowest_temperature=COLDEST if objective.learn_temperature else objective.temperature,
+        class_embeddings=class_embeddings,
     )
 
     def loss_of(params, statistics, inputs: StepInputs):
@@ -71,6 +70,8 @@ def make_train_step(
         def views_of(augment, views, seed):
             return make_views(batch["image"], batch["id"], seed, state.step, augment, views)
 
+        if class_embeddings is not None:  # every device has them: nothing travels
+            batch = batch | {"class_embedding": jnp.asarray(class_embeddings)[batch["label"]]}
         local = objective.local_views
         inputs = StepInputs(
             images=views_of(config.augment, config.views, config.seed),

@@ -33,7 +33,7 @@ def batch(images=IMAGES, width=WIDTH, caption_width=CAPTION_WIDTH, spread=1.0):
     return {"z": z, "y": y, "side": side}
 
 
-def loss_and_gradient(mesh, *, towers, source, normaliser, temperature, tile=8, wire=None):
+def loss_and_gradient(mesh, *, towers, source, normaliser, temperature, tile=8, **distribution):
     def loss(z, y, tau, side):
         values = streaming_rows(
             z,
@@ -48,7 +48,7 @@ def loss_and_gradient(mesh, *, towers, source, normaliser, temperature, tile=8, 
             views=VIEWS,
             tile=tile,
             mesh=mesh,
-            wire=wire,
+            **distribution,
         )
         count = jnp.maximum(values["counted"].sum(), 1)
         return values["loss"].sum() / count, {name: value.mean() for name, value in values.items()}
@@ -81,10 +81,11 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("exchange", ["gather", "ring"])
 @pytest.mark.parametrize(("case", "devices", "fsdp"), [("xclr", 2, 1), *((case, 8, 2) for case in CASES)])
-def test_the_number_of_devices_does_not_matter(case, devices, fsdp):
+def test_the_number_of_devices_does_not_matter(case, devices, fsdp, exchange):
     (value, metrics), gradient = run(0, **CASES[case])  # no mesh: the program of test_streaming.py
-    (other_value, other_metrics), other_gradient = run(devices, fsdp, **CASES[case])
+    (other_value, other_metrics), other_gradient = run(devices, fsdp, exchange=exchange, **CASES[case])
     assert other_value == pytest.approx(float(value), rel=1e-6)
     for name in metrics:
         assert other_metrics[name] == pytest.approx(float(metrics[name]), rel=1e-6, abs=1e-6), name
@@ -107,7 +108,7 @@ def compiled(devices, images, width=128, caption_width=256, **options):
     arrays = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(*x, sharding=sharding), shapes, is_leaf=lambda x: isinstance(x, tuple)
     )
-    return loss_and_gradient(mesh, tile=1024, **options).lower(arrays).compile()
+    return loss_and_gradient(mesh, **{"tile": 1024} | options).lower(arrays).compile()
 
 
 def bytes_of(compiled_program):
@@ -140,11 +141,51 @@ def test_what_travels_for_two_towers():
     assert ("all-gather", "u16") not in found  # identities need no captions
 
 
+@pytest.mark.parametrize("wire", ["float16", "int8"])
+def test_what_travels_around_the_ring(wire):
+    """Embeddings and captions of one device's rows in each of two loops, nothing that is as long as all rows."""
+    images, width, caption_width, devices = 2048, 128, 256, 8
+    found = bytes_of(compiled(devices, images, exchange="ring", caption_wire=jnp.dtype(wire), **XCLR))
+    assert {op for op, _ in found} == {"collective-permute", "all-reduce"}
+    assert sum(size for (op, _), size in found.items() if op == "all-reduce") < 100
+    rows, own = images * VIEWS // devices, images // devices
+    assert found["collective-permute", "f32"] == 2 * 4 * rows * width + 2 * 4 * rows  # and two numbers per row
+    dtype, size = ("u16", 2) if wire == "float16" else ("s8", 1)
+    assert found["collective-permute", dtype] == 2 * size * own * caption_width
+
+
 def test_scratch_memory_is_tiles_and_what_was_gathered():
     for images in (4096, 32768):
-        temporaries = compiled(8, images, **XCLR).memory_analysis().temp_size_in_bytes
+        temporaries = compiled(8, images, exchange="gather", **XCLR).memory_analysis().temp_size_in_bytes
         gathered = images * (VIEWS * 128 * 4 + 256 * 2 + VIEWS * 2 * 4 + 2 * 4)
         assert temporaries <= 1.1 * gathered + 16 * 2**20
+
+
+def test_scratch_memory_falls_with_the_number_of_devices_on_a_ring():
+    """Of the same batch: what is not tiles, which are as large on any number of devices, is 1/n."""
+    images, scratch = 32768, {}
+    for devices in (2, 8):
+        program = compiled(devices, images, exchange="ring", tile=64, **XCLR)
+        scratch[devices] = program.memory_analysis().temp_size_in_bytes
+    assert scratch[8] <= scratch[2] / 4 + 2**20
+    own = images // 8 * (VIEWS * 128 * 4 + 256 * 2 + VIEWS * 2 * 4)  # a device's rows: its own, a visitor, the next
+    assert scratch[8] <= 4 * own + 2**20
+
+
+def test_auto_takes_the_ring_when_what_is_gathered_is_large():
+    large, small = (1 << 19, 1 << 10)
+    assert ("collective-permute", "f32") in bytes_of(compiled(8, large, **XCLR))
+    assert ("collective-permute", "f32") not in bytes_of(compiled(8, small, **XCLR))
+
+
+def test_captions_in_8_bits_keep_the_graph():
+    expected, gradient = run(8, caption_wire=jnp.float16, **XCLR)
+    got, other = run(8, caption_wire=jnp.int8, **XCLR)
+    one_device, _ = run(1, caption_wire=jnp.int8, **XCLR)
+    assert got[0] == pytest.approx(float(one_device[0]), rel=1e-6)  # rounded on any number of devices
+    assert 0 < abs(got[0] - expected[0]) < 5e-3 * expected[0]
+    error = np.linalg.norm(other[0] - gradient[0]) / np.linalg.norm(gradient[0])
+    assert 1e-6 < error < 2e-2
 
 
 def test_float32_side_information_is_rounded_on_any_number_of_devices():

@@ -66,10 +66,23 @@ LOSS = {
         "Parts in which the batch goes through the image encoder (GradCache): less memory, one more forward pass.",
         minimum=1,
     ),
+    "exchange": Key(
+        str,
+        "auto",
+        "How the streaming loss shows devices each other's rows: gather (all at once), ring (one by one: memory "
+        "falls with their number, twice the bytes travel) or auto (ring above 512 MiB).",
+        choices=("auto", "gather", "ring"),
+    ),
     "wire": Key(
         str,
         "float32",
-        "Type in which the streaming loss sends embeddings between devices; captions travel as float16.",
+        "Type in which the streaming loss sends embeddings between devices.",
         choices=("float32", "bfloat16"),
+    ),
+    "caption_wire": Key(
+        str,
+        "float16",
+        "Type in which the streaming loss sends frozen caption and class embeddings; int8 keeps 7 bits of each entry.",
+        choices=("float16", "int8"),
     ),
 }

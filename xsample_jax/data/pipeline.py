@@ -27,12 +27,11 @@ class Examples:
       source: records (data/sources.py).
       image_size: side of the delivered images.
       caption: which caption of an image (config data.caption).
-      fields: entries beyond image, id and label: caption_embedding, caption_tokens, class_embedding, path (in the class
-        tree), index (in the split), attributes.
+      fields: entries beyond image, id and label: caption_embedding, caption_tokens, path (in the class tree), index (in
+        the split), attributes; class_embedding asks for a label, by which the step looks the embedding up.
       on_error: "raise", or "skip": the next good record takes the place of a broken one.
       tokenizer, length: for caption_tokens.
       hierarchy: names of the attributes above the label in the class tree, root first, for path.
-      class_embeddings: [classes, E], for class_embedding.
     """
 
     source: Sequence
@@ -42,7 +41,6 @@ class Examples:
     on_error: str = "raise"
     tokenizer: object = None
     length: int = 0
-    class_embeddings: np.ndarray | None = None
     hierarchy: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -78,13 +76,11 @@ class Examples:
         example = {"image": image, "id": np.int32(record["id"]), "label": np.int32(record["label"])}
         if self.fields & {"caption_embedding", "caption_tokens"}:
             example |= self._caption_fields(record, index)
-        if "class_embedding" in self.fields:
-            if record["label"] < 0:
-                where = f"label of record {self.source.locate(index)}, id {record['id']}"
-                raise DataError(
-                    where, -1, "a class, which the class_text graph reads", "Use --config.objective.graph=caption."
-                )
-            example["class_embedding"] = self.class_embeddings[record["label"]]
+        if "class_embedding" in self.fields and record["label"] < 0:
+            where = f"label of record {self.source.locate(index)}, id {record['id']}"
+            raise DataError(
+                where, -1, "a class, which the class_text graph reads", "Use --config.objective.graph=caption."
+            )
         if "index" in self.fields:
             example["index"] = np.int32(index)
         if "path" in self.fields:

@@ -54,12 +54,16 @@ def class_table_rows(
       z: [B * views, D], unit rows, row = image * views + view.
       label: int [B]; images with -1 have no weight in any target and are not counted.
       similarity: [C, C], symmetric: cosines of class texts, or the unit matrix for SupCon.
-      options: tile, mesh and lowest_temperature of `streaming_rows`.
+      options: tile, mesh, exchange, wire and lowest_temperature of `streaming_rows`.
     Returns:
       what `streaming_rows` returns, images being told apart by their place in the batch.
     """
     dtype = jnp.result_type(jnp.float32, z)
     similarity = jax.lax.stop_gradient(similarity.astype(dtype))
+    if (
+        options.get("mesh") is not None and options.get("wire") is not None
+    ):  # the rounded rows in both parts of the loss
+        z = z + jax.lax.stop_gradient(z.astype(options["wire"]).astype(z.dtype) - z)
     rows = streaming_rows(
         z,
         None,

@@ -103,6 +103,7 @@ def objective_loss(
     check_unit_rows(blocks)
     if objective.centre:
         blocks = {name: centred(block) for name, block in blocks.items()}
+        how = how and dataclasses.replace(how, class_embeddings=None)  # a table of all classes is not centred
     share = sum(term.weight for term in objective.terms) or 1.0
     loss, metrics = 0.0, {}
     for number, term in enumerate(objective.terms):

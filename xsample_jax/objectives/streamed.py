@@ -6,6 +6,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from xsample_jax.choice import name_of, options_of
@@ -40,18 +41,23 @@ class Streaming:
     Attributes:
       impl: auto (streaming where it is possible and the dense matrices would be large), dense or streaming.
       tile: rows of a tile.
+      exchange: how devices see each other's rows: gather, ring or auto (streaming_mesh.py).
       wire: type in which embeddings travel between devices: float32 or bfloat16.
+      caption_wire: type in which frozen embeddings travel: float16 or int8.
       mesh: over whose axes rows are split; None for one device.
       lowest_temperature: what the base temperature cannot go below.
-      classes: number of classes, for graphs of class texts.
+      class_embeddings: of the texts of all classes [classes, E], for graphs of class texts; None: they are compared by
+        the pair, as captions are.
     """
 
     impl: str = "auto"
     tile: int = 1024
+    exchange: str = "auto"
     wire: str = "float32"
+    caption_wire: str = "float16"
     mesh: Mesh | None = None
     lowest_temperature: float | None = None
-    classes: int | None = None
+    class_embeddings: np.ndarray | None = None
 
     def wants(self, term: Term, anchors: int, keys: int) -> bool:
         """Whether a term on this many rows is streamed."""
@@ -107,9 +113,11 @@ def streamed_term(
         "lowest_temperature": None if own_tau else how.lowest_temperature,
         "tile": how.tile,
         "mesh": how.mesh,
+        "exchange": how.exchange,
+        "wire": jnp.bfloat16 if how.wire == "bfloat16" else None,
     }
-    if same and graph.source == "class_text" and not graph.transforms and how.classes is not None:
-        table = _class_table(u, how.classes)
+    if same and graph.source == "class_text" and not graph.transforms and how.class_embeddings is not None:
+        table = cosines(how.class_embeddings, how.class_embeddings)
         return _means(class_table_rows(anchors["z"], u["label"], table, **options))
     keys, v, key_views = None, None, 1
     if not same:
@@ -123,16 +131,10 @@ def streamed_term(
         v,
         source=partial(similarity, graph, valid=None),
         key_views=key_views,
-        wire=jnp.bfloat16 if how.wire == "bfloat16" else None,
+        caption_wire=jnp.dtype(how.caption_wire),
         **options,
     )
     return _means(rows)
-
-
-def _class_table(u: dict[str, jax.Array], classes: int) -> jax.Array:
-    """Cosines of the class texts of a batch, [classes, classes]; a class that the batch lacks is nobody's key."""
-    table = jnp.zeros((classes, u["class_embedding"].shape[1]), jnp.float32).at[u["label"]].set(u["class_embedding"])
-    return jax.lax.stop_gradient(cosines(table, table))
 
 
 def _means(rows: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:

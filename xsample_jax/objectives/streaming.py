@@ -17,6 +17,9 @@ from xsample_jax.objectives.streaming_gradients import coefficients, gradients
 from xsample_jax.objectives.streaming_sums import Sums, log_sums, sums_over_keys
 from xsample_jax.objectives.streaming_tiles import Form, Rows
 
+# Bytes of embeddings and side information that every device may hold of all others before "auto" takes the ring.
+LARGEST_GATHERED = 2**29
+
 # Exponents in [-2 / tau, 0] and sums of them are normal float32 numbers above this temperature.
 LOWEST_STATIC = 0.025
 
@@ -37,8 +40,9 @@ def streaming_rows(
     lowest_temperature: float | None = None,
     tile: int = 1024,
     mesh=None,
+    exchange: str = "auto",
     wire=None,
-    side_wire=jnp.float16,
+    caption_wire=jnp.float16,
 ) -> dict[str, jax.Array]:
     """Losses of every anchor and the numbers worth watching.
 
@@ -56,7 +60,10 @@ def streaming_rows(
       mesh: a mesh over whose axes the rows of all arrays are split; None for one device.
       wire: type in which embeddings travel between the devices of the mesh, None for their own. The loss is then that
         of rounded rows, on any number of devices.
-      side_wire: the same for the frozen embeddings in the side information ("..._embedding").
+      exchange: how devices see each other's rows: "gather", "ring" (streaming_mesh.py), or "auto": the ring when what
+        is gathered would be large.
+      caption_wire: the type for the frozen embeddings in the side information ("..._embedding"): a float, or int8,
+        which keeps directions only: for sources that are cosines.
 
     Returns:
       dict of [A]: "loss" (differentiable in z, y and temperature; 0 where not counted), "target_entropy",
@@ -73,6 +80,9 @@ def streaming_rows(
     if lowest_temperature is None and isinstance(temperature, int | float):
         lowest_temperature = temperature
     softmax = normaliser == "softmax"
+    several = mesh is not None and mesh.size > 1
+    if mesh is not None and caption_wire is not None:
+        u, v = (side and _rounded_captions(side, caption_wire) for side in (u, v))
     form = Form(
         source=source,
         softmax=softmax,
@@ -84,11 +94,10 @@ def streaming_rows(
         tile=int(tile),
         running_student=lowest_temperature is None or lowest_temperature <= LOWEST_STATIC,
         running_target=softmax and target_temperature / bound <= LOWEST_STATIC,
-        mesh=mesh if mesh is not None and mesh.size > 1 else None,
+        mesh=mesh if several else None,
+        ring=several and _takes_ring(exchange, (z, u) if same else (y, v), wire),
         wire=wire if mesh is not None else None,
     )
-    if mesh is not None and side_wire is not None:
-        u, v = (side and _rounded_captions(side, side_wire) for side in (u, v))
     dtype = jnp.result_type(jnp.float32, z if same else jnp.result_type(z, y))
     return _rows(form, z, y, u, v, jnp.asarray(temperature, dtype))
 
@@ -99,8 +108,28 @@ def _check(z: jax.Array, side: dict, views: int, names: str) -> None:
             raise ValueError(f"{names}: {z.shape[0]} rows of {views} views, but {value.shape[0]} rows of {name!r}")
 
 
+def _takes_ring(exchange: str, keys: tuple[jax.Array, dict], wire) -> bool:
+    if exchange not in ("auto", "gather", "ring"):
+        raise ValueError(f"exchange {exchange!r}: expected auto, gather or ring")
+    z, info = keys
+    sizes = [
+        z.size * jnp.dtype(wire or z.dtype).itemsize,
+        *(value.size * value.dtype.itemsize for value in info.values()),
+    ]
+    return exchange == "ring" or (exchange == "auto" and sum(sizes) > LARGEST_GATHERED)
+
+
 def _rounded_captions(side: dict, dtype) -> dict:
-    return {name: _rounded(value, dtype) if name.endswith("_embedding") else value for name, value in side.items()}
+    """The side information with its frozen embeddings in `dtype`; in int8 the largest entry of a row becomes 127."""
+
+    def rounded(value):
+        if dtype != jnp.int8:
+            return _rounded(value, dtype)
+        value = value.astype(jnp.float32)
+        largest = jnp.max(jnp.abs(value), axis=-1, keepdims=True)
+        return jnp.round(value * (127 / jnp.where(largest > 0, largest, 1))).astype(jnp.int8)
+
+    return {name: rounded(value) if name.endswith("_embedding") else value for name, value in side.items()}
 
 
 def _rounded(value: jax.Array, dtype) -> jax.Array:

@@ -31,6 +31,7 @@ class Form:
         [-2 / tau, 0], which float32 can hold for tau > 0.025 only.
       swapped: anchors and keys have changed places: the source is a function of (keys, anchors).
       mesh: the devices that share the rows (streaming_mesh.py), None for one.
+      ring: the rows of other devices come one device after the other, not all at once.
       wire: type to which embeddings are rounded, or None.
     """
 
@@ -46,6 +47,7 @@ class Form:
     running_target: bool
     swapped: bool = False
     mesh: Any = None
+    ring: bool = False
     wire: Any = None
 
 
