@@ -71,6 +71,14 @@ def main() -> int:
             functools.partial(loss_forms.streaming, mesh=mesh, wire=jnp.bfloat16),
             (3.4, 2.2, 3.4),
         ),
+        "f32 z, int8 captions": (
+            functools.partial(loss_forms.streaming, mesh=mesh, caption_wire=jnp.int8),
+            (3.4, 1.9, 3.4),
+        ),
+        "bf16 z, int8 captions": (
+            functools.partial(loss_forms.streaming, mesh=mesh, wire=jnp.bfloat16, caption_wire=jnp.int8),
+            (5.0, 2.5, 5.0),
+        ),
     }
     peers = {
         "open_clip-like, captions per row": functools.partial(open_clip_like, mesh=mesh, per_row=True),

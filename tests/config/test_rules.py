@@ -50,6 +50,16 @@ from xsample_jax.errors import ConfigError
             "model.encoder",
             "--config.model.encoder=resnet50",
         ),
+        (
+            {"objective__preset": "simclr", "objective__target_temperature": 0.05},
+            "objective.target_temperature",
+            "target_temperature=None",
+        ),
+        (
+            {"objective__preset": "ressl", "objective__queue": 256, "objective__target_neighbours": 8.0},
+            "objective.target_neighbours",
+            "target_neighbours=None",
+        ),
         ({"objective__graph": "teacher"}, "objective.terms[0].graph.source", "--config.objective.teacher"),
         ({"objective__preset": "vicreg", "objective__graph": "label"}, "objective.graph", "graph=None"),
         ({"objective__terms": ({"graph": "lable"},)}, "objective.terms[0].graph.source", "Did you mean label"),

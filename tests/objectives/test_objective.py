@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from xsample_jax.errors import DataError
 from xsample_jax.graphs.combine import Graph
 from xsample_jax.objectives.blocks import image_block
-from xsample_jax.objectives.objective import Objective, objective_loss
+from xsample_jax.objectives.objective import Objective, centred, objective_loss
 from xsample_jax.objectives.presets import PRESETS as ALL_PRESETS
 from xsample_jax.objectives.terms import Term
 
@@ -186,13 +186,19 @@ def test_loss_and_gradient_do_not_depend_on_the_number_of_devices(preset, device
 def test_centring_removes_what_all_captions_share():
     z, captions = random_batch(np.random.default_rng(4))
     narrow = captions + 20 * np.ones(5)
-    centred = dataclasses.replace(PRESETS["xclr"], centre=True)
+    with_centre = dataclasses.replace(PRESETS["xclr"], centre=True)
     flat = image_loss(PRESETS["xclr"], jnp.asarray(z), side(np.arange(16), 2, caption_embedding=narrow))[1]
-    spread = image_loss(centred, jnp.asarray(z), side(np.arange(16), 2, caption_embedding=narrow))[1]
-    same = image_loss(centred, jnp.asarray(z), side(np.arange(16), 2, caption_embedding=captions))[1]
+    spread = image_loss(with_centre, jnp.asarray(z), side(np.arange(16), 2, caption_embedding=narrow))[1]
+    same = image_loss(with_centre, jnp.asarray(z), side(np.arange(16), 2, caption_embedding=captions))[1]
     assert flat["target_entropy"] > np.log(31) - 0.05
     assert spread["target_entropy"] < 2.5
     assert spread["target_entropy"] == pytest.approx(float(same["target_entropy"]), rel=1e-3)
+
+
+def test_centring_a_queue_leaves_out_what_is_not_filled():
+    captions = jnp.asarray([[1.0, 2.0], [3.0, 6.0], [100.0, 100.0]])
+    queue = {"caption_embedding": captions, "filled": jnp.asarray([True, True, False])}
+    np.testing.assert_allclose(centred(queue)["caption_embedding"][:2], [[-1, -2], [1, 2]], atol=1e-6)
 
 
 def test_rows_without_positive_are_dropped_from_the_mean_and_counted():

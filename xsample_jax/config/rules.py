@@ -9,10 +9,11 @@ import re
 from collections.abc import Iterator
 
 from xsample_jax.errors import ConfigError, Problems, did_you_mean
-from xsample_jax.objectives.build import build_objective, needed_views
+from xsample_jax.objectives.build import build_objective, needed_views, reads_target_temperature
 from xsample_jax.objectives.objective import find_unstreamable
 from xsample_jax.objectives.presets import PRESETS
 
+TARGET_TEMPERATURES = ("target_temperature", "target_neighbours", "target_same_mass")
 EMOJI_SPLITS = ("train", "val", "test", "train_styles", "val_styles", "test_styles")
 
 
@@ -46,6 +47,14 @@ def _objective(c: dict) -> Iterator[ConfigError]:
             c["views"],
             f"at least {views} for objective.preset = {preset!r}, which compares views of an image",
             f"Set --config.views={views}.",
+        )
+    chosen = [name for name in TARGET_TEMPERATURES if section[name] is not None]
+    if chosen and not reads_target_temperature(objective):
+        yield ConfigError(
+            f"objective.{chosen[0]}",
+            section[chosen[0]],
+            f"None for objective.preset = {preset!r}: no graph of it has a softmax whose tau_s is the objective's",
+            f"Set --config.objective.{chosen[0]}=None, or take a preset with a soft target (xclr).",
         )
     if section["target_neighbours"] is not None and section["target_same_mass"] is not None:
         yield ConfigError(

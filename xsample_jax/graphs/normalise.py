@@ -43,4 +43,5 @@ def none(similarity: jax.Array, valid: jax.Array, target_temperature: float | No
 
 
 NORMALISERS = {"softmax": softmax, "row_sum": row_sum, "sinkhorn": sinkhorn, "none": none}
+WITH_TEMPERATURE = ("softmax", "sinkhorn")
 NON_NEGATIVE = ("row_sum", "none")  # normalisers that need similarities >= 0: cosines are not

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from xsample_jax.choice import name_of, options_of, resolve
 from xsample_jax.errors import ConfigError, Problems, UserError, did_you_mean, lookup
 from xsample_jax.graphs.combine import Graph, Mixture, parts_of
-from xsample_jax.graphs.normalise import NON_NEGATIVE, NORMALISERS
+from xsample_jax.graphs.normalise import NON_NEGATIVE, NORMALISERS, WITH_TEMPERATURE
 from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.graphs.temperature import RULES as TARGET_RULES
 from xsample_jax.graphs.transforms import TRANSFORMS
@@ -143,6 +143,12 @@ def find_problems(objective: Objective):
             "false: no target graph of this objective is made of text embeddings",
             "Set --config.objective.centre=false, or --config.objective.preset=xclr.",
         )
+
+
+def reads_target_temperature(objective: Objective) -> bool:
+    """Whether any target of the objective has a tau_s that is the objective's, not the graph's own."""
+    graphs = [graph for term in objective.terms for graph in parts_of(term.graph)]
+    return any(g.target_temperature is None and name_of(g.normaliser) in WITH_TEMPERATURE for g in graphs)
 
 
 def needed_views(objective: Objective) -> int:

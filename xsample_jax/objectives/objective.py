@@ -135,11 +135,14 @@ def find_unstreamable(objective: Objective) -> list[tuple[int, str]]:
 
 
 def centred(block: Block) -> Block:
-    """The block with the batch mean taken off its text embeddings.
+    """The block with the mean of its rows (of a queue: of those that are filled) taken off its text embeddings.
 
     Unit embeddings of a narrow-cone text encoder all point one way; what tells texts apart is what is left.
     """
     text = ("caption_embedding", "class_embedding")
-    return {
-        name: value - value.astype(jnp.float32).mean(axis=0) if name in text else value for name, value in block.items()
-    }
+    filled = block["filled"][:, None] if "filled" in block else None
+
+    def off_mean(value):
+        return value - jnp.mean(value.astype(jnp.float32), axis=0, where=filled)
+
+    return {name: off_mean(value) if name in text else value for name, value in block.items()}
