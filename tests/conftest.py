@@ -34,3 +34,11 @@ def shallow_resnet18(monkeypatch):
     from xsample_jax.models import resnet
 
     monkeypatch.setitem(resnet.LAYOUTS, 18, (resnet.BasicBlock, (1, 1)))
+
+
+@pytest.fixture
+def shallow_vit(monkeypatch):
+    """vit_ti with two blocks."""
+    from xsample_jax.models import vit
+
+    monkeypatch.setitem(vit.VARIANTS, "ti", vit.Shape(192, 2, 3))

@@ -7,14 +7,15 @@ from xsample_jax.errors import ConfigError
 from xsample_jax.mesh import batch_sharding, make_mesh, to_global
 
 
-def mesh(data, fsdp, batch_size=16, devices=8):
-    return make_mesh(ConfigDict({"data": data, "fsdp": fsdp}), batch_size, jax.devices()[:devices])
+def mesh(data, fsdp, tensor=1, batch_size=16, devices=8):
+    return make_mesh(ConfigDict({"data": data, "fsdp": fsdp, "tensor": tensor}), batch_size, jax.devices()[:devices])
 
 
 def test_axes_fill_the_devices():
-    assert dict(mesh(-1, 1).shape) == {"data": 8, "fsdp": 1}
-    assert dict(mesh(-1, 4).shape) == {"data": 2, "fsdp": 4}
-    assert dict(mesh(2, 4).shape) == {"data": 2, "fsdp": 4}
+    assert dict(mesh(-1, 1).shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert dict(mesh(-1, 4).shape) == {"data": 2, "fsdp": 4, "tensor": 1}
+    assert dict(mesh(2, 2, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert dict(mesh(-1, 2, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
 
 
 def test_axes_that_do_not_fit_are_refused():

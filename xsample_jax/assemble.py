@@ -18,13 +18,14 @@ from xsample_jax.data.augment import eval_view
 from xsample_jax.data.pipeline import Examples
 from xsample_jax.data.sources import open_source, source_folder
 from xsample_jax.errors import DataError, Problems
-from xsample_jax.mesh import batch_sharding, make_mesh, replicated, state_shardings
+from xsample_jax.mesh import batch_sharding, make_mesh, replicated
 from xsample_jax.models.towers import build_model
 from xsample_jax.objectives.build import build_objective, presets_that_read
 from xsample_jax.objectives.memory import init_memory
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.parameters import init_objective_parameters
 from xsample_jax.optim import make_optimizer
+from xsample_jax.sharding import state_shardings
 from xsample_jax.state import ModelDef, TrainState, define_model, init_state
 from xsample_jax.step import make_train_step
 from xsample_jax.step_blocks import SIDE_INFORMATION
@@ -195,7 +196,7 @@ class Parts:
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state."""
         abstract = jax.eval_shape(self.init)
-        return with_shardings(abstract, state_shardings(abstract, self.mesh))
+        return with_shardings(abstract, state_shardings(abstract, self.mesh, self.config.mesh.rules))
 
     def new_state(self) -> TrainState:
         """The state at step 0, made where it belongs."""

@@ -1,33 +1,36 @@
-"""Where arrays live: the device mesh, the shardings of batch and state, and host arrays made global."""
+"""The device mesh, how a batch is split over it, and host arrays made global."""
 
-import math
 from collections.abc import Mapping
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from xsample_jax.errors import ConfigError
 
-# Parameters below this many elements stay whole on every device: gathering them costs more than keeping them.
-SMALLEST_SHARDED = 2**14
+AXES = ("data", "fsdp", "tensor")
 
 
 def make_mesh(config_mesh, batch_size: int, devices=None) -> Mesh:
-    """A (data, fsdp) mesh over `devices` (default: all). Axes are Auto: the compiler places the collectives.
+    """A (data, fsdp, tensor) mesh over `devices` (default: all). Axes are Auto: the compiler places the collectives.
 
-    Raises ConfigError when the axes do not multiply to the number of devices, or batch_size does not divide over them.
+    Where the devices are several TPU slices, the data axis runs over the slices first: only the gradient and the loss
+    cross the slow network between them.
+
+    Raises ConfigError when the axes do not multiply to the number of devices, slices do not divide the data axis, or
+    batch_size does not divide over the devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    data, fsdp = config_mesh.data, config_mesh.fsdp
+    data, fsdp, tensor = config_mesh.data, config_mesh.fsdp, config_mesh.tensor
     if data == -1:
-        data = max(len(devices) // fsdp, 1)
-    if data * fsdp != len(devices):
+        data = max(len(devices) // (fsdp * tensor), 1)
+    if data * fsdp * tensor != len(devices):
         raise ConfigError(
             "mesh",
-            f"data={config_mesh.data}, fsdp={fsdp}",
+            f"data={config_mesh.data}, fsdp={fsdp}, tensor={tensor}",
             f"axes whose product is the {len(devices)} devices there are",
-            "Set --config.mesh.data=-1 and an fsdp that divides the number of devices.",
+            "Set --config.mesh.data=-1 and an fsdp (and tensor) that divides the number of devices.",
         )
     if batch_size % len(devices):
         raise ConfigError(
@@ -36,36 +39,33 @@ def make_mesh(config_mesh, batch_size: int, devices=None) -> Mesh:
             f"a multiple of the {len(devices)} devices",
             f"Set --config.batch_size={max(batch_size // len(devices), 1) * len(devices)}.",
         )
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if data % slices:
+        raise ConfigError(
+            "mesh.data",
+            data,
+            f"a multiple of the {slices} slices: parameters are not split across them",
+            "Lower --config.mesh.fsdp or --config.mesh.tensor.",
+        )
+    return Mesh(_grid(devices, (data, fsdp, tensor), slices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _grid(devices: list, shape: tuple[int, int, int], slices: int) -> np.ndarray:
     if devices[0].platform == "cpu":
-        grid = np.array(devices).reshape(data, fsdp)
-        return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
-    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+        return np.array(devices).reshape(shape)
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices)
+    inside = (shape[0] // slices, *shape[1:])
+    return mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch are split over all devices, whatever their axis."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return NamedSharding(mesh, PartitionSpec(AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
-
-
-def state_shardings(abstract_state, mesh: Mesh):
-    """Sharding of every leaf: its largest dimension that the fsdp axis divides is split; small leaves stay whole.
-
-    Optimiser moments have the shapes of their parameters and so land beside them.
-    """
-    fsdp = mesh.shape["fsdp"]
-
-    def place(leaf) -> NamedSharding:
-        dims = [axis for axis, size in enumerate(leaf.shape) if size % fsdp == 0]
-        if fsdp == 1 or math.prod(leaf.shape) < SMALLEST_SHARDED or not dims:
-            return replicated(mesh)
-        axis = max(dims, key=lambda i: leaf.shape[i])
-        return NamedSharding(mesh, PartitionSpec(*([None] * axis), "fsdp"))
-
-    return jax.tree.map(place, abstract_state)
 
 
 def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

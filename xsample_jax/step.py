@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from xsample_jax.data.augment import make_views
 from xsample_jax.grad_cache import embed_in_chunks
@@ -42,7 +42,8 @@ def make_train_step(
     """
 
     how = Streaming(
-        **{name: config.loss[name] for name in ("impl", "tile", "exchange", "wire", "caption_wire")},
+        **{name: config.loss[name] for name in ("impl", "tile", "exchange", "caption_wire")},
+        wire=config.precision.compute if config.loss.wire == "auto" else config.loss.wire,
         mesh=mesh,
         lowest_temperature=COLDEST if objective.learn_temperature else objective.temperature,
         class_embeddings=class_embeddings,
@@ -70,6 +71,8 @@ def make_train_step(
         def views_of(augment, views, seed):
             return make_views(batch["image"], batch["id"], seed, state.step, augment, views)
 
+        if mesh is not None and mesh.shape["tensor"] > 1:  # devices along the tensor axis work on the same images
+            batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
         if class_embeddings is not None:  # every device has them: nothing travels
             batch = batch | {"class_embedding": jnp.asarray(class_embeddings)[batch["label"]]}
         local = objective.local_views

@@ -9,6 +9,8 @@ from xsample_jax.errors import ConfigError
 
 # The most common slices, for the error message; any that the compiler knows is accepted.
 EXAMPLES = ("v4:2x2x4", "v5e:4x4", "v5e:8x8", "v5e:16x16", "v5p:2x2x4", "v5p:8x8x8", "v6e:4x4", "v6e:16x16")
+TOPOLOGY = re.compile(r"((?P<slices>[1-9]\d*)x)?(?P<slice>[a-z0-9]+:\d+(x\d+){1,2})")
+TOPOLOGY_FORM = "generation:shape, with the number of slices in front if there are several, as in 2xv5e:16x16"
 
 
 def without_tpu() -> bool:
@@ -28,16 +30,19 @@ def quiet_environment(environment: MutableMapping[str, str]) -> None:
 
 
 def topology_devices(name: str) -> list:
-    """The devices of a slice, as "v5e:16x16". They compile but cannot run.
+    """The devices of a slice, as "v5e:16x16", or of several, as "2xv5e:16x16". They compile but cannot run.
 
     Raises ConfigError when the name is malformed or unknown, or libtpu (extra `tpu`) is not installed.
     """
-    if not re.fullmatch(r"[a-z0-9]+:\d+(x\d+)+", name):
-        raise ConfigError("--topology", name, f"generation:shape, such as {', '.join(EXAMPLES)}")
+    match = TOPOLOGY.fullmatch(name)
+    if not match:
+        raise ConfigError("--topology", name, f"{TOPOLOGY_FORM}, such as {', '.join(EXAMPLES)}")
+    slices = int(match["slices"] or 1)
+    several = {"num_slices": slices} if slices > 1 else {}
     from jax.experimental import topologies
 
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+        return list(topologies.get_topology_desc(match["slice"], platform="tpu", **several).devices)
     except Exception as error:  # libtpu raises its own types; each means that this slice cannot be described
         raise ConfigError(
             "--topology",

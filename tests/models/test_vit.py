@@ -52,12 +52,11 @@ def _by_hand(model, images, patch, heads):
         width = x.shape[1] // heads
         for b in range(SMALL.depth):
             norm = _layer_norm(x, state[f"blocks/{b}/norm1/scale"], state[f"blocks/{b}/norm1/bias"])
-            q, k, v = np.split(linear(norm, f"blocks/{b}/attention/qkv"), 3, axis=1)
             mixed = []
-            for h in range(heads):
-                part = slice(h * width, (h + 1) * width)
-                scores = np.exp(q[:, part] @ k[:, part].T / np.sqrt(width))
-                mixed.append(scores / scores.sum(1, keepdims=True) @ v[:, part])
+            for head in np.split(linear(norm, f"blocks/{b}/attention/qkv"), heads, axis=1):
+                q, k, v = np.split(head, 3, axis=1)
+                scores = np.exp(q @ k.T / np.sqrt(width))
+                mixed.append(scores / scores.sum(1, keepdims=True) @ v)
             x = x + linear(np.concatenate(mixed, 1), f"blocks/{b}/attention/out")
             norm = _layer_norm(x, state[f"blocks/{b}/norm2/scale"], state[f"blocks/{b}/norm2/bias"])
             hidden = linear(norm, f"blocks/{b}/mlp/expand")

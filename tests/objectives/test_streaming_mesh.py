@@ -15,7 +15,7 @@ IMAGES, VIEWS, WIDTH, CAPTION_WIDTH = 24, 2, 16, 12
 
 
 def mesh_of(devices, fsdp=1):
-    return make_mesh(ConfigDict({"data": -1, "fsdp": fsdp}), 24, jax.devices()[:devices])
+    return make_mesh(ConfigDict({"data": -1, "fsdp": fsdp, "tensor": 1}), 24, jax.devices()[:devices])
 
 
 def unit(x):

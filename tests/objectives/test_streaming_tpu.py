@@ -19,7 +19,7 @@ IMAGES, WIDTH, LAYERS = 2048, 1024, 3
 def test_captions_are_gathered_behind_the_encoder():
     """They are frozen, so their collective starts before the first layer and ends after the last."""
     pytest.importorskip("libtpu")
-    mesh = make_mesh(ConfigDict({"data": -1, "fsdp": 1}), IMAGES, topology_devices("v5e:2x4"))
+    mesh = make_mesh(ConfigDict({"data": -1, "fsdp": 1, "tensor": 1}), IMAGES, topology_devices("v5e:2x4"))
 
     def loss(layers, views, side):
         h = views

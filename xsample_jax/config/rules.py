@@ -5,13 +5,14 @@ thing that does not fit, with the fix. A new rule is a function in this file and
 or missing is not in the dict; reading it raises KeyError, which ends the rule in silence, as that is reported already.
 """
 
-import re
 from collections.abc import Iterator
 
 from xsample_jax.errors import ConfigError, Problems, did_you_mean
 from xsample_jax.objectives.build import build_objective, needed_views, reads_target_temperature
 from xsample_jax.objectives.objective import find_unstreamable
 from xsample_jax.objectives.presets import PRESETS
+from xsample_jax.sharding import find_rule_problems
+from xsample_jax.topology import TOPOLOGY, TOPOLOGY_FORM
 
 TARGET_TEMPERATURES = ("target_temperature", "target_neighbours", "target_same_mass")
 EMOJI_SPLITS = ("train", "val", "test", "train_styles", "val_styles", "test_styles")
@@ -207,8 +208,9 @@ def _mesh(c: dict) -> Iterator[ConfigError]:
             "mesh.data", 0, "a number of devices, or -1 for all that are left", "Set --config.mesh.data=-1."
         )
     topology = c["mesh.topology"]
-    if topology is not None and not re.fullmatch(r"[a-z0-9]+:\d+(x\d+){1,2}", topology):
-        yield ConfigError("mesh.topology", topology, "a TPU generation and its shape, as v5e:4x4 or v5p:2x2x4")
+    if topology is not None and not TOPOLOGY.fullmatch(topology):
+        yield ConfigError("mesh.topology", topology, f"a TPU slice, {TOPOLOGY_FORM}")
+    yield from find_rule_problems(c["mesh.rules"])
 
 
 def _evaluation(c: dict) -> Iterator[ConfigError]:

@@ -75,9 +75,9 @@ LOSS = {
     ),
     "wire": Key(
         str,
-        "float32",
-        "Type in which the streaming loss sends embeddings between devices.",
-        choices=("float32", "bfloat16"),
+        "auto",
+        "Type in which the streaming loss sends embeddings between devices; auto: that of precision.compute.",
+        choices=("auto", "float32", "bfloat16"),
     ),
     "caption_wire": Key(
         str,

@@ -34,10 +34,24 @@ PRECISION = {
 MESH = {
     "data": Key(int, -1, "Devices along the data axis; -1: all that are left.", minimum=-1),
     "fsdp": Key(int, 1, "Devices along the fsdp axis: parameters and optimiser state are split over them.", minimum=1),
+    "tensor": Key(
+        int,
+        1,
+        "Devices along the tensor axis, over which mesh.rules can split parameters (docs/sharding.md).",
+        minimum=1,
+    ),
+    "rules": Key(
+        tuple[dict, ...],
+        ({"parameters": ".*", "split": "largest"},),
+        "Where parameters lie: the first rule whose regex is found in a path (xsample_jax/sharding.py).",
+    ),
+    "memory_limit": Key(
+        float, None, "GiB of a device that a step may take; a run that needs more is refused.", above=0, optional=True
+    ),
     "topology": Key(
         str,
         None,
-        "TPU slice this config is meant for, as v5e:4x4; --dry_run --topology compiles for it.",
+        "TPU slice this config is for, as v5e:4x4 (2xv5e:4x4: two of them); --dry_run --topology compiles for it.",
         optional=True,
     ),
 }

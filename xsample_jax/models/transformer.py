@@ -21,7 +21,8 @@ class SelfAttention(nnx.Module):
         if width % heads:
             raise ConfigError("heads", heads, f"a divisor of the width {width}")
         self.heads = heads
-        # Three maps in one matrix; each starts as xavier starts a [width, width] map: variance 1 / width (MoCo v3).
+        # Three maps in one matrix, query, key and value of a head side by side, so that a tensor axis of devices can
+        # share out the heads. Each starts as xavier starts a [width, width] map: variance 1 / width (MoCo v3).
         # fan_avg of the whole is 2 * width, hence the 2.
         query_key_value = nnx.initializers.variance_scaling(2.0, "fan_avg", "uniform")
         self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, kernel_init=query_key_value, rngs=rngs)
@@ -29,9 +30,9 @@ class SelfAttention(nnx.Module):
 
     def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
         n, t, width = x.shape
-        query, key, value = jnp.split(self.qkv(x).reshape(n, t, 3, self.heads, width // self.heads), 3, axis=2)
+        query, key, value = jnp.moveaxis(self.qkv(x).reshape(n, t, self.heads, 3, width // self.heads), 3, 0)
         mask = None if keep is None else keep[:, None, None, :]
-        mixed = jax.nn.dot_product_attention(query[:, :, 0], key[:, :, 0], value[:, :, 0], mask=mask)
+        mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
         return self.out(mixed.reshape(n, t, width))
 
 
