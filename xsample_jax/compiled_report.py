@@ -57,25 +57,40 @@ def compiled_report(compiled) -> CompiledReport:
     )
 
 
-def collectives(hlo: str) -> tuple[Collective, ...]:
-    """Collectives of an HLO text by kind and dtype. An asynchronous pair counts once, at its start.
+def collective_arrays(hlo: str) -> list[list[tuple[str, str, tuple[int, ...]]]]:
+    """(op, dtype, shape) of every array that a collective of an HLO text results in, a list for each collective.
 
-    The start of an all-gather or a permute lists its operand beside its result: the larger of the two is counted.
+    An asynchronous pair counts once, at its start. The start of an all-gather or a permute lists its operand beside its
+    result: the larger of the two is counted.
     """
-    found: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
+    found = []
     for line in hlo.splitlines():
         match = _INSTRUCTION.search(line)
         if not match:
             continue
-        shapes = [
-            (shape["dtype"], math.prod(int(d) for d in shape["dims"].split(",") if d) * _BYTES.get(shape["dtype"], 4))
+        arrays = [
+            (match["op"], shape["dtype"], tuple(int(d) for d in shape["dims"].split(",") if d))
             for shape in _SHAPE.finditer(match["shapes"])
         ]
         if match["start"] and match["op"] in ("all-gather", "collective-permute"):
-            shapes = [max(shapes, key=lambda item: item[1])]
-        if shapes:
-            found[match["op"], shapes[0][0]].append(sum(size for _, size in shapes))
+            arrays = [max(arrays, key=_bytes_of)]
+        if arrays:
+            found.append(arrays)
+    return found
+
+
+def collectives(hlo: str) -> tuple[Collective, ...]:
+    """Collectives of an HLO text by kind and dtype."""
+    found: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
+    for arrays in collective_arrays(hlo):
+        op, dtype, _ = arrays[0]
+        found[op, dtype].append(sum(_bytes_of(array) for array in arrays))
     return tuple(Collective(op, dtype, len(sizes), sum(sizes)) for (op, dtype), sizes in sorted(found.items()))
+
+
+def _bytes_of(array: tuple[str, str, tuple[int, ...]]) -> int:
+    _, dtype, shape = array
+    return math.prod(shape) * _BYTES.get(dtype, 4)
 
 
 def describe(report: CompiledReport, device: str) -> str:

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from xsample_jax.assemble import STAND_IN, Parts, assemble
-from xsample_jax.compiled_report import CompiledReport, compiled_report, describe
+from xsample_jax.compiled_report import GIB, CompiledReport, compiled_report, describe
 from xsample_jax.data.augment import make_views
 from xsample_jax.data.contact_sheet import contact_sheet, unnormalise
 from xsample_jax.data.pipeline import train_batches
-from xsample_jax.errors import ConfigError
+from xsample_jax.memory_fit import check_fit, overflow
 from xsample_jax.mesh import make_mesh
 from xsample_jax.objectives.build import build_objective
+from xsample_jax.sharding import bytes_per_device
 from xsample_jax.topology import topology_devices
 
 PICTURE = "dry_run.png"
@@ -35,6 +36,7 @@ def dry_run(config, workdir: str | None = None, topology: str | None = None) -> 
     _print_sizes(parts)
     report = compiled_report(parts.train_step.lower(parts.abstract_state, parts.abstract_batch).compile())
     print(describe(report, f"device ({jax.devices()[0].device_kind})"))
+    check_fit(parts, report)
     path = pathlib.Path(workdir or ".") / PICTURE
     path.parent.mkdir(parents=True, exist_ok=True)
     _draw_first_batch(config, examples, path)
@@ -55,13 +57,9 @@ def _describe_slice(config, topology: str) -> CompiledReport:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise ConfigError(
-            "mesh.topology",
-            topology,
-            f"a slice whose memory holds the step; the TPU compiler says: {str(error).splitlines()[0]}",
-            "Lower --config.batch_size, raise --config.mesh.fsdp, use bfloat16, or take a larger slice.",
-        ) from error
+        raise overflow(parts, topology, error) from error
     print(describe(report, "TPU device"))
+    check_fit(parts, report)
     return report
 
 
@@ -85,6 +83,8 @@ def _print_sizes(parts: Parts) -> None:
     print(f"mesh: {dict(parts.mesh.shape)}; rows of the loss: {config.views * config.batch_size}")
     for name, leaf in parts.abstract_batch.items():
         print(f"batch {name}: {leaf.dtype}{list(leaf.shape)}, split as {leaf.sharding.spec}")
+    for name in ("params", "statistics", "opt_state", "memory"):
+        print(f"{name} per device: {bytes_per_device(getattr(state, name)) / GIB:.3f} GiB")
     split = {name: leaf for name, leaf in state.params.items() if leaf.sharding.spec}
     print(f"parameters split over devices: {len(split)} of {len(state.params)}")
     for name, leaf in sorted(split.items(), key=lambda item: -math.prod(item[1].shape))[:5]:

@@ -1,0 +1,124 @@
+"""Train steps compiled for TPU slices by the TPU compiler: what a chip holds, and what travels between chips."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.tiny import tiny_config
+from xsample_jax.compiled_report import collective_arrays, compiled_report
+from xsample_jax.dry_run import dry_run, stand_in_parts
+from xsample_jax.errors import ConfigError
+from xsample_jax.graphs.sources import SOURCES
+from xsample_jax.mesh import batch_sharding, make_mesh
+from xsample_jax.objectives.streaming import streaming_rows
+from xsample_jax.sharding import bytes_per_device
+from xsample_jax.topology import topology_devices
+
+pytest.importorskip("libtpu")
+pytestmark = pytest.mark.usefixtures("shallow_resnet18", "shallow_vit")
+
+PLAIN = {"augment__crop_scale": (), "augment__jitter": 0.0, "augment__grey": 0.0, "model__conv_impl": "conv"}
+QUICK = {"exec_time_optimization_effort": -1.0}
+
+
+def compiled(config, topology):
+    parts = stand_in_parts(config, topology_devices(topology))
+    return parts, parts.train_step.lower(parts.abstract_state, parts.abstract_batch).compile(compiler_options=QUICK)
+
+
+@pytest.mark.parametrize("topology", ["v4:2x2x4", "v5p:16x16x16", "v6e:16x16", "tpu7x:2x2x1", "2xv5e:4x4"])
+def test_the_step_compiles_for_every_generation(topology):
+    devices = topology_devices(topology)
+    parts, program = compiled(
+        tiny_config(batch_size=4 * len(devices), precision__compute="bfloat16", **PLAIN), topology
+    )
+    rows = 2 * parts.config.batch_size
+    for arrays in collective_arrays(program.as_text()):
+        for op, dtype, shape in arrays:
+            assert sum(size in (rows, rows // 2) for size in shape) < 2, (op, dtype, shape)  # no N x N array travels
+    reduced = [arrays for arrays in collective_arrays(program.as_text()) if arrays[0][0] == "all-reduce"]
+    large = [arrays for arrays in reduced if sum(np.prod(shape, dtype=int) for *_, shape in arrays) > 10_000]
+    assert len(large) == 1  # the gradient, all parameters in one
+    assert {dtype for _, dtype, _ in large[0]} <= {"bf16", "f32"}
+
+
+def test_slices_are_the_outermost_part_of_the_data_axis():
+    config = tiny_config(batch_size=64, mesh__fsdp=4)
+    mesh = make_mesh(config.mesh, config.batch_size, topology_devices("2xv5e:4x4"))
+    assert dict(mesh.shape) == {"data": 8, "fsdp": 4, "tensor": 1}
+    slices = [{device.slice_index for device in row.flat} for row in mesh.devices]
+    assert slices == [{0}] * 4 + [{1}] * 4
+    with pytest.raises(ConfigError, match=r"mesh\.data = 1: expected a multiple of the 2 slices"):
+        make_mesh(tiny_config(mesh__fsdp=32).mesh, 64, topology_devices("2xv5e:4x4"))
+
+
+def test_the_state_of_a_chip_falls_with_fsdp_and_travels_in_parts():
+    vit = {"model__encoder": "vit_ti", "model__patch_size": 8, "batch_size": 128, **PLAIN}
+    whole = stand_in_parts(tiny_config(**vit), topology_devices("v5e:2x4"))
+    for topology, fsdp in (("v5e:2x4", 8), ("v5e:4x8", 32)):
+        parts = stand_in_parts(tiny_config(mesh__fsdp=fsdp, **vit), topology_devices(topology))
+        share = bytes_per_device(parts.abstract_state) / bytes_per_device(whole.abstract_state)
+        assert share < 1.15 / fsdp
+    parts, program = compiled(tiny_config(mesh__fsdp=8, **vit), "v5e:2x4")
+    report = compiled_report(program)
+    state, batch = bytes_per_device(parts.abstract_state), bytes_per_device(parts.abstract_batch)
+    assert report.arguments < 1.5 * (state + batch)
+    whole_gradient = sum(leaf.size for leaf in parts.abstract_state.params.values())
+    largest = max(np.prod(shape, dtype=int) for arrays in collective_arrays(program.as_text()) for *_, shape in arrays)
+    assert largest < whole_gradient / 2  # layer by layer
+
+
+def scratch_of_loss(topology, images, **options):
+    mesh = make_mesh(tiny_config().mesh, images, topology_devices(topology))
+
+    def loss(z, side):
+        rows = streaming_rows(
+            z,
+            None,
+            side,
+            None,
+            source=SOURCES["caption"],
+            normaliser="softmax",
+            temperature=0.1,
+            target_temperature=0.1,
+            views=2,
+            mesh=mesh,
+            **options,
+        )
+        return rows["loss"].mean()
+
+    split = batch_sharding(mesh)
+    z = jax.ShapeDtypeStruct((2 * images, 128), jnp.float32, sharding=split)
+    side = {
+        "id": jax.ShapeDtypeStruct((images,), jnp.int32, sharding=split),
+        "caption_embedding": jax.ShapeDtypeStruct((images, 768), jnp.float16, sharding=split),
+    }
+    program = jax.jit(jax.value_and_grad(loss), out_shardings=(None, split)).lower(z, side)
+    program = program.compile(compiler_options=QUICK)
+    return program.memory_analysis().temp_size_in_bytes, collective_arrays(program.as_text())
+
+
+def test_scratch_of_the_streaming_loss_falls_with_the_chips():
+    images = 2**19  # a million rows: gathered they would take 1.3 GiB a chip
+    few, _ = scratch_of_loss("v5e:2x4", images, exchange="ring", tile=512)
+    many, _ = scratch_of_loss("v5e:8x8", images, exchange="ring", tile=512)
+    assert many < few / 8 + 8 * 2**20
+
+
+def test_embeddings_and_captions_travel_in_the_types_of_the_config():
+    images = 4096
+    _, found = scratch_of_loss("v5e:2x4", images, wire=jnp.bfloat16, caption_wire=jnp.int8)
+    large = {(op, dtype, shape) for arrays in found for op, dtype, shape in arrays if np.prod(shape) > 4 * images}
+    assert large == {("all-gather", "u16", (2 * images, 128)), ("all-gather", "s8", (images, 768))}
+
+
+def test_a_step_that_does_not_fit_comes_with_advice():
+    config = tiny_config(batch_size=2**15, loss__impl="dense", **PLAIN)
+    with pytest.raises(ConfigError, match=r"(?s)v5e:2x4.*memory.*loss\.impl=auto.*batch_size"):
+        dry_run(config, topology="v5e:2x4")
+
+
+def test_a_limit_on_the_memory_of_a_device_is_kept():
+    with pytest.raises(ConfigError, match=r"mesh\.memory_limit = 0\.001.*GiB.*compute=bfloat16.*batch_size"):
+        dry_run(tiny_config(mesh__memory_limit=0.001, **PLAIN), topology="v5e:2x4")
