@@ -190,6 +190,8 @@ class Parts:
             seed,
             partial(init_objective_parameters, objective, width, self.facts.classes, seed),
             lambda params: init_memory(objective, params, width, self.facts.count, side),
+            self.config.precision.params,
+            self.config.optimizer.ema is not None,
         )
 
     @cached_property
@@ -244,9 +246,13 @@ class Parts:
 
     @cached_property
     def encode(self) -> Callable:
-        """jitted encode(state, images uint8 [b, H, W, C], background or None) -> (features [b, F], z [b, D])."""
+        """jitted encode(state, images uint8 [b, H, W, C], background or None) -> (features [b, F], z [b, D]).
+
+        By the moving average of the model where the state has one.
+        """
 
         def encode(state: TrainState, images, background=None):
+            state = state.averaged()
             network = self.model.merge(state.params, state.statistics, training=False)
             return network.embed(eval_view(images, self.config.augment, background))
 

@@ -145,6 +145,7 @@ def _graphs_of(parts: Parts, state: TrainState, images: np.ndarray, side: dict) 
     term = dataclasses.replace(first, mixer=None, temperature="base") if drawable else Term()
 
     def graphs(state, images, side):
+        state = state.averaged()
         network = parts.model.merge(state.params, state.statistics, training=False)
         _, z = network.embed(make_views(images, side["id"], config.seed, 0, config.augment, config.views))
         block = image_block(z, side, config.views)
