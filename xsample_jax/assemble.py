@@ -19,6 +19,7 @@ from xsample_jax.data.pipeline import Examples
 from xsample_jax.data.sources import open_source, source_folder
 from xsample_jax.errors import DataError, Problems
 from xsample_jax.mesh import batch_sharding, make_mesh, replicated
+from xsample_jax.models.remat import compiler_options
 from xsample_jax.models.towers import build_model
 from xsample_jax.objectives.build import build_objective, presets_that_read
 from xsample_jax.objectives.memory import init_memory
@@ -242,6 +243,7 @@ class Parts:
             in_shardings=(shardings, batch),
             out_shardings=(shardings, replicated(self.mesh)),
             donate_argnums=0,
+            compiler_options=compiler_options(self.config.model.remat, self.mesh.devices.flat[0].platform),
         )
 
     @cached_property

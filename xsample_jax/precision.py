@@ -28,9 +28,7 @@ def float32(tree):
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
 
 
-def updated(
-    params: Mapping[str, jax.Array], updates: Mapping[str, jax.Array], key: jax.Array
-) -> dict[str, jax.Array]:
+def updated(params: Mapping[str, jax.Array], updates: Mapping[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
     """params + updates, each of the type of its parameter; `key` is read for those that are bfloat16 only."""
     new = {}
     for name, value in params.items():

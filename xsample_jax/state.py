@@ -84,9 +84,7 @@ def init_state(
     remembered = memory(params)
     params |= objective_params()
     ema = start_average(params | statistics) if average else {}
-    return TrainState(
-        jnp.zeros((), jnp.int32), params, statistics, optimizer.init(float32(params)), remembered, ema
-    )
+    return TrainState(jnp.zeros((), jnp.int32), params, statistics, optimizer.init(float32(params)), remembered, ema)
 
 
 def to_flat(state: nnx.State) -> dict[str, jax.Array]:

@@ -36,3 +36,12 @@ def block_runner(remat: str) -> Callable:
         return block(*args)
 
     return run if policy is None else nnx.remat(run, policy=policy)
+
+
+def compiler_options(remat: str, platform: str) -> dict[str, str] | None:
+    """What the compiler must be told for a step with this policy to need less memory; None: nothing.
+
+    Barriers keep the second run of a block behind the backward pass of the blocks after it. XLA for CPU takes them out
+    before it orders the program (TPU and GPU do not), and would then run all blocks again at once.
+    """
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if platform == "cpu" and remat != "none" else None
