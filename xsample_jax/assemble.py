@@ -19,6 +19,7 @@ from xsample_jax.data.pipeline import Examples
 from xsample_jax.data.sources import open_source, source_folder
 from xsample_jax.errors import DataError, Problems
 from xsample_jax.mesh import batch_sharding, make_mesh, replicated
+from xsample_jax.metrics.progress import progress
 from xsample_jax.models.remat import compiler_options
 from xsample_jax.models.towers import build_model
 from xsample_jax.objectives.build import build_objective, presets_that_read
@@ -114,7 +115,7 @@ def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
         )
     print(f"class_text graph: no {path.name} in the set, taking the mean caption embedding of every class")
     sums = np.zeros((len(source.manifest.class_names), source.manifest.text_encoder["dim"]), np.float32)
-    for index in range(len(source)):
+    for index in progress(range(len(source)), "class embeddings", len(source), enabled=jax.process_index() == 0):
         record = source[index]
         if record["label"] >= 0 and record["caption_embeddings"] is not None:
             sums[record["label"]] += record["caption_embeddings"][0]

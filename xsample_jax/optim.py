@@ -25,7 +25,8 @@ def make_optimizer(config, steps: int) -> tuple[optax.GradientTransformation, Sc
       steps: number of updates of the whole run, which the schedule is stretched over.
 
     Returns:
-      (transformation, schedule): parameters and gradients are {path: float32 array}, flat (`encoder/stem/kernel`) or nested;
+      (transformation, schedule): parameters and gradients are {path: float32 array}, flat (`encoder/stem/kernel`)
+      or nested;
       `schedule(step)` is the float32 rate of the update number `step` (from 0), for logging.
 
     Raises:

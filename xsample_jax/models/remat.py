@@ -1,9 +1,9 @@
 """What a block keeps for the backward pass (rematerialisation, Chen et al., arXiv 1604.06174).
 
-The backward pass needs the values inside every block. `none` keeps them all. `block` keeps only what goes into the block
-and runs it again: the least memory, about a third more work. `dots` keeps the results of convolutions and of products
-with parameters and runs the rest again (norms, activations, attention weights): less saved, hardly more work. Losses and
-gradients are the same up to rounding, and running statistics move once, in the first pass.
+The backward pass needs the values inside every block. `none` keeps them all. `block` keeps only what goes into the
+block and runs it again: the least memory, about a third more work. `dots` keeps the results of convolutions and of
+products with parameters and runs the rest again (norms, activations, attention weights): less saved, hardly more work.
+Losses and gradients are the same up to rounding, and running statistics move once, in the first pass.
 """
 
 import functools
