@@ -55,6 +55,7 @@ setuptools.setup(
         "cuda13": ["jax[cuda13]>=0.10.0"],
         "emoji": ["resvg-py==0.5.0"],  # pinned: the embedded set is rebuilt bit for bit
         "logging": LOGGING,
+        "wandb": ["wandb"],  # for log.wandb
         "notebooks": ["jupytext", "nbclient", "ipykernel"],
         "test": [
             "pytest",

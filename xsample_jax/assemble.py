@@ -19,6 +19,8 @@ from xsample_jax.data.pipeline import Examples
 from xsample_jax.data.sources import open_source, source_folder
 from xsample_jax.errors import DataError, Problems
 from xsample_jax.mesh import batch_sharding, make_mesh, replicated
+from xsample_jax.metrics.progress import progress
+from xsample_jax.models.remat import compiler_options
 from xsample_jax.models.towers import build_model
 from xsample_jax.objectives.build import build_objective, presets_that_read
 from xsample_jax.objectives.memory import init_memory
@@ -113,7 +115,7 @@ def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
         )
     print(f"class_text graph: no {path.name} in the set, taking the mean caption embedding of every class")
     sums = np.zeros((len(source.manifest.class_names), source.manifest.text_encoder["dim"]), np.float32)
-    for index in range(len(source)):
+    for index in progress(range(len(source)), "class embeddings", len(source), enabled=jax.process_index() == 0):
         record = source[index]
         if record["label"] >= 0 and record["caption_embeddings"] is not None:
             sums[record["label"]] += record["caption_embeddings"][0]
@@ -190,6 +192,8 @@ class Parts:
             seed,
             partial(init_objective_parameters, objective, width, self.facts.classes, seed),
             lambda params: init_memory(objective, params, width, self.facts.count, side),
+            self.config.precision.params,
+            self.config.optimizer.ema is not None,
         )
 
     @cached_property
@@ -240,13 +244,18 @@ class Parts:
             in_shardings=(shardings, batch),
             out_shardings=(shardings, replicated(self.mesh)),
             donate_argnums=0,
+            compiler_options=compiler_options(self.config.model.remat, self.mesh.devices.flat[0].platform),
         )
 
     @cached_property
     def encode(self) -> Callable:
-        """jitted encode(state, images uint8 [b, H, W, C], background or None) -> (features [b, F], z [b, D])."""
+        """jitted encode(state, images uint8 [b, H, W, C], background or None) -> (features [b, F], z [b, D]).
+
+        By the moving average of the model where the state has one.
+        """
 
         def encode(state: TrainState, images, background=None):
+            state = state.averaged()
             network = self.model.merge(state.params, state.statistics, training=False)
             return network.embed(eval_view(images, self.config.augment, background))
 

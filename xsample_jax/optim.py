@@ -25,7 +25,8 @@ def make_optimizer(config, steps: int) -> tuple[optax.GradientTransformation, Sc
       steps: number of updates of the whole run, which the schedule is stretched over.
 
     Returns:
-      (transformation, schedule): parameters are {path: float32 array}, flat (`encoder/stem/kernel`) or nested;
+      (transformation, schedule): parameters and gradients are {path: float32 array}, flat (`encoder/stem/kernel`)
+      or nested;
       `schedule(step)` is the float32 rate of the update number `step` (from 0), for logging.
 
     Raises:
@@ -33,7 +34,7 @@ def make_optimizer(config, steps: int) -> tuple[optax.GradientTransformation, Sc
     """
     schedule = make_schedule(config, steps)
     build = lookup(OPTIMIZERS, config.optimizer.name, "optimizer.name")
-    transformation = build(config.optimizer, schedule)
+    transformation = build(config.optimizer, schedule, config.precision.moments)
     if config.optimizer.clip_norm is not None:
         transformation = optax.chain(optax.clip_by_global_norm(config.optimizer.clip_norm), transformation)
     return transformation, schedule
@@ -85,22 +86,29 @@ def rescaled_parameters(parameters) -> object:
     return jax.tree_util.tree_map_with_path(is_rescaled, parameters)
 
 
-def _lars(optimizer, schedule: Schedule) -> optax.GradientTransformation:
-    """LARS as in SimCLR: the rate is applied before the momentum, so momentum carries old rates through warm-up."""
-    return optax.lars(
-        schedule,
-        weight_decay=optimizer.weight_decay,
-        weight_decay_mask=rescaled_parameters,
-        trust_coefficient=LARS_TRUST_COEFFICIENT,
-        trust_ratio_mask=rescaled_parameters,
-        momentum=optimizer.momentum,
+def _lars(optimizer, schedule: Schedule, moments: str) -> optax.GradientTransformation:
+    """LARS as in SimCLR: the rate is applied before the momentum, so momentum carries old rates through warm-up.
+
+    The chain of optax.lars, written out because that has no type for the momentum.
+    """
+    trust_ratio = optax.scale_by_trust_ratio(trust_coefficient=LARS_TRUST_COEFFICIENT)
+    return optax.chain(
+        optax.add_decayed_weights(optimizer.weight_decay, mask=rescaled_parameters),
+        optax.masked(trust_ratio, rescaled_parameters),
+        optax.scale_by_learning_rate(schedule),
+        optax.trace(optimizer.momentum, accumulator_dtype=moments),
     )
 
 
-def _adamw(optimizer, schedule: Schedule) -> optax.GradientTransformation:
+def _adamw(optimizer, schedule: Schedule, moments: str) -> optax.GradientTransformation:
     """AdamW (arXiv 1711.05101); the decay is multiplied by the learning rate."""
     return optax.adamw(
-        schedule, b1=optimizer.b1, b2=optimizer.b2, weight_decay=optimizer.weight_decay, mask=rescaled_parameters
+        schedule,
+        b1=optimizer.b1,
+        b2=optimizer.b2,
+        weight_decay=optimizer.weight_decay,
+        mask=rescaled_parameters,
+        mu_dtype=moments,
     )
 
 

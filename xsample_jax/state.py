@@ -12,13 +12,18 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from xsample_jax.ema import start_average
+from xsample_jax.precision import float32, keep_as
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """step: int32 scalar, updates done. params, statistics: {path: float32 array}. opt_state: optax.
+    """step: int32 scalar, updates done. opt_state: optax.
 
+    params: {path: array of type precision.params}. statistics: {path: float32 array}.
     memory: what the objective keeps between steps (objectives/memory.py), {path: array}.
+    ema: moving average of params and statistics (ema.py), {path: float32 array}; {} without optimizer.ema.
     """
 
     step: jax.Array
@@ -26,6 +31,12 @@ class TrainState:
     statistics: dict[str, jax.Array]
     opt_state: Any
     memory: dict[str, jax.Array]
+    ema: dict[str, jax.Array]
+
+    def averaged(self) -> "TrainState":
+        """What evaluations look at: the state with the moving average in the place of params and statistics, if any."""
+        pick = lambda latest: {name: self.ema.get(name, value) for name, value in latest.items()}  # noqa: E731
+        return dataclasses.replace(self, params=pick(self.params), statistics=pick(self.statistics))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,16 +71,20 @@ def init_state(
     seed: int,
     objective_params: Callable[[], dict],
     memory: Callable[[dict], dict],
+    dtype: str = "float32",
+    average: bool = False,
 ) -> TrainState:
     """The state at step 0; jit it with `out_shardings` so that no device ever holds more than its part.
 
     objective_params() gives what the objective learns besides the model; memory(params) what it remembers.
+    dtype: type of the parameters of the model; average: keep a moving average for evaluation.
     """
     _, params, statistics = nnx.split(model.build(nnx.Rngs(seed)), nnx.Param, ...)
-    params = to_flat(params)
+    params, statistics = keep_as(to_flat(params), dtype), to_flat(statistics)
     remembered = memory(params)
     params |= objective_params()
-    return TrainState(jnp.zeros((), jnp.int32), params, to_flat(statistics), optimizer.init(params), remembered)
+    ema = start_average(params | statistics) if average else {}
+    return TrainState(jnp.zeros((), jnp.int32), params, statistics, optimizer.init(float32(params)), remembered, ema)
 
 
 def to_flat(state: nnx.State) -> dict[str, jax.Array]:

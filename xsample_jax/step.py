@@ -11,16 +11,19 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from xsample_jax.data.augment import make_views
+from xsample_jax.ema import moved, warmed_up
 from xsample_jax.grad_cache import embed_in_chunks
 from xsample_jax.objectives.memory import moved_teacher, recall, teacher_params
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.parameters import bias_of, temperature_of
 from xsample_jax.objectives.streamed import Streaming
 from xsample_jax.objectives.temperature import LOWEST as COLDEST
+from xsample_jax.precision import float32, updated
 from xsample_jax.state import ModelDef, TrainState, to_flat
 from xsample_jax.step_blocks import StepInputs, local_crops, step_blocks, teacher_embeddings
 
 LOCAL_SEED = 2**20  # small crops are drawn from another seed than the views of the same image
+ROUNDING = 1  # folded into the key of the step for the rounding of bfloat16 parameters
 
 
 def make_train_step(
@@ -90,11 +93,15 @@ def make_train_step(
         gradient, (statistics, memory, metrics) = jax.grad(loss_of, has_aux=True)(
             state.params, state.statistics, inputs
         )
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        gradient = float32(gradient)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, float32(state.params))
+        params = updated(state.params, updates, jax.random.fold_in(inputs.key, ROUNDING))
         if objective.teacher is not None:
             memory |= moved_teacher(state.memory, params, objective.teacher)
         metrics |= {"learning_rate": schedule(state.step), "gradient_norm": optax.tree.norm(gradient)}
-        return TrainState(state.step + 1, params, statistics, opt_state, memory), metrics
+        if config.optimizer.ema is not None:
+            metrics["ema_decay"] = warmed_up(config.optimizer.ema, state.step + 1)
+        ema = moved(state.ema, params | statistics, metrics["ema_decay"]) if state.ema else {}
+        return TrainState(state.step + 1, params, statistics, opt_state, memory, ema), metrics
 
     return train_step

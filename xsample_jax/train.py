@@ -15,15 +15,21 @@ from xsample_jax.evals.intervals import save_examples
 from xsample_jax.evals.run import evaluate, write_snapshot
 from xsample_jax.mesh import fetch_scalars, to_global
 from xsample_jax.metrics.clocks import Clocks
+from xsample_jax.metrics.compilations import count_compilations
+from xsample_jax.metrics.flops import model_flops
+from xsample_jax.metrics.hardware import count_chips, memory_in_use, peak_flops
+from xsample_jax.metrics.profile import Profiler
+from xsample_jax.metrics.wandb_writer import wandb_writer
 from xsample_jax.metrics.writers import JSONL, open_writers, read_jsonl
 from xsample_jax.tools.report import write_report
 
-CONFIG, EVALUATION, EXAMPLES, SNAPSHOT, REPORT = (
+CONFIG, EVALUATION, EXAMPLES, SNAPSHOT, REPORT, PROFILE = (
     "config.json",
     "evaluation.json",
     "evaluation.npz",
     "report_data.npz",
     "report.html",
+    "profile",
 )
 
 
@@ -69,14 +75,19 @@ def train(config, workdir: str | pathlib.Path) -> dict[str, float]:
     else:
         state, position = parts.new_state(), 0
 
-    clocks = Clocks(batch_size)
+    devices = list(parts.mesh.devices.flat)
+    peak = peak_flops(devices)
+    clocks = Clocks(batch_size, count_chips(devices), model_flops(parts) / peak if peak else None)
     writers = open_writers(
         folder,
         total_steps=steps,
         resume_step=start,
         seconds_left=lambda step: clocks.seconds_left(steps - step),
         enabled=first_process,
+        wandb=wandb_writer(config, folder),
     )
+    profiler = Profiler(folder / PROFILE, config.log.profile)
+    count_compilations()
     batches = train_batches(examples, config, position, jax.process_index(), jax.process_count())
     text = config_to_json(config)
     pending: tuple[int, dict] | None = None  # metrics are fetched one step late, so that the device never waits
@@ -87,7 +98,8 @@ def train(config, workdir: str | pathlib.Path) -> dict[str, float]:
         if pending is not None:
             step, metrics = pending
             values = fetch_scalars(metrics)
-            writers.write(step, values | clocks.read())
+            machine = memory_in_use(jax.local_devices()) | {"compilations": count_compilations()}
+            writers.write(step, values | clocks.read() | machine)
             pending = None
             if not math.isfinite(values["loss"]):
                 checkpoints.wait()
@@ -112,11 +124,12 @@ def train(config, workdir: str | pathlib.Path) -> dict[str, float]:
             batch = to_global(_entries(next(batches), parts), parts.mesh)
 
         # Step.
-        with clocks.measure("compile" if step == start else "step"):
+        with clocks.measure("compile" if step == start else "step"), profiler.step(step + 1):
             state, metrics = parts.train_step(state, batch)
             if step == start:
                 jax.block_until_ready(metrics)
         clocks.step()
+        profiler.end_of_step(metrics)
 
         # Log.
         log_pending()
@@ -136,6 +149,7 @@ def train(config, workdir: str | pathlib.Path) -> dict[str, float]:
                 writers.write(step + 1, {f"eval/{name}": value for name, value in scores.items()})
 
     log_pending()
+    profiler.close()
     if start < steps:
         checkpoints.save(state, steps, steps * batch_size, text, scores)
     batches.close()

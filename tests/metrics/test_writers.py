@@ -102,7 +102,7 @@ class Time:
 
 def test_clocks_leave_compilation_and_evaluation_aside():
     time = Time()
-    clocks = Clocks(64, now=time)
+    clocks = Clocks(64, chips=4, now=time)
 
     def spend(name, seconds):
         with clocks.measure(name):
@@ -118,7 +118,12 @@ def test_clocks_leave_compilation_and_evaluation_aside():
         clocks.step()
     spend("evaluation", 30)
     spend("checkpoint", 7)
-    assert clocks.read() == {"images_per_second": 32.0, "seconds_per_step": 2.0, "data_wait_share": 0.25}
+    assert clocks.read() == {
+        "images_per_second": 32.0,
+        "images_per_second_per_chip": 8.0,
+        "seconds_per_step": 2.0,
+        "data_wait_share": 0.25,
+    }
     assert clocks.seconds_left(100) == 200.0
     time.now += 6
     clocks.step()  # a slow step: the window shows it alone, the estimate averages

@@ -23,6 +23,13 @@ MODEL = {
         "conv (XLA convolution), dot (matrix products), auto (dot on CPU, else conv).",
         choices=("auto", "conv", "dot"),
     ),
+    "remat": Key(
+        str,
+        "none",
+        "What a block of an encoder or text tower keeps for the backward pass: none (all values), dots (results of "
+        "convolutions and products with parameters), block (its input; about a third more work). docs/memory.md.",
+        choices=("none", "dots", "block"),
+    ),
     "head": {
         "hidden": Key(
             tuple[int, ...], (2048,), "Widths of the hidden layers of the projection head; () = linear.", minimum=1

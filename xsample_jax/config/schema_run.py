@@ -32,4 +32,12 @@ EVAL = {
 
 LOG = {
     "every": Key(int, 10, "Steps between lines of metrics.jsonl and progress.", minimum=1),
+    "profile": Key(
+        tuple[int, ...],
+        (),
+        "XProf trace of a window of steps: first step, number of steps; () = none. SIGUSR1 traces the next steps.",
+        minimum=1,
+        lengths=(0, 2),
+    ),
+    "wandb": Key(str, None, "Weights & Biases project to log to as well (extra wandb). None: do not.", optional=True),
 }

@@ -20,13 +20,35 @@ OPTIMIZER = {
     "b1": Key(float, 0.9, "AdamW first-moment decay.", minimum=0, below=1),
     "b2": Key(float, 0.95, "AdamW second-moment decay.", minimum=0, below=1),
     "clip_norm": Key(float, None, "Clip the global gradient norm. None: do not clip.", above=0, optional=True),
+    "ema": Key(
+        float,
+        None,
+        "Decay of a moving average of parameters and running statistics, which is what evaluations then look at "
+        "(0.9999 for long runs). None: no average.",
+        above=0,
+        below=1,
+        optional=True,
+    ),
 }
 
 PRECISION = {
+    "params": Key(
+        str,
+        "float32",
+        "Type in which parameters of the model are kept. bfloat16: updates are taken in float32 and rounded at random, "
+        "without bias.",
+        choices=("float32", "bfloat16"),
+    ),
     "compute": Key(
         str,
         "float32",
-        "Type of activations and matrix products of the encoder. Parameters, statistics and losses stay float32.",
+        "Type of activations and matrix products of the model. Logits, losses and running statistics stay float32.",
+        choices=("float32", "bfloat16"),
+    ),
+    "moments": Key(
+        str,
+        "float32",
+        "Type in which the optimiser keeps momentum or first moments. Second moments stay float32.",
         choices=("float32", "bfloat16"),
     ),
 }

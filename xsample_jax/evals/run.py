@@ -19,6 +19,7 @@ from xsample_jax.evals.snapshot import find_neighbours, save_snapshot
 from xsample_jax.evals.suites import SUITES
 from xsample_jax.graphs.normalise import MASKED
 from xsample_jax.mesh import to_global
+from xsample_jax.metrics.progress import progress
 from xsample_jax.objectives.blocks import IMAGE, image_block
 from xsample_jax.objectives.objective import centred
 from xsample_jax.objectives.parameters import temperature_of
@@ -55,9 +56,12 @@ class FeatureStore:
             batches = eval_batches(
                 examples, batch_size, parts.config.data.threads, jax.process_index(), jax.process_count()
             )
+            by = " by the moving average" if self._state.ema else ""
+            title = f"features of {split}{f' on {background}' if background else ''}{by}"
+            count = -(-len(examples) // batch_size)
             self._features[key] = extract_features(
                 self._encode,
-                batches,
+                progress(batches, title, count, enabled=jax.process_index() == 0),
                 background=lookup(BACKGROUNDS, background, "background")(examples) if background else None,
                 attribute_names=examples.source.manifest.attributes,
             )
@@ -145,6 +149,7 @@ def _graphs_of(parts: Parts, state: TrainState, images: np.ndarray, side: dict) 
     term = dataclasses.replace(first, mixer=None, temperature="base") if drawable else Term()
 
     def graphs(state, images, side):
+        state = state.averaged()
         network = parts.model.merge(state.params, state.statistics, training=False)
         _, z = network.embed(make_views(images, side["id"], config.seed, 0, config.augment, config.views))
         block = image_block(z, side, config.views)

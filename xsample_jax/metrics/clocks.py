@@ -1,4 +1,4 @@
-"""Where the time goes: steps, waiting for data, evaluation, checkpoints; images per second and time left."""
+"""Where the time goes: steps, waiting for data, evaluation, checkpoints; images per second, MFU and time left."""
 
 import contextlib
 import time
@@ -17,11 +17,20 @@ class Clocks:
 
     Args:
       images_per_step: images of a step over all hosts.
+      chips: all that the run is on.
+      seconds_at_peak: of a step whose model FLOPs are done at the peak of the chips; None: unknown, no MFU.
       now: clock in seconds (tests pass their own).
     """
 
-    def __init__(self, images_per_step: int, now: Callable[[], float] = time.perf_counter):
-        self._images, self._now = images_per_step, now
+    def __init__(
+        self,
+        images_per_step: int,
+        chips: int = 1,
+        seconds_at_peak: float | None = None,
+        *,
+        now: Callable[[], float] = time.perf_counter,
+    ):
+        self._images, self._chips, self._at_peak, self._now = images_per_step, chips, seconds_at_peak, now
         self._started = self._window_start = now()
         self._total: dict[str, float] = {}
         self._window: dict[str, float] = {}
@@ -51,7 +60,8 @@ class Clocks:
     def read(self) -> dict[str, float]:
         """Returns the numbers of the time since the last read and starts anew; {} when no step was finished since.
 
-        images_per_second; seconds_per_step; data_wait_share: part of the training time spent waiting for the host.
+        images_per_second, also per chip; seconds_per_step; data_wait_share: part of the training time spent waiting for
+        the host; mfu: model FLOPs per second as a share of what the chips can do in bfloat16 (where that is known).
         """
         now = self._now()
         training = now - self._window_start - sum(self._window.get(name, 0.0) for name in _ASIDE)
@@ -59,10 +69,14 @@ class Clocks:
         self._window_start, self._window, self._window_steps = now, {}, 0
         if not steps or training <= 0:
             return {}
+        speed = steps * self._images / training
+        utilisation = {} if self._at_peak is None else {"mfu": self._at_peak * steps / training}
         return {
-            "images_per_second": steps * self._images / training,
+            "images_per_second": speed,
+            "images_per_second_per_chip": speed / self._chips,
             "seconds_per_step": training / steps,
             "data_wait_share": waited / training,
+            **utilisation,
         }
 
     def seconds_left(self, steps_left: int) -> float | None:

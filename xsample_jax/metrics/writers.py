@@ -185,16 +185,19 @@ def open_writers(
     seconds_left: Callable[[int], float | None] | None = None,
     enabled: bool = True,
     stream=None,
+    wandb: Callable[[], Writer] | None = None,
 ) -> FanOut:
     """Opens metrics.jsonl, TensorBoard's events and the progress line, in the run folder.
 
-    enabled: False on all processes but the first; the result then writes nothing.
+    enabled: False on all processes but the first; the result then writes nothing. wandb: makes one more writer.
     """
     if not enabled:
         return FanOut(())
+    more = [wandb()] if wandb is not None else []  # first: where it cannot be, nothing is written at all
     writers = (
         JsonlWriter(Path(folder) / JSONL, resume_step),
         TensorBoardWriter(Path(folder) / "tensorboard", resume_step),
         ProgressLine(total_steps, seconds_left, stream),
+        *more,
     )
     return FanOut(writers)

@@ -17,6 +17,7 @@ from flax import nnx
 
 from xsample_jax.errors import ConfigError, lookup
 from xsample_jax.models.conv import Conv, max_pool, resolve_implementation
+from xsample_jax.models.remat import block_runner
 
 STEMS = ("imagenet", "cifar")
 
@@ -106,14 +107,23 @@ class ResNet(nnx.Module):
       stem: "imagenet" or "cifar".
       conv_impl: "auto", "conv" or "dot" (models/conv.py).
       dtype: type of activations and products; parameters and batch statistics are float32.
+      remat: what residual blocks keep for the backward pass (models/remat.py).
       rngs: source of the initial parameters.
 
     Raises:
-      ConfigError: unknown depth, stem or conv_impl.
+      ConfigError: unknown depth, stem, conv_impl or remat.
     """
 
     def __init__(
-        self, depth: int, width: int = 64, stem: str = "imagenet", conv_impl: str = "auto", dtype=jnp.float32, *, rngs
+        self,
+        depth: int,
+        width: int = 64,
+        stem: str = "imagenet",
+        conv_impl: str = "auto",
+        dtype=jnp.float32,
+        *,
+        remat: str = "none",
+        rngs: nnx.Rngs,
     ):
         if depth not in LAYOUTS:
             raise ConfigError("model.encoder", f"resnet{depth}", f"a depth of {', '.join(map(str, sorted(LAYOUTS)))}")
@@ -132,10 +142,11 @@ class ResNet(nnx.Module):
             stages.append(nnx.List(blocks))
         self.stages = nnx.List(stages)
         self.features = channels
+        self.run = block_runner(remat)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         x = self.stem(images)
         for stage in self.stages:
             for block in stage:
-                x = block(x)
+                x = self.run(block, x)
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from xsample_jax.errors import ConfigError
+from xsample_jax.models.remat import block_runner
 from xsample_jax.models.transformer import Block, layer_norm
 
 PADDING, END = 0, 2  # ids of captions/tokenizer.py
@@ -37,10 +38,11 @@ class TextTower(nnx.Module):
       length: most tokens per caption.
       out: width of the result.
       dtype: type of activations and products; parameters are float32, norms are taken in float32.
+      remat: what blocks keep for the backward pass (models/remat.py).
       rngs: source of the initial parameters.
 
     Raises:
-      ConfigError: width not a multiple of heads; at the call, more tokens than `length`.
+      ConfigError: width not a multiple of heads, unknown remat; at the call, more tokens than `length`.
     """
 
     reads = "caption_tokens"
@@ -55,6 +57,7 @@ class TextTower(nnx.Module):
         out: int,
         dtype=jnp.float32,
         *,
+        remat: str = "none",
         rngs: nnx.Rngs,
     ):
         if width % heads:
@@ -65,6 +68,7 @@ class TextTower(nnx.Module):
         self.position = nnx.Param(normal(0.01)(rngs.params(), (length, width), jnp.float32))
         self.blocks = nnx.List([Block(width, heads, dtype=dtype, rngs=rngs) for _ in range(layers)])
         self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.run = block_runner(remat)
         self.out = nnx.Linear(width, out, use_bias=False, dtype=dtype, preferred_element_type=jnp.float32, rngs=rngs)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
@@ -75,7 +79,7 @@ class TextTower(nnx.Module):
         x = x + self.position[...][:count].astype(x.dtype)
         keep = tokens != PADDING
         for block in self.blocks:
-            x = block(x, keep)
+            x = self.run(block, x, keep)
         end = jnp.argmax(tokens == END, axis=1)
         x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
         return self.out(self.norm(x)).astype(jnp.float32)

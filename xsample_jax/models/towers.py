@@ -18,12 +18,12 @@ from xsample_jax.rows import unit_rows
 def _resnet(config, rngs: nnx.Rngs, *, depth: int) -> ResNet:
     model = config.model
     dtype = jnp.dtype(config.precision.compute)
-    return ResNet(depth, model.width, model.stem, model.conv_impl, dtype, rngs=rngs)
+    return ResNet(depth, model.width, model.stem, model.conv_impl, dtype, remat=model.remat, rngs=rngs)
 
 
 def _vit(config, rngs: nnx.Rngs, *, variant: str) -> ViT:
     dtype = jnp.dtype(config.precision.compute)
-    return ViT(variant, config.model.patch_size, config.augment.size, dtype, rngs=rngs)
+    return ViT(variant, config.model.patch_size, config.augment.size, dtype, remat=config.model.remat, rngs=rngs)
 
 
 # Name -> function of (config, rngs) that returns a module: images [n, s, s, 3] -> float32 [n, module.features].
@@ -125,9 +125,8 @@ def _transformer_text(config, caption_dim: int | None, vocab_size: int | None, r
     if not text.layers:
         raise ConfigError("model.text.layers", text.layers, "at least 1 for a text tower that reads tokens")
     dtype = jnp.dtype(config.precision.compute)
-    return TextTower(
-        vocab_size, text.width, text.layers, text.heads, text.length, config.model.head.dim, dtype, rngs=rngs
-    )
+    shape = (vocab_size, text.width, text.layers, text.heads, text.length, config.model.head.dim)
+    return TextTower(*shape, dtype, remat=config.model.remat, rngs=rngs)
 
 
 TEXT_TOWERS = {"linear": _linear_text, "transformer": _transformer_text}

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from xsample_jax.errors import ConfigError, lookup
+from xsample_jax.models.remat import block_runner
 from xsample_jax.models.transformer import Block, layer_norm
 
 
@@ -57,10 +58,11 @@ class ViT(nnx.Module):
       image_size: side of the images in pixels.
       dtype: type of activations and products; parameters are float32, norms are taken in float32.
       position: "sincos" (fixed, no parameters, any image that the patches divide) or "learned" (`image_size` only).
+      remat: what blocks keep for the backward pass (models/remat.py).
       rngs: source of the initial parameters.
 
     Raises:
-      ConfigError: unknown variant or position, image size not a multiple of the patch size.
+      ConfigError: unknown variant, position or remat, image size not a multiple of the patch size.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class ViT(nnx.Module):
         dtype=jnp.float32,
         *,
         position: str = "sincos",
+        remat: str = "none",
         rngs: nnx.Rngs,
     ):
         shape = variant if isinstance(variant, Shape) else lookup(VARIANTS, variant, "model.encoder")
@@ -89,6 +92,7 @@ class ViT(nnx.Module):
         )
         self.blocks = nnx.List([Block(shape.width, shape.heads, dtype=dtype, rngs=rngs) for _ in range(shape.depth)])
         self.norm = layer_norm(shape.width, dtype=jnp.float32, rngs=rngs)
+        self.run = block_runner(remat)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         n, height, side, _ = images.shape
@@ -103,7 +107,7 @@ class ViT(nnx.Module):
         else:
             x = x + self.position[...].astype(self.dtype)
         for block in self.blocks:
-            x = block(x)
+            x = self.run(block, x)
         return jnp.mean(self.norm(x), axis=1)
 
 

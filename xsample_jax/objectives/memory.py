@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from xsample_jax.ema import moved, start_average
 from xsample_jax.objectives.blocks import Block, key_block
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.terms import Pairs, Term, log_denominators, pairs_of
@@ -42,9 +43,8 @@ def init_memory(
     """
     memory = {}
     if objective.teacher is not None:
-        memory |= {
-            TEACHER + name: jnp.array(value) for name, value in params.items() if not name.startswith("objective/")
-        }
+        of_model = {name: value for name, value in params.items() if not name.startswith("objective/")}
+        memory |= {TEACHER + name: value for name, value in start_average(of_model).items()}
     if objective.queue:
         size = objective.queue
         memory |= {QUEUE + name: jnp.zeros((size, *leaf.shape[1:]), leaf.dtype) for name, leaf in side.items()}
@@ -66,10 +66,7 @@ def teacher_params(memory: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
 
 def moved_teacher(memory: Mapping[str, jax.Array], params: Mapping[str, jax.Array], momentum: float) -> dict:
     """The teacher one step closer to the parameters: momentum * teacher + (1 - momentum) * parameters."""
-    return {
-        TEACHER + name: momentum * value + (1 - momentum) * params[name]
-        for name, value in teacher_params(memory).items()
-    }
+    return {TEACHER + name: value for name, value in moved(teacher_params(memory), params, momentum).items()}
 
 
 def queue_block(memory: Mapping[str, jax.Array]) -> Block:

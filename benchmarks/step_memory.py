@@ -1,0 +1,73 @@
+"""Memory per device of the whole train step by knob, as compiled (nothing is run): what each saves, in what it costs.
+
+python -m benchmarks.step_memory [--encoder resnet50 vit_s] [--batch_size 64] [--size 224] [--devices 8]
+"""
+
+import argparse
+import os
+
+KNOBS = {
+    "none": {},
+    "remat dots": {"model.remat": "dots"},
+    "remat block": {"model.remat": "block"},
+    "GradCache, 4 parts": {"loss.grad_cache": 4},
+    "GradCache, 16 parts": {"loss.grad_cache": 16},
+    "compute bfloat16": {"precision.compute": "bfloat16"},
+    "compute bfloat16, remat block": {"precision.compute": "bfloat16", "model.remat": "block"},
+    "moments bfloat16": {"precision.moments": "bfloat16"},
+    "params and moments bfloat16": {"precision.params": "bfloat16", "precision.moments": "bfloat16"},
+    "EMA": {"optimizer.ema": 0.9999},
+    "fsdp over all devices": {"mesh.fsdp": -1},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--encoder", nargs="+", default=["resnet50", "vit_s"])
+    parser.add_argument("--batch_size", type=int, default=64, help="images per device, two views each")
+    parser.add_argument("--size", type=int, default=224, help="side of the views in pixels")
+    parser.add_argument("--devices", type=int, default=8, help="of the last knob; the others are on one")
+    parser.add_argument("--knobs", nargs="+", default=list(KNOBS), choices=list(KNOBS))
+    options = parser.parse_args()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["XLA_FLAGS"] = (
+        f"--xla_force_host_platform_device_count={options.devices} --xla_backend_optimization_level=0"
+    )
+    for encoder in options.encoder:
+        print(f"\n{encoder}, {options.size} px, {options.batch_size} images a device, two views, AdamW\n")
+        print("| knob | parameters and optimiser, MiB | temporaries, MiB | work |\n|---|---:|---:|---:|", flush=True)
+        plain = None
+        for knob in options.knobs:
+            state, temporaries, flops = measure(encoder, options, KNOBS[knob])
+            plain = plain or flops
+            work = f"{flops / plain:.2f}" if flops else "a forward pass more"
+            print(f"| {knob} | {state / 2**20:,.0f} | {temporaries / 2**20:,.0f} | {work} |", flush=True)
+
+
+def measure(encoder: str, options, knob: dict) -> tuple[int, int, float | None]:
+    """Bytes of the state and of temporaries on one device, and FLOPs; those of GradCache's loop cannot be read."""
+    import jax
+
+    from xsample_jax.assemble import STAND_IN, Parts
+    from xsample_jax.compiled_report import compiled_report
+    from xsample_jax.config import default_config, resolve
+    from xsample_jax.mesh import make_mesh
+
+    devices = jax.devices() if "mesh.fsdp" in knob else jax.devices()[:1]
+    config = default_config()
+    config.steps, config.batch_size = 100, options.batch_size * len(devices)
+    config.augment.size = config.data.image_size = options.size
+    config.model.encoder, config.model.conv_impl = encoder, "conv"  # as on an accelerator
+    config.model.head.batch_norm = not encoder.startswith("vit")
+    for name, value in knob.items():
+        section, key = name.split(".")
+        config[section][key] = len(devices) if name == "mesh.fsdp" else value
+    config = resolve(config)
+    parts = Parts(config, STAND_IN, make_mesh(config.mesh, config.batch_size, devices))
+    compiled = parts.train_step.lower(parts.abstract_state, parts.abstract_batch).compile()
+    report = compiled_report(compiled)
+    return report.aliased, report.temporaries, report.flops if config.loss.grad_cache == 1 else None
+
+
+if __name__ == "__main__":
+    main()

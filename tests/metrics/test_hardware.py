@@ -1,0 +1,74 @@
+"""Chips, peaks and memory of devices, and the utilisation that follows from them."""
+
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from tests.tiny import tiny_config, tiny_parts
+from xsample_jax.compiled_report import compiled_report
+from xsample_jax.metrics.clocks import Clocks
+from xsample_jax.metrics.compilations import count_compilations
+from xsample_jax.metrics.flops import model_flops
+from xsample_jax.metrics.hardware import count_chips, memory_in_use, peak_flops
+from xsample_jax.models import vit
+
+
+def gpu(number, kind="NVIDIA H100 80GB HBM3", **stats):
+    return SimpleNamespace(id=number, device_kind=kind, memory_stats=lambda: stats or None)
+
+
+def test_chips_of_which_a_device_is_half_count_once():
+    cores = [
+        SimpleNamespace(id=i, device_kind="TPU7x", coords=(i // 2, 0, 0), core_on_chip=i % 2, slice_index=0)
+        for i in range(8)
+    ]
+    assert count_chips(cores) == 4
+    assert peak_flops(cores) == 4 * 2307e12
+    two_slices = [SimpleNamespace(id=i, device_kind="TPU v6 lite", coords=(0, 0, 0), slice_index=i) for i in range(2)]
+    assert count_chips(two_slices) == 2
+    assert peak_flops([gpu(0), gpu(1)]) == 2 * 989e12
+
+
+def test_no_peak_and_no_memory_where_they_are_not_known():
+    assert peak_flops(jax.devices()) is None
+    assert peak_flops([gpu(0, "NVIDIA GeForce RTX 9999")]) is None
+    assert memory_in_use(jax.devices()) == {}
+    assert memory_in_use([gpu(0, bytes_in_use=2**30)]) == {"device_memory_gib": 1.0}
+
+
+def test_memory_is_that_of_the_fullest_device():
+    devices = [gpu(0, bytes_in_use=2**30, peak_bytes_in_use=2**31), gpu(1, bytes_in_use=2**29, peak_bytes_in_use=2**32)]
+    assert memory_in_use(devices) == {"device_memory_gib": 1.0, "device_memory_peak_gib": 4.0}
+
+
+def test_utilisation_is_the_time_at_peak_over_the_time_taken():
+    now = iter([0.0, 8.0])
+    clocks = Clocks(64, chips=2, seconds_at_peak=0.5, now=lambda: next(now))
+    for _ in range(4):
+        clocks.step()
+    assert clocks.read()["mfu"] == pytest.approx(0.25)  # 2 s a step
+
+
+def test_model_flops_leave_out_what_is_done_twice_and_compile_nothing(monkeypatch):
+    monkeypatch.setitem(vit.VARIANTS, "ti", vit.Shape(64, 4, 2))
+    count_compilations()
+
+    def parts(**changes):
+        config = tiny_config(model__encoder="vit_ti", model__head__batch_norm=False, batch_size=32, **changes)
+        return tiny_parts(config, jax.devices()[:2])
+
+    plain = parts()
+    before = count_compilations()
+    flops = model_flops(plain)
+    assert model_flops(parts(model__remat="block")) == flops
+    assert model_flops(parts(loss__grad_cache=4)) == flops
+    assert count_compilations() == before
+
+    # 6 FLOPs per weight and token forward and backward: products of the blocks, of the patches (no gradient of images).
+    tokens, width = 64 * 16, 64
+    of_model = tokens * (6 * 4 * 12 * width**2 + 4 * 192 * width) + tokens * 4 * 12 * width * 16
+    assert of_model < flops < 1.35 * of_model  # the rest: augmentation, norms, softmaxes, head, loss, update
+    compiled = plain.train_step.lower(plain.abstract_state, plain.abstract_batch).compile()
+    assert count_compilations() == before + 1
+    assert 2 * compiled_report(compiled).flops == pytest.approx(flops, rel=0.3)

@@ -1,0 +1,88 @@
+"""The loop in its steady state: nothing is compiled, nothing moves between host and device unasked."""
+
+import contextlib
+
+import jax
+import numpy as np
+import pytest
+from jax._src.array import ArrayImpl
+
+import xsample_jax.train
+from tests.tiny import tiny_config
+from xsample_jax.checkpoint import Checkpoints
+from xsample_jax.mesh import fetch_scalars
+from xsample_jax.metrics.writers import read_jsonl
+
+pytestmark = pytest.mark.usefixtures("shallow_resnet18")
+
+
+class HostReads:
+    """Counts arrays whose values the host reads, but for those read inside `allowed`."""
+
+    def __init__(self, monkeypatch):
+        self.count, self._allowed = 0, False
+        read = ArrayImpl._value.fget
+
+        def counted(array):
+            self.count += not self._allowed
+            return read(array)
+
+        monkeypatch.setattr(ArrayImpl, "_value", property(counted))
+
+    @contextlib.contextmanager
+    def allowed(self):
+        self._allowed = True
+        try:
+            yield
+        finally:
+            self._allowed = False
+
+    def allow_in(self, function):
+        def wrapped(*args, **kwargs):
+            with self.allowed():
+                return function(*args, **kwargs)
+
+        return wrapped
+
+
+def test_steps_log_and_save_without_hidden_transfers_or_compilations(tmp_path, monkeypatch):
+    reads, steps_seen = HostReads(monkeypatch), []
+    # What may read: the metrics of an earlier step, in one explicit transfer, and the checkpoint.
+    monkeypatch.setattr(xsample_jax.train, "fetch_scalars", reads.allow_in(fetch_scalars))
+    monkeypatch.setattr(Checkpoints, "save", reads.allow_in(Checkpoints.save))
+
+    class Clocks(xsample_jax.train.Clocks):
+        def step(self):
+            super().step()
+            steps_seen.append(reads.count)
+
+    monkeypatch.setattr(xsample_jax.train, "Clocks", Clocks)
+    config = tiny_config(steps=8, log__every=1, checkpoint__every=2, optimizer__ema=0.9, objective__preset="moco",
+                         objective__queue=32)  # fmt: skip
+    # The guard is on for the whole of it: explicit device_put and device_get are all that is allowed.
+    with jax.transfer_guard("disallow"):
+        xsample_jax.train.train(config, tmp_path)
+    assert len(steps_seen) == 8
+    assert len(set(steps_seen)) == 1, f"values read by the host up to each step: {steps_seen}"
+
+    lines = read_jsonl(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    compiled = [line["compilations"] for line in lines]
+    assert compiled[0] > 0
+    # Step 1 compiles the step and the first checkpoint, before step 3, the copies that it makes.
+    assert len(set(compiled[3:])) == 1, compiled
+
+
+def test_the_guards_of_this_test_see_what_they_should(monkeypatch):
+    reads = HostReads(monkeypatch)
+    double = jax.jit(lambda x: 2 * x)
+    number = double(jax.device_put(np.float32(1)))
+    with jax.transfer_guard("disallow"):
+        with pytest.raises(Exception, match="transfer"):
+            double(np.ones(3, np.float32))
+        assert reads.count == 0
+        assert float(number) == 2
+        assert reads.count == 1
+        with reads.allowed():
+            assert jax.device_get(double(number)) == 4
+    assert reads.count == 1
