@@ -33,14 +33,15 @@ def test_the_step_compiles_for_every_generation(topology):
     parts, program = compiled(
         tiny_config(batch_size=4 * len(devices), precision__compute="bfloat16", **PLAIN), topology
     )
+    found = collective_arrays(program.as_text())
     rows = 2 * parts.config.batch_size
-    for arrays in collective_arrays(program.as_text()):
-        for op, dtype, shape in arrays:
-            assert sum(size in (rows, rows // 2) for size in shape) < 2, (op, dtype, shape)  # no N x N array travels
-    reduced = [arrays for arrays in collective_arrays(program.as_text()) if arrays[0][0] == "all-reduce"]
-    large = [arrays for arrays in reduced if sum(np.prod(shape, dtype=int) for *_, shape in arrays) > 10_000]
-    assert len(large) == 1  # the gradient, all parameters in one
-    assert {dtype for _, dtype, _ in large[0]} <= {"bf16", "f32"}
+    for op, dtype, shape in (array for arrays in found for array in arrays):
+        assert sum(size in (rows, rows // 2) for size in shape) < 2, (op, dtype, shape)  # no N x N array travels
+    # The gradients of all convolutions in one collective, in the type of the activations; a second one between slices.
+    elements = sum(leaf.size for leaf in parts.abstract_state.params.values() if leaf.ndim == 4)
+    sizes = [sum(np.prod(shape, dtype=int) for _, dtype, shape in arrays if dtype == "bf16") for arrays in found]
+    assert 1 <= sum(size >= elements for size in sizes) <= (2 if topology.startswith("2x") else 1)
+    assert sum(sizes) < 2.5 * elements
 
 
 def test_slices_are_the_outermost_part_of_the_data_axis():
@@ -59,7 +60,7 @@ def test_the_state_of_a_chip_falls_with_fsdp_and_travels_in_parts():
     for topology, fsdp in (("v5e:2x4", 8), ("v5e:4x8", 32)):
         parts = stand_in_parts(tiny_config(mesh__fsdp=fsdp, **vit), topology_devices(topology))
         share = bytes_per_device(parts.abstract_state) / bytes_per_device(whole.abstract_state)
-        assert share < 1.15 / fsdp
+        assert share < 1.1 / fsdp + 0.02  # small parameters stay whole
     parts, program = compiled(tiny_config(mesh__fsdp=8, **vit), "v5e:2x4")
     report = compiled_report(program)
     state, batch = bytes_per_device(parts.abstract_state), bytes_per_device(parts.abstract_batch)
@@ -114,8 +115,8 @@ def test_embeddings_and_captions_travel_in_the_types_of_the_config():
 
 
 def test_a_step_that_does_not_fit_comes_with_advice():
-    config = tiny_config(batch_size=2**15, loss__impl="dense", **PLAIN)
-    with pytest.raises(ConfigError, match=r"(?s)v5e:2x4.*memory.*loss\.impl=auto.*batch_size"):
+    config = tiny_config(batch_size=2**22, **PLAIN)
+    with pytest.raises(ConfigError, match=r"(?s)v5e:2x4.*memory.*precision\.compute.*model\.remat=block.*batch_size"):
         dry_run(config, topology="v5e:2x4")
 
 

@@ -45,8 +45,7 @@ def make_train_step(
     """
 
     how = Streaming(
-        **{name: config.loss[name] for name in ("impl", "tile", "exchange", "caption_wire")},
-        wire=config.precision.compute if config.loss.wire == "auto" else config.loss.wire,
+        **{name: config.loss[name] for name in ("impl", "tile", "exchange", "wire", "caption_wire")},
         mesh=mesh,
         lowest_temperature=COLDEST if objective.learn_temperature else objective.temperature,
         class_embeddings=class_embeddings,

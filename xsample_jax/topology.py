@@ -38,11 +38,13 @@ def topology_devices(name: str) -> list:
     if not match:
         raise ConfigError("--topology", name, f"{TOPOLOGY_FORM}, such as {', '.join(EXAMPLES)}")
     slices = int(match["slices"] or 1)
-    several = {"num_slices": slices} if slices > 1 else {}
+    options = {"num_slices": slices} if slices > 1 else {}
+    if match["slice"].startswith("v4:"):
+        options["chip_config_name"] = "megacore"  # both cores of a chip as one device, as jax has them on v4
     from jax.experimental import topologies
 
     try:
-        return list(topologies.get_topology_desc(match["slice"], platform="tpu", **several).devices)
+        return list(topologies.get_topology_desc(match["slice"], platform="tpu", **options).devices)
     except Exception as error:  # libtpu raises its own types; each means that this slice cannot be described
         raise ConfigError(
             "--topology",

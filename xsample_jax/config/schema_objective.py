@@ -56,7 +56,8 @@ LOSS = {
     "impl": Key(
         str,
         "auto",
-        "dense (all pairs at once), streaming (tiles: memory linear in the batch) or auto (streaming if large).",
+        "dense (all pairs at once), streaming (tiles: memory linear in the batch) or auto (streaming where it can, if "
+        "there are several devices or many rows).",
         choices=("auto", "dense", "streaming"),
     ),
     "tile": Key(int, 1024, "Rows of a tile of the streaming loss.", minimum=8),
@@ -75,9 +76,9 @@ LOSS = {
     ),
     "wire": Key(
         str,
-        "auto",
-        "Type in which the streaming loss sends embeddings between devices; auto: that of precision.compute.",
-        choices=("auto", "float32", "bfloat16"),
+        "float32",
+        "Type in which the streaming loss sends embeddings between devices.",
+        choices=("float32", "bfloat16"),
     ),
     "caption_wire": Key(
         str,

@@ -103,7 +103,8 @@ def objective_loss(
     check_unit_rows(blocks)
     if objective.centre:
         blocks = {name: centred(block) for name, block in blocks.items()}
-        how = how and dataclasses.replace(how, class_embeddings=None)  # a table of all classes is not centred
+        # A table of all classes is not centred, and what is centred is not float16 any more.
+        how = how and dataclasses.replace(how, class_embeddings=None, caption_wire="float32")
     share = sum(term.weight for term in objective.terms) or 1.0
     loss, metrics = 0.0, {}
     for number, term in enumerate(objective.terms):

@@ -20,7 +20,7 @@ from xsample_jax.objectives.streaming import streaming_rows
 from xsample_jax.objectives.terms import Term
 from xsample_jax.rows import cosines
 
-# Pairs per device above which "auto" streams: a dense float32 matrix of them takes 64 MiB, and the dense loss a dozen.
+# Pairs above which "auto" streams on one device: a dense matrix of them takes 64 MiB, and the dense loss a dozen.
 LARGEST_DENSE = 2**24
 
 # Side information that differs between the views of an image.
@@ -39,11 +39,12 @@ class Streaming:
     """How a loss is computed.
 
     Attributes:
-      impl: auto (streaming where it is possible and the dense matrices would be large), dense or streaming.
+      impl: auto (streaming where it is possible, if there are several devices or the dense matrices would be large),
+        dense or streaming.
       tile: rows of a tile.
       exchange: how devices see each other's rows: gather, ring or auto (streaming_mesh.py).
       wire: type in which embeddings travel between devices: float32 or bfloat16.
-      caption_wire: type in which frozen embeddings travel: float16 or int8.
+      caption_wire: type in which frozen embeddings travel: float16, int8, or float32 (as they are).
       mesh: over whose axes rows are split; None for one device.
       lowest_temperature: what the base temperature cannot go below.
       class_embeddings: of the texts of all classes [classes, E], for graphs of class texts; None: they are compared by
@@ -61,9 +62,9 @@ class Streaming:
 
     def wants(self, term: Term, anchors: int, keys: int) -> bool:
         """Whether a term on this many rows is streamed."""
-        devices = 1 if self.mesh is None else self.mesh.size
-        large = anchors * keys / devices > LARGEST_DENSE
-        return self.impl == "streaming" or (self.impl == "auto" and large and why_not(term) is None)
+        several = self.mesh is not None and self.mesh.size > 1
+        worth_it = several or anchors * keys > LARGEST_DENSE
+        return self.impl == "streaming" or (self.impl == "auto" and worth_it and why_not(term) is None)
 
 
 def why_not(term: Term) -> str | None:
