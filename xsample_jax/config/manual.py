@@ -48,7 +48,7 @@ def _table(keys: dict[str, Key]) -> str:
 
 def _default(key: Key) -> str:
     if isinstance(key.default, tuple):
-        elements = [repr(element) if isinstance(element, str) else f"{element:.4g}" for element in key.default]
+        elements = [f"{element:.4g}" if isinstance(element, int | float) else repr(element) for element in key.default]
         return f"`({', '.join(elements)}{',' if len(elements) == 1 else ''})`"
     return f"`{key.default}`"
 

@@ -76,14 +76,19 @@ def _parse_dicts(text: str) -> tuple[dict, ...]:
         value = ast.literal_eval(text)
     except SyntaxError as error:
         raise ValueError(text) from error
+    if isinstance(value, str):  # quoted once more than the shell takes off
+        return _parse_dicts(value)
     return (value,) if isinstance(value, dict) else tuple(value)
 
 
 def example(key: Key) -> str:
     """Returns one value of `key` as it is typed on the command line."""
+    of_dicts = key.type == tuple[dict, ...]
+    if of_dicts and key.default:
+        return f'"{key.default}"'
     if key.default is not None:
         value = key.default
-    elif typing.get_origin(key.type) is tuple:
+    elif of_dicts:
         return "\"({'graph': 'label'},)\""
     else:
         value = {bool: "true", int: 100, float: 0.5, str: "TEXT"}[key.type]
