@@ -1,0 +1,106 @@
+"""What the framework costs beside the encoder: our train step, and our whole loop, against a bare step.
+
+    python -m benchmarks.overhead [--encoder resnet50] [--size 224] [--images 8]
+
+The bare step is what nobody can do without: the encoder and head forward and backward on views that are there already,
+and the optimiser. Ours adds augmentation, graph, loss, metrics; the loop adds reading, decoding, transfers, logging.
+Interleaved repeats; the least of each is compared. Both train the same shapes with the same optimiser.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.report import HEADER, Comparison, finish
+from xsample_jax.assemble import assemble
+from xsample_jax.config import default_config, resolve
+from xsample_jax.data.pipeline import train_batches
+from xsample_jax.mesh import to_global
+from xsample_jax.train import train
+
+
+def config_of(arguments, steps: int):
+    config = default_config()
+    config.steps, config.batch_size = steps, arguments.images
+    config.model.encoder, config.model.head.hidden = arguments.encoder, (2048,)
+    config.augment.size = config.data.image_size = arguments.size
+    config.eval.suite, config.log.every = "none", 1
+    return resolve(config)
+
+
+def bare_step(parts):
+    """jitted (params, statistics, optimiser state, views) -> the same after an update for a loss without a graph."""
+    optimizer, _ = parts.optimizer
+
+    def step(params, statistics, opt_state, views, direction):
+        def loss(params):
+            network = parts.model.merge(params, statistics, training=True)
+            return jnp.sum(network.embed(views)[1] * direction)
+
+        updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    return jax.jit(step, donate_argnums=(0, 2))
+
+
+def seconds_of_loop(config) -> float:
+    """Seconds per step of the whole loop, without those of compiling, checkpoints and evaluation."""
+    with tempfile.TemporaryDirectory() as folder:
+        train(config, folder)
+        lines = [json.loads(line) for line in (pathlib.Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return min(line["seconds_per_step"] for line in lines if "seconds_per_step" in line)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--encoder", default="resnet50")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    config = config_of(arguments, steps=arguments.repeats + 2)
+    parts, examples = assemble(config)
+    batches = train_batches(examples, config, 0)
+    batch = to_global({name: next(batches)[name] for name in parts.abstract_batch}, parts.mesh)
+    batches.close()
+
+    state, bare = parts.new_state(), bare_step(parts)
+    rng = np.random.default_rng(0)
+    rows = config.views * config.batch_size
+    views = jnp.asarray(rng.normal(size=(rows, config.augment.size, config.augment.size, 3)), jnp.float32)
+    direction = jnp.asarray(rng.normal(size=(rows, config.model.head.dim)), jnp.float32)
+    other = parts.new_state()
+    params, opt_state = other.params, other.opt_state
+
+    times: dict[str, list[float]] = {"bare": [], "step": []}
+    for repeat in range(arguments.repeats + 1):  # the first compiles
+        start = time.perf_counter()
+        params, opt_state = jax.block_until_ready(bare(params, other.statistics, opt_state, views, direction))
+        middle = time.perf_counter()
+        state, metrics = jax.block_until_ready(parts.train_step(state, batch))
+        if repeat:
+            times["bare"].append(middle - start)
+            times["step"].append(time.perf_counter() - middle)
+    bare_seconds = min(times["bare"])
+    ours = {"train step": min(times["step"]), "whole loop": seconds_of_loop(config)}
+    print(HEADER, " seconds per step; ratio: bare / ours")
+    found = [
+        Comparison(f"overhead, {name}, {arguments.encoder}", seconds, bare_seconds, bare_seconds / seconds, 1 / 1.05)
+        for name, seconds in ours.items()
+    ]
+    for comparison in found:
+        print(comparison, f" overhead {100 * (comparison.ours / comparison.peer - 1):.1f} %")
+    finish("overhead", found, unit="s", size=arguments.size, images=arguments.images, views=config.views)
+    return 0 if all(comparison.passed for comparison in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
