@@ -85,7 +85,7 @@ def main() -> int:
         start = time.perf_counter()
         params, opt_state = jax.block_until_ready(bare(params, other.statistics, opt_state, views, direction))
         middle = time.perf_counter()
-        state, metrics = jax.block_until_ready(parts.train_step(state, batch))
+        state, _ = jax.block_until_ready(parts.train_step(state, batch))
         if repeat:
             times["bare"].append(middle - start)
             times["step"].append(time.perf_counter() - middle)
