@@ -27,6 +27,7 @@ from xsample_jax.objectives.memory import init_memory
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.parameters import init_objective_parameters
 from xsample_jax.optim import make_optimizer
+from xsample_jax.processes import say
 from xsample_jax.sharding import state_shardings
 from xsample_jax.state import ModelDef, TrainState, define_model, init_state
 from xsample_jax.step import make_train_step
@@ -113,7 +114,7 @@ def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
             "that file, or caption embeddings in the records, for the class_text graph",
             "Write it with xsample_jax.captions.encoders.encode_texts, or use --config.objective.graph=label.",
         )
-    print(f"class_text graph: no {path.name} in the set, taking the mean caption embedding of every class")
+    say(f"class_text graph: no {path.name} in the set, taking the mean caption embedding of every class")
     sums = np.zeros((len(source.manifest.class_names), source.manifest.text_encoder["dim"]), np.float32)
     for index in progress(range(len(source)), "class embeddings", len(source), enabled=jax.process_index() == 0):
         record = source[index]

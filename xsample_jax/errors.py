@@ -28,6 +28,10 @@ class DivergedError(UserError):
     """The loss of a run is not finite any more."""
 
 
+class ProcessError(UserError):
+    """A process of a run on several hosts is missing or cannot be reached."""
+
+
 class Problems(ConfigError):
     """Several problems reported at once. `problems` holds the single errors."""
 

@@ -2,11 +2,13 @@
 
 Trains what the config says, evaluates it and writes a report into the run folder. Started again on the same folder it
 resumes, or says that the run is finished. --dry_run compiles and describes the run without a single step;
---dry_run --topology=v5e:4x4 does so for a TPU slice with the TPU compiler, on any machine.
+--dry_run --topology=v5e:4x4 does so for a TPU slice with the TPU compiler, on any machine. On several hosts every process
+gets the same command (docs/multi_host.md).
 """
 
 import os
 import sys
+import traceback
 
 from absl import app, flags, logging
 
@@ -17,6 +19,10 @@ _CONFIG = flags.DEFINE_string("config", None, "Config file, as configs/quickstar
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder: config, metrics, checkpoints, evaluation, report.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Describe the run (shapes, memory, FLOPs, first batch); train nothing.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "With --dry_run: compile for this TPU slice, as v5e:16x16.")
+_ADDRESS = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, where no launcher says it.")
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes; 1: run alone, whatever the launcher.")
+_PROCESS = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
+_START_LIMIT = flags.DEFINE_float("start_timeout", 300, "Seconds to wait for all processes to start.", lower_bound=1)
 _EXTRA = "Give --config=configs/quickstart.py, for example."
 
 
@@ -27,7 +33,7 @@ def main(argv: list[str], overrides: list[str]) -> None:
         raise app.UsageError(f"--config is missing. {_EXTRA}")
     if not _WORKDIR.value and not _DRY_RUN.value:
         raise app.UsageError("--workdir is missing: the folder that the run writes to.")
-    from xsample_jax.config import load_config
+    from xsample_jax.config import config_to_json, load_config
 
     config = load_config(_CONFIG.value, overrides)
     if _DRY_RUN.value:
@@ -35,6 +41,10 @@ def main(argv: list[str], overrides: list[str]) -> None:
 
         dry_run(config, workdir=_WORKDIR.value, topology=_TOPOLOGY.value)
         return
+    from xsample_jax.processes import find_place, start
+
+    place = find_place(_ADDRESS.value, _PROCESSES.value, _PROCESS.value)
+    start(place, config_to_json(config), _START_LIMIT.value)
     from xsample_jax.train import train
 
     train(config, _WORKDIR.value)
@@ -45,14 +55,18 @@ def run() -> None:
     if without_tpu():  # before jax is imported, which the config does
         quiet_environment(os.environ)
     from xsample_jax.config import split_overrides
+    from xsample_jax.processes import leave, name_of_process
 
     overrides, arguments = split_overrides(sys.argv)
     logging.set_verbosity(logging.WARNING)
     try:
         app.run(lambda argv: main(argv, overrides), argv=arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        print(f"error{name_of_process()}: {error}", file=sys.stderr)
+        leave(2)
+    except Exception:
+        traceback.print_exc()
+        leave(1)
 
 
 if __name__ == "__main__":

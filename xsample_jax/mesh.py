@@ -1,5 +1,6 @@
 """The device mesh, how a batch is split over it, and host arrays made global."""
 
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -68,10 +69,36 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Rows of a global batch that the devices of this process hold, in ascending order: what this process reads.
+
+    With the devices of a TPU slice in the order of its network they need not be one contiguous part.
+    """
+    rows = np.arange(batch_size)
+    places = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    return np.unique(np.concatenate([rows[place] for place in places.values()]))
+
+
 def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's share of a batch, as arrays that are global over the mesh."""
+    """This process's rows of a batch (process_rows), as arrays that are global over the mesh."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+
+
+def gather_rows(rows: Mapping[str, np.ndarray | jax.Array], mesh: Mesh) -> dict[str, np.ndarray]:
+    """The rows of all processes on every host, in their global order, in one transfer.
+
+    rows: {name: array}, global arrays with rows over the mesh, or this process's rows of a batch (process_rows).
+    """
+    if jax.process_count() == 1:
+        return {name: np.asarray(value) for name, value in jax.device_get(dict(rows)).items()}
+    own = {name: value for name, value in rows.items() if isinstance(value, np.ndarray)}
+    return jax.device_get(_copy_everywhere(mesh)(dict(rows) | to_global(own, mesh)))
+
+
+@functools.cache
+def _copy_everywhere(mesh: Mesh):
+    return jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))
 
 
 def fetch_scalars(metrics: Mapping[str, jax.Array]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from xsample_jax.data.pipeline import train_batches
 from xsample_jax.errors import CheckpointError, DivergedError
 from xsample_jax.evals.intervals import save_examples
 from xsample_jax.evals.run import evaluate, write_snapshot
-from xsample_jax.mesh import fetch_scalars, to_global
+from xsample_jax.mesh import fetch_scalars, process_rows, to_global
 from xsample_jax.metrics.clocks import Clocks
 from xsample_jax.metrics.compilations import count_compilations
 from xsample_jax.metrics.flops import model_flops
@@ -21,6 +21,7 @@ from xsample_jax.metrics.hardware import count_chips, memory_in_use, peak_flops
 from xsample_jax.metrics.profile import Profiler
 from xsample_jax.metrics.wandb_writer import wandb_writer
 from xsample_jax.metrics.writers import JSONL, open_writers, read_jsonl
+from xsample_jax.processes import barrier, check_shared, name_of_process, say
 from xsample_jax.tools.report import write_report
 
 CONFIG, EVALUATION, EXAMPLES, SNAPSHOT, REPORT, PROFILE = (
@@ -47,13 +48,14 @@ def train(config, workdir: str | pathlib.Path) -> dict[str, float]:
 
     # Build.
     check_same_run(config, folder)
+    check_shared(folder)  # also: nothing is written before all processes have looked
     parts, examples = assemble(config)
     steps, batch_size = parts.steps, config.batch_size
     if first_process:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(config_to_json(config))
     if (folder / EVALUATION).exists():
-        print(f"{config.name}: finished at step {steps}. Its report: {folder / REPORT}")
+        say(f"{config.name}: finished at step {steps}. Its report: {folder / REPORT}")
         return json.loads((folder / EVALUATION).read_text())
 
     # Restore: this run's own checkpoint, another run's, or a new state.
@@ -61,7 +63,7 @@ def train(config, workdir: str | pathlib.Path) -> dict[str, float]:
     start = checkpoints.latest_step() or 0
     if start:
         state, meta = checkpoints.restore(parts.abstract_state)
-        print(f"{config.name}: resumed at step {start} of {steps}")
+        say(f"{config.name}: resumed at step {start} of {steps}")
         position = meta["data_position"]
     elif config.checkpoint.resume_from:
         other = Checkpoints(config.checkpoint.resume_from, config.checkpoint)
@@ -88,7 +90,7 @@ def train(config, workdir: str | pathlib.Path) -> dict[str, float]:
     )
     profiler = Profiler(folder / PROFILE, config.log.profile)
     count_compilations()
-    batches = train_batches(examples, config, position, jax.process_index(), jax.process_count())
+    batches = train_batches(examples, config, position, process_rows(parts.mesh, batch_size))
     text = config_to_json(config)
     pending: tuple[int, dict] | None = None  # metrics are fetched one step late, so that the device never waits
     scores: dict[str, float] = {}
@@ -155,7 +157,7 @@ def train(config, workdir: str | pathlib.Path) -> dict[str, float]:
     batches.close()
     checkpoints.wait()
     if examples.skipped:
-        print(f"{config.name}: {examples.skipped} broken records were skipped.")
+        print(f"{config.name}: {examples.skipped} broken records were skipped{name_of_process()}.")
     if config.eval.suite != "none":
         scores = _final_evaluation(parts, state, folder, writers)
     if first_process:
@@ -167,6 +169,7 @@ def train(config, workdir: str | pathlib.Path) -> dict[str, float]:
     if first_process:
         write_report([folder], folder / REPORT)
         print(f"{config.name}: finished at step {steps}. Report: {folder / REPORT}")
+    barrier("the end of the run")
     return scores
 
 
@@ -193,9 +196,9 @@ def _entries(batch: dict, parts) -> dict:
 def _final_evaluation(parts, state, folder: pathlib.Path, writers) -> dict[str, float]:
     result, store = evaluate(parts, state)
     scores = dict(result.metrics)
+    write_snapshot(folder / SNAPSHOT, parts, state, store)
     if jax.process_index() == 0:
         save_examples(folder / EXAMPLES, result.examples)
-        write_snapshot(folder / SNAPSHOT, parts, state, store)
         lines = read_jsonl(folder / JSONL)
         if not any(name.startswith("eval/") for line in lines if line["step"] == parts.steps for name in line):
             writers.write(parts.steps, {f"eval/{name}": value for name, value in scores.items()})

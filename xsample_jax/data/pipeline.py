@@ -1,17 +1,17 @@
 """From records to batches on the host: decode in threads, batch, and remember one integer.
 
-The position in the data is `global_next_index` = batches delivered * global batch size. It means the same for any
-number of hosts, so a run resumes on other hardware with the very same batches.
+The position in the data is one integer, batches delivered * global batch size. It means the same for any number of
+hosts, and so does the order of the rows in a batch: a run resumes on other hardware with the very same batches.
 """
 
 import dataclasses
 import logging
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
-from grain.experimental import ElasticIterator
 
 from xsample_jax.captions.tokenizer import tokenize
 from xsample_jax.data.decode import decode_image
@@ -121,35 +121,38 @@ class Examples:
         return found
 
 
-def train_batches(examples: Examples, config, start: int, process: int = 0, processes: int = 1):
-    """Endless shuffled batches of this process, from global example `start` on; close() it when done.
+def train_batches(examples: Examples, config, start: int, rows: Sequence[int] | None = None):
+    """Endless shuffled batches, from global example `start` on; close() the iterator when done.
 
-    Every epoch has its own order, a function of config.seed alone. Process k of n gets elements k::n of each batch.
+    Every epoch has its own order, a function of config.seed alone. `rows`: which rows of every global batch to read, in
+    the order in which they come (mesh.process_rows; default all), so that the rows of all processes are one global
+    batch, in the same order for any number of processes.
     """
+    batch_size = config.batch_size
+    rows = range(batch_size) if rows is None else [int(row) for row in rows]
+    share = len(rows)
     dataset = grain.MapDataset.source(examples).seed(config.seed).shuffle().repeat(None)
-    threads = grain.ReadOptions(
-        num_threads=config.data.threads, prefetch_buffer_size=config.data.prefetch * config.batch_size // processes
-    )
-    shard = grain.sharding.ShardOptions(shard_index=process, shard_count=processes)
-    iterator = iter(ElasticIterator(dataset, config.batch_size, shard, read_options=threads))
-    iterator.set_state({"global_next_index": start})
-    return iterator
+    places = grain.MapDataset.range(sys.maxsize)
+    own = places.map(lambda i: dataset[start + i // share * batch_size + rows[i % share]])
+    # Threads read single examples, so the buffer counts examples; batches are made of what they have read.
+    threads = grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.prefetch * share)
+    return iter(own.to_iter_dataset(read_options=threads).batch(share, drop_remainder=True))
 
 
 def eval_batches(
-    examples: Examples, batch_size: int, threads: int, process: int = 0, processes: int = 1
+    examples: Examples, batch_size: int, threads: int, rows: Sequence[int] | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
     """Every example once, in order, in batches that are all full: `mask` [b] is False on padding (copies of the first).
 
-    Each process gets its own contiguous part of every global batch, and all get equally many batches.
+    `rows`: which rows of every global batch to read, as for train_batches; all processes get equally many batches.
     """
-    count, share = len(examples), batch_size // processes
-    starts = range(0, count, batch_size)
-    indices = [start + process * share + row for start in starts for row in range(share)]
+    count = len(examples)
+    rows = range(batch_size) if rows is None else [int(row) for row in rows]
+    indices = [start + row for start in range(0, count, batch_size) for row in rows]
     dataset = grain.MapDataset.source(indices).map(lambda i: examples[i] if i < count else examples[0])
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * share)
-    rows = iter(dataset.to_iter_dataset(read_options=options))
-    for start in range(0, len(indices), share):
-        batch = [next(rows) for _ in range(share)]
-        mask = np.array(indices[start : start + share]) < count
-        yield {name: np.stack([row[name] for row in batch]) for name in batch[0]} | {"mask": mask}
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * len(rows))
+    examples_read = iter(dataset.to_iter_dataset(read_options=options))
+    for start in range(0, len(indices), len(rows)):
+        batch = [next(examples_read) for _ in rows]
+        mask = np.array(indices[start : start + len(rows)]) < count
+        yield {name: np.stack([example[name] for example in batch]) for name in batch[0]} | {"mask": mask}

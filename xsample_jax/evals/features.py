@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from xsample_jax.errors import DataError
 
@@ -74,18 +73,20 @@ def extract_features(
     *,
     background: Callable[[Mapping[str, np.ndarray]], np.ndarray] | None = None,
     attribute_names: Mapping[str, Sequence[str]] | None = None,
+    gather: Callable[[Mapping], Mapping] = jax.device_get,
 ) -> Features:
     """Encodes every batch and returns the rows that are not padding, so counts are exact.
 
     Args:
       encode: compiled function of uint8 images [b, H, W, C] (and, with `background`, float [b, H, W, 3]) that returns
         (features [b, F], z [b, D] or None). It may be sharded in any way; the next batch is dispatched before the
-        result of the last one is fetched. On several hosts it returns global arrays whose rows stand in the order
-        of the hosts.
+        result of the last one is fetched.
       batches: dicts with image, id, label, mask (False = padding) and, where there are any, caption_embedding and
         "attribute/<name>". A batch without mask has no padding.
       background: called with the batch, gives the ground to put under its images.
       attribute_names: the manifest's words for the attribute values.
+      gather: brings {name: rows} to the host. With several processes, each of which iterates over its own rows of the
+        batches, it returns the rows of all (mesh.gather_rows), so that every process has the features of the split.
     """
     parts: list[dict[str, np.ndarray]] = []
     waiting = None
@@ -93,11 +94,11 @@ def extract_features(
         extra = () if background is None else (background(batch),)
         dispatched = (encode(batch["image"], *extra), batch)
         if waiting is not None:
-            parts.append(_fetch(*waiting))
+            parts.append(_fetch(*waiting, gather))
         waiting = dispatched
     if waiting is None:
         raise DataError("batches", 0, "at least one batch to encode", "The split that is evaluated is empty.")
-    parts.append(_fetch(*waiting))
+    parts.append(_fetch(*waiting, gather))
 
     column = lambda name: np.concatenate([part[name] for part in parts])  # noqa: E731
     names = parts[0]
@@ -112,7 +113,7 @@ def extract_features(
     )
 
 
-def _fetch(encoded: tuple, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _fetch(encoded: tuple, batch: Mapping[str, np.ndarray], gather: Callable) -> dict[str, np.ndarray]:
     """Brings one encoded batch to the host and drops its padding."""
     features, embedding = encoded
     rows = {"features": features, "id": batch["id"], "label": batch["label"]}
@@ -123,9 +124,7 @@ def _fetch(encoded: tuple, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndar
             rows[name] = values
     mask = batch.get("mask")
     rows["mask"] = np.ones(len(batch["id"]), bool) if mask is None else mask
-    if jax.process_count() > 1:
-        rows = {name: multihost_utils.process_allgather(values, tiled=True) for name, values in rows.items()}
-    rows = {name: np.asarray(values) for name, values in rows.items()}
+    rows = {name: np.asarray(values) for name, values in gather(rows).items()}
     mask = rows.pop("mask").astype(bool)
     floats = ("features", "embedding", "caption_embedding")
     return {name: values[mask].astype(np.float32 if name in floats else values.dtype) for name, values in rows.items()}

@@ -1,8 +1,10 @@
 """Evaluates one state: hands the suite the features it asks for, and keeps what the report needs."""
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,7 @@ from xsample_jax.evals.result import SuiteResult
 from xsample_jax.evals.snapshot import find_neighbours, save_snapshot
 from xsample_jax.evals.suites import SUITES
 from xsample_jax.graphs.normalise import MASKED
-from xsample_jax.mesh import to_global
+from xsample_jax.mesh import gather_rows, process_rows, replicated, to_global
 from xsample_jax.metrics.progress import progress
 from xsample_jax.objectives.blocks import IMAGE, image_block
 from xsample_jax.objectives.objective import centred
@@ -52,10 +54,10 @@ class FeatureStore:
         key = (split, background)
         if key not in self._features:
             parts, examples = self._parts, self.examples(split)
-            batch_size = parts.config.eval.batch_size
-            batches = eval_batches(
-                examples, batch_size, parts.config.data.threads, jax.process_index(), jax.process_count()
-            )
+            devices = parts.mesh.size
+            batch_size = math.ceil(parts.config.eval.batch_size / devices) * devices  # padding is dropped anyway
+            rows = process_rows(parts.mesh, batch_size)
+            batches = eval_batches(examples, batch_size, parts.config.data.threads, rows)
             by = " by the moving average" if self._state.ema else ""
             title = f"features of {split}{f' on {background}' if background else ''}{by}"
             count = -(-len(examples) // batch_size)
@@ -64,6 +66,7 @@ class FeatureStore:
                 progress(batches, title, count, enabled=jax.process_index() == 0),
                 background=lookup(BACKGROUNDS, background, "background")(examples) if background else None,
                 attribute_names=examples.source.manifest.attributes,
+                gather=partial(gather_rows, mesh=parts.mesh),
             )
         return self._features[key]
 
@@ -108,16 +111,21 @@ def evaluate(parts: Parts, state: TrainState) -> tuple[SuiteResult, FeatureStore
 
 
 def write_snapshot(path: pathlib.Path, parts: Parts, state: TrainState, store: FeatureStore) -> None:
-    """Saves the similarity graphs of one batch of held-out images, and nearest neighbours, for the report."""
+    """Saves the similarity graphs of one batch of held-out images, and nearest neighbours, for the report.
+
+    All processes call it, as the state is spread over them; the first one writes.
+    """
     config, split = parts.config, parts.config.eval.split
     examples, features = store.examples(split), store(split)
     count = min(SNAPSHOT_IMAGES, len(examples))
     indices = np.linspace(0, len(examples) - 1, count).astype(int)
     batch = [examples[int(index)] for index in indices]
     images = np.stack([example["image"] for example in batch])
-    side = {name: jnp.stack([example[name] for example in batch]) for name in ("id", "label", "caption_embedding")
+    side = {name: np.stack([example[name] for example in batch]) for name in ("id", "label", "caption_embedding")
             if name in batch[0]}  # fmt: skip
     target, student = _graphs_of(parts, state, images, side)
+    if jax.process_index() != 0:
+        return
     groups = store(split).attributes.get("group", features.label)
     names = features.attribute_names.get("group")
     caption = lambda row: (examples.source[int(row)]["captions"] or [""])[0]  # noqa: E731
@@ -159,5 +167,6 @@ def _graphs_of(parts: Parts, state: TrainState, images: np.ndarray, side: dict) 
         logits = jnp.where(pairs.valid, pairs.logits, MASKED)
         return pairs.target, jnp.where(pairs.valid, jax.nn.softmax(logits, axis=-1), 0.0)
 
-    target, student = jax.device_get(jax.jit(graphs)(state, images, side))
+    everywhere = jax.jit(graphs, out_shardings=replicated(parts.mesh))
+    target, student = jax.device_get(everywhere(state, images, side))
     return target, student
