@@ -14,15 +14,12 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import NoReturn
 
 import jax
-from jax._src import (
-    clusters,
-    distributed,
-)  # jax has no public way to ask what it would detect, nor to a key-value store
+from jax._src import clusters, distributed  # what jax detects, and its key-value store, have no public name
 
+from xsample_jax import __version__
 from xsample_jax.config import config_from_json, diff_configs
 from xsample_jax.errors import CheckpointError, ConfigError, ProcessError
 from xsample_jax.roll_call import Present, missing, roll_call, split_address
@@ -138,7 +135,7 @@ def start(place: Place | None, config_json: str, seconds: float = START_LIMIT) -
     """
     if place is None:
         return
-    same = {"config": config_json, "xsample_jax": version("xsample_jax"), "jax": jax.__version__}
+    same = {"config": config_json, "xsample_jax": __version__, "jax": jax.__version__}
     own = Present(place.index, place.count, socket.gethostname(), same)
     hosts = roll_call(place.address, own, seconds, _difference)
     try:
@@ -171,7 +168,7 @@ def _difference(name: str, ours: str, theirs: str) -> str:
 def _own_gpu(hosts: list[str], index: int) -> list[int] | None:
     """The one GPU for this process where several share a host; None, all devices, where it is alone on its host.
 
-    TPU and CPU take no notice. A launcher that shows each process a GPU of its own, and JAX_LOCAL_DEVICE_IDS, come first.
+    TPU and CPU take no notice. A launcher that shows each process its own GPU, and JAX_LOCAL_DEVICE_IDS, come first.
     """
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     if hosts.count(hosts[index]) == 1 or len(visible) == 1 or "JAX_LOCAL_DEVICE_IDS" in os.environ:

@@ -1,0 +1,43 @@
+"""Runs xsample_jax.main with a tiny encoder and writes down which records each step saw: the child of other tests.
+
+Arguments: a file for the record (one JSON line per step: ids of this process's rows, ids decoded up to now), then
+those of main.
+"""
+
+import json
+import sys
+
+from xsample_jax import main
+
+
+def record(path: str) -> None:
+    from xsample_jax import train
+    from xsample_jax.data.pipeline import Examples
+    from xsample_jax.models import resnet
+
+    resnet.LAYOUTS[18] = (resnet.BasicBlock, (1, 1))
+    read, to_global, example = [], train.to_global, Examples._example
+
+    def decoded(self, index):
+        found = example(self, index)
+        read.append(int(found["id"]))
+        return found
+
+    def noted(batch, mesh):
+        with open(path, "a") as file:
+            file.write(json.dumps({"id": batch["id"].tolist(), "read": read.copy()}) + "\n")
+        return to_global(batch, mesh)
+
+    Examples._example, train.to_global = decoded, noted
+
+
+if __name__ == "__main__":
+    where = sys.argv.pop(1)
+    start = main.main
+
+    def recorded(argv, overrides):
+        record(where)
+        start(argv, overrides)
+
+    main.main = recorded
+    main.run()
