@@ -15,7 +15,7 @@ def record(path: str) -> None:
     from xsample_jax.data.pipeline import Examples
     from xsample_jax.models import resnet
 
-    resnet.LAYOUTS[18] = (resnet.BasicBlock, (1, 1))
+    resnet.LAYOUTS[18] = (resnet.BasicBlock, (1,))
     read, to_global, example = [], train.to_global, Examples._example
 
     def decoded(self, index):

@@ -1,4 +1,4 @@
-"""Several processes over loopback are one run: the rows, losses and scores of one process; and they resume each other."""
+"""Several processes over loopback are one run, whatever their number: its rows, losses, scores; and they resume it."""
 
 import json
 import os
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 RUN = (
     "--config=configs/quickstart.py:smoke", "--config.steps=6", "--config.checkpoint.every=2",
     "--config.checkpoint.keep_latest=3", "--config.eval.suite=probe", "--config.eval.train_split=val",
-    "--config.eval.split=val_styles", "--config.eval.batch_size=90",
+    "--config.eval.split=val_styles", "--config.eval.batch_size=90", "--config.augment.jitter=0.0",
 )  # fmt: skip
 # Parameters and optimiser state split over processes, an EMA encoder, a queue whose order matters.
 MEMORY = ("--config.objective.preset=moco", "--config.objective.queue=32", "--config.mesh.fsdp=4",
@@ -111,7 +111,7 @@ def test_two_processes_are_one_process(tmp_path):
     # Each process reads its half and nothing else (with what it has prefetched of steps to come).
     first, second = records(two)[-1]
     assert len(first["read"]) >= 6 * 8
-    assert set(first["read"]).isdisjoint(second["read"])
+    assert len(set(first["read"]) & set(second["read"])) <= 1  # the first record of the split, for the shapes
 
     # The first process says what there is and how it ended; the other is silent.
     said = ["\n".join(line for line in text.splitlines() if "[Gloo]" not in line) for text in printed]

@@ -85,6 +85,29 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
 
 
+def connect(mesh: Mesh) -> None:
+    """One small sum over every axis: the hosts connect, or fail to, before minutes of compiling and not after them.
+
+    On CPUs it has to be now, while the processes are in step: gloo gives up on a peer after 30 seconds.
+    """
+    if jax.process_count() == 1:
+        return
+    names = mesh.axis_names
+    ones = jax.make_array_from_callback(
+        (mesh.size,), NamedSharding(mesh, PartitionSpec(names)), lambda place: np.ones(mesh.size, np.float32)[place]
+    )
+    groups = [names, *((name,) for name in names if 1 < mesh.shape[name] < mesh.size)]
+    for group in groups:
+        rest = tuple(name for name in names if name not in group)
+        total = jax.shard_map(
+            lambda x, over=group: jax.lax.psum(x, over),
+            mesh=mesh,
+            in_specs=PartitionSpec(names),
+            out_specs=PartitionSpec(rest) if rest else PartitionSpec(),
+        )
+        jax.block_until_ready(jax.jit(total)(ones))
+
+
 def gather_rows(rows: Mapping[str, np.ndarray | jax.Array], mesh: Mesh) -> dict[str, np.ndarray]:
     """The rows of all processes on every host, in their global order, in one transfer.
 

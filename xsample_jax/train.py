@@ -13,7 +13,7 @@ from xsample_jax.data.pipeline import train_batches
 from xsample_jax.errors import CheckpointError, DivergedError
 from xsample_jax.evals.intervals import save_examples
 from xsample_jax.evals.run import evaluate, write_snapshot
-from xsample_jax.mesh import fetch_scalars, process_rows, to_global
+from xsample_jax.mesh import connect, fetch_scalars, process_rows, to_global
 from xsample_jax.metrics.clocks import Clocks
 from xsample_jax.metrics.compilations import count_compilations
 from xsample_jax.metrics.flops import model_flops
@@ -50,6 +50,7 @@ def train(config, workdir: str | pathlib.Path) -> dict[str, float]:
     check_same_run(config, folder)
     check_shared(folder)  # also: nothing is written before all processes have looked
     parts, examples = assemble(config)
+    connect(parts.mesh)
     steps, batch_size = parts.steps, config.batch_size
     if first_process:
         folder.mkdir(parents=True, exist_ok=True)
