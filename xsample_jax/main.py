@@ -66,6 +66,9 @@ def run() -> None:
         leave(2)
     except Exception:
         traceback.print_exc()
+        if name_of_process():
+            print(f"error{name_of_process()}: see above. Where a connection was closed, read the log of the process "
+                  "that ended first.", file=sys.stderr)  # fmt: skip
         leave(1)
 
 
