@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from xsample_jax.errors import CheckpointError, ProcessError
-from xsample_jax.mesh import gather_rows, process_rows, to_global
+from xsample_jax.mesh import AXES, gather_rows, process_rows, to_global
 from xsample_jax.processes import Place, barrier, check_shared, exchange, start
 
 
@@ -22,8 +22,8 @@ def main(address: str, index: int, shared: pathlib.Path, own: pathlib.Path) -> d
     seen = {"exchanged": exchange("words", f"word {index}")}
 
     # Devices of both processes in turn, as in the order of a network: a process holds rows here and there.
-    devices = np.array(jax.devices()).reshape(2, 2).T.reshape(4, 1)
-    mesh = Mesh(devices, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    devices = np.array(jax.devices()).reshape(2, 2).T.reshape(4, 1, 1)
+    mesh = Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 3)
     rows = process_rows(mesh, 8)
     data = np.arange(16, dtype=np.float32).reshape(8, 2)
     doubled = jax.jit(lambda x: 2 * x)(to_global({"x": data[rows]}, mesh)["x"])
