@@ -73,17 +73,26 @@ def test_the_difference_is_put_into_words():
     assert all("'config: other, not {}'" in str(error) for error in found)
 
 
+def knock(address):
+    while True:
+        try:
+            return socket.create_connection(split_address(address))
+        except ConnectionRefusedError:  # process 0 is not up yet
+            time.sleep(0.05)
+
+
 def test_a_process_that_was_restarted_while_it_waited_and_strangers_do_no_harm():
     address = free_address()
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         found = [pool.submit(roll_call, address, present(0), 20.0)]
-        time.sleep(0.3)
-        with socket.create_connection(split_address(address)) as stranger:
+        with knock(address) as stranger:
             stranger.sendall(b"GET / HTTP/1.1\n")
-        with socket.create_connection(split_address(address)) as killed:
+        with knock(address) as killed:
             killed.sendall((json.dumps(dataclasses.asdict(present(1, host="before"))) + "\n").encode())
             time.sleep(0.1)
-        found += [pool.submit(roll_call, address, present(index), 20.0) for index in (1, 2)]
+        found.append(pool.submit(roll_call, address, present(2), 20.0))
+        time.sleep(0.3)  # now three have called, one of which is no more
+        found.append(pool.submit(roll_call, address, present(1), 20.0))
         assert [future.result() for future in found] == [["host0", "host1", "host2"]] * 3
 
 

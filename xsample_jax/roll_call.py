@@ -60,18 +60,21 @@ def _listen(address: str, own: Present, seconds: float, difference) -> list[str]
     lines: dict[int, socket.socket] = {}
     problem: ConfigError | ProcessError | None = None
     with _server(address) as server:
-        while len(present) < own.count and problem is None:
+        while problem is None:
+            for index in [index for index, line in lines.items() if _closed(line)]:
+                del lines[index], present[index]  # it ended while it waited, perhaps to be started again
+            if len(present) == own.count:
+                break
+            if time.monotonic() >= deadline:
+                problem = missing(own.count, present, seconds)
+                break
             server.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
                 line = server.accept()[0]
                 line.settimeout(5.0)
                 other = Present(**json.loads(_read(line)))
-            except (OSError, ValueError, TypeError):  # nobody called; or it was not one of ours, or fell silent
-                if time.monotonic() >= deadline:
-                    problem = missing(own.count, present, seconds)
-                continue
-            if other.index in lines and _closed(lines[other.index]):  # it was restarted while it waited
-                del lines[other.index], present[other.index]
+            except (OSError, ValueError, TypeError):
+                continue  # nobody called; or it was not one of ours, or fell silent
             problem = _contradiction(present, other, difference)
             lines[other.index if problem is None else -1] = line
             present.setdefault(other.index, other)
