@@ -38,7 +38,7 @@ def main() -> None:
     quiet_environment(os.environ)
     for encoder in options.encoder:
         print(f"\n{encoder}, {options.size} px, {options.batch_size} images a device, two views, AdamW\n")
-        print("| knob | parameters and optimiser, MiB | temporaries, MiB | work |\n|---|---:|---:|---:|", flush=True)
+        print("| knob | state, MiB | temporaries, MiB | work |\n|---|---:|---:|---:|", flush=True)
         plain = None
         for knob in options.knobs:
             if KNOBS[knob].get("precision.compute") and not options.topology:
