@@ -1,10 +1,15 @@
 """Memory per device of the whole train step by knob, as compiled (nothing is run): what each saves, in what it costs.
 
-python -m benchmarks.step_memory [--encoder resnet50 vit_s] [--batch_size 64] [--size 224] [--devices 8]
+python -m benchmarks.step_memory [--encoder resnet50 vit_s] [--batch_size 64] [--size 224]
+python -m benchmarks.step_memory --topology v5e:2x2     by the TPU compiler (extra tpu), which takes longer
+
+XLA for CPU computes bfloat16 in float32 and needs room for both, so knobs of precision.compute are for TPUs only.
 """
 
 import argparse
 import os
+
+from xsample_jax.topology import quiet_environment, topology_devices
 
 KNOBS = {
     "none": {},
@@ -26,18 +31,18 @@ def main() -> None:
     parser.add_argument("--encoder", nargs="+", default=["resnet50", "vit_s"])
     parser.add_argument("--batch_size", type=int, default=64, help="images per device, two views each")
     parser.add_argument("--size", type=int, default=224, help="side of the views in pixels")
-    parser.add_argument("--devices", type=int, default=8, help="of the last knob; the others are on one")
+    parser.add_argument("--topology", help="TPU slice to compile for; its chips share the batch")
     parser.add_argument("--knobs", nargs="+", default=list(KNOBS), choices=list(KNOBS))
     options = parser.parse_args()
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["XLA_FLAGS"] = (
-        f"--xla_force_host_platform_device_count={options.devices} --xla_backend_optimization_level=0"
-    )
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    quiet_environment(os.environ)
     for encoder in options.encoder:
         print(f"\n{encoder}, {options.size} px, {options.batch_size} images a device, two views, AdamW\n")
-        print("| knob | parameters and optimiser, MiB | temporaries, MiB | work |\n|---|---:|---:|---:|", flush=True)
+        print("| knob | state, MiB | temporaries, MiB | work |\n|---|---:|---:|---:|", flush=True)
         plain = None
         for knob in options.knobs:
+            if KNOBS[knob].get("precision.compute") and not options.topology:
+                continue
             state, temporaries, flops = measure(encoder, options, KNOBS[knob])
             plain = plain or flops
             work = f"{flops / plain:.2f}" if flops else "a forward pass more"
@@ -53,7 +58,10 @@ def measure(encoder: str, options, knob: dict) -> tuple[int, int, float | None]:
     from xsample_jax.config import default_config, resolve
     from xsample_jax.mesh import make_mesh
 
-    devices = jax.devices() if "mesh.fsdp" in knob else jax.devices()[:1]
+    if options.topology:
+        devices, effort = topology_devices(options.topology), {"exec_time_optimization_effort": -1.0}
+    else:
+        devices, effort = jax.devices() if "mesh.fsdp" in knob else jax.devices()[:1], None
     config = default_config()
     config.steps, config.batch_size = 100, options.batch_size * len(devices)
     config.augment.size = config.data.image_size = options.size
@@ -64,7 +72,7 @@ def measure(encoder: str, options, knob: dict) -> tuple[int, int, float | None]:
         config[section][key] = len(devices) if name == "mesh.fsdp" else value
     config = resolve(config)
     parts = Parts(config, STAND_IN, make_mesh(config.mesh, config.batch_size, devices))
-    compiled = parts.train_step.lower(parts.abstract_state, parts.abstract_batch).compile()
+    compiled = parts.train_step.lower(parts.abstract_state, parts.abstract_batch).compile(compiler_options=effort)
     report = compiled_report(compiled)
     return report.aliased, report.temporaries, report.flops if config.loss.grad_cache == 1 else None
 

@@ -79,3 +79,12 @@ def test_without_a_decay_there_is_none_and_training_is_the_same():
 def test_warm_up_reaches_the_decay():
     assert float(warmed_up(0.9999, jnp.int32(0))) == pytest.approx(0.1)
     assert float(warmed_up(0.99, jnp.int32(10_000))) == pytest.approx(0.99)
+
+
+def test_it_is_split_over_devices_as_the_parameters_are():
+    config = tiny_config(optimizer__ema=0.9, mesh__fsdp=4, model__width=32, model__head__hidden=(256,))
+    state = tiny_parts(config, jax.devices()[:4]).abstract_state
+    split = [name for name, leaf in state.params.items() if not leaf.sharding.is_fully_replicated]
+    assert split
+    for name, leaf in state.params.items():
+        assert state.ema[name].sharding == leaf.sharding, name

@@ -69,7 +69,7 @@ def test_metadata(metadata):
     assert metadata["python_requires"] == ">=3.11"
     assert re.fullmatch(r"\d+\.\d+\.\d+", metadata["version"])
     assert (ROOT / "LICENSE").read_text().split()[:5] == ["Apache", "License", "Version", "2.0,", "January"]
-    assert {"text", "tpu", "cuda12", "cuda13", "emoji", "test", "notebooks", "logging"} <= set(
+    assert {"text", "tpu", "cuda12", "cuda13", "emoji", "test", "notebooks", "logging", "wandb"} <= set(
         metadata["extras_require"]
     )
 
@@ -81,7 +81,7 @@ def test_every_room_is_a_package(metadata):
 
 def test_every_import_is_declared(metadata):
     declared = names(metadata["install_requires"])
-    for extra in ("text", "emoji", "logging"):  # imported inside the one function that needs them
+    for extra in ("text", "emoji", "logging", "wandb"):  # imported inside the one function that needs them
         declared |= names(metadata["extras_require"][extra])
     own = {"xsample_jax", *sys.stdlib_module_names}
     missing = {

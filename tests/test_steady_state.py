@@ -58,12 +58,14 @@ def test_steps_log_and_save_without_hidden_transfers_or_compilations(tmp_path, m
 
     monkeypatch.setattr(xsample_jax.train, "Clocks", Clocks)
     config = tiny_config(steps=8, log__every=1, checkpoint__every=2, optimizer__ema=0.9, objective__preset="moco",
-                         objective__queue=32)  # fmt: skip
+                         objective__queue=32, log__profile=(6, 2))  # fmt: skip
     # The guard is on for the whole of it: explicit device_put and device_get are all that is allowed.
     with jax.transfer_guard("disallow"):
         xsample_jax.train.train(config, tmp_path)
     assert len(steps_seen) == 8
     assert len(set(steps_seen)) == 1, f"values read by the host up to each step: {steps_seen}"
+
+    assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1  # a profile reads nothing either
 
     lines = read_jsonl(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, 9))

@@ -89,6 +89,8 @@ def train(config, workdir: str | pathlib.Path) -> dict[str, float]:
         enabled=first_process,
         wandb=wandb_writer(config, folder),
     )
+    if config.optimizer.ema is not None and first_process:
+        print(f"{config.name}: evaluations look at the moving average of the model, decay {config.optimizer.ema}")
     profiler = Profiler(folder / PROFILE, config.log.profile)
     count_compilations()
     batches = train_batches(examples, config, position, process_rows(parts.mesh, batch_size))

@@ -23,5 +23,5 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.mesh.topology = None
     config.checkpoint.update(every=2, metric=None, resume_from=None)
     config.eval.update(suite="none", split="test", train_split="train", every=None, batch_size=64)
-    config.log.every = 1
+    config.log.update(every=1, profile=(), wandb=None)
     return config

@@ -58,17 +58,19 @@ class Clocks:
         self._window_steps += 1
 
     def read(self) -> dict[str, float]:
-        """Returns the numbers of the time since the last read and starts anew; {} when no step was finished since.
+        """Returns the numbers of the time since the last read and starts anew.
 
+        compile_seconds, evaluation_seconds, checkpoint_seconds: where there was any. And, if a step was finished:
         images_per_second, also per chip; seconds_per_step; data_wait_share: part of the training time spent waiting for
         the host; mfu: model FLOPs per second as a share of what the chips can do in bfloat16 (where that is known).
         """
         now = self._now()
         training = now - self._window_start - sum(self._window.get(name, 0.0) for name in _ASIDE)
         steps, waited = self._window_steps, self._window.get("data_wait", 0.0)
+        aside = {f"{name}_seconds": self._window[name] for name in _ASIDE if name in self._window}
         self._window_start, self._window, self._window_steps = now, {}, 0
         if not steps or training <= 0:
-            return {}
+            return aside
         speed = steps * self._images / training
         utilisation = {} if self._at_peak is None else {"mfu": self._at_peak * steps / training}
         return {
@@ -77,13 +79,10 @@ class Clocks:
             "seconds_per_step": training / steps,
             "data_wait_share": waited / training,
             **utilisation,
+            **aside,
         }
 
     def seconds_left(self, steps_left: int) -> float | None:
         """Estimates the training time of the steps left from all steps so far; None before the first one."""
         training = self._now() - self._started - sum(self._total.get(name, 0.0) for name in _ASIDE)
         return steps_left * training / self._steps if self._steps else None
-
-    def totals(self) -> dict[str, float]:
-        """Returns seconds of the whole run so far: "total" and every clock."""
-        return {"total": self._now() - self._started, **self._total}
