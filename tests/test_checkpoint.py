@@ -7,6 +7,7 @@ import pytest
 from tests.tiny import tiny_config, tiny_parts
 from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.errors import CheckpointError
+from xsample_jax.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("shallow_resnet18")
 
@@ -28,14 +29,14 @@ def test_restored_onto_other_devices_bit_for_bit(tmp_path, devices, fsdp):
     saved_parts = tiny_parts(config, jax.devices()[:2])
     state = saved_parts.new_state()
     checkpoints = Checkpoints(tmp_path, config.checkpoint)
-    checkpoints.save(state, 7, 7 * 16, "{}")
+    checkpoints.save(state, Progress(7, 7 * 16), "{}")
     checkpoints.wait()
     parts = tiny_parts(
         tiny_config(model__width=32, model__head__hidden=(256,), mesh__fsdp=fsdp), jax.devices()[:devices]
     )
-    restored, meta = checkpoints.restore(parts.abstract_state)
+    restored, progress = checkpoints.restore(parts.abstract_state)
     checkpoints.close()
-    assert meta["data_position"] == 112
+    assert progress == Progress(7, 112)
     assert_same(restored, state)
     for got, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(parts.abstract_state), strict=True):
         assert got.sharding == wanted.sharding
@@ -47,7 +48,7 @@ def test_keeps_the_newest_and_the_best(tmp_path):
     checkpoints = Checkpoints(tmp_path, options(config, metric="knn", keep_latest=2, keep_best=1))
     state = parts.new_state()
     for step, score in enumerate((0.1, 0.9, 0.3, 0.2, 0.25), start=1):
-        checkpoints.save(state, step, 0, "{}", {"knn": score})
+        checkpoints.save(state, Progress(step), "{}", {"knn": score})
         checkpoints.wait()
     kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit())
     checkpoints.close()
@@ -57,7 +58,7 @@ def test_keeps_the_newest_and_the_best(tmp_path):
 def test_another_model_is_refused_with_a_reason(tmp_path):
     parts = tiny_parts(tiny_config(), jax.devices()[:1])
     checkpoints = Checkpoints(tmp_path, tiny_config().checkpoint)
-    checkpoints.save(parts.new_state(), 1, 16, "{}")
+    checkpoints.save(parts.new_state(), Progress(1, 16), "{}")
     checkpoints.wait()
     other = tiny_parts(tiny_config(model__head__dim=24), jax.devices()[:1])
     with pytest.raises(CheckpointError, match=r"step 1.*config\.json"):

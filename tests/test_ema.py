@@ -11,6 +11,7 @@ from tests.tiny import random_batch, tiny_config, tiny_parts
 from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.ema import warmed_up
 from xsample_jax.mesh import fetch_scalars, to_global
+from xsample_jax.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("shallow_resnet18")
 
@@ -57,7 +58,7 @@ def test_averages_parameters_and_statistics_with_a_warm_up(tmp_path):
 
     # A checkpoint has it.
     checkpoints = Checkpoints(tmp_path, config.checkpoint)
-    checkpoints.save(state, 3, 48, "{}")
+    checkpoints.save(state, Progress(3, 48), "{}")
     checkpoints.wait()
     restored, _ = checkpoints.restore(parts.abstract_state)
     checkpoints.close()

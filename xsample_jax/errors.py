@@ -24,8 +24,20 @@ class CheckpointError(UserError):
     """A checkpoint cannot be written, found or restored into this model."""
 
 
-class DivergedError(UserError):
-    """The loss of a run is not finite any more."""
+class RunError(UserError):
+    """A run broke though its input was fine. Exit code 1, where other errors of users end with 2."""
+
+
+class DivergedError(RunError):
+    """Loss, gradient or update of a run are not finite any more."""
+
+
+class SaveError(RunError):
+    """A checkpoint could not be written."""
+
+
+class StalledError(RunError):
+    """The data did not come within the time limit."""
 
 
 class ProcessError(UserError):

@@ -12,7 +12,8 @@ import traceback
 
 from absl import app, flags, logging
 
-from xsample_jax.errors import UserError
+from xsample_jax.errors import RunError, StalledError, UserError
+from xsample_jax.exit_codes import BAD_INPUT, FAILED, REQUEUE
 from xsample_jax.topology import quiet_environment, without_tpu
 
 _CONFIG = flags.DEFINE_string("config", None, "Config file, as configs/quickstart.py or configs/quickstart.py:smoke.")
@@ -23,6 +24,9 @@ _ADDRESS = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of proces
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes; 1: run alone, whatever the launcher.")
 _PROCESS = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 _START_LIMIT = flags.DEFINE_float("start_timeout", 300, "Seconds to wait for all processes to start.", lower_bound=1)
+_ALLOW_CHANGE = flags.DEFINE_bool(
+    "allow_config_change", False, "Resume a run folder with another config; what changed goes into history.jsonl."
+)
 _EXTRA = "Give --config=configs/quickstart.py, for example."
 
 
@@ -41,17 +45,24 @@ def main(argv: list[str], overrides: list[str]) -> None:
 
         dry_run(config, workdir=_WORKDIR.value, topology=_TOPOLOGY.value)
         return
-    from xsample_jax.processes import find_place, start
+    from xsample_jax.faults.preemption import Preempted
+    from xsample_jax.processes import find_place, name_of_process, start
 
     place = find_place(_ADDRESS.value, _PROCESSES.value, _PROCESS.value)
     start(place, config_to_json(config), _START_LIMIT.value)
     from xsample_jax.train import train
 
-    train(config, _WORKDIR.value)
+    try:
+        train(config, _WORKDIR.value, _ALLOW_CHANGE.value)
+    except Preempted:
+        sys.exit(REQUEUE)
+    except StalledError as error:
+        print(f"error{name_of_process()}: {error}", file=sys.stderr, flush=True)
+        os._exit(FAILED)  # at a normal exit Python would wait for the very threads that hang
 
 
 def run() -> None:
-    """Entry point: bad input ends with its message and exit code 2, not with a traceback."""
+    """Entry point: errors of users end with their message, not with a traceback, and an exit code (exit_codes.py)."""
     if without_tpu():  # before jax is imported, which the config does
         quiet_environment(os.environ)
     from xsample_jax.config import split_overrides
@@ -63,13 +74,13 @@ def run() -> None:
         app.run(lambda argv: main(argv, overrides), argv=arguments)
     except UserError as error:
         print(f"error{name_of_process()}: {error}", file=sys.stderr)
-        leave(2)
+        leave(FAILED if isinstance(error, RunError) else BAD_INPUT)
     except Exception:
         traceback.print_exc()
         if name_of_process():
             print(f"error{name_of_process()}: see above. Where a connection was closed, read the log of the process "
                   "that ended first.", file=sys.stderr)  # fmt: skip
-        leave(1)
+        leave(FAILED)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from xsample_jax.data.augment import make_views
 from xsample_jax.ema import moved, warmed_up
+from xsample_jax.faults.non_finite import evidence, keep_if
 from xsample_jax.grad_cache import embed_in_chunks
 from xsample_jax.objectives.memory import moved_teacher, recall, teacher_params
 from xsample_jax.objectives.objective import Objective, objective_loss
@@ -67,7 +68,7 @@ def make_train_step(
         )
         new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2]) | encoded
         metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
-        return loss, (new_statistics, memory, metrics)
+        return loss, (new_statistics, memory, metrics, z)
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         def views_of(augment, views, seed):
@@ -89,7 +90,7 @@ def make_train_step(
         if objective.teacher is not None:
             teacher = model.merge(teacher_params(state.memory), state.statistics, training=True)
             inputs = dataclasses.replace(inputs, teacher=teacher_embeddings(objective, teacher, inputs))
-        gradient, (statistics, memory, metrics) = jax.grad(loss_of, has_aux=True)(
+        gradient, (statistics, memory, metrics, z) = jax.grad(loss_of, has_aux=True)(
             state.params, state.statistics, inputs
         )
         gradient = float32(gradient)
@@ -101,6 +102,8 @@ def make_train_step(
         if config.optimizer.ema is not None:
             metrics["ema_decay"] = warmed_up(config.optimizer.ema, state.step + 1)
         ema = moved(state.ema, params | statistics, metrics["ema_decay"]) if state.ema else {}
-        return TrainState(state.step + 1, params, statistics, opt_state, memory, ema), metrics
+        metrics |= evidence(gradient, updates, metrics["loss"], z)
+        new = TrainState(state.step + 1, params, statistics, opt_state, memory, ema)
+        return keep_if(metrics["finite"], new, state) if config.faults.non_finite == "skip" else new, metrics
 
     return train_step

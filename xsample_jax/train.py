@@ -1,208 +1,253 @@
 """The loop, top to bottom: build, restore, for every step save, batch, step, log, evaluate; then a report."""
 
+import contextlib
 import json
-import math
 import pathlib
 
 import jax
 
-from xsample_jax.assemble import assemble
-from xsample_jax.checkpoint import Checkpoints
-from xsample_jax.config import config_from_json, config_to_json, diff_configs
-from xsample_jax.data.pipeline import train_batches
-from xsample_jax.errors import CheckpointError, DivergedError
+from xsample_jax.assemble import Parts, assemble
+from xsample_jax.checkpoint import FULL, Checkpoints
+from xsample_jax.config import config_to_json
+from xsample_jax.data.pipeline import Examples, train_batches
+from xsample_jax.errors import CheckpointError, ConfigError, SaveError
 from xsample_jax.evals.intervals import save_examples
 from xsample_jax.evals.run import evaluate, write_snapshot
-from xsample_jax.mesh import connect, fetch_scalars, process_rows, to_global
+from xsample_jax.faults.history import note
+from xsample_jax.faults.lock import locked
+from xsample_jax.faults.non_finite import RollBack, handle
+from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
+from xsample_jax.faults.same_run import changed_keys, save_config
+from xsample_jax.faults.save_failures import reported
+from xsample_jax.faults.stalled import TimedBatches
+from xsample_jax.mesh import all_processes_agree, connect, process_rows, to_global
 from xsample_jax.metrics.clocks import Clocks
 from xsample_jax.metrics.compilations import count_compilations
 from xsample_jax.metrics.flops import model_flops
 from xsample_jax.metrics.hardware import count_chips, memory_in_use, peak_flops
+from xsample_jax.metrics.late import Late, LateMetrics
 from xsample_jax.metrics.profile import Profiler
 from xsample_jax.metrics.wandb_writer import wandb_writer
 from xsample_jax.metrics.writers import JSONL, open_writers, read_jsonl
 from xsample_jax.processes import barrier, check_shared, name_of_process, say
+from xsample_jax.progress import Progress
+from xsample_jax.state import TrainState
 from xsample_jax.tools.report import write_report
 
-CONFIG, EVALUATION, EXAMPLES, SNAPSHOT, REPORT, PROFILE = (
-    "config.json",
-    "evaluation.json",
-    "evaluation.npz",
-    "report_data.npz",
-    "report.html",
-    "profile",
-)
+EVALUATION, EXAMPLES = "evaluation.json", "evaluation.npz"
+SNAPSHOT, REPORT, PROFILE = "report_data.npz", "report.html", "profile"
 
 
-def train(config, workdir: str | pathlib.Path) -> dict[str, float]:
+def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False) -> dict[str, float]:
     """Trains and evaluates what `config` describes and returns the final metrics of the evaluation.
 
     Called again with the same folder it resumes from the newest checkpoint with the very same batches, and when the
-    run is finished it says so and returns its metrics.
+    run is finished it says so and returns its metrics. docs/resume.md says what happens when something goes wrong.
 
-    Raises ConfigError, DataError or CheckpointError on bad input; CheckpointError when the folder holds another run;
-    DivergedError when the loss is not finite any more.
+    Raises ConfigError, DataError or CheckpointError on bad input; CheckpointError when the folder holds another run
+    (unless `allow_config_change`) or is in use; DivergedError, SaveError or StalledError when the run breaks; Preempted
+    when it was asked to stop and has saved.
     """
     folder = pathlib.Path(workdir)
     first_process = jax.process_index() == 0
+    lock = locked(folder) if first_process else contextlib.nullcontext()
+    with lock, preemption_notice(config.faults.grace) as notice:
+        # Build.
+        changes = changed_keys(config, folder, allow_config_change)
+        check_shared(folder)  # also: nothing is written before all processes have looked
+        if (folder / EVALUATION).exists() and not changes:
+            say(f"{config.name}: finished. Its report: {folder / REPORT}")
+            return json.loads((folder / EVALUATION).read_text())
+        parts, examples = assemble(config)
+        connect(parts.mesh)
 
-    # Build.
-    check_same_run(config, folder)
-    check_shared(folder)  # also: nothing is written before all processes have looked
-    parts, examples = assemble(config)
-    connect(parts.mesh)
-    steps, batch_size = parts.steps, config.batch_size
-    if first_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(config_to_json(config))
-    if (folder / EVALUATION).exists():
-        say(f"{config.name}: finished at step {steps}. Its report: {folder / REPORT}")
-        return json.loads((folder / EVALUATION).read_text())
+        # Restore, and train; a roll-back restores once more.
+        with contextlib.closing(Checkpoints(folder, config.checkpoint)) as checkpoints:
+            state, progress = _restore(parts, checkpoints)
+            if first_process:
+                (folder / EVALUATION).unlink(missing_ok=True)
+                save_config(config, folder, changes)
+            while progress.step < parts.steps:
+                try:
+                    state = _steps(parts, examples, folder, checkpoints, notice, state, progress)
+                except RollBack as bad:
+                    with reported(folder, bad.step):
+                        checkpoints.wait()
+                    state, earlier = _restore(parts, checkpoints)
+                    earlier.data_position, earlier.rollbacks = bad.data_position, progress.rollbacks + 1
+                    progress = earlier
+            checkpoints.wait()
+            return _finish(parts, examples, folder, notice, state)
 
-    # Restore: this run's own checkpoint, another run's, or a new state.
-    checkpoints = Checkpoints(folder, config.checkpoint)
-    start = checkpoints.latest_step() or 0
-    if start:
-        state, meta = checkpoints.restore(parts.abstract_state)
-        say(f"{config.name}: resumed at step {start} of {steps}")
-        position = meta["data_position"]
-    elif config.checkpoint.resume_from:
-        other = Checkpoints(config.checkpoint.resume_from, config.checkpoint)
-        if other.latest_step() is None:
-            raise CheckpointError(
-                "checkpoint.resume_from", config.checkpoint.resume_from, "a run folder with a checkpoint in it"
+
+def _restore(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
+    """This run's own newest checkpoint, else that of another run, else a new state."""
+    config = parts.config
+    if checkpoints.latest_step() is not None:
+        state, progress = checkpoints.restore(parts.abstract_state)
+        if progress.step > parts.steps:
+            raise ConfigError(
+                "steps", parts.steps, f"at least the {progress.step} that are done", "Use another folder."
             )
-        state, meta = other.restore(parts.abstract_state)
-        other.close()
-        start, position = int(state.step), meta["data_position"]
-    else:
-        state, position = parts.new_state(), 0
+        print(f"{config.name}: resumed at step {progress.step} of {parts.steps}")
+        return state, progress
+    if config.checkpoint.resume_from:
+        with contextlib.closing(Checkpoints(config.checkpoint.resume_from, config.checkpoint, own=False)) as other:
+            if other.latest_step() is None:
+                raise CheckpointError(
+                    "checkpoint.resume_from", config.checkpoint.resume_from, "a run folder with a checkpoint in it"
+                )
+            return other.restore(parts.abstract_state)
+    return parts.new_state(), Progress()
 
+
+def _steps(
+    parts: Parts,
+    examples: Examples,
+    folder: pathlib.Path,
+    checkpoints: Checkpoints,
+    notice: Notice,
+    state: TrainState,
+    progress: Progress,
+) -> TrainState:
+    """The steps from `progress` (kept up to date in place) to the last one, with a checkpoint at the end."""
+    config, steps, start = parts.config, parts.steps, progress.step
+    names, text = sorted(parts.abstract_state.params), config_to_json(config)
     devices = list(parts.mesh.devices.flat)
     peak = peak_flops(devices)
-    clocks = Clocks(batch_size, count_chips(devices), model_flops(parts) / peak if peak else None)
+    clocks = Clocks(config.batch_size, count_chips(devices), model_flops(parts) / peak if peak else None)
     writers = open_writers(
         folder,
         total_steps=steps,
         resume_step=start,
+        evaluated=progress.evaluated,
         seconds_left=lambda step: clocks.seconds_left(steps - step),
-        enabled=first_process,
+        enabled=jax.process_index() == 0,
         wandb=wandb_writer(config, folder),
     )
-    if config.optimizer.ema is not None and first_process:
-        print(f"{config.name}: evaluations look at the moving average of the model, decay {config.optimizer.ema}")
+    if config.optimizer.ema is not None:
+        say(f"{config.name}: evaluations look at the moving average of the model, decay {config.optimizer.ema}")
     profiler = Profiler(folder / PROFILE, config.log.profile)
     count_compilations()
-    batches = train_batches(examples, config, position, process_rows(parts.mesh, batch_size))
-    text = config_to_json(config)
-    pending: tuple[int, dict] | None = None  # metrics are fetched one step late, so that the device never waits
+    batches = train_batches(examples, config, progress.data_position, process_rows(parts.mesh, config.batch_size))
+    batches = TimedBatches(batches, config.faults.data_timeout, folder)
     scores: dict[str, float] = {}
 
-    def log_pending() -> None:
-        nonlocal pending
-        if pending is not None:
-            step, metrics = pending
-            values = fetch_scalars(metrics)
-            machine = memory_in_use(jax.local_devices()) | {"compilations": count_compilations()}
-            writers.write(step, values | clocks.read() | machine)
-            pending = None
-            if not math.isfinite(values["loss"]):
-                checkpoints.wait()
-                raise DivergedError(
-                    f"loss at step {step}",
-                    values["loss"],
-                    "a finite number",
-                    f"Lower --config.optimizer.learning_rate (it was {float(parts.optimizer[1](step - 1)):.3g}) or set "
-                    f"--config.optimizer.clip_norm=1. Checkpoints up to here are kept in {folder}.",
-                )
+    def write(step: int, values: dict[str, float]) -> None:
+        skipped = {"skipped_updates": progress.skipped} if progress.skipped else {}
+        machine = memory_in_use(jax.local_devices()) | {"compilations": count_compilations()}
+        writers.write(step, values | skipped | clocks.read() | machine)
+        with reported(folder, step):
+            checkpoints.check()
 
-    for step in range(start, steps):
-        # Save. Lines up to here are on the disk before the checkpoint is, so a resumed file has no gap.
-        if step > start and step % config.checkpoint.every == 0:
-            log_pending()
-            with clocks.measure("checkpoint"):
-                checkpoints.save(state, step, step * batch_size, text, scores)
+    def judge(late: Late, metrics: dict) -> None:
+        handle(config, progress, late.step, late.data_position, metrics, names, late.batch, folder)
+
+    late = LateMetrics(write, judge)
+
+    def settle() -> None:
+        if late.settle():
+            progress.skipped_in_a_row = 0
+
+    def save() -> None:
+        settle()
+        # Lines up to here are on the disk before the checkpoint is, so a resumed file has no gap.
+        if not all_processes_agree(writers.flush()):
+            raise SaveError("metrics.jsonl", "lines that wait", "all lines on the disk before a checkpoint is", FULL)
+        with clocks.measure("checkpoint"):
+            checkpoints.save(state, progress, text, scores)
+
+    def evaluate_now() -> dict[str, float]:
+        with clocks.measure("evaluation"), notice.interrupts():
+            found = dict(evaluate(parts, state)[0].metrics)
+        writers.write(progress.step, {f"eval/{name}": value for name, value in found.items()})
+        return found
+
+    with contextlib.closing(writers), contextlib.closing(batches), contextlib.closing(profiler):
+        if not progress.evaluated:
+            scores, progress.evaluated = evaluate_now(), True
+
+        for step in range(start, steps):
+            # Save.
+            stop = notice.reached(step, checkpoints.reached_preemption)
+            if step > start and (stop or step % config.checkpoint.every == 0):
+                with reported(folder, step):
+                    save()
                 scores = {}
+            if stop:
+                with reported(folder, step):
+                    checkpoints.wait()
+                note(folder, "stopped from outside", step=step)
+                raise Preempted
 
-        # Batch.
-        with clocks.measure("data_wait"):
-            batch = to_global(_entries(next(batches), parts), parts.mesh)
+            # Batch.
+            with clocks.measure("data_wait"):
+                host_batch = next(batches)
+                batch = to_global({name: host_batch[name] for name in parts.abstract_batch}, parts.mesh)
 
-        # Step.
-        with clocks.measure("compile" if step == start else "step"), profiler.step(step + 1):
-            state, metrics = parts.train_step(state, batch)
-            if step == start:
-                jax.block_until_ready(metrics)
-        clocks.step()
-        profiler.end_of_step(metrics)
+            # Step.
+            with clocks.measure("compile" if step == start else "step"), profiler.step(step + 1):
+                state, metrics = parts.train_step(state, batch)
+                if step == start:
+                    jax.block_until_ready(metrics)
+            clocks.step()
+            profiler.end_of_step(metrics)
+            position = progress.data_position
+            progress.step, progress.data_position = step + 1, position + config.batch_size
 
-        # Log.
-        log_pending()
-        if (step + 1) % config.log.every == 0 or step + 1 == steps:
-            pending = step + 1, metrics
+            # Log.
+            settle()
+            log = (step + 1) % config.log.every == 0 or step + 1 == steps
+            late.hold(Late(step + 1, position, metrics, host_batch, log))
 
-        # Evaluate.
-        if (
-            config.eval.suite != "none"
-            and config.eval.every
-            and (step + 1) % config.eval.every == 0
-            and step + 1 < steps
-        ):
-            log_pending()
-            with clocks.measure("evaluation"):
-                scores = dict(evaluate(parts, state)[0].metrics)
-                writers.write(step + 1, {f"eval/{name}": value for name, value in scores.items()})
+            # Evaluate.
+            if _evaluates(config.eval, step + 1, steps):
+                settle()
+                progress.evaluated = False
+                try:
+                    scores, progress.evaluated = evaluate_now(), True
+                except Preempted:
+                    with reported(folder, progress.step):
+                        save()
+                        checkpoints.wait()
+                    note(folder, "stopped from outside", step=progress.step)
+                    raise
 
-    log_pending()
-    profiler.close()
-    if start < steps:
-        checkpoints.save(state, steps, steps * batch_size, text, scores)
-    batches.close()
-    checkpoints.wait()
+        with reported(folder, steps):
+            checkpoints.wait()  # an earlier failure is not this one's
+        save()
+    return state
+
+
+def _evaluates(options, step: int, steps: int) -> bool:
+    """Whether an evaluation is due after `step`; the last step's is the final one."""
+    return options.suite != "none" and bool(options.every) and step % options.every == 0 and step < steps
+
+
+def _finish(
+    parts: Parts, examples: Examples, folder: pathlib.Path, notice: Notice, state: TrainState
+) -> dict[str, float]:
+    """The final evaluation and the report."""
+    config, steps, first_process = parts.config, parts.steps, jax.process_index() == 0
     if examples.skipped:
         print(f"{config.name}: {examples.skipped} broken records were skipped{name_of_process()}.")
+    scores: dict[str, float] = {}
     if config.eval.suite != "none":
-        scores = _final_evaluation(parts, state, folder, writers)
+        with notice.interrupts():
+            result, store = evaluate(parts, state)
+            scores = dict(result.metrics)
+            write_snapshot(folder / SNAPSHOT, parts, state, store)
+            if first_process:
+                save_examples(folder / EXAMPLES, result.examples)
     if first_process:
+        lines = read_jsonl(folder / JSONL)
+        if not any(name.startswith("eval/") for line in lines if line["step"] == steps for name in line) and scores:
+            with contextlib.closing(open_writers(folder, total_steps=steps, resume_step=steps)) as writers:
+                writers.write(steps, {f"eval/{name}": value for name, value in scores.items()})
         partial = folder / (EVALUATION + ".partial")
         partial.write_text(json.dumps(scores, indent=2))
         partial.replace(folder / EVALUATION)
-    writers.close()
-    checkpoints.close()
-    if first_process:
         write_report([folder], folder / REPORT)
         print(f"{config.name}: finished at step {steps}. Report: {folder / REPORT}")
     barrier("the end of the run")
-    return scores
-
-
-def check_same_run(config, folder: pathlib.Path) -> None:
-    """Raises CheckpointError when the folder holds a run with another config; it lists the keys that differ."""
-    path = folder / CONFIG
-    if not path.exists():
-        return
-    differing = diff_configs(config_from_json(path.read_text()), config)
-    if differing:
-        changes = "; ".join(f"{key} was {old!r}, is now {new!r}" for key, (old, new) in differing.items())
-        raise CheckpointError(
-            "--workdir",
-            str(folder),
-            f"the folder of a run with this very config ({changes})",
-            "Use another folder, or the config that the run was started with.",
-        )
-
-
-def _entries(batch: dict, parts) -> dict:
-    return {name: batch[name] for name in parts.abstract_batch}
-
-
-def _final_evaluation(parts, state, folder: pathlib.Path, writers) -> dict[str, float]:
-    result, store = evaluate(parts, state)
-    scores = dict(result.metrics)
-    write_snapshot(folder / SNAPSHOT, parts, state, store)
-    if jax.process_index() == 0:
-        save_examples(folder / EXAMPLES, result.examples)
-        lines = read_jsonl(folder / JSONL)
-        if not any(name.startswith("eval/") for line in lines if line["step"] == parts.steps for name in line):
-            writers.write(parts.steps, {f"eval/{name}": value for name, value in scores.items()})
     return scores

@@ -2,12 +2,14 @@
 
 import time
 
+import cv2
 import numpy as np
 import pytest
 
 from tests.tiny import tiny_config
 from xsample_jax.assemble import open_examples
 from xsample_jax.data.pipeline import eval_batches, train_batches
+from xsample_jax.data.record_writer import write_records
 from xsample_jax.errors import DataError
 
 
@@ -127,3 +129,33 @@ def test_a_broken_record_is_named_or_skipped_and_counted():
 def test_what_the_set_lacks_is_said(examples):
     with pytest.raises(DataError, match="caption"):
         open_examples(tiny_config(data__caption="3"), "val", frozenset({"caption_embedding"}))[0]
+
+
+def test_a_flipped_bit_in_a_shard_ends_the_batches_or_is_skipped(tmp_path):
+    """From the file to the batches: the very record is named, or the next good one takes its place."""
+    picture = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))[1].tobytes()
+    record = {"image": picture, "label": 0, "captions": [], "caption_embeddings": None, "attributes": {}}
+    write_records(tmp_path, "set", {"train": [record | {"id": i} for i in range(16)]}, ["a"])
+    (shard,) = tmp_path.glob("*.arrayrecord")
+    data = bytearray(shard.read_bytes())
+    places = [i for i in range(len(data)) if data.startswith(picture, i)]
+    data[places[5] + 100] ^= 1  # in the sixth picture
+    shard.write_bytes(data)
+
+    def batches(on_error):
+        config = tiny_config(
+            data__source="records", data__path=str(tmp_path), data__on_error=on_error, eval__suite="none"
+        )
+        examples = open_examples(config, "train", frozenset())
+        iterator = train_batches(examples, config, 0)
+        return examples, iterator
+
+    examples, iterator = batches("skip")
+    seen = next(iterator)["id"]
+    assert sorted(seen) == sorted([0, 1, 2, 3, 4, 6, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15])
+    assert examples.skipped >= 1
+    iterator.close()
+    _, iterator = batches("raise")
+    with pytest.raises(DataError, match=r"train-00000-of-00001\.arrayrecord:5.*verify_records"):
+        next(iterator)
+    iterator.close()

@@ -2,6 +2,7 @@
 
 from xsample_jax.config.key import Key
 from xsample_jax.config.schema_data import AUGMENT, DATA
+from xsample_jax.config.schema_faults import FAULTS
 from xsample_jax.config.schema_model import MODEL
 from xsample_jax.config.schema_objective import LOSS, OBJECTIVE
 from xsample_jax.config.schema_run import CHECKPOINT, EVAL, LOG
@@ -23,6 +24,7 @@ SCHEMA = {
     "precision": PRECISION,
     "mesh": MESH,
     "checkpoint": CHECKPOINT,
+    "faults": FAULTS,
     "eval": EVAL,
     "log": LOG,
 }

@@ -5,6 +5,8 @@ buffer of type Event. Formats: tensorflow/core/lib/io/record_writer.h, core/util
 summary.proto; the checksum is CRC-32C (RFC 3720, appendix B.4).
 """
 
+import io
+import os
 import struct
 import time
 from collections.abc import Mapping
@@ -40,7 +42,22 @@ class EventFile:
     def _append(self, step: int, what: bytes) -> None:
         event = b"\x09" + struct.pack("<d", time.time()) + (b"\x10" + _varint(int(step)) if step else b"") + what
         length = struct.pack("<Q", len(event))
-        self._file.write(length + _masked_checksum(length) + event + _masked_checksum(event))
+        append_whole(self._file, length + _masked_checksum(length) + event + _masked_checksum(event))
+
+
+def append_whole(file: io.FileIO, data: bytes) -> None:
+    """Appends `data` to an unbuffered file or, when the disk is full, nothing: half a record hides all later ones.
+
+    Raises OSError.
+    """
+    end = file.seek(0, os.SEEK_END)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError:
+        file.truncate(end)
+        raise
 
 
 def _scalar(name: str, value: float) -> bytes:

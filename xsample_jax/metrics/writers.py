@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from xsample_jax.metrics.event_file import EventFile
+from xsample_jax.metrics.event_file import EventFile, append_whole
+from xsample_jax.metrics.patient import PatientWriter
 
 JSONL = "metrics.jsonl"
 
@@ -26,29 +27,32 @@ class JsonlWriter:
 
     A resumed run continues the file: lines after `resume_step` (the last step the restored state has done) and a line
     torn by a kill are removed first, so that the file has every step once. For it to have no gap either, the caller
-    writes all lines up to a step before the checkpoint of that step is committed. nan and infinity become null.
+    writes all lines up to a step before the checkpoint of that step is committed. `evaluated` = False removes the
+    evaluation of `resume_step` too, which is done again. nan and infinity become null.
     """
 
-    def __init__(self, path: str | Path, resume_step: int = 0):
+    def __init__(self, path: str | Path, resume_step: int = 0, evaluated: bool = True):
         self._path = Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._truncate(resume_step)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._truncate(resume_step, evaluated)
+        self._file = self._path.open("ab", buffering=0)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         line = {"step": int(step)} | {name: _plain(value) for name, value in values.items()}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        append_whole(self._file, (json.dumps(line, allow_nan=False) + "\n").encode())
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
 
-    def _truncate(self, step: int) -> None:
+    def _truncate(self, step: int, evaluated: bool) -> None:
         if not self._path.exists():
             return
         text = self._path.read_text(encoding="utf-8")
-        kept = "".join(json.dumps(line) + "\n" for line in _lines(text) if line["step"] <= step)
+        old = [line for line in _lines(text) if line["step"] <= step]
+        if not evaluated:
+            old = [line for line in old if line["step"] < step or not any(name.startswith("eval/") for name in line)]
+        kept = "".join(json.dumps(line) + "\n" for line in old)
         if kept == text:
             return
         # A kill in here leaves the old file or the new one, never half of one.
@@ -163,14 +167,18 @@ def clock(seconds: float) -> str:
 
 
 class FanOut:
-    """Hands every write to several writers."""
+    """Hands every write to several writers, and keeps what one of them cannot write for a later time."""
 
     def __init__(self, writers: Sequence[Writer]):
-        self._writers = tuple(writers)
+        self._writers = tuple(PatientWriter(writer) for writer in writers)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         for writer in self._writers:
             writer.write(step, values)
+
+    def flush(self) -> bool:
+        """Whether all that was written is where it belongs; tries again what could not be written before."""
+        return all([writer.flush() for writer in self._writers])
 
     def close(self) -> None:
         for writer in self._writers:
@@ -182,6 +190,7 @@ def open_writers(
     *,
     total_steps: int,
     resume_step: int = 0,
+    evaluated: bool = True,
     seconds_left: Callable[[int], float | None] | None = None,
     enabled: bool = True,
     stream=None,
@@ -195,7 +204,7 @@ def open_writers(
         return FanOut(())
     more = [wandb()] if wandb is not None else []  # first: where it cannot be, nothing is written at all
     writers = (
-        JsonlWriter(Path(folder) / JSONL, resume_step),
+        JsonlWriter(Path(folder) / JSONL, resume_step, evaluated),
         TensorBoardWriter(Path(folder) / "tensorboard", resume_step),
         ProgressLine(total_steps, seconds_left, stream),
         *more,

@@ -1,0 +1,38 @@
+"""One run in a folder: another process is refused, and what a killed one leaves behind is no lock."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from xsample_jax.errors import CheckpointError
+from xsample_jax.faults.lock import locked
+
+HOLD = """
+import pathlib, sys, time
+from xsample_jax.faults.lock import locked
+with locked(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_run_is_refused_and_a_killed_one_holds_nothing(tmp_path):
+    folder = tmp_path / "run"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    with (
+        pytest.raises(CheckpointError, match=rf"no other run.*process {holder.pid} on .*another folder"),
+        locked(folder),
+    ):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    with locked(folder):
+        with pytest.raises(CheckpointError, match="no other run"), locked(folder):
+            pass
+        with locked(tmp_path / "other"):
+            pass
+    with locked(folder):
+        pass

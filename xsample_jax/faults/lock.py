@@ -1,0 +1,43 @@
+"""One run at a time in a run folder."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import socket
+from collections.abc import Iterator
+
+from xsample_jax.errors import CheckpointError
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Holds the folder for the time of the block.
+
+    The lock is flock's, which the kernel lets go when the process ends in whatever way: there are no stale locks. The
+    text of the file (host and process) is for the message only.
+
+    Raises CheckpointError when another run holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise CheckpointError(
+                "--workdir",
+                str(folder),
+                f"a folder that no other run is using ({holder} is)",
+                "Wait for it, stop it, or use another folder.",
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)

@@ -1,0 +1,155 @@
+"""A step whose loss, gradient or update is not finite: stop with a dump, skip the update, or roll back.
+
+The step says so itself in a flag (`is_finite`), looked at one step late with the other metrics, so that nobody waits.
+Nothing is saved before the flags of all steps up to there were seen: every checkpoint is a good one.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from xsample_jax.errors import DivergedError
+from xsample_jax.faults.history import note
+from xsample_jax.progress import Progress
+
+FOLDER = "faults"
+
+
+class RollBack(Exception):
+    """Go back to the last checkpoint, and on with the data at `data_position`."""
+
+    def __init__(self, step: int, data_position: int):
+        self.step, self.data_position = step, data_position
+        super().__init__(f"step {step} was not finite")
+
+
+# On the device: what the train step adds.
+
+
+def evidence(gradient: Mapping[str, jax.Array], updates, loss: jax.Array, z: jax.Array) -> dict:
+    """Metrics of a step that say whether it is finite, and if not, where it began.
+
+    Returns:
+      finite: bool scalar, over loss, gradient and update. update_norm: float32 scalar. gradient_norms: float32 [P], of
+      every parameter in the order of the names. embeddings: float32 [3], rows of z [N, D] that are not finite, largest
+      absolute value, norm of the mean row (1: all the same).
+    """
+    norms = jnp.stack([optax.tree.norm(gradient[name].astype(jnp.float32)) for name in sorted(gradient)])
+    z = jax.lax.stop_gradient(z).astype(jnp.float32)
+    rows = jnp.sum(~jnp.isfinite(z).all(axis=-1)).astype(jnp.float32)
+    embeddings = jnp.stack([rows, jnp.abs(z).max(), jnp.linalg.norm(z.mean(axis=0))])
+    update_norm = optax.tree.norm(updates)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norms).all() & jnp.isfinite(update_norm)
+    return {"finite": finite, "update_norm": update_norm, "gradient_norms": norms, "embeddings": embeddings}
+
+
+def keep_if(finite: jax.Array, new, old):
+    """`new`, or `old` where the step is not finite; `step` and the counts of the optimiser go on in any case, so that
+    the learning rate stays a function of the step."""
+    choose = lambda a, b: jnp.where(finite, a, b)  # noqa: E731
+    count = lambda a, b: a if jnp.issubdtype(a.dtype, jnp.integer) else choose(a, b)  # noqa: E731
+    kept = jax.tree.map(choose, new, old)
+    return dataclasses.replace(kept, step=new.step, opt_state=jax.tree.map(count, new.opt_state, old.opt_state))
+
+
+# On the host: what happens then.
+
+
+def handle(
+    config,
+    progress: Progress,
+    step: int,
+    data_position: int,
+    metrics: Mapping[str, np.ndarray],
+    names: list[str],
+    batch: Mapping[str, np.ndarray],
+    folder: pathlib.Path,
+) -> None:
+    """Does what `faults.non_finite` says about a step that is not finite.
+
+    Args:
+      progress: counts skipped updates and roll-backs; changed in place.
+      step: number of the step, from 1. data_position: where its batch began.
+      metrics: of the step, fetched. names: of the parameters. batch: this process's share of the batch.
+
+    Raises:
+      DivergedError: the policy is stop, or the limit of the other policies is reached.
+      RollBack: the policy is rollback.
+    """
+    faults, policy = config.faults, config.faults.non_finite
+    path = _dump(step, data_position, metrics, names, batch, folder)
+    scalars = ("loss", "gradient_norm", "update_norm")
+    what = next((name for name in scalars if not math.isfinite(metrics[name])), "gradient_norms")
+    value = float(np.max(metrics[what]))
+
+    def tell(event: str, **facts) -> None:
+        print(f"\nwarning: {what} at step {step} is {value}: {event}. {path}", file=sys.stderr, flush=True)
+        note(folder, event, step=step, what=what, dump=str(path), **facts)
+
+    if policy == "skip" and progress.skipped_in_a_row < faults.skips:
+        progress.skipped, progress.skipped_in_a_row = progress.skipped + 1, progress.skipped_in_a_row + 1
+        tell("the update is skipped", skipped=progress.skipped)
+        return
+    if policy == "rollback" and progress.rollbacks < faults.rollbacks:
+        tell("the run rolls back", rollbacks=progress.rollbacks + 1)
+        raise RollBack(step, data_position + config.batch_size)
+    tell("the run stops")
+    after, other = {
+        "stop": ("", " or pass over such steps with --config.faults.non_finite=skip"),
+        "skip": (f" after {progress.skipped_in_a_row} skipped in a row", ""),
+        "rollback": (f" after {progress.rollbacks} roll-backs", ""),
+    }[policy]
+    raise DivergedError(
+        f"{what} at step {step}",
+        value,
+        "a finite number" + after,
+        f"Batch ids, gradient of every parameter and embeddings: {path}. Lower --config.optimizer.learning_rate (it "
+        f"was {float(metrics['learning_rate']):.3g}), set --config.optimizer.clip_norm=1{other}. Checkpoints up to "
+        f"here are kept in {folder}.",
+    )
+
+
+def _dump(step, data_position, metrics, names, batch, folder) -> pathlib.Path:
+    """Writes what is known about the step, one file per process; numbers that are not finite become text."""
+    norms = dict(zip(names, metrics["gradient_norms"].tolist(), strict=True))
+    rows, largest, mean = metrics["embeddings"].tolist()
+    entries = {}
+    for name, value in batch.items():
+        if np.issubdtype(value.dtype, np.floating):
+            wrong = ~np.isfinite(value.reshape(len(value), -1)).all(axis=1)
+            entries[name] = {"ids_not_finite": batch["id"][wrong].tolist(), "largest": float(np.nanmax(np.abs(value)))}
+    scalars = {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
+    report = {
+        "step": step,
+        "data_position": data_position,
+        "ids": batch["id"].tolist(),
+        "metrics": scalars,
+        "embeddings": {"rows_not_finite": int(rows), "largest": largest, "norm_of_mean": mean},
+        "batch": entries,
+        "gradient_norms": dict(sorted(norms.items(), key=lambda item: (math.isfinite(item[1]), -abs(item[1])))),
+    }
+    path = folder / FOLDER / f"step-{step}-process-{jax.process_index()}.json"
+    text = json.dumps(_plain(report), indent=1)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    except OSError as error:
+        print(f"error: no dump in {path} ({error}): {text}", file=sys.stderr)
+    return path
+
+
+def _plain(value):
+    """JSON has no nan and no infinity: as text, they stay to be told apart."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value if not isinstance(value, float) or math.isfinite(value) else str(value)
