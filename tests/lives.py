@@ -4,15 +4,18 @@ A server imports everything once and forks a process for every life of a run, so
 The encoder is a linear map (tests/objectives/synthetic.py): these tests are about the loop.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
 import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 
@@ -30,14 +33,22 @@ class Life:
 
 
 class Lives:
-    """The server. Use it in a `with` block."""
+    """The server. Use it in a `with` block.
 
-    def __init__(self, encoder: str = "linear"):
-        environment = os.environ | {
+    Args:
+      encoder: "linear", or anything else for that of the config.
+      config: of the runs; relative to the repository.
+    """
+
+    def __init__(self, encoder: str = "linear", config: str = "tests/lives_config.py"):
+        self._config = str(ROOT / config)
+        self._cache = tempfile.TemporaryDirectory()
+        environment = {"JAX_COMPILATION_CACHE_DIR": self._cache.name} | os.environ | {
             "XLA_FLAGS": "--xla_backend_optimization_level=0",  # and one device: these tests are about time
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": str(ROOT),
-        }
+        }  # fmt: skip
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.lives", encoder], cwd=ROOT, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -50,22 +61,34 @@ class Lives:
         self._server.stdin.close()
         self._server.wait()
         self._server.stdout.close()
+        self._cache.cleanup()
 
-    def run(self, folder, *overrides: str, signals: Sequence[tuple[int, float, int]] = (), hook: str = "") -> Life:
+    def run(
+        self,
+        folder: pathlib.Path,
+        *overrides: str,
+        signals: Sequence[tuple[int, float, int]] = (),
+        full: tuple[int, int] = (0, 0),
+        hook: str = "",
+    ) -> Life:
         """One life of the run in `folder`.
 
         Args:
-          overrides: of tests/lives_config.py, and other flags of main.
+          overrides: of the config, and other flags of main.
           signals: (number of the batch, seconds after it, signal): what the life gets, and when.
+          full: the disk is full from the first of these batches to the second.
           hook: Python code executed before it starts, to make something fail.
         """
-        arguments = [f"--config={ROOT / 'tests' / 'lives_config.py'}", f"--workdir={folder}", *overrides]
-        print(json.dumps([arguments, list(signals), hook]), file=self._server.stdin, flush=True)
+        arguments = [f"--config={self._config}", f"--workdir={folder}", *overrides]
+        print(json.dumps([arguments, list(signals), full, hook]), file=self._server.stdin, flush=True)
         return Life(**json.loads(self._server.stdout.readline()))
 
 
-def differences(whole: pathlib.Path, other: pathlib.Path) -> list[str]:
-    """What differs between two finished runs: arrays of the last checkpoint bit by bit, and lines of metrics.jsonl."""
+def differences(whole: pathlib.Path, other: pathlib.Path) -> tuple[int, list[str]]:
+    """(number of bits, what) that differ between two finished runs: the arrays of the last checkpoint; metrics.jsonl.
+
+    An array or a line that only one of them has counts with all its bits.
+    """
     import jax
     import numpy as np
     import orbax.checkpoint as ocp
@@ -76,21 +99,23 @@ def differences(whole: pathlib.Path, other: pathlib.Path) -> list[str]:
         step = max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
         with ocp.StandardCheckpointer() as reader:
             saved = reader.restore((folder / "checkpoints" / str(step) / "state").absolute())
-        return {"step": step} | {jax.tree_util.keystr(k): v for k, v in jax.tree.flatten_with_path(saved)[0]}
-
-    def lines(folder):
-        return [
+        arrays = {jax.tree_util.keystr(keys): value for keys, value in jax.tree.flatten_with_path(saved)[0]}
+        lines = [
             {name: value for name, value in line.items() if name in ("step", *SAME) or name.startswith("eval/")}
             for line in read_jsonl(folder / "metrics.jsonl")
         ]
+        texts = {f"line {number} of metrics.jsonl": json.dumps(line) for number, line in enumerate(lines, 1)}
+        return {name: np.asarray(value).tobytes() for name, value in arrays.items()} | {
+            name: text.encode() for name, text in texts.items()
+        }
 
-    expected, found = final(whole), final(other)
-    wrong = [name for name in expected | found if name not in expected or name not in found]
-    bits = lambda value: np.asarray(value).tobytes()  # noqa: E731
-    wrong += [name for name in expected.keys() & found.keys() if bits(expected[name]) != bits(found[name])]
-    if lines(whole) != lines(other):
-        wrong.append(f"metrics: steps {[line['step'] for line in lines(other)]}, or their values")
-    return wrong
+    one, two = final(whole), final(other)
+    bits = {}
+    for name in one | two:
+        a, b = one.get(name, b""), two.get(name, b"")
+        changed = sum((x ^ y).bit_count() for x, y in zip(a, b, strict=False)) + 8 * abs(len(a) - len(b))
+        bits |= {name: changed} if changed else {}
+    return sum(bits.values()), list(bits)
 
 
 def _serve(encoder: str) -> None:
@@ -101,27 +126,37 @@ def _serve(encoder: str) -> None:
     if encoder == "linear":
         towers.ENCODERS["resnet18"] = lambda config, rngs: LinearEncoder(rngs)
     for line in sys.stdin:
-        arguments, signals, hook = json.loads(line)
-        folder = pathlib.Path(f"/tmp/lives-{os.getpid()}")
-        folder.mkdir(exist_ok=True)
+        arguments, signals, full, hook = json.loads(line)
+        pipes = {name: os.pipe() for name in ("out", "err")}  # not files: those end where the disk is full
         child = os.fork()
         if child == 0:
-            _live(arguments, signals, hook, folder)
+            for number, (_, write) in enumerate(pipes.values(), 1):
+                os.dup2(write, number)
+            _live(arguments, signals, full, hook)
+        for _, write in pipes.values():
+            os.close(write)
+        with concurrent.futures.ThreadPoolExecutor() as readers:  # gone again before the next fork
+            texts = dict(zip(pipes, readers.map(_read, [read for read, _ in pipes.values()]), strict=True))
         _, status = os.waitpid(child, 0)
-        texts = {name: (folder / name).read_text(errors="replace") for name in ("out", "err")}
         print(json.dumps({"code": os.waitstatus_to_exitcode(status)} | texts), flush=True)
 
 
-def _live(arguments, signals, hook, folder) -> None:
+def _read(pipe: int) -> str:
+    with os.fdopen(pipe, errors="replace") as file:
+        return file.read()
+
+
+def _live(arguments, signals, full, hook) -> None:
     import xsample_jax.main
     import xsample_jax.train
 
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     place, numbers = xsample_jax.train.to_global, itertools.count(1)
 
     def to_global(batch, mesh):
         number = next(numbers)
+        if number in full:  # a limit on the size of files ends a write within the file, as a full disk does
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000 if number == full[0] else soft, hard))
         for at, seconds, what in signals:
             if at == number:
                 timer = threading.Timer(seconds, os.kill, (os.getpid(), what))

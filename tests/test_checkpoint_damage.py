@@ -113,6 +113,7 @@ def test_all_damaged_is_an_error_that_names_each(two):
     assert not (two / "damaged").exists()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax' own event loop
 def test_a_full_disk_is_said_and_the_next_checkpoint_is_written(two):
     """RLIMIT_FSIZE ends a write within the file, as a full disk does."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

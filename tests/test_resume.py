@@ -52,7 +52,7 @@ def test_killed_anywhere_the_run_ends_bit_identical(lives, whole, tmp_path, seed
     if codes[-1] != FINISHED:
         last = lives.run(tmp_path)
         assert last.code == FINISHED, last.err
-    assert differences(whole, tmp_path) == []
+    assert differences(whole, tmp_path) == (0, [])
 
 
 @pytest.mark.slow
@@ -68,7 +68,7 @@ def test_stopped_by_signals_it_saves_and_asks_to_be_started_again(lives, whole, 
     assert "resumed at step 5 of 12" in interrupted.out
     assert [event["step"] for event in read_history(tmp_path) if event["event"] == "stopped from outside"] == [5, 8]
     assert lives.run(tmp_path, never).code == FINISHED
-    assert differences(whole, tmp_path) == []
+    assert differences(whole, tmp_path) == (0, [])
     done = lives.run(tmp_path, never)
     assert done.code == FINISHED
     assert "finished" in done.out
