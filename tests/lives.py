@@ -43,7 +43,8 @@ class Lives:
     def __init__(self, encoder: str = "linear", config: str = "tests/lives_config.py"):
         self._config = str(ROOT / config)
         self._cache = tempfile.TemporaryDirectory()
-        environment = {"JAX_COMPILATION_CACHE_DIR": self._cache.name} | os.environ | {
+        environment = os.environ | {
+            "JAX_COMPILATION_CACHE_DIR": self._cache.name,  # not that of other tests: a kill may leave half an entry
             "XLA_FLAGS": "--xla_backend_optimization_level=0",  # and one device: these tests are about time
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PLATFORMS": "cpu",

@@ -78,6 +78,7 @@ class Notice:
         """Ends the time limit."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer.join()
 
     def _expire(self) -> None:
         print(f"stopping unsaved: {self.grace:g} s are over. The last checkpoint counts.", file=sys.stderr, flush=True)

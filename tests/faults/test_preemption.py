@@ -1,0 +1,107 @@
+"""Notices: taken while the main thread is busy, limited in time, passed on to all processes, harmless elsewhere."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from xsample_jax.exit_codes import REQUEUE
+from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
+
+
+def never(step):
+    raise AssertionError("one process does not ask jax's service")
+
+
+def wait_for(condition, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_a_notice_and_the_handlers_come_back(number, capfd):
+    before = signal.getsignal(number)
+    with preemption_notice(grace=60) as notice:
+        assert not notice.reached(0, never)
+        os.kill(os.getpid(), number)
+        assert wait_for(lambda: notice.reached(1, never))
+        assert notice.reached(2, never)  # it stays
+    assert signal.getsignal(number) == before
+    assert signal.set_wakeup_fd(-1) == -1
+    assert not [t for t in threading.enumerate() if t.name == "preemption" or isinstance(t, threading.Timer)]
+    assert f"{signal.Signals(number).name}: saving and stopping within 60 s" in capfd.readouterr().err
+
+
+def test_long_work_ends_with_the_signal():
+    with preemption_notice(grace=60) as notice:
+        start = time.monotonic()
+        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.start()
+        with pytest.raises(Preempted), notice.interrupts():
+            time.sleep(20)
+        assert time.monotonic() - start < 10
+        assert wait_for(lambda: notice.reached(1, never))
+        with pytest.raises(Preempted), notice.interrupts():
+            raise AssertionError("not begun after a notice")
+
+
+def test_grace_and_a_second_notice_end_the_process(capfd):
+    left = []
+    notice = Notice(0.1, leave=left.append)
+    notice.give("SIGTERM")
+    assert wait_for(lambda: left == [REQUEUE])
+    notice.give("SIGTERM")
+    assert left == [REQUEUE, REQUEUE]
+    assert "again: stopping at once" in capfd.readouterr().err
+    closed = Notice(0.1, leave=left.append)
+    closed.give("SIGTERM")
+    closed.close()  # as a run does that has saved in time
+    time.sleep(0.3)
+    assert len(left) == 2
+
+
+def test_in_another_thread_nobody_listens_and_nothing_breaks():
+    found = []
+
+    def run():
+        with preemption_notice(grace=1) as notice:
+            found.append(notice.reached(0, never))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [False]
+
+
+DISTRIBUTED = """
+import os, signal, sys, time
+import jax, portpicker
+jax.distributed.initialize(f"127.0.0.1:{portpicker.pick_unused_port()}", 1, 0)
+from orbax.checkpoint import utils
+from xsample_jax.faults.preemption import preemption_notice
+with preemption_notice(20) as notice:
+    for step in range(400):
+        if step == 5:
+            os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+        if notice.reached(step, utils.reached_preemption):
+            print("reached", flush=True)
+            break
+        time.sleep(0.05)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_with_jax_distributed_the_notice_goes_through_its_preemption_service(name):
+    done = subprocess.run(
+        [sys.executable, "-c", DISTRIBUTED, name], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "reached" in done.stdout
+    assert "preemption notice: saving and stopping within 20 s" in done.stderr
