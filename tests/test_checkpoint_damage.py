@@ -3,6 +3,7 @@
 import contextlib
 import resource
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -113,6 +114,13 @@ def test_all_damaged_is_an_error_that_names_each(two):
     assert not (two / "damaged").exists()
 
 
+def check_for(seconds, checkpoints):
+    """Asks again and again, as the loop does at every log line."""
+    for _ in range(50 * seconds):
+        checkpoints.check()
+        time.sleep(0.02)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax' own event loop
 def test_a_full_disk_is_said_and_the_next_checkpoint_is_written(two):
     """RLIMIT_FSIZE ends a write within the file, as a full disk does."""
@@ -122,7 +130,7 @@ def test_a_full_disk_is_said_and_the_next_checkpoint_is_written(two):
         try:
             checkpoints.save(make_state(3, 100), Progress(3), "{}")
             with pytest.raises(SaveError, match="Is the disk full"):
-                checkpoints.wait()
+                check_for(10, checkpoints)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         checkpoints.check()  # said once

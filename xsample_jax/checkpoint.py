@@ -89,8 +89,10 @@ class Checkpoints:
         )
 
     def check(self) -> None:
-        """Raises SaveError when a write in the background has failed since the last call."""
-        self._raise(self._failure(self._manager.check_for_errors))
+        """Raises SaveError when a write in the background has failed since the last call. Does not wait for one."""
+        # orbax' own check_for_errors says nothing once the thread that finishes a checkpoint has seen the error.
+        if not self._manager.is_saving_in_progress():
+            self.wait()
 
     def wait(self) -> None:
         """Waits for the write in the background; SaveError when it failed."""
