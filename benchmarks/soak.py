@@ -117,7 +117,7 @@ def main() -> int:
         Lives(options.encoder, "configs/quickstart.py:smoke") as lives,
     ):
         result = soak(lives, pathlib.Path(folder), options.minutes, overrides, options.seed)
-    print(json.dumps(dataclasses.asdict(result) | {"minutes": round((time.monotonic() - start) / 60, 1)}, indent=1))
+    print(json.dumps(vars(result) | {"minutes": round((time.monotonic() - start) / 60, 1)}, indent=1))
     print(f"{result.bits} bits lost in {result.runs} runs and {result.lives} lives")
     return 1 if result.bits else 0
 
