@@ -68,14 +68,17 @@ def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False
                 (folder / EVALUATION).unlink(missing_ok=True)
                 save_config(config, folder, changes)
             while progress.step < parts.steps:
+                behind = None
                 try:
                     state = _steps(parts, examples, folder, checkpoints, notice, state, progress)
                 except RollBack as bad:
-                    with reported(folder, bad.step):
+                    behind = bad.data_position
+                if behind is not None:  # out of the `except`, which would keep the bad state beside the good one
+                    with reported(folder, progress.step):
                         checkpoints.wait()
-                    state, earlier = _restore(parts, checkpoints)
-                    earlier.data_position, earlier.rollbacks = bad.data_position, progress.rollbacks + 1
-                    progress = earlier
+                    rollbacks = progress.rollbacks + 1
+                    state, progress = _restore(parts, checkpoints)
+                    progress.data_position, progress.rollbacks = behind, rollbacks
             checkpoints.wait()
             return _finish(parts, examples, folder, notice, state)
 
