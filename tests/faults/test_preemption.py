@@ -1,16 +1,22 @@
 """Notices: taken while the main thread is busy, limited in time, passed on to all processes, harmless elsewhere."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
 import threading
 import time
 
+import portpicker
 import pytest
 
-from xsample_jax.exit_codes import REQUEUE
+from xsample_jax.exit_codes import FINISHED, REQUEUE
+from xsample_jax.faults.history import read_history
 from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
+from xsample_jax.metrics.writers import read_jsonl
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def never(step):
@@ -105,3 +111,33 @@ def test_with_jax_distributed_the_notice_goes_through_its_preemption_service(nam
     assert done.returncode == 0, done.stderr
     assert "reached" in done.stdout
     assert "preemption notice: saving and stopping within 20 s" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_notice_to_one_of_two_processes_stops_both_at_the_same_step(tmp_path):
+    def life(*arguments):
+        port = str(portpicker.pick_unused_port())
+        environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.two_processes", port, str(number), str(tmp_path), *arguments],
+                cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )
+            for number in range(2)
+        ]  # fmt: skip
+        try:
+            texts = [process.communicate(timeout=240)[0] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        return [process.returncode for process in processes], texts
+
+    codes, texts = life("5")
+    assert codes == [REQUEUE, REQUEUE], texts
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()  # written by both together
+    (event,) = read_history(tmp_path)
+    assert event["step"] == int(checkpoint.name) < 60
+    codes, texts = life()
+    assert codes == [FINISHED, FINISHED], texts
+    assert f"resumed at step {checkpoint.name} of 60" in texts[0]
+    assert [line["step"] for line in read_jsonl(tmp_path / "metrics.jsonl")] == list(range(1, 61))
