@@ -92,8 +92,7 @@ def _restore(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, Progre
             raise ConfigError(
                 "steps", parts.steps, f"at least the {progress.step} that are done", "Use another folder."
             )
-        if jax.process_index() == 0:
-            print(f"{config.name}: resumed at step {progress.step} of {parts.steps}")
+        say(f"{config.name}: resumed at step {progress.step} of {parts.steps}")
         return state, progress
     if config.checkpoint.resume_from:
         with contextlib.closing(Checkpoints(config.checkpoint.resume_from, config.checkpoint, own=False)) as other:
