@@ -21,7 +21,7 @@ def test_collectives_are_counted_once_with_their_bytes():
 
 
 def test_report_of_a_real_program():
-    mesh = make_mesh(ConfigDict({"data": 8, "fsdp": 1}), 8)
+    mesh = make_mesh(ConfigDict({"data": 8, "fsdp": 1, "tensor": 1}), 8)
     rows = jax.ShapeDtypeStruct((64, 32), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("data")))
     compiled = jax.jit(lambda x: (x @ x.T).sum()).lower(rows).compile()
     report = compiled_report(compiled)
