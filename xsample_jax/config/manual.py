@@ -10,7 +10,7 @@ from xsample_jax.config.schema import SCHEMA
 INTRODUCTION = """\
 # Config keys
 
-<!-- Generated from xsample_jax/config/schema.py by `make docs`; edit that file, not this one. -->
+<!-- Generated from xsample_jax/config/schema_*.py by `make docs`; edit that file, not this one. -->
 
 A config is this tree with some values changed, in this order:
 
