@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from xsample_jax.captions import encoders
+from xsample_jax.captions import sentence_folder
 from xsample_jax.captions.encoders import checked_unit_rows, encode_texts, round_rows
 from xsample_jax.errors import DataError
 
@@ -16,7 +16,7 @@ from xsample_jax.errors import DataError
 class FakeEncoder(list):
     """Two numbers per text: its length and 1; modules as sentence-transformers has them."""
 
-    def __init__(self, model):
+    def __init__(self, model, device=None):
         if model == "nowhere":
             raise OSError("no such model")
         super().__init__([types.SimpleNamespace(), types.SimpleNamespace(pooling_mode="mean")])
@@ -41,7 +41,7 @@ def fake(monkeypatch, tmp_path):
 
 
 def test_rows_of_unit_length_and_description(fake):
-    rows, info = encode_texts(["abc", ""], "some/model")
+    rows, info = encode_texts(["abc", ""], "some/model", "torch")
     np.testing.assert_allclose(rows, [[3 / np.sqrt(10), 1 / np.sqrt(10)], [0, 1]], rtol=1e-6)
     assert rows.dtype == np.float32
     assert info == {
@@ -55,33 +55,33 @@ def test_rows_of_unit_length_and_description(fake):
 
 
 def test_template_goes_around_the_text(fake):
-    rows, info = encode_texts(["abc"], "m", template="a photo of {caption}")
+    rows, info = encode_texts(["abc"], "m", "torch", template="a photo of {caption}")
     np.testing.assert_allclose(rows[0, 0] / rows[0, 1], len("a photo of abc"), rtol=1e-5)
     assert info["template"] == "a photo of {caption}"
 
 
 def test_no_texts(fake):
-    rows, info = encode_texts([], "m")
+    rows, info = encode_texts([], "m", "torch")
     assert rows.shape == (0, 2)
     assert info["dim"] == 2
 
 
 def test_known_weights_get_their_official_name_wherever_they_lie(fake, monkeypatch):
-    monkeypatch.setattr(encoders, "KNOWN_WEIGHTS", {hashlib.sha256(b"weights").hexdigest(): "official/name"})
-    assert encode_texts(["a"], str(fake))[1]["name"] == "official/name"
-    monkeypatch.setattr(encoders, "KNOWN_WEIGHTS", {})
-    assert encode_texts(["a"], str(fake))[1]["name"] == fake.name  # never the path of a machine
+    monkeypatch.setattr(sentence_folder, "KNOWN_WEIGHTS", {hashlib.sha256(b"weights").hexdigest(): "official/name"})
+    assert encode_texts(["a"], str(fake), "torch")[1]["name"] == "official/name"
+    monkeypatch.setattr(sentence_folder, "KNOWN_WEIGHTS", {})
+    assert encode_texts(["a"], str(fake), "torch")[1]["name"] == fake.name  # never the path of a machine
 
 
 def test_unloadable_model(fake):
     with pytest.raises(DataError, match=r"model = 'nowhere'.*no such model"):
-        encode_texts(["a"], "nowhere")
+        encode_texts(["a"], "nowhere", "torch")
 
 
 def test_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ImportError, match=r"xsample_jax\[text\]"):
-        encode_texts(["a"])
+        encode_texts(["a"], backend="torch")
 
 
 def test_importing_the_module_imports_no_torch():

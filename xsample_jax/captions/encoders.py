@@ -1,65 +1,73 @@
 """Captions to unit vectors with a frozen sentence encoder. Runs when a set is prepared, never while a model trains."""
 
-import hashlib
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from xsample_jax.errors import DataError
+from xsample_jax.captions.jax_encoder import JaxEncoder
+from xsample_jax.captions.sentence_folder import DEFAULT_ENCODER
+from xsample_jax.captions.torch_encoder import TorchEncoder
+from xsample_jax.errors import DataError, lookup
 
-# The encoder of the X-Sample paper.
-DEFAULT_ENCODER = "sentence-transformers/all-mpnet-base-v2"
+BACKENDS = {"jax": JaxEncoder, "torch": TorchEncoder}
 
-# SHA-256 of model.safetensors -> official name, so that a copy in any folder is recognised.
-KNOWN_WEIGHTS = {"78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658": DEFAULT_ENCODER}
+
+def open_encoder(model: str = DEFAULT_ENCODER, backend: str = "jax", **options) -> JaxEncoder | TorchEncoder:
+    """Loads a sentence encoder; both kinds have `info` (for the manifest) and `encode(texts, advance)`.
+
+    Args:
+      model: name on the model hub, or a folder with a saved model (no network needed).
+      backend: "jax" (BERT and MPNet families, no torch), or "torch" (all of sentence-transformers, extra `text`).
+      options: of that encoder.
+
+    Raises:
+      ImportError: the torch backend is not installed.
+      DataError: the model cannot be loaded, or not by this backend.
+    """
+    return lookup(BACKENDS, backend, "backend")(model, **options)
 
 
 def encode_texts(
-    texts: Sequence[str], model: str = DEFAULT_ENCODER, batch_size: int = 64, template: str = "{caption}"
+    texts: Sequence[str], model: str = DEFAULT_ENCODER, backend: str = "jax", template: str = "{caption}", **options
 ) -> tuple[np.ndarray, dict]:
-    """Encodes texts with a sentence-transformers model.
+    """Encodes texts, each distinct one once.
 
     Args:
       texts: n texts.
-      model: name on the model hub, or a folder with a saved model (no network needed).
-      batch_size: texts per forward pass.
+      model, backend, options: as for `open_encoder`.
       template: a format string with `{caption}` that each text is put into first, as "a photo of {caption}".
 
     Returns:
       (float32 [n, E] rows of unit length, description for the manifest's `text_encoder`).
 
     Raises:
-      ImportError: the extra `text` is not installed.
-      DataError: the model cannot be loaded, or an embedding is zero or not finite.
+      ImportError, DataError: as `open_encoder`; or an embedding is zero or not finite.
     """
+    encoder = open_encoder(model, backend, **options)
+    return encode_unique(encoder, fill_template(template, texts)), describe(encoder, template)
+
+
+def describe(encoder, template: str) -> dict:
+    """What a manifest says about the embeddings of an encoder: `text_encoder`, which must agree when sets are joined."""
+    return {**encoder.info, "normalised": True, "template": template}
+
+
+def fill_template(template: str, texts: Sequence[str]) -> list[str]:
+    """Puts each text into a template; DataError when it has no {caption} or another field."""
     try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ImportError(
-            "Encoding captions needs sentence-transformers: pip install 'xsample_jax[text]' "
-            "(on a machine without GPU install a CPU build of torch first)."
-        ) from error
-    try:
-        encoder = SentenceTransformer(model)
-    except (OSError, ValueError) as error:
-        fix = "Give a folder with a downloaded model, or a name of the hub and a network."
-        raise DataError("model", model, f"a sentence-transformers model ({str(error)[:200]})", fix) from error
-    encoder.eval()
-    prompts = [template.format(caption=text) for text in texts]
-    rows = encoder.encode(prompts, batch_size=batch_size, convert_to_numpy=True, show_progress_bar=False)
-    dim = int(np.shape(rows)[1]) if prompts else int(encoder.encode([""]).shape[1])
-    rows = checked_unit_rows(np.asarray(rows, np.float32).reshape(len(prompts), dim))
-    name, revision = _identify(model)
-    info = {
-        "name": name,
-        "revision": revision,
-        "pooling": _pooling(encoder),
-        "dim": dim,
-        "normalised": True,
-        "template": template,
-    }
-    return rows, info
+        if "{caption}" not in template:
+            raise KeyError("caption")
+        return [template.format(caption=text) for text in texts]
+    except (KeyError, IndexError, ValueError):
+        fix = "Double a brace that stands for itself."
+        raise DataError("template", template, "a text with {caption} in it, and no other field", fix) from None
+
+
+def encode_unique(encoder, texts: Sequence[str], advance: Callable[[int], None] = lambda texts: None) -> np.ndarray:
+    """Unit rows of all texts, float32 [n, E]; a text that occurs again is not computed again."""
+    number = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+    rows = checked_unit_rows(encoder.encode(list(number), advance))
+    return rows[[number[text] for text in texts]] if texts else rows
 
 
 def checked_unit_rows(rows: np.ndarray) -> np.ndarray:
@@ -80,30 +88,3 @@ def round_rows(rows: np.ndarray, step: float) -> np.ndarray:
     a value falls on the edge of two steps). Cosines move by about step / sqrt(6): 0.0008 for 1/512.
     """
     return (np.round(rows.astype(np.float64) / step) * step).astype(np.float16)
-
-
-def _identify(model: str) -> tuple[str, str]:
-    """Name and revision of the weights: the checksum of the file, which a name or a branch would not pin."""
-    from transformers.utils import cached_file
-
-    try:
-        path = cached_file(model, "model.safetensors")
-    except OSError:  # an old model with pickled weights
-        path = None
-    if path is None:
-        return model, "unknown"
-    with open(path, "rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    fallback = Path(model).name if Path(model).is_dir() else model
-    return KNOWN_WEIGHTS.get(checksum, fallback), f"sha256:{checksum}"
-
-
-def _pooling(encoder) -> str:
-    """How token vectors become one: mean, cls, max, ..."""
-    for module in encoder:
-        mode = getattr(module, "pooling_mode", None)
-        if isinstance(mode, str):
-            return mode
-        if hasattr(module, "get_pooling_mode_str"):
-            return module.get_pooling_mode_str()
-    return "unknown"

@@ -7,6 +7,7 @@ import msgpack
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
+from xsample_jax.data.embedding_rows import from_stored
 from xsample_jax.data.manifest import Manifest, read_manifest, wrong_size
 from xsample_jax.errors import DataError, did_you_mean
 
@@ -118,7 +119,7 @@ class RecordSource:
         raw = record.get("caption_embeddings")
         embeddings = None
         if raw is not None:
-            embeddings = np.frombuffer(raw, "<f2").reshape(len(record["captions"]), self.manifest.text_encoder["dim"])
+            embeddings = from_stored(raw, len(record["captions"]), self.manifest.text_encoder)
         return {
             "id": record["id"],
             "image": record["image"],

@@ -13,6 +13,7 @@ import msgpack
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from xsample_jax.data.embedding_rows import stored_dtype
 from xsample_jax.data.manifest import MANIFEST, Manifest, file_checksum
 from xsample_jax.errors import DataError
 
@@ -43,8 +44,8 @@ def write_records(
       folder: where the set goes; made if missing. Other files in it are left alone.
       name: name of the set.
       splits: split -> records. A record is a dict with `id` (int, unique in the set, 0 <= id < 2**31), `image` (encoded
-        bytes) and optionally `label` (int, -1 = none), `captions` (strings), `caption_embeddings` (float16
-        [captions, E], array or its bytes) and `attributes` ({name: int}).
+        bytes) and optionally `label` (int, -1 = none), `captions` (strings), `caption_embeddings` (float16,
+        or as `text_encoder` says, [captions, E], array or its bytes) and `attributes` ({name: int}).
       class_names: names of the labels.
       attributes: names of the values of each attribute.
       text_encoder: description of the encoder of the embeddings (with "dim" = E); needed when records carry embeddings.
@@ -178,16 +179,17 @@ def pack_record(record: dict, manifest: Manifest, where: str) -> bytes:
     if embeddings is not None:
         if not manifest.text_encoder:
             refuse("caption_embeddings", "given", "no embeddings in a set whose text_encoder is None")
-        dim = manifest.text_encoder["dim"]
+        dim, dtype = manifest.text_encoder["dim"], stored_dtype(manifest.text_encoder)
+        expected = f"{dtype} [{len(captions)}, {dim}]"
         if isinstance(embeddings, bytes):
-            if len(embeddings) != 2 * dim * len(captions):
-                refuse("caption_embeddings", f"{len(embeddings)} bytes", f"float16 [{len(captions)}, {dim}]")
-            embeddings = np.frombuffer(embeddings, "<f2").reshape(len(captions), dim)
-        if embeddings.shape != (len(captions), dim) or embeddings.dtype != np.float16:
-            refuse("caption_embeddings", f"{embeddings.dtype} {embeddings.shape}", f"float16 [{len(captions)}, {dim}]")
+            if len(embeddings) != dtype.itemsize * dim * len(captions):
+                refuse("caption_embeddings", f"{len(embeddings)} bytes", expected)
+            embeddings = np.frombuffer(embeddings, dtype).reshape(len(captions), dim)
+        if embeddings.shape != (len(captions), dim) or embeddings.dtype != dtype:
+            refuse("caption_embeddings", f"{embeddings.dtype} {embeddings.shape}", expected)
         if not np.isfinite(embeddings).all():
             refuse("caption_embeddings", "a value that is not finite", "finite numbers")
-        packed["caption_embeddings"] = np.ascontiguousarray(embeddings, "<f2").tobytes()
+        packed["caption_embeddings"] = np.ascontiguousarray(embeddings, dtype).tobytes()
 
     given = dict(record.get("attributes", {}))
     if set(given) != set(manifest.attributes):

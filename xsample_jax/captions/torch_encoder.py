@@ -1,0 +1,77 @@
+"""The reference encoder: sentence-transformers on torch. It runs every model of that library, CLIP's text side too."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from xsample_jax.captions.sentence_folder import identify
+from xsample_jax.errors import DataError
+
+
+class TorchEncoder:
+    """Texts to vectors with a sentence-transformers model (a name on the hub, or a folder).
+
+    Attributes:
+      info: {"name", "revision", "pooling", "dim"} for the manifest.
+
+    Raises:
+      ImportError: the extra `text` is not installed.
+      DataError: the model cannot be loaded.
+    """
+
+    def __init__(self, model: str, *, device: str | None = None, batch_size: int = 64):
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise ImportError(
+                "The torch backend needs sentence-transformers: pip install 'xsample_jax[text]' "
+                "(on a machine without GPU install a CPU build of torch first). The jax backend needs neither."
+            ) from error
+        try:
+            self._encoder = SentenceTransformer(model, device=device)
+        except (OSError, ValueError) as error:
+            fix = "Give a folder with a downloaded model, or a name of the hub and a network."
+            raise DataError("model", model, f"a sentence-transformers model ({str(error)[:200]})", fix) from error
+        self._encoder.eval()
+        self._batch_size = batch_size
+        name, revision = identify(model, _weights(model))
+        dim = int(self._encode([""]).shape[1])
+        self.info = {"name": name, "revision": revision, "pooling": _pooling(self._encoder), "dim": dim}
+
+    def encode(self, texts: Sequence[str], advance: Callable[[int], None] = lambda texts: None) -> np.ndarray:
+        """Returns float32 [n, dim], of the length the model gives. `advance(k)` is called when k more texts are done."""
+        rows = [np.zeros((0, self.info["dim"]), np.float32)]
+        for start in range(0, len(texts), 64 * self._batch_size):  # the library sorts by length within a call
+            part = list(texts[start : start + 64 * self._batch_size])
+            rows.append(self._encode(part))
+            advance(len(part))
+        return np.concatenate(rows)
+
+    def _encode(self, texts: list[str]) -> np.ndarray:
+        rows = self._encoder.encode(
+            texts, batch_size=self._batch_size, convert_to_numpy=True, show_progress_bar=False
+        )
+        return np.asarray(rows, np.float32)
+
+
+def _weights(model: str) -> Path | None:
+    """Where the weights of a model lie, or None for one of the old kind with pickled weights."""
+    from transformers.utils import cached_file
+
+    try:
+        path = cached_file(model, "model.safetensors")
+    except OSError:
+        path = None
+    return None if path is None else Path(path)
+
+
+def _pooling(encoder) -> str:
+    """How token vectors become one: mean, cls, max, ..."""
+    for module in encoder:
+        mode = getattr(module, "pooling_mode", None)
+        if isinstance(mode, str):
+            return mode
+        if hasattr(module, "get_pooling_mode_str"):
+            return module.get_pooling_mode_str()
+    return "unknown"
