@@ -43,7 +43,7 @@ class JaxEncoder:
             raise DataError("hidden_act", folder.config["hidden_act"], f"one of {', '.join(ACTIVATIONS)}", OTHERWISE)
         devices = list(devices or jax.local_devices())
         platform = devices[0].platform
-        dtype = dtype or (jnp.float32 if platform == "cpu" else jnp.bfloat16)
+        dtype = jnp.dtype(dtype or (jnp.float32 if platform == "cpu" else jnp.bfloat16))
         mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
         parameters = read_parameters(read_safetensors(folder.path / WEIGHTS), folder.config)
         name, revision = identify(model, folder.path / WEIGHTS)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-WIDTHS = (64, 128, 256, 512)
+WIDTHS = (128, 256, 512)
 
 
 @dataclasses.dataclass(frozen=True)

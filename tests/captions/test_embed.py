@@ -1,0 +1,275 @@
+"""Embeddings into a record set: right rows, one encoding per text, resumable to the byte, never half a set."""
+
+import hashlib
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.captions.tiny_models import write_model
+from tests.data.record_sets import make_record
+from xsample_jax.captions import embed
+from xsample_jax.captions.embed import embed_classes, embed_set
+from xsample_jax.data.manifest import read_manifest, verify_records
+from xsample_jax.data.record_reader import open_records
+from xsample_jax.data.record_writer import write_records
+from xsample_jax.errors import DataError
+from xsample_jax.tools.embed import main
+
+DIM = 6
+
+
+def vector(text: str) -> np.ndarray:
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+    row = np.random.RandomState(seed).standard_normal(DIM).astype(np.float32)
+    return row / np.linalg.norm(row)
+
+
+class HashEncoder:
+    """A vector for each text by its hash; keeps what it was asked for; stops after `calls` calls."""
+
+    def __init__(self, name="hash", calls=None):
+        self.info = {"name": name, "revision": "1", "pooling": "mean", "dim": DIM}
+        self.asked, self.calls = [], calls
+
+    def encode(self, texts, advance=lambda count: None):
+        if self.calls is not None:
+            self.calls -= 1
+            if self.calls < 0:
+                raise KeyboardInterrupt
+        self.asked += texts
+        advance(len(texts))
+        return np.array([3 * vector(text) for text in texts], np.float32).reshape(-1, DIM)
+
+
+def captions_of(number: int) -> list[str]:
+    """None, one or two captions; "the same" everywhere; emoji, right-to-left and very long text among them."""
+    special = {2: ["🐏 sheep"], 3: ["مرحبا"], 5: ["x" * 10_000], 7: []}
+    return special.get(number, [f"picture {number % 27}", "the same"][: 1 + number % 2])
+
+
+@pytest.fixture
+def plain(tmp_path):
+    folder = tmp_path / "plain"
+
+    def record(number):
+        kept = {key: value for key, value in make_record(number).items() if key != "caption_embeddings"}
+        return kept | {"captions": captions_of(number)}
+
+    splits = {"train": map(record, range(25)), "test": map(record, range(25, 29))}
+    write_records(folder, "tiny", splits, ["a", "b", "c"], {"style": ["x", "y"]}, shard_size=10, options="group_size:3")
+    return folder
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def records_of(folder) -> list[dict]:
+    return [record for split in read_manifest(folder).splits for record in open_records(folder, split)]
+
+
+def test_rows_and_manifest(plain):
+    before = records_of(plain)
+    encoder = HashEncoder()
+    result = embed_set(plain, encoder, template="a {caption}", show=False)
+    after = records_of(plain)
+    assert verify_records(plain) == []
+    assert result.manifest == read_manifest(plain)
+    assert result.manifest.text_encoder == {
+        "name": "hash", "revision": "1", "pooling": "mean", "dim": DIM,
+        "normalised": True, "template": "a {caption}", "stored": "float16",
+    }  # fmt: skip
+    for old, new in zip(before, after, strict=True):
+        expected = np.array([vector(f"a {text}") for text in old["captions"]], np.float32).reshape(-1, DIM)
+        np.testing.assert_array_equal(new["caption_embeddings"], expected.astype(np.float16))
+        for key in ("id", "image", "label", "captions", "attributes"):
+            assert new[key] == old[key]
+    assert len(encoder.asked) == len(set(encoder.asked)) == result.distinct
+    assert result.captions == sum(len(record["captions"]) for record in before)
+    assert result.without == 1
+    assert {path.name for path in plain.iterdir()} == {"manifest.json"} | {
+        shard["file"] for entry in result.manifest.splits.values() for shard in entry["shards"]
+    }
+
+
+def test_second_call_does_nothing(plain):
+    embed_set(plain, HashEncoder(), show=False)
+    before = contents(plain)
+    encoder = HashEncoder()
+    assert embed_set(plain, encoder, show=False).finished
+    assert encoder.asked == []
+    assert contents(plain) == before
+
+
+def test_int8_rows_are_half_as_large_and_nearly_the_same(plain):
+    embed_set(plain, HashEncoder(), stored="int8", show=False)
+    cosines = [
+        row.astype(np.float32) @ vector(text)
+        for record in records_of(plain)
+        for text, row in zip(record["captions"], record["caption_embeddings"], strict=True)
+    ]
+    assert min(cosines) > 0.9995
+    assert verify_records(plain) == []
+
+
+def test_int8_moves_cosines_as_documented():
+    from xsample_jax.data.embedding_rows import from_stored, to_stored
+
+    rows = np.random.RandomState(0).standard_normal((300, 768)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    stored = from_stored(to_stored(rows, "int8").tobytes(), 300, {"dim": 768, "stored": "int8"}).astype(np.float32)
+    error = (stored @ stored.T - rows @ rows.T)[np.triu_indices(300, 1)].std()
+    assert 0.0002 < error < 0.0006
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2, 3])
+def test_stopped_between_shards_and_resumed(plain, tmp_path, calls):
+    whole = tmp_path / "whole"
+    shutil.copytree(plain, whole)
+    uninterrupted = HashEncoder()
+    embed_set(whole, uninterrupted, show=False)
+    with pytest.raises(KeyboardInterrupt):
+        embed_set(plain, HashEncoder(calls=calls), show=False)
+    assert records_of(plain)[0]["caption_embeddings"] is None  # still the old set
+    again = HashEncoder()
+    embed_set(plain, again, show=False)
+    assert contents(plain) == contents(whole)
+    assert again.asked == uninterrupted.asked[-len(again.asked) :]
+    assert calls == 0 or len(again.asked) < len(uninterrupted.asked)
+
+
+def test_killed_at_any_rename_or_removal(plain, tmp_path, monkeypatch):
+    whole = tmp_path / "whole"
+    shutil.copytree(plain, whole)
+    embed_set(whole, HashEncoder(), show=False)
+
+    class Killed(BaseException):
+        pass
+
+    for point in range(100):
+        folder = tmp_path / f"killed{point}"
+        shutil.copytree(plain, folder)
+        left = point
+
+        def counted(function):
+            def call(*arguments, **keywords):
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    raise Killed
+                return function(*arguments, **keywords)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            patch.setattr(embed.os, "replace", counted(os.replace))
+            patch.setattr(embed.Path, "unlink", counted(embed.Path.unlink))
+            try:
+                embed_set(folder, HashEncoder(), show=False)
+                finished = True
+            except Killed:
+                finished = False
+        assert len(records_of(folder)) == 29  # a whole set opens, the old or the new one
+        if finished:
+            break
+        embed_set(folder, HashEncoder(), show=False)
+        assert contents(folder) == contents(whole)
+    assert point > 10
+
+
+def test_parts_then_join(plain):
+    with_parts = [HashEncoder(), HashEncoder(), HashEncoder()]
+    for index in (1, 0):
+        assert not embed_set(plain, with_parts[index], part=(index, 2), show=False).finished
+    assert with_parts[0].asked
+    assert with_parts[1].asked
+    assert embed_set(plain, with_parts[2], show=False).finished
+    assert with_parts[2].asked == []
+    assert verify_records(plain) == []
+
+
+def test_models_do_not_mix(plain):
+    embed_set(plain, HashEncoder("one"), show=False)
+    with pytest.raises(DataError, match=r"text_encoder.*'name': 'one'.*--overwrite"):
+        embed_set(plain, HashEncoder("two"), show=False)
+    with pytest.raises(KeyboardInterrupt):
+        embed_set(plain, HashEncoder("two", calls=1), overwrite=True, show=False)
+    with pytest.raises(DataError, match="under way"):
+        embed_set(plain, HashEncoder("three"), overwrite=True, show=False)
+    result = embed_set(plain, HashEncoder("two"), overwrite=True, show=False)
+    assert result.manifest.text_encoder["name"] == "two"
+    assert all(shard["file"].count(".") == 2 for entry in result.manifest.splits.values() for shard in entry["shards"])
+    assert verify_records(plain) == []
+
+
+class Wrong(HashEncoder):
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def encode(self, texts, advance=lambda count: None):
+        return self.change(super().encode(texts, advance))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[:, :5], "width 6"),
+        (lambda rows: rows * 0, "not zero"),
+        (lambda rows: rows * np.nan, "finite"),
+    ],
+)
+def test_wrong_vectors(plain, change, message):
+    with pytest.raises(DataError, match=message):
+        embed_set(plain, Wrong(change), show=False)
+    assert records_of(plain)[0]["caption_embeddings"] is None
+
+
+def test_full_disk_is_found_before_work_starts(plain, monkeypatch):
+    monkeypatch.setattr(embed.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
+    encoder = HashEncoder()
+    with pytest.raises(DataError, match="free disk"):
+        embed_set(plain, encoder, show=False)
+    assert encoder.asked == []
+
+
+def test_nothing_to_embed_and_bad_templates(tmp_path):
+    record = {"id": 0, "image": b"x", "captions": []}
+    write_records(tmp_path, "none", {"train": [record]})
+    with pytest.raises(DataError, match=r"captions.*--what=classes"):
+        embed_set(tmp_path, HashEncoder(), show=False)
+    with pytest.raises(DataError, match="class_names"):
+        embed_classes(tmp_path, HashEncoder())
+    for template in ("no field", "{caption} {style}", "{caption"):
+        with pytest.raises(DataError, match="template"):
+            embed_set(tmp_path, HashEncoder(), template=template, show=False)
+
+
+def test_class_texts(plain):
+    rows = embed_classes(plain, HashEncoder())
+    stored = np.load(plain / "class_embeddings.npy")
+    np.testing.assert_array_equal(stored, rows)
+    assert stored.dtype == np.float16
+    np.testing.assert_allclose(stored[1], vector("a photo of a b"), atol=1e-3)
+    about = json.loads((plain / "class_embeddings.json").read_text())
+    assert about["class_names"] == ["a", "b", "c"]
+    assert about["text_encoder"]["template"] == "a photo of a {caption}"
+
+
+def test_the_tool(plain, tmp_path, capsys):
+    model = str(write_model(tmp_path / "model", "mpnet"))
+    assert main([f"--set={plain}", f"--model={model}", "--device=cpu"]) == 0
+    assert "text encoder model, fingerprint" in capsys.readouterr().out
+    record = open_records(plain, "train")[1]
+    assert record["caption_embeddings"].shape == (2, 16)
+    np.testing.assert_allclose(np.linalg.norm(record["caption_embeddings"].astype(np.float32), axis=1), 1, atol=2e-3)
+    assert main([f"--set={plain}", f"--model={model}", "--stored=int8"]) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([f"--set={plain}", f"--model={model}", "--what=classes"]) == 0
+    assert main([f"--set={plain}", f"--model={model}", "--device=tpu"]) == 1
+    assert "--device = 'tpu'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([f"--set={plain}", "--part=3/3"])

@@ -1,0 +1,322 @@
+"""Caption embeddings into a finished record set: shard by shard, resumable, and swapped in at once at the end.
+
+Everything is prepared in a hidden folder beside the shards: `TAG.shard.rows.npy` (embeddings of captions that no earlier
+shard had) and the new shard itself. Each is written under a temporary name and renamed, so what has its name is whole. At
+the end the new shards move in under new names, the manifest is replaced in one step, and the old shards go: at every
+moment the folder holds a set that opens, first the old one and then the new one. Images are copied once.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from xsample_jax.captions.encoders import describe, encode_unique, fill_template
+from xsample_jax.data.embedding_rows import stored_dtype, to_stored
+from xsample_jax.data.manifest import MANIFEST, Manifest, file_checksum, read_manifest
+from xsample_jax.data.record_reader import RecordSource, open_records
+from xsample_jax.data.record_writer import pack_record
+from xsample_jax.errors import DataError
+from xsample_jax.metrics.progress import progress
+
+CLASS_EMBEDDINGS = "class_embeddings.npy"
+IN_MEMORY = 2**28  # bytes; larger shards are read record by record, twice
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddedSet:
+    """What `embed_set` did. captions, distinct, without: of the shards of this call; without = records with no caption.
+
+    finished: the set carries the embeddings (False while other parts are missing).
+    """
+
+    manifest: Manifest
+    captions: int
+    distinct: int
+    without: int
+    finished: bool
+
+
+def embed_set(
+    folder: str | Path,
+    encoder,
+    *,
+    template: str = "{caption}",
+    stored: str = "float16",
+    overwrite: bool = False,
+    part: tuple[int, int] | None = None,
+    show: bool = True,
+) -> EmbeddedSet:
+    """Adds the embeddings of all captions to a record set, or goes on where a call that was stopped left off.
+
+    A second call for a set that has them does nothing. The bytes of the result do not depend on when calls were stopped.
+
+    Args:
+      folder: a finished set.
+      encoder: of `open_encoder`.
+      template: text with {caption} that each caption is put into.
+      stored: "float16", or "int8" for half the bytes.
+      overwrite: replace embeddings of another model, template or type.
+      part: (i, n): only shards i, i + n, ... of the set, for n processes at a time. A call without it joins the parts.
+      show: progress on stderr.
+
+    Raises:
+      DataError: not a finished set, no captions, embeddings of another model that are there or under way, no room on
+        the disk, or an embedding that is zero or not finite.
+    """
+    folder = Path(folder)
+    old = read_manifest(folder)
+    text_encoder = describe(encoder, template) | {"stored": stored}
+    stored_dtype(text_encoder)
+    fill_template(template, [""])
+    if old.text_encoder == text_encoder:
+        _remove_leftovers(folder, old)
+        return EmbeddedSet(old, 0, 0, 0, True)
+    if old.text_encoder is not None and not overwrite:
+        differing = {k: v for k, v in old.text_encoder.items() if text_encoder.get(k) != v}
+        fix = "Pass --overwrite to replace them; one set holds embeddings of one model only."
+        raise DataError(f"text_encoder of {folder}", differing, "no embeddings, or those of this very model", fix)
+    tag = hashlib.sha256(f"{old.fingerprint}{json.dumps(text_encoder, sort_keys=True)}".encode()).hexdigest()[:8]
+    work = _open_work(folder, tag)
+    new = dataclasses.replace(old, text_encoder=text_encoder)
+
+    shards = [(split, number) for split, entry in old.splits.items() for number in range(len(entry["shards"]))]
+    mine = shards if part is None else shards[part[0] :: part[1]]
+    names = {shard: _new_name(old.splits[shard[0]]["shards"][shard[1]]["file"], tag) for shard in shards}
+    todo = [shard for shard in mine if not _finished(folder, work, names[shard])]
+    _check_room(folder, old, todo)
+    known = _KnownRows(text_encoder)
+    records = sum(old.splits[split]["shards"][number]["count"] for split, number in todo)
+    ticks = iter(progress(range(records + 1), "embed, records", records, enabled=show))
+    totals = np.zeros(3, np.int64)
+    for shard in mine:
+        rows = work / f"{names[shard]}.rows.npy"
+        if shard in todo:
+            source = _one_shard(open_records(folder, shard[0]), shard[1])
+            advance = _shared_out(ticks, len(source))
+            totals += _embed_shard(source, new, encoder, template, known, rows, work / names[shard], advance)
+        else:
+            known.add(rows)
+    if part is not None:
+        return EmbeddedSet(old, *totals.tolist(), finished=False)
+    if not known:
+        fix = "Prepare the set with captions; for class names use --what=classes."
+        raise DataError(f"captions of {folder}", 0, "at least one caption in the set", fix)
+    return EmbeddedSet(_swap_in(folder, work, new, names), *totals.tolist(), finished=True)
+
+
+def embed_classes(folder: str | Path, encoder, template: str = "a photo of a {caption}") -> np.ndarray:
+    """Writes class_embeddings.npy, float16 [classes, E] of the set's class names, for the class_text graph.
+
+    class_embeddings.json beside it says of which model, template and names they are.
+    """
+    folder = Path(folder)
+    names = read_manifest(folder).class_names
+    if not names:
+        raise DataError(f"class_names of {folder}", [], "names to embed", "Only sets with labels have class texts.")
+    rows = encode_unique(encoder, fill_template(template, names)).astype(np.float16)
+    about = {"text_encoder": describe(encoder, template), "class_names": list(names)}
+    _whole(folder / CLASS_EMBEDDINGS, lambda path: _save(path, rows))
+    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+    _whole(folder / "class_embeddings.json", lambda path: path.write_text(text, encoding="utf-8"))
+    return rows
+
+
+class _KnownRows:
+    """Embeddings of all captions so far: digest of the text -> place in a file of rows, which is mapped, not read."""
+
+    def __init__(self, text_encoder: dict):
+        width = text_encoder["dim"]
+        self.dtype = np.dtype([("key", "V16"), ("row", stored_dtype(text_encoder), (width,))])
+        self._files: list[np.ndarray] = []
+        self._place: dict[bytes, tuple[int, int]] = {}
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._place
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def add(self, path: Path) -> None:
+        table = np.load(path, mmap_mode="r")
+        if table.dtype != self.dtype:
+            raise DataError(f"rows in {path}", str(table.dtype), str(self.dtype), f"Remove {path.parent} and start anew.")
+        self._files.append(table)
+        for index, key in enumerate(table["key"].tolist()):
+            self._place[key] = (len(self._files) - 1, index)
+
+    def rows(self, keys: Sequence[bytes]) -> np.ndarray:
+        found = np.zeros((len(keys), *self.dtype["row"].shape), self.dtype["row"].base)
+        for row, key in enumerate(keys):
+            file, index = self._place[key]
+            found[row] = self._files[file][index]["row"]
+        return found
+
+
+def _embed_shard(
+    source: RecordSource,
+    manifest: Manifest,
+    encoder,
+    template: str,
+    known: _KnownRows,
+    rows: Path,
+    out: Path,
+    advance: Callable[[float], None],
+) -> tuple[int, int, int]:
+    """Writes the new rows and the new shard; returns captions, new distinct ones, records without any."""
+    texts: dict[bytes, str] = {}
+    counted = without = 0
+    for index in range(len(source)):
+        captions = source[index]["captions"]
+        counted += len(captions)
+        without += not captions
+        for text in fill_template(template, captions):
+            if (key := _key(text)) not in known:
+                texts.setdefault(key, text)
+    if not rows.exists():
+        done = 0
+
+        def encoded(count: int) -> None:
+            nonlocal done
+            done += count
+            advance(done / len(texts))
+
+        table = np.zeros(len(texts), known.dtype)
+        if texts:
+            vectors = encode_unique(encoder, list(texts.values()), encoded)
+            if vectors.shape[1] != manifest.text_encoder["dim"]:
+                raise DataError("embedding", vectors.shape, f"width {manifest.text_encoder['dim']}, as the model says")
+            table["key"] = np.array([np.void(key) for key in texts], "V16")
+            table["row"] = to_stored(vectors, manifest.text_encoder["stored"])
+        _whole(rows, lambda path: _save(path, table))
+    known.add(rows)
+    _whole(out, lambda path: _rewrite(source, manifest, template, known, path))
+    advance(1.0)
+    return counted, len(texts), without
+
+
+def _rewrite(source: RecordSource, manifest: Manifest, template: str, known: _KnownRows, path: Path) -> None:
+    """The records of one shard with their embeddings, grouped and compressed as they were."""
+    shard = source.manifest.splits[source.split]["shards"][0]
+    reader = ArrayRecordReader(str(source.folder / shard["file"]))
+    options = reader.writer_options_string()
+    reader.close()
+    writer = ArrayRecordWriter(str(path), options)
+    try:
+        for index in range(len(source)):
+            record = source[index]
+            where = record.pop("location")
+            keys = [_key(text) for text in fill_template(template, record["captions"])]
+            writer.write(pack_record(record | {"caption_embeddings": known.rows(keys)}, manifest, where))
+    finally:
+        writer.close()
+    reader = ArrayRecordReader(str(path))  # a full disk shows here at the latest
+    written = reader.num_records()
+    reader.close()
+    if written != len(source):
+        raise DataError(f"records in {path}", written, f"the {len(source)} that were written", "Is the disk full?")
+
+
+def _swap_in(folder: Path, work: Path, draft: Manifest, names: dict[tuple[str, int], str]) -> Manifest:
+    """Moves the new shards in, replaces the manifest, removes the old shards and the work folder."""
+    splits = {}
+    for split, entry in draft.splits.items():
+        shards = []
+        for number, shard in enumerate(entry["shards"]):
+            final = folder / names[split, number]
+            if not final.exists():
+                os.replace(work / final.name, final)
+            shards.append(
+                {**shard, "file": final.name, "bytes": final.stat().st_size, "sha256": file_checksum(final)}
+            )
+        splits[split] = {**entry, "shards": shards}
+    manifest = dataclasses.replace(draft, splits=splits).with_fingerprint()
+    text = json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n"
+    _whole(folder / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
+    _remove_leftovers(folder, manifest)
+    return manifest
+
+
+def _remove_leftovers(folder: Path, manifest: Manifest) -> None:
+    listed = {shard["file"] for entry in manifest.splits.values() for shard in entry["shards"]}
+    for path in folder.glob("*.arrayrecord"):
+        if path.name not in listed:
+            path.unlink()
+    for work in folder.glob(".embed-*"):
+        shutil.rmtree(work)
+
+
+def _open_work(folder: Path, tag: str) -> Path:
+    work = folder / f".embed-{tag}"
+    others = [path for path in folder.glob(".embed-*") if path != work]
+    if others:
+        fix = "Finish it with the same model and flags, or remove that folder."
+        raise DataError("embeddings under way", str(others[0]), "no unfinished work of another model in this set", fix)
+    work.mkdir(exist_ok=True)
+    return work
+
+
+def _finished(folder: Path, work: Path, name: str) -> bool:
+    rows = work / f"{name}.rows.npy"
+    return rows.exists() and ((work / name).exists() or (folder / name).exists())
+
+
+def _check_room(folder: Path, manifest: Manifest, todo: list[tuple[str, int]]) -> None:
+    need = sum(manifest.splits[split]["shards"][number]["bytes"] for split, number in todo)
+    free = shutil.disk_usage(folder).free
+    if free < 1.05 * need:
+        expected = f"{1.05 * need / 2**30:.1f} GiB and what the embeddings take: shards are copied, then the old ones go"
+        raise DataError("free disk", f"{free / 2**30:.1f} GiB", expected, "Make room, or move the set to a larger disk.")
+
+
+def _one_shard(source: RecordSource, number: int) -> RecordSource:
+    shard = source.manifest.splits[source.split]["shards"][number]
+    splits = {source.split: {"count": shard["count"], "shards": [shard]}}
+    manifest = dataclasses.replace(source.manifest, splits=splits)
+    single = RecordSource(source.folder, source.split, manifest, source.channels)
+    if shard["bytes"] < IN_MEMORY:
+        single.preload()
+    return single
+
+
+def _new_name(file: str, tag: str) -> str:
+    """train-00000-of-00012.arrayrecord -> train-00000-of-00012.TAG.arrayrecord (in place of an earlier tag)."""
+    return f"{file.split('.')[0]}.{tag}.arrayrecord"
+
+
+def _key(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _shared_out(ticks, records: int) -> Callable[[float], None]:
+    """advance(share of the shard that is done) -> as many ticks of the progress line as that makes records."""
+    shown = 0
+
+    def advance(share: float) -> None:
+        nonlocal shown
+        while shown < int(share * records):
+            next(ticks)
+            shown += 1
+
+    return advance
+
+
+def _whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes under a temporary name, then renames: a file with its own name is complete."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with open(path, "wb") as file:  # np.save would add a suffix to the temporary name
+        np.save(file, array)

@@ -1,0 +1,87 @@
+"""Adds caption embeddings to a record set.
+
+    python -m xsample_jax.tools.embed --set=FOLDER [--model=NAME_OR_FOLDER] [--backend=torch]
+
+Stop it at any time and run it again: it goes on with the next shard. --what=classes writes the embeddings of the class
+names instead, for the class_text graph. More: docs/captions.md.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+
+import jax
+
+from xsample_jax.captions.embed import embed_classes, embed_set
+from xsample_jax.captions.encoders import BACKENDS, open_encoder
+from xsample_jax.captions.sentence_folder import DEFAULT_ENCODER
+from xsample_jax.data.embedding_rows import DTYPES
+from xsample_jax.errors import ConfigError, UserError
+
+TEMPLATES = {"captions": "{caption}", "classes": "a photo of a {caption}"}
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """ "2/8" -> (2, 8)."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or int(match[1]) >= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected I/N with 0 <= I < N, as 0/8")
+    return int(match[1]), int(match[2])
+
+
+def encoder_options(backend: str, device: str | None, dtype: str | None) -> dict:
+    """Options of the encoder from the flags; ConfigError for a device that is not there."""
+    if backend == "torch":
+        if dtype:
+            raise ConfigError("--dtype", dtype, "no type with --backend=torch, which takes that of the model")
+        return {"device": device}
+    try:
+        devices = jax.local_devices(backend=device) if device else None
+    except RuntimeError as error:
+        there = jax.default_backend()
+        raise ConfigError("--device", device, f"a platform of this machine: {there} or cpu", str(error)[:200]) from None
+    return {"devices": devices, "dtype": dtype}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m xsample_jax.tools.embed", description=__doc__.split("\n")[0])
+    parser.add_argument("--set", required=True, metavar="FOLDER", help="a record set (it has a manifest.json)")
+    parser.add_argument("--model", default=DEFAULT_ENCODER, help="name on the hub or folder (default: %(default)s)")
+    parser.add_argument("--backend", default="jax", choices=sorted(BACKENDS), help="torch runs any model, CLIP's too")
+    parser.add_argument("--what", default="captions", choices=sorted(TEMPLATES), help="default: %(default)s")
+    parser.add_argument("--template", help="text with {caption} in it (default: the caption; for classes, a photo of a ...)")
+    parser.add_argument("--stored", default="float16", choices=sorted(DTYPES), help="type of a coordinate on disk")
+    parser.add_argument("--device", help="cpu, gpu or tpu; torch: cpu, cuda, ... (default: the best there is)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the computation (default: float32 on CPUs)")
+    parser.add_argument("--part", type=part_of, metavar="I/N", help="every N-th shard only; join with a run without it")
+    parser.add_argument("--overwrite", action="store_true", help="replace embeddings of another model")
+    chosen = parser.parse_args(arguments)
+    template = chosen.template or TEMPLATES[chosen.what]
+    try:
+        options = encoder_options(chosen.backend, chosen.device, chosen.dtype)
+        encoder = open_encoder(chosen.model, chosen.backend, **options)
+        if chosen.what == "classes":
+            print("classes {} x {}".format(*embed_classes(chosen.set, encoder, template).shape))
+            return 0
+        result = embed_set(
+            chosen.set,
+            encoder,
+            template=template,
+            stored=chosen.stored,
+            overwrite=chosen.overwrite,
+            part=chosen.part,
+        )
+    except (UserError, ImportError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"captions {result.captions}, of them new and distinct {result.distinct}; records without: {result.without}")
+    if result.finished:
+        print(f"text encoder {result.manifest.text_encoder['name']}, fingerprint {result.manifest.fingerprint}")
+    else:
+        print("this part is done; run without --part when all are")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
