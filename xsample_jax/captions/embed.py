@@ -1,9 +1,9 @@
 """Caption embeddings into a finished record set: shard by shard, resumable, and swapped in at once at the end.
 
-Everything is prepared in a hidden folder beside the shards: `TAG.shard.rows.npy` (embeddings of captions that no earlier
-shard had) and the new shard itself. Each is written under a temporary name and renamed, so what has its name is whole. At
-the end the new shards move in under new names, the manifest is replaced in one step, and the old shards go: at every
-moment the folder holds a set that opens, first the old one and then the new one. Images are copied once.
+Everything is prepared in a hidden folder beside the shards: for each of them SHARD.rows.npy (embeddings of the captions
+that no earlier shard had) and the new shard. Both are written under a temporary name and renamed, so what has its name
+is whole. At the end the new shards move in under new names, the manifest is replaced in one step, the old shards go:
+at every moment the folder holds a set that opens, first the old one and then the new one. Images are copied once.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ def embed_set(
 ) -> EmbeddedSet:
     """Adds the embeddings of all captions to a record set, or goes on where a call that was stopped left off.
 
-    A second call for a set that has them does nothing. The bytes of the result do not depend on when calls were stopped.
+    A second call for a set that has them does nothing. Where calls were stopped makes no difference to the result.
 
     Args:
       folder: a finished set.
@@ -146,7 +146,8 @@ class _KnownRows:
     def add(self, path: Path) -> None:
         table = np.load(path, mmap_mode="r")
         if table.dtype != self.dtype:
-            raise DataError(f"rows in {path}", str(table.dtype), str(self.dtype), f"Remove {path.parent} and start anew.")
+            fix = f"Remove {path.parent} and start anew."
+            raise DataError(f"rows in {path}", str(table.dtype), str(self.dtype), fix)
         self._files.append(table)
         for index, key in enumerate(table["key"].tolist()):
             self._place[key] = (len(self._files) - 1, index)
@@ -232,9 +233,7 @@ def _swap_in(folder: Path, work: Path, draft: Manifest, names: dict[tuple[str, i
             final = folder / names[split, number]
             if not final.exists():
                 os.replace(work / final.name, final)
-            shards.append(
-                {**shard, "file": final.name, "bytes": final.stat().st_size, "sha256": file_checksum(final)}
-            )
+            shards.append({**shard, "file": final.name, "bytes": final.stat().st_size, "sha256": file_checksum(final)})
         splits[split] = {**entry, "shards": shards}
     manifest = dataclasses.replace(draft, splits=splits).with_fingerprint()
     text = json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n"
@@ -271,8 +270,11 @@ def _check_room(folder: Path, manifest: Manifest, todo: list[tuple[str, int]]) -
     need = sum(manifest.splits[split]["shards"][number]["bytes"] for split, number in todo)
     free = shutil.disk_usage(folder).free
     if free < 1.05 * need:
-        expected = f"{1.05 * need / 2**30:.1f} GiB and what the embeddings take: shards are copied, then the old ones go"
-        raise DataError("free disk", f"{free / 2**30:.1f} GiB", expected, "Make room, or move the set to a larger disk.")
+        expected = (
+            f"{1.05 * need / 2**30:.1f} GiB and room for the embeddings: shards are copied before the old ones go"
+        )
+        fix = "Make room, or move the set to a larger disk."
+        raise DataError("free disk", f"{free / 2**30:.1f} GiB", expected, fix)
 
 
 def _one_shard(source: RecordSource, number: int) -> RecordSource:

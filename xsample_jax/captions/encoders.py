@@ -48,7 +48,7 @@ def encode_texts(
 
 
 def describe(encoder, template: str) -> dict:
-    """What a manifest says about the embeddings of an encoder: `text_encoder`, which must agree when sets are joined."""
+    """What a manifest says about the embeddings of an encoder: its `text_encoder`."""
     return {**encoder.info, "normalised": True, "template": template}
 
 

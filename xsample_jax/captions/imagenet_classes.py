@@ -1,5 +1,7 @@
-"""The class texts of ImageNet-1k and their embeddings, shipped with the package: the class_text graph of the X-CLR paper
-without a text model. Sources and licences: `imagenet/SOURCE.md`."""
+"""The class texts of ImageNet-1k and their embeddings, shipped with the package.
+
+With them the class_text graph of the X-CLR paper needs no text model. Sources and licences: `imagenet/SOURCE.md`.
+"""
 
 import json
 from collections.abc import Sequence

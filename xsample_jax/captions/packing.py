@@ -5,6 +5,7 @@ per length; packing several texts into a row needs one per width, and wastes les
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -37,8 +38,8 @@ def segments_per_row(width: int) -> int:
 def pack(token_ids: Sequence[Sequence[int]], budget: int, multiple: int = 1, padding: int = 0) -> Iterator[PackedBatch]:
     """Packs texts into batches of at most `budget` tokens. Equal input gives equal batches.
 
-    A text goes to the narrowest width that holds two of it (the widest that there is, for long ones), and there into the
-    fullest row that still has room, longest texts first.
+    A text goes to the narrowest width that holds two of it (the widest that there is, for long ones), and there into
+    the fullest row that still has room, longest texts first.
 
     Args:
       token_ids: of each text, at most 512.
@@ -59,10 +60,10 @@ def pack(token_ids: Sequence[Sequence[int]], budget: int, multiple: int = 1, pad
 
 
 def batch_rows(rows: int, most: int, multiple: int) -> int:
-    """Rows per batch: as few batches as `most` allows, all of one size, from a ladder of 16 sizes (each is compiled)."""
-    batches = -(-rows // most)
-    step = -(-max(most // 16, 1) // multiple) * multiple
-    return -(-(-(-rows // batches)) // step) * step
+    """Rows per batch: as few batches as `most` allows, of equal size, from a ladder of 16 sizes (each is compiled)."""
+    step = math.ceil(max(most // 16, 1) / multiple) * multiple
+    each = math.ceil(rows / math.ceil(rows / most))
+    return math.ceil(each / step) * step
 
 
 def _fill_rows(texts: np.ndarray, lengths: np.ndarray, width: int) -> list[list[int]]:

@@ -35,7 +35,8 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     for name, entry in header.items():
         start, end = entry["data_offsets"]
         if end > data.size:
-            raise DataError(f"weights {path}", f"{8 + size + data.size} bytes", f"{name} up to byte {8 + size + end}", fix)
+            there = f"{8 + size + data.size} bytes"
+            raise DataError(f"weights {path}", there, f"{name} up to byte {8 + size + end}", fix)
         if entry["dtype"] not in DTYPES:
             raise DataError(f"{name} in {path}", entry["dtype"], f"one of {', '.join(DTYPES)}")
         tensors[name] = data[start:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])

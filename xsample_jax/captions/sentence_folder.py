@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from xsample_jax.captions.packing import WIDTHS
 from xsample_jax.errors import DataError
 
 # The encoder of the X-Sample paper.
@@ -54,7 +55,7 @@ class SentenceFolder:
 
 
 def find_folder(model: str) -> Path:
-    """The folder of a model: `model` itself, or the copy of the hub's model of that name (fetched if there is a network).
+    """The folder of a model: `model` itself, or a copy of the hub's model of that name (fetched if there is a network).
 
     Raises DataError when there is neither.
     """
@@ -78,14 +79,15 @@ def read_folder(path: Path) -> SentenceFolder:
     if list(kinds) not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise DataError(f"modules.json of {path}", list(kinds), "Transformer, Pooling and perhaps Normalize", OTHERWISE)
     if kinds["Transformer"]:
-        raise DataError(f"modules.json of {path}", kinds["Transformer"], "the transformer in the folder itself", OTHERWISE)
+        expected = "the transformer in the folder itself"
+        raise DataError(f"modules.json of {path}", kinds["Transformer"], expected, OTHERWISE)
     prompt = _read(path, "config_sentence_transformers.json", {}).get("default_prompt_name")
     if prompt:
         raise DataError(f"default_prompt_name of {path}", prompt, "a model without a default prompt", OTHERWISE)
     settings = _read(path, "sentence_bert_config.json", {})
     positions = config["max_position_embeddings"] - (2 if config["model_type"] == "mpnet" else 0)
-    own = settings.get("max_seq_length") or _read(path, "tokenizer_config.json", {}).get("model_max_length") or positions
-    max_length = int(min(own, positions))
+    own = settings.get("max_seq_length") or _read(path, "tokenizer_config.json", {}).get("model_max_length")
+    max_length = int(min(own or positions, positions, WIDTHS[-1]))
     return SentenceFolder(
         path,
         config,
@@ -126,7 +128,8 @@ def _pooling(path: Path, settings: dict) -> str:
     modes = settings.get("pooling_mode")  # newer folders name it, older ones have a switch for each
     if modes is None:
         switches = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-        modes = [switches.get(key, key) for key, on in settings.items() if key.startswith("pooling_mode_") and on is True]
+        chosen = [key for key, on in settings.items() if key.startswith("pooling_mode_") and on is True]
+        modes = [switches.get(key, key) for key in chosen]
     modes = [modes] if isinstance(modes, str) else list(modes)
     if len(modes) != 1 or modes[0] not in POOLINGS:
         raise DataError(f"pooling of {path}", modes, f"one of {', '.join(POOLINGS)}", OTHERWISE)

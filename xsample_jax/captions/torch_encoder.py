@@ -40,7 +40,7 @@ class TorchEncoder:
         self.info = {"name": name, "revision": revision, "pooling": _pooling(self._encoder), "dim": dim}
 
     def encode(self, texts: Sequence[str], advance: Callable[[int], None] = lambda texts: None) -> np.ndarray:
-        """Returns float32 [n, dim], of the length the model gives. `advance(k)` is called when k more texts are done."""
+        """Returns float32 [n, dim], of any length. `advance(k)` is called when k more texts are done."""
         rows = [np.zeros((0, self.info["dim"]), np.float32)]
         for start in range(0, len(texts), 64 * self._batch_size):  # the library sorts by length within a call
             part = list(texts[start : start + 64 * self._batch_size])
@@ -49,9 +49,7 @@ class TorchEncoder:
         return np.concatenate(rows)
 
     def _encode(self, texts: list[str]) -> np.ndarray:
-        rows = self._encoder.encode(
-            texts, batch_size=self._batch_size, convert_to_numpy=True, show_progress_bar=False
-        )
+        rows = self._encoder.encode(texts, batch_size=self._batch_size, convert_to_numpy=True, show_progress_bar=False)
         return np.asarray(rows, np.float32)
 
 

@@ -1,6 +1,6 @@
 """Embeds the class texts of ImageNet-1k anew: xsample_jax/captions/imagenet/class_embeddings.npy and about.json.
 
-    python -m xsample_jax.tools.build_class_texts [--model=NAME_OR_FOLDER]
+python -m xsample_jax.tools.build_class_texts [--model=NAME_OR_FOLDER]
 """
 
 import argparse

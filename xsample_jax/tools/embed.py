@@ -50,10 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default=DEFAULT_ENCODER, help="name on the hub or folder (default: %(default)s)")
     parser.add_argument("--backend", default="jax", choices=sorted(BACKENDS), help="torch runs any model, CLIP's too")
     parser.add_argument("--what", default="captions", choices=sorted(TEMPLATES), help="default: %(default)s")
-    parser.add_argument("--template", help="text with {caption} in it (default: the caption; for classes, a photo of a ...)")
+    parser.add_argument(
+        "--template", help="text with {caption} in it (default: only it; for classes, a photo of a {caption})"
+    )
     parser.add_argument("--stored", default="float16", choices=sorted(DTYPES), help="type of a coordinate on disk")
     parser.add_argument("--device", help="cpu, gpu or tpu; torch: cpu, cuda, ... (default: the best there is)")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the computation (default: float32 on CPUs)")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="of the computation (default: float32 on a CPU)"
+    )
     parser.add_argument("--part", type=part_of, metavar="I/N", help="every N-th shard only; join with a run without it")
     parser.add_argument("--overwrite", action="store_true", help="replace embeddings of another model")
     chosen = parser.parse_args(arguments)

@@ -1,0 +1,98 @@
+"""CPU time of caption embedding: packed and without repeats in jax, one by one, and in sentence-transformers.
+
+    python -m benchmarks.embed_cpu --model=FOLDER [--captions 600] [--repeats 3]
+
+The captions are those of the embedded set, of mixed lengths, 30 % of them repeated; float32 throughout. CPU-seconds of all
+threads, not wall time, so that other work on the machine matters little; the least of interleaved repeats. Vectors are
+compared before anything is timed. Compiling is left out and printed beside them.
+"""
+
+import argparse
+import importlib.util
+import sys
+import time
+
+import jax
+import numpy as np
+
+from benchmarks.report import HEADER, at_most, finish, less_is_better
+from xsample_jax.captions.encoders import checked_unit_rows, encode_unique
+from xsample_jax.captions.jax_encoder import JaxEncoder
+from xsample_jax.data.record_reader import open_records
+from xsample_jax.data.sources import EMOJI_FOLDER
+
+TARGETS = {
+    "one text per call, jax": 8.0,
+    "one text per call, sentence-transformers": 8.0,
+    "sentence-transformers, batched": 1.4,
+}
+PADDING = 1.1
+LOOSE = 0.7  # below this share of a target the exit status is 1
+
+
+def mixed_captions(count: int) -> list[str]:
+    """Captions of the emoji set, whole, cut and joined to lengths from 1 to 100 words, 30 % of them repeats."""
+    random = np.random.RandomState(0)
+    found = sorted({caption for record in open_records(EMOJI_FOLDER, "val") for caption in record["captions"]})
+    words = " ".join(found[i] for i in random.permutation(len(found))).split()
+    texts, start = [], 0
+    while len(texts) < round(0.7 * count):
+        length = int(np.clip(random.lognormal(2.3, 0.6), 1, 100))
+        texts.append(" ".join(words[start : start + length]))
+        start = (start + length) % (len(words) - 100)
+    texts += [texts[i] for i in random.randint(0, len(texts), count - len(texts))]
+    return [texts[i] for i in random.permutation(count)]
+
+
+def cpu_seconds(function) -> float:
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="folder of a BERT or MPNet sentence encoder")
+    parser.add_argument("--captions", type=int, default=600)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    captions = mixed_captions(arguments.captions)
+    few = captions[: max(len(captions) // 10, 20)]  # for the loop, scaled up: it is slow
+
+    encoder = JaxEncoder(arguments.model, devices=jax.devices()[:1])
+    # A loop over texts in jax: each alone in a row, as a program cannot be compiled for each length.
+    single = JaxEncoder(arguments.model, devices=jax.devices()[:1], budget=128)
+    compiling = cpu_seconds(lambda: (encode_unique(encoder, captions), [single.encode([text]) for text in few]))
+    padding = encoder.padded / encoder.tokens
+    forms = {"ours": lambda: encode_unique(encoder, captions)}
+    peers = {"one text per call, jax": (lambda: [single.encode([text]) for text in few], len(captions) / len(few))}
+    if importlib.util.find_spec("sentence_transformers") is not None:
+        from sentence_transformers import SentenceTransformer
+
+        reference = SentenceTransformer(arguments.model, device="cpu")
+        theirs = checked_unit_rows(reference.encode(captions[:200]))
+        worst = 1 - (theirs.astype(np.float64) * encode_unique(encoder, captions[:200])).sum(1).min()
+        assert worst < 1e-5, f"cosine off by {worst:.1e}"
+        peers["sentence-transformers, batched"] = (lambda: reference.encode(captions), 1.0)
+        peers["one text per call, sentence-transformers"] = (
+            lambda: [reference.encode([text]) for text in few],
+            len(captions) / len(few),
+        )
+    scale = {name: factor for name, (_, factor) in peers.items()} | {"ours": 1.0}
+    forms |= {name: function for name, (function, _) in peers.items()}
+    least = dict.fromkeys(forms, float("inf"))
+    for _ in range(arguments.repeats):
+        for name, form in forms.items():
+            least[name] = min(least[name], cpu_seconds(form) * scale[name])
+    print(HEADER, f" CPU-seconds; with compiling the first calls took {compiling:.1f}")
+    found = [less_is_better(f"embed {name}", least["ours"], least[name], TARGETS[name]) for name in peers]
+    found.append(at_most("embed padding", padding, PADDING))
+    for comparison in found:
+        print(comparison, flush=True)
+    facts = {"captions": len(captions), "tokens": encoder.tokens, "repeats": arguments.repeats}
+    finish("embed_cpu", found, unit="CPU-seconds", **facts, **encoder.info)
+    return 0 if all(comparison.gain >= LOOSE * comparison.target for comparison in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
