@@ -56,9 +56,9 @@ class Counting:
     def __len__(self):
         return len(self.examples)
 
-    def __getitem__(self, index):
+    def drawn(self, index, draw):
         self.read.append(index)
-        return self.examples[index]
+        return self.examples.drawn(index, draw)
 
 
 def test_a_process_reads_only_its_rows_and_no_more_than_the_prefetch(examples):
@@ -72,6 +72,33 @@ def test_a_process_reads_only_its_rows_and_no_more_than_the_prefetch(examples):
     stream = ids(examples, 4).reshape(4, 16)
     np.testing.assert_array_equal(first, stream[0][rows])
     assert {examples.source[index]["id"] for index in source.read} <= set(stream[:, rows].ravel().tolist())
+
+
+def test_a_random_caption_is_a_function_of_the_seed_and_the_place():
+    config = tiny_config(data__caption="random")
+    examples = open_examples(config, "val", frozenset({"caption_embedding"}))
+    several = {r["id"]: r["caption_embeddings"] for r in map(examples.source.__getitem__, range(len(examples)))}
+
+    def choices(start=0, **changes):
+        iterator = train_batches(examples, tiny_config(data__caption="random", **changes), start)
+        found = []
+        for _ in range(20):
+            batch = next(iterator)
+            for number, row in zip(batch["id"], batch["caption_embedding"]):
+                near = several[int(number)].astype(np.float32) @ row.astype(np.float32)
+                assert near.max() > 0.99
+                found.append(int(near.argmax()))
+        iterator.close()
+        return np.array(found)
+
+    first = choices()
+    assert 0.35 < first.mean() < 0.65  # the set has two captions a picture
+    np.testing.assert_array_equal(choices(start=160)[:160], first[160:])
+    assert (choices(start=len(examples) // 16 * 16) != first).any()
+    assert (choices(seed=1) != first).any()
+    evaluated = next(eval_batches(examples, 16, 2))
+    exact = open_examples(tiny_config(), "val", frozenset({"caption_embedding"}))
+    np.testing.assert_array_equal(evaluated["caption_embedding"][0], exact[0]["caption_embedding"])
 
 
 def test_batches_have_the_contract_shapes(examples):

@@ -22,6 +22,13 @@ def test_select_caption():
         np.testing.assert_allclose(embedding, expected, atol=5e-4)
 
 
+def test_random_caption_follows_the_draw():
+    record = {"id": 1, "captions": ["one", "two", "three"], "caption_embeddings": None}
+    assert [select_caption(record, "random", draw=draw)[0] for draw in range(4)] == ["one", "two", "three", "one"]
+    assert select_caption(record, "random") == ("one", None)
+    assert select_caption({"id": 1, "captions": [], "caption_embeddings": None}, "random", draw=5) == (None, None)
+
+
 def test_select_caption_of_a_set_that_lacks_it():
     bare = {"id": 1, "captions": [], "caption_embeddings": None}
     text_only = {"id": 1, "captions": ["one"], "caption_embeddings": None}

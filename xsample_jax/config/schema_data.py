@@ -18,8 +18,9 @@ DATA = {
     "caption": Key(
         str,
         "first",
-        "Which caption (and embedding) of an image: first, mean (embeddings only), or its index as text.",
-        choices=("first", "mean", "0", "1", "2", "3"),
+        "Which caption (and embedding) of an image: first, random (another each time it is seen; first in evaluation), "
+        "mean (embeddings only), or its index as text.",
+        choices=("first", "random", "mean", "0", "1", "2", "3"),
     ),
     "hierarchy": Key(
         tuple[str, ...],

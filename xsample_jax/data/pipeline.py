@@ -51,9 +51,13 @@ class Examples:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return self.drawn(index, None)
+
+    def drawn(self, index: int, draw: int | None) -> dict[str, np.ndarray]:
+        """The example at `index`; with data.caption=random the number `draw` picks its caption (None: the first)."""
         for attempt in range(len(self)):
             try:
-                return self._example((index + attempt) % len(self))
+                return self._example((index + attempt) % len(self), draw)
             except DataError as error:
                 if self.on_error == "raise":
                     raise
@@ -64,7 +68,7 @@ class Examples:
             "data", len(self), "at least one record that can be read", "Every record of the split is broken."
         )
 
-    def _example(self, index: int) -> dict[str, np.ndarray]:
+    def _example(self, index: int, draw: int | None) -> dict[str, np.ndarray]:
         record = self.source[index]
         try:
             image = decode_image(record["image"], self.image_size, self.source.channels)
@@ -75,7 +79,7 @@ class Examples:
             ) from error
         example = {"image": image, "id": np.int32(record["id"]), "label": np.int32(record["label"])}
         if self.fields & {"caption_embedding", "caption_tokens"}:
-            example |= self._caption_fields(record, index)
+            example |= self._caption_fields(record, index, draw)
         if "class_embedding" in self.fields and record["label"] < 0:
             where = f"label of record {self.source.locate(index)}, id {record['id']}"
             raise DataError(
@@ -101,8 +105,8 @@ class Examples:
             )
         return np.array([*(record["attributes"][name] for name in self.hierarchy), record["label"]], np.int32)
 
-    def _caption_fields(self, record: dict, index: int) -> dict[str, np.ndarray]:
-        text, embedding = select_caption(record, self.caption)
+    def _caption_fields(self, record: dict, index: int, draw: int | None) -> dict[str, np.ndarray]:
+        text, embedding = select_caption(record, self.caption, draw=draw)
         where = f"record {self.source.locate(index)}, id {record['id']}"
         found = {}
         if "caption_embedding" in self.fields:
@@ -131,12 +135,20 @@ def train_batches(examples: Examples, config, start: int, rows: Sequence[int] | 
     batch_size = config.batch_size
     rows = range(batch_size) if rows is None else [int(row) for row in rows]
     share = len(rows)
-    dataset = grain.MapDataset.source(examples).seed(config.seed).shuffle().repeat(None)
-    places = grain.MapDataset.range(sys.maxsize)
-    own = places.map(lambda i: dataset[start + i // share * batch_size + rows[i % share]])
+    order = grain.MapDataset.range(len(examples)).seed(config.seed).shuffle().repeat(None)
+    places = grain.MapDataset.range(sys.maxsize).map(lambda i: start + i // share * batch_size + rows[i % share])
+    own = places.map(lambda place: examples.drawn(int(order[place]), scrambled(config.seed, place)))
     # Threads read single examples, so the buffer counts examples; batches are made of what they have read.
     threads = grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.prefetch * share)
     return iter(own.to_iter_dataset(read_options=threads).batch(share, drop_remainder=True))
+
+
+def scrambled(seed: int, place: int) -> int:
+    """A number of 64 bits that looks random, of a place in the endless order of a run (splitmix64)."""
+    z = (seed * 0xD1342543DE82EF95 + (place + 1) * 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return z ^ z >> 31
 
 
 def eval_batches(

@@ -5,16 +5,19 @@ import numpy as np
 from xsample_jax.errors import DataError
 
 
-def select_caption(record: dict, which: str, where: str = "manifest.json") -> tuple[str | None, np.ndarray | None]:
+def select_caption(
+    record: dict, which: str, where: str = "manifest.json", draw: int | None = None
+) -> tuple[str | None, np.ndarray | None]:
     """Picks the caption and the embedding that `data.caption` asks for.
 
     Args:
       record: as a RecordSource returns it.
-      which: "first", "mean" (renormalised mean of the embeddings; no single caption), or an index as text.
+      which: "first", "mean" (renormalised mean of the embeddings; no single caption), "random", or an index as text.
       where: names the set in errors, as the path of its manifest.
+      draw: a random number >= 0, for "random"; None (evaluation) takes the first.
 
     Returns:
-      (caption or None, float16 [E] of unit length or None). "first" gives (None, None) for a record without captions.
+      (caption or None, float16 [E] of unit length or None). Without captions "first" and "random" give (None, None).
 
     Raises:
       DataError: the record has no embeddings to average, or not that many captions.
@@ -25,10 +28,13 @@ def select_caption(record: dict, which: str, where: str = "manifest.json") -> tu
             fix = "Embed its captions with `python -m xsample_jax.tools.embed`, or set data.caption=first."
             raise DataError("data.caption", which, f"caption embeddings in the set of {where}", fix)
         return None, _unit(_unit_rows(embeddings).mean(axis=0), record, where)
-    index = 0 if which == "first" else int(which)
-    if index >= len(captions):
-        if which == "first":
+    if which in ("first", "random"):
+        if not captions:
             return None, None
+        index = draw % len(captions) if which == "random" and draw is not None else 0
+    else:
+        index = int(which)
+    if index >= len(captions):
         expected = f"one of the {len(captions)} captions that a record has in the set of {where}"
         fix = "Set data.caption=first or a smaller index, or prepare the set with more captions."
         raise DataError("data.caption", which, expected, fix)
