@@ -4,6 +4,7 @@ Layers come after each other in one scan, so a model of 12 layers compiles as fa
 three things only: names in the file, where positions start, and MPNet's bias per distance between two tokens.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 
@@ -105,6 +106,8 @@ def token_vectors(parameters: dict, tokens: jax.Array, segments: jax.Array, conf
     def linear(x, weights):
         return jnp.dot(x, weights["weight"], precision=precision) + weights["bias"]
 
+    product = functools.partial(jnp.matmul, precision=precision, preferred_element_type=jnp.float32)
+
     def norm(x, weights):
         x = x.astype(jnp.float32)
         x = x - x.mean(-1, keepdims=True)
@@ -117,11 +120,12 @@ def token_vectors(parameters: dict, tokens: jax.Array, segments: jax.Array, conf
         scores_add = scores_add + jnp.moveaxis(bias, -1, 0).astype(jnp.float32)
 
     def layer(x, weights):
-        query, key, value = jnp.moveaxis(linear(x, weights["qkv"]).reshape(n, t, 3, heads, -1), 2, 0)
-        query = query * (query.shape[-1] ** -0.5)
-        scores = jnp.einsum("nqhd,nkhd->nhqk", query, key, precision=precision, preferred_element_type=jnp.float32)
-        shares = jax.nn.softmax(scores + scores_add, axis=-1).astype(dtype)
-        mixed = jnp.einsum("nhqk,nkhd->nqhd", shares, value, precision=precision).reshape(n, t, -1)
+        # Heads to the front first: on CPUs the products of [t, head] matrices are then twice as fast.
+        query, key, value = jnp.transpose(linear(x, weights["qkv"]).reshape(n, t, 3, heads, -1), (2, 0, 3, 1, 4))
+        scores = product(query * (query.shape[-1] ** -0.5), jnp.swapaxes(key, -1, -2)) + scores_add
+        shares = jnp.exp(scores - scores.max(-1, keepdims=True))
+        mixed = product(shares.astype(dtype), value) / shares.sum(-1, keepdims=True)
+        mixed = jnp.transpose(mixed.astype(dtype), (0, 2, 1, 3)).reshape(n, t, -1)
         x = norm(linear(mixed, weights["out"]) + x, weights["norm1"])
         inner = activation(linear(x, weights["expand"]))
         return norm(linear(inner, weights["contract"]) + x, weights["norm2"]), None
