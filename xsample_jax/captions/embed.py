@@ -135,7 +135,7 @@ class _KnownRows:
         width = text_encoder["dim"]
         self.dtype = np.dtype([("key", "V16"), ("row", stored_dtype(text_encoder), (width,))])
         self._files: list[np.ndarray] = []
-        self._place: dict[bytes, tuple[int, int]] = {}
+        self._place: dict[bytes, int] = {}  # file * 2**32 + row: one number takes half the memory of two
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._place
@@ -150,13 +150,13 @@ class _KnownRows:
             raise DataError(f"rows in {path}", str(table.dtype), str(self.dtype), fix)
         self._files.append(table)
         for index, key in enumerate(table["key"].tolist()):
-            self._place[key] = (len(self._files) - 1, index)
+            self._place[key] = (len(self._files) - 1 << 32) + index
 
     def rows(self, keys: Sequence[bytes]) -> np.ndarray:
         found = np.zeros((len(keys), *self.dtype["row"].shape), self.dtype["row"].base)
         for row, key in enumerate(keys):
-            file, index = self._place[key]
-            found[row] = self._files[file][index]["row"]
+            place = self._place[key]
+            found[row] = self._files[place >> 32][place % 2**32]["row"]
         return found
 
 
