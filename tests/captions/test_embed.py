@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import resource
 import shutil
 
 import numpy as np
@@ -234,6 +235,35 @@ def test_full_disk_is_found_before_work_starts(plain, monkeypatch):
     with pytest.raises(DataError, match="free disk"):
         embed_set(plain, encoder, show=False)
     assert encoder.asked == []
+
+
+def test_disk_that_fills_up_on_the_way(plain, tmp_path):
+    whole = tmp_path / "whole"
+    shutil.copytree(plain, whole)
+    embed_set(whole, HashEncoder(), show=False)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(DataError, match=r"writing .*arrayrecord.*too large.*run the same command again"):
+            embed_set(plain, HashEncoder(), show=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert records_of(plain)[0]["caption_embeddings"] is None
+    embed_set(plain, HashEncoder(), show=False)
+    assert contents(plain) == contents(whole)
+
+
+def test_progress_counts_every_record_once(plain, monkeypatch):
+    shown = []
+
+    def counted(items, title, total, enabled):
+        for item in items:
+            shown.append(total)
+            yield item
+
+    monkeypatch.setattr(embed, "progress", counted)
+    embed_set(plain, HashEncoder())
+    assert shown == [29] * 29
 
 
 def test_nothing_to_embed_and_bad_templates(tmp_path):

@@ -51,6 +51,9 @@ def test_neighbours_in_a_row_and_devices_do_not_matter(tmp_path):
     for text, row in zip(TEXTS_AGAIN[:3], whole):
         np.testing.assert_allclose(alone.encode([text])[0], row, atol=2e-5)
     assert len(many._rows.mesh.devices) == 8
+    example = np.zeros((8, 128), np.int32)
+    program = many._forward.lower(many._parameters, example, example).compile().as_text()
+    assert not any(name in program for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute"))
     np.testing.assert_allclose(whole[:9][::-1][:4], whole[9:], atol=2e-5)
 
 

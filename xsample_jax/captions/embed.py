@@ -217,11 +217,6 @@ def _rewrite(source: RecordSource, manifest: Manifest, template: str, known: _Kn
             writer.write(pack_record(record | {"caption_embeddings": known.rows(keys)}, manifest, where))
     finally:
         writer.close()
-    reader = ArrayRecordReader(str(path))  # a full disk shows here at the latest
-    written = reader.num_records()
-    reader.close()
-    if written != len(source):
-        raise DataError(f"records in {path}", written, f"the {len(source)} that were written", "Is the disk full?")
 
 
 def _swap_in(folder: Path, work: Path, draft: Manifest, names: dict[tuple[str, int], str]) -> Manifest:
@@ -310,11 +305,14 @@ def _shared_out(ticks, records: int) -> Callable[[float], None]:
 
 
 def _whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes under a temporary name, then renames: a file with its own name is complete."""
+    """Writes under a temporary name, then renames: a file with its own name is complete. DataError for a full disk."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         write(partial)
         os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # the writer of ArrayRecord has no type of its own
+        fix = "Make room, then run the same command again: it goes on from there."
+        raise DataError(f"writing {path}", str(error)[:200], "a file that can be written", fix) from error
     finally:
         partial.unlink(missing_ok=True)
 
