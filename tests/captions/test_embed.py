@@ -96,6 +96,16 @@ def test_rows_and_manifest(plain):
     }
 
 
+def test_a_shard_without_a_new_caption(tmp_path):
+    records = ({"id": number, "image": b"x", "captions": ["the same"]} for number in range(4))
+    write_records(tmp_path, "same", {"train": records}, shard_size=2)
+    encoder = HashEncoder()
+    assert embed_set(tmp_path, encoder, show=False).distinct == 1
+    assert encoder.asked == ["the same"]
+    for record in records_of(tmp_path):
+        np.testing.assert_array_equal(record["caption_embeddings"][0], vector("the same").astype(np.float16))
+
+
 def test_second_call_does_nothing(plain):
     embed_set(plain, HashEncoder(), show=False)
     before = contents(plain)
@@ -166,7 +176,7 @@ def test_killed_at_any_rename_or_removal(plain, tmp_path, monkeypatch):
             return call
 
         with monkeypatch.context() as patch:
-            patch.setattr(embed.os, "replace", counted(os.replace))
+            patch.setattr(os, "replace", counted(os.replace))
             patch.setattr(embed.Path, "unlink", counted(embed.Path.unlink))
             try:
                 embed_set(folder, HashEncoder(), show=False)

@@ -11,17 +11,19 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from xsample_jax.captions.encoders import describe, encode_unique, fill_template
+from xsample_jax.captions.known_rows import KnownRows, text_key
 from xsample_jax.data.embedding_rows import stored_dtype, to_stored
 from xsample_jax.data.manifest import MANIFEST, Manifest, file_checksum, read_manifest
 from xsample_jax.data.record_reader import RecordSource, open_records
 from xsample_jax.data.record_writer import pack_record
+from xsample_jax.data.whole_file import save_array, write_whole
 from xsample_jax.errors import DataError
 from xsample_jax.metrics.progress import progress
 
@@ -91,7 +93,7 @@ def embed_set(
     names = {shard: _new_name(old.splits[shard[0]]["shards"][shard[1]]["file"], tag) for shard in shards}
     todo = [shard for shard in mine if not _finished(folder, work, names[shard])]
     _check_room(folder, old, todo)
-    known = _KnownRows(text_encoder)
+    known = KnownRows(text_encoder)
     records = sum(old.splits[split]["shards"][number]["count"] for split, number in todo)
     ticks = iter(progress(range(records + 1), "embed, records", records, enabled=show))
     totals = np.zeros(3, np.int64)
@@ -122,42 +124,10 @@ def embed_classes(folder: str | Path, encoder, template: str = "a photo of a {ca
         raise DataError(f"class_names of {folder}", [], "names to embed", "Only sets with labels have class texts.")
     rows = encode_unique(encoder, fill_template(template, names)).astype(np.float16)
     about = {"text_encoder": describe(encoder, template), "class_names": list(names)}
-    _whole(folder / CLASS_EMBEDDINGS, lambda path: _save(path, rows))
+    write_whole(folder / CLASS_EMBEDDINGS, lambda path: save_array(path, rows))
     text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
-    _whole(folder / "class_embeddings.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(folder / "class_embeddings.json", lambda path: path.write_text(text, encoding="utf-8"))
     return rows
-
-
-class _KnownRows:
-    """Embeddings of all captions so far: digest of the text -> place in a file of rows, which is mapped, not read."""
-
-    def __init__(self, text_encoder: dict):
-        width = text_encoder["dim"]
-        self.dtype = np.dtype([("key", "V16"), ("row", stored_dtype(text_encoder), (width,))])
-        self._files: list[np.ndarray] = []
-        self._place: dict[bytes, int] = {}  # file * 2**32 + row: one number takes half the memory of two
-
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._place
-
-    def __len__(self) -> int:
-        return len(self._place)
-
-    def add(self, path: Path) -> None:
-        table = np.load(path, mmap_mode="r")
-        if table.dtype != self.dtype:
-            fix = f"Remove {path.parent} and start anew."
-            raise DataError(f"rows in {path}", str(table.dtype), str(self.dtype), fix)
-        self._files.append(table)
-        for index, key in enumerate(table["key"].tolist()):
-            self._place[key] = (len(self._files) - 1 << 32) + index
-
-    def rows(self, keys: Sequence[bytes]) -> np.ndarray:
-        found = np.zeros((len(keys), *self.dtype["row"].shape), self.dtype["row"].base)
-        for row, key in enumerate(keys):
-            place = self._place[key]
-            found[row] = self._files[place >> 32][place % 2**32]["row"]
-        return found
 
 
 def _embed_shard(
@@ -165,7 +135,7 @@ def _embed_shard(
     manifest: Manifest,
     encoder,
     template: str,
-    known: _KnownRows,
+    known: KnownRows,
     rows: Path,
     out: Path,
     advance: Callable[[float], None],
@@ -178,7 +148,7 @@ def _embed_shard(
         counted += len(captions)
         without += not captions
         for text in fill_template(template, captions):
-            if (key := _key(text)) not in known:
+            if (key := text_key(text)) not in known:
                 texts.setdefault(key, text)
     if not rows.exists():
         done = 0
@@ -195,14 +165,14 @@ def _embed_shard(
                 raise DataError("embedding", vectors.shape, f"width {manifest.text_encoder['dim']}, as the model says")
             table["key"] = np.array([np.void(key) for key in texts], "V16")
             table["row"] = to_stored(vectors, manifest.text_encoder["stored"])
-        _whole(rows, lambda path: _save(path, table))
+        write_whole(rows, lambda path: save_array(path, table))
     known.add(rows)
-    _whole(out, lambda path: _rewrite(source, manifest, template, known, path))
+    write_whole(out, lambda path: _rewrite(source, manifest, template, known, path))
     advance(1.0)
     return counted, len(texts), without
 
 
-def _rewrite(source: RecordSource, manifest: Manifest, template: str, known: _KnownRows, path: Path) -> None:
+def _rewrite(source: RecordSource, manifest: Manifest, template: str, known: KnownRows, path: Path) -> None:
     """The records of one shard with their embeddings, grouped and compressed as they were."""
     shard = source.manifest.splits[source.split]["shards"][0]
     reader = ArrayRecordReader(str(source.folder / shard["file"]))
@@ -213,7 +183,7 @@ def _rewrite(source: RecordSource, manifest: Manifest, template: str, known: _Kn
         for index in range(len(source)):
             record = source[index]
             where = record.pop("location")
-            keys = [_key(text) for text in fill_template(template, record["captions"])]
+            keys = [text_key(text) for text in fill_template(template, record["captions"])]
             writer.write(pack_record(record | {"caption_embeddings": known.rows(keys)}, manifest, where))
     finally:
         writer.close()
@@ -232,7 +202,7 @@ def _swap_in(folder: Path, work: Path, draft: Manifest, names: dict[tuple[str, i
         splits[split] = {**entry, "shards": shards}
     manifest = dataclasses.replace(draft, splits=splits).with_fingerprint()
     text = json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n"
-    _whole(folder / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(folder / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
     _remove_leftovers(folder, manifest)
     return manifest
 
@@ -287,10 +257,6 @@ def _new_name(file: str, tag: str) -> str:
     return f"{file.split('.')[0]}.{tag}.arrayrecord"
 
 
-def _key(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
 def _shared_out(ticks, records: int) -> Callable[[float], None]:
     """advance(share of the shard that is done) -> as many ticks of the progress line as that makes records."""
     shown = 0
@@ -302,21 +268,3 @@ def _shared_out(ticks, records: int) -> Callable[[float], None]:
             shown += 1
 
     return advance
-
-
-def _whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes under a temporary name, then renames: a file with its own name is complete. DataError for a full disk."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # the writer of ArrayRecord has no type of its own
-        fix = "Make room, then run the same command again: it goes on from there."
-        raise DataError(f"writing {path}", str(error)[:200], "a file that can be written", fix) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with open(path, "wb") as file:  # np.save would add a suffix to the temporary name
-        np.save(file, array)

@@ -1,0 +1,53 @@
+"""Embeddings that were computed before, by their text: on disk, with only a digest of each text in memory."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from xsample_jax.data.embedding_rows import stored_dtype
+from xsample_jax.errors import DataError
+
+
+class KnownRows:
+    """Digest of a text -> its row in one of several files, which are mapped, not read.
+
+    Attributes:
+      dtype: of the files: a digest (16 bytes) and a row [E] each.
+    """
+
+    def __init__(self, text_encoder: dict):
+        width = text_encoder["dim"]
+        self.dtype = np.dtype([("key", "V16"), ("row", stored_dtype(text_encoder), (width,))])
+        self._files: list[np.ndarray] = []
+        self._place: dict[bytes, int] = {}  # file * 2**32 + row: one number takes half the memory of two
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._place
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def add(self, path: Path) -> None:
+        """Takes in a file of rows; DataError when its rows have another width or type."""
+        table = np.load(path, mmap_mode="r")
+        if table.dtype != self.dtype:
+            fix = f"Remove {path.parent} and start anew."
+            raise DataError(f"rows in {path}", str(table.dtype), str(self.dtype), fix)
+        self._files.append(table)
+        for index, key in enumerate(table["key"].tolist()):
+            self._place[key] = (len(self._files) - 1 << 32) + index
+
+    def rows(self, keys: Sequence[bytes]) -> np.ndarray:
+        """Rows of known texts, as they are stored [n, E]."""
+        found = np.zeros((len(keys), *self.dtype["row"].shape), self.dtype["row"].base)
+        for row, key in enumerate(keys):
+            place = self._place[key]
+            found[row] = self._files[place >> 32][place % 2**32]["row"]
+        return found
+
+
+def text_key(text: str) -> bytes:
+    """16 bytes that stand for a text."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
