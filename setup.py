@@ -36,6 +36,7 @@ setuptools.setup(
         "etils",
         "flax>=0.12.8",
         "grain>=0.2.18",
+        "huggingface-hub",  # tokenizers brings it anyway
         "jax>=0.10.0",
         "jinja2",
         "matplotlib",

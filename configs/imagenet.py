@@ -2,7 +2,7 @@
 
 Command:   python -m xsample_jax.main --config=configs/imagenet.py --workdir=runs/imagenet/xclr \\
                --config.data.path=FOLDER       (a record set with class names; see docs/data.md)
-Text:      none needed: the embeddings of the class names ship with the package (docs/captions.md)
+           No text model is needed: embeddings of the class names ship with the package (docs/captions.md).
 Variants:  :smoke (embedded emoji, 5 small steps, seconds)
 Hardware:  TPU v5e-16 (4x4); 8 GPUs will do (the paper's batch is 8 x 128).
 Hours:     not measured

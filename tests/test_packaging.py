@@ -22,6 +22,7 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
     "absl": "absl-py",
     "array_record": "array-record",
+    "huggingface_hub": "huggingface-hub",
     "ml_collections": "ml-collections",
     "orbax": "orbax-checkpoint",
     "resvg_py": "resvg-py",

@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 from xsample_jax.errors import DataError
 
-DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64}
+DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.dtype(jnp.bfloat16), "I64": np.int64}
 
 
 def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
