@@ -119,7 +119,7 @@ def reuse_embeddings(concepts: list[Concept], folder: Path) -> tuple[np.ndarray,
     Raises:
       DataError: there is no earlier build, or a concept is not in it with the same captions.
     """
-    fix = "Pass --text_encoder=sentence-transformers/all-mpnet-base-v2 (needs the extra `text`)."
+    fix = "Pass --text_encoder=sentence-transformers/all-mpnet-base-v2."
     if not (folder / MANIFEST).exists():
         raise DataError("--text_encoder", None, f"a model, as there is no set in {folder} to take embeddings from", fix)
     manifest = read_manifest(folder)
