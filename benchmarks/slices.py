@@ -42,6 +42,7 @@ CASES = {  # name: (config, slice, what is changed)
     "cc12m, 131,072 images, on v5p-4096": ("cc12m", "v5p:16x16x16", ("batch_size=131072",)),
     "cc12m, ViT-B, on v5e-64": ("cc12m", "v5e:8x8", VIT_B),
     "cc12m, ViT-B, remat, on v5e-64": ("cc12m", "v5e:8x8", (*VIT_B, "model.remat=block")),
+    "cc12m, ViT-B, fsdp 16, on v5e-64": ("cc12m", "v5e:8x8", (*VIT_B, "mesh.fsdp=16")),
     "cc12m, ViT-B, fsdp 64, on v5e-64": ("cc12m", "v5e:8x8", (*VIT_B, "mesh.fsdp=64")),
 }
 
@@ -91,7 +92,7 @@ def table(record: dict[str, dict]) -> str:
         sent = "; ".join(f"{k} {v['mib']:,.0f} MiB in {v['count']}" for k, v in large.items()) or "none"
         estimate = "none given" if row["ms_estimate"] is None else f"{row['ms_estimate']:,.0f} ms"
         lines.append(
-            f"| {name.rsplit(' on ', 1)[0]} | {row['topology']} | {row['chips']:,} | {row['batch_size']:,} | "
+            f"| {name.rsplit(' on ', 1)[0].rstrip(',')} | {row['topology']} | {row['chips']:,} | {row['batch_size']:,} | "
             f"{row['gib']:.2f} ({row['state_gib']:.2f}) | {row['tflop']:.2f} | {sent} | {estimate} |"
         )
     return "\n".join(lines)
