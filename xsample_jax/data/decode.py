@@ -4,6 +4,8 @@ JPEG goes through simplejpeg (libjpeg-turbo, releases the GIL); what it refuses,
 """
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import simplejpeg
@@ -16,6 +18,21 @@ MAX_PIXELS = 200_000_000
 EXIF_ORIENTATION = 0x0112
 # What records hold. PPM is bare pixels behind a header of 15 bytes: `prepare --raw`.
 FORMATS = ("JPEG", "PNG", "WEBP", "PPM")
+# What Pillow's readers raise on damaged files.
+DAMAGED = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    MemoryError,
+    TypeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 def decode_record(record: dict, size: int, channels: int) -> np.ndarray:
@@ -60,7 +77,7 @@ def open_picture(data: bytes, size: int, where: str = "", formats: tuple[str, ..
         return _open_any(data, formats) if picture is None else picture
     except UnidentifiedImageError:
         raise DataError(name, bytes(data[:12]), "a JPEG, PNG or WebP (these are its first bytes)", fix) from None
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
+    except DAMAGED as error:
         raise DataError(name, str(error)[:200], "a picture that can be decoded", fix) from error
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from xsample_jax.data.decode import EXIF_ORIENTATION, open_picture, square
+from xsample_jax.data.decode import DAMAGED, EXIF_ORIENTATION, open_picture, square
 from xsample_jax.errors import DataError
 
 KEPT_FORMATS = {"JPEG", "PNG", "WEBP"}
 LOSSLESS_FORMATS = {"PNG", "GIF", "BMP", "TIFF"}
-READ_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+READ_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 FULL_SIZE = 2**15  # more than half of any JPEG: it is not shrunk while it is decoded
 
 
@@ -53,8 +53,11 @@ def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]
       DataError: the picture does not decode.
     """
     picture = open_picture(data, options.size or FULL_SIZE, formats=READ_FORMATS)
-    header = Image.open(io.BytesIO(data), formats=READ_FORMATS)
-    changes = _changes(header)
+    try:
+        header = Image.open(io.BytesIO(data), formats=READ_FORMATS)
+        changes = _changes(header)
+    except DAMAGED as error:
+        raise DataError("image", str(error)[:200], "a picture with a header that can be read") from error
     if options.raw:
         pixels = square(picture, options.size, 3)
         return b"P6\n%d %d\n255\n" % (options.size, options.size) + pixels.tobytes(), changes
@@ -64,7 +67,8 @@ def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]
         return data, changes
     if shrinks:
         changes.append("shrunk")
-        sides = [max(1, round(side * options.size / short)) for side in picture.size]
+        long = round(max(header.size) * options.size / min(header.size))
+        sides = (options.size, long) if picture.width < picture.height else (long, options.size)
         picture = picture.resize(sides, Image.Resampling.BILINEAR)
     if picture.mode == "RGBA":
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, (255, 255, 255, 255)), picture).convert("RGB")

@@ -10,7 +10,7 @@ from xsample_jax.errors import DataError
 from xsample_jax.prepare.job import Job
 from xsample_jax.prepare.shards import prepare_shard
 
-# Takes the job, the numbers of the input shards that are not done, and the folder; yields a count for each finished one.
+# Takes the job, the numbers of the input shards that are not done, and the folder; yields the count of each one done.
 Runner = Callable[[Job, Sequence[int], str], Iterator[int]]
 
 

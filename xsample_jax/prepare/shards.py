@@ -10,6 +10,7 @@ import io
 import json
 import os
 import secrets
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,8 @@ def prepare_shard(job: Job, number: int, out: str) -> int:
     """
     folder, state = Path(out), Path(out) / STATE
     shard = job.source.shards[number]
-    with _Files(job, number, folder, state) as files:
+    with _Files(job, number, folder, state) as files, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # on odd headers; what matters is whether the picture decodes
         report = collections.Counter()
         problems: list[Problem] = []
         keys: set[int] = set()

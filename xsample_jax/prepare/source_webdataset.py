@@ -73,12 +73,11 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:
     key, members = None, {}
     for member in tar:
         tar.members = []  # tarfile keeps every header otherwise: memory would grow with the tar
-        name = PurePosixPath(member.name)
-        if not member.isfile() or name.name.startswith("."):
+        folder, slash, name = member.name.removeprefix("./").rpartition("/")
+        if not member.isfile() or name.startswith("."):
             continue
-        stem, _, suffix = name.name.partition(".")
-        suffix = suffix.lower()
-        here = (name.parent / stem).as_posix()
+        stem, _, suffix = name.partition(".")
+        here, suffix = folder + slash + stem, suffix.lower()
         if suffix not in IMAGE_SUFFIXES | TEXT_SUFFIXES:
             continue
         if here != key or suffix in members:

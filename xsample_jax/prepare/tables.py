@@ -29,7 +29,9 @@ def read_table(path: str | Path) -> list[dict]:
             rows = pyarrow.parquet.read_table(path).to_pylist()
         else:
             raise DataError("--table", str(path), "a .csv, .tsv, .jsonl or .parquet file")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except DataError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:  # pyarrow and unicode errors are ValueErrors
         raise DataError("--table", str(path), f"a readable table ({error})") from error
     if not rows:
         raise DataError("--table", str(path), "at least one row")
