@@ -25,15 +25,15 @@ def tfds_source(path: str, fields: Fields, shard_size: int = 10_000) -> Source:
     for name in (*fields.captions, *([fields.label] if fields.label else [])):
         if name not in features:
             raise DataError("--caption_fields, --label_field", name, f"features of {path}: {', '.join(features)}")
-    label = features.get(fields.label or "label")
-    names = tuple(getattr(label, "names", None) or ()) or fields.class_names
+    label = fields.label or "label"
+    names = tuple(getattr(features[label], "names", None) or ()) if label in features else ()
     shards = []
     for split, info in builder.info.splits.items():
         for start in range(0, info.num_examples, shard_size):
             stop = min(start + shard_size, info.num_examples)
             identity = f"{builder.info.full_name} {split} {start} {stop}"
             shards.append(InputShard(identity, partial(read_range, path, split, start, stop, fields), identity, split))
-    return Source(tuple(shards), names)
+    return Source(tuple(shards), names or fields.class_names)
 
 
 def read_range(path: str, split: str, start: int, stop: int, fields: Fields) -> Iterator[Example]:
@@ -54,6 +54,6 @@ def _builder(path: str):
         if Path(path).is_dir():
             return tfds.builder_from_directory(path)
         return tfds.builder(path, file_format="array_record")
-    except (FileNotFoundError, ValueError, tfds.core.DatasetNotFoundError) as error:
+    except (OSError, ValueError, tfds.core.DatasetNotFoundError) as error:
         expected = "a TFDS name, or the folder of a prepared version"
         raise DataError("--path", path, expected, str(error).strip().splitlines()[0][:200]) from error
