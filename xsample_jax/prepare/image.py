@@ -1,5 +1,6 @@
 """A picture as records hold it: checked, upright, no larger than needed, in a format that decodes fast."""
 
+import contextlib
 import dataclasses
 import io
 
@@ -54,8 +55,7 @@ def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]
     """
     picture = open_picture(data, options.size or FULL_SIZE, formats=READ_FORMATS)
     try:
-        header = Image.open(io.BytesIO(data), formats=READ_FORMATS)
-        changes = _changes(header)
+        kind, sides, changes = _header(data)
     except DAMAGED as error:
         raise DataError("image", str(error)[:200], "a picture with a header that can be read") from error
     if options.raw:
@@ -63,16 +63,16 @@ def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]
         return b"P6\n%d %d\n255\n" % (options.size, options.size) + pixels.tobytes(), changes
     short = min(picture.size)
     shrinks = options.size is not None and short > options.size
-    if not shrinks and not changes and header.format in KEPT_FORMATS:
+    if not shrinks and not changes and kind in KEPT_FORMATS:
         return data, changes
     if shrinks:
         changes.append("shrunk")
-        long = round(max(header.size) * options.size / min(header.size))
+        long = round(max(sides) * options.size / min(sides))
         sides = (options.size, long) if picture.width < picture.height else (long, options.size)
         picture = picture.resize(sides, Image.Resampling.BILINEAR)
     if picture.mode == "RGBA":
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, (255, 255, 255, 255)), picture).convert("RGB")
-    if not shrinks and header.format in LOSSLESS_FORMATS:
+    if not shrinks and kind in LOSSLESS_FORMATS:
         buffer = io.BytesIO()
         picture.save(buffer, "PNG")
         return buffer.getvalue(), changes
@@ -80,8 +80,13 @@ def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]
     return simplejpeg.encode_jpeg(pixels, options.quality, "RGB", "420"), changes
 
 
-def _changes(header: Image.Image) -> list[str]:
-    """What is unusual about a picture whose header was read, and will be gone when it is written anew."""
+def _header(data: bytes) -> tuple[str, tuple[int, int], list[str]]:
+    """Format, sides as stored, and what is unusual about a picture and will be gone when it is written anew."""
+    if data[:3] == b"\xff\xd8\xff" and b"Exif\0\0" not in data[:65536]:
+        with contextlib.suppress(ValueError):  # Pillow reads more kinds of JPEG, but takes its time
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+            return "JPEG", (width, height), ["cmyk"] if colours in ("CMYK", "YCCK") else []
+    header = Image.open(io.BytesIO(data), formats=READ_FORMATS)
     found = []
     if header.getexif().get(EXIF_ORIENTATION, 1) in range(2, 9):
         found.append("turned")
@@ -91,4 +96,4 @@ def _changes(header: Image.Image) -> list[str]:
         found.append("16_bit")
     if getattr(header, "is_animated", False):
         found.append("animated")
-    return found
+    return header.format, header.size, found
