@@ -110,9 +110,13 @@ def main() -> int:
     ]
     print(HEADER, *comparisons, sep="\n")
     finish(
-        "prepare_cpu", comparisons, images_per_second=REPEATS * count / shrinking, images_per_second_kept=REPEATS * count / checking,
-        bytes_in=float(np.mean([len(data) for data in images])), peak_mib=[few, many],
-    )  # fmt: skip
+        "prepare_cpu",
+        comparisons,
+        images_per_second=REPEATS * count / shrinking,
+        images_per_second_kept=REPEATS * count / checking,
+        bytes_in=float(np.mean([len(data) for data in images])),
+        peak_mib=[few, many],
+    )
     return 0 if all(comparison.passed for comparison in comparisons) else 1
 
 

@@ -53,7 +53,7 @@ def read_tar(path: str, fields: Fields) -> Iterator[Example | Problem]:
     with open(path, "rb") as file:
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
-                for key, members in _samples(tar):
+                for key, members in _samples(tar, file):
                     yield _example(key, members, fields)
                 _check_end(file, tar.offset)
         except tarfile.ReadError as error:
@@ -68,7 +68,7 @@ def _check_end(file, offset: int) -> None:
         raise tarfile.ReadError(f"no end of archive at byte {offset}, where {len(block)} bytes are left in the block")
 
 
-def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _samples(tar: tarfile.TarFile, file) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yields (key, {suffix: bytes}) of neighbouring members; a suffix that comes again begins another sample."""
     key, members = None, {}
     for member in tar:
@@ -84,7 +84,10 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:
             if key is not None:
                 yield key, members
             key, members = here, {}
-        members[suffix] = tar.extractfile(member).read()
+        file.seek(member.offset_data)
+        members[suffix] = file.read(member.size)
+        if len(members[suffix]) < member.size:
+            raise tarfile.ReadError(f"member {member.name} ends after {len(members[suffix])} of {member.size} bytes")
     if key is not None:
         yield key, members
 
