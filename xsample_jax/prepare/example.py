@@ -9,11 +9,12 @@ class Example:
     """One picture as its source has it.
 
     Attributes:
-      key: its name in the source; decides the split.
+      key: its name in the source.
       image: encoded bytes.
       captions: texts as found.
       label: index, name of a class, or None.
       attributes: further labels (see docs/data.md).
+      group: pictures of one group go into one split; None: the key decides.
       id: kept where the source has ids of our kind; None: numbered here.
       caption_embeddings: float16 [captions, E], kept where the source has them.
     """
@@ -23,6 +24,7 @@ class Example:
     captions: tuple[str, ...] = ()
     label: int | str | None = None
     attributes: dict = dataclasses.field(default_factory=dict)
+    group: str | None = None
     id: int | None = None
     caption_embeddings: object = None
 

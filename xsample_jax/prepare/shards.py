@@ -53,7 +53,7 @@ def prepare_shard(job: Job, number: int, out: str) -> int:
             report["kept"] += 1
             report.update(f"image_{change}" for change in record.pop("changes"))
             captions += map(key_hash, record["captions"])
-            files.write(shard.split or split_of(item.key, job.splits), record, item.key)
+            files.write(shard.split or split_of(item.group or item.key, job.splits), record, item.key)
         part = {"splits": files.close(), "report": dict(sorted(report.items()))}
         lines = [json.dumps([shard.name, problem.key, problem.kind, problem.detail[:200]]) for problem in problems]
         files.publish(f"{number:05d}.problems.jsonl", "".join(line + "\n" for line in lines).encode())

@@ -4,6 +4,7 @@ from xsample_jax.errors import DataError, did_you_mean
 from xsample_jax.prepare.example import Source
 from xsample_jax.prepare.fields import Fields
 from xsample_jax.prepare.source_folder import folder_source
+from xsample_jax.prepare.source_icons import icons_source
 from xsample_jax.prepare.source_records import records_source
 from xsample_jax.prepare.source_tfds import tfds_source
 from xsample_jax.prepare.source_webdataset import webdataset_source
@@ -26,6 +27,7 @@ def open_source(
         "webdataset": (columns | {"--split_by_folder"}, lambda: webdataset_source(path, fields, split_by_folder)),
         "folder": (set(given), lambda: folder_source(path, fields, table, split_by_folder, shard_size)),
         "records": (set(), lambda: records_source(path)),
+        "icons": (set(), lambda: icons_source(path)),
         "tfds": (columns, lambda: tfds_source(path, fields, shard_size)),
     }
     if name not in sources:

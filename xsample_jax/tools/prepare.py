@@ -5,6 +5,7 @@
     python -m xsample_jax.tools.prepare --source=folder --path=photos --table=photos.csv --out=data/photos
     python -m xsample_jax.tools.prepare --source=tfds --path=imagenet2012:5.1.0 --out=data/imagenet
     python -m xsample_jax.tools.prepare --source=records --path=data/big --size=128 --out=data/small
+    python -m xsample_jax.tools.prepare --source=icons --path=data/npm --splits=train=0.98,val=0.02 --out=data/icons
 
 Stopped or killed, it goes on when the same command is given again, and ends with the same bytes. docs/data.md says what
 becomes of odd and broken pictures and captions. Flags it does not know go to the Beam runner that --runner names.
@@ -30,8 +31,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--source", required=True, help="webdataset, folder, tfds or records")
-    parser.add_argument("--path", required=True, help="folder, pattern in quotes, or TFDS name")
+    parser.add_argument("--source", required=True, help="webdataset, folder, tfds, records or icons")
+    parser.add_argument(
+        "--path",
+        required=True,
+        help="folder, pattern in quotes, or TFDS name; of icons: where its npm package is or goes",
+    )
     parser.add_argument("--out", required=True, type=Path, help="folder of the new set")
     parser.add_argument("--name", help="name of the set (default: that of the folder)")
     parser.add_argument("--size", type=int, default=256, help="shrink to this short side; 0: never (default 256)")
