@@ -19,7 +19,10 @@ def records_source(path: str) -> Source:
             read = partial(read_range, path, split, start, start + shard["count"])
             shards.append(InputShard(shard["file"], read, shard["sha256"], split))
             start += shard["count"]
-    return Source(tuple(shards), manifest.class_names, manifest.attributes, manifest.text_encoder)
+    text_encoder = manifest.text_encoder
+    if text_encoder and "stored" in text_encoder:
+        text_encoder = {**text_encoder, "stored": "float16"}  # what the reader hands out, whatever is on the disk
+    return Source(tuple(shards), manifest.class_names, manifest.attributes, text_encoder)
 
 
 def read_range(path: str, split: str, start: int, stop: int) -> Iterator[Example | Problem]:
