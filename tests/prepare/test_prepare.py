@@ -194,8 +194,6 @@ def test_work_of_another_job_is_not_mixed_in(corpus, tmp_path, monkeypatch):
     ):
         with pytest.raises(DataError, match="this very work was begun"):
             run(make_job(corpus, **other), tmp_path / "out")
-    with open(tmp_path / "more.tar", "wb"):
-        pass
 
 
 def test_a_lost_or_cut_file_of_a_finished_shard_is_made_again(corpus, whole, tmp_path, monkeypatch):

@@ -40,6 +40,7 @@ def emoji_tars(folder, count=48):
     return folder
 
 
+@pytest.mark.slow
 def test_a_webdataset_of_the_embedded_set_is_prepared_and_trained_on(tmp_path):
     out = tmp_path / "records"
     run(flags("webdataset", emoji_tars(tmp_path / "tars"), out, "--size=32"))
