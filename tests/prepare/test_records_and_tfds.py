@@ -121,3 +121,14 @@ def test_unknown_tfds_set(tmp_path):
         tfds_source("no_such_set_at_all", Fields())
     with pytest.raises(DataError, match="TFDS name"):
         tfds_source(str(tmp_path), Fields())
+
+
+def test_int8_embeddings_become_the_float16_rows_that_are_read(tmp_path):
+    encoder = {"name": "e", "dim": 4, "normalised": True, "stored": "int8"}
+    rows = np.array([[127, 3, -50, 9]], np.int8)
+    record = {"id": 0, "image": picture(0), "captions": ["a cat"], "caption_embeddings": rows}
+    write_records(tmp_path / "in", "t", {"train": [record]}, text_encoder=encoder)
+    manifest, _ = make(records_source(str(tmp_path / "in")), tmp_path / "out", ImageOptions())
+    assert manifest.text_encoder["stored"] == "float16"
+    before, after = (open_records(tmp_path / name, "train")[0]["caption_embeddings"] for name in ("in", "out"))
+    np.testing.assert_array_equal(before, after)
