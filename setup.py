@@ -46,6 +46,7 @@ setuptools.setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
         "pillow",
+        "pyarrow",  # tensorflow-datasets has it anyway
         "simplejpeg",
         "tensorflow-datasets",  # does not bring TensorFlow
         "tokenizers",
@@ -55,6 +56,7 @@ setuptools.setup(
         "tpu": ["jax[tpu]>=0.10.0"],
         "cuda12": ["jax[cuda12]>=0.10.0"],
         "cuda13": ["jax[cuda13]>=0.10.0"],
+        "beam": ["apache-beam"],  # prepares data on a cluster
         "emoji": ["resvg-py==0.5.0"],  # pinned: the embedded set is rebuilt bit for bit
         "logging": LOGGING,
         "wandb": ["wandb"],  # for log.wandb

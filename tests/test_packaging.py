@@ -21,6 +21,7 @@ HEAVY = ("torch", "tensorflow", "sentence_transformers")
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "absl": "absl-py",
+    "apache_beam": "apache-beam",
     "array_record": "array-record",
     "huggingface_hub": "huggingface-hub",
     "ml_collections": "ml-collections",
@@ -82,7 +83,7 @@ def test_every_room_is_a_package(metadata):
 
 def test_every_import_is_declared(metadata):
     declared = names(metadata["install_requires"])
-    for extra in ("text", "emoji", "logging", "wandb"):  # imported inside the one function that needs them
+    for extra in ("text", "beam", "emoji", "logging", "wandb"):  # imported inside the one function that needs them
         declared |= names(metadata["extras_require"][extra])
     own = {"xsample_jax", *sys.stdlib_module_names}
     missing = {

@@ -11,6 +11,9 @@ class UserError(ValueError):
         self.field, self.value, self.expected, self.fix = field, value, expected, fix
         super().__init__(f"{field} = {value!r}: expected {expected}." + (f" {fix}" if fix else ""))
 
+    def __reduce__(self):  # exceptions are rebuilt from their message otherwise, and could not come back from a process
+        return type(self), (self.field, self.value, self.expected, self.fix)
+
 
 class ConfigError(UserError):
     """A config key is unknown, has the wrong type, or does not go with another key."""
@@ -48,9 +51,12 @@ class Problems(ConfigError):
     """Several problems reported at once. `problems` holds the single errors."""
 
     def __init__(self, problems: Iterable[UserError], where: str):
-        self.problems = tuple(problems)
+        self.problems, self.where = tuple(problems), where
         lines = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(self.problems, 1))
         ValueError.__init__(self, f"{len(self.problems)} problem(s) in {where}:\n{lines}")
+
+    def __reduce__(self):
+        return type(self), (self.problems, self.where)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -25,6 +25,7 @@ def contact_sheet(
     path: str | os.PathLike,
     titles: Sequence[str] = (),
     tile: int = 96,
+    width: int = 0,
 ) -> pathlib.Path:
     """Writes a PNG with one row per image: its source, its views, and its caption above them.
 
@@ -35,6 +36,7 @@ def contact_sheet(
       path: file to write; missing folders are made.
       titles: of the columns.
       tile: side in pixels at which each picture is shown.
+      width: of the sheet in pixels, at least; more than the pictures need gives captions room.
 
     Returns:
       The path.
@@ -45,7 +47,7 @@ def contact_sheet(
     if not rows or len(captions) != len(rows):
         raise DataError("captions", len(captions), f"one for each of the {len(rows)} rows, and at least one row", "")
     columns = max(len(row) for row in rows)
-    width = _GAP + columns * (tile + _GAP)
+    width = max(width, _GAP + columns * (tile + _GAP))
     header = _LINE + _GAP if titles else 0
     row_height = _LINE + tile + _GAP
     sheet = Image.new("RGB", (width, _GAP + header + len(rows) * row_height), _PAPER)

@@ -4,6 +4,8 @@ JPEG goes through simplejpeg (libjpeg-turbo, releases the GIL); what it refuses,
 """
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import simplejpeg
@@ -14,6 +16,23 @@ from xsample_jax.errors import DataError
 # A bigger picture is taken for a decompression bomb.
 MAX_PIXELS = 200_000_000
 EXIF_ORIENTATION = 0x0112
+# What records hold. PPM is bare pixels behind a header of 15 bytes: `prepare --raw`.
+FORMATS = ("JPEG", "PNG", "WEBP", "PPM")
+# What Pillow's readers raise on damaged files.
+DAMAGED = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    MemoryError,
+    TypeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 def decode_record(record: dict, size: int, channels: int) -> np.ndarray:
@@ -38,20 +57,27 @@ def decode_image(data: bytes, size: int, channels: int, where: str = "") -> np.n
     Raises:
       DataError: empty, truncated, damaged, too large, or of another format.
     """
-    name = f"image {where}".rstrip()
     if channels not in (3, 4):
         raise DataError("channels", channels, "3 or 4")
+    return square(open_picture(data, size, where), size, channels)
+
+
+def open_picture(data: bytes, size: int, where: str = "", formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """Decodes a whole picture, upright, RGB or (where it has alpha) RGBA; of an animation, the first picture.
+
+    A JPEG may come out smaller than it is, but no side shorter than twice `size`. `formats` are Pillow's names; errors
+    as those of `decode_image`.
+    """
+    name = f"image {where}".rstrip()
     fix = "Replace the picture, or set data.on_error=skip."
     if not data:
         raise DataError(name, "0 bytes", "a JPEG, PNG or WebP", fix)
     try:
         picture = _open_jpeg(data, size) if data[:3] == b"\xff\xd8\xff" else None
-        if picture is None:
-            picture = _open_any(data)
-        return _square(picture, size, channels)
+        return _open_any(data, formats) if picture is None else picture
     except UnidentifiedImageError:
         raise DataError(name, bytes(data[:12]), "a JPEG, PNG or WebP (these are its first bytes)", fix) from None
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
+    except DAMAGED as error:
         raise DataError(name, str(error)[:200], "a picture that can be decoded", fix) from error
 
 
@@ -74,9 +100,9 @@ def _open_jpeg(data: bytes, size: int) -> Image.Image | None:
     return picture
 
 
-def _open_any(data: bytes) -> Image.Image:
+def _open_any(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     """Returns an upright RGB or RGBA picture, fully loaded."""
-    picture = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
+    picture = Image.open(io.BytesIO(data), formats=formats)
     _check_pixels(*picture.size)
     orientation = picture.getexif().get(EXIF_ORIENTATION, 1)
     picture.load()
@@ -109,7 +135,7 @@ def _upright(picture: Image.Image, orientation: int) -> Image.Image:
     return picture.transpose(_TURNS[orientation]) if orientation in _TURNS else picture
 
 
-def _square(picture: Image.Image, size: int, channels: int) -> np.ndarray:
+def square(picture: Image.Image, size: int, channels: int) -> np.ndarray:
     """Centre square, resized to `size`; cropping first gives the same pixels for less work."""
     short = min(picture.size)
     left, top = (picture.width - short) / 2, (picture.height - short) / 2

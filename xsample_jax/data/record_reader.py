@@ -1,6 +1,7 @@
 """Reading a record set: one split, opened for random access by index. Its format: docs/data.md."""
 
 import contextlib
+import resource
 from pathlib import Path
 
 import msgpack
@@ -35,11 +36,21 @@ def open_records(folder: str | Path, split: str, fingerprint: str | None = None,
     if split not in manifest.splits:
         choices = ", ".join(manifest.splits)
         raise DataError("split", split, f"a split of {folder}: {choices}", did_you_mean(split, manifest.splits))
-    for shard in manifest.splits[split]["shards"]:
+    shards = manifest.splits[split]["shards"]
+    for shard in shards:
         problem = wrong_size(folder, shard)
         if problem:
             raise problem
+    _allow_open_files(len(shards))
     return RecordSource(folder, split, manifest, channels)
+
+
+def _allow_open_files(count: int) -> None:
+    """Raises this process's limit of open files where it is too low for `count` shards (1,024 on most systems)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 1024 if hard == resource.RLIM_INFINITY else min(count + 1024, hard)
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class RecordSource:

@@ -85,7 +85,7 @@ def write_records(
             draft.splits[split] = _write_split(partial, split, records, draft, shard_size, options, ids)
         _check_unique(np.concatenate(ids) if ids else np.zeros(0, np.int64))
         manifest = draft.with_fingerprint()
-        (partial / MANIFEST).write_text(json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n")
+        (partial / MANIFEST).write_text(manifest_text(manifest))
         # From here to the last rename the folder has no manifest: a crash leaves a set that does not open.
         manifest_path.unlink(missing_ok=True)
         for stale in folder.glob("*.arrayrecord"):
@@ -96,6 +96,11 @@ def write_records(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """Returns the text of manifest.json."""
+    return json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n"
 
 
 def _write_split(
@@ -118,10 +123,18 @@ def _write_split(
     for number, (path, count) in enumerate(temporary):  # the number of shards is known only now
         final = path.with_name(f"{split}-{number:05d}-of-{len(temporary):05d}.arrayrecord")
         path.rename(final)
-        shards.append(
-            {"file": final.name, "count": count, "bytes": final.stat().st_size, "sha256": file_checksum(final)}
-        )
+        shards.append(shard_entry(final, count))
     return {"count": sum(shard["count"] for shard in shards), "shards": shards}
+
+
+def shard_entry(path: Path, count: int, file: str | None = None) -> dict:
+    """Returns what a manifest says about a finished shard; `file`: its final name, if not the one it has now."""
+    return {
+        "file": file or path.name,
+        "count": count,
+        "bytes": path.stat().st_size,
+        "sha256": file_checksum(path),
+    }
 
 
 def _write_shard(

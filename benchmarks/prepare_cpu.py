@@ -1,0 +1,124 @@
+"""How fast raw images become records on one core, against the same libraries called bare, and in how much memory.
+
+    python -m benchmarks.prepare_cpu [--images 200]
+
+The bare loop decodes, resizes and encodes pictures that are in memory; ours also reads the tar, checks, hashes, splits
+and writes records. Interleaved repeats in CPU-seconds, the least of each. Memory is the peak of a fresh process.
+"""
+
+import argparse
+import io
+import json
+import pathlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageFilter
+
+from benchmarks.report import HEADER, at_most, finish, less_is_better
+from xsample_jax.prepare.fields import Fields
+from xsample_jax.prepare.image import ImageOptions
+from xsample_jax.prepare.job import Job
+from xsample_jax.prepare.shards import prepare_shard
+from xsample_jax.prepare.source_webdataset import webdataset_source
+
+SIZE, QUALITY = 256, 92
+REPEATS = 4  # of each image in the tar: what is done once per tar should not count
+
+
+def photograph(seed: int, width: int = 500, height: int = 375) -> bytes:
+    """A JPEG of about 50 kB: smooth colours with grain, as large as a typical photograph of ImageNet."""
+    rng = np.random.default_rng(seed)
+    smooth = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((width, height))
+    grain = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    Image.blend(smooth, grain.filter(ImageFilter.GaussianBlur(1)), 0.35).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def write_tar(path: pathlib.Path, images: list[bytes], count: int) -> None:
+    with tarfile.open(path, "w") as tar:
+        for number in range(count):
+            row = json.dumps({"caption": f"caption {number}"}).encode()
+            for suffix, data in (("jpg", images[number % len(images)]), ("json", row)):
+                info = tarfile.TarInfo(f"{number:09d}.{suffix}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+def bare(images: list[bytes]) -> None:
+    for data in images:
+        picture = Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", min_height=2 * SIZE, min_width=2 * SIZE))
+        scale = SIZE / min(picture.size)
+        picture = picture.resize([round(side * scale) for side in picture.size], Image.Resampling.BILINEAR)
+        simplejpeg.encode_jpeg(np.ascontiguousarray(picture), QUALITY, "RGB", "420")
+
+
+def ours(tar: pathlib.Path, size: int) -> None:
+    job = Job("t", webdataset_source(str(tar), Fields()), {"train": 0.9, "val": 0.1}, ImageOptions(size, QUALITY))
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_shard(job, 0, folder)
+
+
+def cpu_seconds(function, *arguments) -> float:
+    start = time.process_time()
+    function(*arguments)
+    return time.process_time() - start
+
+
+def peak_mib(tar: pathlib.Path) -> float:
+    """Peak memory in MiB of a process that prepares a tar."""
+    code = (
+        "import pathlib, resource, sys\n"
+        "from benchmarks.prepare_cpu import SIZE, ours\n"
+        "ours(pathlib.Path(sys.argv[1]), SIZE)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tar)], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=200)
+    count = parser.parse_args().images
+    images = [photograph(seed) for seed in range(count)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        write_tar(folder / "a.tar", images, REPEATS * count)
+        times = [
+            (
+                cpu_seconds(ours, folder / "a.tar", SIZE),
+                cpu_seconds(bare, REPEATS * images),
+                cpu_seconds(ours, folder / "a.tar", 400),
+            )
+            for _ in range(3)
+        ]
+        shrinking, libraries, checking = (min(column) for column in zip(*times))
+        small = [photograph(seed, 80, 60) for seed in range(50)]
+        for number in (1_000, 20_000):
+            write_tar(folder / f"{number}.tar", small, number)
+        few, many = (peak_mib(folder / f"{number}.tar") for number in (1_000, 20_000))
+    comparisons = [
+        less_is_better("CPU-seconds, shrunk to 256", shrinking, libraries, 0.9),
+        at_most("peak MiB at 20,000 images against 1,000 + 16", many, few + 16),
+    ]
+    print(HEADER, *comparisons, sep="\n")
+    finish(
+        "prepare_cpu",
+        comparisons,
+        images_per_second=REPEATS * count / shrinking,
+        images_per_second_kept=REPEATS * count / checking,
+        bytes_in=float(np.mean([len(data) for data in images])),
+        peak_mib=[few, many],
+    )
+    return 0 if all(comparison.passed for comparison in comparisons) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""The doctor finds what was broken on purpose, says how to mend it, and has nothing to say against a good run."""
+
+import collections
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.prepare.corpora import picture
+from tests.tiny import tiny_config
+from xsample_jax.data.record_writer import write_records
+from xsample_jax.doctor import machine
+from xsample_jax.doctor.data import check_data
+from xsample_jax.doctor.finding import PROBLEM
+from xsample_jax.tools.doctor import diagnose, run
+
+DIM = 8
+ENCODER = {"name": "e", "revision": "1", "pooling": "mean", "dim": DIM, "normalised": True, "template": "{caption}"}
+
+
+def record(number, **changes):
+    vector = np.random.default_rng(number).normal(size=(1, DIM))
+    embedding = (vector / np.linalg.norm(vector)).astype(np.float16)
+    made = {"id": number, "image": picture(number), "label": number % 3, "captions": [f"caption {number}"]}
+    return {**made, "caption_embeddings": embedding, **changes}
+
+
+def write(folder, change=None, count=40, encoder=ENCODER):
+    """A set in which `change(record)` was applied to each record."""
+    records = [{**record(number), **(change(number) if change else {})} for number in range(count)]
+    if encoder is None:
+        records = [{key: value for key, value in r.items() if key != "caption_embeddings"} for r in records]
+    write_records(folder, "t", {"train": records}, ["a", "b", "c"], text_encoder=encoder)
+    return folder
+
+
+def config_for(folder, **changes):
+    return tiny_config(data__source="records", data__path=str(folder), **changes)
+
+
+def found(folder, **changes):
+    """The problems with the data, as text."""
+    return [str(f) for f in check_data(config_for(folder, **changes)) if f.level == PROBLEM]
+
+
+def test_a_good_run(tmp_path, capsys):
+    findings = diagnose(config_for(write(tmp_path / "set")), str(tmp_path / "run"), tmp_path / "first.png")
+    assert [str(f) for f in findings if f.level == PROBLEM] == []
+    about = collections.Counter(f.about for f in findings)
+    assert set(about) == {"config", "data", "records", "embeddings", "devices", "disk", "host"}
+    assert all("\n" not in str(f) for f in findings)
+    sheet = Image.open(tmp_path / "first.png")
+    assert sheet.width == 900
+    assert sheet.height > 12 * 128
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_folder_manifest_and_other_fingerprint(tmp_path):
+    (problem,) = found(tmp_path / "nowhere")
+    assert "tools.prepare" in problem
+    (tmp_path / "empty").mkdir()
+    assert "not finished" in found(tmp_path / "empty")[0]
+    write(tmp_path / "set")
+    assert any("another version" in line for line in found(tmp_path / "set", data__fingerprint="0" * 64))
+    assert any("split = 'trian'" in line for line in found(tmp_path / "set", data__split="trian"))
+
+
+def test_cut_and_changed_files(tmp_path):
+    folder = write(tmp_path / "set")
+    (path,) = folder.glob("*.arrayrecord")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 0xFF
+    path.write_bytes(data)
+    assert any("another checksum" in line for line in found(folder))
+    every = [str(f) for f in check_data(config_for(folder), every_file=True) if f.level == PROBLEM]
+    assert any("SHA-256" in line for line in every)
+    os.truncate(path, 1000)
+    assert any("1000 bytes" in line for line in found(folder))
+
+
+def test_broken_pictures(tmp_path):
+    folder = write(tmp_path / "set", lambda number: {"image": b"no picture"} if number in (3, 5, 6, 7) else {})
+    lines = found(folder)
+    assert sum(line.startswith("problem records") for line in lines) == 4
+    assert "4 of 40 are broken" in lines[3]
+    assert "--source=records" in lines[3]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda number: {"caption_embeddings": 2 * record(number)["caption_embeddings"]}, "unit vectors"),
+        (lambda number: {"caption_embeddings": record(0)["caption_embeddings"]}, "nearly all the same"),
+        (lambda number: {"caption_embeddings": None} if number == 9 else {}, "1 records have none"),
+    ],
+)
+def test_bad_embeddings(tmp_path, change, message):
+    assert any(message in line and "tools.embed" in line for line in found(write(tmp_path / "set", change)))
+
+
+def test_a_set_that_lacks_what_the_objective_reads(tmp_path):
+    folder = write(tmp_path / "set", encoder=None)
+    assert any("caption_embedding" in line for line in found(folder))
+    assert found(folder, objective__preset="simclr") == []
+    findings = diagnose(config_for(folder), str(tmp_path), tmp_path / "first.png")
+    assert not (tmp_path / "first.png").exists()
+    assert findings[-1].about == "devices"
+
+
+def test_mesh_that_does_not_fit():
+    config = tiny_config()
+    config.batch_size = 13
+    lines = [str(f) for f in machine.check_devices(config) if f.level == PROBLEM]
+    assert any("batch_size" in line for line in lines)
+
+
+def test_full_disk_and_little_memory(monkeypatch, tmp_path):
+    config = tiny_config()
+    parts = type("P", (), {"abstract_state": {"w": np.zeros((1024, 1024), np.float32)}, "config": config})
+    usage = collections.namedtuple("usage", "total used free")
+    for free, level in ((2**20 * 4 * 3 - 1, PROBLEM), (2**20 * 4 * 3, "ok")):
+        monkeypatch.setattr(machine.shutil, "disk_usage", lambda _, free=free: usage(0, 0, free))
+        (finding,) = machine.check_disk(parts, str(tmp_path / "not" / "there"))
+        assert finding.level == level
+        assert "3 checkpoints of 4 MiB" in finding.text
+    config.data.prefetch = 10**9
+    assert any("data.prefetch" in str(f) and f.level == PROBLEM for f in machine.check_host(config, 3))
+
+
+def test_command_line(tmp_path, capsys):
+    folder = write(tmp_path / "set")
+    flags = ["--config=configs/quickstart.py:smoke", "--config.data.source=records", f"--config.data.path={folder}"]
+    code = run([*flags, "--config.augment.size=999", "--config.data.trheads=3"])
+    printed = capsys.readouterr().out
+    assert code == 1
+    assert "Did you mean threads" in printed or "Did you mean data.threads" in printed
+    assert "augment.size" in printed
+    assert printed.endswith("2 problem(s)\n")
+    code = run([*flags, "--config.batch_size=16", f"--picture={tmp_path / 'p.png'}", f"--workdir={tmp_path}"])
+    printed = capsys.readouterr().out
+    assert code == 0, printed
+    assert printed.endswith("no problem found\n")
+    assert (tmp_path / "p.png").exists()

@@ -1,0 +1,143 @@
+"""Folders of pictures, with folder names or a table as labels and captions."""
+
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from tests.prepare.corpora import picture
+from xsample_jax.data.record_reader import open_records
+from xsample_jax.errors import DataError
+from xsample_jax.prepare.fields import Fields
+from xsample_jax.prepare.image import ImageOptions
+from xsample_jax.prepare.job import Job
+from xsample_jax.prepare.prepare import prepare
+from xsample_jax.prepare.runners import local_runner
+from xsample_jax.prepare.source_folder import folder_source
+
+NAMES = ["cat/1.jpg", "cat/2.JPEG", "dog/1.png", "dog/notes.txt", "dog/.hidden.jpg", "top.jpg"]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for number, name in enumerate(NAMES):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(number, kind="PNG" if name.endswith("png") else "JPEG"))
+    return tmp_path / "photos"
+
+
+def records(source, out):
+    """{split: [(label name, captions), ...]} in the order of the records."""
+    manifest, report = prepare(Job("t", source, {"train": 1.0}, ImageOptions(None)), out, local_runner(1))
+    name = lambda label: label if label < 0 or not manifest.class_names else manifest.class_names[label]  # noqa: E731
+    found = {split: [(name(r["label"]), r["captions"]) for r in open_records(out, split)] for split in manifest.splits}
+    return found, report
+
+
+def test_folder_names_are_labels(photos, tmp_path):
+    source = folder_source(str(photos), Fields())
+    assert source.class_names == ("cat", "dog")
+    found, report = records(source, tmp_path / "out")
+    assert [label for label, _ in found["train"]] == ["cat", "cat", "dog", -1]
+    assert report["no_caption"] == 4
+    assert open_records(tmp_path / "out", "train")[0]["image"] == picture(0)
+
+
+def test_input_shards_do_not_change_what_is_read(photos, tmp_path):
+    whole, _ = records(folder_source(str(photos), Fields()), tmp_path / "whole")
+    source = folder_source(str(photos), Fields(), shard_size=3)
+    assert len(source.shards) == 2
+    assert records(source, tmp_path / "parts")[0] == whole
+
+
+def test_folders_as_splits(tmp_path):
+    for name in ("train/cat/1.jpg", "train/dog/2.jpg", "val/dog/3.jpg"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(picture(1))
+    found, _ = records(folder_source(str(tmp_path / "in"), Fields(), split_by_folder=True), tmp_path / "out")
+    assert {split: [label for label, _ in some] for split, some in found.items()} == {
+        "train": ["cat", "dog"], "val": ["dog"],
+    }  # fmt: skip
+
+
+def write_table(path, rows):
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        comma = "\t" if path.suffix == ".tsv" else ","
+        lines = [list(rows[0])] + [
+            ['"' + str(value).replace('"', '""') + '"' for value in row.values()] for row in rows
+        ]
+        path.write_text("\ufeff" + "\n".join(comma.join(line) for line in lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_tables(photos, tmp_path, kind):
+    rows = [
+        {"file": "dog/1.png", "caption": 'a "dog", sitting', "label": "dog"},
+        {"file": "cat/1.jpg", "caption": "un chat\n🐈", "label": "cat"},
+        {"file": "./cat/1.jpg", "caption": "a cat", "label": "cat"},
+        {"file": "gone.jpg", "caption": "nothing", "label": "cat"},
+    ]
+    table = write_table(tmp_path / f"table.{kind}", rows)
+    found, report = records(folder_source(str(photos), Fields(), table), tmp_path / "out")
+    assert found["train"] == [("cat", ["un chat 🐈", "a cat"]), ("dog", ['a "dog", sitting'])]
+    assert report["no_image"] == 1
+
+
+def test_columns_by_name_and_labels_as_numbers(photos, tmp_path):
+    rows = [{"img": "top.jpg", "short": "s", "long": "a long text", "k": 7}, {"img": "cat/1.jpg", "long": "l", "k": 2}]
+    table = write_table(tmp_path / "t.jsonl", rows)
+    fields = Fields(captions=("long", "short"), label="k", image="img")
+    found, _ = records(folder_source(str(photos), fields, table), tmp_path / "out")
+    assert found["train"] == [(2, ["l"]), (7, ["a long text", "s"])]
+    for fields, flag in ((Fields(image="imgs"), "--image_field"), (Fields(image="img", captions=("lon",)), "long")):
+        with pytest.raises(DataError, match=flag):
+            folder_source(str(photos), fields, table)
+    with pytest.raises(DataError, match="--image_field=COLUMN"):
+        folder_source(str(photos), Fields(), table)
+
+
+def test_missing_values_are_no_caption_and_no_label(photos, tmp_path):
+    table = write_table(tmp_path / "t.parquet", [{"image": "top.jpg", "caption": None, "label": None}])
+    found, _ = records(folder_source(str(photos), Fields(), table), tmp_path / "out")
+    assert found["train"] == [(-1, [])]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.csv", "image,caption\na.jpg,one, two\n", "row 2"),
+        ("t.csv", "image,caption\n", "at least one row"),
+        ("t.jsonl", '{"image": "a.jpg"}\n{"image"\n', "line 2"),
+        ("t.jsonl", "[1]\n", "JSON map"),
+        ("t.parquet", "no parquet", "readable table"),
+        ("t.xlsx", "", "a .csv"),
+    ],
+)
+def test_bad_tables(photos, tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=message):
+        folder_source(str(photos), Fields(), str(tmp_path / name))
+    with pytest.raises(DataError, match="existing file"):
+        folder_source(str(photos), Fields(), "nowhere.csv")
+
+
+def test_two_labels_of_one_picture_are_refused(photos, tmp_path):
+    rows = [{"image": "top.jpg", "label": "a"}, {"image": "top.jpg", "label": "b"}]
+    with pytest.raises(DataError, match=r"label of top\.jpg"):
+        folder_source(str(photos), Fields(), write_table(tmp_path / "t.jsonl", rows))
+
+
+def test_no_pictures(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(DataError, match="None is there"):
+        folder_source(str(tmp_path), Fields())
+    with pytest.raises(DataError, match="existing folder"):
+        folder_source(str(tmp_path / "nowhere"), Fields())

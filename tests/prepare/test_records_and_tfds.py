@@ -1,0 +1,134 @@
+"""Finished record sets and TFDS data sets as sources."""
+
+import importlib.resources
+import io
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from tests.data.record_sets import write_set
+from tests.prepare.corpora import picture
+from xsample_jax.data.decode import decode_image
+from xsample_jax.data.record_reader import open_records
+from xsample_jax.data.record_writer import KEYS, write_records
+from xsample_jax.data.sources import EMOJI_FOLDER
+from xsample_jax.errors import DataError
+from xsample_jax.prepare.fields import Fields
+from xsample_jax.prepare.image import ImageOptions
+from xsample_jax.prepare.job import Job
+from xsample_jax.prepare.prepare import prepare
+from xsample_jax.prepare.runners import local_runner
+from xsample_jax.prepare.source_records import records_source
+from xsample_jax.prepare.source_tfds import tfds_source
+
+
+def make(source, out, image):
+    return prepare(Job("t", source, {"train": 1.0}, image), out, local_runner(1))
+
+
+def test_part_of_the_embedded_set_smaller(tmp_path):
+    """Everything but the pictures stays: ids, splits, labels, attributes, captions, embeddings and their encoder."""
+    source = open_records(EMOJI_FOLDER, "val")
+    source.preload()
+    some = [{key: source[i][key] for key in KEYS} for i in range(0, len(source), 30)]
+    names = (source.manifest.class_names, source.manifest.attributes, source.manifest.text_encoder)
+    before = write_records(tmp_path / "in", "t", {"val": some[:20], "test": some[20:]}, *names, shard_size=8)
+    manifest, report = make(records_source(str(tmp_path / "in")), tmp_path / "out", ImageOptions(32, raw=True))
+    assert report["kept"] == len(some) == 30
+    assert (manifest.class_names, manifest.attributes, manifest.text_encoder) == names
+    assert {split: entry["count"] for split, entry in manifest.splits.items()} == {"test": 10, "val": 20}
+    assert before.fingerprint != manifest.fingerprint
+    after = [record for split in ("val", "test") for record in open_records(tmp_path / "out", split)]
+    for one, two in zip(some, after, strict=True):
+        np.testing.assert_array_equal(one["caption_embeddings"], two["caption_embeddings"])
+        for key in ("id", "label", "captions", "attributes"):
+            assert one[key] == two[key]
+        np.testing.assert_array_equal(decode_image(one["image"], 32, 3), decode_image(two["image"], 32, 3))
+
+
+def test_records_that_cannot_be_read_or_decoded_are_dropped_and_said(tmp_path):
+    records = [{"id": number, "image": picture(number) if number != 3 else b"no picture"} for number in range(9)]
+    write_records(tmp_path / "in", "t", {"train": records}, shard_size=5, options="group_size:1,uncompressed")
+    path = tmp_path / "in" / "train-00001-of-00002.arrayrecord"
+    data = bytearray(path.read_bytes())
+    place = data.index(picture(6))
+    data[place + 20 : place + 60] = bytes(40)
+    path.write_bytes(data)
+    _, report = make(records_source(str(tmp_path / "in")), tmp_path / "out", ImageOptions())
+    assert (report["kept"], report["broken_image"], report["broken_record"]) == (7, 1, 1)
+    assert [record["id"] for record in open_records(tmp_path / "out", "train")] == [0, 1, 2, 4, 5, 7, 8]
+
+
+def test_unfinished_or_missing_set(tmp_path):
+    with pytest.raises(DataError, match="manifest"):
+        records_source(str(tmp_path))
+    write_set(tmp_path / "set")
+    (tmp_path / "set" / "train-00000-of-00003.arrayrecord").unlink()
+    with pytest.raises(DataError, match="missing"):
+        make(records_source(str(tmp_path / "set")), tmp_path / "out", ImageOptions())
+
+
+class Captioned(tfds.core.GeneratorBasedBuilder):
+    """Twelve pictures with a class and two captions."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+                "captions": tfds.features.Sequence(tfds.features.Text()),
+                "label": tfds.features.ClassLabel(names=["cat", "dog", "über"]),
+            }
+        )
+        return tfds.core.DatasetInfo(builder=self, description="", features=features)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(range(9)), "validation": self._generate_examples(range(9, 12))}
+
+    def _generate_examples(self, numbers):
+        for number in numbers:
+            captions = [f"picture {number}", "🐏"]
+            yield number, {"image": io.BytesIO(picture(number)), "captions": captions, "label": number % 3}
+
+
+def test_tfds(tmp_path, monkeypatch):
+    # Preparing (not reading) a set makes TFDS 4.9.10 import the backport of this module, which it does not install.
+    monkeypatch.setitem(sys.modules, "importlib_resources", importlib.resources)
+    Captioned(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    path = str(tmp_path / "captioned" / "1.0.0")
+    source = tfds_source(path, Fields(), shard_size=5)
+    assert [shard.split for shard in source.shards] == ["train", "train", "validation"]
+    manifest, _ = make(source, tmp_path / "out", ImageOptions())
+    assert manifest.class_names == ("cat", "dog", "über")
+    assert {split: entry["count"] for split, entry in manifest.splits.items()} == {"train": 9, "validation": 3}
+    seen = set()
+    for split in manifest.splits:
+        for record in open_records(tmp_path / "out", split):
+            number = int(record["captions"][0].split()[1])
+            seen.add(number)
+            assert (record["captions"][1], record["label"]) == ("🐏", number % 3)
+            assert record["image"] == picture(number)  # small and upright: the stored bytes, not a second JPEG
+    assert seen == set(range(12))
+    with pytest.raises(DataError, match="features of"):
+        tfds_source(path, Fields(captions=("text",)))
+
+
+def test_unknown_tfds_set(tmp_path):
+    with pytest.raises(DataError, match="TFDS name"):
+        tfds_source("no_such_set_at_all", Fields())
+    with pytest.raises(DataError, match="TFDS name"):
+        tfds_source(str(tmp_path), Fields())
+
+
+def test_int8_embeddings_become_the_float16_rows_that_are_read(tmp_path):
+    encoder = {"name": "e", "dim": 4, "normalised": True, "stored": "int8"}
+    rows = np.array([[127, 3, -50, 9]], np.int8)
+    record = {"id": 0, "image": picture(0), "captions": ["a cat"], "caption_embeddings": rows}
+    write_records(tmp_path / "in", "t", {"train": [record]}, text_encoder=encoder)
+    manifest, _ = make(records_source(str(tmp_path / "in")), tmp_path / "out", ImageOptions())
+    assert manifest.text_encoder["stored"] == "float16"
+    before, after = (open_records(tmp_path / name, "train")[0]["caption_embeddings"] for name in ("in", "out"))
+    np.testing.assert_array_equal(before, after)

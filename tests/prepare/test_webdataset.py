@@ -1,0 +1,181 @@
+"""Tars of img2dataset: what is read, and what becomes of odd and damaged ones."""
+
+import json
+import tracemalloc
+
+import pytest
+
+from tests.prepare.corpora import make_job, picture, run, run_one, sample, write_corpus, write_tar
+from xsample_jax.data.record_reader import open_records
+from xsample_jax.errors import DataError
+from xsample_jax.prepare.example import Example, Problem
+from xsample_jax.prepare.fields import Fields
+from xsample_jax.prepare.source_webdataset import read_tar, webdataset_source
+
+
+def kinds(problems):
+    return [(key, kind) for _, key, kind, _ in problems]
+
+
+def test_examples_in_order_with_caption_and_label(tmp_path):
+    write_tar(tmp_path / "a.tar", {"000": sample(0), "sub/001": sample(1)})
+    first, second = read_tar(str(tmp_path / "a.tar"), Fields())
+    assert first == Example("000", sample(0)["jpg"], ("caption number 0",), 0)
+    assert (second.key, second.label) == ("sub/001", 1)
+
+
+def test_caption_and_label_fields(tmp_path):
+    row = {"alt": ["one", None, "two"], "title": "three", "class": "cat"}
+    write_tar(tmp_path / "a.tar", {"000": sample(0, json=json.dumps(row).encode(), cls=b"5\n")})
+    path = str(tmp_path / "a.tar")
+    (example,) = read_tar(path, Fields(captions=("title", "alt"), label="class"))
+    assert (example.captions, example.label) == (("three", "one", "two"), "cat")
+    (example,) = read_tar(path, Fields())
+    assert (example.captions, example.label) == (("caption number 0",), 5)
+
+
+def test_caption_of_json_where_there_is_no_txt(tmp_path):
+    write_tar(tmp_path / "a.tar", {"000": sample(0, txt=None)})
+    assert next(read_tar(str(tmp_path / "a.tar"), Fields())).captions == ("caption number 0",)
+
+
+def test_files_of_a_mac_and_unknown_members_are_passed_over(tmp_path):
+    members = {"000": sample(0, npy=b"12"), "._000": {"jpg": b"resource fork"}}
+    write_tar(tmp_path / "a.tar", members)
+    assert len(list(read_tar(str(tmp_path / "a.tar"), Fields()))) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"jpg": b""}, "broken_image"),
+        ({"jpg": picture(1)[:300]}, "broken_image"),
+        ({"jpg": None}, "no_image"),
+        ({"json": b"{"}, "broken_metadata"),
+        ({"json": b"[1]"}, "broken_metadata"),
+    ],
+)
+def test_dropped_and_said(tmp_path, change, kind):
+    record, report, problems = run_one(tmp_path, sample(1, **change))
+    assert record is None
+    assert (report["kept"], report[kind]) == (1, 1)
+    assert kinds(problems) == [("odd", kind)]
+
+
+def test_missing_caption_is_kept_or_dropped(tmp_path):
+    record, report, problems = run_one(tmp_path / "kept", sample(1, txt=None, json=None))
+    assert (record["captions"], report["no_caption"]) == ([], 1)
+    assert kinds(problems) == [("odd", "no_caption")]
+    record, report, _ = run_one(tmp_path / "dropped", sample(1, txt=b" \n"), require_caption=True)
+    assert (record, report["kept"], report["no_caption"]) == (None, 1, 1)
+
+
+def test_long_caption_emoji_right_to_left_and_bytes_that_are_no_text(tmp_path):
+    record, report, _ = run_one(tmp_path / "long", sample(1, txt=b"word " * 2000))
+    assert report["cut_caption"] == 1
+    assert 3900 < len(record["captions"][0]) <= 4000
+    text = "🐏 \u202bכבש\u202c خروف"
+    record, report, problems = run_one(tmp_path / "scripts", sample(1, txt=text.encode()))
+    assert (record["captions"], problems) == ([text], [])
+    record, report, _ = run_one(tmp_path / "latin", sample(1, txt="café table".encode("latin-1")))
+    assert (record["captions"], report["not_unicode"]) == (["caf\ufffd table"], 1)
+
+
+def test_of_a_key_that_comes_twice_the_first_is_kept(tmp_path):
+    write_tar(tmp_path / "in" / "a.tar", [("x", sample(1)), ("y", sample(2)), ("x", sample(3))])
+    manifest, report = run(make_job(tmp_path / "in"), tmp_path / "out")
+    assert (report["kept"], report["duplicate_key"]) == (2, 1)
+    kept = [r["captions"][0] for split in manifest.splits for r in open_records(tmp_path / "out", split)]
+    assert sorted(kept) == ["caption number 1", "caption number 2"]
+
+
+def test_a_suffix_that_comes_twice_begins_another_example(tmp_path):
+    write_tar(tmp_path / "a.tar", [("x", sample(1)), ("x", sample(2))])
+    assert [example.key for example in read_tar(str(tmp_path / "a.tar"), Fields())] == ["x", "x"]
+
+
+def test_keys_of_other_tars_are_counted_and_kept(tmp_path):
+    for name in "ab":
+        write_tar(tmp_path / "in" / f"{name}.tar", {"x": sample(1), "y": sample(2)})
+    _, report = run(make_job(tmp_path / "in"), tmp_path / "out")
+    assert (report["kept"], report["duplicate_keys_across_shards"]) == (4, 2)
+    assert (report["captions"], report["duplicate_captions"]) == (4, 2)
+
+
+def test_a_tar_cut_anywhere_gives_what_is_whole_and_says_so(tmp_path):
+    whole = write_tar(tmp_path / "a.tar", {f"{number:03d}": sample(number) for number in range(3)}).read_bytes()
+    expected = list(read_tar(str(tmp_path / "a.tar"), Fields()))
+    assert len(expected) == 3
+    end = len(whole.rstrip(b"\0"))
+    data_end = -(-end // 512) * 512
+    (tmp_path / "a.tar").write_bytes(whole[: data_end + 512])  # one block of zeros is enough
+    assert list(read_tar(str(tmp_path / "a.tar"), Fields())) == expected
+    for cut in [0, 100, 512, 700, *range(1024, data_end + 1, 512), data_end - 100, data_end + 10]:
+        (tmp_path / "a.tar").write_bytes(whole[:cut])
+        *examples, problem = read_tar(str(tmp_path / "a.tar"), Fields())
+        assert (problem.key, problem.kind) == ("a.tar", "truncated_tar"), cut
+        for example, right in zip(examples, expected):
+            # The last one may lack members that come after its picture only if the cut is right between two members.
+            assert isinstance(example, Problem) or example.image == right.image
+
+
+def test_a_damaged_header_in_the_middle_is_not_the_end(tmp_path):
+    path = write_tar(tmp_path / "a.tar", {f"{number:03d}": sample(number) for number in range(3)})
+    data = bytearray(path.read_bytes())
+    place = data.index(b"001.txt")
+    data[place : place + 100] = b"\xff" * 100
+    path.write_bytes(data)
+    *examples, problem = read_tar(str(path), Fields())
+    assert problem.kind == "truncated_tar"
+    assert f"byte {place}" in problem.detail
+    assert examples[0].key == "000"
+
+
+def test_a_truncated_tar_is_reported_and_the_rest_of_the_corpus_is_there(tmp_path):
+    corpus = write_corpus(tmp_path / "in", tars=2, each=5)
+    data = (corpus / "00000.tar").read_bytes()
+    (corpus / "00000.tar").write_bytes(data[: data.index(b"000000003.jpg") + 600])
+    _, report = run(make_job(corpus), tmp_path / "out")
+    assert (report["kept"], report["truncated_tar"]) == (8, 1)
+
+
+def test_memory_does_not_grow_with_the_tar(tmp_path):
+    def peak(count):
+        path = write_tar(tmp_path / f"{count}.tar", ((f"{n:05d}", {"jpg": bytes(5000)}) for n in range(count)))
+        tracemalloc.start()
+        for _ in read_tar(str(path), Fields()):
+            pass
+        result = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return result
+
+    peak(10)
+    assert peak(2000) < peak(100) + 20_000  # the tar is 10 MB larger
+
+
+def test_names_of_classes_come_from_the_user(tmp_path):
+    write_tar(tmp_path / "in" / "a.tar", {"x": sample(1, cls=b"cat"), "y": sample(2, cls=b"dog")})
+    with pytest.raises(DataError, match=r"label of x.*--class_names"):
+        run(make_job(tmp_path / "in"), tmp_path / "out")
+    fields = Fields(class_names=("dog", "cat"))
+    manifest, _ = run(make_job(tmp_path / "in", fields, splits={"train": 1.0}), tmp_path / "out2")
+    assert [record["label"] for record in open_records(tmp_path / "out2", "train")] == [1, 0]
+    assert manifest.class_names == ("dog", "cat")
+    (tmp_path / "in" / "a.tar").unlink()
+    write_tar(tmp_path / "in" / "a.tar", {"x": sample(1, cls=b"2")})
+    with pytest.raises(DataError, match="label = 2"):
+        run(make_job(tmp_path / "in", fields), tmp_path / "out3")
+
+
+def test_patterns_folders_and_splits(tmp_path):
+    write_corpus(tmp_path / "c" / "train", tars=2)
+    write_corpus(tmp_path / "c" / "val", tars=1)
+    assert [s.name for s in webdataset_source(str(tmp_path / "c/train/*1.tar"), Fields()).shards] == ["00001.tar"]
+    shards = webdataset_source(str(tmp_path / "c"), Fields(), split_by_folder=True).shards
+    assert [(s.name, s.split) for s in shards] == [
+        ("train/00000.tar", "train"), ("train/00001.tar", "train"), ("val/00000.tar", "val"),
+    ]  # fmt: skip
+    with pytest.raises(DataError, match="--split_by_folder"):
+        webdataset_source(str(tmp_path / "c/train"), Fields(), split_by_folder=True)
+    with pytest.raises(DataError, match=r"No \*\.tar"):
+        webdataset_source(str(tmp_path / "nowhere"), Fields())

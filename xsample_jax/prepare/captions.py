@@ -1,0 +1,42 @@
+"""Captions as records hold them: one line of valid Unicode, of bounded length."""
+
+from collections.abc import Iterable
+
+# Text encoders read at most 512 tokens, about 2,500 characters.
+MAX_LENGTH = 4_000
+NEAR_EMPTY = 3
+
+
+def clean_captions(captions: Iterable[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Returns the captions worth keeping and (kind, detail) of what is odd about them.
+
+    White space (also line breaks and control characters) becomes single spaces, what UTF-8 cannot hold becomes U+FFFD,
+    empty captions go. A caption of more than MAX_LENGTH characters is cut at the last space before that. Letters of any
+    script, emoji and right-to-left marks stay as they are.
+    """
+    kept, notes = [], []
+    for caption in captions:
+        text = caption.encode("utf-8", "replace").decode()
+        if text != caption or "\N{REPLACEMENT CHARACTER}" in text:
+            notes.append(("not_unicode", text[:80]))
+        text = " ".join("".join(" " if _is_control(letter) else letter for letter in text).split())
+        if len(text) > MAX_LENGTH:
+            notes.append(("cut_caption", f"{len(text)} characters"))
+            text = text[: MAX_LENGTH + 1].rpartition(" ")[0] or text[:MAX_LENGTH]
+        if not text:
+            continue
+        if sum(map(_carries_meaning, text)) < NEAR_EMPTY:
+            notes.append(("near_empty_caption", text))
+        kept.append(text)
+    if not kept:
+        notes.append(("no_caption", ""))
+    return kept, notes
+
+
+def _is_control(letter: str) -> bool:
+    return letter < " " or "\x7f" <= letter <= "\x9f"
+
+
+def _carries_meaning(letter: str) -> int:
+    """Letters and digits count one; an emoji or a sign of a script without an alphabet says as much as a word."""
+    return NEAR_EMPTY if letter >= "\u2e80" and letter != "\N{REPLACEMENT CHARACTER}" else letter.isalnum()

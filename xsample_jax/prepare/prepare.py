@@ -1,0 +1,141 @@
+"""From a job to a finished record set: start or go on, run the input shards, write manifest and report."""
+
+import collections
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from xsample_jax.data.manifest import MANIFEST, Manifest, read_manifest
+from xsample_jax.data.record_writer import manifest_text
+from xsample_jax.errors import DataError
+from xsample_jax.metrics.progress import progress
+from xsample_jax.prepare.example import KINDS
+from xsample_jax.prepare.job import Job
+from xsample_jax.prepare.runners import Runner
+from xsample_jax.prepare.shards import STATE, read_part
+
+REPORT = "report.json"
+PROBLEMS = "problems.jsonl"
+JOB = "job.json"
+
+
+def prepare(job: Job, out: str | Path, runner: Runner) -> tuple[Manifest, dict]:
+    """Makes the set in `out`, or goes on where an earlier call of the same job was stopped.
+
+    The result is the same bytes however often the work was interrupted, and for any runner. Until all is done there is
+    no manifest, so that nothing half-written is read.
+
+    Returns:
+      The manifest and the report (counts of what was kept, dropped and odd; see docs/data.md).
+
+    Raises:
+      DataError: the folder holds another set or another job's work, a second process works in it, no record is left, or
+        an input shard cannot be worked on.
+    """
+    out, state = Path(out), Path(out) / STATE
+    if (out / MANIFEST).exists():
+        return _finished(job, out)
+    state.mkdir(parents=True, exist_ok=True)
+    with _alone(state):
+        _claim(job, state)
+        for left in state.glob("*.tmp"):
+            shutil.rmtree(left)
+        total = len(job.source.shards)
+        todo = [number for number in range(total) if read_part(out, number) is None]
+        if len(todo) < total:
+            print(f"going on: {total - len(todo)} of {total} input shards are done", file=sys.stderr)
+        start, records = time.monotonic(), 0
+        for count in progress(runner(job, todo, str(out)), f"prepare {job.name}: input shards", len(todo)):
+            records += count
+        if records:
+            rate = records / (time.monotonic() - start)
+            print(f"{records} records written, {rate:,.0f} per second", file=sys.stderr)
+        result = _finish(job, out)
+    shutil.rmtree(state)
+    return result
+
+
+def _finished(job: Job, out: Path) -> tuple[Manifest, dict]:
+    """Returns a set that is there already, if it is this job's."""
+    manifest = read_manifest(out)
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        report = json.loads((out / REPORT).read_text())
+        if report["job"] == job.fingerprint:
+            return manifest, report
+    fix = "Choose another folder, or remove this one."
+    raise DataError("--out", str(out), "an empty folder, or one that this very command has written", fix)
+
+
+def _claim(job: Job, state: Path) -> None:
+    path = state / JOB
+    if path.exists() and path.read_text() != job.fingerprint:
+        fix = "Give the same command as before to go on, or choose another folder, or remove this one."
+        raise DataError("--out", str(state.parent), "a folder in which this very work was begun", fix)
+    temporary = path.with_suffix(".tmp-job")
+    temporary.write_text(job.fingerprint)
+    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Holds a lock that ends with the process, however it ends."""
+    with open(state / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fix = "Wait for it, or choose another folder."
+            raise DataError("--out", str(state.parent), "a folder that no other process prepares", fix) from None
+        yield
+
+
+def _finish(job: Job, out: Path) -> tuple[Manifest, dict]:
+    """Merges the parts in the order of the input shards."""
+    state, total = out / STATE, len(job.source.shards)
+    splits: dict[str, dict] = {}
+    counts: collections.Counter = collections.Counter()
+    with open(state / "problems", "wb") as problems:
+        for number in range(total):
+            part = read_part(out, number)
+            if part is None:
+                raise DataError(f"input shard {number}", None, "a finished part", "Give the same command again.")
+            counts.update(part["report"])
+            for split, entry in part["splits"].items():
+                merged = splits.setdefault(split, {"count": 0, "shards": []})
+                merged["count"] += entry["count"]
+                merged["shards"].append(entry)
+            problems.write((state / f"{number:05d}.problems.jsonl").read_bytes())
+    if not counts["kept"]:
+        found = ", ".join(f"{kind} {counts[kind]}" for kind in KINDS if counts[kind]) or "nothing at all"
+        raise DataError(f"records of {job.name}", 0, "at least one", f"Found: {found}; see {state / 'problems'}.")
+    manifest = dataclasses.replace(
+        job.empty_manifest(), splits={split: splits[split] for split in sorted(splits)}
+    ).with_fingerprint()
+    report = {
+        "job": job.fingerprint,
+        "fingerprint": manifest.fingerprint,
+        "kept": counts.pop("kept"),
+        **dict(sorted(counts.items())),
+        "captions": _stored(state, total, "captions")[0],
+        "duplicate_captions": _stored(state, total, "captions")[1],
+        "duplicate_keys_across_shards": _stored(state, total, "keys")[1],
+    }
+    os.replace(state / "problems", out / PROBLEMS)
+    for name, text in ((REPORT, json.dumps(report, indent=1) + "\n"), (MANIFEST, manifest_text(manifest))):
+        (state / name).write_text(text)
+        os.replace(state / name, out / name)
+    return manifest, report
+
+
+def _stored(state: Path, total: int, what: str) -> tuple[int, int]:
+    """Number of hashes in all parts, and how many of them repeat an earlier one."""
+    hashes = np.concatenate([np.load(state / f"{number:05d}.{what}.npy") for number in range(total)])
+    return len(hashes), len(hashes) - len(np.unique(hashes))

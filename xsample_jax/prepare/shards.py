@@ -1,0 +1,183 @@
+"""One input shard to finished record files: the function that every runner runs, here or on a cluster.
+
+It may be killed at any point and called again: files are written under temporary names and moved when whole, and the
+line about them (.prepare/00012.json) comes last. A shard with that line is done.
+"""
+
+import collections
+import contextlib
+import io
+import json
+import os
+import secrets
+import warnings
+from pathlib import Path
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from xsample_jax.data.record_reader import READER_OPTIONS
+from xsample_jax.data.record_writer import pack_record, shard_entry
+from xsample_jax.errors import DataError
+from xsample_jax.prepare.captions import clean_captions
+from xsample_jax.prepare.example import Example, Problem
+from xsample_jax.prepare.image import prepare_image
+from xsample_jax.prepare.job import Job
+from xsample_jax.prepare.split import key_hash, split_of
+
+STATE = ".prepare"
+
+
+def prepare_shard(job: Job, number: int, out: str) -> int:
+    """Reads input shard `number` of the job, writes its records (one file per split) and its part; returns their count.
+
+    The same job and number give the same bytes, on any machine with the same library versions.
+    """
+    folder, state = Path(out), Path(out) / STATE
+    shard = job.source.shards[number]
+    with _Files(job, number, folder, state) as files, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # on odd headers; what matters is whether the picture decodes
+        report = collections.Counter()
+        problems: list[Problem] = []
+        keys: set[int] = set()
+        captions: list[int] = []
+        for place, item in enumerate(shard.read()):
+            record, found = _record(job, item, job.first_id(number) + place, keys)
+            problems += found
+            report.update(problem.kind for problem in found)
+            if record is None:
+                continue
+            if place >= job.ids_per_shard:
+                expected = f"at most {job.ids_per_shard} examples in one of {len(job.source.shards)} input shards"
+                raise DataError(f"input shard {shard.name}", place + 1, expected, "Split its files.")
+            report["kept"] += 1
+            report.update(f"image_{change}" for change in record.pop("changes"))
+            captions += map(key_hash, record["captions"])
+            files.write(shard.split or split_of(item.group or item.key, job.splits), record, item.key)
+        part = {"splits": files.close(), "report": dict(sorted(report.items()))}
+        lines = [json.dumps([shard.name, problem.key, problem.kind, problem.detail[:200]]) for problem in problems]
+        files.publish(f"{number:05d}.problems.jsonl", "".join(line + "\n" for line in lines).encode())
+        files.publish(f"{number:05d}.keys.npy", _npy(keys))
+        files.publish(f"{number:05d}.captions.npy", _npy(captions))
+        files.publish(f"{number:05d}.json", json.dumps(part).encode())
+    return report["kept"]
+
+
+def read_part(out: str | Path, number: int) -> dict | None:
+    """Returns the part of an input shard that is done, or None: no line yet, or a file of it is gone or cut."""
+    try:
+        part = json.loads((Path(out) / STATE / f"{number:05d}.json").read_text())
+        whole = all((Path(out) / entry["file"]).stat().st_size == entry["bytes"] for entry in part["splits"].values())
+        return part if whole else None
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _record(job: Job, item: Example | Problem, id: int, keys: set[int]) -> tuple[dict | None, list[Problem]]:
+    """Returns the record of an example (with its `changes` still in it), or None, and what is to be said of it."""
+    if isinstance(item, Problem):
+        return None, [item]
+    key = key_hash(item.key)
+    if key in keys:
+        return None, [Problem(item.key, "duplicate_key")]
+    try:
+        image, changes = prepare_image(item.image, job.image)
+    except DataError as error:
+        return None, [Problem(item.key, "broken_image", str(error.value))]
+    keys.add(key)
+    captions, embeddings = list(item.captions), item.caption_embeddings
+    notes: list[tuple[str, str]] = []
+    if embeddings is None:  # embedded captions are what was embedded, to the letter
+        captions, notes = clean_captions(captions)
+    problems = [Problem(item.key, kind, detail) for kind, detail in notes]
+    if not captions and job.require_caption:
+        return None, problems
+    record = {
+        "id": id if item.id is None else item.id,
+        "image": image,
+        "label": job.label_index(item.label, item.key),
+        "captions": captions,
+        "attributes": item.attributes,
+        "changes": changes,
+    }
+    if embeddings is not None:
+        record["caption_embeddings"] = embeddings
+    return record, problems
+
+
+class _Files:
+    """The output files of one input shard: temporary until they are whole, removed when anything goes wrong."""
+
+    def __init__(self, job: Job, number: int, folder: Path, state: Path):
+        self._job, self._number, self._folder, self._state = job, number, folder, state
+        self._manifest = job.empty_manifest()
+        self._writers: dict[str, ArrayRecordWriter] = {}
+        self._counts: collections.Counter = collections.Counter()
+        # Runners of clusters may try a shard twice at once: each try has names of its own.
+        self._temporary = state / f"{number:05d}-{secrets.token_hex(4)}.tmp"
+
+    def __enter__(self):
+        self._temporary.mkdir(parents=True)
+        return self
+
+    def __exit__(self, *error):
+        for writer in self._writers.values():
+            with contextlib.suppress(Exception):  # what ended the work is on its way up already
+                writer.close()
+        for path in self._temporary.iterdir():
+            path.unlink()
+        self._temporary.rmdir()
+
+    def write(self, split: str, record: dict, key: str) -> None:
+        if split not in self._writers:
+            self._writers[split] = ArrayRecordWriter(str(self._temporary / split), self._job.writer_options)
+        where = f"{self._job.source.shards[self._number].name}, {key}:"
+        self._writers[split].write(pack_record(record, self._manifest, where))
+        self._counts[split] += 1
+
+    def close(self) -> dict:
+        """Moves the finished files to their places; returns split -> entry of the manifest."""
+        total = len(self._job.source.shards)
+        entries = {}
+        for split in sorted(self._writers):
+            path, name = self._temporary / split, f"{split}-{self._number:05d}-of-{total:05d}.arrayrecord"
+            try:
+                self._writers[split].close()  # errors of writing show here, not earlier
+                reader = ArrayRecordReader(str(path), READER_OPTIONS)
+                count = reader.num_records()
+                reader.close()
+            except Exception as error:  # the C++ library raises bare RuntimeError
+                raise _disk_error(self._folder / name, error) from error
+            if count != self._counts[split]:
+                raise DataError(f"records in {name}", count, f"{self._counts[split]}, as written", "Is the disk full?")
+            entries[split] = shard_entry(path, count, file=name)
+            _move(path, self._folder / name)
+        self._writers.clear()
+        return entries
+
+    def publish(self, name: str, data: bytes) -> None:
+        """Writes a small file of the state."""
+        path = self._temporary / "part"
+        try:
+            path.write_bytes(data)
+            _move(path, self._state / name)
+        except OSError as error:
+            raise _disk_error(self._state / name, error) from error
+
+
+def _disk_error(path: Path, error: Exception) -> DataError:
+    fix = "Make room and give the same command again: it goes on with the input shards that are not done."
+    return DataError(f"writing {path}", str(error)[:200], "room on the disk and the right to write", fix)
+
+
+def _move(path: Path, final: Path) -> None:
+    """Atomic, and on the disk before it has its name."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(path, final)
+
+
+def _npy(values) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.fromiter(values, np.uint64))
+    return buffer.getvalue()

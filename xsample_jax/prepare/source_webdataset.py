@@ -1,0 +1,115 @@
+"""Tars as img2dataset writes them: members 000000012.jpg, .txt, .json of one name make one example."""
+
+import glob
+import json
+import tarfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from xsample_jax.errors import DataError
+from xsample_jax.prepare.example import Example, InputShard, Problem, Source
+from xsample_jax.prepare.fields import Fields, read_captions, read_label
+
+IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"}
+TEXT_SUFFIXES = {"txt", "json", "cls"}
+BLOCK = 512
+
+
+def webdataset_source(path: str, fields: Fields, split_by_folder: bool = False) -> Source:
+    """The tars of a folder (at any depth), of a pattern ("cc3m/*.tar"), or one tar; each is an input shard.
+
+    Args:
+      path: folder, pattern or file.
+      fields: where captions and labels are; by default the member .txt, else `caption` of .json; and .cls, or `label`.
+      split_by_folder: the first folder below `path` names the split.
+    """
+    root = Path(path)
+    found = root.rglob("*.tar") if root.is_dir() else map(Path, glob.glob(path, recursive=True))
+    tars = sorted(tar for tar in found if tar.is_file() and not tar.name.startswith("."))
+    if not tars:
+        raise DataError("--path", path, "a folder of tars, a pattern in quotes, or a tar", "No *.tar is there.")
+    shards = []
+    for tar in tars:
+        name = tar.relative_to(root).as_posix() if root.is_dir() else tar.name
+        split = first_folder(name, path) if split_by_folder else None
+        shards.append(InputShard(name, partial(read_tar, str(tar), fields), f"{name} {tar.stat().st_size}", split))
+    return Source(tuple(shards), class_names=fields.class_names)
+
+
+def first_folder(name: str, path: str) -> str:
+    """The split that a relative path names with its first folder."""
+    parts = PurePosixPath(name).parts
+    if len(parts) < 2:
+        raise DataError("--split_by_folder", name, f"a file in a folder of {path} that names its split", "")
+    return parts[0]
+
+
+def read_tar(path: str, fields: Fields) -> Iterator[Example | Problem]:
+    """Yields the examples of a tar; one that ends too early ends with a problem after all that is whole.
+
+    Only one example is in memory at a time.
+    """
+    with open(path, "rb") as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for key, members in _samples(tar, file):
+                    yield _example(key, members, fields)
+                _check_end(file, tar.offset)
+        except tarfile.ReadError as error:
+            yield Problem(Path(path).name, "truncated_tar", str(error))
+
+
+def _check_end(file, offset: int) -> None:
+    """tarfile stops in silence at a damaged header, or where the file ends at one: only a block of zeros is the end."""
+    file.seek(offset)
+    block = file.read(BLOCK)
+    if block != bytes(BLOCK):
+        raise tarfile.ReadError(f"no end of archive at byte {offset}, where {len(block)} bytes are left in the block")
+
+
+def _samples(tar: tarfile.TarFile, file) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yields (key, {suffix: bytes}) of neighbouring members; a suffix that comes again begins another sample."""
+    key, members = None, {}
+    for member in tar:
+        tar.members = []  # tarfile keeps every header otherwise: memory would grow with the tar
+        folder, slash, name = member.name.removeprefix("./").rpartition("/")
+        if not member.isfile() or name.startswith("."):
+            continue
+        stem, _, suffix = name.partition(".")
+        here, suffix = folder + slash + stem, suffix.lower()
+        if suffix not in IMAGE_SUFFIXES | TEXT_SUFFIXES:
+            continue
+        if here != key or suffix in members:
+            if key is not None:
+                yield key, members
+            key, members = here, {}
+        file.seek(member.offset_data)
+        members[suffix] = file.read(member.size)
+        if len(members[suffix]) < member.size:
+            raise tarfile.ReadError(f"member {member.name} ends after {len(members[suffix])} of {member.size} bytes")
+    if key is not None:
+        yield key, members
+
+
+def _example(key: str, members: dict[str, bytes], fields: Fields) -> Example | Problem:
+    images = [data for suffix, data in members.items() if suffix in IMAGE_SUFFIXES]
+    if not images:
+        return Problem(key, "no_image", f"only {', '.join(sorted(members))}")
+    row = {}
+    if "json" in members:
+        try:
+            row = json.loads(members["json"])
+        except ValueError as error:
+            return Problem(key, "broken_metadata", str(error))
+        if not isinstance(row, dict):
+            return Problem(key, "broken_metadata", f"{type(row).__name__}, not a map")
+    if "txt" in members and not fields.captions:
+        captions = (members["txt"].decode("utf-8", "replace"),)
+    else:
+        captions = read_captions(row, fields.captions or ("caption",))
+    if "cls" in members and not fields.label:
+        label = read_label({"label": members["cls"].decode("utf-8", "replace").strip()}, "label")
+    else:
+        label = read_label(row, fields.label or "label")
+    return Example(key, images[0], captions, label)

@@ -1,0 +1,43 @@
+"""Sources by name."""
+
+from xsample_jax.errors import DataError, did_you_mean
+from xsample_jax.prepare.example import Source
+from xsample_jax.prepare.fields import Fields
+from xsample_jax.prepare.source_folder import folder_source
+from xsample_jax.prepare.source_icons import icons_source
+from xsample_jax.prepare.source_records import records_source
+from xsample_jax.prepare.source_tfds import tfds_source
+from xsample_jax.prepare.source_webdataset import webdataset_source
+
+
+def open_source(
+    name: str, path: str, fields: Fields, table: str | None, split_by_folder: bool, shard_size: int
+) -> Source:
+    """Lists the input of a set; arguments that a source has no use for are refused."""
+    given = {
+        "--table": table,
+        "--split_by_folder": split_by_folder,
+        "--image_field": fields.image,
+        "--caption_fields": fields.captions,
+        "--label_field": fields.label,
+        "--class_names": fields.class_names,
+    }
+    columns = {"--caption_fields", "--label_field", "--class_names"}
+    sources = {
+        "webdataset": (columns | {"--split_by_folder"}, lambda: webdataset_source(path, fields, split_by_folder)),
+        "folder": (set(given), lambda: folder_source(path, fields, table, split_by_folder, shard_size)),
+        "records": (set(), lambda: records_source(path)),
+        "icons": (set(), lambda: icons_source(path)),
+        "tfds": (columns, lambda: tfds_source(path, fields, shard_size)),
+    }
+    if name not in sources:
+        raise DataError("--source", name, f"one of {', '.join(sources)}", did_you_mean(name, sources))
+    accepted, make = sources[name]
+    for flag, value in given.items():
+        if value and flag not in accepted:
+            raise DataError(flag, value, f"nothing for --source={name}", f"Leave {flag} out.")
+    if table is None and name == "folder":
+        for flag in ("--image_field", "--caption_fields", "--label_field"):
+            if given[flag]:
+                raise DataError(flag, given[flag], "a --table that has this column", "Give --table=FILE.")
+    return make()

@@ -1,0 +1,116 @@
+"""Makes a record set of what you have: tars of img2dataset, a folder of pictures, a TFDS data set, another record set.
+
+    python -m xsample_jax.tools.prepare --source=webdataset --path='cc3m/*.tar' --out=data/cc3m --require_caption
+    python -m xsample_jax.tools.prepare --source=folder --path=imagenet --split_by_folder --out=data/imagenet
+    python -m xsample_jax.tools.prepare --source=folder --path=photos --table=photos.csv --out=data/photos
+    python -m xsample_jax.tools.prepare --source=tfds --path=imagenet2012:5.1.0 --out=data/imagenet
+    python -m xsample_jax.tools.prepare --source=records --path=data/big --size=128 --out=data/small
+    python -m xsample_jax.tools.prepare --source=icons --path=data/npm --splits=train=0.98,val=0.02 --out=data/icons
+
+Stopped or killed, it goes on when the same command is given again, and ends with the same bytes. docs/data.md says what
+becomes of odd and broken pictures and captions. Flags it does not know go to the Beam runner that --runner names.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from xsample_jax.errors import DataError, UserError
+from xsample_jax.prepare.example import KINDS
+from xsample_jax.prepare.fields import Fields
+from xsample_jax.prepare.image import ImageOptions
+from xsample_jax.prepare.job import Job
+from xsample_jax.prepare.prepare import PROBLEMS, prepare
+from xsample_jax.prepare.runners import beam_runner, local_runner
+from xsample_jax.prepare.sources import open_source
+from xsample_jax.prepare.split import parse_splits
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--source", required=True, help="webdataset, folder, tfds, records or icons")
+    parser.add_argument(
+        "--path",
+        required=True,
+        help="folder, pattern in quotes, or TFDS name; of icons: where its npm package is or goes",
+    )
+    parser.add_argument("--out", required=True, type=Path, help="folder of the new set")
+    parser.add_argument("--name", help="name of the set (default: that of the folder)")
+    parser.add_argument("--size", type=int, default=256, help="shrink to this short side; 0: never (default 256)")
+    parser.add_argument("--quality", type=int, default=92, help="of the JPEGs that are written (default 92)")
+    parser.add_argument("--raw", action="store_true", help="store bare pixels of the centre square, for small sets")
+    parser.add_argument("--splits", default="train=1", help="shares by a hash of the key, as train=0.98,val=0.02")
+    parser.add_argument("--split_by_folder", action="store_true", help="the first folder below --path is the split")
+    parser.add_argument("--table", help="of --source=folder: .csv, .tsv, .jsonl or .parquet")
+    parser.add_argument("--image_field", default="", help="column of the table with paths relative to --path")
+    parser.add_argument("--caption_fields", default="", help="columns, JSON entries or features, with commas between")
+    parser.add_argument("--label_field", default="", help="column, JSON entry or feature with a number or a class name")
+    parser.add_argument("--class_names", type=Path, help="file with the name of class 0, 1, ... on each line")
+    parser.add_argument("--require_caption", action="store_true", help="drop pictures without a caption")
+    parser.add_argument("--shard_size", type=int, default=10_000, help="pictures per input shard of folders and TFDS")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="on this machine (default: its CPUs)")
+    parser.add_argument("--runner", help="work on Apache Beam instead: DirectRunner, DataflowRunner, FlinkRunner, ...")
+    return parser
+
+
+def run(arguments: list[str]) -> None:
+    """Does what the command line says."""
+    parser = make_parser()
+    flags, others = parser.parse_known_args(arguments)
+    if others and not flags.runner:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    if flags.shard_size < 1:
+        raise DataError("--shard_size", flags.shard_size, "at least 1")
+    if flags.class_names and not flags.class_names.is_file():
+        raise DataError("--class_names", str(flags.class_names), "an existing file")
+    image = ImageOptions(flags.size or None, flags.quality, flags.raw)
+    splits = parse_splits(flags.splits)
+    runner = beam_runner(flags.runner, others) if flags.runner else local_runner(flags.processes)
+    fields = Fields(
+        captions=tuple(filter(None, flags.caption_fields.split(","))),
+        label=flags.label_field,
+        image=flags.image_field,
+        class_names=tuple(flags.class_names.read_text().splitlines()) if flags.class_names else (),
+    )
+    source = open_source(flags.source, flags.path, fields, flags.table, flags.split_by_folder, flags.shard_size)
+    job = Job(flags.name or flags.out.resolve().name, source, splits, image, flags.require_caption)
+    manifest, report = prepare(job, flags.out, runner)
+    for line in summary(manifest, report, flags.out):
+        print(line)
+
+
+def summary(manifest, report: dict, out: Path):
+    """Yields what to tell the user about a finished set."""
+    yield f"{manifest.name}: {report['kept']} records in {out}, fingerprint {manifest.fingerprint}"
+    for split, entry in manifest.splits.items():
+        size = sum(shard["bytes"] for shard in entry["shards"])
+        yield f"  {split}: {entry['count']} records, {size / 1e6:,.1f} MB in {len(entry['shards'])} files"
+    for kind in sorted(report):
+        if kind.startswith("image_"):
+            yield f"  {kind.removeprefix('image_').replace('_', '-')} pictures, written anew: {report[kind]}"
+    yield f"  captions: {report['captions']}, of which {report['duplicate_captions']} repeat another exactly"
+    if report["duplicate_keys_across_shards"]:
+        yield f"  keys in more than one input shard, all kept: {report['duplicate_keys_across_shards']}"
+    found = [kind for kind in KINDS if report.get(kind)]
+    for kind in found:
+        yield f"  {kind}: {report[kind]} ({KINDS[kind]})"
+    if found:
+        yield f"  one line for each of these: {out / PROBLEMS}"
+
+
+def main() -> None:
+    try:
+        run(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
