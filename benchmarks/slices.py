@@ -91,8 +91,9 @@ def table(record: dict[str, dict]) -> str:
         large = {k: v for k, v in row["collectives"].items() if v["mib"] >= 1}
         sent = "; ".join(f"{k} {v['mib']:,.0f} MiB in {v['count']}" for k, v in large.items()) or "none"
         estimate = "none given" if row["ms_estimate"] is None else f"{row['ms_estimate']:,.0f} ms"
+        step = name.rsplit(" on ", 1)[0].rstrip(",")
         lines.append(
-            f"| {name.rsplit(' on ', 1)[0].rstrip(',')} | {row['topology']} | {row['chips']:,} | {row['batch_size']:,} | "
+            f"| {step} | {row['topology']} | {row['chips']:,} | {row['batch_size']:,} | "
             f"{row['gib']:.2f} ({row['state_gib']:.2f}) | {row['tflop']:.2f} | {sent} | {estimate} |"
         )
     return "\n".join(lines)

@@ -60,6 +60,15 @@ def test_the_step_compiles_for_every_generation(topology, config):
     assert sum(sizes) < 2.5 * sum(leaf.size for leaf in parts.abstract_state.params.values())  # and nothing else
 
 
+def test_an_axis_may_take_a_part_of_a_dimension_of_the_slice():
+    for topology in ("v5e:8x8", "2xv5e:8x8", "v5p:4x4x8"):
+        devices = topology_devices(topology)
+        config = tiny_config(batch_size=len(devices), mesh__fsdp=16, mesh__tensor=2)
+        mesh = make_mesh(config.mesh, config.batch_size, devices)
+        assert dict(mesh.shape) == {"data": len(devices) // 32, "fsdp": 16, "tensor": 2}
+        assert {device.id for device in mesh.devices.flat} == {device.id for device in devices}
+
+
 def test_slices_are_the_outermost_part_of_the_data_axis():
     config = tiny_config(batch_size=64, mesh__fsdp=4)
     mesh = make_mesh(config.mesh, config.batch_size, topology_devices("2xv5e:4x4"))

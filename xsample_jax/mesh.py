@@ -54,10 +54,11 @@ def make_mesh(config_mesh, batch_size: int, devices=None) -> Mesh:
 def _grid(devices: list, shape: tuple[int, int, int], slices: int) -> np.ndarray:
     if devices[0].platform == "cpu":
         return np.array(devices).reshape(shape)
+    split = {"allow_split_physical_axes": True}  # an fsdp axis of 16 on a torus of 8 x 8, for example
     if slices == 1:
-        return mesh_utils.create_device_mesh(shape, devices)
+        return mesh_utils.create_device_mesh(shape, devices, **split)
     inside = (shape[0] // slices, *shape[1:])
-    return mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices)
+    return mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices, **split)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
