@@ -12,6 +12,7 @@ VARIANTS = {
     "imagenet": ("",),
     "cc3m": ("",),
     "cc12m": ("",),
+    "icons": ("",),
     "baselines/simclr": ("", "cc3m", "cc12m"),
     "baselines/supcon": ("",),
     "baselines/clip": ("", "cc3m"),
