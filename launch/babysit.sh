@@ -19,7 +19,8 @@ parse "name zone type project= version=v2-alpha-tpuv5-lite via=queued seconds=60
 service-account= keep?" "$@"
 check_trainer cloud
 [[ ${option[via]} == queued || ${option[via]} == tpu_vm ]] || fail "--via=${option[via]}: expected queued or tpu_vm"
-for name in seconds patience crashes; do
+[[ ${option[seconds]} =~ ^[0-9]+([.][0-9]+)?$ ]] || fail "--seconds=${option[seconds]}: expected a number"
+for name in patience crashes; do
   [[ ${option[$name]} =~ ^[0-9]+$ ]] || fail "--$name=${option[$name]}: expected a whole number"
 done
 

@@ -51,7 +51,7 @@ mount_bucket() {
 running() { ! flock -n "$state/lock" true; }
 
 train() {
-  local forward=$1 workdir='' word python=${XSAMPLE_PYTHON:-$home/.venv/bin/python} code trainer log attempt again
+  local forward=$1 workdir='' word python=${XSAMPLE_PYTHON:-$home/.venv/bin/python} code trainer log attempt again shown
   shift
   for word in "$@"; do
     [[ $word != --workdir=* ]] || workdir=${word#*=}
@@ -75,13 +75,11 @@ train() {
     export WANDB_API_KEY
   fi
   cd "$home"
-  if [[ $forward == true ]]; then
-    "$python" -u -m xsample_jax.main "$@" > >(exec 9>&- && exec tee -a "$log") 2>&1 &
-  else
-    "$python" -u -m xsample_jax.main "$@" >>"$log" 2>&1 &
-  fi
+  "$python" -u -m xsample_jax.main "$@" >>"$log" 2>&1 &
   trainer=$!
   echo "$trainer" >"$state/pid"
+  [[ $forward == false ]] || tail -n +1 -F --pid="$trainer" "$log" 9>&- 2>/dev/null &
+  shown=$!
   copy_log "$log" "$attempt" 9>&- &
   # A container's signals reach this shell alone, and are passed on. A machine that shuts down signals every process
   # itself, and a second signal would end the trainer before it has saved.
@@ -97,6 +95,7 @@ train() {
     code=0
     wait "$trainer" || code=$?
   done
+  wait "$shown" || true # the last lines
   echo "$code" >"$state/exit.new"
   mv "$state/exit.new" "$state/exit"
   { mkdir -p "$workdir/logs" && cp "$log" "$attempt" && echo "exit code $code" >>"$attempt"; } ||
