@@ -5,7 +5,7 @@
 #       [--via=queued]          queued: spot requests (launch/queued.sh); tpu_vm: on-demand slices (launch/tpu_vm.sh)
 #       [--seconds=60]          between two looks
 #       [--patience=10]         looks without a word from the workers before the slice is replaced
-#       [--crashes=5]           workers that were killed or aborted, before it gives up
+#       [--crashes=5]           times that workers were killed or could not be set up, before it gives up
 #       [--service-account=EMAIL] [--keep]    --keep leaves the slice there at the end
 #       -- --config=... --workdir=gs://... ...
 #
@@ -87,7 +87,7 @@ while true; do
       silent=0 broke=false
       note "making the slice ${option[name]}"
       if create; then
-        code_sent=(--keep-code)
+        [[ ${option[via]} != queued ]] || code_sent=(--keep-code)
       else
         status=$?
         ((status != BAD_INPUT)) || exit "$BAD_INPUT"
@@ -131,6 +131,7 @@ while true; do
           code_sent=(--keep-code)
           continue
         fi
+        ((++crashes <= option[crashes])) || finish "$BROKE" "given up: the workers cannot be set up"
       fi
       ((++silent))
       note "waiting for the workers ($word, $silent of ${option[patience]})"

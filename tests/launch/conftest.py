@@ -56,10 +56,21 @@ class Cloud:
 
 
 @pytest.fixture
-def cloud(tmp_path):
-    made = Cloud(tmp_path / "cloud")
-    yield made
-    for path in made.folder.glob("workers/*/state/pid"):  # a test that failed leaves no trainer behind
-        line = pathlib.Path(f"/proc/{path.read_text().strip()}/cmdline")
-        if line.exists() and str(made.folder) in line.read_text():
-            os.killpg(os.getpgid(int(path.read_text())), signal.SIGKILL)
+def make_cloud():
+    made = []
+
+    def make(folder: pathlib.Path) -> Cloud:
+        made.append(Cloud(folder))
+        return made[-1]
+
+    yield make
+    for cloud in made:
+        for path in cloud.folder.glob("workers/*/state/pid"):  # a test that failed leaves no trainer behind
+            line = pathlib.Path(f"/proc/{path.read_text().strip()}/cmdline")
+            if line.exists() and str(cloud.folder) in line.read_text():
+                os.killpg(os.getpgid(int(path.read_text())), signal.SIGKILL)
+
+
+@pytest.fixture
+def cloud(make_cloud, tmp_path):
+    return make_cloud(tmp_path / "cloud")
