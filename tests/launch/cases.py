@@ -7,7 +7,7 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 TRAINER = "-- --config=configs/cc12m.py --workdir=gs://lab/runs/cc12m --config.data.path=gs://lab/data/cc12m"
-ODD = ["--", "--config=configs/cc12m.py", "--workdir=gs://lab/runs/it's mine", "--config.name=a \"b\" $HOME; `id`"]
+ODD = ["--", "--config=configs/cc12m.py", "--workdir=gs://lab/runs/it's mine", '--config.name=a "b" $HOME; `id`']
 SLICE = "--name=xclr --zone=us-west4-a --project=lab"
 CLUSTER = "--cluster=lab --zone=us-west4-a --project=lab"
 
@@ -37,8 +37,8 @@ CASES = {
     "xpk_delete_cluster": f"xpk.sh delete-cluster {CLUSTER}",
     "gke_run": f"gke.sh run --name=xclr --context=lab --image=r.example/xsample:1 {TRAINER}",
     "gke_run_v6e": [
-        *"gke.sh run --name=xclr --image=r.example/xsample:1 --accelerator=tpu-v6e-slice --topology=4x4".split(),
-        *"--slices=2 --on-demand --service-account=train".split(), *ODD,
+        *["gke.sh", "run", "--name=xclr", "--image=r.example/xsample:1", "--accelerator=tpu-v6e-slice", "--topology=4x4"],
+        *["--slices=2", "--on-demand", "--service-account=train"], *ODD,
     ],
     "gke_status": "gke.sh status --name=xclr",
     "gke_logs": "gke.sh logs --name=xclr --context=lab",

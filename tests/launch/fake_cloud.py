@@ -82,7 +82,7 @@ def gcloud(words: list[str]) -> int:
 
 def slices(kind: str, action: str, rest: list[str]) -> int:
     now = read("slice.json")
-    exists = bool(now) and now["kind"] == kind or action == "ssh"
+    exists = (bool(now) and now["kind"] == kind) or action == "ssh"
     if action == "create":
         plan = read("plan.json")
         if plan.get("create_failures", 0):

@@ -66,7 +66,9 @@ def test_the_manifest_has_a_pod_for_each_host_and_knows_the_exit_codes():
     two = yaml.safe_load(dry_run("gke_run_v6e").stdout.split("\n", 1)[1].removesuffix("END\n"))
     assert two["spec"]["replicatedJobs"][0]["replicas"] == 2
     assert two["spec"]["replicatedJobs"][0]["template"]["spec"]["completions"] == 4
-    assert "gke-spot" not in str(two["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["nodeSelector"])
+    assert "gke-spot" not in str(
+        two["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["nodeSelector"]
+    )
     assert "${" not in dry_run("gke_run").stdout
 
 
