@@ -64,8 +64,8 @@ def test_a_run_that_needs_a_person_is_not_started_again(cloud, code, expected):
     assert expected in answer.stderr
     assert cloud.calls("gcloud compute tpus queued-resources create") == 1
     assert cloud.calls("gcloud compute tpus tpu-vm ssh") == cloud.calls(
-        "gcloud compute tpus tpu-vm ssh xclr --worker=all --zone=z --quiet '--command=sudo /opt/xsample/launch/worker.sh "
-        "status"
+        "gcloud compute tpus tpu-vm ssh xclr --worker=all --zone=z --quiet "
+        "'--command=sudo /opt/xsample/launch/worker.sh status"
     )
     assert not (cloud.folder / "slice.json").exists()  # it costs nothing while somebody looks at the logs
     assert len(cloud.logs()) == 2
