@@ -2,9 +2,9 @@
 
     python -m benchmarks.plan "cc12m on v5e-64" --images=12e6 --epochs=25 --mfu=0.2 --price=1.2
 
-The case is one of benchmarks/slices.json (benchmarks/slices.py compiles others). FLOPs are counted by the compiler;
-what you give is assumed: the share of the peak (--mfu), the price of a chip and hour, what is lost to stops. Each line says
-which it is. Nothing here was timed on a TPU.
+The case is one of benchmarks/slices.json (benchmarks/slices.py compiles others). FLOPs are counted by the compiler.
+What you give is assumed: the share of the peak (--mfu), the price of a chip and hour, what is lost to stops. Each line
+says which it is. Nothing here was timed on a TPU.
 """
 
 import argparse

@@ -23,7 +23,9 @@ CASES = {
     "tpu_vm_delete": "tpu_vm.sh delete --name=xclr --zone=us-west4-a",
     "tpu_vm_state": f"tpu_vm.sh state {SLICE}",
     "queued_create": f"queued.sh create {SLICE} --type=v5litepod-64 {TRAINER}",
-    "queued_create_odd": [*f"queued.sh create {SLICE} --type=v6e-64 --on-demand".split(), "--version=v2-alpha-tpuv6e", *ODD],
+    "queued_create_odd": [
+        *f"queued.sh create {SLICE} --type=v6e-64 --on-demand".split(), "--version=v2-alpha-tpuv6e", *ODD,
+    ],
     "queued_state": f"queued.sh state {SLICE}",
     "queued_delete": f"queued.sh delete {SLICE}",
     "babysit_queued": f"babysit.sh {SLICE} --type=v5litepod-64 {TRAINER}",
