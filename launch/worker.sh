@@ -48,7 +48,8 @@ mount_bucket() {
 }
 
 # The lock is the kernel's, so neither a kill nor a reboot leaves a stale one. The trainer inherits it.
-running() { ! flock -n "$state/lock" true; }
+# Asking takes it for a moment, shared, which is why the trainer waits a little for its own.
+running() { ! flock --shared --nonblock "$state/lock" true; }
 
 train() {
   local forward=$1 workdir='' word python=${XSAMPLE_PYTHON:-$home/.venv/bin/python} code trainer log attempt again shown
@@ -62,7 +63,7 @@ train() {
   }
   command -v "$python" >/dev/null || python=python3 # in a container
   exec 9>"$state/lock"
-  flock -n 9 || {
+  flock --wait 5 9 || {
     echo "error: this worker trains already" >&2
     exit 2 # the one at work is left alone, and so are its files
   }
