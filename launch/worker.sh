@@ -1,0 +1,167 @@
+#!/usr/bin/env bash
+# What a launcher runs on every worker (and what a container runs): set up, train, tell how it went.
+#
+#   worker.sh setup EXTRA [BUCKET ...]   python, this package with the extra (tpu, cuda12), buckets mounted on /gcs
+#   worker.sh run ARGUMENT ...           trains in the foreground; exit code of the trainer
+#   worker.sh start ARGUMENT ...         the same in the background; nothing where it is running
+#   worker.sh status                     one word and a code: running | ended CODE | idle
+#   worker.sh stop                       SIGTERM: the run saves and ends with 75
+#   worker.sh logs [LINES]               the end of this worker's log
+#
+# The log goes to WORKDIR/logs/TIME-HOST.log, renewed every XSAMPLE_LOG_SECONDS (60), as buckets cannot be appended to.
+# XSAMPLE_WANDB_SECRET names the secret of the cloud's Secret Manager that holds the W&B key.
+set -euo pipefail
+
+home=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+state=${XSAMPLE_STATE:-$home/state}
+mkdir -p "$state"
+
+setup() {
+  local extra=$1 bucket
+  shift
+  if ! command -v uv >/dev/null; then
+    python3 -m pip install --quiet uv || curl -LsSf https://astral.sh/uv/install.sh | env UV_INSTALL_DIR=/usr/local/bin sh
+  fi
+  cd "$home"
+  # The system's python is 3.10 on most TPU images, too old for this package.
+  [[ -x .venv/bin/python ]] || uv venv --quiet --python 3.11 .venv
+  uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable ".[$extra]"
+  for bucket in "$@"; do
+    mount_bucket "$bucket"
+  done
+}
+
+mount_bucket() {
+  local folder=/gcs/$1
+  if ! command -v gcsfuse >/dev/null; then
+    curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg -o /usr/share/keyrings/cloud.google.asc
+    echo "deb [signed-by=/usr/share/keyrings/cloud.google.asc] https://packages.cloud.google.com/apt" \
+      "gcsfuse-$(lsb_release -cs) main" >/etc/apt/sources.list.d/gcsfuse.list
+    apt-get -qq -o DPkg::Lock::Timeout=300 update
+    apt-get -qq -o DPkg::Lock::Timeout=300 install -y gcsfuse
+  fi
+  ! mountpoint -q "$folder" || return 0
+  mkdir -p "$folder"
+  # No cached listings: every worker must see at once what another has written. Renames of checkpoint folders are
+  # atomic in buckets with a hierarchical namespace only; the limit lets them pass in others.
+  gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 --rename-dir-limit=200000 -o allow_other "$1" "$folder"
+}
+
+# The lock is the kernel's, so neither a kill nor a reboot leaves a stale one. The trainer inherits it.
+# Asking takes it for a moment, shared, which is why the trainer waits a little for its own.
+running() { ! flock --shared --nonblock "$state/lock" true; }
+
+train() {
+  local forward=$1 workdir='' word python=${XSAMPLE_PYTHON:-$home/.venv/bin/python} code trainer log attempt again shown
+  shift
+  for word in "$@"; do
+    [[ $word != --workdir=* ]] || workdir=${word#*=}
+  done
+  [[ -n $workdir ]] || {
+    echo "error: --workdir=FOLDER is missing" >&2
+    exit 2
+  }
+  command -v "$python" >/dev/null || python=python3 # in a container
+  exec 9>"$state/lock"
+  flock --wait 5 9 || {
+    echo "error: this worker trains already" >&2
+    exit 2 # the one at work is left alone, and so are its files
+  }
+  rm -f "$state/exit"
+  log=$state/log
+  : >"$log"
+  attempt=$workdir/logs/$(date -u +%Y%m%dT%H%M%S)-$(hostname).log
+  if [[ -n ${XSAMPLE_WANDB_SECRET:-} ]]; then
+    WANDB_API_KEY=$(gcloud secrets versions access latest --secret="$XSAMPLE_WANDB_SECRET")
+    export WANDB_API_KEY
+  fi
+  cd "$home"
+  "$python" -u -m xsample_jax.main "$@" >>"$log" 2>&1 &
+  trainer=$!
+  echo "$trainer" >"$state/pid"
+  [[ $forward == false ]] || tail -n +1 -F --pid="$trainer" "$log" 9>&- 2>/dev/null &
+  shown=$!
+  copy_log "$log" "$attempt" 9>&- &
+  # A container's signals reach this shell alone, and are passed on. A machine that shuts down signals every process
+  # itself, and a second signal would end the trainer before it has saved.
+  again=true
+  if [[ $forward == true ]]; then
+    # shellcheck disable=SC2064  # this trainer
+    trap "again=true; kill -TERM $trainer" TERM INT
+  else
+    trap 'again=true' TERM INT
+  fi
+  while $again; do # wait returns early at a signal
+    again=false
+    code=0
+    wait "$trainer" || code=$?
+  done
+  wait "$shown" || true # the last lines
+  echo "$code" >"$state/exit.new"
+  mv "$state/exit.new" "$state/exit"
+  { mkdir -p "$workdir/logs" && cp "$log" "$attempt" && echo "exit code $code" >>"$attempt"; } ||
+    echo "warning: the log could not be copied to $attempt" >&2
+  exit "$code"
+}
+
+copy_log() {
+  while sleep "${XSAMPLE_LOG_SECONDS:-60}" && kill -0 $$ 2>/dev/null && [[ ! -e $state/exit ]]; do
+    mkdir -p "${2%/*}" && cp "$1" "$2" || true
+  done >/dev/null 2>&1
+}
+
+start() {
+  local tries
+  if running; then
+    echo "running already"
+    return
+  fi
+  rm -f "$state/exit" "$state/log"
+  setsid "$0" background "$@" </dev/null >>"$state/launcher.log" 2>&1 &
+  for tries in {1..100}; do
+    ! running || { echo "started" && return; }
+    [[ ! -e $state/exit ]] || { echo "ended at once: see $state/log" && return; }
+    sleep 0.1
+  done
+  echo "error: it has not started after $((tries / 10)) s: see $state/launcher.log" >&2
+  exit 1
+}
+
+status() {
+  if running; then
+    echo "running"
+  elif [[ -e $state/exit ]]; then
+    echo "ended $(cat "$state/exit")"
+  elif [[ -e $state/log ]]; then
+    echo "ended 137" # nobody was left to write the code down: killed, or the machine was started anew
+  else
+    echo "idle"
+  fi
+}
+
+stop() {
+  running || { echo "not running" && return; }
+  kill -TERM "$(cat "$state/pid")"
+  for _ in {1..60}; do
+    running || { status && return; }
+    sleep 1
+  done
+  kill -KILL "$(cat "$state/pid")"
+  echo "killed after 60 s"
+}
+
+action=${1:-}
+shift || true
+case $action in
+  setup) setup "$@" ;;
+  run) train true "$@" ;;
+  background) train false "$@" ;;
+  start) start "$@" ;;
+  status) status ;;
+  stop) stop ;;
+  logs) tail -n "${1:-20}" "$state/log" ;;
+  *)
+    sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0" >&2
+    exit 2
+    ;;
+esac

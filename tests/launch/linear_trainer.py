@@ -1,0 +1,20 @@
+"""xsample_jax.main with a linear encoder and slow steps: the real loop, data, checkpoints, processes and exit codes."""
+
+import time
+
+import xsample_jax.train
+from tests.objectives.synthetic import LinearEncoder
+from xsample_jax.main import run
+from xsample_jax.models import towers
+
+if __name__ == "__main__":
+    towers.ENCODERS["resnet18"] = lambda config, rngs: LinearEncoder(rngs)
+    xsample_jax.train.write_report = lambda runs, path: None
+    place = xsample_jax.train.to_global
+
+    def to_global(batch, mesh):
+        time.sleep(0.2)  # so that a signal comes within the run
+        return place(batch, mesh)
+
+    xsample_jax.train.to_global = to_global
+    run()
