@@ -20,8 +20,8 @@ def record(path: str) -> None:
     resnet.LAYOUTS[18] = (resnet.BasicBlock, (1,))
     read, to_global, example = [], train.to_global, Examples._example
 
-    def decoded(self, index):
-        found = example(self, index)
+    def decoded(self, index, draw):
+        found = example(self, index, draw)
         read.append(int(found["id"]))
         return found
 

@@ -1,10 +1,11 @@
 """The host pipeline: a fixed order, shares that join to the global batch, broken records named."""
 
+import io
 import time
 
-import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.tiny import tiny_config
 from xsample_jax.assemble import open_examples
@@ -160,7 +161,9 @@ def test_what_the_set_lacks_is_said(examples):
 
 def test_a_flipped_bit_in_a_shard_ends_the_batches_or_is_skipped(tmp_path):
     """From the file to the batches: the very record is named, or the next good one takes its place."""
-    picture = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))[1].tobytes()
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(buffer, "PNG")
+    picture = buffer.getvalue()
     record = {"image": picture, "label": 0, "captions": [], "caption_embeddings": None, "attributes": {}}
     write_records(tmp_path, "set", {"train": [record | {"id": i} for i in range(16)]}, ["a"])
     (shard,) = tmp_path.glob("*.arrayrecord")
