@@ -4,12 +4,14 @@
 
 The bare step is what nobody can do without: the encoder and head forward and backward on views that are there already,
 and the optimiser. Ours adds augmentation, graph, loss, metrics; the loop adds reading, decoding, transfers, logging.
-Interleaved repeats; the least of each is compared. Both train the same shapes with the same optimiser.
+Both train the same shapes with the same optimiser. Medians are compared: of our steps with bare ones taken in turn, of
+the loop with bare ones before and after it.
 """
 
 import argparse
 import json
 import pathlib
+import statistics
 import sys
 import tempfile
 import time
@@ -52,11 +54,14 @@ def bare_step(parts):
 
 
 def seconds_of_loop(config) -> float:
-    """Seconds per step of the whole loop, without those of compiling, checkpoints and evaluation."""
+    """Median seconds per step of the whole loop, without those of compiling, checkpoints and evaluation.
+
+    A line of the log is written when the next step is under way, so the first and the last line see only a part of one.
+    """
     with tempfile.TemporaryDirectory() as folder:
         train(config, folder)
         lines = [json.loads(line) for line in (pathlib.Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    return min(line["seconds_per_step"] for line in lines if "seconds_per_step" in line)
+    return statistics.median([line["seconds_per_step"] for line in lines if "seconds_per_step" in line][1:-1])
 
 
 def main() -> int:
@@ -66,7 +71,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    config = config_of(arguments, steps=arguments.repeats + 2)
+    config = config_of(arguments, steps=arguments.repeats + 4)
     parts, examples = assemble(config)
     batches = train_batches(examples, config, 0)
     batch = to_global({name: next(batches)[name] for name in parts.abstract_batch}, parts.mesh)
@@ -80,21 +85,32 @@ def main() -> int:
     other = parts.new_state()
     params, opt_state = other.params, other.opt_state
 
-    times: dict[str, list[float]] = {"bare": [], "step": []}
-    for repeat in range(arguments.repeats + 1):  # the first compiles
+    def bare_once() -> float:
+        nonlocal params, opt_state
         start = time.perf_counter()
         params, opt_state = jax.block_until_ready(bare(params, other.statistics, opt_state, views, direction))
-        middle = time.perf_counter()
+        return time.perf_counter() - start
+
+    def step_once() -> float:
+        nonlocal state
+        start = time.perf_counter()
         state, _ = jax.block_until_ready(parts.train_step(state, batch))
-        if repeat:
-            times["bare"].append(middle - start)
-            times["step"].append(time.perf_counter() - middle)
-    bare_seconds = min(times["bare"])
-    ours = {"train step": min(times["step"]), "whole loop": seconds_of_loop(config)}
+        return time.perf_counter() - start
+
+    bare_once(), step_once()  # compile
+    pairs = [(bare_once(), step_once()) for _ in range(arguments.repeats)]
+    before = [bare_once() for _ in range(arguments.repeats)]
+    loop = seconds_of_loop(config)
+    around = before + [bare_once() for _ in range(arguments.repeats)]
+    bares, steps = zip(*pairs, strict=True)
+    measured = {
+        "train step": (statistics.median(steps), statistics.median(bares)),
+        "whole loop": (loop, statistics.median(around)),
+    }
     print(HEADER, " seconds per step; ratio: bare / ours")
     found = [
-        Comparison(f"overhead, {name}, {arguments.encoder}", seconds, bare_seconds, bare_seconds / seconds, 1 / 1.05)
-        for name, seconds in ours.items()
+        Comparison(f"overhead, {name}, {arguments.encoder}", seconds, floor, floor / seconds, 1 / 1.05)
+        for name, (seconds, floor) in measured.items()
     ]
     for comparison in found:
         print(comparison, f" overhead {100 * (comparison.ours / comparison.peer - 1):.1f} %")

@@ -23,7 +23,7 @@ def vit(**changes):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("shallow_vit")
 @pytest.mark.parametrize("devices", [1, 4])
 def test_layer_norm_encoder_has_the_gradient_of_the_whole_batch(devices):
     _, whole, reference = one_step(vit())
@@ -52,7 +52,7 @@ def test_batch_norm_statistics_are_means_over_the_parts():
     assert np.mean(np.asarray(parted.statistics[variance])) < np.mean(np.asarray(whole.statistics[variance]))
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("shallow_vit")
 def test_more_parts_need_less_memory():
     def temporaries(parts):
         config = vit(loss__grad_cache=parts)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.test_roll_call import free_address
+from xsample_jax.faults.history import read_history
 from xsample_jax.metrics.writers import read_jsonl
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -47,17 +48,17 @@ def place(address, processes, index):
     return [f"--coordinator_address={address}", f"--num_processes={processes}", f"--process_id={index}"]
 
 
-def train(folder, processes, devices, *flags):
-    """Trains in `folder`; returns what each process has printed."""
+def train(folder, processes, devices, *flags, module="tests.recorded_run"):
+    """Trains in `folder`; returns the (stdout, stderr) of each process."""
     address = free_address()
     arguments = [
         [f"{folder}.{index}.ids", f"--workdir={folder}", *RUN, *flags]
         + (place(address, processes, index) if processes > 1 else [])
         for index in range(processes)
     ]
-    ended = launch("tests.recorded_run", arguments, devices)
+    ended = launch(module, arguments, devices)
     assert [code for code, _, _ in ended] == [0] * processes, "\n".join(stderr for _, _, stderr in ended)
-    return [stdout for _, stdout, _ in ended]
+    return [(stdout, stderr) for _, stdout, stderr in ended]
 
 
 def records(folder):
@@ -99,13 +100,15 @@ def continued(source, target, step):
     return target
 
 
-def test_two_processes_are_one_process(tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
+def test_two_and_four_processes_are_one_process(tmp_path):
+    one, two, four = tmp_path / "one", tmp_path / "two", tmp_path / "four"
     train(one, 1, 4)
     printed = train(two, 2, 2)
-    assert global_ids(two) == global_ids(one)
-    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
-    assert_same_scores(one, two)
+    train(four, 4, 2)
+    for several in (two, four):
+        assert global_ids(several) == global_ids(one)
+        np.testing.assert_allclose(losses(several), losses(one), rtol=1e-5)
+        assert_same_scores(one, several)
     assert (two / "report_data.npz").exists()  # graphs of a state that is on both
 
     # Each process reads its half and nothing else (with what it has prefetched of steps to come).
@@ -114,7 +117,7 @@ def test_two_processes_are_one_process(tmp_path):
     assert len(set(first["read"]) & set(second["read"])) <= 1  # the first record of the split, for the shapes
 
     # The first process says what there is and how it ended; the other is silent.
-    said = ["\n".join(line for line in text.splitlines() if "[Gloo]" not in line) for text in printed]
+    said = ["\n".join(line for line in text.splitlines() if "[Gloo]" not in line) for text, _ in printed]
     assert said[0].startswith("2 processes on 1 host(s), 4 cpu devices (flags, process 0 is 127.0.0.1")
     assert "finished at step 6" in said[0]
     assert said[1] == ""
@@ -124,14 +127,25 @@ def test_resumed_on_two_then_one_then_four_processes(tmp_path):
     whole = tmp_path / "whole"
     train(whole, 2, 2, *MEMORY)
     one = continued(whole, tmp_path / "one", 2)
-    assert "resumed at step 2 of 6" in train(one, 1, 4, *MEMORY)[0]
+    assert "resumed at step 2 of 6" in train(one, 1, 4, *MEMORY)[0][0]
     four = continued(one, tmp_path / "four", 4)
-    assert "resumed at step 4 of 6" in train(four, 4, 2, *MEMORY)[0]
+    assert "resumed at step 4 of 6" in train(four, 4, 2, *MEMORY)[0][0]
     assert global_ids(one) == global_ids(whole)[2:]
     assert global_ids(four) == global_ids(whole)[4:]
     for other in (one, four):
         np.testing.assert_allclose(losses(other), losses(whole), rtol=1e-5)
         assert_same_scores(whole, other)
+
+
+def test_a_process_that_cannot_write_its_part_costs_one_checkpoint(tmp_path):
+    folder = tmp_path / "run"
+    for _, stderr in train(folder, 2, 1, module="tests.failing_write"):
+        assert "error at step 4, the run goes on" in stderr
+        assert "No space left on device" in stderr
+        assert "of process 1" in stderr
+    assert [event["step"] for event in read_history(folder) if event["event"] == "a checkpoint was not written"] == [4]
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["4", "6"]
+    assert len(losses(folder)) == 6
 
 
 def test_another_config_and_a_missing_process_are_named(tmp_path):

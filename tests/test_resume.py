@@ -103,7 +103,7 @@ def test_a_changed_config_is_listed_and_taken_over_only_when_allowed(lives, tmp_
     assert lives.run(tmp_path, "--config.steps=6").code == FINISHED  # it is this run's config now
 
 
-def run_on(monkeypatch, devices, config, folder, stop_after=None):
+def run_on(monkeypatch, devices, config, folder, stop_after=None, **options):
     """Trains on some of the devices; SIGTERM comes with its batch number `stop_after`. Returns ids of batches."""
     seen, place = [], xsample_jax.mesh.to_global
 
@@ -118,7 +118,7 @@ def run_on(monkeypatch, devices, config, folder, stop_after=None):
     monkeypatch.setattr(xsample_jax.train, "to_global", to_global)
     monkeypatch.setattr(xsample_jax.train, "write_report", lambda runs, path: None)
     if stop_after is None:
-        train(config, folder)
+        train(config, folder, **options)
     else:
         with pytest.raises(Preempted):
             train(config, folder)
@@ -140,3 +140,14 @@ def test_other_devices_see_the_same_batches_and_the_same_losses(monkeypatch, tmp
     one, other = (read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("whole", "moved"))
     assert [line["step"] for line in other] == list(range(1, 17))
     np.testing.assert_allclose([line["loss"] for line in other], [line["loss"] for line in one], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_with_another_batch_size_the_data_go_on_where_they_stood(monkeypatch, tmp_path):
+    monkeypatch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: LinearEncoder(rngs))
+    expected = run_on(monkeypatch, 1, tiny_config(steps=8), tmp_path / "whole")
+    assert len(run_on(monkeypatch, 1, tiny_config(steps=8), tmp_path / "changed", stop_after=4)) == 4
+    doubled = tiny_config(steps=6, batch_size=32)
+    found = run_on(monkeypatch, 1, doubled, tmp_path / "changed", allow_config_change=True)
+    np.testing.assert_array_equal(found, [np.sort(np.concatenate(expected[i : i + 2])) for i in (4, 6)])
+    assert [line["step"] for line in read_jsonl(tmp_path / "changed" / "metrics.jsonl")] == list(range(1, 7))

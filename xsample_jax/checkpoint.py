@@ -14,7 +14,7 @@ from orbax.checkpoint import checkpoint_managers
 from xsample_jax.errors import CheckpointError, SaveError
 from xsample_jax.faults.checksums import checksums, text_checksum
 from xsample_jax.faults.history import note
-from xsample_jax.mesh import all_processes_agree
+from xsample_jax.processes import WAIT_LIMIT, barrier, exchange, name_of_process
 from xsample_jax.progress import Progress
 from xsample_jax.state import TrainState
 
@@ -70,16 +70,13 @@ class Checkpoints:
         self._manager.wait_until_finished()
         problems: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
-            found, problem = None, ""
-            try:
-                found = self._restore(abstract_state, step)
-            except Exception as error:  # orbax and tensorstore raise of every family when a file is not what it was
-                problem = str(error) or type(error).__name__
-            if all_processes_agree(found is not None):
+            # orbax and tensorstore raise of every family when a file is not what it was.
+            found, problem = _tried(lambda step=step: self._restore(abstract_state, step), "reading a checkpoint")
+            if not problem:
                 if problems:
                     self._report(problems, step)
                 return found
-            problems[step] = problem or "another process could not read it"
+            problems[step] = problem
         raise CheckpointError(
             "checkpoints",
             str(self._manager.directory),
@@ -89,9 +86,12 @@ class Checkpoints:
         )
 
     def check(self) -> None:
-        """Raises SaveError when a write in the background has failed since the last call. Does not wait for one."""
+        """Raises SaveError when a write in the background has failed since the last call. Does not wait for one.
+
+        With several processes it does nothing: they agree on a failure when they next save or wait.
+        """
         # orbax' own check_for_errors says nothing once the thread that finishes a checkpoint has seen the error.
-        if not self._manager.is_saving_in_progress():
+        if jax.process_count() == 1 and not self._manager.is_saving_in_progress():
             self.wait()
 
     def wait(self) -> None:
@@ -99,8 +99,10 @@ class Checkpoints:
         self._raise(self._failure(self._manager.wait_until_finished))
 
     def close(self) -> None:
-        self._failure(self._manager.wait_until_finished)  # whoever needs the checkpoint has waited for it
-        self._manager.close()
+        with contextlib.suppress(Exception):  # whoever needs the checkpoint has waited for it
+            self._manager.wait_until_finished()
+        with contextlib.suppress(Exception):
+            self._manager.close()
 
     def _open(self) -> ocp.CheckpointManager:
         metric, worst = self._options.metric if self._own else None, float("-inf")
@@ -116,6 +118,8 @@ class Checkpoints:
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 best_fn=(lambda m: m.get(metric, worst)) if metric else None,
                 cleanup_tmp_directories=self._own,  # what a kill or a full disk has left half written
+                # How long the others wait for a process that cannot write its part.
+                async_options=ocp.options.AsyncOptions(timeout_secs=int(WAIT_LIMIT)),
             ),
         )
 
@@ -149,7 +153,7 @@ class Checkpoints:
             target = damaged / f"{step}-{len(list(damaged.iterdir()))}"
             (self._folder / CHECKPOINTS / str(step)).rename(target)
             note(self._folder, "a damaged checkpoint was set aside", step=step, moved=target, problem=problem[:500])
-        all_processes_agree(True)  # nobody reads the folder before the files have moved
+        barrier("moving a damaged checkpoint")  # nobody reads the folder before the files have moved
 
     def _with_broken_metrics(self) -> dict[int, str]:
         """Checkpoints whose metrics cannot be read: orbax would not open the folder."""
@@ -163,20 +167,32 @@ class Checkpoints:
         return problems
 
     def _failure(self, write: Callable[[], object]) -> SaveError | None:
-        """The error of a write, if any. A manager that has failed is replaced: it would leave half a file, and fail."""
-        try:
-            write()
-        except Exception as error:
-            with contextlib.suppress(Exception):
-                self._manager.close()
-            self._manager = self._open()
-            return SaveError("checkpoint write", str(error)[:1000], "a write that succeeds", FULL)
-        return None
+        """The error of a write in any process. All then replace their managers: one that has failed goes on failing."""
+        _, problem = _tried(write, "writing a checkpoint")
+        if not problem:
+            return None
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        self._manager = self._open()
+        return SaveError("checkpoint write", problem[:1000], "a write that succeeds", FULL)
 
     @staticmethod
     def _raise(error: SaveError | None) -> None:
         if error:
             raise error
+
+
+def _tried(work: Callable[[], object], what: str) -> tuple[object, str]:
+    """(what `work` returns, "") where it succeeds in all processes; else (None, what was raised, and where)."""
+    found, problem = None, ""
+    try:
+        found = work()
+    except Exception as error:
+        while isinstance(error, jax.errors.JaxRuntimeError) and error.__context__ is not None:
+            error = error.__context__  # that the processes have not met is what follows from it
+        problem = (str(error)[:400] or type(error).__name__) + name_of_process()
+    problems = [text for text in exchange(what, problem) if text]
+    return (None, "; ".join(problems)) if problems else (found, "")
 
 
 def _as_dict(state: TrainState) -> dict:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils, multihost_utils
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from xsample_jax.errors import ConfigError
@@ -129,10 +129,3 @@ def fetch_scalars(metrics: Mapping[str, jax.Array]) -> dict[str, float]:
     """The replicated numbers among the metrics as python floats, in one transfer; flags and vectors are left out."""
     numbers = {name: value for name, value in metrics.items() if value.ndim == 0 and value.dtype != bool}
     return {name: float(value) for name, value in jax.device_get(numbers).items()}
-
-
-def all_processes_agree(mine: bool) -> bool:
-    """Whether it is true on every process. All must ask; it is also a barrier."""
-    if jax.process_count() == 1:
-        return mine
-    return bool(multihost_utils.process_allgather(np.array(mine)).all())

@@ -20,7 +20,7 @@ from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
 from xsample_jax.faults.same_run import changed_keys, save_config
 from xsample_jax.faults.save_failures import reported
 from xsample_jax.faults.stalled import TimedBatches
-from xsample_jax.mesh import all_processes_agree, connect, process_rows, to_global
+from xsample_jax.mesh import connect, process_rows, to_global
 from xsample_jax.metrics.clocks import Clocks
 from xsample_jax.metrics.compilations import count_compilations
 from xsample_jax.metrics.flops import model_flops
@@ -29,7 +29,7 @@ from xsample_jax.metrics.late import Late, LateMetrics
 from xsample_jax.metrics.profile import Profiler
 from xsample_jax.metrics.wandb_writer import wandb_writer
 from xsample_jax.metrics.writers import JSONL, open_writers, read_jsonl
-from xsample_jax.processes import barrier, check_shared, name_of_process, say
+from xsample_jax.processes import barrier, check_shared, exchange, name_of_process, say
 from xsample_jax.progress import Progress
 from xsample_jax.state import TrainState
 from xsample_jax.tools.report import write_report
@@ -155,7 +155,7 @@ def _steps(
     def save() -> None:
         settle()
         # Lines up to here are on the disk before the checkpoint is, so a resumed file has no gap.
-        if not all_processes_agree(writers.flush()):
+        if any(exchange(JSONL, "" if writers.flush() else FULL)):
             raise SaveError("metrics.jsonl", "lines that wait", "all lines on the disk before a checkpoint is", FULL)
         with clocks.measure("checkpoint"):
             checkpoints.save(state, progress, text, scores)
