@@ -118,7 +118,9 @@ def streamed_term(
         "wire": jnp.bfloat16 if how.wire == "bfloat16" else None,
     }
     if same and graph.source == "class_text" and not graph.transforms and how.class_embeddings is not None:
-        table = cosines(how.class_embeddings, how.class_embeddings)
+        # The barrier keeps the compiler from multiplying them itself: it would take a minute for a thousand classes.
+        texts = jax.lax.optimization_barrier(jnp.asarray(how.class_embeddings))
+        table = cosines(texts, texts)
         return _means(class_table_rows(anchors["z"], u["label"], table, **options))
     keys, v, key_views = None, None, 1
     if not same:
