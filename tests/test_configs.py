@@ -20,8 +20,13 @@ OBJECTIVES = [path for path in CONFIGS if "objectives" in path]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in CONFIGS if path not in OBJECTIVES])
-def test_smoke_variant_runs(path, tmp_path):
+def test_the_quickstart_runs_as_it_is(tmp_path):
+    check_smoke_run("configs/quickstart.py", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path not in OBJECTIVES and "quickstart" not in path])
+def test_smoke_variant_runs(path, tmp_path, shallow_resnet18, shallow_vit):
     check_smoke_run(path, tmp_path)
 
 

@@ -35,6 +35,7 @@ def compiled(config, topology):
 @pytest.mark.parametrize(
     ("topology", "config"),
     [
+        ("v5e:4x4", "cc3m"),
         ("v4:2x2x4", "baselines/simclr"),
         ("v5p:16x16x16", "baselines/supcon"),
         ("v6e:16x16", "baselines/clip"),

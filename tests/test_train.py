@@ -11,6 +11,7 @@ from xsample_jax.metrics.writers import read_jsonl
 from xsample_jax.train import train
 
 
+@pytest.mark.usefixtures("shallow_resnet18")
 def test_a_run_with_evaluation_writes_its_folder(tmp_path):
     config = tiny_config(steps=4, eval__suite="emoji", eval__split="val", eval__every=2, checkpoint__every=2)
     scores = train(config, tmp_path)
