@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from xsample_jax.captions.tokenizer import load_tokenizer, tokenize, train_tokenizer
+from xsample_jax.data.record_writer import write_records
 from xsample_jax.errors import DataError
+from xsample_jax.tools.train_tokenizer import main
 
 CAPTIONS = ["a photo of a ram", "a photo of a goat", "a drawing of a ram with horns", "sheep, animal, horns"] * 5
 
@@ -88,3 +90,20 @@ def test_missing_broken_and_foreign_files(folder):
     path.unlink()
     with pytest.raises(DataError, match=r"tokenizer\.json.*train_tokenizer"):
         load_tokenizer(folder)
+
+
+def test_the_tool_learns_from_a_sample_of_the_records_and_overwrites_nothing(tmp_path, capsys):
+    records = [{"id": i, "image": b"x", "captions": [f"{word} of number{i}", word]} for i, word in enumerate(CAPTIONS)]
+    write_records(tmp_path, "t", {"train": records, "mute": [{"id": 99, "image": b"x"}]})
+    assert main([f"--set={tmp_path}", "--vocab=400", "--captions=5"]) == 0
+    read = sorted(record["id"] for record in records if record["id"] in (0, 4, 9, 14, 19))
+    expected = tmp_path / "expected.json"
+    train_tokenizer([text for i in read for text in records[i]["captions"]], 400, expected)
+    assert (tmp_path / "tokenizer.json").read_text() == expected.read_text()
+    assert "10 captions" in capsys.readouterr().out
+    assert main([f"--set={tmp_path}"]) == 2
+    assert "Remove it first" in capsys.readouterr().err
+    (tmp_path / "tokenizer.json").unlink()
+    assert main([f"--set={tmp_path}", "--split=mute"]) == 2
+    assert "captions = 0" in capsys.readouterr().err
+    assert not (tmp_path / "tokenizer.json").exists()

@@ -10,7 +10,7 @@ from xsample_jax.errors import ConfigError, DataError
 
 
 def data(**changes):
-    return SimpleNamespace(**{"source": "records", "path": None, "fingerprint": None, **changes})
+    return SimpleNamespace(**{"source": "records", "path": None, "fingerprint": None, "cache": "none", **changes})
 
 
 def test_folder(tmp_path):
@@ -20,6 +20,18 @@ def test_folder(tmp_path):
     assert source_folder(data(path=str(tmp_path))) == tmp_path
     with pytest.raises(DataError, match="another version"):
         open_source(data(path=str(tmp_path), fingerprint="1234"), "train")
+
+
+def test_records_in_memory_need_their_files_no_more(tmp_path, monkeypatch):
+    write_records(tmp_path, "t", {"train": [{"id": i, "image": b"x" * 1000} for i in range(5)]})
+    source = open_source(data(path=str(tmp_path), cache="ram"), "train")
+    (shard,) = tmp_path.glob("*.arrayrecord")
+    size = shard.stat().st_size
+    shard.write_bytes(bytes(size))
+    assert [record["id"] for record in source] == list(range(5))
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 2 * size - 1}.get)
+    with pytest.raises(ConfigError, match=r"data\.cache.*half of the"):
+        open_source(data(path=str(tmp_path), cache="ram"), "train")
 
 
 def test_emoji_has_alpha():

@@ -14,6 +14,12 @@ DATA = {
     "fingerprint": Key(
         str, None, "Refuse to open a set whose manifest has another fingerprint. None: do not check.", optional=True
     ),
+    "cache": Key(
+        str,
+        "none",
+        "ram: read the records of a folder into the memory of every host first, for small sets on slow disks.",
+        choices=("none", "ram"),
+    ),
     "image_size": Key(int, 64, "Side in pixels of the uint8 images that the host delivers.", minimum=8),
     "caption": Key(
         str,

@@ -1,5 +1,6 @@
 """From the `data` section of a config to an open record set."""
 
+import os
 from pathlib import Path
 
 from xsample_jax.data.record_reader import RecordSource, open_records
@@ -20,7 +21,21 @@ def open_folder(data, split: str) -> RecordSource:
     if not data.path:
         fix = "Give the folder that `python -m xsample_jax.tools.prepare` wrote."
         raise ConfigError("data.path", data.path, "a folder with a manifest.json when data.source=records", fix)
-    return open_records(data.path, split, data.fingerprint, channels=3)
+    source = open_records(data.path, split, data.fingerprint, channels=3)
+    if data.cache == "ram":
+        _check_memory(source)
+        source.preload()
+    return source
+
+
+def _check_memory(source: RecordSource) -> None:
+    """Raises ConfigError for a split of more than half of this host's memory: the rest is needed."""
+    size = sum(shard["bytes"] for shard in source.manifest.splits[source.split]["shards"])
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory / 2:
+        found = f"ram, for {size / 2**30:,.1f} GiB of records in split {source.split}"
+        expected = f"at most half of the {memory / 2**30:,.1f} GiB of this host"
+        raise ConfigError("data.cache", found, expected, "Set --config.data.cache=none.")
 
 
 SOURCES = {"emoji": open_emoji, "records": open_folder}

@@ -1,0 +1,65 @@
+"""The TFDS form of a record set: every example comes back through TFDS itself, and through prepare as it was."""
+
+import io
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from xsample_jax.data.record_reader import open_records
+from xsample_jax.data.record_writer import write_records
+from xsample_jax.data.sources import EMOJI_FOLDER
+from xsample_jax.tools.to_tfds import main
+
+
+def encoded(kind, colour, mode="RGB"):
+    out = io.BytesIO()
+    Image.new(mode, (9, 7), colour).save(out, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    return out.getvalue()
+
+
+def test_pictures_captions_embeddings_labels_and_attributes(tmp_path, capsys):
+    images = [encoded("JPEG", (200, 10, 10)), encoded("WEBP", (10, 200, 10)), encoded("PNG", 77, "L"),
+              encoded("PNG", (0, 0, 0, 51), "RGBA")]  # fmt: skip
+    records = [
+        {"id": 10 + i, "image": image, "label": min(i - 1, 1), "captions": [f"picture {i}", "🐏"][: 1 + i % 2],
+         "caption_embeddings": np.full((1 + i % 2, 4), i + 0.5, np.float16), "attributes": {"style": i % 2}}
+        for i, image in enumerate(images)
+    ]  # fmt: skip
+    encoder = {"name": "e", "dim": 4, "normalised": False}
+    write_records(
+        tmp_path / "set", "Four Pictures", {"train": records}, class_names=("cat", "dog"),
+        attributes={"style": ("flat", "line")}, text_encoder=encoder,
+    )  # fmt: skip
+    assert main([f"--set={tmp_path / 'set'}", f"--out={tmp_path / 'tfds'}"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-2] == "four_pictures: train 4"
+    builder = tfds.builder_from_directory(printed[-1])
+    found = {int(example["id"]): example for example in builder.as_data_source("train")}
+    assert sorted(found) == [10, 11, 12, 13]
+    assert builder.info.features["label"].names == ["cat", "dog"]
+    for record, colour in zip(records, ([200, 10, 10], [10, 200, 10], [77] * 3, [204] * 3), strict=True):
+        example = found[record["id"]]
+        assert example["image"].shape == (7, 9, 3)
+        np.testing.assert_allclose(example["image"][3, 4], colour, atol=2)
+        assert (example["label"], example["attributes"]["style"]) == (record["label"], record["attributes"]["style"])
+        assert [text.decode() for text in example["captions"]] == record["captions"]
+        np.testing.assert_array_equal(example["caption_embeddings"], record["caption_embeddings"])
+
+
+def test_the_embedded_set_with_alpha(tmp_path, capsys):
+    assert main([f"--set={EMOJI_FOLDER}", f"--out={tmp_path}"]) == 0
+    builder = tfds.builder_from_directory(capsys.readouterr().out.splitlines()[-1])
+    for split in ("val", "test_styles"):
+        ours = open_records(EMOJI_FOLDER, split)
+        theirs = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        assert len(theirs) == len(ours)
+    by_id = {record["id"]: record for record in open_records(EMOJI_FOLDER, "val")}
+    for example in builder.as_data_source("val"):
+        pixels = np.asarray(Image.open(io.BytesIO(by_id[int(example["id"])]["image"])).convert("RGBA"))
+        np.testing.assert_array_equal(example["image"], pixels)
+
+
+def test_a_folder_that_is_no_set_is_refused(tmp_path, capsys):
+    assert main([f"--set={tmp_path}", f"--out={tmp_path / 'tfds'}"]) == 2
+    assert "manifest" in capsys.readouterr().err

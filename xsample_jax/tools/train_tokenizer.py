@@ -1,0 +1,51 @@
+"""Writes the tokenizer.json of a record set, which text towers that are trained from scratch read.
+
+python -m xsample_jax.tools.train_tokenizer --set=data/cc3m [--vocab=32768] [--captions=2000000]
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from xsample_jax.captions.tokenizer import TOKENIZER, train_tokenizer
+from xsample_jax.data.record_reader import RecordSource, open_records
+from xsample_jax.errors import DataError, UserError
+from xsample_jax.metrics.progress import progress
+
+
+def sampled_captions(source: RecordSource, most: int) -> Iterator[str]:
+    """All captions of records spread evenly over the split, as many records as there are or `most`."""
+    places = np.linspace(0, len(source) - 1, min(most, len(source))).astype(int)
+    for place in progress(places, "captions", len(places)):
+        yield from source[place]["captions"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m xsample_jax.tools.train_tokenizer", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--set", required=True, type=Path, metavar="FOLDER", help="a record set with captions")
+    parser.add_argument("--split", default="train", help="of which the captions are (default: %(default)s)")
+    parser.add_argument("--vocab", type=int, default=32_768, help="most entries (default: %(default)s)")
+    parser.add_argument("--captions", type=int, default=2_000_000, help="most records read (default: %(default)s)")
+    chosen = parser.parse_args(arguments)
+    path = chosen.set / TOKENIZER
+    try:
+        if path.exists():
+            raise DataError("--set", str(path), "a set without a tokenizer", "Remove it first: models depend on it.")
+        captions = list(sampled_captions(open_records(chosen.set, chosen.split), chosen.captions))
+        if not captions:
+            raise DataError("captions", 0, f"at least one in split {chosen.split}", "Prepare the set with captions.")
+        tokenizer = train_tokenizer(captions, chosen.vocab, path)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{path}: {tokenizer.get_vocab_size()} entries, of {len(captions)} captions")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
