@@ -17,7 +17,7 @@ from xsample_jax.captions.tokenizer import load_tokenizer
 from xsample_jax.checkpoint import with_shardings
 from xsample_jax.data.augment import eval_view
 from xsample_jax.data.pipeline import Examples
-from xsample_jax.data.sources import open_source, source_folder
+from xsample_jax.data.sources import open_source, open_training_source, source_folder
 from xsample_jax.errors import DataError, Problems
 from xsample_jax.mesh import batch_sharding, make_mesh, replicated
 from xsample_jax.metrics.progress import progress
@@ -52,9 +52,9 @@ class DataFacts:
 STAND_IN = DataFacts(count=1_281_167, channels=3, caption_dim=768, vocab_size=32_768)
 
 
-def open_examples(config, split: str, fields: frozenset[str]) -> Examples:
-    """The decoded examples of a split with the entries in `fields`; DataError when the set lacks one of them."""
-    source = open_source(config.data, split)
+def open_examples(config, split: str, fields: frozenset[str], source=None) -> Examples:
+    """The decoded examples of a split, or of `source`, with the entries in `fields`; DataError when it lacks one."""
+    source = open_source(config.data, split) if source is None else source
     check_side_information(fields, source)
     folder = source_folder(config.data)
     tokenizer = load_tokenizer(folder) if "caption_tokens" in fields else None
@@ -108,7 +108,13 @@ def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
     """
     path = folder / "class_embeddings.npy"
     if path.exists():
-        return np.load(path)
+        found, classes = np.load(path), len(source.manifest.class_names)
+        if len(found) != classes:
+            expected = f"{classes}, one for each class that is trained on"
+            raise DataError(
+                f"rows of {path}", len(found), expected, "Embed the classes again, or mix sets of the same classes."
+            )
+        return found
     shipped = imagenet_class_embeddings(source.manifest.class_names)
     if shipped is not None:
         say(f"class_text graph: {len(shipped)} ImageNet classes, embeddings of the package")
@@ -272,7 +278,9 @@ class Parts:
 def assemble(config, mesh: Mesh | None = None) -> tuple[Parts, Examples]:
     """Opens the training split of a config and returns the parts of its run, and the examples."""
     fields = build_objective(config.objective).requires
-    examples = open_examples(config, config.data.split, fields)
+    source, rates = open_training_source(config.data)
+    examples = open_examples(config, config.data.split, fields, source)
+    examples.rates = rates
     classes = None
     if "class_embedding" in fields:
         classes = load_class_embeddings(source_folder(config.data), examples.source)

@@ -51,6 +51,8 @@ def test_position_is_one_integer_for_any_number_of_hosts(examples):
 class Counting:
     """Examples that note what is read of them."""
 
+    rates = None
+
     def __init__(self, examples):
         self.examples, self.read = examples, []
 

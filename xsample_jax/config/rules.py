@@ -111,6 +111,22 @@ def _data_source(c: dict) -> Iterator[ConfigError]:
         )
 
 
+def _mix(c: dict) -> Iterator[ConfigError]:
+    total = 0.0
+    for number, entry in enumerate(c["data.mix"]):
+        name, share = f"data.mix[{number}]", entry.get("share")
+        if set(entry) != {"path", "share"} or not isinstance(entry["path"], str):
+            yield ConfigError(name, entry, "{'path': a folder, 'share': a number}")
+        elif not isinstance(share, int | float) or not 0 < share < 1:
+            yield ConfigError(f"{name}.share", share, "a share of the draws between 0 and 1")
+        else:
+            total += share
+    if total >= 1:
+        yield ConfigError("data.mix", f"shares of {total:g}", "less than 1 in all: data.path gets the rest")
+    if c["data.mix"] and c["data.source"] != "records":
+        yield ConfigError("data.mix", c["data.mix"], f"() with data.source = {c['data.source']}", "Use records.")
+
+
 def _view_size(c: dict) -> Iterator[ConfigError]:
     size, delivered = c["augment.size"], c["data.image_size"]
     if size > 2 * delivered:
@@ -251,6 +267,7 @@ RULES = (
     _length_of_the_run,
     _objective,
     _data_source,
+    _mix,
     _view_size,
     _grad_cache,
     _hue,

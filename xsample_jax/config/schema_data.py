@@ -14,6 +14,20 @@ DATA = {
     "fingerprint": Key(
         str, None, "Refuse to open a set whose manifest has another fingerprint. None: do not check.", optional=True
     ),
+    "mix": Key(
+        tuple[dict, ...],
+        (),
+        "Other record sets to train on as well: {path: its folder, share: of the images drawn}. The rest of the draws "
+        "are from data.path, which alone is evaluated on.",
+    ),
+    "balance": Key(
+        float,
+        0.0,
+        "Rare classes more often: a class of n images is drawn n ** (1 - balance) times. 0: images alike; 0.5: square "
+        "root; 1: classes alike.",
+        minimum=0,
+        maximum=1,
+    ),
     "cache": Key(
         str,
         "none",

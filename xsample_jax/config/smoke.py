@@ -13,7 +13,8 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.name = f"{config.name}_smoke"
     config.steps, config.epochs = 5, None
     config.batch_size = 16
-    config.data.update(source="emoji", path=None, split="train", fingerprint=None, image_size=32, threads=2, prefetch=2)
+    config.data.update(source="emoji", path=None, split="train", fingerprint=None, mix=(), cache="none")
+    config.data.update(image_size=32, threads=2, prefetch=2)
     config.augment.size = 32
     config.model.encoder = "vit_ti" if config.model.encoder.startswith("vit") else "resnet18"
     config.model.width = 8

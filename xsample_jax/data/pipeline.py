@@ -15,6 +15,7 @@ import numpy as np
 
 from xsample_jax.captions.tokenizer import tokenize
 from xsample_jax.data.decode import decode_image
+from xsample_jax.data.draws import draw_order, scrambled
 from xsample_jax.data.select_caption import select_caption
 from xsample_jax.errors import DataError
 
@@ -32,6 +33,7 @@ class Examples:
       on_error: "raise", or "skip": the next good record takes the place of a broken one.
       tokenizer, length: for caption_tokens.
       hierarchy: names of the attributes above the label in the class tree, root first, for path.
+      rates: how often each record is drawn in training (data/draws.py); None: all alike.
     """
 
     source: Sequence
@@ -42,6 +44,7 @@ class Examples:
     tokenizer: object = None
     length: int = 0
     hierarchy: tuple[str, ...] = ()
+    rates: np.ndarray | None = None
 
     def __post_init__(self):
         self.skipped = 0
@@ -128,27 +131,19 @@ class Examples:
 def train_batches(examples: Examples, config, start: int, rows: Sequence[int] | None = None):
     """Endless shuffled batches, from global example `start` on; close() the iterator when done.
 
-    Every epoch has its own order, a function of config.seed alone. `rows`: which rows of every global batch to read, in
-    the order in which they come (mesh.process_rows; default all), so that the rows of all processes are one global
-    batch, in the same order for any number of processes.
+    Every epoch has its own order, a function of config.seed and examples.rates alone. `rows`: which rows of every
+    global batch to read, in the order in which they come (mesh.process_rows; default all), so that the rows of all
+    processes are one global batch, in the same order for any number of processes.
     """
     batch_size = config.batch_size
     rows = range(batch_size) if rows is None else [int(row) for row in rows]
     share = len(rows)
-    order = grain.MapDataset.range(len(examples)).seed(config.seed).shuffle().repeat(None)
+    index = draw_order(len(examples), config.seed, examples.rates)
     places = grain.MapDataset.range(sys.maxsize).map(lambda i: start + i // share * batch_size + rows[i % share])
-    own = places.map(lambda place: examples.drawn(int(order[place]), scrambled(config.seed, place)))
+    own = places.map(lambda place: examples.drawn(index(place), scrambled(config.seed, place)))
     # Threads read single examples, so the buffer counts examples; batches are made of what they have read.
     threads = grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.prefetch * share)
     return iter(own.to_iter_dataset(read_options=threads).batch(share, drop_remainder=True))
-
-
-def scrambled(seed: int, place: int) -> int:
-    """A number of 64 bits that looks random, of a place in the endless order of a run (splitmix64)."""
-    z = (seed * 0xD1342543DE82EF95 + (place + 1) * 0x9E3779B97F4A7C15) % 2**64
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
-    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
-    return z ^ z >> 31
 
 
 def eval_batches(

@@ -1,8 +1,14 @@
 """From the `data` section of a config to an open record set."""
 
+import copy
 import os
 from pathlib import Path
 
+import numpy as np
+
+from xsample_jax.data.labels import read_labels
+from xsample_jax.data.mixture import Mixture
+from xsample_jax.data.rates import record_rates
 from xsample_jax.data.record_reader import RecordSource, open_records
 from xsample_jax.errors import ConfigError, lookup
 
@@ -58,3 +64,24 @@ def open_source(data, split: str) -> RecordSource:
       DataError: the set is missing, unfinished, of another fingerprint, or has no such split.
     """
     return lookup(SOURCES, data.source, "data.source")(data, split)
+
+
+def open_training_source(data) -> tuple[RecordSource | Mixture, np.ndarray | None]:
+    """Opens the split that is trained on, with the sets of data.mix; and how often each record is drawn (rates.py).
+
+    Raises as `open_source` does, and DataError for sets that do not go together.
+    """
+    sources = [open_source(data, data.split)]
+    for entry in data.mix:
+        other = copy.copy(data)
+        with other.unlocked():
+            other.update(path=entry["path"], fingerprint=None)
+        sources.append(open_source(other, data.split))
+    shares = [1 - sum(entry["share"] for entry in data.mix), *(entry["share"] for entry in data.mix)]
+    labels = [read_labels(source) for source in sources] if data.balance else None
+    if len(sources) == 1:
+        source, labels = sources[0], labels and labels[0]
+    else:
+        source = Mixture(sources)
+        labels = labels and source.labels(labels)
+    return source, record_rates(list(map(len, sources)), shares if data.mix else [], labels, data.balance)

@@ -1,0 +1,53 @@
+"""Which record stands at which place: every one once in an epoch, or as often as its rate says."""
+
+import numpy as np
+import pytest
+
+from xsample_jax.data.draws import draw_order
+from xsample_jax.data.rates import record_rates
+
+
+def epochs(index, count, number):
+    return np.array([[index(epoch * count + place) for place in range(count)] for epoch in range(number)])
+
+
+def test_without_rates_every_record_once_in_every_epoch_in_another_order():
+    found = epochs(draw_order(50, seed=3), 50, 3)
+    assert (np.sort(found, axis=1) == np.arange(50)).all()
+    assert not (found[0] == found[1]).all()
+    np.testing.assert_array_equal(found, epochs(draw_order(50, seed=3), 50, 3))
+    assert not (found == epochs(draw_order(50, seed=4), 50, 3)).all()
+
+
+def test_records_are_drawn_as_often_as_their_rates_say():
+    rates = np.array([4.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.5])
+    found = epochs(draw_order(8, 0, rates), 8, 400)
+    counts = np.stack([np.bincount(epoch, minlength=8) for epoch in found])
+    expected = rates / rates.sum() * 8  # 4, 1, 1, 0.5, ...
+    assert (counts >= np.floor(expected)).all()
+    assert (counts <= np.ceil(expected)).all()
+    np.testing.assert_allclose(counts.mean(axis=0), expected, atol=0.1)  # 4 standard deviations
+    first = found[:, 0]  # and in any order
+    assert np.mean(first == 0) == pytest.approx(0.5, abs=0.1)
+
+
+def test_shares_of_sets():
+    rates = record_rates([30, 10], [0.25, 0.75], None, 0.0)
+    assert rates[:30].sum() == pytest.approx(0.25)
+    assert rates[30:].sum() == pytest.approx(0.75)
+    found = epochs(draw_order(40, 0, rates), 40, 20)
+    assert set(np.unique((found < 30).sum(axis=1))) <= {10}  # exactly a quarter of every epoch
+    assert record_rates([30], [], None, 0.0) is None
+
+
+@pytest.mark.parametrize(("balance", "expected"), [(1.0, [1, 1, 1]), (0.5, [2, 4, 8])])
+def test_balance_between_classes(balance, expected):
+    labels = np.repeat([7, 2, 5], [4, 16, 64])
+    rates = record_rates([84], [], labels, balance)
+    of_class = np.array([rates[labels == label].sum() for label in (7, 2, 5)])
+    np.testing.assert_allclose(of_class / of_class[0], np.array(expected) / expected[0])
+
+
+def test_images_without_a_class_count_as_classes_of_one_image():
+    rates = record_rates([6], [], np.array([-1, -1, 3, 3, 3, 3]), 1.0)
+    np.testing.assert_allclose(rates, [1, 1, 0.25, 0.25, 0.25, 0.25])

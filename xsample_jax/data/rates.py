@@ -1,0 +1,28 @@
+"""How often each training record is drawn: shares of mixed sets (data.mix) and rare classes (data.balance)."""
+
+import numpy as np
+
+
+def record_rates(sizes: list[int], shares: list[float], labels: np.ndarray | None, balance: float) -> np.ndarray | None:
+    """Returns float64 [records] for `draw_order`, or None where every record is drawn alike.
+
+    Args:
+      sizes: records of each set, in the order of their records.
+      shares: part of the draws that comes from each set; they add up to 1. [] for a single set.
+      labels: int [records], -1 for none; read where `balance` is not 0.
+      balance: 0: images alike; 1: classes alike; between: a class of n images is drawn n ** (1 - balance) times. 0.5 is
+        the square-root sampling of Mahajan et al. 2018 (arXiv 1805.00932). Within a set; images without a class count
+        as classes of one image each.
+    """
+    if not shares and not balance:
+        return None
+    rates = np.ones(sum(sizes))
+    if balance:
+        _, group, members = np.unique(labels, return_inverse=True, return_counts=True)
+        rates = np.where(labels >= 0, members[group].astype(np.float64), 1.0) ** -balance
+    start = 0
+    for size, share in zip(sizes, shares, strict=False):
+        part = rates[start : start + size]
+        part *= share / part.sum()
+        start += size
+    return rates
