@@ -57,11 +57,14 @@ setuptools.setup(
         "cuda12": ["jax[cuda12]>=0.10.0"],
         "cuda13": ["jax[cuda13]>=0.10.0"],
         "beam": ["apache-beam"],  # prepares data on a cluster
+        "export": ["flatbuffers"],  # for tools.export --format=jax_export
+        "onnx": ["jax2onnx", "onnxruntime"],  # for tools.export --format=onnx
         "emoji": ["resvg-py==0.5.0"],  # pinned: the embedded set is rebuilt bit for bit
         "logging": LOGGING,
         "wandb": ["wandb"],  # for log.wandb
         "notebooks": ["jupytext", "nbclient", "ipykernel"],
         "test": [
+            "flatbuffers",
             "pytest",
             "pytest-xdist",
             "resvg-py==0.5.0",

@@ -83,7 +83,14 @@ def test_every_room_is_a_package(metadata):
 
 def test_every_import_is_declared(metadata):
     declared = names(metadata["install_requires"])
-    for extra in ("text", "beam", "emoji", "logging", "wandb"):  # imported inside the one function that needs them
+    for extra in (
+        "text",
+        "beam",
+        "emoji",
+        "logging",
+        "onnx",
+        "wandb",
+    ):  # imported inside the one function that needs them
         declared |= names(metadata["extras_require"][extra])
     own = {"xsample_jax", *sys.stdlib_module_names}
     missing = {

@@ -1,3 +1,31 @@
-"""xsample_jax: image encoders trained with X-Sample contrastive learning (X-CLR, arXiv 2407.18134) in JAX."""
+"""xsample_jax: image encoders trained with X-Sample contrastive learning (X-CLR, arXiv 2407.18134) in JAX.
+
+    xsample_jax.train(config, workdir)       train and evaluate, or go on; returns the metrics
+    xsample_jax.load_encoder(workdir)        .encode(images) -> float32 [n, features]
+    xsample_jax.evaluate(workdir)            the evaluation of a run once more, or another one
+    xsample_jax.load_config(file)            "configs/quickstart.py:smoke" -> config
+
+Importing the package loads none of it (nor jax): that happens at the first use.
+"""
+
+import importlib
 
 __version__ = "0.1.0"
+
+_API = {
+    "evaluate": "xsample_jax.evals.of_run",
+    "load_config": "xsample_jax.config",
+    "load_encoder": "xsample_jax.encoder",
+}
+
+
+def __getattr__(name: str):
+    if name == "train":  # the module is callable, since importing it puts it here under the name of its function
+        return importlib.import_module("xsample_jax.train")
+    if name in _API:
+        return getattr(importlib.import_module(_API[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_API, "train"])

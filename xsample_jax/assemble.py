@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 
 import jax
@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from xsample_jax.captions.imagenet_classes import imagenet_class_embeddings
 from xsample_jax.captions.tokenizer import load_tokenizer
 from xsample_jax.checkpoint import with_shardings
+from xsample_jax.data.altered import altered
 from xsample_jax.data.augment import eval_view
 from xsample_jax.data.pipeline import Examples
 from xsample_jax.data.sources import open_source, open_training_source, source_folder
@@ -215,13 +216,13 @@ class Parts:
         abstract = jax.eval_shape(self.init)
         return with_shardings(abstract, state_shardings(abstract, self.mesh, self.config.mesh.rules))
 
-    def new_state(self) -> TrainState:
-        """The state at step 0, made where it belongs."""
+    def new_state(self, pretrained: Mapping[str, np.ndarray] | None = None) -> TrainState:
+        """The state at step 0, made where it belongs; `pretrained` {path: array} takes the place of new values."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         # It runs once: on CPU optimising the random number code would take ten times longer than running it.
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         options = {"xla_backend_optimization_level": 0} if on_cpu else None
-        return jax.jit(self.init, out_shardings=shardings, compiler_options=options)()
+        return jax.jit(self.init, out_shardings=shardings, compiler_options=options)(pretrained=pretrained)
 
     @cached_property
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -284,5 +285,6 @@ def assemble(config, mesh: Mesh | None = None) -> tuple[Parts, Examples]:
     classes = None
     if "class_embedding" in fields:
         classes = load_class_embeddings(source_folder(config.data), examples.source)
+    examples.source = altered(examples.source, config.data, config.seed)
     mesh = mesh or make_mesh(config.mesh, config.batch_size)
     return Parts(config, data_facts(examples), mesh, classes), examples

@@ -4,7 +4,7 @@ A path reads like "encoder/stages/0/1/conv2/kernel": masks, sharding rules, chec
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -73,14 +73,17 @@ def init_state(
     memory: Callable[[dict], dict],
     dtype: str = "float32",
     average: bool = False,
+    pretrained: Mapping[str, jax.Array] | None = None,
 ) -> TrainState:
     """The state at step 0; jit it with `out_shardings` so that no device ever holds more than its part.
 
     objective_params() gives what the objective learns besides the model; memory(params) what it remembers.
-    dtype: type of the parameters of the model; average: keep a moving average for evaluation.
+    dtype: type of the parameters of the model; average: keep a moving average for evaluation; pretrained: {path: array}
+    of the parameters and statistics that do not start anew.
     """
     _, params, statistics = nnx.split(model.build(nnx.Rngs(seed)), nnx.Param, ...)
-    params, statistics = keep_as(to_flat(params), dtype), to_flat(statistics)
+    start = lambda state: {name: (pretrained or {}).get(name, value) for name, value in to_flat(state).items()}  # noqa: E731
+    params, statistics = keep_as(start(params), dtype), start(statistics)
     remembered = memory(params)
     params |= objective_params()
     ema = start_average(params | statistics) if average else {}

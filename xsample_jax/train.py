@@ -3,12 +3,14 @@
 import contextlib
 import json
 import pathlib
+import sys
+import types
 
 import jax
 
 from xsample_jax.assemble import Parts, assemble
 from xsample_jax.checkpoint import FULL, Checkpoints
-from xsample_jax.config import config_to_json
+from xsample_jax.config import config_to_json, load_config, resolve
 from xsample_jax.data.pipeline import Examples, train_batches
 from xsample_jax.errors import CheckpointError, ConfigError, SaveError
 from xsample_jax.evals.intervals import save_examples
@@ -33,6 +35,7 @@ from xsample_jax.processes import barrier, check_shared, exchange, name_of_proce
 from xsample_jax.progress import Progress
 from xsample_jax.state import TrainState
 from xsample_jax.tools.report import write_report
+from xsample_jax.weights.pretrained import read_pretrained
 
 EVALUATION, EXAMPLES = "evaluation.json", "evaluation.npz"
 SNAPSHOT, REPORT, PROFILE = "report_data.npz", "report.html", "profile"
@@ -84,7 +87,7 @@ def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False
 
 
 def _restore(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
-    """This run's own newest checkpoint, else that of another run, else a new state."""
+    """This run's own newest checkpoint, else that of another run, else a new state (with a pretrained encoder)."""
     config = parts.config
     if checkpoints.latest_step() is not None:
         state, progress = checkpoints.restore(parts.abstract_state)
@@ -101,7 +104,7 @@ def _restore(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, Progre
                     "checkpoint.resume_from", config.checkpoint.resume_from, "a run folder with a checkpoint in it"
                 )
             return other.restore(parts.abstract_state)
-    return parts.new_state(), Progress()
+    return parts.new_state(read_pretrained(config)), Progress()
 
 
 def _steps(
@@ -254,3 +257,14 @@ def _finish(
         print(f"{config.name}: finished at step {steps}. Report: {folder / REPORT}")
     barrier("the end of the run")
     return scores
+
+
+class _Callable(types.ModuleType):
+    """`xsample_jax.train` is this module once it is imported; called, it is the function."""
+
+    def __call__(self, config, workdir: str | pathlib.Path) -> dict[str, float]:
+        """`train` with a config (or the name of its file) that may not have been checked yet."""
+        return train(load_config(config) if isinstance(config, str) else resolve(config), workdir)
+
+
+sys.modules[__name__].__class__ = _Callable

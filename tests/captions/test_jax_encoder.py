@@ -13,9 +13,9 @@ import pytest
 from tests.captions.tiny_models import CASES, GOLDENS, MINILM_GOLDENS, TEXTS, write_model, write_safetensors
 from xsample_jax.captions.bert import distance_buckets
 from xsample_jax.captions.jax_encoder import JaxEncoder
-from xsample_jax.captions.safetensors_file import read_safetensors
 from xsample_jax.captions.sentence_folder import read_folder
 from xsample_jax.errors import DataError
+from xsample_jax.weights.safetensors_file import read_safetensors
 
 TEXTS_AGAIN = [*reversed(TEXTS), *TEXTS[:4]]
 

@@ -13,6 +13,7 @@ VARIANTS = {
     "cc3m": ("",),
     "cc12m": ("",),
     "icons": ("",),
+    "finetune": ("",),
     "baselines/simclr": ("", "cc3m", "cc12m"),
     "baselines/supcon": ("",),
     "baselines/clip": ("", "cc3m"),

@@ -44,6 +44,13 @@ def test_emoji_has_alpha():
         open_source(data(source="emoji", fingerprint="1234"), "val")
 
 
+def test_a_copy_of_the_emoji_set_is_read_as_the_set_itself():
+    folder = source_folder(data(source="emoji"))
+    copy = data(source="emoji_folder", path=str(folder))
+    assert source_folder(copy) == folder
+    assert open_source(copy, "val").channels == 4
+
+
 def test_missing_path_and_unknown_source():
     with pytest.raises(ConfigError, match=r"data\.path"):
         open_source(data(), "train")

@@ -8,9 +8,10 @@ from flax import nnx
 
 from tests.models.filled import filled, normal, run
 from xsample_jax.errors import ConfigError
-from xsample_jax.models.vit import Shape, ViT, sincos_positions
+from xsample_jax.models.vit import Layout, Shape, ViT, sincos_positions
 
 SMALL = Shape(width=16, depth=2, heads=2)
+LEARNED = Layout("learned")
 
 
 def _count(model):
@@ -22,7 +23,7 @@ def _count(model):
     ("variant", "width", "published"), [("ti", 192, 5_717_416), ("s", 384, 22_050_664), ("b", 768, 86_567_656)]
 )
 def test_parameter_counts_follow_the_published_ones(variant, width, published):
-    learned = nnx.eval_shape(lambda: ViT(variant, 16, 224, position="learned", rngs=nnx.Rngs(0)))
+    learned = nnx.eval_shape(lambda: ViT(variant, 16, 224, layout=LEARNED, rngs=nnx.Rngs(0)))
     class_token_and_its_position, classifier = 2 * width, 1000 * width + 1000
     assert _count(learned) == published - class_token_and_its_position - classifier
     fixed = nnx.eval_shape(lambda: ViT(variant, 16, 224, rngs=nnx.Rngs(0)))
@@ -66,7 +67,7 @@ def _by_hand(model, images, patch, heads):
 
 
 def test_forward_pass_is_the_definition():
-    model = filled(lambda: ViT(SMALL, 4, 12, position="learned", rngs=nnx.Rngs(0)))
+    model = filled(lambda: ViT(SMALL, 4, 12, layout=LEARNED, rngs=nnx.Rngs(0)))
     images = normal(1, (2, 12, 12, 3))
     features = run(model, images)
     assert features.dtype == jnp.float32

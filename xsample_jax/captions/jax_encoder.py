@@ -10,9 +10,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from xsample_jax.captions.bert import ACTIVATIONS, read_parameters, token_vectors
 from xsample_jax.captions.packing import pack, segments_per_row
-from xsample_jax.captions.safetensors_file import read_safetensors
 from xsample_jax.captions.sentence_folder import OTHERWISE, WEIGHTS, find_folder, identify, read_folder
 from xsample_jax.errors import DataError
+from xsample_jax.weights.safetensors_file import read_safetensors
 
 # Tokens in a batch on one device: enough to fill its matrix units, little enough to stay in a CPU's cache.
 BUDGETS = {"cpu": 1024}

@@ -66,7 +66,7 @@ def read_config_file(file: str | pathlib.Path, argument: str | None = None) -> m
     path, colon, suffix = str(file).partition(".py:")
     path = pathlib.Path(path + ".py" if colon else path)
     argument = suffix if argument is None else argument
-    module = _import(path)
+    module = import_file(path)
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
         raise ConfigError(str(path), "no get_config", "a function get_config(arg) that returns a config", _EXAMPLE)
@@ -77,7 +77,7 @@ def read_config_file(file: str | pathlib.Path, argument: str | None = None) -> m
     except UserError:
         raise
     except Exception as error:
-        raise _file_error(path, error) from error
+        raise file_error(path, error) from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise ConfigError(f"get_config of {path}", config, "the ConfigDict made by default_config()", _EXAMPLE)
     return config
@@ -89,7 +89,8 @@ _EXAMPLE = (
 )
 
 
-def _import(path: pathlib.Path):
+def import_file(path: pathlib.Path):
+    """Returns a python file as a module; ConfigError where there is none or it fails, naming its line."""
     if not path.is_file():
         siblings = [str(sibling) for sibling in path.parent.glob("**/*.py")] if path.parent.is_dir() else []
         hint = did_you_mean(str(path), siblings) if siblings else f"There is no config file in {path.parent}."
@@ -101,11 +102,12 @@ def _import(path: pathlib.Path):
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise _file_error(path, error) from error
+        raise file_error(path, error) from error
     return module
 
 
-def _file_error(path: pathlib.Path, error: Exception) -> ConfigError:
+def file_error(path: pathlib.Path, error: Exception) -> ConfigError:
+    """The error of a user's python file that failed, naming its line."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
     where = f"{path}, line {line}" if line else str(path)

@@ -13,8 +13,10 @@ from xsample_jax.objectives.objective import find_unstreamable
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.sharding import find_rule_problems
 from xsample_jax.topology import TOPOLOGY, TOPOLOGY_FORM
+from xsample_jax.weights.families import FAMILIES
 
 TARGET_TEMPERATURES = ("target_temperature", "target_neighbours", "target_same_mass")
+EMOJI = ("emoji", "emoji_folder")
 EMOJI_SPLITS = ("train", "val", "test", "train_styles", "val_styles", "test_styles")
 
 
@@ -88,11 +90,11 @@ def _objective(c: dict) -> Iterator[ConfigError]:
 
 
 def _data_source(c: dict) -> Iterator[ConfigError]:
-    if c["data.source"] == "records" and not c["data.path"]:
+    if c["data.source"] in ("records", "emoji_folder") and not c["data.path"]:
         yield ConfigError(
             "data.path",
             c["data.path"],
-            "the folder of a prepared record set for data.source = 'records'",
+            f"the folder of a prepared record set for data.source = {c['data.source']!r}",
             "Set --config.data.path=FOLDER (python -m xsample_jax.tools.prepare makes one).",
         )
     if c["data.source"] == "emoji" and c["data.path"] is not None:
@@ -102,7 +104,7 @@ def _data_source(c: dict) -> Iterator[ConfigError]:
             "None for data.source = 'emoji', which is inside the package",
             "Set --config.data.source=records to train on that folder, or --config.data.path=None.",
         )
-    if c["data.source"] == "emoji" and c["data.split"] not in EMOJI_SPLITS:
+    if c["data.source"] in EMOJI and c["data.split"] not in EMOJI_SPLITS:
         yield ConfigError(
             "data.split",
             c["data.split"],
@@ -125,6 +127,34 @@ def _mix(c: dict) -> Iterator[ConfigError]:
         yield ConfigError("data.mix", f"shares of {total:g}", "less than 1 in all: data.path gets the rest")
     if c["data.mix"] and c["data.source"] != "records":
         yield ConfigError("data.mix", c["data.mix"], f"() with data.source = {c['data.source']}", "Use records.")
+
+
+def _noise(c: dict) -> Iterator[ConfigError]:
+    section = {name.removeprefix("objective."): value for name, value in c.items() if name.startswith("objective.")}
+    try:
+        reads = build_objective(section).requires
+    except ConfigError:
+        return  # reported by _objective
+    of = {"label_noise": ("label", "class_embedding"), "caption_noise": ("caption_embedding", "caption_tokens")}
+    for noise, entries in of.items():
+        if c[f"data.{noise}"] and not reads & set(entries):
+            yield ConfigError(
+                f"data.{noise}",
+                c[f"data.{noise}"],
+                f"0 for an objective that reads neither {' nor '.join(entries)}: it would change nothing",
+                f"Set --config.data.{noise}=0, or another objective.preset or objective.graph.",
+            )
+
+
+def _samples_per_class(c: dict) -> Iterator[ConfigError]:
+    other = "data.mix" if c["data.mix"] else "data.balance"
+    if c["data.samples_per_class"] is not None and c[other]:
+        yield ConfigError(
+            "data.samples_per_class",
+            c["data.samples_per_class"],
+            f"None with {other}, which is about the whole of a set",
+            f"Set --config.{other}={'()' if other == 'data.mix' else 0}.",
+        )
 
 
 def _view_size(c: dict) -> Iterator[ConfigError]:
@@ -231,7 +261,7 @@ def _mesh(c: dict) -> Iterator[ConfigError]:
 
 def _evaluation(c: dict) -> Iterator[ConfigError]:
     suite, split = c["eval.suite"], c["eval.split"]
-    if suite == "emoji" and c["data.source"] != "emoji":
+    if suite == "emoji" and c["data.source"] not in EMOJI:
         yield ConfigError(
             "eval.suite",
             suite,
@@ -245,6 +275,30 @@ def _evaluation(c: dict) -> Iterator[ConfigError]:
             "eval.split",
             split,
             "another split than eval.train_split: the probe would be tested on what it was fitted to",
+        )
+
+
+def _pretrained(c: dict) -> Iterator[ConfigError]:
+    path, family, encoder, layout = (c[f"model.{name}"] for name in ("init_from", "init_family", "encoder", "layout"))
+    if (path is None) != (family is None):
+        missing, fix = ("init_family", f"one of {', '.join(FAMILIES)}") if path else ("init_from", "a file of weights")
+        yield ConfigError(f"model.{missing}", None, f"{fix}, as the other of the two is set", "Set both, or neither.")
+    if family is not None:
+        layouts, vit = FAMILIES[family].layouts, encoder.startswith("vit")
+        if bool(layouts) != vit:
+            expected = f"a family with weights of {encoder}: "
+            expected += ", ".join(name for name, other in FAMILIES.items() if bool(other.layouts) == vit)
+            yield ConfigError("model.init_family", family, expected)
+        elif vit and layout not in layouts:
+            fix = "timm" if "timm" in layouts else layouts[0]
+            expected = f"a layout of {family}: {', '.join(layouts)}"
+            yield ConfigError("model.layout", layout, expected, f"Set --config.model.layout={fix}.")
+    if path is not None and c["checkpoint.resume_from"] is not None:
+        yield ConfigError(
+            "model.init_from",
+            path,
+            "None when checkpoint.resume_from is set, whose weights would take their place",
+            "Set --config.checkpoint.resume_from=None, or both init_from and init_family to None.",
         )
 
 
@@ -268,10 +322,13 @@ RULES = (
     _objective,
     _data_source,
     _mix,
+    _noise,
+    _samples_per_class,
     _view_size,
     _grad_cache,
     _hue,
     _patches,
+    _pretrained,
     _text_tower,
     _learned_temperature,
     _lars_and_clipping,

@@ -6,10 +6,13 @@ DATA = {
     "source": Key(
         str,
         "emoji",
-        "emoji (embedded in the package) or records (a prepared folder).",
-        choices=("emoji", "records"),
+        "emoji (embedded in the package), emoji_folder (a copy of it with other embeddings) or records (a prepared "
+        "folder).",
+        choices=("emoji", "emoji_folder", "records"),
     ),
-    "path": Key(str, None, "Folder of the record set (manifest.json inside); for source=records.", optional=True),
+    "path": Key(
+        str, None, "Folder of the record set (manifest.json inside); for records and emoji_folder.", optional=True
+    ),
     "split": Key(str, "train", "Split that is trained on."),
     "fingerprint": Key(
         str, None, "Refuse to open a set whose manifest has another fingerprint. None: do not check.", optional=True
@@ -46,6 +49,27 @@ DATA = {
         tuple[str, ...],
         ("group", "subgroup"),
         "Attributes of the records above the class in the class tree, root first, for the hierarchy graph.",
+    ),
+    "samples_per_class": Key(
+        int,
+        None,
+        "Train on this many images of every class, drawn by the seed (fewer are part of more). None: on all.",
+        minimum=1,
+        optional=True,
+    ),
+    "label_noise": Key(
+        float,
+        0.0,
+        "Share of the training images whose class is another one, drawn by the seed. Evaluation is not touched.",
+        minimum=0,
+        maximum=1,
+    ),
+    "caption_noise": Key(
+        float,
+        0.0,
+        "Share of the training images that have the captions of another image, drawn by the seed.",
+        minimum=0,
+        maximum=1,
     ),
     "on_error": Key(
         str,

@@ -1,6 +1,8 @@
 """Config keys of the encoder, its head and the text tower."""
 
 from xsample_jax.config.key import Key
+from xsample_jax.models.vit import LAYOUTS
+from xsample_jax.weights.families import FAMILIES
 
 MODEL = {
     "encoder": Key(
@@ -17,6 +19,22 @@ MODEL = {
         choices=("imagenet", "cifar"),
     ),
     "patch_size": Key(int, 16, "ViT: side of a patch in pixels.", minimum=1),
+    "layout": Key(
+        str,
+        "plain",
+        "ViT: plain (fixed positions, mean over patches), or as the weights of init_family need it: docs/weights.md.",
+        choices=tuple(LAYOUTS),
+    ),
+    "init_from": Key(
+        str,
+        None,
+        "File of pretrained weights that the encoder starts from: .safetensors, .npz, .pth, .pt or .bin. A checkpoint "
+        "of this run wins. None: from scratch.",
+        optional=True,
+    ),
+    "init_family": Key(
+        str, None, "Whose names init_from has (docs/weights.md).", choices=tuple(FAMILIES), optional=True
+    ),
     "conv_impl": Key(
         str,
         "auto",

@@ -19,6 +19,7 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.model.encoder = "vit_ti" if config.model.encoder.startswith("vit") else "resnet18"
     config.model.width = 8
     config.model.patch_size = 8
+    config.model.update(init_from=None, init_family=None)
     config.model.head.update(hidden=(32,) * len(config.model.head.hidden), dim=16)
     config.model.text.update(layers=min(config.model.text.layers, 1), width=32, heads=2, length=16)
     config.mesh.topology = None

@@ -16,8 +16,8 @@ EMOJI_FOLDER = Path(__file__).parent / "emoji"
 
 
 def open_emoji(data, split: str) -> RecordSource:
-    """Opens a split of the embedded emoji set: RGBA pictures, so `channels` is 4."""
-    source = open_records(EMOJI_FOLDER, split, data.fingerprint, channels=4)
+    """Opens a split of the emoji set, embedded or copied to `data.path`: RGBA pictures, so `channels` is 4."""
+    source = open_records(source_folder(data), split, data.fingerprint, channels=4)
     source.preload()  # at most 30 MB, and its records are packed in groups that are slow to read one by one
     return source
 
@@ -44,7 +44,7 @@ def _check_memory(source: RecordSource) -> None:
         raise ConfigError("data.cache", found, expected, "Set --config.data.cache=none.")
 
 
-SOURCES = {"emoji": open_emoji, "records": open_folder}
+SOURCES = {"emoji": open_emoji, "emoji_folder": open_emoji, "records": open_folder}
 
 
 def source_folder(data) -> Path:

@@ -29,7 +29,7 @@ def check_data(config, every_file: bool = False) -> Iterator[Finding]:
       every_file: compare the checksum of every file, not only of some.
     """
     try:
-        if config.data.source == "records" and not Path(config.data.path).is_dir():
+        if config.data.path is not None and not Path(config.data.path).is_dir():
             fix = "Make it: python -m xsample_jax.tools.prepare. Or say where it is: --config.data.path=FOLDER."
             raise DataError("data.path", config.data.path, "an existing folder", fix)
         folder = source_folder(config.data)

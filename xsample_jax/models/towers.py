@@ -22,8 +22,10 @@ def _resnet(config, rngs: nnx.Rngs, *, depth: int) -> ResNet:
 
 
 def _vit(config, rngs: nnx.Rngs, *, variant: str) -> ViT:
+    model = config.model
     dtype = jnp.dtype(config.precision.compute)
-    return ViT(variant, config.model.patch_size, config.augment.size, dtype, remat=config.model.remat, rngs=rngs)
+    size = config.augment.size
+    return ViT(variant, model.patch_size, size, dtype, layout=model.layout, remat=model.remat, rngs=rngs)
 
 
 # Name -> function of (config, rngs) that returns a module: images [n, s, s, 3] -> float32 [n, module.features].

@@ -8,10 +8,17 @@ from xsample_jax.errors import ConfigError
 
 _weights = nnx.initializers.xavier_uniform()
 
+# gelu_tanh is the default of flax, and so what its published weights were trained with; quick_gelu is OpenAI's CLIP.
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
 
-def layer_norm(width: int, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Layer norm with eps 1e-6; statistics and arithmetic in float32 (flax promotes), result of type `dtype`."""
-    return nnx.LayerNorm(width, epsilon=1e-6, dtype=dtype, rngs=rngs)
+
+def layer_norm(width: int, epsilon: float = 1e-6, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Layer norm; statistics and arithmetic in float32 (flax promotes), result of type `dtype`."""
+    return nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
 
 
 class SelfAttention(nnx.Module):
@@ -37,24 +44,27 @@ class SelfAttention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Linear to four times the width, GELU, linear back."""
+    """Linear to four times the width, GELU (or another of ACTIVATIONS), linear back."""
 
-    def __init__(self, width: int, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, width: int, activation: str = "gelu", *, dtype, rngs: nnx.Rngs):
+        self.activation = activation
         self.expand = nnx.Linear(width, 4 * width, dtype=dtype, kernel_init=_weights, rngs=rngs)
         self.contract = nnx.Linear(4 * width, width, dtype=dtype, kernel_init=_weights, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.contract(jax.nn.gelu(self.expand(x), approximate=False))
+        return self.contract(ACTIVATIONS[self.activation](self.expand(x)))
 
 
 class Block(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)). Shapes as in `SelfAttention`."""
 
-    def __init__(self, width: int, heads: int, *, dtype, rngs: nnx.Rngs):
-        self.norm1 = layer_norm(width, dtype=dtype, rngs=rngs)
+    def __init__(
+        self, width: int, heads: int, epsilon: float = 1e-6, activation: str = "gelu", *, dtype, rngs: nnx.Rngs
+    ):
+        self.norm1 = layer_norm(width, epsilon, dtype=dtype, rngs=rngs)
         self.attention = SelfAttention(width, heads, dtype=dtype, rngs=rngs)
-        self.norm2 = layer_norm(width, dtype=dtype, rngs=rngs)
-        self.mlp = Mlp(width, dtype=dtype, rngs=rngs)
+        self.norm2 = layer_norm(width, epsilon, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(width, activation, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
         x = x + self.attention(self.norm1(x), keep)

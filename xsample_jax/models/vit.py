@@ -2,10 +2,11 @@
 
 Features are the mean over the patch tokens (GAP), with no class token: that baseline found it as good or better, it
 keeps the token count round (196 or 64 rather than 197 or 65), and the features stay defined for any number of tokens.
+The other layouts are what published weights were trained with; they differ in details, all of them in LAYOUTS.
 """
 
 import dataclasses
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,39 @@ class Shape:
 
 
 VARIANTS = {"ti": Shape(192, 12, 3), "s": Shape(384, 12, 6), "b": Shape(768, 12, 12)}
-POSITIONS = ("sincos", "learned")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The details in which libraries differ.
+
+    Attributes:
+      position: "sincos" (fixed, no parameters, any image that the patches divide) or "learned" (one image size only).
+      token: a class token comes first, and its last state is the feature; else the mean over the patches.
+      norm_first: a layer norm before the first block.
+      patch_bias: the map of the patches has a bias.
+      epsilon: of all layer norms.
+      activation: of the MLPs (models/transformer.py).
+    """
+
+    position: str = "sincos"
+    token: bool = False
+    norm_first: bool = False
+    patch_bias: bool = True
+    epsilon: float = 1e-6
+    activation: str = "gelu"
+
+
+_CLIP = Layout("learned", token=True, norm_first=True, patch_bias=False, epsilon=1e-5)
+LAYOUTS = {
+    "plain": Layout(),
+    "timm": Layout("learned", token=True),
+    "open_clip": _CLIP,
+    "openai_clip": dataclasses.replace(_CLIP, activation="quick_gelu"),
+    "big_vision": Layout("learned", activation="gelu_tanh"),
+    "big_vision_sincos": Layout(activation="gelu_tanh"),
+    "big_vision_token": Layout("learned", token=True, activation="gelu_tanh"),
+}
 
 
 @cache
@@ -57,12 +90,12 @@ class ViT(nnx.Module):
       patch_size: side of a patch in pixels; divides the image size.
       image_size: side of the images in pixels.
       dtype: type of activations and products; parameters are float32, norms are taken in float32.
-      position: "sincos" (fixed, no parameters, any image that the patches divide) or "learned" (`image_size` only).
+      layout: a name of LAYOUTS, or a `Layout`.
       remat: what blocks keep for the backward pass (models/remat.py).
       rngs: source of the initial parameters.
 
     Raises:
-      ConfigError: unknown variant, position or remat, image size not a multiple of the patch size.
+      ConfigError: unknown variant, layout or remat, image size not a multiple of the patch size.
     """
 
     def __init__(
@@ -72,26 +105,33 @@ class ViT(nnx.Module):
         image_size: int = 224,
         dtype=jnp.float32,
         *,
-        position: str = "sincos",
+        layout: str | Layout = "plain",
         remat: str = "none",
         rngs: nnx.Rngs,
     ):
         shape = variant if isinstance(variant, Shape) else lookup(VARIANTS, variant, "model.encoder")
-        lookup(dict.fromkeys(POSITIONS), position, "position")
+        layout = layout if isinstance(layout, Layout) else lookup(LAYOUTS, layout, "model.layout")
         _check_divides(patch_size, image_size)
-        tokens = (image_size // patch_size) ** 2
-        self.patch_size = patch_size
-        self.features = shape.width
+        tokens = (image_size // patch_size) ** 2 + layout.token
+        width = self.features = shape.width
+        self.patch_size, self.image_size = patch_size, image_size
         self.dtype = dtype
         self.patch = nnx.Linear(
-            3 * patch_size**2, shape.width, dtype=dtype, kernel_init=nnx.initializers.xavier_uniform(), rngs=rngs
+            3 * patch_size**2,
+            width,
+            use_bias=layout.patch_bias,
+            dtype=dtype,
+            kernel_init=nnx.initializers.xavier_uniform(),
+            rngs=rngs,
         )
-        learned = nnx.initializers.normal(0.02)
-        self.position = nnx.data(
-            nnx.Param(learned(rngs.params(), (tokens, shape.width), jnp.float32)) if position == "learned" else None
-        )
-        self.blocks = nnx.List([Block(shape.width, shape.heads, dtype=dtype, rngs=rngs) for _ in range(shape.depth)])
-        self.norm = layer_norm(shape.width, dtype=jnp.float32, rngs=rngs)
+        learned = lambda *size: nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), size, jnp.float32))  # noqa: E731
+        self.token = nnx.data(learned(width) if layout.token else None)
+        self.position = nnx.data(learned(tokens, width) if layout.position == "learned" else None)
+        first = layer_norm(width, layout.epsilon, dtype=dtype, rngs=rngs) if layout.norm_first else None
+        self.norm_first = nnx.data(first)
+        block = partial(Block, width, shape.heads, layout.epsilon, layout.activation, dtype=dtype, rngs=rngs)
+        self.blocks = nnx.List([block() for _ in range(shape.depth)])
+        self.norm = layer_norm(width, layout.epsilon, dtype=jnp.float32, rngs=rngs)
         self.run = block_runner(remat)
 
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -102,13 +142,18 @@ class ViT(nnx.Module):
         rows, columns = height // p, side // p
         patches = images.reshape(n, rows, p, columns, p, 3).swapaxes(2, 3).reshape(n, rows * columns, 3 * p**2)
         x = self.patch(patches)
+        if self.token is not None:
+            token = jnp.broadcast_to(self.token[...].astype(x.dtype), (n, 1, self.features))
+            x = jnp.concatenate([token, x], axis=1)
         if self.position is None:
             x = x + sincos_positions(rows, columns, self.features).astype(self.dtype)
         else:
             x = x + self.position[...].astype(self.dtype)
+        if self.norm_first is not None:
+            x = self.norm_first(x)
         for block in self.blocks:
             x = self.run(block, x)
-        return jnp.mean(self.norm(x), axis=1)
+        return jnp.mean(self.norm(x), axis=1) if self.token is None else self.norm(x[:, 0])
 
 
 def _check_divides(patch_size: int, image_size: int) -> None:

@@ -1,0 +1,94 @@
+"""Fewer images, wrong labels, wrong captions: the share that was asked for, the same for one seed, nested."""
+
+import collections
+import types
+
+import numpy as np
+import pytest
+
+from tests.data.record_sets import write_set
+from xsample_jax.data.altered import altered
+from xsample_jax.data.record_reader import open_records
+from xsample_jax.data.record_writer import write_records
+from xsample_jax.errors import DataError
+
+
+def options(**changes):
+    return types.SimpleNamespace(**{"samples_per_class": None, "label_noise": 0.0, "caption_noise": 0.0, **changes})
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("set")
+    write_set(folder, train=600)
+    return open_records(folder, "train")
+
+
+def labels(source):
+    return np.array([source[i]["label"] for i in range(len(source))])
+
+
+def test_nothing_asked_nothing_changed(source):
+    assert altered(source, options(), 0) is source
+
+
+def test_label_noise(source):
+    clean = labels(source)
+    noisy = labels(altered(source, options(label_noise=0.3), 0))
+    wrong = noisy != clean
+    assert 0.24 < wrong.mean() < 0.36  # 3.3 standard deviations
+    steps = collections.Counter((noisy - clean)[wrong] % 3)
+    assert min(steps[1], steps[2]) > 0.35 * wrong.sum()  # each other class
+    np.testing.assert_array_equal(noisy, labels(altered(source, options(label_noise=0.3), 0)))
+    assert (noisy != labels(altered(source, options(label_noise=0.3), 1))).any()
+    more = labels(altered(source, options(label_noise=0.6), 0))
+    np.testing.assert_array_equal(more[wrong], noisy[wrong])
+    assert (labels(altered(source, options(label_noise=1.0), 0)) != clean).all()
+
+
+def test_label_noise_leaves_unknown_labels_and_needs_classes(tmp_path):
+    records = [{"id": i, "image": b"x", "label": -1} for i in range(20)]
+    write_records(tmp_path / "a", "a", {"train": records}, ["a", "b"])
+    source = open_records(tmp_path / "a", "train")
+    assert (labels(altered(source, options(label_noise=1.0), 0)) == -1).all()
+    write_records(tmp_path / "b", "b", {"train": [{"id": 1, "image": b"x"}]})
+    for noise in ("label_noise", "caption_noise"):
+        with pytest.raises(DataError, match=f"data.{noise}.*0 for a set"):
+            altered(open_records(tmp_path / "b", "train"), options(**{noise: 0.5}), 0)
+    with pytest.raises(DataError, match=r"samples_per_class.*without labels"):
+        altered(open_records(tmp_path / "b", "train"), options(samples_per_class=1), 0)
+
+
+def test_caption_noise_takes_caption_and_embedding_of_one_other_record(source):
+    noisy = altered(source, options(caption_noise=0.4), 0)
+    wrong = 0
+    for i in range(len(source)):
+        clean, record = source[i], noisy[i]
+        assert all(record[name] == clean[name] for name in ("id", "image", "label", "attributes"))
+        other = int(record["captions"][0].removeprefix("caption "))
+        np.testing.assert_array_equal(record["caption_embeddings"], source[other]["caption_embeddings"])
+        wrong += other != record["id"]
+    assert 0.34 < wrong / len(source) < 0.46
+    all_wrong = altered(source, options(caption_noise=1.0), 0)
+    assert all(all_wrong[i]["captions"] != source[i]["captions"] for i in range(len(source)))
+
+
+def test_samples_per_class(source):
+    few, more = (altered(source, options(samples_per_class=count), 0) for count in (3, 7))
+    assert len(few) == 9
+    assert collections.Counter(labels(few)) == {0: 3, 1: 3, 2: 3}
+    ids = [{part[i]["id"] for i in range(len(part))} for part in (few, more)]
+    assert ids[0] < ids[1]
+    assert few.locate(0) == source.locate(few._index(0))
+    other = altered(source, options(samples_per_class=3), 1)
+    assert {other[i]["id"] for i in range(9)} != ids[0]
+    assert len(altered(source, options(samples_per_class=10_000), 0)) == len(source)
+
+
+def test_all_at_once_and_independent(source):
+    both = altered(source, options(samples_per_class=100, label_noise=0.5, caption_noise=0.5), 0)
+    assert len(both) == 300
+    pairs = [(both[i]["label"] != both[i]["id"] % 3, both[i]["captions"][0] != f"caption {both[i]['id']}")
+             for i in range(300)]  # fmt: skip
+    share = np.mean([a and b for a, b in pairs])
+    assert 0.17 < share < 0.33  # a quarter, if the choices have nothing to do with each other

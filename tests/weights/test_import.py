@@ -1,0 +1,185 @@
+"""Weights of the real libraries: our encoder gives their features (goldens.json, made by make_goldens.py)."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.quick import quick_jit
+from tests.weights.made import made_images, made_state
+from xsample_jax.errors import ConfigError, Problems
+from xsample_jax.models import resnet
+from xsample_jax.models.resnet import BasicBlock, Bottleneck, ResNet
+from xsample_jax.models.vit import Layout, Shape, ViT
+from xsample_jax.state import to_flat
+from xsample_jax.weights.families import FAMILIES
+from xsample_jax.weights.name_map import to_ours, to_theirs
+
+GOLDENS = json.loads((Path(__file__).parent / "goldens.json").read_text())
+CASES = {
+    "torchvision_basic": ("resnet", 18),
+    "torchvision_bottleneck": ("resnet", 50),
+    "timm_basic": ("resnet", 18),
+    "timm_bottleneck": ("resnet", 50),
+    "timm_vit_token": ("timm_vit", "timm"),
+    "timm_vit_mean": ("timm_vit", Layout("learned")),
+    "timm_vit_mean_tanh": ("timm_vit", "big_vision"),
+    "open_clip_vit": ("open_clip_vit", "open_clip"),
+    "openai_clip_vit": ("open_clip_vit", "openai_clip"),
+    "big_vision": ("big_vision_vit", "big_vision"),
+    "big_vision_sincos": ("big_vision_vit", "big_vision_sincos"),
+    "big_vision_token": ("big_vision_vit", "big_vision_token"),
+}
+
+
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch):
+    """ResNets with one block per stage, as the goldens have."""
+    monkeypatch.setitem(resnet.LAYOUTS, 18, (BasicBlock, (1, 1, 1, 1)))
+    monkeypatch.setitem(resnet.LAYOUTS, 50, (Bottleneck, (1, 1, 1, 1)))
+
+
+def build(variant):
+    if isinstance(variant, int):
+        return ResNet(variant, rngs=nnx.Rngs(0))
+    return ViT(Shape(32, 2, 4), 8, 24, layout=variant, rngs=nnx.Rngs(0))
+
+
+def abstract(variant):
+    encoder = nnx.eval_shape(lambda: build(variant))
+    encoder.eval()
+    return encoder, {path: leaf.shape for path, leaf in to_flat(nnx.state(encoder)).items()}
+
+
+def imported(name, theirs=None, variant=None):
+    family, usual = CASES[name]
+    variant = variant or usual
+    encoder, shapes = abstract(variant)
+    theirs = made_state(GOLDENS["cases"][name]["shapes"]) if theirs is None else theirs
+    return encoder, to_ours(FAMILIES[family], encoder, shapes, theirs, "a file")
+
+
+def run(encoder, arrays, images):
+    graph, state = nnx.split(encoder)
+    leaves, structure = jax.tree.flatten(state)
+    state = jax.tree.unflatten(structure, [arrays[path] for path in to_flat(state)])
+    assert len(leaves) == len(arrays)
+    return np.asarray(quick_jit(lambda state, images: nnx.merge(graph, state)(images))(state, images))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_features_are_those_of_the_library(name):
+    golden = GOLDENS["cases"][name]
+    features = run(*imported(name), made_images(golden["size"]))
+    expected = np.array(golden["features"])
+    assert features.shape == expected.shape
+    assert expected.std(axis=0).mean() > 0.01  # the two images differ
+    np.testing.assert_allclose(features, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_a_wrong_activation_is_seen():
+    golden = GOLDENS["cases"]["timm_vit_mean"]  # GELU, where the layout of big_vision has its approximation
+    features = run(*imported("timm_vit_mean", variant="big_vision"), made_images(golden["size"]))
+    assert np.abs(features - np.array(golden["features"])).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_export_undoes_import(name):
+    family, _ = CASES[name]
+    shapes = GOLDENS["cases"][name]["shapes"]
+    theirs = made_state(shapes)
+    encoder, ours = imported(name, theirs)
+    back = to_theirs(FAMILIES[family], encoder, ours)
+    prepared = FAMILIES[family].prepare(theirs)
+    assert set(back) <= set(prepared)
+    for key, value in back.items():
+        np.testing.assert_array_equal(value, prepared[key], err_msg=key)
+
+
+def test_every_problem_is_reported_at_once():
+    theirs = made_state(GOLDENS["cases"]["timm_vit_token"]["shapes"])
+    del theirs["blocks.0.norm1.weight"]
+    theirs["norm.bias"] = np.zeros(7, np.float32)
+    theirs["blocks.7.surplus"] = np.zeros(3, np.float32)
+    theirs["fc_norm.weight"] = np.zeros(3, np.float32)
+    with pytest.raises(Problems) as caught:
+        imported("timm_vit_token", theirs)
+    assert {problem.field for problem in caught.value.problems} == {
+        "blocks.0.norm1.weight",
+        "norm.bias",
+        "blocks.7.surplus",
+        "fc_norm.weight",
+    }
+    assert "averages first" in str(caught.value)
+    assert "(7,): expected shape (32,)" in str(caught.value)
+
+
+def test_another_family_is_named_as_such():
+    theirs = made_state(GOLDENS["cases"]["timm_vit_token"]["shapes"])
+    family, variant = CASES["open_clip_vit"]
+    encoder, shapes = abstract(variant)
+    with pytest.raises(ConfigError, match=r"init_family.*blocks\.0\.attn\.qkv"):
+        to_ours(FAMILIES[family], encoder, shapes, theirs, "x.safetensors")
+
+
+def test_modified_resnet_of_clip_is_refused_with_a_reason():
+    shapes = GOLDENS["cases"]["open_clip_vit"]["shapes"]
+    theirs = made_state(shapes) | {"visual.attnpool.q_proj.weight": np.zeros((4, 4), np.float32)}
+    with pytest.raises(Problems, match=r"attnpool.*are not among our encoders") as caught:
+        imported("open_clip_vit", theirs)
+    assert len(caught.value.problems) == 1
+
+
+def test_positions_of_the_fixed_table_are_checked():
+    encoder, shapes = abstract("plain")
+    family = FAMILIES["timm_vit"]
+    ours = {path: np.ones(shape, np.float32) for path, shape in shapes.items()}
+    theirs = to_theirs(family, encoder, ours)
+    assert theirs["pos_embed"].shape == (1, 9, 32)
+    assert set(to_ours(family, encoder, shapes, theirs, "x")) == set(ours)
+    theirs["pos_embed"] = theirs["pos_embed"] + 0.01
+    with pytest.raises(Problems, match=r"pos_embed.*the fixed table of this layout.*--config\.model\.layout=timm"):
+        to_ours(family, encoder, shapes, theirs, "x")
+
+
+def test_old_and_stacked_names_of_big_vision():
+    theirs = made_state(GOLDENS["cases"]["big_vision_token"]["shapes"])
+    _, today = imported("big_vision_token", theirs)
+    old = {}
+    for name, value in theirs.items():
+        name = name.removeprefix("params/").replace("LayerNorm_1/", "LayerNorm_2/")
+        name = name.replace("MultiHeadDotProductAttention_0", "MultiHeadDotProductAttention_1")
+        old[name.replace("MlpBlock_0", "MlpBlock_3")] = value
+    positions = old.pop("pos_embedding")
+    old["Transformer/posembed_input/pos_embedding"] = np.concatenate([positions[:, :1] * 0, positions], axis=1)
+    blocks = "params/Transformer/encoderblock"
+    stacked = {name: value for name, value in theirs.items() if not name.startswith(blocks)}
+    for name in theirs:
+        if name.startswith(f"{blocks}_0/"):
+            pair = [theirs[name], theirs[name.replace("encoderblock_0", "encoderblock_1")]]
+            stacked[name.replace("encoderblock_0", "encoderblock")] = np.stack(pair)
+    two_towers = {name.replace("params/", "params/img/"): value for name, value in theirs.items()}
+    two_towers |= {"params/txt/head/kernel": np.zeros((2, 2)), "params/t": np.zeros(1)}
+    for other in (old, stacked, two_towers):
+        _, found = imported("big_vision_token", other)
+        for path, value in today.items():
+            np.testing.assert_array_equal(found[path], value)
+
+
+@pytest.mark.parametrize("name", GOLDENS["names"])
+def test_export_has_exactly_the_names_of_timm(name, monkeypatch):
+    """Names and shapes of the whole models, which is what strict=True compares."""
+    monkeypatch.undo()
+    if name.startswith("resnet"):
+        encoder = nnx.eval_shape(lambda: ResNet(int(name.removeprefix("resnet")), rngs=nnx.Rngs(0)))
+        family = FAMILIES["resnet"]
+    else:
+        encoder = nnx.eval_shape(lambda: ViT(name.removeprefix("vit_"), rngs=nnx.Rngs(0)))
+        family = FAMILIES["timm_vit"]
+    ours = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in to_flat(nnx.state(encoder)).items()}
+    shapes = {key: list(value.shape) for key, value in to_theirs(family, encoder, ours).items()}
+    expected = {key: shape for key, shape in GOLDENS["names"][name].items() if "num_batches" not in key}
+    assert shapes == expected

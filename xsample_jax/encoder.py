@@ -1,0 +1,109 @@
+"""What a run is for: its encoder, from pictures to features."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from xsample_jax.config import resolve
+from xsample_jax.data.augment import eval_view
+from xsample_jax.data.decode import square
+from xsample_jax.errors import DataError
+from xsample_jax.models.towers import ENCODERS
+from xsample_jax.state import to_flat
+from xsample_jax.weights.checkpoint import read_encoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """The encoder of a run.
+
+    Attributes:
+      config: of the run.
+      step: of the checkpoint.
+      arrays: {path: array} of its parameters and running statistics.
+    """
+
+    config: object
+    step: int
+    arrays: Mapping[str, np.ndarray]
+
+    @cached_property
+    def features(self) -> int:
+        """Width of a row of `encode`."""
+        return self.module.features
+
+    @cached_property
+    def channels(self) -> int:
+        """Of the images that `forward` takes: 4 for a run on pictures with alpha."""
+        return 4 if self.config.data.source.startswith("emoji") else 3
+
+    @cached_property
+    def module(self) -> nnx.Module:
+        """The network in evaluation mode, normalised images [n, s, s, 3] -> float32 [n, features]."""
+        network = nnx.eval_shape(lambda: ENCODERS[self.config.model.encoder](self.config, nnx.Rngs(0)))
+        network.eval()
+        graph, state = nnx.split(network)
+        leaves, structure = jax.tree.flatten(state)
+        arrays = [np.asarray(self.arrays[path], leaf.dtype) for path, leaf in zip(to_flat(state), leaves, strict=True)]
+        return nnx.merge(graph, jax.tree.unflatten(structure, arrays))
+
+    @cached_property
+    def forward(self) -> Callable[[jax.Array], jax.Array]:
+        """uint8 [n, data.image_size, data.image_size, channels] -> float32 [n, features], jitted."""
+        graph, state = nnx.split(self.module)
+
+        def forward(state, images):
+            return nnx.merge(graph, state)(eval_view(images, self.config.augment))
+
+        return partial(jax.jit(forward), jax.device_put(state))
+
+    def encode(self, images: Sequence[np.ndarray], batch_size: int = 64) -> np.ndarray:
+        """Features of pictures as the evaluation of the run sees them: centre square, resized, normalised.
+
+        Args:
+          images: uint8 [n, h, w, 3], or n pictures [h, w, 3] of any sizes; a fourth channel is alpha.
+          batch_size: images that go through the network at once.
+
+        Returns:
+          float32 [n, features].
+
+        Raises:
+          DataError: a picture of another type or shape.
+        """
+        size, channels = self.config.data.image_size, self.channels
+        count = min(batch_size, len(images))
+        rows = [np.zeros((0, self.features), np.float32)]
+        for start in range(0, len(images), count or 1):
+            part = [_picture(image, start + place) for place, image in enumerate(images[start : start + count])]
+            pictures = np.stack([square(picture, size, channels) for picture in part])
+            padded = np.concatenate([pictures, pictures[:1].repeat(count - len(part), axis=0)])
+            rows.append(np.asarray(self.forward(padded))[: len(part)])
+        return np.concatenate(rows)
+
+    def with_model(self, **changes) -> "Encoder":
+        """The same weights with other values in the config's section `model`, as conv_impl="conv"."""
+        config = self.config.copy_and_resolve_references().unlock()
+        config.model.update(changes)
+        return dataclasses.replace(self, config=resolve(config))
+
+
+def load_encoder(path: str | Path, step: int | None = None) -> Encoder:
+    """The encoder of the run in folder `path`: of its newest checkpoint, or of the one after `step` steps.
+
+    It is the moving average where the run kept one (optimizer.ema). No data set is opened. Raises CheckpointError.
+    """
+    return Encoder(*read_encoder(path, step))
+
+
+def _picture(image: np.ndarray, place: int) -> Image.Image:
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4) or not image.size:
+        found = f"{image.dtype} {list(image.shape)}"
+        raise DataError(f"image {place}", found, "uint8 [height, width, 3], or 4 with alpha")
+    return Image.fromarray(image)

@@ -1,0 +1,48 @@
+"""Writes the encoder of a run for use elsewhere.
+
+    python -m xsample_jax.tools.export --checkpoint=runs/mine --format=safetensors --out=encoder.safetensors
+    python -m xsample_jax.tools.export --checkpoint=runs/mine --format=jax_export --out=encoder.jax
+
+safetensors: names of timm (or open_clip), for torch and for `model.init_from`. jax_export: StableHLO with the weights
+in it, for any jax. onnx: for ONNX Runtime and others (extra onnx). More: docs/weights.md.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from xsample_jax.errors import UserError
+
+FORMATS = ("safetensors", "jax_export", "onnx")
+
+
+def export(checkpoint: str, form: str, out: Path, step: int | None = None) -> str:
+    """Writes `out` and returns in words how to use it. Raises CheckpointError."""
+    from xsample_jax.encoder import load_encoder
+    from xsample_jax.weights.export_jax import export_jax
+    from xsample_jax.weights.export_onnx import export_onnx
+    from xsample_jax.weights.export_safetensors import export_safetensors
+
+    encoder = load_encoder(checkpoint, step)
+    write = {"safetensors": export_safetensors, "jax_export": export_jax, "onnx": export_onnx}[form]
+    return f"{encoder.config.name}, step {encoder.step}: {out}\n{write(encoder, out)}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True, metavar="RUN", help="run folder (its --workdir)")
+    parser.add_argument("--step", type=int, help="of which checkpoint (default: the newest)")
+    parser.add_argument("--format", required=True, choices=FORMATS)
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE")
+    chosen = parser.parse_args(arguments)
+    try:
+        print(export(chosen.checkpoint, chosen.format, chosen.out, chosen.step))
+    except (UserError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

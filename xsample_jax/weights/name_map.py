@@ -1,0 +1,140 @@
+"""An explicit map between our names of parameters and those of another library, used in both directions.
+
+A rule says which paths of ours (a regex that must match the whole path below `encoder/`) are which names of theirs (the
+numbers in braces are the groups of the regex), and in which form the values are. Nothing is matched by shape or order.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+
+from xsample_jax.errors import ConfigError, DataError, Problems
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """to_ours(*their arrays) -> our array; to_theirs(our array) -> tuple of their arrays. Each undoes the other."""
+
+    to_ours: Callable
+    to_theirs: Callable
+
+
+SAME = Form(lambda x: x, lambda x: (x,))
+DENSE = Form(lambda x: x.T, lambda x: (x.T,))  # theirs [out, in]
+CONV = Form(lambda x: x.transpose(2, 3, 1, 0), lambda x: (x.transpose(3, 2, 0, 1),))  # theirs [out, in, rows, columns]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One line of a map: `theirs` is one name, or several where one array of ours is several of theirs."""
+
+    ours: str
+    theirs: str | tuple[str, ...]
+    form: Form = SAME
+
+    def names(self, path: str) -> tuple[str, ...] | None:
+        """Their names of our `path`, or None where the rule is not about it."""
+        match = re.fullmatch(self.ours, path)
+        if match is None:
+            return None
+        theirs = (self.theirs,) if isinstance(self.theirs, str) else self.theirs
+        return tuple(name.format(*match.groups()) for name in theirs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """The names of one library.
+
+    Attributes:
+      title: what it is, in words.
+      rules: encoder (a module) -> its rules.
+      layouts: the layouts of a ViT (models/vit.py) that compute what these weights were trained for; () for a ResNet.
+      ignored: regex of names that no encoder has: classifiers, text towers, counters.
+      refused: {regex: reason} of names that say that our encoders cannot compute this model.
+      prepare: their arrays -> their arrays under the names of the rules.
+      constants: encoder -> {name: array} that they store and we do not, as fixed position tables.
+    """
+
+    title: str
+    rules: Callable[[object], Sequence[Rule]]
+    layouts: tuple[str, ...] = ()
+    ignored: str = "$^"
+    refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    prepare: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = dict
+    constants: Callable[[object], Mapping[str, np.ndarray]] = lambda encoder: {}
+
+
+def to_ours(
+    family: Family, encoder, shapes: Mapping[str, tuple[int, ...]], theirs: Mapping[str, np.ndarray], where: str
+) -> dict[str, np.ndarray]:
+    """Our arrays, float32, out of theirs.
+
+    Args:
+      family: whose names they have.
+      encoder: the module (abstract will do) whose parameters are wanted.
+      shapes: {our path: shape} of these parameters and running statistics.
+      theirs: all arrays of their file.
+      where: names the file in errors.
+
+    Raises:
+      Problems: every name that is missing, left over or of another shape, at once.
+    """
+    theirs = family.prepare(theirs)
+    rules, constants = family.rules(encoder), family.constants(encoder)
+    ours, used, problems = {}, set(), []
+    for path, shape in shapes.items():
+        rule, names = _rule_of(rules, path)
+        used |= set(names)
+        abstract = jax.ShapeDtypeStruct(shape, np.float32)
+        expected = [leaf.shape for leaf in jax.eval_shape(rule.form.to_theirs, abstract)]
+        found = [theirs[name].shape if name in theirs else None for name in names]
+        problems += [
+            DataError(name, there, "to be there" if there is None else f"shape {right}", f"It is our encoder/{path}.")
+            for name, right, there in zip(names, expected, found, strict=True)
+            if there != right
+        ]
+        if found == expected:
+            arrays = (np.asarray(theirs[name], np.float32) for name in names)
+            ours[path] = np.ascontiguousarray(rule.form.to_ours(*arrays))
+    for name, value in constants.items():
+        used.add(name)
+        if name in theirs and not _close(theirs[name], value):
+            fix = f"Set --config.model.layout={family.layouts[-1]}."
+            problems.append(DataError(name, "other values", "the fixed table of this layout", fix))
+    for name in theirs.keys() - used:
+        reasons = [reason for pattern, reason in family.refused.items() if re.fullmatch(pattern, name)]
+        if reasons:
+            problems.append(DataError(name, theirs[name].shape, reasons[0]))
+        elif not re.fullmatch(family.ignored, name):
+            problems.append(DataError(name, theirs[name].shape, "a name that this encoder has"))
+    if problems and not used & theirs.keys():
+        some = ", ".join(sorted(theirs)[:5])
+        raise ConfigError("model.init_family", family.title, f"the family of {where}, whose names are {some}, ...")
+    if problems:
+        raise Problems(sorted(problems, key=lambda problem: problem.field), where)
+    return ours
+
+
+def to_theirs(family: Family, encoder, ours: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Their arrays, float32, out of ours {path: array}: the inverse of `to_ours`."""
+    rules = family.rules(encoder)
+    theirs = {name: np.asarray(value, np.float32) for name, value in family.constants(encoder).items()}
+    for path, value in ours.items():
+        rule, names = _rule_of(rules, path)
+        arrays = rule.form.to_theirs(np.asarray(value, np.float32))
+        theirs |= {name: np.ascontiguousarray(array) for name, array in zip(names, arrays, strict=True)}
+    return theirs
+
+
+def _rule_of(rules: Sequence[Rule], path: str) -> tuple[Rule, tuple[str, ...]]:
+    found = [(rule, names) for rule in rules if (names := rule.names(path)) is not None]
+    if len(found) != 1:
+        raise AssertionError(f"{len(found)} rules for {path}")  # a map of ours that is not complete
+    return found[0]
+
+
+def _close(found: np.ndarray, expected: np.ndarray) -> bool:
+    return found.shape == expected.shape and np.allclose(np.asarray(found, np.float32), expected, atol=1e-5)
