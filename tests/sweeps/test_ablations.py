@@ -1,0 +1,42 @@
+"""Every file of configs/ablations: what it says it is, and all of its points right."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from xsample_jax.sweeps.check import check_points
+from xsample_jax.sweeps.grid import read_grid
+
+FOLDER = Path(__file__).parent.parent.parent / "configs" / "ablations"
+FILES = sorted(FOLDER.glob("*.py"))
+KEYS = {
+    "temperature": {"objective.temperature", "objective.target_temperature"},
+    "graph": {"objective.graph"},
+    "text_encoder": {"data.source", "data.path"},
+    "batch_size": {"batch_size", "steps"},
+    "label_noise": {"data.label_noise"},
+    "caption_noise": {"data.caption_noise"},
+    "samples_per_class": {"data.samples_per_class"},
+    "objective": set(),
+    "encoder": {"model.encoder", "model.patch_size"},
+}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_point_is_right(file):
+    for argument in ("", ":smoke"):
+        name, points = read_grid(f"{file}{argument}")
+        check_points(points, name, data=bool(argument) or file.stem != "text_encoder")
+        assert {key for point in points for key in point.values} == KEYS[file.stem] | {"seed"}
+        if not argument:
+            header = ast.get_docstring(ast.parse(file.read_text()))
+            assert f"--grid=configs/ablations/{file.stem}.py" in header
+            assert int(re.search(r"^Runs: +(\d+) of", header, re.MULTILINE)[1]) == len(points)
+            assert len({point.values["seed"] for point in points}) >= 3
+
+
+def test_the_graphs_include_nothing_and_the_true_class():
+    _, points = read_grid(f"{FOLDER / 'graph.py'}")
+    assert {"caption", "random", "label", "identity"} <= {point.values["objective.graph"] for point in points}

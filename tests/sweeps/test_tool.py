@@ -1,0 +1,98 @@
+"""python -m xsample_jax.tools.sweep: prints, emits commands that the launchers take, and trains a real grid."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from xsample_jax.errors import ConfigError
+from xsample_jax.sweeps.emit import KINDS, emit
+from xsample_jax.sweeps.grid import grid
+
+ROOT = Path(__file__).parent.parent.parent
+OPTIONS = {
+    "slurm": "--gpus-per-node=1",
+    "gpu_host": "--gpus=0",
+    "xpk": "--cluster=c --zone=z --project=p --type=v5litepod-16 --image=i",
+    "gke": "--image=i",
+    "queued": "--zone=z --type=v5litepod-16",
+    "babysit": "--zone=z --type=v5litepod-16",
+}
+
+
+def tool(*arguments, **options):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | options
+    command = [sys.executable, "-m", "xsample_jax.tools.sweep", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def write_grid(tmp_path, body="{'seed': (0, 1)}"):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from xsample_jax.sweeps.grid import grid\n"
+        f"def get_grid(arg=''):\n    return grid('configs/quickstart.py:smoke', {body})\n"
+    )
+    return f"--grid={path}"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("shell", "slurm")])
+def test_the_launchers_take_the_commands(kind):
+    points = grid("configs/quickstart.py", {"data.hierarchy": [("group", "subgroup")], "seed": (0, 1)})
+    out = "runs/t" if kind == "gpu_host" else "gs://bucket/t"
+    lines = emit(kind, points, "My_grid", out, OPTIONS[kind])
+    assert len(lines) == 2
+    words = shlex.split(lines[1])
+    if kind != "gpu_host":
+        assert "--name=my-grid-1" in words
+    words.insert(words.index("--"), "--dry-run")
+    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "data.hierarchy=(group,subgroup)" in result.stdout
+    assert "seed=1" in result.stdout
+
+
+def test_slurm_and_shell():
+    points = grid("configs/quickstart.py", {"seed": (3,)})
+    (line,) = emit("slurm", points, "g", "/shared/g/", "--gpus-per-node=1 --time=1:00:00")
+    words = shlex.split(line)
+    assert words[:5] == ["sbatch", "--job-name=g-0", "--gpus-per-node=1", "--time=1:00:00", "launch/slurm.sbatch"]
+    assert "--workdir=/shared/g/seed=3" in words
+    result = subprocess.run(
+        ["bash", "launch/slurm.sbatch", "--dry-run", *words[5:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    (line,) = emit("shell", points, "g", "/shared/g")
+    assert shlex.split(line)[:3] == ["python", "-m", "xsample_jax.main"]
+    with pytest.raises(ConfigError, match="has no launcher"):
+        emit("shell", points, "g", "out", "--x")
+    with pytest.raises(ConfigError, match="Did you mean slurm"):
+        emit("slurn", points, "g", "out")
+
+
+def test_problems_come_before_anything_starts(tmp_path):
+    result = tool(write_grid(tmp_path, "{'batch_size': (16, 1), 'seed': (0,)}"), f"--out={tmp_path / 'out'}", "--run")
+    assert result.returncode == 2
+    assert "[batch_size=1,seed=0] batch_size" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_real_grid_from_print_to_table(tmp_path):
+    where = (write_grid(tmp_path, "{'data.caption_noise': (0.0, 0.5), 'steps': (2,)}"), f"--out={tmp_path / 'out'}")
+    assert "absent" in tool(*where).stdout
+    one_device = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    result = tool(*where, "--run", "--jobs=2", **one_device)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "2 of 2 runs finished" in result.stdout
+    rows = pyarrow.parquet.read_table(tmp_path / "out" / "results.parquet").to_pylist()
+    assert [(row["status"], row["step"], row["data.caption_noise"]) for row in rows] == [
+        ("finished", 2, 0.0),
+        ("finished", 2, 0.5),
+    ]
+    assert rows[0]["train/loss"] != rows[1]["train/loss"]
+    assert "2 of them finished" in tool(*where, "--run").stdout
