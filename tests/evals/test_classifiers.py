@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.preprocessing import StandardScaler
 
 from xsample_jax.evals import knn
-from xsample_jax.evals.fewshot import draw_shots, few_shot
+from xsample_jax.evals.fewshot import draw_shots, few_shot, few_shot_ridge, ridge_scores
 from xsample_jax.evals.probe import fit_probes, hold_out, ridge_path, spectrum
 
 
@@ -121,6 +121,35 @@ def test_few_shot_is_nearest_centroid_on_centred_unit_features(data):
         rows = draw_shots(y, 5, rng)
         peer = NearestCentroid().fit(unit(x)[rows], y[rows])
         assert result.draws[draw] == pytest.approx(peer.score(unit(queries), truth), abs=1.5 / len(truth))
-    assert result.mean == pytest.approx(result.draws.mean())
-    assert result.correct.mean() == pytest.approx(result.mean, abs=1e-6)
-    assert result.draws.min() <= result.low < result.high <= result.draws.max()
+    assert result.draws.std() > 0
+    assert result.correct.mean() == pytest.approx(result.draws.mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("rows", [15, 400])  # fewer and more rows than the 24 features
+def test_ridge_scores_are_sklearns_ridge_for_every_l2(data, rows):
+    x, y, queries, _ = data
+    x, y = x[:rows], y[:rows]
+    values = (1e-3, 0.1, 10.0)
+    scores, classes = ridge_scores(x, y, queries, values)
+    targets = (y[:, None] == classes).astype(float)
+    for of, l2 in zip(scores, values, strict=True):
+        np.testing.assert_allclose(of, Ridge(alpha=l2 * rows).fit(x, targets).predict(queries), atol=1e-3)
+
+
+def test_few_shot_ridge_takes_its_l2_from_training_rows_that_are_no_shots(data):
+    x, y, queries, truth = data
+    values = (1e-4, 1.0, 1e4)
+    result, l2 = few_shot_ridge(x, y, queries, truth, shots=3, draws=5, seed=2, l2_values=values)
+    scaler = StandardScaler().fit(x)
+    rng = np.random.default_rng(2)
+    drawn = [draw_shots(y, 3, rng) for _ in range(5)]
+    accuracy = dict.fromkeys(values, 0.0)
+    for rows in drawn:
+        rest = np.setdiff1d(np.arange(len(x)), rows)  # fewer than 2,000: all of them
+        for value in values:
+            peer = RidgeClassifier(alpha=value * len(rows)).fit(scaler.transform(x)[rows], y[rows])
+            accuracy[value] += peer.score(scaler.transform(x)[rest], y[rest])
+    assert l2 == max(values, key=lambda value: (accuracy[value], value))
+    for draw, rows in enumerate(drawn):
+        peer = RidgeClassifier(alpha=l2 * len(rows)).fit(scaler.transform(x)[rows], y[rows])
+        assert result.draws[draw] == pytest.approx(peer.score(scaler.transform(queries), truth), abs=1.5 / len(truth))
