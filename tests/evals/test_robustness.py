@@ -95,7 +95,7 @@ def test_every_set_through_one_probe(evaluated):
         "imagenet-9/mixed_rand": 3 / 6,
         "imagenet-9/gap": 1 / 6,
         "objectnet": 3 / 4,
-        "objectnet-113": 3 / 4,
+        "objectnet-113": 4 / 4,  # the red one cannot be taken for a tench, and pink is next
     }
     result, _ = evaluated
     found = {name.removeprefix("robustness/"): value for name, value in result.metrics.items()}
@@ -172,9 +172,8 @@ def test_tables_have_the_published_counts():
     names = {WORDNET_IDS[number]: kind for kind, classes in superclasses.items() for number in classes}
     assert names["n02099601"] == "dog"  # golden retriever
     assert names["n02701002"] == "vehicle"  # ambulance
-    assert "n02123045" in names  # tabby: carnivore, and no dog
-    assert names["n02123045"] == "carnivore"
-    assert "n03063599" not in names  # coffee mug
+    assert names["n02128385"] == "carnivore"  # leopard
+    assert not {"n02123045", "n03063599"} & set(names)  # tabby cat, coffee mug
 
     folders = table("objectnet")
     assert len(folders) == 113
