@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import orbax.checkpoint as ocp
+from etils import epath
 
 from xsample_jax.assemble import DataFacts, Parts
 from xsample_jax.checkpoint import CHECKPOINTS, FORMAT
@@ -86,10 +87,10 @@ def load_model(run: Path, step: int, config: ml_collections.ConfigDict) -> Loade
 
     Raises CheckpointError when files are damaged or are not of the model that `config` describes.
     """
-    place, meta = run / CHECKPOINTS / str(step), _read_meta(run, step)
-    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    place, meta = epath.Path(run / CHECKPOINTS / str(step) / "state"), _read_meta(run, step)
+    reader = ocp.PyTreeCheckpointHandler()
     try:
-        saved = reader.metadata(place / "state").item_metadata.tree
+        saved = reader.metadata(place).tree
     except Exception as error:  # orbax raises of every family when a file is not what it was
         raise _damaged(run, step, error) from error
     mesh = make_mesh(config.mesh, jax.device_count())
@@ -111,7 +112,7 @@ def load_model(run: Path, step: int, config: ml_collections.ConfigDict) -> Loade
         item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
     )
     try:
-        arrays = reader.restore(place / "state", args=arguments)
+        arrays = reader.restore(place, args=arguments)
     except Exception as error:
         raise _damaged(run, step, error) from error
     sums = checksums(arrays)

@@ -1,65 +1,17 @@
 """Every loader of the robustness table on its official layout, end to end through one probe; counts of all tables."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 
-from tests.evals.colour_world import COLOURS, ORDER, WORDNET_IDS, ColourStore, colour_config, picture
+from tests.evals.colour_world import COLOURS, ORDER, WORDNET_IDS, ColourStore, colour_config, picture, write_sets
 from xsample_jax.data.record_writer import write_records
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.bench import Bench, Options
 from xsample_jax.evals.evaluators.robustness import ROBUSTNESS, correct
 from xsample_jax.evals.result import Collector
 from xsample_jax.evals.robust_sets import SETS, VARIANTS, Pictures, imagenet_numbers, table
-
-FOLDERS_9 = (
-    "dog",
-    "bird",
-    "wheeled vehicle",
-    "reptile",
-    "carnivore",
-    "insect",
-    "musical instrument",
-    "primate",
-    "fish",
-)
-
-
-def write_sets(root):
-    """All sets in their layouts. The colour is what the probe will say; the folder is the truth."""
-    by_id = lambda folder, truth, name, said: picture(root / folder / WORDNET_IDS[truth] / name, said)  # noqa: E731
-    # ImageNet: 6 pictures, 4 right.
-    said = {1: (0, 0), 2: (0, 6), 3: (11, 11), 4: (11, 407), 5: (954, 954), 6: (409, 409)}
-    for number, (truth, colour) in said.items():
-        by_id("imagenet/val", truth, f"ILSVRC2012_val_{number:08d}.JPEG", colour)
-    # ReaL: 2 gets a label that the probe says, 3 loses its own, 5 has none: 4 right of 5 (1, 2, 6 and 4 by 407).
-    (root / "real.json").write_text(json.dumps([[0], [0, 6], [207], [11, 407], [], [409]]))
-    # V2: 3 of 4, folders by number.
-    for place, (truth, colour) in enumerate([(0, 0), (11, 11), (954, 954), (407, 409)]):
-        picture(root / "imagenetv2-matched-frequency-format-val" / str(truth) / f"{place}.jpeg", colour)
-    # A: tench (0) and clock (409) are none of its 200 classes. A picture between tench and stingray is a stingray then.
-    for place, (truth, colour) in enumerate([(6, 6), (11, 207), (151, 151), (402, 402)]):
-        by_id("imagenet-a", truth, f"{place}.jpg", colour)
-    for place, (truth, colour) in enumerate([(11, 11), (151, 47)]):
-        by_id("imagenet-r", truth, f"art_{place}.jpg", colour)
-    for place, (truth, colour) in enumerate([(0, 0), (954, 407), (530, 6)]):
-        by_id("sketch", truth, f"sketch_{place}.JPEG", colour)
-    # ImageNet-9: another dog counts, a clock (no superclass) and a bird do not.
-    for variant in VARIANTS:
-        for place, (truth, colour) in enumerate([(0, 151), (0, 207), (0, 11), (1, 11), (8, 0), (8, 409)]):
-            if variant == "mixed_rand" and place == 4:
-                colour = 407
-            picture(
-                root / "bg_challenge" / variant / "val" / f"{truth:02d}_{FOLDERS_9[truth]}" / f"{place}.JPEG", colour
-            )
-    # ObjectNet: alarm_clock is both clocks; an unknown folder is not looked at; the border is red, which would be 0.
-    red = COLOURS[0]
-    for place, (folder, colour) in enumerate(
-        [("alarm_clock", 409), ("alarm_clock", 530), ("banana", 954), ("banana", 0), ("air_freshener", 954)]
-    ):
-        picture(root / "objectnet-1.0" / "images" / folder / f"{place}.png", colour, side=8, border=red)
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 
+from tests.evals.colour_world import picture, write_colours, write_sets
 from tests.tiny import tiny_config
 from tests.tools.test_report import read
 from xsample_jax.assemble import assemble
@@ -89,6 +91,29 @@ def test_table_json_examples_and_page(run, capsys, tmp_path):
     # The choice of the shots adds to the spread.
     draws, shares = metrics["few_shot/1/group"], bootstrap([examples["few_shot/1/group"]])
     assert draws["high"] - draws["low"] > shares.high - shares.low
+
+
+def test_a_model_of_other_data_on_the_robustness_table(run, tmp_path, capsys):
+    write_colours(tmp_path / "records", of_each=6)
+    write_sets(tmp_path / "sets")
+    for pair, colour in (("ancient building", 0), ("ancient clock", 6), ("broken clock", 11)):
+        for number in range(4):
+            picture(tmp_path / "sets" / "release_dataset" / "images" / pair / f"{number}.jpg", colour)
+    shutil.rmtree(tmp_path / "sets" / "imagenet-r")
+    data = ["--config.data.source=records", f"--config.data.path={tmp_path / 'records'}", "--config.eval.split=val"]
+    arguments = [f"--checkpoint={run}", "--evals=robustness,mit_states", "--probe=ridge", f"--sets={tmp_path / 'sets'}"]
+    assert evaluate.run([*arguments, *data]) == 0
+    found = json.loads((run / "evaluations" / "7" / "evaluation.json").read_text())
+    metrics = {name.removeprefix("robustness/"): numbers["value"] for name, numbers in found["metrics"].items()}
+    assert "imagenet-r" not in metrics
+    assert "note: imagenet-r: not in" in capsys.readouterr().out
+    # Even at random a network tells colours apart; what the probe says decides, as in tests/evals/test_robustness.py.
+    expected = {"imagenet": 4 / 6, "imagenet-real": 4 / 5, "imagenet-v2": 3 / 4, "imagenet-sketch": 1 / 3}
+    expected |= {"imagenet-9/original": 4 / 6, "imagenet-9/gap": 1 / 6, "objectnet": 3 / 4}
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+    assert metrics["mit_states/objects"] == 1
+    _, text = read(run / "evaluations" / "7" / "evaluation.html")
+    assert "the official set has 7,500" in text
 
 
 @pytest.mark.parametrize("ema", [None, 0.5])

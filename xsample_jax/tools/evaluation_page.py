@@ -115,9 +115,9 @@ def write_page(evaluation: Evaluation, evals: Sequence[str], path: Path) -> None
 
 
 def _bar(row: dict) -> dict | None:
-    """Places of an accuracy and its interval on a scale of 0 to 100; None for numbers that are no shares."""
-    values = (row["low"], row["value"], row["high"])
-    if not row["metric"].percent or None in values or min(values) < 0 or max(values) > 1:
+    """Places of an accuracy and its interval on a scale of 0 to 100; None for differences and what is no share."""
+    values, metric = (row["low"], row["value"], row["high"]), row["metric"]
+    if not metric.percent or "gap" in metric.name or None in values or min(values) < 0 or max(values) > 1:
         return None
     return {name: round(100 * value, 2) for name, value in zip(("low", "mean", "high"), values, strict=True)}
 
