@@ -21,3 +21,10 @@ def on_devices(rows: np.ndarray, small: int = SMALL) -> jax.Array:
     return jax.make_array_from_callback(
         padded.shape, NamedSharding(mesh, PartitionSpec("rows")), lambda place: padded[place]
     )
+
+
+def everywhere(rows: jax.Array):
+    """The sharding for results of a program over these rows: whole on every device that has some of them."""
+    if isinstance(rows.sharding, NamedSharding):
+        return NamedSharding(rows.sharding.mesh, PartitionSpec())
+    return rows.sharding

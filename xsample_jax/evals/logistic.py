@@ -6,7 +6,6 @@ This is scikit-learn's LogisticRegression with C = 1 / (l2 n), and the probe of 
 whose strength is swept too and chosen on held-out training rows.
 """
 
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from xsample_jax.evals.device_rows import on_devices
+from xsample_jax.evals.device_rows import everywhere, on_devices
 from xsample_jax.evals.probe import LinearProbe, fit_standardiser, hold_out
 
 L2_VALUES = tuple(10.0**power for power in (0, -1, -2, -3, -4, -5, -6))
@@ -22,7 +21,6 @@ STEPS = 500  # of L-BFGS, at most
 TOLERANCE = 1e-5  # largest entry of the gradient; less is below the noise of float32
 
 
-@functools.partial(jax.jit, static_argnames="steps")
 def _minimise(x, position, count, start, l2, steps: int):
     """x [N, F] of which the first `count` rows are real, position int [N] -> (W [F, K], b [K]), from `start` on."""
     weight = (jnp.arange(len(x)) < count) / count
@@ -65,10 +63,11 @@ def logistic_path(
     x = on_devices(standardise(features))
     position = np.zeros(len(x), np.int32)
     position[: len(labels)] = np.searchsorted(classes, labels)
-    params = (jnp.zeros((features.shape[1], len(classes))), jnp.zeros(len(classes)))
+    params = (np.zeros((features.shape[1], len(classes)), np.float32), np.zeros(len(classes), np.float32))
+    minimise = jax.jit(_minimise, static_argnames="steps", out_shardings=everywhere(x))
     probes = []
     for l2 in l2_values:
-        params = _minimise(x, position, len(labels), params, l2, STEPS)
+        params = minimise(x, position, len(labels), params, l2, STEPS)
         weights, bias = (np.asarray(leaf) for leaf in params)
         probes.append(LinearProbe(standardise, weights, bias, classes, l2))
     return probes

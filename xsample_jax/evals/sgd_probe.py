@@ -6,14 +6,13 @@ trained; and they are standardised first, in the place of a batch norm without s
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from xsample_jax.evals.device_rows import on_devices
+from xsample_jax.evals.device_rows import everywhere, on_devices
 from xsample_jax.evals.probe import LinearProbe, fit_standardiser, hold_out
 
 
@@ -33,7 +32,6 @@ def order_of(seed: int, epoch: int, rows: int) -> jax.Array:
     return jax.random.permutation(jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), epoch), rows)
 
 
-@functools.partial(jax.jit, static_argnames=("rows", "classes", "batch", "protocol", "seed"))
 def _train(x, position, rates, rows: int, classes: int, batch: int, protocol: SgdProtocol, seed: int):
     """One probe per rate, all at once: x [N, F] (`rows` of them real) -> (W [R, F, K], b [R, K])."""
     per_epoch = rows // batch
@@ -74,8 +72,11 @@ def sgd_path(
     batch = min(protocol.batch_size, len(labels))
     padded = np.zeros(len(x), np.int32)
     padded[: len(labels)] = position
-    rates = jnp.asarray(protocol.learning_rates) * batch / 256
-    weights, biases = _train(x, padded, rates, len(labels), len(classes), batch, protocol, seed)
+    rates = np.asarray(protocol.learning_rates, np.float32) * batch / 256
+    train = jax.jit(
+        _train, static_argnames=("rows", "classes", "batch", "protocol", "seed"), out_shardings=everywhere(x)
+    )
+    weights, biases = train(x, padded, rates, len(labels), len(classes), batch, protocol, seed)
     return [
         LinearProbe(standardise, np.asarray(w), np.asarray(b), classes, protocol.weight_decay)
         for w, b in zip(np.asarray(weights), np.asarray(biases), strict=True)
