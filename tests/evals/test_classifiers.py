@@ -1,5 +1,7 @@
 """kNN, ridge probe and few-shot against scikit-learn and plain loops."""
 
+import functools
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
@@ -46,6 +48,17 @@ def test_neighbours_do_not_depend_on_the_chunk(data, monkeypatch):
     for row in (0, 100, 210):
         every = x @ queries[row] / np.linalg.norm(x, axis=1) / np.linalg.norm(queries[row])
         np.testing.assert_array_equal(index[row], np.argsort(-every)[:5])
+
+
+def test_neighbours_do_not_depend_on_the_devices(data, monkeypatch):
+    x, _, queries, _ = data
+    x = -np.abs(x[:-1])  # cosines below zero, where rows of padding would win; 499 rows on eight devices
+    one = knn.neighbours(x, np.abs(queries), 500)
+    monkeypatch.setattr(knn, "on_devices", functools.partial(knn.on_devices, small=0))
+    eight = knn.neighbours(x, np.abs(queries), 500)
+    assert one[0].shape == eight[0].shape == (211, 499)
+    np.testing.assert_array_equal(np.sort(eight[0], axis=1), np.sort(one[0], axis=1))
+    np.testing.assert_allclose(eight[1], one[1], atol=1e-6)
 
 
 def test_vote_weighs_near_neighbours_more_and_survives_a_tiny_temperature():

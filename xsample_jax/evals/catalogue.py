@@ -58,6 +58,15 @@ _SETS = {
     "objectnet": "ObjectNet (of 1,000)",
     "objectnet-113": "ObjectNet (of its 113)",
 }
+_VARIANTS = {
+    "mixed_same": "same-class ground",
+    "mixed_rand": "random-class ground",
+    "mixed_next": "next-class ground",
+    "only_fg": "foreground alone",
+    "no_fg": "foreground in black",
+    "only_bg_b": "ground, object boxed out",
+    "only_bg_t": "ground, object tiled over",
+}
 _BACKGROUND = {
     "mixed_same": "same-group ground",
     "mixed_rand": "random-group ground",
@@ -107,7 +116,7 @@ def describe(name: str) -> Metric:
         case ["robustness", "imagenet-9", "gap"]:
             return Metric(name, ROBUST, "ImageNet-9: background gap", direction=-1)
         case ["robustness", "imagenet-9", variant]:
-            return Metric(name, ROBUST, f"ImageNet-9: {variant.replace('_', ' ')}")
+            return Metric(name, ROBUST, f"ImageNet-9: {_VARIANTS.get(variant, variant)}")
         case ["robustness", which]:
             return Metric(name, ROBUST, _SETS.get(which, which))
         case ["mit_states", kind]:
