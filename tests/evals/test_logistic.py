@@ -43,14 +43,15 @@ def test_rows_spread_over_devices_give_the_same_probe(data, monkeypatch):
     sizes = []
     spread = device_rows.on_devices
 
-    def on_devices(rows):
-        sizes.append(spread(rows, small=0))
+    def on_devices(rows, blocks):
+        sizes.append(spread(rows, small=0, blocks=blocks))
         return sizes[-1]
 
     monkeypatch.setattr("xsample_jax.evals.logistic.on_devices", on_devices)
+    monkeypatch.setattr("xsample_jax.evals.logistic.LOGITS", 500)  # three blocks of 299 * 5 logits
     eight = logistic_path(x, y, [0.01])[0].scores(queries)
     assert len(sizes[0].sharding.device_set) == 8
-    assert sizes[0].shape == (304, 12)
+    assert sizes[0].shape == (312, 12)
     np.testing.assert_allclose(eight, one, atol=2e-3)
 
 

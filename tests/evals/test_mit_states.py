@@ -12,7 +12,7 @@ from xsample_jax.evals.evaluators.mit_states import MIT_STATES, halves, listed
 from xsample_jax.evals.result import Collector
 
 # An attribute-object pair is a colour: the probes can be right.
-PAIRS = {"ancient building": 0, "ancient clock": 6, "broken clock": 11, "sliced banana": 47, "ripe banana": 151}
+PAIRS = {"ancient building": 0, "ancient clock": 6, "broken clock": 11, "broken banana": 47, "ripe banana": 151}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def root(tmp_path_factory):
 def test_folders_are_attribute_and_object(root):
     paths, labels, names = listed(root / "release_dataset" / "images")
     assert len(paths) == 45  # without "adj banana"
-    assert names == {"objects": ["banana", "building", "clock"], "attributes": ["ancient", "broken", "ripe", "sliced"]}
+    assert names == {"objects": ["banana", "building", "clock"], "attributes": ["ancient", "broken", "ripe"]}
     for path, thing, attribute in zip(paths, labels["objects"], labels["attributes"], strict=True):
         assert path.parent.name == f"{names['attributes'][attribute]} {names['objects'][thing]}"
 

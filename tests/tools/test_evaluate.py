@@ -13,7 +13,9 @@ from tests.tools.test_report import read
 from xsample_jax.assemble import assemble
 from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.config import config_to_json
+from xsample_jax.data.record_writer import write_records
 from xsample_jax.errors import CheckpointError, ConfigError, Problems
+from xsample_jax.evals import bench
 from xsample_jax.evals.catalogue import SECTIONS, describe
 from xsample_jax.evals.evaluate_checkpoint import evaluate_checkpoint
 from xsample_jax.evals.intervals import bootstrap, load_examples
@@ -188,8 +190,42 @@ def test_all_that_is_wrong_is_said_at_once_and_before_any_compute(run, tmp_path)
         evaluate.run([f"--checkpoint={run}", "--evals=knn", "--config.model.width=64"])
     with pytest.raises(Problems, match=r"eval.split"):
         evaluate.run([f"--checkpoint={run}", "--evals=knn", "--config.eval.splits=test"])
+    with pytest.raises(ConfigError, match=r"--sgd_momentum = 1.0: expected a number from 0 to below 1"):
+        evaluate.run([f"--checkpoint={run}", "--evals=sgd", "--sgd_momentum=1"])
     with pytest.raises(Problems, match="crop"):
         evaluate.run([f"--checkpoint={run}", "--evals=knn", "--crop=1.5"])
+
+
+def test_the_flags_of_the_sgd_probe_reach_it(run, monkeypatch, tmp_path):
+    seen = []
+    real = bench.fit_sgd
+
+    def fit_sgd(features, labels, groups, protocol):
+        seen.append(protocol)
+        return real(features, labels, groups, protocol)
+
+    monkeypatch.setattr(bench, "fit_sgd", fit_sgd)
+    flags = ["--sgd_learning_rates=0.1,0.2", "--sgd_epochs=2", "--sgd_batch_size=64", "--target=group"]
+    assert evaluate.run([f"--checkpoint={run}", "--evals=sgd", *SPLITS, *flags, f"--out={tmp_path}"]) == 0
+    (protocol,) = seen
+    assert (protocol.learning_rates, protocol.epochs, protocol.batch_size) == ((0.1, 0.2), 2, 64)
+    assert protocol.momentum == 0.9
+
+
+def test_a_set_without_labels_is_refused(run, tmp_path):
+    record = {"image": b"never decoded", "label": -1}
+    write_records(tmp_path, "plain", {"train": [record | {"id": 0}], "val": [record | {"id": 1}]})
+    data = ["--config.data.source=records", f"--config.data.path={tmp_path}", "--config.eval.split=val"]
+    with pytest.raises(Problems) as several:
+        evaluate.run([f"--checkpoint={run}", "--evals=knn,retrieval,zero_shot,emoji", *data])
+    text = str(several.value)
+    for words in (
+        "labels of split train",
+        "a set without labels",
+        "class names of split val",
+        "Leave it out of --evals",
+    ):
+        assert words in text
 
 
 def test_the_labels_of_emoji_splits_have_nothing_in_common(run):

@@ -12,12 +12,13 @@ from xsample_jax.evals.features import Features
 from xsample_jax.evals.logistic import fit_logistic
 from xsample_jax.evals.probe import LinearProbe, fit_probes
 from xsample_jax.evals.result import FeaturesOf
-from xsample_jax.evals.sgd_probe import fit_sgd
+from xsample_jax.evals.sgd_probe import SIMCLR, SgdProtocol, fit_sgd
 
+# Name -> function of (features, labels, groups, options).
 PROBES = {
-    "ridge": lambda x, labels, groups: fit_probes(x, {"": labels}, groups)[""],
-    "logistic": fit_logistic,
-    "sgd": fit_sgd,
+    "ridge": lambda x, labels, groups, options: fit_probes(x, {"": labels}, groups)[""],
+    "logistic": lambda x, labels, groups, options: fit_logistic(x, labels, groups),
+    "sgd": lambda x, labels, groups, options: fit_sgd(x, labels, groups, options.sgd),
 }
 
 
@@ -33,6 +34,7 @@ class Options:
       prompts: templates with {caption} for class names in zero-shot; () = "a photo of a {caption}", or the class
         embeddings that come with the set.
       text_encoder: name or folder of the sentence encoder for prompts; None: the one of the set's captions.
+      sgd: how the SGD probe is trained.
     """
 
     target: str | None = None
@@ -40,6 +42,7 @@ class Options:
     sets: Path | None = None
     prompts: tuple[str, ...] = ()
     text_encoder: str | None = None
+    sgd: SgdProtocol = SIMCLR
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +88,8 @@ class Bench:
 
     def units(self, of: Features) -> np.ndarray:
         """What the bootstrap resamples, int [n]: images, or where attributes are predicted whole concepts (labels)."""
-        return np.arange(len(of)) if self.target == "label" else of.label
+        image = np.arange(len(of))
+        return image if self.target == "label" else np.where(of.label >= 0, of.label, -1 - image)
 
     @cached_property
     def labelled(self) -> Labelled:
@@ -110,5 +114,5 @@ class Bench:
         if kind not in self._probes:
             rows = self.labelled
             fit = lookup(PROBES, kind, "--probe")
-            self._probes[kind] = fit(rows.train, rows.train_labels, rows.groups)
+            self._probes[kind] = fit(rows.train, rows.train_labels, rows.groups, self.options)
         return self._probes[kind]

@@ -8,8 +8,9 @@ from xsample_jax.evals.bench import Bench
 from xsample_jax.evals.result import Collector
 
 
-def nothing_to_check(bench: Bench) -> Iterator[UserError]:
-    """No problem, whatever the bench."""
+def check_split(bench: Bench) -> Iterator[UserError]:
+    """Opens the split that is evaluated; raises DataError when it is not there."""
+    bench.source(bench.config.eval.split)
     return iter(())
 
 
@@ -23,4 +24,4 @@ class Evaluator:
 
     run: Callable[[Bench, Collector], None]
     says: str
-    check: Callable[[Bench], Iterator[UserError]] = nothing_to_check
+    check: Callable[[Bench], Iterator[UserError]] = check_split

@@ -13,23 +13,34 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from xsample_jax.evals.device_rows import everywhere, on_devices
+from xsample_jax.evals.device_rows import everywhere, in_blocks, on_devices
 from xsample_jax.evals.probe import LinearProbe, fit_standardiser, hold_out
 
 L2_VALUES = tuple(10.0**power for power in (0, -1, -2, -3, -4, -5, -6))
 STEPS = 500  # of L-BFGS, at most
+LOGITS = 2**28  # numbers, 1 GiB, that one block of rows may have over all devices
 TOLERANCE = 1e-5  # largest entry of the gradient; less is below the noise of float32
 
 
-def _minimise(x, position, count, start, l2, steps: int):
-    """x [N, F] of which the first `count` rows are real, position int [N] -> (W [F, K], b [K]), from `start` on."""
+def _minimise(x, position, count, start, l2, steps: int, devices: int, blocks: int):
+    """x [N, F] of which the first `count` rows are real, position int [N] -> (W [F, K], b [K]), from `start` on.
+
+    Logits are made for one of `blocks` parts of the rows at a time, and once more for the gradient: memory is bounded.
+    """
     weight = (jnp.arange(len(x)) < count) / count
+    parts = tuple(in_blocks(rows, devices, blocks) for rows in (x, position, weight))
 
     def loss(params):
         weights, bias = params
-        logits = jnp.matmul(x, weights, precision=jax.lax.Precision.HIGHEST) + bias
-        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, position)
-        return jnp.sum(weight * entropy) + 0.5 * l2 * jnp.sum(weights**2)
+
+        @jax.checkpoint
+        def add(total, part):
+            x, position, weight = part
+            logits = jnp.matmul(x, weights, precision=jax.lax.Precision.HIGHEST) + bias
+            return total + jnp.sum(weight * optax.softmax_cross_entropy_with_integer_labels(logits, position)), None
+
+        total, _ = jax.lax.scan(add, jnp.zeros(()), parts)
+        return total + 0.5 * l2 * jnp.sum(weights**2)
 
     solver = optax.lbfgs(memory_size=10)
     value_and_grad = optax.value_and_grad_from_state(loss)
@@ -60,14 +71,16 @@ def logistic_path(
     """
     classes = np.unique(labels) if classes is None else classes
     standardise = fit_standardiser(features)
-    x = on_devices(standardise(features))
+    blocks = -(-len(features) * len(classes) // LOGITS)
+    x = on_devices(standardise(features), blocks=blocks)
     position = np.zeros(len(x), np.int32)
     position[: len(labels)] = np.searchsorted(classes, labels)
     params = (np.zeros((features.shape[1], len(classes)), np.float32), np.zeros(len(classes), np.float32))
-    minimise = jax.jit(_minimise, static_argnames="steps", out_shardings=everywhere(x))
+    static = {"steps": STEPS, "devices": len(x.sharding.device_set), "blocks": blocks}
+    minimise = jax.jit(_minimise, static_argnames=tuple(static), out_shardings=everywhere(x))
     probes = []
     for l2 in l2_values:
-        params = minimise(x, position, len(labels), params, l2, STEPS)
+        params = minimise(x, position, len(labels), params, l2, **static)
         weights, bias = (np.asarray(leaf) for leaf in params)
         probes.append(LinearProbe(standardise, weights, bias, classes, l2))
     return probes

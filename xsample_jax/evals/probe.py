@@ -25,7 +25,11 @@ class Standardiser:
     scale: np.ndarray
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        return ((features - self.mean) / self.scale).astype(np.float32)
+        result = np.empty(features.shape, np.float32)
+        for start in range(0, len(features), _CHUNK):  # a copy of all rows in float64 would be too much
+            rows = slice(start, start + _CHUNK)
+            result[rows] = (features[rows] - self.mean) / self.scale
+        return result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +69,10 @@ class LinearProbe:
 
 def fit_standardiser(features: np.ndarray) -> Standardiser:
     """Mean and deviation of every feature over the rows [n, F]."""
-    mean = features.mean(axis=0, dtype=np.float64)
-    deviation = features.std(axis=0, dtype=np.float64)
+    mean, squares = features.mean(axis=0, dtype=np.float64), 0.0
+    for start in range(0, len(features), _CHUNK):
+        squares += np.sum((features[start : start + _CHUNK] - mean) ** 2, axis=0)
+    deviation = np.sqrt(squares / len(features))
     return Standardiser(mean, np.where(deviation > 1e-7 * max(deviation.max(), 1e-30), deviation, 1.0))
 
 

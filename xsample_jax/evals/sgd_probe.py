@@ -27,6 +27,9 @@ class SgdProtocol:
     weight_decay: float = 0.0
 
 
+SIMCLR = SgdProtocol()
+
+
 def order_of(seed: int, epoch: int, rows: int) -> jax.Array:
     """Order of the rows in an epoch, int32 [rows]; what does not fill a batch is left out of it."""
     return jax.random.permutation(jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), epoch), rows)
@@ -62,7 +65,7 @@ def _train(x, position, rates, rows: int, classes: int, batch: int, protocol: Sg
 def sgd_path(
     features: np.ndarray,
     labels: np.ndarray,
-    protocol: SgdProtocol = SgdProtocol(),
+    protocol: SgdProtocol = SIMCLR,
     seed: int = 0,
 ) -> list[LinearProbe]:
     """One probe per learning rate on features [n, F] with labels int [n], trained side by side in the same order."""
@@ -87,7 +90,7 @@ def fit_sgd(
     features: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray | None = None,
-    protocol: SgdProtocol = SgdProtocol(),
+    protocol: SgdProtocol = SIMCLR,
     share: float = 0.2,
     seed: int = 0,
 ) -> LinearProbe:

@@ -9,6 +9,7 @@ run folder (its newest checkpoint) or RUN/checkpoints/STEP. docs/evaluation.md d
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -25,6 +26,7 @@ JSON_FILE, EXAMPLES_FILE, PAGE = "evaluation.json", "evaluation.npz", "evaluatio
 def make_parser() -> argparse.ArgumentParser:
     from xsample_jax.evals.bench import PROBES
     from xsample_jax.evals.registry import EVALUATORS
+    from xsample_jax.evals.sgd_probe import SgdProtocol
 
     lines = "\n".join(f"  {name:<12}{evaluator.says}" for name, evaluator in EVALUATORS.items())
     parser = argparse.ArgumentParser(
@@ -44,7 +46,36 @@ def make_parser() -> argparse.ArgumentParser:
         "--prompts", type=Path, help="file with a template for class names on each line, with {caption}"
     )
     parser.add_argument("--text_encoder", help="encoder of the prompts: name or folder (default: that of the captions)")
+    for field in dataclasses.fields(SgdProtocol):
+        shown = ",".join(f"{rate:g}" for rate in field.default) if field.name == "learning_rates" else field.default
+        kind = numbers if field.name == "learning_rates" else type(field.default)
+        parser.add_argument(f"--sgd_{field.name}", type=kind, default=field.default, help=f"of sgd (default: {shown})")
     return parser
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """ "0.1,0.3" -> (0.1, 0.3)."""
+    return tuple(float(part) for part in text.split(","))
+
+
+def read_protocol(chosen: argparse.Namespace):
+    """The SGD protocol of the flags; ConfigError for what cannot be trained with."""
+    from xsample_jax.errors import ConfigError
+    from xsample_jax.evals.sgd_probe import SgdProtocol
+
+    values = {field.name: getattr(chosen, f"sgd_{field.name}") for field in dataclasses.fields(SgdProtocol)}
+    right = {
+        "learning_rates": all(rate > 0 for rate in values["learning_rates"]),
+        "epochs": values["epochs"] > 0,
+        "batch_size": values["batch_size"] > 0,
+        "momentum": 0 <= values["momentum"] < 1,
+        "weight_decay": values["weight_decay"] >= 0,
+    }
+    for name, fine in right.items():
+        if not fine:
+            expected = "a number above 0" if name != "momentum" else "a number from 0 to below 1"
+            raise ConfigError(f"--sgd_{name}", values[name], expected)
+    return SgdProtocol(**values)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -61,7 +92,14 @@ def run(arguments: Sequence[str]) -> int:
     evals = [name.strip() for name in chosen.evals.split(",") if name.strip()]
     for problem in check_names(evals):
         raise problem
-    options = Options(chosen.target, chosen.probe, chosen.sets, read_prompts(chosen.prompts), chosen.text_encoder)
+    options = Options(
+        target=chosen.target,
+        probe=chosen.probe,
+        sets=chosen.sets,
+        prompts=read_prompts(chosen.prompts),
+        text_encoder=chosen.text_encoder,
+        sgd=read_protocol(chosen),
+    )
     where = find_checkpoint(chosen.checkpoint)
     start(find_place(), config_to_json(read_config(*where, overrides)))
     evaluation = evaluate_checkpoint(chosen.checkpoint, evals, overrides, options, chosen.crop)
