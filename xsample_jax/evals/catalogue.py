@@ -116,7 +116,9 @@ def describe(name: str) -> Metric:
         case ["robustness", "imagenet-9", "gap"]:
             return Metric(name, ROBUST, "ImageNet-9: background gap", direction=-1)
         case ["robustness", "imagenet-9", variant]:
-            return Metric(name, ROBUST, f"ImageNet-9: {_VARIANTS.get(variant, variant)}")
+            without_object = variant in ("no_fg", "only_bg_b", "only_bg_t")  # more is no merit there
+            title = f"ImageNet-9: {_VARIANTS.get(variant, variant)}"
+            return Metric(name, ROBUST, title, direction=0 if without_object else 1)
         case ["robustness", which]:
             return Metric(name, ROBUST, _SETS.get(which, which))
         case ["mit_states", kind]:
