@@ -67,7 +67,8 @@ def read_config(run: Path, step: int, overrides: Sequence[str] = ()) -> ml_colle
     meta = _read_meta(run, step)
     trained = config_from_json(meta["config"])
     config = ml_collections.ConfigDict(trained.to_dict(), type_safe=False)
-    # Its own evaluation and ranking of checkpoints are over; what is evaluated now is not the config's to say.
+    # What it was trained on, its own evaluation and the ranking of its checkpoints are over.
+    config.data.update(mix=(), balance=0.0)
     config.eval.suite, config.checkpoint.metric = "none", None
     config.mesh.update(data=-1, fsdp=1, tensor=1, rules=({"parameters": ".*", "split": "largest"},))
     problems = [

@@ -2,12 +2,12 @@
 
 import io
 import json
-import types
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from tests.tiny import tiny_config
 from xsample_jax.captions.imagenet_classes import read_classes
 from xsample_jax.data.record_writer import write_records
 from xsample_jax.evals.features import Features
@@ -88,8 +88,7 @@ def write_colours(folder: Path, of_each: int = 3) -> None:
 def colour_config(folder: Path):
     """A config whose record set is written to `folder`: what checks read."""
     write_colours(folder, of_each=1)
-    data = types.SimpleNamespace(source="records", path=str(folder), fingerprint=None)
-    return types.SimpleNamespace(data=data, eval=types.SimpleNamespace(split="val", train_split="train"))
+    return tiny_config(data__source="records", data__path=str(folder), eval__suite="none", eval__split="val")
 
 
 FOLDERS_9 = (

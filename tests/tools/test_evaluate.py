@@ -11,7 +11,7 @@ from tests.evals.colour_world import picture, write_colours, write_sets
 from tests.tiny import tiny_config
 from tests.tools.test_report import read
 from xsample_jax.assemble import assemble
-from xsample_jax.checkpoint import Checkpoints
+from xsample_jax.checkpoint import FORMAT, Checkpoints
 from xsample_jax.config import config_to_json
 from xsample_jax.data.record_writer import write_records
 from xsample_jax.errors import CheckpointError, ConfigError, Problems
@@ -20,6 +20,7 @@ from xsample_jax.evals.catalogue import SECTIONS, describe
 from xsample_jax.evals.evaluate_checkpoint import evaluate_checkpoint
 from xsample_jax.evals.intervals import bootstrap, load_examples
 from xsample_jax.evals.run import FeatureStore
+from xsample_jax.faults.checksums import text_checksum
 from xsample_jax.load_model import find_checkpoint, load_model, read_config
 from xsample_jax.progress import Progress
 from xsample_jax.tools import evaluate
@@ -140,6 +141,17 @@ def test_checkpoints_are_found_by_run_folder_and_step(run):
         find_checkpoint(run.parent)
 
 
+def test_what_a_run_was_trained_on_does_not_matter_any_more(tmp_path):
+    config = tiny_config(data__source="records", data__path="gone", eval__suite="none",
+                         data__mix=({"path": "gone too", "share": 0.5},))  # fmt: skip
+    meta = {"format": FORMAT, "config": config_to_json(config)}
+    folder = tmp_path / "checkpoints" / "1" / "meta"
+    folder.mkdir(parents=True)
+    (folder / "metadata").write_text(json.dumps(meta | {"checksum": text_checksum(meta)}))
+    found = read_config(tmp_path, 1, ["--config.data.source=emoji", "--config.data.path=None"])
+    assert (found.data.source, found.data.mix) == ("emoji", ())
+
+
 def test_a_damaged_checkpoint_is_refused(tmp_path):
     save_run(tmp_path / "run", steps=(2,))
     meta = tmp_path / "run" / "checkpoints" / "2" / "meta" / "metadata"
@@ -147,8 +159,6 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
     name = next(name for name in content["checksums"] if name.startswith("['params']['encoder/"))
     content["checksums"][name] += 1
     content.pop("checksum")
-    from xsample_jax.faults.checksums import text_checksum
-
     meta.write_text(json.dumps(content | {"checksum": text_checksum(content)}))
     with pytest.raises(CheckpointError, match=r"other checksums of .*encoder/"):
         load_model(tmp_path / "run", 2, read_config(tmp_path / "run", 2))
