@@ -27,6 +27,7 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["xsample_jax", "xsample_jax.*"]),
     package_data={
         "xsample_jax.captions": ["imagenet/*"],
+        "xsample_jax.evals": ["imagenet/*"],
         "xsample_jax.data": ["emoji/*.arrayrecord", "emoji/*.json", "emoji/*.npy", "emoji/*.md", "emoji/*.txt"],
         "xsample_jax.tools": ["templates/*"],
     },

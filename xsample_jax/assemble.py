@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jax.sharding import Mesh
 
 from xsample_jax.captions.imagenet_classes import imagenet_class_embeddings
@@ -19,7 +20,7 @@ from xsample_jax.data.altered import altered
 from xsample_jax.data.augment import eval_view
 from xsample_jax.data.pipeline import Examples
 from xsample_jax.data.sources import open_source, open_training_source, source_folder
-from xsample_jax.errors import DataError, Problems
+from xsample_jax.errors import ConfigError, DataError, Problems
 from xsample_jax.mesh import batch_sharding, make_mesh, replicated
 from xsample_jax.metrics.progress import progress
 from xsample_jax.models.remat import compiler_options
@@ -28,6 +29,7 @@ from xsample_jax.objectives.build import build_objective, presets_that_read
 from xsample_jax.objectives.memory import init_memory
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.parameters import init_objective_parameters
+from xsample_jax.online_probe import init_online_probe
 from xsample_jax.optim import make_optimizer
 from xsample_jax.processes import say
 from xsample_jax.sharding import state_shardings
@@ -205,10 +207,16 @@ class Parts:
             self.optimizer[0],
             seed,
             partial(init_objective_parameters, objective, width, self.facts.classes, seed),
-            lambda params: init_memory(objective, params, width, self.facts.count, side),
+            lambda params: init_memory(objective, params, width, self.facts.count, side) | self._init_online_probe(),
             self.config.precision.params,
             self.config.optimizer.ema is not None,
         )
+
+    def _init_online_probe(self) -> dict[str, jax.Array]:
+        if not self.config.eval.online_probe:
+            return {}
+        network = nnx.eval_shape(lambda: self.model.build(nnx.Rngs(0)))
+        return init_online_probe(network.encoder.features, self.facts.classes)
 
     @cached_property
     def abstract_state(self) -> TrainState:
@@ -286,5 +294,8 @@ def assemble(config, mesh: Mesh | None = None) -> tuple[Parts, Examples]:
     if "class_embedding" in fields:
         classes = load_class_embeddings(source_folder(config.data), examples.source)
     examples.source = altered(examples.source, config.data, config.seed)
+    if config.eval.online_probe and not examples.source.manifest.class_names:
+        fix = "Set --config.eval.online_probe=false."
+        raise ConfigError("eval.online_probe", True, "False for a set without class names", fix)
     mesh = mesh or make_mesh(config.mesh, config.batch_size)
     return Parts(config, data_facts(examples), mesh, classes), examples

@@ -19,6 +19,7 @@ from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.parameters import bias_of, temperature_of
 from xsample_jax.objectives.streamed import Streaming
 from xsample_jax.objectives.temperature import LOWEST as COLDEST
+from xsample_jax.online_probe import train_online_probe
 from xsample_jax.precision import float32, updated
 from xsample_jax.state import ModelDef, TrainState, to_flat
 from xsample_jax.step_blocks import StepInputs, local_crops, step_blocks, teacher_embeddings
@@ -56,11 +57,12 @@ def make_train_step(
         temperature = temperature_of(objective, params)
         network = model.merge(params, statistics, training=True)
         encoded = {}  # statistics of the image side, where it went through the encoder in chunks
+        features = None
         if config.loss.grad_cache > 1:
             z, new = embed_in_chunks(model, params, statistics, inputs.images, config.views, config.loss.grad_cache)
             encoded = {name: value for name, value in new.items() if name.startswith(("encoder/", "head/"))}
         else:
-            _, z = network.embed(inputs.images)
+            features, z = network.embed(inputs.images)
         blocks = step_blocks(objective, network, params, inputs, z, config.views)
         blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
         loss, metrics = objective_loss(
@@ -68,7 +70,7 @@ def make_train_step(
         )
         new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2]) | encoded
         metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
-        return loss, (new_statistics, memory, metrics, z)
+        return loss, (new_statistics, memory, metrics, z, features)
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         def views_of(augment, views, seed):
@@ -90,7 +92,7 @@ def make_train_step(
         if objective.teacher is not None:
             teacher = model.merge(teacher_params(state.memory), state.statistics, training=True)
             inputs = dataclasses.replace(inputs, teacher=teacher_embeddings(objective, teacher, inputs))
-        gradient, (statistics, memory, metrics, z) = jax.grad(loss_of, has_aux=True)(
+        gradient, (statistics, memory, metrics, z, features) = jax.grad(loss_of, has_aux=True)(
             state.params, state.statistics, inputs
         )
         gradient = float32(gradient)
@@ -98,6 +100,9 @@ def make_train_step(
         params = updated(state.params, updates, jax.random.fold_in(inputs.key, ROUNDING))
         if objective.teacher is not None:
             memory |= moved_teacher(state.memory, params, objective.teacher)
+        if config.eval.online_probe:
+            probe, metrics["online_probe"] = train_online_probe(state.memory, features, batch["label"])
+            memory |= probe
         metrics |= {"learning_rate": schedule(state.step), "gradient_norm": optax.tree.norm(gradient)}
         if config.optimizer.ema is not None:
             metrics["ema_decay"] = warmed_up(config.optimizer.ema, state.step + 1)

@@ -85,6 +85,7 @@ from xsample_jax.errors import ConfigError
         ({"data__source": "records", "data__path": "x"}, "eval.suite", "--config.eval.suite=probe"),
         ({"eval__split": "train_styles"}, "eval.split", "--config.eval.split=test"),
         ({"eval__suite": "probe", "eval__split": "train"}, "eval.split", ""),
+        ({"eval__online_probe": True, "loss__grad_cache": 2}, "eval.online_probe", "grad_cache=1"),
         ({"eval__suite": "none", "checkpoint__metric": "knn"}, "checkpoint.metric", "checkpoint.metric=None"),
         ({"checkpoint__metric": "knn", "checkpoint__keep_best": 0}, "checkpoint.keep_best", ""),
     ],

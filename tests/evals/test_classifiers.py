@@ -1,13 +1,15 @@
 """kNN, ridge probe and few-shot against scikit-learn and plain loops."""
 
+import functools
+
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.preprocessing import StandardScaler
 
 from xsample_jax.evals import knn
-from xsample_jax.evals.fewshot import draw_shots, few_shot
+from xsample_jax.evals.fewshot import draw_shots, few_shot, few_shot_ridge, ridge_scores
 from xsample_jax.evals.probe import fit_probes, hold_out, ridge_path, spectrum
 
 
@@ -46,6 +48,17 @@ def test_neighbours_do_not_depend_on_the_chunk(data, monkeypatch):
     for row in (0, 100, 210):
         every = x @ queries[row] / np.linalg.norm(x, axis=1) / np.linalg.norm(queries[row])
         np.testing.assert_array_equal(index[row], np.argsort(-every)[:5])
+
+
+def test_neighbours_do_not_depend_on_the_devices(data, monkeypatch):
+    x, _, queries, _ = data
+    x = -np.abs(x[:-1])  # cosines below zero, where rows of padding would win; 499 rows on eight devices
+    one = knn.neighbours(x, np.abs(queries), 500)
+    monkeypatch.setattr(knn, "on_devices", functools.partial(knn.on_devices, small=0))
+    eight = knn.neighbours(x, np.abs(queries), 500)
+    assert one[0].shape == eight[0].shape == (211, 499)
+    np.testing.assert_array_equal(np.sort(eight[0], axis=1), np.sort(one[0], axis=1))
+    np.testing.assert_allclose(eight[1], one[1], atol=1e-6)
 
 
 def test_vote_weighs_near_neighbours_more_and_survives_a_tiny_temperature():
@@ -121,6 +134,35 @@ def test_few_shot_is_nearest_centroid_on_centred_unit_features(data):
         rows = draw_shots(y, 5, rng)
         peer = NearestCentroid().fit(unit(x)[rows], y[rows])
         assert result.draws[draw] == pytest.approx(peer.score(unit(queries), truth), abs=1.5 / len(truth))
-    assert result.mean == pytest.approx(result.draws.mean())
-    assert result.correct.mean() == pytest.approx(result.mean, abs=1e-6)
-    assert result.draws.min() <= result.low < result.high <= result.draws.max()
+    assert result.draws.std() > 0
+    assert result.correct.mean() == pytest.approx(result.draws.mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("rows", [15, 400])  # fewer and more rows than the 24 features
+def test_ridge_scores_are_sklearns_ridge_for_every_l2(data, rows):
+    x, y, queries, _ = data
+    x, y = x[:rows], y[:rows]
+    values = (1e-3, 0.1, 10.0)
+    scores, classes = ridge_scores(x, y, queries, values)
+    targets = (y[:, None] == classes).astype(float)
+    for of, l2 in zip(scores, values, strict=True):
+        np.testing.assert_allclose(of, Ridge(alpha=l2 * rows).fit(x, targets).predict(queries), atol=1e-3)
+
+
+def test_few_shot_ridge_takes_its_l2_from_training_rows_that_are_no_shots(data):
+    x, y, queries, truth = data
+    values = (1e-4, 1.0, 1e4)
+    result, l2 = few_shot_ridge(x, y, queries, truth, shots=3, draws=5, seed=2, l2_values=values)
+    scaler = StandardScaler().fit(x)
+    rng = np.random.default_rng(2)
+    drawn = [draw_shots(y, 3, rng) for _ in range(5)]
+    accuracy = dict.fromkeys(values, 0.0)
+    for rows in drawn:
+        rest = np.setdiff1d(np.arange(len(x)), rows)  # fewer than 2,000: all of them
+        for value in values:
+            peer = RidgeClassifier(alpha=value * len(rows)).fit(scaler.transform(x)[rows], y[rows])
+            accuracy[value] += peer.score(scaler.transform(x)[rest], y[rest])
+    assert l2 == max(values, key=lambda value: (accuracy[value], value))
+    for draw, rows in enumerate(drawn):
+        peer = RidgeClassifier(alpha=l2 * len(rows)).fit(scaler.transform(x)[rows], y[rows])
+        assert result.draws[draw] == pytest.approx(peer.score(scaler.transform(queries), truth), abs=1.5 / len(truth))

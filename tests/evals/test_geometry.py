@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata, spearmanr
 
-from xsample_jax.evals.geometry import alignment, caption_correlation, effective_rank, ranks, uniformity
-from xsample_jax.evals.retrieval import recall_at_1
+from xsample_jax.evals.geometry import (
+    alignment,
+    caption_correlation,
+    effective_rank,
+    modality_gap,
+    ranks,
+    uniformity,
+)
+from xsample_jax.evals.intervals import Scores, bootstrap
 
 
 @pytest.fixture
@@ -24,10 +31,40 @@ def test_alignment_and_uniformity_are_their_definitions(rng):
     u = unit(z)
     pairs = list(itertools.combinations(range(30), 2))
     same = [np.sum((u[i] - u[j]) ** 2) for i, j in pairs if concepts[i] == concepts[j]]
-    assert alignment(z, concepts) == pytest.approx(np.mean(same), rel=1e-5)
+    values, rows = alignment(z, concepts)
+    assert values.mean() == pytest.approx(np.mean(same), rel=1e-5)
+    assert set(concepts[rows]) == {c for c in concepts if np.sum(concepts == c) > 1}
     everyone = [np.exp(-2 * np.sum((u[i] - u[j]) ** 2)) for i, j in pairs]
-    assert uniformity(z) == pytest.approx(np.log(np.mean(everyone)), rel=1e-5)
-    assert np.isnan(alignment(z, np.arange(30)))
+    values, rows = uniformity(z)
+    assert values.mean() == pytest.approx(np.log(np.mean(everyone)), rel=1e-5)
+    assert sorted(rows) == list(range(30))
+    assert not len(alignment(z, np.arange(30))[0])
+
+
+def test_uniformity_looks_at_a_bounded_number_of_rows(rng):
+    z = rng.normal(size=(500, 3))
+    values, rows = uniformity(z, rows=200)
+    assert len(set(rows.tolist())) == len(values) == 200
+    assert values.mean() == pytest.approx(uniformity(z[rows])[0].mean())
+
+
+def test_interval_of_alignment_and_uniformity_is_that_of_recomputing(rng):
+    z, concepts = rng.normal(size=(240, 4)), np.repeat(np.arange(80), 3)
+    for measure in (lambda x, c: alignment(x, c), lambda x, c: uniformity(x)):
+        values, rows = measure(z, concepts)
+        interval = bootstrap([Scores(values, concepts[rows])])
+        drawn = []
+        for _ in range(150):
+            chosen = rng.permutation(80)[:40]  # half of the concepts without return: the same spread, no twins
+            keep = np.isin(concepts, chosen)
+            drawn.append(measure(z[keep], concepts[keep])[0].mean())
+        assert interval.high - interval.low == pytest.approx(3.92 * np.std(drawn), rel=0.25)
+
+
+def test_modality_gap_is_the_distance_of_the_means(rng):
+    images, texts = rng.normal(size=(50, 6)) + 0.4, rng.normal(size=(50, 6))
+    expected = np.linalg.norm(unit(images).mean(0) - unit(texts).mean(0))
+    assert modality_gap(images, texts).mean() == pytest.approx(expected, rel=1e-6)
 
 
 def test_effective_rank(rng):
@@ -69,14 +106,3 @@ def test_caption_correlation_is_scipys_spearman_of_concept_means(rng):
     exact = np.array([40 * rho - 39 * spearman([c for c in range(40) if c != out]) for out in range(40)])
     assert np.corrcoef(exact, contributions)[0, 1] > 0.98
     assert contributions.std() == pytest.approx(exact.std(), rel=0.1)
-
-
-def test_recall_at_1_against_a_loop_and_without_hopeless_queries(rng):
-    gallery, query = rng.normal(size=(25, 4)), rng.normal(size=(30, 4))
-    gallery_concepts, query_concepts = rng.permutation(25), np.arange(30)
-    query[:25] = gallery[np.argsort(gallery_concepts)] + 0.6 * rng.normal(size=(25, 4))
-    correct, concepts = recall_at_1(query, query_concepts, gallery, gallery_concepts)
-    expected = [gallery_concepts[np.argmax(unit(gallery) @ unit(q))] == c for q, c in zip(query[:25], range(25))]
-    np.testing.assert_array_equal(correct, expected)
-    np.testing.assert_array_equal(concepts, np.arange(25))
-    assert 0 < np.mean(correct) < 1

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from xsample_jax.errors import DataError
-from xsample_jax.evals.intervals import Scores, bootstrap, load_examples, paired_difference, save_examples
+from xsample_jax.evals import intervals
+from xsample_jax.evals.intervals import (
+    Scores,
+    bootstrap,
+    difference_of_means,
+    load_examples,
+    paired_difference,
+    save_examples,
+)
 
 
 def draw(rng, concepts=60, per_concept=5, shift=0.0):
@@ -34,6 +42,28 @@ def test_interval_matches_the_standard_error_of_concept_means():
     width = 1.96 * means.std(ddof=1) / 20
     assert interval.mean == pytest.approx(means.mean(), abs=1e-6)
     assert interval.high - interval.low == pytest.approx(2 * width, rel=0.08)
+
+
+def test_many_concepts_are_resampled_in_groups_with_the_same_interval(monkeypatch):
+    scores = draw(np.random.default_rng(3), concepts=3000, per_concept=2)
+    other = Scores(np.roll(scores.values, 2), scores.concepts)
+    whole, difference = bootstrap([scores]), paired_difference([scores], [other])
+    monkeypatch.setattr(intervals, "MOST_UNITS", 500)
+    grouped = bootstrap([scores])
+    assert grouped.mean == whole.mean
+    assert grouped.high - grouped.low == pytest.approx(whole.high - whole.low, rel=0.12)
+    again = paired_difference([scores], [other])
+    assert again.high - again.low == pytest.approx(difference.high - difference.low, rel=0.12)
+
+
+def test_difference_of_unpaired_samples_has_the_textbook_interval():
+    rng = np.random.default_rng(4)
+    first, second = (rng.random(800) < 0.7).astype(float), (rng.random(300) < 0.4).astype(float)
+    values = difference_of_means(first, second)
+    assert values.mean() == pytest.approx(first.mean() - second.mean())
+    interval = bootstrap([Scores(values, np.arange(1100))])
+    width = 3.92 * np.sqrt(first.var() / 800 + second.var() / 300)
+    assert interval.high - interval.low == pytest.approx(width, rel=0.08)
 
 
 def test_pairing_removes_what_both_runs_share():

@@ -302,6 +302,16 @@ def _pretrained(c: dict) -> Iterator[ConfigError]:
         )
 
 
+def _online_probe(c: dict) -> Iterator[ConfigError]:
+    if c["eval.online_probe"] and c["loss.grad_cache"] > 1:
+        yield ConfigError(
+            "eval.online_probe",
+            True,
+            f"False with loss.grad_cache = {c['loss.grad_cache']}, which keeps no features",
+            "Set --config.eval.online_probe=false, or --config.loss.grad_cache=1.",
+        )
+
+
 def _best_checkpoint(c: dict) -> Iterator[ConfigError]:
     metric = c["checkpoint.metric"]
     if metric is not None and c["eval.suite"] == "none":
@@ -334,5 +344,6 @@ RULES = (
     _lars_and_clipping,
     _mesh,
     _evaluation,
+    _online_probe,
     _best_checkpoint,
 )

@@ -28,6 +28,11 @@ EVAL = {
     "train_split": Key(str, "train", "Split whose features train the probes."),
     "every": Key(int, None, "Steps between evaluations. None: only at the end.", minimum=1, optional=True),
     "batch_size": Key(int, 256, "Images per evaluation step over all devices.", minimum=1),
+    "online_probe": Key(
+        bool,
+        False,
+        "Train a linear classifier of the labels along, on features that it does not change, and log its accuracy.",
+    ),
 }
 
 LOG = {

@@ -8,9 +8,11 @@ mixed_same - mixed_rand as in ImageNet-9 (Xiao et al. 2020, arXiv 2006.09994). N
 import numpy as np
 
 from xsample_jax.errors import DataError
+from xsample_jax.evals.evaluators.geometry import add_geometry
+from xsample_jax.evals.evaluators.labels import NEIGHBOURS, TEMPERATURE
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.fewshot import few_shot
-from xsample_jax.evals.geometry import alignment, caption_correlation, effective_rank, uniformity
+from xsample_jax.evals.geometry import caption_correlation
 from xsample_jax.evals.knn import neighbours, vote
 from xsample_jax.evals.probe import fit_probes
 from xsample_jax.evals.result import Collector, FeaturesOf, SuiteResult
@@ -20,7 +22,6 @@ TARGETS = ("group", "subgroup")
 BACKGROUNDS = ("mixed_same", "mixed_rand", "random_colour")
 SHOTS = (1, 5)
 QUERY_STYLE, GALLERY_STYLE = "twemoji", "noto"
-NEIGHBOURS, TEMPERATURE = 20, 0.07
 
 
 class Classifiers:
@@ -99,15 +100,5 @@ def evaluate_emoji(features_of: FeaturesOf, split: str = "test", train_split: st
         rho, contributions, concepts = caption_correlation(seen.features, seen.caption_embedding, seen.label)
         out.examples_of("spearman/captions", contributions, concepts)
         out.scalar("spearman/captions", rho)
-    add_geometry(out, seen, seen.label)
+    add_geometry(out, seen, seen.label, seen.label, seen.attribute("subgroup"))
     return out.result()
-
-
-def add_geometry(out: Collector, of: Features, concepts: np.ndarray) -> None:
-    """Adds alignment and uniformity of the embedding (of the features where there is none) and the effective rank."""
-    z = of.features if of.embedding is None else of.embedding
-    value = alignment(z, concepts)
-    if np.isfinite(value):
-        out.scalar("geometry/alignment", value)
-    out.scalar("geometry/uniformity", uniformity(z))
-    out.scalar("geometry/effective_rank", effective_rank(of.features))

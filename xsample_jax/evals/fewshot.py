@@ -1,27 +1,31 @@
-"""Few-shot classification by the nearest class mean of centred unit features (SimpleShot, arXiv 1911.04623)."""
+"""Few-shot classification: nearest class mean (SimpleShot, arXiv 1911.04623), and ridge regression in closed form."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from xsample_jax.evals.knn import unit_rows
+from xsample_jax.evals.probe import fit_standardiser
+
+L2_VALUES = tuple(10.0**power for power in (-3, -2, -1, 0, 1, 2))
 
 
 @dataclasses.dataclass(frozen=True)
 class FewShot:
-    """Result over several draws of the shots.
+    """Result over several draws of the shots. hits: float32 [draws, m], 1 where a test row was classified correctly."""
 
-    Attributes:
-      correct: float32 [m], share of the draws in which a test row was classified correctly.
-      draws: float64 [draws], accuracy of each draw.
-      mean: mean accuracy; low, high: central 95% of the draws (how much the choice of the shots matters).
-    """
+    hits: np.ndarray
 
-    correct: np.ndarray
-    draws: np.ndarray
-    mean: float
-    low: float
-    high: float
+    @property
+    def correct(self) -> np.ndarray:
+        """float32 [m], share of the draws in which a test row was classified correctly."""
+        return self.hits.mean(axis=0)
+
+    @property
+    def draws(self) -> np.ndarray:
+        """float64 [draws], accuracy of each draw: how much the choice of the shots matters."""
+        return self.hits.mean(axis=1, dtype=np.float64)
 
 
 def draw_shots(labels: np.ndarray, shots: int, rng: np.random.Generator) -> np.ndarray:
@@ -48,7 +52,7 @@ def few_shot(
     centre = train.mean(axis=0, dtype=np.float64).astype(np.float32)
     train, test = unit_rows(train - centre), unit_rows(test - centre)
     rng = np.random.default_rng(seed)
-    correct = np.zeros((draws, len(test)), np.float32)
+    hits = np.zeros((draws, len(test)), np.float32)
     for draw in range(draws):
         rows = draw_shots(train_labels, shots, rng)
         classes, position = np.unique(train_labels[rows], return_inverse=True)
@@ -57,7 +61,70 @@ def few_shot(
         means /= np.bincount(position)[:, None]
         # argmin |x - c|^2 = argmax x.c - |c|^2 / 2
         predicted = classes[(test @ means.T - 0.5 * np.sum(means**2, axis=1)).argmax(axis=1)]
-        correct[draw] = predicted == test_labels
-    accuracy = correct.mean(axis=1, dtype=np.float64)
-    low, high = np.quantile(accuracy, [0.025, 0.975])
-    return FewShot(correct.mean(axis=0), accuracy, float(accuracy.mean()), float(low), float(high))
+        hits[draw] = predicted == test_labels
+    return FewShot(hits)
+
+
+def ridge_scores(
+    x: np.ndarray, labels: np.ndarray, queries: np.ndarray, l2_values: Sequence[float]
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Scores of a ridge regression to one-hot targets for every L2 value, all from one eigendecomposition.
+
+    minimise  |Y - X W - b|^2 / s + l2 |W|^2  over the s rows of x; on the smaller of X'X [F, F] and X X' [s, s].
+
+    Args:
+      x: float [s, F]; labels: int [s]; queries: float [m, F].
+
+    Returns:
+      (scores [m, K] for each value, classes int [K] of their columns).
+    """
+    classes, position = np.unique(labels, return_inverse=True)
+    targets = np.eye(len(classes))[position]
+    centre, bias = x.mean(axis=0, dtype=np.float64), targets.mean(axis=0)
+    rows, targets, queries = x - centre, targets - bias, queries - centre
+    if len(rows) <= rows.shape[1]:
+        values, vectors = np.linalg.eigh(rows @ rows.T)
+        left, right = queries @ (rows.T @ vectors), vectors.T @ targets
+    else:
+        values, vectors = np.linalg.eigh(rows.T @ rows)
+        left, right = queries @ vectors, vectors.T @ (rows.T @ targets)
+    values = np.maximum(values, 0)
+    return [left @ (right / (values + len(x) * l2)[:, None]) + bias for l2 in l2_values], classes
+
+
+def few_shot_ridge(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
+    shots: int,
+    draws: int = 20,
+    seed: int = 0,
+    l2_values: Sequence[float] = L2_VALUES,
+    held_out: int = 2000,
+) -> tuple[FewShot, float]:
+    """Accuracy on test [m, F] of ridge regression on `shots` labelled rows per class of train [n, F].
+
+    Features are standardised over train. One L2 serves all draws: the most accurate on `held_out` training rows that
+    are no shots of the draw (a tie goes to the larger), so the test rows choose nothing.
+
+    Returns:
+      (result, the L2).
+    """
+    standardise = fit_standardiser(train)
+    train, test = standardise(train), standardise(test)
+    rng = np.random.default_rng(seed)
+    drawn = [draw_shots(train_labels, shots, rng) for _ in range(draws)]
+    accuracy = np.zeros(len(l2_values))
+    for rows in drawn:
+        rest = np.setdiff1d(np.arange(len(train)), rows)
+        rest = rng.choice(rest, min(held_out, len(rest)), replace=False)
+        if len(rest):
+            scores, classes = ridge_scores(train[rows], train_labels[rows], train[rest], l2_values)
+            accuracy += [np.mean(classes[of.argmax(axis=1)] == train_labels[rest]) for of in scores]
+    best = max(zip(accuracy, l2_values, strict=True))[1]
+    hits = np.zeros((draws, len(test)), np.float32)
+    for draw, rows in enumerate(drawn):
+        (scores,), classes = ridge_scores(train[rows], train_labels[rows], test, [best])
+        hits[draw] = classes[scores.argmax(axis=1)] == test_labels
+    return FewShot(hits), best

@@ -5,28 +5,58 @@ import numpy as np
 from xsample_jax.evals.knn import unit_rows
 
 
-def alignment(z: np.ndarray, concepts: np.ndarray) -> float:
+def alignment(z: np.ndarray, concepts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean squared distance over all pairs of different rows of one concept (Wang & Isola 2020, eq. 1, alpha = 2).
 
-    z: [n, D], made unit length here; concepts: int [n]. nan where no concept has two rows. Smaller is better.
+    z: [n, D], made unit length here; concepts: int [n]. Smaller is better.
+
+    Returns:
+      (contributions float64 [m], row numbers int [m]) of the rows that have a partner; the mean of the contributions
+      is the metric (a ratio of two sums over rows, to first order), their bootstrap its interval.
     """
     z = unit_rows(z).astype(np.float64)
     _, position, count = np.unique(concepts, return_inverse=True, return_counts=True)
     sums = np.zeros((len(count), z.shape[1]))
     np.add.at(sums, position, z)
-    # sum over ordered pairs of z_i.z_j = |sum z|^2 - n, for unit rows.
-    dots = np.sum(np.sum(sums**2, axis=1) - count)
-    pairs = np.sum(count * (count - 1))
-    return float(2 - 2 * dots / pairs) if pairs else float("nan")
+    partners = count[position] - 1
+    rows = np.flatnonzero(partners)
+    if not len(rows):
+        return np.zeros(0), rows
+    # sum over the partners j of |z_i - z_j|^2 = 2 (n - 1) - 2 z_i . (sum of them), for unit rows.
+    distances = 2 * partners - 2 * (np.sum(z * sums[position], axis=1) - 1)
+    distances, partners = distances[rows], partners[rows]
+    mean = distances.sum() / partners.sum()
+    return mean + (distances - mean * partners) / partners.mean(), rows
 
 
-def uniformity(z: np.ndarray, t: float = 2.0, rows: int = 4096, seed: int = 0) -> float:
-    """log mean exp(-t |z_i - z_j|^2) over pairs i < j (Wang & Isola 2020, eq. 2), on at most `rows` random rows."""
-    z = unit_rows(z)
+def uniformity(z: np.ndarray, t: float = 2.0, rows: int = 4096, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """log mean exp(-t |z_i - z_j|^2) over pairs i < j (Wang & Isola 2020, eq. 2), on at most `rows` random rows.
+
+    Returns:
+      (contributions float64 [m], row numbers int [m]), whose mean is the metric (its first-order jackknife).
+    """
+    chosen = np.arange(len(z))
     if len(z) > rows:
-        z = z[np.random.default_rng(seed).choice(len(z), rows, replace=False)]
-    upper = np.triu_indices(len(z), 1)
-    return float(np.log(np.mean(np.exp(t * (2 * (z @ z.T)[upper].astype(np.float64) - 2)))))
+        chosen = np.random.default_rng(seed).choice(len(z), rows, replace=False)
+    z = unit_rows(z[chosen])
+    kernel = np.exp(t * (2 * (z @ z.T).astype(np.float64) - 2))
+    np.fill_diagonal(kernel, 0.0)
+    of_row = kernel.sum(axis=1) / max(len(z) - 1, 1)
+    mean = of_row.mean()
+    return np.log(mean) + 2 * (of_row / mean - 1), chosen
+
+
+def modality_gap(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """Distance between the mean image and the mean text embedding (Liang et al. 2022, arXiv 2203.02053, section 2).
+
+    images, texts: [n, D], row i of both from one example; made unit length here.
+
+    Returns:
+      contributions float64 [n]: (image - text) along the direction of the gap; their mean is the metric.
+    """
+    difference = unit_rows(images).astype(np.float64) - unit_rows(texts)
+    gap = difference.mean(axis=0)
+    return difference @ gap / max(np.linalg.norm(gap), 1e-30)
 
 
 def effective_rank(features: np.ndarray) -> float:

@@ -15,6 +15,7 @@ from xsample_jax.errors import DataError
 
 RESAMPLES = 2000
 LEVEL = 0.95
+MOST_UNITS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +50,20 @@ def _weights(resamples: int, count: int, seed: int) -> np.ndarray:
 
 
 def _means(runs: Sequence[Scores], concepts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Returns float64 [resamples, runs]: the metric of every run under every resample of the concepts."""
-    weights = _weights(resamples, len(concepts), seed)
+    """Returns float64 [resamples, runs]: the metric of every run under every resample of the concepts.
+
+    More than MOST_UNITS concepts (the images of ImageNet) are resampled in that many random groups: groups of
+    independent concepts are independent too, so the interval is the same and the table of weights stays small.
+    """
+    units = min(len(concepts), MOST_UNITS)
+    group = np.random.default_rng(seed).permutation(len(concepts)) % units if units < len(concepts) else None
+    weights = _weights(resamples, units, seed)
     result = np.empty((resamples, len(runs)))
     for column, run in enumerate(runs):
         position = np.searchsorted(concepts, run.concepts)
-        sums = np.bincount(position, weights=run.values, minlength=len(concepts))
-        counts = np.bincount(position, minlength=len(concepts))
+        position = position if group is None else group[position]
+        sums = np.bincount(position, weights=run.values, minlength=units)
+        counts = np.bincount(position, minlength=units)
         # A resample without a single example of this run (tiny sets only) says nothing: nan, left out below.
         with np.errstate(invalid="ignore"):
             result[:, column] = (weights @ sums) / (weights @ counts)
@@ -112,6 +120,17 @@ def paired_difference(
     theirs = _resample_runs(_means(baseline, concepts, resamples, seed), seed + 2)
     mean = np.mean([run.mean() for run in runs]) - np.mean([run.mean() for run in baseline])
     return _interval(float(mean), ours - theirs, level)
+
+
+def difference_of_means(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """mean(first) - mean(second) of two unpaired samples, as contributions float64 [n + m] whose mean it is."""
+    count, difference = len(first) + len(second), first.mean(dtype=np.float64) - second.mean(dtype=np.float64)
+    return difference + np.concatenate(
+        [
+            count / len(first) * (first - first.mean(dtype=np.float64)),
+            count / len(second) * (second.mean(dtype=np.float64) - second),
+        ]
+    )
 
 
 def save_examples(path: str | Path, examples: Mapping[str, Scores]) -> None:

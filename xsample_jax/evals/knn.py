@@ -1,10 +1,10 @@
 """Weighted k-nearest-neighbour classification by cosine (Wu et al. 2018, arXiv 1805.01978, section 3.4)."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from xsample_jax.evals.device_rows import everywhere, on_devices
 
 # One similarity tile holds at most this many numbers (128 MiB in float32), whatever the sizes of the two sets.
 _TILE = 2**25
@@ -16,9 +16,9 @@ def unit_rows(x: np.ndarray) -> np.ndarray:
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
-@functools.partial(jax.jit, static_argnames="k")
-def _nearest(gallery: jax.Array, queries: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    return jax.lax.top_k(jnp.matmul(queries, gallery.T, precision=jax.lax.Precision.HIGHEST), k)
+def _nearest(gallery: jax.Array, queries: jax.Array, count: int, k: int) -> tuple[jax.Array, jax.Array]:
+    cosine = jnp.matmul(queries, gallery.T, precision=jax.lax.Precision.HIGHEST)
+    return jax.lax.top_k(jnp.where(jnp.arange(len(gallery)) < count, cosine, -2.0), k)
 
 
 def neighbours(gallery: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -34,13 +34,14 @@ def neighbours(gallery: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.nda
     gallery, queries = unit_rows(gallery), unit_rows(queries)
     k = min(k, len(gallery))
     chunk = max(1, min(len(queries), _TILE // max(1, len(gallery))))
-    on_device = jnp.asarray(gallery)
+    on_device = on_devices(gallery)  # a large one is spread over all of them
+    nearest = jax.jit(_nearest, static_argnames="k", out_shardings=everywhere(on_device))
     index, cosine = [], []
     for start in range(0, len(queries), chunk):
         part = queries[start : start + chunk]
         # The last chunk is padded so that the whole split needs one compiled shape.
         padded = np.pad(part, ((0, chunk - len(part)), (0, 0)))
-        values, rows = _nearest(on_device, padded, k)
+        values, rows = nearest(on_device, padded, len(gallery), k)
         index.append(np.asarray(rows)[: len(part)])
         cosine.append(np.asarray(values)[: len(part)])
     if not index:

@@ -6,7 +6,7 @@ W(l2) = Q (diag(lambda) + l2)^-1 Q' X'Y / n,   X'X / n = Q diag(lambda) Q',   b 
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,11 @@ class Standardiser:
     scale: np.ndarray
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        return ((features - self.mean) / self.scale).astype(np.float32)
+        result = np.empty(features.shape, np.float32)
+        for start in range(0, len(features), _CHUNK):  # a copy of all rows in float64 would be too much
+            rows = slice(start, start + _CHUNK)
+            result[rows] = (features[rows] - self.mean) / self.scale
+        return result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +42,11 @@ class Spectrum:
 
 
 @dataclasses.dataclass(frozen=True)
-class RidgeProbe:
-    """A fitted probe: scores = standardise(x) @ weights [F, K] + bias [K]; column j stands for classes[j]."""
+class LinearProbe:
+    """A fitted probe: scores = standardise(x) @ weights [F, K] + bias [K]; column j stands for classes[j].
+
+    Ridge scores estimate probabilities; those of `logistic.py` and `sgd_probe.py` are logits.
+    """
 
     standardise: Standardiser
     weights: np.ndarray
@@ -60,12 +67,18 @@ class RidgeProbe:
         return self.classes[self.scores(features).argmax(axis=1)]
 
 
+def fit_standardiser(features: np.ndarray) -> Standardiser:
+    """Mean and deviation of every feature over the rows [n, F]."""
+    mean, squares = features.mean(axis=0, dtype=np.float64), 0.0
+    for start in range(0, len(features), _CHUNK):
+        squares += np.sum((features[start : start + _CHUNK] - mean) ** 2, axis=0)
+    deviation = np.sqrt(squares / len(features))
+    return Standardiser(mean, np.where(deviation > 1e-7 * max(deviation.max(), 1e-30), deviation, 1.0))
+
+
 def spectrum(features: np.ndarray) -> Spectrum:
     """Standardises features [n, F] and decomposes their second moments; products on the device, sums in float64."""
-    mean = features.mean(axis=0, dtype=np.float64)
-    deviation = features.std(axis=0, dtype=np.float64)
-    scale = np.where(deviation > 1e-7 * max(deviation.max(), 1e-30), deviation, 1.0)
-    standardise = Standardiser(mean, scale)
+    standardise = fit_standardiser(features)
     moments = np.zeros((features.shape[1],) * 2)
     for start in range(0, len(features), _CHUNK):
         part = standardise(features[start : start + _CHUNK])
@@ -76,27 +89,35 @@ def spectrum(features: np.ndarray) -> Spectrum:
 
 def ridge_path(
     of: Spectrum, features: np.ndarray, labels: np.ndarray, l2_values: Sequence[float] = L2_VALUES
-) -> list[RidgeProbe]:
+) -> list[LinearProbe]:
     """Fits one probe per L2 value on the features [n, F] that `of` was computed from; labels int [n]."""
     classes, position = np.unique(labels, return_inverse=True)
-    cross = np.zeros((features.shape[1], len(classes)))
-    for start in range(0, len(features), _CHUNK):
-        targets = np.eye(len(classes), dtype=np.float32)[position[start : start + _CHUNK]]
-        part = of.standardise(features[start : start + _CHUNK])
-        cross += np.asarray(_matmul(part.T, targets), np.float64)
-    rotated = of.vectors.T @ (cross / len(features))
+    one_hot = lambda rows: np.eye(len(classes), dtype=np.float32)[position[rows]]  # noqa: E731
     bias = (np.bincount(position, minlength=len(classes)) / len(features)).astype(np.float32)
-    return [
-        RidgeProbe(
-            of.standardise, (of.vectors @ (rotated / (of.values + l2)[:, None])).astype(np.float32), bias, classes, l2
-        )
-        for l2 in l2_values
-    ]
+    weights = ridge_weights(of, features, one_hot, l2_values)
+    return [LinearProbe(of.standardise, w, bias, classes, l2) for w, l2 in zip(weights, l2_values, strict=True)]
+
+
+def ridge_weights(
+    of: Spectrum, features: np.ndarray, targets: Callable[[slice], np.ndarray], l2_values: Sequence[float]
+) -> list[np.ndarray]:
+    """W(l2) float32 [F, K] for every L2 value. `targets` gives the rows [., K] of the targets for a slice of rows."""
+    cross = 0.0
+    for start in range(0, len(features), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        cross += np.asarray(_matmul(of.standardise(features[rows]).T, targets(rows)), np.float64)
+    rotated = of.vectors.T @ (cross / len(features))
+    return [(of.vectors @ (rotated / (of.values + l2)[:, None])).astype(np.float32) for l2 in l2_values]
 
 
 def hold_out(groups: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Returns bool [n]: True on all rows of a random `share` of the groups. No group stands on both sides."""
+    """Returns bool [n]: True on all rows of a random `share` of the groups. No group stands on both sides.
+
+    A single group is split by rows all the same.
+    """
     names, position = np.unique(groups, return_inverse=True)
+    if len(names) == 1:
+        return np.arange(len(groups)) % max(round(1 / share), 2) == 0
     count = max(1, round(share * len(names)))
     chosen = np.zeros(len(names), bool)
     chosen[np.random.default_rng(seed).permutation(len(names))[:count]] = True
@@ -110,7 +131,7 @@ def fit_probes(
     l2_values: Sequence[float] = L2_VALUES,
     share: float = 0.2,
     seed: int = 0,
-) -> dict[str, RidgeProbe]:
+) -> dict[str, LinearProbe]:
     """Fits one probe per target; its L2 is the best on held-out groups of the training rows, then all rows are used.
 
     Args:
@@ -121,8 +142,6 @@ def fit_probes(
     Two eigendecompositions in all, whatever the number of targets and of L2 values.
     """
     held = hold_out(groups, share, seed)
-    if held.all():
-        held = np.arange(len(groups)) % 5 == 0  # A single group: fall back to rows.
     inner, full = spectrum(features[~held]), spectrum(features)
     probes = {}
     for name, labels in targets.items():

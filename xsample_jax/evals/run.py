@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -32,10 +32,14 @@ SNAPSHOT_IMAGES = 48
 
 
 class FeatureStore:
-    """Features of the splits of one state, each computed once: `store(split, background=None)`."""
+    """Features of the splits of one state, each computed once: `store(split, background=None)`.
 
-    def __init__(self, parts: Parts, state: TrainState):
-        self._parts, self._state = parts, state
+    crop: share of the side of every picture that is seen, in its middle; 1 shows the whole centre square. 224 of 256
+    pixels (0.875) is the custom of ImageNet papers.
+    """
+
+    def __init__(self, parts: Parts, state: TrainState, crop: float = 1.0):
+        self._parts, self._state, self._crop = parts, state, crop
         self._features: dict[tuple[str, str | None], Features] = {}
         self._examples: dict[str, Examples] = {}
 
@@ -53,25 +57,44 @@ class FeatureStore:
     def __call__(self, split: str, background: str | None = None) -> Features:
         key = (split, background)
         if key not in self._features:
-            parts, examples = self._parts, self.examples(split)
-            devices = parts.mesh.size
-            batch_size = math.ceil(parts.config.eval.batch_size / devices) * devices  # padding is dropped anyway
-            rows = process_rows(parts.mesh, batch_size)
-            batches = eval_batches(examples, batch_size, parts.config.data.threads, rows)
-            by = " by the moving average" if self._state.ema else ""
-            title = f"features of {split}{f' on {background}' if background else ''}{by}"
-            count = -(-len(examples) // batch_size)
-            self._features[key] = extract_features(
-                self._encode,
-                progress(batches, title, count, enabled=jax.process_index() == 0),
+            examples = self.examples(split)
+            self._features[key] = self.encoded(
+                examples,
+                f"{split}{f' on {background}' if background else ''}",
                 background=lookup(BACKGROUNDS, background, "background")(examples) if background else None,
                 attribute_names=examples.source.manifest.attributes,
-                gather=partial(gather_rows, mesh=parts.mesh),
             )
         return self._features[key]
 
-    def _encode(self, images: np.ndarray, background: np.ndarray | None = None):
+    def side(self, whole: bool = False) -> int:
+        """Side in pixels at which pictures from files are to be decoded, so that nothing is resized after that."""
+        size = self._parts.config.augment.size
+        return size if whole else round(size / self._crop)
+
+    def encoded(
+        self, examples: Sequence, title: str, whole: bool = False, background=None, attribute_names=None
+    ) -> Features:
+        """Features of examples (with image, id, label) by index. whole: without the crop."""
+        parts = self._parts
+        devices = parts.mesh.size
+        batch_size = math.ceil(parts.config.eval.batch_size / devices) * devices  # padding is dropped anyway
+        batches = eval_batches(examples, batch_size, parts.config.data.threads, process_rows(parts.mesh, batch_size))
+        by = " by the moving average" if self._state.ema else ""
+        count = -(-len(examples) // batch_size)
+        return extract_features(
+            partial(self._encode, crop=1.0 if whole else self._crop),
+            progress(batches, f"features of {title}{by}", count, enabled=jax.process_index() == 0),
+            background=background,
+            attribute_names=attribute_names,
+            gather=partial(gather_rows, mesh=parts.mesh),
+        )
+
+    def _encode(self, images: np.ndarray, background: np.ndarray | None = None, crop: float = 1.0):
         arrays = {"image": images} if background is None else {"image": images, "background": background}
+        side = images.shape[1]
+        inner = round(crop * side)
+        middle = slice((side - inner) // 2, (side - inner) // 2 + inner)
+        arrays = {name: array[:, middle, middle] for name, array in arrays.items()}
         arrays = to_global(arrays, self._parts.mesh)
         return self._parts.encode(self._state, arrays["image"], arrays.get("background"))
 

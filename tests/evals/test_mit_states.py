@@ -1,0 +1,60 @@
+"""MIT-States: names of folders to labels, the halves, and both probes on planted colours."""
+
+import types
+
+import numpy as np
+import pytest
+
+from tests.evals.colour_world import ColourStore, picture
+from xsample_jax.errors import DataError
+from xsample_jax.evals.bench import Bench, Options
+from xsample_jax.evals.evaluators.mit_states import MIT_STATES, halves, listed
+from xsample_jax.evals.result import Collector
+
+# An attribute-object pair is a colour: the probes can be right.
+PAIRS = {"ancient building": 0, "ancient clock": 6, "broken clock": 11, "broken banana": 47, "ripe banana": 151}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    for pair, colour in PAIRS.items():
+        for number in range(9):
+            picture(folder / "release_dataset" / "images" / pair / f"{number}.jpg", colour)
+    picture(folder / "release_dataset" / "images" / "adj banana" / "0.jpg", 300)
+    return folder
+
+
+def test_folders_are_attribute_and_object(root):
+    paths, labels, names = listed(root / "release_dataset" / "images")
+    assert len(paths) == 45  # without "adj banana"
+    assert names == {"objects": ["banana", "building", "clock"], "attributes": ["ancient", "broken", "ripe"]}
+    for path, thing, attribute in zip(paths, labels["objects"], labels["attributes"], strict=True):
+        assert path.parent.name == f"{names['attributes'][attribute]} {names['objects'][thing]}"
+
+
+def test_halves_are_equal_disjoint_and_always_the_same():
+    first, second = halves(101)
+    assert (len(first), len(second)) == (51, 50)
+    assert sorted([*first, *second]) == list(range(101))
+    np.testing.assert_array_equal(first, halves(101)[0])
+    assert not np.array_equal(first, np.arange(51))
+    assert not np.array_equal(first, halves(101, seed=1)[0])
+
+
+def test_objects_and_attributes_by_a_linear_layer(root):
+    config = types.SimpleNamespace(eval=types.SimpleNamespace(split="val", train_split="train"))
+    bench, out = Bench(ColourStore(), config, Options(sets=root)), Collector()
+    assert list(MIT_STATES.check(bench)) == []
+    MIT_STATES.run(bench, out)
+    assert out.metrics == {"mit_states/objects": 1.0, "mit_states/attributes": 1.0}
+    assert len(out.examples["mit_states/objects"].values) == 22
+    assert any("3 objects are here, the official set has 245" in note for note in out.notes)
+
+
+def test_a_set_that_is_not_there_and_an_odd_folder_are_named(tmp_path):
+    (problem,) = MIT_STATES.check(Bench(None, None, Options(sets=tmp_path)))
+    assert "Get MIT-States from http" in str(problem)
+    (tmp_path / "images" / "building").mkdir(parents=True)
+    with pytest.raises(DataError, match="an attribute, a space and an object"):
+        listed(tmp_path / "images")

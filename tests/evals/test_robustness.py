@@ -1,0 +1,160 @@
+"""Every loader of the robustness table on its official layout, end to end through one probe; counts of all tables."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.evals.colour_world import COLOURS, ORDER, WORDNET_IDS, ColourStore, colour_config, picture, write_sets
+from xsample_jax.data.record_writer import write_records
+from xsample_jax.errors import DataError, UserError
+from xsample_jax.evals.bench import Bench, Options
+from xsample_jax.evals.evaluators.robustness import ROBUSTNESS, correct
+from xsample_jax.evals.result import Collector
+from xsample_jax.evals.robust_sets import SETS, VARIANTS, Pictures, imagenet_numbers, table
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    write_sets(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return colour_config(tmp_path_factory.mktemp("records") / "set")
+
+
+@pytest.fixture(scope="module")
+def evaluated(root, config):
+    store = ColourStore()
+    bench, out = Bench(store, config, Options(probe="ridge", sets=root)), Collector()
+    assert list(ROBUSTNESS.check(bench)) == []
+    ROBUSTNESS.run(bench, out)
+    return out.result(), store
+
+
+def test_every_set_through_one_probe(evaluated):
+    expected = {
+        "imagenet": 4 / 6,
+        "imagenet-real": 4 / 5,
+        "imagenet-v2": 3 / 4,
+        "imagenet-a": 3 / 4,
+        "imagenet-r": 1 / 2,
+        "imagenet-sketch": 1 / 3,
+        **{f"imagenet-9/{variant}": 4 / 6 for variant in VARIANTS},
+        "imagenet-9/mixed_rand": 3 / 6,
+        "imagenet-9/gap": 1 / 6,
+        "objectnet": 3 / 4,
+        "objectnet-113": 4 / 4,  # the red one cannot be taken for a tench, and pink is next
+    }
+    result, _ = evaluated
+    found = {name.removeprefix("robustness/"): value for name, value in result.metrics.items()}
+    assert found == pytest.approx(expected)
+    assert result.interval("robustness/imagenet-9/gap").low < 0 < result.interval("robustness/imagenet-9/gap").high
+
+
+def test_pictures_of_a_folder_are_encoded_once_and_whole_where_the_protocol_says_so(evaluated):
+    _, store = evaluated
+    titles = [title for title, _ in store.encodings]
+    assert len(titles) == len(set(titles)) == 5 + len(VARIANTS) + 1  # ReaL and ObjectNet's 113 share theirs
+    assert {title for title, whole in store.encodings if whole} == {
+        "objectnet-1.0/images",
+        *(f"bg_challenge/{variant}/val" for variant in VARIANTS),
+    }
+
+
+def test_counts_that_differ_from_the_official_ones_are_said(evaluated):
+    notes = "\n".join(evaluated[0].notes)
+    assert "imagenet-a: 4 pictures are here, the official set has 7,500" in notes
+    assert "imagenet-9/only_bg_t: 6 pictures are here, the official set has 4,050" in notes
+
+
+def test_a_missing_and_a_spoilt_set_are_reported_and_the_rest_goes_on(root, config, tmp_path):
+    shutil.copytree(root / "sketch", tmp_path / "sketch")
+    picture(tmp_path / "imagenet-a" / WORDNET_IDS[0] / "a.jpg", 0)  # tench is none of the 200
+    picture(tmp_path / "imagenet" / "val" / WORDNET_IDS[6] / "ILSVRC2012_val_00000001.JPEG", 6)
+    bench, out = Bench(ColourStore(), config, Options(probe="ridge", sets=tmp_path)), Collector()
+    ROBUSTNESS.run(bench, out)
+    assert set(out.metrics) == {"robustness/imagenet-sketch", "robustness/imagenet"}
+    notes = "\n".join(out.notes)
+    assert "imagenet-r: not in" in notes
+    assert "https://github.com/hendrycks/imagenet-r" in notes
+    assert "imagenet-9/original, imagenet-9/mixed_same" in notes
+    assert f"'{WORDNET_IDS[0]}': expected WordNet ids of the 200 classes" in notes
+    assert "real.json" in notes
+
+
+def test_a_record_set_stands_in_for_a_folder(root, config, tmp_path):
+    names = [WORDNET_IDS[number] for number in (407, 0, 409)]
+    records = []
+    for place, (label, said) in enumerate([(0, 407), (1, 0), (2, 0)]):
+        picture(tmp_path / "one.png", said)
+        records.append({"id": place, "image": (tmp_path / "one.png").read_bytes(), "label": label})
+    write_records(tmp_path / "imagenet-v2", "v2", {"test": records}, names)
+    bench, out = Bench(ColourStore(), config, Options(probe="ridge", sets=tmp_path)), Collector()
+    ROBUSTNESS.run(bench, out)
+    assert out.metrics == {"robustness/imagenet-v2": pytest.approx(2 / 3)}
+
+
+def test_candidates_limit_the_choice():
+    scores = np.array([[0.1, 0.9, 0.5], [0.9, 0.2, 0.1]])
+    right = np.zeros((2, 1000), bool)
+    right[0, 6] = right[1, 11] = True
+    group = np.array([0, 1])
+    columns = np.array([11, 0, 6])
+    everything = Pictures(lambda size: [], group, right)
+    np.testing.assert_array_equal(correct(scores, columns, everything), [0, 1])  # 0 wins the first
+    few = Pictures(lambda size: [], group, right, candidates=np.array([6, 11]))
+    np.testing.assert_array_equal(correct(scores, columns, few), [1, 1])
+    with pytest.raises(DataError, match="this set is about"):
+        correct(scores, columns, Pictures(lambda size: [], group, right, candidates=np.array([5])))
+
+
+def test_tables_have_the_published_counts():
+    superclasses = table("imagenet9")
+    counts = {name: len(classes) for name, classes in superclasses.items()}
+    assert counts == {
+        "dog": 116, "bird": 52, "vehicle": 42, "reptile": 36, "carnivore": 35, "insect": 27, "instrument": 26,
+        "primate": 20, "fish": 16,
+    }  # fmt: skip
+    every = [number for classes in superclasses.values() for number in classes]
+    assert len(every) == len(set(every)) == 370
+    names = {WORDNET_IDS[number]: kind for kind, classes in superclasses.items() for number in classes}
+    assert names["n02099601"] == "dog"  # golden retriever
+    assert names["n02701002"] == "vehicle"  # ambulance
+    assert names["n02128385"] == "carnivore"  # leopard
+    assert not {"n02123045", "n03063599"} & set(names)  # tabby cat, coffee mug
+
+    folders = table("objectnet")
+    assert len(folders) == 113
+    assert sum(map(len, folders.values())) == len({n for classes in folders.values() for n in classes}) == 125
+    assert [WORDNET_IDS[number] for number in folders["banana"]] == ["n07753592"]
+    assert len(folders["chair"]) == 3
+    for name in ("imagenet-a", "imagenet-r"):
+        assert len(set(table("subsets")[name])) == 200
+    assert len(VARIANTS) == 8
+    assert sum(name.startswith("imagenet-9/") for name in SETS) == 8
+
+
+def test_classes_are_found_by_id_and_by_name():
+    assert imagenet_numbers(["n01443537", "Tench"]).tolist() == [1, 0]
+    assert imagenet_numbers(["grinning face"]) is None
+    assert imagenet_numbers([]) is None
+
+
+def problems(bench):
+    try:
+        return "\n".join(map(str, ROBUSTNESS.check(bench)))
+    except UserError as error:
+        return str(error)
+
+
+def test_what_cannot_be_evaluated_is_refused_first(config, tmp_path, root):
+    assert "--sets" in problems(Bench(ColourStore(), config, Options()))
+    assert "at least one test set below it" in problems(Bench(ColourStore(), config, Options(sets=tmp_path)))
+    text = problems(Bench(ColourStore(), config, Options(sets=root, probe="logistics")))
+    assert "Did you mean logistic?" in text
+    assert "style" in problems(Bench(ColourStore(), config, Options(sets=root, target="style")))
+    assert len(ORDER) == len(COLOURS)

@@ -1,0 +1,148 @@
+"""Evaluates a checkpoint: numbers with 95% intervals as a table, JSON and one HTML page.
+
+    python -m xsample_jax.tools.evaluate --checkpoint=runs/mine --evals=knn,logistic,geometry
+    python -m xsample_jax.tools.evaluate --checkpoint=runs/cc3m/checkpoints/40000 --evals=logistic,robustness \\
+        --config.data.path=data/imagenet2012 --config.eval.split=validation --sets=data/robustness
+
+The data is that of the training config unless --config.data... and --config.eval... say otherwise. --checkpoint is a
+run folder (its newest checkpoint) or RUN/checkpoints/STEP. docs/evaluation.md describes every number and test set.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from xsample_jax.errors import UserError
+from xsample_jax.exit_codes import BAD_INPUT, FINISHED
+from xsample_jax.topology import quiet_environment, without_tpu
+
+JSON_FILE, EXAMPLES_FILE, PAGE = "evaluation.json", "evaluation.npz", "evaluation.html"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    from xsample_jax.evals.bench import PROBES
+    from xsample_jax.evals.registry import EVALUATORS
+    from xsample_jax.evals.sgd_probe import SgdProtocol
+
+    lines = "\n".join(f"  {name:<12}{evaluator.says}" for name, evaluator in EVALUATORS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m xsample_jax.tools.evaluate",
+        description=__doc__ + "\nevaluations:\n" + lines,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--checkpoint", required=True, help="RUN or RUN/checkpoints/STEP")
+    parser.add_argument("--evals", required=True, help="names from the list above, with commas between")
+    parser.add_argument("--out", type=Path, help="folder for the results (default: RUN/evaluations/STEP)")
+    parser.add_argument("--target", help="what probes predict: label or an attribute (emoji: subgroup; else label)")
+    parser.add_argument("--probe", default="logistic", help=f"for robustness: {', '.join(PROBES)} (%(default)s)")
+    parser.add_argument("--sets", type=Path, help="folder with the test sets of robustness and mit_states")
+    parser.add_argument("--crop", type=float, default=1.0, help="middle share of the side that is seen (default: all)")
+    parser.add_argument(
+        "--prompts", type=Path, help="file with a template for class names on each line, with {caption}"
+    )
+    parser.add_argument("--text_encoder", help="encoder of the prompts: name or folder (default: that of the captions)")
+    for field in dataclasses.fields(SgdProtocol):
+        shown = ",".join(f"{rate:g}" for rate in field.default) if field.name == "learning_rates" else field.default
+        kind = numbers if field.name == "learning_rates" else type(field.default)
+        parser.add_argument(f"--sgd_{field.name}", type=kind, default=field.default, help=f"of sgd (default: {shown})")
+    return parser
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """ "0.1,0.3" -> (0.1, 0.3)."""
+    return tuple(float(part) for part in text.split(","))
+
+
+def read_protocol(chosen: argparse.Namespace):
+    """The SGD protocol of the flags; ConfigError for what cannot be trained with."""
+    from xsample_jax.errors import ConfigError
+    from xsample_jax.evals.sgd_probe import SgdProtocol
+
+    values = {field.name: getattr(chosen, f"sgd_{field.name}") for field in dataclasses.fields(SgdProtocol)}
+    right = {
+        "learning_rates": all(rate > 0 for rate in values["learning_rates"]),
+        "epochs": values["epochs"] > 0,
+        "batch_size": values["batch_size"] > 0,
+        "momentum": 0 <= values["momentum"] < 1,
+        "weight_decay": values["weight_decay"] >= 0,
+    }
+    for name, fine in right.items():
+        if not fine:
+            expected = "a number above 0" if name != "momentum" else "a number from 0 to below 1"
+            raise ConfigError(f"--sgd_{name}", values[name], expected)
+    return SgdProtocol(**values)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Does what the command line says and returns the exit code."""
+    from xsample_jax.config import config_to_json, split_overrides
+    from xsample_jax.evals.bench import Options
+    from xsample_jax.evals.evaluate_checkpoint import check_names, evaluate_checkpoint
+    from xsample_jax.evals.intervals import save_examples
+    from xsample_jax.load_model import find_checkpoint, read_config
+    from xsample_jax.processes import find_place, start
+
+    overrides, rest = split_overrides(list(arguments))
+    chosen = make_parser().parse_args(rest)
+    evals = [name.strip() for name in chosen.evals.split(",") if name.strip()]
+    for problem in check_names(evals):
+        raise problem
+    options = Options(
+        target=chosen.target,
+        probe=chosen.probe,
+        sets=chosen.sets,
+        prompts=read_prompts(chosen.prompts),
+        text_encoder=chosen.text_encoder,
+        sgd=read_protocol(chosen),
+    )
+    where = find_checkpoint(chosen.checkpoint)
+    start(find_place(), config_to_json(read_config(*where, overrides)))
+    evaluation = evaluate_checkpoint(chosen.checkpoint, evals, overrides, options, chosen.crop)
+
+    import jax
+
+    if jax.process_index() != 0:
+        return FINISHED
+    from xsample_jax.tools.evaluation_page import as_json, table, write_page
+
+    folder = chosen.out or evaluation.run / "evaluations" / str(evaluation.step)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / JSON_FILE).write_text(json.dumps(as_json(evaluation, evals), indent=1) + "\n")
+    save_examples(folder / EXAMPLES_FILE, evaluation.result.examples)
+    write_page(evaluation, evals, folder / PAGE)
+    print(table(evaluation))
+    print(f"\n{folder / PAGE}")
+    return FINISHED
+
+
+def read_prompts(path: Path | None) -> tuple[str, ...]:
+    """The lines of a file of templates; ConfigError when it is missing or empty."""
+    from xsample_jax.errors import ConfigError
+
+    if path is None:
+        return ()
+    lines = tuple(line.strip() for line in path.read_text().splitlines() if line.strip()) if path.is_file() else ()
+    if not lines:
+        raise ConfigError("--prompts", str(path), "a file with one template on each line, as: a photo of a {caption}")
+    return lines
+
+
+def main() -> None:
+    if without_tpu():  # before jax looks for its devices
+        quiet_environment(os.environ)
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except UserError as error:
+        from xsample_jax.processes import leave, name_of_process
+
+        print(f"error{name_of_process()}: {error}", file=sys.stderr)
+        leave(BAD_INPUT)
+
+
+if __name__ == "__main__":
+    main()
