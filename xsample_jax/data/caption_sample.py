@@ -1,0 +1,64 @@
+"""A random sample of a split's captions and their embeddings: what looking at a caption graph reads of a large set."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from xsample_jax.data.record_reader import RecordSource
+from xsample_jax.data.select_caption import select_caption
+from xsample_jax.errors import DataError
+from xsample_jax.metrics.progress import progress
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionSample:
+    """n records of a split.
+
+    Attributes:
+      index: int [n], places in the split, rising.
+      embedding: float32 [n, E], unit rows.
+      captions: n texts.
+      label: int [n], -1 where a record has none.
+      total: records in the split; without: records looked at that have no embedding.
+    """
+
+    index: np.ndarray
+    embedding: np.ndarray
+    captions: Sequence[str]
+    label: np.ndarray
+    total: int
+    without: int
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+def read_sample(source: RecordSource, which: str = "first", count: int = 8192, seed: int = 0) -> CaptionSample:
+    """Reads at most `count` random records of a split, all of a smaller one; `which` caption as `data.caption` says.
+
+    Memory: count * (E * 4 bytes and a caption), however large the split is.
+
+    Raises:
+      DataError: no record has an embedding.
+    """
+    total = len(source)
+    places = np.arange(total)
+    if count < total:
+        places = np.sort(np.random.default_rng(seed).choice(total, count, replace=False, shuffle=False))
+    kept, rows, captions, labels = [], [], [], []
+    for place in progress(places, "captions", len(places)):
+        record = source[int(place)]
+        if record["caption_embeddings"] is None or not len(record["caption_embeddings"]):
+            continue
+        text, row = select_caption(record, which, where=str(source.folder))
+        kept.append(place)
+        rows.append(row)
+        captions.append(text if text is not None else " | ".join(record["captions"]))
+        labels.append(record["label"])
+    if not kept:
+        fix = f"Embed its captions: python -m xsample_jax.tools.embed --set={source.folder}"
+        raise DataError(f"caption embeddings of {source.folder}", "none", "embeddings in the records", fix)
+    embedding = np.stack(rows).astype(np.float32)
+    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+    return CaptionSample(np.array(kept), embedding, captions, np.array(labels), total, len(places) - len(kept))
