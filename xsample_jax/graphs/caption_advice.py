@@ -36,7 +36,7 @@ def choice_at(curves: Mapping[str, np.ndarray], temperatures: np.ndarray, tau_s:
 
 
 def choices(curves: Mapping[str, np.ndarray], temperatures: np.ndarray, rows: int) -> list[Choice]:
-    """The tau_s for each wanted number of effective neighbours that there is, up to an eighth of the rows of a batch."""
+    """The tau_s for each wanted number of effective neighbours there is, up to an eighth of the rows of a batch."""
     found = []
     for wanted in WANTED:
         tau_s = temperature_for(curves["effective_neighbours"], temperatures, wanted)
@@ -71,68 +71,58 @@ def advise(
     """
     own, alike, same, ordinary = (now.masses[name] for name in MASSES)
     found = []
+
+    def say(level: str, *sentences: str) -> None:
+        found.append(Advice(level, " ".join(sentences)))
+
     if ordinary > TOO_ORDINARY:
-        fix = "Captions that say more, a larger text encoder, or top-k of the graph would help."
-        if limit is not None:
-            fix = f"Lower tau_s: at {limit.tau_s:.3f} it is {limit.masses['ordinary_mass']:.0%}."
-        found.append(
-            Advice(
-                "warning",
-                f"{ordinary:.0%} of the target lies on ordinary pairs, which are no more alike than 95% of random pairs: "
-                f"the model is asked to draw unrelated images together. {fix}",
-            )
+        say(
+            "warning",
+            f"{ordinary:.0%} of the target lies on ordinary pairs, which are no more alike than 95% of random pairs:",
+            "the model is asked to draw unrelated images together.",
+            f"Lower tau_s: at {limit.tau_s:.3f} it is {limit.masses['ordinary_mass']:.0%}."
+            if limit is not None
+            else "No tau_s mends that: captions that say more, or another text encoder, would.",
         )
     if same > MOSTLY_SAME:
-        found.append(
-            Advice(
-                "warning",
-                f"{same:.0%} of the target lies on other images with the very same caption: this graph is nearly that of "
-                "SupCon with the captions as classes. A larger tau_s, several captions per image (data.caption=random) or "
-                "captions that say more make it softer.",
-            )
+        say(
+            "warning",
+            f"{same:.0%} of the target lies on other images with the very same caption: this graph is nearly that of",
+            "SupCon with the captions as classes. A larger tau_s, several captions per image (data.caption=random) or",
+            "captions that say more make it softer.",
         )
     if own > MOSTLY_OWN:
-        found.append(
-            Advice(
-                "warning",
-                f"{own:.0%} of the target lies on an image's own other views: this graph is nearly that of SimCLR, and the "
-                "captions hardly count. Raise tau_s.",
-            )
+        say(
+            "warning",
+            f"{own:.0%} of the target lies on an image's own other views: this graph is nearly that of SimCLR, and the",
+            "captions hardly count. Raise tau_s.",
         )
     if not found:
-        found.append(
-            Advice(
-                "good",
-                f"At tau_s = {now.tau_s:g} a row has {now.neighbours:.1f} effective neighbours: {own:.0%} of its target on "
-                f"its own views, {same:.0%} on images with the same caption, {alike:.0%} on alike ones, {ordinary:.0%} on "
-                "ordinary ones.",
-            )
+        say(
+            "good",
+            f"At tau_s = {now.tau_s:g} a row has {now.neighbours:.1f} effective neighbours: {own:.0%} of its target on",
+            f"its own views, {same:.0%} on images with the same caption, {alike:.0%} on alike ones, {ordinary:.0%} on",
+            "ordinary ones.",
         )
     if limit is not None:
-        found.append(
-            Advice(
-                "note",
-                f"The softest target with at most {TOO_ORDINARY:.0%} on ordinary pairs has tau_s = {limit.tau_s:.3f} and "
-                f"{limit.neighbours:.1f} effective neighbours: --config.objective.target_temperature={limit.tau_s:.3f}, or "
-                f"--config.objective.target_neighbours={limit.neighbours:.1f}, which follows the batch.",
-            )
+        say(
+            "note",
+            f"The softest target with at most {TOO_ORDINARY:.0%} on ordinary pairs has tau_s = {limit.tau_s:.3f} and",
+            f"{limit.neighbours:.1f} effective neighbours: --config.objective.target_temperature={limit.tau_s:.3f}, or",
+            f"--config.objective.target_neighbours={limit.neighbours:.1f}, which follows the batch.",
         )
     if same_images >= 0.05:
-        found.append(
-            Advice(
-                "note",
-                f"In a batch of {batch_size} images an image meets {same_images:.1f} others with its own caption, on "
-                "average. X-CLR counts them as positives; SimCLR and CLIP push them apart.",
-            )
+        say(
+            "note",
+            f"In a batch of {batch_size} images an image meets {same_images:.1f} others with its own caption, on average.",
+            "X-CLR counts them as positives; SimCLR and CLIP push them apart.",
         )
     if spread < NARROW:
-        found.append(
-            Advice(
-                "warning",
-                f"All cosines lie within {spread:.3f}: the encoder hardly tells these captions apart. Try "
-                "objective.centre=True, another text encoder, or look at the captions.",
-            )
+        say(
+            "warning",
+            f"All cosines lie within {spread:.3f}: the encoder hardly tells these captions apart. Try",
+            "objective.centre=True, another text encoder, or look at the captions.",
         )
     if without:
-        found.append(Advice("warning", f"{without} of the records looked at have no caption embedding."))
+        say("warning", f"{without} of the records looked at have no caption embedding.")
     return found

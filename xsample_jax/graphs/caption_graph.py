@@ -90,8 +90,9 @@ def target_curves(
 ) -> dict[str, np.ndarray]:
     """Means over rows of random batches, float64 [t] each, of the target softmax(cosine / tau_s) of B images.
 
-    "entropy", "effective_neighbours", "own_view_mass", "same_caption_mass" (of other images), "ordinary_mass" (pairs
-    with a cosine of at most `ordinary`) and "alike_mass", the rest.
+    "entropy", "effective_neighbours" (its exp, which objective.target_neighbours sets), "own_view_mass",
+    "same_caption_mass" (of other images), "ordinary_mass" (pairs with a cosine of at most `ordinary`) and "alike_mass",
+    the rest.
     """
     rng = np.random.default_rng(seed)
     draws = []
@@ -107,6 +108,7 @@ def target_curves(
         }
         draws.append(target_against_temperature(cosines, temperatures, views, own, kinds))
     curves = {name: np.mean([draw[name] for draw in draws], axis=0) for name in draws[0]}
+    curves["effective_neighbours"] = np.exp(curves["entropy"])
     masses = ("own_view_mass", "same_caption_mass", "ordinary_mass")
     return curves | {"alike_mass": np.clip(1 - sum(curves[name] for name in masses), 0, 1)}
 
