@@ -13,6 +13,7 @@ VARIANTS = {
     "cc3m": ("",),
     "cc12m": ("",),
     "icons": ("",),
+    "shapes": ("", "simclr", "supcon", "clip_frozen_text", "object", "shape", "ground", "erase_colour"),
     "baselines/simclr": ("", "cc3m", "cc12m"),
     "baselines/supcon": ("",),
     "baselines/clip": ("", "cc3m"),

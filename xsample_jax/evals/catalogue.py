@@ -4,6 +4,7 @@ import dataclasses
 
 SECTIONS = (
     "Held-out concepts",
+    "Factors",
     "Held-out styles",
     "Swapped backgrounds",
     "Few labels",
@@ -26,6 +27,7 @@ HEADLINES = (
     "label/knn",
     "label/probe",
     "label/probe_top5",
+    *(f"factor/{name}/kept" for name in ("shape", "colour", "texture", "count", "ground", "position")),
 )
 _CLASSIFIER = {"knn": "kNN", "probe": "probe", "probe_top5": "probe, top 5"}
 _BACKGROUND = {
@@ -58,25 +60,29 @@ def describe(name: str) -> Metric:
     match name.split("/"):
         case [("group" | "subgroup" | "label") as target, classifier] if classifier in _CLASSIFIER:
             return Metric(name, SECTIONS[0], f"{target.capitalize()}, {_CLASSIFIER[classifier]}")
+        case ["factor", factor, "kept"]:
+            return Metric(name, SECTIONS[1], f"{factor.capitalize()}, kept above chance")
+        case ["factor", factor, "probe"]:
+            return Metric(name, SECTIONS[1], f"{factor.capitalize()}, probe")
         case ["style", style, target, classifier]:
-            return Metric(name, SECTIONS[1], f"{style}: {target}, {_CLASSIFIER.get(classifier, classifier)}")
+            return Metric(name, SECTIONS[2], f"{style}: {target}, {_CLASSIFIER.get(classifier, classifier)}")
         case ["background", ground, target, classifier]:
             title = (
                 f"{_BACKGROUND.get(ground, ground).capitalize()}: {target}, {_CLASSIFIER.get(classifier, classifier)}"
             )
-            return Metric(name, SECTIONS[2], title, direction=-1 if ground == "gap" else 1)
+            return Metric(name, SECTIONS[3], title, direction=-1 if ground == "gap" else 1)
         case ["few_shot", shots, target]:
-            return Metric(name, SECTIONS[3], f"{target.capitalize()}, {shots} per class")
+            return Metric(name, SECTIONS[4], f"{target.capitalize()}, {shots} per class")
         case ["retrieval", pair]:
-            return Metric(name, SECTIONS[4], f"{pair.replace('_to_', ' → ')}, R@1")
+            return Metric(name, SECTIONS[5], f"{pair.replace('_to_', ' → ')}, R@1")
         case ["spearman", "captions"]:
-            return Metric(name, SECTIONS[4], "Rank correlation with captions", percent=False)
+            return Metric(name, SECTIONS[5], "Rank correlation with captions", percent=False)
         case ["geometry", "alignment"]:
-            return Metric(name, SECTIONS[5], "Alignment of a concept's drawings", percent=False, direction=-1)
+            return Metric(name, SECTIONS[6], "Alignment of a concept's drawings", percent=False, direction=-1)
         case ["geometry", "uniformity"]:
-            return Metric(name, SECTIONS[5], "Uniformity", percent=False, direction=-1)
+            return Metric(name, SECTIONS[6], "Uniformity", percent=False, direction=-1)
         case ["geometry", "effective_rank"]:
-            return Metric(name, SECTIONS[5], "Effective rank of the features", percent=False, direction=0)
+            return Metric(name, SECTIONS[6], "Effective rank of the features", percent=False, direction=0)
     return Metric(name, SECTIONS[-1], name, percent=False, direction=0)
 
 

@@ -114,7 +114,7 @@ def advise(
     if same_images >= 0.05:
         say(
             "note",
-            f"In a batch of {batch_size} images an image meets {same_images:.1f} others with its own caption, on average.",
+            f"In a batch of {batch_size} images one meets {same_images:.1f} others with its own caption, on average.",
             "X-CLR counts them as positives; SimCLR and CLIP push them apart.",
         )
     if spread < NARROW:

@@ -18,6 +18,7 @@ from xsample_jax.evals.catalogue import describe
 from xsample_jax.tools.comparison import Row, difference_rows, evaluation_rows, headlines, verdicts
 from xsample_jax.tools.curves import evaluation_curves, learning_curves
 from xsample_jax.tools.embedding_maps import map_pictures
+from xsample_jax.tools.factor_picture import factor_pictures
 from xsample_jax.tools.figure_style import Picture, colour
 from xsample_jax.tools.galleries import error_galleries, neighbour_gallery
 from xsample_jax.tools.graph_pictures import graph_panels, temperature_panels
@@ -56,6 +57,7 @@ def write_report(folders: Sequence[str | Path], out: str | Path, baseline: str |
         verdicts=verdicts(series, base, differences),
         headline=short,
         sections=_sections(evaluation),
+        factors=factor_pictures(series, folder),
         differences=differences,
         bars=_bars(differences),
         curves=learning_curves(series, folder),
