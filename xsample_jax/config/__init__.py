@@ -21,6 +21,7 @@ __all__ = [
     "find_problems",
     "flat_keys",
     "load_config",
+    "parse_variant_groups",
     "parse_variants",
     "read_config_file",
     "resolve",
