@@ -35,8 +35,8 @@ def test_kept_is_one_for_what_is_there_and_zero_for_what_is_not():
     assert metrics["factor/half/kept"] == pytest.approx(0.5, abs=0.1)
     assert metrics["factor/half/kept"] == pytest.approx((metrics["factor/half/probe"] - 0.5) / 0.5)
     assert metrics["spearman/captions"] > 0.5
-    assert set(result.examples) == {*(f"factor/{f}/{m}" for f in ("shape", "ground", "half") for m in ("probe", "kept")),
-                                    "spearman/captions"}  # fmt: skip
+    probed = {f"factor/{factor}/{metric}" for factor in ("shape", "ground", "half") for metric in ("probe", "kept")}
+    assert set(result.examples) == {*probed, "spearman/captions"}
     assert describe("factor/shape/kept").title == "Shape, kept above chance"
 
 

@@ -43,7 +43,7 @@ def test_histogram_quantiles_and_duplicates_are_those_of_all_pairs(embedding, mo
 def test_closest_pairs_are_different_captions_each_twice_at_most(embedding, captions, monkeypatch):
     monkeypatch.setattr(caption_graph, "TILE", 128)
     pairs = caption_graph.closest_pairs(embedding, captions, count=10)
-    i, k, cosine = all_pairs(embedding)
+    _, _, cosine = all_pairs(embedding)
     best = cosine[cosine < 0.999].max()
     assert pairs[0][2] == pytest.approx(best, abs=1e-6)
     assert [c for _, _, c in pairs] == sorted((c for _, _, c in pairs), reverse=True)

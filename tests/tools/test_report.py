@@ -147,7 +147,7 @@ def test_best_is_bold_only_where_the_paired_interval_excludes_zero(pages, folder
 
 
 def test_seeds_of_one_config_are_one_column_with_their_mean_and_interval(seeds_page, folders):
-    outline, text = read(seeds_page)
+    _, text = read(seeds_page)
     assert text.count("Seeds 0, 1") == 2
     assert "4 runs of" in text
     assert "One run each" not in text
