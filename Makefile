@@ -49,8 +49,11 @@ docs: .venv/installed
 goldens: .venv/installed
 	$(PYTHON) -m tests.config.goldens
 
-notebooks: .venv/installed-notebooks
-	$(PYTHON) -m jupytext --to notebook --output-dir notebooks/ipynb notebooks/*.py
+notebooks: $(patsubst notebooks/%.py,notebooks/ipynb/%.ipynb,$(wildcard notebooks/*.py))
+
+notebooks/ipynb/%.ipynb: notebooks/%.py .venv/installed-notebooks
+	@mkdir -p $(@D)
+	$(PYTHON) -m jupytext --to notebook --output $@ $<
 
 clean:
 	rm -rf .venv build dist *.egg-info

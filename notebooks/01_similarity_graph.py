@@ -57,7 +57,8 @@ axes.set(yscale="log", xlabel="cosine of two captions", ylabel="share of pairs")
 figure
 
 # %% [markdown]
-# What does a cosine mean here? Pairs from a ladder of similarity: at which rung do the pictures stop being alike to you?
+# What does a cosine mean here? Pairs from a ladder of similarity: at which rung do the pictures stop being alike to
+# you?
 
 # %%
 levels = (0.9999, 0.999, 0.99, 0.9, 0.5)

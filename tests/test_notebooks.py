@@ -80,6 +80,6 @@ def test_source_is_a_notebook_with_a_title_and_no_machine_in_it(path):
     text = path.read_text()
     assert text.startswith("# ---\n# jupyter:")
     cells = re.split(r"^# %%", text, flags=re.MULTILINE)[1:]
-    assert cells[0].startswith(f" [markdown]\n#\n# # {int(path.stem[:2])}. ")
+    assert cells[0].startswith(f" [markdown]\n# # {int(path.stem[:2])}. ")
     assert any(not cell.startswith(" [markdown]") for cell in cells)
     assert f"test_{path.stem}" in globals()
