@@ -99,6 +99,22 @@ def test_config_says_split_caption_batch_and_temperature(tmp_path):
         assert words in text
 
 
+def test_class_texts_in_place_of_captions(tmp_path):
+    folder = tmp_path / "set"
+    records = ({"id": i, "image": png(i), "label": i % 4 if i < 60 else -1, "captions": []} for i in range(64))
+    write_records(folder, "classes", {"train": records}, class_names=["ant", "bee", "cat", "dog"])
+    texts = np.eye(4, 8) + 0.1
+    np.save(folder / "class_embeddings.npy", texts.astype(np.float16))
+    sample = read_sample(open_records(folder, "train"), class_embeddings=texts)
+    assert (len(sample), sample.without) == (60, 4)
+    np.testing.assert_allclose(sample.embedding[5], texts[1] / np.linalg.norm(texts[1]), rtol=1e-6)
+    inspect.run([f"--data={folder}", "--classes", f"--out={tmp_path / 'page.html'}", "--batch_size=32"])
+    _, text = read(tmp_path / "page.html")
+    assert "class texts; 4 different ones" in text
+    assert "15 × ant" in text
+    assert "4 of the records looked at have no caption embedding" in text
+
+
 def test_embedded_set(tmp_path, capsys):
     inspect.run(["--data=emoji", "--split=val", f"--out={tmp_path / 'page.html'}"])
     said = capsys.readouterr().out

@@ -34,10 +34,17 @@ class CaptionSample:
         return len(self.index)
 
 
-def read_sample(source: RecordSource, which: str = "first", count: int = 8192, seed: int = 0) -> CaptionSample:
+def read_sample(
+    source: RecordSource,
+    which: str = "first",
+    count: int = 8192,
+    seed: int = 0,
+    class_embeddings: np.ndarray | None = None,
+) -> CaptionSample:
     """Reads at most `count` random records of a split, all of a smaller one; `which` caption as `data.caption` says.
 
-    Memory: count * (E * 4 bytes and a caption), however large the split is.
+    With `class_embeddings` [classes, E] the text of a record is that of its class. Memory: count * (E * 4 bytes and a
+    caption), however large the split is.
 
     Raises:
       DataError: no record has an embedding.
@@ -49,16 +56,29 @@ def read_sample(source: RecordSource, which: str = "first", count: int = 8192, s
     kept, rows, captions, labels = [], [], [], []
     for place in progress(places, "captions", len(places)):
         record = source[int(place)]
-        if record["caption_embeddings"] is None or not len(record["caption_embeddings"]):
+        text, row = _text_of(record, which, source, class_embeddings)
+        if row is None:
             continue
-        text, row = select_caption(record, which, where=str(source.folder))
         kept.append(place)
         rows.append(row)
-        captions.append(text if text is not None else " | ".join(record["captions"]))
+        captions.append(text)
         labels.append(record["label"])
     if not kept:
         fix = f"Embed its captions: python -m xsample_jax.tools.embed --set={source.folder}"
-        raise DataError(f"caption embeddings of {source.folder}", "none", "embeddings in the records", fix)
+        expected = "embeddings in the records" if class_embeddings is None else "records with a label"
+        raise DataError(f"caption embeddings of {source.folder}", "none", expected, fix)
     embedding = np.stack(rows).astype(np.float32)
     embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
     return CaptionSample(np.array(kept), embedding, captions, np.array(labels), total, len(places) - len(kept))
+
+
+def _text_of(record: dict, which: str, source: RecordSource, class_embeddings) -> tuple[str, np.ndarray | None]:
+    if class_embeddings is not None:
+        label, names = record["label"], source.manifest.class_names
+        if label < 0:
+            return "", None
+        return names[label] if names else str(label), class_embeddings[label]
+    if record["caption_embeddings"] is None or not len(record["caption_embeddings"]):
+        return "", None
+    text, row = select_caption(record, which, where=str(source.folder))
+    return " | ".join(record["captions"]) if text is None else text, row

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from xsample_jax.assemble import load_class_embeddings
 from xsample_jax.config import default_config, load_config, split_overrides
 from xsample_jax.data.caption_sample import read_sample
-from xsample_jax.data.sources import open_source
+from xsample_jax.data.sources import open_source, source_folder
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.graphs import caption_graph
 from xsample_jax.graphs.caption_advice import advise, choice_at, choices, softest
@@ -48,19 +49,21 @@ class Question:
     views: int
     tau_s: float
     centre: bool
+    classes: bool
 
 
 def question(flags: argparse.Namespace, overrides: list[str]) -> Question:
     """Reads --data: a config file, the name emoji, or the folder of a record set; flags win over the config."""
     if ".py" in flags.data:
         config = load_config(flags.data, overrides)
-        tau_s = build_objective(config.objective).target_temperature
-        if not reads_target_temperature(build_objective(config.objective)) or not isinstance(tau_s, float):
-            tau_s = PAPER_TAU_S
+        objective = build_objective(config.objective)
+        tau_s, classes = objective.target_temperature, "class_embedding" in objective.requires
+        if not reads_target_temperature(objective) or not isinstance(tau_s, float):
+            tau_s = PAPER_TAU_S  # no softmax, or a rule that chooses it
     else:
         if overrides:
             raise DataError("--config", overrides[0], "nothing, unless --data is a config file", "Leave it out.")
-        config, tau_s = default_config(), PAPER_TAU_S
+        config, tau_s, classes = default_config(), PAPER_TAU_S, False
         config.data.update({"source": "emoji"} if flags.data == "emoji" else {"source": "records", "path": flags.data})
     return Question(
         config.data,
@@ -70,13 +73,15 @@ def question(flags: argparse.Namespace, overrides: list[str]) -> Question:
         flags.views or config.views,
         flags.tau_s or tau_s,
         flags.centre or config.objective.centre,
+        flags.classes or classes,
     )
 
 
 def inspect(asked: Question, out: Path, count: int, seed: int = 0) -> list[str]:
     """Writes the page; returns what the terminal should say."""
     source = open_source(asked.data, asked.split)
-    sample = read_sample(source, asked.caption, count, seed)
+    texts = load_class_embeddings(source_folder(asked.data), source) if asked.classes else None
+    sample = read_sample(source, asked.caption, count, seed, texts)
     if len(sample) < 16:
         raise DataError("records with an embedding", len(sample), "at least 16, to look at a graph")
     embedding = sample.embedding
@@ -98,13 +103,14 @@ def inspect(asked: Question, out: Path, count: int, seed: int = 0) -> list[str]:
     advice = advise(now, limit, spread, same * (batch_size - 1), batch_size, sample.without)
 
     folder = figures_folder(out)
-    encoder = source.manifest.text_encoder
+    encoder = (source.manifest.text_encoder or {}).get("name", "not named") if texts is None else "of the class texts"
+    kind = "class texts" if asked.classes else f"data.caption = {asked.caption}"
     sampled = f"{len(sample):,} random records of {sample.total:,}" if len(sample) < sample.total else "all records"
     facts = {
         "Set": f"{source.manifest.name}, split {asked.split}, {sample.total:,} records",
         "Looked at": sampled,
-        "Captions": f"data.caption = {asked.caption}; {len(set(sample.captions)):,} different ones",
-        "Text encoder": f"{encoder['name']}, {encoder['dim']} numbers{', centred' if asked.centre else ''}",
+        "Captions": f"{kind}; {len(set(sample.captions)):,} different ones",
+        "Text encoder": f"{encoder}, {embedding.shape[1]} numbers{', centred' if asked.centre else ''}",
         "Batch": f"{batch_size:,} images × {asked.views} views",
         "tau_s": f"{asked.tau_s:g}",
         "Cosine of random pairs": f"median {caption_graph.quantile(counts, 0.5):.2f}; "
@@ -153,6 +159,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--batch_size", type=int, help="images of a batch (default: that of the config, or 256)")
     parser.add_argument("--views", type=int, help="views of an image (default: that of the config, or 2)")
     parser.add_argument("--tau_s", type=float, help="target temperature (default: that of the config, or 0.1)")
+    parser.add_argument("--classes", action="store_true", help="texts of the classes in place of captions (class_text)")
     parser.add_argument("--centre", action="store_true", help="centre the embeddings first, as objective.centre")
     parser.add_argument("--sample", type=int, default=8192, help="records to read at most (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample and of the batches")
