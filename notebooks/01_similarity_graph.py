@@ -64,7 +64,8 @@ figure
 levels = (0.9999, 0.999, 0.99, 0.9, 0.5)
 figure = Figure(figsize=(8, 1.9 * len(levels)), layout="constrained")
 grid = figure.subplots(len(levels), 4)
-for row, (level, pairs) in zip(grid, caption_graph.ladder(sample.embedding, levels, each=2), strict=True):
+steps = caption_graph.ladder(sample.embedding, sample.captions, levels, each=2)
+for row, (level, pairs) in zip(grid, steps, strict=True):
     for k, (i, j, cosine) in enumerate(pairs):
         for axes, index in ((row[2 * k], i), (row[2 * k + 1], j)):
             axes.imshow(decode_record(source[int(sample.index[index])], 64, 3))

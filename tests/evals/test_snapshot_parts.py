@@ -50,8 +50,9 @@ def test_map_of_a_large_split_is_a_sample(rng):
 
 
 def test_worst_error_is_the_most_confident_one(rng):
-    train = features(np.repeat(np.eye(3), 30, axis=0) + 0.01 * rng.normal(size=(90, 3)), np.repeat([0, 1, 2], 30))
-    rows = np.array([[1, 0, 0], [0.9, 1, 0], [0, 0, 1], [0, 1, 0.01]])
+    labels = np.repeat([0, 1, 2], [30, 15, 30])  # 15: of 20 neighbours five are of another class
+    train = features(np.eye(3)[labels] + 0.01 * rng.normal(size=(75, 3)), labels)
+    rows = np.array([[1, 0, 0], [0.97, 1, 0], [0, 0, 1], [0, 1, 0.01]])
     test = features(rows, [0, 0, 0, 1])  # row 1 is nearly right, row 2 is wrong for sure
     table = find_errors(train, test, k=4)
     assert table.target == "label"

@@ -54,12 +54,12 @@ def test_closest_pairs_are_different_captions_each_twice_at_most(embedding, capt
         assert embedding[a] @ embedding[b] == pytest.approx(c, abs=1e-6)
 
 
-def test_ladder_steps_are_at_their_quantiles(embedding):
+def test_ladder_steps_are_at_their_quantiles(embedding, captions):
     _, _, cosine = all_pairs(embedding)
-    steps = caption_graph.ladder(embedding, (0.99, 0.5), pairs=50_000)
+    steps = caption_graph.ladder(embedding, captions, (0.99, 0.5), pairs=50_000)
     assert [share for share, _ in steps] == [0.99, 0.5]
     for share, pairs in steps:
-        assert len(pairs) == 3
+        assert len({frozenset((captions[i], captions[k])) for i, k, _ in pairs}) == len(pairs) == 3
         for i, k, found in pairs:
             assert i != k
             assert found == pytest.approx(embedding[i] @ embedding[k], abs=1e-6)

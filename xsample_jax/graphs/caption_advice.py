@@ -88,8 +88,8 @@ def advise(
         say(
             "warning",
             f"{same:.0%} of the target lies on other images with the very same caption: this graph is nearly that of",
-            "SupCon with the captions as classes. A larger tau_s, several captions per image (data.caption=random) or",
-            "captions that say more make it softer.",
+            "SupCon with the captions as classes. A larger tau_s, several captions per image (`data.caption=random`)",
+            "or captions that say more make it softer.",
         )
     if own > MOSTLY_OWN:
         say(
@@ -108,8 +108,8 @@ def advise(
         say(
             "note",
             f"The softest target with at most {TOO_ORDINARY:.0%} on ordinary pairs has tau_s = {limit.tau_s:.3f} and",
-            f"{limit.neighbours:.1f} effective neighbours: --config.objective.target_temperature={limit.tau_s:.3f}, or",
-            f"--config.objective.target_neighbours={limit.neighbours:.1f}, which follows the batch.",
+            f"{limit.neighbours:.1f} effective neighbours: `--config.objective.target_temperature={limit.tau_s:.3f}`,",
+            f"or `--config.objective.target_neighbours={limit.neighbours:.1f}`, which follows the batch.",
         )
     if same_images >= 0.05:
         say(
@@ -121,7 +121,7 @@ def advise(
         say(
             "warning",
             f"All cosines lie within {spread:.3f}: the encoder hardly tells these captions apart. Try",
-            "objective.centre=True, another text encoder, or look at the captions.",
+            "`objective.centre=True`, another text encoder, or look at the captions.",
         )
     if without:
         say("warning", f"{without} of the records looked at have no caption embedding.")

@@ -67,9 +67,17 @@ def closest_pairs(embedding: np.ndarray, captions: Sequence[str], count: int = 1
 
 
 def ladder(
-    embedding: np.ndarray, shares: Sequence[float], each: int = 3, pairs: int = 200_000, seed: int = 0
+    embedding: np.ndarray,
+    captions: Sequence[str],
+    shares: Sequence[float],
+    each: int = 3,
+    pairs: int = 200_000,
+    seed: int = 0,
 ) -> list[tuple[float, list[tuple[int, int, float]]]]:
-    """For each share, (share, `each` pairs (i, k, cosine) than which that share of random pairs is less alike)."""
+    """For each share, (share, `each` pairs (i, k, cosine) than which that share of random pairs is less alike).
+
+    The pairs of a step have different captions, as far as there are such.
+    """
     rng = np.random.default_rng(seed)
     i = rng.integers(0, len(embedding), pairs)
     k = (i + rng.integers(1, len(embedding), pairs)) % len(embedding)
@@ -80,8 +88,12 @@ def ladder(
     steps = []
     for share in shares:
         middle = int(share * (pairs - 1))
-        places = np.clip(np.arange(each) + middle - each // 2, 0, pairs - 1)
-        steps.append((share, [(int(i[p]), int(k[p]), float(cosine[p])) for p in order[places]]))
+        near = order[np.argsort(np.abs(np.arange(pairs) - middle), kind="stable")[: 20 * each]]
+        of_words: dict[frozenset, int] = {}
+        for place in near:
+            of_words.setdefault(frozenset((captions[i[place]], captions[k[place]])), place)
+        chosen = [*of_words.values(), *near][:each]
+        steps.append((share, [(int(i[p]), int(k[p]), float(cosine[p])) for p in chosen]))
     return steps
 
 

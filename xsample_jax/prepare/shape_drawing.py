@@ -11,25 +11,27 @@ _COLOURS = {
     "red": (205, 40, 45), "orange": (240, 135, 25), "yellow": (245, 215, 40), "green": (40, 150, 70),
     "blue": (45, 85, 200), "purple": (125, 55, 160), "pink": (240, 130, 180), "grey": (125, 125, 130),
 }  # fmt: skip
-_CENTRES = {"left": (-0.21, 0), "right": (0.21, 0), "top": (0, -0.21), "bottom": (0, 0.21), "centre": (0, 0)}
+_CENTRES = {"left": (-0.2, 0), "right": (0.2, 0), "top": (0, -0.2), "bottom": (0, 0.2), "centre": (0, 0)}
 # Places of the objects around the centre of their group, and their radius, as shares of the picture's side.
 _GROUPS = {
-    "one": (((0, 0),), 0.2),
-    "two": (((-0.12, 0.05), (0.12, -0.05)), 0.115),
-    "three": (((0, -0.12), (-0.125, 0.1), (0.125, 0.1)), 0.105),
-    "four": (((-0.12, -0.12), (0.12, -0.12), (-0.12, 0.12), (0.12, 0.12)), 0.1),
+    "one": (((0, 0),), 0.24),
+    "two": (((-0.14, 0.06), (0.14, -0.06)), 0.14),
+    "three": (((0, -0.14), (-0.145, 0.12), (0.145, 0.12)), 0.13),
+    "four": (((-0.145, -0.145), (0.145, -0.145), (-0.145, 0.145), (0.145, 0.145)), 0.125),
 }
 
 
 def draw(values: dict[str, int], index: int) -> Image.Image:
     """The picture with these factors, RGB; `index` decides what no caption tells (turns, sizes, shades, grain)."""
     words = {name: FACTORS[name][value] for name, value in values.items()}
-    rng = np.random.default_rng([2407, index])
-    picture = _ground(words["ground"], rng)
-    mask, outline = _objects(words, rng)
-    colour = np.clip(np.array(_COLOURS[words["colour"]]) * rng.uniform(0.88, 1.06) + rng.normal(0, 5, 3), 0, 255)
+    # A stream for each part, so that changing one factor changes nothing else.
+    of_ground, of_objects, of_colour, of_texture = (np.random.default_rng([2407, index, part]) for part in range(4))
+    picture = _ground(words["ground"], of_ground)
+    mask, outline = _objects(words, of_objects)
+    shade, tint = of_colour.uniform(0.88, 1.06), of_colour.normal(0, 5, 3)
+    colour = np.clip(np.array(_COLOURS[words["colour"]]) * shade + tint, 0, 255)
     light = 0.25 * colour + 0.75 * 255
-    pattern = _texture(words["texture"], rng)[..., None]
+    pattern = _texture(words["texture"], of_texture)[..., None]
     surface = pattern * light + (1 - pattern) * colour
     for cover, paint in ((outline, 0.35 * colour), (mask, surface)):
         picture = (1 - cover[..., None]) * picture + cover[..., None] * paint
@@ -89,15 +91,15 @@ def _outline(shape: str) -> np.ndarray:
 
 def _texture(texture: str, rng: np.random.Generator) -> np.ndarray:
     """Where the surface is light, float [SIZE, SIZE]; phase and direction differ from picture to picture."""
-    turn, shift, period = rng.uniform(-0.4, 0.4), rng.uniform(0, 6, 2), 5.0
+    turn, shift, period = rng.uniform(-0.4, 0.4), rng.uniform(0, 6, 2), 6.0
     y, x = np.mgrid[:SIZE, :SIZE]
     u, v = x * np.cos(turn) + y * np.sin(turn) + shift[0], y * np.cos(turn) - x * np.sin(turn) + shift[1]
     if texture == "plain":
         return np.zeros((SIZE, SIZE))
     if texture == "striped":
-        return (u % period < 2.2).astype(float)
+        return (u % period < 2.6).astype(float)
     if texture == "dotted":
-        return ((u % period - period / 2) ** 2 + (v % period - period / 2) ** 2 < 1.6**2).astype(float)
+        return ((u % period - period / 2) ** 2 + (v % period - period / 2) ** 2 < 1.9**2).astype(float)
     return ((u % (1.4 * period) < 0.7 * period) ^ (v % (1.4 * period) < 0.7 * period)).astype(float)
 
 

@@ -21,7 +21,11 @@ FACTORS = {
 # The captions of a picture, in the order of `data.caption`: what each of them names.
 CAPTIONS = (tuple(FACTORS), ("shape", "colour", "texture", "count"), ("shape",), ("ground",))
 
-_PLACES = {"centre": "in the centre"}
+_POSITIONS = {
+    "left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom",
+    "centre": "in the centre",
+}  # fmt: skip
+_GROUNDS = {"sky": "in the sky", "night": "at night"}
 
 
 def factors_of(index: int) -> dict[str, int]:
@@ -41,10 +45,9 @@ def caption_of(values: dict[str, int], named: Sequence[str]) -> str:
         thing += "es" if thing == "cross" else "s"
     parts = [" ".join(filter(None, (words.get("count"), words.get("colour"), words.get("texture"), thing)))]
     if "position" in words:
-        place = words["position"]
-        parts[0] += f" {_PLACES.get(place, f'on the {place}')}"
+        parts[0] += f" {_POSITIONS[words['position']]}"
     if "ground" in words:
-        parts.append(f"on {words['ground']}")
+        parts.append(_GROUNDS.get(words["ground"], f"on {words['ground']}"))
     return ", ".join(part.strip() for part in parts if part)
 
 

@@ -33,7 +33,7 @@ def histogram_picture(counts: np.ndarray, ordinary: float, folder: Path) -> Pict
         kept = shares > 0
         axes.bar(centres[kept], shares[kept], width=2 * width / BINS, color=COLOURS[1])
         axes.set_yscale("log")
-        axes.axvline(ordinary, color=theme.muted, linestyle=":")
+        axes.axvline(ordinary, color=theme.ink, linestyle=":", zorder=3)
         axes.set_xlabel("cosine of two captions")
 
     caption = f"Share of pairs, on a logarithmic scale. Left of the dotted line are {ORDINARY:.0%} of all pairs."

@@ -136,7 +136,7 @@ def inspect(asked: Question, out: Path, count: int, seed: int = 0) -> list[str]:
         ],
         steps=[
             {"share": share, "pairs": pair_cards(source, sample, pairs)}
-            for share, pairs in caption_graph.ladder(embedding, LEVELS, seed=seed)
+            for share, pairs in caption_graph.ladder(embedding, sample.captions, LEVELS, seed=seed)
         ],
         closest=pair_cards(source, sample, caption_graph.closest_pairs(embedding, sample.captions)),
         duplicates=duplicate_groups(source, sample),
