@@ -20,7 +20,9 @@ TEMPERATURE_CAPTIONS = (
 
 
 def graph_panels(series: Series, place: int, folder: Path) -> list[Picture]:
-    """Target, student and difference of one batch, rows and columns sorted by group."""
+    """Target, student and difference of one batch, rows and columns sorted by group; none without a snapshot."""
+    if series.snapshot is None:
+        return []
     target, student, groups = (series.snapshot[name] for name in ("target", "student", "groups"))
     panels = (
         ("target", "Target", target, GRAPH_CAPTIONS[0]),
