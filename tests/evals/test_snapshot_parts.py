@@ -61,6 +61,8 @@ def test_worst_error_is_the_most_confident_one(rng):
     assert table.share[0] == pytest.approx(1)
     assert table.truth_share[0] == 0
     assert np.all(train.label[table.evidence[0]] == 2)
+    voters = train.label[find_errors(train, test, k=20).evidence[1]]
+    np.testing.assert_array_equal(voters, [1] * 15 + [0] * 5)  # those that were wrong come first
 
     arrays = error_arrays(
         table,

@@ -18,7 +18,8 @@ class ErrorTable:
 
     Attributes:
       target: what was to be told: "label" or an attribute.
-      row: int [q], of the evaluated split; evidence: int [q, k], nearest rows of the training split.
+      row: int [q], of the evaluated split; evidence: int [q, k], rows of the training split among the neighbours: those
+        that voted for the wrong class, nearest first, then the others.
       truth, predicted: int [q]; share, truth_share: float [q], their shares of the vote.
     """
 
@@ -39,7 +40,7 @@ def target_of(train: Features, test: Features) -> str | None:
     return next((name for name in ("subgroup", "group") if name in test.attributes and name in train.attributes), None)
 
 
-def find_errors(train: Features, test: Features, count: int = 12, k: int = 5, seed: int = 0) -> ErrorTable | None:
+def find_errors(train: Features, test: Features, count: int = 12, k: int = 6, seed: int = 0) -> ErrorTable | None:
     """Looks at (at most 4,096 random rows of) test and returns its worst errors; None without a target.
 
     An error is as bad as the vote for the wrong class exceeds the vote for the right one; classes that training has
@@ -65,8 +66,10 @@ def find_errors(train: Features, test: Features, count: int = 12, k: int = 5, se
         _, first = np.unique(test.label[rows[wrong]], return_index=True)
         wrong = wrong[np.sort(first)]
     worst = wrong[:count]
+    guilty = labels[index[worst]] == predicted[worst][:, None]
+    evidence = np.take_along_axis(index[worst], np.argsort(~guilty, axis=1, kind="stable"), axis=1)[:, :k]
     return ErrorTable(
-        target, rows[worst], index[worst, :k], truth[rows][worst], predicted[worst], share[worst], truth_share[worst]
+        target, rows[worst], evidence, truth[rows][worst], predicted[worst], share[worst], truth_share[worst]
     )
 
 

@@ -30,7 +30,7 @@ def map_pictures(series: Series, place: int, folder: Path) -> list[Picture]:
             for code, word in enumerate(words):
                 rows = order[codes[order] == code]
                 look = {"color": COLOURS[code % len(COLOURS)], "marker": _MARKERS[code // len(COLOURS) % 3]}
-                axes.scatter(*shot["map/xy"][rows].T, s=7, linewidth=0, alpha=0.75, label=word, **look)
+                axes.scatter(*shot["map/xy"][rows].T, s=9, linewidth=0, alpha=0.75, label=word, **look)
             figure.legend(
                 loc="outside lower center", ncols=min(4, len(words)), fontsize=8, markerscale=1.8, handletextpad=0.1,
                 columnspacing=0.9,
