@@ -7,7 +7,6 @@ and no error is 1, so that factors with few and with many values can be compared
 import numpy as np
 
 from xsample_jax.errors import DataError
-from xsample_jax.evals.emoji import add_geometry
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.geometry import caption_correlation
 from xsample_jax.evals.probe import fit_probes
@@ -22,7 +21,7 @@ def shapes_suite(features_of: FeaturesOf, config) -> SuiteResult:
 
 
 def evaluate_factors(train: Features, test: Features) -> SuiteResult:
-    """ "factor/<name>/probe" and "factor/<name>/kept" of each attribute, rank correlation with the captions, geometry.
+    """ "factor/<name>/probe" and "factor/<name>/kept" of each attribute, and the rank correlation with the captions.
 
     Images are the unit of the bootstrap. Raises DataError where there are no attributes, or one with a single value.
     """
@@ -45,5 +44,4 @@ def evaluate_factors(train: Features, test: Features) -> SuiteResult:
         if np.isfinite(rho):
             out.examples_of("spearman/captions", contributions, rows)
             out.scalar("spearman/captions", rho)
-    add_geometry(out, test, test.label)
     return out.result()
