@@ -46,7 +46,7 @@ def page(folders, tmp_path_factory):
 class Outline(html.parser.HTMLParser):
     """Collects ids, sources, text, and checks that tags are closed in order."""
 
-    VOID = frozenset({"meta", "img", "source", "br", "link", "line"})
+    VOID = frozenset({"meta", "img", "source", "br", "wbr", "link", "line"})
 
     def __init__(self):
         super().__init__()
