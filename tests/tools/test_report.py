@@ -176,6 +176,9 @@ def test_series_are_runs_that_differ_in_their_seed_only(folders, tmp_path, capsy
     warmer = write_run(tmp_path / "warm", "run_xclr", "xclr", strength=0.5, with_evaluation=False, tau_s=0.2)
     found = names([folders["xclr", 0], warmer])
     assert found == [("run_xclr, target_temperature 0.1", 1), ("run_xclr, target_temperature 0.2", 1)]
+    swept = [write_run(tmp_path / f"s{seed}", f"objective/xclr,seed={seed}", "xclr", strength=0.5, seed=seed,
+                       with_evaluation=False) for seed in (3, 4)]  # fmt: skip
+    assert names(swept) == [("objective/xclr", 2)]
     assert report.main([str(tmp_path), f"--out={tmp_path}/no.html"]) == 1
     assert "config.json" in capsys.readouterr().err
 

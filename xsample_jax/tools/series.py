@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,6 +10,8 @@ import numpy as np
 from xsample_jax.errors import DataError
 from xsample_jax.evals.intervals import Scores
 from xsample_jax.tools.runs import Run
+
+_OWN = ("seed", "name")  # keys that differ among the runs of a series
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,24 +69,29 @@ def _together(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarr
 
 
 def group_seeds(runs: Sequence[Run]) -> list[Series]:
-    """Groups runs whose configs are equal but for the seed, in order of first appearance.
+    """Groups runs whose configs are equal but for seed and name, in order of first appearance.
 
     The same config and seed twice is not a sample of two: such runs stand apart. Series of one config name get what
     tells them apart into theirs: one or two config keys, or the folder.
     """
     groups: dict[tuple[str, int], list[Run]] = {}
     for run in runs:
-        same = json.dumps({key: value for key, value in run.config.items() if key != "seed"}, sort_keys=True)
+        same = json.dumps({key: run.config[key] for key in run.config if key not in _OWN}, sort_keys=True)
         copy = 0
         while any(run.config.get("seed") == other.config.get("seed") for other in groups.get((same, copy), ())):
             copy += 1
         groups.setdefault((same, copy), []).append(run)
-    series = [Series(found[0].name, tuple(found)) for found in groups.values()]
+    series = [Series(_without_seed(found[0].name), tuple(found)) for found in groups.values()]
     for distinguish in (_differing_keys, lambda one, alike: str(one.runs[0].folder)):
         names = [one.name for one in series]
         alike = {name: [one for one in series if one.name == name] for name in names if names.count(name) > 1}
         series = [_renamed(one, distinguish(one, alike[one.name])) if one.name in alike else one for one in series]
     return series
+
+
+def _without_seed(name: str) -> str:
+    """The name of a run of a sweep, "objective/xclr,seed=0", without its seed."""
+    return re.sub(r"[,/]?\bseed=\d+", "", name) or name
 
 
 def _renamed(series: Series, words: str) -> Series:
@@ -97,7 +105,7 @@ def _differing_keys(one: Series, alike: Sequence[Series]) -> str:
 
 def config_difference(series: Sequence[Series]) -> list[tuple[str, list[str]]]:
     """(key, its value in each series) of the config keys that are not the same in all; neither seed nor name."""
-    keys = dict.fromkeys(key for one in series for key in one.config if key not in ("seed", "name"))
+    keys = dict.fromkeys(key for one in series for key in one.config if key not in _OWN)
     rows = [(key, [show(one.config.get(key)) for one in series]) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
