@@ -14,9 +14,10 @@ from xsample_jax.evals.catalogue import describe
 from xsample_jax.evals.intervals import bootstrap, load_examples, paired_difference
 from xsample_jax.tools import report, results_table
 from xsample_jax.tools.curves import _line_and_band, smooth
+from xsample_jax.tools.graph_pictures import target_temperature
 from xsample_jax.tools.markdown import insert
-from xsample_jax.tools.runs import load_runs
-from xsample_jax.tools.series import group_seeds
+from xsample_jax.tools.runs import Run, load_runs
+from xsample_jax.tools.series import Series, group_seeds
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +182,17 @@ def test_series_are_runs_that_differ_in_their_seed_only(folders, tmp_path, capsy
     assert names(swept) == [("objective/xclr", 2)]
     assert report.main([str(tmp_path), f"--out={tmp_path}/no.html"]) == 1
     assert "config.json" in capsys.readouterr().err
+
+
+def test_temperature_of_a_series_is_the_configs_or_the_presets(tmp_path):
+    def of(preset, **changes):
+        config = {"objective.preset": preset, **{f"objective.{key}": value for key, value in changes.items()}}
+        return target_temperature(Series("s", (Run("s", tmp_path, config, [], [], {}, None),)))
+
+    assert of("xclr") == 0.1
+    assert of("xclr", target_temperature=0.3) == 0.3
+    assert of("xclr", target_neighbours=8.0) is None
+    assert of("simclr") is None
 
 
 def test_band_holds_every_seed_and_the_line_is_their_mean(folders):

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from xsample_jax.graphs.inspect import draw_graph, target_against_temperature
+from xsample_jax.objectives.build import reads_target_temperature
+from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.tools.figure_style import COLOURS, Picture, picture
 from xsample_jax.tools.series import Series
 
@@ -49,6 +51,18 @@ def graph_panels(series: Series, place: int, folder: Path) -> list[Picture]:
     return pictures
 
 
+def target_temperature(series: Series) -> float | None:
+    """tau_s of the series: its config's, else its preset's; None where nothing reads one or a rule chooses it."""
+    get = series.config.get
+    preset = PRESETS.get(get("objective.preset"))
+    if any(get(f"objective.{rule}") is not None for rule in ("target_neighbours", "target_same_mass")):
+        return None
+    if preset is None or not reads_target_temperature(preset.objective):
+        return None
+    value = get("objective.target_temperature") or preset.objective.target_temperature
+    return value if isinstance(value, float) else None
+
+
 def temperature_panels(series: Series, folder: Path) -> list[Picture]:
     """Own-view mass and effective neighbours of the caption target against tau_s, for the batch of a snapshot."""
     if series.snapshot is None or "similarity" not in series.snapshot:
@@ -56,7 +70,7 @@ def temperature_panels(series: Series, folder: Path) -> list[Picture]:
     temperatures = np.geomspace(0.02, 1.0, 60)
     views = int(series.snapshot["views"])
     curves = target_against_temperature(series.snapshot["similarity"], temperatures, views)
-    used = series.config.get("objective.target_temperature")
+    used = target_temperature(series)
     panels = (
         ("own_view_mass", "Own-view mass against τₛ", TEMPERATURE_CAPTIONS[0]),
         ("effective_neighbours", "Effective neighbours against τₛ", TEMPERATURE_CAPTIONS[1]),
@@ -73,7 +87,7 @@ def temperature_panels(series: Series, folder: Path) -> list[Picture]:
             axes.minorticks_off()
             axes.set_xlabel("τₛ")
             if used:
-                axes.axvline(float(used), color=theme.muted, linestyle=":")
+                axes.axvline(used, color=theme.muted, linestyle=":")
 
         pictures.append(picture(folder, f"temperature_{key}", title, caption, draw))
     return pictures

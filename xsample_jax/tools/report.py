@@ -21,7 +21,7 @@ from xsample_jax.tools.embedding_maps import map_pictures
 from xsample_jax.tools.factor_picture import factor_pictures
 from xsample_jax.tools.figure_style import Picture, colour
 from xsample_jax.tools.galleries import error_galleries, neighbour_gallery
-from xsample_jax.tools.graph_pictures import graph_panels, temperature_panels
+from xsample_jax.tools.graph_pictures import graph_panels, target_temperature, temperature_panels
 from xsample_jax.tools.page import figures_folder, write_page
 from xsample_jax.tools.runs import load_runs
 from xsample_jax.tools.series import Series, choose_baseline, config_difference, group_seeds
@@ -139,7 +139,7 @@ def _panels(series: Sequence[Series], draw, folder: Path) -> list[dict]:
 def _temperatures(series: Sequence[Series], folder: Path) -> list[Picture]:
     """Of the series whose target has a temperature, if the snapshots have caption cosines."""
     able = [one for one in series if one.snapshot is not None and "similarity" in one.snapshot]
-    able.sort(key=lambda one: not one.config.get("objective.target_temperature"))
+    able.sort(key=lambda one: target_temperature(one) is None)
     return temperature_panels(able[0], folder) if able else []
 
 
