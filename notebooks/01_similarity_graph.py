@@ -16,8 +16,8 @@
 # %%
 import os
 
+import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 
 from xsample_jax.config import default_config
 from xsample_jax.data.caption_sample import read_sample
@@ -50,11 +50,10 @@ print(f"{len(sample)} of {sample.total} records, {len(set(sample.captions))} dif
 # %%
 counts = caption_graph.histogram(sample.embedding)
 cosines = (np.arange(len(counts)) + 0.5) * 2 / len(counts) - 1
-figure = Figure(figsize=(6, 3), layout="constrained")
+figure = plt.figure(figsize=(6, 3), layout="constrained")
 axes = figure.subplots()
 axes.step(cosines, counts / counts.sum())
 axes.set(yscale="log", xlabel="cosine of two captions", ylabel="share of pairs")
-figure
 
 # %% [markdown]
 # What does a cosine mean here? Pairs from a ladder of similarity: at which rung do the pictures stop being alike to
@@ -62,7 +61,7 @@ figure
 
 # %%
 levels = (0.9999, 0.999, 0.99, 0.9, 0.5)
-figure = Figure(figsize=(8, 1.9 * len(levels)), layout="constrained")
+figure = plt.figure(figsize=(8, 1.9 * len(levels)), layout="constrained")
 grid = figure.subplots(len(levels), 4)
 steps = caption_graph.ladder(sample.embedding, sample.captions, levels, each=2)
 for row, (level, pairs) in zip(grid, steps, strict=True):
@@ -72,7 +71,6 @@ for row, (level, pairs) in zip(grid, steps, strict=True):
             axes.set_title(sample.captions[index][:24], fontsize=7)
             axes.axis("off")
         row[2 * k].set_title(f"{level:g}: cosine {cosine:.2f}\n{sample.captions[i][:24]}", fontsize=7)
-figure
 
 # %% [markdown]
 # ## What τₛ does
@@ -85,7 +83,7 @@ figure
 temperatures = np.geomspace(0.01, 1, 60)
 ordinary = caption_graph.quantile(counts, caption_graph.ORDINARY)
 curves = caption_graph.target_curves(sample.embedding, BATCH, temperatures, VIEWS, ordinary)
-figure = Figure(figsize=(9, 3), layout="constrained")
+figure = plt.figure(figsize=(9, 3), layout="constrained")
 left, right = figure.subplots(1, 2)
 names = ("own_view_mass", "alike_mass", "same_caption_mass", "ordinary_mass")
 left.stackplot(temperatures, [curves[name] for name in names], labels=[name.replace("_", " ") for name in names])
@@ -93,7 +91,6 @@ left.set(xscale="log", xlabel="τₛ", ylabel="share of the target", ylim=(0, 1)
 left.legend(fontsize=7, loc="lower left")
 right.plot(temperatures, curves["effective_neighbours"])
 right.set(xscale="log", yscale="log", xlabel="τₛ", ylabel="effective neighbours")
-figure
 
 # %% [markdown]
 # The same as a table: which τₛ gives how many effective neighbours, and what is on ordinary pairs then.
@@ -115,12 +112,11 @@ rows = np.random.default_rng(0).permutation(len(sample))[: min(BATCH, 128)]
 similarity = sample.embedding[rows] @ sample.embedding[rows].T
 order = caption_graph.chain(similarity)
 similarity = similarity[np.ix_(order, order)]
-figure = Figure(figsize=(11, 3.6), layout="constrained")
+figure = plt.figure(figsize=(11, 3.6), layout="constrained")
 for axes, tau_s in zip(figure.subplots(1, 3), (0.3 * limit.tau_s, limit.tau_s, 3 * limit.tau_s), strict=True):
     weights = np.exp((similarity - 1) / tau_s)
     draw_graph(axes, weights / weights.sum(axis=1, keepdims=True), np.zeros(len(order)))
     axes.set(title=f"τₛ = {tau_s:.3f}", yticks=[])
-figure
 
 # %% [markdown]
 # Train with what you chose: `--config.objective.target_temperature=...`, or `--config.objective.target_neighbours=8`,

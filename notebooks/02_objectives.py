@@ -15,7 +15,7 @@
 import os
 from pathlib import Path
 
-from matplotlib.figure import Figure
+import matplotlib.pyplot as plt
 
 import xsample_jax
 from xsample_jax.evals.catalogue import describe
@@ -49,7 +49,7 @@ for objective in OBJECTIVES:
 # %%
 examples = {objective: load_examples(folder / "evaluation.npz") for objective, folder in folders.items()}
 shown = ("subgroup/knn", "subgroup/probe", "few_shot/5/subgroup", "retrieval/twemoji_to_noto")
-figure = Figure(figsize=(8, 3), layout="constrained")
+figure = plt.figure(figsize=(8, 3), layout="constrained")
 axes = figure.subplots()
 for place, objective in enumerate(OBJECTIVES):
     for row, name in enumerate(shown):
@@ -60,7 +60,6 @@ for place, objective in enumerate(OBJECTIVES):
 axes.set_yticks(range(len(shown)), [describe(name).title for name in shown])
 axes.invert_yaxis()
 axes.legend(fontsize=8)
-figure
 
 # %% [markdown]
 # Overlapping intervals do not say that two objectives are equal: the same concepts are hard for both. The paired

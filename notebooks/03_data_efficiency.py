@@ -16,7 +16,7 @@
 import os
 from pathlib import Path
 
-from matplotlib.figure import Figure
+import matplotlib.pyplot as plt
 
 import xsample_jax
 from xsample_jax.evals.intervals import bootstrap, load_examples
@@ -46,7 +46,7 @@ for objective in OBJECTIVES:
 # The bars are 95 % intervals over concepts, of one seed.
 
 # %%
-figure = Figure(figsize=(5, 3), layout="constrained")
+figure = plt.figure(figsize=(5, 3), layout="constrained")
 axes = figure.subplots()
 for place, objective in enumerate(OBJECTIVES):
     found = [scores[objective, count] for count in COUNTS]
@@ -56,4 +56,3 @@ for place, objective in enumerate(OBJECTIVES):
 axes.set_xticks(range(len(COUNTS)), [str(count or "all") for count in COUNTS])
 axes.set(xlabel="drawings of a concept in training", ylabel=f"{METRIC}, %")
 axes.legend()
-figure

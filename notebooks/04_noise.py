@@ -16,7 +16,7 @@
 import os
 from pathlib import Path
 
-from matplotlib.figure import Figure
+import matplotlib.pyplot as plt
 
 import xsample_jax
 from xsample_jax.evals.intervals import bootstrap, load_examples
@@ -50,7 +50,7 @@ for objective in OBJECTIVES:
 untold = trained("simclr", "simclr")
 
 # %%
-figure = Figure(figsize=(5, 3), layout="constrained")
+figure = plt.figure(figsize=(5, 3), layout="constrained")
 axes = figure.subplots()
 for place, objective in enumerate(OBJECTIVES):
     found = [scores[objective, share] for share in SHARES]
@@ -61,4 +61,3 @@ axes.axhspan(100 * untold.low, 100 * untold.high, color="grey", alpha=0.2, linew
 axes.axhline(100 * untold.mean, color="grey", linestyle=":", label="simclr, told nothing")
 axes.set(xlabel="wrong, % of the training images", ylabel=f"{METRIC}, %")
 axes.legend(fontsize=8)
-figure

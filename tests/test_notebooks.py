@@ -7,6 +7,7 @@ import re
 import runpy
 
 import jax
+import matplotlib.pyplot as plt
 import pytest
 from matplotlib.figure import Figure
 
@@ -22,6 +23,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.py"))
 @pytest.fixture
 def run(monkeypatch, tmp_path, shallow_resnet18):
     """Runs a notebook and returns its variables; one device, and no report for every single run."""
+    plt.switch_backend("agg")
     monkeypatch.setenv("NOTEBOOK_QUICK", "1")
     monkeypatch.setenv("NOTEBOOK_RUNS", str(tmp_path))
     monkeypatch.setenv("NOTEBOOK_TEXT_MODEL", str(write_model(tmp_path / "model", "bert")))
@@ -35,7 +37,8 @@ def run(monkeypatch, tmp_path, shallow_resnet18):
             figure.savefig(io.BytesIO(), format="png")
         return variables
 
-    return run
+    yield run
+    plt.close("all")
 
 
 def test_01_similarity_graph(run):
