@@ -18,6 +18,7 @@ from xsample_jax.prepare.runners import local_runner
 from xsample_jax.prepare.shape_drawing import SIZE, draw
 from xsample_jax.prepare.shape_factors import CAPTIONS, FACTORS, caption_of, factor_vector, factors_of
 from xsample_jax.prepare.sources import open_source
+from xsample_jax.tools import prepare as prepare_tool
 
 
 def test_factors_are_uniform_and_independent():
@@ -108,6 +109,12 @@ def test_the_set(small, tmp_path):
             np.testing.assert_allclose(row, factor_vector(values, named), atol=3e-4)
     assert len({record["id"] for record in records}) == 40
     assert collections.Counter(report)["broken_image"] == 0
+
+
+def test_one_command_makes_it(small, tmp_path, capsys):
+    prepare_tool.run(["--source=shapes", "--caption_fields=ground", f"--out={tmp_path / 'shapes'}", "--processes=1"])
+    assert "shapes: 40 records" in capsys.readouterr().out
+    assert open_records(tmp_path / "shapes", "test")[0]["captions"] == [caption_of(factors_of(30), ("ground",))]
 
 
 def test_chosen_factors_make_one_caption(small, tmp_path):

@@ -50,9 +50,8 @@ def read_sample(
       DataError: no record has an embedding.
     """
     total = len(source)
-    places = np.arange(total)
-    if count < total:
-        places = np.sort(np.random.default_rng(seed).choice(total, count, replace=False, shuffle=False))
+    rng = np.random.default_rng(seed)
+    places = np.sort(rng.choice(total, count, replace=False, shuffle=False)) if count < total else np.arange(total)
     kept, rows, captions, labels = [], [], [], []
     for place in progress(places, "captions", len(places)):
         record = source[int(place)]

@@ -84,7 +84,7 @@ def learning_curves(series: Sequence[Series], folder: Path) -> list[Picture]:
                 _line_and_band(axes, steps, smooth(values, width) if width > 1 else values, one.name, look)
             _limits(axes, metric, [values for _, values in curves])
             axes.set_xlabel("step")
-            if metric == "loss" and len(series) <= 6:
+            if metric == "loss" and len(series) <= 6 and max(len(one.name) for one in series) <= 24:
                 axes.legend(fontsize=9)
 
         pictures.append(picture(folder, f"curve_{metric}", title, caption, draw))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xsample_jax.evals.catalogue import HEADLINES
 from xsample_jax.evals.intervals import bootstrap
 from xsample_jax.tools.figure_style import Picture, colour, picture
 from xsample_jax.tools.series import Series
@@ -13,6 +14,7 @@ from xsample_jax.tools.series import Series
 def factor_pictures(series: Sequence[Series], folder: Path) -> list[Picture]:
     """One picture with a dot and its interval per factor and series; none where no run has factors."""
     names = list(dict.fromkeys(name for one in series for name in one.metrics if _is_kept(name)))
+    names.sort(key=lambda name: HEADLINES.index(name) if name in HEADLINES else len(HEADLINES))
     if not names:
         return []
 
