@@ -11,13 +11,13 @@ _COLOURS = {
     "red": (205, 40, 45), "orange": (240, 135, 25), "yellow": (245, 215, 40), "green": (40, 150, 70),
     "blue": (45, 85, 200), "purple": (125, 55, 160), "pink": (240, 130, 180), "grey": (125, 125, 130),
 }  # fmt: skip
-_CENTRES = {"left": (-0.2, 0), "right": (0.2, 0), "top": (0, -0.2), "bottom": (0, 0.2), "centre": (0, 0)}
+_CENTRES = {"left": (-0.13, 0), "right": (0.13, 0), "top": (0, -0.13), "bottom": (0, 0.13), "centre": (0, 0)}
 # Places of the objects around the centre of their group, and their radius, as shares of the picture's side.
 _GROUPS = {
-    "one": (((0, 0),), 0.24),
-    "two": (((-0.14, 0.06), (0.14, -0.06)), 0.14),
-    "three": (((0, -0.14), (-0.145, 0.12), (0.145, 0.12)), 0.13),
-    "four": (((-0.145, -0.145), (0.145, -0.145), (-0.145, 0.145), (0.145, 0.145)), 0.125),
+    "one": (((0, 0),), 0.32),
+    "two": (((-0.18, 0.08), (0.18, -0.08)), 0.19),
+    "three": (((0, -0.18), (-0.19, 0.15), (0.19, 0.15)), 0.18),
+    "four": (((-0.19, -0.19), (0.19, -0.19), (-0.19, 0.19), (0.19, 0.19)), 0.17),
 }
 
 
@@ -30,10 +30,10 @@ def draw(values: dict[str, int], index: int) -> Image.Image:
     mask, outline = _objects(words, of_objects)
     shade, tint = of_colour.uniform(0.88, 1.06), of_colour.normal(0, 5, 3)
     colour = np.clip(np.array(_COLOURS[words["colour"]]) * shade + tint, 0, 255)
-    light = 0.25 * colour + 0.75 * 255
+    light = 0.5 * colour + 0.5 * 255
     pattern = _texture(words["texture"], of_texture)[..., None]
     surface = pattern * light + (1 - pattern) * colour
-    for cover, paint in ((outline, 0.35 * colour), (mask, surface)):
+    for cover, paint in ((outline, 0.15 * colour), (mask, surface)):
         picture = (1 - cover[..., None]) * picture + cover[..., None] * paint
     return Image.fromarray(np.clip(picture + 0.5, 0, 255).astype(np.uint8))
 
@@ -41,12 +41,12 @@ def draw(values: dict[str, int], index: int) -> Image.Image:
 def _objects(words: dict[str, str], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Coverage in 0..1 of the objects and of the objects with their outline, float [SIZE, SIZE] each."""
     places, radius = _GROUPS[words["count"]]
-    centre = np.array(_CENTRES[words["position"]]) + rng.uniform(-0.03, 0.03, 2) + 0.5
+    centre = np.array(_CENTRES[words["position"]]) + rng.uniform(-0.02, 0.02, 2) + 0.5
     radius *= rng.uniform(0.88, 1.1)
     turn = rng.uniform(-0.3, 0.3)
     side = SIZE * _FINE
     covers = []
-    for border in (0.0, 0.018):
+    for border in (0.0, 0.025):
         canvas = Image.new("L", (side, side))
         pen = ImageDraw.Draw(canvas)
         for place in places:
