@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 # Not compiling what is installed saves a quarter of the time; python compiles what it imports.
 PIP_ARGS := --quiet --disable-pip-version-check --no-compile
 
-.PHONY: quickstart results test lint docs goldens clean help
+.PHONY: quickstart results test lint docs goldens notebooks clean help
 
 help:
 	@echo "make quickstart   install, train X-CLR and SimCLR on the embedded set, write $(RUNS)/quickstart/report.html"
@@ -15,6 +15,7 @@ help:
 	@echo "make results      the full comparison: four objectives, three seeds"
 	@echo "make lint         ruff"
 	@echo "make docs         docs/config.md from the config schema, the table and picture of docs/objectives.md"
+	@echo "make notebooks    notebooks/*.py as notebooks/ipynb/*.ipynb"
 	@echo "make goldens      tests/config/golden from configs/"
 
 quickstart: .venv/installed
@@ -48,6 +49,12 @@ docs: .venv/installed
 goldens: .venv/installed
 	$(PYTHON) -m tests.config.goldens
 
+notebooks: $(patsubst notebooks/%.py,notebooks/ipynb/%.ipynb,$(wildcard notebooks/*.py))
+
+notebooks/ipynb/%.ipynb: notebooks/%.py .venv/installed-notebooks
+	@mkdir -p $(@D)
+	$(PYTHON) -m jupytext --to notebook --output $@ $<
+
 clean:
 	rm -rf .venv build dist *.egg-info
 
@@ -56,6 +63,10 @@ clean:
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "xsample_jax needs Python >= 3.11; this is " + sys.version.split()[0] + ". Say which: make PY=python3.12")'
 	test -x $(PYTHON) || $(PY) -m venv .venv
 	$(PYTHON) -m pip install $(PIP_ARGS) -e . -c constraints.txt
+	@touch $@
+
+.venv/installed-notebooks: .venv/installed
+	@$(PYTHON) -m pip install $(PIP_ARGS) -e ".[notebooks]" -c constraints.txt
 	@touch $@
 
 .venv/installed-test: .venv/installed

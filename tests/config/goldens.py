@@ -14,6 +14,7 @@ VARIANTS = {
     "cc12m": ("",),
     "icons": ("",),
     "finetune": ("",),
+    "shapes": ("", "simclr", "supcon", "clip_frozen_text", "object", "shape", "ground", "erase_colour"),
     "baselines/simclr": ("", "cc3m", "cc12m"),
     "baselines/supcon": ("",),
     "baselines/clip": ("", "cc3m"),

@@ -8,6 +8,7 @@ import pytest
 from tests.config.goldens import FOLDER, ROOT, VARIANTS, golden_files
 from xsample_jax.config import config_from_json, diff_configs, load_config, read_config_file
 from xsample_jax.errors import ConfigError
+from xsample_jax.prepare.shape_factors import CAPTIONS
 
 GOLDENS = golden_files()
 
@@ -84,6 +85,17 @@ def test_quickstart_variants_share_everything_but_the_objective():
         unfair = [key for key in diff_configs(base, other) if not key.startswith(("name", "objective."))]
         # A learning rate of its own is what a tuned comparison gives each objective.
         assert set(unfair) <= {"optimizer.learning_rate"}
+
+
+def test_shapes_takes_one_word_of_each_group():
+    path = ROOT / "configs" / "shapes.py"
+    config = load_config(f"{path}:ground,simclr,erase_colour")
+    assert (config.objective.preset, config.data.caption) == ("simclr", str(CAPTIONS.index(("ground",))))
+    assert config.augment.jitter == 1
+    assert (load_config(str(path)).augment.jitter, load_config(str(path)).data.caption) == (0, "0")
+    assert load_config(f"{path}:object").data.caption == str(CAPTIONS.index(("shape", "colour", "texture", "count")))
+    with pytest.raises(ConfigError, match="only one of ground, shape"):
+        read_config_file(path, "ground,shape")
 
 
 def test_unknown_and_contradictory_variants():

@@ -2,15 +2,18 @@
 
 import json
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from xsample_jax.evals.embedding_map import map_arrays
 from xsample_jax.evals.emoji import evaluate_emoji
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.intervals import save_examples
 from xsample_jax.evals.snapshot import find_neighbours, save_snapshot
+from xsample_jax.evals.worst_errors import error_arrays, find_errors
 from xsample_jax.metrics.writers import JsonlWriter
 
 STYLES = ["noto", "twemoji", "fluent", "emojione", "openmoji"]
@@ -77,6 +80,7 @@ def write_run(
     seed: int = 0,
     steps: int = 400,
     with_evaluation: bool = True,
+    tau_s: float = 0.1,
 ) -> Path:
     """Writes config.json, metrics.jsonl, evaluation.npz and report_data.npz."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
@@ -85,7 +89,7 @@ def write_run(
     config = {
         "name": name, "seed": seed, "steps": steps, "batch_size": 64, "views": 2,
         "model": {"encoder": "resnet18", "width": 32, "head": {"hidden": [512], "dim": 128}},
-        "objective": {"preset": preset, "graph": None, "target_temperature": 0.1 if soft else None},
+        "objective": {"preset": preset, "graph": None, "target_temperature": tau_s if soft else None},
         "optimizer": {"learning_rate": 1e-3 if soft else 2e-3},
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
@@ -111,7 +115,7 @@ def write_run(
         return folder
     save_examples(folder / "evaluation.npz", result.examples)
 
-    test = of("test")
+    train, test = of("train"), of("test")
     rows = np.random.default_rng(1).permutation(len(test))[:48]
     batch, unit = test.rows(rows), lambda a: a / np.linalg.norm(a, axis=1, keepdims=True)
     captions = unit(batch.caption_embedding) @ unit(batch.caption_embedding).T
@@ -119,6 +123,10 @@ def write_run(
     z = np.repeat(unit(batch.features), 2, axis=0) + 0.05 * rng.normal(size=(96, WIDTH))
     own = np.kron(np.eye(48), 1 - np.eye(2))
     caption = lambda label: f"<thing {label}>, {GROUPS[label % 5]}"  # noqa: E731
+    drawn = lambda of, row: (  # noqa: E731
+        picture_of(of.label[row], of.attributes["style"][row]),
+        caption(of.label[row]),
+    )
     save_snapshot(
         folder / "report_data.npz",
         images=np.stack([picture_of(l, s) for l, s in zip(batch.label, batch.attributes["style"])]),
@@ -129,6 +137,8 @@ def write_run(
         views=2,
         similarity=captions,
         neighbours=find_neighbours(test),
-        picture_of=lambda row: (picture_of(test.label[row], test.attributes["style"][row]), caption(test.label[row])),
+        picture_of=partial(drawn, test),
+        more=map_arrays(test)
+        | error_arrays(find_errors(train, test), partial(drawn, test), partial(drawn, train), None),
     )
     return folder

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.tools.synthetic_runs import write_run
@@ -12,8 +13,11 @@ from xsample_jax.errors import DataError
 from xsample_jax.evals.catalogue import describe
 from xsample_jax.evals.intervals import bootstrap, load_examples, paired_difference
 from xsample_jax.tools import report, results_table
+from xsample_jax.tools.curves import _line_and_band, smooth
+from xsample_jax.tools.graph_pictures import target_temperature
 from xsample_jax.tools.markdown import insert
-from xsample_jax.tools.runs import load_runs
+from xsample_jax.tools.runs import Run, load_runs
+from xsample_jax.tools.series import Series, group_seeds
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +31,13 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def seeds_page(folders, tmp_path_factory):
+    out = tmp_path_factory.mktemp("seeds") / "report.html"
+    report.write_report(list(folders.values()), out)
+    return out
+
+
+@pytest.fixture(scope="module")
 def page(folders, tmp_path_factory):
     out = tmp_path_factory.mktemp("page") / "report.html"
     assert report.main([str(folders["xclr", 0]), str(folders["simclr", 0]), f"--out={out}"]) == 0
@@ -36,7 +47,7 @@ def page(folders, tmp_path_factory):
 class Outline(html.parser.HTMLParser):
     """Collects ids, sources, text, and checks that tags are closed in order."""
 
-    VOID = frozenset({"meta", "img", "source", "br", "link", "line"})
+    VOID = frozenset({"meta", "img", "source", "br", "wbr", "link", "line"})
 
     def __init__(self):
         super().__init__()
@@ -68,7 +79,7 @@ def read(path):
 
 def test_page_is_self_contained_and_has_every_part(page):
     outline, text = read(page)
-    assert {"evaluation", "differences", "curves", "graph", "neighbours", "config"} <= set(outline.ids)
+    assert {"evaluation", "differences", "curves", "graph", "map", "neighbours", "errors", "config"} <= set(outline.ids)
     assert len(outline.sources) > 100
     assert all(source.startswith("data:image/png;base64,") for source in outline.sources)
     for words in (
@@ -82,7 +93,14 @@ def test_page_is_self_contained_and_has_every_part(page):
     assert "<thing 110>" in text  # a caption is text, not markup
     assert "batch_size" not in text.split("What differs")[1]  # the same in both
     figures = page.with_name("report_figures")
-    for name in ("curve_kl", "curve_kl-dark", "graph_0_target", "neighbours_1", "temperature_own_view_mass"):
+    for name in (
+        "curve_kl",
+        "curve_kl-dark",
+        "graph_0_target",
+        "neighbours_1",
+        "temperature_own_view_mass",
+        "map_1_style",
+    ):
         assert Image.open(figures / f"{name}.png").size[0] > 100
 
 
@@ -101,31 +119,99 @@ def test_table_prints_the_numbers_of_the_runs(page, folders):
     assert int(better[1]) > int(better[2])
 
 
-def test_best_is_bold_only_where_it_is_best(page, folders):
-    first, second = (run.metrics for run in load_runs([folders["xclr", 0], folders["simclr", 0]]))
+def cells_of(page, metric):
     body = page.read_text().split('id="evaluation"')[1].split("<details")[0]
-    for name in ("subgroup/knn", "group/probe", "background/gap/group/probe"):
+    row = body.split(f"<th>{metric.title}</th>")[1].split("</tr>")[0]
+    return row.split("<td>")[1:]
+
+
+@pytest.mark.parametrize("pages", ["page", "seeds_page"])
+def test_best_is_bold_only_where_the_paired_interval_excludes_zero(pages, folders, request):
+    path = request.getfixturevalue(pages)
+    seeds = (0,) if pages == "page" else (0, 1)
+    marks = []
+    for name in ("subgroup/knn", "group/probe", "background/gap/group/probe", "spearman/captions"):
         metric = describe(name)
-        row = body.split(f"<th>{metric.title}</th>")[1].split("</tr>")[0]
-        marks = ["best" in cell for cell in row.split("<td>")[1:]]
-        ahead = metric.direction * (first[name] - second[name])
-        assert marks == [ahead >= 0, ahead <= 0]
+        ours, theirs = (
+            [load_examples(folders[preset, seed] / "evaluation.npz")[name] for seed in seeds]
+            for preset in ("xclr", "simclr")
+        )
+        difference = paired_difference(ours, theirs)
+        first = 0 if metric.direction * difference.mean > 0 else 1
+        for place, cell in enumerate(cells_of(path, metric)):
+            assert ("★" in cell) == (" best" in cell) == (place == first and difference.excludes_zero), name
+            marks.append("★" in cell)
+            if not difference.excludes_zero and place == first:
+                assert " ahead" in cell
+    assert any(marks)
+    assert sum(marks) < len(marks) / 2  # some rows are not separated
+
+
+def test_seeds_of_one_config_are_one_column_with_their_mean_and_interval(seeds_page, folders):
+    _, text = read(seeds_page)
+    assert text.count("Seeds 0, 1") == 2
+    assert "4 runs of" in text
+    assert "One run each" not in text
+    ours = [load_examples(folders["xclr", seed] / "evaluation.npz")["subgroup/knn"] for seed in (0, 1)]
+    metric, interval = describe("subgroup/knn"), bootstrap(ours)
+    assert f"{metric.text(interval.mean)} [{metric.text(interval.low)}, {metric.text(interval.high)}]" in text
+    assert "seed" not in text.split("What differs")[1]
 
 
 def test_a_single_run_without_evaluation_still_reports(tmp_path):
     folder = write_run(tmp_path / "bare", "bare", "simclr", strength=0.5, steps=40, with_evaluation=False)
     outline, text = read(report.write_report([folder], tmp_path / "bare.html"))
     assert "curves" in outline.ids
-    assert not {"evaluation", "differences", "graph", "neighbours", "config"} & set(outline.ids)
+    assert not {"evaluation", "differences", "graph", "map", "neighbours", "errors", "config"} & set(outline.ids)
     assert "1 run of" in text
 
 
-def test_runs_of_one_name_are_told_apart_and_a_wrong_folder_is_named(folders, tmp_path, capsys):
-    names = [run.name for run in load_runs([folders["xclr", 0], folders["xclr", 1], folders["simclr", 0]])]
-    assert names == ["run_xclr, seed 0", "run_xclr, seed 1", "run_simclr"]
-    assert len({run.name for run in load_runs([folders["xclr", 0]] * 2)}) == 1
+def names(paths):
+    return [(one.name, len(one.runs)) for one in group_seeds(load_runs(paths))]
+
+
+def test_series_are_runs_that_differ_in_their_seed_only(folders, tmp_path, capsys):
+    assert names(folders.values()) == [("run_xclr", 2), ("run_simclr", 2)]
+    twice = names([folders["xclr", 0], folders["xclr", 0], folders["xclr", 1]])
+    assert [count for _, count in twice] == [2, 1]  # the same seed again is no sample of two
+    warmer = write_run(tmp_path / "warm", "run_xclr", "xclr", strength=0.5, with_evaluation=False, tau_s=0.2)
+    found = names([folders["xclr", 0], warmer])
+    assert found == [("run_xclr, target_temperature 0.1", 1), ("run_xclr, target_temperature 0.2", 1)]
+    swept = [write_run(tmp_path / f"s{seed}", f"objective/xclr,seed={seed}", "xclr", strength=0.5, seed=seed,
+                       with_evaluation=False) for seed in (3, 4)]  # fmt: skip
+    assert names(swept) == [("objective/xclr", 2)]
     assert report.main([str(tmp_path), f"--out={tmp_path}/no.html"]) == 1
     assert "config.json" in capsys.readouterr().err
+
+
+def test_temperature_of_a_series_is_the_configs_or_the_presets(tmp_path):
+    def of(preset, **changes):
+        config = {"objective.preset": preset, **{f"objective.{key}": value for key, value in changes.items()}}
+        return target_temperature(Series("s", (Run("s", tmp_path, config, [], [], {}, None),)))
+
+    assert of("xclr") == 0.1
+    assert of("xclr", target_temperature=0.3) == 0.3
+    assert of("xclr", target_neighbours=8.0) is None
+    assert of("simclr") is None
+
+
+def test_band_holds_every_seed_and_the_line_is_their_mean(folders):
+    (series,) = group_seeds(load_runs([folders["xclr", 0], folders["xclr", 1]]))
+    steps, values = series.curve("kl")
+    for row, run in zip(values, series.runs):
+        np.testing.assert_array_equal(row, [line["kl"] for line in run.training])
+    np.testing.assert_array_equal(steps, [line["step"] for line in series.runs[0].training])
+    figure = Figure()
+    axes = figure.subplots()
+    _line_and_band(axes, steps, values, "x", {"color": "k"})
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), values.mean(axis=0))
+    corners = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (corners.min(), corners.max()) == (values.min(), values.max())
+
+
+def test_smoothing_keeps_gaps_and_is_the_mean_of_a_window():
+    values = np.array([[1.0, 2.0, 6.0, np.nan, 3.0]])
+    np.testing.assert_allclose(smooth(values, 3), [[1.5, 3.0, 11 / 3, np.nan, 4.5]])
 
 
 def test_results_table_means_intervals_and_markers(folders, tmp_path):

@@ -7,7 +7,7 @@ from xsample_jax.config.overrides import apply_overrides, split_overrides
 from xsample_jax.config.saved import config_from_json, config_to_json, diff_configs
 from xsample_jax.config.schema import SCHEMA, flat_keys
 from xsample_jax.config.smoke import smoke
-from xsample_jax.config.variants import parse_variants
+from xsample_jax.config.variants import parse_variant_groups, parse_variants
 
 __all__ = [
     "SCHEMA",
@@ -21,6 +21,7 @@ __all__ = [
     "find_problems",
     "flat_keys",
     "load_config",
+    "parse_variant_groups",
     "parse_variants",
     "read_config_file",
     "resolve",

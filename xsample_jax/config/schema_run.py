@@ -21,8 +21,9 @@ EVAL = {
     "suite": Key(
         str,
         "emoji",
-        "Evaluation at the end and every eval.every steps: emoji, probe (kNN + ridge on labels) or none.",
-        choices=("emoji", "probe", "none"),
+        "Evaluation at the end and every eval.every steps: emoji, probe (kNN + ridge on labels), shapes (a probe per "
+        "attribute) or none.",
+        choices=("emoji", "probe", "shapes", "none"),
     ),
     "split": Key(str, "test", "Split that is evaluated (emoji: val or test concepts)."),
     "train_split": Key(str, "train", "Split whose features train the probes."),

@@ -4,6 +4,7 @@ import dataclasses
 
 SECTIONS = (
     "Held-out concepts",
+    "Factors",
     "Held-out styles",
     "Swapped backgrounds",
     "Classification",
@@ -13,7 +14,7 @@ SECTIONS = (
     "Geometry",
     "Other",
 )
-CONCEPTS, STYLES, GROUNDS, CLASSES, FEW, ROBUST, RETRIEVAL, GEOMETRY, OTHER = SECTIONS
+CONCEPTS, FACTORS, STYLES, GROUNDS, CLASSES, FEW, ROBUST, RETRIEVAL, GEOMETRY, OTHER = SECTIONS
 # The metrics that a summary shows, in this order, where a run has them.
 HEADLINES = (
     "subgroup/knn",
@@ -29,6 +30,7 @@ HEADLINES = (
     "label/knn",
     "label/probe",
     "label/probe_top5",
+    *(f"factor/{name}/kept" for name in ("shape", "colour", "texture", "count", "ground", "position")),
 )
 _CLASSIFIER = {
     "knn": "kNN",
@@ -95,6 +97,10 @@ class Metric:
 def describe(name: str) -> Metric:
     """Returns the description of a metric of any suite; an unknown one is shown under its own name."""
     match name.split("/"):
+        case ["factor", factor, "kept"]:
+            return Metric(name, FACTORS, f"{factor.capitalize()}, kept above chance")
+        case ["factor", factor, "probe"]:
+            return Metric(name, FACTORS, f"{factor.capitalize()}, probe")
         case [target, classifier] if classifier in _CLASSIFIER:
             section = CLASSES if target == "label" else CONCEPTS
             direction = -1 if classifier.endswith("_ece") else 1

@@ -15,10 +15,12 @@ from xsample_jax.data.augment import make_views
 from xsample_jax.data.backgrounds import choose_donors, from_images, random_colours
 from xsample_jax.data.pipeline import Examples, eval_batches
 from xsample_jax.errors import lookup
+from xsample_jax.evals.embedding_map import map_arrays
 from xsample_jax.evals.features import Features, extract_features
 from xsample_jax.evals.result import SuiteResult
 from xsample_jax.evals.snapshot import find_neighbours, save_snapshot
 from xsample_jax.evals.suites import SUITES
+from xsample_jax.evals.worst_errors import error_arrays, find_errors
 from xsample_jax.graphs.normalise import MASKED
 from xsample_jax.mesh import gather_rows, process_rows, replicated, to_global
 from xsample_jax.metrics.progress import progress
@@ -134,12 +136,13 @@ def evaluate(parts: Parts, state: TrainState) -> tuple[SuiteResult, FeatureStore
 
 
 def write_snapshot(path: pathlib.Path, parts: Parts, state: TrainState, store: FeatureStore) -> None:
-    """Saves the similarity graphs of one batch of held-out images, and nearest neighbours, for the report.
+    """Saves the similarity graphs of one batch of held-out images, and what the report shows of their features.
 
     All processes call it, as the state is spread over them; the first one writes.
     """
     config, split = parts.config, parts.config.eval.split
     examples, features = store.examples(split), store(split)
+    train_examples, train = store.examples(config.eval.train_split), store(config.eval.train_split)
     count = min(SNAPSHOT_IMAGES, len(examples))
     indices = np.linspace(0, len(examples) - 1, count).astype(int)
     batch = [examples[int(index)] for index in indices]
@@ -149,15 +152,18 @@ def write_snapshot(path: pathlib.Path, parts: Parts, state: TrainState, store: F
     target, student = _graphs_of(parts, state, images, side)
     if jax.process_index() != 0:
         return
-    groups = store(split).attributes.get("group", features.label)
-    names = features.attribute_names.get("group")
-    caption = lambda row: (examples.source[int(row)]["captions"] or [""])[0]  # noqa: E731
+    class_names = examples.source.manifest.class_names
+    groups = features.attributes.get("group", features.label)
+    names = features.attribute_names.get("group", class_names)
+    errors = find_errors(train, features)
+    words = features.attribute_names.get(errors.target, class_names) if errors else None
+    picture = partial(_picture, examples)
     embedding = side.get("caption_embedding")
     save_snapshot(
         path,
         images=images,
-        captions=[caption(index) for index in indices],
-        groups=[str(names[groups[index]] if names else groups[index]) for index in indices],
+        captions=[picture(index)[1] for index in indices],
+        groups=[str(names[groups[index]] if names and groups[index] >= 0 else groups[index]) for index in indices],
         target=target,
         student=student,
         views=config.views,
@@ -165,8 +171,15 @@ def write_snapshot(path: pathlib.Path, parts: Parts, state: TrainState, store: F
         if embedding is None
         else np.asarray(embedding, np.float32) @ np.asarray(embedding, np.float32).T,
         neighbours=find_neighbours(features),
-        picture_of=lambda row: (examples[row]["image"], caption(row)),
+        picture_of=picture,
+        more=map_arrays(features, class_names)
+        | error_arrays(errors, picture, partial(_picture, train_examples), words),
     )
+
+
+def _picture(examples: Examples, row: int) -> tuple[np.ndarray, str]:
+    """(image, first caption) of an example."""
+    return examples[int(row)]["image"], (examples.source[int(row)]["captions"] or [""])[0]
 
 
 def _graphs_of(parts: Parts, state: TrainState, images: np.ndarray, side: dict) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """What the report needs to draw one run without its data or model: graphs of one batch, nearest neighbours."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,7 @@ def save_snapshot(
     similarity: np.ndarray | None = None,
     neighbours: NeighbourTable | None = None,
     picture_of: Callable[[int], tuple[np.ndarray, str]] | None = None,
+    more: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Writes report_data.npz.
 
@@ -80,6 +81,7 @@ def save_snapshot(
         student's softmax P of that batch; rows sum to 1, the diagonal is 0. Stored folded to [n, n] (`fold_views`).
       similarity: float [n, n], cosine of the captions, for the curves against tau_s. Optional.
       neighbours: of `find_neighbours`, with `picture_of(row) -> (uint8 image [h, w, 3 or 4], caption)`.
+      more: arrays of other parts of the report, by names with the part in front (map/xy, errors/images).
 
     Raises:
       DataError: sizes that do not go together.
@@ -114,6 +116,8 @@ def save_snapshot(
             "cosine": neighbours.cosine,
             "relation": neighbours.relation,
         }
+    for name, values in (more or {}).items():
+        arrays[name] = _on_white(values) if name.endswith("/images") else values
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:

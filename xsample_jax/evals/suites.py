@@ -5,6 +5,7 @@ from xsample_jax.evals.emoji import emoji_suite
 from xsample_jax.evals.evaluators.geometry import geometry
 from xsample_jax.evals.evaluators.labels import knn, ridge
 from xsample_jax.evals.result import Collector, FeaturesOf, SuiteResult
+from xsample_jax.evals.shapes import shapes_suite
 
 
 def probe_suite(features_of: FeaturesOf, config) -> SuiteResult:
@@ -18,6 +19,6 @@ def probe_suite(features_of: FeaturesOf, config) -> SuiteResult:
     return out.result()
 
 
-SUITES = {"emoji": emoji_suite, "probe": probe_suite}
+SUITES = {"emoji": emoji_suite, "probe": probe_suite, "shapes": shapes_suite}
 
 __all__ = ["SUITES", "FeaturesOf", "SuiteResult"]

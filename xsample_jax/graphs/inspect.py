@@ -1,5 +1,7 @@
 """Looking at a similarity graph: its entropy and mass against tau_s, and pictures of target beside student."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from xsample_jax.errors import DataError
@@ -23,30 +25,45 @@ def fold_views(graph: np.ndarray, views: int) -> np.ndarray:
 
 
 def target_against_temperature(
-    similarity: np.ndarray, temperatures: np.ndarray, views: int = 2
+    similarity: np.ndarray,
+    temperatures: np.ndarray,
+    views: int = 2,
+    own: np.ndarray | None = None,
+    kinds: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Describes T = softmax(similarity / tau_s), self left out, for each tau_s; V views of an image share its row.
 
     Args:
-      similarity: float [B, B], e.g. cosines of captions; temperatures: float [t].
+      similarity: float [A, B], e.g. cosines of captions, anchors against the images of a batch.
+      temperatures: float [t].
+      views: V.
+      own: int [A], the column that is the anchor itself; None: A = B and the diagonal.
+      kinds: name -> bool [A, B], pairs whose part in the target is wanted.
 
     Returns:
-      float64 [t] each, means over rows: "entropy" H(s) in nats, "effective_neighbours" exp(H(s)) and "own_view_mass".
+      float64 [t] each, means over anchors: "entropy" H(s) in nats, "effective_neighbours" exp(H(s)), "own_view_mass",
+      and the mass on each of the kinds (an anchor's own other views count where its own pair is in the kind).
     """
     similarity = np.asarray(similarity, np.float64)
+    anchors = np.arange(len(similarity))
+    own = anchors if own is None else own
     # How many of the N - 1 columns of a row belong to image k: V, or V - 1 for the image itself.
     copies = np.full(similarity.shape, float(views))
-    np.fill_diagonal(copies, views - 1)
-    result = {"entropy": [], "effective_neighbours": [], "own_view_mass": []}
+    copies[anchors, own] = views - 1
+    kinds = kinds or {}
+    result = {name: [] for name in ("entropy", "effective_neighbours", "own_view_mass", *kinds)}
     for tau in temperatures:
         logits = similarity / tau
         logits = logits - np.where(copies > 0, logits, -np.inf).max(axis=1, keepdims=True)
         weights = np.where(copies > 0, np.exp(np.minimum(logits, 0)), 0)
         total = np.sum(copies * weights, axis=1)
         entropy = np.log(total) - np.sum(copies * weights * logits, axis=1) / total
+        target = copies * weights / total[:, None]
         result["entropy"].append(entropy.mean())
         result["effective_neighbours"].append(np.exp(entropy).mean())
-        result["own_view_mass"].append(np.mean(np.diag(copies * weights) / total))
+        result["own_view_mass"].append(target[anchors, own].mean())
+        for name, pairs in kinds.items():
+            result[name].append(np.sum(target * pairs, axis=1).mean())
     return {name: np.asarray(values) for name, values in result.items()}
 
 

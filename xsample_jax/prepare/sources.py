@@ -6,6 +6,7 @@ from xsample_jax.prepare.fields import Fields
 from xsample_jax.prepare.source_folder import folder_source
 from xsample_jax.prepare.source_icons import icons_source
 from xsample_jax.prepare.source_records import records_source
+from xsample_jax.prepare.source_shapes import shapes_source
 from xsample_jax.prepare.source_tfds import tfds_source
 from xsample_jax.prepare.source_webdataset import webdataset_source
 
@@ -28,11 +29,16 @@ def open_source(
         "folder": (set(given), lambda: folder_source(path, fields, table, split_by_folder, shard_size)),
         "records": (set(), lambda: records_source(path)),
         "icons": (set(), lambda: icons_source(path)),
+        "shapes": ({"--caption_fields"}, lambda: shapes_source(fields)),
         "tfds": (columns, lambda: tfds_source(path, fields, shard_size)),
     }
     if name not in sources:
         raise DataError("--source", name, f"one of {', '.join(sources)}", did_you_mean(name, sources))
     accepted, make = sources[name]
+    if not path and name != "shapes":
+        raise DataError("--path", path, f"where the input of --source={name} is", "Add --path=...; see --help.")
+    if path and name == "shapes":
+        raise DataError("--path", path, "nothing for --source=shapes, which is drawn", "Leave --path out.")
     for flag, value in given.items():
         if value and flag not in accepted:
             raise DataError(flag, value, f"nothing for --source={name}", f"Leave {flag} out.")

@@ -6,6 +6,7 @@
     python -m xsample_jax.tools.prepare --source=tfds --path=imagenet2012:5.1.0 --out=data/imagenet
     python -m xsample_jax.tools.prepare --source=records --path=data/big --size=128 --out=data/small
     python -m xsample_jax.tools.prepare --source=icons --path=data/npm --splits=train=0.98,val=0.02 --out=data/icons
+    python -m xsample_jax.tools.prepare --source=shapes --out=data/shapes
 
 Stopped or killed, it goes on when the same command is given again, and ends with the same bytes. docs/data.md says what
 becomes of odd and broken pictures and captions. Flags it does not know go to the Beam runner that --runner names.
@@ -31,11 +32,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--source", required=True, help="webdataset, folder, tfds, records or icons")
+    parser.add_argument("--source", required=True, help="webdataset, folder, tfds, records, icons or shapes")
     parser.add_argument(
         "--path",
-        required=True,
-        help="folder, pattern in quotes, or TFDS name; of icons: where its npm package is or goes",
+        default="",
+        help="folder, pattern in quotes, or TFDS name; of icons: where its npm package is or goes; of shapes: none",
     )
     parser.add_argument("--out", required=True, type=Path, help="folder of the new set")
     parser.add_argument("--name", help="name of the set (default: that of the folder)")
@@ -46,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--split_by_folder", action="store_true", help="the first folder below --path is the split")
     parser.add_argument("--table", help="of --source=folder: .csv, .tsv, .jsonl or .parquet")
     parser.add_argument("--image_field", default="", help="column of the table with paths relative to --path")
-    parser.add_argument("--caption_fields", default="", help="columns, JSON entries or features, with commas between")
+    parser.add_argument("--caption_fields", default="", help="columns, JSON entries, features or factors, with commas")
     parser.add_argument("--label_field", default="", help="column, JSON entry or feature with a number or a class name")
     parser.add_argument("--class_names", type=Path, help="file with the name of class 0, 1, ... on each line")
     parser.add_argument("--require_caption", action="store_true", help="drop pictures without a caption")

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about one or several runs.
+"""One self-contained HTML page about one or several runs; runs that differ in their seed only are one series.
 
     python -m xsample_jax.tools.report RUN... --out=report.html [--baseline=simclr]
 
@@ -7,26 +7,27 @@ Reads run folders (see `runs.py`), needs neither their data nor their models. Ev
 """
 
 import argparse
-import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jinja2
 import numpy as np
-from PIL import Image
 
 from xsample_jax.errors import UserError
 from xsample_jax.evals.catalogue import describe
-from xsample_jax.evals.snapshot import OTHER, SAME_GROUP, SAME_LABEL
-from xsample_jax.tools import figures
 from xsample_jax.tools.comparison import Row, difference_rows, evaluation_rows, headlines, verdicts
-from xsample_jax.tools.figure_style import THEMES, Picture, colour, data_uri
-from xsample_jax.tools.runs import Run, choose_baseline, load_runs
+from xsample_jax.tools.curves import evaluation_curves, learning_curves
+from xsample_jax.tools.embedding_maps import map_pictures
+from xsample_jax.tools.factor_picture import factor_pictures
+from xsample_jax.tools.figure_style import Picture, colour
+from xsample_jax.tools.galleries import error_galleries, neighbour_gallery
+from xsample_jax.tools.graph_pictures import graph_panels, target_temperature, temperature_panels
+from xsample_jax.tools.page import figures_folder, write_page
+from xsample_jax.tools.runs import load_runs
+from xsample_jax.tools.series import Series, choose_baseline, config_difference, group_seeds
 
 # Metrics drawn against steps where a run is evaluated more than once.
 _FOLLOWED = ("subgroup/knn", "group/probe", "retrieval/twemoji_to_noto", "label/knn", "label/probe")
-_RELATION = {SAME_LABEL: "same", SAME_GROUP: "kin", OTHER: "other"}
 
 
 def write_report(folders: Sequence[str | Path], out: str | Path, baseline: str | None = None) -> Path:
@@ -35,69 +36,63 @@ def write_report(folders: Sequence[str | Path], out: str | Path, baseline: str |
     Args:
       folders: run folders, in the order of the columns.
       out: the HTML file.
-      baseline: name or preset of the run the others are compared with; None: SimCLR, else the first.
+      baseline: name or preset of the series the others are compared with; None: SimCLR, else the first.
     """
     runs = load_runs(folders)
+    series = group_seeds(runs)
     out = Path(out)
-    folder = out.with_name(out.stem + "_figures")
-    folder.mkdir(parents=True, exist_ok=True)
-    base = choose_baseline(runs, baseline)
-    others = [run for run in runs if run is not base]
-
-    evaluation = evaluation_rows(runs)
+    folder = figures_folder(out)
+    base = choose_baseline(series, baseline)
+    evaluation = evaluation_rows(series)
     short = headlines(evaluation)
-    differences = difference_rows(runs, base, [row.metric for row in (short or evaluation)])
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("xsample_jax.tools", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("report.html").render(
-        themes={theme.name: theme for theme in THEMES},
-        runs=[_card(run, place) for place, run in enumerate(runs)],
+    differences = difference_rows(series, base, [row.metric for row in (short or evaluation)])
+    cards = [_card(one, place) for place, one in enumerate(series)]
+    return write_page(
+        "report.html",
+        out,
+        runs=len(runs),
+        series=cards,
         baseline=base.name,
-        others=[{"name": run.name, "colour": colour(runs.index(run))} for run in others],
-        verdicts=verdicts(runs, base, differences),
+        others=[card for one, card in zip(series, cards, strict=True) if one is not base],
+        verdicts=verdicts(series, base, differences),
         headline=short,
         sections=_sections(evaluation),
+        factors=factor_pictures(series, folder),
         differences=differences,
         bars=_bars(differences),
-        curves=figures.learning_curves(runs, folder),
-        evaluation_curves=figures.evaluation_curves(runs, [describe(name) for name in _FOLLOWED], folder),
-        graphs=[
-            {"name": run.name, "colour": colour(place), "panels": figures.graph_panels(run, place, folder)}
-            for place, run in enumerate(runs)
-            if run.snapshot is not None
-        ],
-        temperatures=_temperatures(runs, folder),
-        neighbours=_neighbours(runs, folder),
-        config_difference=_config_difference(runs),
+        curves=learning_curves(series, folder),
+        evaluation_curves=evaluation_curves(series, [describe(name) for name in _FOLLOWED], folder),
+        first_seed=" Of a series, its first seed." if len(runs) > len(series) else "",
+        graphs=_panels(series, graph_panels, folder),
+        temperatures=_temperatures(series, folder),
+        maps=_panels(series, map_pictures, folder),
+        neighbours=neighbour_gallery(series, folder),
+        errors=error_galleries(series),
+        config_difference=config_difference(series),
     )
-    out.write_text(page, encoding="utf-8")
-    return out
 
 
-def _card(run: Run, place: int) -> dict:
-    """Facts of one run for the header; what a config does not say is left out."""
-    get = run.config.get
-    last = run.training[-1] if run.training else {}
-    seconds = run.curve("images_per_second")[1]
+def _card(one: Series, place: int) -> dict:
+    """Facts of one series for the header; what a config does not say is left out."""
+    get = one.config.get
+    speed = np.concatenate([run.curve("images_per_second")[1] for run in one.runs])
+    last = lambda name: [run.training[-1][name] for run in one.runs if run.training and name in run.training[-1]]  # noqa: E731
+    mean = lambda name: f"{np.mean(last(name)):.3f}" if last(name) else None  # noqa: E731
+    seeds = [str(seed) for seed in one.seeds if seed is not None]
     facts = {
         "Encoder": get("model.encoder"),
         "Batch": f"{get('batch_size')} × {get('views')}" if get("batch_size") else None,
-        "Steps": f"{int(last['step']):,}" if last else None,
+        "Steps": f"{int(min(last('step'))):,}" if last("step") else None,
         "Base rate": get("optimizer.learning_rate"),
-        "Seed": get("seed"),
-        "Last loss": f"{last['loss']:.3f}" if last else None,
-        "Last KL": f"{last['kl']:.3f}" if "kl" in last else None,
-        "Images/s": f"{np.median(seconds):,.0f}" if len(seconds) else None,
+        "Seeds" if len(seeds) > 1 else "Seed": ", ".join(seeds) or None,
+        "Last loss": mean("loss"),
+        "Last KL": mean("kl"),
+        "Images/s": f"{np.median(speed):,.0f}" if len(speed) else None,
     }
     return {
-        "name": run.name,
+        "name": one.name,
         "colour": colour(place),
-        "objective": run.objective,
+        "objective": one.objective,
         "facts": {name: value for name, value in facts.items() if value is not None},
     }
 
@@ -135,81 +130,24 @@ def _bars(rows: Sequence[Row]) -> dict[str, dict[int, Mapping[str, float]]]:
     }
 
 
-def _temperatures(runs: Sequence[Run], folder: Path) -> list[Picture]:
-    """Of the run whose target has a temperature, if the snapshots have caption cosines."""
-    able = [run for run in runs if run.snapshot is not None and "similarity" in run.snapshot]
-    able.sort(key=lambda run: not run.config.get("objective.target_temperature"))
-    return figures.temperature_panels(able[0], folder) if able else []
+def _panels(series: Sequence[Series], draw, folder: Path) -> list[dict]:
+    """What `draw(series, place, folder)` gives for each series that has something to draw."""
+    drawn = [(one, place, draw(one, place, folder)) for place, one in enumerate(series)]
+    return [{"name": one.name, "colour": colour(place), "panels": panels} for one, place, panels in drawn if panels]
 
 
-def _neighbours(runs: Sequence[Run], folder: Path) -> list[dict]:
-    """Queries with the neighbours that each run finds; runs with the same query stand together."""
-    queries: dict[tuple, dict] = {}
-    for place, run in enumerate(runs):
-        if run.snapshot is None or "query" not in run.snapshot:
-            continue
-        shot = run.snapshot
-        _sheet(shot).save(folder / f"neighbours_{place}.png", optimize=True)
-        for query, found, cosine, relation in zip(
-            shot["query"], shot["neighbour"], shot["cosine"], shot["relation"], strict=True
-        ):
-            key = (int(shot["gallery_rows"][query]), str(shot["gallery_captions"][query]))
-            entry = queries.setdefault(
-                key, {"image": _png(shot["gallery_images"][query]), "caption": key[1], "runs": []}
-            )
-            entry["runs"].append(
-                {
-                    "name": run.name,
-                    "colour": colour(place),
-                    "hits": [
-                        {
-                            "image": _png(shot["gallery_images"][row]),
-                            "caption": str(shot["gallery_captions"][row]),
-                            "cosine": f"{similarity:.2f}",
-                            "relation": _RELATION[int(kind)],
-                        }
-                        for row, similarity, kind in zip(found, cosine, relation, strict=True)
-                    ],
-                }
-            )
-    return list(queries.values())
-
-
-def _png(image: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="png", optimize=True)
-    return data_uri(buffer.getvalue())
-
-
-def _sheet(shot: Mapping[str, np.ndarray], gap: int = 4) -> Image.Image:
-    """One picture of all queries (left, apart) and their neighbours."""
-    pictures = shot["gallery_images"]
-    high, wide = pictures.shape[1] + gap, pictures.shape[2] + gap
-    rows, columns = shot["neighbour"].shape
-    sheet = np.full((rows * high + gap, (columns + 1) * wide + 4 * gap, 3), 255, np.uint8)
-    for line, (query, found) in enumerate(zip(shot["query"], shot["neighbour"], strict=True)):
-        for place, row in enumerate([query, *found]):
-            x = gap + place * wide + (3 * gap if place else 0)
-            sheet[gap + line * high :][: high - gap, x : x + wide - gap] = pictures[row]
-    return Image.fromarray(sheet)
-
-
-def _config_difference(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Config keys that are not the same in all runs."""
-    keys = dict.fromkeys(key for run in runs for key in run.config)
-    rows = [(key, [_show(run.config.get(key)) for run in runs]) for key in keys]
-    return [(key, values) for key, values in rows if len(set(values)) > 1]
-
-
-def _show(value) -> str:
-    return "–" if value is None else str(tuple(value)) if isinstance(value, list) else str(value)
+def _temperatures(series: Sequence[Series], folder: Path) -> list[Picture]:
+    """Of the series whose target has a temperature, if the snapshots have caption cosines."""
+    able = [one for one in series if one.snapshot is not None and "similarity" in one.snapshot]
+    able.sort(key=lambda one: target_temperature(one) is None)
+    return temperature_panels(able[0], folder) if able else []
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m xsample_jax.tools.report", description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", help="run folders, in the order of the columns")
     parser.add_argument("--out", default="report.html", help="HTML file to write (default: %(default)s)")
-    parser.add_argument("--baseline", help="run or preset that the others are compared with (default: SimCLR)")
+    parser.add_argument("--baseline", help="series or preset that the others are compared with (default: SimCLR)")
     chosen = parser.parse_args(arguments)
     try:
         print(write_report(chosen.runs, chosen.out, chosen.baseline))

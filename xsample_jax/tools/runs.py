@@ -21,7 +21,7 @@ class Run:
     """One run folder.
 
     Attributes:
-      name: unique among the runs loaded together.
+      name: the config's; seeds of one config share it.
       config: dotted key -> value.
       training: metrics lines of training steps; evaluations: (step, metrics without the prefix "eval/").
       examples: metric -> per-example scores; {} where the run has none.
@@ -55,17 +55,10 @@ class Run:
 
 
 def load_runs(folders: Sequence[str | Path]) -> list[Run]:
-    """Loads run folders; runs of one name get their seed and, if that is not enough, their folder into the name."""
-    runs = [_load(Path(folder)) for folder in folders]
-    if not runs:
+    """Loads run folders."""
+    if not folders:
         raise DataError("run folders", "none", "at least one", "Name the folders that --workdir wrote.")
-    for distinguish in (lambda run: f"seed {run.config.get('seed')}", lambda run: str(run.folder)):
-        names = [run.name for run in runs]
-        runs = [
-            dataclasses.replace(run, name=f"{run.name}, {distinguish(run)}") if names.count(run.name) > 1 else run
-            for run in runs
-        ]
-    return runs
+    return [_load(Path(folder)) for folder in folders]
 
 
 def _load(folder: Path) -> Run:
@@ -101,13 +94,3 @@ def flatten(tree: Mapping, prefix: str = "") -> dict[str, object]:
         else:
             flat[prefix + name] = value
     return flat
-
-
-def choose_baseline(runs: Sequence[Run], name: str | None = None) -> Run:
-    """Returns the run called `name` (or with that preset); without a name the SimCLR run, else the first."""
-    for run in runs:
-        if name in (run.name, run.config.get("objective.preset")) and name is not None:
-            return run
-    if name is not None:
-        raise DataError("baseline", name, f"one of {', '.join(run.name for run in runs)}")
-    return next((run for run in runs if run.config.get("objective.preset") == "simclr"), runs[0])
