@@ -94,7 +94,7 @@ def test_every_metric_has_a_title_and_headlines_exist(result):
     for metric in in_order(result.metrics):
         assert metric.section != SECTIONS[-1], metric.name
         assert metric.title != metric.name
-    assert {name for name in HEADLINES if not name.startswith("label")} <= set(result.metrics)
+    assert {name for name in HEADLINES if not name.startswith(("label", "factor"))} <= set(result.metrics)
     assert describe("background/gap/group/knn").direction == -1
     assert describe("group/knn").text(-0.0312, signed=True) == "\N{MINUS SIGN}3.1"
     assert describe("spearman/captions").text(0.1234) == "0.123"

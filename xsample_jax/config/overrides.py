@@ -84,7 +84,7 @@ def _parse_dicts(text: str) -> tuple[dict, ...]:
 def example(key: Key) -> str:
     """Returns one value of `key` as it is typed on the command line."""
     of_dicts = key.type == tuple[dict, ...]
-    if of_dicts and key.default:
+    if of_dicts and key.default is not None:
         return f'"{key.default}"'
     if key.default is not None:
         value = key.default
