@@ -15,7 +15,11 @@ from xsample_jax.metrics.writers import read_jsonl
 from xsample_jax.models import towers
 
 ROOT = pathlib.Path(__file__).parent.parent
-CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.py"))
+CONFIGS = sorted(
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "configs").rglob("*.py")
+    if path.parent.name != "ablations"  # grids: tests/sweeps
+)
 OBJECTIVES = [path for path in CONFIGS if "objectives" in path]
 
 
