@@ -7,7 +7,7 @@ Variants:  objective :xclr (the default), :simclr, :supcon (class = shape), :cli
            augmentation :erase_colour (strong colour jitter, and grey); one of each, as ":xclr,ground,erase_colour";
            :smoke (embedded emoji, 5 small steps, seconds)
 Hardware:  2 CPU cores; any accelerator.
-Hours:     0.05 (3 minutes) a run with evaluation, on 2 cores
+Hours:     0.08 (5 minutes) a run with evaluation, two at once on 2 shared cores
 Expected:  docs/shapes.md
 
 Every run is measured by one linear probe per factor; what chance is and which pairs are alike is known exactly.
