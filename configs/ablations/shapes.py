@@ -1,4 +1,4 @@
-"""Which factors survive: objectives, what captions name, and augmentation that erases colour, on pictures of known factors.
+"""Which factors survive: objectives, captions that name some, augmentation that erases colour, on known pictures.
 
 Command:   python -m xsample_jax.tools.prepare --source=shapes --out=data/shapes
            python -m xsample_jax.tools.sweep --grid=configs/ablations/shapes.py --out=runs/shapes --run --jobs=2
