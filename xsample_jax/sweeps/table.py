@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from xsample_jax.data.whole_file import write_whole
 from xsample_jax.sweeps.grid import Point, as_text
 from xsample_jax.sweeps.state import state_of
 
@@ -46,9 +47,7 @@ def write_results(points: Sequence[Point], out: str | Path) -> pa.Table:
     table, out = results_table(points, out), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     for name, write in ((PARQUET, pa.parquet.write_table), (CSV, pa.csv.write_csv)):
-        partial = out / (name + ".partial")
-        write(table, str(partial))
-        partial.replace(out / name)
+        write_whole(out / name, lambda partial, write=write: write(table, str(partial)))
     return table
 
 

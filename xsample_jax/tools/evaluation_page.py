@@ -4,12 +4,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
-
 from xsample_jax.evals.catalogue import Metric, in_order
 from xsample_jax.evals.evaluate_checkpoint import Evaluation
 from xsample_jax.evals.registry import EVALUATORS
-from xsample_jax.tools.figure_style import THEMES
+from xsample_jax.tools.page import write_page as fill
 from xsample_jax.tools.runs import flatten
 
 ARROWS = {1: "↑", -1: "↓", 0: ""}
@@ -77,13 +75,6 @@ def table(evaluation: Evaluation) -> str:
 
 def write_page(evaluation: Evaluation, evals: Sequence[str], path: Path) -> None:
     """Writes the HTML page."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("xsample_jax.tools", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     config = flatten(evaluation.config.to_dict())
     sections: dict[str, list[dict]] = {}
     for row in rows_of(evaluation):
@@ -99,8 +90,9 @@ def write_page(evaluation: Evaluation, evals: Sequence[str], path: Path) -> None
         "Measured on": config["eval.split"],
         "Target": evaluation.target,
     }
-    page = environment.get_template("evaluation.html").render(
-        themes={theme.name: theme for theme in THEMES},
+    fill(
+        "evaluation.html",
+        path,
         name=config["name"],
         run=str(evaluation.run),
         facts=facts,
@@ -111,7 +103,6 @@ def write_page(evaluation: Evaluation, evals: Sequence[str], path: Path) -> None
             (key, _show(value)) for key, value in config.items() if key.startswith(("data.", "eval.", "model."))
         ),
     )
-    path.write_text(page, encoding="utf-8")
 
 
 def _bar(row: dict) -> dict | None:

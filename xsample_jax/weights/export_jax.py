@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from xsample_jax.data.whole_file import write_whole
 from xsample_jax.encoder import Encoder
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -22,14 +23,11 @@ def export_jax(encoder: Encoder, out: str | Path, platforms: Sequence[str] = PLA
     (count,) = jax.export.symbolic_shape("n")
     images = jax.ShapeDtypeStruct((count, size, size, channels), jnp.uint8)
     exported = jax.export.export(jax.jit(lambda images: encoder.forward(images)), platforms=tuple(platforms))(images)
-    out = Path(out)
-    partial = out.with_name(out.name + ".partial")
     try:
         content = exported.serialize()
     except ImportError as error:
         raise ImportError(f"--format=jax_export needs flatbuffers: pip install -e .[export] ({error})") from error
-    partial.write_bytes(content)
-    partial.replace(out)
+    write_whole(Path(out), lambda partial: partial.write_bytes(content))
     alpha = ", the last of them alpha" if channels == 4 else ""
     taken = f"uint8 images [n, {size}, {size}, {channels}{alpha}]"
     return f"{taken} -> float32 [n, {encoder.features}] on {', '.join(platforms)}"

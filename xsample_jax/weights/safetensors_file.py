@@ -7,6 +7,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from xsample_jax.data.whole_file import write_whole
 from xsample_jax.errors import DataError
 
 DTYPES = {
@@ -69,9 +70,11 @@ def write_safetensors(
         place += array.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for array in arrays.values():
-            file.write(array.tobytes())
-    partial.replace(path)
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for array in arrays.values():
+                file.write(array.tobytes())
+
+    write_whole(path, write)
