@@ -151,8 +151,9 @@ def test_requirements_are_met_here(metadata):
 
 
 def make(*arguments):
-    # Not what the make that runs these tests was told.
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "PYTEST_ARGS", "PY")}
+    # Not what the make that runs these tests was told, nor that there is one.
+    told = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTEST_ARGS", "PY")
+    environment = {name: value for name, value in os.environ.items() if name not in told}
     command = ["make", "-n", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
 
