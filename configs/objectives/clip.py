@@ -22,4 +22,5 @@ def get_config(arg=""):
     config.name = "clip"
     config.objective.preset = "clip"
     config.model.text.layers = 2  # the text tower reads tokens
+    config.model.text.width = 64  # about as many products as this small image encoder
     return smoke(config) if small else config
