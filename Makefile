@@ -12,7 +12,7 @@ PIP_ARGS := --quiet --disable-pip-version-check --no-compile
 help:
 	@echo "make quickstart   install, train X-CLR and SimCLR on the embedded set, write $(RUNS)/quickstart/report.html"
 	@echo "make test         install the test extras and run the whole suite"
-	@echo "make results      the full comparison: four objectives, three seeds"
+	@echo "make results      the full comparison of docs/results.md: objectives, temperatures, graphs, noise, little data"
 	@echo "make lint         ruff"
 	@echo "make docs         docs/config.md from the config schema, the table and picture of docs/objectives.md"
 	@echo "make notebooks    notebooks/*.py as notebooks/ipynb/*.ipynb"
@@ -23,17 +23,13 @@ quickstart: .venv/installed
 	$(PYTHON) -m xsample_jax.main --config=configs/quickstart.py:simclr --workdir=$(RUNS)/quickstart/simclr
 	$(PYTHON) -m xsample_jax.tools.report $(RUNS)/quickstart/xclr $(RUNS)/quickstart/simclr --out=$(RUNS)/quickstart/report.html
 
-# One target per run, so `make -j2 results` trains two at once and a second call goes on where the first was stopped.
-OBJECTIVES := xclr simclr supcon clip_frozen_text
-RESULTS := $(foreach seed,0 1 2,$(foreach objective,$(OBJECTIVES),$(RUNS)/results/$(objective)-$(seed)))
+# Runs that are finished are skipped: a second call goes on where the first was stopped.
+JOBS ?= 1
+RESULTS := configs/ablations/results.py
 
-results: $(addsuffix /evaluation.json,$(RESULTS))
-	$(PYTHON) -m xsample_jax.tools.report $(RESULTS) --out=$(RUNS)/results/report.html
-	$(PYTHON) -m xsample_jax.tools.results_table $(RESULTS) --out=README.md --out=docs/results.md
-
-$(RUNS)/results/%/evaluation.json: .venv/installed
-	$(PYTHON) -m xsample_jax.main --config=configs/quickstart.py:$(firstword $(subst -, ,$*)) \
-	  --config.seed=$(lastword $(subst -, ,$*)) --workdir=$(RUNS)/results/$*
+results: .venv/installed
+	$(PYTHON) -m xsample_jax.tools.sweep --grid=$(RESULTS) --out=$(RUNS)/results --run --jobs=$(JOBS)
+	$(PYTHON) -m xsample_jax.tools.results_page --grid=$(RESULTS) --runs=$(RUNS)/results --out=docs/results.md --summary=README.md
 
 test: .venv/installed-test
 	$(PYTHON) -m pytest -n auto --dist=worksteal $(PYTEST_ARGS)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from xsample_jax.sweeps.changes import changes, unchanged
 from xsample_jax.sweeps.check import check_points
 from xsample_jax.sweeps.grid import read_grid
 
@@ -22,6 +23,13 @@ KEYS = {
     "objective": set(),
     "encoder": {"model.encoder", "model.patch_size"},
     "shapes": set(),
+    "results": {
+        "objective.target_temperature",
+        "objective.graph",
+        "data.samples_per_class",
+        "data.caption_noise",
+        "data.label_noise",
+    },
 }
 MADE_FIRST = ("text_encoder", "shapes")  # sets that a command has to make
 
@@ -42,3 +50,11 @@ def test_every_point_is_right(file):
 def test_the_graphs_include_nothing_and_the_true_class():
     _, points = read_grid(f"{FOLDER / 'graph.py'}")
     assert {"caption", "random", "label", "identity"} <= {point.values["objective.graph"] for point in points}
+
+
+def test_every_change_of_the_results_has_its_level_and_comes_after_all_objectives():
+    _, points = read_grid(f"{FOLDER / 'results.py'}")
+    assert len(unchanged(points)) == 9
+    assert changes(points).keys() == KEYS["results"]
+    first = next(place for place, point in enumerate(points) if len(point.values) > 1)
+    assert all(len(point.values) > 1 for point in points[first:])

@@ -74,10 +74,20 @@ def _style(theme: Theme):
         yield
 
 
-def picture(folder: Path, name: str, title: str, caption: str, draw: Callable, fit: bool = False) -> Picture:
+def picture(
+    folder: Path,
+    name: str,
+    title: str,
+    caption: str,
+    draw: Callable,
+    fit: bool = False,
+    size: tuple[float, float] | None = None,
+) -> Picture:
     """Draws `draw(figure, theme)` in both themes, writes <name>.png and <name>-dark.png, returns the Picture.
 
-    fit: lay the figure out by the widths of its labels (slow) in place of fixed margins.
+    Args:
+      fit: lay the figure out by the widths of its labels (slow) in place of fixed margins.
+      size: width and height in inches; default: a half of the page.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -85,7 +95,8 @@ def picture(folder: Path, name: str, title: str, caption: str, draw: Callable, f
     encoded = {}
     for theme in THEMES:
         with _style(theme):
-            figure = Figure(figsize=(4.6, 3.5) if fit else (4.6, 2.9), dpi=160, layout="constrained" if fit else None)
+            inches = size or ((4.6, 3.5) if fit else (4.6, 2.9))
+            figure = Figure(figsize=inches, dpi=160, layout="constrained" if fit else None)
             if not fit:
                 figure.subplots_adjust(left=0.145, right=0.975, top=0.965, bottom=0.165)
             draw(figure, theme)

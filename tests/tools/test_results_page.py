@@ -1,0 +1,121 @@
+"""Tables and pictures of a grid, from invented runs."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tools.synthetic_runs import write_run
+from xsample_jax.evals.intervals import load_examples, paired_difference
+from xsample_jax.sweeps.grid import read_grid
+from xsample_jax.tools import results_page
+
+GRID = """
+from xsample_jax.sweeps.grid import grid
+
+def get_grid():
+    configs = {"xclr": "configs/objectives/xclr.py", "simclr": "configs/objectives/simclr.py"}
+    points = grid(configs, {"seed": (0, 1)})
+    points += grid({"xclr": configs["xclr"]}, {"data.caption_noise": (0.5, 1.0), "seed": (0, 1)})
+    return points + grid({"xclr": configs["xclr"]}, {"objective.graph": ("label", "random"), "seed": (0,)})
+"""
+STRENGTH = {0.5: 0.6, 1.0: 0.3, "label": 0.8, "random": 0.1}
+UNFINISHED = "xclr,graph=random,seed=0"
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sweep")
+    file = root / "small.py"
+    file.write_text(GRID)
+    for point in read_grid(str(file))[1]:
+        (change,) = {value for key, value in point.values.items() if key != "seed"} or {None}
+        strength = STRENGTH.get(change, {"xclr": 0.9, "simclr": 0.45}[point.tag])
+        folder = write_run(root / point.name, point.name, point.tag, strength=strength, seed=point.values["seed"])
+        config = json.loads((folder / "config.json").read_text()) | {"data": {"caption_noise": 0.0}}
+        (folder / "config.json").write_text(json.dumps(config))
+        if point.name != UNFINISHED:
+            (folder / "evaluation.json").write_text("{}")
+    return file, root
+
+
+@pytest.fixture(scope="module")
+def page(sweep):
+    file, root = sweep
+    (root / "README.md").write_text("# Title\n<!-- results -->\n<!-- /results -->\nafter\n")
+    (root / "docs").mkdir()
+    call = [f"--grid={file}", f"--runs={root}", f"--out={root}/docs/results.md", f"--summary={root}/README.md"]
+    assert results_page.main(call) == 0
+    return root
+
+
+def rows(text, start):
+    return [line for line in text.splitlines() if line.startswith(f"| {start}")]
+
+
+def test_what_is_not_finished_is_left_out_and_counted(page):
+    text = (page / "docs" / "results.md").read_text()
+    assert "9 of 10 runs of the grid are finished" in text
+    assert rows(text, "xclr, label")
+    assert not rows(text, "xclr, random")
+
+
+def test_cells_are_the_mean_and_the_paired_difference_to_the_level(page):
+    text = (page / "docs" / "results.md").read_text()
+    noisy, level = (
+        [load_examples(page / f"xclr,{change}seed={seed}" / "evaluation.npz")["subgroup/knn"] for seed in (0, 1)]
+        for change in ("caption_noise=0.5,", "")
+    )
+    (row,) = rows(text, "xclr, 0.5")
+    cell = row.split("|")[3]
+    mean, difference, low, high = (float(x.replace("−", "-")) for x in re.findall(r"[+−]?[\d.]+", cell))
+    expected = paired_difference(noisy, level)
+    assert mean == pytest.approx(100 * np.mean([scores.mean() for scores in noisy]), abs=0.051)
+    for shown, value in ((difference, expected.mean), (low, expected.low), (high, expected.high)):
+        assert shown == pytest.approx(100 * value, abs=0.051)
+    assert ("**" in cell) == expected.excludes_zero
+    (first,) = rows(text, "xclr, 0 ")
+    assert "[" not in first  # nothing to compare with
+
+
+def test_every_metric_of_the_objectives_is_there(page):
+    text = (page / "docs" / "results.md").read_text()
+    names = load_examples(page / "xclr,seed=0" / "evaluation.npz")
+    table = text.partition("|  | xclr (2 seeds) | simclr (2 seeds) |")[2].partition("\n\n")[0]
+    assert len(table.strip().splitlines()) == 1 + len(names)
+    assert re.search(r"xclr against simclr: better on \d+ of \d+ metrics", text)
+
+
+def test_the_pictures_are_there_and_linked(page):
+    text, readme = (page / "docs" / "results.md").read_text(), (page / "README.md").read_text()
+    for name in ("results", "results-caption_noise", "results-graph"):
+        assert f"({name}.png)" in text
+        for theme in ("", "-dark"):
+            assert Image.open(page / "docs" / f"{name}{theme}.png").width > 1000
+    assert "(docs/results.png)" in readme
+    assert readme.startswith("# Title\n<!-- results -->")
+    assert readme.endswith("after\n")
+
+
+def test_a_grid_that_changes_two_things_is_refused(tmp_path, capsys):
+    file = tmp_path / "two.py"
+    file.write_text(
+        "from xsample_jax.sweeps.grid import grid\n"
+        "def get_grid():\n"
+        '    return grid("configs/quickstart.py", {"objective.temperature": (0.1, 0.2), "steps": (1, 2)})\n'
+    )
+    assert results_page.main([f"--grid={file}", f"--runs={tmp_path}", f"--out={tmp_path}/x.md"]) == 1
+    assert "one change at a time" in capsys.readouterr().err
+    assert not (tmp_path / "x.md").exists()
+
+
+def test_nothing_finished_or_no_baseline_is_said(sweep, tmp_path, capsys):
+    file, root = sweep
+    call = [f"--grid={file}", f"--out={tmp_path}/x.md"]
+    assert results_page.main([*call, f"--runs={tmp_path}"]) == 1
+    assert "at least one finished run" in capsys.readouterr().err
+    assert results_page.main([*call, f"--runs={root}", "--baseline=clip"]) == 1
+    assert "xclr, simclr" in capsys.readouterr().err
+    assert not (tmp_path / "x.md").exists()
