@@ -118,4 +118,6 @@ def test_nothing_finished_or_no_baseline_is_said(sweep, tmp_path, capsys):
     assert "at least one finished run" in capsys.readouterr().err
     assert results_page.main([*call, f"--runs={root}", "--baseline=clip"]) == 1
     assert "xclr, simclr" in capsys.readouterr().err
+    assert results_page.main([*call, f"--runs={root}", "--metrics", "group/prob"]) == 1
+    assert "group/probe" in capsys.readouterr().err
     assert not (tmp_path / "x.md").exists()

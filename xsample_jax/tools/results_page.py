@@ -66,14 +66,30 @@ def _named(name: str, value: object, series: Series) -> Series:
     return Series(f"{name}, {as_word(value)}", series.runs)
 
 
-def summary_markdown(objectives: Mapping[str, Series], base: Series, picture: str) -> str:
-    metrics = [describe(name) for name in SUMMARY]
+def summary_markdown(
+    objectives: Mapping[str, Series], base: Series, picture: str, names: Sequence[str] = SUMMARY
+) -> str:
+    """One table, and the picture that `page_markdown` has drawn."""
+    metrics = [describe(name) for name in names]
     table = difference_table([(one, base) for one in objectives.values()], metrics)
     return f"{_image(picture, f'Differences to {base.name}')}\n\n{table}\n\n{READING.format(base.name)}"
 
 
-def page_markdown(points: Sequence[Point], total: int, runs: Path, base: str, folder: Path, stem: str) -> str:
+def page_markdown(
+    points: Sequence[Point],
+    total: int,
+    runs: Path,
+    base: str,
+    folder: Path,
+    stem: str,
+    names: Sequence[str] = SUMMARY,
+) -> str:
     """The page's generated part; draws its pictures into `folder`, named by `stem`.
+
+    Args:
+      points: finished ones, of `total`.
+      base: objective that the others are compared with.
+      names: metrics of the pictures and of the tables of changes; the table of objectives has all.
 
     Raises DataError: no finished run of the objective `base`.
     """
@@ -81,7 +97,10 @@ def page_markdown(points: Sequence[Point], total: int, runs: Path, base: str, fo
     if base not in objectives:
         raise DataError("--baseline", base, f"an objective with a finished run: {', '.join(objectives)}")
     series, level = list(objectives.values()), objectives[base]
-    metrics = [describe(name) for name in SUMMARY]
+    lacking = [name for name in names if any(name not in run.examples for one in series for run in one.runs)]
+    if lacking:
+        raise DataError("--metrics", lacking, f"some of {', '.join(level.runs[0].examples)}")
+    metrics = [describe(name) for name in names]
     every = in_order(level.runs[0].examples)
     lines = [
         f"{len(points)} of {total} runs of the grid are finished.",
@@ -119,17 +138,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=Path, help="Markdown file; its pictures are put beside it")
     parser.add_argument("--summary", type=Path, help="another Markdown file, for one table and picture")
     parser.add_argument("--baseline", default="simclr", help="objective that the others are compared with")
+    parser.add_argument("--metrics", nargs="+", default=list(SUMMARY), help="of the pictures and the tables of changes")
     chosen = parser.parse_args(arguments)
     try:
         _, points = read_grid(chosen.grid)
         changes(points)
         done = finished(points, chosen.runs)
         folder, stem = chosen.out.parent, chosen.out.stem
-        insert(chosen.out, "results", page_markdown(done, len(points), chosen.runs, chosen.baseline, folder, stem))
+        page = page_markdown(done, len(points), chosen.runs, chosen.baseline, folder, stem, chosen.metrics)
+        insert(chosen.out, "results", page)
         if chosen.summary:
             objectives = objectives_of(done, chosen.runs)
             where = os.path.relpath(folder / stem, chosen.summary.parent)
-            text = summary_markdown(objectives, objectives[chosen.baseline], where)
+            text = summary_markdown(objectives, objectives[chosen.baseline], where, chosen.metrics)
             insert(chosen.summary, "results", text)
     except UserError as error:
         print(error, file=sys.stderr)
