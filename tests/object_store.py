@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import json
 import re
+import sys
 import threading
 import urllib.parse
 from collections.abc import Iterator
@@ -64,6 +65,11 @@ class ObjectStore(ThreadingHTTPServer):
         names = ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL", "CLOUD_STORAGE_EMULATOR_ENDPOINT")
         # gcsfs would ask Google's control service, which is not here, for the kind of the bucket.
         return dict.fromkeys(names, url) | {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
+
+    def handle_error(self, request, client_address) -> None:
+        """Clients that go without a word are no error: readers that have enough, and processes that were killed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     def names(self, bucket: str, prefix: str = "") -> list[str]:
         """Names of the objects of a bucket, in order."""

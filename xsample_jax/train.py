@@ -229,9 +229,7 @@ def _evaluates(options, step: int, steps: int) -> bool:
     return options.suite != "none" and bool(options.every) and step % options.every == 0 and step < steps
 
 
-def _finish(
-    parts: Parts, examples: Examples, run: RunFolder, notice: Notice, state: TrainState
-) -> dict[str, float]:
+def _finish(parts: Parts, examples: Examples, run: RunFolder, notice: Notice, state: TrainState) -> dict[str, float]:
     """The final evaluation and the report."""
     config, steps, first_process, folder = parts.config, parts.steps, jax.process_index() == 0, run.files
     if examples.skipped:

@@ -9,6 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from xsample_jax.errors import DataError
+from xsample_jax.storage.paths import as_path
 
 TOKENIZER = "tokenizer.json"
 PADDING, START, END = 0, 1, 2
@@ -50,7 +51,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, path: str | Path) 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Reads tokenizer.json of a record set; DataError when it is missing or not one of ours."""
-    path = Path(folder) / TOKENIZER
+    path = as_path(folder) / TOKENIZER
     fix = f"Write one: python -m xsample_jax.tools.train_tokenizer --set={folder}"
     try:
         text = path.read_text(encoding="utf-8")

@@ -25,11 +25,11 @@ MISSING = ""  # the generation that a refused write returns
 
 
 class Lease:
-    """The right to write into a folder of a bucket. Of `leased`."""
+    """The right to write into a folder of a bucket, which is the value of `field`. Of `leased`."""
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, field: str):
         bucket, _, name = os.fspath(folder).removeprefix(SCHEME).partition("/")
-        self._folder = folder
+        self._folder, self._field = folder, field
         self._objects = tensorstore.KvStore.open({"driver": "gcs", "bucket": bucket, "path": f"{name}/"}).result()
         self._generation: bytes | None = None
         self._over = threading.Event()
@@ -40,7 +40,7 @@ class Lease:
         """Raises CheckpointError when another run has taken over, as this one was not heard of for too long."""
         if self._lost:
             fix = "This run was cut off from the bucket for too long. Leave the other one alone, or stop it."
-            raise CheckpointError("--workdir", os.fspath(self._folder), f"no other run ({self._lost})", fix)
+            raise CheckpointError(self._field, os.fspath(self._folder), f"no other writer ({self._lost})", fix)
 
     def take(self) -> None:
         watched, since = None, time.monotonic()
@@ -50,9 +50,9 @@ class Lease:
             free = found.state == "missing" or _was_here(found.value)
             if watched not in (None, generation) and not free:
                 raise CheckpointError(
-                    "--workdir",
+                    self._field,
                     os.fspath(self._folder),
-                    f"a folder that no other run is using ({_holder(found.value)} is)",
+                    f"a folder that nobody else is using ({_holder(found.value)} is)",
                     "Wait for it, stop it, or use another folder.",
                 )
             if free or time.monotonic() - since > EXPIRY:
@@ -83,7 +83,7 @@ class Lease:
                 if self._write(mine):
                     continue
                 found = self._objects.read(LOCK).result()
-                if found.state == "value" and json.loads(found.value)["process"] == os.getpid() and _is_here(found.value):
+                if found.state == "value" and _is_ours(found.value):
                     self._generation = found.stamp.generation  # our own write, whose answer was lost
                     continue
                 self._lost = f"{_holder(found.value)} is"
@@ -93,12 +93,12 @@ class Lease:
 
 
 @contextlib.contextmanager
-def leased(folder: pathlib.Path) -> Iterator[Lease]:
+def leased(folder: pathlib.Path, field: str = "--workdir") -> Iterator[Lease]:
     """Holds the folder for the time of the block.
 
     Raises CheckpointError when another run does.
     """
-    lease = Lease(folder)
+    lease = Lease(folder, field)
     lease.take()
     try:
         yield lease
@@ -113,23 +113,21 @@ def _holder(value: bytes) -> str:
     return "another process"
 
 
-def _is_here(value: bytes) -> bool:
-    with contextlib.suppress(ValueError, KeyError):
-        return json.loads(value)["host"] == socket.gethostname()
-    return False
+def _is_ours(value: bytes) -> bool:
+    """Whether this process has written it; or one with its number before it, in a container that was started again."""
+    return _holder(value) == f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def _was_here(value: bytes) -> bool:
     """Whether the holder was a process of this machine that has ended."""
-    if not _is_here(value):
-        return False
-    process = json.loads(value)["process"]
-    if process == os.getpid():
-        return True  # in a container that was started again
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        pass
-    return False
+    with contextlib.suppress(ValueError, KeyError):
+        found = json.loads(value)
+        if found["host"] != socket.gethostname():
+            return False
+        try:
+            os.kill(found["process"], 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
+    return _is_ours(value)

@@ -5,11 +5,13 @@ once when its writer closes it, nothing can be appended, and renaming copies and
 bucket with a hierarchical namespace it does rename).
 """
 
+import contextlib
 import importlib.util
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 
 from xsample_jax.errors import ConfigError
 
@@ -63,12 +65,14 @@ def file_sizes(folder: pathlib.Path) -> Mapping[str, int]:
 
 def upload(local: pathlib.Path, target: pathlib.Path) -> None:
     """Copies a finished local file to a path in a bucket, where it appears as a whole."""
-    _store().put_file(os.fspath(local), os.fspath(target))
+    with _errors_of_the_store(target):
+        _store().put_file(os.fspath(local), os.fspath(target))
 
 
 def download(source: pathlib.Path, local: pathlib.Path) -> None:
     """Copies an object of a bucket to a local file."""
-    _store().get_file(os.fspath(source), os.fspath(local))
+    with _errors_of_the_store(source):
+        _store().get_file(os.fspath(source), os.fspath(local))
 
 
 def move_in(local: pathlib.Path, target: pathlib.Path) -> None:
@@ -86,6 +90,53 @@ def remove_tree(folder: pathlib.Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     elif folder.exists():
         folder.rmtree()
+
+
+def matching(pattern: str) -> dict[pathlib.Path, int]:
+    """{path: bytes} of the objects of a bucket that match gs://BUCKET/PATTERN, in which ** is any number of folders."""
+    found = _store().glob(pattern, detail=True)
+    return {as_path(SCHEME + name): about["size"] for name, about in found.items() if about["type"] == "file"}
+
+
+@contextlib.contextmanager
+def fetched(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A local file with the content of `path`: itself, or a copy for the time of the block."""
+    path = as_path(path)
+    if not in_bucket(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="xsample_jax-") as folder:
+        local = pathlib.Path(folder) / path.name
+        download(path, local)
+        yield local
+
+
+@contextlib.contextmanager
+def local_copy_of(out: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A local path in place of `out`, a file or folder to be written: in a bucket, it is copied there at the end.
+
+    What is written beside a file goes with it.
+    """
+    out = as_path(out, "--out")
+    if not in_bucket(out):
+        yield out
+        return
+    with tempfile.TemporaryDirectory(prefix="xsample_jax-") as folder:
+        yield pathlib.Path(folder) / out.name
+        for path in sorted(pathlib.Path(folder).rglob("*")):
+            if path.is_file():
+                upload(path, out.parent / path.relative_to(folder))
+
+
+@contextlib.contextmanager
+def _errors_of_the_store(path: pathlib.Path) -> Iterator[None]:
+    """gcsfs and what it is made of raise of every family."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{path}: {type(error).__name__}: {error}") from error
 
 
 def _store():

@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 
+from xsample_jax.errors import SaveError
 from xsample_jax.faults.lock import locked
 from xsample_jax.storage.lease import Lease, leased
 from xsample_jax.storage.paths import absolute, download, file_sizes, in_bucket, upload
@@ -97,7 +98,7 @@ def open_run_folder(workdir: str | os.PathLike, first_process: bool = True) -> I
             finally:
                 whole = run.push()
         if not whole and first_process:
-            raise OSError(f"{place}: the last lines of the run could not be written (see above)")
+            raise SaveError("--workdir", str(place), "a bucket that takes the last files of the run", "See above.")
 
 
 @contextlib.contextmanager
