@@ -43,7 +43,7 @@ class ObjectStore(ThreadingHTTPServer):
 
     Attributes:
       objects: {(bucket, name): Stored}.
-      requests: "METHOD path?query" of all so far.
+      requests: "METHOD path?query" of all so far; ranges: of bytes that each of them asked for, or "".
       failing: statuses that the next requests are answered with (503, 429), before anything is done.
     """
 
@@ -53,6 +53,7 @@ class ObjectStore(ThreadingHTTPServer):
         super().__init__(("localhost", 0), _Handler)
         self.objects: dict[tuple[str, str], Stored] = {}
         self.requests: list[str] = []
+        self.ranges: list[str] = []
         self.failing: list[int] = []
         self.lock = threading.RLock()
         self.uploads: dict[str, tuple[str, str, dict, bytearray]] = {}
@@ -136,6 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
         self.server.requests.append(f"{self.command} {self.path}")
+        self.server.ranges.append(self.headers.get("Range", ""))
         try:
             if self.server.failing:
                 raise Refused(self.server.failing.pop(0))

@@ -153,7 +153,8 @@ class Checkpoints:
         damaged = self._folder / DAMAGED
         for step, problem in problems.items() if jax.process_index() == 0 else ():
             damaged.mkdir(exist_ok=True)
-            target = damaged / f"{step}-{len(list(damaged.iterdir()))}"
+            number = len(list(damaged.glob("*")))  # (a folder of a bucket is not there before its first file)
+            target = damaged / f"{step}-{number}"
             (self._folder / CHECKPOINTS / str(step)).rename(target)
             note(self._history, "a damaged checkpoint was set aside", step=step, moved=target, problem=problem[:500])
         barrier("moving a damaged checkpoint")  # nobody reads the folder before the files have moved

@@ -1,6 +1,7 @@
 """The stand-in for Cloud Storage keeps the promises that checkpoints and locks are built on."""
 
 import os
+import re
 
 import numpy as np
 import tensorstore
@@ -56,27 +57,19 @@ def test_a_busy_service_is_asked_again(bucket, store):
     assert not store.failing
 
 
-def test_array_record_reads_from_a_bucket_by_itself_and_asks_for_parts(bucket, store, tmp_path):
-    """google/array_record issue 120 asked for it; the installed version can."""
+def test_array_record_reads_from_a_bucket_by_itself(bucket, store, tmp_path):
+    """google/array_record issue 120 asked for it; the installed version can. It does not say where a record ends."""
     writer = ArrayRecordWriter(str(tmp_path / "x.arrayrecord"), "group_size:1,uncompressed")
     records = [os.urandom(100_000) for _ in range(100)]
     for record in records:
         writer.write(record)
     writer.close()
     upload(tmp_path / "x.arrayrecord", as_path(f"{bucket}/x.arrayrecord"))
-    sizes: list[int] = []
-    answer = store.RequestHandlerClass._answer
-
-    def counted(self, body, status, headers=None):
-        sizes.append(len(body))
-        answer(self, body, status, headers)
-
-    store.RequestHandlerClass._answer = counted
-    try:
-        reader = ArrayRecordReader(f"{bucket}/x.arrayrecord", "readahead_buffer_size:0,max_parallelism:0")
-        assert reader.num_records() == 100
-        assert reader.read([97, 3]) == [records[97], records[3]]
-        reader.close()
-    finally:
-        store.RequestHandlerClass._answer = answer
-    assert 0 < sum(sizes) < 100_000
+    before = len(store.requests)
+    reader = ArrayRecordReader(f"{bucket}/x.arrayrecord", "readahead_buffer_size:0,max_parallelism:0")
+    assert reader.num_records() == 100
+    assert reader.read([97, 3]) == [records[97], records[3]]
+    reader.close()
+    asked = [range_ for range_ in store.ranges[before:] if range_]
+    assert len(asked) <= 4
+    assert all(re.fullmatch(r"bytes=-?\d+-?", range_) for range_ in asked)  # it hangs up when it has enough

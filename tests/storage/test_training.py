@@ -13,7 +13,7 @@ from xsample_jax.faults.history import read_history
 from xsample_jax.metrics.writers import read_jsonl
 from xsample_jax.storage.paths import as_path, file_sizes, upload
 
-SPLIT = "--config.data.source=records", "--config.data.split=val"
+SPLIT = "--config.data.source=records", "--config.data.split=val", "--config.checkpoint.every=4"
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def whole(lives, tmp_path_factory):
 def test_killed_and_stopped_a_run_in_a_bucket_ends_bit_identical(lives, records, whole, bucket, store):
     run = f"{bucket}/runs/a"
     arguments = (run, *SPLIT, f"--config.data.path={records}")
-    killed = lives.run(*arguments, signals=[(5, 0.02, signal.SIGKILL)])
+    killed = lives.run(*arguments, signals=[(7, 0.02, signal.SIGKILL)])
     assert killed.code == -signal.SIGKILL, killed.err
     assert as_path(f"{run}/.lock").exists()
     lines = read_jsonl(f"{run}/metrics.jsonl")
@@ -73,19 +73,19 @@ def test_killed_and_stopped_a_run_in_a_bucket_ends_bit_identical(lives, records,
 @pytest.mark.slow
 def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(lives, whole, bucket, store):
     run, arguments = f"{bucket}/run", (*SPLIT, f"--config.data.path={EMOJI_FOLDER}")
-    stopped = lives.run(run, *arguments, signals=[(8, 0, signal.SIGTERM)])
+    stopped = lives.run(run, *arguments, signals=[(6, 0, signal.SIGTERM)])
     assert stopped.code == REQUEUE, stopped.err
     name = bucket.removeprefix("gs://")
-    data = [path for path in store.names(name, "run/checkpoints/8/state/") if "/d/" in path]
-    largest = max(data, key=lambda path: len(store.read(name, path)))
-    store.put(name, largest, store.read(name, largest)[:-100])
+    data = [path for path in store.names(name, "run/checkpoints/6/state/") if "/d/" in path]
+    for path in data:
+        store.put(name, path, store.read(name, path)[::-1])
     ended = lives.run(run, *arguments)
     assert ended.code == FINISHED, ended.err
-    assert "checkpoint 8 is damaged, going back to 6" in ended.err
+    assert "checkpoint 6 is damaged, going back to 4" in ended.err
     assert differences(whole, run) == (0, [])
     (event,) = [event for event in read_history(as_path(run)) if event["event"].startswith("a damaged")]
-    assert event["moved"] == f"{run}/damaged/8-0"
-    assert store.names(name, "run/damaged/8-0/")
+    assert event["moved"] == f"{run}/damaged/6-0"
+    assert store.names(name, "run/damaged/6-0/")
 
 
 @pytest.mark.slow
