@@ -17,7 +17,7 @@ from xsample_jax.faults.history import note
 from xsample_jax.processes import WAIT_LIMIT, barrier, exchange, name_of_process
 from xsample_jax.progress import Progress
 from xsample_jax.state import TrainState
-from xsample_jax.storage.paths import absolute
+from xsample_jax.storage.paths import absolute, move_tree
 
 FORMAT = 2
 FULL = "Is the disk full?"
@@ -152,10 +152,9 @@ class Checkpoints:
             return
         damaged = self._folder / DAMAGED
         for step, problem in problems.items() if jax.process_index() == 0 else ():
-            damaged.mkdir(exist_ok=True)
             number = len(list(damaged.glob("*")))  # (a folder of a bucket is not there before its first file)
             target = damaged / f"{step}-{number}"
-            (self._folder / CHECKPOINTS / str(step)).rename(target)
+            move_tree(self._folder / CHECKPOINTS / str(step), target)
             note(self._history, "a damaged checkpoint was set aside", step=step, moved=target, problem=problem[:500])
         barrier("moving a damaged checkpoint")  # nobody reads the folder before the files have moved
 

@@ -84,6 +84,15 @@ def move_in(local: pathlib.Path, target: pathlib.Path) -> None:
         os.replace(local, target)
 
 
+def move_tree(folder: pathlib.Path, target: pathlib.Path) -> None:
+    """Gives a folder another name, which nothing has yet; in a bucket object by object, or as the bucket can."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if in_bucket(folder):
+        _store().rename(os.fspath(folder), os.fspath(target), recursive=True)  # etils asks for a folder to be there
+    else:
+        folder.rename(target)
+
+
 def remove_tree(folder: pathlib.Path) -> None:
     """Removes a folder and what is in it; one that is not there is fine."""
     if not in_bucket(folder):
