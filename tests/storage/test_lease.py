@@ -77,6 +77,12 @@ def test_a_folder_that_was_taken_over_is_not_written_to_any_more(bucket):
     assert json.loads((folder / ".lock").read_text())["host"] == "elsewhere"  # it is not ours to remove
 
 
+def test_a_bucket_that_may_not_be_written_to_is_an_error_that_says_so(bucket, store):
+    store.failing[:] = [403]
+    with pytest.raises(CheckpointError, match=r"--workdir = .*may write to .*403"), leased(as_path(f"{bucket}/run")):
+        pytest.fail("no rights")
+
+
 def test_a_renewal_that_fails_is_made_up_for(bucket, store):
     folder = as_path(f"{bucket}/run")
     with leased(folder) as held:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from xsample_jax.errors import DataError
-from xsample_jax.storage.paths import as_path, file_sizes
+from xsample_jax.storage.paths import as_path, errors_of_the_store, file_sizes, in_bucket
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -53,12 +53,14 @@ def read_manifest(folder: str | Path) -> Manifest:
     """
     path = as_path(folder) / MANIFEST
     try:
-        fields = json.loads(path.read_text())
+        with errors_of_the_store(path):
+            fields = json.loads(path.read_text())
     except FileNotFoundError:
         fix = "Give the folder of a record set, or prepare the set again: it was not finished."
         raise DataError("manifest", str(path), "an existing file", fix) from None
     except (OSError, ValueError) as error:
-        raise DataError("manifest", str(path), f"readable JSON ({error})", "Prepare the set again.") from error
+        fix = "May this account read the bucket?" if in_bucket(path) else "Prepare the set again."
+        raise DataError("manifest", str(path), f"readable JSON ({str(error)[:300]})", fix) from error
     if not isinstance(fields, dict) or "schema" not in fields:
         raise DataError("manifest", str(path), "the manifest of a record set", "This file belongs to something else.")
     if fields["schema"] != SCHEMA_VERSION:

@@ -98,8 +98,14 @@ def leased(folder: pathlib.Path, field: str = "--workdir") -> Iterator[Lease]:
 
     Raises CheckpointError when another run does.
     """
-    lease = Lease(folder, field)
-    lease.take()
+    try:
+        lease = Lease(folder, field)
+        lease.take()
+    except CheckpointError:
+        raise
+    except ValueError as error:  # of tensorstore, whatever it is
+        expected = f"a bucket that is there and that this account may write to ({str(error)[:300]})"
+        raise CheckpointError(field, os.fspath(folder), expected, "gcloud auth application-default login?") from error
     try:
         yield lease
     finally:

@@ -65,13 +65,13 @@ def file_sizes(folder: pathlib.Path) -> Mapping[str, int]:
 
 def upload(local: pathlib.Path, target: pathlib.Path) -> None:
     """Copies a finished local file to a path in a bucket, where it appears as a whole."""
-    with _errors_of_the_store(target):
+    with errors_of_the_store(target):
         _store().put_file(os.fspath(local), os.fspath(target))
 
 
 def download(source: pathlib.Path, local: pathlib.Path) -> None:
     """Copies an object of a bucket to a local file."""
-    with _errors_of_the_store(source):
+    with errors_of_the_store(source):
         _store().get_file(os.fspath(source), os.fspath(local))
 
 
@@ -138,13 +138,15 @@ def local_copy_of(out: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def _errors_of_the_store(path: pathlib.Path) -> Iterator[None]:
+def errors_of_the_store(path: pathlib.Path) -> Iterator[None]:
     """gcsfs and what it is made of raise of every family."""
     try:
         yield
     except OSError:
         raise
     except Exception as error:
+        if not in_bucket(path):
+            raise
         raise OSError(f"{path}: {type(error).__name__}: {error}") from error
 
 
