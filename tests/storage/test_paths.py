@@ -22,6 +22,7 @@ def test_a_path_in_a_bucket_keeps_its_two_slashes(bucket):
     assert str(absolute(path)) == f"{bucket}/runs/a"
     assert path.name == "a"
     assert as_path(path) == path
+    assert str(as_path(pathlib.Path(f"{bucket}/runs/a"))) == f"{bucket}/runs/a"  # which has lost a slash
 
 
 @pytest.mark.parametrize("text", ["s3://bucket/a", "gs://", "gs:///a", "http://host/a"])

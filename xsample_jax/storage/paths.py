@@ -20,7 +20,13 @@ SCHEME = "gs://"
 
 def in_bucket(path: str | os.PathLike) -> bool:
     """Whether this names something in a bucket."""
-    return os.fspath(path).startswith(SCHEME)
+    return _text(path).startswith(SCHEME)
+
+
+def _text(path: str | os.PathLike) -> str:
+    """As text, with both slashes of the scheme: pathlib.Path keeps only one."""
+    text = os.fspath(path)
+    return SCHEME + text.removeprefix("gs:/") if text.startswith("gs:/") and not text.startswith(SCHEME) else text
 
 
 def as_path(path: str | os.PathLike, field: str = "path") -> pathlib.Path:
@@ -28,7 +34,7 @@ def as_path(path: str | os.PathLike, field: str = "path") -> pathlib.Path:
 
     Raises ConfigError, about `field`: another kind of URL, no bucket, or gcsfs is not installed.
     """
-    text = os.fspath(path)
+    text = _text(path)
     if "://" in text and not in_bucket(text):
         raise ConfigError(field, text, "a local path, or gs://BUCKET/NAME", "Mount other stores, and name the mount.")
     if not in_bucket(text):
