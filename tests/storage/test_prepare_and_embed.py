@@ -119,6 +119,8 @@ def test_embedded_in_a_bucket_stopped_and_resumed(corpus, bucket, store, tmp_pat
     assert result.manifest == whole.manifest
     assert in_store(store, place) == {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
     assert verify_records(place) == []
+    record = open_records(place, "train")[3]
+    assert record["caption_embeddings"].shape == (len(record["captions"]), 6)
     assert embed_set(place, HashEncoder(), show=False).distinct == 0
 
 

@@ -199,8 +199,8 @@ def _swap_in(folder: Path, work: Path, draft: Manifest, names: dict[tuple[str, i
             final = folder / names[split, number]
             if not final.exists():
                 (work / final.name).replace(final)
-            entry = {"file": final.name, "bytes": file_sizes(folder)[final.name], "sha256": file_checksum(final)}
-            shards.append({**shard, **entry})
+            about = {"file": final.name, "bytes": file_sizes(folder)[final.name], "sha256": file_checksum(final)}
+            shards.append(shard | about)
         splits[split] = {**entry, "shards": shards}
     manifest = dataclasses.replace(draft, splits=splits).with_fingerprint()
     text = json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n"
