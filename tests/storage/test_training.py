@@ -95,7 +95,7 @@ def test_a_second_run_in_the_same_folder_of_a_bucket_is_refused(lives, bucket):
     # Another machine, which writes while the second run looks.
     (place / ".lock").write_text(json.dumps({"host": "elsewhere", "process": 7}))
     quick = (
-        "import xsample_jax.storage.lease as l, itertools; n = itertools.count(8); f = l.Lease.take\n"
+        "import xsample_jax.storage.lease as l; f = l.Lease.take\n"
         "import json, threading, time\n"
         "def other(self):\n"
         "    def renew():\n"
