@@ -49,6 +49,7 @@ setuptools.setup(
         "pillow",
         "pyarrow",  # tensorflow-datasets has it anyway
         "simplejpeg",
+        "tensorstore",  # orbax-checkpoint brings it anyway
         "tensorflow-datasets",  # does not bring TensorFlow
         "tokenizers",
     ],
@@ -63,9 +64,12 @@ setuptools.setup(
         "emoji": ["resvg-py==0.5.0"],  # pinned: the embedded set is rebuilt bit for bit
         "logging": LOGGING,
         "wandb": ["wandb"],  # for log.wandb
+        "gcs": ["fsspec", "gcsfs"],  # for paths in buckets, gs://BUCKET/NAME
         "notebooks": ["jupytext", "nbclient", "ipykernel"],
         "test": [
             "flatbuffers",
+            "fsspec",
+            "gcsfs",
             "pytest",
             "pytest-xdist",
             "resvg-py==0.5.0",

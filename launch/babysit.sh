@@ -7,6 +7,7 @@
 #       [--patience=10]         looks without a word from the workers before the slice is replaced
 #       [--crashes=5]           times that workers were killed or could not be set up, before it gives up
 #       [--service-account=EMAIL] [--keep]    --keep leaves the slice there at the end
+#       [--wandb-secret=NAME]   the secret in Secret Manager that holds the W&B key, for log.wandb
 #       -- --config=... --workdir=gs://... ...
 #
 # Exit code: 0 finished; 1 the run broke; 2 bad input. The slice is deleted in all three cases (its logs are in
@@ -16,8 +17,9 @@ here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/common.sh"
 
 parse "name zone type project= version=v2-alpha-tpuv5-lite via=queued seconds=60 patience=10 crashes=5 \
-service-account= keep?" "$@"
+service-account= wandb-secret= keep?" "$@"
 check_trainer cloud
+check_wandb
 [[ ${option[via]} == queued || ${option[via]} == tpu_vm ]] || fail "--via=${option[via]}: expected queued or tpu_vm"
 [[ ${option[seconds]} =~ ^[0-9]+([.][0-9]+)?$ ]] || fail "--seconds=${option[seconds]}: expected a number"
 for name in patience crashes; do
@@ -26,14 +28,23 @@ done
 
 slice=(--name="${option[name]}" --zone="${option[zone]}" --project="${option[project]}")
 [[ ${option[dry-run]} == false ]] || slice+=(--dry-run)
-code_sent=()
+code_sent=() secret=()
+[[ -z ${option[wandb-secret]} ]] || secret=(--wandb-secret="${option[wandb-secret]}")
 make() {
   "$here/${option[via]}.sh" create "${slice[@]}" --type="${option[type]}" --version="${option[version]}" \
     --service-account="${option[service-account]}" "$@" -- "${trainer[@]}"
 }
-create() { if [[ ${option[via]} == queued ]]; then make ${code_sent[@]+"${code_sent[@]}"}; else make; fi; }
-setup() { "$here/tpu_vm.sh" setup "${slice[@]}" ${code_sent[@]+"${code_sent[@]}"} -- "${trainer[@]}"; }
-start() { "$here/tpu_vm.sh" run "${slice[@]}" -- "${trainer[@]}"; }
+create() {
+  if [[ ${option[via]} == queued ]]; then
+    make ${secret[@]+"${secret[@]}"} ${code_sent[@]+"${code_sent[@]}"}
+  else
+    make
+  fi
+}
+setup() {
+  "$here/tpu_vm.sh" setup "${slice[@]}" ${secret[@]+"${secret[@]}"} ${code_sent[@]+"${code_sent[@]}"} -- "${trainer[@]}"
+}
+start() { "$here/tpu_vm.sh" run "${slice[@]}" ${secret[@]+"${secret[@]}"} -- "${trainer[@]}"; }
 workers() { "$here/tpu_vm.sh" status "${slice[@]}"; }
 stop() { "$here/tpu_vm.sh" stop "${slice[@]}"; }
 state() { "$here/${option[via]}.sh" state "${slice[@]}"; }

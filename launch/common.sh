@@ -127,6 +127,14 @@ buckets() {
   printf '%s\n' "${trainer[@]}" | sed -n 's|^--[^=]*=gs://\([^/]*\).*|\1|p' | sort -u | paste -s -d ' '
 }
 
+# W&B on the workers: they read the key themselves, from the secret of this name in the cloud's Secret Manager.
+check_wandb() {
+  [[ ${option[wandb-secret]} =~ ^[A-Za-z0-9_-]*$ ]] || fail "--wandb-secret=${option[wandb-secret]}: expected the name \
+of a secret in Secret Manager, not a key"
+}
+wandb_variable() { [[ -z ${option[wandb-secret]} ]] || printf 'XSAMPLE_WANDB_SECRET=%s ' "${option[wandb-secret]}"; }
+tpu_extras() { [[ -z ${option[wandb-secret]} ]] && printf tpu || printf tpu,wandb; }
+
 # Puts the committed code where every worker fetches it: into the run folder, which then also says what was run.
 code_url() { printf '%s/launch/code.tar.gz' "$(given workdir)"; }
 send_code() {

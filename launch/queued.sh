@@ -4,6 +4,7 @@
 #   launch/queued.sh ACTION --name=NAME --zone=ZONE [--project=P] [options] [-- --config=... --workdir=gs://... ...]
 #
 #   create    --type=v5litepod-64 [--version=v2-alpha-tpuv5-lite] [--on-demand] [--service-account=EMAIL]
+#             [--wandb-secret=NAME]   the secret in Secret Manager that holds the W&B key, for log.wandb
 #             (needs the trainer's arguments); spot unless --on-demand is given
 #   state     in one word: absent | pending | ready | gone | unknown
 #   delete    request and slice; the bucket stays
@@ -18,7 +19,7 @@ action=${1:-}
 shift || true
 common="name zone project="
 case $action in
-  create) parse "$common type version=v2-alpha-tpuv5-lite service-account= on-demand? keep-code?" "$@" ;;
+  create) parse "$common type version=v2-alpha-tpuv5-lite service-account= wandb-secret= on-demand? keep-code?" "$@" ;;
   delete | state) parse "$common" "$@" ;;
   -h | --help) usage && exit 0 ;;
   *) fail "unknown action '$action'. Known: create state delete. See $(basename "$0") --help" ;;
@@ -32,14 +33,15 @@ startup_script() {
 set -euo pipefail
 mkdir -p $HOME_OF_CODE
 gcloud storage cat $(quoted "$(code_url)") | tar -xz -C $HOME_OF_CODE
-$HOME_OF_CODE/launch/worker.sh setup tpu $(buckets)
-$HOME_OF_CODE/launch/worker.sh start $(mounted)
+$HOME_OF_CODE/launch/worker.sh setup $(tpu_extras) $(buckets)
+$(wandb_variable)$HOME_OF_CODE/launch/worker.sh start $(mounted)
 SCRIPT
 }
 
 case $action in
   create)
     check_trainer cloud
+    check_wandb
     send_code
     script=build/${option[name]}-startup.sh
     if [[ ${option[dry-run]} == true ]]; then

@@ -6,6 +6,7 @@
 #   create    --type=v5litepod-64 [--version=v2-alpha-tpuv5-lite] [--spot] [--service-account=EMAIL]
 #   setup     sends the committed code, installs it, mounts the buckets     (needs the trainer's arguments)
 #   run       starts the trainer on every worker, in the background         (needs the trainer's arguments)
+#             both: [--wandb-secret=NAME]   the secret in Secret Manager that holds the W&B key, for log.wandb
 #   status    what every worker does: running | ended CODE | idle | missing (not set up)
 #   logs      [--lines=20] [--worker=all] the end of the logs; all of them are in WORKDIR/logs
 #   stop      the run saves and ends; `run` goes on with it
@@ -22,13 +23,14 @@ shift || true
 common="name zone project="
 case $action in
   create) parse "$common type version=v2-alpha-tpuv5-lite service-account= spot?" "$@" ;;
-  setup) parse "$common keep-code?" "$@" ;;
+  setup) parse "$common wandb-secret= keep-code?" "$@" ;;
   logs) parse "$common lines=20 worker=all" "$@" ;;
-  run | status | stop | delete | state) parse "$common" "$@" ;;
+  run) parse "$common wandb-secret=" "$@" ;;
+  status | stop | delete | state) parse "$common" "$@" ;;
   -h | --help) usage && exit 0 ;;
   *) fail "unknown action '$action'. Known: create setup run status logs stop delete state. See $(basename "$0") --help" ;;
 esac
-[[ $action != setup && $action != run ]] || check_trainer cloud
+[[ $action != setup && $action != run ]] || { check_trainer cloud && check_wandb; }
 place
 worker=$HOME_OF_CODE/launch/worker.sh
 
@@ -47,9 +49,9 @@ case $action in
   setup)
     send_code
     on_workers "set -e; sudo mkdir -p $HOME_OF_CODE; gcloud storage cat $(quoted "$(code_url)") | sudo tar -xz -C \
-$HOME_OF_CODE; sudo $worker setup tpu $(buckets)"
+$HOME_OF_CODE; sudo $worker setup $(tpu_extras) $(buckets)"
     ;;
-  run) on_workers "sudo $worker start $(mounted)" ;;
+  run) on_workers "sudo $(wandb_variable)$worker start $(mounted)" ;;
   status) on_workers "sudo $worker status || echo missing" ;;
   logs) on_workers "sudo $worker logs $(quoted "${option[lines]}")" ;;
   stop) on_workers "sudo $worker stop" ;;

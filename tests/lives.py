@@ -48,7 +48,7 @@ class Lives:
             "XLA_FLAGS": "--xla_backend_optimization_level=0",  # and one device: these tests are about time
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }  # fmt: skip
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.lives", encoder], cwd=ROOT, env=environment, text=True,
@@ -95,11 +95,13 @@ def differences(whole: pathlib.Path, other: pathlib.Path) -> tuple[int, list[str
     import orbax.checkpoint as ocp
 
     from xsample_jax.metrics.writers import read_jsonl
+    from xsample_jax.storage.paths import absolute, as_path
 
     def final(folder):
+        folder = as_path(folder)
         step = max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
         with ocp.StandardCheckpointer() as reader:
-            saved = reader.restore((folder / "checkpoints" / str(step) / "state").absolute())
+            saved = reader.restore(absolute(folder / "checkpoints" / str(step) / "state"))
         arrays = {jax.tree_util.keystr(keys): value for keys, value in jax.tree.flatten_with_path(saved)[0]}
         lines = [
             {name: value for name, value in line.items() if name in ("step", *SAME) or name.startswith("eval/")}

@@ -87,6 +87,7 @@ def test_every_import_is_declared(metadata):
         "text",
         "beam",
         "emoji",
+        "gcs",
         "logging",
         "onnx",
         "wandb",

@@ -20,6 +20,7 @@ from xsample_jax.data.altered import altered
 from xsample_jax.data.augment import eval_view
 from xsample_jax.data.pipeline import Examples
 from xsample_jax.data.sources import open_source, open_training_source, source_folder
+from xsample_jax.data.whole_file import load_arrays
 from xsample_jax.errors import ConfigError, DataError, Problems
 from xsample_jax.mesh import batch_sharding, make_mesh, replicated
 from xsample_jax.metrics.progress import progress
@@ -111,7 +112,7 @@ def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
     """
     path = folder / "class_embeddings.npy"
     if path.exists():
-        found, classes = np.load(path), len(source.manifest.class_names)
+        found, classes = load_arrays(path), len(source.manifest.class_names)
         if len(found) != classes:
             expected = f"{classes}, one for each class that is trained on"
             raise DataError(

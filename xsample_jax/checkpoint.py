@@ -17,6 +17,7 @@ from xsample_jax.faults.history import note
 from xsample_jax.processes import WAIT_LIMIT, barrier, exchange, name_of_process
 from xsample_jax.progress import Progress
 from xsample_jax.state import TrainState
+from xsample_jax.storage.paths import absolute, move_tree
 
 FORMAT = 2
 FULL = "Is the disk full?"
@@ -30,10 +31,12 @@ class Checkpoints:
       folder: the run folder.
       options: config section `checkpoint`.
       own: False for the folder of another run, which is only read.
+      history: where history.jsonl is, if not in `folder`.
     """
 
-    def __init__(self, folder: str | pathlib.Path, options, own: bool = True):
-        self._folder, self._options, self._own = pathlib.Path(folder).absolute(), options, own
+    def __init__(self, folder: str | pathlib.Path, options, own: bool = True, history: pathlib.Path | None = None):
+        self._folder, self._options, self._own = absolute(folder), options, own
+        self._history = self._folder if history is None else history
         self._set_aside(self._with_broken_metrics())
         self._manager = self._open()
 
@@ -149,10 +152,10 @@ class Checkpoints:
             return
         damaged = self._folder / DAMAGED
         for step, problem in problems.items() if jax.process_index() == 0 else ():
-            damaged.mkdir(exist_ok=True)
-            target = damaged / f"{step}-{len(list(damaged.iterdir()))}"
-            (self._folder / CHECKPOINTS / str(step)).rename(target)
-            note(self._folder, "a damaged checkpoint was set aside", step=step, moved=target, problem=problem[:500])
+            number = len(list(damaged.glob("*")))  # (a folder of a bucket is not there before its first file)
+            target = damaged / f"{step}-{number}"
+            move_tree(self._folder / CHECKPOINTS / str(step), target)
+            note(self._history, "a damaged checkpoint was set aside", step=step, moved=target, problem=problem[:500])
         barrier("moving a damaged checkpoint")  # nobody reads the folder before the files have moved
 
     def _with_broken_metrics(self) -> dict[int, str]:

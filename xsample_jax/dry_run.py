@@ -17,6 +17,7 @@ from xsample_jax.memory_fit import check_fit, overflow
 from xsample_jax.mesh import make_mesh
 from xsample_jax.objectives.build import build_objective
 from xsample_jax.sharding import bytes_per_device
+from xsample_jax.storage.paths import as_path, local_copy_of
 from xsample_jax.topology import topology_devices
 
 PICTURE = "dry_run.png"
@@ -37,10 +38,11 @@ def dry_run(config, workdir: str | None = None, topology: str | None = None) -> 
     report = compiled_report(parts.train_step.lower(parts.abstract_state, parts.abstract_batch).compile())
     print(describe(report, f"device ({jax.devices()[0].device_kind})"))
     check_fit(parts, report)
-    path = pathlib.Path(workdir or ".") / PICTURE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _draw_first_batch(config, examples, path)
-    print(f"picture of the first augmented images: {path}")
+    picture = as_path(workdir or ".", "--workdir") / PICTURE
+    with local_copy_of(picture) as path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _draw_first_batch(config, examples, path)
+    print(f"picture of the first augmented images: {picture}")
     return report
 
 

@@ -21,6 +21,7 @@ from xsample_jax.errors import CheckpointError, ConfigError, Problems, did_you_m
 from xsample_jax.faults.checksums import checksums, text_checksum
 from xsample_jax.mesh import make_mesh, replicated
 from xsample_jax.state import ModelDef, TrainState, to_flat
+from xsample_jax.storage.paths import absolute
 
 # What may be changed for a trained model: the data, and how it is read.
 CHANGEABLE = ("data.", "eval.", "augment.background", "model.conv_impl", "precision.compute", "name")
@@ -45,7 +46,7 @@ def find_checkpoint(path: str | Path) -> tuple[Path, int]:
 
     Raises CheckpointError that names the steps there are.
     """
-    path = Path(path).absolute()
+    path = absolute(path)
     if path.name.isdigit() and path.parent.name == CHECKPOINTS:
         run, step = path.parent.parent, path.name
     else:

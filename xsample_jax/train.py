@@ -16,7 +16,6 @@ from xsample_jax.errors import CheckpointError, ConfigError, SaveError
 from xsample_jax.evals.intervals import save_examples
 from xsample_jax.evals.run import evaluate, write_snapshot
 from xsample_jax.faults.history import note
-from xsample_jax.faults.lock import locked
 from xsample_jax.faults.non_finite import RollBack, handle
 from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
 from xsample_jax.faults.same_run import changed_keys, save_config
@@ -34,6 +33,7 @@ from xsample_jax.metrics.writers import JSONL, open_writers, read_jsonl
 from xsample_jax.processes import barrier, check_shared, exchange, name_of_process, say
 from xsample_jax.progress import Progress
 from xsample_jax.state import TrainState
+from xsample_jax.storage.run_folder import RunFolder, open_run_folder
 from xsample_jax.tools.report import write_report
 from xsample_jax.weights.pretrained import read_pretrained
 
@@ -51,21 +51,20 @@ def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False
     (unless `allow_config_change`) or is in use; DivergedError, SaveError or StalledError when the run breaks; Preempted
     when it was asked to stop and has saved.
     """
-    folder = pathlib.Path(workdir)
     first_process = jax.process_index() == 0
-    lock = locked(folder) if first_process else contextlib.nullcontext()
-    with lock, preemption_notice(config.faults.grace) as notice:
+    with open_run_folder(workdir, first_process) as run, preemption_notice(config.faults.grace) as notice:
+        folder = run.files
         # Build.
         changes = changed_keys(config, folder, allow_config_change)
-        check_shared(folder)  # also: nothing is written before all processes have looked
+        check_shared(run.place)  # also: nothing is written before all processes have looked
         if (folder / EVALUATION).exists() and not changes:
-            say(f"{config.name}: finished. Its report: {folder / REPORT}")
+            say(f"{config.name}: finished. Its report: {run.place / REPORT}")
             return json.loads((folder / EVALUATION).read_text())
         parts, examples = assemble(config)
         connect(parts.mesh)
 
         # Restore, and train; a roll-back restores once more.
-        with contextlib.closing(Checkpoints(folder, config.checkpoint)) as checkpoints:
+        with contextlib.closing(Checkpoints(run.place, config.checkpoint, history=folder)) as checkpoints:
             state, progress = _restore(parts, checkpoints)
             if first_process:
                 (folder / EVALUATION).unlink(missing_ok=True)
@@ -73,7 +72,7 @@ def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False
             while progress.step < parts.steps:
                 behind = None
                 try:
-                    state = _steps(parts, examples, folder, checkpoints, notice, state, progress)
+                    state = _steps(parts, examples, run, checkpoints, notice, state, progress)
                 except RollBack as bad:
                     behind = bad.data_position
                 if behind is not None:  # out of the `except`, which would keep the bad state beside the good one
@@ -83,7 +82,7 @@ def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False
                     state, progress = _restore(parts, checkpoints)
                     progress.data_position, progress.rollbacks = behind, rollbacks
             checkpoints.wait()
-            return _finish(parts, examples, folder, notice, state)
+            return _finish(parts, examples, run, notice, state)
 
 
 def _restore(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
@@ -110,14 +109,14 @@ def _restore(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, Progre
 def _steps(
     parts: Parts,
     examples: Examples,
-    folder: pathlib.Path,
+    run: RunFolder,
     checkpoints: Checkpoints,
     notice: Notice,
     state: TrainState,
     progress: Progress,
 ) -> TrainState:
     """The steps from `progress` (kept up to date in place) to the last one, with a checkpoint at the end."""
-    config, steps, start = parts.config, parts.steps, progress.step
+    config, steps, start, folder = parts.config, parts.steps, progress.step, run.files
     names, text = sorted(parts.abstract_state.params), config_to_json(config)
     devices = list(parts.mesh.devices.flat)
     peak = peak_flops(devices)
@@ -158,7 +157,7 @@ def _steps(
     def save() -> None:
         settle()
         # Lines up to here are on the disk before the checkpoint is, so a resumed file has no gap.
-        if any(exchange(JSONL, "" if writers.flush() else FULL)):
+        if any(exchange(JSONL, "" if writers.flush() and run.push() else FULL)):
             raise SaveError("metrics.jsonl", "lines that wait", "all lines on the disk before a checkpoint is", FULL)
         with clocks.measure("checkpoint"):
             checkpoints.save(state, progress, text, scores)
@@ -230,11 +229,9 @@ def _evaluates(options, step: int, steps: int) -> bool:
     return options.suite != "none" and bool(options.every) and step % options.every == 0 and step < steps
 
 
-def _finish(
-    parts: Parts, examples: Examples, folder: pathlib.Path, notice: Notice, state: TrainState
-) -> dict[str, float]:
+def _finish(parts: Parts, examples: Examples, run: RunFolder, notice: Notice, state: TrainState) -> dict[str, float]:
     """The final evaluation and the report."""
-    config, steps, first_process = parts.config, parts.steps, jax.process_index() == 0
+    config, steps, first_process, folder = parts.config, parts.steps, jax.process_index() == 0, run.files
     if examples.skipped:
         print(f"{config.name}: {examples.skipped} broken records were skipped{name_of_process()}.")
     scores: dict[str, float] = {}
@@ -254,7 +251,7 @@ def _finish(
         partial.write_text(json.dumps(scores, indent=2))
         partial.replace(folder / EVALUATION)
         write_report([folder], folder / REPORT)
-        print(f"{config.name}: finished at step {steps}. Report: {folder / REPORT}")
+        print(f"{config.name}: finished at step {steps}. Report: {run.place / REPORT}")
     barrier("the end of the run")
     return scores
 

@@ -29,6 +29,8 @@ CASES = {
     "queued_state": f"queued.sh state {SLICE}",
     "queued_delete": f"queued.sh delete {SLICE}",
     "babysit_queued": f"babysit.sh {SLICE} --type=v5litepod-64 {TRAINER}",
+    "babysit_wandb": f"babysit.sh {SLICE} --type=v5litepod-64 --wandb-secret=wandb-key {TRAINER}",
+    "tpu_vm_setup_wandb": f"tpu_vm.sh setup {SLICE} --wandb-secret=wandb-key {TRAINER}",
     "babysit_tpu_vm": f"babysit.sh {SLICE} --type=v5litepod-64 --via=tpu_vm {TRAINER}",
     "xpk_cluster": f"xpk.sh cluster {CLUSTER} --type=v5litepod-64 --slices=2",
     "xpk_storage": f"xpk.sh storage {CLUSTER} --bucket=lab",

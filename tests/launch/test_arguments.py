@@ -24,6 +24,7 @@ WRONG = {
     f"tpu_vm.sh run {SLICE} -- --config=c.py --workdir=/tmp/r": "expected gs://BUCKET/FOLDER",
     f"tpu_vm.sh run {SLICE} {TRAINER} --wandb_api_key=x": "--wandb_api_key: no secrets on a command line",
     f"queued.sh create {SLICE} {TRAINER}": "--type is missing",
+    f"tpu_vm.sh run {SLICE} --wandb-secret=a/key= {TRAINER}": "expected the name of a secret",
     f"babysit.sh {SLICE} --type=t --via=magic {TRAINER}": "--via=magic: expected queued or tpu_vm",
     f"babysit.sh {SLICE} --type=t --seconds=soon {TRAINER}": "--seconds=soon: expected a number",
     "xpk.sh run --cluster=c --zone=z --project=p --name=n --type=t": "--image is missing",

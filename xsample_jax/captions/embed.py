@@ -9,8 +9,8 @@ at every moment the folder holds a set that opens, first the old one and then th
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,9 +23,11 @@ from xsample_jax.data.embedding_rows import stored_dtype, to_stored
 from xsample_jax.data.manifest import MANIFEST, Manifest, file_checksum, read_manifest
 from xsample_jax.data.record_reader import RecordSource, open_records
 from xsample_jax.data.record_writer import pack_record
+from xsample_jax.data.shard_cache import shard_cache
 from xsample_jax.data.whole_file import save_array, write_whole
 from xsample_jax.errors import DataError
 from xsample_jax.metrics.progress import progress
+from xsample_jax.storage.paths import as_path, file_sizes, in_bucket, remove_tree
 
 CLASS_EMBEDDINGS = "class_embeddings.npy"
 IN_MEMORY = 2**28  # bytes; larger shards are read record by record, twice
@@ -72,7 +74,7 @@ def embed_set(
       DataError: not a finished set, no captions, embeddings of another model that are there or under way, no room on
         the disk, or an embedding that is zero or not finite.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "--set")
     old = read_manifest(folder)
     text_encoder = describe(encoder, template) | {"stored": stored}
     stored_dtype(text_encoder)
@@ -118,7 +120,7 @@ def embed_classes(folder: str | Path, encoder, template: str = "a photo of a {ca
 
     class_embeddings.json beside it says of which model, template and names they are.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "--set")
     names = read_manifest(folder).class_names
     if not names:
         raise DataError(f"class_names of {folder}", [], "names to embed", "Only sets with labels have class texts.")
@@ -174,8 +176,7 @@ def _embed_shard(
 
 def _rewrite(source: RecordSource, manifest: Manifest, template: str, known: KnownRows, path: Path) -> None:
     """The records of one shard with their embeddings, grouped and compressed as they were."""
-    shard = source.manifest.splits[source.split]["shards"][0]
-    reader = ArrayRecordReader(str(source.folder / shard["file"]))
+    reader = ArrayRecordReader(str(source.file(0)))
     options = reader.writer_options_string()
     reader.close()
     writer = ArrayRecordWriter(str(path), options)
@@ -197,8 +198,9 @@ def _swap_in(folder: Path, work: Path, draft: Manifest, names: dict[tuple[str, i
         for number, shard in enumerate(entry["shards"]):
             final = folder / names[split, number]
             if not final.exists():
-                os.replace(work / final.name, final)
-            shards.append({**shard, "file": final.name, "bytes": final.stat().st_size, "sha256": file_checksum(final)})
+                (work / final.name).replace(final)
+            about = {"file": final.name, "bytes": file_sizes(folder)[final.name], "sha256": file_checksum(final)}
+            shards.append(shard | about)
         splits[split] = {**entry, "shards": shards}
     manifest = dataclasses.replace(draft, splits=splits).with_fingerprint()
     text = json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n"
@@ -213,7 +215,7 @@ def _remove_leftovers(folder: Path, manifest: Manifest) -> None:
         if path.name not in listed:
             path.unlink()
     for work in folder.glob(".embed-*"):
-        shutil.rmtree(work)
+        remove_tree(work)
 
 
 def _open_work(folder: Path, tag: str) -> Path:
@@ -232,8 +234,10 @@ def _finished(folder: Path, work: Path, name: str) -> bool:
 
 
 def _check_room(folder: Path, manifest: Manifest, todo: list[tuple[str, int]]) -> None:
-    need = sum(manifest.splits[split]["shards"][number]["bytes"] for split, number in todo)
-    free = shutil.disk_usage(folder).free
+    sizes = [manifest.splits[split]["shards"][number]["bytes"] for split, number in todo]
+    # In a bucket there is room; here one shard is made at a time.
+    need = max(sizes, default=0) if in_bucket(folder) else sum(sizes)
+    free = shutil.disk_usage(tempfile.gettempdir() if in_bucket(folder) else folder).free
     if free < 1.05 * need:
         expected = (
             f"{1.05 * need / 2**30:.1f} GiB and room for the embeddings: shards are copied before the old ones go"
@@ -247,6 +251,8 @@ def _one_shard(source: RecordSource, number: int) -> RecordSource:
     splits = {source.split: {"count": shard["count"], "shards": [shard]}}
     manifest = dataclasses.replace(source.manifest, splits=splits)
     single = RecordSource(source.folder, source.split, manifest, source.channels)
+    if in_bucket(source.folder):
+        single.read_through(shard_cache(shard["bytes"]))
     if shard["bytes"] < IN_MEMORY:
         single.preload()
     return single

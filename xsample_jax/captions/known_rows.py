@@ -1,6 +1,7 @@
 """Embeddings that were computed before, by their text: on disk, with only a digest of each text in memory."""
 
 import hashlib
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from xsample_jax.data.embedding_rows import stored_dtype
 from xsample_jax.errors import DataError
+from xsample_jax.storage.paths import download, in_bucket
 
 
 class KnownRows:
@@ -21,6 +23,7 @@ class KnownRows:
         width = text_encoder["dim"]
         self.dtype = np.dtype([("key", "V16"), ("row", stored_dtype(text_encoder), (width,))])
         self._files: list[np.ndarray] = []
+        self._copies: tempfile.TemporaryDirectory | None = None
         self._place: dict[bytes, int] = {}  # file * 2**32 + row: one number takes half the memory of two
 
     def __contains__(self, key: bytes) -> bool:
@@ -31,7 +34,11 @@ class KnownRows:
 
     def add(self, path: Path) -> None:
         """Takes in a file of rows; DataError when its rows have another width or type."""
-        table = np.load(path, mmap_mode="r")
+        if in_bucket(path):
+            self._copies = self._copies or tempfile.TemporaryDirectory(prefix="xsample_jax-")
+            local = Path(self._copies.name) / path.name
+            download(path, local)
+        table = np.load(local if in_bucket(path) else path, mmap_mode="r")
         if table.dtype != self.dtype:
             fix = f"Remove {path.parent} and start anew."
             raise DataError(f"rows in {path}", str(table.dtype), str(self.dtype), fix)

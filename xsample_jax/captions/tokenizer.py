@@ -1,14 +1,15 @@
 """A small byte-level BPE tokenizer for text towers that are trained from scratch; it lives beside the record set."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from xsample_jax.data.whole_file import write_whole
 from xsample_jax.errors import DataError
+from xsample_jax.storage.paths import as_path
 
 TOKENIZER = "tokenizer.json"
 PADDING, START, END = 0, 1, 2
@@ -41,16 +42,14 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, path: str | Path) 
     )
     # Ties between equally frequent pairs are broken by ids, which follow the order of the input: sort it.
     tokenizer.train_from_iterator(sorted(captions), trainer)
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(tokenizer.to_str(pretty=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    text = tokenizer.to_str(pretty=False) + "\n"
+    write_whole(as_path(path), lambda partial: partial.write_text(text, encoding="utf-8"))
     return tokenizer
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Reads tokenizer.json of a record set; DataError when it is missing or not one of ours."""
-    path = Path(folder) / TOKENIZER
+    path = as_path(folder) / TOKENIZER
     fix = f"Write one: python -m xsample_jax.tools.train_tokenizer --set={folder}"
     try:
         text = path.read_text(encoding="utf-8")

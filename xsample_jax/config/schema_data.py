@@ -11,7 +11,10 @@ DATA = {
         choices=("emoji", "emoji_folder", "records"),
     ),
     "path": Key(
-        str, None, "Folder of the record set (manifest.json inside); for records and emoji_folder.", optional=True
+        str,
+        None,
+        "Folder of the record set (manifest.json inside), here or gs://BUCKET/NAME; for records and emoji_folder.",
+        optional=True,
     ),
     "split": Key(str, "train", "Split that is trained on."),
     "fingerprint": Key(
@@ -34,8 +37,9 @@ DATA = {
     "cache": Key(
         str,
         "none",
-        "ram: read the records of a folder into the memory of every host first, for small sets on slow disks.",
-        choices=("none", "ram"),
+        "ram: read the records of a folder into the memory of every host first, for small sets on slow disks. disk: "
+        "copy shards that are in a bucket to the disk of every host (docs/data.md). none: read them where they are.",
+        choices=("none", "ram", "disk"),
     ),
     "image_size": Key(int, 64, "Side in pixels of the uint8 images that the host delivers.", minimum=8),
     "caption": Key(

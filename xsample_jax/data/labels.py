@@ -6,7 +6,7 @@ import time
 import jax
 import numpy as np
 
-from xsample_jax.data.whole_file import save_array, write_whole
+from xsample_jax.data.whole_file import load_arrays, save_array, write_whole
 from xsample_jax.errors import DataError
 from xsample_jax.metrics.progress import progress
 
@@ -20,7 +20,7 @@ def read_labels(source) -> np.ndarray:
     """
     path = source.folder / f"labels-{source.split}-{source.manifest.fingerprint[:16]}.npy"
     with contextlib.suppress(OSError, ValueError):  # not there yet
-        return np.load(path)
+        return load_arrays(path)
     start, first = time.monotonic(), jax.process_index() == 0
     places = progress(range(len(source)), f"labels of {source.split}", len(source), enabled=first)
     labels = np.array([source[place]["label"] for place in places], np.int32)

@@ -4,13 +4,14 @@ A manifest names splits, shards with checksums, classes, attributes and text enc
 of that. It is written last: a folder without one was never finished and does not open.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from xsample_jax.errors import DataError
+from xsample_jax.storage.paths import as_path, errors_of_the_store, file_sizes, in_bucket
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -50,14 +51,16 @@ def read_manifest(folder: str | Path) -> Manifest:
       DataError: it is missing (the set was never finished), is not a manifest, has another schema version, or does not
         match its own fingerprint (it was edited).
     """
-    path = Path(folder) / MANIFEST
+    path = as_path(folder) / MANIFEST
     try:
-        fields = json.loads(path.read_text())
+        with errors_of_the_store(path):
+            fields = json.loads(path.read_text())
     except FileNotFoundError:
         fix = "Give the folder of a record set, or prepare the set again: it was not finished."
         raise DataError("manifest", str(path), "an existing file", fix) from None
     except (OSError, ValueError) as error:
-        raise DataError("manifest", str(path), f"readable JSON ({error})", "Prepare the set again.") from error
+        fix = "May this account read the bucket?" if in_bucket(path) else "Prepare the set again."
+        raise DataError("manifest", str(path), f"readable JSON ({str(error)[:300]})", fix) from error
     if not isinstance(fields, dict) or "schema" not in fields:
         raise DataError("manifest", str(path), "the manifest of a record set", "This file belongs to something else.")
     if fields["schema"] != SCHEMA_VERSION:
@@ -82,40 +85,41 @@ def verify_records(folder: str | Path) -> list[DataError]:
     Raises:
       DataError: the manifest itself is missing or wrong.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     manifest = read_manifest(folder)
+    sizes = file_sizes(folder)
     shards = [shard for split in manifest.splits.values() for shard in split["shards"]]
     problems = []
     for shard in shards:
-        problem = wrong_size(folder, shard)
+        problem = wrong_size(folder, shard, sizes)
         if problem is None and file_checksum(folder / shard["file"]) != shard["sha256"]:
             fix = "The file is damaged: fetch it or prepare the set again."
             problem = DataError("shard", str(folder / shard["file"]), f"SHA-256 {shard['sha256']}", fix)
         if problem:
             problems.append(problem)
     listed = {shard["file"] for shard in shards}
-    for path in sorted(folder.glob("*.arrayrecord")):
-        if path.name not in listed:
-            problems.append(DataError("shard", str(path), "only files that the manifest lists", "Remove it."))
+    for name in sorted(sizes):
+        if name.endswith(".arrayrecord") and name not in listed:
+            problems.append(DataError("shard", str(folder / name), "only files that the manifest lists", "Remove it."))
     return problems
 
 
-def wrong_size(folder: Path, shard: dict) -> DataError | None:
-    """Returns the error for a shard (an entry of the manifest) that is missing or of another size, or None."""
-    path = folder / shard["file"]
-    size = -1
-    with contextlib.suppress(FileNotFoundError):
-        size = path.stat().st_size
+def wrong_size(folder: Path, shard: dict, sizes: Mapping[str, int]) -> DataError | None:
+    """Returns the error for a shard (an entry of the manifest) that is missing or of another size, or None.
+
+    `sizes`: of the files that are there (storage.paths.file_sizes).
+    """
+    size = sizes.get(shard["file"])
     if size == shard["bytes"]:
         return None
-    found = "missing" if size < 0 else f"{size} bytes"
+    found = "missing" if size is None else f"{size} bytes"
     fix = "The copy is not complete: fetch it or prepare the set again."
-    return DataError(f"shard {path}", found, f"{shard['bytes']} bytes", fix)
+    return DataError(f"shard {folder / shard['file']}", found, f"{shard['bytes']} bytes", fix)
 
 
 def file_checksum(path: str | Path) -> str:
     """Returns the SHA-256 of a file as hex digits."""
-    with open(path, "rb") as file:
+    with as_path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

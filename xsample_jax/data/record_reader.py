@@ -10,7 +10,9 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from xsample_jax.data.embedding_rows import from_stored
 from xsample_jax.data.manifest import Manifest, read_manifest, wrong_size
+from xsample_jax.data.shard_cache import Copy, ShardCache
 from xsample_jax.errors import DataError, did_you_mean
+from xsample_jax.storage.paths import as_path, file_sizes
 
 # No read-ahead: shuffled access would throw it away.
 READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -20,7 +22,7 @@ def open_records(folder: str | Path, split: str, fingerprint: str | None = None,
     """Opens one split of a record set for random access.
 
     Args:
-      folder: the set.
+      folder: the set, here or in a bucket (gs://BUCKET/NAME).
       split: one of the manifest's splits.
       fingerprint: what the manifest's fingerprint must be; None = anything.
       channels: 3, or 4 where images should be decoded with alpha. Only carried along.
@@ -28,7 +30,7 @@ def open_records(folder: str | Path, split: str, fingerprint: str | None = None,
     Raises:
       DataError: no manifest, no such split, another fingerprint, or a shard that is missing or has the wrong size.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     manifest = read_manifest(folder)
     if fingerprint is not None and fingerprint != manifest.fingerprint:
         fix = "The config expects another version of the set: point data.path at it, or change data.fingerprint."
@@ -37,11 +39,12 @@ def open_records(folder: str | Path, split: str, fingerprint: str | None = None,
         choices = ", ".join(manifest.splits)
         raise DataError("split", split, f"a split of {folder}: {choices}", did_you_mean(split, manifest.splits))
     shards = manifest.splits[split]["shards"]
+    sizes = file_sizes(folder)
     for shard in shards:
-        problem = wrong_size(folder, shard)
+        problem = wrong_size(folder, shard, sizes)
         if problem:
             raise problem
-    _allow_open_files(len(shards))
+    _allow_open_files(2 * len(shards))  # a copy in the cache is held open beside its reader
     return RecordSource(folder, split, manifest, channels)
 
 
@@ -65,14 +68,20 @@ class RecordSource:
     """
 
     def __init__(self, folder: Path, split: str, manifest: Manifest, channels: int):
-        self.folder, self.split, self.manifest, self.channels = Path(folder), split, manifest, channels
+        self.folder, self.split, self.manifest, self.channels = as_path(folder), split, manifest, channels
         self._shards = manifest.splits[split]["shards"]
         self._ends = np.cumsum([shard["count"] for shard in self._shards])
         self._readers: dict[int, ArrayRecordReader] = {}
         self._memory: dict[int, list[bytes]] = {}
+        self._cache: ShardCache | None = None
+        self._copies: dict[int, Copy] = {}
 
     def __getstate__(self):
-        return {**self.__dict__, "_readers": {}, "_memory": {}}  # open files stay in their process
+        return {**self.__dict__, "_readers": {}, "_memory": {}, "_copies": {}}  # open files stay in their process
+
+    def read_through(self, cache: ShardCache) -> None:
+        """From here on shards are read from copies on this host's disk."""
+        self._cache = cache
 
     def preload(self) -> None:
         """Reads the split into memory, for sets that are small. Damaged shards stay on disk, to be read one by one."""
@@ -120,11 +129,18 @@ class RecordSource:
         reader = self._readers.get(number)
         if reader is None:
             # Two threads may both open the file; one reader wins, the other is dropped unused.
-            opened = ArrayRecordReader(str(self.folder / self._shards[number]["file"]), READER_OPTIONS)
+            opened = ArrayRecordReader(str(self.file(number)), READER_OPTIONS)
             if opened.num_records() != self._shards[number]["count"]:
                 raise ValueError(f"{opened.num_records()} records, the manifest says {self._shards[number]['count']}")
             reader = self._readers.setdefault(number, opened)
         return reader
+
+    def file(self, number: int) -> Path:
+        """Where shard `number` is read: where it is, or its copy on this host."""
+        path = self.folder / self._shards[number]["file"]
+        if self._cache is None:
+            return path  # ArrayRecord reads from buckets by itself
+        return self._copies.setdefault(number, self._cache.open(self._shards[number], path)).path
 
     def _unpack(self, record: dict, location: str) -> dict:
         raw = record.get("caption_embeddings")

@@ -16,6 +16,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from xsample_jax.data.embedding_rows import stored_dtype
 from xsample_jax.data.manifest import MANIFEST, Manifest, file_checksum
 from xsample_jax.errors import DataError
+from xsample_jax.storage.paths import as_path, in_bucket
 
 KEYS = {"id", "image", "label", "captions", "caption_embeddings", "attributes"}
 MAX_ID = 2**31 - 1  # ids become int32 random keys on the device
@@ -60,7 +61,10 @@ def write_records(
     Raises:
       DataError: a record breaks the format, an id is used twice, or the folder holds a finished set already.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
+    if in_bucket(folder):
+        fix = f"Write it here and copy it: gcloud storage rsync FOLDER {folder}. Or use tools.prepare."
+        raise DataError("folder", str(folder), "a local folder", fix)
     manifest_path = folder / MANIFEST
     if manifest_path.exists() and not overwrite:
         fix = "Choose another folder, or pass overwrite=True."

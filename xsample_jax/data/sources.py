@@ -10,7 +10,9 @@ from xsample_jax.data.labels import read_labels
 from xsample_jax.data.mixture import Mixture
 from xsample_jax.data.rates import record_rates
 from xsample_jax.data.record_reader import RecordSource, open_records
+from xsample_jax.data.shard_cache import shard_cache
 from xsample_jax.errors import ConfigError, lookup
+from xsample_jax.storage.paths import as_path, in_bucket
 
 EMOJI_FOLDER = Path(__file__).parent / "emoji"
 
@@ -31,13 +33,18 @@ def open_folder(data, split: str) -> RecordSource:
     if data.cache == "ram":
         _check_memory(source)
         source.preload()
+    if data.cache == "disk" and in_bucket(source.folder):
+        source.read_through(shard_cache(_size(source)))
     return source
+
+
+def _size(source: RecordSource) -> int:
+    return sum(shard["bytes"] for shard in source.manifest.splits[source.split]["shards"])
 
 
 def _check_memory(source: RecordSource) -> None:
     """Raises ConfigError for a split of more than half of this host's memory: the rest is needed."""
-    size = sum(shard["bytes"] for shard in source.manifest.splits[source.split]["shards"])
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    size, memory = _size(source), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > memory / 2:
         found = f"ram, for {size / 2**30:,.1f} GiB of records in split {source.split}"
         expected = f"at most half of the {memory / 2**30:,.1f} GiB of this host"
@@ -49,7 +56,7 @@ SOURCES = {"emoji": open_emoji, "emoji_folder": open_emoji, "records": open_fold
 
 def source_folder(data) -> Path:
     """Returns the folder of the set that `data` names (manifest.json and tokenizer.json are in it)."""
-    return EMOJI_FOLDER if data.source == "emoji" else Path(data.path)
+    return EMOJI_FOLDER if data.source == "emoji" else as_path(data.path, "data.path")
 
 
 def open_source(data, split: str) -> RecordSource:

@@ -1,28 +1,48 @@
-"""Files that are complete or not there."""
+"""Files that are complete or not there, here and in buckets."""
 
-import os
-from collections.abc import Callable
-from pathlib import Path
+import contextlib
+import io
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from xsample_jax.errors import DataError
+from xsample_jax.storage.paths import in_bucket, move_in
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
     """Writes under a temporary name, then renames: a file with its own name is complete. DataError for a full disk."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # the writer of ArrayRecord has no type of its own
-        fix = "Make room, then run the same command again: it goes on from there."
-        raise DataError(f"writing {path}", str(error)[:200], "a file that can be written", fix) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with _temporary(path) as partial:
+        try:
+            write(partial)
+            move_in(partial, path)
+        except (OSError, RuntimeError) as error:  # the writer of ArrayRecord has no type of its own
+            fix = "Make room, then run the same command again: it goes on from there."
+            raise DataError(f"writing {path}", str(error)[:200], "a file that can be written", fix) from error
 
 
-def save_array(path: Path, array: np.ndarray) -> None:
+def save_array(path: pathlib.Path, array: np.ndarray) -> None:
     """Writes a .npy file under exactly this name."""
     with open(path, "wb") as file:  # np.save would add a suffix to the temporary name
         np.save(file, array)
+
+
+def load_arrays(path: pathlib.Path):
+    """np.load of a .npy or .npz file, here or in a bucket."""
+    return np.load(io.BytesIO(path.read_bytes()) if in_bucket(path) else path)
+
+
+@contextlib.contextmanager
+def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A local name to write to: beside the file, so that it can be renamed, or on this machine."""
+    if in_bucket(path):
+        with tempfile.TemporaryDirectory(prefix="xsample_jax-") as folder:
+            yield pathlib.Path(folder) / path.name
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)

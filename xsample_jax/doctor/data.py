@@ -14,6 +14,7 @@ from xsample_jax.data.sources import open_source, source_folder
 from xsample_jax.doctor.finding import NOTE, OK, PROBLEM, Finding, problems
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.objectives.build import build_objective
+from xsample_jax.storage.paths import as_path, file_sizes
 
 # What a quick look may cost: 1 GB of checksums, 256 records.
 CHECKED_BYTES = 1_000_000_000
@@ -29,7 +30,7 @@ def check_data(config, every_file: bool = False) -> Iterator[Finding]:
       every_file: compare the checksum of every file, not only of some.
     """
     try:
-        if config.data.path is not None and not Path(config.data.path).is_dir():
+        if config.data.path is not None and not as_path(config.data.path).is_dir():
             fix = "Make it: python -m xsample_jax.tools.prepare. Or say where it is: --config.data.path=FOLDER."
             raise DataError("data.path", config.data.path, "an existing folder", fix)
         folder = source_folder(config.data)
@@ -71,7 +72,8 @@ def check_files(folder: Path, every_file: bool) -> Iterator[Finding]:
             yield Finding(OK, "data", "all files have the size and the checksum of the manifest")
         return
     shards = [shard for entry in read_manifest(folder).splits.values() for shard in entry["shards"]]
-    wrong = [error for error in (wrong_size(folder, shard) for shard in shards) if error]
+    sizes = file_sizes(folder)
+    wrong = [error for error in (wrong_size(folder, shard, sizes) for shard in shards) if error]
     yield from (Finding(PROBLEM, "data", str(error)) for error in wrong)
     if wrong:
         return

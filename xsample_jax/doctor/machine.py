@@ -5,7 +5,6 @@ import os
 import resource
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 
@@ -13,6 +12,7 @@ from xsample_jax.assemble import Parts
 from xsample_jax.doctor.finding import NOTE, OK, PROBLEM, Finding, problems
 from xsample_jax.errors import UserError
 from xsample_jax.mesh import make_mesh
+from xsample_jax.storage.paths import absolute, in_bucket
 
 GIB = 2**30
 
@@ -41,7 +41,10 @@ def check_disk(parts: Parts, workdir: str) -> Iterator[Finding]:
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if hasattr(leaf, "dtype"))
     checkpoint = parts.config.checkpoint
     kept = checkpoint.keep_latest + (checkpoint.keep_best if checkpoint.metric else 0) + 1
-    folder = Path(workdir).absolute()
+    folder = absolute(workdir, "--workdir")
+    if in_bucket(folder):
+        yield Finding(OK, "disk", f"{kept} checkpoints of {size / 2**20:,.0f} MiB go into {folder}")
+        return
     while not folder.exists():
         folder = folder.parent
     if not os.access(folder, os.W_OK):

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from xsample_jax.data.whole_file import load_arrays
 from xsample_jax.errors import DataError
+from xsample_jax.storage.paths import as_path
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -148,6 +150,6 @@ def save_examples(path: str | Path, examples: Mapping[str, Scores]) -> None:
 
 def load_examples(path: str | Path) -> dict[str, Scores]:
     """Reads what `save_examples` wrote."""
-    with np.load(path) as arrays:
+    with load_arrays(as_path(path)) as arrays:
         names = [name.removeprefix("values/") for name in arrays.files if name.startswith("values/")]
         return {name: Scores(arrays[f"values/{name}"], arrays[f"concepts/{name}"]) for name in names}

@@ -12,6 +12,7 @@ from xsample_jax.errors import CheckpointError
 from xsample_jax.evals.run import evaluate as evaluate_state
 from xsample_jax.faults.same_run import CONFIG
 from xsample_jax.mesh import make_mesh
+from xsample_jax.storage.paths import as_path
 
 
 def evaluate(path: str | Path, **changes) -> dict[str, float]:
@@ -22,7 +23,7 @@ def evaluate(path: str | Path, **changes) -> dict[str, float]:
 
     Raises CheckpointError without a run or checkpoint, ConfigError (Problems) for wrong changes.
     """
-    path = Path(path)
+    path = as_path(path)
     if not (path / CONFIG).exists():
         raise CheckpointError("run", str(path), f"a run folder with {CONFIG}", "Give the --workdir of a training run.")
     config = config_from_json((path / CONFIG).read_text()).copy_and_resolve_references().unlock()

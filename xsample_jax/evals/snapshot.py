@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from xsample_jax.data.whole_file import load_arrays
 from xsample_jax.errors import DataError
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.knn import neighbours
 from xsample_jax.graphs.inspect import fold_views
+from xsample_jax.storage.paths import as_path
 
 SAME_LABEL, SAME_GROUP, OTHER = 2, 1, 0
 
@@ -127,7 +129,7 @@ def save_snapshot(
 
 def load_snapshot(path: str | Path) -> dict[str, np.ndarray]:
     """Returns the arrays that `save_snapshot` wrote; `query` and `neighbour` index `gallery_images`."""
-    with np.load(path) as arrays:
+    with load_arrays(as_path(path)) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from xsample_jax.metrics.event_file import EventFile, append_whole
 from xsample_jax.metrics.patient import PatientWriter
+from xsample_jax.storage.paths import as_path
 
 JSONL = "metrics.jsonl"
 
@@ -66,7 +67,7 @@ class JsonlWriter:
 
 def read_jsonl(path: str | Path) -> list[dict]:
     """Returns the lines of a metrics file in order, null as nan; a torn last line is left out."""
-    lines = _lines(Path(path).read_text(encoding="utf-8"))
+    lines = _lines(as_path(path).read_text(encoding="utf-8"))
     return [{name: math.nan if value is None else value for name, value in line.items()} for line in lines]
 
 

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import os
 import shutil
 import sys
 import time
@@ -16,12 +15,15 @@ import numpy as np
 
 from xsample_jax.data.manifest import MANIFEST, Manifest, read_manifest
 from xsample_jax.data.record_writer import manifest_text
+from xsample_jax.data.whole_file import load_arrays, write_whole
 from xsample_jax.errors import DataError
 from xsample_jax.metrics.progress import progress
 from xsample_jax.prepare.example import KINDS
 from xsample_jax.prepare.job import Job
 from xsample_jax.prepare.runners import Runner
 from xsample_jax.prepare.shards import STATE, read_part
+from xsample_jax.storage.lease import leased
+from xsample_jax.storage.paths import as_path, file_sizes, in_bucket, remove_tree
 
 REPORT = "report.json"
 PROBLEMS = "problems.jsonl"
@@ -41,16 +43,18 @@ def prepare(job: Job, out: str | Path, runner: Runner) -> tuple[Manifest, dict]:
       DataError: the folder holds another set or another job's work, a second process works in it, no record is left, or
         an input shard cannot be worked on.
     """
-    out, state = Path(out), Path(out) / STATE
+    out = as_path(out, "--out")
+    state = out / STATE
     if (out / MANIFEST).exists():
         return _finished(job, out)
     state.mkdir(parents=True, exist_ok=True)
-    with _alone(state):
+    with leased(out, "--out") if in_bucket(out) else _alone(state):
         _claim(job, state)
         for left in state.glob("*.tmp"):
             shutil.rmtree(left)
         total = len(job.source.shards)
-        todo = [number for number in range(total) if read_part(out, number) is None]
+        sizes = file_sizes(out)
+        todo = [number for number in range(total) if read_part(out, number, sizes) is None]
         if len(todo) < total:
             print(f"going on: {total - len(todo)} of {total} input shards are done", file=sys.stderr)
         start, records = time.monotonic(), 0
@@ -60,7 +64,7 @@ def prepare(job: Job, out: str | Path, runner: Runner) -> tuple[Manifest, dict]:
             rate = records / (time.monotonic() - start)
             print(f"{records} records written, {rate:,.0f} per second", file=sys.stderr)
         result = _finish(job, out)
-    shutil.rmtree(state)
+    remove_tree(state)
     return result
 
 
@@ -80,9 +84,7 @@ def _claim(job: Job, state: Path) -> None:
     if path.exists() and path.read_text() != job.fingerprint:
         fix = "Give the same command as before to go on, or choose another folder, or remove this one."
         raise DataError("--out", str(state.parent), "a folder in which this very work was begun", fix)
-    temporary = path.with_suffix(".tmp-job")
-    temporary.write_text(job.fingerprint)
-    os.replace(temporary, path)
+    write_whole(path, lambda partial: partial.write_text(job.fingerprint))
 
 
 @contextlib.contextmanager
@@ -102,20 +104,21 @@ def _finish(job: Job, out: Path) -> tuple[Manifest, dict]:
     state, total = out / STATE, len(job.source.shards)
     splits: dict[str, dict] = {}
     counts: collections.Counter = collections.Counter()
-    with open(state / "problems", "wb") as problems:
-        for number in range(total):
-            part = read_part(out, number)
-            if part is None:
-                raise DataError(f"input shard {number}", None, "a finished part", "Give the same command again.")
-            counts.update(part["report"])
-            for split, entry in part["splits"].items():
-                merged = splits.setdefault(split, {"count": 0, "shards": []})
-                merged["count"] += entry["count"]
-                merged["shards"].append(entry)
-            problems.write((state / f"{number:05d}.problems.jsonl").read_bytes())
+    sizes = file_sizes(out)
+    for number in range(total):
+        part = read_part(out, number, sizes)
+        if part is None:
+            raise DataError(f"input shard {number}", None, "a finished part", "Give the same command again.")
+        counts.update(part["report"])
+        for split, entry in part["splits"].items():
+            merged = splits.setdefault(split, {"count": 0, "shards": []})
+            merged["count"] += entry["count"]
+            merged["shards"].append(entry)
+    problems = out / PROBLEMS if counts["kept"] else state / "problems"
+    write_whole(problems, lambda partial: _join_problems(state, total, partial))
     if not counts["kept"]:
         found = ", ".join(f"{kind} {counts[kind]}" for kind in KINDS if counts[kind]) or "nothing at all"
-        raise DataError(f"records of {job.name}", 0, "at least one", f"Found: {found}; see {state / 'problems'}.")
+        raise DataError(f"records of {job.name}", 0, "at least one", f"Found: {found}; see {problems}.")
     manifest = dataclasses.replace(
         job.empty_manifest(), splits={split: splits[split] for split in sorted(splits)}
     ).with_fingerprint()
@@ -128,14 +131,18 @@ def _finish(job: Job, out: Path) -> tuple[Manifest, dict]:
         "duplicate_captions": _stored(state, total, "captions")[1],
         "duplicate_keys_across_shards": _stored(state, total, "keys")[1],
     }
-    os.replace(state / "problems", out / PROBLEMS)
     for name, text in ((REPORT, json.dumps(report, indent=1) + "\n"), (MANIFEST, manifest_text(manifest))):
-        (state / name).write_text(text)
-        os.replace(state / name, out / name)
+        write_whole(out / name, lambda partial, text=text: partial.write_text(text))
     return manifest, report
+
+
+def _join_problems(state: Path, total: int, path: Path) -> None:
+    with path.open("wb") as file:
+        for number in range(total):
+            file.write((state / f"{number:05d}.problems.jsonl").read_bytes())
 
 
 def _stored(state: Path, total: int, what: str) -> tuple[int, int]:
     """Number of hashes in all parts, and how many of them repeat an earlier one."""
-    hashes = np.concatenate([np.load(state / f"{number:05d}.{what}.npy") for number in range(total)])
+    hashes = np.concatenate([load_arrays(state / f"{number:05d}.{what}.npy") for number in range(total)])
     return len(hashes), len(hashes) - len(np.unique(hashes))

@@ -10,7 +10,9 @@ import io
 import json
 import os
 import secrets
+import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from xsample_jax.prepare.example import Example, Problem
 from xsample_jax.prepare.image import prepare_image
 from xsample_jax.prepare.job import Job
 from xsample_jax.prepare.split import key_hash, split_of
+from xsample_jax.storage.paths import as_path, in_bucket, move_in
 
 STATE = ".prepare"
 
@@ -33,7 +36,7 @@ def prepare_shard(job: Job, number: int, out: str) -> int:
 
     The same job and number give the same bytes, on any machine with the same library versions.
     """
-    folder, state = Path(out), Path(out) / STATE
+    folder, state = as_path(out), as_path(out) / STATE
     shard = job.source.shards[number]
     with _Files(job, number, folder, state) as files, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # on odd headers; what matters is whether the picture decodes
@@ -63,11 +66,14 @@ def prepare_shard(job: Job, number: int, out: str) -> int:
     return report["kept"]
 
 
-def read_part(out: str | Path, number: int) -> dict | None:
-    """Returns the part of an input shard that is done, or None: no line yet, or a file of it is gone or cut."""
+def read_part(out: Path, number: int, sizes: Mapping[str, int]) -> dict | None:
+    """Returns the part of an input shard that is done, or None: no line yet, or a file of it is gone or cut.
+
+    `sizes`: of the files in `out` (storage.paths.file_sizes).
+    """
     try:
-        part = json.loads((Path(out) / STATE / f"{number:05d}.json").read_text())
-        whole = all((Path(out) / entry["file"]).stat().st_size == entry["bytes"] for entry in part["splits"].values())
+        part = json.loads((out / STATE / f"{number:05d}.json").read_text())
+        whole = all(sizes.get(entry["file"]) == entry["bytes"] for entry in part["splits"].values())
         return part if whole else None
     except (FileNotFoundError, ValueError):
         return None
@@ -114,7 +120,8 @@ class _Files:
         self._writers: dict[str, ArrayRecordWriter] = {}
         self._counts: collections.Counter = collections.Counter()
         # Runners of clusters may try a shard twice at once: each try has names of its own.
-        self._temporary = state / f"{number:05d}-{secrets.token_hex(4)}.tmp"
+        name = f"{number:05d}-{secrets.token_hex(4)}.tmp"
+        self._temporary = Path(tempfile.gettempdir()) / f"xsample_jax-{name}" if in_bucket(state) else state / name
 
     def __enter__(self):
         self._temporary.mkdir(parents=True)
@@ -151,7 +158,10 @@ class _Files:
             if count != self._counts[split]:
                 raise DataError(f"records in {name}", count, f"{self._counts[split]}, as written", "Is the disk full?")
             entries[split] = shard_entry(path, count, file=name)
-            _move(path, self._folder / name)
+            try:
+                _move(path, self._folder / name)
+            except OSError as error:
+                raise _disk_error(self._folder / name, error) from error
         self._writers.clear()
         return entries
 
@@ -174,7 +184,7 @@ def _move(path: Path, final: Path) -> None:
     """Atomic, and on the disk before it has its name."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-    os.replace(path, final)
+    move_in(path, final)
 
 
 def _npy(values) -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import Example, InputShard, Problem, Source
 from xsample_jax.prepare.fields import Fields, read_captions, read_label
+from xsample_jax.storage.paths import as_path, fetched, in_bucket, matching
 
 IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"}
 TEXT_SUFFIXES = {"txt", "json", "cls"}
@@ -24,17 +25,25 @@ def webdataset_source(path: str, fields: Fields, split_by_folder: bool = False) 
       fields: where captions and labels are; by default the member .txt, else `caption` of .json; and .cls, or `label`.
       split_by_folder: the first folder below `path` names the split.
     """
-    root = Path(path)
-    found = root.rglob("*.tar") if root.is_dir() else map(Path, glob.glob(path, recursive=True))
-    tars = sorted(tar for tar in found if tar.is_file() and not tar.name.startswith("."))
+    root = as_path(path, "--path")
+    tars = {tar: size for tar, size in _list(path).items() if not tar.name.startswith(".")}
     if not tars:
         raise DataError("--path", path, "a folder of tars, a pattern in quotes, or a tar", "No *.tar is there.")
     shards = []
-    for tar in tars:
-        name = tar.relative_to(root).as_posix() if root.is_dir() else tar.name
+    for tar in sorted(tars):
+        name = tar.relative_to(root).as_posix() if tar.is_relative_to(root) and tar != root else tar.name
         split = first_folder(name, path) if split_by_folder else None
-        shards.append(InputShard(name, partial(read_tar, str(tar), fields), f"{name} {tar.stat().st_size}", split))
+        shards.append(InputShard(name, partial(read_tar, str(tar), fields), f"{name} {tars[tar]}", split))
     return Source(tuple(shards), class_names=fields.class_names)
+
+
+def _list(path: str) -> dict[Path, int]:
+    """{tar: bytes} of a folder, a pattern or a tar, here or in a bucket."""
+    if in_bucket(path):
+        plain = not set(path) & set("*?[") and not path.endswith(".tar")
+        return matching(f"{path.rstrip('/')}/**/*.tar" if plain else path)
+    found = Path(path).rglob("*.tar") if Path(path).is_dir() else map(Path, glob.glob(path, recursive=True))
+    return {tar: tar.stat().st_size for tar in found if tar.is_file()}
 
 
 def first_folder(name: str, path: str) -> str:
@@ -50,7 +59,7 @@ def read_tar(path: str, fields: Fields) -> Iterator[Example | Problem]:
 
     Only one example is in memory at a time.
     """
-    with open(path, "rb") as file:
+    with fetched(path) as local, local.open("rb") as file:
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for key, members in _samples(tar, file):

@@ -9,6 +9,7 @@ from xsample_jax.prepare.source_records import records_source
 from xsample_jax.prepare.source_shapes import shapes_source
 from xsample_jax.prepare.source_tfds import tfds_source
 from xsample_jax.prepare.source_webdataset import webdataset_source
+from xsample_jax.storage.paths import in_bucket
 
 
 def open_source(
@@ -35,6 +36,9 @@ def open_source(
     if name not in sources:
         raise DataError("--source", name, f"one of {', '.join(sources)}", did_you_mean(name, sources))
     accepted, make = sources[name]
+    if path and in_bucket(path) and name not in ("webdataset", "records"):
+        fix = "Mount the bucket (Cloud Storage FUSE), or copy it: gcloud storage rsync --recursive."
+        raise DataError("--path", path, f"a local path for --source={name}", fix)
     if not path and name != "shapes":
         raise DataError("--path", path, f"where the input of --source={name} is", "Add --path=...; see --help.")
     if path and name == "shapes":

@@ -9,7 +9,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from xsample_jax.errors import ConfigError
 from xsample_jax.exit_codes import REQUEUE
+from xsample_jax.storage.paths import in_bucket
 from xsample_jax.sweeps import memory
 from xsample_jax.sweeps.grid import Point
 from xsample_jax.sweeps.state import FINISHED, last_step, log_file, state_of
@@ -56,6 +58,8 @@ def run_points(
 
     Raises Stopped after Ctrl-C or SIGTERM: the runs are told, and save before they end.
     """
+    if in_bucket(out):
+        raise ConfigError("--out", str(out), "a local folder for runs on this machine", "Runs in a bucket: --emit.")
     out = pathlib.Path(out)
     waiting = [point for point in points if state_of(out / point.name).status != FINISHED]
     done = len(points) - len(waiting)

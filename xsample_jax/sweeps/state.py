@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from xsample_jax.metrics.writers import JSONL, read_jsonl
+from xsample_jax.storage.paths import as_path
 
 FINISHED, STARTED, ABSENT = "finished", "started", "absent"
 EVALUATION = "evaluation.json"
@@ -24,7 +25,7 @@ class State:
 
 def state_of(folder: str | Path) -> State:
     """The state of the run in `folder`."""
-    folder = Path(folder)
+    folder = as_path(folder)
     log = folder / JSONL
     lines = read_jsonl(log) if log.exists() else []
     training = next((line for line in reversed(lines) if "loss" in line), {})

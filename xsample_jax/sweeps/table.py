@@ -8,6 +8,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from xsample_jax.data.whole_file import write_whole
+from xsample_jax.storage.paths import as_path
 from xsample_jax.sweeps.grid import Point, as_text
 from xsample_jax.sweeps.state import state_of
 
@@ -21,10 +22,10 @@ def results_table(points: Sequence[Point], out: str | Path) -> pa.Table:
     logged training step are "train/NAME", those of the final evaluation "eval/NAME", null where a run has none.
     """
     keys = list(dict.fromkeys(key for point in points for key in point.values))
-    states = [state_of(Path(out) / point.name) for point in points]
+    states = [state_of(as_path(out) / point.name) for point in points]
     columns: dict[str, list] = {
         "run": [point.name for point in points],
-        "folder": [str(Path(out) / point.name) for point in points],
+        "folder": [str(as_path(out) / point.name) for point in points],
         "status": [state.status for state in states],
         "step": [state.step for state in states],
         "config": [point.config for point in points],
@@ -44,7 +45,7 @@ def results_table(points: Sequence[Point], out: str | Path) -> pa.Table:
 
 def write_results(points: Sequence[Point], out: str | Path) -> pa.Table:
     """Writes the table into `out`, each file whole or not at all, and returns it."""
-    table, out = results_table(points, out), Path(out)
+    table, out = results_table(points, out), as_path(out)
     out.mkdir(parents=True, exist_ok=True)
     for name, write in ((PARQUET, pa.parquet.write_table), (CSV, pa.csv.write_csv)):
         write_whole(out / name, lambda partial, write=write: write(table, str(partial)))

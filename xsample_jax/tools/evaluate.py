@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--checkpoint", required=True, help="RUN or RUN/checkpoints/STEP")
     parser.add_argument("--evals", required=True, help="names from the list above, with commas between")
-    parser.add_argument("--out", type=Path, help="folder for the results (default: RUN/evaluations/STEP)")
+    parser.add_argument("--out", help="folder for the results (default: RUN/evaluations/STEP)")
     parser.add_argument("--target", help="what probes predict: label or an attribute (emoji: subgroup; else label)")
     parser.add_argument("--probe", default="logistic", help=f"for robustness: {', '.join(PROBES)} (%(default)s)")
     parser.add_argument("--sets", type=Path, help="folder with the test sets of robustness and mit_states")
@@ -86,6 +86,7 @@ def run(arguments: Sequence[str]) -> int:
     from xsample_jax.evals.intervals import save_examples
     from xsample_jax.load_model import find_checkpoint, read_config
     from xsample_jax.processes import find_place, start
+    from xsample_jax.storage.paths import as_path, local_copy_of
 
     overrides, rest = split_overrides(list(arguments))
     chosen = make_parser().parse_args(rest)
@@ -110,13 +111,14 @@ def run(arguments: Sequence[str]) -> int:
         return FINISHED
     from xsample_jax.tools.evaluation_page import as_json, table, write_page
 
-    folder = chosen.out or evaluation.run / "evaluations" / str(evaluation.step)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / JSON_FILE).write_text(json.dumps(as_json(evaluation, evals), indent=1) + "\n")
-    save_examples(folder / EXAMPLES_FILE, evaluation.result.examples)
-    write_page(evaluation, evals, folder / PAGE)
+    out = as_path(chosen.out or evaluation.run / "evaluations" / str(evaluation.step), "--out")
+    with local_copy_of(out) as folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / JSON_FILE).write_text(json.dumps(as_json(evaluation, evals), indent=1) + "\n")
+        save_examples(folder / EXAMPLES_FILE, evaluation.result.examples)
+        write_page(evaluation, evals, folder / PAGE)
     print(table(evaluation))
-    print(f"\n{folder / PAGE}")
+    print(f"\n{out / PAGE}")
     return FINISHED
 
 

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xsample_jax.errors import UserError
+from xsample_jax.storage.paths import local_copy_of
 
 FORMATS = ("safetensors", "jax_export", "onnx")
 
 
-def export(checkpoint: str, form: str, out: Path, step: int | None = None) -> str:
+def export(checkpoint: str, form: str, out: str | Path, step: int | None = None) -> str:
     """Writes `out` and returns in words how to use it. Raises CheckpointError."""
     from xsample_jax.encoder import load_encoder
     from xsample_jax.weights.export_jax import export_jax
@@ -26,7 +27,9 @@ def export(checkpoint: str, form: str, out: Path, step: int | None = None) -> st
 
     encoder = load_encoder(checkpoint, step)
     write = {"safetensors": export_safetensors, "jax_export": export_jax, "onnx": export_onnx}[form]
-    return f"{encoder.config.name}, step {encoder.step}: {out}\n{write(encoder, out)}"
+    with local_copy_of(out) as local:
+        use = write(encoder, local)
+    return f"{encoder.config.name}, step {encoder.step}: {out}\n{use}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", required=True, metavar="RUN", help="run folder (its --workdir)")
     parser.add_argument("--step", type=int, help="of which checkpoint (default: the newest)")
     parser.add_argument("--format", required=True, choices=FORMATS)
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE")
+    parser.add_argument("--out", required=True, metavar="FILE")
     chosen = parser.parse_args(arguments)
     try:
         print(export(chosen.checkpoint, chosen.format, chosen.out, chosen.step))

@@ -23,6 +23,7 @@ from xsample_jax.errors import DataError, UserError
 from xsample_jax.graphs import caption_graph
 from xsample_jax.graphs.caption_advice import advise, choice_at, choices, softest
 from xsample_jax.objectives.build import build_objective, reads_target_temperature
+from xsample_jax.storage.paths import local_copy_of
 from xsample_jax.tools.caption_pictures import (
     curve_pictures,
     duplicate_groups,
@@ -153,7 +154,7 @@ def run(arguments: list[str]) -> None:
     overrides, arguments = split_overrides(["inspect", *arguments])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of a record set, emoji, or a config file")
-    parser.add_argument("--out", type=Path, default=Path("inspect.html"), help="page to write (default: %(default)s)")
+    parser.add_argument("--out", default="inspect.html", help="page to write (default: %(default)s)")
     parser.add_argument("--split", help="default: that of the config, or train")
     parser.add_argument("--caption", help="which caption of a record, as data.caption")
     parser.add_argument("--batch_size", type=int, help="images of a batch (default: that of the config, or 256)")
@@ -168,7 +169,9 @@ def run(arguments: list[str]) -> None:
         value = getattr(flags, name)
         if value is not None and value <= 0:
             raise DataError(f"--{name}", value, "more than 0")
-    print("\n".join(inspect(question(flags, overrides), flags.out, flags.sample, flags.seed)))
+    with local_copy_of(flags.out) as out:
+        lines = inspect(question(flags, overrides), out, flags.sample, flags.seed)
+    print("\n".join([*lines[:-1], flags.out]))
 
 
 def main() -> None:

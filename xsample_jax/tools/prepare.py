@@ -26,6 +26,7 @@ from xsample_jax.prepare.prepare import PROBLEMS, prepare
 from xsample_jax.prepare.runners import beam_runner, local_runner
 from xsample_jax.prepare.sources import open_source
 from xsample_jax.prepare.split import parse_splits
+from xsample_jax.storage.paths import absolute, as_path
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -38,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
         default="",
         help="folder, pattern in quotes, or TFDS name; of icons: where its npm package is or goes; of shapes: none",
     )
-    parser.add_argument("--out", required=True, type=Path, help="folder of the new set")
+    parser.add_argument("--out", required=True, help="folder of the new set, here or gs://BUCKET/NAME")
     parser.add_argument("--name", help="name of the set (default: that of the folder)")
     parser.add_argument("--size", type=int, default=256, help="shrink to this short side; 0: never (default 256)")
     parser.add_argument("--quality", type=int, default=92, help="of the JPEGs that are written (default 92)")
@@ -77,9 +78,9 @@ def run(arguments: list[str]) -> None:
         class_names=tuple(flags.class_names.read_text().splitlines()) if flags.class_names else (),
     )
     source = open_source(flags.source, flags.path, fields, flags.table, flags.split_by_folder, flags.shard_size)
-    job = Job(flags.name or flags.out.resolve().name, source, splits, image, flags.require_caption)
+    job = Job(flags.name or absolute(flags.out, "--out").resolve().name, source, splits, image, flags.require_caption)
     manifest, report = prepare(job, flags.out, runner)
-    for line in summary(manifest, report, flags.out):
+    for line in summary(manifest, report, as_path(flags.out)):
         print(line)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from xsample_jax.errors import UserError
 from xsample_jax.evals.catalogue import describe
+from xsample_jax.storage.paths import as_path, local_copy_of
 from xsample_jax.tools.comparison import Row, difference_rows, evaluation_rows, headlines, verdicts
 from xsample_jax.tools.curves import evaluation_curves, learning_curves
 from xsample_jax.tools.embedding_maps import map_pictures
@@ -40,17 +41,22 @@ def write_report(folders: Sequence[str | Path], out: str | Path, baseline: str |
     """
     runs = load_runs(folders)
     series = group_seeds(runs)
-    out = Path(out)
+    with local_copy_of(out) as local:
+        _write(series, len(runs), local, baseline)
+    return as_path(out)
+
+
+def _write(series: Sequence[Series], runs: int, out: Path, baseline: str | None) -> None:
     folder = figures_folder(out)
     base = choose_baseline(series, baseline)
     evaluation = evaluation_rows(series)
     short = headlines(evaluation)
     differences = difference_rows(series, base, [row.metric for row in (short or evaluation)])
     cards = [_card(one, place) for place, one in enumerate(series)]
-    return write_page(
+    write_page(
         "report.html",
         out,
-        runs=len(runs),
+        runs=runs,
         series=cards,
         baseline=base.name,
         others=[card for one, card in zip(series, cards, strict=True) if one is not base],
@@ -62,7 +68,7 @@ def write_report(folders: Sequence[str | Path], out: str | Path, baseline: str |
         bars=_bars(differences),
         curves=learning_curves(series, folder),
         evaluation_curves=evaluation_curves(series, [describe(name) for name in _FOLLOWED], folder),
-        first_seed=" Of a series, its first seed." if len(runs) > len(series) else "",
+        first_seed=" Of a series, its first seed." if runs > len(series) else "",
         graphs=_panels(series, graph_panels, folder),
         temperatures=_temperatures(series, folder),
         maps=_panels(series, map_pictures, folder),

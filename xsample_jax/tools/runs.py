@@ -11,6 +11,7 @@ from xsample_jax.errors import DataError
 from xsample_jax.evals.intervals import Scores, load_examples
 from xsample_jax.evals.snapshot import load_snapshot
 from xsample_jax.metrics.writers import JSONL, read_jsonl
+from xsample_jax.storage.paths import as_path
 
 CONFIG, EXAMPLES, SNAPSHOT = "config.json", "evaluation.npz", "report_data.npz"
 _EVAL = "eval/"
@@ -58,7 +59,7 @@ def load_runs(folders: Sequence[str | Path]) -> list[Run]:
     """Loads run folders."""
     if not folders:
         raise DataError("run folders", "none", "at least one", "Name the folders that --workdir wrote.")
-    return [_load(Path(folder)) for folder in folders]
+    return [_load(as_path(folder)) for folder in folders]
 
 
 def _load(folder: Path) -> Run:

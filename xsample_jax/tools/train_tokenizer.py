@@ -6,7 +6,6 @@ python -m xsample_jax.tools.train_tokenizer --set=data/cc3m [--vocab=32768] [--c
 import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from xsample_jax.captions.tokenizer import TOKENIZER, train_tokenizer
 from xsample_jax.data.record_reader import RecordSource, open_records
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.metrics.progress import progress
+from xsample_jax.storage.paths import as_path
 
 
 def sampled_captions(source: RecordSource, most: int) -> Iterator[str]:
@@ -27,13 +27,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m xsample_jax.tools.train_tokenizer", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--set", required=True, type=Path, metavar="FOLDER", help="a record set with captions")
+    parser.add_argument("--set", required=True, metavar="FOLDER", help="a record set with captions")
     parser.add_argument("--split", default="train", help="of which the captions are (default: %(default)s)")
     parser.add_argument("--vocab", type=int, default=32_768, help="most entries (default: %(default)s)")
     parser.add_argument("--captions", type=int, default=2_000_000, help="most records read (default: %(default)s)")
     chosen = parser.parse_args(arguments)
-    path = chosen.set / TOKENIZER
     try:
+        path = as_path(chosen.set, "--set") / TOKENIZER
         if path.exists():
             raise DataError("--set", str(path), "a set without a tokenizer", "Remove it first: models depend on it.")
         captions = list(sampled_captions(open_records(chosen.set, chosen.split), chosen.captions))

@@ -11,6 +11,7 @@ from xsample_jax.checkpoint import CHECKPOINTS, FORMAT
 from xsample_jax.config import config_from_json
 from xsample_jax.errors import CheckpointError
 from xsample_jax.faults.checksums import checksums
+from xsample_jax.storage.paths import absolute
 from xsample_jax.weights.pretrained import ENCODER
 
 
@@ -21,7 +22,7 @@ def read_encoder(folder: str | Path, step: int | None = None) -> tuple[object, i
 
     Raises CheckpointError: no run, no such checkpoint, or one that is damaged.
     """
-    folder = Path(folder).absolute()
+    folder = absolute(folder)
     there = sorted(int(path.name) for path in (folder / CHECKPOINTS).glob("*") if path.name.isdigit())
     if not there:
         raise CheckpointError(

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from xsample_jax.errors import DataError
+from xsample_jax.storage.paths import as_path, in_bucket
 from xsample_jax.weights.safetensors_file import read_safetensors
 from xsample_jax.weights.torch_file import read_torch
 
@@ -31,7 +32,9 @@ READERS = {
 
 def read_weights(path: str | Path) -> Mapping[str, np.ndarray]:
     """Returns {name: array}; DataError for an unknown ending or what is wrong with the file."""
-    path = Path(path)
+    path = as_path(path)
+    if in_bucket(path):
+        raise DataError("weights", str(path), "a local file", f"Copy it: gcloud storage cp {path} .")
     if path.suffix not in READERS:
         raise DataError("weights", str(path), f"a file whose name ends in {', '.join(READERS)}")
     return READERS[path.suffix](path)
