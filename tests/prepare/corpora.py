@@ -7,6 +7,9 @@ import tarfile
 import numpy as np
 from PIL import Image
 
+from xsample_jax.data.decode import decode_image
+from xsample_jax.data.record_reader import open_records
+from xsample_jax.data.sources import EMOJI_FOLDER
 from xsample_jax.prepare.fields import Fields
 from xsample_jax.prepare.image import ImageOptions
 from xsample_jax.prepare.job import Job
@@ -56,6 +59,24 @@ def write_corpus(folder, tars=3, each=12):
     return folder
 
 
+def write_emoji_tars(folder, tars, each):
+    """Pictures of the embedded set as img2dataset leaves them: JPEGs on white, first caption, group as label."""
+    source = open_records(EMOJI_FOLDER, "train", channels=4)
+    places = range(0, len(source), len(source) // (tars * each))  # of all groups
+    for tar in range(tars):
+        samples = {}
+        for number in range(tar * each, (tar + 1) * each):
+            record = source[places[number]]
+            buffer = io.BytesIO()
+            Image.fromarray(decode_image(record["image"], 64, 3)).save(buffer, "JPEG", quality=95)
+            caption, key = record["captions"][0], f"{tar:05d}{number:04d}"
+            row = {"caption": caption, "key": key, "status": "success", "label": record["attributes"]["group"]}
+            samples[key] = {"jpg": buffer.getvalue(), "txt": caption.encode(), "json": json.dumps(row).encode()}
+        write_tar(folder / f"{tar:05d}.tar", samples)
+        (folder / f"{tar:05d}_stats.json").write_text(json.dumps({"count": each, "successes": each}))
+    return folder
+
+
 def make_job(folder, fields=None, **changes):
     options = {"name": "t", "splits": {"train": 0.8, "val": 0.2}, "image": ImageOptions(size=24)} | changes
     return Job(source=webdataset_source(str(folder), fields or Fields()), **options)
@@ -67,8 +88,6 @@ def run(job, out, processes=1):
 
 def run_one(tmp_path, members, **changes):
     """Prepares one good example and one with these members; returns (its record or None, report, lines of problems)."""
-    from xsample_jax.data.record_reader import open_records
-
     write_tar(tmp_path / "in" / "a.tar", {"good": sample(0), "odd": members})
     out = tmp_path / "out"
     _, report = run(make_job(tmp_path / "in", splits={"train": 1.0}, **changes), out)

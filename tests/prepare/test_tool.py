@@ -1,55 +1,15 @@
-"""The command line, and what it makes in training."""
-
-import io
-import json
+"""The command line; tests/test_raw_to_evaluated.py has what is made of its sets."""
 
 import pytest
-from PIL import Image
 
 from tests.prepare.corpora import picture, write_corpus, write_tar
-from tests.tiny import tiny_config
-from xsample_jax.data.decode import open_picture
-from xsample_jax.data.record_reader import open_records
-from xsample_jax.data.sources import EMOJI_FOLDER
 from xsample_jax.errors import DataError
-from xsample_jax.metrics.writers import read_jsonl
 from xsample_jax.prepare.example import KINDS
 from xsample_jax.tools.prepare import make_parser, run
-from xsample_jax.train import train
 
 
 def flags(source, path, out, *more):
     return [f"--source={source}", f"--path={path}", f"--out={out}", "--processes=1", *more]
-
-
-def emoji_tars(folder, count=48):
-    """The embedded set as img2dataset would have fetched it: JPEGs on white, first caption, group as label."""
-    source = open_records(EMOJI_FOLDER, "train", channels=4)
-    for tar in range(2):
-        samples = {}
-        for i in range(tar * count // 2, (tar + 1) * count // 2):
-            record = source[i]
-            image = open_picture(record["image"], 64)
-            ground = Image.new("RGBA", image.size, "white")
-            buffer = io.BytesIO()
-            Image.alpha_composite(ground, image).convert("RGB").save(buffer, "JPEG", quality=95)
-            row = {"caption": record["captions"][0], "label": record["attributes"]["group"]}
-            text = record["captions"][0].encode()
-            samples[f"{i:09d}"] = {"jpg": buffer.getvalue(), "txt": text, "json": json.dumps(row).encode()}
-        write_tar(folder / f"{tar:05d}.tar", samples)
-    return folder
-
-
-@pytest.mark.slow
-def test_a_webdataset_of_the_embedded_set_is_prepared_and_trained_on(tmp_path):
-    out = tmp_path / "records"
-    run(flags("webdataset", emoji_tars(tmp_path / "tars"), out, "--size=32"))
-    assert len(open_records(out, "train")) == 48
-    config = tiny_config(data__source="records", data__path=str(out), objective__preset="supcon", steps=1)
-    train(config, str(tmp_path / "run"))
-    losses = [line["loss"] for line in read_jsonl(tmp_path / "run" / "metrics.jsonl")]
-    assert len(losses) == 1
-    assert 0 < losses[0] < 10
 
 
 def test_what_is_printed(tmp_path, capsys):
