@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xsample_jax.data.decode import decode_image, decode_record
+from xsample_jax.data.decode import decode_image, decode_record, has_exif, open_picture
 from xsample_jax.errors import DataError
 
 
@@ -132,6 +132,20 @@ def test_exif_orientation(kind, orientation):
     data = encode(Image.fromarray(np.ascontiguousarray(turned)), kind, exif=exif, **options)
     error = np.abs(decode_image(data, 40, 3).astype(int) - upright)
     assert error.mean() < 2
+
+
+def test_exif_behind_a_large_colour_profile():
+    """Segments come in any order; EXIF may begin after the first 64 kB."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(Image.new("RGB", (30, 20)), "JPEG", exif=exif)
+    place = data.index(b"\xff\xe1")
+    filler = b"\xff\xe2\xff\xff" + bytes(65533)
+    late = data[:place] + 2 * filler + data[place:]
+    assert has_exif(data)
+    assert has_exif(late)
+    assert open_picture(late, 20).size == (20, 30)
+    assert not has_exif(encode(Image.new("RGB", (30, 20)), "JPEG", comment=b"Exif\0\0"))
 
 
 def test_16_bit_grey_png():

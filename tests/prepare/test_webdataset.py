@@ -1,6 +1,8 @@
 """Tars of img2dataset: what is read, and what becomes of odd and damaged ones."""
 
+import io
 import json
+import tarfile
 import tracemalloc
 
 import pytest
@@ -179,3 +181,19 @@ def test_patterns_folders_and_splits(tmp_path):
         webdataset_source(str(tmp_path / "c/train"), Fields(), split_by_folder=True)
     with pytest.raises(DataError, match=r"No \*\.tar"):
         webdataset_source(str(tmp_path / "nowhere"), Fields())
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_names_and_members_of_every_kind_of_tar(tmp_path, kind):
+    """Long names are stored in three ways, none of which the short way to read a header may break."""
+    keys = ["a", "sträße/b", "x" * 90 + "/" + "y" * 60, *["z" * 200] * (kind != tarfile.USTAR_FORMAT)]
+    with tarfile.open(tmp_path / "a.tar", "w", format=kind) as tar:
+        folder = tarfile.TarInfo("folder.jpg")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+        for number, key in enumerate(keys):
+            info = tarfile.TarInfo(f"{key}.jpg")
+            info.size, info.mtime = len(picture(number)), 1234567.5
+            tar.addfile(info, io.BytesIO(picture(number)))
+    found = list(read_tar(str(tmp_path / "a.tar"), Fields()))
+    assert [(item.key, item.image) for item in found] == [(key, picture(n)) for n, key in enumerate(keys)]

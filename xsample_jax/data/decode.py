@@ -94,10 +94,24 @@ def _open_jpeg(data: bytes, size: int) -> Image.Image | None:
     except ValueError:
         return None
     picture = Image.fromarray(pixels)
-    # Only APP1 segments carry EXIF; Pillow parses the header alone and is not asked where there is none.
-    if b"Exif\0\0" in data[:65536]:
+    if has_exif(data):
         picture = _upright(picture, Image.open(io.BytesIO(data)).getexif().get(EXIF_ORIENTATION, 1))
     return picture
+
+
+def has_exif(jpeg: bytes) -> bool:
+    """Whether there is EXIF before the pixels of a JPEG. Where its segments are odd: True, Pillow has to look.
+
+    Only the heads of segments are read. Searching the bytes for "Exif" costs 1 % of the whole work on a photograph.
+    """
+    place = 2
+    while place + 4 < len(jpeg) and jpeg[place] == 0xFF and jpeg[place + 1] not in (0x00, 0xFF):
+        if jpeg[place + 1] == 0xDA:  # the pixels begin
+            return False
+        if jpeg[place + 1] == 0xE1 and jpeg[place + 4 : place + 10] == b"Exif\0\0":
+            return True
+        place += 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
+    return True
 
 
 def _open_any(data: bytes, formats: tuple[str, ...]) -> Image.Image:

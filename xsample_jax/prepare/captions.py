@@ -5,6 +5,7 @@ from collections.abc import Iterable
 # Text encoders read at most 512 tokens, about 2,500 characters.
 MAX_LENGTH = 4_000
 NEAR_EMPTY = 3
+CONTROLS = {code: " " for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 
 def clean_captions(captions: Iterable[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -19,13 +20,13 @@ def clean_captions(captions: Iterable[str]) -> tuple[list[str], list[tuple[str, 
         text = caption.encode("utf-8", "replace").decode()
         if text != caption or "\N{REPLACEMENT CHARACTER}" in text:
             notes.append(("not_unicode", text[:80]))
-        text = " ".join("".join(" " if _is_control(letter) else letter for letter in text).split())
+        text = " ".join(text.translate(CONTROLS).split())
         if len(text) > MAX_LENGTH:
             notes.append(("cut_caption", f"{len(text)} characters"))
             text = text[: MAX_LENGTH + 1].rpartition(" ")[0] or text[:MAX_LENGTH]
         if not text:
             continue
-        if sum(map(_carries_meaning, text)) < NEAR_EMPTY:
+        if not _says_something(text):
             notes.append(("near_empty_caption", text))
         kept.append(text)
     if not kept:
@@ -33,10 +34,11 @@ def clean_captions(captions: Iterable[str]) -> tuple[list[str], list[tuple[str, 
     return kept, notes
 
 
-def _is_control(letter: str) -> bool:
-    return letter < " " or "\x7f" <= letter <= "\x9f"
-
-
-def _carries_meaning(letter: str) -> int:
+def _says_something(text: str) -> bool:
     """Letters and digits count one; an emoji or a sign of a script without an alphabet says as much as a word."""
-    return NEAR_EMPTY if letter >= "\u2e80" and letter != "\N{REPLACEMENT CHARACTER}" else letter.isalnum()
+    meaning = 0
+    for letter in text:
+        meaning += NEAR_EMPTY if letter >= "\u2e80" and letter != "\N{REPLACEMENT CHARACTER}" else letter.isalnum()
+        if meaning >= NEAR_EMPTY:
+            return True
+    return False

@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from xsample_jax.data.decode import DAMAGED, EXIF_ORIENTATION, open_picture, square
+from xsample_jax.data.decode import DAMAGED, EXIF_ORIENTATION, has_exif, open_picture, square
 from xsample_jax.errors import DataError
 
 KEPT_FORMATS = {"JPEG", "PNG", "WEBP"}
@@ -82,7 +82,7 @@ def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]
 
 def _header(data: bytes) -> tuple[str, tuple[int, int], list[str]]:
     """Format, sides as stored, and what is unusual about a picture and will be gone when it is written anew."""
-    if data[:3] == b"\xff\xd8\xff" and b"Exif\0\0" not in data[:65536]:
+    if data[:3] == b"\xff\xd8\xff" and not has_exif(data):
         with contextlib.suppress(ValueError):  # Pillow reads more kinds of JPEG, but takes its time
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
             return "JPEG", (width, height), ["cmyk"] if colours in ("CMYK", "YCCK") else []

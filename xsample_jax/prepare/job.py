@@ -1,6 +1,7 @@
 """What is to be done, as data: everything that the bytes of the result depend on."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 
@@ -48,7 +49,7 @@ class Job:
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
-    @property
+    @functools.cached_property
     def ids_per_shard(self) -> int:
         """Ids of input shard k start at k times this: a power of ten, as large as the number of shards allows."""
         ids = 1

@@ -46,15 +46,17 @@ def prepare_shard(job: Job, number: int, out: str) -> int:
         captions: list[int] = []
         for place, item in enumerate(shard.read()):
             record, found = _record(job, item, job.first_id(number) + place, keys)
-            problems += found
-            report.update(problem.kind for problem in found)
+            if found:
+                problems += found
+                report.update(problem.kind for problem in found)
             if record is None:
                 continue
             if place >= job.ids_per_shard:
                 expected = f"at most {job.ids_per_shard} examples in one of {len(job.source.shards)} input shards"
                 raise DataError(f"input shard {shard.name}", place + 1, expected, "Split its files.")
             report["kept"] += 1
-            report.update(f"image_{change}" for change in record.pop("changes"))
+            for change in record.pop("changes"):
+                report[f"image_{change}"] += 1
             captions += map(key_hash, record["captions"])
             files.write(shard.split or split_of(item.group or item.key, job.splits), record, item.key)
         part = {"splits": files.close(), "report": dict(sorted(report.items()))}

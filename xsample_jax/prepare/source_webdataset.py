@@ -2,6 +2,7 @@
 
 import glob
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from functools import partial
@@ -15,6 +16,7 @@ from xsample_jax.storage.paths import as_path, fetched, in_bucket, matching
 IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"}
 TEXT_SUFFIXES = {"txt", "json", "cls"}
 BLOCK = 512
+OCTAL = re.compile(rb" *[0-7]+[ \0]+")
 
 
 def webdataset_source(path: str, fields: Fields, split_by_folder: bool = False) -> Source:
@@ -61,12 +63,27 @@ def read_tar(path: str, fields: Fields) -> Iterator[Example | Problem]:
     """
     with fetched(path) as local, local.open("rb") as file:
         try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
+            with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
                 for key, members in _samples(tar, file):
                     yield _example(key, members, fields)
                 _check_end(file, tar.offset)
         except tarfile.ReadError as error:
             yield Problem(Path(path).name, "truncated_tar", str(error))
+
+
+class _Header(tarfile.TarInfo):
+    """Reads of the header of a plain file what is needed here: checksum, name and size, in half the time."""
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        plain = len(buf) == BLOCK and buf[156:157] == tarfile.REGTYPE and not buf[345]  # not the end of a long name
+        if not plain or not OCTAL.fullmatch(buf[124:136]) or not OCTAL.fullmatch(buf[148:156]):
+            return super().frombuf(buf, encoding, errors)
+        if int(buf[148:156].strip(b" \0"), 8) != sum(buf[:148]) + 8 * ord(" ") + sum(buf[156:]):
+            raise tarfile.InvalidHeaderError("bad checksum")
+        header = cls(buf[:100].partition(b"\0")[0].decode(encoding, errors))
+        header.size = int(buf[124:136].strip(b" \0"), 8)
+        return header
 
 
 def _check_end(file, offset: int) -> None:
