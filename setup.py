@@ -11,6 +11,7 @@ README = HERE / "README.md"
 
 TEXT = ["sentence-transformers>=5", "transformers"]  # brings torch: only the command that embeds captions needs it
 LOGGING = ["tensorboard"]  # to look at the event files; they are written without it
+BEAM = ["apache-beam>=2.77"]  # prepares data on a cluster; older ones want older pyarrow
 
 # The TPU compiler needs no TPU: with it the tests compile the configs for the pods they name.
 TPU_COMPILER = ['jax[tpu]>=0.10.0; platform_system == "Linux" and platform_machine == "x86_64"']
@@ -58,7 +59,7 @@ setuptools.setup(
         "tpu": ["jax[tpu]>=0.10.0"],
         "cuda12": ["jax[cuda12]>=0.10.0"],
         "cuda13": ["jax[cuda13]>=0.10.0"],
-        "beam": ["apache-beam"],  # prepares data on a cluster
+        "beam": BEAM,
         "export": ["flatbuffers"],  # for tools.export --format=jax_export
         "onnx": ["jax2onnx", "onnxruntime"],  # for tools.export --format=onnx
         "emoji": ["resvg-py==0.5.0"],  # pinned: the embedded set is rebuilt bit for bit
@@ -67,6 +68,7 @@ setuptools.setup(
         "gcs": ["fsspec", "gcsfs"],  # for paths in buckets, gs://BUCKET/NAME
         "notebooks": ["jupytext", "nbclient", "ipykernel"],
         "test": [
+            *BEAM,
             "flatbuffers",
             "fsspec",
             "gcsfs",

@@ -41,7 +41,7 @@ WRITER_OPTIONS = f"group_size:{RECORDS_PER_GROUP},brotli:11"
 # Embeddings are rounded to multiples of this: half the size, and cosines move by 0.0008 only (standard deviation).
 EMBEDDING_STEP = 1 / 512
 
-PYTHON_PACKAGES = {"resvg-py": "0.5.0", "pillow": "13.0.0", "array-record": "0.8.6", "tokenizers": "0.23.3"}
+PYTHON_PACKAGES = {"resvg-py": "0.5.0", "pillow": "12.3.0", "array-record": "0.8.6", "tokenizers": "0.23.3"}
 EMOJIBASE = ("emojibase-data", "17.0.0")
 
 
