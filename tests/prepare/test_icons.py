@@ -11,7 +11,7 @@ from xsample_jax.prepare.image import ImageOptions
 from xsample_jax.prepare.job import Job
 from xsample_jax.prepare.prepare import prepare
 from xsample_jax.prepare.runners import local_runner
-from xsample_jax.prepare.source_icons import LICENCES, PACKAGE, VERSION, icons_source, spoken_name
+from xsample_jax.prepare.source_icons import LICENCES, PACKAGE, VERSION, icons_source, spoken_names
 
 SQUARE = '<path fill="currentColor" d="M0 0h24v24H0z"/>'
 NAMES = [f"thing{number}" for number in range(40)]
@@ -60,10 +60,21 @@ def test_the_set(npm, tmp_path):
     assert names["train"] | names["val"] == set(NAMES)
 
 
-def test_names():
-    assert spoken_name("cart-plus-outline-24") == "cart plus"
-    assert spoken_name("line-chart") == "line chart"
-    assert spoken_name("outline") == "outline"
+@pytest.mark.parametrize(
+    ("icons", "shown"),
+    [
+        ("cart-plus-outline-24 line-chart outline", "cart plus|line chart|outline"),
+        ("star-line star-fill star", "star|star|star"),
+        ("traffic-light traffic-light-fill pipe-line", "traffic light|traffic light|pipe line"),
+        ("wave-dark-skin-tone wave-light-skin-tone", "wave dark skin tone|wave light skin tone"),
+        ("bell-two-tone bell-sharp", "bell|bell"),
+        ("round-home sharp-home round-table", "home|home|round table"),  # the set has the prefixes round, sharp
+        ("sun-remix sun house-remix-24", "sun|sun|house remix"),  # and the suffix remix
+    ],
+)
+def test_names(icons, shown):
+    data = {"icons": dict.fromkeys(icons.split()), "prefixes": {"round": "", "sharp": ""}, "suffixes": {"remix": ""}}
+    assert list(spoken_names(data).values()) == shown.split("|")
 
 
 def test_another_version_is_refused(npm):

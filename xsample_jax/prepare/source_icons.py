@@ -20,11 +20,31 @@ LICENCES = (
 # What their names say is not what they show: brands, countries.
 LEFT_OUT = {"Logos", "Flags / Maps", "Programming"}
 
-# Parts of a name that say how an icon is drawn, not what it shows.
+# Parts of a name that say how an icon is drawn, not what it shows ...
 STYLE_WORD = re.compile(
-    "alt|baseline|bold|broken|bulk|colou?r(ed)?|curved|dark|duotone|fill(ed)?|flat|light|line|linear|lined|micro|mini|"
-    r"outlined?|outlines|regular|round|rounded|sharp|solid|stroke|thin|tone|twotone|two|\d+"
+    r"baseline|bulk|colou?red|curved|duotone|fill(ed)?|linear|lined|outlined?|outlines|rounded|solid|twotone|\d+"
 )
+# ... and those that may say either: traffic light, skin tone, pipe line.
+EITHER = [
+    "alt",
+    "bold",
+    "broken",
+    "color",
+    "colour",
+    "dark",
+    "flat",
+    "light",
+    "line",
+    "micro",
+    "mini",
+    "regular",
+    "round",
+    "sharp",
+    "stroke",
+    "thin",
+    "tone",
+    "two",
+]
 
 
 def icons_source(path: str) -> Source:
@@ -59,6 +79,7 @@ def draw_icons(file: str, names: tuple[str, ...], attributes: dict) -> Iterator[
     for category, members in icons.get("categories", {}).items():
         for member in members:
             categories.setdefault(member, []).append(category)
+    shows = spoken_names(icons)
     for name in names:
         key = f"{icons['prefix']}:{name}"
         try:
@@ -69,16 +90,35 @@ def draw_icons(file: str, names: tuple[str, ...], attributes: dict) -> Iterator[
         if picture.getextrema()[3][1] == 0:
             yield Problem(key, "no_image", "nothing is drawn")
             continue
-        shown = spoken_name(name)
-        caption = ". ".join([shown, ", ".join(categories.get(name, []))]).removesuffix(". ")
-        yield Example(key, encode_webp(picture), (caption,), attributes=attributes, group=shown)
+        caption = ". ".join([shows[name], ", ".join(categories.get(name, []))]).removesuffix(". ")
+        yield Example(key, encode_webp(picture), (caption,), attributes=attributes, group=shows[name])
 
 
-def spoken_name(name: str) -> str:
-    """ "cart-plus-outline-24" -> "cart plus"; a name of nothing but style words stays."""
-    words = re.split(r"[-_]+", name)
-    while len(words) > 1 and STYLE_WORD.fullmatch(words[-1]):
-        words.pop()
+def spoken_names(icons: dict) -> dict[str, str]:
+    """Icon -> what it shows: its name without the words about its style, at the ends; one word always stays.
+
+    Style words are STYLE_WORD, and of EITHER and of the prefixes and suffixes that the set itself lists those without
+    which the name is that of another icon too: "star-line" is "star" beside "star-fill", "traffic-light" stays.
+    """
+    before = {word for prefix in icons.get("prefixes", {}) for word in _words(prefix)}
+    after = {word for suffix in icons.get("suffixes", {}) for word in _words(suffix)} | set(EITHER)
+    careful, bare, kinds = {}, {}, {}
+    for name in icons["icons"]:
+        careful[name] = _without_style(_words(name), set(), set())
+        bare[name] = _without_style(_words(name), before, after)
+        kinds.setdefault(bare[name], set()).add(careful[name])
+    return {name: bare[name] if len(kinds[bare[name]]) > 1 else careful[name] for name in careful}
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[-_]+", name)
+
+
+def _without_style(words: list[str], before: set[str], after: set[str]) -> str:
+    while len(words) > 1 and words[0] in before:
+        words = words[1:]
+    while len(words) > 1 and (words[-1] in after or STYLE_WORD.fullmatch(words[-1])):
+        words = words[:-1]
     return " ".join(words)
 
 
