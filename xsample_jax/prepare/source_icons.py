@@ -25,26 +25,10 @@ STYLE_WORD = re.compile(
     r"baseline|bulk|colou?red|curved|duotone|fill(ed)?|linear|lined|outlined?|outlines|rounded|solid|twotone|\d+"
 )
 # ... and those that may say either: traffic light, skin tone, pipe line.
-EITHER = [
-    "alt",
-    "bold",
-    "broken",
-    "color",
-    "colour",
-    "dark",
-    "flat",
-    "light",
-    "line",
-    "micro",
-    "mini",
-    "regular",
-    "round",
-    "sharp",
-    "stroke",
-    "thin",
-    "tone",
-    "two",
-]
+EITHER = {
+    "alt", "bold", "broken", "color", "colour", "dark", "flat", "light", "line", "micro", "mini", "regular", "round",
+    "sharp", "stroke", "thin", "tone", "two",
+}  # fmt: skip
 
 
 def icons_source(path: str) -> Source:
@@ -101,7 +85,7 @@ def spoken_names(icons: dict) -> dict[str, str]:
     which the name is that of another icon too: "star-line" is "star" beside "star-fill", "traffic-light" stays.
     """
     before = {word for prefix in icons.get("prefixes", {}) for word in _words(prefix)}
-    after = {word for suffix in icons.get("suffixes", {}) for word in _words(suffix)} | set(EITHER)
+    after = {word for suffix in icons.get("suffixes", {}) for word in _words(suffix)} | EITHER
     careful, bare, kinds = {}, {}, {}
     for name in icons["icons"]:
         careful[name] = _without_style(_words(name), set(), set())
