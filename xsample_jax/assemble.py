@@ -18,6 +18,7 @@ from xsample_jax.captions.tokenizer import load_tokenizer
 from xsample_jax.checkpoint import with_shardings
 from xsample_jax.data.altered import altered
 from xsample_jax.data.augment import eval_view
+from xsample_jax.data.embedding_rows import unit_rows
 from xsample_jax.data.pipeline import Examples
 from xsample_jax.data.sources import open_source, open_training_source, source_folder
 from xsample_jax.data.whole_file import load_arrays
@@ -136,7 +137,7 @@ def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
         record = source[index]
         if record["label"] >= 0 and record["caption_embeddings"] is not None:
             sums[record["label"]] += record["caption_embeddings"][0]
-    return (sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)).astype(np.float16)
+    return unit_rows(sums).astype(np.float16)
 
 
 def data_facts(examples: Examples) -> DataFacts:

@@ -12,6 +12,7 @@ from xsample_jax.assemble import Parts, assemble
 from xsample_jax.checkpoint import FULL, Checkpoints
 from xsample_jax.config import config_to_json, load_config, resolve
 from xsample_jax.data.pipeline import Examples, train_batches
+from xsample_jax.data.whole_file import write_whole
 from xsample_jax.errors import CheckpointError, ConfigError, SaveError
 from xsample_jax.evals.intervals import save_examples
 from xsample_jax.evals.run import evaluate, write_snapshot
@@ -247,9 +248,7 @@ def _finish(parts: Parts, examples: Examples, run: RunFolder, notice: Notice, st
         if not any(name.startswith("eval/") for line in lines if line["step"] == steps for name in line) and scores:
             with contextlib.closing(open_writers(folder, total_steps=steps, resume_step=steps)) as writers:
                 writers.write(steps, {f"eval/{name}": value for name, value in scores.items()})
-        partial = folder / (EVALUATION + ".partial")
-        partial.write_text(json.dumps(scores, indent=2))
-        partial.replace(folder / EVALUATION)
+        write_whole(folder / EVALUATION, lambda partial: partial.write_text(json.dumps(scores, indent=2)))
         write_report([folder], folder / REPORT)
         print(f"{config.name}: finished at step {steps}. Report: {run.place / REPORT}")
     barrier("the end of the run")

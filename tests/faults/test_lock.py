@@ -23,14 +23,14 @@ def test_a_second_run_is_refused_and_a_killed_one_holds_nothing(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
     with (
-        pytest.raises(CheckpointError, match=rf"no other run.*process {holder.pid} on .*another folder"),
+        pytest.raises(CheckpointError, match=rf"no other process.*process {holder.pid} on .*another folder"),
         locked(folder),
     ):
         pass
     holder.send_signal(signal.SIGKILL)
     holder.communicate()
     with locked(folder):
-        with pytest.raises(CheckpointError, match="no other run"), locked(folder):
+        with pytest.raises(CheckpointError, match="no other process"), locked(folder):
             pass
         with locked(tmp_path / "other"):
             pass

@@ -16,6 +16,7 @@ from tests.prepare.corpora import contents, make_job, run, sample, write_corpus,
 from xsample_jax.data.manifest import read_manifest, verify_records
 from xsample_jax.data.record_reader import open_records
 from xsample_jax.errors import DataError
+from xsample_jax.faults.lock import locked
 from xsample_jax.prepare import prepare as prepare_module
 from xsample_jax.prepare import shards
 from xsample_jax.prepare.image import ImageOptions
@@ -209,9 +210,7 @@ def test_a_lost_or_cut_file_of_a_finished_shard_is_made_again(corpus, whole, tmp
 
 
 def test_two_at_once_are_refused(corpus, tmp_path):
-    state = tmp_path / "out" / ".prepare"
-    state.mkdir(parents=True)
-    with prepare_module._alone(state), pytest.raises(DataError, match="no other process"):
+    with locked(tmp_path / "out" / ".prepare"), pytest.raises(DataError, match="no other process"):
         run(make_job(corpus), tmp_path / "out")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from xsample_jax.data.embedding_rows import unit_rows
 from xsample_jax.data.record_reader import RecordSource
 from xsample_jax.data.select_caption import select_caption
 from xsample_jax.errors import DataError
@@ -66,8 +67,7 @@ def read_sample(
         fix = f"Embed its captions: python -m xsample_jax.tools.embed --set={source.folder}"
         expected = "embeddings in the records" if class_embeddings is None else "records with a label"
         raise DataError(f"caption embeddings of {source.folder}", "none", expected, fix)
-    embedding = np.stack(rows).astype(np.float32)
-    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+    embedding = unit_rows(np.stack(rows))
     return CaptionSample(np.array(kept), embedding, captions, np.array(labels), total, len(places) - len(kept))
 
 

@@ -31,5 +31,10 @@ def from_stored(raw: bytes, captions: int, text_encoder: dict) -> np.ndarray:
     rows = np.frombuffer(raw, stored_dtype(text_encoder)).reshape(captions, text_encoder["dim"])
     if rows.dtype != np.int8:
         return rows
-    wide = rows.astype(np.float32)
-    return (wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)).astype(np.float16)
+    return unit_rows(rows).astype(np.float16)
+
+
+def unit_rows(x: np.ndarray) -> np.ndarray:
+    """Returns float32 rows [..., E] of length one; a zero row stays zero."""
+    x = np.asarray(x, np.float32)
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from xsample_jax.data.embedding_rows import unit_rows
 from xsample_jax.errors import DataError
 
 
@@ -27,7 +28,7 @@ def select_caption(
         if embeddings is None or not len(embeddings):
             fix = "Embed its captions with `python -m xsample_jax.tools.embed`, or set data.caption=first."
             raise DataError("data.caption", which, f"caption embeddings in the set of {where}", fix)
-        return None, _unit(_unit_rows(embeddings).mean(axis=0), record, where)
+        return None, _unit(unit_rows(embeddings).mean(axis=0), record, where)
     if which in ("first", "random"):
         if not captions:
             return None, None
@@ -40,11 +41,6 @@ def select_caption(
         raise DataError("data.caption", which, expected, fix)
     embedding = None if embeddings is None else _unit(embeddings[index].astype(np.float32), record, where)
     return captions[index], embedding
-
-
-def _unit_rows(embeddings: np.ndarray) -> np.ndarray:
-    rows = embeddings.astype(np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
 
 
 def _unit(vector: np.ndarray, record: dict, where: str) -> np.ndarray:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -21,6 +21,16 @@ def write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> 
         except (OSError, RuntimeError) as error:  # the writer of ArrayRecord has no type of its own
             fix = "Make room, then run the same command again: it goes on from there."
             raise DataError(f"writing {path}", str(error)[:200], "a file that can be written", fix) from error
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a compressed .npz file, all of it or nothing."""
+
+    def write(partial: pathlib.Path) -> None:
+        with open(partial, "wb") as file:  # np.savez would add a suffix to the temporary name
+            np.savez_compressed(file, **arrays)
+
+    write_whole(path, write)
 
 
 def save_array(path: pathlib.Path, array: np.ndarray) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from xsample_jax.data.embedding_rows import unit_rows
 from xsample_jax.evals.features import Features
-from xsample_jax.evals.knn import unit_rows
 
 POINTS = 2000  # more than this cannot be told apart in a picture
 VALUES = 24  # an attribute with more values than this has no colours

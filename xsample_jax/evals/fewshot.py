@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xsample_jax.evals.knn import unit_rows
+from xsample_jax.data.embedding_rows import unit_rows
 from xsample_jax.evals.probe import fit_standardiser
 
 L2_VALUES = tuple(10.0**power for power in (-3, -2, -1, 0, 1, 2))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from xsample_jax.evals.knn import unit_rows
+from xsample_jax.data.embedding_rows import unit_rows
 
 
 def alignment(z: np.ndarray, concepts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.data.whole_file import load_arrays
+from xsample_jax.data.whole_file import load_arrays, write_arrays
 from xsample_jax.errors import DataError
 from xsample_jax.storage.paths import as_path
 
@@ -141,11 +141,7 @@ def save_examples(path: str | Path, examples: Mapping[str, Scores]) -> None:
     for name, scores in examples.items():
         arrays[f"values/{name}"] = np.asarray(scores.values, np.float32)
         arrays[f"concepts/{name}"] = np.asarray(scores.concepts, np.int32)
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    partial.replace(path)
+    write_arrays(as_path(path), arrays)
 
 
 def load_examples(path: str | Path) -> dict[str, Scores]:

@@ -4,16 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xsample_jax.data.embedding_rows import unit_rows
 from xsample_jax.evals.device_rows import everywhere, on_devices
 
 # One similarity tile holds at most this many numbers (128 MiB in float32), whatever the sizes of the two sets.
 _TILE = 2**25
-
-
-def unit_rows(x: np.ndarray) -> np.ndarray:
-    """Returns float32 rows of length one; a zero row stays zero."""
-    x = np.asarray(x, np.float32)
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 def _nearest(gallery: jax.Array, queries: jax.Array, count: int, k: int) -> tuple[jax.Array, jax.Array]:

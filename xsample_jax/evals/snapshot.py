@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.data.whole_file import load_arrays
+from xsample_jax.data.whole_file import load_arrays, write_arrays
 from xsample_jax.errors import DataError
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.knn import neighbours
@@ -120,11 +120,7 @@ def save_snapshot(
         }
     for name, values in (more or {}).items():
         arrays[name] = _on_white(values) if name.endswith("/images") else values
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    partial.replace(path)
+    write_arrays(as_path(path), arrays)
 
 
 def load_snapshot(path: str | Path) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""One run at a time in a run folder."""
+"""One process at a time in a folder: of a run, of a set that is made."""
 
 import contextlib
 import fcntl
@@ -7,19 +7,19 @@ import pathlib
 import socket
 from collections.abc import Iterator
 
-from xsample_jax.errors import CheckpointError
+from xsample_jax.errors import CheckpointError, UserError
 
 LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[None]:
+def locked(folder: pathlib.Path, flag: str = "--workdir", error: type[UserError] = CheckpointError) -> Iterator[None]:
     """Holds the folder for the time of the block.
 
     The lock is flock's, which the kernel lets go when the process ends in whatever way: there are no stale locks. The
     text of the file (host and process) is for the message only.
 
-    Raises CheckpointError when another run holds it.
+    Raises `error`, which names `flag`, when another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as file:
@@ -28,12 +28,8 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise CheckpointError(
-                "--workdir",
-                str(folder),
-                f"a folder that no other run is using ({holder} is)",
-                "Wait for it, stop it, or use another folder.",
-            ) from None
+            expected = f"a folder that no other process is using ({holder} is)"
+            raise error(flag, str(folder), expected, "Wait for it, stop it, or use another folder.") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

@@ -3,6 +3,7 @@
 import pathlib
 
 from xsample_jax.config import config_from_json, config_to_json, diff_configs
+from xsample_jax.data.whole_file import write_whole
 from xsample_jax.errors import CheckpointError
 from xsample_jax.faults.history import note
 
@@ -13,9 +14,7 @@ def save_config(config, folder: pathlib.Path, changes: dict) -> None:
     """Writes config.json, the whole or, when killed, not at all, and the changes into the history."""
     if changes:
         note(folder, "the config changed", keys={key: list(pair) for key, pair in changes.items()})
-    partial = folder / (CONFIG + ".partial")
-    partial.write_text(config_to_json(config))
-    partial.replace(folder / CONFIG)
+    write_whole(folder / CONFIG, lambda partial: partial.write_text(config_to_json(config)))
 
 
 def changed_keys(config, folder: pathlib.Path, allow: bool) -> dict[str, tuple[object, object]]:

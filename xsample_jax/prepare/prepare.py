@@ -3,12 +3,10 @@
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from xsample_jax.data.manifest import MANIFEST, Manifest, read_manifest
 from xsample_jax.data.record_writer import manifest_text
 from xsample_jax.data.whole_file import load_arrays, write_whole
 from xsample_jax.errors import DataError
+from xsample_jax.faults.lock import locked
 from xsample_jax.metrics.progress import progress
 from xsample_jax.prepare.example import KINDS
 from xsample_jax.prepare.job import Job
@@ -47,8 +46,7 @@ def prepare(job: Job, out: str | Path, runner: Runner) -> tuple[Manifest, dict]:
     state = out / STATE
     if (out / MANIFEST).exists():
         return _finished(job, out)
-    state.mkdir(parents=True, exist_ok=True)
-    with leased(out, "--out") if in_bucket(out) else _alone(state):
+    with leased(out, "--out") if in_bucket(out) else locked(state, "--out", DataError):
         _claim(job, state)
         for left in state.glob("*.tmp"):
             shutil.rmtree(left)
@@ -87,18 +85,6 @@ def _claim(job: Job, state: Path) -> None:
     write_whole(path, lambda partial: partial.write_text(job.fingerprint))
 
 
-@contextlib.contextmanager
-def _alone(state: Path) -> Iterator[None]:
-    """Holds a lock that ends with the process, however it ends."""
-    with open(state / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fix = "Wait for it, or choose another folder."
-            raise DataError("--out", str(state.parent), "a folder that no other process prepares", fix) from None
-        yield
-
-
 def _finish(job: Job, out: Path) -> tuple[Manifest, dict]:
     """Merges the parts in the order of the input shards."""
     state, total = out / STATE, len(job.source.shards)
@@ -122,13 +108,14 @@ def _finish(job: Job, out: Path) -> tuple[Manifest, dict]:
     manifest = dataclasses.replace(
         job.empty_manifest(), splits={split: splits[split] for split in sorted(splits)}
     ).with_fingerprint()
+    captions, repeated = _stored(state, total, "captions")
     report = {
         "job": job.fingerprint,
         "fingerprint": manifest.fingerprint,
         "kept": counts.pop("kept"),
         **dict(sorted(counts.items())),
-        "captions": _stored(state, total, "captions")[0],
-        "duplicate_captions": _stored(state, total, "captions")[1],
+        "captions": captions,
+        "duplicate_captions": repeated,
         "duplicate_keys_across_shards": _stored(state, total, "keys")[1],
     }
     for name, text in ((REPORT, json.dumps(report, indent=1) + "\n"), (MANIFEST, manifest_text(manifest))):

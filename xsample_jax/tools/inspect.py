@@ -18,6 +18,7 @@ import numpy as np
 from xsample_jax.assemble import load_class_embeddings
 from xsample_jax.config import default_config, load_config, split_overrides
 from xsample_jax.data.caption_sample import read_sample
+from xsample_jax.data.embedding_rows import unit_rows
 from xsample_jax.data.sources import open_source, source_folder
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.graphs import caption_graph
@@ -87,8 +88,7 @@ def inspect(asked: Question, out: Path, count: int, seed: int = 0) -> list[str]:
         raise DataError("records with an embedding", len(sample), "at least 16, to look at a graph")
     embedding = sample.embedding
     if asked.centre:
-        embedding = embedding - embedding.mean(axis=0)
-        embedding /= np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
+        embedding = unit_rows(embedding - embedding.mean(axis=0))
     batch_size = min(asked.batch_size, len(sample))
     sizes = sorted({size for size in (batch_size // 4, batch_size, 4 * batch_size) if 8 <= size <= len(sample)})
 

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from xsample_jax.captions.encoders import fill_template
+from xsample_jax.data.embedding_rows import unit_rows
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.bench import Bench
 from xsample_jax.evals.class_texts import embedded_class_texts, frozen_class_embeddings
 from xsample_jax.evals.evaluator import Evaluator
-from xsample_jax.evals.knn import neighbours, unit_rows
+from xsample_jax.evals.knn import neighbours
 from xsample_jax.evals.probe import L2_VALUES, Spectrum, hold_out, ridge_weights, spectrum
 from xsample_jax.evals.result import Collector
 
