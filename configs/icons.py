@@ -1,4 +1,4 @@
-"""X-CLR on the icons set: 315,817 real icons of 183 drawing styles, the graph is the similarity of their captions.
+"""X-CLR on the icons set: 315,773 real icons of 183 drawing styles, the graph is the similarity of their captions.
 
 Command:   python -m xsample_jax.main --config=configs/icons.py --workdir=runs/icons/xclr
                (make data/icons first: docs/data.md, "The icons set")

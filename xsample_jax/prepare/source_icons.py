@@ -1,5 +1,6 @@
 """The icons set: openly licensed icons of some 190 sets, drawn from one pinned npm package (extra `emoji`)."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -48,23 +49,23 @@ def icons_source(path: str) -> Source:
     shards = []
     for style, name in enumerate(chosen):
         file = package / "json" / f"{name}.json"
-        icons = json.loads(file.read_text())["icons"]
+        shows = spoken_names(json.loads(file.read_text()))
         licence = LICENCES.index(collections[name]["license"]["spdx"])
-        for number, some in enumerate(chunks(sorted(icons), ICONS_PER_SHARD)):
-            read = partial(draw_icons, str(file), tuple(some), {"style": style, "licence": licence})
-            shards.append(InputShard(f"{name}-{number}", read, f"{PACKAGE}@{VERSION} {len(some)}"))
+        for number, some in enumerate(chunks(sorted(shows.items()), ICONS_PER_SHARD)):
+            read = partial(draw_icons, str(file), dict(some), {"style": style, "licence": licence})
+            names = hashlib.sha256(json.dumps(some).encode()).hexdigest()
+            shards.append(InputShard(f"{name}-{number}", read, f"{PACKAGE}@{VERSION} {names}"))
     return Source(tuple(shards), attributes={"style": chosen, "licence": list(LICENCES)})
 
 
-def draw_icons(file: str, names: tuple[str, ...], attributes: dict) -> Iterator[Example | Problem]:
-    """Yields the icons of a set that have these names."""
+def draw_icons(file: str, shows: dict[str, str], attributes: dict) -> Iterator[Example | Problem]:
+    """Yields the icons of a set that have these names; `shows`: name -> what it shows."""
     icons = json.loads(Path(file).read_text())
     categories: dict[str, list[str]] = {}
     for category, members in icons.get("categories", {}).items():
         for member in members:
             categories.setdefault(member, []).append(category)
-    shows = spoken_names(icons)
-    for name in names:
+    for name, shown in shows.items():
         key = f"{icons['prefix']}:{name}"
         try:
             picture = rasterise(compose_svg(icons, name), SIZE)
@@ -74,8 +75,8 @@ def draw_icons(file: str, names: tuple[str, ...], attributes: dict) -> Iterator[
         if picture.getextrema()[3][1] == 0:
             yield Problem(key, "no_image", "nothing is drawn")
             continue
-        caption = ". ".join([shows[name], ", ".join(categories.get(name, []))]).removesuffix(". ")
-        yield Example(key, encode_webp(picture), (caption,), attributes=attributes, group=shows[name])
+        caption = ". ".join([shown, ", ".join(categories.get(name, []))]).removesuffix(". ")
+        yield Example(key, encode_webp(picture), (caption,), attributes=attributes, group=shown)
 
 
 def spoken_names(icons: dict) -> dict[str, str]:
