@@ -14,7 +14,7 @@ def test_a_folder_on_a_disk_is_itself_and_locked(tmp_path):
     with open_run_folder(tmp_path / "run") as run:
         assert run.place == run.files == tmp_path / "run"
         assert run.push()
-        with pytest.raises(CheckpointError, match="no other run"), open_run_folder(tmp_path / "run"):
+        with pytest.raises(CheckpointError, match="no other process"), open_run_folder(tmp_path / "run"):
             pytest.fail("two runs")
 
 
