@@ -1,6 +1,6 @@
 """The X-CLR loss of two-view batches written in the ways that are compared: from tiles, and from full matrices.
 
-All are functions of z [N, D] (unit rows, row = image * 2 + view) and captions [N / 2, E]; tau = tau_s = 0.1.
+All are functions of z [N, D] (unit rows, row = image * 2 + view) and captions [N / 2, E]; tau = tau_s, 0.1 unless said.
 """
 
 import jax
@@ -14,7 +14,7 @@ VIEWS, TAU = 2, 0.1
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def streaming(z, captions, **options):
+def streaming(z, captions, tau=TAU, **options):
     side = {"id": jnp.arange(len(captions), dtype=jnp.int32), "caption_embedding": captions}
     rows = streaming_rows(
         z,
@@ -23,21 +23,21 @@ def streaming(z, captions, **options):
         None,
         source=SOURCES["caption"],
         normaliser="softmax",
-        temperature=TAU,
-        target_temperature=TAU,
+        temperature=tau,
+        target_temperature=tau,
         views=VIEWS,
         **options,
     )
     return rows["loss"].mean()
 
 
-def naive(z, captions):
+def naive(z, captions, tau=TAU):
     """As one writes it down: captions repeated to rows, two N x N matrices, autodiff."""
     # Scaled before they are repeated: the other order takes XLA on CPU twice as long, which would flatter us.
     u = jnp.repeat(captions / jnp.linalg.norm(captions, axis=1, keepdims=True), VIEWS, axis=0)
     other = ~jnp.eye(len(z), dtype=bool)
-    target = jax.nn.softmax(jnp.where(other, jnp.matmul(u, u.T, precision=HIGHEST) / TAU, -1e9), axis=1)
-    log_p = jax.nn.log_softmax(jnp.where(other, jnp.matmul(z, z.T, precision=HIGHEST) / TAU, -1e9), axis=1)
+    target = jax.nn.softmax(jnp.where(other, jnp.matmul(u, u.T, precision=HIGHEST) / tau, -1e9), axis=1)
+    log_p = jax.nn.log_softmax(jnp.where(other, jnp.matmul(z, z.T, precision=HIGHEST) / tau, -1e9), axis=1)
     return -jnp.where(other, target * log_p, 0).sum(axis=1).mean()
 
 
