@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xsample_jax.objectives.streaming_sums import Sums, log_sums
+from xsample_jax.objectives.streaming_sums import Sums
 from xsample_jax.objectives.streaming_tiles import Form, Rows, Tile, pairs_of, tile_of, windows
 
 
 class Coefficients(NamedTuple):
     """A row's share in dL/ds_ik: student_i e^{s_ik - student_shift_i} - target_i w_ik e^{-target_shift_i}.
 
-    Weights are [V, n]. A shift is None when the weight holds it already: one exponential then serves rows and columns.
+    Weights are [V, n]. A shift is the running maximum, None where there is none: one exponential then serves rows and
+    columns.
     """
 
     student: jax.Array
@@ -92,11 +93,11 @@ def gradient_tile(form: Form, tile: Tile, row: Coefficients | None, column: Coef
 def coefficients(form: Form, sums: Sums, cotangent: jax.Array) -> Coefficients:
     """The shares of rows in the gradient of sum_i cotangent_i loss_i; cotangent [V, n] is 0 for rows not counted."""
 
-    def share(log_sum, running):
-        return (cotangent, log_sum) if running else (cotangent * jnp.exp(-log_sum), None)
+    def share(total, top):
+        # Divided by the sum, not by the exponential of its logarithm, whose rounding would be of the size of 1 / tau.
+        return cotangent / jnp.where(total > 0, total, 1), top
 
-    log_student, log_target = log_sums(sums)
-    return Coefficients(*share(log_student, form.running_student), *share(log_target, form.running_target))
+    return Coefficients(*share(sums.student, sums.top_student), *share(sums.target, sums.top_target))
 
 
 def transposed_product(x: jax.Array, y: jax.Array) -> jax.Array:

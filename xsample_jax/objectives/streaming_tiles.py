@@ -144,7 +144,9 @@ def tile_of(form: Form, anchors: Window, keys: Window, scale: jax.Array, offset:
     dtype = scale.dtype
     z, y = anchors.embeddings(dtype), keys.embeddings(dtype)
     views, key_views = anchors.rows.views, keys.rows.views
-    s = jnp.matmul(z * scale, y.T, precision=jax.lax.Precision.HIGHEST) - scale
+    # Scaled last: s_ik and s_ki of the same rows then agree to the bit, as the gradient takes them to (1 / tau times
+    # more exact in float32 than with scaled operands).
+    s = (jnp.matmul(z, y.T, precision=jax.lax.Precision.HIGHEST) - 1) * scale
     s = s.reshape(views, anchors.size, key_views, keys.size)
     used = anchors.used[:, None] & keys.used[None, :]
     valid = jnp.broadcast_to(used[None, :, None, :], s.shape)
