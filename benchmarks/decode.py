@@ -78,7 +78,10 @@ def compare(images: int, repeats: int, opencv: bool) -> tuple[list[Comparison], 
             for name, form in forms.items():
                 off = np.abs(np.int16(form(photographs[0])) - np.int16(forms["ours"](photographs[0]))).mean()
                 assert off <= NEAR[what], f"{name}, {what}: {off:.2f} levels off"
-            loops = {name: lambda f=form: [f(data) for data in photographs] for name, form in forms.items()}
+            loops = {
+                name: functools.partial(lambda form, data: [*map(form, data)], form, photographs)
+                for name, form in forms.items()
+            }
             times = {name: one.scaled(1 / images) for name, one in interleaved(loops, repeats).items()}
             rates[f"{what} of {size}"] = {name: 1 / one.cpu for name, one in times.items()}
             found += [

@@ -60,9 +60,7 @@ def target_flops(rows: int, classes: int) -> Comparison:
         for form in (by_table, by_pairs, without_a_target)
     ]
     table, pairs, student = flops
-    return less_is_better(
-        f"loss_classtable FLOPs of the target, {rows} rows", table - student, pairs - student, 100.0
-    )
+    return less_is_better(f"loss_classtable FLOPs of the target, {rows} rows", table - student, pairs - student, 100.0)
 
 
 def timed(rows: int, classes: int, repeats: int) -> Comparison:

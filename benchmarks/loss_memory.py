@@ -7,6 +7,7 @@ python -m benchmarks.loss_memory [--rows 8192 16384 32768]
 
 import argparse
 import functools
+import os
 import sys
 
 import jax
@@ -42,10 +43,12 @@ def main() -> int:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(DEVICES))
     print(HEADER, " scratch, MiB")
-    found, ours = [], {}
+    found, ours, mib = [], {}, {}
     for rows in sizes:
         ours[rows] = scratch(loss_forms.streaming, rows)
         peers = {"naive": scratch(loss_forms.naive, rows), "smart": scratch(loss_forms.one_target_per_image, rows)}
+        for name, value in {"ours": ours[rows], **{f"{name} dense": peer for name, peer in peers.items()}}.items():
+            mib.setdefault(name, {})[rows] = value
         found.append(at_most(f"loss_memory {rows} rows, limit 16 MiB", ours[rows], 16))
         # An N x N float32 matrix has N^2 / 2^18 MiB; a dense loss cannot do with fewer than three.
         found += [
@@ -65,8 +68,12 @@ def main() -> int:
     found.append(less_is_better(f"{DEVICES[1]} devices, {sizes[-1]} rows, ring / gather", many, gathered, 2.0))
     for comparison in found:
         print(comparison)
-    finish("loss_memory", found, unit="MiB")
-    return 0 if all(comparison.passed for comparison in found) else 1
+    facts = {
+        "mib": mib,
+        "inputs": {rows: 4 * rows * (2 * 128 + 768 / loss_forms.VIEWS) / MIB for rows in sizes},
+        "machine_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / MIB,
+    }
+    return finish("loss_memory", found, unit="MiB", **facts)
 
 
 if __name__ == "__main__":

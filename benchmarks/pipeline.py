@@ -57,8 +57,11 @@ def ours(folder: str, then=lambda batch: None):
 class PilBlur:
     """Gaussian blur by Pillow with a random sigma, as most PyTorch recipes of SimCLR have it."""
 
+    def __init__(self):
+        self.random = np.random.default_rng(0)
+
     def __call__(self, picture: Image.Image) -> Image.Image:
-        return picture.filter(ImageFilter.GaussianBlur(np.random.uniform(0.1, 2.0)))
+        return picture.filter(ImageFilter.GaussianBlur(self.random.uniform(0.1, 2.0)))
 
 
 def peer(photographs: list[bytes], blur: str):

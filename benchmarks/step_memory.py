@@ -1,14 +1,17 @@
 """Memory per device of the whole train step by knob, as compiled (nothing is run): what each saves, in what it costs.
 
-python -m benchmarks.step_memory [--encoder resnet50 vit_s] [--batch_size 64] [--size 224]
-python -m benchmarks.step_memory --topology v5e:2x2     by the TPU compiler (extra tpu), which takes longer
+    python -m benchmarks.step_memory [--encoder resnet18] [--batch_size 16] [--size 64] [--knobs ...]
+    python -m benchmarks.step_memory --encoder resnet50 vit_s --batch_size 64 --size 224 --knobs all
+    python -m benchmarks.step_memory --topology v5e:2x2     by the TPU compiler (extra tpu), which takes longer
 
 XLA for CPU computes bfloat16 in float32 and needs room for both, so knobs of precision.compute are for TPUs only.
 """
 
 import argparse
 import os
+import sys
 
+from benchmarks.report import HEADER, finish, less_is_better
 from xsample_jax.topology import quiet_environment, topology_devices
 
 KNOBS = {
@@ -25,28 +28,47 @@ KNOBS = {
     "fsdp over all devices": {"mesh.fsdp": -1},
 }
 
+# What is compared with the step as it is: which of (state, temporaries), and how many times less it should be.
+TARGETS = {
+    "remat block": ("temporaries", 1.5),
+    "GradCache, 4 parts": ("temporaries", 2.5),
+    "moments bfloat16": ("state", 1.15),
+    "fsdp over all devices": ("state", 6.0),
+}
 
-def main() -> None:
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--encoder", nargs="+", default=["resnet50", "vit_s"])
-    parser.add_argument("--batch_size", type=int, default=64, help="images per device, two views each")
-    parser.add_argument("--size", type=int, default=224, help="side of the views in pixels")
+    parser.add_argument("--encoder", nargs="+", default=["resnet18"])
+    parser.add_argument("--batch_size", type=int, default=16, help="images per device, two views each")
+    parser.add_argument("--size", type=int, default=64, help="side of the views in pixels")
     parser.add_argument("--topology", help="TPU slice to compile for; its chips share the batch")
-    parser.add_argument("--knobs", nargs="+", default=list(KNOBS), choices=list(KNOBS))
+    parser.add_argument("--knobs", nargs="+", default=["none", *TARGETS], choices=["all", *KNOBS])
     options = parser.parse_args()
+    knobs = list(KNOBS) if "all" in options.knobs else options.knobs
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     quiet_environment(os.environ)
+    found = []
     for encoder in options.encoder:
         print(f"\n{encoder}, {options.size} px, {options.batch_size} images a device, two views, AdamW\n")
         print("| knob | state, MiB | temporaries, MiB | work |\n|---|---:|---:|---:|", flush=True)
         plain = None
-        for knob in options.knobs:
+        for knob in knobs:
             if KNOBS[knob].get("precision.compute") and not options.topology:
                 continue
             state, temporaries, flops = measure(encoder, options, KNOBS[knob])
-            plain = plain or flops
-            work = f"{flops / plain:.2f}" if flops else "a forward pass more"
+            plain = plain or (state, temporaries, flops)
+            work = f"{flops / plain[2]:.2f}" if flops else "a forward pass more"
             print(f"| {knob} | {state / 2**20:,.0f} | {temporaries / 2**20:,.0f} | {work} |", flush=True)
+            if knob in TARGETS and knobs[0] == "none":
+                what, target = TARGETS[knob]
+                place = ("state", "temporaries").index(what)
+                mib = ((state, temporaries)[place] / 2**20, plain[place] / 2**20)
+                found.append(less_is_better(f"step_memory {encoder}, {knob}, {what}", *mib, target))
+    print(HEADER, " MiB of a device, with and without")
+    for comparison in found:
+        print(comparison)
+    return finish("step_memory", found, unit="MiB", size=options.size, images=options.batch_size)
 
 
 def measure(encoder: str, options, knob: dict) -> tuple[int, int, float | None]:
@@ -78,4 +100,4 @@ def measure(encoder: str, options, knob: dict) -> tuple[int, int, float | None]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

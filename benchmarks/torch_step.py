@@ -36,7 +36,10 @@ class TorchStep:
                 parameter
             )
         o = config.optimizer
-        groups = [{"params": decayed[True], "weight_decay": o.weight_decay}, {"params": decayed[False], "weight_decay": 0}]
+        groups = [
+            {"params": decayed[True], "weight_decay": o.weight_decay},
+            {"params": decayed[False], "weight_decay": 0},
+        ]
         self.optimizer = torch.optim.AdamW(groups, lr=o.learning_rate, betas=(o.b1, o.b2), fused=True)
         self.images, self.captions = torch.from_numpy(images), torch.from_numpy(captions)
         self.mean, self.std = torch.tensor(config.augment.mean), torch.tensor(config.augment.std)
@@ -56,7 +59,7 @@ def _encoder(config, encoder, arrays: Mapping[str, np.ndarray]) -> torch.nn.Modu
     """timm's model of the same kind with our weights, by the call that our exports say."""
     own = {name.removeprefix("encoder/"): value for name, value in arrays.items() if name.startswith("encoder/")}
     family = FAMILIES["resnet" if config.model.encoder.startswith("resnet") else "timm_vit"]
-    theirs = {name: torch.from_numpy(value) for name, value in to_theirs(family, encoder, own).items()}
+    theirs = {name: torch.from_numpy(value.copy()) for name, value in to_theirs(family, encoder, own).items()}
     model = eval(how_to_load(config), {"timm": timm})
     counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
     model.load_state_dict(theirs | counters, strict=True)

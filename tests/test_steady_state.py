@@ -1,48 +1,17 @@
 """The loop in its steady state: nothing is compiled, nothing moves between host and device unasked."""
 
-import contextlib
-
 import jax
 import numpy as np
 import pytest
-from jax._src.array import ArrayImpl
 
 import xsample_jax.train
+from tests.host_reads import HostReads
 from tests.tiny import tiny_config
 from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.metrics.late import LateMetrics
 from xsample_jax.metrics.writers import read_jsonl
 
 pytestmark = pytest.mark.usefixtures("shallow_resnet18")
-
-
-class HostReads:
-    """Counts arrays whose values the host reads, but for those read inside `allowed`."""
-
-    def __init__(self, monkeypatch):
-        self.count, self._allowed = 0, False
-        read = ArrayImpl._value.fget
-
-        def counted(array):
-            self.count += not self._allowed
-            return read(array)
-
-        monkeypatch.setattr(ArrayImpl, "_value", property(counted))
-
-    @contextlib.contextmanager
-    def allowed(self):
-        self._allowed = True
-        try:
-            yield
-        finally:
-            self._allowed = False
-
-    def allow_in(self, function):
-        def wrapped(*args, **kwargs):
-            with self.allowed():
-                return function(*args, **kwargs)
-
-        return wrapped
 
 
 def test_steps_log_and_save_without_hidden_transfers_or_compilations(tmp_path, monkeypatch):
