@@ -86,8 +86,8 @@ def main() -> int:
             continue
         print(f"  took {found['seconds']:.0f} s", flush=True)
         record[name] = found
-    record = {name: record[name] for name in SUITE if name in record}
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+        record = {name: record[name] for name in SUITE if name in record}
+        RECORD.write_text(json.dumps(record, indent=1) + "\n")
     insert(PAGE, "table", markdown(record))
     draw(record, PAGE.parent)
     ran = {name: record[name] for name in names if name in record}

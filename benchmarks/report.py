@@ -4,7 +4,10 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import json
+import os
+import pathlib
 import platform
+import re
 
 from benchmarks.timing import Times
 
@@ -72,6 +75,13 @@ def lacking(*modules: str) -> list[str]:
     return [name for name in modules if importlib.util.find_spec(name) is None]
 
 
+def cpu_name() -> str:
+    """The model of this machine's CPU, or its architecture where it is not told."""
+    about = pathlib.Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", about.read_text()) if about.exists() else None
+    return found[1].strip() if found else platform.machine()
+
+
 def finish(benchmark: str, comparisons: list[Comparison], missing: list[str] = (), **facts) -> int:
     """Prints the comparisons as JSON, with the machine and what else must be known to read them.
 
@@ -89,6 +99,7 @@ def finish(benchmark: str, comparisons: list[Comparison], missing: list[str] = (
     for name in missing:
         print(f"{benchmark}: {name} is not installed, its comparisons are left out ({INSTALL})")
     machine = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "machine": platform.machine()}
+    machine |= {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0))}
     machine |= {
         name: importlib.metadata.version(name)
         for name in ("torch", "torchvision", "timm", "sentence-transformers", "opencv-python-headless", "pillow")

@@ -13,7 +13,7 @@ def markdown(record: Mapping[str, Mapping]) -> str:
 
 
 def _where(record: Mapping[str, Mapping]) -> str:
-    devices = sorted({found["machine"] for found in record.values()})
+    devices = sorted({f"{found['cores']} x {found['cpu']}" for found in record.values()})
     dates = sorted({found["date"] for found in record.values()})
     versions = {name: found[name] for found in record.values() for name in PACKAGES if name in found}
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
