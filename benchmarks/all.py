@@ -14,6 +14,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 import time
 
 from benchmarks.pictures import draw
@@ -53,14 +54,17 @@ def run(name: str) -> dict | None:
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "ignore"}
     start, found = time.monotonic(), None
     with subprocess.Popen(
-        ["timeout", str(LIMIT), *command], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as process:  # fmt: skip
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        watch = threading.Timer(LIMIT, process.kill)
+        watch.start()
         for line in process.stdout:
             if line.startswith('{"benchmark"'):
                 found = json.loads(line)
             else:
                 print(f"  {line}", end="", flush=True)
+        process.wait()
+        watch.cancel()
     if found is None or process.returncode not in (0, 1):
         print(f"  {name} broke with exit status {process.returncode}", flush=True)
         return None

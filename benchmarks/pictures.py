@@ -39,35 +39,34 @@ def draw(record: Mapping[str, Mapping], folder: pathlib.Path) -> list[str]:
 
 
 def _lines(axes, theme, forms: Mapping[str, Mapping[str, float]], limits: Mapping[str, Mapping[str, float]]) -> None:
-    """Lines over the number of rows, both axes logarithmic, each with its name at its end; limits dotted and grey."""
+    """Lines over the number of rows, both axes logarithmic, limits dotted and grey."""
     for place, (name, values) in enumerate(forms.items()):
         rows = sorted(values, key=int)
         axes.plot([int(r) for r in rows], [values[r] for r in rows], marker="o", markersize=3.5, color=colour(place),
                   label=name, zorder=3 if place == 0 else 2)  # fmt: skip
-    for name, values in limits.items():
+    for (name, values), line in zip(limits.items(), (":", "-.")):
         rows = sorted(values, key=int)
-        axes.plot([int(r) for r in rows], [values[r] for r in rows], color=theme.muted, **LIMIT)
-        axes.annotate(name, (int(rows[0]), values[rows[0]]), (0, 4), textcoords="offset points", fontsize=8,
-                      color=theme.muted)  # fmt: skip
+        look = LIMIT | {"linestyle": line}
+        axes.plot([int(r) for r in rows], [values[r] for r in rows], color=theme.muted, label=name, **look)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     ticks = sorted({int(r) for values in forms.values() for r in values})
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("rows (two views of half as many images)")
-    axes.legend(fontsize=8.5)
+    axes.legend(fontsize=8)
 
 
 def _loss_time(figure, theme, seconds: Mapping, floor: Mapping) -> None:
     axes = figure.subplots()
-    _lines(axes, theme, seconds, {"products alone, at this CPU's best speed": floor})
+    _lines(axes, theme, seconds, {"its products alone": floor})
     axes.set_ylabel("CPU-seconds, loss and gradient")
 
 
 def _loss_memory(figure, theme, found: Mapping) -> None:
     axes = figure.subplots()
     limits = {
-        "inputs and gradient themselves": found["inputs"],
+        "inputs themselves": found["inputs"],
         "memory of this machine": dict.fromkeys(found["inputs"], found["machine_mib"]),
     }
     _lines(axes, theme, found["mib"], limits)
@@ -85,14 +84,8 @@ def _bars(axes, names: list[str], values: list[float], ours: list[bool], labels:
     axes.grid(visible=False, axis="y")
 
 
-def _limit(axes, theme, value: float, text: str) -> None:
-    axes.axvline(value, color=theme.muted, **LIMIT)
-    axes.annotate(text, (value, 1), (-4, -2), xycoords=("data", "axes fraction"), textcoords="offset points",
-                  ha="right", va="top", fontsize=8, color=theme.muted)  # fmt: skip
-
-
 def _pipeline(figure, theme, rates: Mapping[str, float], decode: Mapping | None) -> None:
-    figure.subplots_adjust(left=0.38)
+    figure.subplots_adjust(left=0.38, bottom=0.23)
     axes = figure.subplots()
     peers = {"PIL blur", "torchvision blur"}
     names = sorted(rates, key=lambda name: (name in peers, -rates[name]))
@@ -100,13 +93,13 @@ def _pipeline(figure, theme, rates: Mapping[str, float], decode: Mapping | None)
     values = [rates[name] for name in names]
     _bars(axes, shown, values, [name not in peers for name in names], [f"{value:,.0f}" for value in values])
     axes.set_xscale("log")
-    top = max(values)
+    top, label = max(values), "images per second and core"
     if decode is not None:
         bare = max(decode["images_per_second_and_core"]["pixels of 500 x 375"].values())
-        _limit(axes, theme, bare, "bare decoding\nof 500 x 375")
-        top = max(top, bare)
+        axes.axvline(bare, color=theme.muted, **LIMIT)
+        top, label = max(top, bare), f"{label}\ndotted: bare decoding of 500 x 375"
     axes.set_xlim(min(values) / 3, top * 3)
-    axes.set_xlabel("images per second and core")
+    axes.set_xlabel(label)
 
 
 def _step(figure, theme, rates: Mapping[str, Mapping[str, float]], limits: Mapping[str, float]) -> None:
@@ -127,7 +120,7 @@ def _step(figure, theme, rates: Mapping[str, Mapping[str, float]], limits: Mappi
 
 
 def _traffic(figure, theme, found: Mapping) -> None:
-    figure.subplots_adjust(left=0.47)
+    figure.subplots_adjust(left=0.47, bottom=0.23)
     axes = figure.subplots()
     received = found["received"]
     names = sorted(received, key=received.get, reverse=True)
@@ -138,5 +131,5 @@ def _traffic(figure, theme, found: Mapping) -> None:
     )
     axes.set_xlim(0, max(values) * 1.15)
     axes.tick_params(axis="y", labelsize=8.5)
-    _limit(axes, theme, found["limit"], "")
-    axes.set_xlabel(f"MiB received per device ({found['rows']:,} rows, {found['devices']} devices)")
+    axes.axvline(found["limit"], color=theme.muted, **LIMIT)
+    axes.set_xlabel(f"MiB per device\n{found['rows']:,} rows on {found['devices']} devices")

@@ -1,6 +1,6 @@
 """The training loop once it runs: programs compiled, values the host waits for, and time spent waiting for data.
 
-    python -m benchmarks.steady_state [--steps 30]
+    python -m benchmarks.steady_state [--steps 16]
 
 The loop of `train` on the embedded set, as in the quickstart, with a log line at every step and a checkpoint on the
 way. Counted from the third step on. What may be read is a step's metrics, in one explicit transfer when the next step
@@ -62,7 +62,7 @@ def compare(config) -> list[Comparison]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=16)
     given = parser.parse_args()
     config = load_config(
         str(ROOT / "configs" / "quickstart.py"),

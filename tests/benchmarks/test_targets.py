@@ -28,7 +28,7 @@ def test_the_loss_receives_little():
 
 
 def test_the_loss_is_exact():
-    found = loss_exact.compare(192)
+    found = loss_exact.compare(512)
     assert len(found) == 18
     assert not [str(one) for one in found if not one.passed]
 
