@@ -48,7 +48,7 @@ def mixed_captions(count: int) -> list[str]:
 
 def minilm() -> str:
     """The folder of all-MiniLM-L6-v2 in the package that ships it."""
-    return importlib.import_module(MINILM).get_model_path()
+    return str(importlib.import_module(MINILM).get_model_path())
 
 
 def main() -> int:
