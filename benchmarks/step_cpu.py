@@ -50,12 +50,14 @@ def config_of(encoder: str, case: Case):
 
 def batch_of(case: Case) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
+    # Captions that share a part, as those of real images do: the targets spread over the batch, the loss is about one.
+    captions = rng.normal(size=STAND_IN.caption_dim) + 0.5 * rng.normal(size=(case.images, STAND_IN.caption_dim))
     smooth = rng.integers(0, 256, (case.images, 8, 8, 3), dtype=np.uint8)
     return {
         "image": smooth.repeat(case.size // 8, axis=1).repeat(case.size // 8, axis=2),
         "id": np.arange(case.images, dtype=np.int32),
         "label": np.full(case.images, -1, np.int32),
-        "caption_embedding": rng.normal(size=(case.images, STAND_IN.caption_dim)).astype(np.float16),
+        "caption_embedding": captions.astype(np.float16),
     }
 
 
