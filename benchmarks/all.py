@@ -95,10 +95,10 @@ def main() -> int:
     insert(PAGE, "table", markdown(record))
     draw(record, PAGE.parent)
     ran = {name: record[name] for name in names if name in record}
-    print(f"\n{len(names)} benchmarks in {(time.monotonic() - begin) / 60:.1f} minutes; table and pictures: {PAGE}")
-    print("\n".join(["missed targets:", *misses(ran)]))
+    print(f"\n{len(names)} benchmarks in {(time.monotonic() - begin) / 60:.1f} minutes")
+    print("\n".join(["missed targets:", *(misses(ran) or ["  none"])]))
     wrong = [*(f"{name} broke" for name in broken), *failures(ran)]
-    print("\n".join(wrong))
+    print(*wrong, f"table and pictures: {PAGE.relative_to(ROOT)}", sep="\n")
     return 1 if wrong else 0
 
 
