@@ -55,7 +55,7 @@ def gradients(
         row_tile = row and jax.tree.map(lambda x: a.of(x, x.ndim - 1), row)
         column_tile = column and jax.tree.map(lambda x: k.of(x, x.ndim - 1), column)
         gradient = gradient_tile(form, tile, row_tile, column_tile)
-        d_anchors = a.add(d_anchors, scale * jnp.matmul(gradient, tile.y, precision=jax.lax.Precision.HIGHEST))
+        d_anchors = a.add(d_anchors, scale * product(gradient, tile.y))
         if triangle or key_side:
             below = scale * transposed_product(gradient, tile.z)
             if triangle:
@@ -72,8 +72,8 @@ def gradients(
 
 
 def gradient_tile(form: Form, tile: Tile, row: Coefficients | None, column: Coefficients | None) -> jax.Array:
-    """dL/ds of a tile, [V * a, V' * k]; with both coefficients plus its transpose, where logits are symmetric."""
-    terms = [(c, at) for c, at in ((row, np.s_[:, :, None, None]), (column, np.s_[None, None])) if c is not None]
+    """dL/ds of a tile, [V, V', a, k]; with both coefficients plus its transpose, where logits are symmetric."""
+    terms = [(c, at) for c, at in ((row, np.s_[:, None, :, None]), (column, np.s_[None, :, None, :])) if c is not None]
 
     if form.running_student:
         student = sum(jnp.exp(tile.s - c.student_shift[at]) * c.student[at] for c, at in terms)
@@ -83,11 +83,10 @@ def gradient_tile(form: Form, tile: Tile, row: Coefficients | None, column: Coef
         target = 0
         for c, at in terms:
             shift = c.target_shift[:, None] if c is row else c.target_shift[None, :]
-            target += jnp.exp(tile.log_weight - shift)[None, :, None, :] * c.target[at]
+            target += jnp.exp(tile.log_weight - shift) * c.target[at]
     else:
-        target = tile.weight[None, :, None, :] * sum(c.target[at] for c, at in terms)
-    gradient = jnp.where(tile.valid, student - target, 0)
-    return gradient.reshape(tile.z.shape[0], tile.y.shape[0])
+        target = tile.weight * sum(c.target[at] for c, at in terms)
+    return jnp.where(tile.valid, student - target, 0)
 
 
 def coefficients(form: Form, sums: Sums, cotangent: jax.Array) -> Coefficients:
@@ -100,7 +99,16 @@ def coefficients(form: Form, sums: Sums, cotangent: jax.Array) -> Coefficients:
     return Coefficients(*share(sums.student, sums.top_student), *share(sums.target, sums.top_target))
 
 
-def transposed_product(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x^T y as (y^T x)^T with y^T written out; left to itself XLA on CPU takes a slower product of a transposed x."""
-    product = jnp.matmul(jax.lax.optimization_barrier(y.T), x, precision=jax.lax.Precision.HIGHEST)
-    return jax.lax.optimization_barrier(product).T
+def product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Sums over the keys of all views: [V, V', a, k] x [V', k, D] -> [V, a, D]."""
+    return jnp.matmul(x, y[None], precision=jax.lax.Precision.HIGHEST).sum(1)
+
+
+def transposed_product(x: jax.Array, z: jax.Array) -> jax.Array:
+    """Sums over the anchors of all views: [V, V', a, k] x [V, a, D] -> [V', k, D].
+
+    As (z^T x)^T with z^T written out; left to itself XLA on CPU takes a slower product of a transposed x.
+    """
+    z = jax.lax.optimization_barrier(z.mT)
+    products = jnp.matmul(z[:, None], x, precision=jax.lax.Precision.HIGHEST).sum(0)
+    return jax.lax.optimization_barrier(products).mT

@@ -50,7 +50,7 @@ def sums_over_keys(form: Form, anchors: Rows, keys: Rows, scale: jax.Array, tria
         tile = tile_of(form, a, k, scale, offset)
         total = put(total, a, sums_of(form, tile))
         if triangle:
-            nothing = no_sums(form, Rows(tile.y, {}, keys.views), with_label, scale.dtype)
+            nothing = no_sums(form, Rows(tile.y.reshape(-1, tile.y.shape[-1]), {}, keys.views), with_label, scale.dtype)
             below = jax.tree.map(lambda x, y: jnp.where(pair[0] < pair[1], x, y), sums_of(form, tile, True), nothing)
             total = put(total, k, below)
         return total, None
@@ -61,7 +61,7 @@ def sums_over_keys(form: Form, anchors: Rows, keys: Rows, scale: jax.Array, tria
 
 def sums_of(form: Form, tile: Tile, of_keys: bool = False) -> Sums:
     """Sums over the keys of a tile for each anchor; with `of_keys` over the anchors for each key (same rows only)."""
-    axes, axis = ((0, 1), 0) if of_keys else ((2, 3), 1)
+    axes, axis = ((0, 2), 0) if of_keys else ((1, 3), 1)
 
     def shifted(x, over):
         top = jnp.maximum(x.max(over, keepdims=True), FLOOR)
@@ -81,7 +81,7 @@ def sums_of(form: Form, tile: Tile, of_keys: bool = False) -> Sums:
     return Sums(
         top_student,
         e.sum(axes),
-        (weight[None, :, None, :] * jnp.where(tile.valid, tile.s, 0)).sum(axes),
+        (weight * jnp.where(tile.valid, tile.s, 0)).sum(axes),
         top_target,
         mass.sum(axis),
         (mass * tile.log_weight).sum(axis),

@@ -5,7 +5,8 @@ Rows are views of images, row = image * V + view. With the largest value that is
     s_ik = (z_i . y_k - 1) / tau      w_ik = exp((g_ik - bound) / tau_s)  or  g_ik >= 0      self pairs left out
 
 The weights belong to pairs of images: a tile of V x V' views computes each once. Axes inside a tile are
-[V, images, V', images], which keeps the long axis, the images, contiguous.
+[V, V', images, images]: a matrix of images per pair of views, so that weights and masks are repeated along leading axes.
+With the views between the images a TPU lays tiles out in pairs of rows and spends most of its time on that.
 """
 
 import dataclasses
@@ -88,15 +89,15 @@ class Window(NamedTuple):
         return jax.lax.dynamic_slice_in_dim(array, self.first, self.size, axis)
 
     def embeddings(self, dtype) -> jax.Array:
-        """[V * size, D], views first."""
+        """[V, size, D]."""
         views = self.rows.views
         z = jax.lax.dynamic_slice_in_dim(self.rows.z, self.first * views, self.size * views)
-        return z.astype(dtype).reshape(self.size, views, -1).swapaxes(0, 1).reshape(views * self.size, -1)
+        return z.astype(dtype).reshape(self.size, views, -1).swapaxes(0, 1)
 
     def add(self, array: jax.Array, update: jax.Array) -> jax.Array:
-        """Adds [V * size, D], views first, to the rows of the tile in `array` [n * V, D]."""
+        """Adds [V, size, D] to the rows of the tile in `array` [n * V, D]."""
         views = self.rows.views
-        update = update.reshape(views, self.size, -1).swapaxes(0, 1).reshape(views * self.size, -1)
+        update = update.swapaxes(0, 1).reshape(views * self.size, -1)
         start = self.first * views
         old = jax.lax.dynamic_slice_in_dim(array, start, self.size * views)
         return jax.lax.dynamic_update_slice_in_dim(array, old + update, start, 0)
@@ -128,10 +129,10 @@ def pairs_of(form: Form, anchors: Rows, keys: Rows, triangle: bool) -> np.ndarra
 class Tile(NamedTuple):
     """Logits and weights of the images a of one window against the images k of another."""
 
-    z: jax.Array  # [V * a, D]
-    y: jax.Array  # [V' * k, D]
-    s: jax.Array  # [V, a, V', k]
-    valid: jax.Array  # bool [V, a, V', k]
+    z: jax.Array  # [V, a, D]
+    y: jax.Array  # [V', k, D]
+    s: jax.Array  # [V, V', a, k]
+    valid: jax.Array  # bool [V, V', a, k]
     copies: jax.Array  # [a, k]: how many keys of an anchor the views of image k are
     weight: jax.Array  # [a, k]: w
     log_weight: jax.Array  # [a, k]
@@ -146,16 +147,15 @@ def tile_of(form: Form, anchors: Window, keys: Window, scale: jax.Array, offset:
     views, key_views = anchors.rows.views, keys.rows.views
     # Scaled last: s_ik and s_ki of the same rows then agree to the bit, as the gradient takes them to (1 / tau times
     # more exact in float32 than with scaled operands).
-    s = (jnp.matmul(z, y.T, precision=jax.lax.Precision.HIGHEST) - 1) * scale
-    s = s.reshape(views, anchors.size, key_views, keys.size)
+    s = (jnp.matmul(z[:, None], y.mT[None], precision=jax.lax.Precision.HIGHEST) - 1) * scale
     used = anchors.used[:, None] & keys.used[None, :]
-    valid = jnp.broadcast_to(used[None, :, None, :], s.shape)
+    valid = jnp.broadcast_to(used, s.shape)
     copies = jnp.where(used, key_views, 0)
     if form.same:
         numbers = jnp.arange(anchors.size)[:, None] + anchors.first + offset
         itself = numbers == jnp.arange(keys.size)[None, :] + keys.first
         view = jnp.eye(views, dtype=bool)
-        valid = valid & ~(itself[None, :, None, :] & view[:, None, :, None])
+        valid = valid & ~(itself & view[:, :, None, None])
         copies = jnp.where(used, key_views - itself, 0)
     u, v = anchors.info, keys.info
     similarity = (form.source(v, u).T if form.swapped else form.source(u, v)).astype(dtype)
