@@ -101,7 +101,7 @@ def coefficients(form: Form, sums: Sums, cotangent: jax.Array) -> Coefficients:
 
 def product(x: jax.Array, y: jax.Array) -> jax.Array:
     """Sums over the keys of all views: [V, V', a, k] x [V', k, D] -> [V, a, D]."""
-    return jnp.matmul(x, y[None], precision=jax.lax.Precision.HIGHEST).sum(1)
+    return jnp.einsum("vwak,wkd->vad", x, y, precision=jax.lax.Precision.HIGHEST)
 
 
 def transposed_product(x: jax.Array, z: jax.Array) -> jax.Array:
@@ -110,5 +110,5 @@ def transposed_product(x: jax.Array, z: jax.Array) -> jax.Array:
     As (z^T x)^T with z^T written out; left to itself XLA on CPU takes a slower product of a transposed x.
     """
     z = jax.lax.optimization_barrier(z.mT)
-    products = jnp.matmul(z[:, None], x, precision=jax.lax.Precision.HIGHEST).sum(0)
-    return jax.lax.optimization_barrier(products).mT
+    products = jnp.einsum("vda,vwak->dwk", z, x, precision=jax.lax.Precision.HIGHEST)
+    return jax.lax.optimization_barrier(products).transpose(1, 2, 0)
