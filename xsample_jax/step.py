@@ -47,7 +47,7 @@ def make_train_step(
     """
 
     how = Streaming(
-        **{name: config.loss[name] for name in ("impl", "tile", "exchange", "wire", "caption_wire")},
+        **{name: config.loss[name] for name in ("impl", "tile", "tiles", "exchange", "wire", "caption_wire")},
         mesh=mesh,
         lowest_temperature=COLDEST if objective.learn_temperature else objective.temperature,
         class_embeddings=class_embeddings,

@@ -61,6 +61,13 @@ LOSS = {
         choices=("auto", "dense", "streaming"),
     ),
     "tile": Key(int, 1024, "Rows of a tile of the streaming loss.", minimum=8),
+    "tiles": Key(
+        str,
+        "auto",
+        "Who computes the tiles: xla, pallas (kernels for TPU, for the graph of X-CLR only) or auto (pallas on TPU "
+        "where it can).",
+        choices=("auto", "pallas", "xla"),
+    ),
     "grad_cache": Key(
         int,
         1,

@@ -31,6 +31,8 @@ OF_VIEWS = {
     "swapped_keys": ("other_view", "embedding"),
     "geometry": ("box",),
 }
+# Sources that are the cosine of one entry of the side information.
+COSINES = {"caption": "caption_embedding", "class_text": "class_embedding"}
 OF_IMAGES = {"text_similarity": ("text",), "second_label": ("label", "second_label")}
 
 
@@ -42,6 +44,7 @@ class Streaming:
       impl: auto (streaming where it is possible, if there are several devices or the dense matrices would be large),
         dense or streaming.
       tile: rows of a tile.
+      tiles: who computes them: auto, pallas or xla (streaming.py).
       exchange: how devices see each other's rows: gather, ring or auto (streaming_mesh.py).
       wire: type in which embeddings travel between devices: float32 or bfloat16.
       caption_wire: type in which frozen embeddings travel: float16, int8, or float32 (as they are).
@@ -53,6 +56,7 @@ class Streaming:
 
     impl: str = "auto"
     tile: int = 1024
+    tiles: str = "xla"
     exchange: str = "auto"
     wire: str = "float32"
     caption_wire: str = "float16"
@@ -135,6 +139,8 @@ def streamed_term(
         source=partial(similarity, graph, valid=None),
         key_views=key_views,
         caption_wire=jnp.dtype(how.caption_wire),
+        tiles=how.tiles,
+        cosine_of=None if graph.transforms else COSINES.get(name_of(graph.source)),
         **options,
     )
     return _means(rows)

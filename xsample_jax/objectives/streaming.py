@@ -7,14 +7,17 @@ Tiles of S and W are made, used and forgotten, in the forward and again in the b
 inputs and a few numbers per row. Gradients of z, y and tau are exact; side information gets none.
 """
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 
 from xsample_jax.objectives import streaming_mesh
-from xsample_jax.objectives.streaming_gradients import coefficients, gradients
-from xsample_jax.objectives.streaming_sums import Sums, log_sums, sums_over_keys
+from xsample_jax.objectives.streaming_gradients import coefficients
+from xsample_jax.objectives.streaming_kernel import images_of_tile
+from xsample_jax.objectives.streaming_passes import gradients, sums_over_keys
+from xsample_jax.objectives.streaming_sums import Sums, log_sums
 from xsample_jax.objectives.streaming_tiles import Form, Rows
 
 # Bytes of embeddings and side information that every device may hold of all others before "auto" takes the ring.
@@ -43,6 +46,8 @@ def streaming_rows(
     exchange: str = "auto",
     wire=None,
     caption_wire=jnp.float16,
+    tiles: str = "xla",
+    cosine_of: str | None = None,
 ) -> dict[str, jax.Array]:
     """Losses of every anchor and the numbers worth watching.
 
@@ -64,6 +69,9 @@ def streaming_rows(
         is gathered would be large.
       caption_wire: the type for the frozen embeddings in the side information ("..._embedding"): a float, or int8,
         which keeps directions only: for sources that are cosines.
+      tiles: "xla"; "pallas": the kernels of streaming_kernel.py (interpreted where the device is no TPU), ValueError
+        where they cannot; "auto": the kernels on a TPU where they can.
+      cosine_of: entry of u and v of which the source is the cosine, if it is one: what the kernels can do.
 
     Returns:
       dict of [A]: "loss" (differentiable in z, y and temperature; 0 where not counted), "target_entropy",
@@ -98,8 +106,32 @@ def streaming_rows(
         ring=several and _takes_ring(exchange, (z, u) if same else (y, v), wire),
         wire=wire if mesh is not None else None,
     )
+    form = _with_kernels(form, tiles, cosine_of, u, mesh)
     dtype = jnp.result_type(jnp.float32, z if same else jnp.result_type(z, y))
     return _rows(form, z, y, u, v, jnp.asarray(temperature, dtype))
+
+
+def _with_kernels(form: Form, tiles: str, cosine_of: str | None, u: dict, mesh) -> Form:
+    """The form with the kernels that `tiles` asks for."""
+    if tiles not in ("auto", "pallas", "xla"):
+        raise ValueError(f"tiles {tiles!r}: expected auto, pallas or xla")
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    if tiles == "xla" or (tiles == "auto" and platform != "tpu"):
+        return form
+    images = len(next(iter(u.values()))) // (form.mesh.size if form.mesh else 1)
+    reasons = {
+        "its target is not the softmax of cosines of one embedding": not form.softmax or cosine_of is None,
+        "its anchors are not its keys": not form.same,
+        f"its temperatures are not known to stay above {LOWEST_STATIC}": form.running_student or form.running_target,
+        "some images are taken out of it": "filled" in u,
+        f"{images} images a device are no multiple of 8, or do not fall into tiles of a multiple of 128 images": (
+            images_of_tile(images, form.tile // form.views) is None
+        ),
+    }
+    why_not = [reason for reason, holds in reasons.items() if holds]
+    if why_not and tiles == "pallas":
+        raise ValueError(f"kernels cannot do this loss: {'; '.join(why_not)}; tiles=auto or xla can")
+    return form if why_not else dataclasses.replace(form, cosine_of=cosine_of, interpret=platform != "tpu")
 
 
 def _check(z: jax.Array, side: dict, views: int, names: str) -> None:

@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from xsample_jax.objectives.streaming_gradients import Coefficients, gradients
-from xsample_jax.objectives.streaming_sums import Sums, merged, no_sums, sums_over_keys
+from xsample_jax.objectives.streaming_gradients import Coefficients
+from xsample_jax.objectives.streaming_passes import gradients, sums_over_keys
+from xsample_jax.objectives.streaming_sums import Sums, merged, no_sums
 from xsample_jax.objectives.streaming_tiles import Form, Rows
 
 

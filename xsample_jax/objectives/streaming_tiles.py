@@ -34,6 +34,9 @@ class Form:
       mesh: the devices that share the rows (streaming_mesh.py), None for one.
       ring: the rows of other devices come one device after the other, not all at once.
       wire: type to which embeddings are rounded, or None.
+      cosine_of: the side information whose cosine the source is, where kernels do the tiles (streaming_kernel.py);
+        None: XLA does them.
+      interpret: run the kernels without a TPU.
     """
 
     source: Callable
@@ -50,6 +53,8 @@ class Form:
     mesh: Any = None
     ring: bool = False
     wire: Any = None
+    cosine_of: str | None = None
+    interpret: bool = False
 
 
 class Rows(NamedTuple):
