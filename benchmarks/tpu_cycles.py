@@ -11,7 +11,11 @@ import pathlib
 import re
 
 # Cycles per second: bfloat16 peak (metrics/hardware.py) over the FLOPs that the matrix units of a core do in a cycle.
-CLOCK = {"v5e": 197e12 / (4 * 128 * 128 * 2), "v5p": 459e12 / (2 * 4 * 128 * 128 * 2), "v6e": 918e12 / (4 * 256 * 256 * 2)}
+CLOCK = {
+    "v5e": 197e12 / (4 * 128 * 128 * 2),
+    "v5p": 459e12 / (2 * 4 * 128 * 128 * 2),
+    "v6e": 918e12 / (4 * 256 * 256 * 2),
+}
 
 _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{\s*$")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
@@ -45,5 +49,7 @@ def bundles(folder: str, kernel: str) -> int:
     """Instruction bundles of the newest dump of a kernel."""
     found = sorted(pathlib.Path(folder).glob(f"*-{kernel}.*-schedule-analysis_final_bundles.txt"))
     if not found:
-        raise FileNotFoundError(f"no machine code of {kernel} in {folder}: was LIBTPU_INIT_ARGS set before jax was used?")
+        raise FileNotFoundError(
+            f"no machine code of {kernel} in {folder}: was LIBTPU_INIT_ARGS set before jax was used?"
+        )
     return int(_BUNDLES.search(found[-1].read_text())[1])

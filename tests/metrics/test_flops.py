@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import pallas as pl
 from jax.sharding import PartitionSpec
 
 from tests.tiny import tiny_config, tiny_parts
@@ -33,6 +34,14 @@ def test_products_convolutions_loops_branches_and_devices():
     assert strided == 2 * forward  # forward and gradient of the images, each over 8 x 8 positions
     looped = flops_of(lambda a: jax.lax.fori_loop(0, 6, lambda i, x: x @ x, a), (3, 3))
     assert looped == 6 * 2 * 27
+    kernel = pl.pallas_call(
+        lambda x, y, out: out.__setitem__(..., x[...] @ y[...]),
+        grid=(4, 3),
+        in_specs=[pl.BlockSpec((8, 5), lambda i, j: (i, 0)), pl.BlockSpec((5, 16), lambda i, j: (0, j))],
+        out_specs=pl.BlockSpec((8, 16), lambda i, j: (i, j)),
+        out_shape=jax.ShapeDtypeStruct((32, 48), jnp.float32),
+    )
+    assert flops_of(kernel, (32, 5), (5, 48)) == 2 * 32 * 5 * 48
     branch = flops_of(lambda a: jax.lax.cond(a[0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, a), (3, 3))
     assert branch == 2 * 2 * 27
     mesh = make_mesh(tiny_config().mesh, 16, jax.devices())

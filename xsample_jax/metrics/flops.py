@@ -26,7 +26,7 @@ def model_flops(parts) -> float:
 def count_flops(jaxpr) -> float:
     """Two per multiplication and addition of every product and convolution in a jaxpr.
 
-    Loops count with their length (`while` loops, which have none, as one pass), of branches the longest one counts, and
+    Loops and kernels count with their length and grid (`while` loops, which have none, as one pass), of branches the longest one counts, and
     what runs under shard_map counts on each of its devices.
     """
     total = 0.0
@@ -44,9 +44,17 @@ def count_flops(jaxpr) -> float:
         elif name == "cond":
             total += max(count_flops(branch) for branch in params["branches"])
         else:
-            times = params["length"] if name == "scan" else params["mesh"].size if name == "shard_map" else 1
-            total += times * sum(count_flops(inner) for inner in _jaxprs_in(params.values()))
+            total += _times(name, params) * sum(count_flops(inner) for inner in _jaxprs_in(params.values()))
     return total
+
+
+def _times(name: str, params) -> int:
+    """How often an operation runs what is inside it."""
+    if name == "scan":
+        return params["length"]
+    if name == "shard_map":
+        return params["mesh"].size
+    return math.prod(params["grid_mapping"].grid) if name == "pallas_call" else 1
 
 
 def _jaxprs_in(values) -> Iterator:

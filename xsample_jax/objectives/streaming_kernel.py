@@ -41,7 +41,7 @@ def sums_by_kernel(form: Form, anchors: Rows, keys: Rows, scale: jax.Array, offs
         in_specs=[*specs, _rows(2, a, anchor=True), _columns(k, 2, anchor=False)],
         out_specs=_rows(count, a, anchor=True),
         out_shape=jax.ShapeDtypeStruct((count, anchors.images), jnp.float32),
-        **_options("xclr_sums", form),
+        **_options("xclr_sums", form, _work(anchors, keys, form, products=1)),
     )(*operands, _marks(anchors), _marks(keys).T)
     student, cross, (target, w_log_w, own, same_class) = jnp.split(sums, (views, 2 * views))
     return Sums(None, student, cross, None, target, w_log_w, own, same_class if with_label else None)
@@ -64,7 +64,7 @@ def gradients_by_kernel(
         in_specs=[*specs, _columns(a, 2 * views, anchor=True), _rows(2 * views, k, anchor=False)],
         out_specs=pl.BlockSpec((views, a, width), lambda i, j: (0, i, 0)),
         out_shape=jax.ShapeDtypeStruct((views, anchors.images, width), jnp.float32),
-        **_options("xclr_gradient", form),
+        **_options("xclr_gradient", form, _work(anchors, keys, form, products=2)),
     )(*operands, share(row).T, share(column))
     return scale * gradient.swapaxes(0, 1).reshape(-1, width)
 
@@ -163,7 +163,14 @@ def _operands(form: Form, anchors: Rows, keys: Rows, scale, offset, a: int, k: i
         pl.BlockSpec((a, c.shape[1]), lambda i, j: (i, 0)),
         pl.BlockSpec((k, e.shape[1]), lambda i, j: (j, 0)),
     ]
-    return specs, [jnp.reshape(scale, 1).astype(jnp.float32), jnp.reshape(jnp.asarray(offset, jnp.int32), 1), z, y, c, e]
+    return specs, [
+        jnp.reshape(scale, 1).astype(jnp.float32),
+        jnp.reshape(jnp.asarray(offset, jnp.int32), 1),
+        z,
+        y,
+        c,
+        e,
+    ]
 
 
 def _rows(count: int, tile: int, anchor: bool) -> pl.BlockSpec:
@@ -174,6 +181,18 @@ def _columns(tile: int, count: int, anchor: bool) -> pl.BlockSpec:
     return pl.BlockSpec((tile, count), lambda i, j: (i if anchor else j, 0))
 
 
-def _options(name: str, form: Form) -> dict:
+def _work(anchors: Rows, keys: Rows, form: Form, products: int) -> pl.CostEstimate:
+    """What a kernel does, for the compiler's schedule and counts; `products` of embeddings per pair of rows."""
+    pairs, rows = anchors.images * keys.images, anchors.views * keys.views
+    captions = anchors.info[form.cosine_of].shape[1]
+    read = keys.z.size * 4 + keys.images * captions * 4  # once per tile of anchors
+    return pl.CostEstimate(
+        flops=2 * pairs * (captions + products * rows * anchors.z.shape[1]),
+        transcendentals=pairs * (1 + rows),
+        bytes_accessed=read * max(1, anchors.images * anchors.views // form.tile),
+    )
+
+
+def _options(name: str, form: Form, work: pl.CostEstimate) -> dict:
     in_order = pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VMEM)
-    return {"name": name, "compiler_params": in_order, "interpret": form.interpret}
+    return {"name": name, "compiler_params": in_order, "cost_estimate": work, "interpret": form.interpret}
