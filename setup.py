@@ -59,6 +59,7 @@ setuptools.setup(
         "tpu": ["jax[tpu]>=0.10.0"],
         "cuda12": ["jax[cuda12]>=0.10.0"],
         "cuda13": ["jax[cuda13]>=0.10.0"],
+        "bench-gpu": ["jax[cuda12]>=0.10.0", "torch", "timm", "inf-cl"],  # the peers on a GPU
         "beam": BEAM,
         "export": ["flatbuffers"],  # for tools.export --format=jax_export
         "onnx": ["jax2onnx", "onnxruntime"],  # for tools.export --format=onnx

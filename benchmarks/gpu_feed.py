@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu_feed [--tiny]
 
-SimCLR's augmentation alone, per view, against a ResNet-50 step at 4,000 views/s; then the step on batches that are read,
-decoded and transferred while it runs, against the same step on one batch that is there already.
+SimCLR's augmentation alone, per view, against a ResNet-50 step at 4,000 views/s; then the step on batches that are
+read, decoded and transferred while it runs, against the same step on one batch that is there already.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu_loss [--rows 32768 65536 262144 1048576] [--tiny]
 
-X-CLR (two views, D = 128, captions E = 768): XLA's dense form, torch's dense form, torch with checkpointed blocks of rows.
-InfoNCE (two towers, D = 128): the kernels of the inf-cl package. Values and gradients are compared first; what a form
+X-CLR (two views, D = 128, captions E = 768): XLA's dense form, torch's dense form, torch with checkpointed blocks of
+rows. InfoNCE (two towers, D = 128): the kernels of the inf-cl package. Values and gradients are compared first; what a form
 needs in memory decides where it is left out. --tiny: sizes for a CPU, where inf-cl cannot run.
 """
 
@@ -23,8 +23,8 @@ from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.objectives.streaming import streaming_rows
 
 GIB = 2**30
-# Most rows at which a form is tried: dense forms keep about six N x N float32 arrays, the blocks six of 4096 x N; Inf-CL
-# and the torch blocks take too long for more.
+# Most rows at which a form is tried: dense forms keep about six N x N float32 arrays, the blocks six of 4096 x N;
+# Inf-CL and the blocks take too long for more.
 LARGEST = {"dense jax": 32768, "torch dense": 32768, "torch blocks": 65536, "inf-cl": 262144, "ours": 2**20}
 TARGETS = {"dense jax": 3.0, "torch dense": 3.0, "torch blocks": 3.0, "inf-cl": 5.0}  # times faster
 MS_OF_64K = 60.0
@@ -132,7 +132,7 @@ def main() -> int:
                 )
                 print(
                     f"  {kind} {rows} rows, {name}: {1e3 * took:.1f} ms, {gib and round(gib, 3)} GiB, "
-                    f"{tflop(kind, rows) / took:.2f} TFLOP/s of ours",
+                    f"{tflop(kind, rows) / took:.2f} TFLOP/s (by our products)",
                     flush=True,
                 )
                 if name != "ours":

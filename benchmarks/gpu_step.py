@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu_step --encoder resnet50 [--tiny]
 
-Both do encoder, head, loss, gradient and AdamW in bfloat16 on views that are whole images, from the same weights; losses
-of two steps are compared before anything is timed. --tiny: a size for a CPU, in float32, the peer not compiled.
+Both do encoder, head, loss, gradient and AdamW in bfloat16 on views that are whole images, from the same weights;
+losses of two steps are compared before anything is timed. --tiny: a size for a CPU, in float32, the peer not compiled.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu_suite [--tiny] [--minutes 8] [--out gpu.json]
 
-Each in a process of its own, whose memory is free for the next. What does not fit in the time is cut off and said to be;
-what was found before is kept. --tiny: the same code at sizes for a CPU, which says nothing about a GPU.
+Each in a process of its own, whose memory is free for the next. What does not fit in the time is cut off and said to
+be; what was found before is kept. --tiny: the same code at sizes for a CPU, which says nothing about a GPU.
 """
 
 import argparse

@@ -42,8 +42,8 @@ def peak_bytes(function) -> int | None:
 def train_step(config, encoder, arrays: Mapping[str, np.ndarray], images, captions, compiled: bool):
     """Function that takes one step and returns the loss, a tensor; and the model.
 
-    Channels last, the optimiser fused; autocast to bfloat16 where our config computes in it. `arrays`: our parameters and
-    statistics by name; images uint8 [B, s, s, 3], every view being the whole image; captions float32 [B, E].
+    Channels last, the optimiser fused; autocast to bfloat16 where our config computes in it. `arrays`: our parameters
+    and statistics by name; images uint8 [B, s, s, 3], every view being the whole image; captions float32 [B, E].
     """
     own = {name.removeprefix("encoder/"): value for name, value in arrays.items() if name.startswith("encoder/")}
     theirs = {name: tensor(value) for name, value in to_theirs(FAMILIES[family_of(config)], encoder, own).items()}
@@ -121,7 +121,7 @@ def with_gradient(loss, z, *others):
 
 
 def checkpointed_chunks(z, captions, chunk: int = 4096):
-    """The X-CLR loss in blocks of rows whose logits are made again in the backward pass: the obvious way to save memory."""
+    """The X-CLR loss in blocks of rows whose logits are made again in the backward pass."""
     views, tau = loss_forms.VIEWS, loss_forms.TAU
     u = torch.nn.functional.normalize(captions, dim=1)
     u = u.repeat_interleave(views, dim=0)

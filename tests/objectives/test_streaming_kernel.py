@@ -70,16 +70,17 @@ def test_images_of_a_tile():
     assert images_of_tile(1000, 512) is None
 
 
-@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
-@pytest.mark.parametrize("tiles", ["auto", "xla"])
+@pytest.mark.parametrize(
+    ("topology", "tiles"), [("v5e:2x2", "auto"), ("v5e:2x2", "xla"), ("v5p:2x2x1", "auto"), ("v6e:2x2", "auto")]
+)
 def test_compiles_for_tpus(topology, tiles):
-    """auto takes the kernels there: they fit the fast memory, and leave nothing of the size of a tile in the slow one."""
+    """auto takes the kernels there, and they fit the fast memory: too much of it would be an error."""
     pytest.importorskip("libtpu")
     mesh = make_mesh(ConfigDict({"data": -1, "fsdp": 1, "tensor": 1}), 1024, topology_devices(topology))
 
     def loss(z, side, tau):
         form = {"source": SOURCES["caption"], "normaliser": "softmax", "target_temperature": 0.1}
-        options = {"tiles": tiles, "cosine_of": "caption_embedding", "lowest_temperature": 0.03}
+        form |= {"tiles": tiles, "cosine_of": "caption_embedding", "lowest_temperature": 0.03}
         return streaming_rows(z, None, side, None, temperature=tau, views=2, mesh=mesh, **form, **options)[
             "loss"
         ].mean()

@@ -26,8 +26,8 @@ def model_flops(parts) -> float:
 def count_flops(jaxpr) -> float:
     """Two per multiplication and addition of every product and convolution in a jaxpr.
 
-    Loops and kernels count with their length and grid (`while` loops, which have none, as one pass), of branches the longest one counts, and
-    what runs under shard_map counts on each of its devices.
+    Loops and kernels count with their length and grid (`while` loops, which have none, as one pass), of branches the
+    longest one counts, and what runs under shard_map counts on each of its devices.
     """
     total = 0.0
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:

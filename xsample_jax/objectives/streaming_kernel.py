@@ -23,7 +23,7 @@ KNOWN, UNKNOWN = ("id", "label"), -1  # what the sums of metrics compare
 
 
 def images_of_tile(images: int, most: int) -> int | None:
-    """Images of a device in a tile: all if they are few, else the largest part in whole lanes; None if there is none."""
+    """Images of a device in a tile: all if they are few, else a part of whole lanes; None if there is none."""
     if images <= most:
         return images if images % 8 == 0 else None
     return next((size for size in range(most - most % LANES, 0, -LANES) if images % size == 0), None)
@@ -70,7 +70,7 @@ def gradients_by_kernel(
 
 
 def _sums_kernel(scale, offset, z, y, c, e, of_anchors, of_keys, sums, *, tau_s):
-    """Adds the keys of a tile to the sums of its anchors. Keys are the rows of its matrices: sums stay in their lanes."""
+    """Adds the keys of a tile to the sums of its anchors. Keys are rows of the matrices: sums stay in their lanes."""
     first_anchor, first_key = pl.program_id(0) * c.shape[0] + offset[0], pl.program_id(1) * e.shape[0]
 
     @pl.when(pl.program_id(1) == 0)

@@ -5,7 +5,7 @@ Rows are views of images, row = image * V + view. With the largest value that is
     s_ik = (z_i . y_k - 1) / tau      w_ik = exp((g_ik - bound) / tau_s)  or  g_ik >= 0      self pairs left out
 
 The weights belong to pairs of images: a tile of V x V' views computes each once. Axes inside a tile are
-[V, V', images, images]: a matrix of images per pair of views, so that weights and masks are repeated along leading axes.
+[V, V', images, images]: a matrix of images per pair of views; weights and masks are repeated along leading axes.
 With the views between the images a TPU lays tiles out in pairs of rows and spends most of its time on that.
 """
 
