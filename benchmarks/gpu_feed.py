@@ -55,9 +55,9 @@ def write_photographs(folder: str, count: int, different: int) -> None:
     def record(number):
         embeddings = rng.normal(size=(1, 768)).astype(np.float16)
         captions = {"captions": [f"photograph {number}"], "caption_embeddings": embeddings}
-        return {"id": number, "image": pictures[number % different], "label": -1, "attributes": {}} | captions
+        return {"id": number, "image": pictures[number % different], "label": number % 2, "attributes": {}} | captions
 
-    write_records(folder, "photographs", {"train": map(record, range(count))}, [], {}, CAPTIONS)
+    write_records(folder, "photographs", {"train": map(record, range(count))}, ["even", "odd"], {}, CAPTIONS)
 
 
 def main() -> int:

@@ -3,8 +3,8 @@
     python -m benchmarks.gpu_loss [--rows 32768 65536 262144 1048576] [--tiny]
 
 X-CLR (two views, D = 128, captions E = 768): XLA's dense form, torch's dense form, torch with checkpointed blocks of
-rows. InfoNCE (two towers, D = 128): the kernels of the inf-cl package. Values and gradients are compared first; what a form
-needs in memory decides where it is left out. --tiny: sizes for a CPU, where inf-cl cannot run.
+rows. InfoNCE (two towers, D = 128): the kernels of the inf-cl package. Values and gradients are compared first; what a
+form needs in memory decides where it is left out. --tiny: sizes for a CPU, where inf-cl cannot run.
 """
 
 import argparse

@@ -92,9 +92,8 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="a size for a CPU")
     given = parser.parse_args()
     config = config_of(given.encoder, given.tiny)
-    print(
-        f"{config.model.encoder}, {config.batch_size} images, {config.precision.compute}, {jax.devices()[0].device_kind}"
-    )
+    device = jax.devices()[0].device_kind
+    print(f"{config.model.encoder}, {config.batch_size} images, {config.precision.compute}, {device}")
     ours = OurStep(config, given.tiny)
     forms = {"ours": (ours, jax.block_until_ready)}
     has_torch = all(importlib.util.find_spec(name) for name in ("torch", "timm"))

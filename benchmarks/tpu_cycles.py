@@ -4,7 +4,8 @@ Two figures that are not of the same kind:
   XLA's operations carry the `estimated_cycles` of its cost model in the compiled text; those of a loop are counted once
   per iteration.
   A Pallas kernel carries none (XLA believes what its author writes into `cost_estimate`). Its machine code can be
-  dumped: without loops of its own, a step of its grid issues one instruction bundle per cycle. Waiting for memory is not in it.
+  dumped: without loops of its own, a step of its grid issues one instruction bundle per cycle. What it waits for is
+  not in it, so the work of the matrix units is the least that it takes as well.
 """
 
 import pathlib

@@ -81,9 +81,7 @@ def test_compiles_for_tpus(topology, tiles):
     def loss(z, side, tau):
         form = {"source": SOURCES["caption"], "normaliser": "softmax", "target_temperature": 0.1}
         form |= {"tiles": tiles, "cosine_of": "caption_embedding", "lowest_temperature": 0.03}
-        return streaming_rows(z, None, side, None, temperature=tau, views=2, mesh=mesh, **form, **options)[
-            "loss"
-        ].mean()
+        return streaming_rows(z, None, side, None, temperature=tau, views=2, mesh=mesh, **form)["loss"].mean()
 
     def shape(dims, dtype):
         return jax.ShapeDtypeStruct(dims, dtype, sharding=batch_sharding(mesh))
