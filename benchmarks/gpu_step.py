@@ -114,7 +114,7 @@ def main() -> int:
     rates = {"views/s": views / seconds["ours"], "MFU, %": 100 * flops / seconds["ours"] / peak if peak else None}
     unit, target = TARGETS[given.encoder]
     found = []
-    if rates[unit] is not None:
+    if rates[unit] is not None and not given.tiny:
         found.append(Comparison(f"gpu_step {given.encoder}, {unit}", rates[unit], target, rates[unit] / target, 1.0))
     if has_torch:
         found.append(less_is_better(f"gpu_step {given.encoder}, s / torch", seconds["ours"], seconds["torch"], 1.0))
