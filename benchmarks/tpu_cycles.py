@@ -48,7 +48,7 @@ def dump_arguments(folder: str) -> str:
 
 def bundles(folder: str, kernel: str) -> int:
     """Instruction bundles of the newest dump of a kernel."""
-    found = sorted(pathlib.Path(folder).glob(f"*-{kernel}.*-schedule-analysis_final_bundles.txt"))
+    found = sorted(pathlib.Path(folder).glob(f"*{kernel}*-schedule-analysis_final_bundles.txt"))
     if not found:
         raise FileNotFoundError(
             f"no machine code of {kernel} in {folder}: was LIBTPU_INIT_ARGS set before jax was used?"

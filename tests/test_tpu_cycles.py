@@ -33,7 +33,7 @@ def test_loops_within_loops_are_refused():
 
 def test_bundles_of_the_newest_dump(tmp_path):
     for time, count in ((1, 70), (2, 80)):
-        path = tmp_path / f"{time}-xclr_sums.1-71-schedule-analysis_final_bundles.txt"
+        path = tmp_path / f"{time}-jvp_xclr_sums_.1-71-schedule-analysis_final_bundles.txt"
         path.write_text(f"Schedule analysis:\n\ttotal scheduled bundles: 99\n\tnon empty scheduled bundles: {count}\n")
     assert bundles(tmp_path, "xclr_sums") == 80
     with pytest.raises(FileNotFoundError, match="no machine code of other"):
