@@ -10,8 +10,10 @@ import argparse
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 # In the order of what one would miss most; seconds that each may take at most.
@@ -35,32 +37,22 @@ def run(command: tuple[str, ...], tiny: bool, seconds: float) -> dict:
     call = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
     result = {"command": " ".join(call[1:])}
     start = time.monotonic()
-    process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    timer = time.monotonic() + seconds
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(call, **output, env=environment, start_new_session=True)
+    # With the processes that it started (torch.compile's workers), which would hold its output open.
+    timer = threading.Timer(seconds, lambda: os.killpg(process.pid, signal.SIGKILL))
+    timer.start()
     lines = []
-    try:
-        os.set_blocking(process.stdout.fileno(), False)
-        while process.poll() is None and time.monotonic() < timer:
-            lines += _show(process.stdout)
-            time.sleep(0.1)
-        cut_off = process.poll() is None
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-    lines += _show(process.stdout)
+    for line in process.stdout:
+        lines.append(line.rstrip())
+        if not line.startswith('{"benchmark"'):  # JSON is kept for the end
+            print(f"  {lines[-1]}", flush=True)
+    process.wait()
+    timer.cancel()
+    cut_off = process.returncode == -signal.SIGKILL
     result |= {"seconds": round(time.monotonic() - start, 1), "status": "cut off" if cut_off else process.returncode}
     found = [line for line in lines if line.startswith('{"benchmark"')]
     return result | (json.loads(found[-1]) if found else {"output": lines[-20:]})
-
-
-def _show(stream) -> list[str]:
-    """The lines that have come, which are printed; JSON is kept for the end."""
-    lines = (stream.read() or "").splitlines()
-    for line in lines:
-        if not line.startswith('{"benchmark"'):
-            print(f"  {line}", flush=True)
-    return lines
 
 
 def main() -> int:
