@@ -13,7 +13,7 @@ PIP_ARGS := --quiet --disable-pip-version-check --no-compile
 help:
 	@echo "make quickstart   install, train X-CLR and SimCLR on the embedded set, write $(RUNS)/quickstart/report.html"
 	@echo "make test         install the test extras and run the whole suite"
-	@echo "make bench-gpu    everything that is measured on one GPU, in 8 minutes (WHEELS=folder installs offline)"
+	@echo "make bench-gpu    everything that is measured on one GPU, in 8 minutes"
 	@echo "make results      the full comparison of docs/results.md: objectives, temperatures, graphs, noise, little data"
 	@echo "make bench        install the peers (PyTorch among them) and run the CPU benchmarks: docs/benchmarks.md"
 	@echo "make lint         ruff"
@@ -58,8 +58,7 @@ notebooks/ipynb/%.ipynb: notebooks/%.py .venv/installed-notebooks
 	@mkdir -p $(@D)
 	$(PYTHON) -m jupytext --to notebook --output $@ $<
 
-# A machine with a GPU may have no network: WHEELS=folder has the wheels then. TINY=--tiny tries the code on a CPU.
-WHEELS ?=
+# TINY=--tiny tries the code on a CPU.
 TINY ?=
 
 bench-gpu: .venv/installed-bench-gpu
@@ -84,11 +83,9 @@ clean:
 	@$(PYTHON) -m pip install $(PIP_ARGS) -e ".[notebooks]" -c constraints.txt
 	@touch $@
 
-OFFLINE = $(if $(WHEELS),--no-index --find-links $(WHEELS))
-
 .venv/installed-bench-gpu: setup.py constraints.txt
 	test -x $(PYTHON) || $(PY) -m venv .venv
-	$(PYTHON) -m pip install $(PIP_ARGS) $(OFFLINE) -e ".[bench-gpu]" -c constraints.txt
+	$(PYTHON) -m pip install $(PIP_ARGS) -e ".[bench-gpu]" -c constraints.txt
 	@touch $@
 
 .venv/installed-test: .venv/installed
