@@ -50,7 +50,10 @@ def run(command: tuple[str, ...], tiny: bool, seconds: float) -> dict:
     process.wait()
     timer.cancel()
     cut_off = process.returncode == -signal.SIGKILL
-    result |= {"wall_seconds": round(time.monotonic() - start, 1), "status": "cut off" if cut_off else process.returncode}
+    result |= {
+        "wall_seconds": round(time.monotonic() - start, 1),
+        "status": "cut off" if cut_off else process.returncode,
+    }
     found = [line for line in lines if line.startswith('{"benchmark"')]
     return result | (json.loads(found[-1]) if found else {"output": lines[-20:]})
 
@@ -73,7 +76,7 @@ def main() -> int:
         pathlib.Path(given.out).write_text(json.dumps(results, indent=1) + "\n")
     print()
     for result in results:
-        print(f"{result['command']}: status {result['status']}, {result.get("wall_seconds", 0)} s")
+        print(f"{result['command']}: status {result['status']}, {result.get('wall_seconds', 0)} s")
     print(json.dumps({"benchmark": "gpu_suite", "tiny": given.tiny, "results": results}))
     return 0 if all(result["status"] == 0 for result in results) else 1
 
