@@ -21,7 +21,7 @@ def test_config_is_quickstart_with_this_objective(name):
     changed = set(diff_configs(quickstart, config))
     allowed = {"name", "objective.preset", "optimizer.learning_rate"}
     if PRESETS[name].objective.text == "transformer":
-        allowed.add("model.text.layers")
+        allowed |= {"model.text.layers", "model.text.width"}
     assert config.objective.preset == name
     assert changed <= allowed
 
