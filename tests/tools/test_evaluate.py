@@ -200,6 +200,8 @@ def test_all_that_is_wrong_is_said_at_once_and_before_any_compute(run, tmp_path)
         evaluate.run([f"--checkpoint={run}", "--evals=knn", "--config.model.width=64"])
     with pytest.raises(Problems, match=r"eval.split"):
         evaluate.run([f"--checkpoint={run}", "--evals=knn", "--config.eval.splits=test"])
+    with pytest.raises(Problems, match="tested on what it was fitted to"):
+        evaluate.run([f"--checkpoint={run}", "--evals=knn", "--config.eval.train_split=test"])
     with pytest.raises(ConfigError, match=r"--sgd_momentum = 1.0: expected a number from 0 to below 1"):
         evaluate.run([f"--checkpoint={run}", "--evals=sgd", "--sgd_momentum=1"])
     with pytest.raises(Problems, match="crop"):

@@ -17,7 +17,11 @@ SHOTS = (1, 2, 5, 10)
 
 
 def check_target(bench: Bench) -> Iterator[UserError]:
-    """Whether both splits are there and their first records have what is to be predicted."""
+    """Whether both splits are there, are two, and their first records have what is to be predicted."""
+    split = bench.config.eval.split
+    if split == bench.config.eval.train_split:
+        expected = "another split than eval.train_split: a probe would be tested on what it was fitted to"
+        yield DataError("eval.split", split, expected, "Set --config.eval.train_split or --config.eval.split.")
     for split in (bench.config.eval.train_split, bench.config.eval.split):
         source = bench.source(split)
         first = source[0]
