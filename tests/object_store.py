@@ -45,6 +45,7 @@ class ObjectStore(ThreadingHTTPServer):
       objects: {(bucket, name): Stored}.
       requests: "METHOD path?query" of all so far; ranges: of bytes that each of them asked for, or "".
       failing: statuses that the next requests are answered with (503, 429), before anything is done.
+      failing_bucket: only requests about it fail, not what an earlier test has left under way; "": all.
     """
 
     daemon_threads = True
@@ -55,6 +56,7 @@ class ObjectStore(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.ranges: list[str] = []
         self.failing: list[int] = []
+        self.failing_bucket = ""
         self.lock = threading.RLock()
         self.uploads: dict[str, tuple[str, str, dict, bytearray]] = {}
         self.generations = itertools.count(1_700_000_000_000_001)
@@ -139,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append(f"{self.command} {self.path}")
         self.server.ranges.append(self.headers.get("Range", ""))
         try:
-            if self.server.failing:
+            if self.server.failing and self.server.failing_bucket in self.path:
                 raise Refused(self.server.failing.pop(0))
             work(url.path, query, body)
         except Refused as refused:

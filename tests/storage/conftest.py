@@ -25,4 +25,5 @@ def store():
 def bucket(store):
     """gs://BUCKET, empty and for this test alone."""
     store.failing.clear()
-    return f"gs://bucket-{next(NUMBERS)}"
+    store.failing_bucket = f"bucket-{next(NUMBERS)}"
+    return f"gs://{store.failing_bucket}"
