@@ -61,6 +61,8 @@ def _loss_time(figure, theme, seconds: Mapping, floor: Mapping) -> None:
     axes = figure.subplots()
     _lines(axes, theme, seconds, {"its products alone": floor})
     axes.set_ylabel("CPU-seconds, loss and gradient")
+    axes.set_ylim(top=8 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(fontsize=8, loc="upper left", ncols=2)
 
 
 def _loss_memory(figure, theme, found: Mapping) -> None:
