@@ -22,6 +22,7 @@ def get_config(arg=""):
     config = read_config_file(QUICKSTART)
     config.name = "icons_xclr"
     config.data.source, config.data.path = "records", "data/icons"
+    config.data.cache = "decoded"  # 2.2 GB
     config.batch_size = 512  # [default]
     config.steps, config.epochs = None, 10  # [default] about 3.1 M images seen
     config.eval.suite = "none"  # no labels in this set; tools.evaluate probes the checkpoints on other sets

@@ -27,6 +27,7 @@ def get_config(arg=""):
 
     config.data.source = "emoji"
     config.data.image_size = 48  # the host delivers whole drawings; views are cropped from them
+    config.data.cache = "decoded"  # 60 MB
     config.augment.size = 32
     config.augment.crop_scale = (0.3, 1.0)  # a drawing is mostly one object: smaller crops show parts that say nothing
 

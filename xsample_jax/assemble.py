@@ -20,7 +20,7 @@ from xsample_jax.data.altered import altered
 from xsample_jax.data.augment import eval_view
 from xsample_jax.data.embedding_rows import unit_rows
 from xsample_jax.data.pipeline import Examples
-from xsample_jax.data.sources import open_source, open_training_source, source_folder
+from xsample_jax.data.sources import check_memory, open_source, open_training_source, source_folder
 from xsample_jax.data.whole_file import load_arrays
 from xsample_jax.errors import ConfigError, DataError, Problems
 from xsample_jax.mesh import batch_sharding, make_mesh, replicated
@@ -296,6 +296,10 @@ def assemble(config, mesh: Mesh | None = None) -> tuple[Parts, Examples]:
     if "class_embedding" in fields:
         classes = load_class_embeddings(source_folder(config.data), examples.source)
     examples.source = altered(examples.source, config.data, config.seed)
+    if config.data.cache == "decoded":
+        pictures = len(examples) * config.data.image_size**2 * examples.source.channels
+        check_memory("decoded", "of decoded pictures", pictures)
+        examples.keep = True
     if config.eval.online_probe and not examples.source.manifest.class_names:
         fix = "Set --config.eval.online_probe=false."
         raise ConfigError("eval.online_probe", True, "False for a set without class names", fix)

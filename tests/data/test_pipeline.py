@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 
 from tests.tiny import tiny_config
-from xsample_jax.assemble import open_examples
+from xsample_jax.assemble import assemble, open_examples
+from xsample_jax.data import pipeline
+from xsample_jax.data.draws import draw_order
 from xsample_jax.data.pipeline import eval_batches, train_batches
 from xsample_jax.data.record_writer import write_records
-from xsample_jax.errors import DataError
+from xsample_jax.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,38 @@ def test_a_random_caption_is_a_function_of_the_seed_and_the_place():
     evaluated = next(eval_batches(examples, 16, 2))
     exact = open_examples(tiny_config(), "val", frozenset({"caption_embedding"}))
     np.testing.assert_array_equal(evaluated["caption_embedding"][0], exact[0]["caption_embedding"])
+
+
+def test_kept_pictures_are_decoded_once_and_are_the_same(monkeypatch):
+    count, decode = [], pipeline.decode_image
+    monkeypatch.setattr(pipeline, "decode_image", lambda *args: count.append(1) or decode(*args))
+    for cache, decodings in (("none", 3), ("decoded", 1)):
+        config = tiny_config(data__cache=cache, data__split="val")
+        _, examples = assemble(config)
+        count.clear()
+        for _ in range(2):
+            pictures = [examples[index]["image"] for index in (5, 6, 5)]
+            np.testing.assert_array_equal(pictures[0], pictures[2])
+            assert pictures[0].shape == (32, 32, 4)
+            assert (pictures[0] != pictures[1]).any()
+        assert len(count) == 2 * decodings, cache
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 2 * len(examples) * 32 * 32 * 4 - 1}.get)
+    with pytest.raises(ConfigError, match=r"data\.cache.*decoded, for .*half of the"):
+        assemble(config)
+
+
+@pytest.mark.parametrize("rows, prefetch, threads", [(16, 1, 16), (48, 2, 4), (7, 3, 2), (512, 4, 4)])
+def test_batches_are_the_same_however_they_are_read(examples, rows, prefetch, threads):
+    changes = {"batch_size": rows, "data__prefetch": prefetch, "data__threads": threads}
+    config = tiny_config(**changes)
+    iterator = train_batches(examples, config, 0)
+    index = draw_order(len(examples), config.seed, None)
+    for number in range(3):
+        batch = next(iterator)
+        alone = [examples[index(place)] for place in range(number * rows, (number + 1) * rows)]
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], [example[name] for example in alone])
+    iterator.close()
 
 
 def test_batches_have_the_contract_shapes(examples):

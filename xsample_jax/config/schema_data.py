@@ -37,9 +37,10 @@ DATA = {
     "cache": Key(
         str,
         "none",
-        "ram: read the records of a folder into the memory of every host first, for small sets on slow disks. disk: "
-        "copy shards that are in a bucket to the disk of every host (docs/data.md). none: read them where they are.",
-        choices=("none", "ram", "disk"),
+        "ram: read the records of a folder into the memory of every host first, for small sets on slow disks. decoded: "
+        "keep every training picture in memory once it is decoded, for small sets on slow processors. disk: copy "
+        "shards that are in a bucket to the disk of every host (docs/data.md). none: read them where they are.",
+        choices=("none", "ram", "decoded", "disk"),
     ),
     "image_size": Key(int, 64, "Side in pixels of the uint8 images that the host delivers.", minimum=8),
     "caption": Key(

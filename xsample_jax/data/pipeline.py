@@ -6,6 +6,7 @@ hosts, and so does the order of the rows in a batch: a run resumes on other hard
 
 import dataclasses
 import logging
+import math
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,9 @@ from xsample_jax.data.decode import decode_image
 from xsample_jax.data.draws import draw_order, scrambled
 from xsample_jax.data.select_caption import select_caption
 from xsample_jax.errors import DataError
+
+# Examples that a thread reads at a time: at most so many, and a divisor of the batch.
+PIECE = 32
 
 
 @dataclasses.dataclass
@@ -34,6 +38,7 @@ class Examples:
       tokenizer, length: for caption_tokens.
       hierarchy: names of the attributes above the label in the class tree, root first, for path.
       rates: how often each record is drawn in training (data/draws.py); None: all alike.
+      keep: every picture is decoded once and stays in memory (data.cache=decoded).
     """
 
     source: Sequence
@@ -45,9 +50,11 @@ class Examples:
     length: int = 0
     hierarchy: tuple[str, ...] = ()
     rates: np.ndarray | None = None
+    keep: bool = False
 
     def __post_init__(self):
         self.skipped = 0
+        self._pictures: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -73,14 +80,7 @@ class Examples:
 
     def _example(self, index: int, draw: int | None) -> dict[str, np.ndarray]:
         record = self.source[index]
-        try:
-            image = decode_image(record["image"], self.image_size, self.source.channels)
-        except DataError as error:
-            where = f"image of record {self.source.locate(index)}, id {record['id']}"
-            raise DataError(
-                where, error.value, error.expected, 'Set --config.data.on_error="skip" to go on.'
-            ) from error
-        example = {"image": image, "id": np.int32(record["id"]), "label": np.int32(record["label"])}
+        example = {"image": self._picture(record, index), "id": np.int32(record["id"]), "label": np.int32(record["label"])}
         if self.fields & {"caption_embedding", "caption_tokens"}:
             example |= self._caption_fields(record, index, draw)
         if "class_embedding" in self.fields and record["label"] < 0:
@@ -95,6 +95,21 @@ class Examples:
         if "attributes" in self.fields:
             example |= {f"attribute/{name}": np.int32(value) for name, value in record["attributes"].items()}
         return example
+
+    def _picture(self, record: dict, index: int) -> np.ndarray:
+        if index in self._pictures:
+            return self._pictures[index]
+        try:
+            picture = decode_image(record["image"], self.image_size, self.source.channels)
+        except DataError as error:
+            where = f"image of record {self.source.locate(index)}, id {record['id']}"
+            raise DataError(
+                where, error.value, error.expected, 'Set --config.data.on_error="skip" to go on.'
+            ) from error
+        if self.keep:
+            picture.setflags(write=False)
+            self._pictures[index] = picture
+        return picture
 
     def _path(self, record: dict, index: int) -> np.ndarray:
         """Nodes of the class tree from below the root to the class, int32 [depth]."""
@@ -141,9 +156,7 @@ def train_batches(examples: Examples, config, start: int, rows: Sequence[int] | 
     index = draw_order(len(examples), config.seed, examples.rates)
     places = grain.MapDataset.range(sys.maxsize).map(lambda i: start + i // share * batch_size + rows[i % share])
     own = places.map(lambda place: examples.drawn(index(place), scrambled(config.seed, place)))
-    # Threads read single examples, so the buffer counts examples; batches are made of what they have read.
-    threads = grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.prefetch * share)
-    return iter(own.to_iter_dataset(read_options=threads).batch(share, drop_remainder=True))
+    return iter(_in_threads(own, share, config.data.threads, config.data.prefetch))
 
 
 def eval_batches(
@@ -157,9 +170,22 @@ def eval_batches(
     rows = range(batch_size) if rows is None else [int(row) for row in rows]
     indices = [start + row for start in range(0, count, batch_size) for row in rows]
     dataset = grain.MapDataset.source(indices).map(lambda i: examples[i] if i < count else examples[0])
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * len(rows))
-    examples_read = iter(dataset.to_iter_dataset(read_options=options))
-    for start in range(0, len(indices), len(rows)):
-        batch = [next(examples_read) for _ in rows]
-        mask = np.array(indices[start : start + len(rows)]) < count
-        yield {name: np.stack([example[name] for example in batch]) for name in batch[0]} | {"mask": mask}
+    for number, batch in enumerate(_in_threads(dataset, len(rows), threads, ahead=2)):
+        mask = np.array(indices[number * len(rows) : (number + 1) * len(rows)]) < count
+        yield batch | {"mask": mask}
+
+
+def _in_threads(examples: grain.MapDataset, batch_size: int, threads: int, ahead: int) -> grain.IterDataset:
+    """Full batches of `examples` in order, read by `threads` threads, up to `ahead` batches before they are asked for.
+
+    A thread reads a piece of a batch at a time: handing over single examples costs a small picture more than its
+    decoding does (docs/performance-notes.md).
+    """
+    piece = math.gcd(batch_size, min(PIECE, max(1, ahead * batch_size // threads)))  # some for every thread
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead * batch_size // piece)
+    pieces = examples.batch(piece, drop_remainder=True).to_iter_dataset(read_options=options)
+    return pieces.batch(batch_size // piece, drop_remainder=True, batch_fn=_joined)
+
+
+def _joined(pieces: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}

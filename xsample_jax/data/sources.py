@@ -31,7 +31,7 @@ def open_folder(data, split: str) -> RecordSource:
         raise ConfigError("data.path", data.path, "a folder with a manifest.json when data.source=records", fix)
     source = open_records(data.path, split, data.fingerprint, channels=3)
     if data.cache == "ram":
-        _check_memory(source)
+        check_memory("ram", f"of records in split {source.split}", _size(source))
         source.preload()
     if data.cache == "disk" and in_bucket(source.folder):
         source.read_through(shard_cache(_size(source)))
@@ -42,11 +42,11 @@ def _size(source: RecordSource) -> int:
     return sum(shard["bytes"] for shard in source.manifest.splits[source.split]["shards"])
 
 
-def _check_memory(source: RecordSource) -> None:
-    """Raises ConfigError for a split of more than half of this host's memory: the rest is needed."""
-    size, memory = _size(source), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def check_memory(cache: str, what: str, size: int) -> None:
+    """Raises ConfigError where `size` bytes are more than half of this host's memory: the rest is needed."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > memory / 2:
-        found = f"ram, for {size / 2**30:,.1f} GiB of records in split {source.split}"
+        found = f"{cache}, for {size / 2**30:,.1f} GiB {what}"
         expected = f"at most half of the {memory / 2**30:,.1f} GiB of this host"
         raise ConfigError("data.cache", found, expected, "Set --config.data.cache=none.")
 
