@@ -124,7 +124,7 @@ def test_kept_pictures_are_decoded_once_and_are_the_same(monkeypatch):
         assemble(config)
 
 
-@pytest.mark.parametrize("rows, prefetch, threads", [(16, 1, 16), (48, 2, 4), (7, 3, 2), (512, 4, 4)])
+@pytest.mark.parametrize(("rows", "prefetch", "threads"), [(16, 1, 16), (48, 2, 4), (7, 3, 2), (512, 4, 4)])
 def test_batches_are_the_same_however_they_are_read(examples, rows, prefetch, threads):
     changes = {"batch_size": rows, "data__prefetch": prefetch, "data__threads": threads}
     config = tiny_config(**changes)

@@ -80,7 +80,11 @@ class Examples:
 
     def _example(self, index: int, draw: int | None) -> dict[str, np.ndarray]:
         record = self.source[index]
-        example = {"image": self._picture(record, index), "id": np.int32(record["id"]), "label": np.int32(record["label"])}
+        example = {
+            "image": self._picture(record, index),
+            "id": np.int32(record["id"]),
+            "label": np.int32(record["label"]),
+        }
         if self.fields & {"caption_embedding", "caption_tokens"}:
             example |= self._caption_fields(record, index, draw)
         if "class_embedding" in self.fields and record["label"] < 0:

@@ -1,4 +1,7 @@
-"""A run folder belongs to one config. Another one is refused, or taken over and written down."""
+"""A run folder belongs to one config. Another one is refused, or taken over and written down.
+
+Keys that say how a machine works, and change no number of the run, may differ.
+"""
 
 import pathlib
 
@@ -8,6 +11,15 @@ from xsample_jax.errors import CheckpointError
 from xsample_jax.faults.history import note
 
 CONFIG = "config.json"
+OF_THE_MACHINE = (
+    "data.cache",
+    "data.threads",
+    "data.prefetch",
+    "log.profile",
+    "log.wandb",
+    "faults.data_timeout",
+    "faults.grace",
+)
 
 
 def save_config(config, folder: pathlib.Path, changes: dict) -> None:
@@ -20,12 +32,13 @@ def save_config(config, folder: pathlib.Path, changes: dict) -> None:
 def changed_keys(config, folder: pathlib.Path, allow: bool) -> dict[str, tuple[object, object]]:
     """Returns {dotted key: (then, now)} for the keys that differ from the config of the run in `folder`, if any.
 
-    Raises CheckpointError that lists them unless `allow`.
+    Those in OF_THE_MACHINE are left out. Raises CheckpointError that lists them unless `allow`.
     """
     path = folder / CONFIG
     if not path.exists():
         return {}
     differing = diff_configs(config_from_json(path.read_text()), config)
+    differing = {key: pair for key, pair in differing.items() if key not in OF_THE_MACHINE}
     if differing and not allow:
         changes = "; ".join(f"{key} was {old!r}, is now {new!r}" for key, (old, new) in differing.items())
         raise CheckpointError(
