@@ -88,7 +88,7 @@ class Stem(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = jax.nn.relu(self.norm(self.conv(x)))
-        return max_pool(x, 3, 2, self.implementation) if self.pools else x
+        return max_pool(x, self.implementation) if self.pools else x
 
 
 LAYOUTS = {
