@@ -35,7 +35,7 @@ def resolve_implementation(implementation: str) -> str:
 
 
 def _shifted(x: jax.Array, size: int, stride: int) -> list[jax.Array]:
-    """The size * size shifted, strided copies [n, ho, wo, c] of `x` [n, h, w, c] zero-padded by size // 2, row by row."""
+    """The size * size shifted, strided copies [n, ho, wo, c] of `x` [n, h, w, c] zero-padded by size // 2."""
     pad = size // 2
     rows = (x.shape[1] + 2 * pad - size) // stride + 1
     columns = (x.shape[2] + 2 * pad - size) // stride + 1
