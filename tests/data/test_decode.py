@@ -40,6 +40,13 @@ def test_lossless_picture_of_the_right_size_is_untouched(kind, channels):
     result[0] = 0  # writable: the pipeline may reuse it
 
 
+@pytest.mark.parametrize(("height", "width", "top", "left"), [(16, 21, 0, 2), (27, 16, 5, 0), (16, 20, 0, 2)])
+def test_a_picture_whose_short_side_is_right_is_cut_not_blurred(height, width, top, left):
+    pixels = noise(height, width)
+    result = decode_image(encode(Image.fromarray(pixels)), 16, 3)
+    np.testing.assert_array_equal(result, pixels[top : top + 16, left : left + 16])
+
+
 def test_alpha_is_255_where_there_is_none():
     pixels = noise(8, 8)
     result = decode_image(encode(Image.fromarray(pixels)), 8, 4)

@@ -153,7 +153,10 @@ def square(picture: Image.Image, size: int, channels: int) -> np.ndarray:
     """Centre square, resized to `size`; cropping first gives the same pixels for less work."""
     short = min(picture.size)
     left, top = (picture.width - short) / 2, (picture.height - short) / 2
-    if picture.size != (size, size):
+    if short == size:
+        left, top = int(left), int(top)  # a cut between pixels would blur a picture that has its size already
+        picture = picture.crop((left, top, left + size, top + size))
+    else:
         # Pillow widens the filter when it shrinks (antialiasing) and premultiplies alpha, so that the hidden colour of
         # transparent pixels does not bleed into edges.
         box = (left, top, left + short, top + short)
@@ -161,4 +164,5 @@ def square(picture: Image.Image, size: int, channels: int) -> np.ndarray:
     if channels == 3 and picture.mode == "RGBA":
         white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         picture = Image.alpha_composite(white, picture)
-    return np.array(picture.convert("RGBA" if channels == 4 else "RGB"))
+    mode = "RGBA" if channels == 4 else "RGB"
+    return np.array(picture if picture.mode == mode else picture.convert(mode))
