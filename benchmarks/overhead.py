@@ -25,8 +25,8 @@ from benchmarks.report import HEADER, Comparison, finish
 from xsample_jax.assemble import assemble
 from xsample_jax.config import default_config, resolve
 from xsample_jax.data.pipeline import train_batches
+from xsample_jax.loop import train
 from xsample_jax.mesh import to_global
-from xsample_jax.train import train
 
 
 def config_of(arguments, steps: int):

@@ -16,7 +16,7 @@ import tempfile
 import jax
 import pytest
 
-import xsample_jax.train
+import xsample_jax.loop
 from benchmarks.report import HEADER, Comparison, at_most, finish
 from tests.host_reads import HostReads
 from xsample_jax.checkpoint import Checkpoints
@@ -37,14 +37,14 @@ def run(config) -> tuple[list[int], list[dict]]:
         patch.setattr(LateMetrics, "settle", reads.allow_in(LateMetrics.settle))
         patch.setattr(Checkpoints, "save", reads.allow_in(Checkpoints.save))
 
-        class Clocks(xsample_jax.train.Clocks):
+        class Clocks(xsample_jax.loop.Clocks):
             def step(self):
                 super().step()
                 seen.append(reads.count)
 
-        patch.setattr(xsample_jax.train, "Clocks", Clocks)
+        patch.setattr(xsample_jax.loop, "Clocks", Clocks)
         with jax.transfer_guard("disallow"):
-            xsample_jax.train.train(config, folder)
+            xsample_jax.loop.train(config, folder)
         return seen, read_jsonl(pathlib.Path(folder) / "metrics.jsonl")
 
 

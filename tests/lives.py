@@ -122,7 +122,7 @@ def differences(whole: pathlib.Path, other: pathlib.Path) -> tuple[int, list[str
 
 
 def _serve(encoder: str) -> None:
-    import xsample_jax.train  # noqa: F401  (what a life needs is imported before the fork)
+    import xsample_jax.loop  # noqa: F401  (what a life needs is imported before the fork)
     from tests.objectives.synthetic import LinearEncoder
     from xsample_jax.models import towers
 
@@ -150,11 +150,11 @@ def _read(pipe: int) -> str:
 
 
 def _live(arguments, signals, full, hook) -> None:
+    import xsample_jax.loop
     import xsample_jax.main
-    import xsample_jax.train
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    place, numbers = xsample_jax.train.to_global, itertools.count(1)
+    place, numbers = xsample_jax.loop.to_global, itertools.count(1)
 
     def to_global(batch, mesh):
         number = next(numbers)
@@ -169,8 +169,8 @@ def _live(arguments, signals, full, hook) -> None:
                     timer.join()  # it comes within this very step
         return place(batch, mesh)
 
-    xsample_jax.train.to_global = to_global
-    xsample_jax.train.write_report = lambda runs, path: path.write_text("")  # its pictures would be half of the time
+    xsample_jax.loop.to_global = to_global
+    xsample_jax.loop.write_report = lambda runs, path: path.write_text("")  # its pictures would be half of the time
     exec(hook, {})
     sys.argv = ["main", *arguments]
     code = 1

@@ -13,12 +13,12 @@ from xsample_jax import main
 
 
 def record(path: str) -> None:
-    from xsample_jax import train
+    from xsample_jax import loop
     from xsample_jax.data.pipeline import Examples
     from xsample_jax.models import resnet
 
     resnet.LAYOUTS[18] = (resnet.BasicBlock, (1,))
-    read, to_global, example = [], train.to_global, Examples._example
+    read, to_global, example = [], loop.to_global, Examples._example
 
     def decoded(self, index, draw):
         found = example(self, index, draw)
@@ -30,8 +30,8 @@ def record(path: str) -> None:
             file.write(json.dumps({"id": batch["id"].tolist(), "read": read.copy()}) + "\n")
         return to_global(batch, mesh)
 
-    Examples._example, train.to_global = decoded, noted
-    train.write_report = lambda runs, path: None  # its figures take longer than the run
+    Examples._example, loop.to_global = decoded, noted
+    loop.write_report = lambda runs, path: None  # its figures take longer than the run
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ import jax
 import pytest
 from flax import nnx
 
-from xsample_jax import assemble
-from xsample_jax import train as training
+from xsample_jax import assemble, loop
 from xsample_jax.config import load_config
 from xsample_jax.mesh import make_mesh
 from xsample_jax.metrics.writers import read_jsonl
@@ -52,7 +51,7 @@ def objective_only(monkeypatch):
     """One device, hardly an encoder and no report: what is on trial is the objective, and there are many."""
     monkeypatch.setitem(towers.ENCODERS, "resnet18", PooledPixels)
     monkeypatch.setattr(assemble, "make_mesh", lambda mesh, batch: make_mesh(mesh, batch, jax.devices()[:1]))
-    monkeypatch.setattr(training, "write_report", lambda runs, path: None)
+    monkeypatch.setattr(loop, "write_report", lambda runs, path: None)
 
 
 @pytest.mark.slow
@@ -63,7 +62,7 @@ def test_every_objective_trains(path, tmp_path, objective_only):
 
 def check_smoke_run(path, workdir):
     config = load_config(f"{ROOT / path}:smoke")
-    training.train(config, workdir)
+    loop.train(config, workdir)
     lines = read_jsonl(workdir / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, config.steps + 1))
     assert all(math.isfinite(line["loss"]) for line in lines)

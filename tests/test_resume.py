@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
+import xsample_jax.loop
 import xsample_jax.mesh
-import xsample_jax.train
 from tests.lives import Lives, differences
 from tests.objectives.synthetic import LinearEncoder
 from tests.tiny import tiny_config
@@ -18,10 +18,10 @@ from xsample_jax.assemble import assemble
 from xsample_jax.exit_codes import BAD_INPUT, FINISHED, REQUEUE
 from xsample_jax.faults.history import read_history
 from xsample_jax.faults.preemption import Preempted
+from xsample_jax.loop import train
 from xsample_jax.mesh import make_mesh
 from xsample_jax.metrics.writers import read_jsonl
 from xsample_jax.models import towers
-from xsample_jax.train import train
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_stopped_by_signals_it_saves_and_asks_to_be_started_again(lives, whole, 
 
 @pytest.mark.slow
 def test_a_second_signal_and_the_end_of_the_grace_both_end_at_once(lives, tmp_path):
-    slow = "import xsample_jax.train as t, time; f = t.Checkpoints.save; t.Checkpoints.save = lambda *a: time.sleep(60)"
+    slow = "import xsample_jax.loop as t, time; f = t.Checkpoints.save; t.Checkpoints.save = lambda *a: time.sleep(60)"
     never = "--config.checkpoint.every=100"
     again = lives.run(tmp_path / "again", never, signals=[(3, 0, signal.SIGTERM), (3, 0.5, signal.SIGINT)], hook=slow)
     assert again.code == REQUEUE
@@ -114,9 +114,9 @@ def run_on(monkeypatch, devices, config, folder, stop_after=None, **options):
         return place(batch, mesh)
 
     mesh = make_mesh(config.mesh, config.batch_size, jax.devices()[:devices])
-    monkeypatch.setattr(xsample_jax.train, "assemble", functools.partial(assemble, mesh=mesh))
-    monkeypatch.setattr(xsample_jax.train, "to_global", to_global)
-    monkeypatch.setattr(xsample_jax.train, "write_report", lambda runs, path: None)
+    monkeypatch.setattr(xsample_jax.loop, "assemble", functools.partial(assemble, mesh=mesh))
+    monkeypatch.setattr(xsample_jax.loop, "to_global", to_global)
+    monkeypatch.setattr(xsample_jax.loop, "write_report", lambda runs, path: None)
     if stop_after is None:
         train(config, folder, **options)
     else:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-import xsample_jax.train
+import xsample_jax.loop
 from tests.host_reads import HostReads
 from tests.tiny import tiny_config
 from xsample_jax.checkpoint import Checkpoints
@@ -20,17 +20,17 @@ def test_steps_log_and_save_without_hidden_transfers_or_compilations(tmp_path, m
     monkeypatch.setattr(LateMetrics, "settle", reads.allow_in(LateMetrics.settle))
     monkeypatch.setattr(Checkpoints, "save", reads.allow_in(Checkpoints.save))
 
-    class Clocks(xsample_jax.train.Clocks):
+    class Clocks(xsample_jax.loop.Clocks):
         def step(self):
             super().step()
             steps_seen.append(reads.count)
 
-    monkeypatch.setattr(xsample_jax.train, "Clocks", Clocks)
+    monkeypatch.setattr(xsample_jax.loop, "Clocks", Clocks)
     config = tiny_config(steps=8, log__every=1, checkpoint__every=2, optimizer__ema=0.9, objective__preset="moco",
                          objective__queue=32, log__profile=(6, 2))  # fmt: skip
     # The guard is on for the whole of it: explicit device_put and device_get are all that is allowed.
     with jax.transfer_guard("disallow"):
-        xsample_jax.train.train(config, tmp_path)
+        xsample_jax.loop.train(config, tmp_path)
     assert len(steps_seen) == 8
     assert len(set(steps_seen)) == 1, f"values read by the host up to each step: {steps_seen}"
 

@@ -7,8 +7,8 @@ import pytest
 
 from tests.tiny import tiny_config
 from xsample_jax.errors import CheckpointError, DivergedError
+from xsample_jax.loop import train
 from xsample_jax.metrics.writers import read_jsonl
-from xsample_jax.train import train
 
 
 @pytest.mark.usefixtures("shallow_resnet18")

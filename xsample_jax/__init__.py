@@ -16,16 +16,15 @@ _API = {
     "evaluate": "xsample_jax.evals.of_run",
     "load_config": "xsample_jax.config",
     "load_encoder": "xsample_jax.encoder",
+    "train": "xsample_jax.loop",
 }
 
 
 def __getattr__(name: str):
-    if name == "train":  # the module is callable, since importing it puts it here under the name of its function
-        return importlib.import_module("xsample_jax.train")
     if name in _API:
         return getattr(importlib.import_module(_API[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_API, "train"])
+    return sorted([*globals(), *_API])

@@ -50,7 +50,7 @@ def main(argv: list[str], overrides: list[str]) -> None:
 
     place = find_place(_ADDRESS.value, _PROCESSES.value, _PROCESS.value)
     start(place, config_to_json(config), _START_LIMIT.value)
-    from xsample_jax.train import train
+    from xsample_jax.loop import train
 
     try:
         train(config, _WORKDIR.value, _ALLOW_CHANGE.value)

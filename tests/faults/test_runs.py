@@ -11,23 +11,23 @@ import jax
 import numpy as np
 import pytest
 
-import xsample_jax.train
+import xsample_jax.loop
 from tests.objectives.synthetic import LinearEncoder
 from tests.tiny import random_batch, tiny_config, tiny_parts
 from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.errors import DivergedError, SaveError
 from xsample_jax.faults.history import read_history
 from xsample_jax.faults.preemption import Preempted
+from xsample_jax.loop import train
 from xsample_jax.mesh import to_global
 from xsample_jax.metrics.writers import read_jsonl
 from xsample_jax.models import towers
-from xsample_jax.train import train
 
 
 @pytest.fixture(autouse=True)
 def _cheap(monkeypatch):
     monkeypatch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: LinearEncoder(rngs))
-    monkeypatch.setattr(xsample_jax.train, "write_report", lambda runs, path: None)
+    monkeypatch.setattr(xsample_jax.loop, "write_report", lambda runs, path: None)
 
 
 def a_config(**changes):
@@ -40,7 +40,7 @@ def steps_of(folder):
 
 def last_progress(config, folder):
     checkpoints = Checkpoints(folder, config.checkpoint, own=False)
-    parts, _ = xsample_jax.train.assemble(config)
+    parts, _ = xsample_jax.loop.assemble(config)
     progress = checkpoints.restore(parts.abstract_state)[1]
     checkpoints.close()
     return progress
@@ -54,7 +54,7 @@ def poison(monkeypatch):
     """
 
     def install(is_bad):
-        inner, seen = xsample_jax.train.train_batches, []
+        inner, seen = xsample_jax.loop.train_batches, []
 
         class Poisoned:
             def __init__(self, examples, config, start, *processes):
@@ -72,15 +72,15 @@ def poison(monkeypatch):
             def close(self):
                 self._batches.close()
 
-        hold = xsample_jax.train.LateMetrics.hold
+        hold = xsample_jax.loop.LateMetrics.hold
 
         def recording(self, late):
             assert (late.batch["position"] == late.data_position).all()
             seen.append(late.data_position)
             hold(self, late)
 
-        monkeypatch.setattr(xsample_jax.train, "train_batches", Poisoned)
-        monkeypatch.setattr(xsample_jax.train.LateMetrics, "hold", recording)
+        monkeypatch.setattr(xsample_jax.loop, "train_batches", Poisoned)
+        monkeypatch.setattr(xsample_jax.loop.LateMetrics, "hold", recording)
         return seen
 
     return install
@@ -171,7 +171,7 @@ def test_rollback_goes_back_once_and_on_behind_the_bad_batch(tmp_path, poison):
 
 def test_a_full_disk_in_the_middle_loses_nothing(tmp_path, monkeypatch, capsys):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    place, number = xsample_jax.train.to_global, iter(range(100))
+    place, number = xsample_jax.loop.to_global, iter(range(100))
 
     def full_from_3_to_5(batch, mesh):
         if (now := next(number)) in (2, 5):
@@ -179,7 +179,7 @@ def test_a_full_disk_in_the_middle_loses_nothing(tmp_path, monkeypatch, capsys):
             resource.setrlimit(resource.RLIMIT_FSIZE, (10 if now == 2 else soft, hard))
         return place(batch, mesh)
 
-    made = xsample_jax.train.Checkpoints
+    made = xsample_jax.loop.Checkpoints
 
     def remember(*args, **kwargs):
         nonlocal checkpoints_at_rest
@@ -187,8 +187,8 @@ def test_a_full_disk_in_the_middle_loses_nothing(tmp_path, monkeypatch, capsys):
         return checkpoints_at_rest
 
     checkpoints_at_rest = None
-    monkeypatch.setattr(xsample_jax.train, "Checkpoints", remember)
-    monkeypatch.setattr(xsample_jax.train, "to_global", full_from_3_to_5)
+    monkeypatch.setattr(xsample_jax.loop, "Checkpoints", remember)
+    monkeypatch.setattr(xsample_jax.loop, "to_global", full_from_3_to_5)
     try:
         train(a_config(), tmp_path)
     finally:
@@ -228,9 +228,9 @@ def test_an_evaluation_that_is_cut_off_is_made_up_for(tmp_path, monkeypatch):
             time.sleep(10)  # the signal ends it
         return types.SimpleNamespace(metrics={"probe": 0.5}), None
 
-    monkeypatch.setattr(xsample_jax.train, "evaluate", slow)
+    monkeypatch.setattr(xsample_jax.loop, "evaluate", slow)
     config = a_config(steps=5, eval__suite="emoji", eval__split="val", eval__every=3, checkpoint__every=100)
-    monkeypatch.setattr(xsample_jax.train, "_finish", lambda *args: {})
+    monkeypatch.setattr(xsample_jax.loop, "_finish", lambda *args: {})
     with pytest.raises(Preempted):
         train(config, tmp_path)
     assert last_progress(config, tmp_path).evaluated is False

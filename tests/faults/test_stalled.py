@@ -69,14 +69,14 @@ def test_a_hung_worker_is_shown_where_it_hangs(tmp_path, capfd):
 
 HANG = """
 import sys, threading, concurrent.futures
-import xsample_jax.main, xsample_jax.train
+import xsample_jax.loop, xsample_jax.main
 from xsample_jax.errors import StalledError
 
 def train(*args):
     concurrent.futures.ThreadPoolExecutor().submit(threading.Event().wait)  # as a decoding thread that hangs
     raise StalledError("data", "no batch", "one")
 
-xsample_jax.train.train = train
+xsample_jax.loop.train = train
 sys.argv = ["main", "--config=configs/quickstart.py:smoke", "--workdir=" + sys.argv[1]]
 xsample_jax.main.run()
 """

@@ -2,19 +2,19 @@
 
 import time
 
-import xsample_jax.train
+import xsample_jax.loop
 from tests.objectives.synthetic import LinearEncoder
 from xsample_jax.main import run
 from xsample_jax.models import towers
 
 if __name__ == "__main__":
     towers.ENCODERS["resnet18"] = lambda config, rngs: LinearEncoder(rngs)
-    xsample_jax.train.write_report = lambda runs, path: None
-    place = xsample_jax.train.to_global
+    xsample_jax.loop.write_report = lambda runs, path: None
+    place = xsample_jax.loop.to_global
 
     def to_global(batch, mesh):
         time.sleep(0.2)  # so that a signal comes within the run
         return place(batch, mesh)
 
-    xsample_jax.train.to_global = to_global
+    xsample_jax.loop.to_global = to_global
     run()

@@ -8,7 +8,7 @@ from tests.tiny import tiny_config, tiny_parts
 from tests.weights.made import made_array
 from xsample_jax.config import default_config, find_problems
 from xsample_jax.errors import DataError, Problems
-from xsample_jax.train import train
+from xsample_jax.loop import train
 from xsample_jax.weights.families import FAMILIES
 from xsample_jax.weights.name_map import to_theirs
 from xsample_jax.weights.pretrained import abstract_encoder, encoder_shapes, read_pretrained

@@ -3,8 +3,6 @@
 import contextlib
 import json
 import pathlib
-import sys
-import types
 
 import jax
 
@@ -45,6 +43,8 @@ SNAPSHOT, REPORT, PROFILE = "report_data.npz", "report.html", "profile"
 def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False) -> dict[str, float]:
     """Trains and evaluates what `config` describes and returns the final metrics of the evaluation.
 
+    config: a ConfigDict, checked or not, or the name of a config file, as "configs/quickstart.py:smoke".
+
     Called again with the same folder it resumes from the newest checkpoint with the very same batches, and when the
     run is finished it says so and returns its metrics. docs/resume.md says what happens when something goes wrong.
 
@@ -52,6 +52,7 @@ def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False
     (unless `allow_config_change`) or is in use; DivergedError, SaveError or StalledError when the run breaks; Preempted
     when it was asked to stop and has saved.
     """
+    config = load_config(config) if isinstance(config, str) else resolve(config)
     first_process = jax.process_index() == 0
     with open_run_folder(workdir, first_process) as run, preemption_notice(config.faults.grace) as notice:
         folder = run.files
@@ -253,14 +254,3 @@ def _finish(parts: Parts, examples: Examples, run: RunFolder, notice: Notice, st
         print(f"{config.name}: finished at step {steps}. Report: {run.place / REPORT}")
     barrier("the end of the run")
     return scores
-
-
-class _Callable(types.ModuleType):
-    """`xsample_jax.train` is this module once it is imported; called, it is the function."""
-
-    def __call__(self, config, workdir: str | pathlib.Path) -> dict[str, float]:
-        """`train` with a config (or the name of its file) that may not have been checked yet."""
-        return train(load_config(config) if isinstance(config, str) else resolve(config), workdir)
-
-
-sys.modules[__name__].__class__ = _Callable
