@@ -11,6 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from xsample_jax.checkpoint_files import CHECKPOINTS, FORMAT, check_arrays, check_meta
 from xsample_jax.errors import CheckpointError, SaveError
 from xsample_jax.faults.checksums import checksums, text_checksum
 from xsample_jax.faults.history import note
@@ -19,9 +20,8 @@ from xsample_jax.progress import Progress
 from xsample_jax.state import TrainState
 from xsample_jax.storage.paths import absolute, move_tree
 
-FORMAT = 2
 FULL = "Is the disk full?"
-CHECKPOINTS, DAMAGED = "checkpoints", "damaged"
+DAMAGED = "damaged"
 
 
 class Checkpoints:
@@ -129,15 +129,9 @@ class Checkpoints:
     def _restore(self, abstract_state: TrainState, step: int) -> tuple[TrainState, Progress]:
         target = ocp.args.StandardRestore(_as_dict(abstract_state))
         saved = self._manager.restore(step, args=ocp.args.Composite(state=target, meta=ocp.args.JsonRestore()))
-        meta = dict(saved["meta"])
-        if meta.get("format") != FORMAT:
-            raise CheckpointError("checkpoint format", meta.get("format"), f"{FORMAT}", "Use a matching version.")
-        if meta.pop("checksum") != text_checksum(meta):
-            raise CheckpointError("meta", "other text", "what its checksum was made of", "The file is damaged.")
-        sums = checksums(saved["state"])
-        wrong = [name for name, value in meta["checksums"].items() if sums[name] != value]
-        if wrong:
-            raise CheckpointError("checksum", wrong[:3], "that of the arrays when saved", "The files are damaged.")
+        meta = saved["meta"]
+        check_meta(meta, f"checkpoint {step}")
+        check_arrays(saved["state"], meta, f"checkpoint {step}")
         return TrainState(**saved["state"]), Progress(**meta["progress"])
 
     def _report(self, problems: dict[int, str], good: int) -> None:

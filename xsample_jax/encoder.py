@@ -10,13 +10,14 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from xsample_jax.checkpoint_files import MODEL, find_checkpoint, read_arrays, saved_arrays, trained_config
 from xsample_jax.config import resolve
 from xsample_jax.data.augment import eval_view
 from xsample_jax.data.decode import square
 from xsample_jax.errors import DataError
 from xsample_jax.models.towers import ENCODERS
 from xsample_jax.state import to_flat
-from xsample_jax.weights.checkpoint import read_encoder
+from xsample_jax.weights.pretrained import ENCODER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +97,17 @@ class Encoder:
 def load_encoder(path: str | Path, step: int | None = None) -> Encoder:
     """The encoder of the run in folder `path`: of its newest checkpoint, or of the one after `step` steps.
 
-    It is the moving average where the run kept one (optimizer.ema). No data set is opened. Raises CheckpointError.
+    It is the moving average where the run kept one (optimizer.ema). Neither a data set nor the state of the optimiser
+    is read, and any number of devices will do. Raises CheckpointError: no such checkpoint, or a damaged one.
     """
-    return Encoder(*read_encoder(path, step))
+    run, step = find_checkpoint(path, step)
+    wanted = {
+        part: {name: leaf for name, leaf in leaves.items() if name.startswith(ENCODER)}
+        for part, leaves in saved_arrays(run, step).items()
+    }
+    found = read_arrays(run, step, wanted, sharding=None)
+    found = {path.removeprefix(ENCODER): array for part in MODEL for path, array in found[part].items()}
+    return Encoder(trained_config(run, step), step, found)
 
 
 def _picture(image: np.ndarray, place: int) -> Image.Image:

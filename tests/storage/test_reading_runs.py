@@ -8,11 +8,11 @@ import pytest
 
 from tests.tools.synthetic_runs import write_run
 from tests.tools.test_evaluate import SPLITS, save_run
+from xsample_jax.checkpoint_files import find_checkpoint
+from xsample_jax.encoder import load_encoder
 from xsample_jax.errors import CheckpointError, DataError
-from xsample_jax.load_model import find_checkpoint
 from xsample_jax.storage.paths import as_path, upload
 from xsample_jax.tools import evaluate, report
-from xsample_jax.weights.checkpoint import read_encoder
 from xsample_jax.weights.read import read_weights
 
 
@@ -25,11 +25,11 @@ def test_evaluate_and_export_take_a_checkpoint_in_a_bucket(bucket, store, monkey
     assert find_checkpoint(f"{run}/checkpoints/3") == (as_path(run), 3)
     with pytest.raises(CheckpointError, match="a run folder"):
         find_checkpoint(f"{bucket}/runs/none")
-    _, step, arrays = read_encoder(run)
-    assert step == 7
+    encoder = load_encoder(run)
+    assert encoder.step == 7
     for name, value in jax.device_get(state.params).items():
         if name.startswith("encoder/"):
-            np.testing.assert_array_equal(arrays[name.removeprefix("encoder/")], value)
+            np.testing.assert_array_equal(encoder.arrays[name.removeprefix("encoder/")], value)
 
     assert evaluate.run([f"--checkpoint={run}", "--evals=geometry", *SPLITS]) == 0
     assert f"{run}/evaluations/7/evaluation.html" in capsys.readouterr().out

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from xsample_jax.checkpoint_files import find_checkpoint
 from xsample_jax.errors import ConfigError, Problems, UserError, did_you_mean
 from xsample_jax.evals.bench import Bench, Options
 from xsample_jax.evals.intervals import Interval
@@ -11,7 +12,7 @@ from xsample_jax.evals.registry import EVALUATORS
 from xsample_jax.evals.result import Collector, SuiteResult
 from xsample_jax.evals.run import FeatureStore
 from xsample_jax.evals.text_side import TextSide
-from xsample_jax.load_model import find_checkpoint, load_model, read_config
+from xsample_jax.load_model import load_model, read_config
 from xsample_jax.mesh import connect
 from xsample_jax.processes import say
 

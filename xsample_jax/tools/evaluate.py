@@ -80,11 +80,12 @@ def read_protocol(chosen: argparse.Namespace):
 
 def run(arguments: Sequence[str]) -> int:
     """Does what the command line says and returns the exit code."""
+    from xsample_jax.checkpoint_files import find_checkpoint
     from xsample_jax.config import config_to_json, split_overrides
     from xsample_jax.evals.bench import Options
     from xsample_jax.evals.evaluate_checkpoint import check_names, evaluate_checkpoint
     from xsample_jax.evals.intervals import save_examples
-    from xsample_jax.load_model import find_checkpoint, read_config
+    from xsample_jax.load_model import read_config
     from xsample_jax.processes import find_place, start
     from xsample_jax.storage.paths import as_path, local_copy_of
 
