@@ -23,6 +23,7 @@ from xsample_jax.data.pipeline import Examples
 from xsample_jax.data.sources import check_memory, open_source, open_training_source, source_folder
 from xsample_jax.data.whole_file import load_arrays
 from xsample_jax.errors import ConfigError, DataError, Problems
+from xsample_jax.kernel_fit import check_kernels
 from xsample_jax.mesh import batch_sharding, make_mesh, replicated
 from xsample_jax.metrics.progress import progress
 from xsample_jax.models.remat import compiler_options
@@ -288,7 +289,10 @@ class Parts:
 
 def assemble(config, mesh: Mesh | None = None) -> tuple[Parts, Examples]:
     """Opens the training split of a config and returns the parts of its run, and the examples."""
-    fields = build_objective(config.objective).requires
+    mesh = mesh or make_mesh(config.mesh, config.batch_size)
+    objective = build_objective(config.objective)
+    check_kernels(config, objective, mesh)
+    fields = objective.requires
     source, rates = open_training_source(config.data)
     examples = open_examples(config, config.data.split, fields, source)
     examples.rates = rates
@@ -303,5 +307,4 @@ def assemble(config, mesh: Mesh | None = None) -> tuple[Parts, Examples]:
     if config.eval.online_probe and not examples.source.manifest.class_names:
         fix = "Set --config.eval.online_probe=false."
         raise ConfigError("eval.online_probe", True, "False for a set without class names", fix)
-    mesh = mesh or make_mesh(config.mesh, config.batch_size)
     return Parts(config, data_facts(examples), mesh, classes), examples

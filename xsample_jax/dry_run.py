@@ -13,6 +13,7 @@ from xsample_jax.compiled_report import GIB, CompiledReport, compiled_report, de
 from xsample_jax.data.augment import make_views
 from xsample_jax.data.contact_sheet import contact_sheet, unnormalise
 from xsample_jax.data.pipeline import train_batches
+from xsample_jax.kernel_fit import check_kernels
 from xsample_jax.memory_fit import check_fit, overflow
 from xsample_jax.mesh import make_mesh
 from xsample_jax.objectives.build import build_objective
@@ -67,9 +68,10 @@ def _describe_slice(config, topology: str) -> CompiledReport:
 
 def stand_in_parts(config, devices) -> Parts:
     """The parts of a run whose data is elsewhere: RGB photographs, 1,000 classes, all-mpnet-base-v2 embeddings."""
+    mesh, objective = make_mesh(config.mesh, config.batch_size, devices), build_objective(config.objective)
+    check_kernels(config, objective, mesh)
     classes = np.ones((STAND_IN.classes, STAND_IN.caption_dim), np.float16)
-    needed = "class_embedding" in build_objective(config.objective).requires
-    return Parts(config, STAND_IN, make_mesh(config.mesh, config.batch_size, devices), classes if needed else None)
+    return Parts(config, STAND_IN, mesh, classes if "class_embedding" in objective.requires else None)
 
 
 def _print_sizes(parts: Parts) -> None:

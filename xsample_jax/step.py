@@ -18,7 +18,6 @@ from xsample_jax.objectives.memory import moved_teacher, recall, teacher_params
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.parameters import bias_of, temperature_of
 from xsample_jax.objectives.streamed import Streaming
-from xsample_jax.objectives.temperature import LOWEST as COLDEST
 from xsample_jax.online_probe import train_online_probe
 from xsample_jax.precision import float32, updated
 from xsample_jax.state import ModelDef, TrainState, to_flat
@@ -49,7 +48,7 @@ def make_train_step(
     how = Streaming(
         **{name: config.loss[name] for name in ("impl", "tile", "tiles", "exchange", "wire", "caption_wire")},
         mesh=mesh,
-        lowest_temperature=COLDEST if objective.learn_temperature else objective.temperature,
+        lowest_temperature=objective.lowest_temperature,
         class_embeddings=class_embeddings,
     )
 

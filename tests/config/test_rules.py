@@ -6,6 +6,8 @@ from tests.config.changed import changed
 from xsample_jax.config import find_problems
 from xsample_jax.errors import ConfigError
 
+KERNELS = {"loss__tiles": "pallas", "loss__impl": "streaming"}
+
 
 @pytest.mark.parametrize(
     ("changes", "field", "fix"),
@@ -86,6 +88,14 @@ from xsample_jax.errors import ConfigError
         ({"eval__split": "train_styles"}, "eval.split", "--config.eval.split=test"),
         ({"eval__suite": "probe", "eval__split": "train"}, "eval.split", ""),
         ({"eval__online_probe": True, "loss__grad_cache": 2}, "eval.online_probe", "grad_cache=1"),
+        ({"loss__tiles": "pallas"}, "loss.tiles", "loss.impl=streaming"),
+        ({"loss__tiles": "pallas", "loss__impl": "dense"}, "loss.tiles", "a dense loss has no tiles"),
+        (KERNELS | {"objective__graph": "class_text"}, "loss.tiles", "term 0 has no kernels: a graph of class texts"),
+        (KERNELS | {"objective__preset": "simclr"}, "loss.tiles", "not the softmax of cosines"),
+        (KERNELS | {"objective__temperature": 0.02}, "loss.tiles", "stay above 0.025"),
+        (KERNELS | {"objective__learn_temperature": True}, "loss.tiles", "stay above 0.025"),
+        (KERNELS | {"objective__target_temperature": 0.02}, "loss.tiles", "stay above 0.025"),
+        (KERNELS | {"batch_size": 160, "mesh__data": 8}, "loss.tiles", "batch_size to a multiple of 1024"),
         ({"eval__suite": "none", "checkpoint__metric": "knn"}, "checkpoint.metric", "checkpoint.metric=None"),
         ({"checkpoint__metric": "knn", "checkpoint__keep_best": 0}, "checkpoint.keep_best", ""),
     ],
@@ -116,6 +126,8 @@ def test_combinations(changes, field, fix):
         {"augment__size": 128},
         {"optimizer__name": "lars"},
         {"checkpoint__metric": "knn"},
+        KERNELS,
+        KERNELS | {"batch_size": 1024, "mesh__data": 8},
     ],
 )
 def test_combinations_that_work(changes):
@@ -131,3 +143,8 @@ def test_all_that_is_wrong_with_an_objective_is_reported_at_once():
         "objective.terms[0].graph.source",
         "objective.terms[1].negatives",
     ]
+
+
+def test_kernels_are_refused_with_all_else_that_is_wrong():
+    found = find_problems(changed(**KERNELS | {"objective__graph": "class_text"}, views=1, steps=None))
+    assert {problem.field for problem in found} == {"loss.tiles", "steps", "views"}

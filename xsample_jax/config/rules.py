@@ -6,11 +6,12 @@ key that is wrong or missing is not in the dict; reading it raises KeyError, whi
 reported already.
 """
 
-from xsample_jax.config import rules_data, rules_evaluation, rules_model, rules_objective, rules_training
+from xsample_jax.config import rules_data, rules_evaluation, rules_loss, rules_model, rules_objective, rules_training
 
 RULES = (
     *rules_training.RULES,
     *rules_objective.RULES,
+    *rules_loss.RULES,
     *rules_data.RULES,
     *rules_model.RULES,
     *rules_evaluation.RULES,

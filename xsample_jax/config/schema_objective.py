@@ -64,8 +64,8 @@ LOSS = {
     "tiles": Key(
         str,
         "auto",
-        "Who computes the tiles: xla, pallas (kernels for TPU, for the graph of captions in X-CLR only) or auto "
-        "(pallas on TPU where it can). A graph of class texts has a table instead of tiles.",
+        "Who computes the tiles: xla, pallas (kernels for TPU, for the graph of captions in X-CLR only; refused where "
+        "it cannot) or auto (pallas on TPU where it can). A graph of class texts has a table instead of tiles.",
         choices=("auto", "pallas", "xla"),
     ),
     "grad_cache": Key(

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from xsample_jax.graphs.combine import requires
 from xsample_jax.objectives.blocks import Block, Rows, check_unit_rows
-from xsample_jax.objectives.streamed import Streaming, streamed_term, why_not
+from xsample_jax.objectives.streamed import Streaming, streamed_term, why_no_kernels, why_not
+from xsample_jax.objectives.temperature import LOWEST
 from xsample_jax.objectives.terms import (
     FeatureTerm,
     Term,
@@ -55,6 +56,11 @@ class Objective:
     predictor: bool = False
     gate: bool = False
     memory: str | None = None
+
+    @property
+    def lowest_temperature(self) -> float:
+        """What tau cannot go below."""
+        return LOWEST if self.learn_temperature else self.temperature
 
     @property
     def requires(self) -> frozenset[str]:
@@ -133,6 +139,15 @@ def find_unstreamable(objective: Objective) -> list[tuple[int, str]]:
     if not isinstance(objective.target_temperature, float | int):
         reasons = [reason or "its tau_s is a rule" for reason in reasons]
     return [(number, reason) for number, reason in enumerate(reasons) if reason]
+
+
+def find_without_kernels(objective: Objective) -> list[tuple[int, str]]:
+    """(number, reason) of every term that the kernels for TPU cannot do, of those that can be streamed."""
+    lowest, tau_s, centre = objective.lowest_temperature, objective.target_temperature, objective.centre
+    unstreamable = dict(find_unstreamable(objective))
+    streamed = {n: term for n, term in enumerate(objective.terms) if n not in unstreamable}
+    reasons = {n: why_no_kernels(term, lowest, tau_s, centre) for n, term in streamed.items()}
+    return [(number, reason) for number, reason in reasons.items() if reason]
 
 
 def centred(block: Block) -> Block:

@@ -16,7 +16,7 @@ from xsample_jax.graphs.transforms import LOCAL
 from xsample_jax.objectives.blocks import Block, Rows, concatenate, select
 from xsample_jax.objectives.class_table import class_table_rows
 from xsample_jax.objectives.cross_entropy import mean_over_rows
-from xsample_jax.objectives.streaming import streaming_rows
+from xsample_jax.objectives.streaming import LOWEST_STATIC, streaming_rows
 from xsample_jax.objectives.terms import Term
 from xsample_jax.rows import cosines
 
@@ -94,6 +94,24 @@ def why_not(term: Term) -> str | None:
         return "its anchors are some of its keys"
     if same and name_of(graph.source) in ONE_WAY:
         return f"its source {name_of(graph.source)!r} is not symmetric"
+    return None
+
+
+def why_no_kernels(term: Term, objective_lowest: float, target_temperature: float, centre: bool) -> str | None:
+    """Why the kernels of streaming_kernel.py cannot do a term that can be streamed, in words; None if they can.
+
+    objective_lowest: what the objective's tau cannot go below; target_temperature: its tau_s.
+    """
+    graph = term.graph
+    if graph.source == "class_text" and not graph.transforms and not centre:
+        return "a graph of class texts has a table instead of tiles"
+    if name_of(graph.source) not in COSINES or graph.transforms or name_of(graph.normaliser) != "softmax":
+        return "its target is not the softmax of cosines of texts"
+    if term.anchors != term.keys:
+        return "its anchors are not its keys"
+    lowest = term.temperature if isinstance(term.temperature, float | int) else objective_lowest
+    if min(lowest, graph.target_temperature or target_temperature) <= LOWEST_STATIC:
+        return f"its temperatures are not known to stay above {LOWEST_STATIC}"
     return None
 
 
