@@ -18,13 +18,13 @@ from benchmarks.gpu_step import QUICK, config_of
 from benchmarks.gpu_timing import seconds_in_turn
 from benchmarks.prepare_cpu import photograph
 from benchmarks.report import HEADER, at_most, finish
-from xsample_jax.assemble import open_examples
 from xsample_jax.config import resolve
 from xsample_jax.data.augment import make_views
 from xsample_jax.data.pipeline import train_batches
 from xsample_jax.data.record_reader import open_records
 from xsample_jax.data.record_writer import write_records
 from xsample_jax.dry_run import stand_in_parts
+from xsample_jax.examples import open_examples
 from xsample_jax.mesh import to_global
 
 SHARE, VIEWS_PER_SECOND = 0.03, 4000  # augmentation may take this share of a step at this speed

@@ -16,11 +16,12 @@ import numpy as np
 
 from benchmarks.gpu_timing import seconds_in_turn
 from benchmarks.report import HEADER, Comparison, finish, less_is_better
-from xsample_jax.assemble import STAND_IN, Parts
 from xsample_jax.config import default_config, resolve
+from xsample_jax.data_facts import STAND_IN
 from xsample_jax.mesh import make_mesh, to_global
 from xsample_jax.metrics.flops import model_flops
 from xsample_jax.metrics.hardware import peak_flops
+from xsample_jax.parts import Parts
 
 IMAGES = {"resnet50": 256, "vit_b": 128}  # of a batch, two views each
 TARGETS = {"resnet50": ("views/s", 4000.0), "vit_b": ("MFU, %", 45.0)}  # on an H100

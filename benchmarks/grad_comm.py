@@ -19,10 +19,11 @@ quiet_environment(os.environ)  # before jax is imported
 import jax  # noqa: E402
 
 from benchmarks.report import HEADER, Comparison, at_most, finish, lacking, less_is_better  # noqa: E402
-from xsample_jax.assemble import STAND_IN, Parts  # noqa: E402
 from xsample_jax.compiled_report import collective_arrays  # noqa: E402
 from xsample_jax.config import default_config, resolve  # noqa: E402
+from xsample_jax.data_facts import STAND_IN  # noqa: E402
 from xsample_jax.mesh import make_mesh  # noqa: E402
+from xsample_jax.parts import Parts  # noqa: E402
 
 BYTES = {"bf16": 2, "f16": 2, "f32": 4, "u16": 2}
 SMALL = 0.01  # reductions of less than this share of the gradient are sums of batch norms and metrics

@@ -18,10 +18,11 @@ import numpy as np
 from benchmarks.gemm import seconds_per_flop
 from benchmarks.report import HEADER, faster, finish, lacking
 from benchmarks.timing import interleaved
-from xsample_jax.assemble import STAND_IN, Parts
 from xsample_jax.config import default_config, resolve
+from xsample_jax.data_facts import STAND_IN
 from xsample_jax.mesh import make_mesh, to_global
 from xsample_jax.metrics.flops import model_flops
+from xsample_jax.parts import Parts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,10 +76,11 @@ def measure(encoder: str, options, knob: dict) -> tuple[int, int, float | None]:
     """Bytes of the state and of temporaries on one device, and FLOPs; those of GradCache's loop cannot be read."""
     import jax
 
-    from xsample_jax.assemble import STAND_IN, Parts
     from xsample_jax.compiled_report import compiled_report
     from xsample_jax.config import default_config, resolve
+    from xsample_jax.data_facts import STAND_IN
     from xsample_jax.mesh import make_mesh
+    from xsample_jax.parts import Parts
 
     if options.topology:
         devices, effort = topology_devices(options.topology), {"exec_time_optimization_effort": -1.0}

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from xsample_jax.assemble import DataFacts, Parts
 from xsample_jax.config import default_config, resolve, smoke
+from xsample_jax.data_facts import DataFacts
 from xsample_jax.mesh import make_mesh
 from xsample_jax.objectives.build import build_objective
+from xsample_jax.parts import Parts
 
 CAPTION_DIM = 12
 

@@ -8,15 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xsample_jax.assemble import STAND_IN, Parts, assemble
+from xsample_jax.assemble import assemble
 from xsample_jax.compiled_report import GIB, CompiledReport, compiled_report, describe
 from xsample_jax.data.augment import make_views
 from xsample_jax.data.contact_sheet import contact_sheet, unnormalise
 from xsample_jax.data.pipeline import train_batches
+from xsample_jax.data_facts import STAND_IN
 from xsample_jax.kernel_fit import check_kernels
 from xsample_jax.memory_fit import check_fit, overflow
 from xsample_jax.mesh import make_mesh
 from xsample_jax.objectives.build import build_objective
+from xsample_jax.parts import Parts
 from xsample_jax.sharding import bytes_per_device
 from xsample_jax.storage.paths import as_path, local_copy_of
 from xsample_jax.topology import topology_devices

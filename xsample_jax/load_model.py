@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from xsample_jax.assemble import DataFacts, Parts
 from xsample_jax.checkpoint_files import read_arrays, saved_arrays, trained_config
 from xsample_jax.config.check import find_problems
 from xsample_jax.config.load import default_config, resolve
 from xsample_jax.config.overrides import apply_overrides
+from xsample_jax.data_facts import DataFacts
 from xsample_jax.errors import CheckpointError, ConfigError, Problems
 from xsample_jax.mesh import make_mesh, replicated
+from xsample_jax.parts import Parts
 from xsample_jax.state import ModelDef, TrainState, to_flat
 
 # What may be changed for a trained model: the data, and how it is read.

@@ -6,7 +6,7 @@ import pathlib
 
 import jax
 
-from xsample_jax.assemble import Parts, assemble
+from xsample_jax.assemble import assemble
 from xsample_jax.checkpoint import FULL, Checkpoints
 from xsample_jax.config import config_to_json, load_config, resolve
 from xsample_jax.data.pipeline import Examples, train_batches
@@ -29,6 +29,7 @@ from xsample_jax.metrics.late import Late, LateMetrics
 from xsample_jax.metrics.profile import Profiler
 from xsample_jax.metrics.wandb_writer import wandb_writer
 from xsample_jax.metrics.writers import JSONL, open_writers, read_jsonl
+from xsample_jax.parts import Parts
 from xsample_jax.processes import barrier, check_shared, exchange, name_of_process, say
 from xsample_jax.progress import Progress
 from xsample_jax.state import TrainState

@@ -1,8 +1,8 @@
 """Does a step fit the memory of its devices? If not: what takes the space, and which config key gives it back."""
 
-from xsample_jax.assemble import Parts
 from xsample_jax.compiled_report import GIB, CompiledReport
 from xsample_jax.errors import ConfigError
+from xsample_jax.parts import Parts
 from xsample_jax.sharding import bytes_per_device
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.captions.tiny_models import write_model
-from xsample_jax.assemble import load_class_embeddings
 from xsample_jax.captions.imagenet_classes import FOLDER, imagenet_class_embeddings, read_classes, read_embeddings
 from xsample_jax.captions.jax_encoder import JaxEncoder
+from xsample_jax.class_embeddings import load_class_embeddings
 from xsample_jax.data.record_reader import open_records
 from xsample_jax.data.record_writer import write_records
 from xsample_jax.errors import DataError

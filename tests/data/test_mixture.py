@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from tests.tiny import tiny_config
-from xsample_jax.assemble import open_examples
 from xsample_jax.data import labels as labels_of_splits
 from xsample_jax.data.mixture import Mixture
 from xsample_jax.data.pipeline import train_batches
@@ -15,6 +14,7 @@ from xsample_jax.data.record_reader import open_records
 from xsample_jax.data.record_writer import write_records
 from xsample_jax.data.sources import open_training_source
 from xsample_jax.errors import DataError, UserError
+from xsample_jax.examples import open_examples
 
 ENCODER = {"name": "e", "revision": "1", "pooling": "mean", "dim": 4, "normalised": True, "template": "{caption}"}
 

@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 
 from tests.tiny import tiny_config
-from xsample_jax.assemble import assemble, open_examples
+from xsample_jax.assemble import assemble
 from xsample_jax.data import pipeline
 from xsample_jax.data.draws import draw_order
 from xsample_jax.data.pipeline import eval_batches, train_batches
 from xsample_jax.data.record_writer import write_records
 from xsample_jax.errors import ConfigError, DataError
+from xsample_jax.examples import open_examples
 
 
 @pytest.fixture(scope="module")

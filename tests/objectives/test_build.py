@@ -6,9 +6,9 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from xsample_jax.assemble import check_side_information
 from xsample_jax.config import flat_keys
 from xsample_jax.errors import ConfigError, DataError, Problems
+from xsample_jax.examples import check_side_information
 from xsample_jax.graphs.combine import Graph, Mixture
 from xsample_jax.objectives.blocks import IMAGE, TEXT, Rows
 from xsample_jax.objectives.build import build_objective, find_problems, needed_views, presets_that_read

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.assemble import open_examples
 from xsample_jax.data.decode import decode_record
 from xsample_jax.data.manifest import file_checksum, read_manifest, verify_records, wrong_size
 from xsample_jax.data.record_reader import RecordSource
 from xsample_jax.data.sources import open_source, source_folder
 from xsample_jax.doctor.finding import NOTE, OK, PROBLEM, Finding, problems
 from xsample_jax.errors import DataError, UserError
+from xsample_jax.examples import open_examples
 from xsample_jax.objectives.build import build_objective
 from xsample_jax.storage.paths import as_path, file_sizes
 

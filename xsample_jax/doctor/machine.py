@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import jax
 
-from xsample_jax.assemble import Parts
 from xsample_jax.doctor.finding import NOTE, OK, PROBLEM, Finding, problems
 from xsample_jax.errors import UserError
 from xsample_jax.mesh import make_mesh
+from xsample_jax.parts import Parts
 from xsample_jax.storage.paths import absolute, in_bucket
 
 GIB = 2**30

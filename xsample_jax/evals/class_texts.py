@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xsample_jax.assemble import load_class_embeddings
 from xsample_jax.captions.encoders import encode_unique, fill_template, open_encoder
 from xsample_jax.captions.imagenet_classes import TEMPLATE
+from xsample_jax.class_embeddings import load_class_embeddings
 from xsample_jax.data.embedding_rows import unit_rows
 from xsample_jax.data.sources import source_folder
 from xsample_jax.evals.bench import Bench

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xsample_jax.assemble import Parts, open_examples
 from xsample_jax.data.augment import make_views
 from xsample_jax.data.backgrounds import choose_donors, from_images, random_colours
 from xsample_jax.data.pipeline import Examples, eval_batches
@@ -21,6 +20,7 @@ from xsample_jax.evals.result import SuiteResult
 from xsample_jax.evals.snapshot import find_neighbours, save_snapshot
 from xsample_jax.evals.suites import SUITES
 from xsample_jax.evals.worst_errors import error_arrays, find_errors
+from xsample_jax.examples import open_examples
 from xsample_jax.graphs.normalise import MASKED
 from xsample_jax.mesh import gather_rows, process_rows, replicated, to_global
 from xsample_jax.metrics.progress import progress
@@ -28,6 +28,7 @@ from xsample_jax.objectives.blocks import IMAGE, image_block
 from xsample_jax.objectives.objective import centred
 from xsample_jax.objectives.parameters import temperature_of
 from xsample_jax.objectives.terms import Term, pairs_of
+from xsample_jax.parts import Parts
 from xsample_jax.state import TrainState
 
 SNAPSHOT_IMAGES = 48

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from xsample_jax.assemble import Parts
 from xsample_jax.captions.tokenizer import load_tokenizer, tokenize
 from xsample_jax.data.select_caption import select_caption
 from xsample_jax.data.sources import open_source, source_folder
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.mesh import replicated
 from xsample_jax.metrics.progress import progress
+from xsample_jax.parts import Parts
 from xsample_jax.state import TrainState
 
 CHUNK = 1024

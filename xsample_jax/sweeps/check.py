@@ -50,8 +50,8 @@ def check_points(points: Sequence[Point], sweep: str, out: str | None = None, da
 
 def _data_problem(config, opened: dict) -> UserError | None:
     """What is wrong with the data of a config; every data set is opened once."""
-    from xsample_jax.assemble import open_examples
     from xsample_jax.data.sources import open_training_source
+    from xsample_jax.examples import open_examples
     from xsample_jax.objectives.build import build_objective
 
     fields = build_objective(config.objective).requires

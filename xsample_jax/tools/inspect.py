@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.assemble import load_class_embeddings
+from xsample_jax.class_embeddings import load_class_embeddings
 from xsample_jax.config import default_config, load_config, split_overrides
 from xsample_jax.data.caption_sample import read_sample
 from xsample_jax.data.embedding_rows import unit_rows

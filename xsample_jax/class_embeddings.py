@@ -1,0 +1,49 @@
+"""Frozen embeddings of the class texts of a set, from wherever they can be had."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from xsample_jax.captions.imagenet_classes import imagenet_class_embeddings
+from xsample_jax.data.embedding_rows import unit_rows
+from xsample_jax.data.whole_file import load_arrays
+from xsample_jax.errors import DataError
+from xsample_jax.metrics.progress import progress
+from xsample_jax.processes import say
+
+
+def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
+    """Frozen embeddings of the class texts, float16 [classes, E], for the class_text graph.
+
+    They are class_embeddings.npy of the record set; else, where its classes are ImageNet's, those that the package
+    ships; else the mean caption embedding of every class in the split (exact where all images of a class share their
+    caption, as in the emoji set). It says which unless it is the first.
+    """
+    path = folder / "class_embeddings.npy"
+    if path.exists():
+        found, classes = load_arrays(path), len(source.manifest.class_names)
+        if len(found) != classes:
+            expected = f"{classes}, one for each class that is trained on"
+            raise DataError(
+                f"rows of {path}", len(found), expected, "Embed the classes again, or mix sets of the same classes."
+            )
+        return found
+    shipped = imagenet_class_embeddings(source.manifest.class_names)
+    if shipped is not None:
+        say(f"class_text graph: {len(shipped)} ImageNet classes, embeddings of the package")
+        return shipped
+    if source.manifest.text_encoder is None:
+        raise DataError(
+            "class embeddings",
+            str(path),
+            "that file, or caption embeddings in the records, for the class_text graph",
+            "Write it with `python -m xsample_jax.tools.embed --what=classes`, or use --config.objective.graph=label.",
+        )
+    say(f"class_text graph: no {path.name} in the set, taking the mean caption embedding of every class")
+    sums = np.zeros((len(source.manifest.class_names), source.manifest.text_encoder["dim"]), np.float32)
+    for index in progress(range(len(source)), "class embeddings", len(source), enabled=jax.process_index() == 0):
+        record = source[index]
+        if record["label"] >= 0 and record["caption_embeddings"] is not None:
+            sums[record["label"]] += record["caption_embeddings"][0]
+    return unit_rows(sums).astype(np.float16)
