@@ -145,7 +145,7 @@ assert not [name for name in sys.modules if name.startswith(("xsample_jax", "fla
 
 def test_export_of_nothing(tmp_path, capsys):
     assert export_main(["--checkpoint", str(tmp_path), "--format=safetensors", f"--out={tmp_path / 'x'}"]) == 2
-    assert "a run folder with checkpoints" in capsys.readouterr().err
+    assert "a run folder" in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_is_said(run, tmp_path):

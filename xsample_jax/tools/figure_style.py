@@ -15,7 +15,7 @@ COLOURS = ("#c8553d", "#2f7fb5", "#3a9a72", "#9560b3", "#b0851f", "#5f6fd0", "#c
 
 @dataclasses.dataclass(frozen=True)
 class Theme:
-    """Colours of a theme; the same as in templates/report.html."""
+    """Colours of a theme; templates/base.html has the same."""
 
     name: str
     ground: str
