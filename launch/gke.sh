@@ -5,7 +5,9 @@
 #
 #   run       --image=IMAGE [--accelerator=tpu-v5-lite-podslice] [--topology=8x8] [--chips=4] [--slices=1]
 #             [--service-account=default] [--restarts=100] [--on-demand]      (needs the trainer's arguments)
+#             [--wandb-secret=NAME]
 #             --chips: of one host; there are as many hosts as the topology needs
+#             --wandb-secret: the Kubernetes secret whose entry WANDB_API_KEY is the W&B key, for log.wandb
 #   status    of the JobSet and its pods
 #   logs      [--lines=20] the end of the logs of all workers; all of them are in WORKDIR/logs
 #   delete    stops the run: it saves; `run` goes on with it
@@ -22,7 +24,7 @@ common="name context="
 case $action in
   run)
     parse "$common image accelerator=tpu-v5-lite-podslice topology=8x8 chips=4 slices=1 service-account=default \
-restarts=100 on-demand?" "$@"
+restarts=100 wandb-secret= on-demand?" "$@"
     ;;
   logs) parse "$common lines=20" "$@" ;;
   status | delete) parse "$common" "$@" ;;
@@ -47,6 +49,8 @@ manifest() {
   local text name side hosts=1 words=() spot=true
   local -A value
   [[ $(buckets) != *" "* ]] || fail "run folder and data are in several buckets ($(buckets)): expected one"
+  [[ ${option[wandb-secret]} =~ ^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$ ]] || fail "--wandb-secret=${option[wandb-secret]}: \
+expected the name of a Kubernetes secret, not a key"
   [[ ${option[topology]} =~ ^[0-9]+(x[0-9]+)+$ ]] || fail "--topology=${option[topology]}: expected 8x8 or 2x2x4"
   for side in ${option[topology]//x/ }; do ((hosts *= side)); done
   ((hosts % option[chips] == 0)) || fail "--topology=${option[topology]} cannot be cut into hosts of \
@@ -57,13 +61,14 @@ ${option[chips]} chips"
   value=([NAME]=$jobset [RESTARTS]=${option[restarts]} [SLICES]=${option[slices]} [HOSTS]=$hosts
     [SERVICE_ACCOUNT]=${option[service-account]} [ACCELERATOR]=${option[accelerator]}
     [TOPOLOGY]=${option[topology]} [IMAGE]=${option[image]} [CHIPS]=${option[chips]} [BUCKET]=$(buckets) [SPOT]=$spot
-    [ARGUMENTS]=$(yaml_list "${words[@]}"))
+    [WANDB_SECRET]=${option[wandb-secret]} [ARGUMENTS]=$(yaml_list "${words[@]}"))
   text=$(sed '1,/^# The cluster/d' "$root/launch/gke_jobset.yaml")
   for name in "${!value[@]}"; do
     text=${text//"\${$name}"/"${value[$name]}"}
   done
   # Nodes that are not spot have no such label at all.
   [[ $spot == true ]] || text=$(sed '/gke-spot: "false"/d' <<<"$text")
+  [[ -n ${option[wandb-secret]} ]] || text=$(sed '/^ *env:$/,/secretKeyRef/d' <<<"$text")
   printf '%s\n' "$text"
 }
 

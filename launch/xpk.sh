@@ -12,7 +12,8 @@
 #   delete-cluster                     for good; the bucket stays
 #
 # The image is made from launch/Dockerfile (its first lines say how). A run that was preempted (75) or killed (127 to
-# 255) is started again; one that broke (1) or has bad input (2) is not. --dry-run prints the commands.
+# 255) is started again; one that broke (1) or has bad input (2) is not. --dry-run prints the commands. The W&B key cannot
+# be passed on as a secret: launch/README.md, Secrets.
 here=$(dirname "${BASH_SOURCE[0]}")
 # shellcheck source=launch/common.sh
 source "$here/common.sh"
@@ -23,7 +24,7 @@ common="cluster zone project"
 case $action in
   cluster) parse "$common type slices=1 on-demand?" "$@" ;;
   storage) parse "$common bucket" "$@" ;;
-  run) parse "$common name type image slices=1 restarts=100" "$@" ;;
+  run) parse "$common name type image slices=1 restarts=100 wandb-secret=" "$@" ;;
   status) parse "$common name=" "$@" ;;
   logs) parse "$common name lines=20" "$@" ;;
   delete) parse "$common name" "$@" ;;
@@ -46,6 +47,9 @@ case $action in
       --mount-options=implicit-dirs,metadata-cache:ttl-secs:0,rename-dir-limit=200000
     ;;
   run)
+    [[ -z ${option[wandb-secret]} ]] || fail "--wandb-secret=${option[wandb-secret]}: XPK writes variables in plain text \
+into the workload and cannot refer to a secret. Use gke.sh run --wandb-secret on the same cluster, or WANDB_MODE=offline \
+in the image and wandb sync later"
     check_trainer cloud
     run xpk workload create --workload="${option[name]}" "${where[@]}" --tpu-type="${option[type]}" \
       --num-slices="${option[slices]}" --docker-image="${option[image]}" --max-restarts="${option[restarts]}" \

@@ -40,6 +40,7 @@ CASES = {
     "xpk_delete": f"xpk.sh delete {CLUSTER} --name=xclr",
     "xpk_delete_cluster": f"xpk.sh delete-cluster {CLUSTER}",
     "gke_run": f"gke.sh run --name=xclr --context=lab --image=r.example/xsample:1 {TRAINER}",
+    "gke_run_wandb": f"gke.sh run --name=xclr --image=r.example/xsample:1 --wandb-secret=wandb-key {TRAINER}",
     "gke_run_v6e": [
         *["gke.sh", "run", "--name=xclr", "--image=r.example/xsample:1", "--topology=4x4"],
         *["--accelerator=tpu-v6e-slice", "--slices=2", "--on-demand", "--service-account=train"], *ODD,

@@ -31,6 +31,8 @@ WRONG = {
     f"gke.sh run --name=n --image=i --topology=8 {TRAINER}": "--topology=8: expected 8x8",
     f"gke.sh run --name=n --image=i --topology=3x3 {TRAINER}": "cannot be cut into hosts of 4 chips",
     f"gke.sh run --name=n --image=i {TRAINER} --config.data.path=gs://c/d": "several buckets (b c)",
+    f"gke.sh run --name=n --image=i --wandb-secret=A1b2C3 {TRAINER}": "name of a Kubernetes secret, not a key",
+    f"xpk.sh run --cluster=c --zone=z --project=p --name=n --type=t --image=i --wandb-secret=s {TRAINER}": "plain text",
     f"gpu_host.sh run {TRAINER}": "mount the bucket",
     "gpu_host.sh run --gpus=all -- --config=c --workdir=r": "--gpus=all: expected numbers",
     "slurm.sbatch --workdir=r": "--config=configs/NAME.py is missing",

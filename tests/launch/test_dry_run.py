@@ -72,5 +72,14 @@ def test_the_manifest_has_a_pod_for_each_host_and_knows_the_exit_codes():
     assert "${" not in dry_run("gke_run").stdout
 
 
+def test_the_key_of_wandb_is_a_secret_of_the_cluster():
+    manifest = yaml.safe_load(dry_run("gke_run_wandb").stdout.split("\n", 1)[1].removesuffix("END\n"))
+    secret = {"secretKeyRef": {"name": "wandb-key", "key": "WANDB_API_KEY"}}
+    assert container(manifest)["env"] == [{"name": "WANDB_API_KEY", "valueFrom": secret}]
+    without = yaml.safe_load(dry_run("gke_run").stdout.split("\n", 1)[1].removesuffix("END\n"))
+    assert "env" not in container(without)
+    assert container(without).keys() == container(manifest).keys() - {"env"}
+
+
 def test_the_trainer_of_the_cases_is_one_that_exists():
     assert (ROOT / TRAINER.split()[1].removeprefix("--config=")).exists()
