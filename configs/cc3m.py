@@ -30,5 +30,6 @@ def get_config(arg=""):
     config.objective.graph = None  # the preset's: cosine of the caption embeddings
 
     config.eval.suite = "none"  # no labels in this set; tools.evaluate probes the checkpoints on other sets
+    config.eval.online_probe = False
     config.checkpoint.every = 2500
     return smoke(config) if small else config

@@ -62,6 +62,7 @@ def get_config(arg=""):
     config.eval.suite = "probe"
     config.eval.split = "validation"
     config.eval.batch_size = 1024
+    config.eval.online_probe = True  # [default] changes nothing of the encoder, and takes 0.2 % of the work of a step
     config.checkpoint.every = 1251  # one epoch
     config.log.every = 50
     return smoke(config) if small else config

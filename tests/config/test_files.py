@@ -69,6 +69,14 @@ def test_paper_recipe():
     assert config.objective.graph == "class_text"
 
 
+def test_the_probe_that_is_trained_along_is_on_where_there_are_labels():
+    probed = {
+        name: load_config(f"{ROOT}/configs/{name}.py").eval.online_probe
+        for name in ("imagenet", "finetune", "cc3m", "cc12m")
+    }
+    assert probed == {"imagenet": True, "finetune": True, "cc3m": False, "cc12m": False}
+
+
 @pytest.mark.parametrize("baseline", ["simclr", "supcon"])
 def test_baseline_changes_only_the_objective(baseline):
     ours = load_config(str(ROOT / "configs" / "imagenet.py"))
