@@ -76,14 +76,14 @@ class OurStep:
 
 
 def torch_form(ours: OurStep, tiny: bool):
-    from benchmarks import gpu_torch
+    from benchmarks.gpu_torch import DEVICE, wait
+    from benchmarks.torch_step import TorchStep
 
     config, state = ours.parts.config, ours.state
     network = ours.parts.model.merge(state.params, state.statistics, training=True)
     arrays = {name: np.asarray(value) for name, value in {**state.params, **state.statistics}.items()}
     captions = ours.host["caption_embedding"].astype(np.float32)
-    step, _ = gpu_torch.train_step(config, network.encoder, arrays, ours.host["image"], captions, compiled=not tiny)
-    return step, gpu_torch.wait
+    return TorchStep(config, network.encoder, arrays, ours.host["image"], captions, DEVICE, compiled=not tiny), wait
 
 
 def main() -> int:

@@ -78,7 +78,8 @@ def forms_of(encoder: str, case: Case) -> tuple[dict, dict]:
     state = dataclasses.replace(state, params=with_open_branches(state.params))
     network = parts.model.merge(state.params, state.statistics, training=True)
     captions = host["caption_embedding"].astype(np.float32)
-    theirs = TorchStep(config, network.encoder, state.params, state.statistics, host["image"], captions)
+    arrays = {name: np.asarray(value) for name, value in {**state.params, **state.statistics}.items()}
+    theirs = TorchStep(config, network.encoder, arrays, host["image"], captions)
     compiled = parts.train_step.lower(parts.abstract_state, parts.abstract_batch).compile()
     metrics = {}
 
@@ -88,7 +89,7 @@ def forms_of(encoder: str, case: Case) -> tuple[dict, dict]:
         return float(metrics["loss"])
 
     for step in (1, 2):
-        found, expected = ours(), theirs()
+        found, expected = ours(), float(theirs())
         norm = float(sum(p.grad.square().sum() for p in theirs.model.parameters() if p.grad is not None) ** 0.5)
         print(
             f"    {encoder} step {step}: loss {found:.6f} and {expected:.6f}, "
