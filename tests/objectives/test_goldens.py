@@ -23,7 +23,6 @@ from xsample_jax.objectives.features import (
     barlow_twins,
     cross_uniform,
     cyclic,
-    norm_and_direction,
     spectral,
     uniform,
     vicreg,
@@ -184,7 +183,6 @@ VALUES = {
     ),
     "VICReg (lightly)": lambda: vicreg(3 * Z1, 3 * Z2),
     "Barlow Twins (lightly)": lambda: barlow_twins(jnp.asarray(Z1), jnp.asarray(Z2)),
-    "ND loss": lambda: norm_and_direction(2 * Z1, 3 * Z2, direction=jnp.asarray(5 * Z3)),
 }
 
 

@@ -98,16 +98,3 @@ def draw_graph(axes, graph: np.ndarray, groups: np.ndarray, *, signed: bool = Fa
     axes.set_xticks([])
     axes.tick_params(length=0)
     return image
-
-
-def graph_figure(target: np.ndarray, student: np.ndarray, groups: np.ndarray):
-    """Returns a matplotlib figure: target beside student beside their difference, for graphs [n, n] of one batch."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(14, 4.6), layout="constrained")
-    panels = (("target", target), ("student", student), ("student - target", np.asarray(student) - target))
-    for axes, (title, graph) in zip(figure.subplots(1, 3), panels, strict=True):
-        image = draw_graph(axes, graph, groups, signed=title.startswith("student -"))
-        axes.set_title(title)
-        figure.colorbar(image, ax=axes, shrink=0.85)
-    return figure

@@ -61,13 +61,6 @@ def cyclic(x: jax.Array, y: jax.Array, *, in_modal: float = 0.25, cross_modal: f
     return len(x) * (in_modal * jnp.mean((xx - yy) ** 2) + cross_modal * jnp.mean((xy - xy.T) ** 2))
 
 
-def norm_and_direction(x: jax.Array, y: jax.Array, *, direction: jax.Array | None = None) -> jax.Array:
-    """1 - <x, c / |c|> / max(|x|, |y|), c the class mean of the teacher (arXiv 2305.17007); c = y without one."""
-    direction = y if direction is None else direction
-    along = jnp.sum(x * direction, axis=-1) / jnp.linalg.norm(direction, axis=-1)
-    return jnp.mean(1 - along / jnp.maximum(jnp.linalg.norm(x, axis=-1), jnp.linalg.norm(y, axis=-1)))
-
-
 def _log_mean_kernel(x: jax.Array, y: jax.Array, t: float) -> jax.Array:
     off = ~jnp.eye(len(x), dtype=bool)
     return jax.nn.logsumexp(-t * squared_distances(x, y), b=off) - jnp.log(len(x) * (len(x) - 1))

@@ -21,7 +21,6 @@ from xsample_jax.storage.paths import SCHEME
 
 LOCK = ".lock"
 RENEW, EXPIRY = 15.0, 60.0  # seconds between renewals, and without one until a run counts as killed
-MISSING = ""  # the generation that a refused write returns
 
 
 class Lease:
