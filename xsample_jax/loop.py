@@ -28,17 +28,15 @@ from xsample_jax.metrics.hardware import count_chips, memory_in_use, peak_flops
 from xsample_jax.metrics.late import Late, LateMetrics
 from xsample_jax.metrics.profile import Profiler
 from xsample_jax.metrics.wandb_writer import wandb_writer
-from xsample_jax.metrics.writers import JSONL, open_writers, read_jsonl
+from xsample_jax.metrics.writers import open_writers, read_jsonl
 from xsample_jax.parts import Parts
 from xsample_jax.processes import barrier, check_shared, exchange, name_of_process, say
 from xsample_jax.progress import Progress
+from xsample_jax.run_files import EVALUATION, EXAMPLES, JSONL, PROFILE, REPORT, SNAPSHOT
 from xsample_jax.state import TrainState
 from xsample_jax.storage.run_folder import RunFolder, open_run_folder
 from xsample_jax.tools.report import write_report
 from xsample_jax.weights.pretrained import read_pretrained
-
-EVALUATION, EXAMPLES = "evaluation.json", "evaluation.npz"
-SNAPSHOT, REPORT, PROFILE = "report_data.npz", "report.html", "profile"
 
 
 def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False) -> dict[str, float]:
@@ -161,7 +159,7 @@ def _steps(
         settle()
         # Lines up to here are on the disk before the checkpoint is, so a resumed file has no gap.
         if any(exchange(JSONL, "" if writers.flush() and run.push() else FULL)):
-            raise SaveError("metrics.jsonl", "lines that wait", "all lines on the disk before a checkpoint is", FULL)
+            raise SaveError(JSONL, "lines that wait", "all lines on the disk before a checkpoint is", FULL)
         with clocks.measure("checkpoint"):
             checkpoints.save(state, progress, text, scores)
 

@@ -9,8 +9,8 @@ from xsample_jax.config import config_from_json, config_to_json, diff_configs
 from xsample_jax.data.whole_file import write_whole
 from xsample_jax.errors import CheckpointError
 from xsample_jax.faults.history import note
+from xsample_jax.run_files import CONFIG
 
-CONFIG = "config.json"
 OF_THE_MACHINE = (
     "data.cache",
     "data.threads",

@@ -10,9 +10,8 @@ from typing import Protocol
 
 from xsample_jax.metrics.event_file import EventFile, append_whole
 from xsample_jax.metrics.patient import PatientWriter
+from xsample_jax.run_files import JSONL
 from xsample_jax.storage.paths import as_path
-
-JSONL = "metrics.jsonl"
 
 
 class Writer(Protocol):

@@ -5,11 +5,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from xsample_jax.metrics.writers import JSONL, read_jsonl
+from xsample_jax.metrics.writers import read_jsonl
+from xsample_jax.run_files import EVALUATION, JSONL
 from xsample_jax.storage.paths import as_path
 
 FINISHED, STARTED, ABSENT = "finished", "started", "absent"
-EVALUATION = "evaluation.json"
 TAIL = 65_536  # bytes, more than any line has
 
 

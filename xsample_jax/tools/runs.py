@@ -10,10 +10,10 @@ import numpy as np
 from xsample_jax.errors import DataError
 from xsample_jax.evals.intervals import Scores, load_examples
 from xsample_jax.evals.snapshot import load_snapshot
-from xsample_jax.metrics.writers import JSONL, read_jsonl
+from xsample_jax.metrics.writers import read_jsonl
+from xsample_jax.run_files import CONFIG, EXAMPLES, JSONL, SNAPSHOT
 from xsample_jax.storage.paths import as_path
 
-CONFIG, EXAMPLES, SNAPSHOT = "config.json", "evaluation.npz", "report_data.npz"
 _EVAL = "eval/"
 
 
