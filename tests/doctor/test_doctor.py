@@ -115,6 +115,11 @@ def test_mesh_that_does_not_fit():
     assert any("batch_size" in line for line in lines)
 
 
+def test_kernels_that_have_no_tpu():
+    config = tiny_config(loss__impl="streaming", loss__tiles="pallas")
+    assert any("loss.tiles" in str(f) for f in machine.check_devices(config) if f.level == PROBLEM)
+
+
 def test_full_disk_and_little_memory(monkeypatch, tmp_path):
     config = tiny_config()
     parts = type("P", (), {"abstract_state": {"w": np.zeros((1024, 1024), np.float32)}, "config": config})

@@ -10,7 +10,9 @@ import jax
 
 from xsample_jax.doctor.finding import NOTE, OK, PROBLEM, Finding, problems
 from xsample_jax.errors import UserError
+from xsample_jax.kernel_fit import check_kernels
 from xsample_jax.mesh import make_mesh
+from xsample_jax.objectives.build import build_objective
 from xsample_jax.parts import Parts
 from xsample_jax.storage.paths import absolute, in_bucket
 
@@ -18,7 +20,7 @@ GIB = 2**30
 
 
 def check_devices(config) -> Iterator[Finding]:
-    """What jax sees, and whether the mesh and the batch of the config fit on it."""
+    """What jax sees, and whether the mesh, the batch and the kernels of the config fit on it."""
     devices = jax.devices()
     yield Finding(
         OK, "devices", f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}), jax {jax.__version__}"
@@ -28,6 +30,7 @@ def check_devices(config) -> Iterator[Finding]:
         yield Finding(NOTE, "devices", f"no accelerator: fine for small runs only. {fix}")
     try:
         mesh = make_mesh(config.mesh, config.batch_size)
+        check_kernels(config, build_objective(config.objective), mesh)
     except UserError as error:
         yield from problems("devices", error)
         return

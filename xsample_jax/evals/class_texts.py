@@ -14,7 +14,7 @@ from xsample_jax.evals.bench import Bench
 
 def frozen_class_embeddings(bench: Bench) -> np.ndarray:
     """Unit rows float32 [classes, E]: of the prompts by the frozen sentence encoder, averaged per class (CLIP, arXiv
-    2103.00020, section 3.1.4); without prompts those that come with the set (assemble.load_class_embeddings)."""
+    2103.00020, section 3.1.4); without prompts those that come with the set (class_embeddings.py)."""
     source = bench.source(bench.config.eval.split)
     if not bench.options.prompts:
         return unit_rows(load_class_embeddings(source_folder(bench.config.data), source))

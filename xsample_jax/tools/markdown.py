@@ -1,5 +1,6 @@
-"""Generated parts of hand-written Markdown pages, between marker lines."""
+"""Generated parts of hand-written Markdown pages, between marker lines; rows of their tables."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from xsample_jax.errors import DataError
@@ -19,3 +20,13 @@ def insert(path: str | Path, name: str, markdown: str) -> None:
             str(path), "no markers", f"the lines {first} and {last}", "Add them where the text should stand."
         )
     path.write_text(f"{before}{first}\n\n{markdown}\n\n{last}{after}", encoding="utf-8")
+
+
+def row(cells: Sequence[str]) -> str:
+    """One line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def rule(columns: int) -> str:
+    """The line below the head of a table: a column of words, then `columns` of numbers."""
+    return "|---|" + "---:|" * columns

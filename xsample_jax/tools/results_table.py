@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.catalogue import HEADLINES, Metric, describe
 from xsample_jax.evals.intervals import Scores, bootstrap, paired_difference
-from xsample_jax.tools.markdown import insert
+from xsample_jax.tools.markdown import insert, row, rule
 from xsample_jax.tools.runs import Run, load_runs
 
 
@@ -56,7 +56,7 @@ def results_markdown(
     elif baseline not in columns:
         raise DataError("baseline", baseline, f"one of {', '.join(columns)}")
 
-    lines = [_row(["", *(f"{name} ({_seeds(len(seeds))})" for name, seeds in columns.items())]), _rule(len(columns))]
+    lines = [row(["", *(f"{name} ({_seeds(len(seeds))})" for name, seeds in columns.items())]), rule(len(columns))]
     lines += [_values(metric, list(columns.values())) for metric in shown]
     lines += [
         "",
@@ -66,7 +66,7 @@ def results_markdown(
     ]
     others = {name: seeds for name, seeds in columns.items() if name != baseline}
     if baseline is not None and others:
-        lines += ["", _row([f"minus {baseline}", *others]), _rule(len(others))]
+        lines += ["", row([f"minus {baseline}", *others]), rule(len(others))]
         lines += [_differences(metric, list(others.values()), columns[baseline]) for metric in shown]
         lines += ["", "Differences in points, paired over the same concepts; bold: the 95% interval excludes zero."]
     return "\n".join(lines)
@@ -81,7 +81,7 @@ def _values(metric: Metric, columns: Sequence[Sequence[Run]]) -> str:
         bold = metric.direction and len(intervals) > 1 and mean == metric.text(best.mean)
         cells.append(f"{_bold(mean) if bold else mean} [{metric.text(interval.low)}, {metric.text(interval.high)}]")
     arrow = {1: " ↑", -1: " ↓", 0: ""}[metric.direction]
-    return _row([metric.title + arrow, *cells])
+    return row([metric.title + arrow, *cells])
 
 
 def _differences(metric: Metric, columns: Sequence[Sequence[Run]], baseline: Sequence[Run]) -> str:
@@ -90,7 +90,7 @@ def _differences(metric: Metric, columns: Sequence[Sequence[Run]], baseline: Seq
         interval = paired_difference(_scores(metric, seeds), _scores(metric, baseline))
         mean, low, high = (metric.text(value, signed=True) for value in (interval.mean, interval.low, interval.high))
         cells.append(f"{_bold(mean) if interval.excludes_zero else mean} [{low}, {high}]")
-    return _row([metric.title, *cells])
+    return row([metric.title, *cells])
 
 
 def _scores(metric: Metric, seeds: Sequence[Run]) -> list[Scores]:
@@ -103,14 +103,6 @@ def _seeds(count: int) -> str:
 
 def _bold(text: str) -> str:
     return f"**{text}**"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _rule(columns: int) -> str:
-    return "|---|" + "---:|" * columns
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
