@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from xsample_jax.models.batch_norm import BatchNorm
+
 
 class ProjectionHead(nnx.Module):
     """(linear, batch norm, ReLU) per hidden width, then linear without bias: [n, features] -> [n, out] float32.
@@ -36,7 +38,7 @@ class ProjectionHead(nnx.Module):
             he = nnx.initializers.he_normal()
             layers.append(nnx.Linear(width, units, use_bias=not batch_norm, dtype=dtype, kernel_init=he, rngs=rngs))
             if batch_norm:
-                norms.append(nnx.BatchNorm(units, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs))
+                norms.append(BatchNorm(units, rngs=rngs))
             width = units
         self.layers = nnx.List(layers)
         self.norms = nnx.List(norms)

@@ -5,7 +5,7 @@ convolution), symmetric padding, batch norm with eps 1e-5 and a running average 
 convolutions. The last scale of each residual branch starts at zero (Goyal et al., arXiv 1706.02677), so that every
 block starts as its shortcut.
 
-Batch statistics are taken in float32 over the whole batch: in a jit over a batch that is split between devices, that is
+Batch norms compute in float32, with statistics of the whole batch: in a jit over a batch that is split between devices, that is
 the global batch.
 """
 
@@ -16,15 +16,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from xsample_jax.errors import ConfigError, lookup
+from xsample_jax.models.batch_norm import BatchNorm
 from xsample_jax.models.conv import Conv, max_pool, resolve_implementation
 from xsample_jax.models.remat import block_runner
 
 STEMS = ("imagenet", "cifar")
 
 
-def _batch_norm(features: int, *, dtype, rngs: nnx.Rngs, zero: bool = False) -> nnx.BatchNorm:
+def _batch_norm(features: int, *, rngs: nnx.Rngs, zero: bool = False) -> BatchNorm:
     scale = nnx.initializers.zeros_init() if zero else nnx.initializers.ones_init()
-    return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, dtype=dtype, scale_init=scale, rngs=rngs)
+    return BatchNorm(features, scale_init=scale, rngs=rngs)
 
 
 class Shortcut(nnx.Module):
@@ -130,7 +131,7 @@ class ResNet(nnx.Module):
         block, counts = LAYOUTS[depth]
         implementation = resolve_implementation(conv_impl)
         conv = partial(Conv, implementation=implementation, dtype=dtype, rngs=rngs)
-        norm = partial(_batch_norm, dtype=dtype, rngs=rngs)
+        norm = partial(_batch_norm, rngs=rngs)
         self.stem = Stem(stem, width, conv=conv, norm=norm, implementation=implementation)
         stages, channels = [], width
         for number, count in enumerate(counts):
