@@ -70,6 +70,7 @@ def measure(config_name: str, topology: str, changes: tuple[str, ...]) -> dict:
         "gib": report.peak / GIB,
         "state_gib": bytes_per_device(parts.abstract_state) / GIB,
         "tflop": report.flops / 1e12,
+        "gb_accessed": report.bytes_accessed / 1e9,
         "ms_at_peak": 1e3 * report.flops / peak,
         "ms_estimate": None if report.seconds is None else 1e3 * report.seconds,
         "collectives": sent,
@@ -99,22 +100,30 @@ def table(record: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    asked = sys.argv[1:] or [name for name in CASES if name not in record]
-    unknown = [name for name in asked if name not in CASES]
+def compile_cases(cases: dict[str, tuple], path: pathlib.Path, asked: list[str]) -> dict[str, dict] | None:
+    """The record at `path`, the asked cases measured again (none asked: those not in it); None: an unknown name."""
+    record = json.loads(path.read_text()) if path.exists() else {}
+    asked = asked or [name for name in cases if name not in record]
+    unknown = [name for name in asked if name not in cases]
     if unknown:
-        print(f"unknown cases {unknown}; known: {', '.join(CASES)}", file=sys.stderr)
-        return 2
+        print(f"unknown cases {unknown}; known: {', '.join(cases)}", file=sys.stderr)
+        return None
     for number, name in enumerate(asked, 1):
         print(f"{number}/{len(asked)} {name}", flush=True)
         try:
-            record[name] = measure(*CASES[name])
+            record[name] = measure(*cases[name])
         except jax.errors.JaxRuntimeError as error:
             print(f"   {str(error).splitlines()[0]}", flush=True)
             continue
         print(f"   {json.dumps(record[name])}", flush=True)
-        RECORD.write_text(json.dumps(record, indent=1) + "\n")
+        path.write_text(json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def main() -> int:
+    record = compile_cases(CASES, RECORD, sys.argv[1:])
+    if record is None:
+        return 2
     insert(PAGE, "slices", table(record))
     return 0
 

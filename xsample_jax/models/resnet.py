@@ -5,8 +5,8 @@ convolution), symmetric padding, batch norm with eps 1e-5 and a running average 
 convolutions. The last scale of each residual branch starts at zero (Goyal et al., arXiv 1706.02677), so that every
 block starts as its shortcut.
 
-Batch norms compute in float32, with statistics of the whole batch: in a jit over a batch that is split between devices, that is
-the global batch.
+Batch norms compute in float32, with statistics of the whole batch: in a jit over a batch that is split between devices,
+that is the global batch.
 """
 
 from functools import partial
@@ -21,11 +21,6 @@ from xsample_jax.models.conv import Conv, max_pool, resolve_implementation
 from xsample_jax.models.remat import block_runner
 
 STEMS = ("imagenet", "cifar")
-
-
-def _batch_norm(features: int, *, rngs: nnx.Rngs, zero: bool = False) -> BatchNorm:
-    scale = nnx.initializers.zeros_init() if zero else nnx.initializers.ones_init()
-    return BatchNorm(features, scale_init=scale, rngs=rngs)
 
 
 class Shortcut(nnx.Module):
@@ -131,7 +126,7 @@ class ResNet(nnx.Module):
         block, counts = LAYOUTS[depth]
         implementation = resolve_implementation(conv_impl)
         conv = partial(Conv, implementation=implementation, dtype=dtype, rngs=rngs)
-        norm = partial(_batch_norm, rngs=rngs)
+        norm = partial(BatchNorm, rngs=rngs)
         self.stem = Stem(stem, width, conv=conv, norm=norm, implementation=implementation)
         stages, channels = [], width
         for number, count in enumerate(counts):
