@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from xsample_jax.errors import ConfigError
+from xsample_jax.models.attention import attention
 
 _weights = nnx.initializers.xavier_uniform()
 
@@ -39,7 +40,7 @@ class SelfAttention(nnx.Module):
         n, t, width = x.shape
         query, key, value = jnp.moveaxis(self.qkv(x).reshape(n, t, self.heads, 3, width // self.heads), 3, 0)
         mask = None if keep is None else keep[:, None, None, :]
-        mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        mixed = attention(query, key, value, mask)
         return self.out(mixed.reshape(n, t, width))
 
 
