@@ -6,6 +6,7 @@ import tempfile
 
 import pytest
 
+from tests.xla_flags import QUICK
 from xsample_jax.topology import quiet_environment
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -13,9 +14,8 @@ quiet_environment(os.environ)
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
-# Tests compile much and compute little: without optimisation they take half the time, and values change by rounding.
 if "xla_backend_optimization_level" not in os.environ["XLA_FLAGS"]:
-    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] += f" {QUICK}"
 
 # Tests that train the same tiny run, in this process or in one of their own, compile it once.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="xsample_jax_compiled_"))

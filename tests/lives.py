@@ -19,6 +19,8 @@ import tempfile
 import threading
 from collections.abc import Sequence
 
+from tests.xla_flags import QUICK
+
 ROOT = pathlib.Path(__file__).parent.parent
 SAME = ("loss", "kl", "gradient_norm", "update_norm", "learning_rate", "skipped_updates")  # and what starts with eval/
 
@@ -45,7 +47,7 @@ class Lives:
         self._cache = tempfile.TemporaryDirectory()
         environment = os.environ | {
             "JAX_COMPILATION_CACHE_DIR": self._cache.name,  # not that of other tests: a kill may leave half an entry
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",  # and one device: these tests are about time
+            "XLA_FLAGS": QUICK,  # and one device: these tests are about time
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.test_roll_call import free_address
+from tests.xla_flags import QUICK
 from xsample_jax.faults.history import read_history
 from xsample_jax.metrics.writers import read_jsonl
 
@@ -29,7 +30,7 @@ MEMORY = ("--config.objective.preset=moco", "--config.objective.queue=32", "--co
 
 def launch(module, argument_lists, devices):
     """Starts one process for each list of arguments, waits for all; returns [(exit code, stdout, stderr)]."""
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count={devices} {QUICK}"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     running = [
         subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=ROOT, env=environment, text=True,

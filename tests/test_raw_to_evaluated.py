@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.prepare.corpora import contents, write_emoji_tars
+from tests.xla_flags import QUICK
 from xsample_jax.data.manifest import read_manifest, verify_records
 from xsample_jax.data.record_reader import open_records
 from xsample_jax.evals.intervals import load_examples
@@ -30,7 +31,7 @@ needs_weights = pytest.mark.skipif(
 needs_beam = pytest.mark.skipif(importlib.util.find_spec("apache_beam") is None, reason="no apache-beam")
 
 # One device and quick compilation: what is tested is what remains on the disk.
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICK}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,6 +11,7 @@ import time
 import portpicker
 import pytest
 
+from tests.xla_flags import QUICK
 from xsample_jax.exit_codes import FINISHED, REQUEUE
 from xsample_jax.faults.history import read_history
 from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
@@ -117,7 +118,7 @@ def test_with_jax_distributed_the_notice_goes_through_its_preemption_service(nam
 def test_a_notice_to_one_of_two_processes_stops_both_at_the_same_step(tmp_path):
     def life(*arguments):
         port = str(portpicker.pick_unused_port())
-        environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+        environment = os.environ | {"XLA_FLAGS": QUICK}
         processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "tests.faults.two_processes", port, str(number), str(tmp_path), *arguments],

@@ -9,6 +9,7 @@ import pytest
 
 from tests.launch.cases import ROOT
 from tests.lives import SAME
+from tests.xla_flags import QUICK
 from xsample_jax.exit_codes import FINISHED
 from xsample_jax.faults.history import read_history
 from xsample_jax.metrics.writers import read_jsonl
@@ -21,7 +22,7 @@ def train(cloud):
     config = f"--config={ROOT / 'tests' / 'lives_config.py'}"
     return cloud.launch(
         "babysit.sh", *SLICE, "--", config, "--workdir=gs://lab/run", "--config.steps=20",
-        trainer="tests.launch.linear_trainer", JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_backend_optimization_level=0",
+        trainer="tests.launch.linear_trainer", JAX_PLATFORMS="cpu", XLA_FLAGS=QUICK,
         JAX_COMPILATION_CACHE_DIR=str(cloud.folder / "cache"),
     )  # fmt: skip
 

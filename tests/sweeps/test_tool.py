@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
+from tests.xla_flags import QUICK
 from xsample_jax.errors import ConfigError
 from xsample_jax.sweeps.emit import KINDS, emit
 from xsample_jax.sweeps.grid import grid
@@ -85,7 +86,7 @@ def test_problems_come_before_anything_starts(tmp_path):
 def test_a_real_grid_from_print_to_table(tmp_path):
     where = (write_grid(tmp_path, "{'data.caption_noise': (0.0, 0.5), 'steps': (2,)}"), f"--out={tmp_path / 'out'}")
     assert "absent" in tool(*where).stdout
-    one_device = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    one_device = {"XLA_FLAGS": QUICK}
     result = tool(*where, "--run", "--jobs=2", **one_device)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "2 of 2 runs finished" in result.stdout
