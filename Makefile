@@ -7,6 +7,8 @@ PYTEST_ARGS ?=
 BENCH ?=
 # Not compiling what is installed saves a quarter of the time; python compiles what it imports.
 PIP_ARGS := --quiet --disable-pip-version-check --no-compile
+# Where it may not keep that (images of containers say so), every process compiles jax, flax and orbax anew: 4 seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart results test bench bench-gpu lint docs goldens notebooks clean help
 
