@@ -28,6 +28,15 @@ def pytest_sessionfinish():
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def forks():
+    """Where tests of several processes start them."""
+    from tests.forks import Forks
+
+    with Forks() as server:
+        yield server
+
+
 @pytest.fixture
 def shallow_resnet18(monkeypatch):
     """resnet18 with two stages of one block: the same kinds of layer, compiled in a fraction of the time."""

@@ -1,11 +1,8 @@
 """Several processes over loopback are one run, whatever their number: its rows, losses, scores; and they resume it."""
 
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,7 +12,6 @@ from tests.xla_flags import QUICK
 from xsample_jax.faults.history import read_history
 from xsample_jax.metrics.writers import read_jsonl
 
-ROOT = pathlib.Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
 
 RUN = (
@@ -28,38 +24,36 @@ MEMORY = ("--config.objective.preset=moco", "--config.objective.queue=32", "--co
           "--config.model.head.hidden=(128,128)")  # fmt: skip
 
 
-def launch(module, argument_lists, devices):
-    """Starts one process for each list of arguments, waits for all; returns [(exit code, stdout, stderr)]."""
-    flags = f"--xla_force_host_platform_device_count={devices} {QUICK}"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    running = [
-        subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=ROOT, env=environment, text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for arguments in argument_lists
-    ]  # fmt: skip
-    try:
-        outputs = [process.communicate(timeout=400) for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    return [(process.returncode, *output) for process, output in zip(running, outputs, strict=True)]
+@pytest.fixture(scope="module")
+def launch(forks):
+    """(module, [arguments of a process], devices of each) -> [(exit code, stdout, stderr)]"""
+
+    def launch(module, argument_lists, devices):
+        flags = f"--xla_force_host_platform_device_count={devices} {QUICK}"
+        return forks.run(module, argument_lists, {"XLA_FLAGS": flags})
+
+    return launch
 
 
 def place(address, processes, index):
     return [f"--coordinator_address={address}", f"--num_processes={processes}", f"--process_id={index}"]
 
 
-def train(folder, processes, devices, *flags, module="tests.recorded_run"):
-    """Trains in `folder`; returns the (stdout, stderr) of each process."""
-    address = free_address()
-    arguments = [
-        [f"{folder}.{index}.ids", f"--workdir={folder}", *RUN, *flags]
-        + (place(address, processes, index) if processes > 1 else [])
-        for index in range(processes)
-    ]
-    ended = launch(module, arguments, devices)
-    assert [code for code, _, _ in ended] == [0] * processes, "\n".join(stderr for _, _, stderr in ended)
-    return [(stdout, stderr) for _, stdout, stderr in ended]
+@pytest.fixture(scope="module")
+def train(launch):
+    def train(folder, processes, devices, *flags, module="tests.recorded_run"):
+        """Trains in `folder`; returns the (stdout, stderr) of each process."""
+        address = free_address()
+        arguments = [
+            [f"{folder}.{index}.ids", f"--workdir={folder}", *RUN, *flags]
+            + (place(address, processes, index) if processes > 1 else [])
+            for index in range(processes)
+        ]
+        ended = launch(module, arguments, devices)
+        assert [code for code, _, _ in ended] == [0] * processes, "\n".join(stderr for _, _, stderr in ended)
+        return [(stdout, stderr) for _, stdout, stderr in ended]
+
+    return train
 
 
 def records(folder):
@@ -101,7 +95,7 @@ def continued(source, target, step):
     return target
 
 
-def test_two_and_four_processes_are_one_process(tmp_path):
+def test_two_and_four_processes_are_one_process(train, tmp_path):
     one, two, four = tmp_path / "one", tmp_path / "two", tmp_path / "four"
     train(one, 1, 4)
     printed = train(two, 2, 2)
@@ -124,7 +118,7 @@ def test_two_and_four_processes_are_one_process(tmp_path):
     assert said[1] == ""
 
 
-def test_resumed_on_two_then_one_then_four_processes(tmp_path):
+def test_resumed_on_two_then_one_then_four_processes(train, tmp_path):
     whole = tmp_path / "whole"
     train(whole, 2, 2, *MEMORY)
     one = continued(whole, tmp_path / "one", 2)
@@ -138,7 +132,7 @@ def test_resumed_on_two_then_one_then_four_processes(tmp_path):
         assert_same_scores(whole, other)
 
 
-def test_a_process_that_cannot_write_its_part_costs_one_checkpoint(tmp_path):
+def test_a_process_that_cannot_write_its_part_costs_one_checkpoint(train, tmp_path):
     folder = tmp_path / "run"
     for _, stderr in train(folder, 2, 1, module="tests.failing_write"):
         assert "error at step 4, the run goes on" in stderr
@@ -149,7 +143,7 @@ def test_a_process_that_cannot_write_its_part_costs_one_checkpoint(tmp_path):
     assert len(losses(folder)) == 6
 
 
-def test_another_config_and_a_missing_process_are_named(tmp_path):
+def test_another_config_and_a_missing_process_are_named(launch, tmp_path):
     address = free_address()
     arguments = [
         [str(tmp_path / "ids"), f"--workdir={tmp_path / 'run'}", *RUN, *place(address, 3, index),
@@ -162,7 +156,7 @@ def test_another_config_and_a_missing_process_are_named(tmp_path):
         assert "seed is 1, not 0" in stderr
         assert "Traceback" not in stderr
     for arguments_of in arguments:
-        arguments_of[-2:] = ["--config.seed=0", "--start_timeout=15"]
+        arguments_of[-2:] = ["--config.seed=0", "--start_timeout=5"]
     for code, _, stderr in launch("tests.recorded_run", arguments, 1):
         assert code == 2
         assert "missing: process 2" in stderr
@@ -170,7 +164,7 @@ def test_another_config_and_a_missing_process_are_named(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_meeting_points(tmp_path):
+def test_meeting_points(launch, tmp_path):
     address, shared = free_address(), tmp_path / "shared"
     owns = [tmp_path / "own0", tmp_path / "own1"]
     arguments = [[address, str(index), str(shared), str(own)] for index, own in enumerate(owns)]

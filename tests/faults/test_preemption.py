@@ -1,7 +1,6 @@
 """Notices: taken while the main thread is busy, limited in time, passed on to all processes, harmless elsewhere."""
 
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -16,8 +15,6 @@ from xsample_jax.exit_codes import FINISHED, REQUEUE
 from xsample_jax.faults.history import read_history
 from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
 from xsample_jax.metrics.writers import read_jsonl
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def never(step):
@@ -115,23 +112,12 @@ def test_with_jax_distributed_the_notice_goes_through_its_preemption_service(nam
 
 
 @pytest.mark.slow
-def test_a_notice_to_one_of_two_processes_stops_both_at_the_same_step(tmp_path):
+def test_a_notice_to_one_of_two_processes_stops_both_at_the_same_step(forks, tmp_path):
     def life(*arguments):
         port = str(portpicker.pick_unused_port())
-        environment = os.environ | {"XLA_FLAGS": QUICK}
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.two_processes", port, str(number), str(tmp_path), *arguments],
-                cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            )
-            for number in range(2)
-        ]  # fmt: skip
-        try:
-            texts = [process.communicate(timeout=240)[0] for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-        return [process.returncode for process in processes], texts
+        lists = [[port, str(number), str(tmp_path), *arguments] for number in range(2)]
+        ended = forks.run("tests.faults.two_processes", lists, {"XLA_FLAGS": QUICK}, seconds=240)
+        return [code for code, *_ in ended], ["".join(texts) for _, *texts in ended]
 
     codes, texts = life("5")
     assert codes == [REQUEUE, REQUEUE], texts
