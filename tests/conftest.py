@@ -22,6 +22,12 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="xsam
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
+def pytest_collection_modifyitems(items):
+    """Modules with slow tests come first, so that no worker is left alone with one when the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_sessionfinish():
     worker = "PYTEST_XDIST_WORKER" in os.environ  # the main process removes what its workers share
     if not worker and "xsample_jax_compiled_" in os.environ["JAX_COMPILATION_CACHE_DIR"]:
