@@ -3,6 +3,7 @@
 A start then takes no time; python -m takes five CPU-seconds to import jax, flax, orbax and grain, in every process.
 """
 
+import importlib
 import json
 import os
 import pathlib
@@ -57,10 +58,8 @@ class Forks:
 
 
 def _serve() -> None:
-    import tests.objectives.synthetic  # noqa: F401
-    import xsample_jax.main
-    import xsample_jax.train  # noqa: F401
-
+    for name in ("xsample_jax.main", "xsample_jax.train", "tests.objectives.synthetic"):
+        importlib.import_module(name)
     for line in sys.stdin:
         module, starts, environment = json.loads(line)
         children = []
