@@ -45,7 +45,6 @@ def sweep(tmp_path_factory):
 def page(sweep):
     file, root = sweep
     (root / "README.md").write_text("# Title\n<!-- results -->\n<!-- /results -->\nafter\n")
-    (root / "docs").mkdir()
     call = [f"--grid={file}", f"--runs={root}", f"--out={root}/docs/results.md", f"--summary={root}/README.md"]
     assert results_page.main(call) == 0
     return root

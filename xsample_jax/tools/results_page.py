@@ -145,6 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         changes(points)
         done = finished(points, chosen.runs)
         folder, stem = chosen.out.parent, chosen.out.stem
+        folder.mkdir(parents=True, exist_ok=True)
         page = page_markdown(done, len(points), chosen.runs, chosen.baseline, folder, stem, chosen.metrics)
         insert(chosen.out, "results", page)
         if chosen.summary:
