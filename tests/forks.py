@@ -50,7 +50,9 @@ class Forks:
             try:
                 job = [module, list(zip(argument_lists, outputs, strict=True)), dict(environment)]
                 print(json.dumps(job), file=self._server.stdin, flush=True)
-                codes = json.loads(self._server.stdout.readline())
+                answer = self._server.stdout.readline()
+                assert answer, "the server has died: its own words are above"
+                codes = json.loads(answer)
             finally:
                 limit.cancel()
             texts = [[pathlib.Path(path).read_text(errors="replace") for path in paths] for paths in outputs]
@@ -58,7 +60,7 @@ class Forks:
 
 
 def _serve() -> None:
-    for name in ("xsample_jax.main", "xsample_jax.train", "tests.objectives.synthetic"):
+    for name in ("xsample_jax.main", "xsample_jax.loop", "tests.objectives.synthetic"):
         importlib.import_module(name)
     for line in sys.stdin:
         module, starts, environment = json.loads(line)
