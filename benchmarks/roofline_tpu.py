@@ -41,11 +41,12 @@ def table(record: dict[str, dict]) -> str:
     for name in (name for name in CASES if name in record):
         row, least = record[name], floors(record[name])
         views = 2 * row["batch_size"] // row["chips"]
-        share = {limit: f"{ms:.1f} ms ({ms / row['ms_estimate']:.0%})" for limit, ms in least.items()}
+        estimate = row["ms_estimate"]  # None where the compiler gives none
+        share = {limit: f"{ms:.1f} ms" + (f" ({ms / estimate:.0%})" if estimate else "") for limit, ms in least.items()}
+        rate = f"{estimate:.1f} ms | {1e3 * views / estimate:,.0f}" if estimate else "none given |"
         lines.append(
             f"| {name} | {views} | {row['tflop']:.2f} | {share['matrix units']} | {row['gb_accessed']:.1f} | "
-            f"{share['memory']} | {row['gib']:.1f} | {row['ms_estimate']:.1f} ms | "
-            f"{1e3 * views / row['ms_estimate']:,.0f} |"
+            f"{share['memory']} | {row['gib']:.1f} | {rate} |"
         )
     return "\n".join(lines)
 
