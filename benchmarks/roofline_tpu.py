@@ -8,8 +8,7 @@ benchmarks/roofline_tpu.json and writes the table of docs/performance-notes.md. 
 
 import sys
 
-from benchmarks.slices import ROOT, VIT_B, compile_cases  # first: it sets what jax reads when it is imported
-from xsample_jax.tools.markdown import insert
+from benchmarks.slices import ROOT, VIT_B, publish_cases  # first: it sets what jax reads when it is imported
 
 RECORD, PAGE = ROOT / "benchmarks" / "roofline_tpu.json", ROOT / "docs" / "performance-notes.md"
 
@@ -51,13 +50,5 @@ def table(record: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    record = compile_cases(CASES, RECORD, sys.argv[1:])
-    if record is None:
-        return 2
-    insert(PAGE, "roofline", table(record))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(publish_cases(CASES, sys.argv[1:], RECORD, PAGE, "roofline", table))

@@ -100,33 +100,31 @@ def table(record: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def compile_cases(cases: dict[str, tuple], path: pathlib.Path, asked: list[str]) -> dict[str, dict] | None:
-    """The record at `path`, the asked cases measured again (none asked: those not in it); None: an unknown name."""
+def publish_cases(
+    cases: dict[str, tuple], asked: list[str], path: pathlib.Path, page: pathlib.Path, name: str, table
+) -> int:
+    """Measures the asked cases (none asked: those not in the record at `path`), and puts `table(record)` into `page`.
+
+    Returns the exit status: 2 for an unknown name.
+    """
     record = json.loads(path.read_text()) if path.exists() else {}
-    asked = asked or [name for name in cases if name not in record]
-    unknown = [name for name in asked if name not in cases]
+    asked = asked or [case for case in cases if case not in record]
+    unknown = [case for case in asked if case not in cases]
     if unknown:
         print(f"unknown cases {unknown}; known: {', '.join(cases)}", file=sys.stderr)
-        return None
-    for number, name in enumerate(asked, 1):
-        print(f"{number}/{len(asked)} {name}", flush=True)
+        return 2
+    for number, case in enumerate(asked, 1):
+        print(f"{number}/{len(asked)} {case}", flush=True)
         try:
-            record[name] = measure(*cases[name])
+            record[case] = measure(*cases[case])
         except jax.errors.JaxRuntimeError as error:
             print(f"   {str(error).splitlines()[0]}", flush=True)
             continue
-        print(f"   {json.dumps(record[name])}", flush=True)
+        print(f"   {json.dumps(record[case])}", flush=True)
         path.write_text(json.dumps(record, indent=1) + "\n")
-    return record
-
-
-def main() -> int:
-    record = compile_cases(CASES, RECORD, sys.argv[1:])
-    if record is None:
-        return 2
-    insert(PAGE, "slices", table(record))
+    insert(page, name, table(record))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(publish_cases(CASES, sys.argv[1:], RECORD, PAGE, "slices", table))

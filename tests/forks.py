@@ -9,32 +9,19 @@ import os
 import pathlib
 import runpy
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests.server import Server
 
 
-class Forks:
-    """The server. Use it in a `with` block."""
+class Forks(Server):
+    """The server."""
 
     def __init__(self):
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.forks"], cwd=ROOT, env=environment, text=True, start_new_session=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self._server.stdin.close()
-        self._server.wait()
-        self._server.stdout.close()
+        super().__init__("tests.forks", start_new_session=True)
 
     def run(
         self, module: str, argument_lists: Sequence[Sequence[str]], environment: Mapping[str, str], seconds: float = 400
@@ -45,14 +32,10 @@ class Forks:
         """
         with tempfile.TemporaryDirectory() as folder:
             outputs = [[f"{folder}/{i}.{name}" for name in ("out", "err")] for i in range(len(argument_lists))]
-            limit = threading.Timer(seconds, os.killpg, (self._server.pid, signal.SIGKILL))
+            limit = threading.Timer(seconds, os.killpg, (self.process.pid, signal.SIGKILL))
             limit.start()
             try:
-                job = [module, list(zip(argument_lists, outputs, strict=True)), dict(environment)]
-                print(json.dumps(job), file=self._server.stdin, flush=True)
-                answer = self._server.stdout.readline()
-                assert answer, "the server has died: its own words are above"
-                codes = json.loads(answer)
+                codes = self.ask([module, list(zip(argument_lists, outputs, strict=True)), dict(environment)])
             finally:
                 limit.cancel()
             texts = [[pathlib.Path(path).read_text(errors="replace") for path in paths] for paths in outputs]

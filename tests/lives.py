@@ -13,15 +13,14 @@ import os
 import pathlib
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Sequence
 
+from tests.server import ROOT, Server
 from tests.xla_flags import QUICK
 
-ROOT = pathlib.Path(__file__).parent.parent
 SAME = ("loss", "kl", "gradient_norm", "update_norm", "learning_rate", "skipped_updates")  # and what starts with eval/
 
 
@@ -34,8 +33,8 @@ class Life:
     err: str
 
 
-class Lives:
-    """The server. Use it in a `with` block.
+class Lives(Server):
+    """The server.
 
     Args:
       encoder: "linear", or anything else for that of the config.
@@ -45,25 +44,16 @@ class Lives:
     def __init__(self, encoder: str = "linear", config: str = "tests/lives_config.py"):
         self._config = str(ROOT / config)
         self._cache = tempfile.TemporaryDirectory()
-        environment = os.environ | {
+        environment = {
             "JAX_COMPILATION_CACHE_DIR": self._cache.name,  # not that of other tests: a kill may leave half an entry
             "XLA_FLAGS": QUICK,  # and one device: these tests are about time
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        }  # fmt: skip
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.lives", encoder], cwd=ROOT, env=environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-
-    def __enter__(self):
-        return self
+        }
+        super().__init__("tests.lives", encoder, environment=environment)
 
     def __exit__(self, *error):
-        self._server.stdin.close()
-        self._server.wait()
-        self._server.stdout.close()
+        super().__exit__(*error)
         self._cache.cleanup()
 
     def run(
@@ -83,8 +73,7 @@ class Lives:
           hook: Python code executed before it starts, to make something fail.
         """
         arguments = [f"--config={self._config}", f"--workdir={folder}", *overrides]
-        print(json.dumps([arguments, list(signals), full, hook]), file=self._server.stdin, flush=True)
-        return Life(**json.loads(self._server.stdout.readline()))
+        return Life(**self.ask([arguments, list(signals), full, hook]))
 
 
 def differences(whole: pathlib.Path, other: pathlib.Path) -> tuple[int, list[str]]:

@@ -1,7 +1,7 @@
 """Errors that a user can act on: each names the field, the value found, what was expected and the fix."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(ValueError):
@@ -57,6 +57,12 @@ class Problems(ConfigError):
 
     def __reduce__(self):
         return type(self), (self.problems, self.where)
+
+
+def raise_all(problems: Sequence[UserError], where: str) -> None:
+    """Raises the one problem, or several as Problems in `where`; returns where there is none."""
+    if problems:
+        raise problems[0] if len(problems) == 1 else Problems(problems, where)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

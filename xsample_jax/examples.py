@@ -3,7 +3,7 @@
 from xsample_jax.captions.tokenizer import load_tokenizer
 from xsample_jax.data.pipeline import Examples
 from xsample_jax.data.sources import open_source, source_folder
-from xsample_jax.errors import DataError, Problems
+from xsample_jax.errors import DataError, raise_all
 from xsample_jax.objectives.build import presets_that_read
 
 
@@ -50,5 +50,4 @@ def check_side_information(fields: frozenset[str], source) -> None:
         elif not has[name]:
             expected = "a data set that has it, as the target graph or the text side of this objective reads it"
             problems.append(DataError(f"batch entry {name}", None, expected, fix))
-    if problems:
-        raise problems[0] if len(problems) == 1 else Problems(problems, "what the objective reads")
+    raise_all(problems, "what the objective reads")

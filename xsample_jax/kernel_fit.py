@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from jax.sharding import Mesh
 
-from xsample_jax.errors import ConfigError, Problems
+from xsample_jax.errors import ConfigError, raise_all
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.streaming_kernel import LANES, images_of_tile
 
@@ -18,8 +18,7 @@ def check_kernels(config, objective: Objective, mesh: Mesh) -> None:
     if platform != "tpu":
         expected = f"auto or xla on {platform}: the kernels are for TPUs"
         problems.insert(0, ConfigError("loss.tiles", "pallas", expected, "Set --config.loss.tiles=auto."))
-    if problems:
-        raise problems[0] if len(problems) == 1 else Problems(problems, "loss.tiles")
+    raise_all(problems, "loss.tiles")
 
 
 def find_uneven_tiles(

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 
 from xsample_jax.choice import name_of, options_of, resolve
-from xsample_jax.errors import ConfigError, Problems, UserError, did_you_mean, lookup
+from xsample_jax.errors import ConfigError, UserError, did_you_mean, lookup, raise_all
 from xsample_jax.graphs.combine import Graph, Mixture, parts_of
 from xsample_jax.graphs.normalise import NON_NEGATIVE, NORMALISERS, WITH_TEMPERATURE
 from xsample_jax.graphs.sources import SOURCES
@@ -81,7 +81,7 @@ def build_objective(config) -> Objective:
         objective = dataclasses.replace(
             objective, terms=tuple(_with_source(term, config["graph"]) for term in objective.terms)
         )
-    _raise(list(find_problems(objective)))
+    raise_all(list(find_problems(objective)), "the objective")
     return objective
 
 
@@ -172,13 +172,8 @@ def _each_term(terms: Collection[Mapping]) -> list[Term | FeatureTerm]:
             made.append(term_from_dict(values, f"objective.terms[{number}]"))
         except ConfigError as error:
             problems.append(error)
-    _raise(problems)
+    raise_all(problems, "the objective")
     return made
-
-
-def _raise(problems: list[ConfigError]) -> None:
-    if problems:
-        raise problems[0] if len(problems) == 1 else Problems(problems, "the objective")
 
 
 def _not_positive(value, field: str):
