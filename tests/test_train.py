@@ -30,8 +30,8 @@ def test_a_run_with_evaluation_writes_its_folder(tmp_path):
 @pytest.mark.usefixtures("shallow_resnet18")
 def test_a_diverging_run_stops_and_says_so(tmp_path):
     config = tiny_config(steps=6, optimizer__learning_rate=1e30, optimizer__schedule="constant", log__every=1)
-    with pytest.raises(DivergedError, match=r"update_norm at step 1.*learning_rate"):
+    with pytest.raises(DivergedError, match=r"parameter_norm at step 1.*learning_rate"):
         train(config, tmp_path)
     lines = read_jsonl(tmp_path / "metrics.jsonl")
-    assert not np.isfinite(lines[-1]["update_norm"])  # the line that says it is in the record
+    assert not np.isfinite(lines[-1]["parameter_norm"])  # the line that says it is in the record
     assert len(lines) == 1

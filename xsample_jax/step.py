@@ -102,11 +102,11 @@ def make_train_step(
         if config.eval.online_probe:
             probe, metrics["online_probe"] = train_online_probe(state.memory, features, batch["label"])
             memory |= probe
-        metrics |= {"learning_rate": schedule(state.step), "gradient_norm": optax.tree.norm(gradient)}
+        metrics["learning_rate"] = schedule(state.step)
         if config.optimizer.ema is not None:
             metrics["ema_decay"] = warmed_up(config.optimizer.ema, state.step + 1)
         ema = moved(state.ema, params | statistics, metrics["ema_decay"]) if state.ema else {}
-        metrics |= evidence(gradient, updates, metrics["loss"], z)
+        metrics |= evidence(gradient, params, metrics["loss"], z)
         new = TrainState(state.step + 1, params, statistics, opt_state, memory, ema)
         return keep_if(metrics["finite"], new, state) if config.faults.non_finite == "skip" else new, metrics
 
