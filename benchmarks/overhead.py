@@ -1,6 +1,6 @@
 """What the framework costs beside the encoder: our train step, and our whole loop, against a bare step.
 
-    python -m benchmarks.overhead [--encoder resnet18] [--size 128] [--images 16] [--repeats 5]
+    python -m benchmarks.overhead [--encoder resnet18] [--size 128] [--images 16] [--repeats 8]
 
 The bare step is what nobody can do without: the encoder and head forward and backward on views that are there already,
 and the optimiser. Ours adds augmentation, graph, loss, metrics; the loop adds reading, decoding, transfers, logging.
@@ -69,7 +69,7 @@ def main() -> int:
     parser.add_argument("--encoder", default="resnet18")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=8)
     arguments = parser.parse_args()
     config = config_of(arguments, steps=arguments.repeats + 4)
     parts, examples = assemble(config)
