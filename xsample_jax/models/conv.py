@@ -47,6 +47,15 @@ def _shifted(x: jax.Array, size: int, stride: int) -> list[jax.Array]:
     ]
 
 
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x [..., c_in] @ kernel [c_in, c_out] -> [..., c_out], as one product of all pixels.
+
+    With batch, rows and columns as axes of their own, XLA on CPU makes the gradient of the result twice, the second
+    time transposed for the gradient of the kernel, column by column: a sixth of a ResNet-50 step.
+    """
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
+
+
 def _native(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     padding = [(kernel.shape[0] // 2,) * 2] * 2
     return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -110,10 +119,10 @@ def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1, implementation: str
     if implementation == "conv":
         return _native(x, kernel, stride)
     if size == 1:
-        return x[:, ::stride, ::stride] @ kernel[0, 0]
+        return _product(x[:, ::stride, ::stride], kernel[0, 0])
     if math.ceil(x.shape[1] / stride) * math.ceil(x.shape[2] / stride) < 64:
         patches = jnp.concatenate(_shifted(x, size, stride), axis=-1)
-        return patches @ kernel.reshape(-1, kernel.shape[-1])
+        return _product(patches, kernel.reshape(-1, kernel.shape[-1]))
     return _sliced(x, kernel, stride)
 
 
