@@ -11,6 +11,8 @@ from tests.tools.synthetic_runs import write_run
 from xsample_jax.evals.intervals import load_examples, paired_difference
 from xsample_jax.sweeps.grid import read_grid
 from xsample_jax.tools import results_page
+from xsample_jax.tools.runs import load_runs
+from xsample_jax.tools.series import Series
 
 GRID = """
 from xsample_jax.sweeps.grid import grid
@@ -77,6 +79,24 @@ def test_cells_are_the_mean_and_the_paired_difference_to_the_level(page):
     assert ("**" in cell) == expected.excludes_zero
     (first,) = rows(text, "xclr, 0 ")
     assert "[" not in first  # nothing to compare with
+
+
+@pytest.mark.parametrize(
+    ("preset", "key", "expected"),
+    [
+        ("xclr", "objective.target_temperature", 0.1),
+        ("xclr", "objective.graph", "caption"),
+        ("xclr_class_text", "objective.graph", "class_text"),
+        ("simclr", "objective.graph", "identity"),
+        ("xclr", "data.samples_per_class", None),
+        ("xclr", "data.caption_noise", 0.0),
+    ],
+)
+def test_runs_without_a_change_stand_at_the_value_that_they_have(tmp_path, preset, key, expected):
+    folder = write_run(tmp_path / "run", "run", preset, strength=0.5)
+    config = json.loads((folder / "config.json").read_text()) | {"data": {"caption_noise": 0.0}}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert results_page.level_value(Series(preset, tuple(load_runs([folder]))), key) == expected
 
 
 def test_every_metric_of_the_objectives_is_there(page):

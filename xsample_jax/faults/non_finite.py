@@ -35,9 +35,7 @@ class RollBack(Exception):
 # On the device: what the train step adds.
 
 
-def evidence(
-    gradient: Mapping[str, jax.Array], params: Mapping[str, jax.Array], loss: jax.Array, z: jax.Array
-) -> dict:
+def evidence(gradient: Mapping[str, jax.Array], params: Mapping[str, jax.Array], loss: jax.Array, z: jax.Array) -> dict:
     """Metrics of a step that say whether it is finite, and if not, where it began.
 
     Returns:

@@ -13,8 +13,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from xsample_jax.choice import name_of
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.catalogue import describe, in_order
+from xsample_jax.graphs.combine import parts_of
+from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.sweeps.changes import changes, objective_of, unchanged
 from xsample_jax.sweeps.grid import Point, read_grid
 from xsample_jax.sweeps.state import FINISHED, state_of
@@ -53,9 +56,21 @@ def responses_of(points: Sequence[Point], runs: Path) -> dict[str, dict[str, dic
         found[key] = {}
         for name, values in by_objective.items():
             level = levels[name]
-            line = {level.config.get(key): level}
+            line = {level_value(level, key): level}
             found[key][name] = line | {value: _series(name, seeds, runs) for value, seeds in values.items()}
     return found
+
+
+def level_value(level: Series, key: str) -> object:
+    """What `key` is in runs that do not change it: the config's value, or what the objective has where that is None."""
+    value, (section, name) = level.config.get(key), key.rsplit(".", 1)
+    if value is not None or section != "objective" or level.objective not in PRESETS:
+        return value
+    objective = PRESETS[level.objective].objective
+    if name != "graph":
+        return getattr(objective, name, None)
+    sources = {name_of(part.source) for term in objective.terms for part in parts_of(term.graph)}
+    return sources.pop() if len(sources) == 1 else None
 
 
 def _series(name: str, points: Sequence[Point], runs: Path) -> Series:
