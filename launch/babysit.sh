@@ -121,6 +121,8 @@ while true; do
 
   said=$(workers) || said= # one that does not answer may come back
   word=$(verdict "$said")
+  # A queued slice starts its trainer by itself. If that one has broken since it was asked, it must not start again.
+  [[ $word != idle || ${option[via]} != queued ]] || word=starting
   case $word in
     running) silent=0 broke=false ;;
     0) finish 0 "finished" ;;
@@ -135,7 +137,7 @@ while true; do
       note "starting the trainer ($word)"
       if start; then silent=0; else ((++silent)); fi
       ;;
-    missing | leaving | silent)
+    missing | starting | leaving | silent)
       if [[ $word == missing && ${option[via]} == tpu_vm ]]; then
         note "setting the workers up"
         if setup && start; then

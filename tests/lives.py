@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from tests.server import ROOT, Server
 from tests.xla_flags import QUICK
 
-SAME = ("loss", "kl", "gradient_norm", "parameter_norm", "learning_rate", "skipped_updates")  # and what starts with eval/
+SAME = ("loss", "kl", "gradient_norm", "parameter_norm", "learning_rate", "skipped_updates")  # and eval/*
 
 
 @dataclasses.dataclass(frozen=True)

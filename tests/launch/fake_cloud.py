@@ -6,6 +6,7 @@ is) and plan.json (what will go wrong):
     workers          how many a slice has
     create_failures  requests that are refused before the first one is granted
     slow             {worker: seconds until its start-up script begins}
+    slow_start       seconds between set-up and start in every start-up script
     disturb          one entry per slice or start: null, or {"at": step, "how": "gone" | "term" | "hung"}
     log              the metrics.jsonl whose steps `at` counts
 """
@@ -95,11 +96,14 @@ def slices(kind: str, action: str, rest: list[str]) -> int:
         write("slice.json", {"kind": kind, "looks": 0, "state": "new", "place": new_place()})
         if script := flag(rest, "metadata-from-file").removeprefix("startup-script="):
             started()
+            text = pathlib.Path(script).read_text()
+            head, start, tail = text.partition("/opt/xsample/launch/worker.sh start")
+            text = f"{head}sleep {plan.get('slow_start', 0)}; {start}{tail}"
             for number in range(plan.get("workers", 1)):
                 wait = plan.get("slow", {}).get(str(number), 0)
-                text = f"sleep {wait}\n{pathlib.Path(script).read_text()}"
+                script = f"sleep {wait}\n{text}"
                 log = (CLOUD / f"startup-{number}.log").open("a")
-                on_worker(number, text, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+                on_worker(number, script, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
         return 0
     if not exists or (action == "ssh" and (not now or now["state"] == "gone")):
         print(f"ERROR: (gcloud) NOT_FOUND: Resource '{rest[0]}' was not found", file=sys.stderr)

@@ -7,7 +7,7 @@ import pytest
 from xsample_jax.exit_codes import BAD_INPUT, FAILED, FINISHED
 
 COUNTING = "tests.launch.counting_trainer"
-SLICE = ("--name=xclr", "--zone=z", "--type=v5litepod-8", "--seconds=0.2", "--patience=3")
+SLICE = ("--name=xclr", "--zone=z", "--type=v5litepod-8", "--seconds=0.2", "--patience=20")
 TRAINER = ("--", "--config=c.py", "--workdir=gs://lab/run")
 
 
@@ -56,11 +56,12 @@ def test_stopped_from_outside_it_starts_again_on_the_same_slice(cloud):
 
 @pytest.mark.parametrize(("code", "expected"), [(FAILED, "the run broke"), (BAD_INPUT, "bad input")])
 def test_a_run_that_needs_a_person_is_not_started_again(cloud, code, expected):
-    cloud.plan(workers=2)
+    cloud.plan(workers=2, slow_start=1.5)  # it is seen set up and not started, which is the start-up script's to do
     codes(cloud, 0, code)
     codes(cloud, 1, code)
     answer = babysit(cloud)
     assert answer.returncode == code
+    assert "waiting for the workers (starting" in answer.stderr
     assert expected in answer.stderr
     assert cloud.calls("gcloud compute tpus queued-resources create") == 1
     assert cloud.calls("gcloud compute tpus tpu-vm ssh") == cloud.calls(
@@ -95,6 +96,6 @@ def test_a_worker_that_hangs_when_the_other_has_ended_is_stopped(cloud):
     cloud.plan(workers=2)
     codes(cloud, 0, 75)
     codes(cloud, 1, "hang")
-    answer = babysit(cloud)
+    answer = babysit(cloud, "--patience=5")
     assert answer.returncode == FINISHED, answer.stderr
     assert "some have ended, others hang: stopping them" in answer.stderr
