@@ -15,7 +15,8 @@ import tempfile
 
 import jax
 
-from benchmarks.gpu_step import IMAGES, OurStep, config_of
+from benchmarks.gpu_step import IMAGES, QUICK, config_of
+from benchmarks.our_step import OurStep
 from benchmarks.report import finish
 
 STEPS, TOP = 3, 10
@@ -41,7 +42,7 @@ def main() -> int:
     parser.add_argument("--encoder", choices=list(IMAGES), default="resnet50")
     parser.add_argument("--tiny", action="store_true", help="a size for a CPU")
     given = parser.parse_args()
-    step = OurStep(config_of(given.encoder, given.tiny), given.tiny)
+    step = OurStep(config_of(given.encoder, given.tiny), QUICK if given.tiny else None)
     jax.block_until_ready(step())
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):

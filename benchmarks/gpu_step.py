@@ -7,7 +7,6 @@ losses of two steps are compared before anything is timed. --tiny: a size for a 
 """
 
 import argparse
-import dataclasses
 import importlib.util
 import sys
 
@@ -15,13 +14,10 @@ import jax
 import numpy as np
 
 from benchmarks.gpu_timing import seconds_in_turn
+from benchmarks.our_step import OurStep, step_config
 from benchmarks.report import HEADER, Comparison, finish, less_is_better
-from xsample_jax.config import default_config, resolve
-from xsample_jax.data_facts import STAND_IN
-from xsample_jax.mesh import make_mesh, to_global
 from xsample_jax.metrics.flops import model_flops
 from xsample_jax.metrics.hardware import peak_flops
-from xsample_jax.parts import Parts
 
 IMAGES = {"resnet50": 256, "vit_b": 128}  # of a batch, two views each
 TARGETS = {"resnet50": ("views/s", 4000.0), "vit_b": ("MFU, %", 45.0)}  # on an H100
@@ -32,58 +28,17 @@ ALIKE = {"float32": 1e-4, "bfloat16": 5e-3}  # relative difference of the losses
 
 
 def config_of(encoder: str, tiny: bool):
-    config = default_config()
     name, images, size = TINY[encoder] if tiny else (encoder, IMAGES[encoder], 224)
-    config.steps, config.batch_size, config.model.encoder, config.model.patch_size = 1000, images, name, 16
+    changes = {"model.patch_size": 16, "precision.compute": "float32" if tiny else "bfloat16"}
     if tiny:
-        config.model.head.hidden = (64,)
-    config.augment.update(size=size, crop_scale=(), flip=0.0, jitter=0.0, grey=0.0)
-    config.data.image_size = size
-    config.precision.compute = "float32" if tiny else "bfloat16"
-    config.optimizer.update(warmup=0.0, schedule="constant", learning_rate=1e-4, weight_decay=0.1)
-    return resolve(config)
-
-
-def random_batch(config) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    count, size = config.batch_size, config.augment.size
-    smooth = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
-    return {
-        "image": smooth.repeat(size // 8, axis=1).repeat(size // 8, axis=2),
-        "id": np.arange(count, dtype=np.int32),
-        "label": np.full(count, -1, np.int32),
-        "caption_embedding": rng.normal(size=(count, STAND_IN.caption_dim)).astype(np.float16),
-    }
-
-
-class OurStep:
-    """Callable that takes one step and returns the loss, an array."""
-
-    def __init__(self, config, tiny: bool):
-        self.parts = Parts(config, STAND_IN, make_mesh(config.mesh, config.batch_size, jax.devices()[:1]))
-        self.host = random_batch(config)
-        self.batch = to_global({name: self.host[name] for name in self.parts.abstract_batch}, self.parts.mesh)
-        state = self.parts.new_state()
-        # Scales that start at zero would switch residual branches off, and the comparison would not see them.
-        params = {k: v + 0.5 * (v == 0) if k.endswith("/scale") else v for k, v in state.params.items()}
-        self.state = dataclasses.replace(state, params=params)
-        lowered = self.parts.train_step.lower(self.parts.abstract_state, self.parts.abstract_batch)
-        self.compiled = lowered.compile(compiler_options=QUICK if tiny else None)
-
-    def __call__(self):
-        self.state, metrics = self.compiled(self.state, self.batch)
-        return metrics["loss"]
+        changes["model.head.hidden"] = (64,)
+    return step_config(name, images, size, **changes)
 
 
 def torch_form(ours: OurStep, tiny: bool):
     from benchmarks.gpu_torch import DEVICE, wait
-    from benchmarks.torch_step import TorchStep
 
-    config, state = ours.parts.config, ours.state
-    network = ours.parts.model.merge(state.params, state.statistics, training=True)
-    arrays = {name: np.asarray(value) for name, value in {**state.params, **state.statistics}.items()}
-    captions = ours.host["caption_embedding"].astype(np.float32)
-    return TorchStep(config, network.encoder, arrays, ours.host["image"], captions, DEVICE, compiled=not tiny), wait
+    return ours.by_torch(DEVICE, compiled=not tiny), wait
 
 
 def main() -> int:
@@ -95,13 +50,13 @@ def main() -> int:
     config = config_of(given.encoder, given.tiny)
     device = jax.devices()[0].device_kind
     print(f"{config.model.encoder}, {config.batch_size} images, {config.precision.compute}, {device}")
-    ours = OurStep(config, given.tiny)
+    ours = OurStep(config, QUICK if given.tiny else None)
     forms = {"ours": (ours, jax.block_until_ready)}
     has_torch = all(importlib.util.find_spec(name) for name in ("torch", "timm"))
     if has_torch:
         step, wait = torch_form(ours, given.tiny)
         for number in (1, 2):
-            found, expected = float(ours()), float(step())
+            found, expected = float(ours()["loss"]), float(step())
             print(f"step {number}: loss {found:.5f}, torch {expected:.5f}")
             np.testing.assert_allclose(found, expected, rtol=ALIKE[config.precision.compute], err_msg=f"step {number}")
         forms["torch"] = (step, lambda _: wait())
