@@ -15,9 +15,11 @@ from xsample_jax import main
 def record(path: str) -> None:
     from xsample_jax import loop
     from xsample_jax.data.pipeline import Examples
+    from xsample_jax.evals import device_rows
     from xsample_jax.models import resnet
 
     resnet.LAYOUTS[18] = (resnet.BasicBlock, (1,))
+    device_rows.on_devices.__defaults__ = (0, 1)  # galleries are spread over all devices, as large ones are
     read, to_global, example = [], loop.to_global, Examples._example
 
     def decoded(self, index, draw):

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 from tests.tiny import tiny_config
-from xsample_jax.errors import CheckpointError, DivergedError
+from xsample_jax import loop
+from xsample_jax.errors import CheckpointError, ConfigError, DivergedError
 from xsample_jax.loop import train
 from xsample_jax.metrics.writers import read_jsonl
 
 
 @pytest.mark.usefixtures("shallow_resnet18")
 def test_a_run_with_evaluation_writes_its_folder(tmp_path):
-    config = tiny_config(steps=4, eval__suite="emoji", eval__split="val", eval__every=2, checkpoint__every=2)
+    changes = {"eval__suite": "emoji", "eval__split": "val", "eval__every": 2, "checkpoint__every": 2}
+    config = tiny_config(steps=4, checkpoint__metric="group/probe", **changes)
     scores = train(config, tmp_path)
     assert 0 <= scores["group/probe"] <= 1
     assert json.loads((tmp_path / "evaluation.json").read_text()) == scores
@@ -22,9 +24,29 @@ def test_a_run_with_evaluation_writes_its_folder(tmp_path):
     assert [line["step"] for line in lines if "eval/group/probe" in line] == [2, 4]
     assert (tmp_path / "report.html").stat().st_size > 50_000
     assert train(config, tmp_path) == scores
+    # A checkpoint is ranked by the evaluation of its own step; the last one's comes after it.
+    ranked = {step: json.loads((tmp_path / f"checkpoints/{step}/metrics/metrics").read_text()) for step in (2, 4)}
+    assert ranked[2]["group/probe"] == next(line["eval/group/probe"] for line in lines if "eval/group/probe" in line)
+    assert ranked[4] == {}
     with pytest.raises(CheckpointError, match="seed was 0, is now 1"):
-        train(tiny_config(steps=4, eval__suite="emoji", eval__split="val", eval__every=2, checkpoint__every=2, seed=1),
-              tmp_path)  # fmt: skip
+        train(tiny_config(steps=4, checkpoint__metric="group/probe", seed=1, **changes), tmp_path)
+    with pytest.raises(ConfigError, match=r"steps = 4.*more than the 4 that are done in"):
+        train(tiny_config(steps=4, checkpoint__resume_from=str(tmp_path), **changes), tmp_path / "another")
+    with pytest.raises(ConfigError, match=r"checkpoint.metric = 'group/prob'.*Did you mean group/probe"):
+        train(tiny_config(steps=4, checkpoint__metric="group/prob", **changes), tmp_path / "misspelt")
+
+
+def test_a_run_whose_report_fails_is_not_finished(monkeypatch, tmp_path):
+    def fails(runs, path):
+        raise OSError("no space left on device")
+
+    config = tiny_config(steps=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "write_report", fails)
+        with pytest.raises(OSError, match="no space"):
+            train(config, tmp_path)
+    train(config, tmp_path)
+    assert (tmp_path / "report.html").exists()
 
 
 @pytest.mark.usefixtures("shallow_resnet18")

@@ -1,16 +1,29 @@
 """Frozen embeddings of the class texts of a set, from wherever they can be had."""
 
+import json
 import pathlib
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
-from xsample_jax.captions.imagenet_classes import imagenet_class_embeddings
+from xsample_jax.captions.imagenet_classes import imagenet_class_embeddings, imagenet_text_encoder
 from xsample_jax.data.embedding_rows import unit_rows
 from xsample_jax.data.whole_file import load_arrays
 from xsample_jax.errors import DataError
 from xsample_jax.metrics.progress import progress
 from xsample_jax.processes import say
+
+FILE, ABOUT = "class_embeddings.npy", "class_embeddings.json"
+
+
+def class_text_encoder(folder: pathlib.Path, source) -> Mapping:
+    """The `text_encoder` of what `load_class_embeddings` returns; {} where no file says so."""
+    if (folder / FILE).exists():
+        return json.loads((folder / ABOUT).read_text())["text_encoder"] if (folder / ABOUT).exists() else {}
+    if imagenet_class_embeddings(source.manifest.class_names) is not None:
+        return imagenet_text_encoder()
+    return source.manifest.text_encoder or {}
 
 
 def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
@@ -20,7 +33,7 @@ def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
     ships; else the mean caption embedding of every class in the split (exact where all images of a class share their
     caption, as in the emoji set). It says which unless it is the first.
     """
-    path = folder / "class_embeddings.npy"
+    path = folder / FILE
     if path.exists():
         found, classes = load_arrays(path), len(source.manifest.class_names)
         if len(found) != classes:
@@ -28,6 +41,8 @@ def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
             raise DataError(
                 f"rows of {path}", len(found), expected, "Embed the classes again, or mix sets of the same classes."
             )
+        if (folder / ABOUT).exists():
+            _check_names(folder / ABOUT, source.manifest.class_names)
         return found
     shipped = imagenet_class_embeddings(source.manifest.class_names)
     if shipped is not None:
@@ -47,3 +62,15 @@ def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
         if record["label"] >= 0 and record["caption_embeddings"] is not None:
             sums[record["label"]] += record["caption_embeddings"][0]
     return unit_rows(sums).astype(np.float16)
+
+
+def _check_names(about: pathlib.Path, expected: Sequence[str]) -> None:
+    named = json.loads(about.read_text(encoding="utf-8"))["class_names"]
+    if named != list(expected):
+        place = next((i for i, pair in enumerate(zip(named, expected, strict=False)) if pair[0] != pair[1]), 0)
+        raise DataError(
+            f"class {place} of {about}",
+            named[place : place + 1],
+            f"{expected[place]!r}, as in the manifest of the set",
+            "Embed the classes again with `python -m xsample_jax.tools.embed --what=classes`.",
+        )

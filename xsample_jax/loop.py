@@ -11,7 +11,7 @@ from xsample_jax.checkpoint import FULL, Checkpoints
 from xsample_jax.config import config_to_json, load_config, resolve
 from xsample_jax.data.pipeline import Examples, train_batches
 from xsample_jax.data.whole_file import write_whole
-from xsample_jax.errors import CheckpointError, ConfigError, SaveError
+from xsample_jax.errors import CheckpointError, ConfigError, SaveError, did_you_mean
 from xsample_jax.evals.intervals import save_examples
 from xsample_jax.evals.run import evaluate, write_snapshot
 from xsample_jax.faults.history import note
@@ -103,7 +103,12 @@ def _restore(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, Progre
                 raise CheckpointError(
                     "checkpoint.resume_from", config.checkpoint.resume_from, "a run folder with a checkpoint in it"
                 )
-            return other.restore(parts.abstract_state)
+            state, progress = other.restore(parts.abstract_state)
+        if progress.step >= parts.steps:
+            done = f"more than the {progress.step} that are done in {config.checkpoint.resume_from}"
+            raise ConfigError("steps", parts.steps, done, "They are counted from the start of that run.")
+        say(f"{config.name}: goes on from step {progress.step} of {config.checkpoint.resume_from}")
+        return state, progress
     return parts.new_state(read_pretrained(config)), Progress()
 
 
@@ -166,6 +171,10 @@ def _steps(
     def evaluate_now() -> dict[str, float]:
         with clocks.measure("evaluation"), notice.interrupts():
             found = dict(evaluate(parts, state)[0].metrics)
+        ranked_by = config.checkpoint.metric
+        if ranked_by is not None and ranked_by not in found:
+            fix = did_you_mean(ranked_by, found)
+            raise ConfigError("checkpoint.metric", ranked_by, "a metric of the evaluation", fix)
         writers.write(progress.step, {f"eval/{name}": value for name, value in found.items()})
         return found
 
@@ -179,7 +188,7 @@ def _steps(
             if step > start and (stop or step % config.checkpoint.every == 0):
                 with reported(folder, step):
                     save()
-                scores = {}
+            scores = {}  # those of another step say nothing of the next checkpoint
             if stop:
                 with reported(folder, step):
                     checkpoints.wait()
@@ -246,10 +255,12 @@ def _finish(parts: Parts, examples: Examples, run: RunFolder, notice: Notice, st
     if first_process:
         lines = read_jsonl(folder / JSONL)
         if not any(name.startswith("eval/") for line in lines if line["step"] == steps for name in line) and scores:
-            with contextlib.closing(open_writers(folder, total_steps=steps, resume_step=steps)) as writers:
+            wandb = wandb_writer(config, folder)
+            with contextlib.closing(open_writers(folder, total_steps=steps, resume_step=steps, wandb=wandb)) as writers:
                 writers.write(steps, {f"eval/{name}": value for name, value in scores.items()})
-        write_whole(folder / EVALUATION, lambda partial: partial.write_text(json.dumps(scores, indent=2)))
         write_report([folder], folder / REPORT)
+        # The last file: it says that the run is finished.
+        write_whole(folder / EVALUATION, lambda partial: partial.write_text(json.dumps(scores, indent=2)))
         print(f"{config.name}: finished at step {steps}. Report: {run.place / REPORT}")
     barrier("the end of the run")
     return scores

@@ -1,5 +1,6 @@
 """The shipped class texts of ImageNet: sane by the checks that people who rebuilt the paper's table use."""
 
+import json
 import shutil
 
 import numpy as np
@@ -67,6 +68,10 @@ def test_a_set_of_imagenet_classes_needs_no_text_model(tmp_path, capsys):
     assert "ImageNet" in capsys.readouterr().out
     np.save(tmp_path / "class_embeddings.npy", np.ones((2, 4), np.float16))  # its own come first
     assert load_class_embeddings(tmp_path, open_records(tmp_path, "train")).shape == (2, 4)
+    about = {"text_encoder": {}, "class_names": ["n02099601", "n03063500"]}  # of a set that was there before
+    (tmp_path / "class_embeddings.json").write_text(json.dumps(about))
+    with pytest.raises(DataError, match=r"class 1 of .*n03063500.*'n03063599'.*what=classes"):
+        load_class_embeddings(tmp_path, open_records(tmp_path, "train"))
 
 
 def test_changed_files_are_refused_and_rebuilt(tmp_path):

@@ -6,6 +6,7 @@ from tests.config.changed import changed
 from xsample_jax.config import find_problems
 from xsample_jax.errors import ConfigError
 
+RANKED = {"checkpoint__metric": "label/knn", "checkpoint__every": 20, "eval__every": 10}
 KERNELS = {"loss__tiles": "pallas", "loss__impl": "streaming"}
 
 
@@ -97,7 +98,9 @@ KERNELS = {"loss__tiles": "pallas", "loss__impl": "streaming"}
         (KERNELS | {"objective__target_temperature": 0.02}, "loss.tiles", "stay above 0.025"),
         (KERNELS | {"batch_size": 160, "mesh__data": 8}, "loss.tiles", "batch_size to a multiple of 1024"),
         ({"eval__suite": "none", "checkpoint__metric": "knn"}, "checkpoint.metric", "checkpoint.metric=None"),
-        ({"checkpoint__metric": "knn", "checkpoint__keep_best": 0}, "checkpoint.keep_best", ""),
+        (RANKED | {"checkpoint__keep_best": 0}, "checkpoint.keep_best", ""),
+        (RANKED | {"eval__every": None}, "eval.every", "eval.every=20"),
+        (RANKED | {"eval__every": 15}, "eval.every", "a divisor of checkpoint.every = 20"),
     ],
 )
 def test_combinations(changes, field, fix):
@@ -125,7 +128,7 @@ def test_combinations(changes, field, fix):
         {"data__source": "records", "data__path": "x", "data__split": "any", "eval__suite": "none"},
         {"augment__size": 128},
         {"optimizer__name": "lars"},
-        {"checkpoint__metric": "knn"},
+        RANKED,
         KERNELS,
         KERNELS | {"batch_size": 1024, "mesh__data": 8},
     ],

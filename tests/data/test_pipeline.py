@@ -191,6 +191,17 @@ def test_a_broken_record_is_named_or_skipped_and_counted():
     assert fine.skipped == 1
 
 
+def test_an_evaluation_goes_without_what_is_broken():
+    fine = open_examples(tiny_config(), "val", frozenset())
+    names = [fine.source[index]["id"] for index in range(len(fine))]
+    fine.source, fine.on_error = Broken(fine.source), "skip"
+    batches = list(eval_batches(fine, 50, threads=2))
+    joined = {name: np.concatenate([batch[name] for batch in batches]) for name in ("index", "id", "mask")}
+    kept = [index for index in range(len(fine)) if index != 3]
+    np.testing.assert_array_equal(joined["index"][joined["mask"]], kept)
+    np.testing.assert_array_equal(joined["id"][joined["mask"]], [names[index] for index in kept])
+
+
 def test_what_the_set_lacks_is_said(examples):
     with pytest.raises(DataError, match="caption"):
         open_examples(tiny_config(data__caption="3"), "val", frozenset({"caption_embedding"}))[0]

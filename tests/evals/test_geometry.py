@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata, spearmanr
 
+from xsample_jax.evals.evaluators.geometry import add_caption_correlation
+from xsample_jax.evals.features import Features
 from xsample_jax.evals.geometry import (
     alignment,
     caption_correlation,
@@ -15,6 +17,7 @@ from xsample_jax.evals.geometry import (
     uniformity,
 )
 from xsample_jax.evals.intervals import Scores, bootstrap
+from xsample_jax.evals.result import Collector
 
 
 @pytest.fixture
@@ -106,3 +109,20 @@ def test_caption_correlation_is_scipys_spearman_of_concept_means(rng):
     exact = np.array([40 * rho - 39 * spearman([c for c in range(40) if c != out]) for out in range(40)])
     assert np.corrcoef(exact, contributions)[0, 1] > 0.98
     assert contributions.std() == pytest.approx(exact.std(), rel=0.1)
+
+
+def test_captions_that_cannot_be_ranked_add_nothing(rng):
+    def added(captions, concepts=None):
+        count, out = len(captions), Collector()
+        rows = Features(rng.normal(size=(count, 4)), None, np.arange(count), np.zeros(count, int),
+                        caption_embedding=captions)  # fmt: skip
+        add_caption_correlation(out, rows, concepts)
+        return out.metrics
+
+    captions = rng.normal(size=(12, 5))
+    assert np.isfinite(added(captions)["spearman/captions"])
+    captions[:3] = 0  # images without a caption
+    assert np.isfinite(added(captions)["spearman/captions"])
+    assert added(captions[:6]) == {}  # three captions
+    assert added(np.ones((12, 5)), np.arange(12)) == {}
+    assert added(np.zeros((12, 5))) == {}

@@ -1,5 +1,7 @@
 """The parts of a snapshot: map of the embedding, worst errors."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,12 @@ def test_worst_error_is_the_most_confident_one(rng):
     assert table.share[0] == pytest.approx(1)
     assert table.truth_share[0] == 0
     assert np.all(train.label[table.evidence[0]] == 2)
+    unlabelled = features(np.tile([0.97, 1, 0], (30, 1)), [-1] * 30)  # nearer, and told nothing
+    joined = dataclasses.replace(train, features=np.concatenate([unlabelled.features, train.features]),
+                                 label=np.concatenate([unlabelled.label, train.label]))  # fmt: skip
+    again = find_errors(joined, test, k=4)
+    np.testing.assert_array_equal(again.predicted, table.predicted)
+    np.testing.assert_array_equal(again.evidence, table.evidence + 30)
     voters = train.label[find_errors(train, test, k=20).evidence[1]]
     assert set(voters) == {0, 1}
     assert np.all(np.diff(voters) <= 0)  # those that were wrong come first

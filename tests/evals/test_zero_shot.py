@@ -1,5 +1,6 @@
 """Zero-shot: the map to texts against scikit-learn, prompts against a loop, the text tower against its own words."""
 
+import json
 import types
 
 import jax
@@ -10,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tests.tiny import tiny_config
 from xsample_jax.captions import encoders
+from xsample_jax.data.record_writer import write_records
 from xsample_jax.evals import class_texts
 from xsample_jax.evals.bench import Bench, Options
 from xsample_jax.evals.evaluators.zero_shot import ZERO_SHOT, fit_map
@@ -75,6 +77,30 @@ def test_unseen_classes_are_named_by_the_nearest_text(world, monkeypatch):
     assert set(out.examples["zero_shot/mapped/label"].concepts) == set(range(30, 40))
 
 
+@pytest.mark.parametrize(
+    ("made", "problems"),
+    [
+        ({"name": "hub/mpnet", "revision": "commit", "dim": 4}, 0),
+        ({"name": "folder/other", "revision": "sha", "dim": 4}, 0),  # the same weights by another name
+        ({"name": "hub/other", "revision": "else", "dim": 4}, 1),
+        ({"name": "hub/mpnet", "revision": "sha", "dim": 3}, 1),
+    ],
+)
+def test_class_texts_of_another_encoder_than_the_captions_are_refused(tmp_path, made, problems):
+    captions = {"name": "mpnet", "revision": "sha", "dim": 4}
+    record = {"id": 0, "image": b"x", "label": 1, "captions": ["a"], "caption_embeddings": np.ones((1, 4), np.float16)}
+    other = record | {"id": 1}
+    write_records(tmp_path, "two", {"train": [record], "val": [other]}, ["cat", "dog"], text_encoder=captions)
+    np.save(tmp_path / "class_embeddings.npy", np.ones((2, made["dim"]), np.float16))
+    about = {"text_encoder": made, "class_names": ["cat", "dog"]}
+    (tmp_path / "class_embeddings.json").write_text(json.dumps(about))
+    config = tiny_config(data__source="records", data__path=str(tmp_path), data__split="train", eval__suite="none",
+                         eval__split="val", eval__train_split="train")  # fmt: skip
+    found = [str(problem) for problem in ZERO_SHOT.check(Bench(None, config))]
+    assert len(found) == problems
+    assert all("encoder of the class texts" in problem and "mpnet (4 wide)" in problem for problem in found)
+
+
 def vectors(texts):
     """A stand-in for an encoder: a vector that depends on every letter, of any length."""
     return np.array([[sum(map(ord, text)) % 97 - 48, len(text), text.count("a") + 1, 5.0] for text in texts])
@@ -113,10 +139,11 @@ def test_the_text_tower_embeds_prompts_and_captions(monkeypatch):
     config = tiny_config(objective__preset="clip", model__text__layers=1, eval__split="test_styles")
     parts, _ = assemble(config)
     state = parts.new_state()
-    text = TextSide(parts, state, None)
-    monkeypatch.setattr("xsample_jax.evals.text_side.CHUNK", 16)  # several chunks, the last one padded
-    rows, ids = text.of_split("test_styles")
     source = Bench(None, config).source("test_styles")
+    text = TextSide(parts, state, lambda split: types.SimpleNamespace(index=np.arange(len(source))))
+    monkeypatch.setattr("xsample_jax.evals.text_side.CHUNK", 16)  # several chunks, the last one padded
+    there, rows, ids = text.of_split("test_styles")
+    assert there.tolist() == list(range(len(source)))
     captions = [source[index]["captions"][0] for index in range(len(source))]
     network = parts.model.merge(state.params, state.statistics, training=False)
     some = [0, 3, len(source) - 1]

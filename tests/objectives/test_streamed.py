@@ -60,8 +60,7 @@ def blocks_of(x):
     }
 
 
-def evaluate(name, how, devices):
-    objective = dataclasses.replace(PRESETS[name].objective)
+def evaluate(objective, how, devices):
     mesh = Mesh(
         np.array(jax.devices()[:devices]).reshape(devices, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2
     )
@@ -82,9 +81,10 @@ def evaluate(name, how, devices):
 
 @pytest.mark.parametrize(("name", "devices"), [*((name, n) for n in (1, 8) for name in STREAMABLE), ("xclr", 2)])
 def test_streamed_is_dense(name, devices):
-    dense, dense_gradient = evaluate(name, None, 1)
+    objective = PRESETS[name].objective
+    dense, dense_gradient = evaluate(objective, None, 1)
     exchange = "ring" if name in ("ressl", "clip") else "gather"
-    streamed, gradient = evaluate(name, Streaming("streaming", tile=16, exchange=exchange), devices)
+    streamed, gradient = evaluate(objective, Streaming("streaming", tile=16, exchange=exchange), devices)
     assert set(streamed) == set(dense)
     for metric, value in dense.items():
         assert streamed[metric] == pytest.approx(float(value), rel=1e-5, abs=1e-5), metric
@@ -100,10 +100,17 @@ def test_the_presets_of_the_paper_can_be_streamed():
 
 
 def test_auto_streams_what_is_large_and_what_is_on_several_devices():
-    term = PRESETS["xclr"].objective.terms[0]
-    assert not Streaming().wants(term, 2048, 2048)
-    assert Streaming().wants(term, 8192, 8192)
-    assert not Streaming("dense").wants(term, 8192, 8192)
+    assert not Streaming().wants(None, 2048, 2048)
+    assert Streaming().wants(None, 8192, 8192)
+    assert not Streaming("dense").wants(None, 8192, 8192)
     sharded = Mesh(np.array(jax.devices()).reshape(8, 1), ("data", "fsdp"))
-    assert Streaming(mesh=sharded).wants(term, 64, 64)  # whatever their number: less travels
-    assert not Streaming().wants(PRESETS["dcl"].objective.terms[0], 8192, 8192)
+    assert Streaming(mesh=sharded).wants(None, 64, 64)  # whatever their number: less travels
+    ((_, reason),) = find_unstreamable(PRESETS["dcl"].objective)
+    assert not Streaming().wants(reason, 8192, 8192)
+
+
+def test_a_tau_s_that_is_a_rule_is_dense_under_auto():
+    ruled = dataclasses.replace(PRESETS["xclr"].objective, target_temperature={"name": "neighbours", "count": 4.0})
+    dense, _ = evaluate(ruled, None, 1)
+    auto, _ = evaluate(ruled, Streaming(), 8)
+    assert auto["loss"] == pytest.approx(float(dense["loss"]), rel=1e-5)

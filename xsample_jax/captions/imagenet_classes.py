@@ -33,6 +33,11 @@ def read_embeddings(folder: Path = FOLDER) -> np.ndarray:
     return np.load(folder / "class_embeddings.npy")
 
 
+def imagenet_text_encoder(folder: Path = FOLDER) -> dict:
+    """The sentence encoder of `read_embeddings`, as manifests describe one."""
+    return json.loads((folder / "about.json").read_text())["text_encoder"]
+
+
 def imagenet_class_embeddings(class_names: Sequence[str]) -> np.ndarray | None:
     """Embeddings for the classes of a set [classes, 768], or None when one of them is not an ImageNet class.
 

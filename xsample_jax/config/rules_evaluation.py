@@ -44,6 +44,13 @@ def _best_checkpoint(c: dict) -> Iterator[ConfigError]:
             "None when eval.suite = 'none': no evaluation ever measures it",
             "Set --config.eval.suite, or --config.checkpoint.metric=None.",
         )
+    elif metric is not None and (not c["eval.every"] or c["checkpoint.every"] % c["eval.every"]):
+        yield ConfigError(
+            "eval.every",
+            c["eval.every"],
+            f"a divisor of checkpoint.every = {c['checkpoint.every']}: checkpoint.metric ranks what was evaluated",
+            f"Set --config.eval.every={c['checkpoint.every']}, or --config.checkpoint.metric=None.",
+        )
     if metric is not None and c["checkpoint.keep_best"] == 0:
         yield ConfigError(
             "checkpoint.keep_best", 0, f"at least 1 to keep the best by {metric!r}", "Set 1, or no metric."

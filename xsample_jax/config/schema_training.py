@@ -68,7 +68,7 @@ MESH = {
         "Where parameters lie: the first rule whose regex is found in a path (xsample_jax/sharding.py).",
     ),
     "memory_limit": Key(
-        float, None, "GiB of a device that a step may take; a run that needs more is refused.", above=0, optional=True
+        float, None, "GiB of a device that a step may take: --dry_run refuses more.", above=0, optional=True
     ),
     "topology": Key(
         str,

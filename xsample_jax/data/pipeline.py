@@ -34,11 +34,13 @@ class Examples:
       caption: which caption of an image (config data.caption).
       fields: entries beyond image, id and label: caption_embedding, caption_tokens, path (in the class tree), index (in
         the split), attributes; class_embedding asks for a label, by which the step looks the embedding up.
-      on_error: "raise", or "skip": the next good record takes the place of a broken one.
+      on_error: "raise", or "skip": in training the next good record takes the place of a broken one; evaluations do
+        without it.
       tokenizer, length: for caption_tokens.
       hierarchy: names of the attributes above the label in the class tree, root first, for path.
       rates: how often each record is drawn in training (data/draws.py); None: all alike.
       keep: every picture is decoded once and stays in memory (data.cache=decoded).
+      zero_captions: a record without a caption gets an embedding of zeros, where an evaluation can do without.
     """
 
     source: Sequence
@@ -51,6 +53,7 @@ class Examples:
     hierarchy: tuple[str, ...] = ()
     rates: np.ndarray | None = None
     keep: bool = False
+    zero_captions: bool = False
 
     def __post_init__(self):
         self.skipped = 0
@@ -65,9 +68,13 @@ class Examples:
 
     def drawn(self, index: int, draw: int | None) -> dict[str, np.ndarray]:
         """The example at `index`; with data.caption=random the number `draw` picks its caption (None: the first)."""
+        return self.drawn_or_next(index, draw)[0]
+
+    def drawn_or_next(self, index: int, draw: int | None) -> tuple[dict[str, np.ndarray], bool]:
+        """(example, whether it is the one at `index`): a broken one is skipped if `on_error` says so."""
         for attempt in range(len(self)):
             try:
-                return self._example((index + attempt) % len(self), draw)
+                return self._example((index + attempt) % len(self), draw), attempt == 0
             except DataError as error:
                 if self.on_error == "raise":
                     raise
@@ -132,6 +139,8 @@ class Examples:
         where = f"record {self.source.locate(index)}, id {record['id']}"
         found = {}
         if "caption_embedding" in self.fields:
+            if embedding is None and self.zero_captions:
+                embedding = np.zeros(self.source.manifest.text_encoder["dim"], np.float16)
             if embedding is None:
                 raise DataError(
                     f"caption embedding of {where}",
@@ -166,17 +175,24 @@ def train_batches(examples: Examples, config, start: int, rows: Sequence[int] | 
 def eval_batches(
     examples: Examples, batch_size: int, threads: int, rows: Sequence[int] | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Every example once, in order, in batches that are all full: `mask` [b] is False on padding (copies of the first).
+    """Every example once, in order, in batches that are all full.
 
-    `rows`: which rows of every global batch to read, as for train_batches; all processes get equally many batches.
+    `mask` [b] is False on padding and in the place of a record that was skipped; `index` int32 [b] is the number of the
+    example. `rows`: which rows of every global batch to read, as for train_batches; all processes get equally many
+    batches.
     """
     count = len(examples)
     rows = range(batch_size) if rows is None else [int(row) for row in rows]
     indices = [start + row for start in range(0, count, batch_size) for row in rows]
-    dataset = grain.MapDataset.source(indices).map(lambda i: examples[i] if i < count else examples[0])
-    for number, batch in enumerate(_in_threads(dataset, len(rows), threads, ahead=2)):
-        mask = np.array(indices[number * len(rows) : (number + 1) * len(rows)]) < count
-        yield batch | {"mask": mask}
+
+    def example(index: int) -> dict[str, np.ndarray]:
+        if isinstance(examples, Examples):
+            found, there = examples.drawn_or_next(index % count, None)
+        else:
+            found, there = examples[index % count], True
+        return found | {"mask": np.bool_(there and index < count), "index": np.int32(index)}
+
+    yield from _in_threads(grain.MapDataset.source(indices).map(example), len(rows), threads, ahead=2)
 
 
 def _in_threads(examples: grain.MapDataset, batch_size: int, threads: int, ahead: int) -> grain.IterDataset:

@@ -8,11 +8,10 @@ mixed_same - mixed_rand as in ImageNet-9 (Xiao et al. 2020, arXiv 2006.09994). N
 import numpy as np
 
 from xsample_jax.errors import DataError
-from xsample_jax.evals.evaluators.geometry import add_geometry
+from xsample_jax.evals.evaluators.geometry import add_caption_correlation, add_geometry
 from xsample_jax.evals.evaluators.labels import NEIGHBOURS, TEMPERATURE
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.fewshot import few_shot
-from xsample_jax.evals.geometry import caption_correlation
 from xsample_jax.evals.knn import neighbours, vote
 from xsample_jax.evals.probe import fit_probes
 from xsample_jax.evals.result import Collector, FeaturesOf, SuiteResult
@@ -97,8 +96,6 @@ def evaluate_emoji(features_of: FeaturesOf, split: str = "test", train_split: st
             out.examples_of(f"retrieval/{style}_to_{GALLERY_STYLE}", found, concepts)
 
     if seen.caption_embedding is not None:
-        rho, contributions, concepts = caption_correlation(seen.features, seen.caption_embedding, seen.label)
-        out.examples_of("spearman/captions", contributions, concepts)
-        out.scalar("spearman/captions", rho)
+        add_caption_correlation(out, seen, seen.label)
     add_geometry(out, seen, seen.label, seen.label, seen.attribute("subgroup"))
     return out.result()

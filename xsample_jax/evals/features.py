@@ -22,7 +22,8 @@ class Features:
       label: int [n], -1 where a record has none.
       attributes: name -> int [n].
       attribute_names: name -> the words behind the integers of that attribute (the manifest's list).
-      caption_embedding: float32 [n, E] or None.
+      caption_embedding: float32 [n, E] or None; a row of zeros where the example has no caption.
+      index: int [n], numbers of the examples in their split, or None.
     """
 
     features: np.ndarray
@@ -32,6 +33,7 @@ class Features:
     attributes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     attribute_names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     caption_embedding: np.ndarray | None = None
+    index: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.id)
@@ -47,7 +49,12 @@ class Features:
             label=pick(self.label),
             attributes={name: pick(values) for name, values in self.attributes.items()},
             caption_embedding=pick(self.caption_embedding),
+            index=pick(self.index),
         )
+
+    def captioned(self) -> "Features":
+        """Returns the rows with a caption embedding, which the split must have."""
+        return self.rows(self.caption_embedding.any(axis=1))
 
     def attribute(self, name: str) -> np.ndarray:
         """Returns int [n]; DataError that lists the attributes there are when `name` is none of them."""
@@ -81,8 +88,8 @@ def extract_features(
       encode: compiled function of uint8 images [b, H, W, C] (and, with `background`, float [b, H, W, 3]) that returns
         (features [b, F], z [b, D] or None). It may be sharded in any way; the next batch is dispatched before the
         result of the last one is fetched.
-      batches: dicts with image, id, label, mask (False = padding) and, where there are any, caption_embedding and
-        "attribute/<name>". A batch without mask has no padding.
+      batches: dicts with image, id, label, mask (False = padding) and, where there are any, index, caption_embedding
+        and "attribute/<name>". A batch without mask has no padding.
       background: called with the batch, gives the ground to put under its images.
       attribute_names: the manifest's words for the attribute values.
       gather: brings {name: rows} to the host. With several processes, each of which iterates over its own rows of the
@@ -110,6 +117,7 @@ def extract_features(
         attributes={name.removeprefix(_ATTRIBUTE): column(name) for name in names if name.startswith(_ATTRIBUTE)},
         attribute_names=dict(attribute_names or {}),
         caption_embedding=column("caption_embedding") if "caption_embedding" in names else None,
+        index=column("index") if "index" in names else None,
     )
 
 
@@ -120,7 +128,7 @@ def _fetch(encoded: tuple, batch: Mapping[str, np.ndarray], gather: Callable) ->
     if embedding is not None:
         rows["embedding"] = embedding
     for name, values in batch.items():
-        if name == "caption_embedding" or name.startswith(_ATTRIBUTE):
+        if name in ("caption_embedding", "index") or name.startswith(_ATTRIBUTE):
             rows[name] = values
     mask = batch.get("mask")
     rows["mask"] = np.ones(len(batch["id"]), bool) if mask is None else mask

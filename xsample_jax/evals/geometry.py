@@ -112,7 +112,8 @@ def caption_correlation(
 
     def pearson(s, n):
         covariance = s["ab"] - s["a"] * s["b"] / n
-        return covariance / np.sqrt((s["aa"] - s["a"] ** 2 / n) * (s["bb"] - s["b"] ** 2 / n))
+        with np.errstate(invalid="ignore", divide="ignore"):  # NaN where all are alike
+            return covariance / np.sqrt((s["aa"] - s["a"] ** 2 / n) * (s["bb"] - s["b"] ** 2 / n))
 
     rho = pearson(total, pairs)
     without = pearson({name: total[name] - own[name] for name in total}, pairs - (count - 1))

@@ -53,7 +53,7 @@ class FeatureStore:
             fields = {"attributes"}
             examples = open_examples(config, split, frozenset(fields))
             if examples.source.manifest.text_encoder is not None:
-                examples.fields = frozenset(fields | {"caption_embedding"})
+                examples.fields, examples.zero_captions = frozenset(fields | {"caption_embedding"}), True
             self._examples[split] = examples
         return self._examples[split]
 
@@ -144,43 +144,50 @@ def write_snapshot(path: pathlib.Path, parts: Parts, state: TrainState, store: F
     config, split = parts.config, parts.config.eval.split
     examples, features = store.examples(split), store(split)
     train_examples, train = store.examples(config.eval.train_split), store(config.eval.train_split)
-    count = min(SNAPSHOT_IMAGES, len(examples))
-    indices = np.linspace(0, len(examples) - 1, count).astype(int)
-    batch = [examples[int(index)] for index in indices]
+    captioned = features if features.caption_embedding is None else features.captioned()
+    drawn = captioned if len(captioned) else features
+    drawn = drawn.rows(np.linspace(0, len(drawn) - 1, min(SNAPSHOT_IMAGES, len(drawn))).astype(int))
+    batch = [examples[int(index)] for index in drawn.index]
     images = np.stack([example["image"] for example in batch])
     side = {name: np.stack([example[name] for example in batch]) for name in ("id", "label", "caption_embedding")
             if name in batch[0]}  # fmt: skip
     target, student = _graphs_of(parts, state, images, side)
+    # Large galleries are searched by the devices of all processes.
+    errors, neighbours = find_errors(train, features), find_neighbours(features)
     if jax.process_index() != 0:
         return
     class_names = examples.source.manifest.class_names
-    groups = features.attributes.get("group", features.label)
+    groups = drawn.attributes.get("group", drawn.label)
     names = features.attribute_names.get("group", class_names)
-    errors = find_errors(train, features)
     words = features.attribute_names.get(errors.target, class_names) if errors else None
-    picture = partial(_picture, examples)
+    picture = partial(_picture, examples, features)
     embedding = side.get("caption_embedding")
     save_snapshot(
         path,
         images=images,
-        captions=[picture(index)[1] for index in indices],
-        groups=[str(names[groups[index]] if names and groups[index] >= 0 else groups[index]) for index in indices],
+        captions=[_caption(examples, index) for index in drawn.index],
+        groups=[str(names[group] if names and group >= 0 else group) for group in groups],
         target=target,
         student=student,
         views=config.views,
         similarity=None
         if embedding is None
         else np.asarray(embedding, np.float32) @ np.asarray(embedding, np.float32).T,
-        neighbours=find_neighbours(features),
+        neighbours=neighbours,
         picture_of=picture,
         more=map_arrays(features, class_names)
-        | error_arrays(errors, picture, partial(_picture, train_examples), words),
+        | error_arrays(errors, picture, partial(_picture, train_examples, train), words),
     )
 
 
-def _picture(examples: Examples, row: int) -> tuple[np.ndarray, str]:
-    """(image, first caption) of an example."""
-    return examples[int(row)]["image"], (examples.source[int(row)]["captions"] or [""])[0]
+def _picture(examples: Examples, features: Features, row: int) -> tuple[np.ndarray, str]:
+    """(image, first caption) of the example that a row of features is of."""
+    index = int(features.index[row])
+    return examples[index]["image"], _caption(examples, index)
+
+
+def _caption(examples: Examples, index: int) -> str:
+    return (examples.source[int(index)]["captions"] or [""])[0]
 
 
 def _graphs_of(parts: Parts, state: TrainState, images: np.ndarray, side: dict) -> tuple[np.ndarray, np.ndarray]:

@@ -7,8 +7,8 @@ and no error is 1, so that factors with few and with many values can be compared
 import numpy as np
 
 from xsample_jax.errors import DataError
+from xsample_jax.evals.evaluators.geometry import add_caption_correlation
 from xsample_jax.evals.features import Features
-from xsample_jax.evals.geometry import caption_correlation
 from xsample_jax.evals.probe import fit_probes
 from xsample_jax.evals.result import Collector, FeaturesOf, SuiteResult
 
@@ -40,8 +40,5 @@ def evaluate_factors(train: Features, test: Features) -> SuiteResult:
         out.examples_of(f"factor/{name}/kept", (correct - 1 / values) / (1 - 1 / values), unit)
     if test.caption_embedding is not None:
         some = test.rows(slice(CORRELATED))
-        rho, contributions, rows = caption_correlation(some.features, some.caption_embedding, np.arange(len(some)))
-        if np.isfinite(rho):
-            out.examples_of("spearman/captions", contributions, rows)
-            out.scalar("spearman/captions", rho)
+        add_caption_correlation(out, some, np.arange(len(some)))
     return out.result()

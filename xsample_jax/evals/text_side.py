@@ -32,7 +32,7 @@ class TextSide:
             network = parts.model.merge(state.params, state.statistics, training=False)
             return network.embed_text({self.reads: rows})
 
-        self._splits: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._splits: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         self._embed = jax.jit(embed, out_shardings=replicated(parts.mesh))
 
     def check(self, source) -> Iterator[UserError]:
@@ -62,20 +62,27 @@ class TextSide:
         tokenizer = load_tokenizer(source_folder(self._parts.config.data))
         return tokenize(tokenizer, texts, self._parts.config.model.text.length)
 
-    def of_split(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """(embeddings float32 [n, D] of the captions, ids int [n], equal for equal captions), in the order of rows."""
+    def of_split(self, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(rows int [m] of the features of the split that have a caption, its embedding float32 [m, D], ids int [m]).
+
+        Equal captions have equal ids.
+        """
         if split not in self._splits:
+            features = self._features_of(split)
             if self.reads == "caption_embedding":
-                rows = self._features_of(split).caption_embedding
+                there = np.flatnonzero(features.caption_embedding.any(axis=1))
+                rows = features.caption_embedding[there]
             else:
-                rows = self.tokens(self._captions(split))
+                captions = self._captions(split, features.index)
+                there = np.array([row for row, caption in enumerate(captions) if caption is not None], int)
+                rows = self.tokens([captions[row] for row in there])
             distinct, ids = np.unique(rows, axis=0, return_inverse=True)
             ids = ids.reshape(-1)
-            self._splits[split] = self.embed(distinct)[ids], ids
+            self._splits[split] = there, self.embed(distinct)[ids], ids
         return self._splits[split]
 
-    def _captions(self, split: str) -> list[str]:
+    def _captions(self, split: str, indices: np.ndarray) -> list[str | None]:
         config = self._parts.config
         source = open_source(config.data, split)
-        show = progress(range(len(source)), f"captions of {split}", len(source), enabled=jax.process_index() == 0)
-        return [select_caption(source[index], config.data.caption)[0] or "" for index in show]
+        show = progress(indices, f"captions of {split}", len(indices), enabled=jax.process_index() == 0)
+        return [select_caption(source[int(index)], config.data.caption)[0] for index in show]

@@ -53,7 +53,9 @@ def find_errors(train: Features, test: Features, count: int = 12, k: int = 6, se
     labels, truth = values(train), values(test)
     rows = np.flatnonzero(np.isin(truth, labels) & (truth >= 0))
     rows = np.sort(np.random.default_rng(seed).permutation(rows)[:LOOKED_AT])
-    index, cosine = neighbours(train.features, test.features[rows], NEIGHBOURS)
+    known = np.flatnonzero(labels >= 0)  # what has no class does not vote
+    labels = labels[known]
+    index, cosine = neighbours(train.features[known], test.features[rows], NEIGHBOURS)
     predicted = vote(labels, index, cosine, TEMPERATURE)
     weights = np.exp((cosine - cosine.max(axis=1, keepdims=True)) / TEMPERATURE)
     weights /= weights.sum(axis=1, keepdims=True)
@@ -67,7 +69,7 @@ def find_errors(train: Features, test: Features, count: int = 12, k: int = 6, se
         wrong = wrong[np.sort(first)]
     worst = wrong[:count]
     guilty = labels[index[worst]] == predicted[worst][:, None]
-    evidence = np.take_along_axis(index[worst], np.argsort(~guilty, axis=1, kind="stable"), axis=1)[:, :k]
+    evidence = known[np.take_along_axis(index[worst], np.argsort(~guilty, axis=1, kind="stable"), axis=1)[:, :k]]
     return ErrorTable(
         target, rows[worst], evidence, truth[rows][worst], predicted[worst], share[worst], truth_share[worst]
     )

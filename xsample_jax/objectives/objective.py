@@ -112,11 +112,12 @@ def objective_loss(
         # A table of all classes is not centred, and what is centred is not float16 any more.
         how = how and dataclasses.replace(how, class_embeddings=None, caption_wire="float32")
     share = sum(term.weight for term in objective.terms) or 1.0
+    reasons = dict(find_unstreamable(objective))
     loss, metrics = 0.0, {}
     for number, term in enumerate(objective.terms):
         term_key = None if key is None else jax.random.fold_in(key, number)
         tau_s = objective.target_temperature
-        if how is not None and how.wants(term, *count_rows(term, blocks, images)):
+        if how is not None and how.wants(reasons.get(number), *count_rows(term, blocks, images)):
             value, found = streamed_term(term, blocks, images, temperature, tau_s, how)
         else:
             pairs = pairs_of(term, blocks, images, temperature, tau_s, bias, progress, term_key)

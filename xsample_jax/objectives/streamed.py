@@ -64,11 +64,11 @@ class Streaming:
     lowest_temperature: float | None = None
     class_embeddings: np.ndarray | None = None
 
-    def wants(self, term: Term, anchors: int, keys: int) -> bool:
-        """Whether a term on this many rows is streamed."""
+    def wants(self, reason: str | None, anchors: int, keys: int) -> bool:
+        """Whether a term on this many rows is streamed; reason: why it cannot be (objective.find_unstreamable)."""
         several = self.mesh is not None and self.mesh.size > 1
         worth_it = several or anchors * keys > LARGEST_DENSE
-        return self.impl == "streaming" or (self.impl == "auto" and worth_it and why_not(term) is None)
+        return self.impl == "streaming" or (self.impl == "auto" and worth_it and reason is None)
 
 
 def why_not(term: Term) -> str | None:

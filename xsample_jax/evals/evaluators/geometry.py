@@ -26,9 +26,35 @@ def add_geometry(out: Collector, of: Features, concepts: np.ndarray, units: np.n
     values, rows = alignment(z, kinds)
     if len(rows):
         out.examples_of("geometry/tolerance", 1 - values / 2, units[rows])
-    values, rows = uniformity(z)
-    out.examples_of("geometry/uniformity", values, units[rows])
+    if len(z) > 1:
+        values, rows = uniformity(z)
+        out.examples_of("geometry/uniformity", values, units[rows])
     out.scalar("geometry/effective_rank", effective_rank(of.features))
+
+
+def add_caption_correlation(out: Collector, of: Features, concepts: np.ndarray | None = None) -> None:
+    """Adds the rank correlation of the images' cosines with their captions', over pairs of concepts.
+
+    of: rows without a caption are left out; nothing is added where the captions are too few or too alike to be ranked.
+    concepts: int [n], whose rows are averaged first; None: rows of one caption are one concept.
+    """
+    there = of.caption_embedding.any(axis=1)
+    of = of.rows(there)
+    if concepts is None:
+        _, concepts = np.unique(of.caption_embedding, axis=0, return_inverse=True)
+        concepts = concepts.reshape(-1)
+    else:
+        concepts = concepts[there]
+    known = np.unique(concepts)
+    if len(known) > MOST_CAPTIONS:
+        keep = np.isin(concepts, np.random.default_rng(0).permutation(known)[:MOST_CAPTIONS])
+        of, concepts = of.rows(keep), concepts[keep]
+    if len(known) < 4:  # without one of three, one pair is left
+        return
+    rho, contributions, names = caption_correlation(of.features, of.caption_embedding, concepts)
+    if np.isfinite(contributions).all():
+        out.examples_of("spearman/captions", contributions, names)
+        out.scalar("spearman/captions", rho)
 
 
 def geometry(bench: Bench, out: Collector) -> None:
@@ -43,18 +69,10 @@ def captions(bench: Bench, out: Collector) -> None:
     """The rank correlation, and the modality gap of a model that embeds texts."""
     test = bench.test
     if test.caption_embedding is not None:
-        _, concept = np.unique(test.caption_embedding, axis=0, return_inverse=True)
-        concept = concept.reshape(-1)
-        if concept.max() >= MOST_CAPTIONS:
-            chosen = np.random.default_rng(0).permutation(concept.max() + 1)[:MOST_CAPTIONS]
-            keep = np.isin(concept, chosen)
-            test, concept = test.rows(keep), concept[keep]
-        rho, contributions, names = caption_correlation(test.features, test.caption_embedding, concept)
-        out.examples_of("spearman/captions", contributions, names)
-        out.scalar("spearman/captions", rho)
+        add_caption_correlation(out, test)
     if bench.text_side is not None:
-        texts, _ = bench.text_side.of_split(bench.config.eval.split)
-        out.examples_of("geometry/modality_gap", modality_gap(bench.test.embedding, texts), bench.units(bench.test))
+        rows, texts, _ = bench.text_side.of_split(bench.config.eval.split)
+        out.examples_of("geometry/modality_gap", modality_gap(test.embedding[rows], texts), bench.units(test)[rows])
 
 
 def all_geometry(bench: Bench, out: Collector) -> None:

@@ -30,11 +30,12 @@ def retrieval(bench: Bench, out: Collector) -> None:
     _add(out, "image_to_image", *recall_at(x, labels, x, labels, KS, same_rows=True), units[known])
     if bench.text_side is None:
         return
-    texts, ids = bench.text_side.of_split(bench.config.eval.split)
+    rows, texts, ids = bench.text_side.of_split(bench.config.eval.split)
+    images, units = test.embedding[rows], units[rows]
     # A caption that several images share is one text; each of them may be its image.
     distinct, first = np.unique(ids, return_index=True)
-    _add(out, "image_to_text", *recall_at(test.embedding, ids, texts[first], distinct, KS), units)
-    _add(out, "text_to_image", *recall_at(texts[first], distinct, test.embedding, ids, KS), units[first])
+    _add(out, "image_to_text", *recall_at(images, ids, texts[first], distinct, KS), units)
+    _add(out, "text_to_image", *recall_at(texts[first], distinct, images, ids, KS), units[first])
 
 
 def _add(out: Collector, direction: str, hits: dict[int, np.ndarray], rows: np.ndarray, units: np.ndarray) -> None:

@@ -4,12 +4,15 @@ A model with a text side compares in its own embedding. One without (X-CLR, SimC
 to the frozen caption embeddings, fitted to the training split in closed form; the metric is then called mapped.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 
 from xsample_jax.captions.encoders import fill_template
+from xsample_jax.class_embeddings import class_text_encoder
 from xsample_jax.data.embedding_rows import unit_rows
+from xsample_jax.data.sources import source_folder
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.bench import Bench
 from xsample_jax.evals.class_texts import embedded_class_texts, frozen_class_embeddings
@@ -34,8 +37,25 @@ def check(bench: Bench) -> Iterator[UserError]:
         if train.manifest.text_encoder is None:
             fix = "Embed them with xsample_jax.tools.embed, or evaluate a model with a text side (clip)."
             yield DataError(f"caption embeddings of split {train.split}", None, "targets of the map to texts", fix)
+    captions = source.manifest.text_encoder
+    if frozen and captions and not bench.options.prompts:
+        made = class_text_encoder(source_folder(bench.config.data), source)
+        if made and not _same_encoder(made, captions):
+            fix = "Embed the classes with it (xsample_jax.tools.embed --what=classes), or give --prompts."
+            expected = f"that of the captions, {_named(captions)}"
+            yield DataError("encoder of the class texts", _named(made), expected, fix)
     if frozen and bench.options.prompts and not (bench.options.text_encoder or source.manifest.text_encoder):
         yield DataError("--prompts", bench.options.prompts[0], "an encoder for them", "Name it: --text_encoder=FOLDER.")
+
+
+def _same_encoder(a: Mapping, b: Mapping) -> bool:
+    """One model may have two names (a folder, a name of the hub) or two kinds of revision (a hash, a commit)."""
+    same_name = Path(a["name"]).name == Path(b["name"]).name
+    return a["dim"] == b["dim"] and (same_name or a.get("revision") == b.get("revision") is not None)
+
+
+def _named(encoder: Mapping) -> str:
+    return f"{encoder['name']} ({encoder['dim']} wide)"
 
 
 def zero_shot(bench: Bench, out: Collector) -> None:
@@ -45,7 +65,7 @@ def zero_shot(bench: Bench, out: Collector) -> None:
         name, queries, texts = "zero_shot/label", test.embedding, embedded_class_texts(bench)
     else:
         name, texts = "zero_shot/mapped/label", frozen_class_embeddings(bench)
-        train = bench.train
+        train = bench.train.captioned()
         to_text = fit_map(train.features, train.caption_embedding, bench.units(train))
         queries = to_text(test.features)
     classes = np.unique(test.label)

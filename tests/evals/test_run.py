@@ -1,0 +1,72 @@
+"""Evaluating real record sets: some records without a caption, one that cannot be read."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tiny import tiny_config
+from xsample_jax.assemble import assemble
+from xsample_jax.data.record_writer import write_records
+from xsample_jax.evals.intervals import load_examples
+from xsample_jax.evals.run import FeatureStore
+from xsample_jax.evals.text_side import TextSide
+from xsample_jax.loop import train
+
+WITHOUT, BROKEN = 5, 9  # of each split
+ENCODER = {"name": "m", "revision": "r", "pooling": "mean", "dim": 6, "normalised": True, "template": "{caption}"}
+
+
+@pytest.fixture
+def records(tmp_path):
+    """(folder of a set, its config); `images` of each split."""
+
+    def make(images, broken=False, **changes):
+        rng = np.random.default_rng(0)
+
+        def record(split, number):
+            buffer = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(buffer, "PNG")
+            found = {"id": 1000 * split + number, "image": buffer.getvalue(), "label": number % 4}
+            if broken and number == BROKEN:
+                found["image"] = b"no picture"
+            if number != WITHOUT:
+                vector = rng.normal(size=(1, 6))
+                embedding = np.float16(vector / np.linalg.norm(vector))
+                found |= {"captions": [f"picture {number}"], "caption_embeddings": embedding}
+            return found
+
+        splits = {name: [record(split, n) for n in range(images)] for split, name in enumerate(("train", "val"))}
+        write_records(tmp_path / "set", "set", splits, ["a", "b", "c", "d"], text_encoder=ENCODER)
+        return tiny_config(data__source="records", data__path=str(tmp_path / "set"), data__split="train",
+                           eval__train_split="train", eval__split="val", eval__batch_size=7, **changes)  # fmt: skip
+
+    return make
+
+
+@pytest.mark.usefixtures("shallow_resnet18")
+def test_an_objective_without_text_is_evaluated_on_a_set_with_some_captions(records, tmp_path):
+    config = records(24, broken=True, objective__preset="simclr", data__on_error="skip", eval__suite="probe", steps=1)
+    train(config, tmp_path / "run")
+    scores = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert 0 <= scores["label/knn"] <= 1
+    counted = load_examples(tmp_path / "run" / "evaluation.npz")["label/knn"]
+    assert len(counted.values) == 23  # the broken one is not counted, and no other one twice
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.usefixtures("shallow_resnet18")
+def test_texts_are_compared_with_the_images_that_have_one(records):
+    config = records(24, broken=True, objective__preset="clip_frozen_text", data__on_error="skip", eval__suite="none")
+    parts, _ = assemble(config)
+    store = FeatureStore(parts, parts.new_state())
+    features = store("val")
+    kept = [n for n in range(24) if n != BROKEN]
+    np.testing.assert_array_equal(features.index, kept)
+    np.testing.assert_array_equal(features.id, [1000 + n for n in kept])
+    assert len(features.captioned()) == 22
+    rows, texts, ids = TextSide(parts, parts.new_state(), store).of_split("val")
+    assert [kept[row] for row in rows] == [n for n in kept if n != WITHOUT]
+    assert len(texts) == len(set(ids)) == 22
