@@ -8,7 +8,7 @@
 # %% [markdown]
 # # 2. X-CLR, SimCLR, SupCon and CLIP on emoji
 #
-# The same encoder, data, augmentation and steps; only the objective differs, which is one line of the config. Five
+# The same encoder, data, augmentation and steps; only the objective differs, which is one line of the config. Two
 # minutes a run on two CPU cores; a run that is there already is not trained again.
 
 # %%

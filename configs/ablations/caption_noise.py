@@ -3,7 +3,7 @@
 Command:   python -m xsample_jax.tools.sweep --grid=configs/ablations/caption_noise.py \\
                --out=runs/caption_noise --run --jobs=2
 Variants:  :smoke (5 small steps a run, one seed)
-Runs:      30 of about 5 minutes on 2 CPU cores
+Runs:      30 of about 2 minutes on 2 CPU cores
 
 A share of the training images has the captions of another image. At 1 nothing true is left: that is the level of a
 random graph.

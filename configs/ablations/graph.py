@@ -3,7 +3,7 @@
 Command:   python -m xsample_jax.tools.sweep --grid=configs/ablations/graph.py \\
                --out=runs/graph --run --jobs=2
 Variants:  :smoke (5 small steps a run, one seed)
-Runs:      18 of about 5 minutes on 2 CPU cores
+Runs:      18 of about 2 minutes on 2 CPU cores
 
 `random` is the control: a soft graph that says nothing. `label` is the true class (an emoji concept), `identity` the
 own views only. The loss, the softmax and both temperatures are those of X-CLR throughout.

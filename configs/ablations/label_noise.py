@@ -3,7 +3,7 @@
 Command:   python -m xsample_jax.tools.sweep --grid=configs/ablations/label_noise.py \\
                --out=runs/label_noise --run --jobs=2
 Variants:  :smoke (5 small steps a run, one seed)
-Runs:      30 of about 5 minutes on 2 CPU cores
+Runs:      30 of about 2 minutes on 2 CPU cores
 
 Labels are wrong in training only; probes and their labels are clean. SimCLR, which reads none, is the level to beat.
 """

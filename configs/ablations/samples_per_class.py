@@ -3,7 +3,7 @@
 Command:   python -m xsample_jax.tools.sweep --grid=configs/ablations/samples_per_class.py \\
                --out=runs/samples_per_class --run --jobs=2
 Variants:  :smoke (5 small steps a run, one seed)
-Runs:      48 of about 5 minutes on 2 CPU cores
+Runs:      48 of about 2 minutes on 2 CPU cores
 
 Only the training of the encoder sees fewer images (a concept has at most 6 drawings); probes are fitted on the whole
 training split. The number of steps is the same for all.

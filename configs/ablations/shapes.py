@@ -2,7 +2,7 @@
 
 Command:   python -m xsample_jax.tools.prepare --source=shapes --out=data/shapes
            python -m xsample_jax.tools.sweep --grid=configs/ablations/shapes.py --out=runs/shapes --run --jobs=2
-           python -m xsample_jax.tools.report runs/shapes/*/ --out=runs/shapes/report.html
+           python -m xsample_jax.tools.report runs/shapes/*,seed=* --out=runs/shapes/report.html
 Variants:  :smoke (5 small steps a run, one seed)
 Runs:      27 of about 5 minutes on 2 CPU cores
 """

@@ -3,7 +3,7 @@
 Command:   python -m xsample_jax.tools.sweep --grid=configs/ablations/text_encoder.py \\
                --out=runs/text_encoder --run --jobs=2
 Variants:  :smoke (5 small steps a run, one seed)
-Runs:      9 of about 5 minutes on 2 CPU cores
+Runs:      9 of about 2 minutes on 2 CPU cores
 
 Each encoder has a copy of the emoji set with its embeddings, made once:
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 
@@ -15,7 +16,7 @@ from xsample_jax.captions import embed
 from xsample_jax.captions.embed import embed_classes, embed_set
 from xsample_jax.data.manifest import read_manifest, verify_records
 from xsample_jax.data.record_reader import open_records
-from xsample_jax.data.record_writer import write_records
+from xsample_jax.data.record_writer import manifest_text, write_records
 from xsample_jax.errors import DataError
 from xsample_jax.tools.embed import main
 
@@ -200,6 +201,67 @@ def test_parts_then_join(plain):
     assert embed_set(plain, with_parts[2], show=False).finished
     assert with_parts[2].asked == []
     assert verify_records(plain) == []
+
+
+class Meanwhile(HashEncoder):
+    """Calls `what` while it is at work."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def encode(self, texts, advance=lambda count: None):
+        self.what()
+        return super().encode(texts, advance)
+
+
+def test_two_at_the_same_shards_are_refused(plain, tmp_path):
+    def refused(part=None):
+        holder = rf"--set = '{plain}': expected .*no other process is using \(process {os.getpid()} on .* is\)"
+        with pytest.raises(DataError, match=holder):
+            embed_set(plain, HashEncoder(), part=part, show=False)
+
+    def during_a_part():
+        refused()
+        refused((0, 2))
+        refused((1, 3))
+        assert not embed_set(plain, HashEncoder(), part=(1, 2), show=False).finished
+
+    def during_the_whole():
+        refused()
+        refused((0, 2))
+
+    first = Meanwhile(during_a_part)
+    embed_set(plain, first, part=(0, 2), show=False)
+    assert first.asked
+    assert embed_set(plain, HashEncoder(), show=False).finished
+    again = Meanwhile(during_the_whole)
+    again.info["name"] = "another"
+    assert embed_set(plain, again, overwrite=True, show=False).finished
+    assert again.asked
+    assert verify_records(plain) == []
+    assert len(list(plain.glob(".*"))) == 0
+    with pytest.raises(DataError, match="manifest"):
+        embed_set(tmp_path / "typo", HashEncoder(), show=False)
+    assert not (tmp_path / "typo").exists()
+
+
+def test_names_with_dots_stay_apart(plain):
+    """Splits of old sets may have them."""
+    old = read_manifest(plain)
+    for entry in old.splits.values():
+        for shard in entry["shards"]:
+            (plain / shard["file"]).rename(plain / f"v1.{shard['file']}")
+            shard["file"] = f"v1.{shard['file']}"
+    (plain / "manifest.json").write_text(manifest_text(old.with_fingerprint()))
+    before = [record["captions"] for record in records_of(plain)]
+    for name in ("one", "two"):  # the second time there is a tag in the names
+        embed_set(plain, HashEncoder(name), overwrite=True, show=False)
+        assert verify_records(plain) == []
+        assert [record["captions"] for record in records_of(plain)] == before
+        names = [path.name for path in plain.glob("*.arrayrecord")]
+        assert len(names) == 4
+        assert all(re.fullmatch(r"v1\.\w+-\d{5}-of-\d{5}\.[0-9a-f]{8}\.arrayrecord", name) for name in names)
 
 
 def test_models_do_not_mix(plain):

@@ -1,5 +1,6 @@
 """Every loader of the robustness table on its official layout, end to end through one probe; counts of all tables."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -11,7 +12,7 @@ from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.bench import Bench, Options
 from xsample_jax.evals.evaluators.robustness import ROBUSTNESS, correct
 from xsample_jax.evals.result import Collector
-from xsample_jax.evals.robust_sets import SETS, VARIANTS, Pictures, imagenet_numbers, table
+from xsample_jax.evals.robust_sets import SETS, VARIANTS, Pictures, by_wordnet_id, imagenet_numbers, table
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,65 @@ def test_a_missing_and_a_spoilt_set_are_reported_and_the_rest_goes_on(root, conf
     assert "imagenet-9/original, imagenet-9/mixed_same" in notes
     assert f"'{WORDNET_IDS[0]}': expected WordNet ids of the 200 classes" in notes
     assert "real.json" in notes
+
+
+def evaluated_in(folder, config):
+    store = ColourStore()
+    bench, out = Bench(store, config, Options(probe="ridge", sets=folder)), Collector()
+    ROBUSTNESS.run(bench, out)
+    return out, store
+
+
+def test_a_picture_that_cannot_be_read_leaves_the_other_sets(root, config, tmp_path):
+    for name in ("imagenet", "sketch"):
+        shutil.copytree(root / name, tmp_path / name)
+    shutil.copy(root / "real.json", tmp_path)
+    next((tmp_path / "imagenet").rglob("*.JPEG")).write_bytes(b"no picture")
+    out, store = evaluated_in(tmp_path, config)
+    assert set(out.metrics) == {"robustness/imagenet-sketch"}
+    notes = [note for note in out.notes if "ILSVRC2012_val_" in note and "these are its first bytes" in note]
+    assert [note.partition(":")[0] for note in notes] == ["imagenet", "imagenet-real"]
+    assert [title for title, _ in store.encodings] == ["imagenet/val", "sketch"]  # the broken ones only once
+
+
+def test_a_set_of_classes_that_the_probe_has_not_leaves_the_other_sets(root, config, tmp_path, monkeypatch):
+    for name in ("imagenet-r", "sketch"):
+        shutil.copytree(root / name, tmp_path / name)
+    others = lambda folder: dataclasses.replace(by_wordnet_id(folder), candidates=np.array([5]))  # noqa: E731
+    monkeypatch.setitem(SETS, "imagenet-r", dataclasses.replace(SETS["imagenet-r"], lister=others))
+    out, _ = evaluated_in(tmp_path, config)
+    assert set(out.metrics) == {"robustness/imagenet-sketch"}
+    assert any(note.startswith("imagenet-r: classes of the probe") for note in out.notes)
+
+
+def test_empty_folders_are_said(root, config, tmp_path):
+    for robust in SETS.values():
+        (tmp_path / robust.places[0]).mkdir(parents=True, exist_ok=True)
+    (tmp_path / "imagenet" / "val" / WORDNET_IDS[0]).mkdir()
+    (tmp_path / "real.json").write_text("[]")
+    shutil.copytree(root / "imagenet-r", tmp_path / "imagenet-r", dirs_exist_ok=True)
+    out, store = evaluated_in(tmp_path, config)
+    assert set(out.metrics) == {"robustness/imagenet-r"}
+    assert [title for title, _ in store.encodings] == ["imagenet-r"]
+    for name, robust in SETS.items():
+        said = f"{name}: pictures in {tmp_path / robust.places[0]} = 0: expected at least one"
+        assert (name == "imagenet-r") != any(note.startswith(said) for note in out.notes)
+
+
+def test_real_needs_files_and_a_list_that_is_whole(root, tmp_path):
+    shutil.copytree(root / "imagenet", tmp_path / "imagenet")
+    (tmp_path / "real.json").write_text("[[0], [0")
+    with pytest.raises(DataError, match=r"ImageNet-ReaL.*JSON"):
+        SETS["imagenet-real"].listed(tmp_path / "imagenet" / "val")
+    shutil.copy(root / "real.json", tmp_path)
+    picture(tmp_path / "one.png", 0)
+    record = {"id": 0, "image": (tmp_path / "one.png").read_bytes(), "label": 0}
+    records = [record, record | {"id": 1, "label": -1}]
+    write_records(tmp_path / "imagenet" / "validation", "val", {"test": records}, [WORDNET_IDS[0]])
+    pictures = SETS["imagenet"].listed(tmp_path / "imagenet" / "validation")
+    assert pictures.right[pictures.group].any(axis=1).tolist() == [True, False]  # without a label it does not count
+    with pytest.raises(DataError, match=r"'a record set'.*ILSVRC2012_val_"):
+        SETS["imagenet-real"].listed(tmp_path / "imagenet" / "validation")
 
 
 def test_a_record_set_stands_in_for_a_folder(root, config, tmp_path):

@@ -63,6 +63,18 @@ def test_folders_as_splits(tmp_path):
     }  # fmt: skip
 
 
+def test_a_folder_that_cannot_name_a_split(photos, tmp_path):
+    (photos / "top.jpg").unlink()
+    table = write_table(tmp_path / "t.jsonl", [{"image": "../elsewhere/1.jpg"}])
+    for name in ("v1.train", "tr-ain"):
+        (photos / "dog").rename(photos / name)
+        with pytest.raises(DataError, match=rf"--split_by_folder = '{name}': expected letters.*Rename"):
+            folder_source(str(photos), Fields(), split_by_folder=True)
+        (photos / name).rename(photos / "dog")
+    with pytest.raises(DataError, match=r"--split_by_folder = '\.\.'"):
+        folder_source(str(photos), Fields(), table, split_by_folder=True)
+
+
 def write_table(path, rows):
     if path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
@@ -133,6 +145,17 @@ def test_two_labels_of_one_picture_are_refused(photos, tmp_path):
     rows = [{"image": "top.jpg", "label": "a"}, {"image": "top.jpg", "label": "b"}]
     with pytest.raises(DataError, match=r"label of top\.jpg"):
         folder_source(str(photos), Fields(), write_table(tmp_path / "t.jsonl", rows))
+
+
+def test_an_entry_of_a_table_that_is_no_label(photos, tmp_path):
+    rows = [{"image": "top.jpg", "label": [1, 2], "k": 2.5}, {"image": "cat/1.jpg", "label": 1, "k": 3.0}]
+    for name in ("t.jsonl", "t.parquet"):
+        rows[1]["label"] = [1] if name == "t.parquet" else 1
+        table = write_table(tmp_path / name, rows)
+        labels = [row[2] for shard in folder_source(str(photos), Fields(), table).shards for row in shard.read.args[1]]
+        assert labels == ([None, None] if name == "t.parquet" else [1, None])
+        with pytest.raises(DataError, match=rf"^k of top\.jpg in .*{name} = 2\.5: expected a whole number or a text"):
+            folder_source(str(photos), Fields(label="k"), table)
 
 
 def test_no_pictures(tmp_path):

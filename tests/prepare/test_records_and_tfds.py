@@ -112,6 +112,10 @@ def test_tfds(tmp_path, monkeypatch):
             assert (record["captions"][1], record["label"]) == ("🐏", number % 3)
             assert record["image"] == picture(number)  # small and upright: the stored bytes, not a second JPEG
     assert seen == set(range(12))
+    problems = list(tfds_source(path, Fields(label="captions")).shards[-1].read())
+    assert [(problem.key, problem.kind) for problem in problems] == [
+        (f"validation/{number}", "broken_metadata") for number in range(3)
+    ]
     with pytest.raises(DataError, match="features of"):
         tfds_source(path, Fields(captions=("text",)))
 

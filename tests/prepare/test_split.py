@@ -35,6 +35,7 @@ def test_the_hash_is_the_same_in_another_process():
 def test_parse():
     assert parse_splits("train=0.98,val=0.02") == {"train": 0.98, "val": 0.02}
     assert parse_splits("all") == {"all": 1.0}
+    assert parse_splits("2017=1") == {"2017": 1.0}  # as everywhere that splits are named
     for text in ("train=0.5", "train=2,val=-1", "train=x", "", "tr-ain=1", "../x=1"):
         with pytest.raises(DataError, match="--splits"):
             parse_splits(text)

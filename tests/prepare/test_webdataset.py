@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 import tracemalloc
 
@@ -62,6 +63,19 @@ def test_dropped_and_said(tmp_path, change, kind):
     assert record is None
     assert (report["kept"], report[kind]) == (1, 1)
     assert kinds(problems) == [("odd", kind)]
+
+
+@pytest.mark.parametrize("label", ["[1, 2]", '{"a": 1}', "2.7", "Infinity"])
+def test_an_entry_that_is_no_label_drops_the_example_only_where_it_was_asked_for(tmp_path, label):
+    odd = sample(1, json=b'{"label": %s}' % label.encode())
+    record, report, problems = run_one(tmp_path / "unasked", odd)
+    assert (record["label"], report["kept"], problems) == (-1, 2, [])
+    (tmp_path / "asked" / "in").mkdir(parents=True)
+    shutil.copy(tmp_path / "unasked" / "in" / "a.tar", tmp_path / "asked" / "in")
+    good, problem = read_tar(str(tmp_path / "asked" / "in" / "a.tar"), Fields(label="label"))
+    assert good.label == 0
+    assert (problem.key, problem.kind) == ("odd", "broken_metadata")
+    assert "expected a whole number or a text" in problem.detail
 
 
 def test_missing_caption_is_kept_or_dropped(tmp_path):
@@ -181,6 +195,9 @@ def test_patterns_folders_and_splits(tmp_path):
         webdataset_source(str(tmp_path / "c/train"), Fields(), split_by_folder=True)
     with pytest.raises(DataError, match=r"No \*\.tar"):
         webdataset_source(str(tmp_path / "nowhere"), Fields())
+    write_corpus(tmp_path / "c" / "v1.train", tars=1)
+    with pytest.raises(DataError, match=r"--split_by_folder = 'v1\.train': expected letters, digits and underscores"):
+        webdataset_source(str(tmp_path / "c"), Fields(), split_by_folder=True)
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])

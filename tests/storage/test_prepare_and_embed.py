@@ -1,5 +1,6 @@
 """Sets that are made in a bucket, from tars in a bucket, are those that are made on a disk, byte for byte."""
 
+import os
 import shutil
 
 import numpy as np
@@ -15,6 +16,7 @@ from xsample_jax.errors import DataError
 from xsample_jax.prepare import shards
 from xsample_jax.prepare.fields import Fields
 from xsample_jax.prepare.sources import open_source
+from xsample_jax.storage import lease
 from xsample_jax.storage.paths import as_path, upload
 from xsample_jax.tools import prepare
 
@@ -122,6 +124,23 @@ def test_embedded_in_a_bucket_stopped_and_resumed(corpus, bucket, store, tmp_pat
     record = open_records(place, "train")[3]
     assert record["caption_embeddings"].shape == (len(record["captions"]), 6)
     assert embed_set(place, HashEncoder(), show=False).distinct == 0
+
+
+def test_two_at_the_same_shards_of_a_bucket_are_refused(corpus, bucket, store, tmp_path, monkeypatch):
+    run(make_job(corpus), tmp_path / "here")
+    place = copy(tmp_path / "here", f"{bucket}/set")
+    monkeypatch.setattr(lease, "RENEW", 0.1)
+    monkeypatch.setattr(lease, "_was_here", lambda value: False)  # as another process sees it
+    for held, part in (("0-of-2", None), ("0-of-2", (0, 2)), ("0-of-2", (1, 3)), ("whole", None), ("whole", (0, 2))):
+        with (
+            lease.leased(as_path(place) / ".embedding" / held),
+            pytest.raises(DataError, match=rf"--set = '{place}': expected .*\(process {os.getpid()} on .* is\)"),
+        ):
+            embed_set(place, HashEncoder(), part=part, show=False)
+    with lease.leased(as_path(place) / ".embedding" / "0-of-2"):
+        assert not embed_set(place, HashEncoder(), part=(1, 2), show=False).finished
+    assert embed_set(place, HashEncoder(), show=False).finished
+    assert not [name for name in in_store(store, place) if name.startswith(".")]
 
 
 def test_class_texts_in_a_bucket(bucket, tmp_path):

@@ -6,12 +6,14 @@ is whole. At the end the new shards move in under new names, the manifest is rep
 at every moment the folder holds a set that opens, first the old one and then the new one. Images are copied once.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +27,15 @@ from xsample_jax.data.record_reader import RecordSource, open_records
 from xsample_jax.data.record_writer import pack_record
 from xsample_jax.data.shard_cache import shard_cache
 from xsample_jax.data.whole_file import save_array, write_whole
-from xsample_jax.errors import DataError
+from xsample_jax.errors import CheckpointError, DataError
+from xsample_jax.faults.lock import locked
 from xsample_jax.metrics.progress import progress
+from xsample_jax.storage.lease import leased
 from xsample_jax.storage.paths import as_path, file_sizes, in_bucket, remove_tree
 
 CLASS_EMBEDDINGS = "class_embeddings.npy"
 IN_MEMORY = 2**28  # bytes; larger shards are read record by record, twice
+LOCKS = ".embedding"  # in the set; work has other names, .embed-TAG
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +65,7 @@ def embed_set(
     """Adds the embeddings of all captions to a record set, or goes on where a call that was stopped left off.
 
     A second call for a set that has them does nothing. Where calls were stopped makes no difference to the result.
+    Of two calls for the same shards at the same time the second is refused.
 
     Args:
       folder: a finished set.
@@ -71,10 +77,19 @@ def embed_set(
       show: progress on stderr.
 
     Raises:
-      DataError: not a finished set, no captions, embeddings of another model that are there or under way, no room on
-        the disk, or an embedding that is zero or not finite.
+      DataError: not a finished set, another process at work on it, no captions, embeddings of another model that are
+        there or under way, no room on the disk, or an embedding that is zero or not finite.
     """
     folder = as_path(folder, "--set")
+    read_manifest(folder)  # a folder that holds no set gets no locks
+    with _alone(folder, part):
+        return _embed(folder, encoder, template, stored, overwrite, part, show)
+
+
+def _embed(
+    folder: Path, encoder, template: str, stored: str, overwrite: bool, part: tuple[int, int] | None, show: bool
+) -> EmbeddedSet:
+    """`embed_set` for the one that holds the set, or the part."""
     old = read_manifest(folder)
     text_encoder = describe(encoder, template) | {"stored": stored}
     stored_dtype(text_encoder)
@@ -130,6 +145,37 @@ def embed_classes(folder: str | Path, encoder, template: str = "a photo of a {ca
     text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
     write_whole(folder / "class_embeddings.json", lambda path: path.write_text(text, encoding="utf-8"))
     return rows
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, part: tuple[int, int] | None) -> Iterator[None]:
+    """Holds the set, or one part of it, for the time of the block.
+
+    Whoever comes takes a lock of its own and then looks at those of others: of two at once, one sees the other.
+
+    Raises DataError, which says who is at work on the same shards.
+    """
+    locks = folder / LOCKS
+    mine = "whole" if part is None else f"{part[0]}-of-{part[1]}"
+    welcome = "whole" if part is None else f"-of-{part[1]}"  # parts of one n have no shard in common
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(_hold(locks / mine))
+            for other in locks.glob("*"):
+                if not other.name.endswith(welcome):
+                    with _hold(other):
+                        pass
+        except CheckpointError as error:
+            raise DataError("--set", str(folder), error.expected, error.fix) from None
+        try:
+            yield
+        finally:
+            if part is None and not in_bucket(folder):  # in a bucket they are gone with their holders
+                remove_tree(locks)
+
+
+def _hold(place: Path):
+    return leased(place, "--set") if in_bucket(place) else locked(place, "--set")
 
 
 def _embed_shard(
@@ -260,7 +306,7 @@ def _one_shard(source: RecordSource, number: int) -> RecordSource:
 
 def _new_name(file: str, tag: str) -> str:
     """train-00000-of-00012.arrayrecord -> train-00000-of-00012.TAG.arrayrecord (in place of an earlier tag)."""
-    return f"{file.split('.')[0]}.{tag}.arrayrecord"
+    return re.sub(r"(\.[0-9a-f]{8})?\.arrayrecord$", f".{tag}.arrayrecord", file)
 
 
 def _shared_out(ticks, records: int) -> Callable[[float], None]:

@@ -6,7 +6,7 @@ FAULTS = {
     "non_finite": Key(
         str,
         "stop",
-        "Loss, gradient or update not finite: stop (with a dump), skip (the update), or rollback (to the last "
+        "Loss, gradient or parameters not finite: stop (with a dump), skip (the update), or rollback (to the last "
         "checkpoint, and on with later data).",
         choices=("stop", "skip", "rollback"),
     ),

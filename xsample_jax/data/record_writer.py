@@ -72,8 +72,7 @@ def write_records(
     if not splits:
         raise DataError("splits", {}, "at least one split")
     for split in splits:
-        if not re.fullmatch(r"[A-Za-z0-9_]+", split):
-            raise DataError("split", split, "letters, digits and underscores only")
+        check_split(split)
     folder.mkdir(parents=True, exist_ok=True)
     draft = Manifest(
         name=name,
@@ -100,6 +99,12 @@ def write_records(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest
+
+
+def check_split(name: str, field: str = "split", fix: str = "") -> None:
+    """Raises DataError, about `field`, for a name of a split that cannot be part of the names of its files."""
+    if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+        raise DataError(field, name, "letters, digits and underscores only", fix)
 
 
 def manifest_text(manifest: Manifest) -> str:

@@ -47,14 +47,14 @@ class Pictures:
 class RobustSet:
     """Attributes:
     places: where it lies below the folder of all sets; the first that is there counts.
-    listed: the pictures of that place; pictures of one place are the same, in the same order, for all sets.
+    lister: the pictures of that place; pictures of one place are the same, in the same order, for all sets.
     page: where to get it; layout: how it lies there once unpacked.
     count: pictures of the official set.
     whole: the protocol shows the whole picture, whatever the view of other sets.
     """
 
     places: tuple[str, ...]
-    listed: Callable[[Path], Pictures]
+    lister: Callable[[Path], Pictures]
     page: str
     layout: str
     count: int
@@ -63,6 +63,13 @@ class RobustSet:
     def find(self, root: Path) -> Path | None:
         """The folder of the set, or None."""
         return next((root / place for place in self.places if (root / place).is_dir()), None)
+
+    def listed(self, folder: Path) -> Pictures:
+        """The pictures in the folder of the set; DataError for a folder that is not as it should be, or empty."""
+        pictures = self.lister(folder)
+        if not len(pictures.group):
+            raise DataError(f"pictures in {folder}", 0, "at least one", f"Unpack the set as {self.layout}.")
+        return pictures
 
 
 def files(paths: Sequence[Path], border: int = 0) -> Callable[[int], ImageFiles]:
@@ -122,9 +129,8 @@ def by_records(folder: Path, subset: str | None = None) -> Pictures:
     source = open_records(folder, next(iter(manifest.splits)))
     candidates = np.arange(CLASSES) if subset is None else np.array(table("subsets")[subset])
     labels = np.array([source[index]["label"] for index in range(len(source))])
-    return Pictures(
-        lambda size: Examples(source, size, "first"), labels, one_hot([[number] for number in numbers]), candidates
-    )
+    right = one_hot([*([number] for number in numbers), []])  # the last row is that of -1, no label: it does not count
+    return Pictures(lambda size: Examples(source, size, "first"), labels, right, candidates)
 
 
 def by_number(folder: Path) -> Pictures:
@@ -144,12 +150,18 @@ def reassessed(folder: Path) -> Pictures:
 
     Its list number i belongs to ILSVRC2012_val_0000000<i + 1>: the file names say which.
     """
+    if (folder / MANIFEST).exists():
+        expected = "files ILSVRC2012_val_*.JPEG in folders, as records do not keep the names by which ReaL goes"
+        raise DataError(f"pictures in {folder}", "a record set", expected)
     root = folder.parent.parent
     file = next((root / place for place in REAL if (root / place).is_file()), None)
     if file is None:
         fix = "Get it from https://github.com/google-research/reassessed-imagenet."
         raise DataError("ImageNet-ReaL", str(root / REAL[0]), "the list of labels, 50,000 lists in one", fix)
-    labels = json.loads(file.read_text())
+    try:
+        labels = json.loads(file.read_text())
+    except ValueError as error:
+        raise DataError("ImageNet-ReaL", str(file), f"the list of labels as JSON ({error})") from error
     paths, _ = pictures_in(subfolders(folder))
     right = []
     for path in paths:

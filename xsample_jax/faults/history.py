@@ -1,4 +1,4 @@
-"""history.jsonl of a run folder: one line for every start, stop, fault and change of a run, with date and time."""
+"""history.jsonl of a run folder: one line for every stop, fault and change of a run, with date and time."""
 
 import datetime
 import json

@@ -1,4 +1,4 @@
-"""A step whose loss, gradient or update is not finite: stop with a dump, skip the update, or roll back.
+"""A step whose loss, gradient or new parameters are not finite: stop with a dump, skip the update, or roll back.
 
 The step says so itself in a flag (`is_finite`), looked at one step late with the other metrics, so that nobody waits.
 Nothing is saved before the flags of all steps up to there were seen: every checkpoint is a good one.

@@ -48,7 +48,7 @@ class Problem:
 KINDS = {
     "broken_image": "does not decode: dropped",
     "no_image": "no picture, or its file is missing: dropped",
-    "broken_metadata": "JSON that cannot be read: dropped",
+    "broken_metadata": "JSON that cannot be read, or an entry of --label_field that is no label: dropped",
     "broken_record": "record that cannot be read: dropped",
     "duplicate_key": "key that this input shard had before: dropped, the first is kept",
     "truncated_tar": "the tar ends too early: what is whole before that place is kept",

@@ -90,7 +90,11 @@ def _table_rows(table: str, fields: Fields) -> list[Row]:
     merged: dict[str, Row] = {}
     for row in rows:
         name = PurePosixPath(str(row[image])).as_posix()
-        captions, label = read_captions(row, fields.captions or ("caption",)), read_label(row, fields.label or "label")
+        captions = read_captions(row, fields.captions or ("caption",))
+        try:
+            label = read_label(row, fields.label)
+        except DataError as error:  # like all errors of a table it is found before any work is done
+            raise DataError(f"{error.field} of {name} in {table}", error.value, error.expected) from None
         if name in merged:
             _, before, other = merged[name]
             if other != label:

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from xsample_jax.errors import DataError
-from xsample_jax.prepare.example import Example, InputShard, Source
+from xsample_jax.prepare.example import Example, InputShard, Problem, Source
 from xsample_jax.prepare.fields import Fields, read_captions, read_label
 
 
@@ -36,7 +36,7 @@ def tfds_source(path: str, fields: Fields, shard_size: int = 10_000) -> Source:
     return Source(tuple(shards), names or fields.class_names)
 
 
-def read_range(path: str, split: str, start: int, stop: int, fields: Fields) -> Iterator[Example]:
+def read_range(path: str, split: str, start: int, stop: int, fields: Fields) -> Iterator[Example | Problem]:
     """Yields the examples `start` to `stop` of a split, pictures as the bytes that TFDS stores."""
     import tensorflow_datasets as tfds
 
@@ -44,7 +44,12 @@ def read_range(path: str, split: str, start: int, stop: int, fields: Fields) -> 
     for i in range(start, stop):
         example = examples[i]
         captions = read_captions(example, fields.captions or ("caption", "captions"))
-        yield Example(f"{split}/{i}", example["image"], captions, read_label(example, fields.label or "label"))
+        try:
+            label = read_label(example, fields.label)
+        except DataError as error:
+            yield Problem(f"{split}/{i}", "broken_metadata", str(error))
+            continue
+        yield Example(f"{split}/{i}", example["image"], captions, label)
 
 
 def _builder(path: str):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from xsample_jax.data.record_writer import check_split
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import Example, InputShard, Problem, Source
 from xsample_jax.prepare.fields import Fields, read_captions, read_label
@@ -49,10 +50,11 @@ def _list(path: str) -> dict[Path, int]:
 
 
 def first_folder(name: str, path: str) -> str:
-    """The split that a relative path names with its first folder."""
+    """The split that a relative path names with its first folder; DataError where it names none."""
     parts = PurePosixPath(name).parts
     if len(parts) < 2:
         raise DataError("--split_by_folder", name, f"a file in a folder of {path} that names its split", "")
+    check_split(parts[0], "--split_by_folder", f"Rename this folder of {path}, or move it away.")
     return parts[0]
 
 
@@ -135,7 +137,10 @@ def _example(key: str, members: dict[str, bytes], fields: Fields) -> Example | P
     else:
         captions = read_captions(row, fields.captions or ("caption",))
     if "cls" in members and not fields.label:
-        label = read_label({"label": members["cls"].decode("utf-8", "replace").strip()}, "label")
+        label = read_label({"label": members["cls"].decode("utf-8", "replace").strip()}, "")
     else:
-        label = read_label(row, fields.label or "label")
+        try:
+            label = read_label(row, fields.label)
+        except DataError as error:
+            return Problem(key, "broken_metadata", str(error))
     return Example(key, images[0], captions, label)

@@ -3,6 +3,7 @@
 import hashlib
 import math
 
+from xsample_jax.data.record_writer import check_split
 from xsample_jax.errors import DataError
 
 
@@ -15,9 +16,10 @@ def parse_splits(text: str) -> dict[str, float]:
             shares[name.strip()] = float(share or 1)
         except ValueError:
             raise DataError("--splits", text, "NAME=SHARE,NAME=SHARE", "As in train=0.98,val=0.02.") from None
-    bad = not all(name.isidentifier() and name.isascii() for name in shares) or min(shares.values()) < 0
-    if bad or not math.isclose(sum(shares.values()), 1, abs_tol=1e-6):
-        raise DataError("--splits", text, "plain names, with shares that sum to 1", "As in train=0.98,val=0.02.")
+    for name in shares:
+        check_split(name, "--splits", "As in train=0.98,val=0.02.")
+    if min(shares.values()) < 0 or not math.isclose(sum(shares.values()), 1, abs_tol=1e-6):
+        raise DataError("--splits", text, "shares that sum to 1", "As in train=0.98,val=0.02.")
     return shares
 
 

@@ -1,6 +1,6 @@
 """The results of many runs as Markdown: mean over seeds, 95% interval, paired difference to a baseline.
 
-    python -m xsample_jax.tools.results_table RUN... [--out=README.md --out=docs/results.md] [--baseline=simclr]
+    python -m xsample_jax.tools.results_table RUN... [--out=page.md --out=another.md] [--baseline=simclr]
 
 Runs that share --by (default: the objective; else a config key such as name) are the seeds of one column. With --out
 the tables go between the lines `<!-- results -->` and `<!-- /results -->` of each file, else to the screen.

@@ -10,8 +10,9 @@ from xsample_jax.evals.bench import PROBES, Bench
 from xsample_jax.evals.evaluator import Evaluator
 from xsample_jax.evals.evaluators.labels import check_target
 from xsample_jax.evals.intervals import difference_of_means
+from xsample_jax.evals.probe import LinearProbe
 from xsample_jax.evals.result import Collector
-from xsample_jax.evals.robust_sets import SETS, RobustSet, imagenet_numbers
+from xsample_jax.evals.robust_sets import SETS, Pictures, RobustSet, imagenet_numbers
 
 GAP = ("imagenet-9/mixed_same", "imagenet-9/mixed_rand")
 
@@ -37,7 +38,7 @@ def robustness(bench: Bench, out: Collector) -> None:
     probe = bench.probe(bench.options.probe)
     numbers = imagenet_numbers(bench.source(bench.config.eval.train_split).manifest.class_names)
     columns = numbers[probe.classes]
-    scores: dict[Path, np.ndarray] = {}
+    scores: dict[Path, np.ndarray | DataError] = {}
     hits: dict[str, np.ndarray] = {}
     missing: dict[str, list[str]] = {}
     for name, robust in SETS.items():
@@ -47,14 +48,14 @@ def robustness(bench: Bench, out: Collector) -> None:
             continue
         try:
             pictures = robust.listed(folder)
+            if folder not in scores:
+                scores[folder] = _scores(bench, probe, robust, folder, pictures)
+            if isinstance(scores[folder], DataError):
+                raise scores[folder]
+            hits[name] = correct(scores[folder], columns, pictures)
         except DataError as error:  # a set that is not as it should be; the rest goes on
             out.note(f"{name}: {error}")
             continue
-        if folder not in scores:
-            examples = pictures.opened(bench.features_of.side(whole=robust.whole))
-            features = bench.features_of.encoded(examples, str(folder.relative_to(bench.options.sets)), robust.whole)
-            scores[folder] = probe.scores(features.features)
-        hits[name] = correct(scores[folder], columns, pictures)
         _count(out, name, robust, len(hits[name]))
         out.examples_of(f"robustness/{name}", hits[name], np.arange(len(hits[name])))
         if name == GAP[1] and GAP[0] in hits:
@@ -63,6 +64,21 @@ def robustness(bench: Bench, out: Collector) -> None:
     for page, names in missing.items():
         layout = SETS[names[0]].layout
         out.note(f"{', '.join(names)}: not in {bench.options.sets}; get it from {page} and unpack it as {layout}")
+
+
+def _scores(
+    bench: Bench, probe: LinearProbe, robust: RobustSet, folder: Path, pictures: Pictures
+) -> np.ndarray | DataError:
+    """Scores of the n pictures of a folder, [n, K].
+
+    The DataError of pictures that cannot be read is returned: the next set of the same folder does not try again.
+    """
+    try:
+        examples = pictures.opened(bench.features_of.side(whole=robust.whole))
+        features = bench.features_of.encoded(examples, str(folder.relative_to(bench.options.sets)), robust.whole)
+    except DataError as error:
+        return error
+    return probe.scores(features.features)
 
 
 def correct(scores: np.ndarray, columns: np.ndarray, pictures) -> np.ndarray:

@@ -1,0 +1,60 @@
+"""Entries of rows as captions and labels, in all the types that tables, JSON and TFDS have for them."""
+
+import decimal
+import math
+
+import numpy as np
+import pytest
+
+from xsample_jax.errors import DataError
+from xsample_jax.prepare.fields import read_captions, read_label
+
+
+@pytest.mark.parametrize(
+    "value",
+    [["one", None, "two"], ("one", "two"), np.array(["one", "two"]), np.array([b"one", b"two"], object),
+     np.array([["one"], ["two"]])],
+)  # fmt: skip
+def test_several_texts_in_one_entry(value):
+    assert read_captions({"a": value, "b": "three"}, ("b", "a")) == ("three", "one", "two")
+
+
+@pytest.mark.parametrize("value", [None, math.nan, np.array([]), np.float32("nan")])
+def test_no_caption(value):
+    assert read_captions({"a": value}, ("a", "b")) == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        (3, 3),
+        ("3", 3),
+        (3.0, 3),
+        (np.int64(3), 3),
+        (np.array(3), 3),
+        (b"3", 3),
+        (decimal.Decimal(3), 3),
+        (-1, -1),
+        ("cat", "cat"),
+        (b"cat", "cat"),
+        (np.str_("cat"), "cat"),
+        ("2.7", "2.7"),
+        ("inf", "inf"),
+        (None, None),
+        ("", None),
+        (math.nan, None),
+        (np.float32("nan"), None),
+    ],
+)
+def test_numbers_names_and_nothing(value, label):
+    for row, name in (({"k": value}, "k"), ({"label": value}, "")):
+        found = read_label(row, name)
+        assert found == label
+        assert type(found) is type(label)
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, [], math.inf, 2.7, np.array([1, 2]), np.array([3]), np.float32(2.5)])
+def test_what_is_no_label_is_an_error_where_it_was_asked_for(value):
+    with pytest.raises(DataError, match=r"^k = .*: expected a whole number or a text"):
+        read_label({"k": value}, "k")
+    assert read_label({"label": value}, "") is None
