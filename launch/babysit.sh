@@ -4,8 +4,10 @@
 #   launch/babysit.sh --name=NAME --zone=ZONE --type=v5litepod-64 [--project=P] [--version=v2-alpha-tpuv5-lite]
 #       [--via=queued]          queued: spot requests (launch/queued.sh); tpu_vm: on-demand slices (launch/tpu_vm.sh)
 #       [--seconds=60]          between two looks
-#       [--patience=10]         looks without a word from the workers before the slice is replaced
-#       [--crashes=5]           times that workers were killed or could not be set up, before it gives up
+#       [--patience=10]         looks without a word from the workers before the slice is replaced; with queued also
+#                               those before its start-up script has set up and started them
+#       [--crashes=5]           times that workers were killed, missing (69), silent or could not be set up, before it
+#                               gives up; a start that ran for --patience looks wipes out those before it
 #       [--service-account=EMAIL] [--keep]    --keep leaves the slice there at the end
 #       [--wandb-secret=NAME]   the secret in Secret Manager that holds the W&B key, for log.wandb
 #       -- --config=... --workdir=gs://... ...
@@ -63,7 +65,7 @@ if [[ ${option[dry-run]} == true ]]; then
   [[ ${option[via]} == queued ]] || { setup && start; }
   echo "# every ${option[seconds]} s:"
   state && workers
-  echo "# when the workers were stopped from outside and saved (75), or were killed:"
+  echo "# when the workers were stopped from outside and saved (75), lacked one of them (69), or were killed:"
   start
   echo "# when it was taken away, and at the end:"
   delete
@@ -71,7 +73,7 @@ if [[ ${option[dry-run]} == true ]]; then
 fi
 
 # What the workers say, in one word: running, missing (not set up), idle (not started), leaving (some have ended, some
-# have not), silent; or how the run ended: 0, 1, 2, 75, crash.
+# have not), silent; or how the run ended: 0, 1, 2, 75, crash (killed, or one of them was missing).
 verdict() {
   local -A seen=()
   local word
@@ -88,13 +90,25 @@ verdict() {
   echo silent
 }
 
+# To be called at the end of a start: crashes add up only while no start lasts.
+settle() {
+  ((lasted < option[patience])) || crashes=0
+  lasted=0
+}
+crashed() {
+  ((++crashes <= option[crashes])) ||
+    finish "$BROKE" "given up after $crashes crashes ($word); see $(given workdir)/logs"
+}
+
 silent=0
+lasted=0 # looks that found the workers running since they were started
 crashes=0
 broke=false
 while true; do
   found=$(state)
   case $found in
     absent)
+      settle
       silent=0 broke=false
       note "making the slice ${option[name]}"
       if create; then
@@ -121,10 +135,12 @@ while true; do
 
   said=$(workers) || said= # one that does not answer may come back
   word=$(verdict "$said")
+  # Workers that wait for one that never comes look as if they ran, until they say so.
+  [[ $said != *"ended $INCOMPLETE"* ]] || lasted=0
   # A queued slice starts its trainer by itself. If that one has broken since it was asked, it must not start again.
   [[ $word != idle || ${option[via]} != queued ]] || word=starting
   case $word in
-    running) silent=0 broke=false ;;
+    running) silent=0 broke=false && ((++lasted)) ;;
     0) finish 0 "finished" ;;
     2) finish "$BAD_INPUT" "bad input; see $(given workdir)/logs" ;;
     1)
@@ -133,7 +149,8 @@ while true; do
       broke=true
       ;;
     75 | idle | crash)
-      [[ $word != crash ]] || ((++crashes <= option[crashes])) || finish "$BROKE" "given up after $crashes crashes"
+      settle
+      [[ $word != crash ]] || crashed
       note "starting the trainer ($word)"
       if start; then silent=0; else ((++silent)); fi
       ;;
@@ -152,6 +169,8 @@ while true; do
   esac
   if ((silent >= option[patience])); then
     silent=0
+    settle
+    crashed
     if [[ $word == leaving ]]; then
       note "some have ended, others hang: stopping them"
       stop || true

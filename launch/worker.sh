@@ -52,7 +52,8 @@ mount_bucket() {
 running() { ! flock --shared --nonblock "$state/lock" true; }
 
 train() {
-  local forward=$1 workdir='' word python=${XSAMPLE_PYTHON:-$home/.venv/bin/python} code trainer log attempt again shown
+  local forward=$1 workdir='' word python=${XSAMPLE_PYTHON:-$home/.venv/bin/python} code log attempt again
+  local own=() shown='' trainer=''
   shift
   for word in "$@"; do
     [[ $word != --workdir=* ]] || workdir=${word#*=}
@@ -76,27 +77,31 @@ train() {
     export WANDB_API_KEY
   fi
   cd "$home"
-  "$python" -u -m xsample_jax.main "$@" >>"$log" 2>&1 &
-  trainer=$!
-  echo "$trainer" >"$state/pid"
-  [[ $forward == false ]] || tail -n +1 -F --pid="$trainer" "$log" 9>&- 2>/dev/null &
-  shown=$!
-  copy_log "$log" "$attempt" 9>&- &
-  # A container's signals reach this shell alone, and are passed on. A machine that shuts down signals every process
-  # itself, and a second signal would end the trainer before it has saved.
-  again=true
+  # The signals of a terminal and of a container reach this shell alone, and are passed on. In the background they are
+  # not: a machine that shuts down signals every process itself.
   if [[ $forward == true ]]; then
-    # shellcheck disable=SC2064  # this trainer
-    trap "again=true; kill -TERM $trainer" TERM INT
+    trap 'again=true; [[ -z $trainer ]] || kill -TERM "$trainer" || true' TERM INT HUP
   else
     trap 'again=true' TERM INT
   fi
+  # Ctrl-C signals all that the terminal runs in the foreground. A trainer in a session of its own hears of it once,
+  # from the trap above; a second signal would end it before it has saved.
+  [[ $forward == false ]] || own=(setsid)
+  ${own[@]+"${own[@]}"} "$python" -u -m xsample_jax.main "$@" >>"$log" 2>&1 &
+  trainer=$!
+  echo "$trainer" >"$state/pid"
+  if [[ $forward == true ]]; then # not a list in the background, which Ctrl-C would end before the last lines
+    tail -n +1 -F --pid="$trainer" "$log" 9>&- 2>/dev/null &
+    shown=$!
+  fi
+  copy_log "$log" "$attempt" 9>&- &
+  again=true
   while $again; do # wait returns early at a signal
     again=false
     code=0
     wait "$trainer" || code=$?
   done
-  wait "$shown" || true # the last lines
+  [[ -z $shown ]] || wait "$shown" || true # the last lines
   echo "$code" >"$state/exit.new"
   mv "$state/exit.new" "$state/exit"
   { mkdir -p "$workdir/logs" && cp "$log" "$attempt" && echo "exit code $code" >>"$attempt"; } ||

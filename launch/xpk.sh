@@ -11,9 +11,9 @@
 #   delete    --name=NAME              stops the workload: it saves; `run` with another name goes on with it
 #   delete-cluster                     for good; the bucket stays
 #
-# The image is made from launch/Dockerfile (its first lines say how). A run that was preempted (75) or killed (127 to
-# 255) is started again; one that broke (1) or has bad input (2) is not. --dry-run prints the commands. The W&B key cannot
-# be passed on as a secret: launch/README.md, Secrets.
+# The image is made from launch/Dockerfile (its first lines say how). A run that was preempted (75), killed (127 to
+# 255) or lacked a process (69) is started again; one that broke (1) or has bad input (2) is not. --dry-run prints the
+# commands. The W&B key cannot be passed on as a secret: launch/README.md, Secrets.
 here=$(dirname "${BASH_SOURCE[0]}")
 # shellcheck source=launch/common.sh
 source "$here/common.sh"
@@ -53,7 +53,7 @@ in the image and wandb sync later"
     check_trainer cloud
     run xpk workload create --workload="${option[name]}" "${where[@]}" --tpu-type="${option[type]}" \
       --num-slices="${option[slices]}" --docker-image="${option[image]}" --max-restarts="${option[restarts]}" \
-      --restart-on-exit-codes="$REQUEUE" --termination-grace-period-seconds=60 \
+      --restart-on-exit-codes="$INCOMPLETE,$REQUEUE" --termination-grace-period-seconds=60 \
       --command="launch/worker.sh run $(mounted)"
     ;;
   status)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.test_roll_call import free_address
 from tests.xla_flags import QUICK
+from xsample_jax.exit_codes import BAD_INPUT, INCOMPLETE
 from xsample_jax.faults.history import read_history
 from xsample_jax.metrics.writers import read_jsonl
 
@@ -151,14 +152,14 @@ def test_another_config_and_a_missing_process_are_named(launch, tmp_path):
         for index in range(2)
     ]  # fmt: skip
     for code, _, stderr in launch("tests.recorded_run", arguments, 1):
-        assert code == 2
+        assert code == BAD_INPUT
         assert "config of process 1" in stderr
         assert "seed is 1, not 0" in stderr
         assert "Traceback" not in stderr
     for arguments_of in arguments:
         arguments_of[-2:] = ["--config.seed=0", "--start_timeout=5"]
     for code, _, stderr in launch("tests.recorded_run", arguments, 1):
-        assert code == 2
+        assert code == INCOMPLETE
         assert "missing: process 2" in stderr
         assert "Traceback" not in stderr
     assert not (tmp_path / "run").exists()

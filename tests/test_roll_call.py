@@ -9,6 +9,7 @@ import time
 import pytest
 
 from xsample_jax.errors import ConfigError, ProcessError
+from xsample_jax.exit_codes import BAD_INPUT, INCOMPLETE
 from xsample_jax.roll_call import Present, roll_call, split_address
 
 
@@ -42,6 +43,7 @@ def test_who_never_starts_is_named_in_all_others():
     started = time.monotonic()
     for error in answers([present(0, 4), present(2, 4)], seconds=1.0):
         assert isinstance(error, ProcessError)
+        assert error.exit_code == INCOMPLETE  # they may come next time
         assert "missing: process 1, 3." in str(error)
         assert "2 of 4" in str(error)
     assert time.monotonic() - started < 5
@@ -50,6 +52,7 @@ def test_who_never_starts_is_named_in_all_others():
 def test_a_missing_process_0_is_named():
     (error,) = answers([present(1)], seconds=1.0)
     assert isinstance(error, ProcessError)
+    assert error.exit_code == INCOMPLETE
     assert "missing: process 0" in str(error)
 
 
@@ -64,6 +67,7 @@ def test_a_missing_process_0_is_named():
 def test_what_does_not_agree_is_named(others, words):
     for error in answers([present(0), *others]):
         assert isinstance(error, ConfigError)
+        assert error.exit_code == BAD_INPUT
         with pytest.raises(ConfigError, match=words):
             raise error
 

@@ -3,9 +3,13 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
+from xsample_jax.exit_codes import BAD_INPUT, FAILED, INCOMPLETE
+
 
 class UserError(ValueError):
     """Bad input. The message is the whole story; entry points print it without a traceback."""
+
+    exit_code = BAD_INPUT
 
     def __init__(self, field: str, value: object, expected: str, fix: str = ""):
         self.field, self.value, self.expected, self.fix = field, value, expected, fix
@@ -28,11 +32,13 @@ class CheckpointError(UserError):
 
 
 class RunError(UserError):
-    """A run broke though its input was fine. Exit code 1, where other errors of users end with 2."""
+    """A run broke though its input was fine."""
+
+    exit_code = FAILED
 
 
 class DivergedError(RunError):
-    """Loss, gradient or update of a run are not finite any more."""
+    """Loss, gradient or parameters of a run are not finite any more."""
 
 
 class SaveError(RunError):
@@ -44,7 +50,9 @@ class StalledError(RunError):
 
 
 class ProcessError(UserError):
-    """A process of a run on several hosts is missing or cannot be reached."""
+    """A process of a run on several hosts is missing, late or cannot be reached: it may be there at the next start."""
+
+    exit_code = INCOMPLETE
 
 
 class Problems(ConfigError):

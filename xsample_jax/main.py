@@ -12,8 +12,8 @@ import traceback
 
 from absl import app, flags, logging
 
-from xsample_jax.errors import RunError, StalledError, UserError
-from xsample_jax.exit_codes import BAD_INPUT, FAILED, REQUEUE
+from xsample_jax.errors import StalledError, UserError
+from xsample_jax.exit_codes import FAILED, REQUEUE
 from xsample_jax.topology import quiet_environment, without_tpu
 
 _CONFIG = flags.DEFINE_string("config", None, "Config file, as configs/quickstart.py or configs/quickstart.py:smoke.")
@@ -74,7 +74,7 @@ def run() -> None:
         app.run(lambda argv: main(argv, overrides), argv=arguments)
     except UserError as error:
         print(f"error{name_of_process()}: {error}", file=sys.stderr)
-        leave(FAILED if isinstance(error, RunError) else BAD_INPUT)
+        leave(error.exit_code)
     except Exception:
         traceback.print_exc()
         if name_of_process():

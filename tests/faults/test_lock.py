@@ -1,12 +1,14 @@
 """One run in a folder: another process is refused, and what a killed one leaves behind is no lock."""
 
+import errno
+import fcntl
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from xsample_jax.errors import CheckpointError
+from xsample_jax.errors import CheckpointError, DataError
 from xsample_jax.faults.lock import locked
 
 HOLD = """
@@ -35,4 +37,15 @@ def test_a_second_run_is_refused_and_a_killed_one_holds_nothing(tmp_path):
         with locked(tmp_path / "other"):
             pass
     with locked(folder):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, code):
+    def flock(*_):
+        raise OSError(code, "what the system says")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    expected = rf"--out = '{tmp_path}': .*what the system says.*another folder, or mount .* with flock"
+    with pytest.raises(DataError, match=expected), locked(tmp_path, "--out", DataError):
         pass

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from xsample_jax.exit_codes import BAD_INPUT, FAILED, FINISHED
+from xsample_jax.exit_codes import BAD_INPUT, FAILED, FINISHED, INCOMPLETE
 
 COUNTING = "tests.launch.counting_trainer"
 SLICE = ("--name=xclr", "--zone=z", "--type=v5litepod-8", "--seconds=0.2", "--patience=20")
@@ -90,6 +90,42 @@ def test_workers_that_are_killed_again_and_again_are_given_up(cloud):
     assert "given up after 3 crashes" in answer.stderr
     assert json.loads((cloud.bucket("lab/run") / "codes-0.json").read_text()) == [134, 134]
     assert (cloud.folder / "slice.json").exists()
+
+
+def test_crashes_before_a_start_that_lasted_do_not_count(cloud):
+    cloud.plan()
+    codes(cloud, 0, 134, [134, 5], 134, 134)
+    answer = babysit(cloud, "--via=tpu_vm", "--crashes=1", "--patience=3")
+    assert answer.returncode == FAILED
+    assert "given up after 2 crashes" in answer.stderr
+    assert json.loads((cloud.bucket("lab/run") / "codes-0.json").read_text()) == [134]
+
+
+def test_a_process_that_is_late_is_waited_for_again(cloud):
+    cloud.plan()
+    codes(cloud, 0, INCOMPLETE)
+    answer = babysit(cloud)
+    assert answer.returncode == FINISHED, answer.stderr
+    assert cloud.calls("gcloud compute tpus queued-resources create") == 1
+
+
+def test_a_process_that_never_comes_is_given_up_however_long_it_is_waited_for(cloud):
+    cloud.plan()
+    codes(cloud, 0, *[[INCOMPLETE, 5]] * 3)
+    answer = babysit(cloud, "--via=tpu_vm", "--crashes=1", "--patience=3")
+    assert answer.returncode == FAILED
+    assert "given up after 2 crashes" in answer.stderr
+    assert not (cloud.folder / "slice.json").exists()
+
+
+def test_workers_that_never_speak_are_replaced_a_few_times(cloud):
+    cloud.plan()
+    words = (*SLICE, "--patience=2", "--crashes=1", *TRAINER)
+    answer = cloud.launch("babysit.sh", *words, trainer=COUNTING, XSAMPLE_STATE="/dev/null/none")
+    assert answer.returncode == FAILED
+    assert "given up after 2 crashes (missing)" in answer.stderr
+    assert cloud.calls("gcloud compute tpus queued-resources create") == 2
+    assert not (cloud.folder / "slice.json").exists()
 
 
 def test_a_worker_that_hangs_when_the_other_has_ended_is_stopped(cloud):

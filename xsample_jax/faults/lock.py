@@ -19,7 +19,7 @@ def locked(folder: pathlib.Path, flag: str = "--workdir", error: type[UserError]
     The lock is flock's, which the kernel lets go when the process ends in whatever way: there are no stale locks. The
     text of the file (host and process) is for the message only.
 
-    Raises `error`, which names `flag`, when another process holds it.
+    Raises `error`, which names `flag`, when another process holds it or the file system has no such lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as file:
@@ -30,6 +30,9 @@ def locked(folder: pathlib.Path, flag: str = "--workdir", error: type[UserError]
             holder = file.read().strip() or "another process"
             expected = f"a folder that no other process is using ({holder} is)"
             raise error(flag, str(folder), expected, "Wait for it, stop it, or use another folder.") from None
+        except OSError as refused:  # Lustre mounted with noflock, NFS without its lock daemon
+            expected = f"a folder whose file system can lock files (flock: {refused.strerror})"
+            raise error(flag, str(folder), expected, "Use another folder, or mount this one with flock.") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
