@@ -1,6 +1,6 @@
 """VICReg, arXiv 2105.04906, eq. 6
 
-Loss:      25 |z - z'|^2 + 25 hinge(1 - std) + covariance
+Loss:      25 |z - z'|^2 / D + 25 hinge(1 - std) + covariance, z of length sqrt(D)
 Command:   python -m xsample_jax.main --config=configs/objectives/vicreg.py \\
                --workdir=runs/objectives/vicreg
 Variants:  :smoke (5 small steps, seconds)

@@ -9,6 +9,15 @@ from xsample_jax.config.schema import SCHEMA
 from xsample_jax.errors import ConfigError, Problems
 
 
+@pytest.mark.parametrize("preset", ["moco", "ressl", "mochi"])
+def test_a_memory_of_another_size(preset):
+    assert fields(changed(objective__preset=preset, objective__queue=512, objective__teacher=0.999)) == []
+
+
+def test_prototypes_of_another_number():
+    assert fields(changed(objective__preset="swav", objective__prototypes=1000)) == []
+
+
 def test_defaults_with_a_length_are_right():
     assert check_config(changed()) is None
 
@@ -38,9 +47,9 @@ def test_defaults_with_a_length_are_right():
         ("objective__target_temperature", [None, 1], [0, -1.0]),
         ("objective__target_neighbours", [None, 1.5, 64], [1, 0, "4"]),
         ("objective__target_same_mass", [None, 0.5], [0, 1.0]),
-        ("objective__teacher", [None, 0, 0.999], [1.0, -0.1]),
-        ("objective__queue", [None, 0, 512], [-1, 2.5]),
-        ("objective__prototypes", [None, 0, 300], [-1]),
+        ("objective__teacher", [None, 0], [1.0, -0.1]),
+        ("objective__queue", [None, 0], [-1, 2.5]),
+        ("objective__prototypes", [None, 0], [-1]),
         ("objective__terms", [None, ({},), [{"graph": "label"}]], ["label", {"graph": "label"}, ("label",)]),
         ("data__hierarchy", [(), ("group",), ["group", "subgroup"]], ["group", (1,), None]),
         ("augment__local_size", [8, 24], [7, None]),

@@ -73,6 +73,53 @@ KERNELS = {"loss__tiles": "pallas", "loss__impl": "streaming"}
         ),
         ({"objective__graph": "teacher"}, "objective.terms[0].graph.source", "--config.objective.teacher"),
         ({"objective__preset": "vicreg", "objective__graph": "label"}, "objective.graph", "graph=None"),
+        (
+            {"objective__preset": "clip_frozen_text", "objective__temperature": 0.005},
+            "objective.temperature",
+            "temperature=0.07",
+        ),
+        (
+            {"objective__preset": "rank_n_contrast", "objective__learn_temperature": True},
+            "objective.temperature",
+            "a start within [0.01, 1]",
+        ),
+        (
+            {"objective__target_temperature": 0.05, "objective__target_neighbours": 8.0},
+            "objective.target_temperature",
+            "target_temperature=None",
+        ),
+        ({"objective__preset": "simclr", "objective__queue": 256}, "objective.queue", "objective.queue=None"),
+        ({"objective__preset": "simclr", "objective__teacher": 0.9}, "objective.teacher", "objective.teacher=None"),
+        ({"objective__preset": "simclr", "objective__prototypes": 9}, "objective.prototypes", "prototypes=None"),
+        (
+            {"objective__preset": "decoupled_softmax", "objective__graph": "hierarchy"},
+            "objective.terms[0].graph",
+            "a graph with zeros",
+        ),
+        ({"objective__preset": "hcl", "objective__graph": "uniform"}, "objective.terms[0].graph", "label or identity"),
+        ({"objective__preset": "swav", "loss__grad_cache": 2}, "loss.grad_cache", "grad_cache=1"),
+        ({"objective__terms": ({"graph": 3},)}, "objective.terms[0].graph", "a source"),
+        ({"objective__terms": ({"keys": None},)}, "objective.terms[0].keys", "a block"),
+        (
+            {"objective__terms": ({"anchors": {"block": "image", "view": "0"}},)},
+            "objective.terms[0].anchors.view",
+            "an integer or None",
+        ),
+        ({"objective__terms": ({"weight": "x"},)}, "objective.terms[0].weight", "a number"),
+        ({"objective__terms": ({"similarity": 3},)}, "objective.terms[0].similarity", "a name or a dict"),
+        (
+            {"objective__terms": ({"graph": {"source": "caption", "transforms": "affine"}},)},
+            "objective.terms[0].graph.transforms",
+            "a tuple, each a name",
+        ),
+        (
+            {
+                "objective__preset": "clip_frozen_text",
+                "objective__terms": ({"keys": {"block": "text", "view": 1}},),
+            },
+            "rows.view",
+            "from 0 to 0",
+        ),
         ({"objective__terms": ({"graph": "lable"},)}, "objective.terms[0].graph.source", "Did you mean label"),
         ({"objective__terms": ({"temperature": 0.0},)}, "objective.terms[0].temperature", "a temperature > 0"),
         ({"objective__preset": "simclr", "objective__centre": True}, "objective.centre", "centre=false"),
@@ -151,3 +198,7 @@ def test_all_that_is_wrong_with_an_objective_is_reported_at_once():
 def test_kernels_are_refused_with_all_else_that_is_wrong():
     found = find_problems(changed(**KERNELS | {"objective__graph": "class_text"}, views=1, steps=None))
     assert {problem.field for problem in found} == {"loss.tiles", "steps", "views"}
+
+
+def test_label_noise_reaches_the_class_tree():
+    assert find_problems(changed(objective__preset="xclr_hierarchy", data__label_noise=0.3)) == []

@@ -65,3 +65,26 @@ def test_diff(config):
         "log.every": (10, None),
         "new": (None, 1),
     }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mesh": {"rules": ({"parameters": "kernel", "split": ("fsdp", "tensor")},)}},
+        {
+            "objective": {
+                "terms": (
+                    {"graph": {"source": "caption", "transforms": ({"name": "top_k", "k": 5},)}, "keys": ["image"]},
+                )
+            }
+        },
+    ],
+    ids=["rules", "terms"],
+)
+def test_tuples_within_dicts_come_back_as_they_were(changes):
+    config = default_config()
+    config.steps = 10
+    for section, keys in changes.items():
+        config[section].update(keys)
+    config = resolve(config)
+    assert diff_configs(config_from_json(config_to_json(config)), config) == {}

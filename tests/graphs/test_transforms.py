@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xsample_jax.graphs.transforms import LOCAL, TRANSFORMS, affine, power, threshold, top_k
+from xsample_jax.graphs.transforms import LOCAL, TRANSFORMS, affine, bounds_after, power, threshold, top_k
 
 G = np.array([[0.9, -0.2, 0.5, 0.5, 0.1], [-0.3, 0.4, 0.2, -1.0, 0.8]], np.float32)
 VALID = np.array([[False, True, True, True, True], [True, True, True, True, True]])
@@ -38,6 +38,28 @@ def test_local_transforms_need_no_other_key(name):
     options = {"power": {"exponent": 2.0}, "threshold": {"at": 0.3}}.get(name, {})
     whole = TRANSFORMS[name](G, VALID, **options)
     np.testing.assert_array_equal(TRANSFORMS[name](G[:1, 1:3], VALID[:1, 1:3], **options), whole[:1, 1:3])
+
+
+@pytest.mark.parametrize(
+    ("transforms", "tight"),
+    [
+        ((), True),
+        (({"name": "affine", "scale": 20.0, "offset": 1.0},), True),
+        (({"name": "affine", "scale": -2.0, "offset": 0.5}, {"name": "power", "exponent": 3.0}), False),
+        (({"name": "affine", "scale": 3.0, "offset": 0.0}, {"name": "threshold", "at": -1.5}), True),
+        (({"name": "threshold", "at": 0.5, "binary": True}, {"name": "affine", "scale": 4.0, "offset": -2.0}), False),
+    ],
+)
+def test_bounds_hold_every_value(transforms, tight):
+    values = np.linspace(-1, 1, 41)
+    for transform in transforms:
+        options = {name: value for name, value in transform.items() if name != "name"}
+        values = np.asarray(TRANSFORMS[transform["name"]](values, None, **options))
+    lowest, highest = bounds_after(transforms)
+    assert lowest <= values.min() + 1e-6
+    assert highest >= values.max() - 1e-6
+    if tight:
+        assert highest == pytest.approx(values.max())
 
 
 def test_top_k_is_not_local():

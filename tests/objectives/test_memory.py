@@ -1,5 +1,7 @@
 """What is kept between steps, simulated in numpy: queue, teacher, moving averages, temperatures of single images."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from tests.objectives import synthetic
 from tests.quick import quick_jit
+from xsample_jax.graphs.combine import Graph
 from xsample_jax.objectives import memory as memory_module
 from xsample_jax.objectives.blocks import image_block, key_block
 from xsample_jax.objectives.memory import (
@@ -192,6 +195,22 @@ def test_sogclr_is_its_numpy_simulation_over_three_steps():
         expected = finite_difference(loss, z, PLACES)
         np.testing.assert_allclose([gradient[place] for place in PLACES], expected, rtol=1e-5, atol=1e-6)
     assert np.abs(ratio - 1).max() > 0.1  # an average that is only this batch would not pass
+
+
+@pytest.mark.parametrize("source", ["uniform", "label"])
+def test_the_average_is_over_the_negatives_of_the_term_whatever_its_graph(source):
+    """Positives among other images are in the denominator of SogCLR, so they count in its mean too."""
+    (term,) = PRESETS["sogclr"].objective.terms
+    objective = dataclasses.replace(
+        PRESETS["sogclr"].objective, terms=(dataclasses.replace(term, graph=Graph(source)),)
+    )
+    z, index = unit(8, 4), BATCHES[0]
+    block = image_block(jnp.asarray(z), {"id": jnp.asarray(index), "label": jnp.asarray([1, 1, 1, 2])}, 2)
+    batch = {"id": jnp.asarray(index), "index": jnp.asarray(index)}
+    _, new = recall(objective, {"image": block}, init_memory(objective, {}, 4, DATA, {}), batch, 0.1)
+    means = np.array([np.mean([np.exp(z[i] @ z[k] / 0.1) for k in negatives(i)]) for i in range(8)])
+    expected = np.log(means.reshape(4, 2).mean(axis=1))
+    np.testing.assert_allclose(new["image/log_average"][jnp.asarray(index)], expected, rtol=1e-4)
 
 
 def test_sogclr_whose_average_is_its_own_denominator_has_the_gradient_of_dcl():

@@ -8,6 +8,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tests.objectives import synthetic
 from tests.quick import COMPILER_OPTIONS
 from tests.tiny import random_batch, tiny_config, tiny_parts
+from xsample_jax.objectives.blocks import image_block
+from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
 
 
@@ -80,3 +82,17 @@ def test_devices_do_not_matter_and_collapse_and_empty_queues_are_survived(preset
         value, slopes = on_one(given)
         assert np.isfinite(value), name
         assert all(np.isfinite(leaf).all() for leaf in slopes.values()), name
+
+
+def test_vicreg_asks_unit_rows_for_nothing_that_they_cannot_have():
+    """Rows in all directions are its optimum: the hinge on the standard deviation is met, no dimensions correlate."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(4096, 32)).astype(np.float32)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    block = image_block(np.repeat(z, 2, axis=0), {"id": np.arange(4096)}, 2)
+    collapsed = image_block(np.tile(z[:1], (8192, 1)), {"id": np.arange(4096)}, 2)
+    loss, at_one_point = (
+        float(objective_loss(PRESETS["vicreg"].objective, {"image": rows}, 4096, 1.0)[0]) for rows in (block, collapsed)
+    )
+    assert 0 <= loss < 0.5
+    assert at_one_point > 24

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from xsample_jax.objectives.blocks import image_block, key_block, other_view
-from xsample_jax.objectives.objective import find_unstreamable, objective_loss
+from xsample_jax.graphs.combine import Graph
+from xsample_jax.objectives.blocks import Rows, image_block, key_block, other_view
+from xsample_jax.objectives.objective import Objective, find_unstreamable, objective_loss
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.streamed import Streaming
+from xsample_jax.objectives.terms import Term
 
 IMAGES, VIEWS, WIDTH = 16, 2, 8
 STREAMABLE = [
@@ -56,7 +58,13 @@ def blocks_of(x):
         "predicted": image_block(x["predicted"], per_image, VIEWS, 4 * rows),
         "teacher": teacher,
         "neighbours": image_block(x["teacher"], per_image, VIEWS, 5 * rows),
-        "queue": key_block(x["queue"], teacher=x["queue"], label=jnp.full(32, -1)) | {"filled": jnp.arange(32) < 20},
+        "queue": key_block(
+            x["queue"],
+            teacher=x["queue"],
+            label=jnp.arange(32) % 7 - 1,
+            caption_embedding=jnp.asarray(x["queue"][:, ::-1] @ jnp.eye(WIDTH, 12), jnp.float16),
+            filled=jnp.arange(32) < 20,
+        ),
     }
 
 
@@ -91,6 +99,37 @@ def test_streamed_is_dense(name, devices):
     for key, value in dense_gradient.items():
         scale = np.abs(np.concatenate([g.ravel() for g in dense_gradient.values()])).max()
         np.testing.assert_allclose(gradient[key], value, atol=2e-5 * scale, err_msg=key)
+
+
+FIRST_VIEW = Rows("image", 0)
+CAPTIONS, LABELS = Graph("caption", "softmax"), Graph("label", "row_sum")
+STEEP = dataclasses.replace(CAPTIONS, transforms=({"name": "affine", "scale": 20.0, "offset": 0.0},))
+
+
+@pytest.mark.parametrize(
+    ("term", "tau_s"),
+    [
+        (Term(CAPTIONS, FIRST_VIEW, Rows("queue")), 0.1),
+        (Term(LABELS, FIRST_VIEW, Rows("queue")), 0.1),
+        (Term(CAPTIONS, FIRST_VIEW, (Rows("teacher", 1), Rows("queue"))), 0.1),
+        (Term(STEEP), 0.2),  # exponents up to 100, which float32 cannot hold unless the largest is taken off
+    ],
+    ids=["captions of a queue", "labels of a queue", "keys and a queue", "similarities above one"],
+)
+def test_streamed_is_dense_for_terms_that_no_preset_has(term, tau_s):
+    objective = Objective((term,), temperature=0.2, target_temperature=tau_s)
+    dense, _ = evaluate(objective, None, 1)
+    streamed, _ = evaluate(objective, Streaming("streaming", tile=16), 1)
+    for metric, value in dense.items():
+        assert streamed[metric] == pytest.approx(float(value), rel=1e-5, abs=1e-5), metric
+
+
+def test_an_objective_reaches_the_kernels():
+    """With tiles = pallas what they cannot do is an error, so a value says that they did it."""
+    objective = PRESETS["xclr"].objective
+    dense, _ = evaluate(objective, None, 1)
+    streamed, _ = evaluate(objective, Streaming("streaming", tile=64, tiles="pallas"), 1)
+    assert streamed["loss"] == pytest.approx(float(dense["loss"]), rel=1e-5)
 
 
 def test_the_presets_of_the_paper_can_be_streamed():

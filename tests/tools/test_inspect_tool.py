@@ -99,6 +99,12 @@ def test_config_says_split_caption_batch_and_temperature(tmp_path):
         assert words in text
 
 
+def test_a_batch_of_a_few_images(tmp_path):
+    folder = write_set(tmp_path / "set", 64)
+    inspect.run([f"--data={folder}", "--batch_size=4", f"--out={tmp_path / 'page.html'}"])
+    assert "4 images × " in read(tmp_path / "page.html")[1]
+
+
 def test_class_texts_in_place_of_captions(tmp_path):
     folder = tmp_path / "set"
     records = ({"id": i, "image": png(i), "label": i % 4 if i < 60 else -1, "captions": []} for i in range(64))

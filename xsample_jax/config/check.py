@@ -106,8 +106,15 @@ def as_declared(key: Key, value: object) -> object:
         return value
     if typing.get_origin(key.type) is tuple:
         element = typing.get_args(key.type)[0]
-        return tuple(element(item) for item in value)
+        return tuple(_plain(item) if element is dict else element(item) for item in value)
     return key.type(value)
+
+
+def _plain(value: object) -> object:
+    """Nested data of one form, whether it comes from Python or from JSON: dicts, and tuples for all sequences."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return tuple(_plain(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def suggest_key(name: str) -> str:

@@ -55,7 +55,7 @@ def _noise(c: dict) -> Iterator[ConfigError]:
         reads = build_objective(section).requires
     except ConfigError:
         return  # reported by _objective
-    of = {"label_noise": ("label", "class_embedding"), "caption_noise": ("caption_embedding", "caption_tokens")}
+    of = {"label_noise": ("label", "class_embedding", "path"), "caption_noise": ("caption_embedding", "caption_tokens")}
     for noise, entries in of.items():
         if c[f"data.{noise}"] and not reads & set(entries):
             yield ConfigError(

@@ -6,6 +6,7 @@ from xsample_jax.errors import ConfigError, Problems
 from xsample_jax.objectives.build import build_objective, needed_views, reads_target_temperature
 from xsample_jax.objectives.objective import find_unstreamable
 from xsample_jax.objectives.presets import PRESETS
+from xsample_jax.objectives.temperature import HIGHEST, LOWEST
 
 TARGET_TEMPERATURES = ("target_temperature", "target_neighbours", "target_same_mass")
 
@@ -42,6 +43,28 @@ def _objective(c: dict) -> Iterator[ConfigError]:
             section["target_same_mass"],
             "None when objective.target_neighbours is set: each of them chooses tau_s",
             "Set --config.objective.target_same_mass=None.",
+        )
+    if chosen[1:] and section["target_temperature"] is not None:
+        yield ConfigError(
+            "objective.target_temperature",
+            section["target_temperature"],
+            f"None when objective.{chosen[1]} is set, which chooses tau_s",
+            f"Set --config.objective.target_temperature=None, or --config.objective.{chosen[1]}=None.",
+        )
+    if objective.learn_temperature and not LOWEST <= objective.temperature <= HIGHEST:
+        yield ConfigError(
+            "objective.temperature",
+            objective.temperature,
+            f"a start within [{LOWEST:g}, {HIGHEST:g}], where a learned temperature is clamped: outside it has no "
+            f"gradient (objective.preset = {preset!r})",
+            "Set --config.objective.temperature=0.07.",
+        )
+    if objective.local_views and c["loss.grad_cache"] > 1:
+        yield ConfigError(
+            "loss.grad_cache",
+            c["loss.grad_cache"],
+            f"1 for objective.preset = {preset!r}, whose small crops go through the encoder in one piece",
+            "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory.",
         )
     for number, reason in find_unstreamable(objective) if c["loss.impl"] == "streaming" else ():
         yield ConfigError(
@@ -97,15 +120,4 @@ def _text_tower(c: dict) -> Iterator[ConfigError]:
         )
 
 
-def _learned_temperature(c: dict) -> Iterator[ConfigError]:
-    start = c["objective.temperature"]
-    if c["objective.learn_temperature"] and start is not None and not 0.01 <= start <= 1:
-        yield ConfigError(
-            "objective.temperature",
-            start,
-            "a start within [0.01, 1], where a learned temperature is clamped: outside it has no gradient",
-            "Set --config.objective.temperature=0.07.",
-        )
-
-
-RULES = (_objective, _text_tower, _learned_temperature)
+RULES = (_objective, _text_tower)

@@ -1,19 +1,17 @@
 """Evaluates one state: hands the suite the features it asks for, and keeps what the report needs."""
 
-import dataclasses
 import math
 import pathlib
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from xsample_jax.data.augment import make_views
 from xsample_jax.data.backgrounds import choose_donors, from_images, random_colours
 from xsample_jax.data.pipeline import Examples, eval_batches
 from xsample_jax.errors import lookup
+from xsample_jax.evals.batch_graphs import graphs_of, side_of
 from xsample_jax.evals.embedding_map import map_arrays
 from xsample_jax.evals.features import Features, extract_features
 from xsample_jax.evals.result import SuiteResult
@@ -21,13 +19,8 @@ from xsample_jax.evals.snapshot import find_neighbours, save_snapshot
 from xsample_jax.evals.suites import SUITES
 from xsample_jax.evals.worst_errors import error_arrays, find_errors
 from xsample_jax.examples import open_examples
-from xsample_jax.graphs.normalise import MASKED
-from xsample_jax.mesh import gather_rows, process_rows, replicated, to_global
+from xsample_jax.mesh import gather_rows, process_rows, to_global
 from xsample_jax.metrics.progress import progress
-from xsample_jax.objectives.blocks import IMAGE, image_block
-from xsample_jax.objectives.objective import centred
-from xsample_jax.objectives.parameters import temperature_of
-from xsample_jax.objectives.terms import Term, pairs_of
 from xsample_jax.parts import Parts
 from xsample_jax.state import TrainState
 
@@ -149,9 +142,8 @@ def write_snapshot(path: pathlib.Path, parts: Parts, state: TrainState, store: F
     drawn = drawn.rows(np.linspace(0, len(drawn) - 1, min(SNAPSHOT_IMAGES, len(drawn))).astype(int))
     batch = [examples[int(index)] for index in drawn.index]
     images = np.stack([example["image"] for example in batch])
-    side = {name: np.stack([example[name] for example in batch]) for name in ("id", "label", "caption_embedding")
-            if name in batch[0]}  # fmt: skip
-    target, student = _graphs_of(parts, state, images, side)
+    side = side_of(parts, batch)
+    graphs = graphs_of(parts, state, images, side)
     # Large galleries are searched by the devices of all processes.
     errors, neighbours = find_errors(train, features), find_neighbours(features)
     if jax.process_index() != 0:
@@ -167,8 +159,9 @@ def write_snapshot(path: pathlib.Path, parts: Parts, state: TrainState, store: F
         images=images,
         captions=[_caption(examples, index) for index in drawn.index],
         groups=[str(names[group] if names and group >= 0 else group) for group in groups],
-        target=target,
-        student=student,
+        target=graphs.target,
+        student=graphs.student,
+        stand_in=graphs.stand_in,
         views=config.views,
         similarity=None
         if embedding is None
@@ -188,29 +181,3 @@ def _picture(examples: Examples, features: Features, row: int) -> tuple[np.ndarr
 
 def _caption(examples: Examples, index: int) -> str:
     return (examples.source[int(index)]["captions"] or [""])[0]
-
-
-def _graphs_of(parts: Parts, state: TrainState, images: np.ndarray, side: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Target and student graph [N, N] of the views of some images, as the objective sees them.
-
-    An image-text objective has no image-image target; its graph among images is the identity.
-    """
-    config, objective = parts.config, parts.objective
-    first = objective.terms[0] if objective.terms else Term()
-    drawable = first.anchors == first.keys == IMAGE and objective.requires <= set(side)
-    term = dataclasses.replace(first, mixer=None, temperature="base") if drawable else Term()
-
-    def graphs(state, images, side):
-        state = state.averaged()
-        network = parts.model.merge(state.params, state.statistics, training=False)
-        _, z = network.embed(make_views(images, side["id"], config.seed, 0, config.augment, config.views))
-        block = image_block(z, side, config.views)
-        block = centred(block) if objective.centre else block
-        tau = temperature_of(objective, state.params)
-        pairs = pairs_of(term, {"image": block}, len(images), tau, objective.target_temperature)
-        logits = jnp.where(pairs.valid, pairs.logits, MASKED)
-        return pairs.target, jnp.where(pairs.valid, jax.nn.softmax(logits, axis=-1), 0.0)
-
-    everywhere = jax.jit(graphs, out_shardings=replicated(parts.mesh))
-    target, student = jax.device_get(everywhere(state, images, side))
-    return target, student

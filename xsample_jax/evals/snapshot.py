@@ -69,6 +69,7 @@ def save_snapshot(
     target: np.ndarray,
     student: np.ndarray,
     views: int,
+    stand_in: bool = False,
     similarity: np.ndarray | None = None,
     neighbours: NeighbourTable | None = None,
     picture_of: Callable[[int], tuple[np.ndarray, str]] | None = None,
@@ -81,6 +82,7 @@ def save_snapshot(
       captions, groups: n words each.
       target, student: float [N, N] with N = views * n and row = image * views + view: the target graph T and the
         student's softmax P of that batch; rows sum to 1, the diagonal is 0. Stored folded to [n, n] (`fold_views`).
+      stand_in: the target is not the objective's own, which cannot be drawn (evals/batch_graphs.py).
       similarity: float [n, n], cosine of the captions, for the curves against tau_s. Optional.
       neighbours: of `find_neighbours`, with `picture_of(row) -> (uint8 image [h, w, 3 or 4], caption)`.
       more: arrays of other parts of the report, by names with the part in front (map/xy, errors/images).
@@ -100,6 +102,7 @@ def save_snapshot(
         "groups": np.asarray([str(group) for group in groups], dtype=np.str_),
         "target": fold_views(target, views),
         "student": fold_views(student, views),
+        "stand_in": np.asarray(stand_in),
     }
     if similarity is not None:
         arrays["similarity"] = np.asarray(similarity, np.float32)

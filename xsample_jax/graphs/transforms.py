@@ -1,8 +1,11 @@
 """Changes of a similarity before it is normalised: `f(similarity [A, K], valid [A, K], **options) -> [A, K]`."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
+from xsample_jax.choice import Choice, name_of, resolve
 from xsample_jax.graphs.normalise import MASKED
 
 
@@ -34,3 +37,16 @@ def top_k(similarity: jax.Array, valid: jax.Array, *, k: int, masked: bool = Tru
 
 TRANSFORMS = {"affine": affine, "power": power, "threshold": threshold, "top_k": top_k}
 LOCAL = ("affine", "power", "threshold")  # what a tile can do without seeing the whole row
+
+
+def bounds_after(transforms: Sequence[Choice], lowest: float = -1.0, highest: float = 1.0) -> tuple[float, float]:
+    """Between which values similarities within [lowest, highest] lie after some of the LOCAL transforms."""
+    for transform in transforms:
+        change = resolve(TRANSFORMS, transform, "graph.transforms")
+        with jax.ensure_compile_time_eval():
+            ends = [float(change(jnp.asarray(end), None)) for end in (lowest, highest)]
+        # affine may turn them around; the others put what is small to 0, and may keep what is below it.
+        if name_of(transform) != "affine":
+            ends += [0.0, lowest]
+        lowest, highest = min(ends), max(ends)
+    return lowest, highest

@@ -1,11 +1,13 @@
 """From a config to an objective: a preset with some of its values replaced, or terms written out in full."""
 
 import dataclasses
+import types
+import typing
 from collections.abc import Collection, Mapping
 
 from xsample_jax.choice import name_of, options_of, resolve
 from xsample_jax.errors import ConfigError, UserError, did_you_mean, lookup, raise_all
-from xsample_jax.graphs.combine import Graph, Mixture, parts_of
+from xsample_jax.graphs.combine import Graph, Mixture, describe, parts_of
 from xsample_jax.graphs.normalise import NON_NEGATIVE, NORMALISERS, WITH_TEMPERATURE
 from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.graphs.temperature import RULES as TARGET_RULES
@@ -25,6 +27,10 @@ from xsample_jax.objectives.weights import WEIGHTS
 
 # Sources whose values can be negative: a row sum of them is no distribution.
 SIGNED = ("caption", "class_text", "teacher", "self_similarity", "text_similarity", "swapped", "swapped_keys", "random")
+
+# Sources that are above zero for every pair, and rules that look for negatives among the pairs whose target is zero.
+NEVER_ZERO = ("uniform", "kernel", "hierarchy")
+AMONG_ZEROS = ("not_positive", "hardest", "importance")
 
 # What each choice of a term is looked up in; numbers stand for themselves.
 CHOICES = {
@@ -52,6 +58,7 @@ BLOCK_NEEDS = {
     "predicted": "predictor",
 }
 SETTABLE = ("teacher", "queue", "prototypes")  # of them, what a config can ask for
+VIEWS_OF = {"text": 1, "queue": 0, "prototypes": 0}  # blocks whose views are known without a batch; 0: has none
 OF_VIEWS = ("image", "teacher", "predicted", "neighbours")  # blocks with one row per view
 
 
@@ -117,6 +124,7 @@ def find_problems(objective: Objective):
         if isinstance(term.graph, Mixture) and len(term.graph.weights) != len(term.graph.graphs):
             expected = f"one weight for each of the {len(term.graph.graphs)} graphs"
             yield ConfigError(f"{field}.graph.weights", term.graph.weights, expected)
+        yield from _no_negatives(term, f"{field}.graph")
         for part in parts_of(term.graph):
             yield from _missing(SOURCE_NEEDS, name_of(part.source), objective, f"{field}.graph.source")
             yield from _target_temperature(part.target_temperature, f"{field}.graph.target_temperature")
@@ -130,6 +138,7 @@ def find_problems(objective: Objective):
         yield from _unknown(FEATURE_TERMS, term.name, f"objective.feature_terms[{number}].name")
     for rows in objective.rows:
         yield from _unknown_rows(rows, objective)
+    yield from _unused(objective)
     yield from _not_positive(objective.temperature, "objective.temperature")
     yield from _target_temperature(objective.target_temperature, "objective.target_temperature")
     if not objective.terms and not objective.feature_terms:
@@ -201,10 +210,41 @@ def _missing(needs: Mapping, name: str, objective: Objective, field: str):
     yield ConfigError(field, name, expected, f"{own} a preset that has one: {having}.")
 
 
+def _unused(objective: Objective):
+    """What an objective keeps up at a cost and no term reads."""
+    blocks = {part.block for rows in objective.rows for part in _nested(rows)}
+    sources = {name_of(part.source) for term in objective.terms for part in parts_of(term.graph)}
+    queue = bool(blocks & {"queue", "neighbours"})
+    read = {"teacher": queue or "teacher" in blocks | sources, "queue": queue, "prototypes": "prototypes" in blocks}
+    for name, used in read.items():
+        value = getattr(objective, name)
+        if value and not used:
+            having = ", ".join(sorted(key for key, preset in PRESETS.items() if getattr(preset.objective, name)))
+            fix = f"Set --config.objective.{name}=None, or take a preset that reads one: {having}."
+            yield ConfigError(f"objective.{name}", value, f"None: no term of this objective reads its {name}", fix)
+
+
+def _no_negatives(term: Term, field: str):
+    """One problem where negatives are the pairs without target, and the graph leaves none: such a loss is constant."""
+    if term.link != "softmax" or term.mixer is not None or name_of(term.negatives) not in AMONG_ZEROS:
+        return
+    for part in parts_of(term.graph):
+        soft = name_of(part.normaliser) in WITH_TEMPERATURE
+        if (soft or name_of(part.source) in NEVER_ZERO) and not part.transforms:
+            expected = f"a graph with zeros: the negatives {name_of(term.negatives)!r} are the pairs without target"
+            fix = "Use the graph label or identity, or a preset whose denominator has all pairs (supcon, xclr)."
+            yield ConfigError(field, describe(part), expected, fix)
+
+
 def _unknown_rows(rows: Rows, objective: Objective):
     for part in _nested(rows):
         found = list(_unknown(dict.fromkeys(BLOCK_NEEDS, len), part.block, "rows.block"))
-        yield from found or _missing(BLOCK_NEEDS, part.block, objective, "rows.block")
+        found = found or list(_missing(BLOCK_NEEDS, part.block, objective, "rows.block"))
+        yield from found
+        views = {**VIEWS_OF, "local": objective.local_views}.get(part.block)
+        if not found and part.view is not None and (part.view < 0 or (views is not None and part.view >= views)):
+            limit = "None" if views == 0 else "a number from 0" + (f" to {views - 1}" if views else "")
+            yield ConfigError("rows.view", part.view, f"{limit} for the block {part.block!r}")
 
 
 def _with_source(term: Term, source: str) -> Term:
@@ -257,6 +297,8 @@ def _value(name: str, value, field: str):
 def _rows(value, field: str) -> Rows:
     if isinstance(value, str):
         return Rows(value)
+    if not isinstance(value, Mapping):
+        raise ConfigError(field, value, "a block, as 'image', or a dict, as {'block': 'image', 'view': 0}")
     values = {name: _rows(part, field) if name in ("beside", "times") else part for name, part in value.items()}
     return _made(Rows, values, field)
 
@@ -264,13 +306,12 @@ def _rows(value, field: str) -> Rows:
 def _graph(value, field: str) -> Graph | Mixture:
     if isinstance(value, str):
         return Graph(value)
-    values = dict(value)
-    if "graphs" in values:
+    if not isinstance(value, Mapping):
+        raise ConfigError(field, value, "a source, as 'caption', or a dict, as {'source': 'caption'}")
+    values = {name: tuple(part) if isinstance(part, list) else part for name, part in value.items()}
+    if isinstance(values.get("graphs"), tuple):
         values["graphs"] = tuple(_graph(part, field) for part in values["graphs"])
-        values["weights"] = tuple(values.get("weights", ()))
-        return _made(Mixture, values, field)
-    if "transforms" in values:
-        values["transforms"] = tuple(values["transforms"])
+        return _made(Mixture, {"weights": ()} | values, field)
     return _made(Graph, values, field)
 
 
@@ -279,4 +320,28 @@ def _made(kind: type, values: dict, field: str):
     for name in values:
         if name not in known:
             raise ConfigError(f"{field}.{name}", values[name], f"a field of {kind.__name__}", did_you_mean(name, known))
+    hints = typing.get_type_hints(kind)
+    for name, value in values.items():
+        if not _fits(hints[name], value):
+            raise ConfigError(f"{field}.{name}", value, _in_words(hints[name]))
     return kind(**values)
+
+
+def _fits(hint, value) -> bool:
+    """Whether a value is of an annotated type: a union, tuple[X, ...], or a class."""
+    if isinstance(hint, types.UnionType):
+        return any(_fits(one, value) for one in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(typing.get_args(hint)[0], one) for one in value)
+    if hint is not bool and isinstance(value, bool):
+        return False
+    return isinstance(value, int | float if hint is float else hint)
+
+
+def _in_words(hint) -> str:
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_in_words(one) for one in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return f"a tuple, each {_in_words(typing.get_args(hint)[0])}"
+    words = {str: "a name", Mapping: "a dict with a name and options", bool: "true or false", types.NoneType: "None"}
+    return words.get(hint) or {int: "an integer", float: "a number"}.get(hint, hint.__name__)

@@ -35,9 +35,21 @@ def barlow_twins(x: jax.Array, y: jax.Array, *, off_diagonal: float = 5e-3) -> j
 
 
 def vicreg(
-    x: jax.Array, y: jax.Array, *, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0
+    x: jax.Array,
+    y: jax.Array,
+    *,
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
+    unit_rows: bool = False,
 ) -> jax.Array:
-    """Invariance, hinge on the standard deviation, off-diagonal covariance (arXiv 2105.04906, eq. 6)."""
+    """Invariance, hinge on the standard deviation, off-diagonal covariance (arXiv 2105.04906, eq. 6).
+
+    The hinge asks every dimension for a standard deviation of 1, which rows of length one cannot have: with
+    `unit_rows` they are first scaled to the length sqrt(D), where rows in all directions have just that.
+    """
+    if unit_rows:
+        x, y = (z * jnp.sqrt(z.shape[-1]) for z in (x, y))
     hinge = 0.5 * sum(jnp.mean(jax.nn.relu(1 - jnp.sqrt(jnp.var(z, axis=0, ddof=1) + 1e-4))) for z in (x, y))
     off = sum(_off_diagonal_covariance(z) for z in (x, y))
     return invariance * jnp.mean((x - y) ** 2) + variance * hinge + covariance * off

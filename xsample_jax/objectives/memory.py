@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from xsample_jax.ema import moved, start_average
 from xsample_jax.objectives.blocks import Block, key_block
 from xsample_jax.objectives.objective import Objective
-from xsample_jax.objectives.terms import Pairs, Term, log_denominators, pairs_of
+from xsample_jax.objectives.terms import Pairs, Term, log_denominators, negatives_of, pairs_of
 from xsample_jax.rows import products
 
 TEACHER, QUEUE, IMAGE = "teacher/", "queue/", "image/"
@@ -124,7 +124,7 @@ def recall(
     log_average = averaged(memory, index, denominator_means(term, pairs, images, gap=own))
     new[IMAGE + "log_average"] = memory[IMAGE + "log_average"].at[index].set(log_average)
     if own:
-        new |= cooled(memory, index, pairs, log_average, images)
+        new |= cooled(memory, index, term, pairs, log_average, images)
     blocks["image"] = image | {"log_average": jnp.repeat(log_average, views)}
     return blocks, new
 
@@ -141,8 +141,7 @@ def averaged(
 def denominator_means(term: Term, pairs: Pairs, images: int, gap: bool) -> jax.Array:
     """log of the mean of e^S over the negatives of each image [B], views averaged; with `gap` of e^{S - S+}."""
     values = log_denominators(term, pairs)
-    count = jnp.maximum(jnp.sum(pairs.valid & (pairs.target <= 0), axis=-1), 1)
-    values = values - jnp.log(count)
+    values = values - jnp.log(jnp.maximum(jnp.sum(negatives_of(term, pairs), axis=-1), 1))
     if gap:
         values = values - jnp.sum(pairs.target * pairs.logits, axis=-1)
     by_image = values.reshape(images, -1)
@@ -150,7 +149,7 @@ def denominator_means(term: Term, pairs: Pairs, images: int, gap: bool) -> jax.A
 
 
 def cooled(
-    memory: Mapping[str, jax.Array], index: jax.Array, pairs: Pairs, log_average: jax.Array, images: int
+    memory: Mapping[str, jax.Array], index: jax.Array, term: Term, pairs: Pairs, log_average: jax.Array, images: int
 ) -> dict[str, jax.Array]:
     """One step of gradient descent on the temperatures of the images of a batch (iSogCLR, alg. 1, lines 7-9).
 
@@ -160,7 +159,7 @@ def cooled(
     tau = memory[IMAGE + "temperature"][index]
     positive = jnp.sum(pairs.target * pairs.logits, axis=-1, keepdims=True)
     gaps = pairs.logits - positive  # h_k / tau
-    negative = pairs.valid & (pairs.target <= 0)
+    negative = negatives_of(term, pairs) > 0
     weights = jax.nn.softmax(jnp.where(negative, gaps, -1e9).reshape(images, -1), axis=-1)
     mean_gap = jnp.sum(weights * jnp.where(negative, gaps, 0.0).reshape(images, -1), axis=-1)
     slope = jnp.clip(log_average + RHO - mean_gap, -CLIP, CLIP)

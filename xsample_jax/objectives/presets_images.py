@@ -159,9 +159,9 @@ IMAGES = {
         golden="Barlow Twins (lightly)",
     ),
     "vicreg": Preset(
-        "25 |z - z'|^2 + 25 hinge(1 - std) + covariance",
+        "25 |z - z'|^2 / D + 25 hinge(1 - std) + covariance, z of length sqrt(D)",
         "VICReg, arXiv 2105.04906, eq. 6",
-        Objective((), 1.0, feature_terms=(FeatureTerm("vicreg"),)),
+        Objective((), 1.0, feature_terms=(FeatureTerm({"name": "vicreg", "unit_rows": True}),)),
         golden="VICReg (lightly)",
     ),
     "spectral": Preset(

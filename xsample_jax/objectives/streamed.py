@@ -10,9 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from xsample_jax.choice import name_of, options_of
-from xsample_jax.graphs.combine import Graph, Mixture, requires, similarity
+from xsample_jax.graphs.combine import Graph, Mixture, parts_of, requires, similarity
 from xsample_jax.graphs.sources import ONE_WAY
-from xsample_jax.graphs.transforms import LOCAL
+from xsample_jax.graphs.transforms import LOCAL, bounds_after
 from xsample_jax.objectives.blocks import Block, Rows, concatenate, select
 from xsample_jax.objectives.class_table import class_table_rows
 from xsample_jax.objectives.cross_entropy import mean_over_rows
@@ -31,6 +31,8 @@ OF_VIEWS = {
     "swapped_keys": ("other_view", "embedding"),
     "geometry": ("box",),
 }
+# Blocks whose rows are not views of the images of the batch.
+ROWS_OF_NO_IMAGE = ("queue", "prototypes")
 # Sources that are the cosine of one entry of the side information.
 COSINES = {"caption": "caption_embedding", "class_text": "class_embedding"}
 OF_IMAGES = {"text_similarity": ("text",), "second_label": ("label", "second_label")}
@@ -126,7 +128,7 @@ def streamed_term(
     """Value and metrics of a term (terms.term_value, terms.graph_metrics) without any array of pairs."""
     graph, same = term.graph, term.anchors == term.keys
     anchors = select(blocks, term.anchors, images)
-    u, views = _side(anchors, graph, term.anchors, images)
+    u, views = _side(anchors, graph, (term.anchors,), images)
     own_tau = isinstance(term.temperature, float | int)
     options = {
         "normaliser": name_of(graph.normaliser),
@@ -148,13 +150,14 @@ def streamed_term(
     if not same:
         block = concatenate([select(blocks, rows, images) for rows in term.key_rows])
         keys = block["z"]
-        v, key_views = _side(block, graph, term.key_rows[0] if len(term.key_rows) == 1 else None, images)
+        v, key_views = _side(block, graph, term.key_rows, images)
     rows = streaming_rows(
         anchors["z"],
         keys,
         u,
         v,
         source=partial(similarity, graph, valid=None),
+        bounds=bounds_after(graph.transforms),
         key_views=key_views,
         caption_wire=jnp.dtype(how.caption_wire),
         tiles=how.tiles,
@@ -162,6 +165,20 @@ def streamed_term(
         **options,
     )
     return _means(rows)
+
+
+def entries_of(graph: Graph | Mixture) -> frozenset[str]:
+    """All side information that a graph reads, that of the batch and that of the step, but for the id."""
+    parts = parts_of(graph)
+    of_step = {name for part in parts for name in (*_of_views(part), *OF_IMAGES.get(name_of(part.source), ()))}
+    return requires(graph) | of_step
+
+
+def _of_views(graph: Graph) -> tuple[str, ...]:
+    """Side information of a graph that differs between the views of an image."""
+    if name_of(graph.source) == "swapped" and options_of(graph.source).get("of") is not None:
+        return f"view_{options_of(graph.source)['of']}", "embedding"
+    return OF_VIEWS.get(name_of(graph.source), ())
 
 
 def _means(rows: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -172,12 +189,14 @@ def _means(rows: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]
     return metrics.pop("loss"), metrics | {"rows_without_positive": 1.0 - jnp.mean(counted)}
 
 
-def _side(block: Block, graph: Graph, rows: Rows | None, images: int) -> tuple[dict[str, jax.Array], int]:
-    """(side information that the graph and the metrics read, views it is shared by): per image where views share it."""
-    source = name_of(graph.source)
-    of_view = list(OF_VIEWS.get(source, ()))
-    if source == "swapped" and options_of(graph.source).get("of") is not None:
-        of_view = [f"view_{options_of(graph.source)['of']}", "embedding"]
-    names = {"id", "label", "filled", *requires(graph), *OF_IMAGES.get(source, ()), *of_view} & set(block)
-    views = 1 if of_view or rows is None or rows.view is not None else max(len(block["z"]) // images, 1)
+def _side(block: Block, graph: Graph, rows: tuple[Rows, ...], images: int) -> tuple[dict[str, jax.Array], int]:
+    """(side information that the graph and the metrics read, views it is shared by): per image where views share it.
+
+    Only of a queue some rows may not be filled; of any other block that entry would only keep the kernels away.
+    """
+    names = {"id", "label", *entries_of(graph)} & set(block)
+    if any(one.block == "queue" for one in rows):
+        names.add("filled")
+    shared = not _of_views(graph) and len(rows) == 1 and rows[0].view is None and rows[0].block not in ROWS_OF_NO_IMAGE
+    views = max(len(block["z"]) // images, 1) if shared else 1
     return {name: block[name][::views] for name in names}, views

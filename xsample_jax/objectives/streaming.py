@@ -39,7 +39,7 @@ def streaming_rows(
     target_temperature: float = 1.0,
     views: int = 1,
     key_views: int = 1,
-    bound: float = 1.0,
+    bounds: tuple[float, float] = (-1.0, 1.0),
     lowest_temperature: float | None = None,
     tile: int = 1024,
     mesh=None,
@@ -56,8 +56,8 @@ def streaming_rows(
       y: keys [K, D], unit rows; None when the anchors are the keys (then v is None, and no row is its own key).
       u, v: side information (graphs/sources.py) per image: arrays [A / views, ...] and [K / key_views, ...].
         An entry "filled" (bool) that is False takes an image out, as anchor and as key.
-      source: graph source, a function of tiles of u and v that looks at pairs only, g <= bound; with anchors that are
-        the keys source(u, v) = source(v, u)^T. row_sum needs g >= 0.
+      source: graph source, a function of tiles of u and v that looks at pairs only, bounds[0] <= g <= bounds[1];
+        with anchors that are the keys source(u, v) = source(v, u)^T. row_sum needs g >= 0.
       normaliser: "softmax" or "row_sum" (graphs/normalise.py).
       temperature: tau, a float or a traced scalar; lowest_temperature is what a traced one cannot go below.
       target_temperature: tau_s of the softmax.
@@ -95,13 +95,13 @@ def streaming_rows(
         source=source,
         softmax=softmax,
         target_temperature=float(target_temperature),
-        bound=float(bound),
+        bound=float(bounds[1]),
         same=same,
         views=views,
         key_views=key_views,
         tile=int(tile),
         running_student=lowest_temperature is None or lowest_temperature <= LOWEST_STATIC,
-        running_target=softmax and target_temperature / bound <= LOWEST_STATIC,
+        running_target=softmax and target_temperature <= LOWEST_STATIC * (bounds[1] - bounds[0]) / 2,
         mesh=mesh if several else None,
         ring=several and _takes_ring(exchange, (z, u) if same else (y, v), wire),
         wire=wire if mesh is not None else None,

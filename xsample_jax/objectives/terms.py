@@ -154,7 +154,7 @@ def term_rows(term: Term, pairs: Pairs, images: int) -> tuple[jax.Array, jax.Arr
     logits, graph, valid, u, v = pairs.logits, pairs.target, pairs.valid, pairs.u, pairs.v
     if name_of(term.link) != "softmax":
         return resolve(LINKS, term.link, "link")(logits, graph, valid), jnp.ones(len(logits), bool)
-    weight = jax.lax.stop_gradient(_negatives(term, pairs))
+    weight = jax.lax.stop_gradient(negatives_of(term, pairs))
     pair_view = jnp.where(u["view"][:, None] == v["view"][None, :], v["view"][None, :], -1)
     if term.merge_views:
         logits, graph, weight, pair_view = (x.reshape(images, -1) for x in (logits, graph, weight, pair_view))
@@ -204,10 +204,11 @@ def graph_metrics(pairs: Pairs, counted: jax.Array) -> dict[str, jax.Array]:
 
 def log_denominators(term: Term, pairs: Pairs) -> jax.Array:
     """log sum_k N_ik exp S_ik of every anchor, [A]: what SogCLR averages over the epochs."""
-    return log_sum(pairs.logits, _negatives(term, pairs))
+    return log_sum(pairs.logits, negatives_of(term, pairs))
 
 
-def _negatives(term: Term, pairs: Pairs) -> jax.Array:
+def negatives_of(term: Term, pairs: Pairs) -> jax.Array:
+    """N [A, K] of a term: the weights in its denominator; synthetic keys weigh one."""
     keys = len(pairs.v["z"])
     rule = resolve(NEGATIVES, term.negatives, "negatives")
     weight = rule(pairs.logits[:, :keys], pairs.target[:, :keys], pairs.valid[:, :keys], pairs.u, pairs.v)

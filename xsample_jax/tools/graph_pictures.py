@@ -15,6 +15,7 @@ GRAPH_CAPTIONS = (
     "What the trained model says: the nearer to the picture beside it, the smaller the KL.",
     "Red: the model finds the pair more alike than asked; blue: less.",
 )
+STAND_IN = "An image's own views: the objective itself has no single graph among images that could be drawn."
 TEMPERATURE_CAPTIONS = (
     "Too low a τₛ (left) is plain self-supervision; the dotted line is the τₛ of the run.",
     "exp(entropy) of a target row: how many of the batch's rows count as positives.",
@@ -26,8 +27,9 @@ def graph_panels(series: Series, place: int, folder: Path) -> list[Picture]:
     if series.snapshot is None:
         return []
     target, student, groups = (series.snapshot[name] for name in ("target", "student", "groups"))
+    asked = STAND_IN if series.snapshot.get("stand_in", False) else GRAPH_CAPTIONS[0]
     panels = (
-        ("target", "Target", target, GRAPH_CAPTIONS[0]),
+        ("target", "Target", target, asked),
         ("student", "Student", student, GRAPH_CAPTIONS[1]),
         ("difference", "Student minus target", student - target, GRAPH_CAPTIONS[2]),
     )

@@ -90,7 +90,8 @@ def inspect(asked: Question, out: Path, count: int, seed: int = 0) -> list[str]:
     if asked.centre:
         embedding = unit_rows(embedding - embedding.mean(axis=0))
     batch_size = min(asked.batch_size, len(sample))
-    sizes = sorted({size for size in (batch_size // 4, batch_size, 4 * batch_size) if 8 <= size <= len(sample)})
+    others = {size for size in (batch_size // 4, 4 * batch_size) if 8 <= size <= len(sample)}
+    sizes = sorted({batch_size, *others})
 
     counts = caption_graph.histogram(embedding)
     ordinary = caption_graph.quantile(counts, caption_graph.ORDINARY)
