@@ -56,7 +56,7 @@ def test_small_updates_are_not_lost():
 @pytest.mark.usefixtures("_linear_encoder")
 def test_bfloat16_parameters_in_the_whole_step():
     config = tiny_config(
-        objective__preset="clip_frozen_text",
+        objective__preset="momentum_distillation",
         precision__params="bfloat16",
         precision__moments="bfloat16",
         optimizer__ema=0.9,
@@ -83,7 +83,7 @@ def test_bfloat16_parameters_in_the_whole_step():
         assert kept
     # The random rounding does not depend on the number of devices either.
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    full = tiny_parts(tiny_config(objective__preset="clip_frozen_text"), jax.devices()[:1]).abstract_state
+    full = tiny_parts(tiny_config(objective__preset="momentum_distillation"), jax.devices()[:1]).abstract_state
     size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))  # noqa: E731
     assert size(one.params) == pytest.approx(size(full.params) / 2, rel=0.01)
     assert size(one.opt_state) == pytest.approx(size(full.opt_state) * 3 / 4, rel=0.01)
