@@ -1,4 +1,4 @@
-"""A pretrained ResNet-50 on ImageNet, fine-tuned with X-CLR for a few epochs (arXiv 2407.18134, section 4.5).
+"""A pretrained ResNet-50 on ImageNet, fine-tuned with X-CLR for a few epochs (arXiv 2407.18134).
 
 Command:   python -m xsample_jax.main --config=configs/finetune.py --workdir=runs/imagenet/finetune \\
                --config.data.path=FOLDER --config.model.init_from=resnet50.safetensors

@@ -56,24 +56,23 @@ def finish(tool: str, *flags: str) -> str:
     return printed
 
 
-def kill_when(done, tool: str, *flags: str) -> bool:
-    """Kills a command and its processes when `done()`; returns whether it was still at work then."""
+def kill_when(done, tool: str, *flags: str) -> tuple[bool, str]:
+    """Kills a command and its processes when `done()`; returns (whether it was still at work, what it printed)."""
     process, deadline = start(tool, *flags), time.monotonic() + 300
     while process.poll() is None and not done():
         assert time.monotonic() < deadline
         time.sleep(0.002)
     killed = process.poll() is None
     os.killpg(process.pid, signal.SIGKILL) if killed else None
-    process.communicate()
-    return killed
+    return killed, process.communicate()[0]
 
 
 def finish_with_kills(progress, points: list[int], tool: str, *flags: str) -> str:
     """As `finish`, after one kill for each point: a random while after `progress()` has reached it.
 
-    At least two of the kills must hit a command at work.
+    At least two of the kills must hit a command at work. What all of them printed is returned.
     """
-    rng, hits = random.Random(0), 0
+    rng, hits, printed = random.Random(0), 0, ""
     for point in points:
 
         def done(point=point) -> bool:
@@ -82,9 +81,10 @@ def finish_with_kills(progress, points: list[int], tool: str, *flags: str) -> st
             time.sleep(rng.random() * 0.05)
             return True
 
-        hits += kill_when(done, tool, *flags)
+        killed, said = kill_when(done, tool, *flags)
+        hits, printed = hits + killed, printed + said
     assert hits >= 2
-    return finish(tool, *flags)
+    return printed + finish(tool, *flags)
 
 
 def prepare_flags(tars: Path, out: Path, *more: str) -> tuple[str, ...]:
@@ -159,6 +159,6 @@ def test_beam_killed_and_resumed_gives_the_same_bytes(tars, whole, tmp_path):
     out = tmp_path / "set"
     # Without the last flag DirectRunner fetches a program (Prism) first, if there is a network, and runs that.
     flags = prepare_flags(tars, out, "--runner=DirectRunner", "--prism_location=none")
-    printed = finish_with_kills(lambda: parts_of(out), [1, 3], "tools.prepare", *flags)
+    printed = finish_with_kills(lambda: parts_of(out), [1, 2, 3], "tools.prepare", *flags)
     assert "going on: " in printed
     assert contents(out) == contents(whole)

@@ -4,10 +4,11 @@ from jax.sharding import Mesh
 
 from xsample_jax.class_embeddings import load_class_embeddings
 from xsample_jax.data.altered import altered
+from xsample_jax.data.manifest import Manifest
 from xsample_jax.data.pipeline import Examples
 from xsample_jax.data.sources import check_memory, open_training_source, source_folder
 from xsample_jax.data_facts import data_facts
-from xsample_jax.errors import ConfigError
+from xsample_jax.errors import ConfigError, did_you_mean
 from xsample_jax.examples import open_examples
 from xsample_jax.kernel_fit import check_kernels
 from xsample_jax.mesh import make_mesh
@@ -27,6 +28,7 @@ def assemble(config, mesh: Mesh | None = None) -> tuple[Parts, Examples]:
     classes = None
     if "class_embedding" in fields:
         classes = load_class_embeddings(source_folder(config.data), examples.source)
+    check_eval_splits(config, examples.source.manifest)
     examples.source = altered(examples.source, config.data, config.seed)
     if config.data.cache == "decoded":
         pictures = len(examples) * config.data.image_size**2 * examples.source.channels
@@ -36,3 +38,14 @@ def assemble(config, mesh: Mesh | None = None) -> tuple[Parts, Examples]:
         fix = "Set --config.eval.online_probe=false."
         raise ConfigError("eval.online_probe", True, "False for a set without class names", fix)
     return Parts(config, data_facts(examples), mesh, classes), examples
+
+
+def check_eval_splits(config, manifest: Manifest) -> None:
+    """Raises ConfigError where an evaluation at the end of the run would ask for a split that the set does not have."""
+    if config.eval.suite == "none" or config.data.mix:  # of mixed sets, evaluations open the first
+        return
+    lacking = [name for name in ("split", "train_split") if config.eval[name] not in manifest.splits]
+    if lacking:
+        splits, value = list(manifest.splits), config.eval[lacking[0]]
+        fix = did_you_mean(value, splits) or f"Set --config.eval.{lacking[0]}, or --config.eval.suite=none."
+        raise ConfigError(f"eval.{lacking[0]}", value, f"a split of the set: {', '.join(splits)}", fix)

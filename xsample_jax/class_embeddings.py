@@ -57,10 +57,21 @@ def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
         )
     say(f"class_text graph: no {path.name} in the set, taking the mean caption embedding of every class")
     sums = np.zeros((len(source.manifest.class_names), source.manifest.text_encoder["dim"]), np.float32)
+    without = set()
     for index in progress(range(len(source)), "class embeddings", len(source), enabled=jax.process_index() == 0):
         record = source[index]
         if record["label"] >= 0 and record["caption_embeddings"] is not None:
             sums[record["label"]] += record["caption_embeddings"][0]
+        elif record["label"] >= 0:
+            without.add(record["label"])
+    lacking = sorted(label for label in without if not sums[label].any())
+    if lacking:
+        raise DataError(
+            f"captions of class {source.manifest.class_names[lacking[0]]!r}",
+            f"none ({len(lacking)} such classes)",
+            f"an embedding of every class of split {source.split}, for the class_text graph",
+            "Embed the class names: `python -m xsample_jax.tools.embed --what=classes`.",
+        )
     return unit_rows(sums).astype(np.float16)
 
 

@@ -53,6 +53,12 @@ class Parts:
         return max(1, math.ceil(self.config.epochs * self.facts.count / self.config.batch_size))
 
     @cached_property
+    def repeats(self) -> bool:
+        """Whether a batch may hold a record several times (but for the one batch where two epochs meet)."""
+        data = self.config.data
+        return bool(data.mix or data.balance) or self.facts.count < self.config.batch_size
+
+    @cached_property
     def model(self) -> ModelDef:
         facts = self.facts
         return define_model(
@@ -134,7 +140,14 @@ class Parts:
     def train_step(self) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
         """The jitted update: state donated, shardings fixed, metrics replicated."""
         step = make_train_step(
-            self.config, self.model, self.objective, *self.optimizer, self.steps, self.mesh, self.class_embeddings
+            self.config,
+            self.model,
+            self.objective,
+            *self.optimizer,
+            self.steps,
+            self.mesh,
+            self.class_embeddings,
+            self.repeats,
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         batch = {name: leaf.sharding for name, leaf in self.abstract_batch.items()}

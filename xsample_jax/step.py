@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from xsample_jax.data.augment import make_views
+from xsample_jax.data.augment import copies_of, make_views
 from xsample_jax.ema import moved, warmed_up
 from xsample_jax.faults.non_finite import evidence, keep_if
 from xsample_jax.grad_cache import embed_in_chunks
@@ -36,13 +36,15 @@ def make_train_step(
     steps: int,
     mesh: Mesh | None = None,
     class_embeddings: np.ndarray | None = None,
+    repeats: bool = False,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """The train step for a config, to be jitted with a donated state.
 
     A batch is uint8 images [B, H, W, C] with their side information (one row per image); all V * B views go through
     the encoder in one call, row = image * V + view, so batch norms see one global batch. The loss is a function of
     global arrays: under jit its value and gradient do not depend on the number of devices. `steps`: of the whole run;
-    `mesh`: over which a streamed loss splits its rows; `class_embeddings` [classes, E]: for graphs of class texts.
+    `mesh`: over which a streamed loss splits its rows; `class_embeddings` [classes, E]: for graphs of class texts;
+    `repeats`: a record may stand in a batch more than once.
     """
 
     how = Streaming(
@@ -73,7 +75,8 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         def views_of(augment, views, seed):
-            return make_views(batch["image"], batch["id"], seed, state.step, augment, views)
+            copies = copies_of(batch["id"]) if repeats else None
+            return make_views(batch["image"], batch["id"], seed, state.step, augment, views, copies)
 
         if mesh is not None and mesh.shape["tensor"] > 1:  # devices along the tensor axis work on the same images
             batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))

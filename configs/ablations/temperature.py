@@ -5,8 +5,8 @@ Command:   python -m xsample_jax.tools.sweep --grid=configs/ablations/temperatur
 Variants:  :smoke (5 small steps a run, one seed)
 Runs:      45 of about 2 minutes on 2 CPU cores
 
-The paper reports a broad optimum around tau_s = 0.1 and tau = 0.1. At tau_s -> 0 the target is SimCLR's wherever a
-caption is unique; at a large tau_s it is uniform and says nothing.
+0.1 and 0.1 are what implementations of the paper use; its own ablation could not be read. At tau_s -> 0 the target is
+SimCLR's wherever a caption is unique; at a large tau_s it is uniform and says nothing.
 """
 
 import pathlib

@@ -198,7 +198,3 @@ def test_all_that_is_wrong_with_an_objective_is_reported_at_once():
 def test_kernels_are_refused_with_all_else_that_is_wrong():
     found = find_problems(changed(**KERNELS | {"objective__graph": "class_text"}, views=1, steps=None))
     assert {problem.field for problem in found} == {"loss.tiles", "steps", "views"}
-
-
-def test_label_noise_reaches_the_class_tree():
-    assert find_problems(changed(objective__preset="xclr_hierarchy", data__label_noise=0.3)) == []

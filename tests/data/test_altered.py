@@ -46,11 +46,24 @@ def test_label_noise(source):
     assert (labels(altered(source, options(label_noise=1.0), 0)) != clean).all()
 
 
+def test_wrong_labels_are_classes_that_the_split_has(tmp_path):
+    splits = {
+        "train": [{"id": i, "image": b"x", "label": (1, 4, 5)[i % 3]} for i in range(300)],
+        "val": [{"id": 1000 + i, "image": b"x", "label": i} for i in range(7)],
+    }
+    write_records(tmp_path / "set", "set", splits, list("abcdefg"))
+    source = open_records(tmp_path / "set", "train")
+    noisy = labels(altered(source, options(label_noise=1.0, samples_per_class=50), 0))
+    clean = labels(altered(source, options(samples_per_class=50), 0))
+    assert set(noisy) == {1, 4, 5}
+    assert (noisy != clean).all()
+
+
 def test_label_noise_leaves_unknown_labels_and_needs_classes(tmp_path):
-    records = [{"id": i, "image": b"x", "label": -1} for i in range(20)]
+    records = [{"id": i, "image": b"x", "label": max(i - 19, -1)} for i in range(21)]  # all but two have none
     write_records(tmp_path / "a", "a", {"train": records}, ["a", "b"])
     source = open_records(tmp_path / "a", "train")
-    assert (labels(altered(source, options(label_noise=1.0), 0)) == -1).all()
+    np.testing.assert_array_equal(labels(altered(source, options(label_noise=1.0), 0)), [-1] * 19 + [1, 0])
     write_records(tmp_path / "b", "b", {"train": [{"id": 1, "image": b"x"}]})
     for noise in ("label_noise", "caption_noise"):
         with pytest.raises(DataError, match=f"data.{noise}.*0 for a set"):

@@ -40,6 +40,16 @@ def test_shares_of_sets():
     assert record_rates([30], [], None, 0.0) is None
 
 
+def test_classes_are_balanced_within_each_set_of_a_mixture():
+    """10 cats and 90 dogs beside 100 cats: cats are half of the first set's draws, whatever the second has."""
+    labels = np.array([0] * 10 + [1] * 90 + [0] * 100)
+    rates = record_rates([100, 100], [0.8, 0.2], labels, 1.0)
+    total = rates.sum()
+    assert rates[:10].sum() / total == pytest.approx(0.4)
+    assert rates[10:100].sum() / total == pytest.approx(0.4)
+    assert rates[100:].sum() / total == pytest.approx(0.2)
+
+
 @pytest.mark.parametrize(("balance", "expected"), [(1.0, [1, 1, 1]), (0.5, [2, 4, 8])])
 def test_balance_between_classes(balance, expected):
     labels = np.repeat([7, 2, 5], [4, 16, 64])

@@ -34,6 +34,10 @@ def test_select_caption_of_a_set_that_lacks_it():
     text_only = {"id": 1, "captions": ["one"], "caption_embeddings": None}
     assert select_caption(bare, "first") == (None, None)
     assert select_caption(text_only, "0") == ("one", None)
+    assert select_caption(bare, "mean", needed=False) == (None, None)
+    assert select_caption(bare, "1", needed=False) == (None, None)
+    assert select_caption(text_only, "1", needed=False) == (None, None)
+    assert select_caption(text_only, "0", needed=False) == ("one", None)
     with pytest.raises(DataError, match=r"set/manifest\.json.*tools\.embed"):
         select_caption(text_only, "mean", "set/manifest.json")
     with pytest.raises(DataError, match=r"1 captions.*set/manifest\.json.*data\.caption=first"):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.data_augment.views import CROP, draw, plain, section, some_images, views_of, whole_view
-from xsample_jax.data.augment import make_views
+from xsample_jax.data.augment import copies_of, make_views
 
 
 def test_plain_settings_resize_the_whole_image():
@@ -119,6 +119,20 @@ def test_views_are_a_function_of_seed_step_id_and_view():
     # Swapping two of the numbers is another view as well: they are folded in, not added up.
     different += [views_of(images, config, [2] * 4, seed=1, step=3)[0]]
     for first, second in itertools.combinations(different, 2):
+        assert np.abs(first - second).max() > 1e-2
+
+
+def test_a_record_that_stands_twice_in_a_batch_gets_other_views_each_time():
+    ids = np.array([8, 3, 3, 11, 3, 8], np.int32)
+    np.testing.assert_array_equal(jax.jit(copies_of)(ids), [0, 0, 1, 0, 2, 1])
+    images, config = np.repeat(some_images(1), 6, axis=0), section(blur=0.5)
+    plain_views = views_of(images, config, ids).reshape(6, 2, -1)
+    copies = copies_of(ids)
+    found = np.asarray(jax.jit(lambda: make_views(images, ids, 0, jnp.int32(0), config, 2, copies))()).reshape(6, 2, -1)
+    for row in (0, 1, 3):  # the first of each is as without
+        np.testing.assert_allclose(found[row], plain_views[row], atol=1e-5)
+    of_three = found[[1, 2, 4]].reshape(6, -1)
+    for first, second in itertools.combinations(of_three, 2):
         assert np.abs(first - second).max() > 1e-2
 
 

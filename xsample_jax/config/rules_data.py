@@ -55,13 +55,13 @@ def _noise(c: dict) -> Iterator[ConfigError]:
         reads = build_objective(section).requires
     except ConfigError:
         return  # reported by _objective
-    of = {"label_noise": ("label", "class_embedding", "path"), "caption_noise": ("caption_embedding", "caption_tokens")}
+    of = {"label_noise": ("label", "class_embedding"), "caption_noise": ("caption_embedding", "caption_tokens")}
     for noise, entries in of.items():
         if c[f"data.{noise}"] and not reads & set(entries):
             yield ConfigError(
                 f"data.{noise}",
                 c[f"data.{noise}"],
-                f"0 for an objective that reads neither {' nor '.join(entries)}: it would change nothing",
+                f"0 for an objective that reads neither {' nor '.join(entries)}, which is what it changes",
                 f"Set --config.data.{noise}=0, or another objective.preset or objective.graph.",
             )
 

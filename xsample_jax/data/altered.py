@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from xsample_jax.data.caption_noise import wrong_captions
 from xsample_jax.data.label_noise import wrong_labels
+from xsample_jax.data.labels import read_labels
 from xsample_jax.data.samples_per_class import choose_samples
 
 
@@ -42,10 +43,11 @@ def altered(source, data, seed: int):
     choice of samples on the seed and the place in the split.
     Raises DataError where the set has no labels or captions to change.
     """
+    whole = source
     if data.samples_per_class is not None:
         source = Altered(source, indices=choose_samples(source, data.samples_per_class, seed))
     if data.caption_noise:
         source = Altered(source, wrong_captions(source, data.caption_noise, seed))
     if data.label_noise:
-        source = Altered(source, wrong_labels(source, data.label_noise, seed))
+        source = Altered(source, wrong_labels(read_labels(whole), data.label_noise, seed))
     return source

@@ -36,12 +36,22 @@ _DRAWS = {
 }
 
 
-def make_views(images: jax.Array, ids: jax.Array, seed: int, step: jax.Array, config, views: int) -> jax.Array:
+def make_views(
+    images: jax.Array,
+    ids: jax.Array,
+    seed: int,
+    step: jax.Array,
+    config,
+    views: int,
+    copies: jax.Array | None = None,
+) -> jax.Array:
     """Returns `views` random views of every image. To be called inside jit; `step` may be traced.
 
     Args:
       images: uint8 [B, H, W, C]; C = 3, or 4 with straight (not premultiplied) alpha last.
       ids: int [B]. Images with the same id get the same random choices.
+      copies: int [B] of `copies_of`, for batches in which a record may stand several times: each time it gets random
+        choices of its own. None: no record does.
       seed: of the run.
       step: int scalar.
       config: the `augment` section (config/schema.py).
@@ -50,7 +60,15 @@ def make_views(images: jax.Array, ids: jax.Array, seed: int, step: jax.Array, co
     Returns:
       float32 [B*V, S, S, 3], normalised; row = image * V + view.
     """
-    return views_from_numbers(images, draw_numbers(seed, step, ids, views), config)
+    return views_from_numbers(images, draw_numbers(seed, step, ids, views, copies), config)
+
+
+def copies_of(ids: jax.Array) -> jax.Array:
+    """How many earlier rows of the batch have the id of a row: 0 for the first, 1, 2, ... int32 [B]."""
+    order = jnp.argsort(ids, stable=True)
+    sorted_ids = ids[order]
+    since_first = jnp.arange(len(ids)) - jnp.searchsorted(sorted_ids, sorted_ids, method="sort")
+    return jnp.zeros(len(ids), jnp.int32).at[order].set(since_first.astype(jnp.int32))
 
 
 def views_from_numbers(images: jax.Array, numbers: dict[str, jax.Array], config) -> jax.Array:
@@ -86,8 +104,12 @@ def eval_view(images: jax.Array, config, background: jax.Array | None = None) ->
     return _normalise(resize(whole, rows, columns), config)
 
 
-def draw_numbers(seed: int, step: jax.Array, ids: jax.Array, views: int) -> dict[str, jax.Array]:
+def draw_numbers(
+    seed: int, step: jax.Array, ids: jax.Array, views: int, copies: jax.Array | None = None
+) -> dict[str, jax.Array]:
     """Returns every random number of every view, from the key fold_in(fold_in(fold_in(key(seed), step), id), view).
+
+    The views of a record's second place in the batch are numbered on: view + views * copy.
 
     Returns:
       choice -> float32 [B, views, width], uniform in [0, 1).
@@ -95,11 +117,12 @@ def draw_numbers(seed: int, step: jax.Array, ids: jax.Array, views: int) -> dict
     # The generator is named so that a change of jax's default generator does not change the views of a run.
     of_step = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
 
-    def one(image_id, view):
-        key = jax.random.fold_in(jax.random.fold_in(of_step, image_id), view)
+    def one(image_id, copy, view):
+        key = jax.random.fold_in(jax.random.fold_in(of_step, image_id), view + views * copy)
         return jax.random.uniform(key, (sum(_DRAWS.values()),), jnp.float32)
 
-    numbers = jax.vmap(jax.vmap(one, (None, 0)), (0, None))(ids, jnp.arange(views))
+    copies = jnp.zeros(len(ids), jnp.int32) if copies is None else copies
+    numbers = jax.vmap(jax.vmap(one, (None, None, 0)), (0, 0, None))(ids, copies, jnp.arange(views))
     ends = np.cumsum(list(_DRAWS.values()))
     return dict(zip(_DRAWS, jnp.split(numbers, ends[:-1], axis=2)))
 

@@ -135,7 +135,7 @@ class Examples:
         return np.array([*(record["attributes"][name] for name in self.hierarchy), record["label"]], np.int32)
 
     def _caption_fields(self, record: dict, index: int, draw: int | None) -> dict[str, np.ndarray]:
-        text, embedding = select_caption(record, self.caption, draw=draw)
+        text, embedding = select_caption(record, self.caption, draw=draw, needed=not self.zero_captions)
         where = f"record {self.source.locate(index)}, id {record['id']}"
         found = {}
         if "caption_embedding" in self.fields:

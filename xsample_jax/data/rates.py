@@ -17,12 +17,13 @@ def record_rates(sizes: list[int], shares: list[float], labels: np.ndarray | Non
     if not shares and not balance:
         return None
     rates = np.ones(sum(sizes))
-    if balance:
-        _, group, members = np.unique(labels, return_inverse=True, return_counts=True)
-        rates = np.where(labels >= 0, members[group].astype(np.float64), 1.0) ** -balance
     start = 0
-    for size, share in zip(sizes, shares, strict=False):
-        part = rates[start : start + size]
-        part *= share / part.sum()
+    for size, share in zip(sizes, shares or [None], strict=True):
+        part, here = rates[start : start + size], slice(start, start + size)
+        if balance:
+            _, group, members = np.unique(labels[here], return_inverse=True, return_counts=True)
+            part[:] = np.where(labels[here] >= 0, members[group].astype(np.float64), 1.0) ** -balance
+        if share is not None:
+            part *= share / part.sum()
         start += size
     return rates

@@ -7,7 +7,7 @@ from xsample_jax.errors import DataError
 
 
 def select_caption(
-    record: dict, which: str, where: str = "manifest.json", draw: int | None = None
+    record: dict, which: str, where: str = "manifest.json", draw: int | None = None, needed: bool = True
 ) -> tuple[str | None, np.ndarray | None]:
     """Picks the caption and the embedding that `data.caption` asks for.
 
@@ -16,6 +16,7 @@ def select_caption(
       which: "first", "mean" (renormalised mean of the embeddings; no single caption), "random", or an index as text.
       where: names the set in errors, as the path of its manifest.
       draw: a random number >= 0, for "random"; None (evaluation) takes the first.
+      needed: a record without what is asked for is an error; else it gives (None, None).
 
     Returns:
       (caption or None, float16 [E] of unit length or None). Without captions "first" and "random" give (None, None).
@@ -24,6 +25,10 @@ def select_caption(
       DataError: the record has no embeddings to average, or not that many captions.
     """
     captions, embeddings = record["captions"], record["caption_embeddings"]
+    if not needed:
+        averaged, none_there = which == "mean", embeddings is None or not len(embeddings)
+        if (averaged and none_there) or (which.isdigit() and int(which) >= len(captions)):
+            return None, None
     if which == "mean":
         if embeddings is None or not len(embeddings):
             fix = "Embed its captions with `python -m xsample_jax.tools.embed`, or set data.caption=first."

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xsample_jax.config.rules_data import EMOJI
 from xsample_jax.data.sources import open_source
 from xsample_jax.errors import DataError, lookup
 from xsample_jax.evals.features import Features
@@ -72,7 +73,7 @@ class Bench:
     @cached_property
     def target(self) -> str:
         """What probes predict."""
-        return self.options.target or ("subgroup" if self.config.data.source == "emoji" else "label")
+        return self.options.target or ("subgroup" if self.config.data.source in EMOJI else "label")
 
     @property
     def train(self) -> Features:

@@ -113,8 +113,11 @@ def verdicts(series: Sequence[Series], baseline: Series, rows: Sequence[Row]) ->
             continue
         better = sum(cell.clear and metric.direction * cell.interval.mean > 0 for metric, cell in cells)
         worse = sum(cell.clear and metric.direction * cell.interval.mean < 0 for metric, cell in cells)
+        unclear = sum(not cell.clear for _, cell in cells)
+        neither = len(cells) - better - worse - unclear
+        other = f"different on {neither} that {'have' if neither > 1 else 'has'} no better side, " if neither else ""
         sentences.append(
             f"{one.name} against {baseline.name}: better on {better} of {len(cells)} metrics, worse on {worse}, "
-            f"not separated on {len(cells) - better - worse}."
+            f"{other}not separated on {unclear}."
         )
     return sentences
