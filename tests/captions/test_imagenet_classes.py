@@ -74,6 +74,19 @@ def test_a_set_of_imagenet_classes_needs_no_text_model(tmp_path, capsys):
         load_class_embeddings(tmp_path, open_records(tmp_path, "train"))
 
 
+def test_a_class_without_any_caption_is_named(tmp_path):
+    encoder = {"name": "m", "revision": "r", "pooling": "mean", "dim": 2, "normalised": True, "template": "{caption}"}
+    embedded = {"captions": ["x"], "caption_embeddings": np.ones((1, 2), np.float16)}
+    records = [{"id": 0, "image": b"x", "label": 0} | embedded, {"id": 1, "image": b"x", "label": 0}]
+    write_records(tmp_path / "a", "a", {"train": records}, ["ant", "bee", "cat"], text_encoder=encoder)
+    found = load_class_embeddings(tmp_path / "a", open_records(tmp_path / "a", "train"))
+    np.testing.assert_allclose(np.linalg.norm(found.astype(np.float32), axis=1), [1, 0, 0], atol=1e-3)
+    records.append({"id": 2, "image": b"x", "label": 2})
+    write_records(tmp_path / "b", "b", {"train": records}, ["ant", "bee", "cat"], text_encoder=encoder)
+    with pytest.raises(DataError, match=r"captions of class 'cat'.*none.*what=classes"):
+        load_class_embeddings(tmp_path / "b", open_records(tmp_path / "b", "train"))
+
+
 def test_changed_files_are_refused_and_rebuilt(tmp_path):
     folder = tmp_path / "imagenet"
     shutil.copytree(FOLDER, folder)

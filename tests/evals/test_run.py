@@ -10,6 +10,8 @@ from PIL import Image
 from tests.tiny import tiny_config
 from xsample_jax.assemble import assemble
 from xsample_jax.data.record_writer import write_records
+from xsample_jax.evals.bench import Bench
+from xsample_jax.evals.evaluators.emoji import EMOJI
 from xsample_jax.evals.intervals import load_examples
 from xsample_jax.evals.run import FeatureStore
 from xsample_jax.evals.text_side import TextSide
@@ -70,3 +72,12 @@ def test_texts_are_compared_with_the_images_that_have_one(records):
     rows, texts, ids = TextSide(parts, parts.new_state(), store).of_split("val")
     assert [kept[row] for row in rows] == [n for n in kept if n != WITHOUT]
     assert len(texts) == len(set(ids)) == 22
+
+
+def test_an_emoji_set_in_a_folder_is_an_emoji_set():
+    config = tiny_config()
+    with config.unlocked():
+        config.data.source = "emoji_folder"
+    bench = Bench(None, config)
+    assert bench.target == "subgroup"
+    assert list(EMOJI.check(bench)) == []
