@@ -6,7 +6,7 @@ Variants:  :xclr (the default), :simclr, :supcon (class = concept), :clip_frozen
 Hardware:  2 CPU cores; any accelerator.
 Hours:     0.03 (2 minutes) a run with evaluation, on 2 cores
 Expected:  what pulls an image to its own frozen caption (clip_frozen_text) is ahead of SimCLR on unseen concepts by 3
-           to 4 points; X-CLR and SupCon can hardly be told from it. Table with intervals: README.md (make results).
+           to 6 points, X-CLR by one or two on some metrics, SupCon not. Table with intervals: README.md (make results).
 
 All variants share encoder, data, augmentation and number of steps; only the objective differs.
 """
