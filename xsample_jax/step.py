@@ -75,13 +75,13 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         def views_of(augment, views, seed):
-            copies = copies_of(batch["id"]) if repeats else None
             return make_views(batch["image"], batch["id"], seed, state.step, augment, views, copies)
 
         if mesh is not None and mesh.shape["tensor"] > 1:  # devices along the tensor axis work on the same images
             batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
         if class_embeddings is not None:  # every device has them: nothing travels
             batch = batch | {"class_embedding": jnp.asarray(class_embeddings)[batch["label"]]}
+        copies = copies_of(batch["id"]) if repeats else None
         local = objective.local_views
         inputs = StepInputs(
             images=views_of(config.augment, config.views, config.seed),

@@ -6,36 +6,33 @@ is whole. At the end the new shards move in under new names, the manifest is rep
 at every moment the folder holds a set that opens, first the old one and then the new one. Images are copied once.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from xsample_jax.captions.embed_lock import alone
 from xsample_jax.captions.encoders import describe, encode_unique, fill_template
 from xsample_jax.captions.known_rows import KnownRows, text_key
+from xsample_jax.class_embeddings import ABOUT, FILE
 from xsample_jax.data.embedding_rows import stored_dtype, to_stored
 from xsample_jax.data.manifest import MANIFEST, Manifest, file_checksum, read_manifest
 from xsample_jax.data.record_reader import RecordSource, open_records
 from xsample_jax.data.record_writer import pack_record
 from xsample_jax.data.shard_cache import shard_cache
 from xsample_jax.data.whole_file import save_array, write_whole
-from xsample_jax.errors import CheckpointError, DataError
-from xsample_jax.faults.lock import locked
+from xsample_jax.errors import DataError
 from xsample_jax.metrics.progress import progress
-from xsample_jax.storage.lease import leased
 from xsample_jax.storage.paths import as_path, file_sizes, in_bucket, remove_tree
 
-CLASS_EMBEDDINGS = "class_embeddings.npy"
 IN_MEMORY = 2**28  # bytes; larger shards are read record by record, twice
-LOCKS = ".embedding"  # in the set; work has other names, .embed-TAG
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +79,7 @@ def embed_set(
     """
     folder = as_path(folder, "--set")
     read_manifest(folder)  # a folder that holds no set gets no locks
-    with _alone(folder, part):
+    with alone(folder, part):
         return _embed(folder, encoder, template, stored, overwrite, part, show)
 
 
@@ -141,41 +138,10 @@ def embed_classes(folder: str | Path, encoder, template: str = "a photo of a {ca
         raise DataError(f"class_names of {folder}", [], "names to embed", "Only sets with labels have class texts.")
     rows = encode_unique(encoder, fill_template(template, names)).astype(np.float16)
     about = {"text_encoder": describe(encoder, template), "class_names": list(names)}
-    write_whole(folder / CLASS_EMBEDDINGS, lambda path: save_array(path, rows))
+    write_whole(folder / FILE, lambda path: save_array(path, rows))
     text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
-    write_whole(folder / "class_embeddings.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(folder / ABOUT, lambda path: path.write_text(text, encoding="utf-8"))
     return rows
-
-
-@contextlib.contextmanager
-def _alone(folder: Path, part: tuple[int, int] | None) -> Iterator[None]:
-    """Holds the set, or one part of it, for the time of the block.
-
-    Whoever comes takes a lock of its own and then looks at those of others: of two at once, one sees the other.
-
-    Raises DataError, which says who is at work on the same shards.
-    """
-    locks = folder / LOCKS
-    mine = "whole" if part is None else f"{part[0]}-of-{part[1]}"
-    welcome = "whole" if part is None else f"-of-{part[1]}"  # parts of one n have no shard in common
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(_hold(locks / mine))
-            for other in locks.glob("*"):
-                if not other.name.endswith(welcome):
-                    with _hold(other):
-                        pass
-        except CheckpointError as error:
-            raise DataError("--set", str(folder), error.expected, error.fix) from None
-        try:
-            yield
-        finally:
-            if part is None and not in_bucket(folder):  # in a bucket they are gone with their holders
-                remove_tree(locks)
-
-
-def _hold(place: Path):
-    return leased(place, "--set") if in_bucket(place) else locked(place, "--set")
 
 
 def _embed_shard(

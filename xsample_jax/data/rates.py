@@ -19,7 +19,8 @@ def record_rates(sizes: list[int], shares: list[float], labels: np.ndarray | Non
     rates = np.ones(sum(sizes))
     start = 0
     for size, share in zip(sizes, shares or [None], strict=True):
-        part, here = rates[start : start + size], slice(start, start + size)
+        here = slice(start, start + size)
+        part = rates[here]
         if balance:
             _, group, members = np.unique(labels[here], return_inverse=True, return_counts=True)
             part[:] = np.where(labels[here] >= 0, members[group].astype(np.float64), 1.0) ** -balance

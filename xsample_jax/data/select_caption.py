@@ -25,12 +25,10 @@ def select_caption(
       DataError: the record has no embeddings to average, or not that many captions.
     """
     captions, embeddings = record["captions"], record["caption_embeddings"]
-    if not needed:
-        averaged, none_there = which == "mean", embeddings is None or not len(embeddings)
-        if (averaged and none_there) or (which.isdigit() and int(which) >= len(captions)):
-            return None, None
     if which == "mean":
         if embeddings is None or not len(embeddings):
+            if not needed:
+                return None, None
             fix = "Embed its captions with `python -m xsample_jax.tools.embed`, or set data.caption=first."
             raise DataError("data.caption", which, f"caption embeddings in the set of {where}", fix)
         return None, _unit(unit_rows(embeddings).mean(axis=0), record, where)
@@ -41,6 +39,8 @@ def select_caption(
     else:
         index = int(which)
     if index >= len(captions):
+        if not needed:
+            return None, None
         expected = f"one of the {len(captions)} captions that a record has in the set of {where}"
         fix = "Set data.caption=first or a smaller index, or prepare the set with more captions."
         raise DataError("data.caption", which, expected, fix)

@@ -52,9 +52,14 @@ class Features:
             index=pick(self.index),
         )
 
+    @property
+    def has_caption(self) -> np.ndarray:
+        """bool [n]: the row has a caption embedding, which the split must have."""
+        return self.caption_embedding.any(axis=1)
+
     def captioned(self) -> "Features":
-        """Returns the rows with a caption embedding, which the split must have."""
-        return self.rows(self.caption_embedding.any(axis=1))
+        """Returns the rows that have a caption."""
+        return self.rows(self.has_caption)
 
     def attribute(self, name: str) -> np.ndarray:
         """Returns int [n]; DataError that lists the attributes there are when `name` is none of them."""

@@ -70,7 +70,7 @@ class TextSide:
         if split not in self._splits:
             features = self._features_of(split)
             if self.reads == "caption_embedding":
-                there = np.flatnonzero(features.caption_embedding.any(axis=1))
+                there = np.flatnonzero(features.has_caption)
                 rows = features.caption_embedding[there]
             else:
                 captions = self._captions(split, features.index)

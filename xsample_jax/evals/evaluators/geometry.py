@@ -38,7 +38,7 @@ def add_caption_correlation(out: Collector, of: Features, concepts: np.ndarray |
     of: rows without a caption are left out; nothing is added where the captions are too few or too alike to be ranked.
     concepts: int [n], whose rows are averaged first; None: rows of one caption are one concept.
     """
-    there = of.caption_embedding.any(axis=1)
+    there = of.has_caption
     of = of.rows(there)
     if concepts is None:
         _, concepts = np.unique(of.caption_embedding, axis=0, return_inverse=True)
