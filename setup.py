@@ -45,6 +45,7 @@ setuptools.setup(
         "ml-collections",
         "msgpack",
         "numpy",
+        "opencv-python-headless",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
         "pillow",
@@ -68,7 +69,6 @@ setuptools.setup(
         "wandb": ["wandb"],  # for log.wandb
         "gcs": ["fsspec", "gcsfs"],  # for paths in buckets, gs://BUCKET/NAME
         "bench": [  # the peers that benchmarks/ compares with
-            "opencv-python-headless",
             "pytest",
             "timm",
             "torch",

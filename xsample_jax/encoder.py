@@ -8,12 +8,11 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax import nnx
-from PIL import Image
 
 from xsample_jax.checkpoint_files import MODEL, find_checkpoint, read_arrays, saved_arrays, trained_config
 from xsample_jax.config import resolve
 from xsample_jax.data.augment import eval_view
-from xsample_jax.data.decode import square
+from xsample_jax.data.resize import square
 from xsample_jax.errors import DataError
 from xsample_jax.models.towers import ENCODERS
 from xsample_jax.state import to_flat
@@ -81,8 +80,8 @@ class Encoder:
         count = min(batch_size, len(images))
         rows = [np.zeros((0, self.features), np.float32)]
         for start in range(0, len(images), count or 1):
-            part = [_picture(image, start + place) for place, image in enumerate(images[start : start + count])]
-            pictures = np.stack([square(picture, size, channels) for picture in part])
+            part = [_pixels(image, start + place) for place, image in enumerate(images[start : start + count])]
+            pictures = np.stack([square(pixels, size, channels) for pixels in part])
             padded = np.concatenate([pictures, pictures[:1].repeat(count - len(part), axis=0)])
             rows.append(np.asarray(self.forward(padded))[: len(part)])
         return np.concatenate(rows)
@@ -110,9 +109,9 @@ def load_encoder(path: str | Path, step: int | None = None) -> Encoder:
     return Encoder(trained_config(run, step), step, found)
 
 
-def _picture(image: np.ndarray, place: int) -> Image.Image:
+def _pixels(image: np.ndarray, place: int) -> np.ndarray:
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4) or not image.size:
         found = f"{image.dtype} {list(image.shape)}"
         raise DataError(f"image {place}", found, "uint8 [height, width, 3], or 4 with alpha")
-    return Image.fromarray(image)
+    return image

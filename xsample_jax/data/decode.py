@@ -1,4 +1,4 @@
-"""Encoded image bytes to a square uint8 array: one decode, one resize, on the host, safe in threads.
+"""Encoded image bytes to pixels on the host, safe in threads.
 
 JPEG goes through simplejpeg (libjpeg-turbo, releases the GIL); what it refuses, and every other format, through Pillow.
 """
@@ -11,6 +11,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from xsample_jax.data.resize import square
+from xsample_jax.data.scratch import scratch
 from xsample_jax.errors import DataError
 
 # A bigger picture is taken for a decompression bomb.
@@ -57,23 +59,30 @@ def decode_image(data: bytes, size: int, channels: int, where: str = "") -> np.n
     Raises:
       DataError: empty, truncated, damaged, too large, or of another format.
     """
-    if channels not in (3, 4):
-        raise DataError("channels", channels, "3 or 4")
-    return square(open_picture(data, size, where), size, channels)
+    return square(open_picture(data, size, where, reuse=True), size, channels)
 
 
-def open_picture(data: bytes, size: int, where: str = "", formats: tuple[str, ...] = FORMATS) -> Image.Image:
-    """Decodes a whole picture, upright, RGB or (where it has alpha) RGBA; of an animation, the first picture.
+def open_picture(
+    data: bytes, size: int, where: str = "", formats: tuple[str, ...] = FORMATS, reuse: bool = False
+) -> np.ndarray:
+    """Decodes a whole picture, upright, with three channels or (where it has alpha) four.
 
-    A JPEG may come out smaller than it is, but no side shorter than twice `size`. `formats` are Pillow's names; errors
-    as those of `decode_image`.
+    Of an animation it is the first picture. A JPEG may come out smaller than it is, but no side shorter than twice
+    `size`. Errors as those of `decode_image`.
+
+    Args:
+      formats: Pillow's names of what may be read.
+      reuse: the pixels may lie where the next picture of this thread will write its own: copy what should stay.
+
+    Returns:
+      uint8 [h, w, 3 or 4].
     """
     name = f"image {where}".rstrip()
     fix = "Replace the picture, or set data.on_error=skip."
     if not data:
         raise DataError(name, "0 bytes", "a JPEG, PNG or WebP", fix)
     try:
-        picture = _open_jpeg(data, size) if data[:3] == b"\xff\xd8\xff" else None
+        picture = _open_jpeg(data, size, reuse) if data[:3] == b"\xff\xd8\xff" else None
         return _open_any(data, formats) if picture is None else picture
     except UnidentifiedImageError:
         raise DataError(name, bytes(data[:12]), "a JPEG, PNG or WebP (these are its first bytes)", fix) from None
@@ -81,8 +90,8 @@ def open_picture(data: bytes, size: int, where: str = "", formats: tuple[str, ..
         raise DataError(name, str(error)[:200], "a picture that can be decoded", fix) from error
 
 
-def _open_jpeg(data: bytes, size: int) -> Image.Image | None:
-    """Returns an RGB picture, or None where Pillow has to try (CMYK, damaged data, odd headers)."""
+def _open_jpeg(data: bytes, size: int, reuse: bool) -> np.ndarray | None:
+    """Returns upright RGB pixels, or None where Pillow has to try (CMYK, damaged data, odd headers)."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         _check_pixels(width, height)
@@ -90,13 +99,15 @@ def _open_jpeg(data: bytes, size: int) -> Image.Image | None:
             return None
         # libjpeg may shrink while it decodes, down to twice the final side: what is left for the real resize is
         # enough to keep its antialiasing, and large photographs decode several times faster.
-        pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=2 * size, min_width=2 * size)
+        least = {"min_height": 2 * size, "min_width": 2 * size}
+        height, width, *_ = simplejpeg.decode_jpeg_header(data, **least)
+        room = scratch("decoded", height, width, 3) if reuse else np.empty((height, width, 3), np.uint8)
+        pixels = simplejpeg.decode_jpeg(data, "RGB", **least, buffer=room)
     except ValueError:
         return None
-    picture = Image.fromarray(pixels)
     if has_exif(data):
-        picture = _upright(picture, Image.open(io.BytesIO(data)).getexif().get(EXIF_ORIENTATION, 1))
-    return picture
+        pixels = _upright(pixels, Image.open(io.BytesIO(data)).getexif().get(EXIF_ORIENTATION, 1))
+    return pixels
 
 
 def has_exif(jpeg: bytes) -> bool:
@@ -114,8 +125,8 @@ def has_exif(jpeg: bytes) -> bool:
     return True
 
 
-def _open_any(data: bytes, formats: tuple[str, ...]) -> Image.Image:
-    """Returns an upright RGB or RGBA picture, fully loaded."""
+def _open_any(data: bytes, formats: tuple[str, ...]) -> np.ndarray:
+    """Returns upright RGB or RGBA pixels."""
     picture = Image.open(io.BytesIO(data), formats=formats)
     _check_pixels(*picture.size)
     orientation = picture.getexif().get(EXIF_ORIENTATION, 1)
@@ -123,9 +134,8 @@ def _open_any(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     if picture.mode.startswith("I"):
         # 16-bit grey. Pillow's own conversion clips at 255, so that nearly everything becomes white.
         picture = Image.fromarray((np.clip(np.asarray(picture, np.int64), 0, 65535) >> 8).astype(np.uint8))
-    has_alpha = picture.has_transparency_data
-    picture = picture.convert("RGBA" if has_alpha else "RGB")
-    return _upright(picture, orientation)
+    pixels = np.array(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
+    return _upright(pixels, orientation)
 
 
 def _check_pixels(width: int, height: int) -> None:
@@ -133,36 +143,18 @@ def _check_pixels(width: int, height: int) -> None:
         raise Image.DecompressionBombError(f"{width} x {height} pixels, more than {MAX_PIXELS}")
 
 
+# EXIF orientation -> the turn that undoes it.
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
 }
 
 
-def _upright(picture: Image.Image, orientation: int) -> Image.Image:
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Undoes the camera's rotation: EXIF orientation 1..8, anything else counts as 1."""
-    return picture.transpose(_TURNS[orientation]) if orientation in _TURNS else picture
-
-
-def square(picture: Image.Image, size: int, channels: int) -> np.ndarray:
-    """Centre square, resized to `size`; cropping first gives the same pixels for less work."""
-    short = min(picture.size)
-    left, top = (picture.width - short) / 2, (picture.height - short) / 2
-    if short == size:
-        left, top = int(left), int(top)  # a cut between pixels would blur a picture that has its size already
-        picture = picture.crop((left, top, left + size, top + size))
-    else:
-        # Pillow widens the filter when it shrinks (antialiasing) and premultiplies alpha, so that the hidden colour of
-        # transparent pixels does not bleed into edges.
-        box = (left, top, left + short, top + short)
-        picture = picture.resize((size, size), Image.Resampling.BILINEAR, box=box)
-    if channels == 3 and picture.mode == "RGBA":
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(white, picture)
-    mode = "RGBA" if channels == 4 else "RGB"
-    return np.array(picture if picture.mode == mode else picture.convert(mode))
+    return np.ascontiguousarray(_TURNS[orientation](pixels)) if orientation in _TURNS else pixels

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.data.decode import open_picture, square
+from xsample_jax.data.decode import open_picture
+from xsample_jax.data.resize import square
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.source_webdataset import IMAGE_SUFFIXES
 
@@ -32,11 +33,13 @@ class ImageFiles:
         except OSError as error:
             raise DataError("picture", str(path), f"a file that can be read ({error.strerror})") from error
         # A border is counted in pixels of the file: no shrinking while it is decoded.
-        picture = open_picture(data, self.size if not self.border else 2**16, str(path))
+        pixels = open_picture(data, self.size if not self.border else 2**16, str(path), reuse=True)
         if self.border:
-            width, height = picture.size
-            picture = picture.crop((self.border, self.border, width - self.border, height - self.border))
-        return {"image": square(picture, self.size, 3), "id": np.int32(index), "label": np.int32(-1)}
+            if min(pixels.shape[:2]) <= 2 * self.border:
+                sides = " x ".join(map(str, pixels.shape[1::-1]))
+                raise DataError(f"picture {path}", sides, f"more than its border of {self.border} pixels all around")
+            pixels = pixels[self.border : -self.border, self.border : -self.border]
+        return {"image": square(pixels, self.size, 3), "id": np.int32(index), "label": np.int32(-1)}
 
 
 def pictures_in(folders: Iterable[Path]) -> tuple[list[Path], np.ndarray]:

@@ -4,11 +4,11 @@ import contextlib
 import dataclasses
 import io
 
-import numpy as np
 import simplejpeg
 from PIL import Image
 
-from xsample_jax.data.decode import DAMAGED, EXIF_ORIENTATION, has_exif, open_picture, square
+from xsample_jax.data.decode import DAMAGED, EXIF_ORIENTATION, has_exif, open_picture
+from xsample_jax.data.resize import on_white, resized, square
 from xsample_jax.errors import DataError
 
 KEPT_FORMATS = {"JPEG", "PNG", "WEBP"}
@@ -53,30 +53,27 @@ def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]
     Raises:
       DataError: the picture does not decode.
     """
-    picture = open_picture(data, options.size or FULL_SIZE, formats=READ_FORMATS)
+    pixels = open_picture(data, options.size or FULL_SIZE, formats=READ_FORMATS, reuse=True)
     try:
         kind, sides, changes = _header(data)
     except DAMAGED as error:
         raise DataError("image", str(error)[:200], "a picture with a header that can be read") from error
     if options.raw:
-        pixels = square(picture, options.size, 3)
+        pixels = square(pixels, options.size, 3)
         return b"P6\n%d %d\n255\n" % (options.size, options.size) + pixels.tobytes(), changes
-    short = min(picture.size)
-    shrinks = options.size is not None and short > options.size
+    height, width = pixels.shape[:2]
+    shrinks = options.size is not None and min(height, width) > options.size
     if not shrinks and not changes and kind in KEPT_FORMATS:
         return data, changes
     if shrinks:
         changes.append("shrunk")
         long = round(max(sides) * options.size / min(sides))
-        sides = (options.size, long) if picture.width < picture.height else (long, options.size)
-        picture = picture.resize(sides, Image.Resampling.BILINEAR)
-    if picture.mode == "RGBA":
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, (255, 255, 255, 255)), picture).convert("RGB")
+        pixels = resized(pixels, *((options.size, long) if width < height else (long, options.size)))
+    pixels = on_white(pixels)
     if not shrinks and kind in LOSSLESS_FORMATS:
         buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
+        Image.fromarray(pixels).save(buffer, "PNG")
         return buffer.getvalue(), changes
-    pixels = np.ascontiguousarray(picture)
     return simplejpeg.encode_jpeg(pixels, options.quality, "RGB", "420"), changes
 
 
