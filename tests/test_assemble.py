@@ -9,7 +9,7 @@ from PIL import Image
 from tests.tiny import tiny_config
 from xsample_jax.assemble import assemble
 from xsample_jax.data.record_writer import write_records
-from xsample_jax.errors import ConfigError
+from xsample_jax.errors import ConfigError, Problems
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,8 @@ def test_an_evaluation_split_that_is_not_there_is_found_before_training(folder, 
     with pytest.raises(ConfigError, match=fix) as caught:
         assemble(tiny_config(**options | changes))
     assert caught.value.field == field
+    with pytest.raises(Problems, match=r"1\. eval\.split(.|\n)*2\. eval\.train_split"):
+        assemble(tiny_config(**options | {"eval__split": "tets", "eval__train_split": "trian"}))
     assemble(tiny_config(**options | changes | {"eval__suite": "none"}))
     assemble(tiny_config(**options | {"eval__split": "test"}))
 

@@ -8,7 +8,7 @@ from xsample_jax.data.manifest import Manifest
 from xsample_jax.data.pipeline import Examples
 from xsample_jax.data.sources import check_memory, open_training_source, source_folder
 from xsample_jax.data_facts import data_facts
-from xsample_jax.errors import ConfigError, did_you_mean
+from xsample_jax.errors import ConfigError, did_you_mean, raise_all
 from xsample_jax.examples import open_examples
 from xsample_jax.kernel_fit import check_kernels
 from xsample_jax.mesh import make_mesh
@@ -41,11 +41,18 @@ def assemble(config, mesh: Mesh | None = None) -> tuple[Parts, Examples]:
 
 
 def check_eval_splits(config, manifest: Manifest) -> None:
-    """Raises ConfigError where an evaluation at the end of the run would ask for a split that the set does not have."""
+    """Raises ConfigError for the splits that an evaluation at the end of the run would ask for and the set lacks."""
     if config.eval.suite == "none" or config.data.mix:  # of mixed sets, evaluations open the first
         return
-    lacking = [name for name in ("split", "train_split") if config.eval[name] not in manifest.splits]
-    if lacking:
-        splits, value = list(manifest.splits), config.eval[lacking[0]]
-        fix = did_you_mean(value, splits) or f"Set --config.eval.{lacking[0]}, or --config.eval.suite=none."
-        raise ConfigError(f"eval.{lacking[0]}", value, f"a split of the set: {', '.join(splits)}", fix)
+    splits = list(manifest.splits)
+    problems = [
+        ConfigError(
+            f"eval.{name}",
+            config.eval[name],
+            f"a split of the set: {', '.join(splits)}",
+            f"{did_you_mean(config.eval[name], splits)} Set --config.eval.{name}, or --config.eval.suite=none.",
+        )
+        for name in ("split", "train_split")
+        if config.eval[name] not in splits
+    ]
+    raise_all(problems, "the splits of the evaluations")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from PIL import Image
 
 from tests.tiny import tiny_config
 from xsample_jax.assemble import assemble
+from xsample_jax.captions.tokenizer import TOKENIZER
 from xsample_jax.data.record_writer import write_records
+from xsample_jax.data.sources import EMOJI_FOLDER
 from xsample_jax.evals.bench import Bench
 from xsample_jax.evals.evaluators.emoji import EMOJI
 from xsample_jax.evals.intervals import load_examples
@@ -81,3 +84,15 @@ def test_an_emoji_set_in_a_folder_is_an_emoji_set():
     bench = Bench(None, config)
     assert bench.target == "subgroup"
     assert list(EMOJI.check(bench)) == []
+
+
+@pytest.mark.usefixtures("shallow_resnet18")
+def test_a_text_tower_reads_the_captions_that_there_are(records, tmp_path):
+    """data.caption by its number, which some records do not have."""
+    config = records(24, objective__preset="clip", data__caption="0", eval__suite="none", model__text__layers=1)
+    shutil.copy(EMOJI_FOLDER / TOKENIZER, tmp_path / "set")
+    parts, _ = assemble(config)
+    store = FeatureStore(parts, parts.new_state())
+    rows, texts, ids = TextSide(parts, parts.new_state(), store).of_split("val")
+    assert [*rows] == [n for n in range(24) if n != WITHOUT]
+    assert len(texts) == len(set(ids)) == 23

@@ -85,4 +85,4 @@ class TextSide:
         config = self._parts.config
         source = open_source(config.data, split)
         show = progress(indices, f"captions of {split}", len(indices), enabled=jax.process_index() == 0)
-        return [select_caption(source[int(index)], config.data.caption)[0] for index in show]
+        return [select_caption(source[int(index)], config.data.caption, needed=False)[0] for index in show]
