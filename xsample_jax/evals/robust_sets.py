@@ -160,8 +160,10 @@ def reassessed(folder: Path) -> Pictures:
         raise DataError("ImageNet-ReaL", str(root / REAL[0]), "the list of labels, 50,000 lists in one", fix)
     try:
         labels = json.loads(file.read_text())
-    except ValueError as error:
-        raise DataError("ImageNet-ReaL", str(file), f"the list of labels as JSON ({error})") from error
+        one_hot(labels)
+    except (ValueError, TypeError, IndexError) as error:
+        expected = f"a list of lists of classes, 0 to {CLASSES - 1}, as JSON ({error})"
+        raise DataError("ImageNet-ReaL", str(file), expected) from error
     paths, _ = pictures_in(subfolders(folder))
     right = []
     for path in paths:
