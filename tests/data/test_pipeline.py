@@ -62,9 +62,13 @@ class Counting:
     def __len__(self):
         return len(self.examples)
 
-    def drawn(self, index, draw):
+    @property
+    def image_shape(self):
+        return self.examples.image_shape
+
+    def drawn(self, index, draw, image):
         self.read.append(index)
-        return self.examples.drawn(index, draw)
+        return self.examples.drawn(index, draw, image)
 
 
 def test_a_process_reads_only_its_rows_and_no_more_than_the_prefetch(examples):
@@ -109,7 +113,7 @@ def test_a_random_caption_is_a_function_of_the_seed_and_the_place():
 
 def test_kept_pictures_are_decoded_once_and_are_the_same(monkeypatch):
     count, decode = [], pipeline.decode_image
-    monkeypatch.setattr(pipeline, "decode_image", lambda *args: count.append(1) or decode(*args))
+    monkeypatch.setattr(pipeline, "decode_image", lambda *args, **out: count.append(1) or decode(*args, **out))
     for cache, decodings in (("none", 3), ("decoded", 1)):
         config = tiny_config(data__cache=cache, data__split="val")
         _, examples = assemble(config)

@@ -118,3 +118,16 @@ def test_square_is_cut_from_the_middle_and_its_own():
 def test_wrong_channels():
     with pytest.raises(DataError, match="3 or 4"):
         square(noise(8, 8), 8, 1)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("given", [3, 4])
+@pytest.mark.parametrize("side", [9, 16, 40])
+def test_a_square_goes_to_its_place_and_nowhere_else(given, channels, side):
+    """Into the middle of a batch, which is what saves the copies; also where the picture is only cut."""
+    pixels = noise(16, 21, given)
+    batch = np.full((3, side, side, channels), 77, np.uint8)
+    result = square(pixels, side, channels, batch[1])
+    assert np.shares_memory(result, batch[1])
+    np.testing.assert_array_equal(batch[1], square(pixels, side, channels))
+    assert (batch[[0, 2]] == 77).all()

@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.tiny import tiny_config
 from xsample_jax.captions.imagenet_classes import read_classes
+from xsample_jax.data.pipeline import eval_batches
 from xsample_jax.data.record_writer import write_records
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.robust_sets import VARIANTS
@@ -67,7 +68,7 @@ class ColourStore:
 
     def encoded(self, examples, title: str, whole: bool = False) -> Features:
         self.encodings.append((title, whole))
-        images = np.stack([examples[index]["image"] for index in range(len(examples))])
+        images = np.concatenate([batch["image"][batch["mask"]] for batch in eval_batches(examples, 4, threads=1)])
         assert images.shape[1:] == (self._side, self._side, 3)
         return Features(encode(images), None, np.arange(len(images)), np.full(len(images), -1))
 

@@ -42,7 +42,9 @@ def decode_record(record: dict, size: int, channels: int) -> np.ndarray:
     return decode_image(record["image"], size, channels, f"{record['location']} (id {record['id']})")
 
 
-def decode_image(data: bytes, size: int, channels: int, where: str = "") -> np.ndarray:
+def decode_image(
+    data: bytes, size: int, channels: int, where: str = "", out: np.ndarray | None = None
+) -> np.ndarray:
     """Decodes a JPEG, PNG or WebP: short side resized to `size` (antialiased), then the centre square.
 
     Grey, palette, 16-bit and CMYK pictures become RGB; an EXIF orientation is applied.
@@ -52,14 +54,15 @@ def decode_image(data: bytes, size: int, channels: int, where: str = "") -> np.n
       size: side of the result in pixels.
       channels: 3 (alpha composited on white) or 4 (RGBA, not premultiplied; alpha 255 where the picture has none).
       where: names the picture in errors, as "file:index (id 7)".
+      out: uint8 [size, size, channels], contiguous, where to write; None: memory of its own.
 
     Returns:
-      uint8 [size, size, channels].
+      uint8 [size, size, channels], `out` where it was given.
 
     Raises:
       DataError: empty, truncated, damaged, too large, or of another format.
     """
-    return square(open_picture(data, size, where, reuse=True), size, channels)
+    return square(open_picture(data, size, where, reuse=True), size, channels, out)
 
 
 def open_picture(

@@ -6,22 +6,18 @@ hosts, and so does the order of the rows in a batch: a run resumes on other hard
 
 import dataclasses
 import logging
-import math
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 
-import grain
 import numpy as np
 
 from xsample_jax.captions.tokenizer import tokenize
 from xsample_jax.data.decode import decode_image
 from xsample_jax.data.draws import draw_order, scrambled
 from xsample_jax.data.select_caption import select_caption
+from xsample_jax.data.threaded_batches import threaded_batches
 from xsample_jax.errors import DataError
-
-# Examples that a thread reads at a time: at most so many, and a divisor of the batch.
-PIECE = 32
 
 
 @dataclasses.dataclass
@@ -63,18 +59,26 @@ class Examples:
     def __len__(self) -> int:
         return len(self.source)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return (self.image_size, self.image_size, self.source.channels)
+
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return self.drawn(index, None)
+        image = np.empty(self.image_shape, np.uint8)
+        return {"image": image} | self.drawn(index, None, image)
 
-    def drawn(self, index: int, draw: int | None) -> dict[str, np.ndarray]:
-        """The example at `index`; with data.caption=random the number `draw` picks its caption (None: the first)."""
-        return self.drawn_or_next(index, draw)[0]
+    def drawn(self, index: int, draw: int | None, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Writes the picture at `index` to `image`, uint8 [size, size, channels], and returns the other entries.
 
-    def drawn_or_next(self, index: int, draw: int | None) -> tuple[dict[str, np.ndarray], bool]:
-        """(example, whether it is the one at `index`): a broken one is skipped if `on_error` says so."""
+        With data.caption=random the number `draw` picks its caption (None: the first).
+        """
+        return self.drawn_or_next(index, draw, image)[0]
+
+    def drawn_or_next(self, index: int, draw: int | None, image: np.ndarray) -> tuple[dict[str, np.ndarray], bool]:
+        """(what `drawn` returns, whether it is the one at `index`): a broken one is skipped if `on_error` says so."""
         for attempt in range(len(self)):
             try:
-                return self._example((index + attempt) % len(self), draw), attempt == 0
+                return self._example((index + attempt) % len(self), draw, image), attempt == 0
             except DataError as error:
                 if self.on_error == "raise":
                     raise
@@ -85,13 +89,10 @@ class Examples:
             "data", len(self), "at least one record that can be read", "Every record of the split is broken."
         )
 
-    def _example(self, index: int, draw: int | None) -> dict[str, np.ndarray]:
+    def _example(self, index: int, draw: int | None, image: np.ndarray) -> dict[str, np.ndarray]:
         record = self.source[index]
-        example = {
-            "image": self._picture(record, index),
-            "id": np.int32(record["id"]),
-            "label": np.int32(record["label"]),
-        }
+        self._write_picture(record, index, image)
+        example = {"id": np.int32(record["id"]), "label": np.int32(record["label"])}
         if self.fields & {"caption_embedding", "caption_tokens"}:
             example |= self._caption_fields(record, index, draw)
         if "class_embedding" in self.fields and record["label"] < 0:
@@ -107,20 +108,19 @@ class Examples:
             example |= {f"attribute/{name}": np.int32(value) for name, value in record["attributes"].items()}
         return example
 
-    def _picture(self, record: dict, index: int) -> np.ndarray:
+    def _write_picture(self, record: dict, index: int, image: np.ndarray) -> None:
         if index in self._pictures:
-            return self._pictures[index]
+            image[:] = self._pictures[index]
+            return
         try:
-            picture = decode_image(record["image"], self.image_size, self.source.channels)
+            decode_image(record["image"], self.image_size, self.source.channels, out=image)
         except DataError as error:
             where = f"image of record {self.source.locate(index)}, id {record['id']}"
             raise DataError(
                 where, error.value, error.expected, 'Set --config.data.on_error="skip" to go on.'
             ) from error
         if self.keep:
-            picture.setflags(write=False)
-            self._pictures[index] = picture
-        return picture
+            self._pictures[index] = image.copy()
 
     def _path(self, record: dict, index: int) -> np.ndarray:
         """Nodes of the class tree from below the root to the class, int32 [depth]."""
@@ -167,9 +167,14 @@ def train_batches(examples: Examples, config, start: int, rows: Sequence[int] | 
     rows = range(batch_size) if rows is None else [int(row) for row in rows]
     share = len(rows)
     index = draw_order(len(examples), config.seed, examples.rates)
-    places = grain.MapDataset.range(sys.maxsize).map(lambda i: start + i // share * batch_size + rows[i % share])
-    own = places.map(lambda place: examples.drawn(index(place), scrambled(config.seed, place)))
-    return iter(_in_threads(own, share, config.data.threads, config.data.prefetch))
+
+    def read(number: int, image: np.ndarray) -> dict[str, np.ndarray]:
+        place = start + number // share * batch_size + rows[number % share]
+        return examples.drawn(index(place), scrambled(config.seed, place), image)
+
+    return iter(
+        threaded_batches(read, sys.maxsize, share, examples.image_shape, config.data.threads, config.data.prefetch)
+    )
 
 
 def eval_batches(
@@ -185,27 +190,9 @@ def eval_batches(
     rows = range(batch_size) if rows is None else [int(row) for row in rows]
     indices = [start + row for start in range(0, count, batch_size) for row in rows]
 
-    def example(index: int) -> dict[str, np.ndarray]:
-        if isinstance(examples, Examples):
-            found, there = examples.drawn_or_next(index % count, None)
-        else:
-            found, there = examples[index % count], True
+    def read(number: int, image: np.ndarray) -> dict[str, np.ndarray]:
+        index = indices[number]
+        found, there = examples.drawn_or_next(index % count, None, image)
         return found | {"mask": np.bool_(there and index < count), "index": np.int32(index)}
 
-    yield from _in_threads(grain.MapDataset.source(indices).map(example), len(rows), threads, ahead=2)
-
-
-def _in_threads(examples: grain.MapDataset, batch_size: int, threads: int, ahead: int) -> grain.IterDataset:
-    """Full batches of `examples` in order, read by `threads` threads, up to `ahead` batches before they are asked for.
-
-    A thread reads a piece of a batch at a time: handing over single examples costs a small picture more than its
-    decoding does (docs/performance-notes.md).
-    """
-    piece = math.gcd(batch_size, min(PIECE, max(1, ahead * batch_size // threads)))  # some for every thread
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead * batch_size // piece)
-    pieces = examples.batch(piece, drop_remainder=True).to_iter_dataset(read_options=options)
-    return pieces.batch(batch_size // piece, drop_remainder=True, batch_fn=_joined)
-
-
-def _joined(pieces: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    yield from threaded_batches(read, len(indices), len(rows), examples.image_shape, threads, ahead=2)

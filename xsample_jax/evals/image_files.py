@@ -26,7 +26,12 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return (self.size, self.size, 3)
+
+    def drawn_or_next(self, index: int, draw: None, image: np.ndarray) -> tuple[dict[str, np.ndarray], bool]:
+        """As that of `data.pipeline.Examples`: the picture goes to `image`. None is ever left out."""
         path = self.paths[index]
         try:
             data = path.read_bytes()
@@ -39,7 +44,8 @@ class ImageFiles:
                 sides = " x ".join(map(str, pixels.shape[1::-1]))
                 raise DataError(f"picture {path}", sides, f"more than its border of {self.border} pixels all around")
             pixels = pixels[self.border : -self.border, self.border : -self.border]
-        return {"image": square(pixels, self.size, 3), "id": np.int32(index), "label": np.int32(-1)}
+        square(pixels, self.size, 3, image)
+        return {"id": np.int32(index), "label": np.int32(-1)}, True
 
 
 def pictures_in(folders: Iterable[Path]) -> tuple[list[Path], np.ndarray]:
