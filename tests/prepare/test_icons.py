@@ -68,6 +68,8 @@ def test_the_set(npm, tmp_path):
         ("traffic-light traffic-light-fill pipe-line", "traffic light|traffic light|pipe line"),
         ("wave-dark-skin-tone wave-light-skin-tone", "wave dark skin tone|wave light skin tone"),
         ("bell-two-tone bell-sharp", "bell|bell"),
+        ("dice-3 dice-4-fill bell-20-filled bell-10px", "dice 3|dice 4|bell|bell"),
+        ("home home-2-line home-2-fill home-05 html-5", "home|home|home|home|html 5"),
         ("round-home sharp-home round-table", "home|home|round table"),  # the set has the prefixes round, sharp
         ("sun-remix sun house-remix-24", "sun|sun|house remix"),  # and the suffix remix
     ],

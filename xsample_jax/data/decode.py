@@ -42,9 +42,7 @@ def decode_record(record: dict, size: int, channels: int) -> np.ndarray:
     return decode_image(record["image"], size, channels, f"{record['location']} (id {record['id']})")
 
 
-def decode_image(
-    data: bytes, size: int, channels: int, where: str = "", out: np.ndarray | None = None
-) -> np.ndarray:
+def decode_image(data: bytes, size: int, channels: int, where: str = "", out: np.ndarray | None = None) -> np.ndarray:
     """Decodes a JPEG, PNG or WebP: short side resized to `size` (antialiased), then the centre square.
 
     Grey, palette, 16-bit and CMYK pictures become RGB; an EXIF orientation is applied.

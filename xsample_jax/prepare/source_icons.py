@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from xsample_jax.prepare.example import Example, InputShard, Problem, Source, chunks
+from xsample_jax.prepare.iconify import compose_svg, encode_webp, rasterise
 from xsample_jax.prepare.npm import check_npm, fetch_npm
-from xsample_jax.tools.emoji_drawings import compose_svg, encode_webp, rasterise
 
 PACKAGE, VERSION = "@iconify/json", "2.2.535"
 SIZE = 64  # pixels
@@ -23,8 +23,10 @@ LEFT_OUT = {"Logos", "Flags / Maps", "Programming"}
 
 # Parts of a name that say how an icon is drawn, not what it shows ...
 STYLE_WORD = re.compile(
-    r"baseline|bulk|colou?red|curved|duotone|fill(ed)?|linear|lined|outlined?|outlines|rounded|solid|twotone|\d+"
+    r"baseline|bulk|colou?red|curved|duotone|fill(ed)?|linear|lined|outlined?|outlines|rounded|solid|twotone"
+    r"|12|16|20|24|28|32|48|64|\d+px"  # pixels; other numbers may be what is shown
 )
+NUMBER = re.compile(r"( \d+)+$")
 # ... and those that may say either: traffic light, skin tone, pipe line.
 EITHER = {
     "alt", "bold", "broken", "color", "colour", "dark", "flat", "light", "line", "micro", "mini", "regular", "round",
@@ -83,7 +85,8 @@ def spoken_names(icons: dict) -> dict[str, str]:
     """Icon -> what it shows: its name without the words about its style, at the ends; one word always stays.
 
     Style words are STYLE_WORD, and of EITHER and of the prefixes and suffixes that the set itself lists those without
-    which the name is that of another icon too: "star-line" is "star" beside "star-fill", "traffic-light" stays.
+    which the name is that of another icon too: "star-line" is "star" beside "star-fill", "traffic-light" stays. So are
+    numbers: "home-2" is "home" beside "home", "dice-3" stays.
     """
     before = {word for prefix in icons.get("prefixes", {}) for word in _words(prefix)}
     after = {word for suffix in icons.get("suffixes", {}) for word in _words(suffix)} | EITHER
@@ -92,7 +95,9 @@ def spoken_names(icons: dict) -> dict[str, str]:
         careful[name] = _without_style(_words(name), set(), set())
         bare[name] = _without_style(_words(name), before, after)
         kinds.setdefault(bare[name], set()).add(careful[name])
-    return {name: bare[name] if len(kinds[bare[name]]) > 1 else careful[name] for name in careful}
+    shown = {name: bare[name] if len(kinds[bare[name]]) > 1 else careful[name] for name in careful}
+    others = set(shown.values())
+    return {name: some if (some := NUMBER.sub("", what)) in others else what for name, what in shown.items()}
 
 
 def _words(name: str) -> list[str]:
