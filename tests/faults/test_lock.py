@@ -49,3 +49,10 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, code):
     expected = rf"--out = '{tmp_path}': .*what the system says.*another folder, or mount .* with flock"
     with pytest.raises(DataError, match=expected), locked(tmp_path, "--out", DataError):
         pass
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(CheckpointError, match=r"--workdir.*a folder that can be made"), locked(folder):
+            pass

@@ -40,6 +40,11 @@ def test_ten_thousand_characters_are_cut_at_a_space():
 
 
 def test_half_a_surrogate_pair_can_be_stored():
-    (kept,), notes = clean_captions(["a cat \ud83d"])
+    (kept,), notes = clean_captions(["a cat \ud83d runs"])
     assert [kind for kind, _ in notes] == ["not_unicode"]
-    assert msgpack.unpackb(msgpack.packb(kept)) == kept
+    assert msgpack.unpackb(msgpack.packb(kept)) == kept == "a cat \ufffd runs"
+    assert clean_captions(["a \ud83d\udc15"]) == (["a 🐕"], [])  # both halves, as JSON of old has them
+
+
+def test_the_mark_at_the_beginning_of_a_file_is_no_letter():
+    assert clean_captions(["\ufeffa good dog"]) == (["a good dog"], [])

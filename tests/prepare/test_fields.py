@@ -16,12 +16,25 @@ from xsample_jax.prepare.fields import read_captions, read_label
      np.array([["one"], ["two"]])],
 )  # fmt: skip
 def test_several_texts_in_one_entry(value):
-    assert read_captions({"a": value, "b": "three"}, ("b", "a")) == ("three", "one", "two")
+    assert read_captions({"a": value, "b": "three"}, ("b", "a"), ()) == ("three", "one", "two")
+    assert read_captions({"a": value, "b": "three"}, (), ("a",)) == ("one", "two")
 
 
 @pytest.mark.parametrize("value", [None, math.nan, np.array([]), np.float32("nan")])
 def test_no_caption(value):
-    assert read_captions({"a": value}, ("a", "b")) == ()
+    assert read_captions({"a": value}, ("a", "b"), ()) == read_captions({"a": value}, (), ("a",)) == ()
+
+
+@pytest.mark.parametrize(("value", "text"), [(3, "3"), (2.5, "2.5"), (decimal.Decimal("1.10"), "1.10"), ([7], "7")])
+def test_numbers_are_captions(value, text):
+    assert read_captions({"a": value}, ("a",), ()) == (text,)
+
+
+@pytest.mark.parametrize("value", [{"raw": "a dog"}, False, [{"raw": "a dog"}], [["a", "b"]]])
+def test_what_is_no_text_is_an_error_where_it_was_asked_for(value):
+    with pytest.raises(DataError, match=r"^a = .*: expected a text"):
+        read_captions({"a": value}, ("a",), ())
+    assert read_captions({"a": value}, (), ("a",)) == ()
 
 
 @pytest.mark.parametrize(
@@ -39,6 +52,12 @@ def test_no_caption(value):
         (b"cat", "cat"),
         (np.str_("cat"), "cat"),
         ("2.7", "2.7"),
+        ("3.0", 3),
+        (" 3 ", 3),
+        ("1_0", "1_0"),
+        ("n01440764", "n01440764"),
+        ("9" * 5000, "9" * 5000),
+        ("  ", None),
         ("inf", "inf"),
         (None, None),
         ("", None),

@@ -1,6 +1,9 @@
 """Folders of pictures, with folder names or a table as labels and captions."""
 
+import errno
 import json
+import os
+import shutil
 
 import pyarrow
 import pyarrow.parquet
@@ -164,3 +167,66 @@ def test_no_pictures(tmp_path):
         folder_source(str(tmp_path), Fields())
     with pytest.raises(DataError, match="existing folder"):
         folder_source(str(tmp_path / "nowhere"), Fields())
+
+
+def test_hidden_folders_and_links_in_circles(photos, tmp_path):
+    (photos / "cat" / "loop").symlink_to(photos)
+    (photos / "dog" / "here").symlink_to(photos / "dog")
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "back").symlink_to(photos)
+    (tmp_path / "far" / "4.JPG").write_bytes(picture(9))
+    (photos / "far").symlink_to(tmp_path / "far")
+    (photos / ".checkpoints").mkdir()
+    (photos / ".checkpoints" / "1.jpg").write_bytes(picture(9))
+    rows = [row[0] for shard in folder_source(str(photos), Fields()).shards for row in shard.read.args[1]]
+    assert rows == ["cat/1.jpg", "cat/2.JPEG", "dog/1.png", "far/4.JPG", "top.jpg"]
+
+
+def test_a_folder_elsewhere_is_other_work(photos, tmp_path):
+    job = Job("t", folder_source(str(photos), Fields()), {"train": 1.0})
+    shutil.copytree(photos, tmp_path / "again")
+    assert Job("t", folder_source(str(tmp_path / "again"), Fields()), {"train": 1.0}).fingerprint != job.fingerprint
+    assert Job("t", folder_source(str(photos), Fields()), {"train": 1.0}).fingerprint == job.fingerprint
+
+
+def test_labels_as_pandas_writes_them(photos, tmp_path):
+    """Numbers beside a missing one are 3.0; a column with a name in it is one of names, as they stand."""
+    (tmp_path / "t.CSV").write_text("image,label\ncat/1.jpg,3.0\ncat/2.JPEG,10.0\ntop.jpg,\n")
+    source = folder_source(str(photos), Fields(), str(tmp_path / "t.CSV"))
+    assert ([row[2] for row in source.shards[0].read.args[1]], source.class_names) == ([3, 10, None], ())
+    (tmp_path / "t.csv").write_text("image,label\ncat/1.jpg,007\ncat/2.JPEG,7\ntop.jpg,bond\n")
+    source = folder_source(str(photos), Fields(), str(tmp_path / "t.csv"))
+    assert [row[2] for row in source.shards[0].read.args[1]] == ["007", "7", "bond"]
+
+
+@pytest.mark.parametrize("value", [None, 3, {"bytes": "x", "path": "a.jpg"}, ""])
+def test_an_image_column_without_paths(photos, tmp_path, value):
+    table = write_table(tmp_path / "t.jsonl", [{"image": "top.jpg"}, {"image": value}])
+    with pytest.raises(DataError, match=r"image in row 2 of .*the path of a picture.*--image_field"):
+        folder_source(str(photos), Fields(), table)
+
+
+def test_columns_that_only_later_rows_have(photos, tmp_path):
+    table = write_table(tmp_path / "t.jsonl", [{"image": "top.jpg"}, {"image": "cat/1.jpg", "title": "a cat"}])
+    found, _ = records(folder_source(str(photos), Fields(captions=("title",)), table), tmp_path / "out")
+    assert found["train"] == [(-1, ["a cat"]), (-1, [])]
+
+
+def test_a_picture_that_cannot_be_read_now_stops_the_work(photos, tmp_path, monkeypatch):
+    source = folder_source(str(photos), Fields())
+
+    def flaky(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", flaky)
+    with pytest.raises(DataError, match=r"picture cat/1\.jpg = 'Input/output error'.*same command"):
+        list(source.shards[0].read())
+
+
+def test_a_class_name_that_no_manifest_could_hold(tmp_path):
+    folder = os.path.join(os.fsencode(tmp_path), b"in", b"caf\xe9")
+    os.makedirs(folder)
+    with open(os.path.join(folder, b"1.jpg"), "wb") as file:
+        file.write(picture(1))
+    with pytest.raises(DataError, match=r"class name = .*udce9.*UTF-8.*Rename"):
+        Job("t", folder_source(str(tmp_path / "in"), Fields()), {"train": 1.0})

@@ -2,6 +2,7 @@
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -95,11 +96,26 @@ def test_of_an_animation_the_first_picture_is_taken(kind):
 
 
 def test_formats_that_records_do_not_hold_become_png_without_loss():
-    for kind in ("BMP", "TIFF", "GIF"):
+    for kind in ("BMP", "TIFF", "GIF", "PPM"):
         data = picture(7, kind=kind)
         result, _ = prepare_image(data, ImageOptions())
         assert opened(result).format == "PNG"
         np.testing.assert_array_equal(np.asarray(opened(result)), np.asarray(opened(data).convert("RGB")))
+
+
+def test_16_bit_colours_become_8_bit():
+    pixels = np.arange(8 * 8 * 3, dtype=np.uint16).reshape(8, 8, 3) * 300
+    _, data = cv2.imencode(".png", pixels[..., ::-1])
+    result, changes = prepare_image(data.tobytes(), ImageOptions())
+    assert changes == ["16_bit"]
+    np.testing.assert_array_equal(np.asarray(opened(result)), pixels >> 8)
+
+
+def test_a_picture_too_long_for_a_jpeg_is_broken_and_no_more():
+    picture = io.BytesIO()
+    Image.new("RGB", (20, 70_000)).save(picture, "PNG")
+    with pytest.raises(DataError, match=r"19 x 66500 pixels.*sides that a JPEG can have"):
+        prepare_image(picture.getvalue(), ImageOptions(size=19))
 
 
 def test_alpha_is_composited_on_white_only_where_the_picture_is_written_anew():

@@ -261,3 +261,64 @@ def test_the_limit_of_open_files_grows_with_the_shards(tmp_path):
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] > 128
     result = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True)
     assert result.stdout == "70\n", result.stderr
+
+
+def test_a_finished_set_is_whole_and_tidy(corpus, whole, tmp_path):
+    out = tmp_path / "out"
+    run(make_job(corpus), out)
+    (out / ".prepare").mkdir()  # as a kill right behind the manifest leaves it
+    run(make_job(corpus), out)
+    assert contents(out) == whole
+    assert not (out / ".prepare").exists()
+    (out / "report.json").write_text("[1]")
+    with pytest.raises(DataError, match="this very command"):
+        run(make_job(corpus), out)
+    (out / "report.json").write_bytes(whole["report.json"])
+    (out / "train-00001-of-00003.arrayrecord").unlink()
+    with pytest.raises(DataError, match="missing"):
+        run(make_job(corpus), out)
+
+
+def test_records_of_other_work_are_not_left_beside_the_new(corpus, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train-00000-of-00009.arrayrecord").write_bytes(b"")
+    with pytest.raises(DataError, match=r"00009.*without records of other work"):
+        run(make_job(corpus), tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file"])
+def test_a_folder_that_cannot_be_made(corpus, tmp_path, kind):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"--out = .*a folder that can be made and written to"):
+        run(make_job(corpus), tmp_path / "file" if kind == "file" else tmp_path / "file" / "out")
+
+
+def test_workers_end_with_their_parent(tmp_path):
+    corpus = write_corpus(tmp_path / "in", tars=8, each=40)
+    code = (
+        "import sys\n"
+        "from tests.prepare.corpora import make_job, run\n"
+        "run(make_job(sys.argv[1]), sys.argv[2], processes=2)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(corpus), str(tmp_path / "out")], cwd=ROOT)
+    children = pathlib.Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    started = lambda: len(children.read_text().split()) >= 3  # noqa: E731  with the tracker of resources
+    wait_until(started)
+    workers = children.read_text().split()
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not any(_alive(worker) for worker in workers))
+
+
+def wait_until(true, seconds=60):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _alive(process):
+    try:
+        return pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

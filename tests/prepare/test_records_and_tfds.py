@@ -127,6 +127,22 @@ def test_unknown_tfds_set(tmp_path):
         tfds_source(str(tmp_path), Fields())
 
 
+def test_a_tfds_set_that_is_not_prepared_or_not_for_us(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "importlib_resources", importlib.resources)
+    monkeypatch.setattr("xsample_jax.prepare.source_tfds._builder", lambda path: builder)
+    builder = Captioned(data_dir=str(tmp_path), file_format="array_record")
+    with pytest.raises(DataError, match=r"has prepared.*download_and_prepare"):
+        tfds_source("captioned", Fields())
+    builder.download_and_prepare()
+    with pytest.raises(DataError, match=r"--class_names = .*names its classes"):
+        tfds_source("captioned", Fields(class_names=("a", "b", "c")))
+    info = tmp_path / "captioned" / "1.0.0" / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    builder = tfds.builder_from_directory(info.parent)
+    with pytest.raises(DataError, match="array_record files, not tfrecord"):
+        tfds_source("captioned", Fields())
+
+
 def test_int8_embeddings_become_the_float16_rows_that_are_read(tmp_path):
     encoder = {"name": "e", "dim": 4, "normalised": True, "stored": "int8"}
     rows = np.array([[127, 3, -50, 9]], np.int8)

@@ -91,7 +91,7 @@ def small(monkeypatch):
 
 
 def test_the_set(small, tmp_path):
-    job = Job("shapes", open_source("shapes", "", Fields(), None, False, 1), {"train": 1.0}, ImageOptions())
+    job = Job("shapes", open_source("shapes", "", Fields()), {"train": 1.0}, ImageOptions())
     manifest, report = prepare(job, tmp_path / "out", local_runner(1))
     assert {split: entry["count"] for split, entry in manifest.splits.items()} == {"train": 30, "test": 10}
     assert manifest.class_names == FACTORS["shape"]
@@ -137,9 +137,9 @@ def test_chosen_factors_make_one_caption(small, tmp_path):
 )
 def test_wrong_arguments(path, captions, words):
     with pytest.raises(DataError, match=words):
-        open_source("shapes", path, Fields(captions=captions), None, False, 1)
+        open_source("shapes", path, Fields(captions=captions))
 
 
 def test_other_sources_still_need_a_path():
     with pytest.raises(DataError, match="--path"):
-        open_source("folder", "", Fields(), None, False, 1)
+        open_source("folder", "", Fields())

@@ -63,3 +63,27 @@ def test_the_embedded_set_with_alpha(tmp_path, capsys):
 def test_a_folder_that_is_no_set_is_refused(tmp_path, capsys):
     assert main([f"--set={tmp_path}", f"--out={tmp_path / 'tfds'}"]) == 2
     assert "manifest" in capsys.readouterr().err
+
+
+def test_another_set_of_that_name_is_not_taken_for_this_one(tmp_path, capsys):
+    records = [{"id": i, "image": encoded("PNG", (i, 0, 0)), "captions": ["a"] * i} for i in range(3)]
+    write_records(tmp_path / "one", "my set", {"train": records[:2], "val": []})
+    write_records(tmp_path / "two", "my.set", {"train": records})
+    assert main([f"--set={tmp_path / 'one'}", f"--out={tmp_path / 'tfds'}"]) == 0
+    assert "my_set: train 2" in capsys.readouterr().out  # no empty split
+    assert main([f"--set={tmp_path / 'one'}", f"--out={tmp_path / 'tfds'}"]) == 0
+    assert main([f"--set={tmp_path / 'two'}", f"--out={tmp_path / 'tfds'}"]) == 2
+    assert "expected a folder without another set of this name" in capsys.readouterr().err
+
+
+def test_records_without_embeddings_and_sets_without_records(tmp_path, capsys):
+    rows = {"captions": ["a"], "caption_embeddings": np.ones((1, 4), np.float16)}
+    records = [{"id": 0, "image": encoded("PNG", 7, "L")} | rows, {"id": 1, "image": encoded("PNG", 9, "L")}]
+    encoder = {"name": "e", "dim": 4, "normalised": False}
+    write_records(tmp_path / "set", "some", {"train": records}, text_encoder=encoder)
+    assert main([f"--set={tmp_path / 'set'}", f"--out={tmp_path / 'tfds'}"]) == 0
+    source = tfds.builder_from_directory(capsys.readouterr().out.splitlines()[-1]).as_data_source("train")
+    assert {int(example["id"]): len(example["caption_embeddings"]) for example in source} == {0: 1, 1: 0}
+    write_records(tmp_path / "none", "none", {"train": []})
+    assert main([f"--set={tmp_path / 'none'}", f"--out={tmp_path / 'tfds'}"]) == 2
+    assert "expected a set with records" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import pytest
 from tests.prepare.corpora import picture, write_corpus, write_tar
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import KINDS
-from xsample_jax.tools.prepare import make_parser, run
+from xsample_jax.tools.prepare import make_parser, read_class_names, run
 
 
 def flags(source, path, out, *more):
@@ -38,6 +38,9 @@ def test_what_is_printed(tmp_path, capsys):
         (["--class_names=nowhere.txt"], "--class_names"),
         (["--size=0", "--raw"], "--raw"),
         (["--source=folder", "--caption_fields=x"], "--table"),
+        (["--splits=train=0.5,val=0.5", "--split_by_folder"], "nothing beside --split_by_folder"),
+        (["--source=records", "--splits=train=1"], "--splits = 'train=1': expected nothing for --source=records"),
+        (["--shard_size=5"], "--shard_size = 5: expected nothing for --source=webdataset"),
     ],
 )
 def test_wrong_flags(tmp_path, more, message):
@@ -56,7 +59,18 @@ def test_runner_without_beam_says_what_to_install(tmp_path, monkeypatch):
 def test_an_unknown_flag_is_refused_unless_a_runner_may_know_it(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(flags("webdataset", tmp_path, tmp_path / "out", "--sizes=3"))
-    assert "--sizes=3" in capsys.readouterr().err
+    assert "--sizes=3 (did you mean --size?)" in capsys.readouterr().err
+    with pytest.raises(SystemExit):  # Beam would go on without it
+        run(flags("webdataset", tmp_path, tmp_path / "out", "--runner=DirectRunner", "--require_captions"))
+    assert "did you mean --require_caption?" in capsys.readouterr().err
+
+
+def test_class_names_are_text(tmp_path):
+    (tmp_path / "names").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"--class_names.*UTF-8"):
+        read_class_names(tmp_path / "names")
+    (tmp_path / "names").write_text("\ufeffcat\ndog\n", encoding="utf-8")
+    assert read_class_names(tmp_path / "names") == ("cat", "dog")
 
 
 def test_documented_kinds_and_flags():

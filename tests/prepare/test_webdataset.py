@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import tarfile
 import tracemalloc
@@ -48,6 +49,48 @@ def test_files_of_a_mac_and_unknown_members_are_passed_over(tmp_path):
     assert len(list(read_tar(str(tmp_path / "a.tar"), Fields()))) == 1
 
 
+def test_pictures_that_are_not_read_are_said(tmp_path):
+    """WebDataset takes what is behind the first dot for the kind of a member; links have no bytes of their own."""
+    path = write_tar(tmp_path / "a.tar", {"000": sample(0), "img.v2": sample(1), "001": {"avif": b"x", "txt": b"t"}})
+    with tarfile.open(path, "a") as tar:
+        for name, kind in (("002.jpg", tarfile.LNKTYPE), ("003.JPG", tarfile.SYMTYPE), ("004.npy", tarfile.LNKTYPE)):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "000.jpg"
+            tar.addfile(link)
+    found = list(read_tar(str(path), Fields()))
+    assert sorted(item.key for item in found if isinstance(item, Example)) == ["000"]
+    assert {(item.key, item.kind, item.detail) for item in found if isinstance(item, Problem)} == {
+        ("img.v2.jpg", "unread_picture", ".v2.jpg"),
+        ("001.avif", "unread_picture", ".avif"),
+        ("001", "no_image", "only txt"),
+        ("002.jpg", "unread_picture", "a link"),
+        ("003.JPG", "unread_picture", "a link"),
+    }
+
+
+def test_fields_and_the_content_of_tars_are_part_of_the_work(tmp_path):
+    path = write_tar(tmp_path / "a.tar", {"000": sample(0)})
+    first = make_job(tmp_path)
+    others = [make_job(tmp_path, fields) for fields in (Fields(captions=("alt",)), Fields(label="k"))]
+    write_tar(path, {"000": sample(0, txt=b"caption number 9")})  # as long as before
+    os.utime(path, ns=(0, 10**18))
+    others.append(make_job(tmp_path))
+    assert len({job.fingerprint for job in (first, *others)}) == 4
+
+
+def test_compressed_and_odd_names_of_tars(tmp_path):
+    write_tar(tmp_path / "deep" / "B.TAR", {"001": sample(1)})
+    write_tar(tmp_path / ".hidden" / "c.tar", {"002": sample(2)})
+    assert [shard.name for shard in webdataset_source(str(tmp_path), Fields()).shards] == ["deep/B.TAR"]
+    for name in ("x.tar.gz", "x.tgz", "x.tar.zst"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(DataError, match=rf"{name}.*not compressed"):
+            webdataset_source(str(tmp_path), Fields())
+        (tmp_path / name).unlink()
+    with pytest.raises(DataError, match="a file that can be read"):
+        list(read_tar(str(tmp_path / "gone.tar"), Fields()))
+
+
 @pytest.mark.parametrize(
     ("change", "kind"),
     [
@@ -56,6 +99,7 @@ def test_files_of_a_mac_and_unknown_members_are_passed_over(tmp_path):
         ({"jpg": None}, "no_image"),
         ({"json": b"{"}, "broken_metadata"),
         ({"json": b"[1]"}, "broken_metadata"),
+        ({"json": b"[" * 100_000}, "broken_metadata"),
     ],
 )
 def test_dropped_and_said(tmp_path, change, kind):
@@ -103,6 +147,12 @@ def test_of_a_key_that_comes_twice_the_first_is_kept(tmp_path):
     assert (report["kept"], report["duplicate_key"]) == (2, 1)
     kept = [r["captions"][0] for split in manifest.splits for r in open_records(tmp_path / "out", split)]
     assert sorted(kept) == ["caption number 1", "caption number 2"]
+
+
+def test_a_key_without_a_caption_leaves_its_place_to_one_with(tmp_path):
+    write_tar(tmp_path / "in" / "a.tar", [("0", sample(0, txt=None, json=None)), ("1", sample(1)), ("0", sample(2))])
+    _, report = run(make_job(tmp_path / "in", require_caption=True), tmp_path / "out")
+    assert (report["kept"], report["no_caption"], report.get("duplicate_key", 0)) == (2, 1, 0)
 
 
 def test_a_suffix_that_comes_twice_begins_another_example(tmp_path):
@@ -187,6 +237,8 @@ def test_patterns_folders_and_splits(tmp_path):
     write_corpus(tmp_path / "c" / "train", tars=2)
     write_corpus(tmp_path / "c" / "val", tars=1)
     assert [s.name for s in webdataset_source(str(tmp_path / "c/train/*1.tar"), Fields()).shards] == ["00001.tar"]
+    several = webdataset_source(str(tmp_path / "c" / "*" / "00000.tar"), Fields(), split_by_folder=True).shards
+    assert [(s.name, s.split) for s in several] == [("train/00000.tar", "train"), ("val/00000.tar", "val")]
     shards = webdataset_source(str(tmp_path / "c"), Fields(), split_by_folder=True).shards
     assert [(s.name, s.split) for s in shards] == [
         ("train/00000.tar", "train"), ("train/00001.tar", "train"), ("val/00000.tar", "val"),

@@ -69,9 +69,13 @@ def test_what_is_written_for_a_bucket_gets_there_with_what_lies_beside_it(bucket
 def test_patterns_find_objects_at_any_depth(bucket):
     for name in ("a.tar", "x/b.tar", "x/y/c.tar", "x/d.txt"):
         as_path(f"{bucket}/tars/{name}").write_text(name)
-    assert {str(path): size for path, size in matching(f"{bucket}/tars/**/*.tar").items()} == {
+    found = {str(path): about for path, about in matching(f"{bucket}/tars/**/*.tar").items()}
+    assert {path: int(about.split()[0]) for path, about in found.items()} == {
         f"{bucket}/tars/a.tar": 5,
         f"{bucket}/tars/x/b.tar": 7,
         f"{bucket}/tars/x/y/c.tar": 9,
     }
     assert [path.name for path in matching(f"{bucket}/tars/x/*.tar")] == ["b.tar"]
+    as_path(f"{bucket}/tars/a.tar").write_text("A.tar")  # as long as before
+    again = {str(path): about for path, about in matching(f"{bucket}/tars/**/*.tar").items()}
+    assert [path for path in found if again[path] != found[path]] == [f"{bucket}/tars/a.tar"]

@@ -15,8 +15,7 @@ from xsample_jax.data.resize import square
 from xsample_jax.data.scratch import scratch
 from xsample_jax.errors import DataError
 
-# A bigger picture is taken for a decompression bomb.
-MAX_PIXELS = 200_000_000
+MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # 179 million; a bigger picture is a decompression bomb to Pillow, and to us
 EXIF_ORIENTATION = 0x0112
 # What records hold. PPM is bare pixels behind a header of 15 bytes: `prepare --raw`.
 FORMATS = ("JPEG", "PNG", "WEBP", "PPM")

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -17,10 +18,17 @@ def write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> 
     with _temporary(path) as partial:
         try:
             write(partial)
-            move_in(partial, path)
+            settle(partial, path)
         except (OSError, RuntimeError) as error:  # the writer of ArrayRecord has no type of its own
             fix = "Make room, then run the same command again: it goes on from there."
             raise DataError(f"writing {path}", str(error)[:200], "a file that can be written", fix) from error
+
+
+def settle(local: pathlib.Path, path: pathlib.Path) -> None:
+    """Gives a finished file its name, here or in a bucket. It is on the disk before: a power cut leaves none half."""
+    with open(local, "rb") as file:
+        os.fsync(file.fileno())
+    move_in(local, path)
 
 
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from xsample_jax.data.decode import open_picture
 from xsample_jax.data.resize import square
 from xsample_jax.errors import DataError
-from xsample_jax.prepare.source_webdataset import IMAGE_SUFFIXES
+from xsample_jax.prepare.listing import IMAGE_SUFFIXES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,10 +19,16 @@ def locked(folder: pathlib.Path, flag: str = "--workdir", error: type[UserError]
     The lock is flock's, which the kernel lets go when the process ends in whatever way: there are no stale locks. The
     text of the file (host and process) is for the message only.
 
-    Raises `error`, which names `flag`, when another process holds it or the file system has no such lock.
+    Raises `error`, which names `flag`, when the folder cannot be made, another process holds it, or the file system
+    has no such lock.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / LOCK).open("a+")
+    except OSError as refused:
+        expected = f"a folder that can be made and written to ({refused.strerror})"
+        raise error(flag, str(folder), expected, "Use another folder.") from refused
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

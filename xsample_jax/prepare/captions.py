@@ -17,8 +17,9 @@ def clean_captions(captions: Iterable[str]) -> tuple[list[str], list[tuple[str, 
     """
     kept, notes = [], []
     for caption in captions:
-        text = caption.encode("utf-8", "replace").decode()
-        if text != caption or "\N{REPLACEMENT CHARACTER}" in text:
+        # Through UTF-16, which surrogates are halves of: a pair of them is a letter, one alone is nothing.
+        text = caption.removeprefix("\ufeff").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        if "\N{REPLACEMENT CHARACTER}" in text:
             notes.append(("not_unicode", text[:80]))
         text = " ".join(text.translate(CONTROLS).split())
         if len(text) > MAX_LENGTH:

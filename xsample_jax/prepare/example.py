@@ -48,7 +48,8 @@ class Problem:
 KINDS = {
     "broken_image": "does not decode: dropped",
     "no_image": "no picture, or its file is missing: dropped",
-    "broken_metadata": "JSON that cannot be read, or an entry of --label_field that is no label: dropped",
+    "unread_picture": "a picture in a tar that is a link, of another format, or with two dots in its name: not read",
+    "broken_metadata": "JSON that cannot be read, or no label or caption where one was asked for: dropped",
     "broken_record": "record that cannot be read: dropped",
     "duplicate_key": "key that this input shard had before: dropped, the first is kept",
     "truncated_tar": "the tar ends too early: what is whole before that place is kept",
@@ -66,7 +67,7 @@ class InputShard:
     Attributes:
       name: of the file or range, for messages.
       read: returns the examples and problems, in the same order every time. Must be picklable.
-      identity: changes when the content does (size of the file, list of the rows).
+      identity: of what is read and how: names, sizes, times, rows, fields. Work goes on only where it is the same.
       split: where all of it goes; None: the hash of the key decides.
     """
 

@@ -12,7 +12,7 @@ from xsample_jax.data.resize import on_white, resized, square
 from xsample_jax.errors import DataError
 
 KEPT_FORMATS = {"JPEG", "PNG", "WEBP"}
-LOSSLESS_FORMATS = {"PNG", "GIF", "BMP", "TIFF"}
+LOSSLESS_FORMATS = {"PNG", "GIF", "BMP", "TIFF", "PPM"}
 READ_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 FULL_SIZE = 2**15  # more than half of any JPEG: it is not shrunk while it is decoded
 
@@ -51,7 +51,7 @@ def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]
       The bytes, and what was changed: turned, cmyk, 16_bit, animated, shrunk.
 
     Raises:
-      DataError: the picture does not decode.
+      DataError: the picture does not decode, or is too long for a JPEG.
     """
     pixels = open_picture(data, options.size or FULL_SIZE, formats=READ_FORMATS, reuse=True)
     try:
@@ -74,7 +74,11 @@ def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
         return buffer.getvalue(), changes
-    return simplejpeg.encode_jpeg(pixels, options.quality, "RGB", "420"), changes
+    try:
+        return simplejpeg.encode_jpeg(pixels, options.quality, "RGB", "420"), changes
+    except ValueError as error:  # a side of more than 65,500 pixels
+        sides = f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
+        raise DataError("image", sides, "sides that a JPEG can have") from error
 
 
 def _header(data: bytes) -> tuple[str, tuple[int, int], list[str]]:
@@ -89,7 +93,7 @@ def _header(data: bytes) -> tuple[str, tuple[int, int], list[str]]:
         found.append("turned")
     if header.mode == "CMYK":
         found.append("cmyk")
-    if header.mode.startswith("I"):
+    if header.mode.startswith("I") or (header.format == "PNG" and data[24] == 16):  # the depth, in the header of a PNG
         found.append("16_bit")
     if getattr(header, "is_animated", False):
         found.append("animated")

@@ -73,9 +73,21 @@ class Job:
             return max(label, -1)
         if label not in self._numbers:
             expected = "one of the class names" if self._numbers else "a number, as no class names are known"
-            raise DataError(f"label of {key}", label, expected, "List all names: --class_names=FILE, one on each line.")
+            raise DataError(
+                f"label of {key}",
+                label,
+                expected,
+                "List all names: --class_names=FILE; that is other work, for another --out.",
+            )
         return self._numbers[label]
 
+    @functools.cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.source.class_names)}
+
     def __post_init__(self):
-        numbers = {name: number for number, name in enumerate(self.source.class_names)}
-        object.__setattr__(self, "_numbers", numbers)
+        for name in self.source.class_names:
+            try:
+                name.encode()
+            except UnicodeEncodeError as error:
+                raise DataError("class name", ascii(name), "text in UTF-8", "Rename the folder.") from error

@@ -24,7 +24,10 @@ def fetch_npm(folder: str | Path, pins: Sequence[str]) -> None:
 def check_npm(folder: str | Path, package: str, version: str) -> Path:
     """Returns the folder of an installed package; DataError when it has another version."""
     path = Path(folder) / "node_modules" / package
-    found = json.loads((path / "package.json").read_text())["version"]
+    try:
+        found = json.loads((path / "package.json").read_text()).get("version")
+    except (OSError, ValueError, AttributeError):
+        found = None
     if found != version:
         raise DataError(package, found, f"version {version}", f"Remove {folder} and try again.")
     return path

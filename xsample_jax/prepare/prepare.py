@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from xsample_jax.data.manifest import MANIFEST, Manifest, read_manifest
+from xsample_jax.data.record_reader import open_records
 from xsample_jax.data.record_writer import manifest_text
 from xsample_jax.data.whole_file import load_arrays, write_whole
 from xsample_jax.errors import DataError
@@ -68,17 +69,23 @@ def prepare(job: Job, out: str | Path, runner: Runner) -> tuple[Manifest, dict]:
 
 def _finished(job: Job, out: Path) -> tuple[Manifest, dict]:
     """Returns a set that is there already, if it is this job's."""
-    manifest = read_manifest(out)
+    manifest, report = read_manifest(out), None
     with contextlib.suppress(FileNotFoundError, ValueError):
         report = json.loads((out / REPORT).read_text())
-        if report["job"] == job.fingerprint:
-            return manifest, report
+    if isinstance(report, dict) and report.get("job") == job.fingerprint:
+        for split in manifest.splits:
+            open_records(out, split)  # every shard is there, as long as it was
+        remove_tree(out / STATE)  # where a kill came behind the manifest
+        return manifest, report
     fix = "Choose another folder, or remove this one."
     raise DataError("--out", str(out), "an empty folder, or one that this very command has written", fix)
 
 
 def _claim(job: Job, state: Path) -> None:
     path = state / JOB
+    if not path.exists() and (foreign := next(state.parent.glob("*.arrayrecord"), None)):
+        fix = "Choose another folder, or remove this one."
+        raise DataError("--out", str(foreign), "a folder without records of other work", fix)
     if path.exists() and path.read_text() != job.fingerprint:
         fix = "Give the same command as before to go on, or choose another folder, or remove this one."
         raise DataError("--out", str(state.parent), "a folder in which this very work was begun", fix)

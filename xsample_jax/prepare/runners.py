@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -48,6 +50,13 @@ def _start_worker(job: Job, out: str) -> None:
     """The job travels once per process, not once per shard: the list of a folder's pictures is long."""
     global _worker
     _worker = (job, out)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for more work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _work(number: int) -> int:
@@ -74,10 +83,14 @@ def _run_on_beam(name: str, options: tuple[str, ...], job: Job, numbers: Sequenc
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    with beam.Pipeline(options=PipelineOptions([f"--runner={name}", *options])) as pipeline:
-        # Reshuffle: without it one worker would get all shards, fused with the step that lists them.
-        shards = pipeline | "shards" >> beam.Create(list(numbers)) | beam.Reshuffle()
-        shards | "prepare" >> beam.Map(_beam_work, beam.pvalue.AsSingleton(pipeline | beam.Create([job])), out)
+    try:
+        with beam.Pipeline(options=PipelineOptions([f"--runner={name}", *options])) as pipeline:
+            # Reshuffle: without it one worker would get all shards, fused with the step that lists them.
+            shards = pipeline | "shards" >> beam.Create(list(numbers)) | beam.Reshuffle()
+            shards | "prepare" >> beam.Map(_beam_work, beam.pvalue.AsSingleton(pipeline | beam.Create([job])), out)
+    except (RuntimeError, ValueError) as error:  # Beam keeps the text of what its workers raise, not the type
+        text = str(error).strip().splitlines()[-1]
+        raise DataError("--runner", name, "a pipeline that runs to its end", text) from error
     yield from (0 for _ in numbers)  # Beam ends when all is done; counts are in the parts
 
 

@@ -8,7 +8,6 @@ import collections
 import contextlib
 import io
 import json
-import os
 import secrets
 import tempfile
 import warnings
@@ -20,13 +19,14 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from xsample_jax.data.record_reader import READER_OPTIONS
 from xsample_jax.data.record_writer import pack_record, shard_entry
+from xsample_jax.data.whole_file import settle
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.captions import clean_captions
 from xsample_jax.prepare.example import Example, Problem
 from xsample_jax.prepare.image import prepare_image
 from xsample_jax.prepare.job import Job
 from xsample_jax.prepare.split import key_hash, split_of
-from xsample_jax.storage.paths import as_path, in_bucket, move_in
+from xsample_jax.storage.paths import as_path, in_bucket
 
 STATE = ".prepare"
 
@@ -92,7 +92,6 @@ def _record(job: Job, item: Example | Problem, id: int, keys: set[int]) -> tuple
         image, changes = prepare_image(item.image, job.image)
     except DataError as error:
         return None, [Problem(item.key, "broken_image", str(error.value))]
-    keys.add(key)
     captions, embeddings = list(item.captions), item.caption_embeddings
     notes: list[tuple[str, str]] = []
     if embeddings is None:  # embedded captions are what was embedded, to the letter
@@ -100,6 +99,7 @@ def _record(job: Job, item: Example | Problem, id: int, keys: set[int]) -> tuple
     problems = [Problem(item.key, kind, detail) for kind, detail in notes]
     if not captions and job.require_caption:
         return None, problems
+    keys.add(key)
     record = {
         "id": id if item.id is None else item.id,
         "image": image,
@@ -161,7 +161,7 @@ class _Files:
                 raise DataError(f"records in {name}", count, f"{self._counts[split]}, as written", "Is the disk full?")
             entries[split] = shard_entry(path, count, file=name)
             try:
-                _move(path, self._folder / name)
+                settle(path, self._folder / name)
             except OSError as error:
                 raise _disk_error(self._folder / name, error) from error
         self._writers.clear()
@@ -172,7 +172,7 @@ class _Files:
         path = self._temporary / "part"
         try:
             path.write_bytes(data)
-            _move(path, self._state / name)
+            settle(path, self._state / name)
         except OSError as error:
             raise _disk_error(self._state / name, error) from error
 
@@ -180,13 +180,6 @@ class _Files:
 def _disk_error(path: Path, error: Exception) -> DataError:
     fix = "Make room and give the same command again: it goes on with the input shards that are not done."
     return DataError(f"writing {path}", str(error)[:200], "room on the disk and the right to write", fix)
-
-
-def _move(path: Path, final: Path) -> None:
-    """Atomic, and on the disk before it has its name."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-    move_in(path, final)
 
 
 def _npy(values) -> bytes:

@@ -1,8 +1,8 @@
 """A folder of pictures: folder names as labels, or a table of captions and labels beside it."""
 
+import errno
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -10,11 +10,14 @@ from pathlib import Path, PurePosixPath
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import Example, InputShard, Problem, Source, chunks
 from xsample_jax.prepare.fields import Fields, read_captions, read_label
-from xsample_jax.prepare.source_webdataset import IMAGE_SUFFIXES, first_folder
+from xsample_jax.prepare.listing import IMAGE_SUFFIXES, files_below, first_folder
 from xsample_jax.prepare.tables import check_column, image_column, read_table
 
 # (path relative to the folder, captions, label)
 Row = tuple[str, tuple[str, ...], int | str | None]
+
+# Of a file that is not there, or is none. Any other error may be gone when the same command is given again.
+NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 def folder_source(
@@ -35,7 +38,7 @@ def folder_source(
     root = Path(path)
     if not root.is_dir():
         raise DataError("--path", path, "an existing folder")
-    rows = _table_rows(table, fields) if table else [(name, (), None) for name in _list_pictures(root)]
+    rows = _table_rows(table, fields) if table else [(name, (), None) for name in files_below(root, IMAGE_SUFFIXES)]
     if not rows:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError("--path", path, f"a folder with pictures ({kinds}), at any depth", "None is there.")
@@ -49,7 +52,7 @@ def folder_source(
     shards = []
     for split in sorted(splits, key=str):
         for number, chunk in enumerate(chunks(splits[split], shard_size)):
-            identity = hashlib.sha256(json.dumps(chunk).encode()).hexdigest()
+            identity = hashlib.sha256(json.dumps([str(root.absolute()), chunk]).encode()).hexdigest()
             name = f"{split or root.name}, pictures {number * shard_size} to {number * shard_size + len(chunk) - 1}"
             shards.append(InputShard(name, partial(read_files, str(root), chunk), identity, split))
     return Source(tuple(shards), class_names=fields.class_names or tuple(sorted(names)))
@@ -60,19 +63,13 @@ def read_files(root: str, rows: list[Row]) -> Iterator[Example | Problem]:
     for name, captions, label in rows:
         try:
             data = (Path(root) / name).read_bytes()
-        except OSError as error:
-            yield Problem(name, "no_image", error.strerror or str(error))
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_FILE:
+                fix = "Give the same command again when it can be read: it goes on from here."
+                raise DataError(f"picture {name}", error.strerror, "a file that can be read", fix) from error
+            yield Problem(name, "no_image", str(error))
             continue
         yield Example(name, data, captions, label)
-
-
-def _list_pictures(root: Path) -> list[str]:
-    found = []
-    for folder, _, files in os.walk(root, followlinks=True):
-        for file in files:
-            if not file.startswith(".") and file.rpartition(".")[2].lower() in IMAGE_SUFFIXES:
-                found.append((Path(folder) / file).relative_to(root).as_posix())
-    return sorted(found)
 
 
 def _folder(name: str, depth: int) -> str | None:
@@ -82,27 +79,33 @@ def _folder(name: str, depth: int) -> str | None:
 
 def _table_rows(table: str, fields: Fields) -> list[Row]:
     rows = read_table(table)
-    image = image_column(rows[0], fields.image, table)
+    columns = dict.fromkeys(name for row in rows for name in row)
+    image = image_column(columns, fields.image, table)
     for name in fields.captions:
-        check_column(rows[0], name, "--caption_fields", table)
+        check_column(columns, name, "--caption_fields", table)
     if fields.label:
-        check_column(rows[0], fields.label, "--label_field", table)
-    merged: dict[str, Row] = {}
-    for row in rows:
-        name = PurePosixPath(str(row[image])).as_posix()
-        captions = read_captions(row, fields.captions or ("caption",))
+        check_column(columns, fields.label, "--label_field", table)
+    read: list[Row] = []
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row.get(image), str) or not row[image]:
+            fix = "--image_field=COLUMN names another; pictures inside a table are not read."
+            raise DataError(f"{image} in row {number} of {table}", row.get(image), "the path of a picture", fix)
+        name = PurePosixPath(row[image]).as_posix()
         try:
-            label = read_label(row, fields.label)
+            read.append((name, read_captions(row, fields.captions, ("caption",)), read_label(row, fields.label)))
         except DataError as error:  # like all errors of a table it is found before any work is done
             raise DataError(f"{error.field} of {name} in {table}", error.value, error.expected) from None
-        if name in merged:
-            _, before, other = merged[name]
-            if other != label:
-                raise DataError(f"label of {name} in {table}", label, f"{other!r}, as in an earlier row of it")
-            captions = before + captions
-        merged[name] = (name, captions, label)
-    rows = [merged[name] for name in sorted(merged)]
     # A column in which some labels are names is a column of names, even if other names look like numbers.
-    if any(isinstance(label, str) for _, _, label in rows):
-        rows = [(name, captions, None if label is None else str(label)) for name, captions, label in rows]
-    return rows
+    if any(isinstance(label, str) for _, _, label in read):
+        entry = fields.label or "label"
+        read = [
+            (name, captions, str(row[entry]).strip() if isinstance(label, int) else label)
+            for row, (name, captions, label) in zip(rows, read, strict=True)
+        ]
+    merged: dict[str, Row] = {}
+    for name, captions, label in read:
+        before, other = merged[name][1:] if name in merged else ((), label)
+        if other != label:
+            raise DataError(f"label of {name} in {table}", label, f"{other!r}, as in an earlier row of it")
+        merged[name] = (name, before + captions, label)
+    return [merged[name] for name in sorted(merged)]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import Example, InputShard, Problem, Source, chunks
 from xsample_jax.prepare.iconify import compose_svg, encode_webp, rasterise
 from xsample_jax.prepare.npm import check_npm, fetch_npm
@@ -46,18 +47,26 @@ def icons_source(path: str) -> Source:
     if not (Path(path) / "node_modules" / PACKAGE / "package.json").exists():
         fetch_npm(path, [f"{PACKAGE}@{VERSION}"])
     package = check_npm(path, PACKAGE, VERSION)
-    collections = json.loads((package / "collections.json").read_text())
+    collections = _read(package / "collections.json")
     chosen = [name for name in sorted(collections) if _is_open(collections[name])]
     shards = []
     for style, name in enumerate(chosen):
         file = package / "json" / f"{name}.json"
-        shows = spoken_names(json.loads(file.read_text()))
+        shows = spoken_names(_read(file))
         licence = LICENCES.index(collections[name]["license"]["spdx"])
         for number, some in enumerate(chunks(sorted(shows.items()), ICONS_PER_SHARD)):
             read = partial(draw_icons, str(file), dict(some), {"style": style, "licence": licence})
             names = hashlib.sha256(json.dumps(some).encode()).hexdigest()
             shards.append(InputShard(f"{name}-{number}", read, f"{PACKAGE}@{VERSION} {names}"))
     return Source(tuple(shards), attributes={"style": chosen, "licence": list(LICENCES)})
+
+
+def _read(file: Path) -> dict:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        fix = "Remove the folder of --path: it is fetched anew."
+        raise DataError("npm package", str(file), f"a whole {PACKAGE}@{VERSION} ({error})", fix) from error
 
 
 def draw_icons(file: str, shows: dict[str, str], attributes: dict) -> Iterator[Example | Problem]:

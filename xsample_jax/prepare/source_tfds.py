@@ -25,14 +25,20 @@ def tfds_source(path: str, fields: Fields, shard_size: int = 10_000) -> Source:
     for name in (*fields.captions, *([fields.label] if fields.label else [])):
         if name not in features:
             raise DataError("--caption_fields, --label_field", name, f"features of {path}: {', '.join(features)}")
+    _check_prepared(builder, path)
     label = fields.label or "label"
     names = tuple(getattr(features[label], "names", None) or ()) if label in features else ()
+    if names and fields.class_names:
+        raise DataError(
+            "--class_names", fields.class_names[:3], f"nothing, as {path} names its classes", "Leave it out."
+        )
     shards = []
     for split, info in builder.info.splits.items():
         for start in range(0, info.num_examples, shard_size):
             stop = min(start + shard_size, info.num_examples)
-            identity = f"{builder.info.full_name} {split} {start} {stop}"
-            shards.append(InputShard(identity, partial(read_range, path, split, start, stop, fields), identity, split))
+            name = f"{builder.info.full_name} {split} {start} {stop}"
+            identity = f"{name} {fields.captions} {fields.label}"
+            shards.append(InputShard(name, partial(read_range, path, split, start, stop, fields), identity, split))
     return Source(tuple(shards), names or fields.class_names)
 
 
@@ -43,13 +49,22 @@ def read_range(path: str, split: str, start: int, stop: int, fields: Fields) -> 
     examples = _builder(path).as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
     for i in range(start, stop):
         example = examples[i]
-        captions = read_captions(example, fields.captions or ("caption", "captions"))
         try:
+            captions = read_captions(example, fields.captions, ("caption", "captions"))
             label = read_label(example, fields.label)
         except DataError as error:
             yield Problem(f"{split}/{i}", "broken_metadata", str(error))
             continue
         yield Example(f"{split}/{i}", example["image"], captions, label)
+
+
+def _check_prepared(builder, path: str) -> None:
+    """DataError where the set is not there yet, or in a format that only TensorFlow reads."""
+    fix = f"Prepare it: tfds.builder({path!r}, file_format='array_record').download_and_prepare()."
+    if not builder.info.splits:
+        raise DataError("--path", path, "a data set that TFDS has prepared", fix)
+    if builder.info.file_format.value != "array_record":
+        raise DataError("--path", path, f"array_record files, not {builder.info.file_format.value}", fix)
 
 
 def _builder(path: str):

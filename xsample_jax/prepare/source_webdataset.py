@@ -2,20 +2,22 @@
 
 import glob
 import json
+import os
 import re
 import tarfile
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from xsample_jax.data.record_writer import check_split
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import Example, InputShard, Problem, Source
 from xsample_jax.prepare.fields import Fields, read_captions, read_label
+from xsample_jax.prepare.listing import IMAGE_SUFFIXES, files_below, first_folder
 from xsample_jax.storage.paths import as_path, fetched, in_bucket, matching
 
-IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"}
 TEXT_SUFFIXES = {"txt", "json", "cls"}
+UNREAD_SUFFIXES = {"avif", "heic", "heif", "jp2", "jxl"}
+COMPRESSED = ("tgz", "gz", "bz2", "xz", "zst")
 BLOCK = 512
 OCTAL = re.compile(rb" *[0-7]+[ \0]+")
 
@@ -26,36 +28,42 @@ def webdataset_source(path: str, fields: Fields, split_by_folder: bool = False) 
     Args:
       path: folder, pattern or file.
       fields: where captions and labels are; by default the member .txt, else `caption` of .json; and .cls, or `label`.
-      split_by_folder: the first folder below `path` names the split.
+      split_by_folder: the first folder below `path`, or below what all tars of a pattern lie in, names the split.
     """
-    root = as_path(path, "--path")
-    tars = {tar: size for tar, size in _list(path).items() if not tar.name.startswith(".")}
+    tars, root = _list(path)
     if not tars:
         raise DataError("--path", path, "a folder of tars, a pattern in quotes, or a tar", "No *.tar is there.")
     shards = []
     for tar in sorted(tars):
-        name = tar.relative_to(root).as_posix() if tar.is_relative_to(root) and tar != root else tar.name
+        name = tar.relative_to(root).as_posix()
         split = first_folder(name, path) if split_by_folder else None
-        shards.append(InputShard(name, partial(read_tar, str(tar), fields), f"{name} {tars[tar]}", split))
+        identity = f"{name} {tars[tar]} {fields.captions} {fields.label}"
+        shards.append(InputShard(name, partial(read_tar, str(tar), fields), identity, split))
     return Source(tuple(shards), class_names=fields.class_names)
 
 
-def _list(path: str) -> dict[Path, int]:
-    """{tar: bytes} of a folder, a pattern or a tar, here or in a bucket."""
+def _list(path: str) -> tuple[dict[Path, str], Path]:
+    """({tar: its size and when it was written}, the folder that all lie in) of a folder, a pattern or a tar."""
     if in_bucket(path):
         plain = not set(path) & set("*?[") and not path.endswith(".tar")
-        return matching(f"{path.rstrip('/')}/**/*.tar" if plain else path)
-    found = Path(path).rglob("*.tar") if Path(path).is_dir() else map(Path, glob.glob(path, recursive=True))
-    return {tar: tar.stat().st_size for tar in found if tar.is_file()}
-
-
-def first_folder(name: str, path: str) -> str:
-    """The split that a relative path names with its first folder; DataError where it names none."""
-    parts = PurePosixPath(name).parts
-    if len(parts) < 2:
-        raise DataError("--split_by_folder", name, f"a file in a folder of {path} that names its split", "")
-    check_split(parts[0], "--split_by_folder", f"Rename this folder of {path}, or move it away.")
-    return parts[0]
+        try:
+            found = matching(f"{path.rstrip('/')}/**/*.tar" if plain else path)
+        except OSError as error:
+            raise DataError("--path", path, f"a bucket that can be listed ({error})") from error
+    elif plain := Path(path).is_dir():
+        names = files_below(Path(path), {"tar", *COMPRESSED})
+        packed = [name for name in names if name.lower().endswith((".tgz", *(f".tar.{kind}" for kind in COMPRESSED)))]
+        if packed:
+            fix = "Unpack it (gunzip, for one): pictures hardly shrink, and time goes."
+            raise DataError("--path", os.path.join(path, packed[0]), "tars that are not compressed", fix)
+        found = {Path(path) / name: "" for name in names if name.lower().endswith(".tar")}
+    else:
+        found = {tar: "" for tar in map(Path, glob.glob(path, recursive=True)) if tar.is_file()}
+    if not in_bucket(path):
+        found = {tar: f"{tar.stat().st_size} {tar.stat().st_mtime_ns}" for tar in found}
+    found = {tar: about for tar, about in found.items() if not tar.name.startswith(".")}
+    root = path if plain or not found else os.path.commonpath([os.fspath(tar.parent) for tar in found])
+    return found, as_path(root, "--path")
 
 
 def read_tar(path: str, fields: Fields) -> Iterator[Example | Problem]:
@@ -63,14 +71,18 @@ def read_tar(path: str, fields: Fields) -> Iterator[Example | Problem]:
 
     Only one example is in memory at a time.
     """
-    with fetched(path) as local, local.open("rb") as file:
-        try:
-            with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
-                for key, members in _samples(tar, file):
-                    yield _example(key, members, fields)
-                _check_end(file, tar.offset)
-        except tarfile.ReadError as error:
-            yield Problem(Path(path).name, "truncated_tar", str(error))
+    try:
+        with fetched(path) as local, local.open("rb") as file:
+            try:
+                with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
+                    for item in _samples(tar, file):
+                        yield item if isinstance(item, Problem) else _example(*item, fields)
+                    _check_end(file, tar.offset)
+            except tarfile.ReadError as error:
+                yield Problem(Path(path).name, "truncated_tar", str(error))
+    except OSError as error:
+        fix = "Give the same command again when it can be read: it goes on from here."
+        raise DataError(f"tar {path}", error.strerror or str(error), "a file that can be read", fix) from error
 
 
 class _Header(tarfile.TarInfo):
@@ -96,17 +108,23 @@ def _check_end(file, offset: int) -> None:
         raise tarfile.ReadError(f"no end of archive at byte {offset}, where {len(block)} bytes are left in the block")
 
 
-def _samples(tar: tarfile.TarFile, file) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yields (key, {suffix: bytes}) of neighbouring members; a suffix that comes again begins another sample."""
+def _samples(tar: tarfile.TarFile, file) -> Iterator[tuple[str, dict[str, bytes]] | Problem]:
+    """Yields (key, {suffix: bytes}) of neighbouring members; a suffix that comes again begins another sample.
+
+    As in WebDataset the key ends at the first dot of the name. A picture that is lost by that, by its format or as a
+    link is a problem.
+    """
     key, members = None, {}
     for member in tar:
         tar.members = []  # tarfile keeps every header otherwise: memory would grow with the tar
         folder, slash, name = member.name.removeprefix("./").rpartition("/")
-        if not member.isfile() or name.startswith("."):
+        if member.isdir() or name.startswith("."):
             continue
         stem, _, suffix = name.partition(".")
         here, suffix = folder + slash + stem, suffix.lower()
-        if suffix not in IMAGE_SUFFIXES | TEXT_SUFFIXES:
+        if not member.isfile() or suffix not in IMAGE_SUFFIXES | TEXT_SUFFIXES:
+            if suffix.rpartition(".")[2] in IMAGE_SUFFIXES | UNREAD_SUFFIXES:
+                yield Problem(member.name, "unread_picture", "a link" if not member.isfile() else f".{suffix}")
             continue
         if here != key or suffix in members:
             if key is not None:
@@ -128,19 +146,19 @@ def _example(key: str, members: dict[str, bytes], fields: Fields) -> Example | P
     if "json" in members:
         try:
             row = json.loads(members["json"])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return Problem(key, "broken_metadata", str(error))
         if not isinstance(row, dict):
             return Problem(key, "broken_metadata", f"{type(row).__name__}, not a map")
-    if "txt" in members and not fields.captions:
-        captions = (members["txt"].decode("utf-8", "replace"),)
-    else:
-        captions = read_captions(row, fields.captions or ("caption",))
-    if "cls" in members and not fields.label:
-        label = read_label({"label": members["cls"].decode("utf-8", "replace").strip()}, "")
-    else:
-        try:
+    try:
+        if "txt" in members and not fields.captions:
+            captions = (members["txt"].decode("utf-8", "replace"),)
+        else:
+            captions = read_captions(row, fields.captions, ("caption",))
+        if "cls" in members and not fields.label:
+            label = read_label({"label": members["cls"].decode("utf-8", "replace")}, "")
+        else:
             label = read_label(row, fields.label)
-        except DataError as error:
-            return Problem(key, "broken_metadata", str(error))
+    except DataError as error:
+        return Problem(key, "broken_metadata", str(error))
     return Example(key, images[0], captions, label)

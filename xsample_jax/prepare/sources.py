@@ -11,12 +11,22 @@ from xsample_jax.prepare.source_tfds import tfds_source
 from xsample_jax.prepare.source_webdataset import webdataset_source
 from xsample_jax.storage.paths import in_bucket
 
+SHARD_SIZE = 10_000  # pictures of an input shard of folders and TFDS
+
 
 def open_source(
-    name: str, path: str, fields: Fields, table: str | None, split_by_folder: bool, shard_size: int
+    name: str,
+    path: str,
+    fields: Fields,
+    table: str | None = None,
+    split_by_folder: bool = False,
+    splits: str | None = None,
+    shard_size: int | None = None,
 ) -> Source:
-    """Lists the input of a set; arguments that a source has no use for are refused."""
+    """Lists the input of a set; arguments that a source has no use for are refused (splits=, the shares, too)."""
     given = {
+        "--splits": splits,
+        "--shard_size": shard_size,
         "--table": table,
         "--split_by_folder": split_by_folder,
         "--image_field": fields.image,
@@ -24,14 +34,14 @@ def open_source(
         "--label_field": fields.label,
         "--class_names": fields.class_names,
     }
-    columns = {"--caption_fields", "--label_field", "--class_names"}
+    columns, splitting = {"--caption_fields", "--label_field", "--class_names"}, {"--splits", "--split_by_folder"}
     sources = {
-        "webdataset": (columns | {"--split_by_folder"}, lambda: webdataset_source(path, fields, split_by_folder)),
-        "folder": (set(given), lambda: folder_source(path, fields, table, split_by_folder, shard_size)),
+        "webdataset": (columns | splitting, lambda: webdataset_source(path, fields, split_by_folder)),
+        "folder": (set(given), lambda: folder_source(path, fields, table, split_by_folder, shard_size or SHARD_SIZE)),
         "records": (set(), lambda: records_source(path)),
-        "icons": (set(), lambda: icons_source(path)),
+        "icons": ({"--splits"}, lambda: icons_source(path)),
         "shapes": ({"--caption_fields"}, lambda: shapes_source(fields)),
-        "tfds": (columns, lambda: tfds_source(path, fields, shard_size)),
+        "tfds": (columns | {"--shard_size"}, lambda: tfds_source(path, fields, shard_size or SHARD_SIZE)),
     }
     if name not in sources:
         raise DataError("--source", name, f"one of {', '.join(sources)}", did_you_mean(name, sources))
@@ -46,6 +56,8 @@ def open_source(
     for flag, value in given.items():
         if value and flag not in accepted:
             raise DataError(flag, value, f"nothing for --source={name}", f"Leave {flag} out.")
+    if splits and split_by_folder:
+        raise DataError("--splits", splits, "nothing beside --split_by_folder", "Leave one of them out.")
     if table is None and name == "folder":
         for flag in ("--image_field", "--caption_fields", "--label_field"):
             if given[flag]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from xsample_jax.errors import DataError, did_you_mean
@@ -19,11 +20,12 @@ def read_table(path: str | Path) -> list[dict]:
     if not path.is_file():
         raise DataError("--table", str(path), "an existing file")
     try:
-        if path.suffix in (".csv", ".tsv"):
-            rows = _read_csv(path)
-        elif path.suffix in (".jsonl", ".ndjson"):
+        kind = path.suffix.lower()
+        if kind in (".csv", ".tsv"):
+            rows = _read_csv(path, "\t" if kind == ".tsv" else ",")
+        elif kind in (".jsonl", ".ndjson"):
             rows = _read_json_lines(path)
-        elif path.suffix == ".parquet":
+        elif kind == ".parquet":
             import pyarrow.parquet  # half a second to import, which only tables of this kind should cost
 
             rows = pyarrow.parquet.read_table(path).to_pylist()
@@ -38,26 +40,26 @@ def read_table(path: str | Path) -> list[dict]:
     return rows
 
 
-def image_column(row: dict, name: str, path: str | Path) -> str:
+def image_column(columns: Collection[str], name: str, path: str | Path) -> str:
     """The column with the pictures' paths: `name`, or the first usual one."""
     if name:
-        check_column(row, name, "--image_field", path)
+        check_column(columns, name, "--image_field", path)
         return name
     for usual in IMAGE_COLUMNS:
-        if usual in row:
+        if usual in columns:
             return usual
-    fix = f"Columns: {', '.join(row)}. Say which it is: --image_field=COLUMN."
-    raise DataError(f"columns of {path}", sorted(row), "one with the paths of the pictures", fix)
+    fix = f"Columns: {', '.join(columns)}. Say which it is: --image_field=COLUMN."
+    raise DataError(f"columns of {path}", sorted(columns), "one with the paths of the pictures", fix)
 
 
-def check_column(row: dict, name: str, flag: str, path: str | Path) -> None:
-    if name not in row:
-        raise DataError(flag, name, f"a column of {path}", did_you_mean(name, row))
+def check_column(columns: Collection[str], name: str, flag: str, path: str | Path) -> None:
+    if name not in columns:
+        raise DataError(flag, name, f"a column of {path}", did_you_mean(name, columns))
 
 
-def _read_csv(path: Path) -> list[dict]:
+def _read_csv(path: Path, comma: str) -> list[dict]:
     with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+        reader = csv.DictReader(file, delimiter=comma, strict=True)
         rows = list(reader)
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
@@ -68,13 +70,13 @@ def _read_csv(path: Path) -> list[dict]:
 
 def _read_json_lines(path: Path) -> list[dict]:
     rows = []
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}, line {number}", line[:80], f"JSON ({error})") from error
             if not isinstance(row, dict):
                 raise DataError(f"{path}, line {number}", line[:80], "a JSON map")

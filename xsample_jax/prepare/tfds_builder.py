@@ -11,6 +11,7 @@ from PIL import Image
 
 from xsample_jax.data.manifest import read_manifest
 from xsample_jax.data.record_reader import open_records
+from xsample_jax.errors import DataError
 
 # TFDS 4.9.10 imports the backport of this module when it prepares a set, and does not install it.
 sys.modules.setdefault("importlib_resources", importlib.resources)
@@ -31,11 +32,20 @@ class RecordSet(tfds.core.GeneratorBasedBuilder):
     def __init__(self, folder: str | Path, **options):
         self._folder, self._manifest = Path(folder), read_manifest(folder)
         self.name = re.sub(r"\W+", "_", self._manifest.name.lower())
-        first = next(
-            open_records(folder, split)[0] for split in self._manifest.splits if len(open_records(folder, split))
-        )
+        self._splits = [split for split, entry in self._manifest.splits.items() if entry["count"]]
+        if not self._splits:
+            raise DataError("--set", str(folder), "a set with records")
+        first = open_records(folder, self._splits[0])[0]
         self._alpha = Image.open(io.BytesIO(first["image"])).has_transparency_data
         super().__init__(file_format="array_record", **options)
+
+    def prepare(self) -> None:
+        """Writes the data set, unless it is there; DataError where what is there is another set."""
+        self.download_and_prepare()
+        written = tfds.builder_from_directory(self.data_path).info.description
+        if f"fingerprint {self._manifest.fingerprint}," not in written:
+            fix = "Remove it, or give another --out."
+            raise DataError("--out", self.data_path, "a folder without another set of this name", fix)
 
     def _info(self) -> tfds.core.DatasetInfo:
         manifest, features = self._manifest, tfds.features
@@ -57,11 +67,13 @@ class RecordSet(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager) -> dict:
-        return {split: self._generate_examples(split) for split in self._manifest.splits}
+        return {split: self._generate_examples(split) for split in self._splits}
 
     def _generate_examples(self, split: str):
         for record in open_records(self._folder, split):
             example = {name: record[name] for name in self.info.features if name != "image"}
+            if example.get("caption_embeddings", self) is None:  # of an embedded set, where this one has no caption
+                example["caption_embeddings"] = np.zeros((0, self._manifest.text_encoder["dim"]), np.float16)
             yield record["id"], example | {"image": io.BytesIO(self._picture(record["image"]))}
 
     def _picture(self, data: bytes) -> bytes:

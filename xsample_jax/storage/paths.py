@@ -107,10 +107,18 @@ def remove_tree(folder: pathlib.Path) -> None:
         folder.rmtree()
 
 
-def matching(pattern: str) -> dict[pathlib.Path, int]:
-    """{path: bytes} of the objects of a bucket that match gs://BUCKET/PATTERN, in which ** is any number of folders."""
-    found = _store().glob(pattern, detail=True)
-    return {as_path(SCHEME + name): about["size"] for name, about in found.items() if about["type"] == "file"}
+def matching(pattern: str) -> dict[pathlib.Path, str]:
+    """{path: bytes and generation} of the objects that match gs://BUCKET/PATTERN, in which ** is any number of folders.
+
+    Raises OSError where the store cannot be reached.
+    """
+    with errors_of_the_store(pattern):
+        found = _store().glob(pattern, detail=True)
+    return {
+        as_path(SCHEME + name): f"{about['size']} {about['generation']}"
+        for name, about in found.items()
+        if about["type"] == "file"
+    }
 
 
 @contextlib.contextmanager
@@ -144,7 +152,7 @@ def local_copy_of(out: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def errors_of_the_store(path: pathlib.Path) -> Iterator[None]:
+def errors_of_the_store(path: str | pathlib.Path) -> Iterator[None]:
     """gcsfs and what it is made of raise of every family."""
     try:
         yield

@@ -13,6 +13,7 @@ becomes of odd and broken pictures and captions. Flags it does not know go to th
 """
 
 import argparse
+import difflib
 import os
 import sys
 from pathlib import Path
@@ -44,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, default=256, help="shrink to this short side; 0: never (default 256)")
     parser.add_argument("--quality", type=int, default=92, help="of the JPEGs that are written (default 92)")
     parser.add_argument("--raw", action="store_true", help="store bare pixels of the centre square, for small sets")
-    parser.add_argument("--splits", default="train=1", help="shares by a hash of the key, as train=0.98,val=0.02")
+    parser.add_argument("--splits", help="shares by a hash of the key, as train=0.98,val=0.02 (default: all is train)")
     parser.add_argument("--split_by_folder", action="store_true", help="the first folder below --path is the split")
     parser.add_argument("--table", help="of --source=folder: .csv, .tsv, .jsonl or .parquet")
     parser.add_argument("--image_field", default="", help="column of the table with paths relative to --path")
@@ -52,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--label_field", default="", help="column, JSON entry or feature with a number or a class name")
     parser.add_argument("--class_names", type=Path, help="file with the name of class 0, 1, ... on each line")
     parser.add_argument("--require_caption", action="store_true", help="drop pictures without a caption")
-    parser.add_argument("--shard_size", type=int, default=10_000, help="pictures per input shard of folders and TFDS")
+    parser.add_argument("--shard_size", type=int, help="pictures per input shard of folders and TFDS (default 10000)")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="on this machine (default: its CPUs)")
     parser.add_argument("--runner", help="work on Apache Beam instead: DirectRunner, DataflowRunner, FlinkRunner, ...")
     return parser
@@ -62,26 +63,37 @@ def run(arguments: list[str]) -> None:
     """Does what the command line says."""
     parser = make_parser()
     flags, others = parser.parse_known_args(arguments)
-    if others and not flags.runner:
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
-    if flags.shard_size < 1:
+    ours = [option for action in parser._actions for option in action.option_strings]
+    for flag in others:
+        meant = difflib.get_close_matches(flag.partition("=")[0], ours, n=1, cutoff=0.85)
+        if meant or not flags.runner:  # Beam only warns of what it does not know, and goes on without
+            parser.error(f"unrecognized arguments: {flag}" + (f" (did you mean {meant[0]}?)" if meant else ""))
+    if flags.shard_size is not None and flags.shard_size < 1:
         raise DataError("--shard_size", flags.shard_size, "at least 1")
-    if flags.class_names and not flags.class_names.is_file():
-        raise DataError("--class_names", str(flags.class_names), "an existing file")
     image = ImageOptions(flags.size or None, flags.quality, flags.raw)
-    splits = parse_splits(flags.splits)
+    splits = parse_splits(flags.splits or "train=1")
     runner = beam_runner(flags.runner, others) if flags.runner else local_runner(flags.processes)
     fields = Fields(
         captions=tuple(filter(None, flags.caption_fields.split(","))),
         label=flags.label_field,
         image=flags.image_field,
-        class_names=tuple(flags.class_names.read_text().splitlines()) if flags.class_names else (),
+        class_names=read_class_names(flags.class_names) if flags.class_names else (),
     )
-    source = open_source(flags.source, flags.path, fields, flags.table, flags.split_by_folder, flags.shard_size)
+    source = open_source(
+        flags.source, flags.path, fields, flags.table, flags.split_by_folder, flags.splits, flags.shard_size
+    )
     job = Job(flags.name or absolute(flags.out, "--out").resolve().name, source, splits, image, flags.require_caption)
     manifest, report = prepare(job, flags.out, runner)
     for line in summary(manifest, report, as_path(flags.out)):
         print(line)
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """The lines of a text file; DataError where there is none."""
+    try:
+        return tuple(path.read_text(encoding="utf-8-sig").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError("--class_names", str(path), f"a text file in UTF-8 ({error})") from error
 
 
 def summary(manifest, report: dict, out: Path):

@@ -21,7 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         builder = RecordSet(chosen.set, data_dir=str(chosen.out))
-        builder.download_and_prepare()
+        builder.prepare()
+    except NotADirectoryError as error:
+        print(f"error: --out = {str(chosen.out)!r}: expected a folder ({error})", file=sys.stderr)
+        return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
