@@ -121,6 +121,7 @@ def test_int8_rows_are_half_as_large_and_nearly_the_same(plain):
     cosines = [
         row.astype(np.float32) @ vector(text)
         for record in records_of(plain)
+        if record["captions"]
         for text, row in zip(record["captions"], record["caption_embeddings"], strict=True)
     ]
     assert min(cosines) > 0.9995

@@ -8,12 +8,13 @@ from PIL import Image
 
 from tests.tiny import tiny_config
 from xsample_jax.data import labels as labels_of_splits
+from xsample_jax.data import sources
 from xsample_jax.data.mixture import Mixture
 from xsample_jax.data.pipeline import train_batches
 from xsample_jax.data.record_reader import open_records
 from xsample_jax.data.record_writer import write_records
 from xsample_jax.data.sources import open_training_source
-from xsample_jax.errors import DataError, UserError
+from xsample_jax.errors import ConfigError, DataError, UserError
 from xsample_jax.examples import open_examples
 
 ENCODER = {"name": "e", "revision": "1", "pooling": "mean", "dim": 4, "normalised": True, "template": "{caption}"}
@@ -86,17 +87,35 @@ def test_batches_hold_the_shares(folders):
     iterator.close()
 
 
+def test_what_is_kept_of_all_sets_together_has_to_fit(folders, monkeypatch):
+    mix = tuple({"path": str(folder), "share": 0.2} for folder in folders[1:])
+    config = tiny_config(data__source="records", data__path=str(folders[0]), data__mix=mix, data__cache="ram")
+    sizes = [sum(path.stat().st_size for path in folder.glob("train*.arrayrecord")) for folder in folders]
+    for memory, fits in ((2 * sum(sizes), True), (2 * sum(sizes) - 1, False), (2 * max(sizes), False)):
+        monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": memory}.get)
+        if fits:
+            open_training_source(config.data)
+        else:
+            with pytest.raises(ConfigError, match=r"data\.cache.*of 3 sets"):
+                open_training_source(config.data)
+    config.data.cache = "disk"
+    monkeypatch.setattr(sources, "in_bucket", lambda path: True)
+    monkeypatch.setenv("XSAMPLE_CACHE_GB", str((sum(sizes) - 1) / 1e9))
+    with pytest.raises(ConfigError, match="XSAMPLE_CACHE_GB"):
+        open_training_source(config.data)
+
+
 def test_balance_reads_the_labels_once_where_that_is_long(folders, monkeypatch):
     config = tiny_config(data__source="records", data__path=str(folders[0]), data__balance=1.0)
     _, rates = open_training_source(config.data)
-    assert rates.shape == (30,)
+    assert rates.each.shape == (30,)
     assert not list(folders[0].glob("labels-*"))  # it was quick
     monkeypatch.setattr(labels_of_splits, "LONG", -1.0)
     open_training_source(config.data)
     (kept,) = folders[0].glob("labels-train-*.npy")
     np.save(kept, np.array([0] * 29 + [1], np.int32))
     _, rates = open_training_source(config.data)
-    assert rates[29] == pytest.approx(29 * rates[0])
+    assert rates.each[29] == pytest.approx(29 * rates.each[0])
 
 
 @pytest.mark.parametrize(

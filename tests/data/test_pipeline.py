@@ -10,6 +10,7 @@ from PIL import Image
 from tests.tiny import tiny_config
 from xsample_jax.assemble import assemble
 from xsample_jax.data import pipeline
+from xsample_jax.data.decode import decode_image
 from xsample_jax.data.draws import draw_order
 from xsample_jax.data.pipeline import eval_batches, train_batches
 from xsample_jax.data.record_writer import write_records
@@ -193,6 +194,20 @@ def test_a_broken_record_is_named_or_skipped_and_counted():
     fine.on_error = "skip"
     assert fine[3]["id"] == good
     assert fine.skipped == 1
+
+
+def test_a_set_in_which_nothing_can_be_read_says_why(monkeypatch, caplog):
+    fine = open_examples(tiny_config(), "val", frozenset())
+    monkeypatch.setattr(pipeline, "MOST_BROKEN", 30)
+    monkeypatch.setattr(pipeline, "TOLD", 5)
+    fine.source = [fine.source[index] | {"image": b"no image"} for index in range(100)]
+    monkeypatch.setattr(pipeline.Examples, "image_shape", (32, 32, 4))
+    monkeypatch.setattr(pipeline.Examples, "_write_picture", lambda *_: decode_image(b"no image", 32, 4))
+    fine.on_error = "skip"
+    with pytest.raises(DataError, match=r"a record that can be read among 30 on end.*The last one: .*no image"):
+        fine[3]
+    assert fine.skipped == 30
+    assert len(caplog.records) == 5 + 5  # the first ones, and every fifth
 
 
 def test_an_evaluation_goes_without_what_is_broken():

@@ -11,7 +11,7 @@ from xsample_jax.data.manifest import read_manifest
 from xsample_jax.data.record_reader import open_records
 from xsample_jax.data.shard_cache import ShardCache
 from xsample_jax.data.sources import open_source
-from xsample_jax.errors import ConfigError, DataError
+from xsample_jax.errors import ConfigError, DataError, RunError
 from xsample_jax.storage.paths import as_path, upload
 
 
@@ -72,7 +72,7 @@ def test_what_was_not_used_for_longest_goes_but_nothing_that_is_open(remote, tmp
     here = lambda shard: (tmp_path / "cache" / f"{shard['sha256']}.arrayrecord").exists()  # noqa: E731
     first = cache.open(one, as_path(remote) / one["file"])
     second = cache.open(two, as_path(remote) / two["file"])
-    with pytest.raises(DataError, match=r"XSAMPLE_CACHE_GB"):
+    with pytest.raises(RunError, match=r"XSAMPLE_CACHE_GB"):
         cache.open(three, as_path(remote) / three["file"])
     assert here(one)
     assert here(two)
@@ -112,7 +112,7 @@ def test_a_damaged_object_is_refused_and_not_kept(remote, store, tmp_path):
 
 def test_an_object_that_is_gone_is_named(remote, tmp_path):
     one, *_ = shards_of(remote)
-    with pytest.raises(DataError, match=r"copying gs://.*none\.arrayrecord"):
+    with pytest.raises(RunError, match=r"copying gs://.*none\.arrayrecord"):
         ShardCache(tmp_path / "cache", 10**9).open(one, as_path(remote) / "none.arrayrecord")
 
 

@@ -15,9 +15,13 @@ import numpy as np
 from xsample_jax.captions.tokenizer import tokenize
 from xsample_jax.data.decode import decode_image
 from xsample_jax.data.draws import draw_order, scrambled
+from xsample_jax.data.rates import Rates
 from xsample_jax.data.select_caption import select_caption
 from xsample_jax.data.threaded_batches import threaded_batches
 from xsample_jax.errors import DataError
+
+MOST_BROKEN = 1000  # records on end that are skipped before the set counts as broken
+TOLD = 100  # broken records that are told one by one
 
 
 @dataclasses.dataclass
@@ -34,7 +38,7 @@ class Examples:
         without it.
       tokenizer, length: for caption_tokens.
       hierarchy: names of the attributes above the label in the class tree, root first, for path.
-      rates: how often each record is drawn in training (data/draws.py); None: all alike.
+      rates: how often each record is drawn in training; None: all alike.
       keep: every picture is decoded once and stays in memory (data.cache=decoded).
       zero_captions: a record without a caption gets an embedding of zeros, where an evaluation can do without.
     """
@@ -47,7 +51,7 @@ class Examples:
     tokenizer: object = None
     length: int = 0
     hierarchy: tuple[str, ...] = ()
-    rates: np.ndarray | None = None
+    rates: Rates | None = None
     keep: bool = False
     zero_captions: bool = False
 
@@ -76,7 +80,7 @@ class Examples:
 
     def drawn_or_next(self, index: int, draw: int | None, image: np.ndarray) -> tuple[dict[str, np.ndarray], bool]:
         """(what `drawn` returns, whether it is the one at `index`): a broken one is skipped if `on_error` says so."""
-        for attempt in range(len(self)):
+        for attempt in range(min(len(self), MOST_BROKEN)):
             try:
                 return self._example((index + attempt) % len(self), draw, image), attempt == 0
             except DataError as error:
@@ -84,10 +88,12 @@ class Examples:
                     raise
                 with self._lock:
                     self.skipped += 1
-                logging.warning("Skipped a broken record (%d so far): %s", self.skipped, error)
-        raise DataError(
-            "data", len(self), "at least one record that can be read", "Every record of the split is broken."
-        )
+                    skipped = self.skipped
+                if skipped <= TOLD or skipped % TOLD == 0:
+                    logging.warning("Skipped a broken record (%d so far): %s", skipped, error)
+                last = error
+        expected = f"a record that can be read among {attempt + 1} on end"
+        raise DataError("data.on_error", self.on_error, expected, f"The last one: {last}") from last
 
     def _example(self, index: int, draw: int | None, image: np.ndarray) -> dict[str, np.ndarray]:
         record = self.source[index]
@@ -172,9 +178,8 @@ def train_batches(examples: Examples, config, start: int, rows: Sequence[int] | 
         place = start + number // share * batch_size + rows[number % share]
         return examples.drawn(index(place), scrambled(config.seed, place), image)
 
-    return iter(
-        threaded_batches(read, sys.maxsize, share, examples.image_shape, config.data.threads, config.data.prefetch)
-    )
+    endless = sys.maxsize // 2  # pieces of batches may be more than examples
+    return threaded_batches(read, endless, share, examples.image_shape, config.data.threads, config.data.prefetch)
 
 
 def eval_batches(

@@ -1,10 +1,25 @@
 """How often each training record is drawn: shares of mixed sets (data.mix) and rare classes (data.balance)."""
 
+import dataclasses
+
 import numpy as np
 
 
-def record_rates(sizes: list[int], shares: list[float], labels: np.ndarray | None, balance: float) -> np.ndarray | None:
-    """Returns float64 [records] for `draw_order`, or None where every record is drawn alike.
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """How often records are drawn, compared with each other.
+
+    Attributes:
+      each: float64 [records].
+      group: int64 [records], the set and class of each, sets first: the draws of a group are what its rates add up to.
+    """
+
+    each: np.ndarray
+    group: np.ndarray
+
+
+def record_rates(sizes: list[int], shares: list[float], labels: np.ndarray | None, balance: float) -> Rates | None:
+    """Returns the rates for `draw_order`, or None where every record is drawn alike.
 
     Args:
       sizes: records of each set, in the order of their records.
@@ -16,15 +31,17 @@ def record_rates(sizes: list[int], shares: list[float], labels: np.ndarray | Non
     """
     if not shares and not balance:
         return None
-    rates = np.ones(sum(sizes))
-    start = 0
+    rates, groups = np.ones(sum(sizes)), np.zeros(sum(sizes), np.int64)
+    start = first = 0
     for size, share in zip(sizes, shares or [None], strict=True):
         here = slice(start, start + size)
         part = rates[here]
+        group, members = np.zeros(size, np.int64), np.array([size])
         if balance:
             _, group, members = np.unique(labels[here], return_inverse=True, return_counts=True)
             part[:] = np.where(labels[here] >= 0, members[group].astype(np.float64), 1.0) ** -balance
         if share is not None:
             part *= share / part.sum()
-        start += size
-    return rates
+        groups[here] = first + group
+        start, first = start + size, first + len(members)
+    return Rates(rates, groups)

@@ -145,7 +145,7 @@ class RecordSource:
     def _unpack(self, record: dict, location: str) -> dict:
         raw = record.get("caption_embeddings")
         embeddings = None
-        if raw is not None:
+        if raw:  # nothing of a record without captions, also where the set is embedded
             embeddings = from_stored(raw, len(record["captions"]), self.manifest.text_encoder)
         return {
             "id": record["id"],

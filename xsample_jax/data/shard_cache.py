@@ -16,7 +16,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from xsample_jax.errors import ConfigError, DataError
+from xsample_jax.errors import ConfigError, DataError, RunError
 from xsample_jax.storage.paths import download
 
 FOLDER, LIMIT = "XSAMPLE_CACHE", "XSAMPLE_CACHE_GB"
@@ -37,7 +37,8 @@ class ShardCache:
     def open(self, shard: dict, source: pathlib.Path) -> "Copy":
         """The local copy of a shard (an entry of the manifest) that is at `source`, copied if it is not there yet.
 
-        Raises DataError: what was read is not what the manifest says, or there is no room for it.
+        Raises DataError: what was read is not what the manifest says. RunError: it cannot be read, or there is no room
+        for it, which says nothing against the records.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{shard['sha256']}{COPY}"
@@ -64,7 +65,7 @@ class ShardCache:
             os.replace(partial, path)
         except OSError as error:
             fix = f"Is the bucket reachable, and is there room? {FOLDER} names the folder, {LIMIT} its limit."
-            raise DataError(f"copying {source}", str(error)[:300], f"a copy in {self._folder}", fix) from error
+            raise RunError(f"copying {source}", str(error)[:300], f"a copy in {self._folder}", fix) from error
         finally:
             partial.unlink(missing_ok=True)
 
@@ -81,7 +82,7 @@ class ShardCache:
         if taken + size > self.limit:
             found = f"{self.limit / 1e9:g} GB, of which {taken / 1e9:.3g} GB are in use"
             fix = f"Raise {LIMIT}, or read without copies: --config.data.cache=none."
-            raise DataError(f"cache {self._folder}", found, f"room for {size / 1e9:.3g} GB more", fix)
+            raise RunError(f"cache {self._folder}", found, f"room for {size / 1e9:.3g} GB more", fix)
 
     def _copies(self) -> Iterator[tuple[float, int, pathlib.Path]]:
         """(time of last use, bytes, path) of every copy, also of those in the making."""

@@ -4,11 +4,10 @@ import copy
 import os
 from pathlib import Path
 
-import numpy as np
-
 from xsample_jax.data.labels import read_labels
+from xsample_jax.data.manifest import Manifest, read_manifest
 from xsample_jax.data.mixture import Mixture
-from xsample_jax.data.rates import record_rates
+from xsample_jax.data.rates import Rates, record_rates
 from xsample_jax.data.record_reader import RecordSource, open_records
 from xsample_jax.data.shard_cache import shard_cache
 from xsample_jax.errors import ConfigError, lookup
@@ -30,16 +29,27 @@ def open_folder(data, split: str) -> RecordSource:
         fix = "Give the folder that `python -m xsample_jax.tools.prepare` wrote."
         raise ConfigError("data.path", data.path, "a folder with a manifest.json when data.source=records", fix)
     source = open_records(data.path, split, data.fingerprint, channels=3)
+    size = _size(source.manifest, source.split)
     if data.cache == "ram":
-        check_memory("ram", f"of records in split {source.split}", _size(source))
+        check_memory("ram", f"of records in split {source.split}", size)
         source.preload()
     if data.cache == "disk" and in_bucket(source.folder):
-        source.read_through(shard_cache(_size(source)))
+        source.read_through(shard_cache(size))
     return source
 
 
-def _size(source: RecordSource) -> int:
-    return sum(shard["bytes"] for shard in source.manifest.splits[source.split]["shards"])
+def _size(manifest: Manifest, split: str) -> int:
+    return sum(shard["bytes"] for shard in manifest.splits.get(split, {"shards": []})["shards"])
+
+
+def _check_cache(data, folders: list[str]) -> None:
+    """ConfigError where the sets that are trained on are too large, together, for the place that keeps them."""
+    if data.cache in ("ram", "disk"):
+        sizes = {folder: _size(read_manifest(folder), data.split) for folder in folders}
+        if data.cache == "ram":
+            check_memory("ram", f"of records in split {data.split} of {len(folders)} sets", sum(sizes.values()))
+        else:
+            shard_cache(sum(size for folder, size in sizes.items() if in_bucket(folder)))
 
 
 def check_memory(cache: str, what: str, size: int) -> None:
@@ -73,11 +83,13 @@ def open_source(data, split: str) -> RecordSource:
     return lookup(SOURCES, data.source, "data.source")(data, split)
 
 
-def open_training_source(data) -> tuple[RecordSource | Mixture, np.ndarray | None]:
+def open_training_source(data) -> tuple[RecordSource | Mixture, Rates | None]:
     """Opens the split that is trained on, with the sets of data.mix; and how often each record is drawn (rates.py).
 
     Raises as `open_source` does, and DataError for sets that do not go together.
     """
+    if data.mix:
+        _check_cache(data, [data.path, *(entry["path"] for entry in data.mix)])
     sources = [open_source(data, data.split)]
     for entry in data.mix:
         other = copy.copy(data)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import grain
 import numpy as np
 
-# Examples that a thread reads at a time: at most so many, and a divisor of the batch.
+# Examples that a thread reads at a time, at most.
 PIECE = 32
 Example = dict[str, np.ndarray]
 
@@ -18,7 +18,7 @@ def threaded_batches(
     image_shape: tuple[int, int, int],
     threads: int,
     ahead: int,
-) -> grain.IterDataset:
+) -> grain.DatasetIterator:
     """Batches of the examples 0 to `count` in order, read by threads, up to `ahead` batches before they are asked for.
 
     A thread reads a piece of a batch at a time: handing over single examples costs a small picture more than its
@@ -33,23 +33,25 @@ def threaded_batches(
       ahead: batches.
 
     Returns:
-      Dicts of entries [batch_size, ...], `image` among them.
+      An iterator over dicts of entries [batch_size, ...], `image` among them. What `read` raises comes out of it, and
+      ends it.
     """
-    piece = math.gcd(batch_size, min(PIECE, max(1, ahead * batch_size // threads)))  # some for every thread
-    pieces = batch_size // piece
+    piece = min(PIECE, max(1, ahead * batch_size // threads))  # some for every thread
+    pieces = math.ceil(batch_size / piece)  # the last of a batch may be shorter
     begun: dict[int, np.ndarray] = {}  # number of a batch -> its pictures, while threads write to them
 
     def read_piece(number: int) -> Example:
         batch, start = number // pieces, number % pieces * piece
         images = begun.setdefault(batch, np.empty((batch_size, *image_shape), np.uint8))
-        examples = [read(batch * batch_size + row, images[row]) for row in range(start, start + piece)]
+        rows = range(start, min(start + piece, batch_size))
+        examples = [read(batch * batch_size + row, images[row]) for row in rows]
         return {"batch": batch} | {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
     def joined(parts: Sequence[Example]) -> Example:
-        numbers = [part.pop("batch") for part in parts]
-        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return found | {"image": begun.pop(numbers[0])}
+        (batch,) = {part["batch"] for part in parts}  # after an error that a caller ignored they would be of two
+        names = parts[0].keys() - {"batch"}
+        return {name: np.concatenate([part[name] for part in parts]) for name in names} | {"image": begun.pop(batch)}
 
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead * pieces)
+    options = grain.ReadOptions(num_threads=min(threads, ahead * pieces), prefetch_buffer_size=ahead * pieces)
     read_pieces = grain.MapDataset.range(count // batch_size * pieces).map(read_piece).to_iter_dataset(options)
-    return read_pieces.batch(pieces, drop_remainder=True, batch_fn=joined)
+    return iter(read_pieces.batch(pieces, drop_remainder=True, batch_fn=joined))
