@@ -1,8 +1,12 @@
 """The command line; tests/test_raw_to_evaluated.py has what is made of its sets."""
 
+import numpy as np
 import pytest
 
-from tests.prepare.corpora import picture, write_corpus, write_tar
+from tests.captions.tiny_models import write_model
+from tests.prepare.corpora import contents, picture, write_corpus, write_tar
+from xsample_jax.captions.encoders import encode_texts
+from xsample_jax.data.record_reader import open_records
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import KINDS
 from xsample_jax.tools.prepare import make_parser, read_class_names, run
@@ -81,3 +85,20 @@ def test_documented_kinds_and_flags():
         assert f"`{kind}`" in text, kind
     for action in make_parser()._actions:
         assert any(flag in text for flag in action.option_strings), action.option_strings
+
+
+def test_embedded_in_the_same_command_and_nothing_the_second_time(tmp_path, capsys):
+    corpus = write_corpus(tmp_path / "in", tars=1, each=6)
+    small = write_model(tmp_path / "small", "bert")
+    words = flags("webdataset", corpus, tmp_path / "out", f"--embed={small}")
+    with pytest.raises(DataError, match="model"):
+        run(flags("webdataset", corpus, tmp_path / "out", f"--embed={tmp_path}"))
+    assert not (tmp_path / "out").exists()
+    run(words)
+    assert "embeddings by small" in capsys.readouterr().out
+    whole = contents(tmp_path / "out")
+    record = open_records(tmp_path / "out", "train")[0]
+    vectors, _ = encode_texts(record["captions"], str(small))
+    np.testing.assert_allclose(record["caption_embeddings"], vectors, atol=2e-3)
+    run(words)
+    assert contents(tmp_path / "out") == whole

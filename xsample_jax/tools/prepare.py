@@ -2,7 +2,7 @@
 
     python -m xsample_jax.tools.prepare --source=webdataset --path='cc3m/*.tar' --out=data/cc3m --require_caption
     python -m xsample_jax.tools.prepare --source=folder --path=imagenet --split_by_folder --out=data/imagenet
-    python -m xsample_jax.tools.prepare --source=folder --path=photos --table=photos.csv --out=data/photos
+    python -m xsample_jax.tools.prepare --source=folder --path=photos --table=photos.csv --out=data/photos --embed
     python -m xsample_jax.tools.prepare --source=tfds --path=imagenet2012:5.1.0 --out=data/imagenet
     python -m xsample_jax.tools.prepare --source=records --path=data/big --size=128 --out=data/small
     python -m xsample_jax.tools.prepare --source=icons --path=data/npm --splits=train=0.98,val=0.02 --out=data/icons
@@ -18,6 +18,9 @@ import os
 import sys
 from pathlib import Path
 
+from xsample_jax.captions.embed import embed_set
+from xsample_jax.captions.encoders import open_encoder
+from xsample_jax.captions.sentence_folder import DEFAULT_ENCODER
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.prepare.example import KINDS
 from xsample_jax.prepare.fields import Fields
@@ -53,6 +56,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--label_field", default="", help="column, JSON entry or feature with a number or a class name")
     parser.add_argument("--class_names", type=Path, help="file with the name of class 0, 1, ... on each line")
     parser.add_argument("--require_caption", action="store_true", help="drop pictures without a caption")
+    parser.add_argument(
+        "--embed",
+        nargs="?",
+        const=DEFAULT_ENCODER,
+        metavar="MODEL",
+        help="then embed the captions, as tools.embed does",
+    )
     parser.add_argument("--shard_size", type=int, help="pictures per input shard of folders and TFDS (default 10000)")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="on this machine (default: its CPUs)")
     parser.add_argument("--runner", help="work on Apache Beam instead: DirectRunner, DataflowRunner, FlinkRunner, ...")
@@ -83,7 +93,10 @@ def run(arguments: list[str]) -> None:
         flags.source, flags.path, fields, flags.table, flags.split_by_folder, flags.splits, flags.shard_size
     )
     job = Job(flags.name or absolute(flags.out, "--out").resolve().name, source, splits, image, flags.require_caption)
+    encoder = open_encoder(flags.embed) if flags.embed else None  # a wrong name is found before the work, not after
     manifest, report = prepare(job, flags.out, runner)
+    if encoder:
+        manifest = embed_set(flags.out, encoder).manifest
     for line in summary(manifest, report, as_path(flags.out)):
         print(line)
 
@@ -113,6 +126,8 @@ def summary(manifest, report: dict, out: Path):
         yield f"  {kind}: {report[kind]} ({KINDS[kind]})"
     if found:
         yield f"  one line for each of these: {out / PROBLEMS}"
+    if manifest.text_encoder:
+        yield f"  embeddings by {manifest.text_encoder['name']}"
 
 
 def main() -> None:
