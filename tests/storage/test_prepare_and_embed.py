@@ -50,7 +50,8 @@ def test_from_tars_to_records_in_the_same_bucket(corpus, bucket, store, tmp_path
         out = f"{bucket}/{len(tars)}/out"
         job = make_job(tars)
         assert [shard.identity.split("/")[-1].split()[:2] for shard in job.source.shards] == [
-            shard.identity.split()[:2] for shard in make_job(corpus).source.shards  # name and size
+            shard.identity.split()[:2]
+            for shard in make_job(corpus).source.shards  # name and size
         ]
         run(job, out)
         there = in_store(store, out)
