@@ -104,6 +104,10 @@ def test_broken_pictures_that_a_run_skips_are_no_problem(tmp_path):
     assert found(folder, data__on_error="skip") == []
     folder = write(tmp_path / "all", lambda number: {"image": b"no picture"})
     assert any("40 of 40 are broken" in line for line in found(folder, data__on_error="skip"))
+    zero = {"caption_embeddings": np.zeros((1, DIM), np.float16)}
+    folder = write(tmp_path / "zero", lambda number: zero if number == 5 else {})
+    assert found(folder, data__on_error="skip") == []
+    assert any("a zero vector" in line for line in found(folder))
 
 
 def test_records_without_a_caption(tmp_path):
@@ -170,15 +174,20 @@ def test_every_set_of_a_mixture_is_looked_at(tmp_path):
 
 
 def test_a_finding_is_said_once(tmp_path):
+    def said(folder, **changes):
+        findings = diagnose(config_for(folder, **changes), str(tmp_path / "run"), tmp_path / "p.png")
+        return [str(f) for f in findings if f.level == PROBLEM]
+
+    broken = write(tmp_path / "broken", lambda number: {"image": b"no picture"} if number == 0 else {})
+    (problem,) = said(broken, steps=1)
+    assert "id 0" in problem
     folder = write(tmp_path / "set")
+    (problem,) = said(folder, data__split="trian")
+    assert "'trian'" in problem
     (path,) = folder.glob("*.arrayrecord")
     os.truncate(path, 1000)
-    for changes in ({}, {"data__split": "trian"}):
-        findings = diagnose(config_for(folder, **changes), str(tmp_path / "run"), tmp_path / "p.png")
-        lines = [str(f) for f in findings if f.level == PROBLEM]
-        assert lines
-        assert len(lines) == len(set(lines))
-    assert sum("'trian'" in line for line in lines) == 1
+    (problem,) = said(folder)
+    assert "1000 bytes" in problem
 
 
 @pytest.mark.parametrize("picture", ["folder", "file/p.png"])

@@ -101,10 +101,11 @@ def check_training(config) -> Iterator[Finding]:
         return
     preset = f"objective.preset = {config.objective.preset!r}"
     yield Finding(OK, "data", f"the set has all that {preset} reads")
-    labels_for = preset if examples.fields & {"label", "class_embedding"} else _labels_for(config, config.data.split)
+    by_objective = preset if examples.fields & {"label", "class_embedding"} else ""
     source, start = examples.source, 0
     for single in source.sources if isinstance(source, Mixture) else [source]:
-        yield from check_records(examples, single, labels_for, start)
+        by_evaluation = _labels_for(config, single) if not start else ""  # of mixed sets, evaluations open the first
+        yield from check_records(examples, single, by_objective or by_evaluation, start)
         start += len(single)
 
 
@@ -123,12 +124,13 @@ def check_evaluation(config) -> Iterator[Finding]:
         except UserError as error:
             yield from problems("data", error)
             continue
-        yield from check_records(examples, examples.source, _labels_for(config, split))
+        yield from check_records(examples, examples.source, _labels_for(config, examples.source))
 
 
-def _labels_for(config, split: str) -> str:
-    """The key of the evaluation that asks for labels in a split, if one does."""
-    asks = config.eval.suite == "probe" and split in (config.eval.split, config.eval.train_split)
+def _labels_for(config, source: RecordSource) -> str:
+    """The key of the evaluation that wants labels in a split, or "". Without class names, check_eval_splits looks."""
+    evaluated = source.split in (config.eval.split, config.eval.train_split)
+    asks = config.eval.suite == "probe" and evaluated and source.manifest.class_names
     return "eval.suite = 'probe'" if asks else ""
 
 
@@ -152,10 +154,11 @@ def check_records(examples: Examples, source: RecordSource, labels_for: str, sta
             counts["read"] += 1
             counts["label"] += record["label"] >= 0
             counts["caption"] += bool(record["captions"])
-            if record["caption_embeddings"] is not None and len(record["caption_embeddings"]):
-                counts["embedding"] += 1
-                rows.append(np.asarray(record["caption_embeddings"], np.float32))
+            embedded = record["caption_embeddings"] is not None and len(record["caption_embeddings"]) > 0
+            counts["embedding"] += embedded
             strict[place]
+            if embedded:
+                rows.append(np.asarray(record["caption_embeddings"], np.float32))
         except DataError as error:
             broken.append(error)
     whole = len(places) - len(broken)
@@ -169,7 +172,7 @@ def check_records(examples: Examples, source: RecordSource, labels_for: str, sta
         yield Finding(level, "records", f"{where}: {text}. {fix}")
     if labels_for and counts["read"] and not counts["label"]:
         text = f"none of {counts['read']} looked at has a label, which {labels_for} reads"
-        yield Finding(PROBLEM, "records", f"{where}: {text}. Add labels, or choose another.")
+        yield Finding(PROBLEM, "records", f"{where}: {text}. Choose another, or label them.")
     have = ", ".join(f"{counts[what]} with {what}" for what in ("label", "caption", "embedding"))
     yield Finding(OK, "records", f"{where}: {whole} of {len(places)} looked at are whole; {have}")
     if source.manifest.text_encoder is not None:

@@ -16,20 +16,20 @@ def diagnose(config, workdir: str, picture: Path, every_file: bool = False) -> l
     """Returns all findings about a resolved config and draws its first batch to `picture`."""
     from xsample_jax.assemble import assemble
     from xsample_jax.doctor.data import check_data
-    from xsample_jax.doctor.finding import OK, PROBLEM, Finding, reported
+    from xsample_jax.doctor.finding import OK, PROBLEM, Finding, once, reported
     from xsample_jax.doctor.machine import check_devices, check_disk, check_host
 
     findings = [Finding(OK, "config", f"{config.name}: {config.objective.preset}, {config.model.encoder}")]
     findings += check_data(config, every_file)
     findings += check_devices(config)
     if any(finding.level == PROBLEM and finding.about in ("data", "devices") for finding in findings):
-        return list(dict.fromkeys(findings))  # a run cannot be put together
+        return once(findings)  # a run cannot be put together
     with reported("data", findings):
         parts, examples = assemble(config)
         findings += check_disk(parts, workdir)
         findings += check_host(config, examples.source.channels)
         findings.append(draw_first_batch(config, examples, picture))
-    return list(dict.fromkeys(findings))
+    return once(findings)
 
 
 def draw_first_batch(config, examples, picture: Path, images: int = 12):
