@@ -1,6 +1,7 @@
 """A run is put together from its config, or refused before anything is trained."""
 
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -8,18 +9,24 @@ from PIL import Image
 
 from tests.tiny import tiny_config
 from xsample_jax.assemble import assemble
+from xsample_jax.captions.tokenizer import TOKENIZER
+from xsample_jax.data.record_reader import open_records
 from xsample_jax.data.record_writer import write_records
-from xsample_jax.errors import ConfigError, Problems
+from xsample_jax.data.sources import EMOJI_FOLDER
+from xsample_jax.errors import ConfigError, DataError, Problems
+
+
+def pictures(count, **values):
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(buffer, "PNG")
+    return [{"id": number, "image": buffer.getvalue(), "label": number % 2, **values} for number in range(count)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A set of 20 pictures to train on and 8 to test."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(buffer, "PNG")
-    pictures = [{"id": number, "image": buffer.getvalue(), "label": number % 2} for number in range(28)]
-    out = tmp_path_factory.mktemp("two") / "set"
-    write_records(out, "set", {"train": pictures[:20], "test": pictures[20:]}, ["a", "b"])
+    out, made = tmp_path_factory.mktemp("two") / "set", pictures(28)
+    write_records(out, "set", {"train": made[:20], "test": made[20:]}, ["a", "b"])
     return out
 
 
@@ -51,3 +58,74 @@ def test_batches_that_may_hold_a_record_twice(folder):
         for changes in ({"batch_size": 16}, {"batch_size": 24}, {"batch_size": 16, "data__balance": 1.0})
     ]
     assert repeats == [False, True, True]
+
+
+def config_for(folder, **changes):
+    options = {"objective__preset": "simclr", "eval__suite": "none", "eval__split": "test"}
+    return tiny_config(data__source="records", data__path=str(folder), **options | changes)
+
+
+def test_an_empty_split_is_found_before_training(tmp_path):
+    write_records(tmp_path / "a", "a", {"train": pictures(20), "test": []}, ["a", "b"])
+    with pytest.raises(DataError, match="split test = 0: expected at least one record"):
+        assemble(config_for(tmp_path / "a", eval__suite="probe"))
+    assemble(config_for(tmp_path / "a"))
+    write_records(tmp_path / "b", "b", {"train": []}, ["a", "b"])
+    with pytest.raises(DataError, match=r"split train = 0: expected at least one record.*/b again"):
+        assemble(config_for(tmp_path / "b"))
+    with pytest.raises(DataError, match=r"split train = 0: expected at least one record.*/b again"):
+        assemble(config_for(tmp_path / "a", data__mix=({"path": str(tmp_path / "b"), "share": 0.5},)))
+
+
+@pytest.mark.parametrize(
+    ("suite", "values", "problem"),
+    [("probe", {"label": -1}, "labels of split test = 'none'"), ("shapes", {}, "attributes of split test = 'none'")],
+)
+def test_nothing_that_the_evaluation_could_predict_is_found_before_training(tmp_path, suite, values, problem):
+    made = pictures(28)
+    splits = {"train": made[:20], "test": [record | values for record in made[20:]]}
+    write_records(tmp_path / "set", "set", splits)
+    with pytest.raises((DataError, Problems), match=problem):
+        assemble(config_for(tmp_path / "set", eval__suite=suite))
+    other = {"path": str(tmp_path / "set"), "share": 0.5}
+    with pytest.raises((DataError, Problems), match=problem):  # of mixed sets, evaluations open the first
+        assemble(config_for(tmp_path / "set", eval__suite=suite, data__mix=(other,)))
+
+
+def test_labels_of_some_are_enough_to_predict(tmp_path):
+    made = pictures(28, label=-1)
+    made[19]["label"] = made[27]["label"] = 3
+    write_records(tmp_path / "set", "set", {"train": made[:20], "test": made[20:]})
+    assemble(config_for(tmp_path / "set", eval__suite="probe"))
+
+
+def test_the_first_record_may_be_broken_or_lack_a_caption(tmp_path):
+    """data.on_error=skip goes for it as for all others."""
+    broken, *rest = pictures(20, captions=["a square"])
+    folder = tmp_path / "broken"
+    write_records(
+        folder, "a", {"train": [broken | {"image": b"no picture"}, *rest]}, ["a", "b"], options="group_size:1"
+    )
+    (shard,) = folder.glob("*.arrayrecord")
+    data = bytearray(shard.read_bytes())
+    data[data.find(b"no picture")] ^= 1  # its checksum is wrong: the record cannot be read
+    shard.write_bytes(data)
+    options = {
+        "data__on_error": "skip",
+        "data__caption_noise": 0.5,
+        "objective__preset": "clip",
+        "model__text__layers": 1,
+    }
+    shutil.copy(EMOJI_FOLDER / TOKENIZER, folder)
+    with pytest.raises(DataError):
+        open_records(folder, "train")[0]
+    assemble(config_for(folder, **options))
+    with pytest.raises(DataError, match=r"record .*:0"):
+        assemble(config_for(folder, **options | {"data__on_error": "raise"}))
+    write_records(tmp_path / "without", "a", {"train": [broken | {"captions": []}, *rest]}, ["a", "b"])
+    shutil.copy(EMOJI_FOLDER / TOKENIZER, tmp_path / "without")
+    assemble(config_for(tmp_path / "without", **options))
+    nothing = [record | {"captions": []} for record in rest]
+    write_records(tmp_path / "nothing", "a", {"train": nothing}, ["a", "b"])
+    with pytest.raises(DataError, match="batch entry caption_tokens = None"):
+        assemble(config_for(tmp_path / "nothing", **options))

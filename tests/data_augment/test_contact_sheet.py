@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from xsample_jax.config import default_config
+from xsample_jax.data import contact_sheet as module
 from xsample_jax.data.contact_sheet import contact_sheet, unnormalise
 from xsample_jax.errors import DataError
 
@@ -25,6 +26,23 @@ def test_pictures_are_on_the_sheet_in_their_order(tmp_path):
     assert reds[reds[:, 0] == reds[0, 0], 1].max() < blues[:, 1].min()
     assert reds[-1, 1] > blues[0, 1]  # second row, second column
     assert not (sheet == (0, 255, 0)).all(axis=-1).any()  # a transparent colour is not seen
+
+
+@pytest.mark.parametrize("width", [0, 5, 100, 880])
+def test_a_long_caption_is_cut_where_it_fits_after_few_measurements(width):
+    font, text = ImageFont.load_default(13), "a caption of many words, " * 10
+    measured = []
+
+    class Counting:
+        def getlength(self, text):
+            measured.append(text)
+            return font.getlength(text)
+
+    cut = module._cut(text, Counting(), width)
+    assert len(measured) < 12
+    letters = [n for n in range(len(text)) if font.getlength(text[:n] + "…") <= width]
+    assert cut == text[: max(letters, default=0)] + "…"
+    assert module._cut("short", font, 100) == "short"
 
 
 def test_unnormalise_undoes_the_normalisation():

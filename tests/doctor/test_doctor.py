@@ -99,6 +99,115 @@ def test_bad_embeddings(tmp_path, change, message):
     assert any(message in line and "tools.embed" in line for line in found(write(tmp_path / "set", change)))
 
 
+def test_broken_pictures_that_a_run_skips_are_no_problem(tmp_path):
+    folder = write(tmp_path / "set", lambda number: {"image": b"no picture"} if number in (0, 5, 6, 7) else {})
+    assert found(folder, data__on_error="skip") == []
+    folder = write(tmp_path / "all", lambda number: {"image": b"no picture"})
+    assert any("40 of 40 are broken" in line for line in found(folder, data__on_error="skip"))
+    zero = {"caption_embeddings": np.zeros((1, DIM), np.float16)}
+    folder = write(tmp_path / "zero", lambda number: zero if number == 5 else {})
+    assert found(folder, data__on_error="skip") == []
+    assert any("a zero vector" in line for line in found(folder))
+
+
+def test_records_without_a_caption(tmp_path):
+    nothing = {"captions": [], "caption_embeddings": np.zeros((0, DIM), np.float16)}
+    folder = write(tmp_path / "set", lambda number: nothing if number == 9 else {})
+    lines = found(folder)
+    assert any("caption embedding of record" in line and "id 9" in line for line in lines)
+    assert any("1 records have none" in line for line in lines)
+    looked = [str(f) for f in check_data(config_for(folder))]
+    assert any("39 of 40 looked at are whole; 40 with label, 39 with caption, 39 with embedding" in f for f in looked)
+    assert found(folder, objective__preset="simclr") == []
+    assert found(folder, data__on_error="skip") == []
+
+
+def test_records_without_a_label(tmp_path):
+    folder = write(tmp_path / "set", lambda number: {"label": -1} if number == 9 else {})
+    options = {"objective__preset": "xclr_class_text"}
+    assert any("label of record" in line and "id 9" in line for line in found(folder, **options))
+    assert found(folder) == found(folder, objective__preset="supcon") == []  # an image of no class is its own
+    folder = write(tmp_path / "none", lambda number: {"label": -1})
+    assert any("none of 40 looked at has a label" in line for line in found(folder, objective__preset="supcon"))
+
+
+def test_splits_of_the_evaluation(tmp_path):
+    """What would be met after all training: no labels, no records, no such split."""
+    evaluated = {"eval__suite": "probe", "eval__split": "val", "objective__preset": "xclr"}
+
+    def write_both(name, val, classes=("a", "b", "c")):
+        splits = {"train": [record(n) for n in range(40)], "val": val}
+        write_records(tmp_path / name, "t", splits, classes, text_encoder=ENCODER)
+        return tmp_path / name
+
+    fine = write_both("fine", [record(100 + n) for n in range(9)])
+    assert found(fine, **evaluated) == []
+    (problem,) = found(fine, **evaluated | {"eval__split": "vla"})
+    assert "Did you mean val" in problem
+    unlabelled = [record(100 + n, label=-1) for n in range(9)]
+    (problem,) = found(write_both("unlabelled", unlabelled, ()), **evaluated)
+    assert "labels of split val" in problem
+    (problem,) = found(write_both("classes", unlabelled), **evaluated)
+    assert "none of 9 looked at has a label, which eval.suite = 'probe' reads" in problem
+    assert found(tmp_path / "unlabelled", **evaluated | {"eval__suite": "none"}) == []
+    (problem,) = found(write_both("empty", []), **evaluated)
+    assert "split val = 0" in problem
+    (problem,) = found(write_both("broken", [record(100, image=b"no picture")]), **evaluated)
+    assert problem.startswith("problem records     split val: image of record")
+
+
+def test_every_set_of_a_mixture_is_looked_at(tmp_path):
+    folder = write(tmp_path / "set")
+    other = write(tmp_path / "other", lambda number: {"image": b"no picture"} if number == 3 else {})
+    mix = {"data__mix": ({"path": str(other), "share": 0.5},)}
+    (problem,) = found(folder, **mix)
+    assert f"split train of {other}: image of record {other}" in problem
+    (path,) = other.glob("*.arrayrecord")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 0xFF
+    path.write_bytes(data)
+    assert any(f"{path} has another checksum" in line for line in found(folder, **mix))
+    os.truncate(path, 1000)
+    assert any(f"{path} = '1000 bytes'" in line for line in found(folder, **mix))
+    (problem,) = found(folder, data__mix=({"path": str(tmp_path / "nowhere"), "share": 0.5},))
+    assert "data.mix[0].path" in problem
+
+
+def test_a_finding_is_said_once(tmp_path):
+    def said(folder, **changes):
+        findings = diagnose(config_for(folder, **changes), str(tmp_path / "run"), tmp_path / "p.png")
+        return [str(f) for f in findings if f.level == PROBLEM]
+
+    broken = write(tmp_path / "broken", lambda number: {"image": b"no picture"} if number == 0 else {})
+    (problem,) = said(broken, steps=1)
+    assert "id 0" in problem
+    folder = write(tmp_path / "set")
+    (problem,) = said(folder, data__split="trian")
+    assert "'trian'" in problem
+    (path,) = folder.glob("*.arrayrecord")
+    os.truncate(path, 1000)
+    (problem,) = said(folder)
+    assert "1000 bytes" in problem
+
+
+@pytest.mark.parametrize("picture", ["folder", "file/p.png"])
+def test_a_picture_that_cannot_be_written_costs_no_finding(tmp_path, picture):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    findings = diagnose(config_for(write(tmp_path / "set")), str(tmp_path / "run"), tmp_path / picture)
+    assert {"records", "devices", "host"} <= {f.about for f in findings}
+    assert [f.level for f in findings if "--picture" in f.text] == ["note"]
+
+
+def test_a_workdir_that_is_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    parts = type("P", (), {"abstract_state": {}, "config": tiny_config()})
+    for workdir in (tmp_path / "file", tmp_path / "file" / "run"):
+        (finding,) = machine.check_disk(parts, str(workdir))
+        assert finding.level == PROBLEM
+        assert "is a file: --workdir" in finding.text
+
+
 def test_a_set_that_lacks_what_the_objective_reads(tmp_path):
     folder = write(tmp_path / "set", encoder=None)
     assert any("caption_embedding" in line for line in found(folder))

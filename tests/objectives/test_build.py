@@ -252,6 +252,9 @@ class Unlabelled:
     class manifest:
         class_names, text_encoder = (), {"dim": 4}
 
+    def __len__(self):
+        return 1
+
     def __getitem__(self, index):
         return {"label": -1, "captions": ["a red bird"], "attributes": {}}
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from xsample_jax.data.chance import number, share
+from xsample_jax.data.some_records import first_records
 from xsample_jax.errors import DataError
 
 
@@ -12,7 +13,7 @@ def wrong_captions(source, noise: float, seed: int) -> Callable[[dict], dict]:
     More noise changes more records beside those that less noise changes. Raises DataError for a set without captions,
     or with a single record.
     """
-    if len(source) < 2 or not source[0]["captions"]:
+    if len(source) < 2 or not any(record["captions"] for record in first_records(source)):
         raise DataError("data.caption_noise", noise, "0 for a set without captions")
 
     def change(record: dict) -> dict:

@@ -1,22 +1,25 @@
-"""Is the data what the config takes it for? Manifest, files, a sample of the records, their embeddings."""
+"""Is the data what the config takes it for? Manifests, files, and some records, read as the run reads them."""
 
 import collections
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.data.decode import decode_record
-from xsample_jax.data.manifest import file_checksum, read_manifest, verify_records, wrong_size
+from xsample_jax.assemble import check_eval_splits
+from xsample_jax.data.manifest import Manifest, file_checksum, read_manifest, verify_records, wrong_size
+from xsample_jax.data.mixture import Mixture
+from xsample_jax.data.pipeline import Examples
 from xsample_jax.data.record_reader import RecordSource
+from xsample_jax.data.some_records import spread_places
 from xsample_jax.data.sources import open_source, source_folder
 from xsample_jax.doctor.finding import NOTE, OK, PROBLEM, Finding, problems
-from xsample_jax.errors import DataError, UserError
-from xsample_jax.examples import open_examples
-from xsample_jax.objectives.build import build_objective
+from xsample_jax.errors import DataError, UserError, raise_all
+from xsample_jax.examples import open_evaluated, open_for_a_look, without_cache
 from xsample_jax.storage.paths import as_path, file_sizes
 
-# What a quick look may cost: 1 GB of checksums, 256 records.
+# What a quick look may cost for each set: 1 GB of checksums, 256 records of a split.
 CHECKED_BYTES = 1_000_000_000
 CHECKED_RECORDS = 256
 UNIT = 0.01  # a row of float16 is a unit vector up to this
@@ -30,37 +33,37 @@ def check_data(config, every_file: bool = False) -> Iterator[Finding]:
       every_file: compare the checksum of every file, not only of some.
     """
     try:
-        if config.data.path is not None and not as_path(config.data.path).is_dir():
-            fix = "Make it: python -m xsample_jax.tools.prepare. Or say where it is: --config.data.path=FOLDER."
-            raise DataError("data.path", config.data.path, "an existing folder", fix)
-        folder = source_folder(config.data)
-        manifest = read_manifest(folder)
+        manifests = read_manifests(config.data)
     except UserError as error:
         yield from problems("data", error)
         return
-    counts = ", ".join(f"{split} {entry['count']}" for split, entry in manifest.splits.items())
-    yield Finding(OK, "data", f"{manifest.name} in {folder}: {counts}; fingerprint {manifest.fingerprint[:16]}")
-    yield from check_files(folder, every_file)
+    for folder, manifest in manifests.items():
+        counts = ", ".join(f"{split} {entry['count']}" for split, entry in manifest.splits.items())
+        yield Finding(OK, "data", f"{manifest.name} in {folder}: {counts}; fingerprint {manifest.fingerprint[:16]}")
+        yield from check_files(folder, every_file)
     if config.data.source == "records" and config.data.fingerprint is None:
-        fix = f"To pin it: --config.data.fingerprint={manifest.fingerprint}"
+        fix = f"To pin it: --config.data.fingerprint={manifests[source_folder(config.data)].fingerprint}"
         yield Finding(NOTE, "data", f"data.fingerprint is not set: the run would take any version of this set. {fix}")
-    for split in _splits(config):
+    yield from check_training(config)
+    if config.eval.suite != "none":
+        yield from check_evaluation(config)
+
+
+def read_manifests(data) -> dict[Path, Manifest]:
+    """Folder -> manifest of each set of the `data` section; raises all that is wrong with them at once."""
+    named = {"data.path": data.path} | {f"data.mix[{n}].path": entry["path"] for n, entry in enumerate(data.mix)}
+    found, wrong = {}, []
+    for field, path in named.items():
         try:
-            source = open_source(config.data, split)
+            if path is not None and not as_path(path, field).is_dir():
+                fix = "Make it: python -m xsample_jax.tools.prepare. Or say where it is: --config.data.path, data.mix."
+                raise DataError(field, path, "an existing folder", fix)
+            folder = source_folder(data) if field == "data.path" else as_path(path)
+            found[folder] = read_manifest(folder)
         except UserError as error:
-            yield from problems("data", error)
-            continue
-        if not len(source):
-            yield Finding(PROBLEM, "data", f"split {split} is empty: prepare the set with a larger share for it.")
-            continue
-        yield from check_records(source)
-    try:
-        open_examples(config, config.data.split, build_objective(config.objective).requires)[0]
-    except UserError as error:
-        yield from problems("data", error)
-    else:
-        preset = config.objective.preset
-        yield Finding(OK, "data", f"the set has all that objective.preset = {preset!r} reads")
+            wrong.append(error)
+    raise_all(wrong, "the sets of the run")
+    return found
 
 
 def check_files(folder: Path, every_file: bool) -> Iterator[Finding]:
@@ -89,68 +92,119 @@ def check_files(folder: Path, every_file: bool) -> Iterator[Finding]:
     yield Finding(OK, "data", f"{len(shards)} files have the right size; read {checked} for their checksum{more}")
 
 
-def check_records(source: RecordSource) -> Iterator[Finding]:
-    """Reads and decodes records spread evenly over a split."""
-    places = np.unique(np.linspace(0, len(source) - 1, CHECKED_RECORDS).astype(int))
+def check_training(config) -> Iterator[Finding]:
+    """Whether the sets have what the objective reads, and a sample of the records of each."""
+    try:
+        examples = open_for_a_look(config)
+    except UserError as error:
+        yield from problems("data", error)
+        return
+    preset = f"objective.preset = {config.objective.preset!r}"
+    yield Finding(OK, "data", f"the set has all that {preset} reads")
+    by_objective = preset if examples.fields & {"label", "class_embedding"} else ""
+    source, start = examples.source, 0
+    for single in source.sources if isinstance(source, Mixture) else [source]:
+        by_evaluation = _labels_for(config, single) if not start else ""  # of mixed sets, evaluations open the first
+        yield from check_records(examples, single, by_objective or by_evaluation, start)
+        start += len(single)
+
+
+def check_evaluation(config) -> Iterator[Finding]:
+    """Whether the splits of the evaluation will do, and a sample of the records of those that are not trained on."""
+    try:
+        check_eval_splits(config)
+    except UserError as error:
+        yield from problems("data", error)
+        return
+    for split in dict.fromkeys((config.eval.train_split, config.eval.split)):
+        if split == config.data.split:
+            continue
+        try:
+            examples = open_evaluated(config, split, open_source(without_cache(config.data), split))
+        except UserError as error:
+            yield from problems("data", error)
+            continue
+        yield from check_records(examples, examples.source, _labels_for(config, examples.source))
+
+
+def _labels_for(config, source: RecordSource) -> str:
+    """The key of the evaluation that wants labels in a split, or "". Without class names, check_eval_splits looks."""
+    evaluated = source.split in (config.eval.split, config.eval.train_split)
+    asks = config.eval.suite == "probe" and evaluated and source.manifest.class_names
+    return "eval.suite = 'probe'" if asks else ""
+
+
+def check_records(examples: Examples, source: RecordSource, labels_for: str, start: int = 0) -> Iterator[Finding]:
+    """Reads records spread evenly over a split as training or an evaluation does.
+
+    Args:
+      examples: as the run opens them.
+      source: them, or of a mixture the set that is looked at, whose first record is number `start` of them.
+      labels_for: the key that asks for labels, or "".
+    """
+    where = f"split {source.split}" + ("" if source is examples.source else f" of {source.folder}")
+    strict = dataclasses.replace(examples, on_error="raise")
+    places = spread_places(len(source), CHECKED_RECORDS)
     broken: list[DataError] = []
     counts: collections.Counter = collections.Counter()
     rows = []
-    for place in places:
+    for place in map(int, start + places):
         try:
-            record = source[int(place)]
-            decode_record(record, 32, source.channels)
+            record = examples.source[place]
+            counts["read"] += 1
+            counts["label"] += record["label"] >= 0
+            counts["caption"] += bool(record["captions"])
+            embedded = record["caption_embeddings"] is not None and len(record["caption_embeddings"]) > 0
+            counts["embedding"] += embedded
+            strict[place]
+            if embedded:
+                rows.append(np.asarray(record["caption_embeddings"], np.float32))
         except DataError as error:
             broken.append(error)
-            continue
-        counts["caption"] += bool(record["captions"])
-        counts["label"] += record["label"] >= 0
-        if record["caption_embeddings"] is not None:
-            counts["embedding"] += 1
-            rows.append(np.asarray(record["caption_embeddings"], np.float32))
+    whole = len(places) - len(broken)
+    level = NOTE if whole and examples.on_error == "skip" else PROBLEM
+    skipped = " (data.on_error = 'skip': left out)" if level == NOTE else ""
     for error in broken[:3]:
-        yield Finding(PROBLEM, "records", f"split {source.split}: {error}")
+        yield Finding(level, "records", f"{where}: {error}{skipped}")
     if len(broken) > 3:
         fix = "Clean it: python -m xsample_jax.tools.prepare --source=records --path=FOLDER --out=NEW"
-        yield Finding(PROBLEM, "records", f"split {source.split}: {len(broken)} of {len(places)} are broken. {fix}")
-    good = len(places) - len(broken)
+        text = f"{len(broken)} of {len(places)} are broken or lack what is read{skipped}"
+        yield Finding(level, "records", f"{where}: {text}. {fix}")
+    if labels_for and counts["read"] and not counts["label"]:
+        text = f"none of {counts['read']} looked at has a label, which {labels_for} reads"
+        yield Finding(PROBLEM, "records", f"{where}: {text}. Choose another, or label them.")
     have = ", ".join(f"{counts[what]} with {what}" for what in ("label", "caption", "embedding"))
-    yield Finding(OK, "records", f"split {source.split}: {good} of {len(places)} looked at are whole; {have}")
+    yield Finding(OK, "records", f"{where}: {whole} of {len(places)} looked at are whole; {have}")
     if source.manifest.text_encoder is not None:
-        yield from check_embeddings(source, rows, good - counts["embedding"])
+        missing = counts["read"] - counts["embedding"]
+        if missing:
+            needed = "caption_embedding" in examples.fields and not examples.zero_captions
+            fix = "Drop them: tools.prepare --require_caption. Embed the others: python -m xsample_jax.tools.embed"
+            text = f"{where}: {missing} records have none. {fix}"
+            yield Finding(level if needed else NOTE, "embeddings", text)
+        yield from check_embeddings(where, source.manifest.text_encoder, rows)
 
 
-def check_embeddings(source: RecordSource, rows: list[np.ndarray], missing: int) -> Iterator[Finding]:
-    """Finite, of unit length, different from each other, and there for every record."""
-    about, encoder = "embeddings", source.manifest.text_encoder
-    fix = "Embed the captions again: python -m xsample_jax.tools.embed"
-    if missing:
-        text = f"split {source.split}: {missing} records have none. Drop them: tools.prepare --require_caption. {fix}"
-        yield Finding(PROBLEM, about, text)
-    rows = np.concatenate([some for some in rows if len(some)] or [np.zeros((0, encoder["dim"]), np.float32)])
-    if not len(rows):
+def check_embeddings(where: str, encoder: dict, rows: list[np.ndarray]) -> Iterator[Finding]:
+    """Finite, of unit length, different from each other: rows are those of each record, float32 [captions, E]."""
+    about, fix = "embeddings", "Embed the captions again: python -m xsample_jax.tools.embed"
+    if not rows:
         return
+    rows = np.concatenate(rows)
     if not np.isfinite(rows).all():
-        yield Finding(PROBLEM, about, f"split {source.split}: values that are not finite. {fix}")
+        yield Finding(PROBLEM, about, f"{where}: values that are not finite. {fix}")
         return
     norms = np.linalg.norm(rows, axis=1)
     if encoder.get("normalised") and np.abs(norms - 1).max() > UNIT:
         text = f"lengths from {norms.min():.3f} to {norms.max():.3f}, the manifest says unit vectors"
-        yield Finding(PROBLEM, about, f"split {source.split}: {text}. {fix}")
+        yield Finding(PROBLEM, about, f"{where}: {text}. {fix}")
         return
     units = rows / np.maximum(norms, 1e-12)[:, None]
     cosine = units @ units.T
     mean = (cosine.sum() - len(rows)) / max(len(rows) * (len(rows) - 1), 1)
     if len(rows) > 8 and mean > 0.95:
         text = f"mean cosine of different captions is {mean:.2f}: they are nearly all the same"
-        yield Finding(PROBLEM, about, f"split {source.split}: {text}. Wrong pooling, or one caption for all? {fix}")
+        yield Finding(PROBLEM, about, f"{where}: {text}. Wrong pooling, or one caption for all? {fix}")
         return
     text = f"{encoder['name']}, {encoder['dim']} numbers, finite, length {norms.mean():.3f}, mean cosine {mean:.2f}"
-    yield Finding(OK, about, f"split {source.split}: {text}")
-
-
-def _splits(config) -> list[str]:
-    """Splits that the run reads."""
-    names = [config.data.split]
-    if config.eval.suite != "none":
-        names += [config.eval.train_split, config.eval.split]
-    return list(dict.fromkeys(names))
+    yield Finding(OK, about, f"{where}: {text}")

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from xsample_jax.errors import Problems, UserError
 
@@ -31,6 +31,15 @@ def problems(about: str, error: UserError) -> Iterator[Finding]:
     """The findings that an error stands for."""
     for single in error.problems if isinstance(error, Problems) else [error]:
         yield Finding(PROBLEM, about, str(single))
+
+
+def once(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings without those that an earlier one says, alone or among more: several checks meet one broken file."""
+    kept: list[Finding] = []
+    for finding in findings:
+        if not any(finding.text in earlier.text for earlier in kept):
+            kept.append(finding)
+    return kept
 
 
 @contextlib.contextmanager

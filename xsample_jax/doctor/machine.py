@@ -50,8 +50,11 @@ def check_disk(parts: Parts, workdir: str) -> Iterator[Finding]:
         return
     while not folder.exists():
         folder = folder.parent
+    fix = "Choose another --workdir."
+    if not folder.is_dir():
+        yield Finding(PROBLEM, "disk", f"{folder} is a file: --workdir is to be a folder. {fix}")
+        return
     if not os.access(folder, os.W_OK):
-        fix = "Choose another --workdir."
         yield Finding(PROBLEM, "disk", f"{folder} cannot be written to. {fix}")
         return
     free = shutil.disk_usage(folder).free

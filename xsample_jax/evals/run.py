@@ -18,7 +18,7 @@ from xsample_jax.evals.result import SuiteResult
 from xsample_jax.evals.snapshot import find_neighbours, save_snapshot
 from xsample_jax.evals.suites import SUITES
 from xsample_jax.evals.worst_errors import error_arrays, find_errors
-from xsample_jax.examples import open_examples
+from xsample_jax.examples import open_evaluated
 from xsample_jax.mesh import gather_rows, process_rows, to_global
 from xsample_jax.metrics.progress import progress
 from xsample_jax.parts import Parts
@@ -42,12 +42,7 @@ class FeatureStore:
     def examples(self, split: str) -> Examples:
         """The decoded examples of a split with attributes and, where the set has them, caption embeddings."""
         if split not in self._examples:
-            config = self._parts.config
-            fields = {"attributes"}
-            examples = open_examples(config, split, frozenset(fields))
-            if examples.source.manifest.text_encoder is not None:
-                examples.fields, examples.zero_captions = frozenset(fields | {"caption_embedding"}), True
-            self._examples[split] = examples
+            self._examples[split] = open_evaluated(self._parts.config, split)
         return self._examples[split]
 
     def __call__(self, split: str, background: str | None = None) -> Features:

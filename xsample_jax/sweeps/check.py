@@ -1,6 +1,5 @@
 """Everything that is wrong with any point of a grid, at once and before the first run starts."""
 
-import copy
 import json
 import pathlib
 from collections.abc import Sequence
@@ -51,8 +50,7 @@ def check_points(points: Sequence[Point], sweep: str, out: str | None = None, da
 def _data_problem(config, opened: dict) -> UserError | None:
     """What is wrong with the data of a config; every data set is opened once."""
     from xsample_jax.assemble import check_eval_splits
-    from xsample_jax.data.sources import open_training_source
-    from xsample_jax.examples import open_examples
+    from xsample_jax.examples import open_for_a_look
     from xsample_jax.objectives.build import build_objective
 
     fields = build_objective(config.objective).requires
@@ -60,12 +58,8 @@ def _data_problem(config, opened: dict) -> UserError | None:
     key = json.dumps([whole["data"], whole["eval"], sorted(fields), config.model.text.length])
     if key not in opened:
         try:
-            data = copy.copy(config.data)
-            with data.unlocked():
-                data.balance, data.cache = 0.0, "none"  # which would read all labels, all records
-            source, _ = open_training_source(data)
-            open_examples(config, config.data.split, fields, source)
-            check_eval_splits(config, source.manifest)
+            open_for_a_look(config)
+            check_eval_splits(config)
             opened[key] = None
         except UserError as error:
             opened[key] = error

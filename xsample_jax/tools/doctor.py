@@ -16,29 +16,29 @@ def diagnose(config, workdir: str, picture: Path, every_file: bool = False) -> l
     """Returns all findings about a resolved config and draws its first batch to `picture`."""
     from xsample_jax.assemble import assemble
     from xsample_jax.doctor.data import check_data
-    from xsample_jax.doctor.finding import OK, PROBLEM, Finding, reported
+    from xsample_jax.doctor.finding import OK, PROBLEM, Finding, once, reported
     from xsample_jax.doctor.machine import check_devices, check_disk, check_host
 
     findings = [Finding(OK, "config", f"{config.name}: {config.objective.preset}, {config.model.encoder}")]
     findings += check_data(config, every_file)
     findings += check_devices(config)
     if any(finding.level == PROBLEM and finding.about in ("data", "devices") for finding in findings):
-        return findings  # a run cannot be put together
+        return once(findings)  # a run cannot be put together
     with reported("data", findings):
         parts, examples = assemble(config)
         findings += check_disk(parts, workdir)
         findings += check_host(config, examples.source.channels)
-        draw_first_batch(config, examples, picture)
-        findings.append(Finding(OK, "data", f"first batch with its captions: {picture}"))
-    return findings
+        findings.append(draw_first_batch(config, examples, picture))
+    return once(findings)
 
 
-def draw_first_batch(config, examples, picture: Path, images: int = 12) -> None:
-    """Draws the first images that a run will read, and their captions."""
+def draw_first_batch(config, examples, picture: Path, images: int = 12):
+    """Draws the first images that a run will read, and their captions; returns the Finding."""
     import dataclasses
 
     from xsample_jax.data.contact_sheet import contact_sheet
     from xsample_jax.data.pipeline import train_batches
+    from xsample_jax.doctor.finding import NOTE, OK, Finding
 
     batches = train_batches(dataclasses.replace(examples, fields=examples.fields | {"index"}), config, start=0)
     batch = next(batches)
@@ -49,7 +49,11 @@ def draw_first_batch(config, examples, picture: Path, images: int = 12) -> None:
         record = examples.source[int(index)]
         label = names[record["label"]] if names and record["label"] >= 0 else record["label"]
         titles.append(f"id {record['id']} [{label}] {' | '.join(record['captions']) or '(no caption)'}")
-    contact_sheet([[image] for image in batch["image"][:images]], titles, picture, tile=128, width=900)
+    try:
+        contact_sheet([[image] for image in batch["image"][:images]], titles, picture, tile=128, width=900)
+    except OSError as error:  # the run does not need the picture
+        return Finding(NOTE, "disk", f"no picture of the first batch: {error}. Choose another --picture.")
+    return Finding(OK, "data", f"first batch with its captions: {picture}")
 
 
 def run(arguments: list[str]) -> int:
