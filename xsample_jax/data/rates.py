@@ -40,7 +40,7 @@ def record_rates(sizes: list[int], shares: list[float], labels: np.ndarray | Non
         if balance:
             _, group, members = np.unique(labels[here], return_inverse=True, return_counts=True)
             part[:] = np.where(labels[here] >= 0, members[group].astype(np.float64), 1.0) ** -balance
-        if share is not None:
+        if share is not None and size:  # an empty set is refused by name later
             part *= share / part.sum()
         groups[here] = first + group
         start, first = start + size, first + len(members)
