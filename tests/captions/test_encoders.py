@@ -97,6 +97,8 @@ def test_checked_unit_rows_refuses_zero_and_nan():
         checked_unit_rows(np.array([[1.0, 0], [0, 0]]))
     with pytest.raises(DataError, match="row 0"):
         checked_unit_rows(np.array([[np.nan, 0]]))
+    with pytest.raises(DataError, match=r"embedding of 'b' = 'length 0.0'"):
+        checked_unit_rows(np.array([[1.0, 0], [0, 0]]), ["a", "b"])
 
 
 def test_round_rows_error_is_as_documented():

@@ -8,7 +8,8 @@ import pytest
 
 from tests.captions.test_embed import HashEncoder
 from tests.prepare.corpora import contents, make_job, run, write_corpus
-from xsample_jax.captions.embed import embed_classes, embed_set
+from xsample_jax.captions.embed import embed_set
+from xsample_jax.captions.embed_classes import embed_classes
 from xsample_jax.data.manifest import verify_records
 from xsample_jax.data.record_reader import open_records
 from xsample_jax.data.whole_file import load_arrays
@@ -50,7 +51,8 @@ def test_from_tars_to_records_in_the_same_bucket(corpus, bucket, store, tmp_path
         out = f"{bucket}/{len(tars)}/out"
         job = make_job(tars)
         assert [shard.identity.split("/")[-1].split()[:2] for shard in job.source.shards] == [
-            shard.identity.split()[:2] for shard in make_job(corpus).source.shards  # name and size
+            shard.identity.split()[:2]
+            for shard in make_job(corpus).source.shards  # name and size
         ]
         run(job, out)
         there = in_store(store, out)

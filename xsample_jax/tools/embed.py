@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import jax
 
-from xsample_jax.captions.embed import embed_classes, embed_set
+from xsample_jax.captions.embed import embed_set
+from xsample_jax.captions.embed_classes import embed_classes
 from xsample_jax.captions.encoders import BACKENDS, open_encoder
 from xsample_jax.captions.sentence_folder import DEFAULT_ENCODER
 from xsample_jax.data.embedding_rows import DTYPES
