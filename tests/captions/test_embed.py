@@ -114,9 +114,14 @@ def test_second_call_does_nothing(plain):
     embed_set(plain, HashEncoder(), show=False)
     before = contents(plain)
     encoder = HashEncoder()
-    assert embed_set(plain, encoder, show=False).finished
+    for more in ({}, {"max_length": 77}):  # which earlier versions did not record
+        encoder.info |= more
+        assert embed_set(plain, encoder, show=False).before
     assert encoder.asked == []
     assert contents(plain) == before
+    encoder.info["dtype"] = "bfloat16"
+    with pytest.raises(DataError, match="--overwrite"):
+        embed_set(plain, encoder, show=False)
 
 
 def test_int8_rows_are_half_as_large_and_nearly_the_same(plain):
@@ -438,6 +443,38 @@ def test_class_texts(plain):
     assert about["text_encoder"]["template"] == "a photo of a {caption}"
 
 
+def test_class_texts_of_another_model_are_not_replaced(plain, monkeypatch):
+    embed_classes(plain, HashEncoder("one"))
+    assert len(embed_classes(plain, HashEncoder("one"))) == 3
+    before = contents(plain)
+    for encoder, template in ((HashEncoder("two"), "a photo of a {caption}"), (HashEncoder("one"), "a {caption}")):
+        with pytest.raises(DataError, match=r"text_encoder of .*class_embeddings\.npy.*--overwrite"):
+            embed_classes(plain, encoder, template)
+    assert contents(plain) == before
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("xsample_jax.captions.embed_classes.write_whole", killed)
+        with pytest.raises(KeyboardInterrupt):
+            embed_classes(plain, HashEncoder("two"), overwrite=True)
+    assert not (plain / "class_embeddings.json").exists()  # never beside rows that it is not about
+    with pytest.raises(DataError, match=r"class embeddings = .*--overwrite"):
+        embed_classes(plain, HashEncoder("two"))
+    embed_classes(plain, HashEncoder("two"), overwrite=True)
+    assert json.loads((plain / "class_embeddings.json").read_text())["text_encoder"]["name"] == "two"
+
+
+def test_wordnet_ids_are_embedded_as_names(tmp_path):
+    record = {"id": 0, "image": b"x", "label": 0}
+    write_records(tmp_path, "birds", {"train": [record]}, ["n01530575", "n01440764"])
+    encoder = HashEncoder()
+    embed_classes(tmp_path, encoder)
+    assert encoder.asked == ["a photo of a brambling", "a photo of a tench"]
+    assert json.loads((tmp_path / "class_embeddings.json").read_text())["class_names"] == ["n01530575", "n01440764"]
+
+
 def test_the_tool(plain, tmp_path, capsys):
     model = str(write_model(tmp_path / "model", "mpnet"))
     assert main([f"--set={plain}", f"--model={model}", "--device=cpu"]) == 0
@@ -445,10 +482,26 @@ def test_the_tool(plain, tmp_path, capsys):
     record = open_records(plain, "train")[1]
     assert record["caption_embeddings"].shape == (2, 16)
     np.testing.assert_allclose(np.linalg.norm(record["caption_embeddings"].astype(np.float32), axis=1), 1, atol=2e-3)
-    assert main([f"--set={plain}", f"--model={model}", "--stored=int8"]) == 1
-    assert "--overwrite" in capsys.readouterr().err
+    assert main([f"--set={plain}", f"--model={model}", "--stored=int8"]) == 2
+    assert re.match("error: text_encoder .*--overwrite", capsys.readouterr().err)
     assert main([f"--set={plain}", f"--model={model}", "--what=classes"]) == 0
-    assert main([f"--set={plain}", f"--model={model}", "--device=tpu"]) == 1
-    assert "--device = 'tpu'" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main([f"--set={plain}", "--part=3/3"])
+    assert main([f"--set={plain}", f"--model={model}", "--device=tpu"]) == 2
+    assert "error: --device = 'tpu'" in capsys.readouterr().err
+    for flags in (["--part=3/3"], ["--what=classes", "--stored=int8"], ["--what=classes", "--part=0/2"]):
+        with pytest.raises(SystemExit):
+            main([f"--set={plain}", *flags])
+
+
+def test_the_tool_stopped_or_with_nothing_to_do(plain, tmp_path, capsys, monkeypatch):
+    flags = [f"--set={plain}", f"--model={write_model(tmp_path / 'model', 'bert')}", "--device=cpu"]
+    assert main(flags) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("xsample_jax.tools.embed.open_encoder", lambda *flags, **options: HashEncoder("two", calls=1))
+        assert main([*flags, "--overwrite"]) == 130
+    assert capsys.readouterr().err.endswith("stopped; the same command goes on from here\n")
+    with monkeypatch.context() as patch:  # as where the set cannot be written to
+        patch.setattr(embed, "alone", None)
+        assert main(flags) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"nothing to do: text encoder model, fingerprint {read_manifest(plain).fingerprint}"
+    assert second.startswith("embeddings under way: two, template '{caption}', float16, in ")

@@ -42,6 +42,7 @@ def test_equal_to_sentence_transformers(case, tmp_path):
     assert encoder.info["pooling"] == CASES[case].get("pooling", "mean")
     assert encoder.info["name"] == case
     assert encoder.info["revision"].startswith("sha256:")
+    assert encoder.info["max_length"] == 200
 
 
 def test_neighbours_in_a_row_and_devices_do_not_matter(tmp_path):
@@ -59,8 +60,9 @@ def test_neighbours_in_a_row_and_devices_do_not_matter(tmp_path):
 
 def test_bfloat16_is_near(tmp_path):
     folder = str(write_model(tmp_path / "m", "bert"))
-    exact = unit(JaxEncoder(folder, devices=jax.devices()[:1]).encode(TEXTS))
-    rough = unit(JaxEncoder(folder, devices=jax.devices()[:1], dtype="bfloat16").encode(TEXTS))
+    exact, rough = (JaxEncoder(folder, devices=jax.devices()[:1], dtype=dtype) for dtype in (None, "bfloat16"))
+    assert rough.info == exact.info | {"dtype": "bfloat16"}
+    exact, rough = unit(exact.encode(TEXTS)), unit(rough.encode(TEXTS))
     cosines = (exact * rough).sum(-1)
     assert cosines.min() > 0.999
     assert cosines.min() < 1 - 1e-7  # it did compute in bfloat16

@@ -23,7 +23,7 @@ class JaxEncoder:
     """Texts to vectors. Rows of a batch are split over the devices, every device holds the model.
 
     Attributes:
-      info: {"name", "revision", "pooling", "dim"} for the manifest.
+      info: {"name", "revision", "pooling", "dim", "max_length"} for the manifest, and "dtype" if it is not float32.
       tokens, padded: tokens of all texts so far, and what was computed for them with padding.
     """
 
@@ -46,13 +46,14 @@ class JaxEncoder:
         dtype = jnp.dtype(dtype or (jnp.float32 if platform == "cpu" else jnp.bfloat16))
         mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
         parameters = read_parameters(read_safetensors(folder.path / WEIGHTS), folder.config)
-        name, revision = identify(model, folder.path / WEIGHTS)
+        name, revision = identify(model, folder.path)
         self.info = {
             "name": name,
             "revision": revision,
             "pooling": folder.pooling,
             "dim": folder.config["hidden_size"],
-        }
+            "max_length": folder.max_length,
+        } | ({} if dtype == jnp.float32 else {"dtype": dtype.name})
         self.tokens = self.padded = 0
         self._folder, self._devices = folder, len(devices)
         self._budget = (budget or BUDGETS.get(platform, BUDGET)) * len(devices)

@@ -9,6 +9,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from xsample_jax.captions.packing import WIDTHS
+from xsample_jax.data.manifest import file_checksum
 from xsample_jax.errors import DataError
 
 # The encoder of the X-Sample paper.
@@ -98,16 +99,32 @@ def read_folder(path: Path) -> SentenceFolder:
     )
 
 
-def identify(model: str, weights: Path | None) -> tuple[str, str]:
-    """Name and revision of the weights: the checksum of the file, which a name or a branch would not pin.
+def weight_files(folder: Path) -> list[Path]:
+    """The files with weights of a model of any kind, in it and in the folders of its modules (1_Dense), by name.
 
-    The name is the official one for known weights, else the name on the hub or that of the folder: never a path.
+    Beside safetensors there may be the same weights pickled, which are not read.
+    """
+    files = [*folder.glob("*"), *folder.glob("*[0-9]_*/**/*")]
+    safe = {path.parent for path in files if path.suffix == ".safetensors"}
+    pickled = [path for path in files if path.suffix in (".bin", ".pt") and path.parent not in safe]
+    return sorted([path for path in files if path.suffix == ".safetensors"] + pickled)
+
+
+def identify(model: str, folder: Path | None) -> tuple[str, str]:
+    """Name and revision of the weights in a folder: their checksum, which a name or a branch would not pin.
+
+    The name is the official one for known weights, else the name on the hub or that of the folder: never a path. The
+    checksum of model.safetensors alone is that of the file, of other weights that of their names and checksums. Where
+    there are none, or the folder is not known, the revision is "unknown".
     """
     fallback = Path(model).resolve().name if Path(model).is_dir() else model
-    if weights is None:
+    checksums = {path.relative_to(folder): file_checksum(path) for path in weight_files(folder)} if folder else {}
+    if not checksums:
         return fallback, "unknown"
-    with open(weights, "rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    checksum = checksums.get(Path(WEIGHTS))
+    if checksum is None or len(checksums) > 1:
+        lines = "".join(f"{name.as_posix()} {checksum}\n" for name, checksum in checksums.items())
+        checksum = hashlib.sha256(lines.encode()).hexdigest()
     return KNOWN_WEIGHTS.get(checksum, fallback), f"sha256:{checksum}"
 
 

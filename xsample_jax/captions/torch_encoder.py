@@ -1,5 +1,6 @@
 """The reference encoder: sentence-transformers on torch. It runs every model of that library, CLIP's text side too."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,8 @@ class TorchEncoder:
     """Texts to vectors with a sentence-transformers model (a name on the hub, or a folder).
 
     Attributes:
-      info: {"name", "revision", "pooling", "dim"} for the manifest.
+      info: {"name", "revision", "pooling", "dim"} for the manifest; "max_length" where texts are cut, "prompt" where
+        one is put before them, "dtype" if it is not float32.
 
     Raises:
       ImportError: the extra `text` is not installed.
@@ -35,9 +37,15 @@ class TorchEncoder:
             raise DataError("model", model, f"a sentence-transformers model ({str(error)[:200]})", fix) from error
         self._encoder.eval()
         self._batch_size = batch_size
-        name, revision = identify(model, _weights(model))
+        name, revision = identify(model, _folder(model))
         dim = int(self._encode([""]).shape[1])
         self.info = {"name": name, "revision": revision, "pooling": _pooling(self._encoder), "dim": dim}
+        about = {
+            "max_length": self._encoder.get_max_seq_length(),
+            "prompt": self._encoder.prompts.get(self._encoder.default_prompt_name),
+            "dtype": str(self._encoder.dtype).removeprefix("torch.").replace("float32", ""),
+        }
+        self.info |= {key: value for key, value in about.items() if value}
 
     def encode(self, texts: Sequence[str], advance: Callable[[int], None] = lambda texts: None) -> np.ndarray:
         """Returns float32 [n, dim], of any length. `advance(k)` is called when k more texts are done."""
@@ -53,15 +61,16 @@ class TorchEncoder:
         return np.asarray(rows, np.float32)
 
 
-def _weights(model: str) -> Path | None:
-    """Where the weights of a model lie, or None for one of the old kind with pickled weights."""
-    from transformers.utils import cached_file
+def _folder(model: str) -> Path | None:
+    """Where a model that was loaded lies."""
+    from huggingface_hub import snapshot_download
 
-    try:
-        path = cached_file(model, "model.safetensors")
-    except OSError:
-        path = None
-    return None if path is None else Path(path)
+    if Path(model).is_dir():
+        return Path(model)
+    for name in (model, f"sentence-transformers/{model}"):  # the library knows its own by short names
+        with contextlib.suppress(OSError, ValueError):
+            return Path(snapshot_download(name, local_files_only=True))
+    return None
 
 
 def _pooling(encoder) -> str:
