@@ -372,7 +372,9 @@ def test_wrong_vectors(plain, change, message):
 
 
 def test_full_disk_is_found_before_work_starts(plain, monkeypatch):
-    monkeypatch.setattr(embed_work.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
+    shards = sum(path.stat().st_size for path in plain.glob("*.arrayrecord"))
+    free = int(1.05 * (shards + 29 * 2 * 2 * DIM)) - 1  # of 29 records, an embedding in a shard and one in the rows
+    monkeypatch.setattr(embed_work.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, free))
     encoder = HashEncoder()
     with pytest.raises(DataError, match="free disk"):
         embed_set(plain, encoder, show=False)
