@@ -12,7 +12,7 @@ import pytest
 
 from xsample_jax.captions import sentence_folder
 from xsample_jax.captions.encoders import checked_unit_rows, differing, encode_texts, round_rows
-from xsample_jax.errors import DataError
+from xsample_jax.errors import ConfigError, DataError
 
 
 class FakeEncoder(list):
@@ -23,6 +23,8 @@ class FakeEncoder(list):
     def __init__(self, model, device=None):
         if model == "nowhere":
             raise OSError("no such model")
+        if model == "damaged":
+            raise Exception("invalid header")  # SafetensorError is of no other kind
         super().__init__([types.SimpleNamespace(), types.SimpleNamespace(pooling_mode="mean")])
         self.seen = []
 
@@ -121,6 +123,19 @@ def test_what_describes_the_same_embeddings():
 def test_unloadable_model(fake):
     with pytest.raises(DataError, match=r"model = 'nowhere'.*no such model"):
         encode_texts(["a"], "nowhere", "torch")
+    with pytest.raises(DataError, match=r"model = 'damaged'.*invalid header"):
+        encode_texts(["a"], "damaged", "torch")
+
+
+def test_a_device_that_torch_does_not_have(fake, monkeypatch):
+    def zeros(count, device):
+        if device != "cpu":
+            raise RuntimeError(f"Expected one of cpu, cuda device type at start of device string: {device}\nmore")
+
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(zeros=zeros))
+    assert encode_texts(["a"], "m", "torch", device="cpu")[1]["name"] == "m"
+    with pytest.raises(ConfigError, match=r"--device = 'gpu'.*device string: gpu$"):
+        encode_texts(["a"], "m", "torch", device="gpu")
 
 
 def test_missing_package_names_the_extra(monkeypatch):

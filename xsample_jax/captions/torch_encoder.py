@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from xsample_jax.captions.sentence_folder import identify
-from xsample_jax.errors import DataError
+from xsample_jax.errors import ConfigError, DataError
 
 
 class TorchEncoder:
@@ -19,6 +19,7 @@ class TorchEncoder:
 
     Raises:
       ImportError: the extra `text` is not installed.
+      ConfigError: torch has no such device.
       DataError: the model cannot be loaded.
     """
 
@@ -30,9 +31,13 @@ class TorchEncoder:
                 "The torch backend needs sentence-transformers: pip install 'xsample_jax[text]' "
                 "(on a machine without GPU install a CPU build of torch first). The jax backend needs neither."
             ) from error
+        if device is not None:
+            _check_device(device)
         try:
             self._encoder = SentenceTransformer(model, device=device)
-        except (OSError, ValueError) as error:
+        except ImportError:
+            raise
+        except Exception as error:  # damaged weights: torch, pickle and safetensors have each their own
             fix = "Give a folder with a downloaded model, or a name of the hub and a network."
             raise DataError("model", model, f"a sentence-transformers model ({str(error)[:200]})", fix) from error
         self._encoder.eval()
@@ -59,6 +64,16 @@ class TorchEncoder:
     def _encode(self, texts: list[str]) -> np.ndarray:
         rows = self._encoder.encode(texts, batch_size=self._batch_size, convert_to_numpy=True, show_progress_bar=False)
         return np.asarray(rows, np.float32)
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except Exception as error:  # RuntimeError, AssertionError, NotImplementedError: as the device may have it
+        expected = "a device that torch has here, as cpu, cuda or cuda:1"
+        raise ConfigError("--device", device, expected, str(error).split("\n")[0][:200]) from error
 
 
 def _folder(model: str) -> Path | None:
