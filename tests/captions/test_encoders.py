@@ -10,7 +10,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 
-from xsample_jax.captions import sentence_folder
+from xsample_jax.captions import model_identity
 from xsample_jax.captions.encoders import checked_unit_rows, differing, encode_texts, round_rows
 from xsample_jax.errors import ConfigError, DataError
 
@@ -74,9 +74,9 @@ def test_no_texts(fake):
 
 
 def test_known_weights_get_their_official_name_wherever_they_lie(fake, monkeypatch):
-    monkeypatch.setattr(sentence_folder, "KNOWN_WEIGHTS", {hashlib.sha256(b"weights").hexdigest(): "official/name"})
+    monkeypatch.setattr(model_identity, "KNOWN_WEIGHTS", {hashlib.sha256(b"weights").hexdigest(): "official/name"})
     assert encode_texts(["a"], str(fake), "torch")[1]["name"] == "official/name"
-    monkeypatch.setattr(sentence_folder, "KNOWN_WEIGHTS", {})
+    monkeypatch.setattr(model_identity, "KNOWN_WEIGHTS", {})
     assert encode_texts(["a"], str(fake), "torch")[1]["name"] == fake.name  # never the path of a machine
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from xsample_jax.captions.jax_encoder import JaxEncoder
-from xsample_jax.captions.sentence_folder import DEFAULT_ENCODER
+from xsample_jax.captions.model_identity import DEFAULT_ENCODER
 from xsample_jax.captions.torch_encoder import TorchEncoder
 from xsample_jax.errors import DataError, lookup
 

@@ -9,8 +9,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from xsample_jax.captions.bert import ACTIVATIONS, read_parameters, token_vectors
+from xsample_jax.captions.model_identity import WEIGHTS, identify
 from xsample_jax.captions.packing import pack, segments_per_row
-from xsample_jax.captions.sentence_folder import OTHERWISE, WEIGHTS, find_folder, identify, read_folder
+from xsample_jax.captions.sentence_folder import OTHERWISE, find_folder, read_folder
 from xsample_jax.errors import DataError
 from xsample_jax.weights.safetensors_file import read_safetensors
 

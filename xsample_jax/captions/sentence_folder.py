@@ -1,32 +1,21 @@
-"""A model folder as sentence-transformers saves it: where it lies, what it is, its tokenizer."""
+"""A model folder as sentence-transformers saves it: where it lies, what it says about its model, its tokenizer."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from xsample_jax.captions.model_identity import WEIGHTS
 from xsample_jax.captions.packing import WIDTHS
-from xsample_jax.data.manifest import file_checksum
 from xsample_jax.errors import DataError
 
-# The encoder of the X-Sample paper.
-DEFAULT_ENCODER = "sentence-transformers/all-mpnet-base-v2"
-
-# SHA-256 of model.safetensors -> official name, so that a copy in any folder is recognised.
-KNOWN_WEIGHTS = {
-    "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658": DEFAULT_ENCODER,
-    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db": "sentence-transformers/all-MiniLM-L6-v2",
-}
-
-WEIGHTS = "model.safetensors"
 SETTINGS = "sentence_bert_config.json"
 POOLINGS = ("mean", "cls")
 OTHERWISE = "Use --backend=torch, which runs whatever sentence-transformers runs (extra `text`)."
 
-# What config.json has to say; the library has a value of its own for each, of which some have changed.
+# What config.json has to say: where a key lacks, its library takes a default that depends on the family.
 KEYS = {
     **dict.fromkeys(("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), int),
     **dict.fromkeys(("vocab_size", "max_position_embeddings"), int),
@@ -93,35 +82,6 @@ def read_folder(path: Path) -> SentenceFolder:
     max_length = _max_length(path, config)
     lower_case = bool(_read(path, SETTINGS, {}).get("do_lower_case", False))
     return SentenceFolder(path, config, pooling, max_length, lower_case, _tokenizer(path, config, max_length))
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files with weights of a model of any kind, in it and in the folders of its modules (1_Dense), by name.
-
-    Beside safetensors there may be the same weights pickled, which are not read.
-    """
-    files = [*folder.glob("*"), *folder.glob("*[0-9]_*/**/*")]
-    safe = {path.parent for path in files if path.suffix == ".safetensors"}
-    pickled = [path for path in files if path.suffix in (".bin", ".pt") and path.parent not in safe]
-    return sorted([path for path in files if path.suffix == ".safetensors"] + pickled)
-
-
-def identify(model: str, folder: Path | None) -> tuple[str, str]:
-    """Name and revision of the weights in a folder: their checksum, which a name or a branch would not pin.
-
-    The name is the official one for known weights, else the name on the hub or that of the folder: never a path. The
-    checksum of model.safetensors alone is that of the file, of other weights that of their names and checksums. Where
-    there are none, or the folder is not known, the revision is "unknown".
-    """
-    fallback = Path(model).resolve().name if Path(model).is_dir() else model
-    checksums = {path.relative_to(folder): file_checksum(path) for path in weight_files(folder)} if folder else {}
-    if not checksums:
-        return fallback, "unknown"
-    checksum = checksums.get(Path(WEIGHTS))
-    if checksum is None or len(checksums) > 1:
-        lines = "".join(f"{name.as_posix()} {checksum}\n" for name, checksum in checksums.items())
-        checksum = hashlib.sha256(lines.encode()).hexdigest()
-    return KNOWN_WEIGHTS.get(checksum, fallback), f"sha256:{checksum}"
 
 
 def _read(path: Path, name: str, default: dict | None = None, kind: type = dict):

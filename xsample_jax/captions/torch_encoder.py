@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.captions.sentence_folder import identify
+from xsample_jax.captions.model_identity import identify
 from xsample_jax.errors import ConfigError, DataError
 
 

@@ -18,7 +18,7 @@ from xsample_jax.captions.embed import EmbeddedSet, embed_set
 from xsample_jax.captions.embed_classes import embed_classes
 from xsample_jax.captions.embed_work import under_way
 from xsample_jax.captions.encoders import BACKENDS, open_encoder
-from xsample_jax.captions.sentence_folder import DEFAULT_ENCODER
+from xsample_jax.captions.model_identity import DEFAULT_ENCODER
 from xsample_jax.data.embedding_rows import DTYPES
 from xsample_jax.errors import ConfigError, UserError
 from xsample_jax.exit_codes import FAILED
