@@ -128,11 +128,11 @@ def test_unloadable_model(fake):
 
 
 def test_a_device_that_torch_does_not_have(fake, monkeypatch):
-    def zeros(count, device):
+    def move(encoder, device):
         if device != "cpu":
             raise RuntimeError(f"Expected one of cpu, cuda device type at start of device string: {device}\nmore")
 
-    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(zeros=zeros))
+    monkeypatch.setattr(FakeEncoder, "to", move, raising=False)
     assert encode_texts(["a"], "m", "torch", device="cpu")[1]["name"] == "m"
     with pytest.raises(ConfigError, match=r"--device = 'gpu'.*device string: gpu$"):
         encode_texts(["a"], "m", "torch", device="gpu")

@@ -31,15 +31,17 @@ class TorchEncoder:
                 "The torch backend needs sentence-transformers: pip install 'xsample_jax[text]' "
                 "(on a machine without GPU install a CPU build of torch first). The jax backend needs neither."
             ) from error
-        if device is not None:
-            _check_device(device)
         try:
-            self._encoder = SentenceTransformer(model, device=device)
+            # Moved afterwards: what then fails is the device, not the model.
+            self._encoder = SentenceTransformer(model, device=device and "cpu")
         except ImportError:
             raise
         except Exception as error:  # damaged weights: torch, pickle and safetensors have each their own
             fix = "Give a folder with a downloaded model, or a name of the hub and a network."
-            raise DataError("model", model, f"a sentence-transformers model ({str(error)[:200]})", fix) from error
+            found = f"{type(error).__name__}: {error}"[:200]
+            raise DataError("model", model, f"a sentence-transformers model ({found})", fix) from error
+        if device:
+            self._move(device)
         self._encoder.eval()
         self._batch_size = batch_size
         name, revision = identify(model, _folder(model))
@@ -51,6 +53,13 @@ class TorchEncoder:
             "dtype": str(self._encoder.dtype).removeprefix("torch.").replace("float32", ""),
         }
         self.info |= {key: value for key, value in about.items() if value}
+
+    def _move(self, device: str) -> None:
+        try:
+            self._encoder.to(device)
+        except Exception as error:  # RuntimeError, AssertionError, NotImplementedError: as the device may have it
+            expected = "a device that torch has here, as cpu, cuda or cuda:1"
+            raise ConfigError("--device", device, expected, str(error).split("\n")[0][:200]) from error
 
     def encode(self, texts: Sequence[str], advance: Callable[[int], None] = lambda texts: None) -> np.ndarray:
         """Returns float32 [n, dim], of any length. `advance(k)` is called when k more texts are done."""
@@ -64,16 +73,6 @@ class TorchEncoder:
     def _encode(self, texts: list[str]) -> np.ndarray:
         rows = self._encoder.encode(texts, batch_size=self._batch_size, convert_to_numpy=True, show_progress_bar=False)
         return np.asarray(rows, np.float32)
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.zeros(1, device=device)
-    except Exception as error:  # RuntimeError, AssertionError, NotImplementedError: as the device may have it
-        expected = "a device that torch has here, as cpu, cuda or cuda:1"
-        raise ConfigError("--device", device, expected, str(error).split("\n")[0][:200]) from error
 
 
 def _folder(model: str) -> Path | None:
