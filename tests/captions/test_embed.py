@@ -1,5 +1,6 @@
 """Embeddings into a record set: right rows, one encoding per text, resumable to the byte, never half a set."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -12,8 +13,9 @@ import pytest
 
 from tests.captions.tiny_models import write_model
 from tests.data.record_sets import make_record
-from xsample_jax.captions import embed
-from xsample_jax.captions.embed import embed_classes, embed_set
+from xsample_jax.captions import embed, embed_work
+from xsample_jax.captions.embed import embed_set
+from xsample_jax.captions.embed_classes import embed_classes
 from xsample_jax.data.manifest import read_manifest, verify_records
 from xsample_jax.data.record_reader import open_records
 from xsample_jax.data.record_writer import manifest_text, write_records
@@ -86,7 +88,8 @@ def test_rows_and_manifest(plain):
     }  # fmt: skip
     for old, new in zip(before, after, strict=True):
         expected = np.array([vector(f"a {text}") for text in old["captions"]], np.float32).reshape(-1, DIM)
-        np.testing.assert_array_equal(new["caption_embeddings"], expected.astype(np.float16))
+        found = np.zeros((0, DIM)) if not new["captions"] else new["caption_embeddings"]
+        np.testing.assert_array_equal(found, expected.astype(np.float16))
         for key in ("id", "image", "label", "captions", "attributes"):
             assert new[key] == old[key]
     assert len(encoder.asked) == len(set(encoder.asked)) == result.distinct
@@ -111,9 +114,14 @@ def test_second_call_does_nothing(plain):
     embed_set(plain, HashEncoder(), show=False)
     before = contents(plain)
     encoder = HashEncoder()
-    assert embed_set(plain, encoder, show=False).finished
+    for more in ({}, {"max_length": 77}):  # which earlier versions did not record
+        encoder.info |= more
+        assert embed_set(plain, encoder, show=False).before
     assert encoder.asked == []
     assert contents(plain) == before
+    encoder.info["dtype"] = "bfloat16"
+    with pytest.raises(DataError, match="--overwrite"):
+        embed_set(plain, encoder, show=False)
 
 
 def test_int8_rows_are_half_as_large_and_nearly_the_same(plain):
@@ -121,8 +129,8 @@ def test_int8_rows_are_half_as_large_and_nearly_the_same(plain):
     cosines = [
         row.astype(np.float32) @ vector(text)
         for record in records_of(plain)
-        if record["captions"]
-        for text, row in zip(record["captions"], record["caption_embeddings"], strict=True)
+        for place, text in enumerate(record["captions"])
+        for row in [record["caption_embeddings"][place]]
     ]
     assert min(cosines) > 0.9995
     assert verify_records(plain) == []
@@ -179,7 +187,7 @@ def test_killed_at_any_rename_or_removal(plain, tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", counted(os.replace))
-            patch.setattr(embed.Path, "unlink", counted(embed.Path.unlink))
+            patch.setattr(embed_work.Path, "unlink", counted(embed_work.Path.unlink))
             try:
                 embed_set(folder, HashEncoder(), show=False)
                 finished = True
@@ -204,6 +212,67 @@ def test_parts_then_join(plain):
     assert verify_records(plain) == []
 
 
+@pytest.mark.parametrize("part", [(1, 2), (3, 4)])
+def test_other_parts_go_on_from_a_shard_that_was_not_finished(plain, tmp_path, monkeypatch, part):
+    """A caption of the first shard is in neither of these parts."""
+    whole = tmp_path / "whole"
+    shutil.copytree(plain, whole)
+    embed_set(whole, HashEncoder(), show=False)
+    rewrite, left = embed._rewrite, part[0]
+
+    def killed(*arguments):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        rewrite(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embed, "_rewrite", killed)
+        with pytest.raises(KeyboardInterrupt):
+            embed_set(plain, HashEncoder(), show=False)
+    embed_set(plain, HashEncoder(), part=part, show=False)
+    embed_set(plain, HashEncoder(), show=False)
+    assert contents(plain) == contents(whole)
+
+
+def test_a_call_with_nothing_to_do_leaves_what_is_not_its_own(plain):
+    embed_set(plain, HashEncoder("one"), show=False)
+    (plain / "mine.arrayrecord").write_bytes(b"mine")
+    with pytest.raises(KeyboardInterrupt):
+        embed_set(plain, HashEncoder("two", calls=2), overwrite=True, show=False)
+    (shard,) = list(plain.glob(".embed-*/train-00000*.arrayrecord"))
+    shard.replace(plain / shard.name)  # as when it was killed while shards moved in
+    before = contents(plain)
+    for part in (None, (0, 2)):
+        assert embed_set(plain, HashEncoder("one"), part=part, show=False).before
+        assert contents(plain) == before
+    stale = plain / shard.name.replace(shard.name.split(".")[1], "0" * 8)
+    stale.write_bytes(b"of a call that was killed")
+    embed_set(plain, HashEncoder("one"), part=(0, 2), show=False)
+    assert stale.exists()
+    embed_set(plain, HashEncoder("one"), show=False)
+    assert contents(plain) == before
+
+
+def test_work_on_a_set_that_has_changed_goes(plain):
+    with pytest.raises(KeyboardInterrupt):
+        embed_set(plain, HashEncoder("one", calls=2), show=False)
+    manifest = dataclasses.replace(read_manifest(plain), name="prepared again").with_fingerprint()
+    (plain / "manifest.json").write_text(manifest_text(manifest))
+    assert embed_set(plain, HashEncoder("two"), show=False).finished
+    assert list(plain.glob(".*")) == []
+
+
+def test_a_damaged_shard_gets_no_new_checksum(plain):
+    path = next(plain.glob("train-00001*"))
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"shard = '{path}': expected SHA-256"):
+        embed_set(plain, HashEncoder(), show=False)
+
+
 class Meanwhile(HashEncoder):
     """Calls `what` while it is at work."""
 
@@ -220,7 +289,7 @@ def test_two_at_the_same_shards_are_refused(plain, tmp_path):
     def refused(part=None):
         holder = rf"--set = '{plain}': expected .*no other process is using \(process {os.getpid()} on .* is\)"
         with pytest.raises(DataError, match=holder):
-            embed_set(plain, HashEncoder(), part=part, show=False)
+            embed_set(plain, HashEncoder("third"), part=part, overwrite=True, show=False)
 
     def during_a_part():
         refused()
@@ -271,7 +340,7 @@ def test_models_do_not_mix(plain):
         embed_set(plain, HashEncoder("two"), show=False)
     with pytest.raises(KeyboardInterrupt):
         embed_set(plain, HashEncoder("two", calls=1), overwrite=True, show=False)
-    with pytest.raises(DataError, match="under way"):
+    with pytest.raises(DataError, match=r"under way = .two, template '\{caption\}', float16, in .*/\.embed-"):
         embed_set(plain, HashEncoder("three"), overwrite=True, show=False)
     result = embed_set(plain, HashEncoder("two"), overwrite=True, show=False)
     assert result.manifest.text_encoder["name"] == "two"
@@ -292,7 +361,7 @@ class Wrong(HashEncoder):
     ("change", "message"),
     [
         (lambda rows: rows[:, :5], "width 6"),
-        (lambda rows: rows * 0, "not zero"),
+        (lambda rows: rows * 0, "embedding of 'picture 0' = 'length 0.0': .*not zero"),
         (lambda rows: rows * np.nan, "finite"),
     ],
 )
@@ -303,7 +372,9 @@ def test_wrong_vectors(plain, change, message):
 
 
 def test_full_disk_is_found_before_work_starts(plain, monkeypatch):
-    monkeypatch.setattr(embed.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
+    shards = sum(path.stat().st_size for path in plain.glob("*.arrayrecord"))
+    free = int(1.05 * (shards + 29 * 2 * 2 * DIM)) - 1  # of 29 records, an embedding in a shard and one in the rows
+    monkeypatch.setattr(embed_work.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, free))
     encoder = HashEncoder()
     with pytest.raises(DataError, match="free disk"):
         embed_set(plain, encoder, show=False)
@@ -326,6 +397,16 @@ def test_disk_that_fills_up_on_the_way(plain, tmp_path):
     assert contents(plain) == contents(whole)
 
 
+@pytest.mark.parametrize("content", [b"", b"abc", None])
+def test_damaged_rows_are_named(plain, content):
+    with pytest.raises(KeyboardInterrupt):
+        embed_set(plain, HashEncoder(calls=2), show=False)
+    rows = min(plain.glob(".embed-*/*.rows.npy"))
+    rows.write_bytes(rows.read_bytes()[:-1] if content is None else content)
+    with pytest.raises(DataError, match=rf"rows in {rows} = .*Remove {rows.parent} and start anew"):
+        embed_set(plain, HashEncoder(), show=False)
+
+
 def test_progress_counts_every_record_once(plain, monkeypatch):
     shown = []
 
@@ -344,9 +425,11 @@ def test_nothing_to_embed_and_bad_templates(tmp_path):
     write_records(tmp_path, "none", {"train": [record]})
     with pytest.raises(DataError, match=r"captions.*--what=classes"):
         embed_set(tmp_path, HashEncoder(), show=False)
+    assert [path.name for path in tmp_path.glob(".*")] == []  # no second copy of the images stays
     with pytest.raises(DataError, match="class_names"):
         embed_classes(tmp_path, HashEncoder())
-    for template in ("no field", "{caption} {style}", "{caption"):
+    bad = ("no field", "{caption} {style}", "{caption", "{{caption}}", "{caption} {caption.foo}", "{caption[a]}")
+    for template in bad:
         with pytest.raises(DataError, match="template"):
             embed_set(tmp_path, HashEncoder(), template=template, show=False)
 
@@ -362,6 +445,38 @@ def test_class_texts(plain):
     assert about["text_encoder"]["template"] == "a photo of a {caption}"
 
 
+def test_class_texts_of_another_model_are_not_replaced(plain, monkeypatch):
+    embed_classes(plain, HashEncoder("one"))
+    assert len(embed_classes(plain, HashEncoder("one"))) == 3
+    before = contents(plain)
+    for encoder, template in ((HashEncoder("two"), "a photo of a {caption}"), (HashEncoder("one"), "a {caption}")):
+        with pytest.raises(DataError, match=r"text_encoder of .*class_embeddings\.npy.*--overwrite"):
+            embed_classes(plain, encoder, template)
+    assert contents(plain) == before
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("xsample_jax.captions.embed_classes.write_whole", killed)
+        with pytest.raises(KeyboardInterrupt):
+            embed_classes(plain, HashEncoder("two"), overwrite=True)
+    assert not (plain / "class_embeddings.json").exists()  # never beside rows that it is not about
+    with pytest.raises(DataError, match=r"class embeddings = .*--overwrite"):
+        embed_classes(plain, HashEncoder("two"))
+    embed_classes(plain, HashEncoder("two"), overwrite=True)
+    assert json.loads((plain / "class_embeddings.json").read_text())["text_encoder"]["name"] == "two"
+
+
+def test_wordnet_ids_are_embedded_as_names(tmp_path):
+    record = {"id": 0, "image": b"x", "label": 0}
+    write_records(tmp_path, "birds", {"train": [record]}, ["n01530575", "n01440764"])
+    encoder = HashEncoder()
+    embed_classes(tmp_path, encoder)
+    assert encoder.asked == ["a photo of a brambling", "a photo of a tench"]
+    assert json.loads((tmp_path / "class_embeddings.json").read_text())["class_names"] == ["n01530575", "n01440764"]
+
+
 def test_the_tool(plain, tmp_path, capsys):
     model = str(write_model(tmp_path / "model", "mpnet"))
     assert main([f"--set={plain}", f"--model={model}", "--device=cpu"]) == 0
@@ -369,10 +484,26 @@ def test_the_tool(plain, tmp_path, capsys):
     record = open_records(plain, "train")[1]
     assert record["caption_embeddings"].shape == (2, 16)
     np.testing.assert_allclose(np.linalg.norm(record["caption_embeddings"].astype(np.float32), axis=1), 1, atol=2e-3)
-    assert main([f"--set={plain}", f"--model={model}", "--stored=int8"]) == 1
-    assert "--overwrite" in capsys.readouterr().err
+    assert main([f"--set={plain}", f"--model={model}", "--stored=int8"]) == 2
+    assert re.match("error: text_encoder .*--overwrite", capsys.readouterr().err)
     assert main([f"--set={plain}", f"--model={model}", "--what=classes"]) == 0
-    assert main([f"--set={plain}", f"--model={model}", "--device=tpu"]) == 1
-    assert "--device = 'tpu'" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main([f"--set={plain}", "--part=3/3"])
+    assert main([f"--set={plain}", f"--model={model}", "--device=tpu"]) == 2
+    assert "error: --device = 'tpu'" in capsys.readouterr().err
+    for flags in (["--part=3/3"], ["--what=classes", "--stored=int8"], ["--what=classes", "--part=0/2"]):
+        with pytest.raises(SystemExit):
+            main([f"--set={plain}", *flags])
+
+
+def test_the_tool_stopped_or_with_nothing_to_do(plain, tmp_path, capsys, monkeypatch):
+    flags = [f"--set={plain}", f"--model={write_model(tmp_path / 'model', 'bert')}", "--device=cpu"]
+    assert main(flags) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("xsample_jax.tools.embed.open_encoder", lambda *flags, **options: HashEncoder("two", calls=1))
+        assert main([*flags, "--overwrite"]) == 130
+    assert capsys.readouterr().err.endswith("stopped; the same command goes on from here\n")
+    with monkeypatch.context() as patch:  # as where the set cannot be written to
+        patch.setattr(embed, "alone", None)
+        assert main(flags) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"nothing to do: text encoder model, fingerprint {read_manifest(plain).fingerprint}"
+    assert second.startswith("embeddings under way: two, template '{caption}', float16, in ")

@@ -1,26 +1,35 @@
 """Caption encoding, with a stand-in for sentence-transformers: the real one is too heavy for the suite."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import types
 
+import huggingface_hub
 import numpy as np
 import pytest
 
-from xsample_jax.captions import sentence_folder
-from xsample_jax.captions.encoders import checked_unit_rows, encode_texts, round_rows
-from xsample_jax.errors import DataError
+from xsample_jax.captions import model_identity
+from xsample_jax.captions.encoders import checked_unit_rows, differing, encode_texts, round_rows
+from xsample_jax.errors import ConfigError, DataError
 
 
 class FakeEncoder(list):
     """Two numbers per text: its length and 1; modules as sentence-transformers has them."""
 
+    dtype, prompts, default_prompt_name = "torch.float32", {"query": "find: "}, None
+
     def __init__(self, model, device=None):
         if model == "nowhere":
             raise OSError("no such model")
+        if model == "damaged":
+            raise Exception("invalid header")  # SafetensorError is of no other kind
         super().__init__([types.SimpleNamespace(), types.SimpleNamespace(pooling_mode="mean")])
         self.seen = []
+
+    def get_max_seq_length(self):
+        return 77
 
     def eval(self):
         return self
@@ -32,10 +41,7 @@ class FakeEncoder(list):
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "sentence_transformers", types.SimpleNamespace(SentenceTransformer=FakeEncoder))
-    utils = types.ModuleType("transformers.utils")
-    utils.cached_file = lambda model, name: str(tmp_path / name)
-    monkeypatch.setitem(sys.modules, "transformers", types.ModuleType("transformers"))
-    monkeypatch.setitem(sys.modules, "transformers.utils", utils)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda model, local_files_only: tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     return tmp_path
 
@@ -49,6 +55,7 @@ def test_rows_of_unit_length_and_description(fake):
         "revision": "sha256:" + hashlib.sha256(b"weights").hexdigest(),
         "pooling": "mean",
         "dim": 2,
+        "max_length": 77,
         "normalised": True,
         "template": "{caption}",
     }
@@ -67,15 +74,68 @@ def test_no_texts(fake):
 
 
 def test_known_weights_get_their_official_name_wherever_they_lie(fake, monkeypatch):
-    monkeypatch.setattr(sentence_folder, "KNOWN_WEIGHTS", {hashlib.sha256(b"weights").hexdigest(): "official/name"})
+    monkeypatch.setattr(model_identity, "KNOWN_WEIGHTS", {hashlib.sha256(b"weights").hexdigest(): "official/name"})
     assert encode_texts(["a"], str(fake), "torch")[1]["name"] == "official/name"
-    monkeypatch.setattr(sentence_folder, "KNOWN_WEIGHTS", {})
+    monkeypatch.setattr(model_identity, "KNOWN_WEIGHTS", {})
     assert encode_texts(["a"], str(fake), "torch")[1]["name"] == fake.name  # never the path of a machine
+
+
+def test_other_weights_are_told_apart(fake):
+    """CLIP's folders have theirs one level down; old ones are pickled."""
+
+    def revision():
+        return encode_texts(["a"], str(fake), "torch")[1]["revision"]
+
+    seen = [revision()]
+    (fake / "checkpoint-100").mkdir()
+    for name in ("pytorch_model.bin", "checkpoint-100/model.safetensors"):
+        (fake / name).write_bytes(b"not read")
+    assert revision() == seen[0]
+    for name in ("0_CLIPModel/model.safetensors", "pytorch_model.bin"):
+        (fake / "model.safetensors").unlink(missing_ok=True)
+        (fake / name).parent.mkdir(exist_ok=True)
+        for content in (b"some", b"other"):
+            (fake / name).write_bytes(content)
+            seen.append(revision())
+    assert len(set(seen)) == 5
+    shutil.rmtree(fake / "0_CLIPModel")
+    (fake / "pytorch_model.bin").unlink()
+    assert revision() == "unknown"
+
+
+def test_prompt_and_type_of_a_torch_model_are_said(fake, monkeypatch):
+    monkeypatch.setattr(FakeEncoder, "default_prompt_name", "query")
+    monkeypatch.setattr(FakeEncoder, "dtype", "torch.bfloat16")
+    info = encode_texts(["a"], "m", "torch")[1]
+    assert (info["prompt"], info["dtype"]) == ("find: ", "bfloat16")
+
+
+def test_what_describes_the_same_embeddings():
+    old = {"name": "m", "revision": "sha256:1", "dim": 2}
+    new = old | {"max_length": 77, "dtype": "float32", "stored": "float16", "prompt": "find: "}
+    assert differing(old, new) == differing(new, old) == {}
+    assert differing(new, new | {"max_length": 8, "dtype": "bfloat16"}) == {"max_length": 77, "dtype": "float32"}
+    assert differing(old, new | {"stored": "int8", "prompt": "x"}) == {"stored": "float16"}
+    assert differing(old, old | {"rounded_to": 1}) == {"rounded_to": None}
+    assert differing(old | {"revision": "unknown"}, old | {"revision": "unknown"}) == {"revision": "unknown"}
 
 
 def test_unloadable_model(fake):
     with pytest.raises(DataError, match=r"model = 'nowhere'.*no such model"):
         encode_texts(["a"], "nowhere", "torch")
+    with pytest.raises(DataError, match=r"model = 'damaged'.*invalid header"):
+        encode_texts(["a"], "damaged", "torch")
+
+
+def test_a_device_that_torch_does_not_have(fake, monkeypatch):
+    def move(encoder, device):
+        if device != "cpu":
+            raise RuntimeError(f"Expected one of cpu, cuda device type at start of device string: {device}\nmore")
+
+    monkeypatch.setattr(FakeEncoder, "to", move, raising=False)
+    assert encode_texts(["a"], "m", "torch", device="cpu")[1]["name"] == "m"
+    with pytest.raises(ConfigError, match=r"--device = 'gpu'.*device string: gpu$"):
+        encode_texts(["a"], "m", "torch", device="gpu")
 
 
 def test_missing_package_names_the_extra(monkeypatch):
@@ -97,6 +157,8 @@ def test_checked_unit_rows_refuses_zero_and_nan():
         checked_unit_rows(np.array([[1.0, 0], [0, 0]]))
     with pytest.raises(DataError, match="row 0"):
         checked_unit_rows(np.array([[np.nan, 0]]))
+    with pytest.raises(DataError, match=r"embedding of 'b' = 'length 0.0'"):
+        checked_unit_rows(np.array([[1.0, 0], [0, 0]]), ["a", "b"])
 
 
 def test_round_rows_error_is_as_documented():

@@ -13,7 +13,7 @@ import pytest
 from tests.captions.tiny_models import CASES, GOLDENS, MINILM_GOLDENS, TEXTS, write_model, write_safetensors
 from xsample_jax.captions.bert import distance_buckets
 from xsample_jax.captions.jax_encoder import JaxEncoder
-from xsample_jax.captions.sentence_folder import read_folder
+from xsample_jax.captions.sentence_folder import FAMILIES, read_folder
 from xsample_jax.errors import DataError
 from xsample_jax.weights.safetensors_file import read_safetensors
 
@@ -42,6 +42,7 @@ def test_equal_to_sentence_transformers(case, tmp_path):
     assert encoder.info["pooling"] == CASES[case].get("pooling", "mean")
     assert encoder.info["name"] == case
     assert encoder.info["revision"].startswith("sha256:")
+    assert encoder.info["max_length"] == 200
 
 
 def test_neighbours_in_a_row_and_devices_do_not_matter(tmp_path):
@@ -59,8 +60,9 @@ def test_neighbours_in_a_row_and_devices_do_not_matter(tmp_path):
 
 def test_bfloat16_is_near(tmp_path):
     folder = str(write_model(tmp_path / "m", "bert"))
-    exact = unit(JaxEncoder(folder, devices=jax.devices()[:1]).encode(TEXTS))
-    rough = unit(JaxEncoder(folder, devices=jax.devices()[:1], dtype="bfloat16").encode(TEXTS))
+    exact, rough = (JaxEncoder(folder, devices=jax.devices()[:1], dtype=dtype) for dtype in (None, "bfloat16"))
+    assert rough.info == exact.info | {"dtype": "bfloat16"}
+    exact, rough = unit(exact.encode(TEXTS)), unit(rough.encode(TEXTS))
     cosines = (exact * rough).sum(-1)
     assert cosines.min() > 0.999
     assert cosines.min() < 1 - 1e-7  # it did compute in bfloat16
@@ -92,14 +94,50 @@ def test_weights_saved_with_a_head_on_top(tmp_path):
         ("config.json", {"intermediate_size": 50}, r"intermediate.dense.*\(50, 16\)"),
         ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pooling.*max.*--backend=torch"),
         ("config_sentence_transformers.json", {"default_prompt_name": "query"}, "default_prompt_name"),
+        ("config.json", {"is_decoder": True}, "is_decoder.*--backend=torch"),
+        ("config.json", {"vocab_size": 20}, "largest token .* = 32: .*vocab_size, 20.*--backend=torch"),
+        ("config.json", {"hidden_act": None}, "hidden_act .*None"),
+        ("config.json", {"layer_norm_eps": "1e-5"}, "layer_norm_eps .*a value .float"),
+        ("config.json", {"max_position_embeddings": 1024}, "max_seq_length.*1024.*to 512.*--backend=torch"),
+        ("sentence_bert_config.json", {"max_seq_length": "256"}, "max_seq_length.*'256'"),
+        ("tokenizer_config.json", {"do_lower_case": False}, "do_lower_case.*False.*True, as tokenizer.json"),
     ],
 )
 def test_refused_folders(file, changes, message, tmp_path):
     folder = write_model(tmp_path / "m", "bert")
     (folder / "config_sentence_transformers.json").write_text("{}")
+    if "max_position_embeddings" in changes:  # then it is as long as a text may be
+        edit(folder / "sentence_bert_config.json", max_seq_length=None)
     edit(folder / file, **changes)
     with pytest.raises(DataError, match=message):
         JaxEncoder(str(folder))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_keys_that_lack_in_a_config(family, tmp_path):
+    folder = write_model(tmp_path / "m", family)
+    config = json.loads((folder / "config.json").read_text())
+    for key in FAMILIES[family]:
+        (folder / "config.json").write_text(json.dumps({name: config[name] for name in config if name != key}))
+        with pytest.raises(DataError, match=rf"{key} in .*config.json = None.*--backend=torch"):
+            JaxEncoder(str(folder))
+
+
+def test_files_of_another_form(tmp_path):
+    folder = write_model(tmp_path / "m", "bert")
+    for name, content, message in (
+        ("modules.json", '[{"path": ""}]', "modules.json.*a type and a path"),
+        ("modules.json", "{}", "modules.json.*a list in JSON, not {}"),
+        ("config.json", "[]", r"config.json.*a dict in JSON, not \[\]"),
+    ):
+        before = (folder / name).read_text()
+        (folder / name).write_text(content)
+        with pytest.raises(DataError, match=message):
+            read_folder(folder)
+        (folder / name).write_text(before)
+    (folder / "sentence_bert_config.json").rename(folder / "sentence_roberta_config.json")
+    with pytest.raises(DataError, match=r"settings of .*sentence_roberta_config.json.*--backend=torch"):
+        read_folder(folder)
 
 
 def test_missing_files_and_other_modules(tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ import pytest
 
 from tests.captions.test_embed import HashEncoder
 from tests.prepare.corpora import contents, make_job, run, write_corpus
-from xsample_jax.captions.embed import embed_classes, embed_set
+from xsample_jax.captions.embed import embed_set
+from xsample_jax.captions.embed_classes import embed_classes
 from xsample_jax.data.manifest import verify_records
 from xsample_jax.data.record_reader import open_records
 from xsample_jax.data.whole_file import load_arrays

@@ -1,36 +1,25 @@
-"""Caption embeddings into a finished record set: shard by shard, resumable, and swapped in at once at the end.
-
-Everything is prepared in a hidden folder beside the shards: for each of them SHARD.rows.npy (embeddings of the captions
-that no earlier shard had) and the new shard. Both are written under a temporary name and renamed, so what has its name
-is whole. At the end the new shards move in under new names, the manifest is replaced in one step, the old shards go:
-at every moment the folder holds a set that opens, first the old one and then the new one. Images are copied once.
-"""
+"""Caption embeddings into a finished record set: shard by shard, resumable, and swapped in at once at the end."""
 
 import dataclasses
-import hashlib
-import json
-import re
-import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from xsample_jax.captions.embed_lock import alone
-from xsample_jax.captions.encoders import describe, encode_unique, fill_template
+from xsample_jax.captions.embed_work import Piece, WorkFolder, leftovers, remove
+from xsample_jax.captions.encoders import describe, differing, encode_unique, fill_template
 from xsample_jax.captions.known_rows import KnownRows, text_key
-from xsample_jax.class_embeddings import ABOUT, FILE
 from xsample_jax.data.embedding_rows import stored_dtype, to_stored
-from xsample_jax.data.manifest import MANIFEST, Manifest, file_checksum, read_manifest
+from xsample_jax.data.manifest import Manifest, file_checksum, read_manifest
 from xsample_jax.data.record_reader import RecordSource, open_records
 from xsample_jax.data.record_writer import pack_record
 from xsample_jax.data.shard_cache import shard_cache
 from xsample_jax.data.whole_file import save_array, write_whole
 from xsample_jax.errors import DataError
 from xsample_jax.metrics.progress import progress
-from xsample_jax.storage.paths import as_path, file_sizes, in_bucket, remove_tree
+from xsample_jax.storage.paths import as_path, in_bucket
 
 IN_MEMORY = 2**28  # bytes; larger shards are read record by record, twice
 
@@ -40,13 +29,15 @@ class EmbeddedSet:
     """What `embed_set` did. captions, distinct, without: of the shards of this call; without = records with no caption.
 
     finished: the set carries the embeddings (False while other parts are missing).
+    before: it carried them already, and nothing was done.
     """
 
     manifest: Manifest
-    captions: int
-    distinct: int
-    without: int
-    finished: bool
+    captions: int = 0
+    distinct: int = 0
+    without: int = 0
+    finished: bool = True
+    before: bool = False
 
 
 def embed_set(
@@ -74,85 +65,61 @@ def embed_set(
       show: progress on stderr.
 
     Raises:
-      DataError: not a finished set, another process at work on it, no captions, embeddings of another model that are
-        there or under way, no room on the disk, or an embedding that is zero or not finite.
+      DataError: not a finished set, another process at work on it, no captions, a shard that is not what the manifest
+        says, embeddings of another model that are there or under way, no room on the disk, or an embedding that is zero
+        or not finite.
     """
     folder = as_path(folder, "--set")
-    read_manifest(folder)  # a folder that holds no set gets no locks
-    with alone(folder, part):
-        return _embed(folder, encoder, template, stored, overwrite, part, show)
-
-
-def _embed(
-    folder: Path, encoder, template: str, stored: str, overwrite: bool, part: tuple[int, int] | None, show: bool
-) -> EmbeddedSet:
-    """`embed_set` for the one that holds the set, or the part."""
-    old = read_manifest(folder)
     text_encoder = describe(encoder, template) | {"stored": stored}
     stored_dtype(text_encoder)
-    fill_template(template, [""])
-    if old.text_encoder == text_encoder:
-        _remove_leftovers(folder, old)
-        return EmbeddedSet(old, 0, 0, 0, True)
-    if old.text_encoder is not None and not overwrite:
-        differing = {k: v for k, v in old.text_encoder.items() if text_encoder.get(k) != v}
-        fix = "Pass --overwrite to replace them; one set holds embeddings of one model only."
-        raise DataError(f"text_encoder of {folder}", differing, "no embeddings, or those of this very model", fix)
-    tag = hashlib.sha256(f"{old.fingerprint}{json.dumps(text_encoder, sort_keys=True)}".encode()).hexdigest()[:8]
-    work = _open_work(folder, tag)
-    new = dataclasses.replace(old, text_encoder=text_encoder)
+    fill_template(template, [])
+    manifest = read_manifest(folder)
+    # Without a lock: the set may be one that cannot be written to.
+    if _has(manifest, text_encoder) and (part is not None or not leftovers(folder, manifest)):
+        return EmbeddedSet(manifest, before=True)
+    with alone(folder, part):
+        manifest = read_manifest(folder)
+        if _has(manifest, text_encoder):
+            if part is None:
+                remove(leftovers(folder, manifest))
+            return EmbeddedSet(manifest, before=True)
+        if manifest.text_encoder is not None and not overwrite:
+            there = differing(manifest.text_encoder, text_encoder)
+            fix = "Pass --overwrite to replace them; one set holds embeddings of one model only."
+            raise DataError(f"text_encoder of {folder}", there, "no embeddings, or those of this very model", fix)
+        return _embed(WorkFolder(folder, manifest, text_encoder), manifest, encoder, part, show)
 
-    shards = [(split, number) for split, entry in old.splits.items() for number in range(len(entry["shards"]))]
-    mine = shards if part is None else shards[part[0] :: part[1]]
-    names = {shard: _new_name(old.splits[shard[0]]["shards"][shard[1]]["file"], tag) for shard in shards}
-    todo = [shard for shard in mine if not _finished(folder, work, names[shard])]
-    _check_room(folder, old, todo)
-    known = KnownRows(text_encoder)
-    records = sum(old.splits[split]["shards"][number]["count"] for split, number in todo)
+
+def _has(manifest: Manifest, text_encoder: dict) -> bool:
+    return manifest.text_encoder is not None and not differing(manifest.text_encoder, text_encoder)
+
+
+def _embed(work: WorkFolder, old: Manifest, encoder, part: tuple[int, int] | None, show: bool) -> EmbeddedSet:
+    mine = work.pieces if part is None else work.pieces[part[0] :: part[1]]
+    todo = [piece for piece in mine if not work.finished(piece)]
+    work.check_room(todo)
+    sources = {split: open_records(work.folder, split) for split in old.splits}
+    known = KnownRows(work.draft.text_encoder)
+    records = sum(piece.entry["count"] for piece in todo)
     ticks = iter(progress(range(records + 1), "embed, records", records, enabled=show))
     totals = np.zeros(3, np.int64)
-    for shard in mine:
-        rows = work / f"{names[shard]}.rows.npy"
-        if shard in todo:
-            source = _one_shard(open_records(folder, shard[0]), shard[1])
-            advance = _shared_out(ticks, len(source))
-            totals += _embed_shard(source, new, encoder, template, known, rows, work / names[shard], advance)
+    for piece in mine:
+        if piece in todo:
+            source = _one_shard(sources[piece.split], piece)
+            totals += _embed_shard(source, work, piece, encoder, known, _shared_out(ticks, len(source)))
         else:
-            known.add(rows)
+            known.add(work.rows(piece))
     if part is not None:
         return EmbeddedSet(old, *totals.tolist(), finished=False)
     if not known:
+        work.remove()
         fix = "Prepare the set with captions; for class names use --what=classes."
-        raise DataError(f"captions of {folder}", 0, "at least one caption in the set", fix)
-    return EmbeddedSet(_swap_in(folder, work, new, names), *totals.tolist(), finished=True)
-
-
-def embed_classes(folder: str | Path, encoder, template: str = "a photo of a {caption}") -> np.ndarray:
-    """Writes class_embeddings.npy, float16 [classes, E] of the set's class names, for the class_text graph.
-
-    class_embeddings.json beside it says of which model, template and names they are.
-    """
-    folder = as_path(folder, "--set")
-    names = read_manifest(folder).class_names
-    if not names:
-        raise DataError(f"class_names of {folder}", [], "names to embed", "Only sets with labels have class texts.")
-    rows = encode_unique(encoder, fill_template(template, names)).astype(np.float16)
-    about = {"text_encoder": describe(encoder, template), "class_names": list(names)}
-    write_whole(folder / FILE, lambda path: save_array(path, rows))
-    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
-    write_whole(folder / ABOUT, lambda path: path.write_text(text, encoding="utf-8"))
-    return rows
+        raise DataError(f"captions of {work.folder}", 0, "at least one caption in the set", fix)
+    return EmbeddedSet(work.swap_in(), *totals.tolist())
 
 
 def _embed_shard(
-    source: RecordSource,
-    manifest: Manifest,
-    encoder,
-    template: str,
-    known: KnownRows,
-    rows: Path,
-    out: Path,
-    advance: Callable[[float], None],
+    source: RecordSource, work: WorkFolder, piece: Piece, encoder, known: KnownRows, advance: Callable[[float], None]
 ) -> tuple[int, int, int]:
     """Writes the new rows and the new shard; returns captions, new distinct ones, records without any."""
     texts: dict[bytes, str] = {}
@@ -161,32 +128,36 @@ def _embed_shard(
         captions = source[index]["captions"]
         counted += len(captions)
         without += not captions
-        for text in fill_template(template, captions):
+        for text in fill_template(work.draft.text_encoder["template"], captions):
             if (key := text_key(text)) not in known:
                 texts.setdefault(key, text)
-    if not rows.exists():
-        done = 0
-
-        def encoded(count: int) -> None:
-            nonlocal done
-            done += count
-            advance(done / len(texts))
-
-        table = np.zeros(len(texts), known.dtype)
-        if texts:
-            vectors = encode_unique(encoder, list(texts.values()), encoded)
-            if vectors.shape[1] != manifest.text_encoder["dim"]:
-                raise DataError("embedding", vectors.shape, f"width {manifest.text_encoder['dim']}, as the model says")
-            table["key"] = np.array([np.void(key) for key in texts], "V16")
-            table["row"] = to_stored(vectors, manifest.text_encoder["stored"])
-        write_whole(rows, lambda path: save_array(path, table))
-    known.add(rows)
-    write_whole(out, lambda path: _rewrite(source, manifest, template, known, path))
+    table = np.zeros(len(texts), known.dtype)
+    if texts:
+        table["key"] = np.array([np.void(key) for key in texts], "V16")
+        table["row"] = _encode(list(texts.values()), encoder, work.draft.text_encoder, advance)
+    write_whole(work.rows(piece), lambda path: save_array(path, table))
+    known.add(work.rows(piece))
+    write_whole(work.shard(piece), lambda path: _rewrite(source, work.draft, known, path))
     advance(1.0)
     return counted, len(texts), without
 
 
-def _rewrite(source: RecordSource, manifest: Manifest, template: str, known: KnownRows, path: Path) -> None:
+def _encode(texts: Sequence[str], encoder, text_encoder: dict, advance: Callable[[float], None]) -> np.ndarray:
+    """Rows of the texts as they are stored [n, E]; `advance` is told the share that is done."""
+    done = 0
+
+    def encoded(count: int) -> None:
+        nonlocal done
+        done += count
+        advance(done / len(texts))
+
+    vectors = encode_unique(encoder, texts, encoded)
+    if vectors.shape[1] != text_encoder["dim"]:
+        raise DataError("embedding", vectors.shape, f"width {text_encoder['dim']}, as the model says")
+    return to_stored(vectors, text_encoder["stored"])
+
+
+def _rewrite(source: RecordSource, manifest: Manifest, known: KnownRows, path: Path) -> None:
     """The records of one shard with their embeddings, grouped and compressed as they were."""
     reader = ArrayRecordReader(str(source.file(0)))
     options = reader.writer_options_string()
@@ -196,83 +167,26 @@ def _rewrite(source: RecordSource, manifest: Manifest, template: str, known: Kno
         for index in range(len(source)):
             record = source[index]
             where = record.pop("location")
-            keys = [text_key(text) for text in fill_template(template, record["captions"])]
-            writer.write(pack_record(record | {"caption_embeddings": known.rows(keys)}, manifest, where))
+            texts = fill_template(manifest.text_encoder["template"], record["captions"])
+            rows = known.rows([text_key(text) for text in texts])
+            writer.write(pack_record(record | {"caption_embeddings": rows}, manifest, where))
     finally:
         writer.close()
 
 
-def _swap_in(folder: Path, work: Path, draft: Manifest, names: dict[tuple[str, int], str]) -> Manifest:
-    """Moves the new shards in, replaces the manifest, removes the old shards and the work folder."""
-    splits = {}
-    for split, entry in draft.splits.items():
-        shards = []
-        for number, shard in enumerate(entry["shards"]):
-            final = folder / names[split, number]
-            if not final.exists():
-                (work / final.name).replace(final)
-            about = {"file": final.name, "bytes": file_sizes(folder)[final.name], "sha256": file_checksum(final)}
-            shards.append(shard | about)
-        splits[split] = {**entry, "shards": shards}
-    manifest = dataclasses.replace(draft, splits=splits).with_fingerprint()
-    text = json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n"
-    write_whole(folder / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
-    _remove_leftovers(folder, manifest)
-    return manifest
-
-
-def _remove_leftovers(folder: Path, manifest: Manifest) -> None:
-    listed = {shard["file"] for entry in manifest.splits.values() for shard in entry["shards"]}
-    for path in folder.glob("*.arrayrecord"):
-        if path.name not in listed:
-            path.unlink()
-    for work in folder.glob(".embed-*"):
-        remove_tree(work)
-
-
-def _open_work(folder: Path, tag: str) -> Path:
-    work = folder / f".embed-{tag}"
-    others = [path for path in folder.glob(".embed-*") if path != work]
-    if others:
-        fix = "Finish it with the same model and flags, or remove that folder."
-        raise DataError("embeddings under way", str(others[0]), "no unfinished work of another model in this set", fix)
-    work.mkdir(exist_ok=True)
-    return work
-
-
-def _finished(folder: Path, work: Path, name: str) -> bool:
-    rows = work / f"{name}.rows.npy"
-    return rows.exists() and ((work / name).exists() or (folder / name).exists())
-
-
-def _check_room(folder: Path, manifest: Manifest, todo: list[tuple[str, int]]) -> None:
-    sizes = [manifest.splits[split]["shards"][number]["bytes"] for split, number in todo]
-    # In a bucket there is room; here one shard is made at a time.
-    need = max(sizes, default=0) if in_bucket(folder) else sum(sizes)
-    free = shutil.disk_usage(tempfile.gettempdir() if in_bucket(folder) else folder).free
-    if free < 1.05 * need:
-        expected = (
-            f"{1.05 * need / 2**30:.1f} GiB and room for the embeddings: shards are copied before the old ones go"
-        )
-        fix = "Make room, or move the set to a larger disk."
-        raise DataError("free disk", f"{free / 2**30:.1f} GiB", expected, fix)
-
-
-def _one_shard(source: RecordSource, number: int) -> RecordSource:
-    shard = source.manifest.splits[source.split]["shards"][number]
-    splits = {source.split: {"count": shard["count"], "shards": [shard]}}
+def _one_shard(source: RecordSource, piece: Piece) -> RecordSource:
+    """The records of one shard; DataError where it is not what the manifest says, as the new one would hide that."""
+    splits = {piece.split: {"count": piece.entry["count"], "shards": [piece.entry]}}
     manifest = dataclasses.replace(source.manifest, splits=splits)
     single = RecordSource(source.folder, source.split, manifest, source.channels)
     if in_bucket(source.folder):
-        single.read_through(shard_cache(shard["bytes"]))
-    if shard["bytes"] < IN_MEMORY:
+        single.read_through(shard_cache(piece.entry["bytes"]))
+    elif file_checksum(single.file(0)) != piece.entry["sha256"]:  # the cache compares it by itself
+        fix = "The file is damaged: fetch it or prepare the set again."
+        raise DataError("shard", str(single.file(0)), f"SHA-256 {piece.entry['sha256']}", fix)
+    if piece.entry["bytes"] < IN_MEMORY:
         single.preload()
     return single
-
-
-def _new_name(file: str, tag: str) -> str:
-    """train-00000-of-00012.arrayrecord -> train-00000-of-00012.TAG.arrayrecord (in place of an earlier tag)."""
-    return re.sub(r"(\.[0-9a-f]{8})?\.arrayrecord$", f".{tag}.arrayrecord", file)
 
 
 def _shared_out(ticks, records: int) -> Callable[[float], None]:

@@ -1,15 +1,17 @@
 """Captions to unit vectors with a frozen sentence encoder. Runs when a set is prepared, never while a model trains."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from xsample_jax.captions.jax_encoder import JaxEncoder
-from xsample_jax.captions.sentence_folder import DEFAULT_ENCODER
+from xsample_jax.captions.model_identity import DEFAULT_ENCODER
 from xsample_jax.captions.torch_encoder import TorchEncoder
 from xsample_jax.errors import DataError, lookup
 
 BACKENDS = {"jax": JaxEncoder, "torch": TorchEncoder}
+PROBE = "\ue000\ue001"  # of no template
+IF_ABSENT = {"stored": "float16", "dtype": "float32"}
 
 
 def open_encoder(model: str = DEFAULT_ENCODER, backend: str = "jax", **options) -> JaxEncoder | TorchEncoder:
@@ -52,13 +54,28 @@ def describe(encoder, template: str) -> dict:
     return {**encoder.info, "normalised": True, "template": template}
 
 
+def differing(old: Mapping, new: Mapping) -> dict:
+    """Entries of `old`, a `text_encoder`, in which `new` differs; {} where both describe the same embeddings.
+
+    Sets of earlier versions do not say to what length texts were cut, nor a prompt: that counts as the same. Weights
+    that are not known are those of no other.
+    """
+    unsaid = {"max_length", "prompt"} - (old.keys() & new.keys())
+    one, other = IF_ABSENT | {**old}, IF_ABSENT | {**new}
+    return {
+        key: one.get(key)
+        for key in one | other
+        if key not in unsaid and (one.get(key) != other.get(key) or (key, one[key]) == ("revision", "unknown"))
+    }
+
+
 def fill_template(template: str, texts: Sequence[str]) -> list[str]:
-    """Puts each text into a template; DataError when it has no {caption} or another field."""
+    """Puts each text into a template; DataError when it has no {caption}, or something else in braces."""
     try:
-        if "{caption}" not in template:
+        if PROBE not in template.format(caption=PROBE):
             raise KeyError("caption")
         return [template.format(caption=text) for text in texts]
-    except (KeyError, IndexError, ValueError):
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError):
         fix = "Double a brace that stands for itself."
         raise DataError("template", template, "a text with {caption} in it, and no other field", fix) from None
 
@@ -66,17 +83,22 @@ def fill_template(template: str, texts: Sequence[str]) -> list[str]:
 def encode_unique(encoder, texts: Sequence[str], advance: Callable[[int], None] = lambda texts: None) -> np.ndarray:
     """Unit rows of all texts, float32 [n, E]; a text that occurs again is not computed again."""
     number = {text: index for index, text in enumerate(dict.fromkeys(texts))}
-    rows = checked_unit_rows(encoder.encode(list(number), advance))
+    rows = checked_unit_rows(encoder.encode(list(number), advance), list(number))
     return rows[[number[text] for text in texts]] if texts else rows
 
 
-def checked_unit_rows(rows: np.ndarray) -> np.ndarray:
-    """Returns float32 rows [n, E] scaled to unit length; DataError where a row is zero or not finite."""
+def checked_unit_rows(rows: np.ndarray, texts: Sequence[str] = ()) -> np.ndarray:
+    """Returns float32 rows [n, E] scaled to unit length; DataError where a row is zero or not finite.
+
+    `texts`: of the rows, for that message.
+    """
     rows = rows.astype(np.float32)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     bad = np.flatnonzero(~(np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)))
     if bad.size:
-        raise DataError("embedding", f"row {bad[0]} has length {norms[bad[0], 0]}", "a finite vector that is not zero")
+        which = repr(texts[bad[0]][:200]) if texts else f"row {bad[0]}"
+        found = f"length {norms[bad[0], 0]}"
+        raise DataError(f"embedding of {which}", found, "a finite vector that is not zero")
     return rows / norms
 
 

@@ -23,6 +23,12 @@ def read_classes(folder: Path = FOLDER) -> list[tuple[str, str]]:
     return [tuple(line.split("\t")) for line in lines]
 
 
+def spelled_out(class_names: Sequence[str]) -> list[str]:
+    """Class names as words: where all are WordNet ids of ImageNet, the names of these classes."""
+    names = dict(read_classes())
+    return [names[name] for name in class_names] if names.keys() >= set(class_names) else list(class_names)
+
+
 def read_embeddings(folder: Path = FOLDER) -> np.ndarray:
     """float16 [1000, 768], unit rows in the order of `read_classes`; DataError when a file is not what was shipped."""
     about = json.loads((folder / "about.json").read_text())

@@ -9,8 +9,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from xsample_jax.captions.bert import ACTIVATIONS, read_parameters, token_vectors
+from xsample_jax.captions.model_identity import WEIGHTS, identify
 from xsample_jax.captions.packing import pack, segments_per_row
-from xsample_jax.captions.sentence_folder import OTHERWISE, WEIGHTS, find_folder, identify, read_folder
+from xsample_jax.captions.sentence_folder import OTHERWISE, find_folder, read_folder
 from xsample_jax.errors import DataError
 from xsample_jax.weights.safetensors_file import read_safetensors
 
@@ -23,7 +24,7 @@ class JaxEncoder:
     """Texts to vectors. Rows of a batch are split over the devices, every device holds the model.
 
     Attributes:
-      info: {"name", "revision", "pooling", "dim"} for the manifest.
+      info: {"name", "revision", "pooling", "dim", "max_length"} for the manifest, and "dtype" if it is not float32.
       tokens, padded: tokens of all texts so far, and what was computed for them with padding.
     """
 
@@ -46,13 +47,14 @@ class JaxEncoder:
         dtype = jnp.dtype(dtype or (jnp.float32 if platform == "cpu" else jnp.bfloat16))
         mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
         parameters = read_parameters(read_safetensors(folder.path / WEIGHTS), folder.config)
-        name, revision = identify(model, folder.path / WEIGHTS)
+        name, revision = identify(model, folder.path)
         self.info = {
             "name": name,
             "revision": revision,
             "pooling": folder.pooling,
             "dim": folder.config["hidden_size"],
-        }
+            "max_length": folder.max_length,
+        } | ({} if dtype == jnp.float32 else {"dtype": dtype.name})
         self.tokens = self.padded = 0
         self._folder, self._devices = folder, len(devices)
         self._budget = (budget or BUDGETS.get(platform, BUDGET)) * len(devices)

@@ -33,15 +33,18 @@ class KnownRows:
         return len(self._place)
 
     def add(self, path: Path) -> None:
-        """Takes in a file of rows; DataError when its rows have another width or type."""
+        """Takes in a file of rows; DataError when it is damaged, or its rows have another width or type."""
         if in_bucket(path):
             self._copies = self._copies or tempfile.TemporaryDirectory(prefix="xsample_jax-")
             local = Path(self._copies.name) / path.name
             download(path, local)
-        table = np.load(local if in_bucket(path) else path, mmap_mode="r")
-        if table.dtype != self.dtype:
-            fix = f"Remove {path.parent} and start anew."
-            raise DataError(f"rows in {path}", str(table.dtype), str(self.dtype), fix)
+        try:
+            table = np.load(local if in_bucket(path) else path, mmap_mode="r")
+            found = str(table.dtype)
+        except (ValueError, EOFError) as error:
+            table, found = None, str(error)
+        if found != str(self.dtype):
+            raise DataError(f"rows in {path}", found, str(self.dtype), f"Remove {path.parent} and start anew.")
         self._files.append(table)
         for index, key in enumerate(table["key"].tolist()):
             self._place[key] = (len(self._files) - 1 << 32) + index

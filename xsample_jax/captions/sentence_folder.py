@@ -1,29 +1,31 @@
-"""A model folder as sentence-transformers saves it: where it lies, what it is, its tokenizer."""
+"""A model folder as sentence-transformers saves it: where it lies, what it says about its model, its tokenizer."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from xsample_jax.captions.model_identity import WEIGHTS
 from xsample_jax.captions.packing import WIDTHS
 from xsample_jax.errors import DataError
 
-# The encoder of the X-Sample paper.
-DEFAULT_ENCODER = "sentence-transformers/all-mpnet-base-v2"
-
-# SHA-256 of model.safetensors -> official name, so that a copy in any folder is recognised.
-KNOWN_WEIGHTS = {
-    "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658": DEFAULT_ENCODER,
-    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db": "sentence-transformers/all-MiniLM-L6-v2",
-}
-
-WEIGHTS = "model.safetensors"
-FAMILIES = ("bert", "mpnet")
+SETTINGS = "sentence_bert_config.json"
 POOLINGS = ("mean", "cls")
 OTHERWISE = "Use --backend=torch, which runs whatever sentence-transformers runs (extra `text`)."
+
+# What config.json has to say: where a key lacks, its library takes a default that depends on the family.
+KEYS = {
+    **dict.fromkeys(("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), int),
+    **dict.fromkeys(("vocab_size", "max_position_embeddings"), int),
+    "hidden_act": str,
+    "layer_norm_eps": float,
+}
+FAMILIES = {
+    "bert": KEYS | {"type_vocab_size": int},
+    "mpnet": KEYS | {"pad_token_id": int, "relative_attention_num_buckets": int},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,49 +74,20 @@ def find_folder(model: str) -> Path:
 
 def read_folder(path: Path) -> SentenceFolder:
     """Reads everything but the weights; DataError names the file and what in it we do not run."""
-    config = _read(path, "config.json")
-    if config.get("model_type") not in FAMILIES:
-        raise DataError(f"model_type of {path}", config.get("model_type"), f"one of {', '.join(FAMILIES)}", OTHERWISE)
-    kinds = {entry["type"].rsplit(".", 1)[-1]: entry["path"] for entry in _read(path, "modules.json")}
-    if list(kinds) not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise DataError(f"modules.json of {path}", list(kinds), "Transformer, Pooling and perhaps Normalize", OTHERWISE)
-    if kinds["Transformer"]:
-        expected = "the transformer in the folder itself"
-        raise DataError(f"modules.json of {path}", kinds["Transformer"], expected, OTHERWISE)
+    config = _config(path)
+    pooling = _pooling(path)
     prompt = _read(path, "config_sentence_transformers.json", {}).get("default_prompt_name")
     if prompt:
         raise DataError(f"default_prompt_name of {path}", prompt, "a model without a default prompt", OTHERWISE)
-    settings = _read(path, "sentence_bert_config.json", {})
-    positions = config["max_position_embeddings"] - (2 if config["model_type"] == "mpnet" else 0)
-    own = settings.get("max_seq_length") or _read(path, "tokenizer_config.json", {}).get("model_max_length")
-    max_length = int(min(own or positions, positions, WIDTHS[-1]))
-    return SentenceFolder(
-        path,
-        config,
-        _pooling(path, _read(path, f"{kinds['Pooling']}/config.json")),
-        max_length,
-        bool(settings.get("do_lower_case", False)),
-        _tokenizer(path, max_length),
-    )
+    max_length = _max_length(path, config)
+    lower_case = bool(_read(path, SETTINGS, {}).get("do_lower_case", False))
+    return SentenceFolder(path, config, pooling, max_length, lower_case, _tokenizer(path, config, max_length))
 
 
-def identify(model: str, weights: Path | None) -> tuple[str, str]:
-    """Name and revision of the weights: the checksum of the file, which a name or a branch would not pin.
-
-    The name is the official one for known weights, else the name on the hub or that of the folder: never a path.
-    """
-    fallback = Path(model).resolve().name if Path(model).is_dir() else model
-    if weights is None:
-        return fallback, "unknown"
-    with open(weights, "rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    return KNOWN_WEIGHTS.get(checksum, fallback), f"sha256:{checksum}"
-
-
-def _read(path: Path, name: str, default: dict | None = None) -> dict:
+def _read(path: Path, name: str, default: dict | None = None, kind: type = dict):
     file = path / name
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if default is not None:
             return default
@@ -122,9 +95,37 @@ def _read(path: Path, name: str, default: dict | None = None) -> dict:
         raise DataError("model", str(file), "an existing file", fix) from None
     except ValueError as error:
         raise DataError("model", str(file), f"JSON ({error})", "Fetch the model again.") from None
+    if not isinstance(found, kind):
+        raise DataError("model", str(file), f"a {kind.__name__} in JSON, not {found!r:.80}", "Fetch the model again.")
+    return found
 
 
-def _pooling(path: Path, settings: dict) -> str:
+def _config(path: Path) -> dict:
+    config = _read(path, "config.json")
+    if config.get("model_type") not in FAMILIES:
+        raise DataError(f"model_type of {path}", config.get("model_type"), f"one of {', '.join(FAMILIES)}", OTHERWISE)
+    for key, kind in FAMILIES[config["model_type"]].items():
+        value = config.get(key)
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise DataError(f"{key} in {path / 'config.json'}", value, f"a value ({kind.__name__})", OTHERWISE)
+    if config.get("is_decoder"):
+        raise DataError(f"is_decoder in {path / 'config.json'}", True, "an encoder, which sees all tokens", OTHERWISE)
+    return config
+
+
+def _pooling(path: Path) -> str:
+    """How token vectors become one, where that is all that comes after the transformer."""
+    modules = _read(path, "modules.json", kind=list)
+    try:
+        kinds = {entry["type"].rsplit(".", 1)[-1]: entry["path"] for entry in modules}
+    except (KeyError, TypeError, AttributeError):
+        raise DataError(f"modules.json of {path}", modules, "a type and a path in each entry", OTHERWISE) from None
+    if list(kinds) not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise DataError(f"modules.json of {path}", list(kinds), "Transformer, Pooling and perhaps Normalize", OTHERWISE)
+    if kinds["Transformer"]:
+        expected = "the transformer in the folder itself"
+        raise DataError(f"modules.json of {path}", kinds["Transformer"], expected, OTHERWISE)
+    settings = _read(path, f"{kinds['Pooling']}/config.json")
     modes = settings.get("pooling_mode")  # newer folders name it, older ones have a switch for each
     if modes is None:
         switches = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
@@ -136,12 +137,36 @@ def _pooling(path: Path, settings: dict) -> str:
     return modes[0]
 
 
-def _tokenizer(path: Path, max_length: int) -> Tokenizer:
+def _max_length(path: Path, config: dict) -> int:
+    """Tokens that the library cuts a text to: as the model says, or as many as have positions."""
+    others = sorted(file.name for file in path.glob("sentence_*_config.json"))  # names of old versions
+    if others and SETTINGS not in others:
+        raise DataError(f"settings of {path}", others[0], SETTINGS, OTHERWISE)
+    positions = config["max_position_embeddings"] - (2 if config["model_type"] == "mpnet" else 0)
+    own = _read(path, SETTINGS, {}).get("max_seq_length")
+    own = own or _read(path, "tokenizer_config.json", {}).get("model_max_length") or positions
+    if not isinstance(own, (int, float)) or not 2 <= min(own, positions) <= WIDTHS[-1]:
+        raise DataError(f"max_seq_length of {path}", own, f"a number from 2 to {WIDTHS[-1]}", OTHERWISE)
+    return int(min(own, positions))
+
+
+def _tokenizer(path: Path, config: dict, max_length: int) -> Tokenizer:
     file = path / "tokenizer.json"
     try:
-        tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exception for what it cannot parse
         raise DataError("tokenizer", str(file), f"a saved tokenizer ({str(error)[:200]})", OTHERWISE) from error
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if largest >= config["vocab_size"]:
+        raise DataError(f"largest token of {file}", largest, f"less than vocab_size, {config['vocab_size']}", OTHERWISE)
+    normalizer = json.loads(text)["normalizer"] or {}
+    steps = [normalizer, *normalizer.get("normalizers", [])]
+    lowers = any(step.get("type") == "Lowercase" or step.get("lowercase") for step in steps)
+    said = _read(path, "tokenizer_config.json", {}).get("do_lower_case", lowers)
+    if said != lowers:  # which of the two counts depends on the version of the library
+        where = f"do_lower_case in {path / 'tokenizer_config.json'}"
+        raise DataError(where, said, f"{lowers}, as {file.name} does", OTHERWISE)
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
     return tokenizer

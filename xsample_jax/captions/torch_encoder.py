@@ -1,22 +1,25 @@
 """The reference encoder: sentence-transformers on torch. It runs every model of that library, CLIP's text side too."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.captions.sentence_folder import identify
-from xsample_jax.errors import DataError
+from xsample_jax.captions.model_identity import identify
+from xsample_jax.errors import ConfigError, DataError
 
 
 class TorchEncoder:
     """Texts to vectors with a sentence-transformers model (a name on the hub, or a folder).
 
     Attributes:
-      info: {"name", "revision", "pooling", "dim"} for the manifest.
+      info: {"name", "revision", "pooling", "dim"} for the manifest; "max_length" where texts are cut, "prompt" where
+        one is put before them, "dtype" if it is not float32.
 
     Raises:
       ImportError: the extra `text` is not installed.
+      ConfigError: torch has no such device.
       DataError: the model cannot be loaded.
     """
 
@@ -29,15 +32,34 @@ class TorchEncoder:
                 "(on a machine without GPU install a CPU build of torch first). The jax backend needs neither."
             ) from error
         try:
-            self._encoder = SentenceTransformer(model, device=device)
-        except (OSError, ValueError) as error:
+            # Moved afterwards: what then fails is the device, not the model.
+            self._encoder = SentenceTransformer(model, device=device and "cpu")
+        except ImportError:
+            raise
+        except Exception as error:  # damaged weights: torch, pickle and safetensors have each their own
             fix = "Give a folder with a downloaded model, or a name of the hub and a network."
-            raise DataError("model", model, f"a sentence-transformers model ({str(error)[:200]})", fix) from error
+            found = f"{type(error).__name__}: {error}"[:200]
+            raise DataError("model", model, f"a sentence-transformers model ({found})", fix) from error
+        if device:
+            self._move(device)
         self._encoder.eval()
         self._batch_size = batch_size
-        name, revision = identify(model, _weights(model))
+        name, revision = identify(model, _folder(model))
         dim = int(self._encode([""]).shape[1])
         self.info = {"name": name, "revision": revision, "pooling": _pooling(self._encoder), "dim": dim}
+        about = {
+            "max_length": self._encoder.get_max_seq_length(),
+            "prompt": self._encoder.prompts.get(self._encoder.default_prompt_name),
+            "dtype": str(self._encoder.dtype).removeprefix("torch.").replace("float32", ""),
+        }
+        self.info |= {key: value for key, value in about.items() if value}
+
+    def _move(self, device: str) -> None:
+        try:
+            self._encoder.to(device)
+        except Exception as error:  # RuntimeError, AssertionError, NotImplementedError: as the device may have it
+            expected = "a device that torch has here, as cpu, cuda or cuda:1"
+            raise ConfigError("--device", device, expected, str(error).split("\n")[0][:200]) from error
 
     def encode(self, texts: Sequence[str], advance: Callable[[int], None] = lambda texts: None) -> np.ndarray:
         """Returns float32 [n, dim], of any length. `advance(k)` is called when k more texts are done."""
@@ -53,15 +75,16 @@ class TorchEncoder:
         return np.asarray(rows, np.float32)
 
 
-def _weights(model: str) -> Path | None:
-    """Where the weights of a model lie, or None for one of the old kind with pickled weights."""
-    from transformers.utils import cached_file
+def _folder(model: str) -> Path | None:
+    """Where a model that was loaded lies."""
+    from huggingface_hub import snapshot_download
 
-    try:
-        path = cached_file(model, "model.safetensors")
-    except OSError:
-        path = None
-    return None if path is None else Path(path)
+    if Path(model).is_dir():
+        return Path(model)
+    for name in (model, f"sentence-transformers/{model}"):  # the library knows its own by short names
+        with contextlib.suppress(OSError, ValueError):
+            return Path(snapshot_download(name, local_files_only=True))
+    return None
 
 
 def _pooling(encoder) -> str:

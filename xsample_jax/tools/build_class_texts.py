@@ -11,7 +11,7 @@ import numpy as np
 
 from xsample_jax.captions.encoders import describe, encode_unique, fill_template, open_encoder
 from xsample_jax.captions.imagenet_classes import FILES, FOLDER, TEMPLATE, read_classes
-from xsample_jax.captions.sentence_folder import DEFAULT_ENCODER
+from xsample_jax.captions.model_identity import DEFAULT_ENCODER
 from xsample_jax.data.manifest import file_checksum
 
 

@@ -9,15 +9,20 @@ names instead, for the class_text graph. More: docs/captions.md.
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import jax
 
-from xsample_jax.captions.embed import embed_classes, embed_set
+from xsample_jax.captions.embed import EmbeddedSet, embed_set
+from xsample_jax.captions.embed_classes import embed_classes
+from xsample_jax.captions.embed_work import under_way
 from xsample_jax.captions.encoders import BACKENDS, open_encoder
-from xsample_jax.captions.sentence_folder import DEFAULT_ENCODER
+from xsample_jax.captions.model_identity import DEFAULT_ENCODER
 from xsample_jax.data.embedding_rows import DTYPES
 from xsample_jax.errors import ConfigError, UserError
+from xsample_jax.exit_codes import FAILED
+from xsample_jax.storage.paths import as_path
 
 TEMPLATES = {"captions": "{caption}", "classes": "a photo of a {caption}"}
 
@@ -44,7 +49,7 @@ def encoder_options(backend: str, device: str | None, dtype: str | None) -> dict
     return {"devices": devices, "dtype": dtype}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def run(arguments: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(prog="python -m xsample_jax.tools.embed", description=__doc__.split("\n")[0])
     parser.add_argument("--set", required=True, metavar="FOLDER", help="a record set (it has a manifest.json)")
     parser.add_argument("--model", default=DEFAULT_ENCODER, help="name on the hub or folder (default: %(default)s)")
@@ -53,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--template", help="text with {caption} in it (default: only it; for classes, a photo of a {caption})"
     )
-    parser.add_argument("--stored", default="float16", choices=sorted(DTYPES), help="type of a coordinate on disk")
+    parser.add_argument("--stored", choices=sorted(DTYPES), help="type of a coordinate on disk (default: float16)")
     parser.add_argument("--device", help="cpu, gpu or tpu; torch: cpu, cuda, ... (default: the best there is)")
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"], help="of the computation (default: float32 on a CPU)"
@@ -61,29 +66,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", type=part_of, metavar="I/N", help="every N-th shard only; join with a run without it")
     parser.add_argument("--overwrite", action="store_true", help="replace embeddings of another model")
     chosen = parser.parse_args(arguments)
+    if chosen.what == "classes" and (chosen.stored or chosen.part):
+        parser.error("--stored and --part are for captions: class texts are few, and float16")
     template = chosen.template or TEMPLATES[chosen.what]
+    options = encoder_options(chosen.backend, chosen.device, chosen.dtype)
+    encoder = open_encoder(chosen.model, chosen.backend, **options)
+    if chosen.what == "classes":
+        print("classes {} x {}".format(*embed_classes(chosen.set, encoder, template, chosen.overwrite).shape))
+        return
+    stored = chosen.stored or "float16"
+    result = embed_set(
+        chosen.set, encoder, template=template, stored=stored, overwrite=chosen.overwrite, part=chosen.part
+    )
+    for line in summary(result, as_path(chosen.set)):
+        print(line)
+
+
+def summary(result: EmbeddedSet, folder: Path) -> Iterator[str]:
+    """Yields what to tell the user."""
+    done = f"text encoder {(result.manifest.text_encoder or {}).get('name')}, fingerprint {result.manifest.fingerprint}"
+    if result.before:
+        yield f"nothing to do: {done}"
+        for work in under_way(folder, result.manifest).values():
+            yield f"embeddings under way: {work}"
+        return
+    yield f"captions {result.captions}, of them new and distinct {result.distinct}; records without: {result.without}"
+    yield done if result.finished else "this part is done; run without --part when all are"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     try:
-        options = encoder_options(chosen.backend, chosen.device, chosen.dtype)
-        encoder = open_encoder(chosen.model, chosen.backend, **options)
-        if chosen.what == "classes":
-            print("classes {} x {}".format(*embed_classes(chosen.set, encoder, template).shape))
-            return 0
-        result = embed_set(
-            chosen.set,
-            encoder,
-            template=template,
-            stored=chosen.stored,
-            overwrite=chosen.overwrite,
-            part=chosen.part,
-        )
+        run(arguments)
     except (UserError, ImportError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"captions {result.captions}, of them new and distinct {result.distinct}; records without: {result.without}")
-    if result.finished:
-        print(f"text encoder {result.manifest.text_encoder['name']}, fingerprint {result.manifest.fingerprint}")
-    else:
-        print("this part is done; run without --part when all are")
+        print(f"error: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", FAILED)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     return 0
 
 
