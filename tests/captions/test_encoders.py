@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from xsample_jax.captions import model_identity
-from xsample_jax.captions.encoders import checked_unit_rows, differing, encode_texts, round_rows
+from xsample_jax.captions.encoders import checked_unit_rows, encode_texts, round_rows
 from xsample_jax.errors import ConfigError, DataError
 
 
@@ -108,16 +108,6 @@ def test_prompt_and_type_of_a_torch_model_are_said(fake, monkeypatch):
     monkeypatch.setattr(FakeEncoder, "dtype", "torch.bfloat16")
     info = encode_texts(["a"], "m", "torch")[1]
     assert (info["prompt"], info["dtype"]) == ("find: ", "bfloat16")
-
-
-def test_what_describes_the_same_embeddings():
-    old = {"name": "m", "revision": "sha256:1", "dim": 2}
-    new = old | {"max_length": 77, "dtype": "float32", "stored": "float16", "prompt": "find: "}
-    assert differing(old, new) == differing(new, old) == {}
-    assert differing(new, new | {"max_length": 8, "dtype": "bfloat16"}) == {"max_length": 77, "dtype": "float32"}
-    assert differing(old, new | {"stored": "int8", "prompt": "x"}) == {"stored": "float16"}
-    assert differing(old, old | {"rounded_to": 1}) == {"rounded_to": None}
-    assert differing(old | {"revision": "unknown"}, old | {"revision": "unknown"}) == {"revision": "unknown"}
 
 
 def test_unloadable_model(fake):

@@ -1,5 +1,7 @@
 """Which record stands at which place: every one once in an epoch, or as often as its rate says."""
 
+import concurrent.futures
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,15 @@ def test_what_takes_turns_in_a_set_is_drawn_evenly():
         assert len(mixed) == 250
         assert np.ptp(np.bincount(labels[mixed], minlength=4)) < 40  # 4 standard deviations of a random choice
     assert len({tuple(sorted(epoch[epoch >= 200])) for epoch in found}) == 8  # no choice comes back
+
+
+def test_threads_in_many_epochs_at_once():
+    """A small set goes by faster than its batches are read."""
+    index = draw_order(8, 2, record_rates([4, 4], [0.5, 0.5], None, 0.0))
+    places = np.random.default_rng(0).permutation(400)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        found = dict(zip(places.tolist(), pool.map(index, places.tolist()), strict=True))
+    assert found == {place: index(place) for place in range(400)}
 
 
 @pytest.mark.parametrize("balance", [0.5, 1.0])

@@ -72,6 +72,8 @@ def test_another_text_encoder_is_refused_with_both_named(folders, tmp_path):
     without = write(tmp_path / "f", 3, [], 0, None)
     with pytest.raises(DataError, match="text encoder"):
         Mixture([open_records(folder, "train") for folder in (folders[0], without)])
+    rounded = write(tmp_path / "g", 3, [], 0, ENCODER | {"dtype": "bfloat16"})
+    Mixture([open_records(folder, "train") for folder in (folders[0], rounded)])  # near the vectors of that model
 
 
 def test_batches_hold_the_shares(folders):

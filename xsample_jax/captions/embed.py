@@ -9,13 +9,14 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from xsample_jax.captions.embed_lock import alone
 from xsample_jax.captions.embed_work import Piece, WorkFolder, leftovers, remove
-from xsample_jax.captions.encoders import describe, differing, encode_unique, fill_template
+from xsample_jax.captions.encoders import describe, encode_unique, fill_template
 from xsample_jax.captions.known_rows import KnownRows, text_key
 from xsample_jax.data.embedding_rows import stored_dtype, to_stored
 from xsample_jax.data.manifest import Manifest, file_checksum, read_manifest
 from xsample_jax.data.record_reader import RecordSource, open_records
 from xsample_jax.data.record_writer import pack_record
 from xsample_jax.data.shard_cache import shard_cache
+from xsample_jax.data.text_encoder import differing
 from xsample_jax.data.whole_file import save_array, write_whole
 from xsample_jax.errors import DataError
 from xsample_jax.metrics.progress import progress

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.captions.encoders import describe, differing, encode_unique, fill_template
+from xsample_jax.captions.encoders import describe, encode_unique, fill_template
 from xsample_jax.captions.imagenet_classes import spelled_out
 from xsample_jax.class_embeddings import ABOUT, FILE
 from xsample_jax.data.manifest import read_manifest
+from xsample_jax.data.text_encoder import differing
 from xsample_jax.data.whole_file import save_array, write_whole
 from xsample_jax.errors import DataError
 from xsample_jax.storage.paths import as_path

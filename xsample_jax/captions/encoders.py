@@ -1,6 +1,6 @@
 """Captions to unit vectors with a frozen sentence encoder. Runs when a set is prepared, never while a model trains."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -11,7 +11,6 @@ from xsample_jax.errors import DataError, lookup
 
 BACKENDS = {"jax": JaxEncoder, "torch": TorchEncoder}
 PROBE = "\ue000\ue001"  # of no template
-IF_ABSENT = {"stored": "float16", "dtype": "float32"}
 
 
 def open_encoder(model: str = DEFAULT_ENCODER, backend: str = "jax", **options) -> JaxEncoder | TorchEncoder:
@@ -52,21 +51,6 @@ def encode_texts(
 def describe(encoder, template: str) -> dict:
     """What a manifest says about the embeddings of an encoder: its `text_encoder`."""
     return {**encoder.info, "normalised": True, "template": template}
-
-
-def differing(old: Mapping, new: Mapping) -> dict:
-    """Entries of `old`, a `text_encoder`, in which `new` differs; {} where both describe the same embeddings.
-
-    Sets of earlier versions do not say to what length texts were cut, nor a prompt: that counts as the same. Weights
-    that are not known are those of no other.
-    """
-    unsaid = {"max_length", "prompt"} - (old.keys() & new.keys())
-    one, other = IF_ABSENT | {**old}, IF_ABSENT | {**new}
-    return {
-        key: one.get(key)
-        for key in one | other
-        if key not in unsaid and (one.get(key) != other.get(key) or (key, one[key]) == ("revision", "unknown"))
-    }
 
 
 def fill_template(template: str, texts: Sequence[str]) -> list[str]:

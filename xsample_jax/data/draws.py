@@ -1,5 +1,6 @@
 """Which record stands at each place of the endless order in which a run draws them: a function of seed and place."""
 
+import functools
 import threading
 from collections.abc import Callable
 
@@ -31,17 +32,12 @@ def draw_order(count: int, seed: int, rates: Rates | None = None) -> Callable[[i
     order = grain.MapDataset.range(count).seed(seed).shuffle().repeat(None)
     if rates is None:
         return lambda place: int(order[place])
-    made: dict[int, np.ndarray] = {}  # of the newest epochs: threads may be at the end of one and in the next
-    lock = threading.Lock()
+    drawn = functools.lru_cache(maxsize=3)(lambda epoch: _epoch(rates, seed, epoch))  # one ends while the next begins
+    lock = threading.Lock()  # else every thread would make it
 
     def index(place: int) -> int:
-        epoch = place // count
         with lock:
-            if epoch not in made:
-                made[epoch] = _epoch(rates, seed, epoch)
-                for old in sorted(made)[:-2]:
-                    del made[old]
-            draws = made[epoch]
+            draws = drawn(place // count)
         return int(draws[order[place]])
 
     return index

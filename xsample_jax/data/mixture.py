@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from xsample_jax.data.manifest import Manifest
+from xsample_jax.data.text_encoder import PRECISION, differing
 from xsample_jax.errors import DataError
-
-SAME_TEXT = ("name", "revision", "pooling", "dim", "template")
 
 
 class Mixture:
@@ -61,11 +60,13 @@ def _merged(sources: Sequence) -> Manifest:
     """What the manifests of the sets come to."""
     manifests, split = [source.manifest for source in sources], sources[0].split
     encoders = [manifest.text_encoder for manifest in manifests]
-    for source, encoder in zip(sources, encoders, strict=True):
-        one, other = ({name: (found or {}).get(name) for name in SAME_TEXT} for found in (encoders[0], encoder))
-        if one != other:
+    for source, encoder in zip(sources[1:], encoders[1:], strict=True):
+        there = differing(encoder or {}, encoders[0] or {})
+        if there.keys() - PRECISION:
             fix = "Embed the captions of both with the same model: python -m xsample_jax.tools.embed --overwrite."
-            raise DataError(f"data.mix: text encoder of {source.folder}", other, f"that of the first set, {one}", fix)
+            raise DataError(
+                f"data.mix: text encoder of {source.folder}", encoder, f"that of the first set, {encoders[0]}", fix
+            )
     common = set.intersection(*(set(manifest.attributes) for manifest in manifests))
     attributes = {
         name: values

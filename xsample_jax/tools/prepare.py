@@ -20,7 +20,7 @@ from pathlib import Path
 
 from xsample_jax.captions.embed import embed_set
 from xsample_jax.captions.encoders import open_encoder
-from xsample_jax.captions.sentence_folder import DEFAULT_ENCODER
+from xsample_jax.captions.model_identity import DEFAULT_ENCODER
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.prepare.example import KINDS
 from xsample_jax.prepare.fields import Fields
