@@ -22,8 +22,8 @@ def record(path: str) -> None:
     device_rows.on_devices.__defaults__ = (0, 1)  # galleries are spread over all devices, as large ones are
     read, to_global, example = [], loop.to_global, Examples._example
 
-    def decoded(self, index, draw):
-        found = example(self, index, draw)
+    def decoded(self, *arguments):
+        found = example(self, *arguments)
         read.append(int(found["id"]))
         return found
 

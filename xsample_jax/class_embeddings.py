@@ -59,7 +59,10 @@ def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
     sums = np.zeros((len(source.manifest.class_names), source.manifest.text_encoder["dim"]), np.float32)
     without = set()
     for index in progress(range(len(source)), "class embeddings", len(source), enabled=jax.process_index() == 0):
-        record = source[index]
+        try:
+            record = source[index]
+        except DataError:  # training will meet it too, and stop or go on as data.on_error says
+            continue
         if record["label"] >= 0 and record["caption_embeddings"] is not None:
             sums[record["label"]] += record["caption_embeddings"][0]
         elif record["label"] >= 0:

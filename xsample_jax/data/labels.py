@@ -23,8 +23,15 @@ def read_labels(source) -> np.ndarray:
         return load_arrays(path)
     start, first = time.monotonic(), jax.process_index() == 0
     places = progress(range(len(source)), f"labels of {source.split}", len(source), enabled=first)
-    labels = np.array([source[place]["label"] for place in places], np.int32)
+    labels = np.array([_label(source, place) for place in places], np.int32)
     if first and time.monotonic() - start > LONG:
         with contextlib.suppress(DataError):  # a set that is only to be read: the next run reads it once more
             write_whole(path, lambda partial: save_array(partial, labels))
     return labels
+
+
+def _label(source, place: int) -> int:
+    try:
+        return source[place]["label"]
+    except DataError:  # training will meet it too, and stop or go on as data.on_error says
+        return -1

@@ -11,6 +11,7 @@ from functools import partial
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.job import Job
 from xsample_jax.prepare.shards import prepare_shard
+from xsample_jax.storage.paths import absolute
 
 # Takes the job, the numbers of the input shards that are not done, and the folder; yields the count of each one done.
 Runner = Callable[[Job, Sequence[int], str], Iterator[int]]
@@ -83,11 +84,12 @@ def _run_on_beam(name: str, options: tuple[str, ...], job: Job, numbers: Sequenc
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
+    place = str(absolute(out, "--out"))  # workers have other working directories
     try:
         with beam.Pipeline(options=PipelineOptions([f"--runner={name}", *options])) as pipeline:
             # Reshuffle: without it one worker would get all shards, fused with the step that lists them.
             shards = pipeline | "shards" >> beam.Create(list(numbers)) | beam.Reshuffle()
-            shards | "prepare" >> beam.Map(_beam_work, beam.pvalue.AsSingleton(pipeline | beam.Create([job])), out)
+            shards | "prepare" >> beam.Map(_beam_work, beam.pvalue.AsSingleton(pipeline | beam.Create([job])), place)
     except (RuntimeError, ValueError) as error:  # Beam keeps the text of what its workers raise, not the type
         text = str(error).strip().splitlines()[-1]
         raise DataError("--runner", name, "a pipeline that runs to its end", text) from error

@@ -1,5 +1,7 @@
 """Sources by name."""
 
+import os
+
 from xsample_jax.errors import DataError, did_you_mean
 from xsample_jax.prepare.example import Source
 from xsample_jax.prepare.fields import Fields
@@ -51,6 +53,8 @@ def open_source(
         raise DataError("--path", path, f"a local path for --source={name}", fix)
     if not path and name != "shapes":
         raise DataError("--path", path, f"where the input of --source={name} is", "Add --path=...; see --help.")
+    if path and not in_bucket(path) and (name != "tfds" or os.path.isdir(path)):
+        path = os.path.abspath(path)  # workers of a cluster have other working directories
     if path and name == "shapes":
         raise DataError("--path", path, "nothing for --source=shapes, which is drawn", "Leave --path out.")
     for flag, value in given.items():
