@@ -29,7 +29,7 @@ def test_a_broken_record_has_no_label_and_no_share_in_its_class(tmp_path):
         }
         for i in range(4)
     ]
-    write_records(tmp_path, "set", {"train": records}, ["ant", "bee"], text_encoder=encoder)
+    write_records(tmp_path, "set", {"train": records}, ["mine", "yours"], text_encoder=encoder)
     whole = open_records(tmp_path, "train")
     source = OneBroken(whole.folder, "train", whole.manifest, 3)
     np.testing.assert_array_equal(read_labels(source), [0, -1, 0, 1])
