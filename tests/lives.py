@@ -143,9 +143,17 @@ def _read(pipe: int) -> str:
 def _live(arguments, signals, full, hook) -> None:
     import xsample_jax.loop
     import xsample_jax.main
+    from xsample_jax.faults.preemption import Notice
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     place, numbers = xsample_jax.loop.to_global, itertools.count(1)
+    give, taken = Notice.give, threading.Event()
+
+    def noted(self, reason):
+        give(self, reason)
+        taken.set()
+
+    Notice.give = noted
 
     def to_global(batch, mesh):
         number = next(numbers)
@@ -156,8 +164,10 @@ def _live(arguments, signals, full, hook) -> None:
                 timer = threading.Timer(seconds, os.kill, (os.getpid(), what))
                 timer.daemon = True
                 timer.start()
-                if not seconds:
-                    timer.join()  # it comes within this very step
+                if not seconds:  # it comes within this very step, and is taken notice of, by a thread of its own
+                    timer.join()
+                    taken.wait(5)
+                    taken.clear()
         return place(batch, mesh)
 
     xsample_jax.loop.to_global = to_global

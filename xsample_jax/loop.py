@@ -198,7 +198,8 @@ def _steps(
             # Batch.
             with clocks.measure("data_wait"):
                 host_batch = next(batches)
-                batch = to_global({name: host_batch[name] for name in parts.abstract_batch}, parts.mesh)
+            # While the step before is still computed, so there are two batches on the devices.
+            batch = to_global({name: host_batch[name] for name in parts.abstract_batch}, parts.mesh)
 
             # Step.
             with clocks.measure("compile" if step == start else "step"), profiler.step(step + 1):
