@@ -17,7 +17,7 @@ from xsample_jax.storage.paths import as_path, fetched, in_bucket, matching
 
 TEXT_SUFFIXES = {"txt", "json", "cls"}
 UNREAD_SUFFIXES = {"avif", "heic", "heif", "jp2", "jxl"}
-COMPRESSED = ("tgz", "gz", "bz2", "xz", "zst")
+COMPRESSED = ("gz", "bz2", "xz", "zst")
 BLOCK = 512
 OCTAL = re.compile(rb" *[0-7]+[ \0]+")
 
@@ -45,25 +45,27 @@ def webdataset_source(path: str, fields: Fields, split_by_folder: bool = False) 
 def _list(path: str) -> tuple[dict[Path, str], Path]:
     """({tar: its size and when it was written}, the folder that all lie in) of a folder, a pattern or a tar."""
     if in_bucket(path):
-        plain = not set(path) & set("*?[") and not path.endswith(".tar")
+        folder = not set(path) & set("*?[") and not path.endswith(".tar")
         try:
-            found = matching(f"{path.rstrip('/')}/**/*.tar" if plain else path)
+            tars = matching(f"{path.rstrip('/')}/**/*.tar" if folder else path)
         except OSError as error:
             raise DataError("--path", path, f"a bucket that can be listed ({error})") from error
-    elif plain := Path(path).is_dir():
-        names = files_below(Path(path), {"tar", *COMPRESSED})
-        packed = [name for name in names if name.lower().endswith((".tgz", *(f".tar.{kind}" for kind in COMPRESSED)))]
-        if packed:
-            fix = "Unpack it (gunzip, for one): pictures hardly shrink, and time goes."
-            raise DataError("--path", os.path.join(path, packed[0]), "tars that are not compressed", fix)
-        found = {Path(path) / name: "" for name in names if name.lower().endswith(".tar")}
     else:
-        found = {tar: "" for tar in map(Path, glob.glob(path, recursive=True)) if tar.is_file()}
-    if not in_bucket(path):
-        found = {tar: f"{tar.stat().st_size} {tar.stat().st_mtime_ns}" for tar in found}
-    found = {tar: about for tar, about in found.items() if not tar.name.startswith(".")}
-    root = path if plain or not found else os.path.commonpath([os.fspath(tar.parent) for tar in found])
-    return found, as_path(root, "--path")
+        folder = Path(path).is_dir()
+        found = _tars_below(Path(path)) if folder else map(Path, glob.glob(path, recursive=True))
+        tars = {tar: f"{tar.stat().st_size} {tar.stat().st_mtime_ns}" for tar in found if tar.is_file()}
+    tars = {tar: about for tar, about in tars.items() if not tar.name.startswith(".")}
+    root = path if folder or not tars else os.path.commonpath([os.fspath(tar.parent) for tar in tars])
+    return tars, as_path(root, "--path")
+
+
+def _tars_below(folder: Path) -> list[Path]:
+    names = files_below(folder, {"tar", "tgz", *COMPRESSED})
+    for name in names:
+        if name.lower().endswith((".tgz", *(f".tar.{kind}" for kind in COMPRESSED))):
+            fix = "Unpack it (gunzip, for one): pictures hardly shrink, and time goes."
+            raise DataError("--path", str(folder / name), "tars that are not compressed", fix)
+    return [folder / name for name in names if name.lower().endswith(".tar")]
 
 
 def read_tar(path: str, fields: Fields) -> Iterator[Example | Problem]:
