@@ -66,7 +66,7 @@ def test_several_threads_read_and_not_beyond_what_was_asked():
 
 @pytest.mark.parametrize("batch_size", [64, 65, 67])
 def test_threads_take_many_at_a_time_whatever_the_batch(batch_size):
-    """A piece that had to divide the batch was one of 1 example in batches of 67: a fifth of the speed."""
+    """A piece that has to divide the batch is one of 1 example in batches of 67."""
     turns = []
 
     def read(number, image):
