@@ -9,6 +9,7 @@ import numpy as np
 
 from xsample_jax.captions.imagenet_classes import imagenet_class_embeddings, imagenet_text_encoder
 from xsample_jax.data.embedding_rows import unit_rows
+from xsample_jax.data.some_records import readable
 from xsample_jax.data.whole_file import load_arrays
 from xsample_jax.errors import DataError
 from xsample_jax.metrics.progress import progress
@@ -58,11 +59,8 @@ def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
     say(f"class_text graph: no {path.name} in the set, taking the mean caption embedding of every class")
     sums = np.zeros((len(source.manifest.class_names), source.manifest.text_encoder["dim"]), np.float32)
     without = set()
-    for index in progress(range(len(source)), "class embeddings", len(source), enabled=jax.process_index() == 0):
-        try:
-            record = source[index]
-        except DataError:  # training will meet it too, and stop or go on as data.on_error says
-            continue
+    places = progress(range(len(source)), "class embeddings", len(source), enabled=jax.process_index() == 0)
+    for record in readable(source, places):  # training meets the others too, and does as data.on_error says
         if record["label"] >= 0 and record["caption_embeddings"] is not None:
             sums[record["label"]] += record["caption_embeddings"][0]
         elif record["label"] >= 0:

@@ -77,7 +77,7 @@ def _text_of(record: dict, which: str, source: RecordSource, class_embeddings) -
         if label < 0:
             return "", None
         return names[label] if names else str(label), class_embeddings[label]
-    if record["caption_embeddings"] is None or not len(record["caption_embeddings"]):
+    if record["caption_embeddings"] is None:
         return "", None
     text, row = select_caption(record, which, where=str(source.folder))
     return " | ".join(record["captions"]) if text is None else text, row

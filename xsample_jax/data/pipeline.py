@@ -178,7 +178,7 @@ def train_batches(examples: Examples, config, start: int, rows: Sequence[int] | 
         place = start + number // share * batch_size + rows[number % share]
         return examples.drawn(index(place), scrambled(config.seed, place), image)
 
-    endless = sys.maxsize // 2  # pieces of batches may be more than examples
+    endless = sys.maxsize
     return threaded_batches(read, endless, share, examples.image_shape, config.data.threads, config.data.prefetch)
 
 

@@ -59,8 +59,9 @@ def _allow_open_files(count: int) -> None:
 class RecordSource:
     """One split: `len(source)` and `source[i]`; a grain data source as it is. Picklable, safe to share between threads.
 
-    `source[i]` is {"id": int, "image": encoded bytes, "label": int, "captions": list of str,
-    "caption_embeddings": float16 [n, E] or None, "attributes": {name: int}, "location": "file:index"}.
+    `source[i]` is {"id": int, "image": encoded bytes, "label": int, "captions": list of str, "caption_embeddings":
+    float16 [n, E], or None without captions or where they are not embedded, "attributes": {name: int}, "location":
+    "file:index"}.
 
     Attributes:
       folder, split, manifest: what was opened.

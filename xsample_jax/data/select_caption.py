@@ -26,7 +26,7 @@ def select_caption(
     """
     captions, embeddings = record["captions"], record["caption_embeddings"]
     if which == "mean":
-        if embeddings is None or not len(embeddings):
+        if embeddings is None:
             if not needed:
                 return None, None
             fix = "Embed its captions with `python -m xsample_jax.tools.embed`, or set data.caption=first."

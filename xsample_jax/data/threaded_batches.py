@@ -49,8 +49,8 @@ def threaded_batches(
 
     def joined(parts: Sequence[Example]) -> Example:
         (batch,) = {part["batch"] for part in parts}  # after an error that a caller ignored they would be of two
-        names = parts[0].keys() - {"batch"}
-        return {name: np.concatenate([part[name] for part in parts]) for name in names} | {"image": begun.pop(batch)}
+        names = [name for name in parts[0] if name != "batch"]
+        return {"image": begun.pop(batch)} | {name: np.concatenate([part[name] for part in parts]) for name in names}
 
     options = grain.ReadOptions(num_threads=min(threads, ahead * pieces), prefetch_buffer_size=ahead * pieces)
     read_pieces = grain.MapDataset.range(count // batch_size * pieces).map(read_piece).to_iter_dataset(options)

@@ -27,12 +27,12 @@ STYLE_WORD = re.compile(
     r"baseline|bulk|colou?red|curved|duotone|fill(ed)?|linear|lined|outlined?|outlines|rounded|solid|twotone"
     r"|12|16|20|24|28|32|48|64|\d+px"  # pixels; other numbers may be what is shown
 )
-NUMBER = re.compile(r"( \d+)+$")
 # ... and those that may say either: traffic light, skin tone, pipe line.
 EITHER = {
     "alt", "bold", "broken", "color", "colour", "dark", "flat", "light", "line", "micro", "mini", "regular", "round",
     "sharp", "stroke", "thin", "tone", "two",
 }  # fmt: skip
+NUMBER = re.compile(r"( \d+)+$")  # of a variant, or what is shown: house 2, dice 3
 
 
 def icons_source(path: str) -> Source:
@@ -71,7 +71,7 @@ def _read(file: Path) -> dict:
 
 def draw_icons(file: str, shows: dict[str, str], attributes: dict) -> Iterator[Example | Problem]:
     """Yields the icons of a set that have these names; `shows`: name -> what it shows."""
-    icons = json.loads(Path(file).read_text())
+    icons = _read(Path(file))
     categories: dict[str, list[str]] = {}
     for category, members in icons.get("categories", {}).items():
         for member in members:
