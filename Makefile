@@ -51,7 +51,7 @@ lint: .venv/installed-test
 
 docs: .venv/installed
 	$(PYTHON) -m xsample_jax.config.manual docs/config.md
-	$(PYTHON) -m xsample_jax.tools.objectives_page docs/objectives.md
+	$(PYTHON) -m scripts.objectives_page docs/objectives.md
 
 goldens: .venv/installed
 	$(PYTHON) -m tests.config.goldens

@@ -27,10 +27,16 @@ setuptools.setup(
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["xsample_jax", "xsample_jax.*"]),
     package_data={
-        "xsample_jax.captions": ["imagenet/*"],
         "xsample_jax.evals": ["imagenet/*"],
-        "xsample_jax.data": ["emoji/*.arrayrecord", "emoji/*.json", "emoji/*.npy", "emoji/*.md", "emoji/*.txt"],
-        "xsample_jax.tools": ["templates/*"],
+        "xsample_jax.data": [
+            "imagenet/*",
+            "emoji/*.arrayrecord",
+            "emoji/*.json",
+            "emoji/*.npy",
+            "emoji/*.md",
+            "emoji/*.txt",
+        ],
+        "xsample_jax.reports": ["templates/*"],
     },
     install_requires=[
         "absl-py",

@@ -19,7 +19,7 @@ import time
 
 from benchmarks.pictures import draw
 from benchmarks.table import failures, markdown, misses
-from xsample_jax.tools.markdown import insert
+from xsample_jax.reports.style import insert
 
 ROOT = pathlib.Path(__file__).parent.parent
 RECORD, PAGE = ROOT / "benchmarks" / "cpu.json", ROOT / "docs" / "benchmarks.md"

@@ -2,7 +2,7 @@
 
     python -m benchmarks.augment_jit [--images 8] [--side 256] [--size 224]
 
-Crop, flip, jitter, grey and blur of uint8 images, as in the train step, counted by the compiler for one view (a loop
+Crop, flip, jitter, gray and blur of uint8 images, as in the train step, counted by the compiler for one view (a loop
 over views would be counted once). From the counts follows the least time on an H100, which nothing was run on: the
 larger of FLOPs over its float32 peak and bytes over its memory bandwidth, against a ResNet-50 step at 4,000 views/s.
 """
@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.report import HEADER, at_most, finish
-from xsample_jax.compiled_report import compiled_report
+from xsample_jax.augment.views import make_views
 from xsample_jax.config import default_config
-from xsample_jax.data.augment import make_views
+from xsample_jax.dry_run import compiled_report
 
 FLOPS_PER_VIEW, BYTES_PER_VIEW = 320e6, 20e6
 H100_FLOPS, H100_BYTES = 67e12, 3.0e12  # per second: float32 without tensor cores (data sheet), memory as measured

@@ -3,7 +3,7 @@
     python -m benchmarks.decode [--images 40] [--repeats 5]
 
 Photographs of 500 x 375 (as ImageNet's) and of 341 x 256 (as `prepare` leaves them). The peers are Pillow and OpenCV;
-the squares are the short side resized to 256 and the centre taken. Ours write where the next picture will, as in the
+the squares are the short side resized to 256 and the center taken. Ours write where the next picture will, as in the
 pipeline every picture goes to its place in the batch. CPU-seconds, so that the figure is one of a core.
 """
 

@@ -18,9 +18,8 @@ import numpy as np
 
 from benchmarks.report import HEADER, at_most, faster, finish, lacking
 from benchmarks.timing import interleaved, once
-from xsample_jax.captions.encoders import checked_unit_rows, encode_unique
-from xsample_jax.captions.jax_encoder import JaxEncoder
-from xsample_jax.data.record_reader import open_records
+from xsample_jax.captions.encoders import JaxEncoder, checked_unit_rows, encode_unique
+from xsample_jax.data.records import open_records
 from xsample_jax.data.sources import EMOJI_FOLDER
 
 TARGETS = {

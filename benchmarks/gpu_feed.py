@@ -18,14 +18,13 @@ from benchmarks.gpu_step import QUICK, config_of
 from benchmarks.gpu_timing import seconds_in_turn
 from benchmarks.prepare_cpu import photograph
 from benchmarks.report import HEADER, at_most, finish
+from xsample_jax.augment.views import make_views
 from xsample_jax.config import resolve
-from xsample_jax.data.augment import make_views
-from xsample_jax.data.pipeline import train_batches
-from xsample_jax.data.record_reader import open_records
-from xsample_jax.data.record_writer import write_records
-from xsample_jax.dry_run import stand_in_parts
-from xsample_jax.examples import open_examples
-from xsample_jax.mesh import to_global
+from xsample_jax.data.dataset import open_dataset, train_batches
+from xsample_jax.data.records import open_records
+from xsample_jax.data.writer import write_records
+from xsample_jax.dry_run import placeholder_setup
+from xsample_jax.sharding import to_global
 
 SHARE, VIEWS_PER_SECOND = 0.03, 4000  # augmentation may take this share of a step at this speed
 WAIT = 1.05  # reading may make a step this much longer
@@ -34,7 +33,7 @@ CAPTIONS = {
     "revision": "1",
     "pooling": "mean",
     "dim": 768,
-    "normalised": True,
+    "normalized": True,
     "template": "{caption}",
 }
 
@@ -42,7 +41,7 @@ CAPTIONS = {
 def with_augmentation(tiny: bool):
     config = config_of("resnet50", tiny).copy_and_resolve_references()
     with config.unlocked():
-        config.augment.update(crop_scale=(0.08, 1.0), flip=0.5, jitter=0.8, grey=0.2, blur=0.5)
+        config.augment.update(crop_scale=(0.08, 1.0), flip=0.5, jitter=0.8, gray=0.2, blur=0.5)
         config.data.image_size = 64 if tiny else 256
     return resolve(config)
 
@@ -76,9 +75,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_photographs(folder, 4 * config.batch_size, 4 if given.tiny else 64)
         source = open_records(folder, "train")
-        parts = stand_in_parts(config, jax.devices()[:1])
+        parts = placeholder_setup(config, jax.devices()[:1])
         fields = frozenset(parts.abstract_batch) - {"image", "id"}
-        examples = open_examples(config, "train", fields, source)
+        examples = open_dataset(config, "train", fields, source)
         with contextlib.closing(train_batches(examples, config, 0)) as batches:
 
             def fetched():

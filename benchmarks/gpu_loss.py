@@ -20,7 +20,7 @@ from benchmarks import loss_forms
 from benchmarks.gpu_timing import seconds_in_turn
 from benchmarks.report import HEADER, at_most, finish, less_is_better
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.objectives.streaming import streaming_rows
+from xsample_jax.objectives.streaming.loss import streaming_rows
 
 GIB = 2**30
 # Most rows at which a form is tried: dense forms keep about six N x N float32 arrays, the blocks six of 4096 x N;
@@ -34,7 +34,7 @@ ALIKE = 1e-2  # relative difference of gradients; cards multiply float32 in fewe
 def info_nce(z, y, **options):
     """InfoNCE of rows z to rows y of the same number, by our tiles."""
     ids = {"id": jnp.arange(len(z), dtype=jnp.int32)}
-    form = {"source": SOURCES["identity"], "normaliser": "row_sum", "temperature": loss_forms.TAU}
+    form = {"source": SOURCES["identity"], "normalizer": "row_sum", "temperature": loss_forms.TAU}
     return streaming_rows(z, y, ids, ids, **form, **options)["loss"].mean()
 
 

@@ -16,8 +16,7 @@ import numpy as np
 from benchmarks.gpu_timing import seconds_in_turn
 from benchmarks.our_step import OurStep, step_config
 from benchmarks.report import HEADER, Comparison, finish, less_is_better
-from xsample_jax.metrics.flops import model_flops
-from xsample_jax.metrics.hardware import peak_flops
+from xsample_jax.metrics.profiling import model_flops, peak_flops
 
 IMAGES = {"resnet50": 256, "vit_b": 128}  # of a batch, two views each
 TARGETS = {"resnet50": ("views/s", 4000.0), "vit_b": ("MFU, %", 45.0)}  # on an H100

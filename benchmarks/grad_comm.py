@@ -19,11 +19,13 @@ quiet_environment(os.environ)  # before jax is imported
 import jax  # noqa: E402
 
 from benchmarks.report import HEADER, Comparison, at_most, finish, lacking, less_is_better  # noqa: E402
-from xsample_jax.compiled_report import collective_arrays  # noqa: E402
 from xsample_jax.config import default_config, resolve  # noqa: E402
-from xsample_jax.data_facts import STAND_IN  # noqa: E402
-from xsample_jax.mesh import make_mesh  # noqa: E402
-from xsample_jax.parts import Parts  # noqa: E402
+from xsample_jax.dry_run import collective_arrays  # noqa: E402
+from xsample_jax.setup import (
+    PLACEHOLDER_SPEC,
+    RunSetup,
+)
+from xsample_jax.sharding import make_mesh  # noqa: E402
 
 BYTES = {"bf16": 2, "f16": 2, "f32": 4, "u16": 2}
 SMALL = 0.01  # reductions of less than this share of the gradient are sums of batch norms and metrics
@@ -52,7 +54,7 @@ def gradient_reductions(hlo: str, parameters: int) -> list[int]:
 def measure(encoder: str, compute: str, devices: list) -> tuple[list[int], int]:
     """(bytes of every reduction of the gradient, number of parameters)."""
     config = config_of(encoder, compute, len(devices))
-    parts = Parts(config, STAND_IN, make_mesh(config.mesh, config.batch_size, devices))
+    parts = RunSetup(config, PLACEHOLDER_SPEC, make_mesh(config.mesh, config.batch_size, devices))
     lowered = parts.train_step.lower(parts.abstract_state, parts.abstract_batch)
     # Without its search for a faster schedule, which takes minutes more.
     program = lowered.compile(compiler_options={"exec_time_optimization_effort": -1.0})

@@ -17,27 +17,27 @@ from benchmarks.loss_forms import TAU, VIEWS
 from benchmarks.report import HEADER, Comparison, faster, finish, less_is_better
 from benchmarks.timing import interleaved
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.metrics.flops import count_flops
-from xsample_jax.objectives.class_table import class_table_rows, uniform
-from xsample_jax.objectives.streaming import streaming_rows
-from xsample_jax.rows import cosines
+from xsample_jax.metrics.profiling import count_flops
+from xsample_jax.objectives.streaming.class_table import class_table_rows, uniform
+from xsample_jax.objectives.streaming.loss import streaming_rows
+from xsample_jax.ops import cosines
 
 OPTIONS = {"temperature": TAU, "target_temperature": TAU, "views": VIEWS}
 
 
 def by_table(z, label, texts):
-    return class_table_rows(z, label, cosines(texts, texts), normaliser="softmax", **OPTIONS)["loss"].mean()
+    return class_table_rows(z, label, cosines(texts, texts), normalizer="softmax", **OPTIONS)["loss"].mean()
 
 
 def by_pairs(z, label, texts):
     side = {"id": jnp.arange(len(label)), "label": label, "class_embedding": texts[label]}
-    rows = streaming_rows(z, None, side, None, source=SOURCES["class_text"], normaliser="softmax", **OPTIONS)
+    rows = streaming_rows(z, None, side, None, source=SOURCES["class_text"], normalizer="softmax", **OPTIONS)
     return rows["loss"].mean()
 
 
 def without_a_target(z, label, texts):
     side = {"id": jnp.arange(len(label)), "label": label}
-    return streaming_rows(z, None, side, None, source=uniform, normaliser="row_sum", **OPTIONS)["loss"].mean()
+    return streaming_rows(z, None, side, None, source=uniform, normalizer="row_sum", **OPTIONS)["loss"].mean()
 
 
 def inputs(rows: int, classes: int, width: int = 128, text_width: int = 768):

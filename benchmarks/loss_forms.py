@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.objectives.streaming import streaming_rows
+from xsample_jax.objectives.streaming.loss import streaming_rows
 
 VIEWS, TAU = 2, 0.1
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -22,7 +22,7 @@ def streaming(z, captions, tau=TAU, **options):
         side,
         None,
         source=SOURCES["caption"],
-        normaliser="softmax",
+        normalizer="softmax",
         temperature=tau,
         target_temperature=tau,
         views=VIEWS,

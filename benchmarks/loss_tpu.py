@@ -39,7 +39,7 @@ def main() -> int:
 
         from benchmarks import loss_forms
         from benchmarks.report import HEADER, finish, less_is_better
-        from xsample_jax.metrics.hardware import peak_flops
+        from xsample_jax.metrics.profiling import peak_flops
         from xsample_jax.topology import topology_devices
 
         found, cycles = [], {}

@@ -6,9 +6,8 @@ import jax
 import numpy as np
 
 from xsample_jax.config import default_config, resolve
-from xsample_jax.data_facts import STAND_IN
-from xsample_jax.mesh import make_mesh, to_global
-from xsample_jax.parts import Parts
+from xsample_jax.setup import PLACEHOLDER_SPEC, RunSetup
+from xsample_jax.sharding import make_mesh, to_global
 
 
 def step_config(encoder: str, images: int, size: int, **changes):
@@ -18,7 +17,7 @@ def step_config(encoder: str, images: int, size: int, **changes):
     """
     config = default_config()
     config.steps, config.batch_size, config.model.encoder = 1000, images, encoder
-    config.augment.update(size=size, crop_scale=(), flip=0.0, jitter=0.0, grey=0.0)
+    config.augment.update(size=size, crop_scale=(), flip=0.0, jitter=0.0, gray=0.0)
     config.data.image_size = size
     config.optimizer.update(warmup=0.0, schedule="constant", learning_rate=1e-4, weight_decay=0.1)
     config.update_from_flattened_dict(changes)
@@ -29,7 +28,9 @@ def stand_in_batch(images: int, size: int) -> dict[str, np.ndarray]:
     """Smooth random pictures (uint8 [images, size, size, 3]), ids, no labels, float16 captions."""
     rng = np.random.default_rng(0)
     # Captions that share a part, as those of real images do: the targets spread over the batch, the loss is about one.
-    captions = rng.normal(size=STAND_IN.caption_dim) + 0.5 * rng.normal(size=(images, STAND_IN.caption_dim))
+    captions = rng.normal(size=PLACEHOLDER_SPEC.caption_dim) + 0.5 * rng.normal(
+        size=(images, PLACEHOLDER_SPEC.caption_dim)
+    )
     smooth = rng.integers(0, 256, (images, 8, 8, 3), dtype=np.uint8)
     return {
         "image": smooth.repeat(size // 8, axis=1).repeat(size // 8, axis=2),
@@ -43,7 +44,7 @@ class OurStep:
     """Callable that takes one step on one device and returns its metrics, arrays of that device."""
 
     def __init__(self, config, compiler_options: dict | None = None):
-        self.parts = Parts(config, STAND_IN, make_mesh(config.mesh, config.batch_size, jax.devices()[:1]))
+        self.parts = RunSetup(config, PLACEHOLDER_SPEC, make_mesh(config.mesh, config.batch_size, jax.devices()[:1]))
         self.host = stand_in_batch(config.batch_size, config.augment.size)
         self.batch = to_global({name: self.host[name] for name in self.parts.abstract_batch}, self.parts.mesh)
         state = self.parts.new_state()

@@ -3,8 +3,8 @@
     python -m benchmarks.overhead [--encoder resnet18] [--size 128] [--images 16] [--repeats 8]
 
 The bare step is what nobody can do without: the encoder and head forward and backward on views that are there already,
-and the optimiser. Ours adds augmentation, graph, loss, metrics; the loop adds reading, decoding, transfers, logging.
-Both train the same shapes with the same optimiser. Medians are compared: of our steps with bare ones taken in turn, of
+and the optimizer. Ours adds augmentation, graph, loss, metrics; the loop adds reading, decoding, transfers, logging.
+Both train the same shapes with the same optimizer. Medians are compared: of our steps with bare ones taken in turn, of
 the loop with bare ones before and after it.
 """
 
@@ -22,11 +22,11 @@ import numpy as np
 import optax
 
 from benchmarks.report import HEADER, Comparison, finish
-from xsample_jax.assemble import assemble
 from xsample_jax.config import default_config, resolve
-from xsample_jax.data.pipeline import train_batches
+from xsample_jax.data.dataset import train_batches
 from xsample_jax.loop import train
-from xsample_jax.mesh import to_global
+from xsample_jax.setup import build_run
+from xsample_jax.sharding import to_global
 
 
 def config_of(arguments, steps: int):
@@ -39,7 +39,7 @@ def config_of(arguments, steps: int):
 
 
 def bare_step(parts):
-    """jitted (params, statistics, optimiser state, views) -> the same after an update for a loss without a graph."""
+    """jitted (params, statistics, optimizer state, views) -> the same after an update for a loss without a graph."""
     optimizer, _ = parts.optimizer
 
     def step(params, statistics, opt_state, views, direction):
@@ -72,7 +72,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=8)
     arguments = parser.parse_args()
     config = config_of(arguments, steps=arguments.repeats + 4)
-    parts, examples = assemble(config)
+    parts, examples = build_run(config)
     batches = train_batches(examples, config, 0)
     batch = to_global({name: next(batches)[name] for name in parts.abstract_batch}, parts.mesh)
     batches.close()

@@ -6,7 +6,7 @@ Each shows ours beside its peers and, dotted, what the machine or the algorithm 
 import pathlib
 from collections.abc import Mapping
 
-from xsample_jax.tools.figure_style import colour, picture
+from xsample_jax.reports.style import color, picture
 
 LIMIT = {"linestyle": ":", "linewidth": 1.4}
 
@@ -39,10 +39,10 @@ def draw(record: Mapping[str, Mapping], folder: pathlib.Path) -> list[str]:
 
 
 def _lines(axes, theme, forms: Mapping[str, Mapping[str, float]], limits: Mapping[str, Mapping[str, float]]) -> None:
-    """Lines over the number of rows, both axes logarithmic, limits dotted and grey."""
+    """Lines over the number of rows, both axes logarithmic, limits dotted and gray."""
     for place, (name, values) in enumerate(forms.items()):
         rows = sorted(values, key=int)
-        axes.plot([int(r) for r in rows], [values[r] for r in rows], marker="o", markersize=3.5, color=colour(place),
+        axes.plot([int(r) for r in rows], [values[r] for r in rows], marker="o", markersize=3.5, color=color(place),
                   label=name, zorder=3 if place == 0 else 2)  # fmt: skip
     for (name, values), line in zip(limits.items(), (":", "-.")):
         rows = sorted(values, key=int)
@@ -76,9 +76,9 @@ def _loss_memory(figure, theme, found: Mapping) -> None:
 
 
 def _bars(axes, names: list[str], values: list[float], ours: list[bool], labels: list[str]) -> None:
-    """Horizontal bars from the top down, ours in the first colour, each with its value."""
+    """Horizontal bars from the top down, ours in the first color, each with its value."""
     places = range(len(names))
-    axes.barh(places, values, color=[colour(0) if own else colour(7) for own in ours], height=0.62)
+    axes.barh(places, values, color=[color(0) if own else color(7) for own in ours], height=0.62)
     for place, label in zip(places, labels, strict=True):
         axes.annotate(label, (values[place], place), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
     axes.set_yticks(list(places), names)
@@ -107,7 +107,7 @@ def _pipeline(figure, theme, rates: Mapping[str, float], decode: Mapping | None)
 def _step(figure, theme, rates: Mapping[str, Mapping[str, float]], limits: Mapping[str, float]) -> None:
     axes = figure.subplots()
     for place, (encoder, pair) in enumerate(rates.items()):
-        for offset, (who, look) in zip((-0.2, 0.2), (("ours", colour(0)), ("torch", colour(7)))):
+        for offset, (who, look) in zip((-0.2, 0.2), (("ours", color(0)), ("torch", color(7)))):
             axes.bar(place + offset, pair[who], width=0.36, color=look, label=who if place == 0 else None)
             axes.annotate(f"{pair[who]:.3g}", (place + offset, pair[who]), (0, 2), textcoords="offset points",
                           ha="center", fontsize=8.5)  # fmt: skip

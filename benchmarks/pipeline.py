@@ -23,10 +23,10 @@ from benchmarks.augment_jit import simclr_augmentation
 from benchmarks.prepare_cpu import photograph
 from benchmarks.report import HEADER, Comparison, faster, finish, lacking
 from benchmarks.timing import Times, interleaved
-from xsample_jax.data.augment import make_views
-from xsample_jax.data.pipeline import Examples, eval_batches
-from xsample_jax.data.record_reader import open_records
-from xsample_jax.data.record_writer import write_records
+from xsample_jax.augment.views import make_views
+from xsample_jax.data import dataset as records_dataset
+from xsample_jax.data.records import open_records
+from xsample_jax.data.writer import write_records
 
 SIDE, SIZE, BATCH = 256, 224, 16
 COPIES = 8  # of each photograph in the records: threads start and caches fill once per pass, which should not count
@@ -39,16 +39,16 @@ TARGETS = {
     ("views made", "500 x 375", "PIL blur"): 1.0,
     ("views made", "500 x 375", "torchvision blur"): 3.0,
 }
-NEAR = 0.05  # mean difference of normalised views, whose deviation is about 1
+NEAR = 0.05  # mean difference of normalized views, whose deviation is about 1
 
 
 def ours(folder: str, then=lambda batch: None):
     """Function that goes once through the records in `folder` and waits for what `then` does with each batch."""
-    examples = Examples(open_records(folder, "train"), SIDE, "first")
+    examples = records_dataset.Dataset(open_records(folder, "train"), SIDE, "first")
 
     def run():
         # One pass, so that nothing is read ahead before the clock starts or left to do when it stops.
-        for batch in eval_batches(examples, BATCH, threads=2):
+        for batch in records_dataset.eval_batches(examples, BATCH, threads=2):
             assert batch["image"].shape == (BATCH, SIDE, SIDE, 3)
             jax.block_until_ready(then(batch))
 
@@ -105,7 +105,7 @@ def check_same_pictures(data: bytes, image: np.ndarray) -> None:
     from torchvision import transforms as t
 
     augment = simclr_augmentation(SIZE)
-    augment.update(crop_scale=(), flip=0.0, jitter=0.0, grey=0.0, blur=0.0)
+    augment.update(crop_scale=(), flip=0.0, jitter=0.0, gray=0.0, blur=0.0)
     ours = make_views(image[None], np.zeros(1, np.int32), 0, 0, augment, 1)[0]
     same = t.Compose([t.CenterCrop(min(Image.open(io.BytesIO(data)).size)), t.Resize(SIDE), t.Resize(SIZE)])
     tensor = t.Compose([same, t.ToTensor(), t.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
@@ -127,7 +127,7 @@ def compare(images: int, repeats: int) -> tuple[list[Comparison], dict]:
             write_records(folder, "photographs", {"train": records})
             forms["delivered", size] = ours(folder)
             if size == "500 x 375":
-                check_same_pictures(photographs[0], Examples(open_records(folder, "train"), SIDE, "first")[0]["image"])
+                check_same_pictures(photographs[0], records_dataset.Dataset(open_records(folder, "train"), SIDE, "first")[0]["image"])
                 forms["views made", size] = ours(folder, lambda batch: views(batch["image"], batch["id"]))
                 forms |= {blur: peer(photographs, blur) for blur in ("PIL blur", "torchvision blur")}
         for form in forms.values():

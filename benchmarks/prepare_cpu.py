@@ -21,18 +21,17 @@ from PIL import Image, ImageFilter
 
 from benchmarks.report import HEADER, at_most, faster, finish
 from benchmarks.timing import interleaved
-from xsample_jax.prepare.fields import Fields
-from xsample_jax.prepare.image import ImageOptions
-from xsample_jax.prepare.job import Job
+from xsample_jax.prepare.example import Fields
+from xsample_jax.prepare.job import ImageOptions, Job
 from xsample_jax.prepare.shards import prepare_shard
-from xsample_jax.prepare.source_webdataset import webdataset_source
+from xsample_jax.prepare.webdataset import webdataset_source
 
 SIZE, QUALITY = 256, 92
 REPEATS = 2  # of each image in the tar: what is done once per tar should not count
 
 
 def photograph(seed: int, width: int = 500, height: int = 375) -> bytes:
-    """A JPEG of about 50 kB: smooth colours with grain, as large as a typical photograph of ImageNet."""
+    """A JPEG of about 50 kB: smooth colors with grain, as large as a typical photograph of ImageNet."""
     rng = np.random.default_rng(seed)
     smooth = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((width, height))
     grain = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))

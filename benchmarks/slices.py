@@ -18,12 +18,15 @@ quiet_environment(os.environ)  # before jax is imported
 
 import jax  # noqa: E402
 
-from xsample_jax.compiled_report import GIB, compiled_report  # noqa: E402
 from xsample_jax.config import load_config  # noqa: E402
-from xsample_jax.dry_run import stand_in_parts  # noqa: E402
-from xsample_jax.metrics.hardware import count_chips, peak_flops  # noqa: E402
+from xsample_jax.dry_run import (  # noqa: E402
+    GIB,
+    compiled_report,
+    placeholder_setup,
+)
+from xsample_jax.metrics.profiling import count_chips, peak_flops  # noqa: E402
+from xsample_jax.reports.style import insert  # noqa: E402
 from xsample_jax.sharding import bytes_per_device  # noqa: E402
-from xsample_jax.tools.markdown import insert  # noqa: E402
 from xsample_jax.topology import topology_devices  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -52,7 +55,7 @@ def measure(config_name: str, topology: str, changes: tuple[str, ...]) -> dict:
     overrides = ["--config.model.conv_impl=conv", *(f"--config.{change}" for change in changes)]
     config = load_config(str(ROOT / "configs" / f"{config_name}.py"), overrides)
     devices = topology_devices(topology)
-    parts = stand_in_parts(config, devices)
+    parts = placeholder_setup(config, devices)
     start = time.process_time()
     lowered = parts.train_step.lower(parts.abstract_state, parts.abstract_batch)
     report = compiled_report(lowered.compile(compiler_options={"exec_time_optimization_effort": -1.0}))

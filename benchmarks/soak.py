@@ -19,8 +19,8 @@ import tempfile
 import time
 
 from tests.lives import Lives, differences
-from xsample_jax.exit_codes import FINISHED, REQUEUE
-from xsample_jax.faults.history import HISTORY, read_history
+from xsample_jax.errors import FINISHED, REQUEUE
+from xsample_jax.io.run_dir import HISTORY, read_history
 
 LIFE = 12  # batches within which something happens
 DAMAGES = ("flip", "cut", "remove")

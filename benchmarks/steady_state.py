@@ -21,8 +21,7 @@ from benchmarks.report import HEADER, Comparison, at_most, finish
 from tests.host_reads import HostReads
 from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.config import load_config
-from xsample_jax.metrics.late import LateMetrics
-from xsample_jax.metrics.writers import read_jsonl
+from xsample_jax.metrics.writers import DeferredMetrics, read_jsonl
 
 ROOT = pathlib.Path(__file__).parent.parent
 WARM = 3  # steps after which nothing is compiled: the first compiles the step, the first checkpoint its copies
@@ -34,15 +33,15 @@ def run(config) -> tuple[list[int], list[dict]]:
     seen = []
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         reads = HostReads(patch)
-        patch.setattr(LateMetrics, "settle", reads.allow_in(LateMetrics.settle))
+        patch.setattr(DeferredMetrics, "settle", reads.allow_in(DeferredMetrics.settle))
         patch.setattr(Checkpoints, "save", reads.allow_in(Checkpoints.save))
 
-        class Clocks(xsample_jax.loop.Clocks):
+        class Timers(xsample_jax.loop.Timers):
             def step(self):
                 super().step()
                 seen.append(reads.count)
 
-        patch.setattr(xsample_jax.loop, "Clocks", Clocks)
+        patch.setattr(xsample_jax.loop, "Timers", Timers)
         with jax.transfer_guard("disallow"):
             xsample_jax.loop.train(config, folder)
         return seen, read_jsonl(pathlib.Path(folder) / "metrics.jsonl")

@@ -18,7 +18,7 @@ from benchmarks.gemm import seconds_per_flop
 from benchmarks.our_step import OurStep, step_config
 from benchmarks.report import HEADER, faster, finish, lacking
 from benchmarks.timing import interleaved
-from xsample_jax.metrics.flops import model_flops
+from xsample_jax.metrics.profiling import model_flops
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,11 +76,10 @@ def measure(encoder: str, options, knob: dict) -> tuple[int, int, float | None]:
     """Bytes of the state and of temporaries on one device, and FLOPs; those of GradCache's loop cannot be read."""
     import jax
 
-    from xsample_jax.compiled_report import compiled_report
     from xsample_jax.config import default_config, resolve
-    from xsample_jax.data_facts import STAND_IN
-    from xsample_jax.mesh import make_mesh
-    from xsample_jax.parts import Parts
+    from xsample_jax.dry_run import compiled_report
+    from xsample_jax.setup import PLACEHOLDER_SPEC, RunSetup
+    from xsample_jax.sharding import make_mesh
 
     if options.topology:
         devices, effort = topology_devices(options.topology), {"exec_time_optimization_effort": -1.0}
@@ -95,7 +94,7 @@ def measure(encoder: str, options, knob: dict) -> tuple[int, int, float | None]:
         section, key = name.split(".")
         config[section][key] = len(devices) if name == "mesh.fsdp" else value
     config = resolve(config)
-    parts = Parts(config, STAND_IN, make_mesh(config.mesh, config.batch_size, devices))
+    parts = RunSetup(config, PLACEHOLDER_SPEC, make_mesh(config.mesh, config.batch_size, devices))
     compiled = parts.train_step.lower(parts.abstract_state, parts.abstract_batch).compile(compiler_options=effort)
     report = compiled_report(compiled)
     return report.aliased, report.temporaries, report.flops if config.loss.grad_cache == 1 else None

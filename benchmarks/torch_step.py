@@ -11,8 +11,8 @@ import timm
 import torch
 
 from benchmarks import loss_forms
+from xsample_jax.export import family_of, how_to_load
 from xsample_jax.optim import EXCLUDED_NAMES
-from xsample_jax.weights.export_safetensors import family_of, how_to_load
 from xsample_jax.weights.families import FAMILIES
 from xsample_jax.weights.name_map import to_theirs
 
@@ -25,7 +25,7 @@ class TorchStep:
     """Callable that takes one step on the given batch and returns the loss, a tensor.
 
     Args:
-      config: of our run, without random augmentation: optimiser, precision, mean and deviation of the colours.
+      config: of our run, without random augmentation: optimizer, precision, mean and deviation of the colors.
       encoder: our encoder (abstract will do).
       arrays: our parameters and running statistics of encoder and head, by our names.
       images: uint8 [B, s, s, 3]; every view is the whole image. captions: float32 [B, E].

@@ -11,7 +11,7 @@ Two figures that are not of the same kind:
 import pathlib
 import re
 
-# Cycles per second: bfloat16 peak (metrics/hardware.py) over the FLOPs that the matrix units of a core do in a cycle.
+# Cycles per second: bfloat16 peak (metrics/profiling.py) over the FLOPs that the matrix units of a core do in a cycle.
 CLOCK = {
     "v5e": 197e12 / (4 * 128 * 128 * 2),
     "v5p": 459e12 / (2 * 4 * 128 * 128 * 2),

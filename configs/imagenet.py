@@ -33,9 +33,9 @@ def get_config(arg=""):
     config.augment.size = 224  # [repo]
     config.augment.crop_scale = (0.08, 1.0)  # [repo]
     config.augment.flip = 0.5  # [repo]
-    config.augment.auto_augment = True  # [repo] the ImageNet policy; with it no colour jitter, grey or blur:
+    config.augment.auto_augment = True  # [repo] the ImageNet policy; with it no color jitter, gray or blur:
     config.augment.jitter = 0.0  # [repo]
-    config.augment.grey = 0.0  # [repo]
+    config.augment.gray = 0.0  # [repo]
     config.augment.blur = 0.0  # [repo]
 
     config.model.encoder = "resnet50"  # [paper] the only architecture it tests

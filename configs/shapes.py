@@ -1,10 +1,10 @@
-"""What a representation keeps, on pictures whose factors are known: shape, colour, texture, count, ground, position.
+"""What a representation keeps, on pictures whose factors are known: shape, color, texture, count, ground, position.
 
 Command:   python -m xsample_jax.tools.prepare --source=shapes --out=data/shapes     (once: 30 seconds)
            python -m xsample_jax.main --config=configs/shapes.py --workdir=runs/shapes/xclr
 Variants:  objective :xclr (the default), :simclr, :supcon (class = shape), :clip_frozen_text;
-           what the caption names :all (the default), :object (shape, colour, texture, count), :shape, :ground;
-           augmentation :erase_colour (strong colour jitter, and grey); one of each, as ":xclr,ground,erase_colour";
+           what the caption names :all (the default), :object (shape, color, texture, count), :shape, :ground;
+           augmentation :erase_color (strong color jitter, and gray); one of each, as ":xclr,ground,erase_color";
            :smoke (embedded emoji, 5 small steps, seconds)
 Hardware:  2 CPU cores; any accelerator.
 Hours:     0.08 (5 minutes) a run with evaluation, two at once on 2 shared cores
@@ -16,8 +16,8 @@ Every run is measured by one linear probe per factor; what chance is and which p
 from xsample_jax.config import default_config, parse_variant_groups, smoke
 
 OBJECTIVES = ("xclr", "simclr", "supcon", "clip_frozen_text")
-CAPTIONS = ("all", "object", "shape", "ground")  # as prepare/shape_factors.py writes them into the records
-AUGMENTATIONS = ("erase_colour",)
+CAPTIONS = ("all", "object", "shape", "ground")  # as prepare/shapes.py writes them into the records
+AUGMENTATIONS = ("erase_color",)
 
 
 def get_config(arg=""):
@@ -34,12 +34,12 @@ def get_config(arg=""):
     config.data.source, config.data.path = "records", "data/shapes"
     config.data.image_size = 48
     config.data.caption = str(CAPTIONS.index(caption))
-    # Mild views: neither moving nor turning erases a factor, and nothing touches colours.
+    # Mild views: neither moving nor turning erases a factor, and nothing touches colors.
     config.augment.size = 32
     config.augment.crop_scale = (0.7, 1.0)
-    config.augment.update(flip=0.0, jitter=0.0, grey=0.0)
-    if augmentation == "erase_colour":
-        config.augment.update(jitter=1.0, jitter_strength=(0.4, 0.4, 0.8, 0.5), grey=0.3)
+    config.augment.update(flip=0.0, jitter=0.0, gray=0.0)
+    if augmentation == "erase_color":
+        config.augment.update(jitter=1.0, jitter_strength=(0.4, 0.4, 0.8, 0.5), gray=0.3)
 
     config.model.encoder = "resnet18"
     config.model.width = 16

@@ -2,7 +2,7 @@
 # shellcheck shell=bash disable=SC2034  # the scripts use the names
 set -euo pipefail
 
-readonly BROKE=1 BAD_INPUT=2 INCOMPLETE=69 REQUEUE=75 # of xsample_jax/exit_codes.py; 0 is finished
+readonly BROKE=1 BAD_INPUT=2 INCOMPLETE=69 REQUEUE=75 # of xsample_jax/errors.py; 0 is finished
 readonly HOME_OF_CODE=/opt/xsample      # on every worker
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 declare -A option=()

@@ -20,12 +20,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from xsample_jax.config import default_config
-from xsample_jax.data.caption_sample import read_sample
 from xsample_jax.data.decode import decode_record
 from xsample_jax.data.sources import open_source
-from xsample_jax.graphs import caption_graph
-from xsample_jax.graphs.caption_advice import choices, softest
-from xsample_jax.graphs.inspect import draw_graph
+from xsample_jax.reports import caption_graph
+from xsample_jax.reports.caption_graph import choices, draw_graph, read_sample, softest
 
 QUICK = bool(os.environ.get("NOTEBOOK_QUICK"))  # small settings, for the tests
 BATCH, VIEWS = (64, 2) if QUICK else (256, 2)
@@ -89,23 +87,23 @@ names = ("own_view_mass", "alike_mass", "same_caption_mass", "ordinary_mass")
 left.stackplot(temperatures, [curves[name] for name in names], labels=[name.replace("_", " ") for name in names])
 left.set(xscale="log", xlabel="τₛ", ylabel="share of the target", ylim=(0, 1))
 left.legend(fontsize=7, loc="lower left")
-right.plot(temperatures, curves["effective_neighbours"])
-right.set(xscale="log", yscale="log", xlabel="τₛ", ylabel="effective neighbours")
+right.plot(temperatures, curves["effective_neighbors"])
+right.set(xscale="log", yscale="log", xlabel="τₛ", ylabel="effective neighbors")
 
 # %% [markdown]
-# The same as a table: which τₛ gives how many effective neighbours, and what is on ordinary pairs then.
+# The same as a table: which τₛ gives how many effective neighbors, and what is on ordinary pairs then.
 
 # %%
 for choice in choices(curves, temperatures, BATCH * VIEWS):
     masses = ", ".join(f"{name.replace('_mass', '')} {mass:.0%}" for name, mass in choice.masses.items())
-    print(f"{choice.neighbours:5g} neighbours: tau_s = {choice.tau_s:.3f}   {masses}")
+    print(f"{choice.neighbors:5g} neighbors: tau_s = {choice.tau_s:.3f}   {masses}")
 limit = softest(curves, temperatures)
-print(f"At most 20% on ordinary pairs: tau_s up to {limit.tau_s:.3f}, {limit.neighbours:.1f} neighbours.")
+print(f"At most 20% on ordinary pairs: tau_s up to {limit.tau_s:.3f}, {limit.neighbors:.1f} neighbors.")
 
 # %% [markdown]
 # ## The target of a batch
 #
-# Rows and columns are images in an order in which neighbours are alike. Too cold, too hot, and the one above.
+# Rows and columns are images in an order in which neighbors are alike. Too cold, too hot, and the one above.
 
 # %%
 rows = np.random.default_rng(0).permutation(len(sample))[: min(BATCH, 128)]
@@ -119,5 +117,5 @@ for axes, tau_s in zip(figure.subplots(1, 3), (0.3 * limit.tau_s, limit.tau_s, 3
     axes.set(title=f"τₛ = {tau_s:.3f}", yticks=[])
 
 # %% [markdown]
-# Train with what you chose: `--config.objective.target_temperature=...`, or `--config.objective.target_neighbours=8`,
+# Train with what you chose: `--config.objective.target_temperature=...`, or `--config.objective.target_neighbors=8`,
 # which finds τₛ anew on every batch.

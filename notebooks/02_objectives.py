@@ -18,9 +18,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import xsample_jax
-from xsample_jax.evals.catalogue import describe
-from xsample_jax.evals.intervals import bootstrap, load_examples, paired_difference
-from xsample_jax.tools.report import write_report
+from xsample_jax.evals.catalog import describe
+from xsample_jax.evals.metrics import bootstrap, load_examples, paired_difference
+from xsample_jax.reports.report import write_report
 
 QUICK = bool(os.environ.get("NOTEBOOK_QUICK"))  # small settings, for the tests
 ROOT = next(folder for folder in [Path.cwd(), *Path.cwd().parents] if (folder / "configs").is_dir())
@@ -78,7 +78,7 @@ for objective in OBJECTIVES:
 # %% [markdown]
 # ## Look
 #
-# A page with curves, tables, graphs of a batch, maps, nearest neighbours and the worst errors:
+# A page with curves, tables, graphs of a batch, maps, nearest neighbors and the worst errors:
 
 # %%
 print(write_report(list(folders.values()), RUNS / "objectives" / "report.html"))

@@ -19,7 +19,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import xsample_jax
-from xsample_jax.evals.intervals import bootstrap, load_examples
+from xsample_jax.evals.metrics import bootstrap, load_examples
 
 QUICK = bool(os.environ.get("NOTEBOOK_QUICK"))  # small settings, for the tests
 ROOT = next(folder for folder in [Path.cwd(), *Path.cwd().parents] if (folder / "configs").is_dir())

@@ -19,7 +19,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import xsample_jax
-from xsample_jax.evals.intervals import bootstrap, load_examples
+from xsample_jax.evals.metrics import bootstrap, load_examples
 
 QUICK = bool(os.environ.get("NOTEBOOK_QUICK"))  # small settings, for the tests
 ROOT = next(folder for folder in [Path.cwd(), *Path.cwd().parents] if (folder / "configs").is_dir())
@@ -57,7 +57,7 @@ for place, objective in enumerate(OBJECTIVES):
     x = [100 * share + place for share in SHARES]
     axes.plot(x, [100 * one.mean for one in found], "o-", color=f"C{place}", label=objective)
     axes.vlines(x, [100 * one.low for one in found], [100 * one.high for one in found], color=f"C{place}")
-axes.axhspan(100 * untold.low, 100 * untold.high, color="grey", alpha=0.2, linewidth=0)
-axes.axhline(100 * untold.mean, color="grey", linestyle=":", label="simclr, told nothing")
+axes.axhspan(100 * untold.low, 100 * untold.high, color="gray", alpha=0.2, linewidth=0)
+axes.axhline(100 * untold.mean, color="gray", linestyle=":", label="simclr, told nothing")
 axes.set(xlabel="wrong, % of the training images", ylabel=f"{METRIC}, %")
 axes.legend(fontsize=8)

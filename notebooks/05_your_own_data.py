@@ -19,8 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from xsample_jax.prepare.shape_drawing import draw
-from xsample_jax.prepare.shape_factors import CAPTIONS, caption_of, factors_of
+from xsample_jax.prepare.shapes import CAPTIONS, caption_of, draw, factors_of
 
 QUICK = bool(os.environ.get("NOTEBOOK_QUICK"))  # small settings, for the tests
 ROOT = next(folder for folder in [Path.cwd(), *Path.cwd().parents] if (folder / "configs").is_dir())
@@ -42,7 +41,8 @@ with open(RUNS / "photos.csv", "w", newline="") as file:
 
 # %%
 import xsample_jax  # noqa: E402
-from xsample_jax.tools import embed, inspect, prepare  # noqa: E402
+from xsample_jax.reports import inspect  # noqa: E402
+from xsample_jax.tools import embed, prepare
 
 prepare.run(["--source=folder", f"--path={photos}", f"--table={RUNS / 'photos.csv'}", f"--out={RUNS / 'records'}"])
 embed.main([f"--set={RUNS / 'records'}", f"--model={MODEL}"])

@@ -85,8 +85,8 @@ def differences(whole: pathlib.Path, other: pathlib.Path) -> tuple[int, list[str
     import numpy as np
     import orbax.checkpoint as ocp
 
+    from xsample_jax.io.paths import absolute, as_path
     from xsample_jax.metrics.writers import read_jsonl
-    from xsample_jax.storage.paths import absolute, as_path
 
     def final(folder):
         folder = as_path(folder)

@@ -14,13 +14,13 @@ from xsample_jax import main
 
 def record(path: str) -> None:
     from xsample_jax import loop
-    from xsample_jax.data.pipeline import Examples
-    from xsample_jax.evals import device_rows
+    from xsample_jax.data.dataset import Dataset
+    from xsample_jax.evals import features as device_rows
     from xsample_jax.models import resnet
 
     resnet.LAYOUTS[18] = (resnet.BasicBlock, (1,))
     device_rows.on_devices.__defaults__ = (0, 1)  # galleries are spread over all devices, as large ones are
-    read, to_global, example = [], loop.to_global, Examples._example
+    read, to_global, example = [], loop.to_global, Dataset._example
 
     def decoded(self, *arguments):
         found = example(self, *arguments)
@@ -32,7 +32,7 @@ def record(path: str) -> None:
             file.write(json.dumps({"id": batch["id"].tolist(), "read": read.copy()}) + "\n")
         return to_global(batch, mesh)
 
-    Examples._example, loop.to_global = decoded, noted
+    Dataset._example, loop.to_global = decoded, noted
     loop.write_report = lambda runs, path: None  # its figures take longer than the run
 
 

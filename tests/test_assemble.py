@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from tests.tiny import tiny_config
-from xsample_jax.assemble import assemble
-from xsample_jax.captions.tokenizer import TOKENIZER
-from xsample_jax.data.record_reader import open_records
-from xsample_jax.data.record_writer import write_records
+from xsample_jax.data.records import open_records
 from xsample_jax.data.sources import EMOJI_FOLDER
+from xsample_jax.data.tokenizer import TOKENIZER
+from xsample_jax.data.writer import write_records
 from xsample_jax.errors import ConfigError, DataError, Problems
+from xsample_jax.setup import build_run
 
 
 def pictures(count, **values):
@@ -42,19 +42,19 @@ def test_an_evaluation_split_that_is_not_there_is_found_before_training(folder, 
     options = {"data__source": "records", "data__path": str(folder), "objective__preset": "simclr"}
     options |= {"eval__suite": "probe", "eval__train_split": "train"}
     with pytest.raises(ConfigError, match=fix) as caught:
-        assemble(tiny_config(**options | changes))
+        build_run(tiny_config(**options | changes))
     assert caught.value.field == field
     with pytest.raises(Problems, match=r"1\. eval\.split(.|\n)*2\. eval\.train_split"):
-        assemble(tiny_config(**options | {"eval__split": "tets", "eval__train_split": "trian"}))
-    assemble(tiny_config(**options | changes | {"eval__suite": "none"}))
-    assemble(tiny_config(**options | {"eval__split": "test"}))
+        build_run(tiny_config(**options | {"eval__split": "tets", "eval__train_split": "trian"}))
+    build_run(tiny_config(**options | changes | {"eval__suite": "none"}))
+    build_run(tiny_config(**options | {"eval__split": "test"}))
 
 
 def test_batches_that_may_hold_a_record_twice(folder):
     options = {"data__source": "records", "data__path": str(folder), "objective__preset": "simclr"}
     options |= {"eval__suite": "none"}
     repeats = [
-        assemble(tiny_config(**options, **changes))[0].repeats
+        build_run(tiny_config(**options, **changes))[0].repeats
         for changes in ({"batch_size": 16}, {"batch_size": 24}, {"batch_size": 16, "data__balance": 1.0})
     ]
     assert repeats == [False, True, True]
@@ -68,13 +68,13 @@ def config_for(folder, **changes):
 def test_an_empty_split_is_found_before_training(tmp_path):
     write_records(tmp_path / "a", "a", {"train": pictures(20), "test": []}, ["a", "b"])
     with pytest.raises(DataError, match="split test = 0: expected at least one record"):
-        assemble(config_for(tmp_path / "a", eval__suite="probe"))
-    assemble(config_for(tmp_path / "a"))
+        build_run(config_for(tmp_path / "a", eval__suite="probe"))
+    build_run(config_for(tmp_path / "a"))
     write_records(tmp_path / "b", "b", {"train": []}, ["a", "b"])
     with pytest.raises(DataError, match=r"split train = 0: expected at least one record.*/b again"):
-        assemble(config_for(tmp_path / "b"))
+        build_run(config_for(tmp_path / "b"))
     with pytest.raises(DataError, match=r"split train = 0: expected at least one record.*/b again"):
-        assemble(config_for(tmp_path / "a", data__mix=({"path": str(tmp_path / "b"), "share": 0.5},)))
+        build_run(config_for(tmp_path / "a", data__mix=({"path": str(tmp_path / "b"), "share": 0.5},)))
 
 
 @pytest.mark.parametrize(
@@ -86,17 +86,17 @@ def test_nothing_that_the_evaluation_could_predict_is_found_before_training(tmp_
     splits = {"train": made[:20], "test": [record | values for record in made[20:]]}
     write_records(tmp_path / "set", "set", splits)
     with pytest.raises((DataError, Problems), match=problem):
-        assemble(config_for(tmp_path / "set", eval__suite=suite))
+        build_run(config_for(tmp_path / "set", eval__suite=suite))
     other = {"path": str(tmp_path / "set"), "share": 0.5}
     with pytest.raises((DataError, Problems), match=problem):  # of mixed sets, evaluations open the first
-        assemble(config_for(tmp_path / "set", eval__suite=suite, data__mix=(other,)))
+        build_run(config_for(tmp_path / "set", eval__suite=suite, data__mix=(other,)))
 
 
 def test_labels_of_some_are_enough_to_predict(tmp_path):
     made = pictures(28, label=-1)
     made[19]["label"] = made[27]["label"] = 3
     write_records(tmp_path / "set", "set", {"train": made[:20], "test": made[20:]})
-    assemble(config_for(tmp_path / "set", eval__suite="probe"))
+    build_run(config_for(tmp_path / "set", eval__suite="probe"))
 
 
 def test_the_first_record_may_be_broken_or_lack_a_caption(tmp_path):
@@ -119,13 +119,13 @@ def test_the_first_record_may_be_broken_or_lack_a_caption(tmp_path):
     shutil.copy(EMOJI_FOLDER / TOKENIZER, folder)
     with pytest.raises(DataError):
         open_records(folder, "train")[0]
-    assemble(config_for(folder, **options))
+    build_run(config_for(folder, **options))
     with pytest.raises(DataError, match=r"record .*:0"):
-        assemble(config_for(folder, **options | {"data__on_error": "raise"}))
+        build_run(config_for(folder, **options | {"data__on_error": "raise"}))
     write_records(tmp_path / "without", "a", {"train": [broken | {"captions": []}, *rest]}, ["a", "b"])
     shutil.copy(EMOJI_FOLDER / TOKENIZER, tmp_path / "without")
-    assemble(config_for(tmp_path / "without", **options))
+    build_run(config_for(tmp_path / "without", **options))
     nothing = [record | {"captions": []} for record in rest]
     write_records(tmp_path / "nothing", "a", {"train": nothing}, ["a", "b"])
     with pytest.raises(DataError, match="batch entry caption_tokens = None"):
-        assemble(config_for(tmp_path / "nothing", **options))
+        build_run(config_for(tmp_path / "nothing", **options))

@@ -7,7 +7,7 @@ import pytest
 from tests.tiny import tiny_config, tiny_parts
 from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.errors import CheckpointError
-from xsample_jax.progress import Progress
+from xsample_jax.state import Progress
 
 pytestmark = pytest.mark.usefixtures("shallow_resnet18")
 

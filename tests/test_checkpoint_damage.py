@@ -12,13 +12,11 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.tiny import tiny_config
-from xsample_jax.checkpoint import Checkpoints
+from xsample_jax.checkpoint import Checkpoints, checksums
 from xsample_jax.errors import CheckpointError, SaveError
-from xsample_jax.faults.checksums import checksums
-from xsample_jax.faults.history import read_history
-from xsample_jax.mesh import make_mesh
-from xsample_jax.progress import Progress
-from xsample_jax.state import TrainState
+from xsample_jax.io.run_dir import read_history
+from xsample_jax.sharding import make_mesh
+from xsample_jax.state import Progress, TrainState
 
 
 def options(**changes):

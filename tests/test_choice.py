@@ -4,8 +4,8 @@ from functools import partial
 
 import pytest
 
-from xsample_jax.choice import name_of, options_of, resolve
 from xsample_jax.errors import ConfigError
+from xsample_jax.registry import name_of, options_of, resolve
 
 
 def plain(x):

@@ -4,8 +4,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from xsample_jax.compiled_report import collectives, compiled_report, describe
-from xsample_jax.mesh import make_mesh
+from xsample_jax.dry_run import collectives, compiled_report, describe
+from xsample_jax.sharding import make_mesh
 
 HLO = """
   %ar = f32[128,4]{1,0} all-reduce(f32[128,4]{1,0} %x), replica_groups={}

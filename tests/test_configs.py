@@ -7,11 +7,12 @@ import jax
 import pytest
 from flax import nnx
 
-from xsample_jax import assemble, loop
+from xsample_jax import loop
+from xsample_jax import setup as build_run
 from xsample_jax.config import load_config
-from xsample_jax.mesh import make_mesh
 from xsample_jax.metrics.writers import read_jsonl
 from xsample_jax.models import towers
+from xsample_jax.sharding import make_mesh
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(
@@ -34,7 +35,7 @@ def test_smoke_variant_runs(path, tmp_path, shallow_resnet18, shallow_vit):
 
 
 class PooledPixels(nnx.Module):
-    """The least that can be called an encoder: a linear map of 16 mean colours."""
+    """The least that can be called an encoder: a linear map of 16 mean colors."""
 
     def __init__(self, config, rngs):
         self.features = 32
@@ -50,7 +51,7 @@ class PooledPixels(nnx.Module):
 def objective_only(monkeypatch):
     """One device, hardly an encoder and no report: what is on trial is the objective, and there are many."""
     monkeypatch.setitem(towers.ENCODERS, "resnet18", PooledPixels)
-    monkeypatch.setattr(assemble, "make_mesh", lambda mesh, batch: make_mesh(mesh, batch, jax.devices()[:1]))
+    monkeypatch.setattr(build_run, "make_mesh", lambda mesh, batch: make_mesh(mesh, batch, jax.devices()[:1]))
     monkeypatch.setattr(loop, "write_report", lambda runs, path: None)
 
 

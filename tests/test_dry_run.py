@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 
 from tests.tiny import tiny_config
-from xsample_jax.compiled_report import compiled_report
 from xsample_jax.config import load_config
-from xsample_jax.dry_run import PICTURE, dry_run, stand_in_parts
+from xsample_jax.dry_run import PICTURE, compiled_report, dry_run, placeholder_setup
 from xsample_jax.errors import ConfigError
 from xsample_jax.topology import topology_devices
 
@@ -52,7 +51,7 @@ def test_the_paper_recipe_compiles_for_its_slice(name, monkeypatch):
     monkeypatch.undo()  # the whole encoder
     config = load_config(str(ROOT / "configs" / f"{name}.py"), ["--config.model.conv_impl=conv"])
     devices = topology_devices(config.mesh.topology)
-    parts = stand_in_parts(config, devices)
+    parts = placeholder_setup(config, devices)
     lowered = parts.train_step.lower(parts.abstract_state, parts.abstract_batch)
     report = compiled_report(lowered.compile(compiler_options={"exec_time_optimization_effort": -1.0}))
     assert report.peak < 16 * 2**30  # a v5e chip

@@ -9,9 +9,8 @@ import pytest
 
 from tests.tiny import random_batch, tiny_config, tiny_parts
 from xsample_jax.checkpoint import Checkpoints
-from xsample_jax.ema import warmed_up
-from xsample_jax.mesh import fetch_scalars, to_global
-from xsample_jax.progress import Progress
+from xsample_jax.sharding import fetch_scalars, to_global
+from xsample_jax.state import Progress, warm_up
 
 pytestmark = pytest.mark.usefixtures("shallow_resnet18")
 
@@ -78,8 +77,8 @@ def test_without_a_decay_there_is_none_and_training_is_the_same():
 
 
 def test_warm_up_reaches_the_decay():
-    assert float(warmed_up(0.9999, jnp.int32(0))) == pytest.approx(0.1)
-    assert float(warmed_up(0.99, jnp.int32(10_000))) == pytest.approx(0.99)
+    assert float(warm_up(0.9999, jnp.int32(0))) == pytest.approx(0.1)
+    assert float(warm_up(0.99, jnp.int32(10_000))) == pytest.approx(0.99)
 
 
 def test_it_is_split_over_devices_as_the_parameters_are():

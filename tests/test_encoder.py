@@ -13,14 +13,14 @@ from PIL import Image
 
 import xsample_jax
 from tests.tiny import tiny_config
-from xsample_jax.assemble import assemble
 from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.data.decode import decode_image
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, Problems
+from xsample_jax.setup import build_run
 from xsample_jax.tools.export import main as export_main
 from xsample_jax.weights.families import FAMILIES
+from xsample_jax.weights.files import read_safetensors
 from xsample_jax.weights.pretrained import import_encoder
-from xsample_jax.weights.safetensors_file import read_safetensors
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,7 +45,7 @@ def encoder(run):
 
 def test_encode_is_what_the_evaluation_computes(run, encoder):
     config, folder = run
-    parts, examples = assemble(config)
+    parts, examples = build_run(config)
     images = np.stack([examples[i]["image"] for i in range(8)])
     checkpoints = Checkpoints(folder, config.checkpoint, own=False)
     state, _ = checkpoints.restore(parts.abstract_state)

@@ -7,7 +7,7 @@ import pytest
 from tests.tiny import random_batch, tiny_config, tiny_parts
 from xsample_jax.config import load_config
 from xsample_jax.errors import ConfigError
-from xsample_jax.mesh import fetch_scalars, to_global
+from xsample_jax.sharding import fetch_scalars, to_global
 
 
 def one_step(config, devices=1):

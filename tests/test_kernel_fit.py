@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.tiny import tiny_config
-from xsample_jax.assemble import assemble
+from xsample_jax.config.rules import check_kernels
 from xsample_jax.errors import ConfigError, Problems
-from xsample_jax.kernel_fit import check_kernels
-from xsample_jax.objectives.build import build_objective
+from xsample_jax.objectives.from_config import build_objective
+from xsample_jax.setup import build_run
 
 
 def mesh(platform, devices):
@@ -38,4 +38,4 @@ def test_a_run_is_refused_before_its_data_is_opened():
     config = tiny_config(loss__impl="streaming", loss__tiles="pallas", data__source="records", data__path="gone",
                          eval__suite="none")  # fmt: skip
     with pytest.raises(ConfigError, match="kernels are for TPUs"):
-        assemble(config)
+        build_run(config)

@@ -4,7 +4,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from xsample_jax.errors import ConfigError
-from xsample_jax.mesh import batch_sharding, make_mesh, to_global
+from xsample_jax.sharding import batch_sharding, make_mesh, to_global
 
 
 def mesh(data, fsdp, tensor=1, batch_size=16, devices=8):

@@ -9,8 +9,8 @@ import pytest
 
 from tests.test_roll_call import free_address
 from tests.xla_flags import QUICK
-from xsample_jax.exit_codes import BAD_INPUT, INCOMPLETE
-from xsample_jax.faults.history import read_history
+from xsample_jax.errors import BAD_INPUT, INCOMPLETE
+from xsample_jax.io.run_dir import read_history
 from xsample_jax.metrics.writers import read_jsonl
 
 pytestmark = pytest.mark.slow
@@ -20,7 +20,7 @@ RUN = (
     "--config.checkpoint.keep_latest=3", "--config.eval.suite=probe", "--config.eval.train_split=val",
     "--config.eval.split=val_styles", "--config.eval.batch_size=90", "--config.augment.jitter=0.0",
 )  # fmt: skip
-# Parameters and optimiser state split over processes, an EMA encoder, a queue whose order matters.
+# Parameters and optimizer state split over processes, an EMA encoder, a queue whose order matters.
 MEMORY = ("--config.objective.preset=moco", "--config.objective.queue=32", "--config.mesh.fsdp=4",
           "--config.model.head.hidden=(128,128)")  # fmt: skip
 

@@ -12,8 +12,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from tests.captions.tiny_models import write_model
-from xsample_jax import assemble, loop
-from xsample_jax.mesh import make_mesh
+from xsample_jax import loop
+from xsample_jax import setup as build_run
+from xsample_jax.sharding import make_mesh
 
 FOLDER = pathlib.Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.py"))
@@ -27,7 +28,7 @@ def run(monkeypatch, tmp_path, shallow_resnet18):
     monkeypatch.setenv("NOTEBOOK_RUNS", str(tmp_path))
     monkeypatch.setenv("NOTEBOOK_TEXT_MODEL", str(write_model(tmp_path / "model", "bert")))
     monkeypatch.chdir(FOLDER)
-    monkeypatch.setattr(assemble, "make_mesh", lambda mesh, batch: make_mesh(mesh, batch, jax.devices()[:1]))
+    monkeypatch.setattr(build_run, "make_mesh", lambda mesh, batch: make_mesh(mesh, batch, jax.devices()[:1]))
     monkeypatch.setattr(loop, "write_report", lambda runs, path: None)
 
     def run(name):

@@ -6,10 +6,10 @@ import pytest
 
 from tests.test_step import preset_config, run_steps
 from tests.tiny import tiny_config
-from xsample_jax.assemble import assemble
-from xsample_jax.data.record_writer import write_records
+from xsample_jax.data.writer import write_records
 from xsample_jax.errors import ConfigError
-from xsample_jax.online_probe import MOMENTUM, PROBE, RATE, init_online_probe, train_online_probe
+from xsample_jax.setup import build_run
+from xsample_jax.step import MOMENTUM, PROBE, RATE, init_online_probe, train_online_probe
 
 pytestmark = pytest.mark.usefixtures("shallow_resnet18")
 
@@ -67,4 +67,4 @@ def test_it_is_refused_for_a_set_without_classes(tmp_path):
     write_records(tmp_path, "plain", {"train": [record | {"id": number} for number in range(16)]})
     data = {"data__source": "records", "data__path": str(tmp_path)}
     with pytest.raises(ConfigError, match="without class names"):
-        assemble(tiny_config(objective__preset="simclr", eval__online_probe=True, **data))
+        build_run(tiny_config(objective__preset="simclr", eval__online_probe=True, **data))

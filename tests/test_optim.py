@@ -10,7 +10,7 @@ import pytest
 
 from xsample_jax.config import default_config
 from xsample_jax.errors import ConfigError
-from xsample_jax.optim import make_optimizer, peak_learning_rate, rescaled_parameters
+from xsample_jax.optim import make_optimizer, peak_learning_rate, rescale_parameters
 
 RNG = np.random.default_rng(0)
 PARAMETERS = {
@@ -149,7 +149,7 @@ def test_what_is_decayed():
         "log_scale": jnp.zeros(()),
     }
     decayed = {"conv/kernel", "tokens/embedding", "scaled_conv/kernel"}
-    assert {name for name, yes in rescaled_parameters(zeros).items() if yes} == decayed
+    assert {name for name, yes in rescale_parameters(zeros).items() if yes} == decayed
     nested: dict = {}
     for name, value in zeros.items():
         *path, leaf = name.split("/")
@@ -157,7 +157,7 @@ def test_what_is_decayed():
         for part in path:
             inner = inner.setdefault(part, {})
         inner[leaf] = value
-    flat, _ = jax.tree_util.tree_flatten_with_path(rescaled_parameters(nested))
+    flat, _ = jax.tree_util.tree_flatten_with_path(rescale_parameters(nested))
     assert {"/".join(entry.key for entry in path) for path, yes in flat if yes} == decayed
 
 
@@ -176,7 +176,7 @@ def test_every_matrix_of_the_models_is_decayed_and_nothing_else():
             lambda config=config: build_model(config, "transformer", vocab_size=20, rngs=nnx.Rngs(0))
         )
         parameters = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-        flat, _ = jax.tree_util.tree_flatten_with_path(rescaled_parameters(parameters))
+        flat, _ = jax.tree_util.tree_flatten_with_path(rescale_parameters(parameters))
         decayed = {jax.tree_util.keystr(path[-1:]) for path, yes in flat if yes}
         kept = {jax.tree_util.keystr(path[-1:]) for path, yes in flat if not yes}
         assert decayed == {"['kernel']", "['embedding']"}

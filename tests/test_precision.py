@@ -7,11 +7,11 @@ import pytest
 
 from tests.objectives.synthetic import LinearEncoder
 from tests.tiny import random_batch, tiny_config, tiny_parts
-from xsample_jax.mesh import fetch_scalars, to_global
 from xsample_jax.models import towers
-from xsample_jax.objectives.parameters import LOG_SCALE
+from xsample_jax.objectives.learned_state import LOG_SCALE
 from xsample_jax.optim import make_optimizer
-from xsample_jax.precision import stochastic_round, updated
+from xsample_jax.sharding import fetch_scalars, to_global
+from xsample_jax.state import stochastic_round, updated
 
 KEY = jax.random.key(0)
 
@@ -21,8 +21,8 @@ def _linear_encoder(monkeypatch):
     monkeypatch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: LinearEncoder(rngs))
 
 
-def test_rounding_gives_a_neighbour_with_the_right_probability():
-    low, high = np.float32(1.0), np.float32(1.0 + 2**-7)  # neighbours in bfloat16
+def test_rounding_gives_a_neighbor_with_the_right_probability():
+    low, high = np.float32(1.0), np.float32(1.0 + 2**-7)  # neighbors in bfloat16
     for share in (0.1, 0.5, 0.85):
         value = low + np.float32(share) * (high - low)
         for sign in (1, -1):

@@ -2,8 +2,8 @@
 
 import pytest
 
+from xsample_jax.distributed import ProcessInfo, detect_process
 from xsample_jax.errors import ConfigError
-from xsample_jax.processes import Place, find_place
 
 LAUNCHER_VARIABLES = (
     "SLURM_JOB_ID SLURM_STEP_NODELIST SLURM_NTASKS SLURM_PROCID SLURM_LOCALID OMPI_MCA_orte_hnp_uri "
@@ -14,7 +14,7 @@ LAUNCHER_VARIABLES = (
 
 @pytest.fixture
 def place_in(monkeypatch):
-    """place_in(variables, *flags): find_place with nothing but `variables` from launchers in the environment."""
+    """place_in(variables, *flags): detect_process with nothing but `variables` from launchers in the environment."""
     import os
 
     for name in LAUNCHER_VARIABLES.split():
@@ -23,7 +23,7 @@ def place_in(monkeypatch):
     def found(variables, *flags):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        return find_place(*flags, environment=os.environ)
+        return detect_process(*flags, environment=os.environ)
 
     return found
 
@@ -42,15 +42,15 @@ def test_alone_where_nobody_says_otherwise(place_in):
 
 
 def test_flags(place_in):
-    assert place_in({}, "a:1", 2, 1) == Place("a:1", 2, 1, "flags")
+    assert place_in({}, "a:1", 2, 1) == ProcessInfo("a:1", 2, 1, "flags")
     # Flags are believed before a launcher, and one process is one process under any launcher.
-    assert place_in(slurm(), "a:1", 2, 1) == Place("a:1", 2, 1, "flags")
+    assert place_in(slurm(), "a:1", 2, 1) == ProcessInfo("a:1", 2, 1, "flags")
     assert place_in(slurm(), None, 1) is None
 
 
 def test_slurm(place_in):
-    assert place_in(slurm()) == Place("node007:61440", 4, 3, "Slurm")
-    assert place_in({"JAX_COORDINATOR_PORT": "77"}) == Place("node007:77", 4, 3, "Slurm")
+    assert place_in(slurm()) == ProcessInfo("node007:61440", 4, 3, "Slurm")
+    assert place_in({"JAX_COORDINATOR_PORT": "77"}) == ProcessInfo("node007:77", 4, 3, "Slurm")
 
 
 def test_one_task_is_one_process(place_in):
@@ -60,21 +60,21 @@ def test_one_task_is_one_process(place_in):
 def test_open_mpi(place_in):
     orte = {"OMPI_MCA_orte_hnp_uri": "4096.0;tcp://10.0.0.5,10.1.0.5:3", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
     ranks = {"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "2"}
-    assert place_in(orte | ranks) == Place("10.0.0.5:61441", 8, 2, "Open MPI")
+    assert place_in(orte | ranks) == ProcessInfo("10.0.0.5:61441", 8, 2, "Open MPI")
 
 
 def test_a_launcher_that_jax_does_not_know_is_not_taken_for_one_process(place_in):
     ranks = {"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "2"}  # Open MPI 5 says no more
     with pytest.raises(ConfigError, match=r"coordinator_address = None.*OMPI_COMM_WORLD_SIZE is 8"):
         place_in(ranks)
-    assert place_in(ranks, "a:1") == Place("a:1", 8, 2, "address and OMPI_COMM_WORLD_SIZE")
+    assert place_in(ranks, "a:1") == ProcessInfo("a:1", 8, 2, "address and OMPI_COMM_WORLD_SIZE")
 
 
 def test_pods_of_an_indexed_job(place_in):
     with pytest.raises(ConfigError, match=r"JOB_COMPLETION_INDEX = '3'.*JAX_NUM_PROCESSES"):
         place_in({"JOB_COMPLETION_INDEX": "3"})
     said = {"JAX_COORDINATOR_ADDRESS": "job-0.svc:8476", "JAX_NUM_PROCESSES": "4"}
-    assert place_in(said) == Place("job-0.svc:8476", 4, 3, "address and JAX_NUM_PROCESSES")
+    assert place_in(said) == ProcessInfo("job-0.svc:8476", 4, 3, "address and JAX_NUM_PROCESSES")
 
 
 @pytest.mark.parametrize(

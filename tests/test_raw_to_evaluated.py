@@ -18,9 +18,8 @@ import pytest
 
 from tests.prepare.corpora import contents, write_emoji_tars
 from tests.xla_flags import QUICK
-from xsample_jax.data.manifest import read_manifest, verify_records
-from xsample_jax.data.record_reader import open_records
-from xsample_jax.evals.intervals import load_examples
+from xsample_jax.data.records import open_records, read_manifest, verify_records
+from xsample_jax.evals.metrics import load_examples
 from xsample_jax.metrics.writers import read_jsonl
 
 ROOT = Path(__file__).parent.parent

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 import xsample_jax.loop
-import xsample_jax.mesh
+import xsample_jax.sharding
 from tests.lives import Lives, differences
 from tests.objectives.synthetic import LinearEncoder
 from tests.tiny import tiny_config
-from xsample_jax.assemble import assemble
-from xsample_jax.exit_codes import BAD_INPUT, FINISHED, REQUEUE
-from xsample_jax.faults.history import read_history
+from xsample_jax.errors import BAD_INPUT, FINISHED, REQUEUE
 from xsample_jax.faults.preemption import Preempted
+from xsample_jax.io.run_dir import read_history
 from xsample_jax.loop import train
-from xsample_jax.mesh import make_mesh
 from xsample_jax.metrics.writers import read_jsonl
 from xsample_jax.models import towers
+from xsample_jax.setup import build_run
+from xsample_jax.sharding import make_mesh
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_a_changed_config_is_listed_and_taken_over_only_when_allowed(lives, tmp_
 
 def run_on(monkeypatch, devices, config, folder, stop_after=None, **options):
     """Trains on some of the devices; SIGTERM comes with its batch number `stop_after`. Returns ids of batches."""
-    seen, place = [], xsample_jax.mesh.to_global
+    seen, place = [], xsample_jax.sharding.to_global
 
     def to_global(batch, mesh):
         seen.append(np.sort(batch["id"]))
@@ -114,7 +114,7 @@ def run_on(monkeypatch, devices, config, folder, stop_after=None, **options):
         return place(batch, mesh)
 
     mesh = make_mesh(config.mesh, config.batch_size, jax.devices()[:devices])
-    monkeypatch.setattr(xsample_jax.loop, "assemble", functools.partial(assemble, mesh=mesh))
+    monkeypatch.setattr(xsample_jax.loop, "build_run", functools.partial(build_run, mesh=mesh))
     monkeypatch.setattr(xsample_jax.loop, "to_global", to_global)
     monkeypatch.setattr(xsample_jax.loop, "write_report", lambda runs, path: None)
     if stop_after is None:

@@ -8,9 +8,8 @@ import time
 
 import pytest
 
-from xsample_jax.errors import ConfigError, ProcessError
-from xsample_jax.exit_codes import BAD_INPUT, INCOMPLETE
-from xsample_jax.roll_call import Present, roll_call, split_address
+from xsample_jax.distributed import Hello, rendezvous, split_address
+from xsample_jax.errors import BAD_INPUT, INCOMPLETE, ConfigError, ProcessError
 
 
 def free_address():
@@ -20,14 +19,14 @@ def free_address():
 
 
 def present(index, count=3, host=None, config="{}"):
-    return Present(index, count, host or f"host{index}", {"config": config})
+    return Hello(index, count, host or f"host{index}", {"config": config})
 
 
 def answers(processes, seconds=20.0, **options):
-    """What roll_call returns or raises in each of the processes, which are threads here."""
+    """What rendezvous returns or raises in each of the processes, which are threads here."""
     address = free_address()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        waiting = [pool.submit(roll_call, address, own, seconds, **options) for own in processes]
+        waiting = [pool.submit(rendezvous, address, own, seconds, **options) for own in processes]
         return [future.exception() or future.result() for future in waiting]
 
 
@@ -35,7 +34,7 @@ def test_all_learn_the_hosts_in_the_order_of_the_processes_and_the_port_is_free_
     address = free_address()
     for _ in range(2):  # twice: nothing may keep the port
         with concurrent.futures.ThreadPoolExecutor(3) as pool:
-            found = list(pool.map(lambda i: roll_call(address, present(i), 20.0), (2, 0, 1)))
+            found = list(pool.map(lambda i: rendezvous(address, present(i), 20.0), (2, 0, 1)))
         assert found == [["host0", "host1", "host2"]] * 3
 
 
@@ -88,15 +87,15 @@ def knock(address):
 def test_a_process_that_was_restarted_while_it_waited_and_strangers_do_no_harm():
     address = free_address()
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        found = [pool.submit(roll_call, address, present(0), 20.0)]
+        found = [pool.submit(rendezvous, address, present(0), 20.0)]
         with knock(address) as stranger:
             stranger.sendall(b"GET / HTTP/1.1\n")
         with knock(address) as killed:
             killed.sendall((json.dumps(dataclasses.asdict(present(1, host="before"))) + "\n").encode())
             time.sleep(0.1)
-        found.append(pool.submit(roll_call, address, present(2), 20.0))
+        found.append(pool.submit(rendezvous, address, present(2), 20.0))
         time.sleep(0.3)  # now three have called, one of which is no more
-        found.append(pool.submit(roll_call, address, present(1), 20.0))
+        found.append(pool.submit(rendezvous, address, present(1), 20.0))
         assert [future.result() for future in found] == [["host0", "host1", "host2"]] * 3
 
 

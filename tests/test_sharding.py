@@ -10,8 +10,7 @@ from jax.sharding import PartitionSpec
 
 from tests.tiny import random_batch, tiny_config, tiny_parts
 from xsample_jax.errors import ConfigError
-from xsample_jax.mesh import make_mesh
-from xsample_jax.sharding import bytes_per_device, parameter_specs
+from xsample_jax.sharding import bytes_per_device, make_mesh, parameter_specs
 
 pytestmark = pytest.mark.usefixtures("shallow_vit")
 

@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 
 from tests.tiny import tiny_config
-from xsample_jax.compiled_report import collective_arrays, compiled_report
 from xsample_jax.config import load_config
-from xsample_jax.dry_run import dry_run, stand_in_parts
+from xsample_jax.dry_run import collective_arrays, compiled_report, dry_run, placeholder_setup
 from xsample_jax.errors import ConfigError
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.mesh import batch_sharding, make_mesh
-from xsample_jax.objectives.streaming import streaming_rows
-from xsample_jax.sharding import bytes_per_device
+from xsample_jax.objectives.streaming.loss import streaming_rows
+from xsample_jax.sharding import batch_sharding, bytes_per_device, make_mesh
 from xsample_jax.topology import topology_devices
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -23,12 +21,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 pytest.importorskip("libtpu")
 pytestmark = pytest.mark.usefixtures("shallow_resnet18", "shallow_vit")
 
-PLAIN = {"augment__crop_scale": (), "augment__jitter": 0.0, "augment__grey": 0.0, "model__conv_impl": "conv"}
+PLAIN = {"augment__crop_scale": (), "augment__jitter": 0.0, "augment__gray": 0.0, "model__conv_impl": "conv"}
 QUICK = {"exec_time_optimization_effort": -1.0}
 
 
 def compiled(config, topology):
-    parts = stand_in_parts(config, topology_devices(topology))
+    parts = placeholder_setup(config, topology_devices(topology))
     return parts, parts.train_step.lower(parts.abstract_state, parts.abstract_batch).compile(compiler_options=QUICK)
 
 
@@ -45,7 +43,7 @@ def compiled(config, topology):
 )
 def test_the_step_compiles_for_every_generation(topology, config):
     """Those configs that test_dry_run.py does not compile whole; here with the small encoder of their smoke variant."""
-    changes = {f"augment.{name}": 0.0 for name in ("jitter", "grey", "blur")}
+    changes = {f"augment.{name}": 0.0 for name in ("jitter", "gray", "blur")}
     changes |= {"augment.crop_scale": "()", "model.conv_impl": "conv", "precision.compute": "bfloat16"}
     changes |= {"batch_size": 4 * len(topology_devices(topology))}
     overrides = [f"--config.{name}={value}" for name, value in changes.items()]
@@ -82,9 +80,9 @@ def test_slices_are_the_outermost_part_of_the_data_axis():
 
 def test_the_state_of_a_chip_falls_with_fsdp_and_travels_in_parts():
     vit = {"model__encoder": "vit_ti", "model__patch_size": 8, "batch_size": 128, **PLAIN}
-    whole = stand_in_parts(tiny_config(**vit), topology_devices("v5e:2x4"))
+    whole = placeholder_setup(tiny_config(**vit), topology_devices("v5e:2x4"))
     for topology, fsdp in (("v5e:2x4", 8), ("v5e:4x8", 32)):
-        parts = stand_in_parts(tiny_config(mesh__fsdp=fsdp, **vit), topology_devices(topology))
+        parts = placeholder_setup(tiny_config(mesh__fsdp=fsdp, **vit), topology_devices(topology))
         share = bytes_per_device(parts.abstract_state) / bytes_per_device(whole.abstract_state)
         assert share < 1.1 / fsdp + 0.02  # small parameters stay whole
     parts, program = compiled(tiny_config(mesh__fsdp=8, **vit), "v5e:2x4")
@@ -106,7 +104,7 @@ def scratch_of_loss(topology, images, **options):
             side,
             None,
             source=SOURCES["caption"],
-            normaliser="softmax",
+            normalizer="softmax",
             temperature=0.1,
             target_temperature=0.1,
             views=2,

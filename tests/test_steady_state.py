@@ -8,8 +8,7 @@ import xsample_jax.loop
 from tests.host_reads import HostReads
 from tests.tiny import tiny_config
 from xsample_jax.checkpoint import Checkpoints
-from xsample_jax.metrics.late import LateMetrics
-from xsample_jax.metrics.writers import read_jsonl
+from xsample_jax.metrics.writers import DeferredMetrics, read_jsonl
 
 pytestmark = pytest.mark.usefixtures("shallow_resnet18")
 
@@ -17,15 +16,15 @@ pytestmark = pytest.mark.usefixtures("shallow_resnet18")
 def test_steps_log_and_save_without_hidden_transfers_or_compilations(tmp_path, monkeypatch):
     reads, steps_seen = HostReads(monkeypatch), []
     # What may read: the metrics of an earlier step, in one explicit transfer, and the checkpoint.
-    monkeypatch.setattr(LateMetrics, "settle", reads.allow_in(LateMetrics.settle))
+    monkeypatch.setattr(DeferredMetrics, "settle", reads.allow_in(DeferredMetrics.settle))
     monkeypatch.setattr(Checkpoints, "save", reads.allow_in(Checkpoints.save))
 
-    class Clocks(xsample_jax.loop.Clocks):
+    class Timers(xsample_jax.loop.Timers):
         def step(self):
             super().step()
             steps_seen.append(reads.count)
 
-    monkeypatch.setattr(xsample_jax.loop, "Clocks", Clocks)
+    monkeypatch.setattr(xsample_jax.loop, "Timers", Timers)
     config = tiny_config(steps=8, log__every=1, checkpoint__every=2, optimizer__ema=0.9, objective__preset="moco",
                          objective__queue=32, log__profile=(6, 2))  # fmt: skip
     # The guard is on for the whole of it: explicit device_put and device_get are all that is allowed.

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.tiny import random_batch, tiny_config, tiny_parts
-from xsample_jax.mesh import fetch_scalars, to_global
-from xsample_jax.objectives.parameters import LOG_SCALE
+from xsample_jax.objectives.learned_state import LOG_SCALE
+from xsample_jax.sharding import fetch_scalars, to_global
 
 pytestmark = pytest.mark.usefixtures("shallow_resnet18")
 
@@ -60,7 +60,7 @@ def test_fsdp_splits_the_state_and_changes_no_loss():
 
 
 def test_metrics_and_learning_on_one_batch():
-    config = preset_config("xclr", steps=30, augment__crop_scale=(), augment__jitter=0.0, augment__grey=0.0,
+    config = preset_config("xclr", steps=30, augment__crop_scale=(), augment__jitter=0.0, augment__gray=0.0,
                            augment__flip=0.0)  # fmt: skip
     parts = tiny_parts(config, jax.devices()[:1])
     state = parts.new_state()

@@ -6,9 +6,9 @@ import pytest
 
 from tests.objectives.synthetic import LinearEncoder
 from tests.tiny import random_batch, tiny_config, tiny_parts
-from xsample_jax.mesh import fetch_scalars, to_global
 from xsample_jax.models import towers
-from xsample_jax.objectives.memory import GAMMA, UNSEEN
+from xsample_jax.objectives.learned_state import GAMMA, UNSEEN
+from xsample_jax.sharding import fetch_scalars, to_global
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def run(preset, batches, **changes):
         objective__preset=preset,
         augment__crop_scale=(),
         augment__jitter=0.0,
-        augment__grey=0.0,
+        augment__gray=0.0,
         augment__flip=0.0,
         optimizer__learning_rate=0.1,
         optimizer__warmup=0.0,

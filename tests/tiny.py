@@ -3,10 +3,9 @@
 import numpy as np
 
 from xsample_jax.config import default_config, resolve, smoke
-from xsample_jax.data_facts import DataFacts
-from xsample_jax.mesh import make_mesh
-from xsample_jax.objectives.build import build_objective
-from xsample_jax.parts import Parts
+from xsample_jax.objectives.from_config import build_objective
+from xsample_jax.setup import DatasetSpec, RunSetup
+from xsample_jax.sharding import make_mesh
 
 CAPTION_DIM = 12
 
@@ -27,10 +26,10 @@ def tiny_config(**changes):
 
 
 def tiny_parts(config, devices):
-    facts = DataFacts(count=64, channels=3, caption_dim=CAPTION_DIM, vocab_size=50)
+    facts = DatasetSpec(count=64, channels=3, caption_dim=CAPTION_DIM, vocab_size=50)
     reads_classes = "class_embedding" in build_objective(config.objective).requires
     classes = np.random.default_rng(1).normal(size=(5, CAPTION_DIM)).astype(np.float16) if reads_classes else None
-    return Parts(config, facts, make_mesh(config.mesh, config.batch_size, devices), classes)
+    return RunSetup(config, facts, make_mesh(config.mesh, config.batch_size, devices), classes)
 
 
 def random_batch(config, seed=0):

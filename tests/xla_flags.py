@@ -1,6 +1,6 @@
 """XLA's settings for tests, which compile much and compute little.
 
-Without optimisation and without the newer emitters of fusions, programs compile in a sixth of the time; their values
+Without optimization and without the newer emitters of fusions, programs compile in a sixth of the time; their values
 change by rounding, and compute slower. Runs that are compared bit by bit have the same settings.
 """
 

@@ -13,7 +13,7 @@ import importlib
 __version__ = "0.1.0"
 
 _API = {
-    "evaluate": "xsample_jax.evals.of_run",
+    "evaluate": "xsample_jax.evals.evaluate",
     "load_config": "xsample_jax.config",
     "load_encoder": "xsample_jax.encoder",
     "train": "xsample_jax.loop",

@@ -1,27 +1,186 @@
 """--dry_run: what a run will be, before any step: sizes, shardings, memory, FLOPs, and a picture of its first batch."""
 
 import collections
+import dataclasses
 import math
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xsample_jax.assemble import assemble
-from xsample_jax.compiled_report import GIB, CompiledReport, compiled_report, describe
-from xsample_jax.data.augment import make_views
-from xsample_jax.data.contact_sheet import contact_sheet, unnormalise
-from xsample_jax.data.pipeline import train_batches
-from xsample_jax.data_facts import STAND_IN
-from xsample_jax.kernel_fit import check_kernels
-from xsample_jax.memory_fit import check_fit, overflow
-from xsample_jax.mesh import make_mesh
-from xsample_jax.objectives.build import build_objective
-from xsample_jax.parts import Parts
-from xsample_jax.sharding import bytes_per_device
-from xsample_jax.storage.paths import as_path, local_copy_of
+from xsample_jax.augment.views import make_views
+from xsample_jax.config.rules import check_kernels
+from xsample_jax.data.dataset import train_batches
+from xsample_jax.errors import ConfigError
+from xsample_jax.io.paths import as_path, local_copy_of
+from xsample_jax.objectives.from_config import build_objective
+from xsample_jax.reports.contact_sheet import contact_sheet, unnormalize
+from xsample_jax.setup import PLACEHOLDER_SPEC, RunSetup, build_run
+from xsample_jax.sharding import bytes_per_device, make_mesh
 from xsample_jax.topology import topology_devices
+
+# What a compiled step says about itself: memory, FLOPs, the compiler's time estimate and its collectives.
+
+
+GIB = 2**30
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
+_COLLECTIVES = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"
+_INSTRUCTION = re.compile(rf"= (?P<shapes>.*?) (?P<op>{_COLLECTIVES})(?P<start>-start)?\(")
+_SHAPE = re.compile(r"(?P<dtype>[a-z]+[0-9]*)\[(?P<dims>[\d,]*)\]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Collectives of one kind and dtype in the program text: how many, and the bytes of their results per device."""
+
+    op: str
+    dtype: str
+    count: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledReport:
+    """Figures of one device. `seconds` is the compiler's own estimate (TPU only), never a measurement."""
+
+    arguments: int
+    outputs: int
+    aliased: int
+    temporaries: int
+    flops: float
+    bytes_accessed: float
+    seconds: float | None
+    collectives: tuple[Collective, ...]
+
+    @property
+    def peak(self) -> int:
+        """Bytes that must fit at once: arguments, outputs that are not donated arguments, and temporaries."""
+        return self.arguments + self.outputs - self.aliased + self.temporaries
+
+
+def compiled_report(compiled) -> CompiledReport:
+    """Reads the analyses of a jax `Compiled`."""
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    seconds = cost.get("optimal_seconds")
+    return CompiledReport(
+        memory.argument_size_in_bytes,
+        memory.output_size_in_bytes,
+        memory.alias_size_in_bytes,
+        memory.temp_size_in_bytes,
+        cost.get("flops", 0.0),
+        cost.get("bytes accessed", 0.0),
+        seconds if seconds and seconds > 0 else None,
+        collectives(compiled.as_text()),
+    )
+
+
+def collective_arrays(hlo: str) -> list[list[tuple[str, str, tuple[int, ...]]]]:
+    """(op, dtype, shape) of every array that a collective of an HLO text results in, a list for each collective.
+
+    An asynchronous pair counts once, at its start. The start of an all-gather or a permute lists its operand beside its
+    result: the larger of the two is counted.
+    """
+    found = []
+    for line in hlo.splitlines():
+        match = _INSTRUCTION.search(line)
+        if not match:
+            continue
+        arrays = [
+            (match["op"], shape["dtype"], tuple(int(d) for d in shape["dims"].split(",") if d))
+            for shape in _SHAPE.finditer(match["shapes"])
+        ]
+        if match["start"] and match["op"] in ("all-gather", "collective-permute"):
+            arrays = [max(arrays, key=_bytes_of)]
+        if arrays:
+            found.append(arrays)
+    return found
+
+
+def collectives(hlo: str) -> tuple[Collective, ...]:
+    """Collectives of an HLO text by kind and dtype."""
+    found: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
+    for arrays in collective_arrays(hlo):
+        op, dtype, _ = arrays[0]
+        found[op, dtype].append(sum(_bytes_of(array) for array in arrays))
+    return tuple(Collective(op, dtype, len(sizes), sum(sizes)) for (op, dtype), sizes in sorted(found.items()))
+
+
+def _bytes_of(array: tuple[str, str, tuple[int, ...]]) -> int:
+    _, dtype, shape = array
+    return math.prod(shape) * _BYTES.get(dtype, 4)
+
+
+def describe(report: CompiledReport, device: str) -> str:
+    """The report as lines for a person; `device` names what the figures are for."""
+    lines = [
+        f"memory per {device}: {report.peak / GIB:.3f} GiB (state and batch {report.arguments / GIB:.3f}, "
+        f"temporaries {report.temporaries / GIB:.3f})",
+        f"FLOPs per step and {device}: {report.flops:.3e}; bytes accessed: {report.bytes_accessed:.3e}",
+    ]
+    if report.seconds is not None:
+        lines.append(
+            f"compiler's time estimate: {1e3 * report.seconds:.1f} ms per step (an estimate, not a measurement)"
+        )
+    for item in report.collectives:
+        lines.append(f"collective {item.op} {item.dtype}: {item.count} with {item.bytes / 2**20:.2f} MiB per {device}")
+    if not report.collectives:
+        lines.append("collectives: none")
+    return "\n".join(lines)
+
+
+# Does a step fit the memory of its devices? If not: what takes the space, and which config key gives it back.
+
+
+def check_fit(parts: RunSetup, report: CompiledReport) -> None:
+    """Raises ConfigError when a device needs more for the step than config.mesh.memory_limit allows."""
+    limit = parts.config.mesh.memory_limit
+    if limit is not None and report.peak > limit * GIB:
+        raise ConfigError(
+            "mesh.memory_limit",
+            limit,
+            f"at least {report.peak / GIB:.2f} GiB, which the step takes of a device (state and batch "
+            f"{report.arguments / GIB:.2f}, activations and scratch {report.temporaries / GIB:.2f})",
+            advice(parts),
+        )
+
+
+def overflow(parts: RunSetup, topology: str, error: Exception) -> ConfigError:
+    """The error for a step that the compiler cannot place in the memory of a slice, in words that help."""
+    first_line = str(error).splitlines()[0]
+    return ConfigError(
+        "mesh.topology",
+        topology,
+        f"a slice whose memory holds the step, of which the state alone takes "
+        f"{bytes_per_device(parts.abstract_state) / GIB:.2f} GiB a device; the TPU compiler says: {first_line}",
+        advice(parts),
+    )
+
+
+def advice(parts: RunSetup) -> str:
+    """The config keys that would make the step smaller, those that cost least first."""
+    config, devices = parts.config, parts.mesh.size
+    keys = []
+    if config.precision.compute == "float32":
+        keys.append("--config.precision.compute=bfloat16 (half the activations)")
+    if config.loss.impl == "dense":
+        keys.append("--config.loss.impl=auto (no matrix of all pairs)")
+    if config.mesh.fsdp * config.mesh.tensor < devices:
+        state = bytes_per_device(parts.abstract_state) / GIB
+        keys.append(
+            f"--config.mesh.fsdp={devices // config.mesh.tensor} (the state, {state:.2f} GiB a device, is split)"
+        )
+    if config.model.remat == "none":
+        keys.append("--config.model.remat=block (activations of one block at a time, one more forward pass)")
+    parts_of_batch = 2 * config.loss.grad_cache
+    if config.batch_size % (parts_of_batch * devices) == 0:
+        keys.append(
+            f"--config.loss.grad_cache={parts_of_batch} (activations of 1/{parts_of_batch} of the batch at a time)"
+        )
+    keys.append("a smaller --config.batch_size, or more devices")
+    return "What helps: " + "; ".join(keys) + "."
+
 
 PICTURE = "dry_run.png"
 
@@ -36,7 +195,7 @@ def dry_run(config, workdir: str | None = None, topology: str | None = None) -> 
     """
     if topology:
         return _describe_slice(config, topology)
-    parts, examples = assemble(config)
+    parts, examples = build_run(config)
     _print_sizes(parts)
     report = compiled_report(parts.train_step.lower(parts.abstract_state, parts.abstract_batch).compile())
     print(describe(report, f"device ({jax.devices()[0].device_kind})"))
@@ -53,7 +212,7 @@ def _describe_slice(config, topology: str) -> CompiledReport:
     devices = topology_devices(topology)
     with config.unlocked():
         config.model.conv_impl = "conv" if config.model.conv_impl == "auto" else config.model.conv_impl
-    parts = stand_in_parts(config, devices)
+    parts = placeholder_setup(config, devices)
     print(f"TPU slice {topology}: {len(devices)} devices, {devices[0].device_kind}")
     _print_sizes(parts)
     lowered = parts.train_step.lower(parts.abstract_state, parts.abstract_batch)
@@ -68,15 +227,15 @@ def _describe_slice(config, topology: str) -> CompiledReport:
     return report
 
 
-def stand_in_parts(config, devices) -> Parts:
+def placeholder_setup(config, devices) -> RunSetup:
     """The parts of a run whose data is elsewhere: RGB photographs, 1,000 classes, all-mpnet-base-v2 embeddings."""
     mesh, objective = make_mesh(config.mesh, config.batch_size, devices), build_objective(config.objective)
     check_kernels(config, objective, mesh)
-    classes = np.ones((STAND_IN.classes, STAND_IN.caption_dim), np.float16)
-    return Parts(config, STAND_IN, mesh, classes if "class_embedding" in objective.requires else None)
+    classes = np.ones((PLACEHOLDER_SPEC.classes, PLACEHOLDER_SPEC.caption_dim), np.float16)
+    return RunSetup(config, PLACEHOLDER_SPEC, mesh, classes if "class_embedding" in objective.requires else None)
 
 
-def _print_sizes(parts: Parts) -> None:
+def _print_sizes(parts: RunSetup) -> None:
     config, state = parts.config, parts.abstract_state
     groups: dict[str, int] = collections.Counter()
     for name, leaf in state.params.items():
@@ -104,7 +263,7 @@ def _draw_first_batch(config, examples, path: pathlib.Path, images: int = 8) -> 
     sources, ids = batch["image"][:images], batch["id"][:images]
     step = jnp.zeros((), jnp.int32)
     views = jax.device_get(make_views(sources, ids, config.seed, step, config.augment, config.views))
-    views = unnormalise(views, config.augment).reshape(len(sources), config.views, *views.shape[1:])
+    views = unnormalize(views, config.augment).reshape(len(sources), config.views, *views.shape[1:])
     rows = [[source, *of_image] for source, of_image in zip(sources, views, strict=True)]
     titles = ["image", *(f"view {number + 1}" for number in range(config.views))]
     contact_sheet(rows, [f"id {i}" for i in ids], path, titles)

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from xsample_jax.checkpoint_files import MODEL, find_checkpoint, read_arrays, saved_arrays, trained_config
+from xsample_jax.augment.views import eval_view
+from xsample_jax.checkpoint import MODEL, find_checkpoint, read_arrays, saved_arrays, trained_config
 from xsample_jax.config import resolve
-from xsample_jax.data.augment import eval_view
-from xsample_jax.data.resize import square
+from xsample_jax.data.decode import square
 from xsample_jax.errors import DataError
 from xsample_jax.models.towers import ENCODERS
 from xsample_jax.state import to_flat
@@ -45,7 +45,7 @@ class Encoder:
 
     @cached_property
     def module(self) -> nnx.Module:
-        """The network in evaluation mode, normalised images [n, s, s, 3] -> float32 [n, features]."""
+        """The network in evaluation mode, normalized images [n, s, s, 3] -> float32 [n, features]."""
         network = nnx.eval_shape(lambda: ENCODERS[self.config.model.encoder](self.config, nnx.Rngs(0)))
         network.eval()
         graph, state = nnx.split(network)
@@ -64,7 +64,7 @@ class Encoder:
         return partial(jax.jit(forward), jax.device_put(state))
 
     def encode(self, images: Sequence[np.ndarray], batch_size: int = 64) -> np.ndarray:
-        """Features of pictures as the evaluation of the run sees them: centre square, resized, normalised.
+        """Features of pictures as the evaluation of the run sees them: center square, resized, normalized.
 
         Args:
           images: uint8 [n, h, w, 3], or n pictures [h, w, 3] of any sizes; a fourth channel is alpha.
@@ -96,7 +96,7 @@ class Encoder:
 def load_encoder(path: str | Path, step: int | None = None) -> Encoder:
     """The encoder of the run in folder `path`: of its newest checkpoint, or of the one after `step` steps.
 
-    It is the moving average where the run kept one (optimizer.ema). Neither a data set nor the state of the optimiser
+    It is the moving average where the run kept one (optimizer.ema). Neither a data set nor the state of the optimizer
     is read, and any number of devices will do. Raises CheckpointError: no such checkpoint, or a damaged one.
     """
     run, step = find_checkpoint(path, step)

@@ -6,36 +6,33 @@ import pathlib
 
 import jax
 
-from xsample_jax.assemble import assemble
 from xsample_jax.checkpoint import FULL, Checkpoints
 from xsample_jax.config import config_to_json, load_config, resolve
-from xsample_jax.data.pipeline import Examples, train_batches
-from xsample_jax.data.whole_file import write_whole
+from xsample_jax.config.saved import changed_keys, check_shared, save_config
+from xsample_jax.data.dataset import Dataset, train_batches
+from xsample_jax.distributed import allgather_text, barrier, log_info, name_of_process
 from xsample_jax.errors import CheckpointError, ConfigError, SaveError, did_you_mean
-from xsample_jax.evals.intervals import save_examples
-from xsample_jax.evals.run import evaluate, write_snapshot
-from xsample_jax.faults.history import note
-from xsample_jax.faults.non_finite import RollBack, handle
+from xsample_jax.evals.evaluate import evaluate_state, write_snapshot
+from xsample_jax.evals.metrics import save_examples
+from xsample_jax.faults.non_finite import RollBack, apply_policy
 from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
-from xsample_jax.faults.same_run import changed_keys, save_config
-from xsample_jax.faults.save_failures import reported
-from xsample_jax.faults.stalled import TimedBatches
-from xsample_jax.mesh import connect, process_rows, to_global
-from xsample_jax.metrics.clocks import Clocks
-from xsample_jax.metrics.compilations import count_compilations
-from xsample_jax.metrics.flops import model_flops
-from xsample_jax.metrics.hardware import count_chips, memory_in_use, peak_flops
-from xsample_jax.metrics.late import Late, LateMetrics
-from xsample_jax.metrics.profile import Profiler
-from xsample_jax.metrics.wandb_writer import wandb_writer
-from xsample_jax.metrics.writers import open_writers, read_jsonl
-from xsample_jax.parts import Parts
-from xsample_jax.processes import barrier, check_shared, exchange, name_of_process, say
-from xsample_jax.progress import Progress
-from xsample_jax.run_files import EVALUATION, EXAMPLES, JSONL, PROFILE, REPORT, SNAPSHOT
-from xsample_jax.state import TrainState
-from xsample_jax.storage.run_folder import RunFolder, open_run_folder
-from xsample_jax.tools.report import write_report
+from xsample_jax.faults.watchdog import TimedBatches, log_save_errors
+from xsample_jax.io.files import EVALUATION, EXAMPLES, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write
+from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder
+from xsample_jax.metrics.profiling import (
+    Profiler,
+    Timers,
+    count_chips,
+    count_compilations,
+    memory_in_use,
+    model_flops,
+    peak_flops,
+)
+from xsample_jax.metrics.writers import DeferredMetrics, Pending, open_writers, read_jsonl, wandb_writer
+from xsample_jax.reports.report import write_report
+from xsample_jax.setup import RunSetup, build_run
+from xsample_jax.sharding import process_rows, to_global, warm_up_collectives
+from xsample_jax.state import Progress, TrainState
 from xsample_jax.weights.pretrained import read_pretrained
 
 
@@ -59,10 +56,10 @@ def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False
         changes = changed_keys(config, folder, allow_config_change)
         check_shared(run.place)  # also: nothing is written before all processes have looked
         if (folder / EVALUATION).exists() and not changes:
-            say(f"{config.name}: finished. Its report: {run.place / REPORT}")
+            log_info(f"{config.name}: finished. Its report: {run.place / REPORT}")
             return json.loads((folder / EVALUATION).read_text())
-        parts, examples = assemble(config)
-        connect(parts.mesh)
+        parts, examples = build_run(config)
+        warm_up_collectives(parts.mesh)
 
         # Restore, and train; a roll-back restores once more.
         with contextlib.closing(Checkpoints(run.place, config.checkpoint, history=folder)) as checkpoints:
@@ -77,7 +74,7 @@ def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False
                 except RollBack as bad:
                     behind = bad.data_position
                 if behind is not None:  # out of the `except`, which would keep the bad state beside the good one
-                    with reported(folder, progress.step):
+                    with log_save_errors(folder, progress.step):
                         checkpoints.wait()
                     rollbacks = progress.rollbacks + 1
                     state, progress = _restore(parts, checkpoints)
@@ -86,7 +83,7 @@ def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False
             return _finish(parts, examples, run, notice, state)
 
 
-def _restore(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
+def _restore(parts: RunSetup, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
     """This run's own newest checkpoint, else that of another run, else a new state (with a pretrained encoder)."""
     config = parts.config
     if checkpoints.latest_step() is not None:
@@ -95,7 +92,7 @@ def _restore(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, Progre
             raise ConfigError(
                 "steps", parts.steps, f"at least the {progress.step} that are done", "Use another folder."
             )
-        say(f"{config.name}: resumed at step {progress.step} of {parts.steps}")
+        log_info(f"{config.name}: resumed at step {progress.step} of {parts.steps}")
         return state, progress
     if config.checkpoint.resume_from:
         with contextlib.closing(Checkpoints(config.checkpoint.resume_from, config.checkpoint, own=False)) as other:
@@ -107,14 +104,14 @@ def _restore(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, Progre
         if progress.step >= parts.steps:
             done = f"more than the {progress.step} that are done in {config.checkpoint.resume_from}"
             raise ConfigError("steps", parts.steps, done, "They are counted from the start of that run.")
-        say(f"{config.name}: goes on from step {progress.step} of {config.checkpoint.resume_from}")
+        log_info(f"{config.name}: goes on from step {progress.step} of {config.checkpoint.resume_from}")
         return state, progress
     return parts.new_state(read_pretrained(config)), Progress()
 
 
 def _steps(
-    parts: Parts,
-    examples: Examples,
+    parts: RunSetup,
+    examples: Dataset,
     run: RunFolder,
     checkpoints: Checkpoints,
     notice: Notice,
@@ -126,7 +123,7 @@ def _steps(
     names, text = sorted(parts.abstract_state.params), config_to_json(config)
     devices = list(parts.mesh.devices.flat)
     peak = peak_flops(devices)
-    clocks = Clocks(config.batch_size, count_chips(devices), model_flops(parts) / peak if peak else None)
+    clocks = Timers(config.batch_size, count_chips(devices), model_flops(parts) / peak if peak else None)
     writers = open_writers(
         folder,
         total_steps=steps,
@@ -137,7 +134,7 @@ def _steps(
         wandb=wandb_writer(config, folder),
     )
     if config.optimizer.ema is not None:
-        say(f"{config.name}: evaluations look at the moving average of the model, decay {config.optimizer.ema}")
+        log_info(f"{config.name}: evaluations look at the moving average of the model, decay {config.optimizer.ema}")
     profiler = Profiler(folder / PROFILE, config.log.profile)
     count_compilations()
     batches = train_batches(examples, config, progress.data_position, process_rows(parts.mesh, config.batch_size))
@@ -148,13 +145,13 @@ def _steps(
         skipped = {"skipped_updates": progress.skipped} if progress.skipped else {}
         machine = memory_in_use(jax.local_devices()) | {"compilations": count_compilations()}
         writers.write(step, values | skipped | clocks.read() | machine)
-        with reported(folder, step):
+        with log_save_errors(folder, step):
             checkpoints.check()
 
-    def judge(late: Late, metrics: dict) -> None:
-        handle(config, progress, late.step, late.data_position, metrics, names, late.batch, folder)
+    def judge(late: Pending, metrics: dict) -> None:
+        apply_policy(config, progress, late.step, late.data_position, metrics, names, late.batch, folder)
 
-    late = LateMetrics(write, judge)
+    late = DeferredMetrics(write, judge)
 
     def settle() -> None:
         if late.settle():
@@ -163,14 +160,14 @@ def _steps(
     def save() -> None:
         settle()
         # Lines up to here are on the disk before the checkpoint is, so a resumed file has no gap.
-        if any(exchange(JSONL, "" if writers.flush() and run.push() else FULL)):
+        if any(allgather_text(JSONL, "" if writers.flush() and run.push() else FULL)):
             raise SaveError(JSONL, "lines that wait", "all lines on the disk before a checkpoint is", FULL)
         with clocks.measure("checkpoint"):
             checkpoints.save(state, progress, text, scores)
 
     def evaluate_now() -> dict[str, float]:
         with clocks.measure("evaluation"), notice.interrupts():
-            found = dict(evaluate(parts, state)[0].metrics)
+            found = dict(evaluate_state(parts, state)[0].metrics)
         ranked_by = config.checkpoint.metric
         if ranked_by is not None and ranked_by not in found:
             fix = did_you_mean(ranked_by, found)
@@ -186,13 +183,13 @@ def _steps(
             # Save.
             stop = notice.reached(step, checkpoints.reached_preemption)
             if step > start and (stop or step % config.checkpoint.every == 0):
-                with reported(folder, step):
+                with log_save_errors(folder, step):
                     save()
             scores = {}  # those of another step say nothing of the next checkpoint
             if stop:
-                with reported(folder, step):
+                with log_save_errors(folder, step):
                     checkpoints.wait()
-                note(folder, "stopped from outside", step=step)
+                log_event(folder, "stopped from outside", step=step)
                 raise Preempted
 
             # Batch.
@@ -214,7 +211,7 @@ def _steps(
             # Log.
             settle()
             log = (step + 1) % config.log.every == 0 or step + 1 == steps
-            late.hold(Late(step + 1, position, metrics, host_batch, log))
+            late.defer(Pending(step + 1, position, metrics, host_batch, log))
 
             # Evaluate.
             if _evaluates(config.eval, step + 1, steps):
@@ -223,13 +220,13 @@ def _steps(
                 try:
                     scores, progress.evaluated = evaluate_now(), True
                 except Preempted:
-                    with reported(folder, progress.step):
+                    with log_save_errors(folder, progress.step):
                         save()
                         checkpoints.wait()
-                    note(folder, "stopped from outside", step=progress.step)
+                    log_event(folder, "stopped from outside", step=progress.step)
                     raise
 
-        with reported(folder, steps):
+        with log_save_errors(folder, steps):
             checkpoints.wait()  # an earlier failure is not this one's
         save()
     return state
@@ -240,7 +237,7 @@ def _evaluates(options, step: int, steps: int) -> bool:
     return options.suite != "none" and bool(options.every) and step % options.every == 0 and step < steps
 
 
-def _finish(parts: Parts, examples: Examples, run: RunFolder, notice: Notice, state: TrainState) -> dict[str, float]:
+def _finish(parts: RunSetup, examples: Dataset, run: RunFolder, notice: Notice, state: TrainState) -> dict[str, float]:
     """The final evaluation and the report."""
     config, steps, first_process, folder = parts.config, parts.steps, jax.process_index() == 0, run.files
     if examples.skipped:
@@ -248,7 +245,7 @@ def _finish(parts: Parts, examples: Examples, run: RunFolder, notice: Notice, st
     scores: dict[str, float] = {}
     if config.eval.suite != "none":
         with notice.interrupts():
-            result, store = evaluate(parts, state)
+            result, store = evaluate_state(parts, state)
             scores = dict(result.metrics)
             write_snapshot(folder / SNAPSHOT, parts, state, store)
             if first_process:
@@ -261,7 +258,7 @@ def _finish(parts: Parts, examples: Examples, run: RunFolder, notice: Notice, st
                 writers.write(steps, {f"eval/{name}": value for name, value in scores.items()})
         write_report([folder], folder / REPORT)
         # The last file: it says that the run is finished.
-        write_whole(folder / EVALUATION, lambda partial: partial.write_text(json.dumps(scores, indent=2)))
+        atomic_write(folder / EVALUATION, lambda partial: partial.write_text(json.dumps(scores, indent=2)))
         print(f"{config.name}: finished at step {steps}. Report: {run.place / REPORT}")
     barrier("the end of the run")
     return scores

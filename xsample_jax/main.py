@@ -12,8 +12,7 @@ import traceback
 
 from absl import app, flags, logging
 
-from xsample_jax.errors import StalledError, UserError
-from xsample_jax.exit_codes import FAILED, REQUEUE
+from xsample_jax.errors import FAILED, REQUEUE, StalledError, UserError
 from xsample_jax.topology import quiet_environment, without_tpu
 
 _CONFIG = flags.DEFINE_string("config", None, "Config file, as configs/quickstart.py or configs/quickstart.py:smoke.")
@@ -45,10 +44,10 @@ def main(argv: list[str], overrides: list[str]) -> None:
 
         dry_run(config, workdir=_WORKDIR.value, topology=_TOPOLOGY.value)
         return
+    from xsample_jax.distributed import detect_process, name_of_process, start
     from xsample_jax.faults.preemption import Preempted
-    from xsample_jax.processes import find_place, name_of_process, start
 
-    place = find_place(_ADDRESS.value, _PROCESSES.value, _PROCESS.value)
+    place = detect_process(_ADDRESS.value, _PROCESSES.value, _PROCESS.value)
     start(place, config_to_json(config), _START_LIMIT.value)
     from xsample_jax.loop import train
 
@@ -66,7 +65,7 @@ def run() -> None:
     if without_tpu():  # before jax is imported, which the config does
         quiet_environment(os.environ)
     from xsample_jax.config import split_overrides
-    from xsample_jax.processes import leave, name_of_process
+    from xsample_jax.distributed import exit_process, name_of_process
 
     overrides, arguments = split_overrides(sys.argv)
     logging.set_verbosity(logging.WARNING)
@@ -74,13 +73,13 @@ def run() -> None:
         app.run(lambda argv: main(argv, overrides), argv=arguments)
     except UserError as error:
         print(f"error{name_of_process()}: {error}", file=sys.stderr)
-        leave(error.exit_code)
+        exit_process(error.exit_code)
     except Exception:
         traceback.print_exc()
         if name_of_process():
             print(f"error{name_of_process()}: see above. Where a connection was closed, read the log of the process "
                   "that ended first.", file=sys.stderr)  # fmt: skip
-        leave(FAILED)
+        exit_process(FAILED)
 
 
 if __name__ == "__main__":

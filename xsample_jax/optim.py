@@ -18,7 +18,7 @@ EXCLUDED_NAMES = frozenset({"bias", "scale", "position", "class_token", "tempera
 
 
 def make_optimizer(config, steps: int) -> tuple[optax.GradientTransformation, Schedule]:
-    """Returns the optimiser and its learning-rate schedule.
+    """Returns the optimizer and its learning-rate schedule.
 
     Args:
       config: the whole resolved config; `optimizer` and `batch_size` are read.
@@ -30,7 +30,7 @@ def make_optimizer(config, steps: int) -> tuple[optax.GradientTransformation, Sc
       `schedule(step)` is the float32 rate of the update number `step` (from 0), for logging.
 
     Raises:
-      ConfigError: `steps` < 1 or an unknown optimiser.
+      ConfigError: `steps` < 1 or an unknown optimizer.
     """
     schedule = make_schedule(config, steps)
     build = lookup(OPTIMIZERS, config.optimizer.name, "optimizer.name")
@@ -72,10 +72,10 @@ def make_schedule(config, steps: int) -> Schedule:
     return schedule
 
 
-def rescaled_parameters(parameters) -> object:
+def rescale_parameters(parameters) -> object:
     """Returns a tree of bool: which parameters are decayed, and by LARS rescaled.
 
-    Matrices and convolution kernels are; biases, normalisation scales and shifts, everything else of one dimension or
+    Matrices and convolution kernels are; biases, normalization scales and shifts, everything else of one dimension or
     less, positions, class tokens and a learned temperature are not (after SimCLR and MoCo v3).
     """
 
@@ -93,8 +93,8 @@ def _lars(optimizer, schedule: Schedule, moments: str) -> optax.GradientTransfor
     """
     trust_ratio = optax.scale_by_trust_ratio(trust_coefficient=LARS_TRUST_COEFFICIENT)
     return optax.chain(
-        optax.add_decayed_weights(optimizer.weight_decay, mask=rescaled_parameters),
-        optax.masked(trust_ratio, rescaled_parameters),
+        optax.add_decayed_weights(optimizer.weight_decay, mask=rescale_parameters),
+        optax.masked(trust_ratio, rescale_parameters),
         optax.scale_by_learning_rate(schedule),
         optax.trace(optimizer.momentum, accumulator_dtype=moments),
     )
@@ -107,7 +107,7 @@ def _adamw(optimizer, schedule: Schedule, moments: str) -> optax.GradientTransfo
         b1=optimizer.b1,
         b2=optimizer.b2,
         weight_decay=optimizer.weight_decay,
-        mask=rescaled_parameters,
+        mask=rescale_parameters,
         mu_dtype=moments,
     )
 

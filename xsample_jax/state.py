@@ -1,9 +1,10 @@
-"""What training changes: parameters, running statistics and optimiser state, all as flat dicts {path: array}.
+"""What training changes: parameters, running statistics and optimizer state, all as flat dicts {path: array}.
 
 A path reads like "encoder/stages/0/1/conv2/kernel": masks, sharding rules, checkpoints and weight import share it.
 """
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,8 +13,82 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from xsample_jax.ema import start_average
-from xsample_jax.precision import float32, keep_as
+# Exponential moving averages over steps: of the whole model for evaluation, and of the teacher of an objective.
+#
+# The average for evaluation (`optimizer.ema`) holds every parameter and every running statistic of batch norms. The
+# statistics are averaged too: those of the last step belong to the last parameters, not to averaged ones.
+# It is another thing than the EMA encoder of MoCo or BYOL, which the loss reads (`objective.teacher`,
+# objectives/learned_state.py); both may be on.
+
+
+def moved(
+    average: Mapping[str, jax.Array], values: Mapping[str, jax.Array], decay: jax.Array | float
+) -> dict[str, jax.Array]:
+    """decay * average + (1 - decay) * values, for every entry of `average`; `values` may have more."""
+    return {name: decay * old + (1 - decay) * values[name] for name, old in average.items()}
+
+
+def start_average(values: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """A float32 copy of the values: an average in bfloat16 would stand still, as its steps are below its rounding."""
+    return {name: jnp.array(value, jnp.float32) for name, value in values.items()}
+
+
+def warm_up(decay: float, step: jax.Array) -> jax.Array:
+    """min(decay, (1 + t) / (10 + t)) after t updates, float32.
+
+    So the average forgets the random start in any run, also in one shorter than 1 / (1 - decay) updates (the rule of
+    TensorFlow's ExponentialMovingAverage with num_updates).
+    """
+    done = jnp.asarray(step, jnp.float32)
+    return jnp.minimum(jnp.float32(decay), (1 + done) / (10 + done))
+
+
+# Which numbers have which type, and how parameters are updated when they are kept in bfloat16.
+#
+#     precision.params    parameters of the model, as they are kept between steps
+#     precision.compute   activations and products of the model (parameters are cast where they are used)
+#     precision.moments   momentum or first moments of the optimizer
+#     always float32      logits, softmaxes and losses, running statistics, what an objective learns itself
+# (temperature,
+#                         prototypes), second moments, averages over steps (ema.py)
+#
+# A bfloat16 has 8 significant bits: an update of less than 1/512 of a parameter is lost when the sum is rounded to
+# nearest, and late in training nearly all are. So the sum is taken in float32 and rounded up or down at random, with
+# an
+# expectation equal to the sum (stochastic rounding; Zamirai et al. 2020, arXiv 2010.06192).
+
+
+def keep_as(params: Mapping[str, jax.Array], dtype: str) -> dict[str, jax.Array]:
+    """The parameters in the type they are kept in."""
+    return {name: value.astype(dtype) for name, value in params.items()}
+
+
+def float32(tree):
+    """The floating-point leaves in float32: what the optimizer computes with."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
+
+
+def updated(params: Mapping[str, jax.Array], updates: Mapping[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
+    """params + updates, each of the type of its parameter; `key` is read for those that are bfloat16 only."""
+    new = {}
+    for name, value in params.items():
+        total = value.astype(jnp.float32) + updates[name]
+        if value.dtype == jnp.bfloat16:
+            total = stochastic_round(total, jax.random.fold_in(key, zlib.crc32(name.encode())))
+        new[name] = total.astype(value.dtype)
+    return new
+
+
+def stochastic_round(values: jax.Array, key: jax.Array) -> jax.Array:
+    """float32 -> bfloat16, up with a probability equal to the share of the gap: its expectation is the value itself.
+
+    A bfloat16 is the upper half of a float32, so a random number below one unit of it is added before the lower half is
+    cut off. What is not finite stays as it is.
+    """
+    bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
+    noise = jax.random.bits(key, values.shape, jnp.uint16).astype(jnp.uint32)
+    cut = jax.lax.bitcast_convert_type((bits + noise) & jnp.uint32(0xFFFF0000), jnp.float32)
+    return jnp.where(jnp.isfinite(values), cut, values).astype(jnp.bfloat16)
 
 
 @jax.tree_util.register_dataclass
@@ -22,7 +97,7 @@ class TrainState:
     """step: int32 scalar, updates done. opt_state: optax.
 
     params: {path: array of type precision.params}. statistics: {path: float32 array}.
-    memory: what the objective keeps between steps (objectives/memory.py), {path: array}.
+    memory: what the objective keeps between steps (objectives/learned_state.py), {path: array}.
     ema: moving average of params and statistics (ema.py), {path: float32 array}; {} without optimizer.ema.
     """
 
@@ -103,3 +178,26 @@ def _from_flat(template: nnx.State, flat: dict[str, jax.Array]) -> nnx.State:
 
 def _path(keys) -> str:
     return jax.tree_util.keystr(keys, simple=True, separator="/").removesuffix("/value")
+
+
+# What a checkpoint says besides arrays: how far a run is, as plain numbers that mean the same on any hardware.
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+      step: updates done (skipped ones count).
+      data_position: examples drawn so far; the next batch starts there. It is step * batch_size until a roll-back.
+      evaluated: False when the evaluation that was due at this step was cut off, so that a resumed run makes up for it.
+      skipped: updates not applied because they were not finite, and how many of the last steps in a row.
+      rollbacks: times the run went back to an earlier checkpoint.
+    """
+
+    step: int = 0
+    data_position: int = 0
+    evaluated: bool = True
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    rollbacks: int = 0

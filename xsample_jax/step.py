@@ -1,7 +1,7 @@
 """The pure update: (state, batch) -> (state, metrics). The only place where gradients are taken."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +10,199 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from xsample_jax.data.augment import copies_of, make_views
-from xsample_jax.ema import moved, warmed_up
-from xsample_jax.faults.non_finite import evidence, keep_if
-from xsample_jax.grad_cache import embed_in_chunks
-from xsample_jax.objectives.memory import moved_teacher, recall, teacher_params
+from xsample_jax.augment.views import copies_of, make_views
+from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
+from xsample_jax.objectives.learned_state import (
+    bias_of,
+    gate_of,
+    move_teacher,
+    nearest,
+    prototypes_of,
+    queue_block,
+    recall,
+    teacher_params,
+    temperature_of,
+)
 from xsample_jax.objectives.objective import Objective, objective_loss
-from xsample_jax.objectives.parameters import bias_of, temperature_of
-from xsample_jax.objectives.streamed import Streaming
-from xsample_jax.online_probe import train_online_probe
-from xsample_jax.precision import float32, updated
-from xsample_jax.state import ModelDef, TrainState, to_flat
-from xsample_jax.step_blocks import StepInputs, local_crops, step_blocks, teacher_embeddings
+from xsample_jax.objectives.streaming.terms import Streaming
+from xsample_jax.objectives.terms import Block, image_block, key_block, other_view
+from xsample_jax.ops import products
+from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, updated, warm_up
+
+# From a batch to the blocks that an objective compares: one encoder call for all views, and whatever else it needs.
+
+
+# Entries of a batch that graphs read, one row per image.
+SIDE_INFORMATION = ("id", "label", "labels", "path", "target", "caption_embedding", "class_embedding")
+
+
+@dataclasses.dataclass(frozen=True)
+class StepInputs:
+    """What the blocks of a step are made of.
+
+    Attributes:
+      images: views [B * V, S, S, 3]; local: small crops [B * L, s, s, 3] or None.
+      batch: the batch of the host, one row per image.
+      memory: what the objective remembers (objectives/learned_state.py).
+      teacher: embeddings of the EMA encoder: image [B * V, D], and text [B, D] where there is a text side.
+      progress: share of the run that is over. key: random key of the step.
+    """
+
+    images: jax.Array
+    local: jax.Array | None
+    batch: Mapping[str, jax.Array]
+    memory: Mapping[str, jax.Array]
+    progress: jax.Array
+    key: jax.Array
+    teacher: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
+
+
+def local_crops(augment):
+    """The augment section for small crops: their size and area, the rest as for the views."""
+    local = augment.copy_and_resolve_references()
+    local.size, local.crop_scale = augment.local_size, augment.local_crop_scale
+    return local
+
+
+def teacher_embeddings(objective: Objective, teacher: nnx.Module, inputs: StepInputs) -> dict[str, jax.Array]:
+    """Embeddings of the views (and texts) by the EMA encoder, without gradient; batch norms use the batch."""
+    found = {"image": teacher.embed(inputs.images)[1]}
+    if objective.text is not None:
+        found["text"] = teacher.embed_text(inputs.batch)
+    return jax.lax.stop_gradient(found)
+
+
+def step_blocks(
+    objective: Objective,
+    network: nnx.Module,
+    params: Mapping[str, jax.Array],
+    inputs: StepInputs,
+    z: jax.Array,
+    views: int,
+) -> dict[str, Block]:
+    """The blocks of a step by name (objectives/terms.py). z [B * V, D]: embeddings of the views."""
+    per_image = {name: inputs.batch[name] for name in SIDE_INFORMATION if name in inputs.batch}
+    images = len(per_image["id"])
+    text = network.embed_text(inputs.batch) if objective.text is not None else None
+    if objective.gate:
+        # Every image is compared in its own class and in that of another image of the batch.
+        second = jax.random.permutation(inputs.key, per_image["label"])
+        per_image |= {"second_label": second, "gate": gate_of(params, per_image["label"], second)}
+    if text is not None:
+        per_image |= {"text": jax.lax.stop_gradient(text)}
+    of_view = {f"view_{view}": jax.lax.stop_gradient(z[view::views]) for view in range(views)}
+    teacher = inputs.teacher
+    other = {"other_view": other_view(z, views)}
+    if teacher:
+        other |= {"teacher": other_view(teacher["image"], views)}
+    blocks = {"image": image_block(z, per_image, views, 0, **other)}
+    if text is not None:
+        own = {"teacher": teacher["text"]} if teacher else {}
+        blocks["text"] = image_block(text, per_image, 1, len(z), **own)
+    if teacher:
+        of_teacher = image_block(teacher["image"], per_image, views, 2 * len(z), teacher=teacher["image"])
+        blocks["teacher"] = of_teacher
+    if objective.queue:
+        blocks["queue"] = queue_block(inputs.memory)
+        if any(rows.block == "neighbors" for rows in objective.rows):
+            blocks["neighbors"] = image_block(nearest(inputs.memory, z), per_image, views, 5 * len(z))
+    if objective.prototypes:
+        blocks["prototypes"] = key_block(prototypes_of(params))
+    if objective.local_views:
+        _, local = network.embed(inputs.local)
+        blocks["local"] = image_block(local, per_image | of_view, len(local) // images, 3 * len(z))
+    if objective.predictor:
+        blocks["predicted"] = image_block(network.predict(z), per_image, views, 4 * len(z))
+    return blocks
+
+
+# Exact large batches with a bounded encoder memory (GradCache, Gao et al. 2021, arXiv 2101.06983).
+#
+# A contrastive loss couples all rows of a batch, so its gradient is not the mean of the gradients of smaller batches.
+# Instead the images go through the encoder in chunks, the loss sees all embeddings at once, and the backward pass
+# encodes
+# every chunk a second time: the memory of one chunk's activations, one more forward pass, the very same gradient.
+#
+# Batch norms see one chunk at a time, which is another function than with the whole batch: smaller statistics, as on
+# several devices without synchronization. Running statistics are the means over the chunks. Encoders with layer norms
+# (ViT, with `model.head.batch_norm = false`) give the gradient of the whole batch up to rounding.
+
+
+def embed_in_chunks(
+    model: ModelDef, params: dict, statistics: dict, images: jax.Array, views: int, chunks: int
+) -> tuple[jax.Array, dict]:
+    """Embeddings of all views, `chunks` parts of the batch one after the other.
+
+    Args:
+      images: [B * views, S, S, 3], row = image * views + view; B a multiple of `chunks`.
+
+    Returns:
+      (z [B * views, D], statistics after the step: means over the chunks). Every chunk takes every `chunks`-th image,
+      so that on a mesh each device encodes its own rows of each chunk.
+    """
+
+    @jax.checkpoint
+    def encode(part):
+        network = model.merge(params, statistics, training=True)
+        _, z = network.embed(part.reshape(-1, *part.shape[2:]))
+        return z.reshape(-1, views, z.shape[-1]), to_flat(nnx.split(network, nnx.Param, ...)[2])
+
+    parts = images.reshape(-1, chunks, views, *images.shape[1:])
+    z, new = jax.lax.map(encode, jnp.moveaxis(parts, 1, 0))
+    return jnp.moveaxis(z, 0, 1).reshape(-1, z.shape[-1]), {name: value.mean(axis=0) for name, value in new.items()}
+
+
+# Online probe: a linear classifier of the labels that is trained along, on the features of every step.
+#
+# No gradient of it reaches the encoder, and its weights are kept in the memory of the train state, outside of what the
+# optimizer updates, clips and reports: the encoder learns the same with and without it. Its accuracy on a batch, taken
+# before the batch changes it, says while the run goes on whether the features get better; it is no result to report,
+# as
+# features move under the probe and views are augmented (tools.evaluate measures those).
+
+
+PROBE = "online_probe/"
+RATE, MOMENTUM = 0.1, 0.9
+
+
+def init_online_probe(features: int, classes: int) -> dict[str, jax.Array]:
+    """The memory of a probe on features [., features] before the first step."""
+    shapes = {"weights": (features, classes), "bias": (classes,)}
+    return {
+        f"{PROBE}{name}{kind}": jnp.zeros(shape, jnp.float32)
+        for name, shape in shapes.items()
+        for kind in ("", "_speed")
+    }
+
+
+def train_online_probe(
+    memory: Mapping[str, jax.Array], features: jax.Array, labels: jax.Array
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """One step of SGD with momentum on the cross-entropy of a batch.
+
+    Args:
+      memory: of which the entries of the probe are read.
+      features: [B * V, F], row = image * V + view; standardized over the batch here.
+      labels: int [B], -1 where an image has none (its rows are left out).
+
+    Returns:
+      (the new entries of the probe, its accuracy on the rows before this step).
+    """
+    x = jax.lax.stop_gradient(features).astype(jnp.float32)
+    x = (x - x.mean(axis=0)) / jnp.sqrt(x.var(axis=0) + 1e-5)
+    labels = jnp.repeat(labels, len(x) // len(labels))
+    logits = products(x, memory[PROBE + "weights"].T) + memory[PROBE + "bias"]
+    share = (labels >= 0) / jnp.maximum(jnp.sum(labels >= 0), 1)
+    accuracy = jnp.sum(share * (jnp.argmax(logits, axis=-1) == labels))
+    # Gradient of the mean cross-entropy with respect to the logits; one_hot(-1) is a row of zeros.
+    error = (jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[1])) * share[:, None]
+    gradient = {"weights": products(x.T, error.T), "bias": error.sum(axis=0)}
+    new = {}
+    for name, slope in gradient.items():
+        speed = MOMENTUM * memory[f"{PROBE}{name}_speed"] + slope
+        new |= {f"{PROBE}{name}_speed": speed, PROBE + name: memory[PROBE + name] - RATE * speed}
+    return new, accuracy
+
 
 LOCAL_SEED = 2**20  # small crops are drawn from another seed than the views of the same image
 ROUNDING = 1  # folded into the key of the step for the rounding of bfloat16 parameters
@@ -101,15 +282,15 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradient, state.opt_state, float32(state.params))
         params = updated(state.params, updates, jax.random.fold_in(inputs.key, ROUNDING))
         if objective.teacher is not None:
-            memory |= moved_teacher(state.memory, params, objective.teacher)
+            memory |= move_teacher(state.memory, params, objective.teacher)
         if config.eval.online_probe:
             probe, metrics["online_probe"] = train_online_probe(state.memory, features, batch["label"])
             memory |= probe
         metrics["learning_rate"] = schedule(state.step)
         if config.optimizer.ema is not None:
-            metrics["ema_decay"] = warmed_up(config.optimizer.ema, state.step + 1)
+            metrics["ema_decay"] = warm_up(config.optimizer.ema, state.step + 1)
         ema = moved(state.ema, params | statistics, metrics["ema_decay"]) if state.ema else {}
-        metrics |= evidence(gradient, params, metrics["loss"], z)
+        metrics |= finite_diagnostics(gradient, params, metrics["loss"], z)
         new = TrainState(state.step + 1, params, statistics, opt_state, memory, ema)
         return keep_if(metrics["finite"], new, state) if config.faults.non_finite == "skip" else new, metrics
 

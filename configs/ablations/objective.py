@@ -1,4 +1,4 @@
-"""X-CLR against its neighbours, everything equal but the objective.
+"""X-CLR against its neighbors, everything equal but the objective.
 
 Command:   python -m xsample_jax.tools.sweep --grid=configs/ablations/objective.py \\
                --out=runs/objective --run --jobs=2

@@ -1,4 +1,4 @@
-"""Which factors survive: objectives, captions that name some, augmentation that erases colour, on known pictures.
+"""Which factors survive: objectives, captions that name some, augmentation that erases color, on known pictures.
 
 Command:   python -m xsample_jax.tools.prepare --source=shapes --out=data/shapes
            python -m xsample_jax.tools.sweep --grid=configs/ablations/shapes.py --out=runs/shapes --run --jobs=2
@@ -15,8 +15,8 @@ from xsample_jax.sweeps.grid import grid
 CONFIGS = pathlib.Path(__file__).parent.parent
 SEEDS = (0, 1, 2)
 RUNS = (
-    "xclr", "simclr", "supcon", "clip_frozen_text", "xclr,object", "xclr,shape", "xclr,ground", "xclr,erase_colour",
-    "simclr,erase_colour",
+    "xclr", "simclr", "supcon", "clip_frozen_text", "xclr,object", "xclr,shape", "xclr,ground", "xclr,erase_color",
+    "simclr,erase_color",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ Hours:     not measured
 Expected:  no published number. It is the comparison that a reviewer of arXiv 2407.18134 asks for: the same knowledge of
            the same sentence encoder, matched image to text instead of image to image.
 
-The recipe of X-CLR otherwise, optimiser included: the text side is one matrix.
+The recipe of X-CLR otherwise, optimizer included: the text side is one matrix.
 """
 
 import pathlib

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, Mesh
 
 from benchmarks import augment_jit, comm_bytes, decode, grad_comm, loss_classtable, loss_exact, loss_forms, loss_memory
 from benchmarks.prepare_cpu import photograph
-from xsample_jax.data.augment import make_views
+from xsample_jax.augment.views import make_views
 
 
 def test_scratch_of_the_loss_does_not_grow_with_the_rows():

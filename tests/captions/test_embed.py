@@ -13,12 +13,11 @@ import pytest
 
 from tests.captions.tiny_models import write_model
 from tests.data.record_sets import make_record
-from xsample_jax.captions import embed, embed_work
-from xsample_jax.captions.embed import embed_set
-from xsample_jax.captions.embed_classes import embed_classes
-from xsample_jax.data.manifest import read_manifest, verify_records
-from xsample_jax.data.record_reader import open_records
-from xsample_jax.data.record_writer import manifest_text, write_records
+from xsample_jax.captions import embed
+from xsample_jax.captions import embed_state as embed_work
+from xsample_jax.captions.embed import embed_classes, embed_set
+from xsample_jax.data.records import open_records, read_manifest, verify_records
+from xsample_jax.data.writer import manifest_text, write_records
 from xsample_jax.errors import DataError
 from xsample_jax.tools.embed import main
 
@@ -84,7 +83,7 @@ def test_rows_and_manifest(plain):
     assert result.manifest == read_manifest(plain)
     assert result.manifest.text_encoder == {
         "name": "hash", "revision": "1", "pooling": "mean", "dim": DIM,
-        "normalised": True, "template": "a {caption}", "stored": "float16",
+        "normalized": True, "template": "a {caption}", "stored": "float16",
     }  # fmt: skip
     for old, new in zip(before, after, strict=True):
         expected = np.array([vector(f"a {text}") for text in old["captions"]], np.float32).reshape(-1, DIM)
@@ -137,7 +136,7 @@ def test_int8_rows_are_half_as_large_and_nearly_the_same(plain):
 
 
 def test_int8_moves_cosines_as_documented():
-    from xsample_jax.data.embedding_rows import from_stored, to_stored
+    from xsample_jax.data.records import from_stored, to_stored
 
     rows = np.random.RandomState(0).standard_normal((300, 768)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -458,7 +457,7 @@ def test_class_texts_of_another_model_are_not_replaced(plain, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("xsample_jax.captions.embed_classes.write_whole", killed)
+        patch.setattr("xsample_jax.captions.embed.write_whole", killed)
         with pytest.raises(KeyboardInterrupt):
             embed_classes(plain, HashEncoder("two"), overwrite=True)
     assert not (plain / "class_embeddings.json").exists()  # never beside rows that it is not about

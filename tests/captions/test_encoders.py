@@ -10,7 +10,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 
-from xsample_jax.captions import model_identity
+from xsample_jax.captions import sentence_model as model_identity
 from xsample_jax.captions.encoders import checked_unit_rows, encode_texts, round_rows
 from xsample_jax.errors import ConfigError, DataError
 
@@ -56,7 +56,7 @@ def test_rows_of_unit_length_and_description(fake):
         "pooling": "mean",
         "dim": 2,
         "max_length": 77,
-        "normalised": True,
+        "normalized": True,
         "template": "{caption}",
     }
 
@@ -136,7 +136,7 @@ def test_missing_package_names_the_extra(monkeypatch):
 
 def test_importing_the_module_imports_no_torch():
     code = (
-        "import sys, xsample_jax.captions.encoders, xsample_jax.captions.tokenizer, xsample_jax.data.sources;"
+        "import sys, xsample_jax.captions.encoders, xsample_jax.data.tokenizer, xsample_jax.data.sources;"
         "print([m for m in ('torch', 'tensorflow', 'sentence_transformers', 'transformers') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -6,14 +6,19 @@ import shutil
 import numpy as np
 import pytest
 
+from scripts.build_class_texts import build
 from tests.captions.tiny_models import write_model
-from xsample_jax.captions.imagenet_classes import FOLDER, imagenet_class_embeddings, read_classes, read_embeddings
-from xsample_jax.captions.jax_encoder import JaxEncoder
-from xsample_jax.class_embeddings import load_class_embeddings
-from xsample_jax.data.record_reader import open_records
-from xsample_jax.data.record_writer import write_records
+from xsample_jax.captions.encoders import JaxEncoder
+from xsample_jax.data.class_texts import (
+    FOLDER,
+    imagenet_class_embeddings,
+    load_class_embeddings,
+    read_classes,
+    read_embeddings,
+)
+from xsample_jax.data.records import open_records
+from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError
-from xsample_jax.tools.build_class_texts import build
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +80,7 @@ def test_a_set_of_imagenet_classes_needs_no_text_model(tmp_path, capsys):
 
 
 def test_a_class_without_any_caption_is_named(tmp_path):
-    encoder = {"name": "m", "revision": "r", "pooling": "mean", "dim": 2, "normalised": True, "template": "{caption}"}
+    encoder = {"name": "m", "revision": "r", "pooling": "mean", "dim": 2, "normalized": True, "template": "{caption}"}
     embedded = {"captions": ["x"], "caption_embeddings": np.ones((1, 2), np.float16)}
     records = [{"id": 0, "image": b"x", "label": 0} | embedded, {"id": 1, "image": b"x", "label": 0}]
     write_records(tmp_path / "a", "a", {"train": records}, ["ant", "bee", "cat"], text_encoder=encoder)

@@ -12,10 +12,10 @@ import pytest
 
 from tests.captions.tiny_models import CASES, GOLDENS, MINILM_GOLDENS, TEXTS, write_model, write_safetensors
 from xsample_jax.captions.bert import distance_buckets
-from xsample_jax.captions.jax_encoder import JaxEncoder
-from xsample_jax.captions.sentence_folder import FAMILIES, read_folder
+from xsample_jax.captions.encoders import JaxEncoder
+from xsample_jax.captions.sentence_model import FAMILIES, read_folder
 from xsample_jax.errors import DataError
-from xsample_jax.weights.safetensors_file import read_safetensors
+from xsample_jax.weights.files import read_safetensors
 
 TEXTS_AGAIN = [*reversed(TEXTS), *TEXTS[:4]]
 
@@ -34,7 +34,7 @@ def test_equal_to_sentence_transformers(case, tmp_path):
     encoder = JaxEncoder(str(write_model(tmp_path / case, **CASES[case])), devices=jax.devices()[:1])
     rows = encoder.encode(TEXTS)
     assert rows.dtype == np.float32
-    if CASES[case].get("normalise", True):
+    if CASES[case].get("normalize", True):
         rows = unit(rows)
     np.testing.assert_allclose(rows, golden, atol=5e-6)
     assert np.abs(unit(golden)[0] @ unit(golden).T - 1)[1:].min() > 1e-3  # the texts are told apart
@@ -45,7 +45,7 @@ def test_equal_to_sentence_transformers(case, tmp_path):
     assert encoder.info["max_length"] == 200
 
 
-def test_neighbours_in_a_row_and_devices_do_not_matter(tmp_path):
+def test_neighbors_in_a_row_and_devices_do_not_matter(tmp_path):
     folder = str(write_model(tmp_path / "m", "mpnet"))
     alone, many = JaxEncoder(folder, devices=jax.devices()[:1]), JaxEncoder(folder, budget=128)
     whole = many.encode(TEXTS_AGAIN)

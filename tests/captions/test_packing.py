@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from xsample_jax.captions.packing import WIDTHS, batch_rows, pack, segments_per_row
+from xsample_jax.captions.encoders import batch_rows, pack, segments_per_row
+from xsample_jax.captions.sentence_model import WIDTHS
 
 
 def texts_like_captions(count: int, seed: int = 0) -> list[list[int]]:

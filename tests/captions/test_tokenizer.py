@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from xsample_jax.captions.tokenizer import load_tokenizer, tokenize, train_tokenizer
-from xsample_jax.data.record_writer import write_records
+from xsample_jax.data.tokenizer import load_tokenizer, tokenize, train_tokenizer
+from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError
 from xsample_jax.tools.train_tokenizer import main
 

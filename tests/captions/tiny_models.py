@@ -41,7 +41,7 @@ def write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
 
 
 def write_model(
-    folder: Path, family: str, *, pooling: str = "mean", normalise: bool = True, width: int = 16, max_length: int = 200
+    folder: Path, family: str, *, pooling: str = "mean", normalize: bool = True, width: int = 16, max_length: int = 200
 ) -> Path:
     """A model of 2 layers and 2 heads; the weights come from a generator that numpy keeps the same for ever."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def write_model(
         "vocab_size": len(vocabulary),
     }
     config |= {"type_vocab_size": 2} if family == "bert" else {"relative_attention_num_buckets": 32}
-    kinds = {"Transformer": "", "Pooling": "1_Pooling"} | ({"Normalize": "2_Normalize"} if normalise else {})
+    kinds = {"Transformer": "", "Pooling": "1_Pooling"} | ({"Normalize": "2_Normalize"} if normalize else {})
     modules = [
         {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for index, (kind, path) in enumerate(kinds.items())
@@ -139,7 +139,7 @@ SENTENCES = [
 CASES = {
     "bert": {"family": "bert"},
     "mpnet": {"family": "mpnet"},
-    "bert_cls": {"family": "bert", "pooling": "cls", "normalise": False},
+    "bert_cls": {"family": "bert", "pooling": "cls", "normalize": False},
     "mpnet_cls": {"family": "mpnet", "pooling": "cls"},
 }
 

@@ -14,7 +14,7 @@ VARIANTS = {
     "cc12m": ("",),
     "icons": ("",),
     "finetune": ("",),
-    "shapes": ("", "simclr", "supcon", "clip_frozen_text", "object", "shape", "ground", "erase_colour"),
+    "shapes": ("", "simclr", "supcon", "clip_frozen_text", "object", "shape", "ground", "erase_color"),
     "baselines/simclr": ("", "cc3m", "cc12m"),
     "baselines/supcon": ("",),
     "baselines/clip": ("", "cc3m"),

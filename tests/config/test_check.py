@@ -45,7 +45,7 @@ def test_defaults_with_a_length_are_right():
         ("objective__preset", ["moco", "swav", "xclr_hierarchy"], ["simclrr", None]),
         ("objective__temperature", [None, 0.05], [0, -0.1, float("nan")]),
         ("objective__target_temperature", [None, 1], [0, -1.0]),
-        ("objective__target_neighbours", [None, 1.5, 64], [1, 0, "4"]),
+        ("objective__target_neighbors", [None, 1.5, 64], [1, 0, "4"]),
         ("objective__target_same_mass", [None, 0.5], [0, 1.0]),
         ("objective__teacher", [None, 0], [1.0, -0.1]),
         ("objective__queue", [None, 0], [-1, 2.5]),

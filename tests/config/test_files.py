@@ -8,7 +8,7 @@ import pytest
 from tests.config.goldens import FOLDER, ROOT, VARIANTS, golden_files
 from xsample_jax.config import config_from_json, diff_configs, load_config, read_config_file
 from xsample_jax.errors import ConfigError
-from xsample_jax.prepare.shape_factors import CAPTIONS
+from xsample_jax.prepare.shapes import CAPTIONS
 
 GOLDENS = golden_files()
 
@@ -97,11 +97,11 @@ def test_quickstart_variants_share_everything_but_the_objective():
 
 def test_shapes_takes_one_word_of_each_group():
     path = ROOT / "configs" / "shapes.py"
-    config = load_config(f"{path}:ground,simclr,erase_colour")
+    config = load_config(f"{path}:ground,simclr,erase_color")
     assert (config.objective.preset, config.data.caption) == ("simclr", str(CAPTIONS.index(("ground",))))
     assert config.augment.jitter == 1
     assert (load_config(str(path)).augment.jitter, load_config(str(path)).data.caption) == (0, "0")
-    assert load_config(f"{path}:object").data.caption == str(CAPTIONS.index(("shape", "colour", "texture", "count")))
+    assert load_config(f"{path}:object").data.caption == str(CAPTIONS.index(("shape", "color", "texture", "count")))
     with pytest.raises(ConfigError, match="only one of ground, shape"):
         read_config_file(path, "ground,shape")
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tests.data.record_sets import write_set
-from xsample_jax.data.altered import altered
-from xsample_jax.data.record_reader import open_records
-from xsample_jax.data.record_writer import write_records
+from xsample_jax.data.perturb import apply_perturbations
+from xsample_jax.data.records import open_records
+from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError
 
 
@@ -29,21 +29,21 @@ def labels(source):
 
 
 def test_nothing_asked_nothing_changed(source):
-    assert altered(source, options(), 0) is source
+    assert apply_perturbations(source, options(), 0) is source
 
 
 def test_label_noise(source):
     clean = labels(source)
-    noisy = labels(altered(source, options(label_noise=0.3), 0))
+    noisy = labels(apply_perturbations(source, options(label_noise=0.3), 0))
     wrong = noisy != clean
     assert 0.24 < wrong.mean() < 0.36  # 3.3 standard deviations
     steps = collections.Counter((noisy - clean)[wrong] % 3)
     assert min(steps[1], steps[2]) > 0.35 * wrong.sum()  # each other class
-    np.testing.assert_array_equal(noisy, labels(altered(source, options(label_noise=0.3), 0)))
-    assert (noisy != labels(altered(source, options(label_noise=0.3), 1))).any()
-    more = labels(altered(source, options(label_noise=0.6), 0))
+    np.testing.assert_array_equal(noisy, labels(apply_perturbations(source, options(label_noise=0.3), 0)))
+    assert (noisy != labels(apply_perturbations(source, options(label_noise=0.3), 1))).any()
+    more = labels(apply_perturbations(source, options(label_noise=0.6), 0))
     np.testing.assert_array_equal(more[wrong], noisy[wrong])
-    assert (labels(altered(source, options(label_noise=1.0), 0)) != clean).all()
+    assert (labels(apply_perturbations(source, options(label_noise=1.0), 0)) != clean).all()
 
 
 def test_wrong_labels_are_classes_that_the_split_has(tmp_path):
@@ -53,8 +53,8 @@ def test_wrong_labels_are_classes_that_the_split_has(tmp_path):
     }
     write_records(tmp_path / "set", "set", splits, list("abcdefg"))
     source = open_records(tmp_path / "set", "train")
-    noisy = labels(altered(source, options(label_noise=1.0, samples_per_class=50), 0))
-    clean = labels(altered(source, options(samples_per_class=50), 0))
+    noisy = labels(apply_perturbations(source, options(label_noise=1.0, samples_per_class=50), 0))
+    clean = labels(apply_perturbations(source, options(samples_per_class=50), 0))
     assert set(noisy) == {1, 4, 5}
     assert (noisy != clean).all()
 
@@ -63,17 +63,17 @@ def test_label_noise_leaves_unknown_labels_and_needs_classes(tmp_path):
     records = [{"id": i, "image": b"x", "label": max(i - 19, -1)} for i in range(21)]  # all but two have none
     write_records(tmp_path / "a", "a", {"train": records}, ["a", "b"])
     source = open_records(tmp_path / "a", "train")
-    np.testing.assert_array_equal(labels(altered(source, options(label_noise=1.0), 0)), [-1] * 19 + [1, 0])
+    np.testing.assert_array_equal(labels(apply_perturbations(source, options(label_noise=1.0), 0)), [-1] * 19 + [1, 0])
     write_records(tmp_path / "b", "b", {"train": [{"id": 1, "image": b"x"}]})
     for noise in ("label_noise", "caption_noise"):
         with pytest.raises(DataError, match=f"data.{noise}.*0 for a set"):
-            altered(open_records(tmp_path / "b", "train"), options(**{noise: 0.5}), 0)
+            apply_perturbations(open_records(tmp_path / "b", "train"), options(**{noise: 0.5}), 0)
     with pytest.raises(DataError, match=r"samples_per_class.*without labels"):
-        altered(open_records(tmp_path / "b", "train"), options(samples_per_class=1), 0)
+        apply_perturbations(open_records(tmp_path / "b", "train"), options(samples_per_class=1), 0)
 
 
 def test_caption_noise_takes_caption_and_embedding_of_one_other_record(source):
-    noisy = altered(source, options(caption_noise=0.4), 0)
+    noisy = apply_perturbations(source, options(caption_noise=0.4), 0)
     wrong = 0
     for i in range(len(source)):
         clean, record = source[i], noisy[i]
@@ -82,24 +82,24 @@ def test_caption_noise_takes_caption_and_embedding_of_one_other_record(source):
         np.testing.assert_array_equal(record["caption_embeddings"], source[other]["caption_embeddings"])
         wrong += other != record["id"]
     assert 0.34 < wrong / len(source) < 0.46
-    all_wrong = altered(source, options(caption_noise=1.0), 0)
+    all_wrong = apply_perturbations(source, options(caption_noise=1.0), 0)
     assert all(all_wrong[i]["captions"] != source[i]["captions"] for i in range(len(source)))
 
 
 def test_samples_per_class(source):
-    few, more = (altered(source, options(samples_per_class=count), 0) for count in (3, 7))
+    few, more = (apply_perturbations(source, options(samples_per_class=count), 0) for count in (3, 7))
     assert len(few) == 9
     assert collections.Counter(labels(few)) == {0: 3, 1: 3, 2: 3}
     ids = [{part[i]["id"] for i in range(len(part))} for part in (few, more)]
     assert ids[0] < ids[1]
     assert few.locate(0) == source.locate(few._index(0))
-    other = altered(source, options(samples_per_class=3), 1)
+    other = apply_perturbations(source, options(samples_per_class=3), 1)
     assert {other[i]["id"] for i in range(9)} != ids[0]
-    assert len(altered(source, options(samples_per_class=10_000), 0)) == len(source)
+    assert len(apply_perturbations(source, options(samples_per_class=10_000), 0)) == len(source)
 
 
 def test_all_at_once_and_independent(source):
-    both = altered(source, options(samples_per_class=100, label_noise=0.5, caption_noise=0.5), 0)
+    both = apply_perturbations(source, options(samples_per_class=100, label_noise=0.5, caption_noise=0.5), 0)
     assert len(both) == 300
     pairs = [(both[i]["label"] != both[i]["id"] % 3, both[i]["captions"][0] != f"caption {both[i]['id']}")
              for i in range(300)]  # fmt: skip

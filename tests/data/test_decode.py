@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xsample_jax.data import scratch
-from xsample_jax.data.decode import decode_image, decode_record, has_exif, open_picture
-from xsample_jax.data.resize import resized
+from xsample_jax.data import decode as scratch
+from xsample_jax.data.decode import decode_image, decode_record, has_exif, open_picture, resized
 from xsample_jax.errors import DataError
 
 
@@ -63,7 +62,7 @@ def test_alpha_is_composited_on_white():
     np.testing.assert_allclose(result, pixels[..., :3] * alpha + 255 * (1 - alpha), atol=1)
 
 
-def test_centre_square_then_half_size():
+def test_center_square_then_half_size():
     """40 x 16, side 8: the middle 16 columns, halved; tall pictures alike."""
     pixels = noise(16, 40)
     expected = resized(pixels[:, 12:28], 8, 8)
@@ -106,11 +105,11 @@ def test_large_jpeg_shrunk_in_the_decoder_equals_the_slow_way():
     np.testing.assert_allclose(decode_image(data, 64, 3).astype(int), slow, atol=3)
 
 
-def test_grey_jpeg():
-    grey = smooth(24, 24)[..., 0]
-    result = decode_image(encode(Image.fromarray(grey), "JPEG", quality=95), 24, 3)
+def test_gray_jpeg():
+    gray = smooth(24, 24)[..., 0]
+    result = decode_image(encode(Image.fromarray(gray), "JPEG", quality=95), 24, 3)
     assert (np.ptp(result, axis=-1) == 0).all()
-    np.testing.assert_allclose(result[..., 0].astype(int), grey, atol=6)
+    np.testing.assert_allclose(result[..., 0].astype(int), gray, atol=6)
 
 
 def test_cmyk_jpeg():
@@ -142,7 +141,7 @@ def test_exif_orientation(kind, orientation):
     assert error.mean() < 2
 
 
-def test_exif_behind_a_large_colour_profile():
+def test_exif_behind_a_large_color_profile():
     """Segments come in any order; EXIF may begin after the first 64 kB."""
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -156,7 +155,7 @@ def test_exif_behind_a_large_colour_profile():
     assert not has_exif(encode(Image.new("RGB", (30, 20)), "JPEG", comment=b"Exif\0\0"))
 
 
-def test_16_bit_grey_png():
+def test_16_bit_gray_png():
     values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
     result = decode_image(encode(Image.fromarray(values)), 8, 3)
     np.testing.assert_array_equal(result, np.repeat((values >> 8)[..., None], 3, -1))
@@ -175,13 +174,13 @@ def test_16_bit_rgb_png():
 
 
 @pytest.mark.parametrize("mode", ["L", "1"])
-def test_grey_png(mode):
-    grey = Image.fromarray(noise(8, 8)[..., 0]).convert(mode)
-    expected = np.asarray(grey).astype(int) * (255 if mode == "1" else 1)
-    np.testing.assert_array_equal(decode_image(encode(grey), 8, 4)[..., 1], expected)
+def test_gray_png(mode):
+    gray = Image.fromarray(noise(8, 8)[..., 0]).convert(mode)
+    expected = np.asarray(gray).astype(int) * (255 if mode == "1" else 1)
+    np.testing.assert_array_equal(decode_image(encode(gray), 8, 4)[..., 1], expected)
 
 
-def test_grey_with_alpha_png():
+def test_gray_with_alpha_png():
     pixels = noise(8, 8, 2)
     result = decode_image(encode(Image.fromarray(pixels, "LA")), 8, 4)
     np.testing.assert_array_equal(result, pixels[..., [0, 0, 0, 1]])

@@ -5,8 +5,7 @@ import concurrent.futures
 import numpy as np
 import pytest
 
-from xsample_jax.data.draws import draw_order
-from xsample_jax.data.rates import Rates, record_rates
+from xsample_jax.data.loader import Rates, draw_order, record_rates
 
 
 def epochs(index, count, number):

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from xsample_jax.captions.encoders import checked_unit_rows
-from xsample_jax.captions.tokenizer import load_tokenizer, tokenize
 from xsample_jax.data.decode import decode_record
-from xsample_jax.data.manifest import read_manifest, verify_records
+from xsample_jax.data.records import read_manifest, verify_records
 from xsample_jax.data.sources import EMOJI_FOLDER, open_source
+from xsample_jax.data.tokenizer import load_tokenizer, tokenize
 
 SEEN = {"noto", "twemoji", "fluent", "fluent-flat", "noto-v1", "fxemoji"}
 HELD_OUT = {"emojione", "openmoji"}
@@ -77,7 +77,7 @@ def test_embeddings_are_those_of_the_paper_s_encoder(manifest, splits):
     encoder = manifest.text_encoder
     assert encoder["name"] == "sentence-transformers/all-mpnet-base-v2"
     assert encoder["revision"] == "sha256:78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
-    assert (encoder["pooling"], encoder["dim"], encoder["normalised"]) == ("mean", 768, True)
+    assert (encoder["pooling"], encoder["dim"], encoder["normalized"]) == ("mean", 768, True)
     rows, subgroups = {}, {}
     for records in splits.values():
         for record in records:
@@ -118,9 +118,9 @@ def test_tokenizer_fits_the_captions(splits):
     assert lengths.max() < 128
 
 
-def test_attribution_names_every_style_and_licence():
+def test_attribution_names_every_style_and_license():
     text = (EMOJI_FOLDER / "ATTRIBUTION.md").read_text()
     for style in SEEN | HELD_OUT:
         assert f"| {style} |" in text
-    for licence in ("Apache-2.0", "CC-BY-4.0", "CC-BY-SA-4.0", "MIT"):
-        assert licence in text
+    for license in ("Apache-2.0", "CC-BY-4.0", "CC-BY-SA-4.0", "MIT"):
+        assert license in text

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from xsample_jax.class_embeddings import load_class_embeddings
-from xsample_jax.data.labels import read_labels
-from xsample_jax.data.record_reader import RecordSource, open_records
-from xsample_jax.data.record_writer import write_records
+from xsample_jax.data.class_texts import load_class_embeddings
+from xsample_jax.data.records import RecordSource, open_records
+from xsample_jax.data.sources import read_labels
+from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError
 
 
@@ -18,7 +18,7 @@ class OneBroken(RecordSource):
 
 def test_a_broken_record_has_no_label_and_no_share_in_its_class(tmp_path):
     """Whether it ends the run is data.on_error's to say, when it is drawn."""
-    encoder = {"name": "m", "revision": "r", "pooling": "mean", "dim": 2, "normalised": True, "template": "{caption}"}
+    encoder = {"name": "m", "revision": "r", "pooling": "mean", "dim": 2, "normalized": True, "template": "{caption}"}
     records = [
         {
             "id": i,

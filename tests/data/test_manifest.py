@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from xsample_jax.data.manifest import read_manifest, verify_records
+from xsample_jax.data.records import read_manifest, verify_records
 from xsample_jax.errors import DataError
 
 

@@ -7,20 +7,18 @@ import pytest
 from PIL import Image
 
 from tests.tiny import tiny_config
-from xsample_jax.data import labels as labels_of_splits
 from xsample_jax.data import sources
-from xsample_jax.data.mixture import Mixture
-from xsample_jax.data.pipeline import train_batches
-from xsample_jax.data.record_reader import open_records
-from xsample_jax.data.record_writer import write_records
-from xsample_jax.data.sources import open_training_source
+from xsample_jax.data import sources as labels_of_splits
+from xsample_jax.data.dataset import open_dataset, train_batches
+from xsample_jax.data.records import open_records
+from xsample_jax.data.sources import Mixture, open_training_source
+from xsample_jax.data.writer import write_records
 from xsample_jax.errors import ConfigError, DataError, UserError
-from xsample_jax.examples import open_examples
 
-ENCODER = {"name": "e", "revision": "1", "pooling": "mean", "dim": 4, "normalised": True, "template": "{caption}"}
+ENCODER = {"name": "e", "revision": "1", "pooling": "mean", "dim": 4, "normalized": True, "template": "{caption}"}
 
 
-def grey(value):
+def gray(value):
     out = io.BytesIO()
     Image.new("L", (32, 32), value).save(out, "PNG")
     return out.getvalue()
@@ -29,7 +27,7 @@ def grey(value):
 def write(folder, count, names, value, encoder=ENCODER, attributes=None):
     rows = np.full((1, 4), 0.5, np.float16)
     records = [
-        {"id": i, "image": grey(value), "label": i % len(names) if names else 5, "captions": [f"{folder.name} {i}"],
+        {"id": i, "image": gray(value), "label": i % len(names) if names else 5, "captions": [f"{folder.name} {i}"],
          "attributes": dict.fromkeys(attributes or (), 0)} | ({"caption_embeddings": rows} if encoder else {})
         for i in range(count)
     ]  # fmt: skip
@@ -80,7 +78,7 @@ def test_batches_hold_the_shares(folders):
     mix = tuple({"path": str(folder), "share": share} for folder, share in zip(folders[1:], (0.6, 0.2), strict=True))
     config = tiny_config(data__source="records", data__path=str(folders[0]), batch_size=45, data__mix=mix)
     source, rates = open_training_source(config.data)
-    examples = open_examples(config, "train", frozenset({"caption_embedding"}), source)
+    examples = open_dataset(config, "train", frozenset({"caption_embedding"}), source)
     examples.rates = rates
     iterator = train_batches(examples, config, 0)
     for _ in range(2):

@@ -8,19 +8,18 @@ import pytest
 from PIL import Image
 
 from tests.tiny import tiny_config
-from xsample_jax.assemble import assemble
-from xsample_jax.data import pipeline
+from xsample_jax.data import dataset as pipeline
+from xsample_jax.data.dataset import eval_batches, open_dataset, train_batches
 from xsample_jax.data.decode import decode_image
-from xsample_jax.data.draws import draw_order
-from xsample_jax.data.pipeline import eval_batches, train_batches
-from xsample_jax.data.record_writer import write_records
+from xsample_jax.data.loader import draw_order
+from xsample_jax.data.writer import write_records
 from xsample_jax.errors import ConfigError, DataError
-from xsample_jax.examples import open_examples
+from xsample_jax.setup import build_run
 
 
 @pytest.fixture(scope="module")
 def examples():
-    return open_examples(tiny_config(), "val", frozenset({"caption_embedding"}))
+    return open_dataset(tiny_config(), "val", frozenset({"caption_embedding"}))
 
 
 def ids(examples, batches, start=0, rows=None, **changes):
@@ -87,7 +86,7 @@ def test_a_process_reads_only_its_rows_and_no_more_than_the_prefetch(examples):
 
 def test_a_random_caption_is_a_function_of_the_seed_and_the_place():
     config = tiny_config(data__caption="random")
-    examples = open_examples(config, "val", frozenset({"caption_embedding"}))
+    examples = open_dataset(config, "val", frozenset({"caption_embedding"}))
     several = {r["id"]: r["caption_embeddings"] for r in map(examples.source.__getitem__, range(len(examples)))}
 
     def choices(start=0, **changes):
@@ -108,7 +107,7 @@ def test_a_random_caption_is_a_function_of_the_seed_and_the_place():
     assert (choices(start=len(examples) // 16 * 16) != first).any()
     assert (choices(seed=1) != first).any()
     evaluated = next(eval_batches(examples, 16, 2))
-    exact = open_examples(tiny_config(), "val", frozenset({"caption_embedding"}))
+    exact = open_dataset(tiny_config(), "val", frozenset({"caption_embedding"}))
     np.testing.assert_array_equal(evaluated["caption_embedding"][0], exact[0]["caption_embedding"])
 
 
@@ -117,7 +116,7 @@ def test_kept_pictures_are_decoded_once_and_are_the_same(monkeypatch):
     monkeypatch.setattr(pipeline, "decode_image", lambda *args, **out: count.append(1) or decode(*args, **out))
     for cache, decodings in (("none", 3), ("decoded", 1)):
         config = tiny_config(data__cache=cache, data__split="val")
-        _, examples = assemble(config)
+        _, examples = build_run(config)
         count.clear()
         for _ in range(2):
             pictures = [examples[index]["image"] for index in (5, 6, 5)]
@@ -127,7 +126,7 @@ def test_kept_pictures_are_decoded_once_and_are_the_same(monkeypatch):
         assert len(count) == 2 * decodings, cache
     monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 2 * len(examples) * 32 * 32 * 4 - 1}.get)
     with pytest.raises(ConfigError, match=r"data\.cache.*decoded, for .*half of the"):
-        assemble(config)
+        build_run(config)
 
 
 @pytest.mark.parametrize(("rows", "prefetch", "threads"), [(16, 1, 16), (48, 2, 4), (7, 3, 2), (512, 4, 4)])
@@ -185,7 +184,7 @@ class Broken:
 
 
 def test_a_broken_record_is_named_or_skipped_and_counted():
-    fine = open_examples(tiny_config(), "val", frozenset())
+    fine = open_dataset(tiny_config(), "val", frozenset())
     good = fine.source[4]["id"]
     broken_id = fine.source[3]["id"]
     fine.source = Broken(fine.source)
@@ -197,12 +196,12 @@ def test_a_broken_record_is_named_or_skipped_and_counted():
 
 
 def test_a_set_in_which_nothing_can_be_read_says_why(monkeypatch, caplog):
-    fine = open_examples(tiny_config(), "val", frozenset())
+    fine = open_dataset(tiny_config(), "val", frozenset())
     monkeypatch.setattr(pipeline, "MOST_BROKEN", 30)
     monkeypatch.setattr(pipeline, "TOLD", 5)
     fine.source = [fine.source[index] | {"image": b"no image"} for index in range(100)]
-    monkeypatch.setattr(pipeline.Examples, "image_shape", (32, 32, 4))
-    monkeypatch.setattr(pipeline.Examples, "_write_picture", lambda *_: decode_image(b"no image", 32, 4))
+    monkeypatch.setattr(pipeline.Dataset, "image_shape", (32, 32, 4))
+    monkeypatch.setattr(pipeline.Dataset, "_write_picture", lambda *_: decode_image(b"no image", 32, 4))
     fine.on_error = "skip"
     with pytest.raises(DataError, match=r"a record that can be read among 30 on end.*The last one: .*no image"):
         fine[3]
@@ -211,7 +210,7 @@ def test_a_set_in_which_nothing_can_be_read_says_why(monkeypatch, caplog):
 
 
 def test_an_evaluation_goes_without_what_is_broken():
-    fine = open_examples(tiny_config(), "val", frozenset())
+    fine = open_dataset(tiny_config(), "val", frozenset())
     names = [fine.source[index]["id"] for index in range(len(fine))]
     fine.source, fine.on_error = Broken(fine.source), "skip"
     batches = list(eval_batches(fine, 50, threads=2))
@@ -223,7 +222,7 @@ def test_an_evaluation_goes_without_what_is_broken():
 
 def test_what_the_set_lacks_is_said(examples):
     with pytest.raises(DataError, match="caption"):
-        open_examples(tiny_config(data__caption="3"), "val", frozenset({"caption_embedding"}))[0]
+        open_dataset(tiny_config(data__caption="3"), "val", frozenset({"caption_embedding"}))[0]
 
 
 def test_a_flipped_bit_in_a_shard_ends_the_batches_or_is_skipped(tmp_path):
@@ -243,7 +242,7 @@ def test_a_flipped_bit_in_a_shard_ends_the_batches_or_is_skipped(tmp_path):
         config = tiny_config(
             data__source="records", data__path=str(tmp_path), data__on_error=on_error, eval__suite="none"
         )
-        examples = open_examples(config, "train", frozenset())
+        examples = open_dataset(config, "train", frozenset())
         iterator = train_batches(examples, config, 0)
         return examples, iterator
 

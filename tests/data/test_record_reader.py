@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from tests.data.record_sets import make_record
-from xsample_jax.data.manifest import read_manifest, verify_records
-from xsample_jax.data.record_reader import open_records
-from xsample_jax.data.record_writer import write_records
+from xsample_jax.data.records import open_records, read_manifest, verify_records
+from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError
 
 
@@ -105,7 +104,7 @@ def test_flipped_bits_are_found_by_verify_and_by_reading(folder, in_memory):
         source.preload()
     with pytest.raises(DataError, match=r"train-00001-of-00003\.arrayrecord:4'? .*verify_records"):
         source[14]
-    assert source[13]["image"] == make_record(13)["image"]  # neighbours are read
+    assert source[13]["image"] == make_record(13)["image"]  # neighbors are read
 
 
 def test_every_flipped_byte_raises_or_changes_nothing(folder):

@@ -6,10 +6,9 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordReader
 
 from tests.data.record_sets import ENCODER, make_record, write_set
-from xsample_jax.data import record_writer
-from xsample_jax.data.manifest import read_manifest, verify_records
-from xsample_jax.data.record_reader import open_records
-from xsample_jax.data.record_writer import write_records
+from xsample_jax.data import writer as record_writer
+from xsample_jax.data.records import open_records, read_manifest, verify_records
+from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError
 
 

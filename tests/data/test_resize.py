@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xsample_jax.data.resize import on_white, resized, square
+from xsample_jax.data.decode import on_white, resized, square
 from xsample_jax.errors import DataError
 
 
@@ -13,7 +13,7 @@ def noise(height, width, channels=3, seed=0):
 
 
 def picture(height, width):
-    """Smooth colours with a little grain, as a photograph has."""
+    """Smooth colors with a little grain, as a photograph has."""
     coarse = Image.fromarray(noise(height // 40, width // 40)).resize((width, height), Image.Resampling.BICUBIC)
     grain = np.random.default_rng(1).normal(0, 6, (height, width, 3))
     return np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8)
@@ -22,8 +22,8 @@ def picture(height, width):
 def triangles(before, after):
     """One antialiasing triangle per output pixel, as wide as the step (and no narrower than one pixel)."""
     step = max(1, before / after)
-    centres = (np.arange(after) + 0.5)[:, None] * before / after
-    weights = np.maximum(0, 1 - np.abs(np.arange(before) + 0.5 - centres) / step)
+    centers = (np.arange(after) + 0.5)[:, None] * before / after
+    weights = np.maximum(0, 1 - np.abs(np.arange(before) + 0.5 - centers) / step)
     return weights / weights.sum(axis=1, keepdims=True)
 
 
@@ -70,15 +70,15 @@ def test_each_side_has_its_own_step():
 @pytest.mark.parametrize(
     ("before", "after"), [((3, 5), (32, 32)), ((1, 1), (7, 3)), ((30, 50_000), (400, 2)), ((9, 9), (1, 1))]
 )
-@pytest.mark.parametrize("colour", [(10, 200, 30), (255, 255, 255), (10, 200, 30, 255), (0, 0, 0, 0)])
-def test_one_colour_stays_one(before, after, colour):
-    pixels = np.full((*before, len(colour)), colour, np.uint8)
+@pytest.mark.parametrize("color", [(10, 200, 30), (255, 255, 255), (10, 200, 30, 255), (0, 0, 0, 0)])
+def test_one_color_stays_one(before, after, color):
+    pixels = np.full((*before, len(color)), color, np.uint8)
     result = resized(pixels, *after)
-    assert result.shape == (after[1], after[0], len(colour))
-    assert (result == colour).all()
+    assert result.shape == (after[1], after[0], len(color))
+    assert (result == color).all()
 
 
-def test_hidden_colours_do_not_bleed():
+def test_hidden_colors_do_not_bleed():
     pixels = np.zeros((32, 32, 4), np.uint8)
     pixels[:, :16] = (255, 0, 0, 255)
     pixels[:, 16:] = (0, 255, 0, 0)  # green, but fully transparent

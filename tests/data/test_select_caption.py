@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xsample_jax.data.select_caption import select_caption
+from xsample_jax.data.dataset import select_caption
 from xsample_jax.errors import DataError
 
 

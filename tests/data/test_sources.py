@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from xsample_jax.data.record_writer import write_records
 from xsample_jax.data.sources import open_source, source_folder
+from xsample_jax.data.writer import write_records
 from xsample_jax.errors import ConfigError, DataError
 
 

@@ -1,6 +1,6 @@
 """Whether two manifests describe the same embeddings."""
 
-from xsample_jax.data.text_encoder import differing
+from xsample_jax.data.records import differing
 
 
 def test_what_describes_the_same_embeddings():

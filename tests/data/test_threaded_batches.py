@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from xsample_jax.data.threaded_batches import threaded_batches
+from xsample_jax.data.loader import threaded_batches
 
 SHAPE = (2, 3, 3)
 

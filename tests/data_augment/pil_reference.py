@@ -4,12 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-GREY = (128, 128, 128)
+GRAY = (128, 128, 128)
 AFFINE, NEAREST = Image.Transform.AFFINE, Image.Resampling.NEAREST
 
 
 def shifted(image, by):
-    return image.transform(image.size, AFFINE, by, NEAREST, fillcolor=GREY)
+    return image.transform(image.size, AFFINE, by, NEAREST, fillcolor=GRAY)
 
 
 PIL = {
@@ -17,7 +17,7 @@ PIL = {
     "shear_y": lambda im, v: shifted(im, (1, 0, 0, v, 1, 0)),
     "translate_x": lambda im, v: shifted(im, (1, 0, int(v * im.size[0]), 0, 1, 0)),
     "translate_y": lambda im, v: shifted(im, (1, 0, 0, 0, 1, int(v * im.size[1]))),
-    "rotate": lambda im, v: im.rotate(v, NEAREST, fillcolor=GREY),
+    "rotate": lambda im, v: im.rotate(v, NEAREST, fillcolor=GRAY),
     "posterize": lambda im, v: ImageOps.posterize(im, int(v)),
     "solarize": lambda im, v: ImageOps.solarize(im, v),
     "invert": lambda im, v: ImageOps.invert(im),
@@ -25,7 +25,7 @@ PIL = {
     "equalize": lambda im, v: ImageOps.equalize(im),
     "brightness": lambda im, v: ImageEnhance.Brightness(im).enhance(v),
     "contrast": lambda im, v: ImageEnhance.Contrast(im).enhance(v),
-    "colour": lambda im, v: ImageEnhance.Color(im).enhance(v),
+    "color": lambda im, v: ImageEnhance.Color(im).enhance(v),
     "sharpness": lambda im, v: ImageEnhance.Sharpness(im).enhance(v),
 }
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.data_augment.views import CROP, draw, plain, section, some_images, views_of, whole_view
-from xsample_jax.data.augment import copies_of, make_views
+from xsample_jax.augment.views import copies_of, make_views
 
 
 def test_plain_settings_resize_the_whole_image():
@@ -20,7 +20,7 @@ def test_plain_settings_resize_the_whole_image():
     np.testing.assert_allclose(whole_view(images, plain()), expected, atol=1.01 / 255)
 
 
-def test_normalise_takes_off_the_mean_and_divides_by_the_deviation():
+def test_normalize_takes_off_the_mean_and_divides_by_the_deviation():
     images = some_images()
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
     expected = (whole_view(images, plain()) - mean) / std
@@ -32,14 +32,14 @@ def test_a_transparent_image_is_its_ground_alone_and_every_view_has_another():
     images = some_images(batch=200, channels=4)
     images[..., 3] = 0
     made = views_of(images, plain())
-    colours = made[:, 0, 0]
-    np.testing.assert_array_equal(made, np.broadcast_to(colours[:, None, None], made.shape))
-    assert len(np.unique(colours.round(5), axis=0)) == 400
-    np.testing.assert_allclose(colours.mean(axis=0), 0.5, atol=0.06)
-    np.testing.assert_allclose(colours.std(axis=0), np.sqrt(1 / 12), atol=0.04)
+    colors = made[:, 0, 0]
+    np.testing.assert_array_equal(made, np.broadcast_to(colors[:, None, None], made.shape))
+    assert len(np.unique(colors.round(5), axis=0)) == 400
+    np.testing.assert_allclose(colors.mean(axis=0), 0.5, atol=0.06)
+    np.testing.assert_allclose(colors.std(axis=0), np.sqrt(1 / 12), atol=0.04)
 
 
-@pytest.mark.parametrize(("background", "level"), [("white", 1.0), ("grey", 0.5)])
+@pytest.mark.parametrize(("background", "level"), [("white", 1.0), ("gray", 0.5)])
 def test_fixed_grounds(background, level):
     images = some_images(channels=4)
     images[..., 3] = 0
@@ -47,7 +47,7 @@ def test_fixed_grounds(background, level):
     np.testing.assert_allclose(whole_view(images, plain(background=background)), level, rtol=1e-6)
 
 
-def test_colours_under_transparent_pixels_do_not_bleed_in():
+def test_colors_under_transparent_pixels_do_not_bleed_in():
     images = some_images(channels=4)
     images[..., 3] = np.where(np.indices((24, 24)).sum(axis=0) % 5 < 2, 0, 255)
     cleaned = images.copy()

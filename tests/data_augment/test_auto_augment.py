@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from tests.data_augment.pil_reference import PIL, pictures, planes
-from xsample_jax.data import auto_augment as aa
-from xsample_jax.data.pil_operations import OPERATIONS
+from xsample_jax.augment import autoaugment as aa
+from xsample_jax.augment.autoaugment import OPERATIONS
 
 auto_augment = jax.jit(aa.auto_augment)
 
@@ -19,7 +19,7 @@ def test_strengths_are_those_of_torchvision():
     assert aa.strength("rotate", 9) == 30
     assert aa.strength("shear_x", 3) == pytest.approx(0.1)
     assert aa.strength("translate_y", 9) == pytest.approx(150 / 331)
-    assert aa.strength("colour", 8) == pytest.approx(0.8)
+    assert aa.strength("color", 8) == pytest.approx(0.8)
     assert aa.strength("equalize", None) == 0
 
 
@@ -34,7 +34,7 @@ def test_policy_has_the_published_shape():
         "rotate": 6,
         "solarize": 7,
         "posterize": 5,
-        "colour": 6,
+        "color": 6,
         "autocontrast": 2,
         "invert": 3,
         "contrast": 2,
@@ -53,7 +53,7 @@ def by_hand(image, sub_policy, applied, signs):
     for (name, _, magnitude), do, sign in zip(sub_policy, applied, signs):
         if do:
             value = aa.strength(name, magnitude) * (sign if name in aa.SIGNED else 1)
-            if name in ("brightness", "contrast", "colour", "sharpness"):
+            if name in ("brightness", "contrast", "color", "sharpness"):
                 value += 1
             picture = PIL[name](picture, value)
     return np.asarray(picture).astype(np.float32)

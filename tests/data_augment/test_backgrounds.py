@@ -1,4 +1,4 @@
-"""Grounds: colours, textures, donors."""
+"""Grounds: colors, textures, donors."""
 
 import itertools
 
@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from xsample_jax.augment import backgrounds
+from xsample_jax.augment.views import eval_view
 from xsample_jax.config import default_config
-from xsample_jax.data import backgrounds
-from xsample_jax.data.augment import eval_view
 from xsample_jax.errors import ConfigError, DataError
 
 
 def test_solid():
     np.testing.assert_array_equal(backgrounds.solid("white"), [1, 1, 1])
-    np.testing.assert_array_equal(backgrounds.solid("grey"), [0.5, 0.5, 0.5])
+    np.testing.assert_array_equal(backgrounds.solid("gray"), [0.5, 0.5, 0.5])
     np.testing.assert_allclose(backgrounds.solid((0.1, 0.2, 1)), [0.1, 0.2, 1])
     with pytest.raises(ConfigError, match="white"):
         backgrounds.solid("whit")
@@ -24,12 +24,12 @@ def test_solid():
             backgrounds.solid(wrong)
 
 
-def test_random_colours_are_a_function_of_seed_and_id():
-    colours = np.asarray(backgrounds.random_colours(jnp.arange(2000), 0))
-    assert colours.shape == (2000, 1, 1, 3)
-    np.testing.assert_allclose(colours.mean(axis=0).ravel(), 0.5, atol=0.03)
-    np.testing.assert_array_equal(backgrounds.random_colours(jnp.arange(2000)[::-1], 0), colours[::-1])
-    assert (np.asarray(backgrounds.random_colours(jnp.arange(2000), 1)) != colours).mean() > 0.99
+def test_random_colors_are_a_function_of_seed_and_id():
+    colors = np.asarray(backgrounds.random_colors(jnp.arange(2000), 0))
+    assert colors.shape == (2000, 1, 1, 3)
+    np.testing.assert_allclose(colors.mean(axis=0).ravel(), 0.5, atol=0.03)
+    np.testing.assert_array_equal(backgrounds.random_colors(jnp.arange(2000)[::-1], 0), colors[::-1])
+    assert (np.asarray(backgrounds.random_colors(jnp.arange(2000), 1)) != colors).mean() > 0.99
 
 
 @pytest.mark.parametrize("kind", ["checker", "gradient", "noise"])
@@ -40,23 +40,23 @@ def test_textures(kind):
     assert made.min() >= 0
     assert made.max() <= 1
     np.testing.assert_allclose(backgrounds.textures(jnp.arange(20)[::-1], 0, 32, kind)[::-1], made, atol=1e-6)
-    # Every texture is seen (two colours that differ in luma) and every image has its own.
+    # Every texture is seen (two colors that differ in luma) and every image has its own.
     luma = made @ np.array([0.299, 0.587, 0.114])
     assert (luma.std(axis=(1, 2)) > 0.005).all()
     assert len(np.unique(made[:, 0, 0].round(4), axis=0)) == 20
-    # All pixels lie on the line between two colours.
+    # All pixels lie on the line between two colors.
     for image in made:
         values = image.reshape(-1, 3) - image.reshape(-1, 3).mean(axis=0)
         assert np.linalg.svd(values, compute_uv=False)[1] < 1e-3
 
 
-def test_checker_has_two_colours_and_square_fields():
+def test_checker_has_two_colors_and_square_fields():
     made = np.asarray(backgrounds.textures(jnp.arange(20), 0, 32, "checker"))
     for image in made:
-        colours = np.unique(image.reshape(-1, 3), axis=0)
-        assert len(colours) == 2
-        field = (image == colours[0]).all(axis=-1)
-        # Neighbouring rows are equal or exactly inverted.
+        colors = np.unique(image.reshape(-1, 3), axis=0)
+        assert len(colors) == 2
+        field = (image == colors[0]).all(axis=-1)
+        # Neighboring rows are equal or exactly inverted.
         for above, below in itertools.pairwise(field):
             assert (above == below).all() or (above != below).all()
 
@@ -66,23 +66,23 @@ def test_unknown_texture():
         backgrounds.textures(jnp.arange(2), 0, 8, "gradeint")
 
 
-def donor(colour_left, colour_right, alpha):
+def donor(color_left, color_right, alpha):
     image = np.zeros((1, 32, 32, 4), np.uint8)
-    image[:, :, :16, :3], image[:, :, 16:, :3] = colour_left, colour_right
+    image[:, :, :16, :3], image[:, :, 16:, :3] = color_left, color_right
     image[..., 3] = alpha
     return image
 
 
-def test_ground_of_a_donor_of_one_colour_is_that_colour_whatever_its_shape():
+def test_ground_of_a_donor_of_one_color_is_that_color_whatever_its_shape():
     alpha = np.zeros((32, 32), np.uint8)
     alpha[3:9, 20:30] = 255
     image = donor((250, 10, 90), (250, 10, 90), alpha)
-    image[alpha[None] == 0] = (1, 255, 3, 0)  # colours nobody sees
+    image[alpha[None] == 0] = (1, 255, 3, 0)  # colors nobody sees
     made = np.asarray(backgrounds.from_images(image, np.array([0])))
     np.testing.assert_allclose(made, np.broadcast_to(np.array([250, 10, 90]) / 255, made.shape), atol=1e-4)
 
 
-def test_ground_keeps_the_donors_colours_where_they_were_but_not_its_edges():
+def test_ground_keeps_the_donors_colors_where_they_were_but_not_its_edges():
     made = np.asarray(backgrounds.from_images(donor((255, 0, 0), (0, 0, 255), 255), jnp.array([0])))[0]
     assert made[16, 2, 0] > 0.75
     assert made[16, 2, 2] < 0.25
@@ -91,7 +91,7 @@ def test_ground_keeps_the_donors_colours_where_they_were_but_not_its_edges():
     np.testing.assert_allclose(made.mean(axis=(0, 1)), [0.5, 0, 0.5], atol=0.01)
 
 
-def test_an_invisible_donor_gives_mid_grey():
+def test_an_invisible_donor_gives_mid_gray():
     made = np.asarray(backgrounds.from_images(donor((255, 0, 0), (0, 9, 255), 0), np.array([0])))
     np.testing.assert_allclose(made, 0.5, atol=1e-3)
 
@@ -149,11 +149,11 @@ def test_impossible_donors_are_named():
         backgrounds.choose_donors(np.array([1, 1, 1]), False, 0)
 
 
-def test_mixed_grounds_take_the_colours_of_the_right_group():
-    colours = np.array([[255, 0, 0], [255, 0, 0], [0, 0, 255], [0, 0, 255]], np.uint8)
+def test_mixed_grounds_take_the_colors_of_the_right_group():
+    colors = np.array([[255, 0, 0], [255, 0, 0], [0, 0, 255], [0, 0, 255]], np.uint8)
     images = np.full((4, 16, 16, 4), 255, np.uint8)
-    images[..., :3] = colours[:, None, None]
+    images[..., :3] = colors[:, None, None]
     groups = np.array([0, 0, 1, 1])
     same, rand = (np.asarray(mix(images, groups, 0)) for mix in (backgrounds.mixed_same, backgrounds.mixed_rand))
-    np.testing.assert_allclose(same[:, 8, 8], colours / 255, atol=1e-3)
-    np.testing.assert_allclose(rand[:, 8, 8], colours[::-1] / 255, atol=1e-3)
+    np.testing.assert_allclose(same[:, 8, 8], colors / 255, atol=1e-3)
+    np.testing.assert_allclose(rand[:, 8, 8], colors[::-1] / 255, atol=1e-3)

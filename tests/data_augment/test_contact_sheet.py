@@ -1,13 +1,13 @@
-"""The contact sheet: pictures land where they should, in the colours they have."""
+"""The contact sheet: pictures land where they should, in the colors they have."""
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
 from xsample_jax.config import default_config
-from xsample_jax.data import contact_sheet as module
-from xsample_jax.data.contact_sheet import contact_sheet, unnormalise
 from xsample_jax.errors import DataError
+from xsample_jax.reports import contact_sheet as module
+from xsample_jax.reports.contact_sheet import contact_sheet, unnormalize
 
 
 def test_pictures_are_on_the_sheet_in_their_order(tmp_path):
@@ -18,14 +18,14 @@ def test_pictures_are_on_the_sheet_in_their_order(tmp_path):
         [[red, blue], [clear, red]], ["one", "a long caption " * 40], tmp_path / "a" / "sheet.png", tile=40
     )
     sheet = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    for colour, count in (((255, 0, 0), 2), ((0, 0, 255), 1)):
-        assert (sheet == colour).all(axis=-1).sum() == count * 40 * 40
+    for color, count in (((255, 0, 0), 2), ((0, 0, 255), 1)):
+        assert (sheet == color).all(axis=-1).sum() == count * 40 * 40
     reds = np.argwhere((sheet == (255, 0, 0)).all(axis=-1))
     blues = np.argwhere((sheet == (0, 0, 255)).all(axis=-1))
     assert reds[:, 0].min() == blues[:, 0].min()  # the same row, blue to the right
     assert reds[reds[:, 0] == reds[0, 0], 1].max() < blues[:, 1].min()
     assert reds[-1, 1] > blues[0, 1]  # second row, second column
-    assert not (sheet == (0, 255, 0)).all(axis=-1).any()  # a transparent colour is not seen
+    assert not (sheet == (0, 255, 0)).all(axis=-1).any()  # a transparent color is not seen
 
 
 @pytest.mark.parametrize("width", [0, 5, 100, 880])
@@ -45,11 +45,11 @@ def test_a_long_caption_is_cut_where_it_fits_after_few_measurements(width):
     assert module._cut("short", font, 100) == "short"
 
 
-def test_unnormalise_undoes_the_normalisation():
+def test_unnormalize_undoes_the_normalization():
     config = default_config().augment
     image = np.random.default_rng(0).random((2, 4, 4, 3), dtype=np.float32)
-    normalised = (image - np.array(config.mean)) / np.array(config.std)
-    np.testing.assert_allclose(unnormalise(normalised, config), image, atol=1e-5)
+    normalized = (image - np.array(config.mean)) / np.array(config.std)
+    np.testing.assert_allclose(unnormalize(normalized, config), image, atol=1e-5)
 
 
 def test_wrong_input_is_named(tmp_path):

@@ -1,4 +1,4 @@
-"""Colour jitter, grey and blur: against scipy and formulas written out in numpy."""
+"""Color jitter, gray and blur: against scipy and formulas written out in numpy."""
 
 import itertools
 
@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import gaussian_filter1d
 
 from tests.data_augment.views import plain, some_images, views_of, whole_view
-from xsample_jax.data.photometric import blur_weights, jitter_map
+from xsample_jax.augment.views import blur_weights, jitter_map
 
 LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -84,12 +84,12 @@ def test_brightness_factor_has_the_asked_range():
     assert abs(factors.mean() - 1) < 0.03
 
 
-def test_grey_is_luma_and_happens_as_often_as_asked():
+def test_gray_is_luma_and_happens_as_often_as_asked():
     images = np.repeat(some_images(1), 300, axis=0)
     whole = whole_view(images, plain())
-    always = views_of(images, plain(grey=1.0), views=1)
+    always = views_of(images, plain(gray=1.0), views=1)
     np.testing.assert_allclose(always, np.repeat((whole @ LUMA)[..., None], 3, axis=-1), atol=1e-5)
-    sometimes = views_of(images, plain(grey=0.2), views=1)
+    sometimes = views_of(images, plain(gray=0.2), views=1)
     assert abs((np.ptp(sometimes, axis=-1).max(axis=(1, 2)) < 1e-6).mean() - 0.2) < 0.08
 
 

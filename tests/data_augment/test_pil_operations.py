@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from tests.data_augment.pil_reference import PIL, pictures, planes
-from xsample_jax.data import pil_operations
-from xsample_jax.data.pil_operations import OPERATIONS
+from xsample_jax.augment import autoaugment as pil_operations
+from xsample_jax.augment.autoaugment import OPERATIONS
 
 VALUES = {
     "shear_x": (0.3, -0.17),
@@ -20,7 +20,7 @@ VALUES = {
     "solarize": (0, 100, 255),
     "brightness": (0.1, 0.7, 1.9),
     "contrast": (0.1, 0.7, 1.9),
-    "colour": (0.1, 0.7, 1.9),
+    "color": (0.1, 0.7, 1.9),
     "sharpness": (0.1, 0.7, 1.9),
 }
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.data_augment.views import CROP, draw, plain, some_images, views_of, whole_view
-from xsample_jax.data.resized_crop import crop_boxes, resize_weights
+from xsample_jax.augment.views import crop_boxes, resize_weights
 
 crop_boxes_jit = jax.jit(crop_boxes, static_argnums=(3, 4, 5, 6))
 resize_weights_jit = jax.jit(resize_weights, static_argnums=(2, 3))
@@ -95,7 +95,7 @@ def test_crop_boxes_have_torchvisions_distribution():
 @pytest.mark.parametrize(
     ("height", "width", "expected"), [(64, 64, (16, 0, 32, 64)), (10, 40, (0, 10, 10, 20)), (40, 10, (17, 0, 5, 10))]
 )
-def test_where_no_crop_fits_the_largest_centred_one_is_taken(height, width, expected):
+def test_where_no_crop_fits_the_largest_centered_one_is_taken(height, width, expected):
     draws = np.full((1, 10), 0.5, np.float32)
     boxes = crop_boxes_jit(draws, draws, draws[:, :2], height, width, (1.0, 1.0), (2.0, 2.0))
     assert tuple(int(number[0]) for number in boxes) == expected

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xsample_jax.augment import views as augment
+from xsample_jax.augment.views import eval_view
 from xsample_jax.config import default_config
-from xsample_jax.data import augment
-from xsample_jax.data.augment import eval_view
 
-PLAIN = {"crop_scale": (), "flip": 0.0, "jitter": 0.0, "grey": 0.0, "blur": 0.0, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+PLAIN = {"crop_scale": (), "flip": 0.0, "jitter": 0.0, "gray": 0.0, "blur": 0.0, "mean": (0.0,) * 3, "std": (1.0,) * 3}
 CROP = {"crop_scale": (0.1, 0.9), "crop_ratio": (0.5, 2.0)}
 
 

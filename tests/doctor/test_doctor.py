@@ -9,14 +9,12 @@ from PIL import Image
 
 from tests.prepare.corpora import picture
 from tests.tiny import tiny_config
-from xsample_jax.data.record_writer import write_records
-from xsample_jax.doctor import machine
-from xsample_jax.doctor.data import check_data
-from xsample_jax.doctor.finding import PROBLEM
-from xsample_jax.tools.doctor import diagnose, run
+from xsample_jax.data.writer import write_records
+from xsample_jax.tools import doctor as machine
+from xsample_jax.tools.doctor import PROBLEM, check_data, diagnose, run
 
 DIM = 8
-ENCODER = {"name": "e", "revision": "1", "pooling": "mean", "dim": DIM, "normalised": True, "template": "{caption}"}
+ENCODER = {"name": "e", "revision": "1", "pooling": "mean", "dim": DIM, "normalized": True, "template": "{caption}"}
 
 
 def record(number, **changes):
@@ -144,12 +142,12 @@ def test_splits_of_the_evaluation(tmp_path):
     assert found(fine, **evaluated) == []
     (problem,) = found(fine, **evaluated | {"eval__split": "vla"})
     assert "Did you mean val" in problem
-    unlabelled = [record(100 + n, label=-1) for n in range(9)]
-    (problem,) = found(write_both("unlabelled", unlabelled, ()), **evaluated)
+    unlabeled = [record(100 + n, label=-1) for n in range(9)]
+    (problem,) = found(write_both("unlabeled", unlabeled, ()), **evaluated)
     assert "labels of split val" in problem
-    (problem,) = found(write_both("classes", unlabelled), **evaluated)
+    (problem,) = found(write_both("classes", unlabeled), **evaluated)
     assert "none of 9 looked at has a label, which eval.suite = 'probe' reads" in problem
-    assert found(tmp_path / "unlabelled", **evaluated | {"eval__suite": "none"}) == []
+    assert found(tmp_path / "unlabeled", **evaluated | {"eval__suite": "none"}) == []
     (problem,) = found(write_both("empty", []), **evaluated)
     assert "split val = 0" in problem
     (problem,) = found(write_both("broken", [record(100, image=b"no picture")]), **evaluated)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from tests.tiny import tiny_config
-from xsample_jax.assemble import assemble
-from xsample_jax.evals.batch_graphs import drawable_term, graphs_of, side_of
-from xsample_jax.evals.run import FeatureStore
-from xsample_jax.graphs.combine import Graph
+from xsample_jax.evals.evaluate import FeatureStore
+from xsample_jax.evals.snapshot import drawable_term, graphs_of, side_of
+from xsample_jax.graphs.targets import Graph
 from xsample_jax.objectives.presets import PRESETS
+from xsample_jax.setup import build_run
 
 KNOWN = ("id", "label", "caption_embedding", "class_embedding", "path")
 
@@ -51,7 +51,7 @@ def test_a_graph_whose_entries_are_not_there_is_not_drawn():
 @pytest.mark.parametrize("preset", ["xclr_class_text", "xclr_hierarchy"])
 def test_target_is_that_of_the_objective(preset):
     config = tiny_config(objective__preset=preset, data__hierarchy=("group", "subgroup"))
-    parts, _ = assemble(config)
+    parts, _ = build_run(config)
     state = parts.new_state()
     examples = FeatureStore(parts, state).examples("train")
     batch = [examples[index] for index in (0, 3, 40, 41, 90)]
@@ -75,7 +75,7 @@ def test_target_is_that_of_the_objective(preset):
 
 def test_classes_without_a_text_are_not_compared():
     """Concepts of the emoji's held-out splits are in no training image, so their mean caption is not known."""
-    parts, _ = assemble(tiny_config(objective__preset="xclr_class_text"))
+    parts, _ = build_run(tiny_config(objective__preset="xclr_class_text"))
     examples = FeatureStore(parts, None).examples("val")
     side = side_of(parts, [examples[index] for index in range(4)])
     assert "class_embedding" not in side

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from xsample_jax.evals.calibration import auc_contributions, calibration_error, softmax
-from xsample_jax.evals.intervals import Scores, bootstrap
+from xsample_jax.evals.metrics import Scores, auc_contributions, bootstrap, calibration_error, softmax
 
 
 @pytest.fixture

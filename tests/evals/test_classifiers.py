@@ -9,8 +9,8 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.preprocessing import StandardScaler
 
 from xsample_jax.evals import knn
-from xsample_jax.evals.fewshot import draw_shots, few_shot, few_shot_ridge, ridge_scores
-from xsample_jax.evals.probe import fit_probes, hold_out, ridge_path, spectrum
+from xsample_jax.evals.knn import draw_shots, few_shot, few_shot_ridge, ridge_scores
+from xsample_jax.evals.linear_probes import fit_probes, hold_out, ridge_path, spectrum
 
 
 def clusters(rows, classes, width=24, spread=1.6, seed=0):
@@ -38,11 +38,11 @@ def test_knn_is_sklearns_knn_with_softmax_weights(data):
     assert np.mean(ours == truth) > 0.4
 
 
-def test_neighbours_do_not_depend_on_the_chunk(data, monkeypatch):
+def test_neighbors_do_not_depend_on_the_chunk(data, monkeypatch):
     x, _, queries, _ = data
-    whole = knn.neighbours(x, queries, 5)
+    whole = knn.neighbors(x, queries, 5)
     monkeypatch.setattr(knn, "_TILE", 64 * len(x))  # 211 queries = 3 chunks of 64 and a rest of 19
-    index, cosine = knn.neighbours(x, queries, 5)
+    index, cosine = knn.neighbors(x, queries, 5)
     np.testing.assert_array_equal(index, whole[0])
     np.testing.assert_allclose(cosine, whole[1], atol=1e-6)
     for row in (0, 100, 210):
@@ -50,18 +50,18 @@ def test_neighbours_do_not_depend_on_the_chunk(data, monkeypatch):
         np.testing.assert_array_equal(index[row], np.argsort(-every)[:5])
 
 
-def test_neighbours_do_not_depend_on_the_devices(data, monkeypatch):
+def test_neighbors_do_not_depend_on_the_devices(data, monkeypatch):
     x, _, queries, _ = data
     x = -np.abs(x[:-1])  # cosines below zero, where rows of padding would win; 499 rows on eight devices
-    one = knn.neighbours(x, np.abs(queries), 500)
+    one = knn.neighbors(x, np.abs(queries), 500)
     monkeypatch.setattr(knn, "on_devices", functools.partial(knn.on_devices, small=0))
-    eight = knn.neighbours(x, np.abs(queries), 500)
+    eight = knn.neighbors(x, np.abs(queries), 500)
     assert one[0].shape == eight[0].shape == (211, 499)
     np.testing.assert_array_equal(np.sort(eight[0], axis=1), np.sort(one[0], axis=1))
     np.testing.assert_allclose(eight[1], one[1], atol=1e-6)
 
 
-def test_vote_weighs_near_neighbours_more_and_survives_a_tiny_temperature():
+def test_vote_weighs_near_neighbors_more_and_survives_a_tiny_temperature():
     index, cosine = np.array([[0, 1, 2]]), np.array([[0.9, 0.5, 0.5]], np.float32)
     labels = np.array([7, 3, 3])
     assert knn.vote(labels, index, cosine, 0.1) == [7]  # e^4 against 2
@@ -125,7 +125,7 @@ def test_shots_are_exact_and_differ_between_draws():
     assert set(first.tolist()) != set(draw_shots(labels, 5, np.random.default_rng(1)).tolist())
 
 
-def test_few_shot_is_nearest_centroid_on_centred_unit_features(data):
+def test_few_shot_is_nearest_centroid_on_centered_unit_features(data):
     x, y, queries, truth = data
     result = few_shot(x, y, queries, truth, shots=5, draws=4, seed=3)
     unit = lambda a: (a - x.mean(0)) / np.linalg.norm(a - x.mean(0), axis=1, keepdims=True)  # noqa: E731

@@ -6,18 +6,16 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata, spearmanr
 
-from xsample_jax.evals.evaluators.geometry import add_caption_correlation
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.geometry import (
+    add_caption_correlation,
     alignment,
     caption_correlation,
     effective_rank,
     modality_gap,
-    ranks,
     uniformity,
 )
-from xsample_jax.evals.intervals import Scores, bootstrap
-from xsample_jax.evals.result import Collector
+from xsample_jax.evals.metrics import Collector, Scores, bootstrap, ranks
 
 
 @pytest.fixture
@@ -72,7 +70,7 @@ def test_modality_gap_is_the_distance_of_the_means(rng):
 
 def test_effective_rank(rng):
     basis = np.linalg.qr(rng.normal(size=(400, 6)))[0]
-    basis = np.linalg.qr(basis - basis.mean(0))[0]  # orthonormal and centred
+    basis = np.linalg.qr(basis - basis.mean(0))[0]  # orthonormal and centered
     assert effective_rank(basis @ rng.normal(size=(6, 1))) == pytest.approx(1, abs=1e-4)
     assert effective_rank(np.pad(basis, ((0, 0), (0, 4))) + 3) == pytest.approx(6, rel=1e-4)
     singular = np.linalg.svd(basis * [1, 2, 3, 4, 5, 6], compute_uv=False)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from xsample_jax.errors import DataError
-from xsample_jax.evals import intervals
-from xsample_jax.evals.intervals import (
+from xsample_jax.evals import metrics as intervals
+from xsample_jax.evals.metrics import (
     Scores,
     bootstrap,
     difference_of_means,

@@ -9,11 +9,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from tests.evals.test_classifiers import clusters
-from xsample_jax.evals import device_rows
-from xsample_jax.evals.calibration import softmax
-from xsample_jax.evals.logistic import fit_logistic, logistic_path
-from xsample_jax.evals.probe import hold_out
-from xsample_jax.evals.sgd_probe import SgdProtocol, fit_sgd, order_of, sgd_path
+from xsample_jax.evals import features as device_rows
+from xsample_jax.evals.linear_probes import (
+    SgdProtocol,
+    fit_logistic,
+    fit_sgd,
+    hold_out,
+    logistic_path,
+    order_of,
+    sgd_path,
+)
+from xsample_jax.evals.metrics import softmax
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +53,8 @@ def test_rows_spread_over_devices_give_the_same_probe(data, monkeypatch):
         sizes.append(spread(rows, small=0, blocks=blocks))
         return sizes[-1]
 
-    monkeypatch.setattr("xsample_jax.evals.logistic.on_devices", on_devices)
-    monkeypatch.setattr("xsample_jax.evals.logistic.LOGITS", 500)  # three blocks of 299 * 5 logits
+    monkeypatch.setattr("xsample_jax.evals.linear_probes.on_devices", on_devices)
+    monkeypatch.setattr("xsample_jax.evals.linear_probes.LOGITS", 500)  # three blocks of 299 * 5 logits
     eight = logistic_path(x, y, [0.01])[0].scores(queries)
     assert len(sizes[0].sharding.device_set) == 8
     assert sizes[0].shape == (312, 12)

@@ -1,26 +1,26 @@
-"""MIT-States: names of folders to labels, the halves, and both probes on planted colours."""
+"""MIT-States: names of folders to labels, the halves, and both probes on planted colors."""
 
 import types
 
 import numpy as np
 import pytest
 
-from tests.evals.colour_world import ColourStore, picture
+from tests.evals.color_world import ColorStore, picture
 from xsample_jax.errors import DataError
-from xsample_jax.evals.bench import Bench, Options
-from xsample_jax.evals.evaluators.mit_states import MIT_STATES, halves, listed
-from xsample_jax.evals.result import Collector
+from xsample_jax.evals.context import EvalContext, Options
+from xsample_jax.evals.metrics import Collector
+from xsample_jax.evals.robustness import MIT_STATES, halves, listed
 
-# An attribute-object pair is a colour: the probes can be right.
+# An attribute-object pair is a color: the probes can be right.
 PAIRS = {"ancient building": 0, "ancient clock": 6, "broken clock": 11, "broken banana": 47, "ripe banana": 151}
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
-    for pair, colour in PAIRS.items():
+    for pair, color in PAIRS.items():
         for number in range(9):
-            picture(folder / "release_dataset" / "images" / pair / f"{number}.jpg", colour)
+            picture(folder / "release_dataset" / "images" / pair / f"{number}.jpg", color)
     picture(folder / "release_dataset" / "images" / "adj banana" / "0.jpg", 300)
     return folder
 
@@ -44,7 +44,7 @@ def test_halves_are_equal_disjoint_and_always_the_same():
 
 def test_objects_and_attributes_by_a_linear_layer(root):
     config = types.SimpleNamespace(eval=types.SimpleNamespace(split="val", train_split="train"))
-    bench, out = Bench(ColourStore(), config, Options(sets=root)), Collector()
+    bench, out = EvalContext(ColorStore(), config, Options(sets=root)), Collector()
     assert list(MIT_STATES.check(bench)) == []
     MIT_STATES.run(bench, out)
     assert out.metrics == {"mit_states/objects": 1.0, "mit_states/attributes": 1.0}
@@ -53,7 +53,7 @@ def test_objects_and_attributes_by_a_linear_layer(root):
 
 
 def test_a_set_that_is_not_there_and_an_odd_folder_are_named(tmp_path):
-    (problem,) = MIT_STATES.check(Bench(None, None, Options(sets=tmp_path)))
+    (problem,) = MIT_STATES.check(EvalContext(None, None, Options(sets=tmp_path)))
     assert "Get MIT-States from http" in str(problem)
     (tmp_path / "images" / "building").mkdir(parents=True)
     with pytest.raises(DataError, match="an attribute, a space and an object"):

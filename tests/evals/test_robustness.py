@@ -6,13 +6,21 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.evals.colour_world import COLOURS, ORDER, WORDNET_IDS, ColourStore, colour_config, picture, write_sets
-from xsample_jax.data.record_writer import write_records
+from tests.evals.color_world import COLORS, ORDER, WORDNET_IDS, ColorStore, color_config, picture, write_sets
+from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError, UserError
-from xsample_jax.evals.bench import Bench, Options
-from xsample_jax.evals.evaluators.robustness import ROBUSTNESS, correct
-from xsample_jax.evals.result import Collector
-from xsample_jax.evals.robust_sets import SETS, VARIANTS, Pictures, by_wordnet_id, imagenet_numbers, table
+from xsample_jax.evals.context import EvalContext, Options
+from xsample_jax.evals.metrics import Collector
+from xsample_jax.evals.robustness import (
+    ROBUSTNESS,
+    SETS,
+    VARIANTS,
+    Pictures,
+    by_wordnet_id,
+    correct,
+    imagenet_numbers,
+    table,
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +32,13 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    return colour_config(tmp_path_factory.mktemp("records") / "set")
+    return color_config(tmp_path_factory.mktemp("records") / "set")
 
 
 @pytest.fixture(scope="module")
 def evaluated(root, config):
-    store = ColourStore()
-    bench, out = Bench(store, config, Options(probe="ridge", sets=root)), Collector()
+    store = ColorStore()
+    bench, out = EvalContext(store, config, Options(probe="ridge", sets=root)), Collector()
     assert list(ROBUSTNESS.check(bench)) == []
     ROBUSTNESS.run(bench, out)
     return out.result(), store
@@ -76,7 +84,7 @@ def test_a_missing_and_a_spoilt_set_are_reported_and_the_rest_goes_on(root, conf
     shutil.copytree(root / "sketch", tmp_path / "sketch")
     picture(tmp_path / "imagenet-a" / WORDNET_IDS[0] / "a.jpg", 0)  # tench is none of the 200
     picture(tmp_path / "imagenet" / "val" / WORDNET_IDS[6] / "ILSVRC2012_val_00000001.JPEG", 6)
-    bench, out = Bench(ColourStore(), config, Options(probe="ridge", sets=tmp_path)), Collector()
+    bench, out = EvalContext(ColorStore(), config, Options(probe="ridge", sets=tmp_path)), Collector()
     ROBUSTNESS.run(bench, out)
     assert set(out.metrics) == {"robustness/imagenet-sketch", "robustness/imagenet"}
     notes = "\n".join(out.notes)
@@ -88,8 +96,8 @@ def test_a_missing_and_a_spoilt_set_are_reported_and_the_rest_goes_on(root, conf
 
 
 def evaluated_in(folder, config):
-    store = ColourStore()
-    bench, out = Bench(store, config, Options(probe="ridge", sets=folder)), Collector()
+    store = ColorStore()
+    bench, out = EvalContext(store, config, Options(probe="ridge", sets=folder)), Collector()
     ROBUSTNESS.run(bench, out)
     return out, store
 
@@ -153,7 +161,7 @@ def test_a_record_set_stands_in_for_a_folder(root, config, tmp_path):
         picture(tmp_path / "one.png", said)
         records.append({"id": place, "image": (tmp_path / "one.png").read_bytes(), "label": label})
     write_records(tmp_path / "imagenet-v2", "v2", {"test": records}, names)
-    bench, out = Bench(ColourStore(), config, Options(probe="ridge", sets=tmp_path)), Collector()
+    bench, out = EvalContext(ColorStore(), config, Options(probe="ridge", sets=tmp_path)), Collector()
     ROBUSTNESS.run(bench, out)
     assert out.metrics == {"robustness/imagenet-v2": pytest.approx(2 / 3)}
 
@@ -212,9 +220,9 @@ def problems(bench):
 
 
 def test_what_cannot_be_evaluated_is_refused_first(config, tmp_path, root):
-    assert "--sets" in problems(Bench(ColourStore(), config, Options()))
-    assert "at least one test set below it" in problems(Bench(ColourStore(), config, Options(sets=tmp_path)))
-    text = problems(Bench(ColourStore(), config, Options(sets=root, probe="logistics")))
+    assert "--sets" in problems(EvalContext(ColorStore(), config, Options()))
+    assert "at least one test set below it" in problems(EvalContext(ColorStore(), config, Options(sets=tmp_path)))
+    text = problems(EvalContext(ColorStore(), config, Options(sets=root, probe="logistics")))
     assert "Did you mean logistic?" in text
-    assert "style" in problems(Bench(ColourStore(), config, Options(sets=root, target="style")))
-    assert len(ORDER) == len(COLOURS)
+    assert "style" in problems(EvalContext(ColorStore(), config, Options(sets=root, target="style")))
+    assert len(ORDER) == len(COLORS)

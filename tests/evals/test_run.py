@@ -9,19 +9,19 @@ import pytest
 from PIL import Image
 
 from tests.tiny import tiny_config
-from xsample_jax.assemble import assemble
-from xsample_jax.captions.tokenizer import TOKENIZER
-from xsample_jax.data.record_writer import write_records
 from xsample_jax.data.sources import EMOJI_FOLDER
-from xsample_jax.evals.bench import Bench
-from xsample_jax.evals.evaluators.emoji import EMOJI
-from xsample_jax.evals.intervals import load_examples
-from xsample_jax.evals.run import FeatureStore
-from xsample_jax.evals.text_side import TextSide
+from xsample_jax.data.tokenizer import TOKENIZER
+from xsample_jax.data.writer import write_records
+from xsample_jax.evals.context import EvalContext
+from xsample_jax.evals.emoji import EMOJI
+from xsample_jax.evals.evaluate import FeatureStore
+from xsample_jax.evals.metrics import load_examples
+from xsample_jax.evals.zero_shot import TextSide
 from xsample_jax.loop import train
+from xsample_jax.setup import build_run
 
 WITHOUT, BROKEN = 5, 9  # of each split
-ENCODER = {"name": "m", "revision": "r", "pooling": "mean", "dim": 6, "normalised": True, "template": "{caption}"}
+ENCODER = {"name": "m", "revision": "r", "pooling": "mean", "dim": 6, "normalized": True, "template": "{caption}"}
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_an_objective_without_text_is_evaluated_on_a_set_with_some_captions(reco
 @pytest.mark.usefixtures("shallow_resnet18")
 def test_texts_are_compared_with_the_images_that_have_one(records):
     config = records(24, broken=True, objective__preset="clip_frozen_text", data__on_error="skip", eval__suite="none")
-    parts, _ = assemble(config)
+    parts, _ = build_run(config)
     store = FeatureStore(parts, parts.new_state())
     features = store("val")
     kept = [n for n in range(24) if n != BROKEN]
@@ -81,7 +81,7 @@ def test_an_emoji_set_in_a_folder_is_an_emoji_set():
     config = tiny_config()
     with config.unlocked():
         config.data.source = "emoji_folder"
-    bench = Bench(None, config)
+    bench = EvalContext(None, config)
     assert bench.target == "subgroup"
     assert list(EMOJI.check(bench)) == []
 
@@ -91,7 +91,7 @@ def test_a_text_tower_reads_the_captions_that_there_are(records, tmp_path):
     """data.caption by its number, which some records do not have."""
     config = records(24, objective__preset="clip", data__caption="0", eval__suite="none", model__text__layers=1)
     shutil.copy(EMOJI_FOLDER / TOKENIZER, tmp_path / "set")
-    parts, _ = assemble(config)
+    parts, _ = build_run(config)
     store = FeatureStore(parts, parts.new_state())
     rows, texts, ids = TextSide(parts, parts.new_state(), store).of_split("val")
     assert [*rows] == [n for n in range(24) if n != WITHOUT]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from xsample_jax.errors import DataError
-from xsample_jax.evals.catalogue import describe
+from xsample_jax.evals.catalog import describe
 from xsample_jax.evals.features import Features
-from xsample_jax.evals.shapes import evaluate_factors
+from xsample_jax.evals.labels import evaluate_factors
 
 
 def split(count, seed):

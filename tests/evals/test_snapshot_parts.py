@@ -5,9 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from xsample_jax.evals.embedding_map import MOST_COMMON, colourings, map_arrays, principal_plane
 from xsample_jax.evals.features import Features
-from xsample_jax.evals.worst_errors import error_arrays, find_errors, target_of
+from xsample_jax.evals.snapshot import (
+    MOST_COMMON,
+    colorings,
+    error_arrays,
+    find_errors,
+    map_arrays,
+    principal_plane,
+    target_of,
+)
 
 
 @pytest.fixture
@@ -23,23 +30,23 @@ def test_plane_has_the_largest_variance_and_its_share(rng):
     x = rng.normal(size=(80, 6)) * [5, 3, 1, 1, 1, 1]
     xy, share = principal_plane(x)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-    centred = unit - unit.mean(axis=0)
-    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    centered = unit - unit.mean(axis=0)
+    u, s, _ = np.linalg.svd(centered, full_matrices=False)
     np.testing.assert_allclose(np.abs(xy), np.abs(u[:, :2] * s[:2]), atol=1e-5)
     np.testing.assert_allclose(share, s[:2] ** 2 / np.sum(s**2), atol=1e-6)
     np.testing.assert_allclose(principal_plane(x)[0], xy)
 
 
-def test_colourings_are_what_colours_can_tell(rng):
+def test_colorings_are_what_colors_can_tell(rng):
     label = np.arange(60) // 2
     of = features(rng.normal(size=(60, 4)), label, style=label % 3, many=label, one=np.zeros(60, int))
-    assert set(colourings(of)) == {"style"}
-    codes, words = colourings(features(of.features, label))["label"]
+    assert set(colorings(of)) == {"style"}
+    codes, words = colorings(features(of.features, label))["label"]
     assert words[-1] == "other"
     assert len(words) == MOST_COMMON + 1
     assert np.array_equal(codes < MOST_COMMON, label < MOST_COMMON)  # equally common: the first ones
     few = features(of.features, np.where(label < 20, label % 2, -1))
-    codes, words = colourings(few, ["cat", "dog"])["label"]
+    codes, words = colorings(few, ["cat", "dog"])["label"]
     assert words == ["none", "cat", "dog"]
     assert [words[code] for code in codes[[0, 2, 59]]] == ["cat", "dog", "none"]
 
@@ -52,7 +59,7 @@ def test_map_of_a_large_split_is_a_sample(rng):
 
 
 def test_worst_error_is_the_most_confident_one(rng):
-    labels = np.repeat([0, 1, 2], [30, 15, 30])  # 15: of 20 neighbours five are of another class
+    labels = np.repeat([0, 1, 2], [30, 15, 30])  # 15: of 20 neighbors five are of another class
     train = features(np.eye(3)[labels] + 0.01 * rng.normal(size=(75, 3)), labels)
     rows = np.array([[1, 0, 0], [0.97, 1, 0], [0, 0, 1], [0, 1, 0.01]])
     test = features(rows, [0, 0, 0, 1])  # row 1 is nearly right, row 2 is wrong for sure
@@ -63,9 +70,9 @@ def test_worst_error_is_the_most_confident_one(rng):
     assert table.share[0] == pytest.approx(1)
     assert table.truth_share[0] == 0
     assert np.all(train.label[table.evidence[0]] == 2)
-    unlabelled = features(np.tile([0.97, 1, 0], (30, 1)), [-1] * 30)  # nearer, and told nothing
-    joined = dataclasses.replace(train, features=np.concatenate([unlabelled.features, train.features]),
-                                 label=np.concatenate([unlabelled.label, train.label]))  # fmt: skip
+    unlabeled = features(np.tile([0.97, 1, 0], (30, 1)), [-1] * 30)  # nearer, and told nothing
+    joined = dataclasses.replace(train, features=np.concatenate([unlabeled.features, train.features]),
+                                 label=np.concatenate([unlabeled.label, train.label]))  # fmt: skip
     again = find_errors(joined, test, k=4)
     np.testing.assert_array_equal(again.predicted, table.predicted)
     np.testing.assert_array_equal(again.evidence, table.evidence + 30)

@@ -7,15 +7,15 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from xsample_jax.errors import DataError
-from xsample_jax.evals.catalogue import HEADLINES, SECTIONS, describe, in_order
+from xsample_jax.evals.catalog import HEADLINES, SECTIONS, describe, in_order
 from xsample_jax.evals.emoji import evaluate_emoji
 from xsample_jax.evals.features import Features
-from xsample_jax.evals.suites import SUITES
+from xsample_jax.evals.registry import SUITES
 
 STYLES = ["noto", "twemoji", "fluent", "emojione", "openmoji"]
 WIDTH = 32
 rng = np.random.default_rng(0)
-GROUP_CENTRE, SUBGROUP_CENTRE = rng.normal(size=(4, WIDTH)), rng.normal(size=(12, WIDTH))
+GROUP_CENTER, SUBGROUP_CENTER = rng.normal(size=(4, WIDTH)), rng.normal(size=(12, WIDTH))
 CONCEPT = rng.normal(size=(200, WIDTH))
 CAPTION_MAP = rng.normal(size=(WIDTH, 10))
 SPLITS = {
@@ -26,15 +26,15 @@ SPLITS = {
 
 
 def features_of(split, background=None):
-    """A concept c is in subgroup c % 12 and group c % 4; openmoji keeps no signal; grounds pull to a group's centre."""
+    """A concept c is in subgroup c % 12 and group c % 4; openmoji keeps no signal; grounds pull to a group's center."""
     noise = np.random.default_rng([len(split), len(background or "")])
     concepts, styles = (np.array(axis) for axis in SPLITS[split])
     label, style = (axis.ravel() for axis in np.meshgrid(concepts, styles, indexing="ij"))
-    meaning = GROUP_CENTRE[label % 4] + SUBGROUP_CENTRE[label % 12] + 0.7 * CONCEPT[label]
+    meaning = GROUP_CENTER[label % 4] + SUBGROUP_CENTER[label % 12] + 0.7 * CONCEPT[label]
     x = meaning + 0.7 * noise.normal(size=meaning.shape)
     x[style == 4] = noise.normal(size=(np.sum(style == 4), WIDTH))
     if background == "mixed_rand":
-        x += 1.5 * GROUP_CENTRE[noise.integers(0, 4, len(x))]
+        x += 1.5 * GROUP_CENTER[noise.integers(0, 4, len(x))]
     return Features(
         features=x.astype(np.float32),
         embedding=None,
@@ -110,15 +110,15 @@ def test_backgrounds_must_keep_the_rows():
 
 
 def test_probe_suite_on_labels_leaves_out_rows_without_one():
-    def labelled(split, background=None):
+    def labeled(split, background=None):
         features = features_of({"fit": "train", "held": "test"}[split])
         label = np.where(features.id % 5 == 0, -1, features.attributes["subgroup"])
         noise = np.random.default_rng(len(split)).normal(size=features.features.shape)
         return Features((features.features + 2 * noise).astype(np.float32), None, features.id, label)
 
     config = types.SimpleNamespace(eval=types.SimpleNamespace(split="held", train_split="fit"))
-    result = SUITES["probe"](labelled, config)
-    assert len(result.examples["label/knn"].values) == np.sum(labelled("held").label >= 0)
+    result = SUITES["probe"](labeled, config)
+    assert len(result.examples["label/knn"].values) == np.sum(labeled("held").label >= 0)
     assert 0.3 < result.metrics["label/probe"] < result.metrics["label/probe_top5"]
     config.eval.split = "fit"
     with pytest.raises(DataError, match="labels of split"):

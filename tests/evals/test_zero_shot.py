@@ -11,14 +11,13 @@ from sklearn.preprocessing import StandardScaler
 
 from tests.tiny import tiny_config
 from xsample_jax.captions import encoders
-from xsample_jax.data.record_writer import write_records
-from xsample_jax.evals import class_texts
-from xsample_jax.evals.bench import Bench, Options
-from xsample_jax.evals.evaluators.zero_shot import ZERO_SHOT, fit_map
+from xsample_jax.data.writer import write_records
+from xsample_jax.evals import zero_shot as class_texts
+from xsample_jax.evals.context import EvalContext, Options
 from xsample_jax.evals.features import Features
-from xsample_jax.evals.probe import L2_VALUES, hold_out
-from xsample_jax.evals.result import Collector
-from xsample_jax.evals.text_side import TextSide
+from xsample_jax.evals.linear_probes import RIDGE_L2_VALUES, hold_out
+from xsample_jax.evals.metrics import Collector
+from xsample_jax.evals.zero_shot import ZERO_SHOT, TextSide, fit_map
 
 
 def unit(x):
@@ -50,7 +49,7 @@ def test_the_map_is_sklearns_ridge_with_the_l2_of_held_out_groups(world):
         peer = Ridge(alpha=l2 * rows.sum()).fit(scaler.transform(x[rows]), y[rows])
         return lambda queries: peer.predict(scaler.transform(queries))
 
-    cosine = {l2: np.mean(np.sum(unit(fitted(~held, l2)(x[held])) * y[held], axis=1)) for l2 in L2_VALUES}
+    cosine = {l2: np.mean(np.sum(unit(fitted(~held, l2)(x[held])) * y[held], axis=1)) for l2 in RIDGE_L2_VALUES}
     best = max(cosine, key=cosine.get)
     queries = splits["test"].features
     expected = fitted(np.ones(len(x), bool), best)(queries)
@@ -59,11 +58,11 @@ def test_the_map_is_sklearns_ridge_with_the_l2_of_held_out_groups(world):
 
 def test_unseen_classes_are_named_by_the_nearest_text(world, monkeypatch):
     texts, splits = world
-    monkeypatch.setattr("xsample_jax.evals.evaluators.zero_shot.frozen_class_embeddings", lambda bench: texts)
+    monkeypatch.setattr("xsample_jax.evals.zero_shot.frozen_class_embeddings", lambda bench: texts)
     config = types.SimpleNamespace(
         data=types.SimpleNamespace(source="emoji"), eval=types.SimpleNamespace(split="test", train_split="train")
     )
-    bench, out = Bench(splits.__getitem__, config), Collector()
+    bench, out = EvalContext(splits.__getitem__, config), Collector()
     ZERO_SHOT.run(bench, out)
     test = splits["test"]
     mapped = unit(
@@ -96,7 +95,7 @@ def test_class_texts_of_another_encoder_than_the_captions_are_refused(tmp_path, 
     (tmp_path / "class_embeddings.json").write_text(json.dumps(about))
     config = tiny_config(data__source="records", data__path=str(tmp_path), data__split="train", eval__suite="none",
                          eval__split="val", eval__train_split="train")  # fmt: skip
-    found = [str(problem) for problem in ZERO_SHOT.check(Bench(None, config))]
+    found = [str(problem) for problem in ZERO_SHOT.check(EvalContext(None, config))]
     assert len(found) == problems
     assert all("encoder of the class texts" in problem and "mpnet (4 wide)" in problem for problem in found)
 
@@ -124,24 +123,24 @@ def test_prompts_go_through_the_encoder_of_the_captions_unless_another_is_named(
     monkeypatch.setattr(class_texts, "open_encoder", lambda name: opened.append(name) or Encoder())
     config = tiny_config()
     for options in (Options(prompts=("{caption}!",)), Options(prompts=("{caption}!",), text_encoder="folder")):
-        rows = class_texts.frozen_class_embeddings(Bench(None, config, options))
-    names = Bench(None, config).source("test").manifest.class_names
+        rows = class_texts.frozen_class_embeddings(EvalContext(None, config, options))
+    names = EvalContext(None, config).source("test").manifest.class_names
     assert opened == ["sentence-transformers/all-mpnet-base-v2", "folder"]
     np.testing.assert_allclose(rows[7], unit(vectors([names[7] + "!"]))[0], atol=1e-6)
     assert encoders.fill_template("{caption}!", ["x"]) == ["x!"]
 
 
 def test_the_text_tower_embeds_prompts_and_captions(monkeypatch):
-    from xsample_jax.assemble import assemble
     from xsample_jax.models import resnet
+    from xsample_jax.setup import build_run
 
     monkeypatch.setitem(resnet.LAYOUTS, 18, (resnet.BasicBlock, (1,)))
     config = tiny_config(objective__preset="clip", model__text__layers=1, eval__split="test_styles")
-    parts, _ = assemble(config)
+    parts, _ = build_run(config)
     state = parts.new_state()
-    source = Bench(None, config).source("test_styles")
+    source = EvalContext(None, config).source("test_styles")
     text = TextSide(parts, state, lambda split: types.SimpleNamespace(index=np.arange(len(source))))
-    monkeypatch.setattr("xsample_jax.evals.text_side.CHUNK", 16)  # several chunks, the last one padded
+    monkeypatch.setattr("xsample_jax.evals.zero_shot.CHUNK", 16)  # several chunks, the last one padded
     there, rows, ids = text.of_split("test_styles")
     assert there.tolist() == list(range(len(source)))
     captions = [source[index]["captions"][0] for index in range(len(source))]
@@ -152,7 +151,7 @@ def test_the_text_tower_embeds_prompts_and_captions(monkeypatch):
     )
     np.testing.assert_allclose(rows[some], expected, atol=1e-5)
     assert all((ids[a] == ids[b]) == (captions[a] == captions[b]) for a in some for b in range(len(source)))
-    bench = Bench(None, config, Options(prompts=("a {caption}", "the {caption}")), text)
+    bench = EvalContext(None, config, Options(prompts=("a {caption}", "the {caption}")), text)
     assert list(ZERO_SHOT.check(bench)) == []
     found = class_texts.embedded_class_texts(bench)
     name = source.manifest.class_names[5]
@@ -161,10 +160,10 @@ def test_the_text_tower_embeds_prompts_and_captions(monkeypatch):
 
 
 def test_what_zero_shot_needs_is_checked(tmp_path):
-    from tests.evals.colour_world import colour_config
+    from tests.evals.color_world import color_config
 
-    config = colour_config(tmp_path / "set")
-    (problem,) = ZERO_SHOT.check(Bench(None, config))
+    config = color_config(tmp_path / "set")
+    (problem,) = ZERO_SHOT.check(EvalContext(None, config))
     assert "targets of the map to texts" in str(problem)
     with pytest.raises(Exception, match="caption"):
-        list(ZERO_SHOT.check(Bench(None, config, Options(prompts=("no field",)))))
+        list(ZERO_SHOT.check(EvalContext(None, config, Options(prompts=("no field",)))))

@@ -9,11 +9,11 @@ import sys
 import pytest
 
 from xsample_jax.errors import CheckpointError, DataError
-from xsample_jax.faults.lock import locked
+from xsample_jax.io.locks import locked
 
 HOLD = """
 import pathlib, sys, time
-from xsample_jax.faults.lock import locked
+from xsample_jax.io.locks import locked
 with locked(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -11,9 +11,9 @@ import portpicker
 import pytest
 
 from tests.xla_flags import QUICK
-from xsample_jax.exit_codes import FINISHED, REQUEUE
-from xsample_jax.faults.history import read_history
+from xsample_jax.errors import FINISHED, REQUEUE
 from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
+from xsample_jax.io.run_dir import read_history
 from xsample_jax.metrics.writers import read_jsonl
 
 

@@ -16,12 +16,12 @@ from tests.objectives.synthetic import LinearEncoder
 from tests.tiny import random_batch, tiny_config, tiny_parts
 from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.errors import DivergedError, SaveError
-from xsample_jax.faults.history import read_history
 from xsample_jax.faults.preemption import Preempted
+from xsample_jax.io.run_dir import read_history
 from xsample_jax.loop import train
-from xsample_jax.mesh import to_global
 from xsample_jax.metrics.writers import read_jsonl
 from xsample_jax.models import towers
+from xsample_jax.sharding import to_global
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,7 @@ def poison(monkeypatch):
             def close(self):
                 self._batches.close()
 
-        hold = xsample_jax.loop.LateMetrics.hold
+        hold = xsample_jax.loop.DeferredMetrics.hold
 
         def recording(self, late):
             assert (late.batch["position"] == late.data_position).all()
@@ -80,7 +80,7 @@ def poison(monkeypatch):
             hold(self, late)
 
         monkeypatch.setattr(xsample_jax.loop, "train_batches", Poisoned)
-        monkeypatch.setattr(xsample_jax.loop.LateMetrics, "hold", recording)
+        monkeypatch.setattr(xsample_jax.loop.DeferredMetrics, "hold", recording)
         return seen
 
     return install

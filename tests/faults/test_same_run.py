@@ -3,8 +3,8 @@
 import pytest
 
 from tests.tiny import tiny_config
+from xsample_jax.config.saved import OF_THE_MACHINE, changed_keys, save_config
 from xsample_jax.errors import CheckpointError
-from xsample_jax.faults.same_run import OF_THE_MACHINE, changed_keys, save_config
 
 
 def test_a_machine_may_change_and_the_run_may_not(tmp_path):

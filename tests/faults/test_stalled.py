@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from xsample_jax.errors import DataError, StalledError
-from xsample_jax.faults.stalled import STACKS, TimedBatches
+from xsample_jax.faults.watchdog import STACKS, TimedBatches
 
 
 class Batches:

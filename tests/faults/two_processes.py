@@ -14,7 +14,7 @@ import jax
 import xsample_jax.loop
 from tests.objectives.synthetic import LinearEncoder
 from tests.tiny import tiny_config
-from xsample_jax.exit_codes import FINISHED, REQUEUE
+from xsample_jax.errors import FINISHED, REQUEUE
 from xsample_jax.faults.preemption import Preempted
 from xsample_jax.models import towers
 

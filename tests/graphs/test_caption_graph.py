@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from xsample_jax.graphs import caption_graph
-from xsample_jax.graphs.caption_advice import advise, choice_at, choices, softest
-from xsample_jax.graphs.inspect import target_against_temperature
+from xsample_jax.reports import caption_graph
+from xsample_jax.reports.caption_graph import advise, choice_at, choices, softest, target_against_temperature
 
 TEMPERATURES = np.geomspace(0.01, 1.0, 40)
 
@@ -82,7 +81,7 @@ def test_curves_are_the_dense_target_with_its_masses(embedding, monkeypatch):
         ordinary = (similarity <= 0.4) & ~own
         entropy = -np.sum(target * np.log(np.where(target > 0, target, 1)), axis=1).mean()
         assert curves["entropy"][place] == pytest.approx(entropy, abs=1e-4)
-        assert curves["effective_neighbours"][place] == pytest.approx(np.exp(entropy), rel=1e-4)
+        assert curves["effective_neighbors"][place] == pytest.approx(np.exp(entropy), rel=1e-4)
         for name, pairs in {"own_view": own, "same_caption": same, "ordinary": ordinary}.items():
             assert curves[f"{name}_mass"][place] == pytest.approx(np.sum(target * pairs, axis=1).mean(), abs=1e-4), name
         masses = [curves[f"{name}_mass"][place] for name in ("own_view", "same_caption", "ordinary", "alike")]
@@ -99,14 +98,14 @@ def test_rows_against_a_batch_are_rows_of_the_square(embedding):
     assert part["own_view_mass"][0] == pytest.approx(np.mean([each[row]["own_view_mass"] for row in some]))
 
 
-def test_choices_have_the_neighbours_they_promise(embedding):
+def test_choices_have_the_neighbors_they_promise(embedding):
     curves = caption_graph.target_curves(embedding, 256, TEMPERATURES, 2, 0.5)
     found = choices(curves, TEMPERATURES, 512)
-    assert {4, 8, 16} <= {choice.neighbours for choice in found}
-    assert all(choice.neighbours <= 64 for choice in found)
+    assert {4, 8, 16} <= {choice.neighbors for choice in found}
+    assert all(choice.neighbors <= 64 for choice in found)
     for choice in found:
         again = caption_graph.target_curves(embedding, 256, np.array([choice.tau_s]), 2, 0.5)
-        assert again["effective_neighbours"][0] == pytest.approx(choice.neighbours, rel=0.03)
+        assert again["effective_neighbors"][0] == pytest.approx(choice.neighbors, rel=0.03)
         assert sum(choice.masses.values()) == pytest.approx(1, abs=1e-6)
     limit = softest(curves, TEMPERATURES)
     assert limit.masses["ordinary_mass"] == pytest.approx(0.2, abs=1e-6)

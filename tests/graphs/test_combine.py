@@ -7,7 +7,7 @@ import pytest
 
 from tests.quick import quick_jit
 from xsample_jax.errors import ConfigError
-from xsample_jax.graphs.combine import Graph, Mixture, describe, parts_of, requires, target
+from xsample_jax.graphs.targets import Graph, Mixture, describe, parts_of, requires, target
 
 RNG = np.random.default_rng(3)
 U = {
@@ -25,7 +25,7 @@ def softmaxed(similarity, tau):
     return e / e.sum(axis=1, keepdims=True)
 
 
-def test_transforms_are_applied_in_order_before_the_normaliser():
+def test_transforms_are_applied_in_order_before_the_normalizer():
     affine, square = {"name": "affine", "scale": 0.5, "offset": 0.5}, {"name": "power", "exponent": 2.0}
     first = target(Graph("caption", "softmax", (affine, square)), U, U, VALID, 0.2)
     second = target(Graph("caption", "softmax", (square, affine)), U, U, VALID, 0.2)

@@ -79,15 +79,15 @@ def wu_palmer(u, v):
 
 def path_measure(u, v):
     """1 / (1 + edges), the edges counted by walking over the tree."""
-    neighbours = collections.defaultdict(set)
+    neighbors = collections.defaultdict(set)
     for leaf in LEAVES:
         for above, below in zip(nodes(leaf)[:-1], nodes(leaf)[1:]):
-            neighbours[above].add(below)
-            neighbours[below].add(above)
+            neighbors[above].add(below)
+            neighbors[below].add(above)
     start, end = nodes(u["path"])[-1], nodes(v["path"])[-1]
     distance, reached = 0, {start}
     while end not in reached:
-        reached |= {near for node in reached for near in neighbours[node]}
+        reached |= {near for node in reached for near in neighbors[node]}
         distance += 1
     return 1 / (1 + distance)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xsample_jax.graphs.transforms import LOCAL, TRANSFORMS, affine, bounds_after, power, threshold, top_k
+from xsample_jax.graphs.targets import LOCAL, TRANSFORMS, affine, bounds_after, power, threshold, top_k
 
 G = np.array([[0.9, -0.2, 0.5, 0.5, 0.1], [-0.3, 0.4, 0.2, -1.0, 0.8]], np.float32)
 VALID = np.array([[False, True, True, True, True], [True, True, True, True, True]])

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from xsample_jax.exit_codes import REQUEUE
+from xsample_jax.errors import REQUEUE
 
 
 def after_looks(code: int, looks: int) -> int:

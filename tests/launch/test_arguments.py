@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from tests.launch.cases import ROOT
-from xsample_jax.exit_codes import BAD_INPUT
+from xsample_jax.errors import BAD_INPUT
 
 SLICE = "--name=n --zone=z"
 TRAINER = "-- --config=c.py --workdir=gs://b/r"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from xsample_jax.exit_codes import BAD_INPUT, FAILED, FINISHED, INCOMPLETE
+from xsample_jax.errors import BAD_INPUT, FAILED, FINISHED, INCOMPLETE
 
 COUNTING = "tests.launch.counting_trainer"
 SLICE = ("--name=xclr", "--zone=z", "--type=v5litepod-8", "--seconds=0.2", "--patience=20")

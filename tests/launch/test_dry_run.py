@@ -52,7 +52,7 @@ def container(manifest):
 
 
 def test_the_manifest_has_a_pod_for_each_host_and_knows_the_exit_codes():
-    from xsample_jax.exit_codes import BAD_INPUT, FAILED
+    from xsample_jax.errors import BAD_INPUT, FAILED
 
     manifest = yaml.safe_load(dry_run("gke_run").stdout.split("\n", 1)[1].removesuffix("END\n"))
     job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]

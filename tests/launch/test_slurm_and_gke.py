@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from xsample_jax.exit_codes import BAD_INPUT, FAILED, FINISHED, INCOMPLETE, REQUEUE
+from xsample_jax.errors import BAD_INPUT, FAILED, FINISHED, INCOMPLETE, REQUEUE
 
 COUNTING = "tests.launch.counting_trainer"
 
@@ -22,7 +22,7 @@ def slurm(cloud, folder, code):
 @pytest.mark.parametrize(
     ("code", "job", "requeued"),
     [(FINISHED, "RUNNING", 0), (FAILED, "RUNNING", 0), (BAD_INPUT, "RUNNING", 0), (REQUEUE, "RUNNING", 1),
-     (REQUEUE, "CANCELLED", 0), (INCOMPLETE, "RUNNING", 1), (INCOMPLETE, "CANCELLED", 0)],
+     (REQUEUE, "CANCELED", 0), (INCOMPLETE, "RUNNING", 1), (INCOMPLETE, "CANCELED", 0)],
 )  # fmt: skip
 def test_slurm_queues_again_what_was_stopped_from_outside_or_lacked_a_process(cloud, tmp_path, code, job, requeued):
     cloud.plan(job=job)

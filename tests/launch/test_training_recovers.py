@@ -10,8 +10,8 @@ import pytest
 from tests.launch.cases import ROOT
 from tests.lives import SAME
 from tests.xla_flags import QUICK
-from xsample_jax.exit_codes import FINISHED
-from xsample_jax.faults.history import read_history
+from xsample_jax.errors import FINISHED
+from xsample_jax.io.run_dir import read_history
 from xsample_jax.metrics.writers import read_jsonl
 
 pytestmark = pytest.mark.slow

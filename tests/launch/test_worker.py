@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.launch.cases import ROOT
-from xsample_jax.exit_codes import REQUEUE
+from xsample_jax.errors import REQUEUE
 
 # Stands for the trainer: writes down what it hears within a second of the first signal.
 TRAINER = f"""#!{sys.executable}

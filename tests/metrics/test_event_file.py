@@ -10,8 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from xsample_jax.metrics.event_file import EventFile, checksum
-from xsample_jax.metrics.writers import TensorBoardWriter
+from xsample_jax.metrics.writers import EventFile, TensorBoardWriter, checksum
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -27,7 +26,7 @@ def records(path):
 
 
 def test_checksum_has_the_published_values():
-    # RFC 3720, appendix B.4, and the check value of the catalogue of CRCs.
+    # RFC 3720, appendix B.4, and the check value of the catalog of CRCs.
     assert checksum(b"123456789") == 0xE3069283
     assert checksum(bytes(32)) == 0x8A9136AA
     assert checksum(b"\xff" * 32) == 0x62A8AB43

@@ -9,10 +9,9 @@ from jax.sharding import PartitionSpec
 
 from tests.tiny import tiny_config, tiny_parts
 from xsample_jax.config import default_config, resolve
-from xsample_jax.mesh import make_mesh
-from xsample_jax.metrics.compilations import count_compilations
-from xsample_jax.metrics.flops import count_flops, model_flops
+from xsample_jax.metrics.profiling import count_compilations, count_flops, model_flops
 from xsample_jax.models import vit
+from xsample_jax.sharding import make_mesh
 
 
 def flops_of(function, *shapes):

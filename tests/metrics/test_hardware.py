@@ -1,12 +1,11 @@
-"""Chips, peaks and memory of devices, and the utilisation that follows from them."""
+"""Chips, peaks and memory of devices, and the utilization that follows from them."""
 
 from types import SimpleNamespace
 
 import jax
 import pytest
 
-from xsample_jax.metrics.clocks import Clocks
-from xsample_jax.metrics.hardware import count_chips, memory_in_use, peak_flops
+from xsample_jax.metrics.profiling import Timers, count_chips, memory_in_use, peak_flops
 
 
 def gpu(number, kind="NVIDIA H100 80GB HBM3", **stats):
@@ -37,9 +36,9 @@ def test_memory_is_that_of_the_fullest_device():
     assert memory_in_use(devices) == {"device_memory_gib": 1.0, "device_memory_peak_gib": 4.0}
 
 
-def test_utilisation_is_the_time_at_peak_over_the_time_taken():
+def test_utilization_is_the_time_at_peak_over_the_time_taken():
     now = iter([0.0, 8.0])
-    clocks = Clocks(64, chips=2, seconds_at_peak=0.5, now=lambda: next(now))
+    clocks = Timers(64, chips=2, seconds_at_peak=0.5, now=lambda: next(now))
     for _ in range(4):
         clocks.step()
     assert clocks.read()["mfu"] == pytest.approx(0.25)  # 2 s a step

@@ -4,8 +4,7 @@ import resource
 
 import pytest
 
-from xsample_jax.metrics.patient import PatientWriter
-from xsample_jax.metrics.writers import FanOut, JsonlWriter, TensorBoardWriter
+from xsample_jax.metrics.writers import FanOut, JsonlWriter, RetryingWriter, TensorBoardWriter
 
 
 class Failing:
@@ -23,7 +22,7 @@ class Failing:
 
 def test_lines_wait_in_order_and_it_is_said_once(capsys):
     inner = Failing()
-    writer = PatientWriter(inner)
+    writer = RetryingWriter(inner)
     writer.write(1, {})
     inner.broken = True
     writer.write(2, {})

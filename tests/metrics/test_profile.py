@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from xsample_jax.metrics.profile import STEPS_ON_SIGNAL, Profiler
+from xsample_jax.metrics.profiling import STEPS_ON_SIGNAL, Profiler
 
 
 def traces(folder):

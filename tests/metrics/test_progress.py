@@ -2,7 +2,7 @@
 
 import io
 
-from xsample_jax.metrics.progress import progress
+from xsample_jax.metrics.progress_bar import progress
 
 
 class Terminal(io.StringIO):

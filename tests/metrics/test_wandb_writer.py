@@ -7,8 +7,7 @@ import pytest
 
 from tests.tiny import tiny_config
 from xsample_jax.errors import ConfigError
-from xsample_jax.metrics.wandb_writer import wandb_writer
-from xsample_jax.metrics.writers import open_writers
+from xsample_jax.metrics.writers import open_writers, wandb_writer
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xsample_jax.metrics.clocks import Clocks
+from xsample_jax.metrics.profiling import Timers
 from xsample_jax.metrics.writers import JsonlWriter, ProgressLine, clock, open_writers, read_jsonl
 
 
@@ -102,7 +102,7 @@ class Time:
 
 def test_clocks_leave_compilation_and_evaluation_aside():
     time = Time()
-    clocks = Clocks(64, chips=4, now=time)
+    clocks = Timers(64, chips=4, now=time)
 
     def spend(name, seconds):
         with clocks.measure(name):

@@ -4,8 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from xsample_jax.config.key import Key
-from xsample_jax.config.schema import SCHEMA
+from xsample_jax.config.schema import SCHEMA, Key
 from xsample_jax.models import resnet
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.models.filled import normal
-from xsample_jax.models.attention import attention
+from xsample_jax.models.layers import attention
 
 N, T, S, HEADS, D = 2, 5, 6, 3, 4
 

@@ -5,8 +5,7 @@ import pytest
 from flax import nnx
 
 from tests.models.filled import normal, run
-from xsample_jax.models.batch_norm import BatchNorm
-from xsample_jax.models.conv import conv2d
+from xsample_jax.models.layers import BatchNorm, conv2d
 
 
 def _norm(scale=1.001, bias=0.3, mean=5.02, var=2.005):
@@ -59,7 +58,7 @@ def test_gradients_of_scale_and_bias_are_float32_sums():
 
     found = gradient(parameters, x)
     np.testing.assert_array_equal(found["bias"][...], np.full(3, 4097.0))
-    np.testing.assert_allclose(found["scale"][...], 0, atol=1e-2)  # normalised channels have sum 0
+    np.testing.assert_allclose(found["scale"][...], 0, atol=1e-2)  # normalized channels have sum 0
 
 
 def test_a_tpu_reads_activations_less_often_than_with_flax():

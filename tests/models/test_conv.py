@@ -7,7 +7,7 @@ from jax import lax
 
 from tests.models.filled import normal
 from xsample_jax.errors import ConfigError
-from xsample_jax.models.conv import Conv, _slices, conv2d, max_pool, resolve_implementation
+from xsample_jax.models.layers import Conv, _slices, conv2d, max_pool, resolve_implementation
 
 # (size, stride, channels, features, side): all that the ResNets use, odd and even sides, small images (products of
 # patches: fewer than 64 positions) and large ones (kernel gradient by slices).
@@ -96,7 +96,7 @@ def test_bfloat16_stays_bfloat16():
     y, pull = jax.vjp(lambda x, kernel: conv2d(x, kernel, 1, "dot"), x, kernel)
     image, weights = pull(jnp.ones_like(y))
     assert y.dtype == image.dtype == weights.dtype == jnp.bfloat16
-    # The centre of the kernel sees every pixel once.
+    # The center of the kernel sees every pixel once.
     exact = np.asarray(x, np.float64).sum((0, 1, 2))
     np.testing.assert_allclose(np.asarray(weights[1, 1, :, 0], np.float64), exact, rtol=2**-7)
 

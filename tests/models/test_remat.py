@@ -1,4 +1,4 @@
-"""Rematerialisation: the same numbers, running statistics moved once, less memory by every policy."""
+"""Rematerialization: the same numbers, running statistics moved once, less memory by every policy."""
 
 import jax
 import numpy as np
@@ -9,10 +9,10 @@ from tests.models.filled import normal
 from tests.quick import quick_jit
 from tests.tiny import random_batch, tiny_config, tiny_parts
 from xsample_jax.errors import ConfigError
-from xsample_jax.mesh import to_global
 from xsample_jax.models import resnet, vit
-from xsample_jax.models.remat import block_runner
+from xsample_jax.models.layers import block_runner
 from xsample_jax.models.text import TextTower
+from xsample_jax.sharding import to_global
 
 TOKENS = np.array([[5, 6, 7, 2, 0, 0], [8, 2, 0, 0, 0, 0]], np.int32)
 MODELS = {

@@ -78,7 +78,7 @@ def test_dot_and_conv_agree_on_features_and_all_gradients(depth, stem, shallow):
 
 @pytest.mark.parametrize("depth", [6, 8])
 def test_blocks_start_as_their_shortcuts(depth, shallow, monkeypatch):
-    # He initialisation by numpy: a draw by jax would be compiled for every shape. The scales keep their own.
+    # He initialization by numpy: a draw by jax would be compiled for every shape. The scales keep their own.
     monkeypatch.setattr(nnx.initializers, "variance_scaling", lambda *_: lambda key, shape, dtype: normal(0, shape))
     model = ResNet(depth, 4, "cifar", rngs=nnx.Rngs(0))
     blocks = [stage[0] for stage in model.stages]

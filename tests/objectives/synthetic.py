@@ -11,11 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from xsample_jax.objectives.memory import init_memory, recall
+from xsample_jax.objectives.learned_state import bias_of, init_memory, init_objective_parameters, recall, temperature_of
 from xsample_jax.objectives.objective import Objective, objective_loss
-from xsample_jax.objectives.parameters import bias_of, init_objective_parameters, temperature_of
-from xsample_jax.rows import unit_rows
-from xsample_jax.step_blocks import StepInputs, step_blocks
+from xsample_jax.ops import unit_rows
+from xsample_jax.step import StepInputs, step_blocks
 
 IMAGES, VIEWS, LOCAL, WIDTH, QUEUE, PROTOTYPES, CLASSES = 8, 2, 2, 8, 16, 6, 5
 
@@ -117,7 +116,7 @@ def loss_and_gradient(objective: Objective, inputs: dict[str, dict]):
 
 
 class LinearEncoder(nnx.Module):
-    """The smallest encoder: a linear map of the mean colour. It stands in where a test traces a step, not a network."""
+    """The smallest encoder: a linear map of the mean color. It stands in where a test traces a step, not a network."""
 
     features = 4
 

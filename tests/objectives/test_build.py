@@ -7,14 +7,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from xsample_jax.config import flat_keys
+from xsample_jax.data.dataset import check_side_information
 from xsample_jax.errors import ConfigError, DataError, Problems
-from xsample_jax.examples import check_side_information
-from xsample_jax.graphs.combine import Graph, Mixture
-from xsample_jax.objectives.blocks import IMAGE, TEXT, Rows
-from xsample_jax.objectives.build import build_objective, find_problems, needed_views, presets_that_read
+from xsample_jax.graphs.targets import Graph, Mixture
+from xsample_jax.objectives.from_config import build_objective, find_problems, needed_views, presets_that_read
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.terms import FeatureTerm, Term
+from xsample_jax.objectives.terms import IMAGE, TEXT, FeatureTerm, Rows, Term
 
 DEFAULTS = {
     name.removeprefix("objective."): key.default for name, key in flat_keys().items() if name.startswith("objective.")
@@ -37,9 +36,9 @@ def test_every_preset_is_without_problems_and_unchanged_by_the_defaults(preset):
 
 
 def test_config_values_replace_the_presets():
-    objective = build(graph="class_text", temperature=0.2, target_temperature=0.05, centre=True)
+    objective = build(graph="class_text", temperature=0.2, target_temperature=0.05, center=True)
     assert objective.terms == (Term(Graph("class_text", "softmax")),)
-    assert (objective.temperature, objective.target_temperature, objective.centre) == (0.2, 0.05, True)
+    assert (objective.temperature, objective.target_temperature, objective.center) == (0.2, 0.05, True)
     assert objective.requires == {"class_embedding"}
     assert build().temperature == 0.1
     assert build(preset="clip").learn_temperature
@@ -47,7 +46,7 @@ def test_config_values_replace_the_presets():
     moco = build(preset="moco", teacher=0.0, queue=64)
     assert (moco.teacher, moco.queue) == (0.0, 64)
     assert build(preset="swav", prototypes=7).prototypes == 7
-    assert build(target_neighbours=8.0).target_temperature == {"name": "neighbours", "count": 8.0}
+    assert build(target_neighbors=8.0).target_temperature == {"name": "neighbors", "count": 8.0}
     assert build(target_same_mass=0.5).target_temperature == {"name": "same_mass", "mass": 0.5}
 
 
@@ -73,7 +72,7 @@ def test_presets_that_can_do_with_what_there_is():
 TERMS = (
     {
         "graph": {
-            "graphs": ["label", {"source": {"name": "hierarchy", "measure": "path"}, "normaliser": "softmax"}],
+            "graphs": ["label", {"source": {"name": "hierarchy", "measure": "path"}, "normalizer": "softmax"}],
             "weights": [0.7, 0.3],
         },
         "anchors": {"block": "image", "view": 1},
@@ -83,7 +82,7 @@ TERMS = (
         "weight": 2.0,
     },
     {
-        "graph": {"source": "caption", "normaliser": "softmax", "transforms": [{"name": "top_k", "k": 4}]},
+        "graph": {"source": "caption", "normalizer": "softmax", "transforms": [{"name": "top_k", "k": 4}]},
         "keys": "text",
     },
     {"name": "align", "x": "image", "y": {"block": "text", "times": "text"}, "weight": 0.5},
@@ -116,7 +115,7 @@ def test_terms_survive_json():
 
 
 def test_a_preset_written_out_is_the_preset():
-    term = {"graph": {"source": "caption", "normaliser": "softmax"}}
+    term = {"graph": {"source": "caption", "normalizer": "softmax"}}
     assert build(preset="simclr", terms=(term,)) == PRESETS["xclr"].objective
 
 
@@ -133,7 +132,7 @@ def test_a_preset_written_out_is_the_preset():
         ({"graph": "teacher"}, "objective.terms[0].graph.source", "--config.objective.teacher"),
         ({"graph": "text_similarity"}, "objective.terms[0].graph.source", "soft_clip"),
         ({"graph": "second_label"}, "objective.terms[0].graph.source", "simlap"),
-        ({"preset": "simclr", "centre": True}, "objective.centre", "centre=false"),
+        ({"preset": "simclr", "center": True}, "objective.center", "center=false"),
         ({"temperature": 0.0}, "objective.temperature", "a temperature > 0"),
         ({"temperature": -0.1}, "objective.temperature", "a temperature > 0"),
         ({"target_temperature": 0}, "objective.target_temperature", "a temperature > 0"),
@@ -144,8 +143,8 @@ def test_a_preset_written_out_is_the_preset():
         ({"terms": ({"name": "align", "graph": "label"},)}, "objective.terms[0].graph", "a field of FeatureTerm"),
         ({"terms": ({"graph": "lable"},)}, "objective.terms[0].graph.source", "Did you mean label"),
         (
-            {"terms": ({"graph": {"source": "label", "normaliser": "sinkhron"}},)},
-            "objective.terms[0].graph.normaliser",
+            {"terms": ({"graph": {"source": "label", "normalizer": "sinkhron"}},)},
+            "objective.terms[0].graph.normalizer",
             "Did you mean sinkhorn?",
         ),
         (
@@ -176,7 +175,7 @@ def test_a_preset_written_out_is_the_preset():
         (
             {"terms": ({"graph": {"source": "label", "target_temperature": {"name": "nieghbours", "count": 3}}},)},
             "objective.terms[0].graph.target_temperature",
-            "Did you mean neighbours?",
+            "Did you mean neighbors?",
         ),
         (
             {"terms": ({"graph": {"graphs": ["label", "uniform"], "weights": [1.0]}},)},
@@ -203,13 +202,13 @@ def test_mistakes_are_named_with_their_fix(changes, field, words):
 
 def test_several_mistakes_are_reported_at_once():
     wrong = (
-        {"graph": {"source": "lable", "normaliser": "sum"}, "link": "soft", "temperature": -1},
+        {"graph": {"source": "lable", "normalizer": "sum"}, "link": "soft", "temperature": -1},
         {"anchors": "imgae", "negatives": "hard"},
     )
     found = problems(terms=wrong, target_temperature=-2.0)
     assert {problem.field for problem in found} == {
         "objective.terms[0].graph.source",
-        "objective.terms[0].graph.normaliser",
+        "objective.terms[0].graph.normalizer",
         "objective.terms[0].link",
         "objective.terms[0].temperature",
         "objective.terms[1].negatives",
@@ -222,7 +221,7 @@ def test_several_mistakes_are_reported_at_once():
 
 def test_negative_similarities_may_be_mapped_or_regressed_to():
     mapped = {"graph": {"source": "caption", "transforms": ["affine"]}}
-    regressed = {"graph": {"source": "caption", "normaliser": "none"}, "link": "square"}
+    regressed = {"graph": {"source": "caption", "normalizer": "none"}, "link": "square"}
     assert build(terms=(mapped, regressed)).terms[1].link == "square"
 
 
@@ -246,7 +245,7 @@ def test_needed_views(terms, views):
     assert needed_views(Objective(terms, 0.1)) == views
 
 
-class Unlabelled:
+class Unlabeled:
     """A set with captions and their embeddings, and nothing else."""
 
     class manifest:
@@ -261,9 +260,9 @@ class Unlabelled:
 
 def test_missing_side_information_names_the_entry_and_presets_that_work():
     for preset in ("xclr", "clip", "simclr", "sogclr"):
-        check_side_information(PRESETS[preset].objective.requires, Unlabelled())
+        check_side_information(PRESETS[preset].objective.requires, Unlabeled())
     with pytest.raises(DataError, match="batch entry label = None: expected a data set that has it") as caught:
-        check_side_information(PRESETS["supcon"].objective.requires, Unlabelled())
+        check_side_information(PRESETS["supcon"].objective.requires, Unlabeled())
     proposed = str(caught.value).partition("has all for: ")[2].rstrip(".").split(", ")
     assert {"xclr", "clip", "simclr", "clip_frozen_text", "isogclr"} <= set(proposed)
     assert not {"supcon", "unicl", "xclr_class_text", "xclr_hierarchy", "simlap"} & set(proposed)
@@ -271,8 +270,8 @@ def test_missing_side_information_names_the_entry_and_presets_that_work():
 
 
 def test_everything_that_a_set_lacks_is_reported_at_once():
-    terms = ({"graph": "hierarchy"}, {"graph": "kernel"}, {"graph": {"source": "caption", "normaliser": "softmax"}})
+    terms = ({"graph": "hierarchy"}, {"graph": "kernel"}, {"graph": {"source": "caption", "normalizer": "softmax"}})
     with pytest.raises(Problems) as caught:
-        check_side_information(build(terms=terms).requires, Unlabelled())
+        check_side_information(build(terms=terms).requires, Unlabeled())
     assert [problem.field for problem in caught.value.problems] == ["batch entry path", "batch entry target"]
     assert "no set has it" in str(caught.value)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.objectives.class_table import class_table_rows
-from xsample_jax.objectives.streaming import streaming_rows
+from xsample_jax.objectives.streaming.class_table import class_table_rows
+from xsample_jax.objectives.streaming.loss import streaming_rows
 
 
 def unit(x):
@@ -15,17 +15,17 @@ def unit(x):
 
 
 @pytest.mark.parametrize(
-    ("source", "normaliser", "tau_s", "views"),
+    ("source", "normalizer", "tau_s", "views"),
     [("class_text", "softmax", 0.1, 2), ("class_text", "softmax", 0.005, 1), ("label", "row_sum", 1.0, 1)],
 )
-def test_equals_the_general_form(source, normaliser, tau_s, views):
+def test_equals_the_general_form(source, normalizer, tau_s, views):
     rng = np.random.default_rng(0)
     label = np.array([0, 0, 1, 2, 4, 4, 4, 1, 2, 6, 0])  # classes 3 and 5 are absent, class 6 has one image
     classes, z = unit(rng.normal(size=(7, 5))), unit(rng.normal(size=(11 * views, 8)))
     table = classes @ classes.T if source == "class_text" else np.eye(7)
     side = {"id": np.arange(11), "label": label, "class_embedding": classes[label]}
     row_weight = rng.uniform(size=len(z))
-    options = {"normaliser": normaliser, "target_temperature": tau_s, "views": views, "tile": 8}
+    options = {"normalizer": normalizer, "target_temperature": tau_s, "views": views, "tile": 8}
 
     def general(z, tau):
         return streaming_rows(z, None, side, None, source=SOURCES[source], temperature=tau, **options)
@@ -58,7 +58,7 @@ def test_equals_the_general_form(source, normaliser, tau_s, views):
 def test_images_without_a_class_are_in_no_target():
     rng = np.random.default_rng(1)
     z, label = unit(rng.normal(size=(5, 4))), jnp.array([0, 0, -1, 1, 1])
-    options = {"normaliser": "row_sum", "temperature": 0.5}
+    options = {"normalizer": "row_sum", "temperature": 0.5}
     rows = class_table_rows(jnp.asarray(z, jnp.float32), label, jnp.eye(2), **options)
     logits = z @ z.T / 0.5
     expected = np.log(np.exp(logits[0, 1:]).sum()) - logits[0, 1]

@@ -14,25 +14,13 @@ import numpy as np
 import pytest
 
 from tests.quick import quick_jit
-from xsample_jax.graphs.combine import Graph, Mixture
-from xsample_jax.graphs.normalise import sinkhorn
-from xsample_jax.objectives.blocks import IMAGE, TEXT, Rows, image_block, key_block
+from xsample_jax.graphs.targets import Graph, Mixture, sinkhorn
 from xsample_jax.objectives.cross_entropy import cross_entropy, log_sum
-from xsample_jax.objectives.features import (
-    align,
-    barlow_twins,
-    cross_uniform,
-    cyclic,
-    spectral,
-    uniform,
-    vicreg,
-)
-from xsample_jax.objectives.links import joint, pairwise_global, sigmoid, sigmoid_mean, symmetric
+from xsample_jax.objectives.feature_losses import align, barlow_twins, cross_uniform, cyclic, spectral, uniform, vicreg
 from xsample_jax.objectives.objective import Objective, objective_loss
-from xsample_jax.objectives.preset import VIEW_0, VIEW_1, both_ways
-from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.presets_image_text import COSINE_WEIGHTS
-from xsample_jax.objectives.terms import Term
+from xsample_jax.objectives.presets import COSINE_WEIGHTS, PRESETS, VIEW_0, VIEW_1, both_ways
+from xsample_jax.objectives.slots import joint, pairwise_global, sigmoid, sigmoid_mean, symmetric
+from xsample_jax.objectives.terms import IMAGE, TEXT, Rows, Term, image_block, key_block
 
 CASES = {
     case["name"]: case for case in json.loads((pathlib.Path(__file__).parent / "goldens.json").read_text())["cases"]
@@ -118,7 +106,7 @@ VALUES = {
         Term(anchors=VIEW_0, keys=VIEW_1, row_weight="dual_temperature"), two_views(), 1.0
     ),
     "MV-InfoNCE (instance rows, agg=in, shared)": lambda: preset_value("mv_infonce", {"image": images(Z1, Z2, Z3)}),
-    "DEXML softmax (T unnormalised, shared)": lambda: dexml("softmax"),
+    "DEXML softmax (T unnormalized, shared)": lambda: dexml("softmax"),
     "DEXML decoupled softmax (denom=own)": lambda: dexml("own"),
     "DEXML BCE": lambda: dexml("bce"),
     "NTXent multi-pos (PML: denom=own, pair mean)": lambda: value(

@@ -9,10 +9,9 @@ import pytest
 
 from tests.objectives import synthetic
 from tests.quick import quick_jit
-from xsample_jax.graphs.combine import Graph
-from xsample_jax.objectives import memory as memory_module
-from xsample_jax.objectives.blocks import image_block, key_block
-from xsample_jax.objectives.memory import (
+from xsample_jax.graphs.targets import Graph
+from xsample_jax.objectives import learned_state as memory_module
+from xsample_jax.objectives.learned_state import (
     CLIP,
     COLDEST,
     GAMMA,
@@ -22,16 +21,16 @@ from xsample_jax.objectives.memory import (
     UNSEEN,
     WARMEST,
     init_memory,
-    moved_teacher,
+    move_teacher,
     nearest,
-    pushed,
+    push,
     queue_block,
     recall,
     teacher_params,
 )
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.terms import Term
+from xsample_jax.objectives.terms import Term, image_block, key_block
 
 RNG = np.random.default_rng(11)
 START = RNG.bit_generator.state
@@ -58,7 +57,7 @@ def test_the_queue_is_first_in_first_out():
     for count in (2, 2, 2, 7, 2):
         z, label = RNG.normal(size=(count, 3)), np.arange(number, number + count)
         number += count
-        memory |= pushed(memory, key_block(jnp.asarray(z), label=jnp.asarray(label)))
+        memory |= push(memory, key_block(jnp.asarray(z), label=jnp.asarray(label)))
         kept = min(count, 5)  # of a batch that is larger than the queue, the first ones
         remembered = (remembered + list(zip(label[:kept], z[:kept])))[-5:]
         filled = np.asarray(memory["queue/filled"])
@@ -70,7 +69,7 @@ def test_the_queue_is_first_in_first_out():
 
 def test_the_queue_block_is_masked_where_it_is_not_filled_and_is_nobodys_row():
     memory = init_memory(Objective((Term(),), 0.1, queue=5), {}, 3, 10, SIDE)
-    memory |= pushed(memory, key_block(jnp.asarray(unit(2, 3)), label=jnp.asarray([4, 7])))
+    memory |= push(memory, key_block(jnp.asarray(unit(2, 3)), label=jnp.asarray([4, 7])))
     block = queue_block(memory)
     np.testing.assert_array_equal(block["filled"], [True, True, False, False, False])
     np.testing.assert_array_equal(block["label"][:2], [4, 7])
@@ -122,7 +121,7 @@ def test_the_teacher_is_an_exponential_average_of_the_parameters():
     memory = init_memory(objective, {k: jnp.asarray(v) for k, v in history[0].items()}, 4, 10, {})
     assert set(teacher_params(memory)) == {"encoder/w"}  # what the objective learns has no teacher
     for params in history[1:]:
-        memory |= moved_teacher(memory, params, 0.9)
+        memory |= move_teacher(memory, params, 0.9)
     shares = [0.9**5, *(0.1 * 0.9 ** (5 - step) for step in range(1, 6))]
     assert sum(shares) == pytest.approx(1)
     expected = sum(share * params["encoder/w"] for share, params in zip(shares, history))

@@ -11,11 +11,10 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from xsample_jax.errors import DataError
-from xsample_jax.graphs.combine import Graph
-from xsample_jax.objectives.blocks import image_block
-from xsample_jax.objectives.objective import Objective, centred, objective_loss
+from xsample_jax.graphs.targets import Graph
+from xsample_jax.objectives.objective import Objective, center_texts, objective_loss
 from xsample_jax.objectives.presets import PRESETS as ALL_PRESETS
-from xsample_jax.objectives.terms import Term
+from xsample_jax.objectives.terms import Term, image_block
 
 GOLDENS = json.loads((pathlib.Path(__file__).parent / "goldens.json").read_text())
 EXPECTED = {case["name"]: case["expected"] for case in GOLDENS["cases"]}
@@ -63,12 +62,12 @@ def test_goldens_of_xclr_on_class_similarities():
 def paper_batch():
     """The construction of golden numbers for the paper's equation: 4 images, 2 views, 3 dimensions."""
 
-    def normalise(x):
+    def normalize(x):
         return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
     index = np.arange(12).reshape(4, 3)
-    z = rows(normalise(np.sin(1.0 + index)), normalise(np.sin(1.3 + index)))
-    return z, normalise(np.cos(0.7 * np.arange(20).reshape(4, 5)))
+    z = rows(normalize(np.sin(1.0 + index)), normalize(np.sin(1.3 + index)))
+    return z, normalize(np.cos(0.7 * np.arange(20).reshape(4, 5)))
 
 
 @pytest.mark.parametrize(
@@ -183,22 +182,22 @@ def test_loss_and_gradient_do_not_depend_on_the_number_of_devices(preset, device
     np.testing.assert_allclose(many[1], one[1], atol=1e-6 * np.abs(one[1]).max())
 
 
-def test_centring_removes_what_all_captions_share():
+def test_centering_removes_what_all_captions_share():
     z, captions = random_batch(np.random.default_rng(4))
     narrow = captions + 20 * np.ones(5)
-    with_centre = dataclasses.replace(PRESETS["xclr"], centre=True)
+    with_center = dataclasses.replace(PRESETS["xclr"], center=True)
     flat = image_loss(PRESETS["xclr"], jnp.asarray(z), side(np.arange(16), 2, caption_embedding=narrow))[1]
-    spread = image_loss(with_centre, jnp.asarray(z), side(np.arange(16), 2, caption_embedding=narrow))[1]
-    same = image_loss(with_centre, jnp.asarray(z), side(np.arange(16), 2, caption_embedding=captions))[1]
+    spread = image_loss(with_center, jnp.asarray(z), side(np.arange(16), 2, caption_embedding=narrow))[1]
+    same = image_loss(with_center, jnp.asarray(z), side(np.arange(16), 2, caption_embedding=captions))[1]
     assert flat["target_entropy"] > np.log(31) - 0.05
     assert spread["target_entropy"] < 2.5
     assert spread["target_entropy"] == pytest.approx(float(same["target_entropy"]), rel=1e-3)
 
 
-def test_centring_a_queue_leaves_out_what_is_not_filled():
+def test_centering_a_queue_leaves_out_what_is_not_filled():
     captions = jnp.asarray([[1.0, 2.0], [3.0, 6.0], [100.0, 100.0]])
     queue = {"caption_embedding": captions, "filled": jnp.asarray([True, True, False])}
-    np.testing.assert_allclose(centred(queue)["caption_embedding"][:2], [[-1, -2], [1, 2]], atol=1e-6)
+    np.testing.assert_allclose(center_texts(queue)["caption_embedding"][:2], [[-1, -2], [1, 2]], atol=1e-6)
 
 
 def test_rows_without_positive_are_dropped_from_the_mean_and_counted():

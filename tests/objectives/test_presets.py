@@ -8,9 +8,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tests.objectives import synthetic
 from tests.quick import COMPILER_OPTIONS
 from tests.tiny import random_batch, tiny_config, tiny_parts
-from xsample_jax.objectives.blocks import image_block
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
+from xsample_jax.objectives.terms import image_block
 
 
 def test_every_preset_says_what_it_is():
@@ -29,7 +29,7 @@ def test_train_step_has_shapes(preset):
         model__text__layers=1 if text == "transformer" else 0,
         augment__crop_scale=(),
         augment__jitter=0.0,
-        augment__grey=0.0,
+        augment__gray=0.0,
     )
     parts = tiny_parts(config, jax.devices()[:1])
     assert set(parts.abstract_batch) <= set(random_batch(config))

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from xsample_jax.graphs.combine import Graph
-from xsample_jax.objectives.blocks import Rows, image_block, key_block, other_view
+from xsample_jax.graphs.targets import Graph
 from xsample_jax.objectives.objective import Objective, find_unstreamable, objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.streamed import Streaming
-from xsample_jax.objectives.terms import Term
+from xsample_jax.objectives.streaming.terms import Streaming
+from xsample_jax.objectives.terms import Rows, Term, image_block, key_block, other_view
 
 IMAGES, VIEWS, WIDTH = 16, 2, 8
 STREAMABLE = [
@@ -57,7 +56,7 @@ def blocks_of(x):
         "text": image_block(x["text"], per_image, 1, rows, teacher=x["text"]),
         "predicted": image_block(x["predicted"], per_image, VIEWS, 4 * rows),
         "teacher": teacher,
-        "neighbours": image_block(x["teacher"], per_image, VIEWS, 5 * rows),
+        "neighbors": image_block(x["teacher"], per_image, VIEWS, 5 * rows),
         "queue": key_block(
             x["queue"],
             teacher=x["queue"],
@@ -149,7 +148,7 @@ def test_auto_streams_what_is_large_and_what_is_on_several_devices():
 
 
 def test_a_tau_s_that_is_a_rule_is_dense_under_auto():
-    ruled = dataclasses.replace(PRESETS["xclr"].objective, target_temperature={"name": "neighbours", "count": 4.0})
+    ruled = dataclasses.replace(PRESETS["xclr"].objective, target_temperature={"name": "neighbors", "count": 4.0})
     dense, _ = evaluate(ruled, None, 1)
     auto, _ = evaluate(ruled, Streaming(), 8)
     assert auto["loss"] == pytest.approx(float(dense["loss"]), rel=1e-5)

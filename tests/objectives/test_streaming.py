@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.objectives.streaming import streaming_rows
+from xsample_jax.objectives.streaming.loss import streaming_rows
 
 TEMPERATURES = (0.005, 0.02, 0.1, 1.0, 10.0)
 
@@ -33,7 +33,7 @@ def similarity(name, u, v):
     return graph
 
 
-def reference(z, y, u, v, *, source, normaliser, tau, tau_s, row_weight):
+def reference(z, y, u, v, *, source, normalizer, tau, tau_s, row_weight):
     """Values of every row, and gradients of sum_i row_weight_i loss_i; u and v have one entry per row."""
     same = y is None
     y, v = (z, u) if same else (y, v)
@@ -45,7 +45,7 @@ def reference(z, y, u, v, *, source, normaliser, tau, tau_s, row_weight):
         e = np.where(valid, np.exp(np.where(valid, x - top, 0)), 0)
         return e / e.sum(1, keepdims=True), np.log(e.sum(1, keepdims=True)) + top
 
-    if normaliser == "softmax":
+    if normalizer == "softmax":
         target = distribution(g / tau_s)[0]
     else:
         weight = np.where(valid, g, 0)
@@ -117,7 +117,7 @@ def assert_same(got, expected, tolerance):
 def test_xclr_equals_dense_float64_at_every_temperature(tau_s):
     z, side = batch()
     row_weight = np.random.default_rng(9).uniform(-1, 2, len(z))  # any cotangent, not just the mean's
-    options = {"normaliser": "softmax", "row_weight": row_weight}
+    options = {"normalizer": "softmax", "row_weight": row_weight}
     with jax.enable_x64(True):
         common = {"source": SOURCES["caption"], "target_temperature": tau_s, "views": 2, "tile": 9, **options}
         running = ours(jnp.asarray(z), None, side, None, **common)
@@ -133,7 +133,7 @@ def test_float32(temperatures, tau_s):
     z, side = batch(4)
     z = z.astype(np.float32)
     side["caption_embedding"] = side["caption_embedding"].astype(np.float32)
-    options = {"normaliser": "softmax", "row_weight": np.ones(len(z)) / len(z)}
+    options = {"normalizer": "softmax", "row_weight": np.ones(len(z)) / len(z)}
     common = {"source": SOURCES["caption"], "target_temperature": tau_s, "views": 2, "tile": 9, **options}
     program = ours(jnp.asarray(z), None, side, None, lowest_temperature=temperatures[0], **common)
     wide = repeated(side | {"caption_embedding": side["caption_embedding"].astype(np.float64)}, 2)
@@ -143,29 +143,29 @@ def test_float32(temperatures, tau_s):
 
 
 @pytest.mark.parametrize(
-    ("source", "normaliser", "views"), [("identity", "softmax", 3), ("identity", "row_sum", 1), ("label", "row_sum", 1)]
+    ("source", "normalizer", "views"), [("identity", "softmax", 3), ("identity", "row_sum", 1), ("label", "row_sum", 1)]
 )
-def test_other_graphs_and_rows_without_positives(source, normaliser, views):
+def test_other_graphs_and_rows_without_positives(source, normalizer, views):
     z, side = batch(1, views=views)
-    options = {"normaliser": normaliser, "row_weight": np.ones(len(z)) / len(z)}
+    options = {"normalizer": normalizer, "row_weight": np.ones(len(z)) / len(z)}
     with jax.enable_x64(True):
         common = {"source": SOURCES[source], "target_temperature": 0.05, "views": views, "tile": 6, **options}
         got = ours(jnp.asarray(z), None, side, None, lowest_temperature=0.1, **common)(0.1)
     expected = reference(z, None, repeated(side, views), None, source=source, tau=0.1, tau_s=0.05, **options)
     assert_same(got, expected, 1e-9)
-    if views == 1 and normaliser == "row_sum":
+    if views == 1 and normalizer == "row_sum":
         assert not expected[0]["counted"].all()
 
 
 @pytest.mark.parametrize(
-    ("normaliser", "source", "temperature"),
+    ("normalizer", "source", "temperature"),
     [("row_sum", "identity", 0.1), ("row_sum", "identity", 0.01), ("softmax", "caption", 0.1)],
 )
-def test_two_towers_of_different_numbers_of_rows(normaliser, source, temperature):
+def test_two_towers_of_different_numbers_of_rows(normalizer, source, temperature):
     z, side = batch(2)
     y, text_side = batch(3, images=11, views=1)
     text_side["id"] = text_side["id"] + 5  # the first images have no text here: rows without a positive
-    options = {"normaliser": normaliser, "row_weight": np.random.default_rng(9).uniform(0, 1, len(z))}
+    options = {"normalizer": normalizer, "row_weight": np.random.default_rng(9).uniform(0, 1, len(z))}
     with jax.enable_x64(True):
         common = {"source": SOURCES[source], "target_temperature": temperature, "views": 2, "tile": 8, **options}
         program = ours(jnp.asarray(z), jnp.asarray(y), side, text_side, lowest_temperature=temperature, **common)
@@ -181,7 +181,7 @@ def test_collapsed_embeddings_and_equal_captions(temperature):
     z, side = np.tile(unit(np.ones(8)), (12, 1)), {"id": np.arange(6), "caption_embedding": np.ones((6, 4))}
     got = ours(
         jnp.asarray(z, jnp.float32), None, side, None, np.ones(12) / 12, source=SOURCES["caption"],
-        normaliser="softmax", target_temperature=temperature, lowest_temperature=temperature, views=2, tile=4,
+        normalizer="softmax", target_temperature=temperature, lowest_temperature=temperature, views=2, tile=4,
     )(temperature)  # fmt: skip
     np.testing.assert_allclose(got[0]["loss"], np.log(11), rtol=1e-5)
     np.testing.assert_allclose(got[0]["target_entropy"], np.log(11), rtol=1e-5)
@@ -190,7 +190,7 @@ def test_collapsed_embeddings_and_equal_captions(temperature):
 
 def test_side_information_per_image_or_per_row_is_the_same():
     z, side = batch(5)
-    options = {"source": SOURCES["caption"], "normaliser": "softmax", "temperature": 0.1, "target_temperature": 0.1}
+    options = {"source": SOURCES["caption"], "normalizer": "softmax", "temperature": 0.1, "target_temperature": 0.1}
     z, full = jnp.asarray(z), repeated(side, 2)
     per_image = jax.jit(lambda z: streaming_rows(z, None, side, None, views=2, tile=8, **options))(z)
     per_row = jax.jit(lambda z: streaming_rows(z, None, full, None, views=1, tile=26, **options))(z)
@@ -208,7 +208,7 @@ def scratch(rows, width=128, caption_width=768, views=2):
 
     def mean(z, side):
         return streaming_rows(
-            z, None, side, None, source=SOURCES["caption"], normaliser="softmax",
+            z, None, side, None, source=SOURCES["caption"], normalizer="softmax",
             temperature=0.1, target_temperature=0.1, views=views,
         )["loss"].mean()  # fmt: skip
 
@@ -226,18 +226,18 @@ def test_inputs_that_do_not_fit_are_refused():
     z, side = batch()
     options = {"source": SOURCES["caption"], "temperature": 0.1}
     with pytest.raises(ValueError, match="26 rows of 1 views, but 13 rows of 'id'"):
-        streaming_rows(jnp.asarray(z), None, side, None, normaliser="softmax", **options)
+        streaming_rows(jnp.asarray(z), None, side, None, normalizer="softmax", **options)
     with pytest.raises(ValueError, match="softmax or row_sum"):
-        streaming_rows(jnp.asarray(z), None, side, None, normaliser="sinkhorn", views=2, **options)
+        streaming_rows(jnp.asarray(z), None, side, None, normalizer="sinkhorn", views=2, **options)
     with pytest.raises(ValueError, match="both be None"):
-        streaming_rows(jnp.asarray(z), jnp.asarray(z), side, None, normaliser="softmax", views=2, **options)
+        streaming_rows(jnp.asarray(z), jnp.asarray(z), side, None, normalizer="softmax", views=2, **options)
 
 
 def test_keys_that_are_not_filled_take_no_part():
     z, side = batch(6)
     y, queue = batch(7, images=12, views=1)
     filled = np.arange(12) % 3 > 0
-    options = {"source": SOURCES["caption"], "normaliser": "softmax", "views": 2, "row_weight": np.ones(26) / 26}
+    options = {"source": SOURCES["caption"], "normalizer": "softmax", "views": 2, "row_weight": np.ones(26) / 26}
     u, v = ({"id": s["id"], "caption_embedding": s["caption_embedding"]} for s in (side, queue))
     kept = {name: value[filled] for name, value in v.items()}
     with jax.enable_x64(True):

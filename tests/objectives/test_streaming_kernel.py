@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from tests.objectives.test_streaming_mesh import CASES, XCLR, batch, loss_and_gradient
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.mesh import batch_sharding, make_mesh
-from xsample_jax.objectives.streaming import streaming_rows
-from xsample_jax.objectives.streaming_kernel import images_of_tile
+from xsample_jax.objectives.streaming.loss import streaming_rows
+from xsample_jax.objectives.streaming.pallas import images_of_tile
+from xsample_jax.sharding import batch_sharding, make_mesh
 from xsample_jax.topology import topology_devices
 
 KERNELS = {"tiles": "pallas", "cosine_of": "caption_embedding"}
@@ -79,7 +79,7 @@ def test_compiles_for_tpus(topology, tiles):
     mesh = make_mesh(ConfigDict({"data": -1, "fsdp": 1, "tensor": 1}), 1024, topology_devices(topology))
 
     def loss(z, side, tau):
-        form = {"source": SOURCES["caption"], "normaliser": "softmax", "target_temperature": 0.1}
+        form = {"source": SOURCES["caption"], "normalizer": "softmax", "target_temperature": 0.1}
         form |= {"tiles": tiles, "cosine_of": "caption_embedding", "lowest_temperature": 0.03}
         return streaming_rows(z, None, side, None, temperature=tau, views=2, mesh=mesh, **form)["loss"].mean()
 

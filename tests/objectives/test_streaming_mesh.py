@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from xsample_jax.compiled_report import collectives
+from xsample_jax.dry_run import collectives
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.mesh import batch_sharding, make_mesh
-from xsample_jax.objectives.streaming import streaming_rows
+from xsample_jax.objectives.streaming.loss import streaming_rows
+from xsample_jax.sharding import batch_sharding, make_mesh
 
 IMAGES, VIEWS, WIDTH, CAPTION_WIDTH = 24, 2, 16, 12
 
@@ -33,7 +33,7 @@ def batch(images=IMAGES, width=WIDTH, caption_width=CAPTION_WIDTH, spread=1.0):
     return {"z": z, "y": y, "side": side}
 
 
-def loss_and_gradient(mesh, *, towers, source, normaliser, temperature, tile=8, **distribution):
+def loss_and_gradient(mesh, *, towers, source, normalizer, temperature, tile=8, **distribution):
     def loss(z, y, tau, side):
         values = streaming_rows(
             z,
@@ -41,7 +41,7 @@ def loss_and_gradient(mesh, *, towers, source, normaliser, temperature, tile=8, 
             side,
             side if towers else None,
             source=source,
-            normaliser=normaliser,
+            normalizer=normalizer,
             temperature=tau,
             lowest_temperature=temperature,
             target_temperature=0.1,
@@ -72,12 +72,12 @@ def one_way(u, v):
     return SOURCES["caption"](u, v) / (1 + u["label"][:, None])
 
 
-XCLR = {"towers": False, "source": SOURCES["caption"], "normaliser": "softmax", "temperature": 0.1}
-CLIP = {"towers": True, "source": SOURCES["identity"], "normaliser": "row_sum", "temperature": 0.07}
+XCLR = {"towers": False, "source": SOURCES["caption"], "normalizer": "softmax", "temperature": 0.1}
+CLIP = {"towers": True, "source": SOURCES["identity"], "normalizer": "row_sum", "temperature": 0.07}
 CASES = {
     "xclr": XCLR,
-    "supcon, low temperature": XCLR | {"source": SOURCES["label"], "normaliser": "row_sum", "temperature": 0.01},
-    "two towers": CLIP | {"source": one_way, "normaliser": "softmax"},
+    "supcon, low temperature": XCLR | {"source": SOURCES["label"], "normalizer": "row_sum", "temperature": 0.01},
+    "two towers": CLIP | {"source": one_way, "normalizer": "softmax"},
 }
 
 

@@ -8,9 +8,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.mesh import batch_sharding, make_mesh, replicated
-from xsample_jax.objectives.streaming import streaming_rows
-from xsample_jax.rows import unit_rows
+from xsample_jax.objectives.streaming.loss import streaming_rows
+from xsample_jax.ops import unit_rows
+from xsample_jax.sharding import batch_sharding, make_mesh, replicated
 from xsample_jax.topology import topology_devices
 
 IMAGES, WIDTH, LAYERS = 2048, 1024, 3
@@ -26,7 +26,7 @@ def test_captions_are_gathered_behind_the_encoder():
         for layer in layers:
             h = jax.nn.gelu(h @ layer)
         z = unit_rows(h[:, :128])
-        form = {"source": SOURCES["caption"], "normaliser": "softmax", "temperature": 0.1, "target_temperature": 0.1}
+        form = {"source": SOURCES["caption"], "normalizer": "softmax", "temperature": 0.1, "target_temperature": 0.1}
         return streaming_rows(z, None, side, None, views=2, mesh=mesh, **form)["loss"].mean()
 
     def shape(dims, dtype, sharding):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xsample_jax.objectives.temperature import TEMPERATURES, initial_log_scale, learned_temperature
+from xsample_jax.objectives.slots import TEMPERATURES, initial_log_scale, learned_temperature
 
 RNG = np.random.default_rng(6)
 SIMILARITY, TARGET = RNG.uniform(-1, 1, (3, 4)), np.array([[1.0, 0, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 0]])
@@ -32,7 +32,7 @@ def test_per_class_and_per_anchor_are_columns():
 
 def test_model_aware_is_the_mean_positive_similarity():
     mean = (SIMILARITY[0, 0] + 0.5 * SIMILARITY[1, 1] + 0.5 * SIMILARITY[1, 2]) / 2
-    assert rule("model_aware", alpha=0.5, centre=0.2) == pytest.approx(0.4 * (1 + 0.5 * (mean - 0.2)), rel=1e-5)
+    assert rule("model_aware", alpha=0.5, center=0.2) == pytest.approx(0.4 * (1 + 0.5 * (mean - 0.2)), rel=1e-5)
     gradient = jax.grad(lambda s: TEMPERATURES["model_aware"](0.4, U, s, jnp.asarray(TARGET), 0.0))
     np.testing.assert_array_equal(gradient(jnp.asarray(SIMILARITY)), 0)
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from tests.quick import quick_jit
-from xsample_jax.graphs.combine import Graph, Mixture
-from xsample_jax.objectives.blocks import TEXT, Rows, image_block, key_block
+from xsample_jax.graphs.targets import Graph, Mixture
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.terms import FeatureTerm, Term
+from xsample_jax.objectives.terms import TEXT, FeatureTerm, Rows, Term, image_block, key_block
 
 RNG = np.random.default_rng(10)
 B, V, D, TAU = 5, 2, 6, 0.3

@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xsample_jax.graphs.combine import Graph
-from xsample_jax.objectives.blocks import image_block
+from xsample_jax.graphs.targets import Graph
 from xsample_jax.objectives.objective import Objective, objective_loss
-from xsample_jax.objectives.terms import Term
-from xsample_jax.objectives.weights import WEIGHTS
+from xsample_jax.objectives.slots import WEIGHTS
+from xsample_jax.objectives.terms import Term, image_block
 
 RNG = np.random.default_rng(4)
 ROWS, KEYS, TAU = 5, 7, 0.2

@@ -8,14 +8,12 @@ import numpy as np
 from PIL import Image
 
 from xsample_jax.data.decode import decode_image
-from xsample_jax.data.record_reader import open_records
+from xsample_jax.data.records import open_records
 from xsample_jax.data.sources import EMOJI_FOLDER
-from xsample_jax.prepare.fields import Fields
-from xsample_jax.prepare.image import ImageOptions
-from xsample_jax.prepare.job import Job
-from xsample_jax.prepare.prepare import prepare
-from xsample_jax.prepare.runners import local_runner
-from xsample_jax.prepare.source_webdataset import webdataset_source
+from xsample_jax.prepare.example import Fields
+from xsample_jax.prepare.job import ImageOptions, Job
+from xsample_jax.prepare.prepare import local_runner, prepare
+from xsample_jax.prepare.webdataset import webdataset_source
 
 
 def picture(seed=0, width=40, height=30, kind="JPEG", mode="RGB", **options) -> bytes:

@@ -3,7 +3,7 @@
 import msgpack
 import pytest
 
-from xsample_jax.prepare.captions import MAX_LENGTH, clean_captions
+from xsample_jax.prepare.shards import MAX_LENGTH, clean_captions
 
 
 @pytest.mark.parametrize(

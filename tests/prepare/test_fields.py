@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from xsample_jax.errors import DataError
-from xsample_jax.prepare.fields import read_captions, read_label
+from xsample_jax.prepare.example import read_captions, read_label
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,12 @@ import pyarrow.parquet
 import pytest
 
 from tests.prepare.corpora import picture
-from xsample_jax.data.record_reader import open_records
+from xsample_jax.data.records import open_records
 from xsample_jax.errors import DataError
-from xsample_jax.prepare.fields import Fields
-from xsample_jax.prepare.image import ImageOptions
-from xsample_jax.prepare.job import Job
-from xsample_jax.prepare.prepare import prepare
-from xsample_jax.prepare.runners import local_runner
-from xsample_jax.prepare.source_folder import folder_source
+from xsample_jax.prepare.example import Fields
+from xsample_jax.prepare.folder import folder_source
+from xsample_jax.prepare.job import ImageOptions, Job
+from xsample_jax.prepare.prepare import local_runner, prepare
 
 NAMES = ["cat/1.jpg", "cat/2.JPEG", "dog/1.png", "dog/notes.txt", "dog/.hidden.jpg", "top.jpg"]
 

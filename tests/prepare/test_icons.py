@@ -1,17 +1,15 @@
-"""The icons set, from a package made here: which sets are taken, captions, licences, splits by name."""
+"""The icons set, from a package made here: which sets are taken, captions, licenses, splits by name."""
 
 import json
 
 import pytest
 
 from xsample_jax.data.decode import decode_image
-from xsample_jax.data.record_reader import open_records
+from xsample_jax.data.records import open_records
 from xsample_jax.errors import DataError
-from xsample_jax.prepare.image import ImageOptions
-from xsample_jax.prepare.job import Job
-from xsample_jax.prepare.prepare import prepare
-from xsample_jax.prepare.runners import local_runner
-from xsample_jax.prepare.source_icons import LICENCES, PACKAGE, VERSION, icons_source, spoken_names
+from xsample_jax.prepare.icons import LICENSES, PACKAGE, VERSION, icons_source, spoken_names
+from xsample_jax.prepare.job import ImageOptions, Job
+from xsample_jax.prepare.prepare import local_runner, prepare
 
 SQUARE = '<path fill="currentColor" d="M0 0h24v24H0z"/>'
 NAMES = [f"thing{number}" for number in range(40)]
@@ -19,7 +17,7 @@ NAMES = [f"thing{number}" for number in range(40)]
 
 @pytest.fixture
 def npm(tmp_path):
-    """A folder with four sets: two to take, one of another licence, one of logos."""
+    """A folder with four sets: two to take, one of another license, one of logos."""
     package = tmp_path / "npm" / "node_modules" / PACKAGE
     (package / "json").mkdir(parents=True)
     (package / "package.json").write_text(json.dumps({"version": VERSION}))
@@ -44,15 +42,15 @@ def test_the_set(npm, tmp_path):
     job = Job("icons", icons_source(str(npm)), {"train": 0.5, "val": 0.5}, ImageOptions())
     manifest, report = prepare(job, tmp_path / "out", local_runner(1))
     assert (report["kept"], report["no_image"], report["broken_image"]) == (80, 2, 1)
-    assert manifest.attributes == {"style": ["alpha", "beta"], "licence": list(LICENCES)}
+    assert manifest.attributes == {"style": ["alpha", "beta"], "license": list(LICENSES)}
     names = {}
     for split in manifest.splits:
         records = list(open_records(tmp_path / "out", split, channels=4))
         names[split] = {record["captions"][0].split(".")[0] for record in records}
         assert len(records) == 2 * len(names[split])  # both styles of a name are in the same split
         for record in records:
-            licence = LICENCES[record["attributes"]["licence"]]
-            assert licence == ("MIT", "CC-BY-4.0")[record["attributes"]["style"]]
+            license = LICENSES[record["attributes"]["license"]]
+            assert license == ("MIT", "CC-BY-4.0")[record["attributes"]["style"]]
             if record["captions"][0].startswith("thing1.") or record["captions"][0] == "thing1":
                 assert record["captions"] == [("thing1. Tools, Home", "thing1")[record["attributes"]["style"]]]
         assert tuple(decode_image(records[0]["image"], 64, 4)[32, 32]) == (0x33, 0x33, 0x33, 255)

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.prepare.corpora import picture
 from xsample_jax.data.decode import decode_image
 from xsample_jax.errors import DataError
-from xsample_jax.prepare.image import ImageOptions, prepare_image
+from xsample_jax.prepare.job import ImageOptions, prepare_image
 
 
 def opened(data):
@@ -67,7 +67,7 @@ def test_cmyk_becomes_rgb():
     )
 
 
-def test_16_bit_grey_becomes_8_bit_without_loss_of_contrast():
+def test_16_bit_gray_becomes_8_bit_without_loss_of_contrast():
     values = (np.arange(64 * 64, dtype=np.uint16) * 16).reshape(64, 64)
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, "PNG")
@@ -76,7 +76,7 @@ def test_16_bit_grey_becomes_8_bit_without_loss_of_contrast():
     np.testing.assert_array_equal(np.asarray(opened(result))[..., 0], values >> 8)
 
 
-def test_palette_stays_or_is_shrunk_in_true_colour():
+def test_palette_stays_or_is_shrunk_in_true_color():
     data = picture(6, kind="PNG", mode="P")
     assert prepare_image(data, ImageOptions()) == (data, [])
     result, _ = prepare_image(data, ImageOptions(size=10))
@@ -103,7 +103,7 @@ def test_formats_that_records_do_not_hold_become_png_without_loss():
         np.testing.assert_array_equal(np.asarray(opened(result)), np.asarray(opened(data).convert("RGB")))
 
 
-def test_16_bit_colours_become_8_bit():
+def test_16_bit_colors_become_8_bit():
     pixels = np.arange(8 * 8 * 3, dtype=np.uint16).reshape(8, 8, 3) * 300
     _, data = cv2.imencode(".png", pixels[..., ::-1])
     result, changes = prepare_image(data.tobytes(), ImageOptions())

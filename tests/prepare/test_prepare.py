@@ -13,13 +13,12 @@ import time
 import pytest
 
 from tests.prepare.corpora import contents, make_job, run, sample, write_corpus, write_tar
-from xsample_jax.data.manifest import read_manifest, verify_records
-from xsample_jax.data.record_reader import open_records
+from xsample_jax.data.records import open_records, read_manifest, verify_records
 from xsample_jax.errors import DataError
-from xsample_jax.faults.lock import locked
+from xsample_jax.io.locks import locked
 from xsample_jax.prepare import prepare as prepare_module
 from xsample_jax.prepare import shards
-from xsample_jax.prepare.image import ImageOptions
+from xsample_jax.prepare.job import ImageOptions
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -65,7 +64,7 @@ def test_processes_give_the_same_bytes(corpus, whole, tmp_path):
 
 def test_beam_gives_the_same_bytes(corpus, whole, tmp_path):
     pytest.importorskip("apache_beam")
-    from xsample_jax.prepare.runners import beam_runner
+    from xsample_jax.prepare.prepare import beam_runner
 
     prepare_module.prepare(make_job(corpus), tmp_path / "out", beam_runner("DirectRunner"))
     assert contents(tmp_path / "out") == whole
@@ -169,7 +168,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_to_read(tmp_path):
     assert len(open_records(tmp_path / "out", "train")) == 60
 
 
-def test_a_finished_set_is_recognised_and_another_refused(corpus, whole, tmp_path, monkeypatch):
+def test_a_finished_set_is_recognized_and_another_refused(corpus, whole, tmp_path, monkeypatch):
     out = tmp_path / "out"
     first = run(make_job(corpus), out)
     monkeypatch.setattr(shards, "prepare_image", None)  # nothing is done a second time
@@ -253,7 +252,7 @@ def test_the_limit_of_open_files_grows_with_the_shards(tmp_path):
     assert len(read_manifest(tmp_path / "out").splits["train"]["shards"]) == 70
     code = (
         "import resource\n"
-        "from xsample_jax.data.record_reader import open_records\n"
+        "from xsample_jax.data.records import open_records\n"
         "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))\n"
         f"print(len([record for record in open_records({str(tmp_path / 'out')!r}, 'train')]))"

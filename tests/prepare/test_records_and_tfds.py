@@ -11,17 +11,15 @@ import tensorflow_datasets as tfds
 from tests.data.record_sets import write_set
 from tests.prepare.corpora import picture
 from xsample_jax.data.decode import decode_image
-from xsample_jax.data.record_reader import open_records
-from xsample_jax.data.record_writer import KEYS, write_records
+from xsample_jax.data.records import open_records
 from xsample_jax.data.sources import EMOJI_FOLDER
+from xsample_jax.data.writer import KEYS, write_records
 from xsample_jax.errors import DataError
-from xsample_jax.prepare.fields import Fields
-from xsample_jax.prepare.image import ImageOptions
-from xsample_jax.prepare.job import Job
-from xsample_jax.prepare.prepare import prepare
-from xsample_jax.prepare.runners import local_runner
-from xsample_jax.prepare.source_records import records_source
-from xsample_jax.prepare.source_tfds import tfds_source
+from xsample_jax.prepare.example import Fields
+from xsample_jax.prepare.job import ImageOptions, Job
+from xsample_jax.prepare.prepare import local_runner, prepare
+from xsample_jax.prepare.sources import records_source
+from xsample_jax.prepare.tfds import tfds_source
 
 
 def make(source, out, image):
@@ -129,7 +127,7 @@ def test_unknown_tfds_set(tmp_path):
 
 def test_a_tfds_set_that_is_not_prepared_or_not_for_us(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "importlib_resources", importlib.resources)
-    monkeypatch.setattr("xsample_jax.prepare.source_tfds._builder", lambda path: builder)
+    monkeypatch.setattr("xsample_jax.prepare.tfds._builder", lambda path: builder)
     builder = Captioned(data_dir=str(tmp_path), file_format="array_record")
     with pytest.raises(DataError, match=r"has prepared.*download_and_prepare"):
         tfds_source("captioned", Fields())
@@ -144,7 +142,7 @@ def test_a_tfds_set_that_is_not_prepared_or_not_for_us(tmp_path, monkeypatch):
 
 
 def test_int8_embeddings_become_the_float16_rows_that_are_read(tmp_path):
-    encoder = {"name": "e", "dim": 4, "normalised": True, "stored": "int8"}
+    encoder = {"name": "e", "dim": 4, "normalized": True, "stored": "int8"}
     rows = np.array([[127, 3, -50, 9]], np.int8)
     record = {"id": 0, "image": picture(0), "captions": ["a cat"], "caption_embeddings": rows}
     write_records(tmp_path / "in", "t", {"train": [record]}, text_encoder=encoder)

@@ -7,16 +7,13 @@ import numpy as np
 import pytest
 
 from xsample_jax.data.decode import decode_image
-from xsample_jax.data.record_reader import open_records
+from xsample_jax.data.records import open_records
 from xsample_jax.errors import DataError
-from xsample_jax.prepare import source_shapes
-from xsample_jax.prepare.fields import Fields
-from xsample_jax.prepare.image import ImageOptions
-from xsample_jax.prepare.job import Job
-from xsample_jax.prepare.prepare import prepare
-from xsample_jax.prepare.runners import local_runner
-from xsample_jax.prepare.shape_drawing import SIZE, draw
-from xsample_jax.prepare.shape_factors import CAPTIONS, FACTORS, caption_of, factor_vector, factors_of
+from xsample_jax.prepare import shapes as source_shapes
+from xsample_jax.prepare.example import Fields
+from xsample_jax.prepare.job import ImageOptions, Job
+from xsample_jax.prepare.prepare import local_runner, prepare
+from xsample_jax.prepare.shapes import CAPTIONS, FACTORS, SIZE, caption_of, draw, factor_vector, factors_of
 from xsample_jax.prepare.sources import open_source
 from xsample_jax.tools import prepare as prepare_tool
 
@@ -42,7 +39,7 @@ def test_factors_do_not_change():
 
 
 def test_cosine_is_the_share_of_named_factors_that_agree():
-    for named in (*CAPTIONS, ("colour", "ground")):
+    for named in (*CAPTIONS, ("color", "ground")):
         for i in range(30):
             a, b = factors_of(i), factors_of(i + 1)
             shared = sum(a[name] == b[name] for name in named) / len(named)
@@ -50,12 +47,12 @@ def test_cosine_is_the_share_of_named_factors_that_agree():
 
 
 def test_captions_name_what_they_should_and_nothing_else():
-    values = {"shape": 4, "colour": 0, "texture": 1, "count": 2, "ground": 1, "position": 0}
+    values = {"shape": 4, "color": 0, "texture": 1, "count": 2, "ground": 1, "position": 0}
     assert caption_of(values, tuple(FACTORS)) == "three red striped crosses on the left, on grass"
     assert caption_of(values, ("shape",)) == "cross"
     assert caption_of(values, ("ground",)) == "on grass"
     assert caption_of(values | {"ground": 4}, ("ground",)) == "at night"
-    assert caption_of(values | {"position": 4}, ("shape", "position")) == "cross in the centre"
+    assert caption_of(values | {"position": 4}, ("shape", "position")) == "cross in the center"
     assert caption_of(values, ("shape", "count")) == "three crosses"
 
 
@@ -73,13 +70,13 @@ def test_a_factor_changes_the_picture_and_nothing_else_does(factor):
 
 
 def test_ground_does_not_move_the_object_nor_the_object_the_ground():
-    values = {"shape": 0, "colour": 0, "texture": 0, "count": 0, "ground": 0, "position": 4}
+    values = {"shape": 0, "color": 0, "texture": 0, "count": 0, "ground": 0, "position": 4}
     grounds = [np.asarray(draw(values | {"ground": g}, 3), int) for g in range(len(FACTORS["ground"]))]
     middle, corner = np.s_[22:26, 22:26], np.s_[:6, :6]
     for picture in grounds[1:]:
         np.testing.assert_array_equal(picture[middle], grounds[0][middle])
         assert np.abs(picture[corner] - grounds[0][corner]).mean() > 10
-    other = np.asarray(draw(values | {"colour": 4}, 3), int)
+    other = np.asarray(draw(values | {"color": 4}, 3), int)
     np.testing.assert_array_equal(other[corner], grounds[0][corner])
     assert np.abs(other[middle] - grounds[0][middle]).mean() > 40
 

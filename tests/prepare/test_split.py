@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from xsample_jax.errors import DataError
-from xsample_jax.prepare.split import key_hash, parse_splits, split_of
+from xsample_jax.prepare.shards import key_hash, parse_splits, split_of
 
 
 def test_shares_are_met_and_order_does_not_matter():
@@ -27,7 +27,7 @@ def test_a_picture_stays_in_training_when_validation_shrinks():
 
 
 def test_the_hash_is_the_same_in_another_process():
-    code = "from xsample_jax.prepare.split import key_hash; print(key_hash('000000012'))"
+    code = "from xsample_jax.prepare.shards import key_hash; print(key_hash('000000012'))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(found) == key_hash("000000012")
 

@@ -6,15 +6,15 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from xsample_jax.data.record_reader import open_records
-from xsample_jax.data.record_writer import write_records
+from xsample_jax.data.records import open_records
 from xsample_jax.data.sources import EMOJI_FOLDER
+from xsample_jax.data.writer import write_records
 from xsample_jax.tools.to_tfds import main
 
 
-def encoded(kind, colour, mode="RGB"):
+def encoded(kind, color, mode="RGB"):
     out = io.BytesIO()
-    Image.new(mode, (9, 7), colour).save(out, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    Image.new(mode, (9, 7), color).save(out, kind, **({"lossless": True} if kind == "WEBP" else {}))
     return out.getvalue()
 
 
@@ -26,7 +26,7 @@ def test_pictures_captions_embeddings_labels_and_attributes(tmp_path, capsys):
          "caption_embeddings": np.full((1 + i % 2, 4), i + 0.5, np.float16), "attributes": {"style": i % 2}}
         for i, image in enumerate(images)
     ]  # fmt: skip
-    encoder = {"name": "e", "dim": 4, "normalised": False}
+    encoder = {"name": "e", "dim": 4, "normalized": False}
     write_records(
         tmp_path / "set", "Four Pictures", {"train": records}, class_names=("cat", "dog"),
         attributes={"style": ("flat", "line")}, text_encoder=encoder,
@@ -38,10 +38,10 @@ def test_pictures_captions_embeddings_labels_and_attributes(tmp_path, capsys):
     found = {int(example["id"]): example for example in builder.as_data_source("train")}
     assert sorted(found) == [10, 11, 12, 13]
     assert builder.info.features["label"].names == ["cat", "dog"]
-    for record, colour in zip(records, ([200, 10, 10], [10, 200, 10], [77] * 3, [204] * 3), strict=True):
+    for record, color in zip(records, ([200, 10, 10], [10, 200, 10], [77] * 3, [204] * 3), strict=True):
         example = found[record["id"]]
         assert example["image"].shape == (7, 9, 3)
-        np.testing.assert_allclose(example["image"][3, 4], colour, atol=2)
+        np.testing.assert_allclose(example["image"][3, 4], color, atol=2)
         assert (example["label"], example["attributes"]["style"]) == (record["label"], record["attributes"]["style"])
         assert [text.decode() for text in example["captions"]] == record["captions"]
         np.testing.assert_array_equal(example["caption_embeddings"], record["caption_embeddings"])
@@ -79,7 +79,7 @@ def test_another_set_of_that_name_is_not_taken_for_this_one(tmp_path, capsys):
 def test_records_without_embeddings_and_sets_without_records(tmp_path, capsys):
     rows = {"captions": ["a"], "caption_embeddings": np.ones((1, 4), np.float16)}
     records = [{"id": 0, "image": encoded("PNG", 7, "L")} | rows, {"id": 1, "image": encoded("PNG", 9, "L")}]
-    encoder = {"name": "e", "dim": 4, "normalised": False}
+    encoder = {"name": "e", "dim": 4, "normalized": False}
     write_records(tmp_path / "set", "some", {"train": records}, text_encoder=encoder)
     assert main([f"--set={tmp_path / 'set'}", f"--out={tmp_path / 'tfds'}"]) == 0
     source = tfds.builder_from_directory(capsys.readouterr().out.splitlines()[-1]).as_data_source("train")

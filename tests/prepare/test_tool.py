@@ -6,7 +6,7 @@ import pytest
 from tests.captions.tiny_models import write_model
 from tests.prepare.corpora import contents, picture, write_corpus, write_tar
 from xsample_jax.captions.encoders import encode_texts
-from xsample_jax.data.record_reader import open_records
+from xsample_jax.data.records import open_records
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import KINDS
 from xsample_jax.tools.prepare import make_parser, read_class_names, run

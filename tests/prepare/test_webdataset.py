@@ -10,11 +10,10 @@ import tracemalloc
 import pytest
 
 from tests.prepare.corpora import make_job, picture, run, run_one, sample, write_corpus, write_tar
-from xsample_jax.data.record_reader import open_records
+from xsample_jax.data.records import open_records
 from xsample_jax.errors import DataError
-from xsample_jax.prepare.example import Example, Problem
-from xsample_jax.prepare.fields import Fields
-from xsample_jax.prepare.source_webdataset import read_tar, webdataset_source
+from xsample_jax.prepare.example import Example, Fields, Problem
+from xsample_jax.prepare.webdataset import read_tar, webdataset_source
 
 
 def kinds(problems):

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from xsample_jax.errors import CheckpointError
-from xsample_jax.storage import lease
-from xsample_jax.storage.lease import leased
-from xsample_jax.storage.paths import as_path
+from xsample_jax.io import locks as lease
+from xsample_jax.io.locks import leased
+from xsample_jax.io.paths import as_path
 
 
 @pytest.fixture(autouse=True)

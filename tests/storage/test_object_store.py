@@ -7,7 +7,7 @@ import numpy as np
 import tensorstore
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from xsample_jax.storage.paths import as_path, download, upload
+from xsample_jax.io.paths import as_path, download, upload
 
 
 def test_a_write_on_condition_happens_only_where_the_condition_holds(bucket):

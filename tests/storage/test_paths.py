@@ -5,8 +5,8 @@ import pathlib
 import pytest
 
 from xsample_jax.errors import ConfigError
-from xsample_jax.storage import paths
-from xsample_jax.storage.paths import absolute, as_path, fetched, file_sizes, local_copy_of, matching, move_in
+from xsample_jax.io import paths
+from xsample_jax.io.paths import absolute, as_path, fetched, file_sizes, local_copy_of, matching, move_in
 
 
 def test_what_is_local_stays_a_path_of_pathlib(tmp_path):

@@ -8,17 +8,15 @@ import pytest
 
 from tests.captions.test_embed import HashEncoder
 from tests.prepare.corpora import contents, make_job, run, write_corpus
-from xsample_jax.captions.embed import embed_set
-from xsample_jax.captions.embed_classes import embed_classes
-from xsample_jax.data.manifest import verify_records
-from xsample_jax.data.record_reader import open_records
-from xsample_jax.data.whole_file import load_arrays
+from xsample_jax.captions.embed import embed_classes, embed_set
+from xsample_jax.data.records import open_records, verify_records
 from xsample_jax.errors import DataError
+from xsample_jax.io import locks as lease
+from xsample_jax.io.files import load_arrays
+from xsample_jax.io.paths import as_path, upload
 from xsample_jax.prepare import shards
-from xsample_jax.prepare.fields import Fields
+from xsample_jax.prepare.example import Fields
 from xsample_jax.prepare.sources import open_source
-from xsample_jax.storage import lease
-from xsample_jax.storage.paths import as_path, upload
 from xsample_jax.tools import prepare
 
 

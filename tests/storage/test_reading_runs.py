@@ -8,12 +8,13 @@ import pytest
 
 from tests.tools.synthetic_runs import write_run
 from tests.tools.test_evaluate import SPLITS, save_run
-from xsample_jax.checkpoint_files import find_checkpoint
+from xsample_jax.checkpoint import find_checkpoint
 from xsample_jax.encoder import load_encoder
 from xsample_jax.errors import CheckpointError, DataError
-from xsample_jax.storage.paths import as_path, upload
-from xsample_jax.tools import evaluate, report
-from xsample_jax.weights.read import read_weights
+from xsample_jax.io.paths import as_path, upload
+from xsample_jax.reports import report
+from xsample_jax.tools import evaluate
+from xsample_jax.weights.files import read_weights
 
 
 def test_evaluate_and_export_take_a_checkpoint_in_a_bucket(bucket, store, monkeypatch, capsys):

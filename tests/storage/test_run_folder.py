@@ -5,9 +5,9 @@ import time
 import pytest
 
 from xsample_jax.errors import CheckpointError
-from xsample_jax.storage import run_folder
-from xsample_jax.storage.paths import as_path
-from xsample_jax.storage.run_folder import open_run_folder
+from xsample_jax.io import run_dir as run_folder
+from xsample_jax.io.paths import as_path
+from xsample_jax.io.run_dir import open_run_folder
 
 
 def test_a_folder_on_a_disk_is_itself_and_locked(tmp_path):

@@ -8,10 +8,10 @@ import pytest
 
 from tests.lives import Lives, differences
 from xsample_jax.data.sources import EMOJI_FOLDER
-from xsample_jax.exit_codes import BAD_INPUT, FINISHED, REQUEUE
-from xsample_jax.faults.history import read_history
+from xsample_jax.errors import BAD_INPUT, FINISHED, REQUEUE
+from xsample_jax.io.paths import as_path, file_sizes, upload
+from xsample_jax.io.run_dir import read_history
 from xsample_jax.metrics.writers import read_jsonl
-from xsample_jax.storage.paths import as_path, file_sizes, upload
 
 SPLIT = "--config.data.source=records", "--config.data.split=val", "--config.checkpoint.every=4"
 
@@ -95,7 +95,7 @@ def test_a_second_run_in_the_same_folder_of_a_bucket_is_refused(lives, bucket):
     # Another machine, which writes while the second run looks.
     (place / ".lock").write_text(json.dumps({"host": "elsewhere", "process": 7}))
     quick = (
-        "import xsample_jax.storage.lease as l; f = l.Lease.take\n"
+        "import xsample_jax.io.locks as l; f = l.Lease.take\n"
         "import json, threading, time\n"
         "def other(self):\n"
         "    def renew():\n"

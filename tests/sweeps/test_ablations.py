@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from xsample_jax.sweeps.changes import changes, unchanged
-from xsample_jax.sweeps.check import check_points
-from xsample_jax.sweeps.grid import read_grid
+from xsample_jax.sweeps.grid import changes, read_grid, unchanged
+from xsample_jax.sweeps.launch import check_points
 
 FOLDER = Path(__file__).parent.parent.parent / "configs" / "ablations"
 FILES = sorted(FOLDER.glob("*.py"))

@@ -4,8 +4,8 @@ import pytest
 
 from xsample_jax.config import load_config
 from xsample_jax.errors import ConfigError, Problems
-from xsample_jax.sweeps.check import check_points
 from xsample_jax.sweeps.grid import Point, as_text, grid, read_grid
+from xsample_jax.sweeps.launch import check_points
 
 SMOKE = "configs/quickstart.py:smoke"
 
@@ -100,7 +100,7 @@ def test_a_folder_with_another_run_is_reported(tmp_path):
     points = grid(SMOKE, {"seed": (0, 1)})
     configs = check_points(points, "mine", str(tmp_path))
     assert [config.seed for config in configs.values()] == [0, 1]
-    from xsample_jax.faults.same_run import save_config
+    from xsample_jax.config.saved import save_config
 
     (tmp_path / "seed=1").mkdir()
     save_config(configs["seed=0"], tmp_path / "seed=1", {})

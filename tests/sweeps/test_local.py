@@ -12,11 +12,11 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from xsample_jax.sweeps import local, memory
+from xsample_jax.sweeps import local
+from xsample_jax.sweeps import local as memory
 from xsample_jax.sweeps.grid import grid
-from xsample_jax.sweeps.local import run_points
-from xsample_jax.sweeps.state import ABSENT, FINISHED, STARTED, last_step, state_of
-from xsample_jax.sweeps.table import write_results
+from xsample_jax.sweeps.launch import write_results
+from xsample_jax.sweeps.local import ABSENT, FINISHED, STARTED, last_step, run_points, state_of
 
 ROOT = Path(__file__).parent.parent.parent
 TRAINER = Path(__file__).parent / "trainer.py"

@@ -11,8 +11,8 @@ import pytest
 
 from tests.xla_flags import QUICK
 from xsample_jax.errors import ConfigError
-from xsample_jax.sweeps.emit import KINDS, emit
 from xsample_jax.sweeps.grid import grid
+from xsample_jax.sweeps.launch import KINDS, emit
 
 ROOT = Path(__file__).parent.parent.parent
 OPTIONS = {

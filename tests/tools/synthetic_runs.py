@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from xsample_jax.evals.embedding_map import map_arrays
 from xsample_jax.evals.emoji import evaluate_emoji
 from xsample_jax.evals.features import Features
-from xsample_jax.evals.intervals import save_examples
-from xsample_jax.evals.snapshot import find_neighbours, save_snapshot
-from xsample_jax.evals.worst_errors import error_arrays, find_errors
+from xsample_jax.evals.metrics import save_examples
+from xsample_jax.evals.snapshot import error_arrays, find_errors, find_neighbors, map_arrays, save_snapshot
 from xsample_jax.metrics.writers import JsonlWriter
 
 STYLES = ["noto", "twemoji", "fluent", "emojione", "openmoji"]
@@ -52,15 +50,15 @@ def features_of(strength: float, seed: int):
 
 
 def picture_of(label: int, style: int, side: int = 48) -> np.ndarray:
-    """uint8 [side, side, 4]: shape by group, colour by subgroup, frame by style."""
+    """uint8 [side, side, 4]: shape by group, color by subgroup, frame by style."""
     label, style = int(label), int(style)
     image = Image.new("RGBA", (side, side), (0, 0, 0, 0))
     pen = ImageDraw.Draw(image)
-    colour = tuple(int(c) for c in np.random.default_rng(label % 15).integers(40, 235, 3)) + (255,)
+    color = tuple(int(c) for c in np.random.default_rng(label % 15).integers(40, 235, 3)) + (255,)
     inset = 5 + label % 7
-    pen.regular_polygon((side / 2, side / 2, side / 2 - inset), 3 + label % 5, rotation=7 * label, fill=colour)
+    pen.regular_polygon((side / 2, side / 2, side / 2 - inset), 3 + label % 5, rotation=7 * label, fill=color)
     if style:
-        pen.rectangle((1, 1, side - 2, side - 2), outline=colour, width=style)
+        pen.rectangle((1, 1, side - 2, side - 2), outline=color, width=style)
     return np.asarray(image)
 
 
@@ -136,7 +134,7 @@ def write_run(
         student=softmax_graph(unit(z) @ unit(z).T, 0.15),
         views=2,
         similarity=captions,
-        neighbours=find_neighbours(test),
+        neighbors=find_neighbors(test),
         picture_of=partial(drawn, test),
         more=map_arrays(test)
         | error_arrays(find_errors(train, test), partial(drawn, test), partial(drawn, train), None),

@@ -6,14 +6,14 @@ import json
 import numpy as np
 import pytest
 
+from scripts import build_emoji
+from scripts.build_emoji import STYLES
 from xsample_jax.captions.encoders import checked_unit_rows
 from xsample_jax.errors import DataError
-from xsample_jax.tools import build_emoji
-from xsample_jax.tools.emoji_drawings import STYLES
 
 
 def fake_packages(npm, labels):
-    """The few files of the npm packages that the build reads, with one coloured bar per concept and style."""
+    """The few files of the npm packages that the build reads, with one colored bar per concept and style."""
     (npm / "node_modules/emojibase-data/en").mkdir(parents=True)
     emoji = [
         {

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.evals.intervals import Scores
-from xsample_jax.tools.comparison import difference_rows, verdicts
-from xsample_jax.tools.runs import Run
-from xsample_jax.tools.series import Series
+from xsample_jax.evals.metrics import Scores
+from xsample_jax.reports.report import difference_rows, verdicts
+from xsample_jax.reports.runs import Run, Series
 
 NAMES = ("group/knn", "subgroup/knn", "group/probe", "geometry/tolerance", "geometry/alignment")
 CONCEPTS = np.arange(200)
@@ -27,7 +26,7 @@ def series(name, shift):
 def test_a_clear_difference_without_a_better_side_is_told_apart():
     base = series("base", {})
     other = series("another", {"group/knn": 0.2, "subgroup/knn": -0.2, "geometry/tolerance": 0.3})
-    from xsample_jax.evals.catalogue import describe
+    from xsample_jax.evals.catalog import describe
 
     assert describe("geometry/tolerance").direction == 0
     (sentence,) = verdicts([base, other], base, difference_rows([base, other], base, [describe(n) for n in NAMES]))

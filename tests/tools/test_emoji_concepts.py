@@ -2,7 +2,7 @@
 
 import hashlib
 
-from xsample_jax.tools.emoji_concepts import Concept
+from scripts.build_emoji import Concept
 
 
 def concept(codepoints, label, tags=("tag",)):

@@ -2,8 +2,7 @@
 
 import unicodedata
 
-from xsample_jax.tools.emoji_concepts import Concept
-from xsample_jax.tools.emoji_drawings import drop_shared, match_icons
+from scripts.build_emoji import Concept, drop_shared, match_icons
 
 
 def concept(codepoints, label, tags=("tag",)):

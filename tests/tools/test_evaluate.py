@@ -7,23 +7,19 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.evals.colour_world import picture, write_colours, write_sets
+from tests.evals.color_world import picture, write_colors, write_sets
 from tests.tiny import tiny_config
 from tests.tools.test_report import read
-from xsample_jax.assemble import assemble
-from xsample_jax.checkpoint import Checkpoints
-from xsample_jax.checkpoint_files import FORMAT, find_checkpoint
+from xsample_jax.checkpoint import FORMAT, Checkpoints, find_checkpoint, text_checksum
 from xsample_jax.config import config_to_json
-from xsample_jax.data.record_writer import write_records
+from xsample_jax.data.writer import write_records
 from xsample_jax.errors import CheckpointError, ConfigError, Problems
-from xsample_jax.evals import bench
-from xsample_jax.evals.catalogue import SECTIONS, describe
-from xsample_jax.evals.evaluate_checkpoint import evaluate_checkpoint
-from xsample_jax.evals.intervals import bootstrap, load_examples
-from xsample_jax.evals.run import FeatureStore
-from xsample_jax.faults.checksums import text_checksum
-from xsample_jax.load_model import load_model, read_config
-from xsample_jax.progress import Progress
+from xsample_jax.evals import context as bench
+from xsample_jax.evals.catalog import SECTIONS, describe
+from xsample_jax.evals.evaluate import FeatureStore, evaluate_checkpoint, load_model, read_config
+from xsample_jax.evals.metrics import bootstrap, load_examples
+from xsample_jax.setup import build_run
+from xsample_jax.state import Progress
 from xsample_jax.tools import evaluate
 
 SPLITS = ["--config.eval.train_split=val_styles", "--config.eval.split=test_styles"]
@@ -36,7 +32,7 @@ def save_run(folder, steps=(3, 7), **changes):
     config = tiny_config(model__width=16, **changes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(resnet.LAYOUTS, 18, (resnet.BasicBlock, (1,)))
-        parts, _ = assemble(config)
+        parts, _ = build_run(config)
         state = parts.new_state()
     checkpoints = Checkpoints(folder, config.checkpoint)
     for step in steps:
@@ -98,11 +94,11 @@ def test_table_json_examples_and_page(run, capsys, tmp_path):
 
 
 def test_a_model_of_other_data_on_the_robustness_table(run, tmp_path, capsys):
-    write_colours(tmp_path / "records", of_each=6)
+    write_colors(tmp_path / "records", of_each=6)
     write_sets(tmp_path / "sets")
-    for pair, colour in (("ancient building", 0), ("ancient clock", 6), ("broken clock", 11)):
+    for pair, color in (("ancient building", 0), ("ancient clock", 6), ("broken clock", 11)):
         for number in range(4):
-            picture(tmp_path / "sets" / "release_dataset" / "images" / pair / f"{number}.jpg", colour)
+            picture(tmp_path / "sets" / "release_dataset" / "images" / pair / f"{number}.jpg", color)
     shutil.rmtree(tmp_path / "sets" / "imagenet-r")
     data = ["--config.data.source=records", f"--config.data.path={tmp_path / 'records'}", "--config.eval.split=val"]
     arguments = [f"--checkpoint={run}", "--evals=robustness,mit_states", "--probe=ridge", f"--sets={tmp_path / 'sets'}"]
@@ -111,7 +107,7 @@ def test_a_model_of_other_data_on_the_robustness_table(run, tmp_path, capsys):
     metrics = {name.removeprefix("robustness/"): numbers["value"] for name, numbers in found["metrics"].items()}
     assert "imagenet-r" not in metrics
     assert "note: imagenet-r: not in" in capsys.readouterr().out
-    # Even at random a network tells colours apart; what the probe says decides, as in tests/evals/test_robustness.py.
+    # Even at random a network tells colors apart; what the probe says decides, as in tests/evals/test_robustness.py.
     expected = {"imagenet": 4 / 6, "imagenet-real": 4 / 5, "imagenet-v2": 3 / 4, "imagenet-sketch": 1 / 3}
     expected |= {"imagenet-9/original": 4 / 6, "imagenet-9/gap": 1 / 6, "objectnet": 3 / 4}
     assert {name: metrics[name] for name in expected} == pytest.approx(expected)

@@ -3,10 +3,9 @@
 import numpy as np
 from PIL import Image
 
-from xsample_jax.evals.intervals import Scores
-from xsample_jax.tools.factor_picture import factor_pictures
-from xsample_jax.tools.runs import Run
-from xsample_jax.tools.series import Series
+from xsample_jax.evals.metrics import Scores
+from xsample_jax.reports.figures import factor_pictures
+from xsample_jax.reports.runs import Run, Series
 
 
 def series(tmp_path, name, kept):
@@ -21,8 +20,8 @@ def test_dots_stand_where_the_numbers_are(tmp_path):
     assert picture.light.startswith("data:image/png")
     pixels = np.asarray(Image.open(tmp_path / "factors.png").convert("RGB")).astype(int)
     rows, columns = {}, {}
-    for name, colour in (("a", (200, 85, 61)), ("b", (47, 127, 181))):
-        rows[name], columns[name] = np.nonzero(np.abs(pixels - colour).sum(axis=2) < 40)
+    for name, color in (("a", (200, 85, 61)), ("b", (47, 127, 181))):
+        rows[name], columns[name] = np.nonzero(np.abs(pixels - color).sum(axis=2) < 40)
     # Shape, ground, taste from left to right: a is lowest at shape and highest at ground, b between them.
     assert rows["a"][columns["a"].argmin()] > rows["b"].max() > rows["b"].min() > rows["a"][columns["a"].argmax()]
     assert columns["b"].max() > columns["a"].max()

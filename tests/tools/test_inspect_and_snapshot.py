@@ -6,8 +6,9 @@ from matplotlib.figure import Figure
 
 from xsample_jax.errors import DataError
 from xsample_jax.evals.features import Features
-from xsample_jax.evals.snapshot import OTHER, SAME_GROUP, SAME_LABEL, find_neighbours, load_snapshot, save_snapshot
-from xsample_jax.graphs.inspect import by_group, draw_graph, fold_views, target_against_temperature
+from xsample_jax.evals.snapshot import OTHER, SAME_GROUP, SAME_LABEL, find_neighbors, load_snapshot, save_snapshot
+from xsample_jax.graphs.targets import fold_views
+from xsample_jax.reports.caption_graph import by_group, draw_graph, target_against_temperature
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_target_against_temperature_is_the_dense_target(rng, views):
         target = dense_target(e @ e.T, tau, views)
         entropy = [-np.sum(row[row > 0] * np.log(row[row > 0])) for row in target]
         assert curves["entropy"][place] == pytest.approx(np.mean(entropy))
-        assert curves["effective_neighbours"][place] == pytest.approx(np.mean(np.exp(entropy)))
+        assert curves["effective_neighbors"][place] == pytest.approx(np.mean(np.exp(entropy)))
         own = [target[i, (i // views) * views : (i // views + 1) * views].sum() for i in range(9 * views)]
         assert curves["own_view_mass"][place] == pytest.approx(np.mean(own))
 
@@ -72,8 +73,8 @@ def features(rng):
     )
 
 
-def test_neighbours_are_the_nearest_others(features):
-    table = find_neighbours(features, queries=8, k=5)
+def test_neighbors_are_the_nearest_others(features):
+    table = find_neighbors(features, queries=8, k=5)
     unit = features.features / np.linalg.norm(features.features, axis=1, keepdims=True)
     for query, rows, relation in zip(table.query, table.row, table.relation):
         cosine = unit @ unit[query]
@@ -88,11 +89,11 @@ def test_neighbours_are_the_nearest_others(features):
 
 def test_queries_do_not_depend_on_the_features(features):
     other = Features(features.features[:, ::-1] ** 2, None, features.id, features.label, features.attributes)
-    np.testing.assert_array_equal(find_neighbours(features).query, find_neighbours(other).query)
+    np.testing.assert_array_equal(find_neighbors(features).query, find_neighbors(other).query)
 
 
 def test_snapshot_round_trip(features, rng, tmp_path):
-    table = find_neighbours(features, queries=4, k=3)
+    table = find_neighbors(features, queries=4, k=3)
     pictures = rng.integers(0, 256, (60, 6, 6, 4), dtype=np.uint8)
     given = {
         "images": pictures[:5],
@@ -105,7 +106,7 @@ def test_snapshot_round_trip(features, rng, tmp_path):
     save_snapshot(
         tmp_path / "report_data.npz",
         **given,
-        neighbours=table,
+        neighbors=table,
         picture_of=lambda row: (pictures[row], f"picture {row}"),
     )
     shot = load_snapshot(tmp_path / "report_data.npz")
@@ -116,6 +117,6 @@ def test_snapshot_round_trip(features, rng, tmp_path):
     for line in range(4):
         assert shot["gallery_captions"][shot["query"][line]] == f"picture {table.query[line]}"
         for place in range(3):
-            assert shot["gallery_captions"][shot["neighbour"][line, place]] == f"picture {table.row[line, place]}"
+            assert shot["gallery_captions"][shot["neighbor"][line, place]] == f"picture {table.row[line, place]}"
     with pytest.raises(DataError, match="target graph"):
         save_snapshot(tmp_path / "bad.npz", **given | {"views": 1})

@@ -8,11 +8,11 @@ from PIL import Image
 
 from tests.data.record_sets import ENCODER
 from tests.tools.test_report import read
-from xsample_jax.data.caption_sample import read_sample
-from xsample_jax.data.record_reader import open_records
-from xsample_jax.data.record_writer import write_records
+from xsample_jax.data.records import open_records
+from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError
-from xsample_jax.tools import inspect
+from xsample_jax.reports import inspect
+from xsample_jax.reports.caption_graph import read_sample
 
 
 def png(value) -> bytes:
@@ -49,7 +49,7 @@ def test_page_is_self_contained_and_has_every_part(page):
     assert "<thing 7>" in text  # a caption is text, not markup
     assert "all records" in text
     assert "2 × <thing" in text
-    for name in ("similarities", "entropy_against_tau", "effective_neighbours_against_tau", "masses_against_tau-dark"):
+    for name in ("similarities", "entropy_against_tau", "effective_neighbors_against_tau", "masses_against_tau-dark"):
         assert Image.open(page.with_name("page_figures") / f"{name}.png").size[0] > 100
     assert "0.5 others with its own caption" in text  # 31 others, one in 59 of them
 

@@ -10,14 +10,13 @@ from PIL import Image
 
 from tests.tools.synthetic_runs import write_run
 from xsample_jax.errors import DataError
-from xsample_jax.evals.catalogue import describe
-from xsample_jax.evals.intervals import bootstrap, load_examples, paired_difference
-from xsample_jax.tools import report, results_table
-from xsample_jax.tools.curves import _line_and_band, smooth
-from xsample_jax.tools.graph_pictures import target_temperature
-from xsample_jax.tools.markdown import insert
-from xsample_jax.tools.runs import Run, load_runs
-from xsample_jax.tools.series import Series, group_seeds
+from xsample_jax.evals.catalog import describe
+from xsample_jax.evals.metrics import bootstrap, load_examples, paired_difference
+from xsample_jax.reports import report
+from xsample_jax.reports import results as results_table
+from xsample_jax.reports.figures import _line_and_band, smooth, target_temperature
+from xsample_jax.reports.runs import Run, Series, group_seeds, load_runs
+from xsample_jax.reports.style import insert
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +78,7 @@ def read(path):
 
 def test_page_is_self_contained_and_has_every_part(page):
     outline, text = read(page)
-    assert {"evaluation", "differences", "curves", "graph", "map", "neighbours", "errors", "config"} <= set(outline.ids)
+    assert {"evaluation", "differences", "curves", "graph", "map", "neighbors", "errors", "config"} <= set(outline.ids)
     assert len(outline.sources) > 100
     assert all(source.startswith("data:image/png;base64,") for source in outline.sources)
     for words in (
@@ -97,7 +96,7 @@ def test_page_is_self_contained_and_has_every_part(page):
         "curve_kl",
         "curve_kl-dark",
         "graph_0_target",
-        "neighbours_1",
+        "neighbors_1",
         "temperature_own_view_mass",
         "map_1_style",
     ):
@@ -162,7 +161,7 @@ def test_a_single_run_without_evaluation_still_reports(tmp_path):
     folder = write_run(tmp_path / "bare", "bare", "simclr", strength=0.5, steps=40, with_evaluation=False)
     outline, text = read(report.write_report([folder], tmp_path / "bare.html"))
     assert "curves" in outline.ids
-    assert not {"evaluation", "differences", "graph", "map", "neighbours", "errors", "config"} & set(outline.ids)
+    assert not {"evaluation", "differences", "graph", "map", "neighbors", "errors", "config"} & set(outline.ids)
     assert "1 run of" in text
 
 
@@ -191,7 +190,7 @@ def test_temperature_of_a_series_is_the_configs_or_the_presets(tmp_path):
 
     assert of("xclr") == 0.1
     assert of("xclr", target_temperature=0.3) == 0.3
-    assert of("xclr", target_neighbours=8.0) is None
+    assert of("xclr", target_neighbors=8.0) is None
     assert of("simclr") is None
 
 
@@ -218,9 +217,9 @@ def test_results_table_means_intervals_and_markers(folders, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("# Title\n\n<!-- results -->\nstale words\n<!-- /results -->\n\nafter\n")
     call = [*map(str, folders.values()), f"--out={readme}"]
-    assert results_table.main(call) == 0
+    assert results_table.main_table(call) == 0
     once = readme.read_text()
-    assert results_table.main(call) == 0
+    assert results_table.main_table(call) == 0
     assert readme.read_text() == once
     assert once.startswith("# Title\n\n<!-- results -->\n")
     assert once.endswith("<!-- /results -->\n\nafter\n")

@@ -44,7 +44,7 @@ def encoders():
 
 
 def onnx(folder: Path) -> None:
-    from xsample_jax.weights.export_onnx import export_onnx
+    from xsample_jax.export import export_onnx
 
     for name, encoder in encoders():
         print(f"{name}: {export_onnx(encoder, folder / f'{name}.onnx')}", flush=True)
@@ -54,7 +54,7 @@ def write(folder: Path) -> None:
     import jax
     from flax import nnx
 
-    from xsample_jax.weights.export_safetensors import export_safetensors
+    from xsample_jax.export import export_safetensors
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, encoder in encoders():

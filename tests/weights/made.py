@@ -25,5 +25,5 @@ def made_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
 
 
 def made_images(size: int, count: int = 2) -> np.ndarray:
-    """float32 [count, size, size, 3], as normalised images are."""
+    """float32 [count, size, size, 3], as normalized images are."""
     return (np.random.default_rng(0).random((count, size, size, 3)) * 4 - 2).astype(np.float32)

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from xsample_jax.errors import DataError
-from xsample_jax.weights.read import read_weights
-from xsample_jax.weights.safetensors_file import read_safetensors, write_safetensors
+from xsample_jax.weights.files import read_safetensors, read_weights, write_safetensors
 
 TORCH = Path(__file__).parent / "torch.pth"  # by make_goldens.py
 

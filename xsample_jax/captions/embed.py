@@ -1,26 +1,32 @@
 """Caption embeddings into a finished record set: shard by shard, resumable, and swapped in at once at the end."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from xsample_jax.captions.embed_lock import alone
-from xsample_jax.captions.embed_work import Piece, WorkFolder, leftovers, remove
+from xsample_jax.captions.embed_state import KnownRows, Piece, WorkFolder, alone, leftovers, remove, text_key
 from xsample_jax.captions.encoders import describe, encode_unique, fill_template
-from xsample_jax.captions.known_rows import KnownRows, text_key
-from xsample_jax.data.embedding_rows import stored_dtype, to_stored
-from xsample_jax.data.manifest import Manifest, file_checksum, read_manifest
-from xsample_jax.data.record_reader import RecordSource, open_records
-from xsample_jax.data.record_writer import pack_record
-from xsample_jax.data.shard_cache import shard_cache
-from xsample_jax.data.text_encoder import differing
-from xsample_jax.data.whole_file import save_array, write_whole
+from xsample_jax.data.cache import shard_cache
+from xsample_jax.data.class_texts import ABOUT, FILE, spelled_out
+from xsample_jax.data.records import (
+    Manifest,
+    RecordSource,
+    differing,
+    file_checksum,
+    open_records,
+    read_manifest,
+    stored_dtype,
+    to_stored,
+)
+from xsample_jax.data.writer import pack_record
 from xsample_jax.errors import DataError
-from xsample_jax.metrics.progress import progress
-from xsample_jax.storage.paths import as_path, in_bucket
+from xsample_jax.io.files import atomic_write, save_array
+from xsample_jax.io.paths import as_path, in_bucket
+from xsample_jax.metrics.progress_bar import progress
 
 IN_MEMORY = 2**28  # bytes; larger shards are read record by record, twice
 
@@ -136,9 +142,9 @@ def _embed_shard(
     if texts:
         table["key"] = np.array([np.void(key) for key in texts], "V16")
         table["row"] = _encode(list(texts.values()), encoder, work.draft.text_encoder, advance)
-    write_whole(work.rows(piece), lambda path: save_array(path, table))
+    atomic_write(work.rows(piece), lambda path: save_array(path, table))
     known.add(work.rows(piece))
-    write_whole(work.shard(piece), lambda path: _rewrite(source, work.draft, known, path))
+    atomic_write(work.shard(piece), lambda path: _rewrite(source, work.draft, known, path))
     advance(1.0)
     return counted, len(texts), without
 
@@ -201,3 +207,41 @@ def _shared_out(ticks, records: int) -> Callable[[float], None]:
             shown += 1
 
     return advance
+
+
+# Embeddings of the class names of a record set, for the class_text graph.
+
+
+def embed_classes(
+    folder: str | Path, encoder, template: str = "a photo of a {caption}", overwrite: bool = False
+) -> np.ndarray:
+    """Writes class_embeddings.npy, float16 [classes, E] of the set's class names, for the class_text graph.
+
+    class_embeddings.json beside it says of which model, template and names they are. WordNet ids are embedded as the
+    names of their classes.
+
+    Raises:
+      DataError: no set, or none with classes; or it has class embeddings of something else and not `overwrite`.
+    """
+    folder = as_path(folder, "--set")
+    names = read_manifest(folder).class_names
+    if not names:
+        raise DataError(f"class_names of {folder}", [], "names to embed", "Only sets with labels have class texts.")
+    about = {"text_encoder": describe(encoder, template), "class_names": list(names)}
+    if (folder / FILE).exists() and not overwrite:
+        _refuse_another(folder, about["text_encoder"])
+    rows = encode_unique(encoder, fill_template(template, spelled_out(names))).astype(np.float16)
+    (folder / ABOUT).unlink(missing_ok=True)  # at no moment beside rows of another model
+    atomic_write(folder / FILE, lambda path: save_array(path, rows))
+    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+    atomic_write(folder / ABOUT, lambda path: path.write_text(text, encoding="utf-8"))
+    return rows
+
+
+def _refuse_another(folder: Path, text_encoder: dict) -> None:
+    fix = "Pass --overwrite to replace them."
+    if not (folder / ABOUT).exists():
+        raise DataError("class embeddings", str(folder / FILE), f"none, or {ABOUT} that says what they are", fix)
+    there = differing(json.loads((folder / ABOUT).read_text(encoding="utf-8"))["text_encoder"], text_encoder)
+    if there:
+        raise DataError(f"text_encoder of {folder / FILE}", there, "none, or that of this very model", fix)

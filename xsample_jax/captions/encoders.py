@@ -1,13 +1,302 @@
 """Captions to unit vectors with a frozen sentence encoder. Runs when a set is prepared, never while a model trains."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from xsample_jax.captions.jax_encoder import JaxEncoder
-from xsample_jax.captions.model_identity import DEFAULT_ENCODER
-from xsample_jax.captions.torch_encoder import TorchEncoder
-from xsample_jax.errors import DataError, lookup
+from xsample_jax.captions.bert import ACTIVATIONS, read_parameters, token_vectors
+from xsample_jax.captions.sentence_model import (
+    DEFAULT_ENCODER,
+    OTHERWISE,
+    WEIGHTS,
+    WIDTHS,
+    find_folder,
+    identify,
+    read_folder,
+)
+from xsample_jax.errors import ConfigError, DataError, lookup
+from xsample_jax.weights.files import read_safetensors
+
+# The reference encoder: sentence-transformers on torch. It runs every model of that library, CLIP's text side too.
+
+
+class TorchEncoder:
+    """Texts to vectors with a sentence-transformers model (a name on the hub, or a folder).
+
+    Attributes:
+      info: {"name", "revision", "pooling", "dim"} for the manifest; "max_length" where texts are cut, "prompt" where
+        one is put before them, "dtype" if it is not float32.
+
+    Raises:
+      ImportError: the extra `text` is not installed.
+      ConfigError: torch has no such device.
+      DataError: the model cannot be loaded.
+    """
+
+    def __init__(self, model: str, *, device: str | None = None, batch_size: int = 64):
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise ImportError(
+                "The torch backend needs sentence-transformers: pip install 'xsample_jax[text]' "
+                "(on a machine without GPU install a CPU build of torch first). The jax backend needs neither."
+            ) from error
+        try:
+            # Moved afterwards: what then fails is the device, not the model.
+            self._encoder = SentenceTransformer(model, device=device and "cpu")
+        except ImportError:
+            raise
+        except Exception as error:  # damaged weights: torch, pickle and safetensors have each their own
+            fix = "Give a folder with a downloaded model, or a name of the hub and a network."
+            found = f"{type(error).__name__}: {error}"[:200]
+            raise DataError("model", model, f"a sentence-transformers model ({found})", fix) from error
+        if device:
+            self._move(device)
+        self._encoder.eval()
+        self._batch_size = batch_size
+        name, revision = identify(model, _folder(model))
+        dim = int(self._encode([""]).shape[1])
+        self.info = {"name": name, "revision": revision, "pooling": _pooling(self._encoder), "dim": dim}
+        about = {
+            "max_length": self._encoder.get_max_seq_length(),
+            "prompt": self._encoder.prompts.get(self._encoder.default_prompt_name),
+            "dtype": str(self._encoder.dtype).removeprefix("torch.").replace("float32", ""),
+        }
+        self.info |= {key: value for key, value in about.items() if value}
+
+    def _move(self, device: str) -> None:
+        try:
+            self._encoder.to(device)
+        except Exception as error:  # RuntimeError, AssertionError, NotImplementedError: as the device may have it
+            expected = "a device that torch has here, as cpu, cuda or cuda:1"
+            raise ConfigError("--device", device, expected, str(error).split("\n")[0][:200]) from error
+
+    def encode(self, texts: Sequence[str], advance: Callable[[int], None] = lambda texts: None) -> np.ndarray:
+        """Returns float32 [n, dim], of any length. `advance(k)` is called when k more texts are done."""
+        rows = [np.zeros((0, self.info["dim"]), np.float32)]
+        for start in range(0, len(texts), 64 * self._batch_size):  # the library sorts by length within a call
+            part = list(texts[start : start + 64 * self._batch_size])
+            rows.append(self._encode(part))
+            advance(len(part))
+        return np.concatenate(rows)
+
+    def _encode(self, texts: list[str]) -> np.ndarray:
+        rows = self._encoder.encode(texts, batch_size=self._batch_size, convert_to_numpy=True, show_progress_bar=False)
+        return np.asarray(rows, np.float32)
+
+
+def _folder(model: str) -> Path | None:
+    """Where a model that was loaded lies."""
+    from huggingface_hub import snapshot_download
+
+    if Path(model).is_dir():
+        return Path(model)
+    for name in (model, f"sentence-transformers/{model}"):  # the library knows its own by short names
+        with contextlib.suppress(OSError, ValueError):
+            return Path(snapshot_download(name, local_files_only=True))
+    return None
+
+
+def _pooling(encoder) -> str:
+    """How token vectors become one: mean, cls, max, ..."""
+    for module in encoder:
+        mode = getattr(module, "pooling_mode", None)
+        if isinstance(mode, str):
+            return mode
+        if hasattr(module, "get_pooling_mode_str"):
+            return module.get_pooling_mode_str()
+    return "unknown"
+
+
+# Texts of all lengths side by side in rows of equal width, so that little is computed for padding.
+#
+# A caption has 10 to 30 tokens, the longest 20 times that. Sorting into batches of like length needs a compiled
+# program
+# per length; packing several texts into a row needs one per width, and wastes less (Krell et al., arXiv 2107.02027).
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedBatch:
+    """Several texts in rows.
+
+    Attributes:
+      tokens: int32 [rows, width].
+      segments: int32 [rows, width]: which text of the row a token belongs to, from 1; 0 = padding.
+      places: (row, segment - 1) of each text [texts, 2].
+      texts: index of each text [texts].
+    """
+
+    tokens: np.ndarray
+    segments: np.ndarray
+    places: np.ndarray
+    texts: np.ndarray
+
+
+def segments_per_row(width: int) -> int:
+    """Most texts that a row takes: as many as it holds of 4 tokens, start and end included."""
+    return width // 4
+
+
+def pack(token_ids: Sequence[Sequence[int]], budget: int, multiple: int = 1, padding: int = 0) -> Iterator[PackedBatch]:
+    """Packs texts into batches of at most `budget` tokens. Equal input gives equal batches.
+
+    A text goes to the narrowest width that holds two of it (the widest that there is, for long ones), and there into
+    the fullest row that still has room, longest texts first.
+
+    Args:
+      token_ids: of each text, at most 512.
+      budget: tokens in a batch, padding included; one row per device is the least whatever it says.
+      multiple: rows of a batch divide by it (the number of devices).
+      padding: the id in unused places.
+    """
+    lengths = np.array([len(ids) for ids in token_ids], np.int64)
+    narrowest = np.searchsorted(WIDTHS, np.minimum(2 * lengths, WIDTHS[-1]))
+    for which, width in enumerate(WIDTHS):
+        chosen = np.flatnonzero(narrowest == which)
+        if not chosen.size:
+            continue
+        rows = _fill_rows(chosen[np.argsort(-lengths[chosen], kind="stable")], lengths, width)
+        size = batch_rows(len(rows), max(budget // width, 1), multiple)
+        for start in range(0, len(rows), size):
+            yield _batch(rows[start : start + size], token_ids, size, width, padding)
+
+
+def batch_rows(rows: int, most: int, multiple: int) -> int:
+    """Rows per batch: as few batches as `most` allows, of equal size, from a ladder of 16 sizes (each is compiled)."""
+    step = math.ceil(max(most // 16, 1) / multiple) * multiple
+    each = math.ceil(rows / math.ceil(rows / most))
+    return math.ceil(each / step) * step
+
+
+def _fill_rows(texts: np.ndarray, lengths: np.ndarray, width: int) -> list[list[int]]:
+    """Best fit, longest first: rows as lists of texts."""
+    rows: list[list[int]] = []
+    with_room: list[list[int]] = [[] for _ in range(width + 1)]  # free tokens -> rows
+    most = segments_per_row(width)
+    for text in texts.tolist():
+        need = int(lengths[text])
+        room = next((free for free in range(need, width) if with_room[free]), None)
+        if room is None:
+            rows.append([])
+            row, room = len(rows) - 1, width
+        else:
+            row = with_room[room].pop()
+        rows[row].append(text)
+        if len(rows[row]) < most:
+            with_room[room - need].append(row)
+    return rows
+
+
+def _batch(rows, token_ids, size: int, width: int, padding: int) -> PackedBatch:
+    tokens = np.full((size, width), padding, np.int32)
+    segments = np.zeros((size, width), np.int32)
+    places, texts = [], []
+    for row, members in enumerate(rows):
+        start = 0
+        for segment, text in enumerate(members):
+            end = start + len(token_ids[text])
+            tokens[row, start:end] = token_ids[text]
+            segments[row, start:end] = segment + 1
+            places.append((row, segment))
+            texts.append(text)
+            start = end
+    return PackedBatch(tokens, segments, np.array(places, np.int64), np.array(texts, np.int64))
+
+
+# A sentence encoder in JAX: the folders that sentence-transformers saves, without torch, on all local devices.
+
+
+# Tokens in a batch on one device: enough to fill its matrix units, little enough to stay in a CPU's cache.
+BUDGETS = {"cpu": 1024}
+BUDGET = 32_768
+
+
+class JaxEncoder:
+    """Texts to vectors. Rows of a batch are split over the devices, every device holds the model.
+
+    Attributes:
+      info: {"name", "revision", "pooling", "dim", "max_length"} for the manifest, and "dtype" if it is not float32.
+      tokens, padded: tokens of all texts so far, and what was computed for them with padding.
+    """
+
+    def __init__(self, model: str, *, devices: Sequence | None = None, dtype=None, budget: int | None = None):
+        """
+        Args:
+          model: a folder, or a name on the hub.
+          devices: default: all local ones.
+          dtype: of weights and activations; default bfloat16, float32 on CPUs. The mean over tokens is float32.
+          budget: tokens in a batch on one device.
+
+        Raises:
+          DataError: no such model, or one that this code does not run.
+        """
+        folder = read_folder(find_folder(model))
+        if folder.config["hidden_act"] not in ACTIVATIONS:
+            raise DataError("hidden_act", folder.config["hidden_act"], f"one of {', '.join(ACTIVATIONS)}", OTHERWISE)
+        devices = list(devices or jax.local_devices())
+        platform = devices[0].platform
+        dtype = jnp.dtype(dtype or (jnp.float32 if platform == "cpu" else jnp.bfloat16))
+        mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+        parameters = read_parameters(read_safetensors(folder.path / WEIGHTS), folder.config)
+        name, revision = identify(model, folder.path)
+        self.info = {
+            "name": name,
+            "revision": revision,
+            "pooling": folder.pooling,
+            "dim": folder.config["hidden_size"],
+            "max_length": folder.max_length,
+        } | ({} if dtype == jnp.float32 else {"dtype": dtype.name})
+        self.tokens = self.padded = 0
+        self._folder, self._devices = folder, len(devices)
+        self._budget = (budget or BUDGETS.get(platform, BUDGET)) * len(devices)
+        self._parameters = jax.device_put(
+            jax.tree.map(lambda leaf: leaf.astype(dtype), parameters), NamedSharding(mesh, PartitionSpec())
+        )
+        self._rows = NamedSharding(mesh, PartitionSpec("data"))
+        self._forward = jax.jit(
+            functools.partial(text_vectors, config=folder.config, pooling=folder.pooling), out_shardings=self._rows
+        )
+
+    def encode(self, texts: Sequence[str], advance: Callable[[int], None] = lambda texts: None) -> np.ndarray:
+        """Returns float32 [n, dim], not scaled to unit length. `advance(k)` is called when k more texts are done."""
+        ids = list(self._folder.tokenize(texts))
+        vectors = np.empty((len(texts), self.info["dim"]), np.float32)
+        pending = None
+        padding = self._folder.config.get("pad_token_id") or 0
+        for batch in pack(ids, self._budget, self._devices, padding):
+            rows = self._forward(self._parameters, *jax.device_put((batch.tokens, batch.segments), self._rows))
+            self.tokens += int((batch.segments > 0).sum())
+            self.padded += batch.segments.size
+            if pending is not None:  # fetched while the devices work on the next batch
+                advance(_store(vectors, *pending))
+            pending = batch, rows
+        if pending is not None:
+            advance(_store(vectors, *pending))
+        return vectors
+
+
+def _store(vectors: np.ndarray, batch, rows: jax.Array) -> int:
+    vectors[batch.texts] = np.asarray(rows)[batch.places[:, 0], batch.places[:, 1]]
+    return len(batch.texts)
+
+
+def text_vectors(parameters: dict, tokens: jax.Array, segments: jax.Array, *, config, pooling: str) -> jax.Array:
+    """Vectors of all texts of all rows, float32 [rows, segments_per_row, dim]; where there is no text they are zero."""
+    vectors = token_vectors(parameters, tokens, segments, config).astype(jnp.float32)
+    member = segments[:, None, :] == jnp.arange(1, segments_per_row(segments.shape[1]) + 1)[:, None]  # [n, s, t]
+    if pooling == "cls":
+        member = member & (jnp.cumsum(member, axis=-1) == 1)
+    weight = member / jnp.maximum(member.sum(-1, keepdims=True), 1)
+    return jnp.einsum("nst,ntd->nsd", weight, vectors, precision=jax.lax.Precision.HIGHEST)
+
 
 BACKENDS = {"jax": JaxEncoder, "torch": TorchEncoder}
 PROBE = "\ue000\ue001"  # of no template
@@ -50,7 +339,7 @@ def encode_texts(
 
 def describe(encoder, template: str) -> dict:
     """What a manifest says about the embeddings of an encoder: its `text_encoder`."""
-    return {**encoder.info, "normalised": True, "template": template}
+    return {**encoder.info, "normalized": True, "template": template}
 
 
 def fill_template(template: str, texts: Sequence[str]) -> list[str]:

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from xsample_jax.config.key import Key
 from xsample_jax.config.rules import RULES
-from xsample_jax.config.schema import SCHEMA, flat_keys
+from xsample_jax.config.schema import SCHEMA, Key, flat_keys
 from xsample_jax.errors import ConfigError, Problems, did_you_mean
 
 # Names that people use for a key in other projects and in the papers, where spelling alone would not find it.

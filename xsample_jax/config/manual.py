@@ -4,8 +4,7 @@ import pathlib
 import sys
 
 from xsample_jax.config.check import describe
-from xsample_jax.config.key import Key
-from xsample_jax.config.schema import SCHEMA
+from xsample_jax.config.schema import SCHEMA, Key
 
 INTRODUCTION = """\
 # Config keys

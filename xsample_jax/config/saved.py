@@ -1,14 +1,23 @@
 """A resolved config as JSON (the run folder keeps it) and the difference of two configs (a resumed run checks it)."""
 
 import json
+import pathlib
+import secrets
+import socket
+import time
 from collections.abc import Mapping
 
+import jax
 import ml_collections
+from jax._src import distributed
 
 from xsample_jax.config.check import plain_dict
 from xsample_jax.config.load import default_config, resolve
 from xsample_jax.config.schema import SCHEMA
-from xsample_jax.errors import ConfigError
+from xsample_jax.distributed import WAIT_LIMIT, allgather_text, barrier
+from xsample_jax.errors import CheckpointError, ConfigError
+from xsample_jax.io.files import CONFIG, atomic_write
+from xsample_jax.io.run_dir import log_event
 
 
 def config_to_json(config: Mapping) -> str:
@@ -70,3 +79,77 @@ def _format(value: object, indent: str = "") -> str:
     inner = indent + "  "
     lines = [f"{inner}{json.dumps(name)}: {_format(item, inner)}" for name, item in value.items()]
     return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+
+
+# A run folder belongs to one config. Another one is refused, or taken over and written down.
+#
+# Keys that say how a machine works, and change no number of the run, may differ.
+
+
+OF_THE_MACHINE = (
+    "data.cache",
+    "data.threads",
+    "data.prefetch",
+    "log.profile",
+    "log.wandb",
+    "faults.data_timeout",
+    "faults.grace",
+)
+
+
+def save_config(config, folder: pathlib.Path, changes: dict) -> None:
+    """Writes config.json, the whole or, when killed, not at all, and the changes into the history."""
+    if changes:
+        log_event(folder, "the config changed", keys={key: list(pair) for key, pair in changes.items()})
+    atomic_write(folder / CONFIG, lambda partial: partial.write_text(config_to_json(config)))
+
+
+def changed_keys(config, folder: pathlib.Path, allow: bool) -> dict[str, tuple[object, object]]:
+    """Returns {dotted key: (then, now)} for the keys that differ from the config of the run in `folder`, if any.
+
+    Those in OF_THE_MACHINE are left out. Raises CheckpointError that lists them unless `allow`.
+    """
+    path = folder / CONFIG
+    if not path.exists():
+        return {}
+    differing = diff_configs(config_from_json(path.read_text()), config)
+    differing = {key: pair for key, pair in differing.items() if key not in OF_THE_MACHINE}
+    if differing and not allow:
+        changes = "; ".join(f"{key} was {old!r}, is now {new!r}" for key, (old, new) in differing.items())
+        raise CheckpointError(
+            "--workdir",
+            str(folder),
+            f"the folder of a run with this very config ({changes})",
+            "Use another folder, or the config that the run was started with; --allow_config_change goes on with this "
+            "one.",
+        )
+    return differing
+
+
+def check_shared(folder: pathlib.Path, seconds: float = 60.0) -> None:
+    """Raises CheckpointError in every process when some process does not see the files that process 0 writes.
+
+    Checkpoints are written by all processes into one folder, and resuming reads them everywhere.
+    """
+    if distributed.global_state.client is None:
+        return
+    first = jax.process_index() == 0
+    mark = folder / f".shared-{allgather_text('the run folder', secrets.token_hex(8) if first else '')[0]}"
+    if first:
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    barrier("the run folder")
+    deadline = time.monotonic() + seconds  # network file systems show a new file late
+    while not mark.exists() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    seen = allgather_text("the run folder", "" if mark.exists() else socket.gethostname(), seconds + WAIT_LIMIT)
+    if first:
+        mark.unlink()
+    blind = [f"process {index} (host {host})" for index, host in enumerate(seen) if host]
+    if blind:
+        raise CheckpointError(
+            "--workdir",
+            str(folder),
+            f"a folder that all hosts share; not seen by {', '.join(blind)}",
+            "Use a network file system or a mounted bucket.",
+        )

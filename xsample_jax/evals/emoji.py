@@ -2,23 +2,26 @@
 
 Probes are fitted on the features of the training split (its concepts, seen styles, plain ground) and applied,
 unchanged, to held-out concepts: in seen styles, in styles never seen, and on swapped backgrounds, whose gap is
-mixed_same - mixed_rand as in ImageNet-9 (Xiao et al. 2020, arXiv 2006.09994). Names of metrics: `catalogue.py`.
+mixed_same - mixed_rand as in ImageNet-9 (Xiao et al. 2020, arXiv 2006.09994). Names of metrics: `catalog.py`.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 
-from xsample_jax.errors import DataError
-from xsample_jax.evals.evaluators.geometry import add_caption_correlation, add_geometry
-from xsample_jax.evals.evaluators.labels import NEIGHBOURS, TEMPERATURE
+from xsample_jax.config.rules import EMOJI as EMOJI_SOURCES
+from xsample_jax.errors import ConfigError, DataError, UserError
+from xsample_jax.evals.context import EvalContext, Evaluator
 from xsample_jax.evals.features import Features
-from xsample_jax.evals.fewshot import few_shot
-from xsample_jax.evals.knn import neighbours, vote
-from xsample_jax.evals.probe import fit_probes
-from xsample_jax.evals.result import Collector, FeaturesOf, SuiteResult
+from xsample_jax.evals.geometry import add_caption_correlation, add_geometry
+from xsample_jax.evals.knn import few_shot, neighbors, vote
+from xsample_jax.evals.labels import NEIGHBORS, TEMPERATURE
+from xsample_jax.evals.linear_probes import fit_probes
+from xsample_jax.evals.metrics import Collector, FeaturesOf, SuiteResult
 from xsample_jax.evals.retrieval import cross_style
 
 TARGETS = ("group", "subgroup")
-BACKGROUNDS = ("mixed_same", "mixed_rand", "random_colour")
+BACKGROUNDS = ("mixed_same", "mixed_rand", "random_color")
 SHOTS = (1, 5)
 QUERY_STYLE, GALLERY_STYLE = "twemoji", "noto"
 
@@ -33,7 +36,7 @@ class Classifiers:
 
     def correct(self, of: Features) -> dict[str, np.ndarray]:
         """Returns "<target>/<knn or probe>" -> float32 [n], 1 where the row is classified correctly."""
-        index, cosine = neighbours(self._train.features, of.features, NEIGHBOURS)
+        index, cosine = neighbors(self._train.features, of.features, NEIGHBORS)
         result = {}
         for target in TARGETS:
             truth = of.attribute(target)
@@ -61,7 +64,7 @@ def evaluate_emoji(features_of: FeaturesOf, split: str = "test", train_split: st
     classifiers = Classifiers(train)
 
     for name, correct in classifiers.correct(seen).items():
-        out.examples_of(name, correct, seen.label)
+        out.add_per_example(name, correct, seen.label)
 
     styles = unseen_styles.attribute("style")
     correct_in_style = classifiers.correct(unseen_styles)
@@ -69,7 +72,7 @@ def evaluate_emoji(features_of: FeaturesOf, split: str = "test", train_split: st
         rows = styles == style
         for name, correct in correct_in_style.items():
             word = unseen_styles.attribute_names["style"][style]
-            out.examples_of(f"style/{word}/{name}", correct[rows], unseen_styles.label[rows])
+            out.add_per_example(f"style/{word}/{name}", correct[rows], unseen_styles.label[rows])
 
     on_background = {}
     for background in BACKGROUNDS:
@@ -78,13 +81,13 @@ def evaluate_emoji(features_of: FeaturesOf, split: str = "test", train_split: st
             raise DataError(f"features of {split} on {background}", "other rows", f"the rows of {split}, in its order")
         on_background[background] = classifiers.correct(features)
         for name, correct in on_background[background].items():
-            out.examples_of(f"background/{background}/{name}", correct, seen.label)
+            out.add_per_example(f"background/{background}/{name}", correct, seen.label)
     for name, same in on_background["mixed_same"].items():
-        out.examples_of(f"background/gap/{name}", same - on_background["mixed_rand"][name], seen.label)
+        out.add_per_example(f"background/gap/{name}", same - on_background["mixed_rand"][name], seen.label)
 
     for shots in SHOTS:
         result = few_shot(train.features, train.attribute("subgroup"), seen.features, seen.attribute("subgroup"), shots)
-        out.examples_of(f"few_shot/{shots}/subgroup", result.correct, seen.label)
+        out.add_per_example(f"few_shot/{shots}/subgroup", result.correct, seen.label)
 
     queries = {
         QUERY_STYLE: seen,
@@ -93,9 +96,25 @@ def evaluate_emoji(features_of: FeaturesOf, split: str = "test", train_split: st
     for style, query in queries.items():
         found, concepts = cross_style(query, style, seen, GALLERY_STYLE)
         if len(found):
-            out.examples_of(f"retrieval/{style}_to_{GALLERY_STYLE}", found, concepts)
+            out.add_per_example(f"retrieval/{style}_to_{GALLERY_STYLE}", found, concepts)
 
     if seen.caption_embedding is not None:
         add_caption_correlation(out, seen, seen.label)
     add_geometry(out, seen, seen.label, seen.label, seen.attribute("subgroup"))
     return out.result()
+
+
+# The suite of the emoji set as an evaluator.
+
+
+def check(bench: EvalContext) -> Iterator[UserError]:
+    if bench.config.data.source not in EMOJI_SOURCES:
+        fix = "Leave it out of --evals, or set --config.data.source=emoji --config.data.path=None."
+        yield ConfigError("data.source", bench.config.data.source, "emoji for the evaluation emoji", fix)
+
+
+def emoji(bench: EvalContext, out: Collector) -> None:
+    out.include(emoji_suite(bench.features_of, bench.config))
+
+
+EMOJI = Evaluator(emoji, "held-out concepts, unseen styles and swapped grounds of the emoji set", check)

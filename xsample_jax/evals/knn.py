@@ -1,11 +1,15 @@
-"""Weighted k-nearest-neighbour classification by cosine (Wu et al. 2018, arXiv 1805.01978, section 3.4)."""
+"""Weighted k-nearest-neighbor classification by cosine (Wu et al. 2018, arXiv 1805.01978, section 3.4)."""
+
+import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xsample_jax.data.embedding_rows import unit_rows
-from xsample_jax.evals.device_rows import everywhere, on_devices
+from xsample_jax.data.records import unit_rows
+from xsample_jax.evals.features import everywhere, on_devices
+from xsample_jax.evals.linear_probes import fit_standardizer
 
 # One similarity tile holds at most this many numbers (128 MiB in float32), whatever the sizes of the two sets.
 _TILE = 2**25
@@ -16,12 +20,12 @@ def _nearest(gallery: jax.Array, queries: jax.Array, count: int, k: int) -> tupl
     return jax.lax.top_k(jnp.where(jnp.arange(len(gallery)) < count, cosine, -2.0), k)
 
 
-def neighbours(gallery: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def neighbors(gallery: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Finds the k rows of the gallery with the largest cosine to every query, best first.
 
     Args:
-      gallery: float [n, F]; queries: float [m, F]; rows need not be normalised.
-      k: at most n neighbours are returned.
+      gallery: float [n, F]; queries: float [m, F]; rows need not be normalized.
+      k: at most n neighbors are returned.
 
     Returns:
       (index int [m, k], cosine float32 [m, k]).
@@ -45,11 +49,11 @@ def neighbours(gallery: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.nda
 
 
 def vote(labels: np.ndarray, index: np.ndarray, cosine: np.ndarray, temperature: float) -> np.ndarray:
-    """Predicts by a vote of the neighbours, each weighing exp(cosine / temperature); a tie goes to the smaller label.
+    """Predicts by a vote of the neighbors, each weighing exp(cosine / temperature); a tie goes to the smaller label.
 
     Args:
       labels: int [n], labels of the gallery.
-      index, cosine: [m, k], the neighbours of every query.
+      index, cosine: [m, k], the neighbors of every query.
 
     Returns:
       int [m], predicted labels.
@@ -71,4 +75,129 @@ def knn_predict(
     train: np.ndarray, labels: np.ndarray, queries: np.ndarray, k: int = 20, temperature: float = 0.07
 ) -> np.ndarray:
     """Returns the weighted kNN prediction int [m] for queries [m, F] from train [n, F] with labels [n]."""
-    return vote(labels, *neighbours(train, queries, k), temperature)
+    return vote(labels, *neighbors(train, queries, k), temperature)
+
+
+# Few-shot classification: nearest class mean (SimpleShot, arXiv 1911.04623), and ridge regression in closed form.
+
+
+FEW_SHOT_L2_VALUES = tuple(10.0**power for power in (-3, -2, -1, 0, 1, 2))
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShot:
+    """Result over several draws of the shots. hits: float32 [draws, m], 1 where a test row was classified correctly."""
+
+    hits: np.ndarray
+
+    @property
+    def correct(self) -> np.ndarray:
+        """float32 [m], share of the draws in which a test row was classified correctly."""
+        return self.hits.mean(axis=0)
+
+    @property
+    def draws(self) -> np.ndarray:
+        """float64 [draws], accuracy of each draw: how much the choice of the shots matters."""
+        return self.hits.mean(axis=1, dtype=np.float64)
+
+
+def draw_shots(labels: np.ndarray, shots: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns row numbers: `shots` random rows of every class, all rows of a class that has fewer."""
+    order = rng.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    _, start, count = np.unique(labels[order], return_index=True, return_counts=True)
+    return order[np.arange(len(order)) - np.repeat(start, count) < shots]
+
+
+def few_shot(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
+    shots: int,
+    draws: int = 20,
+    seed: int = 0,
+) -> FewShot:
+    """Accuracy on test [m, F] from `shots` labeled rows per class of train [n, F]; labels are int arrays.
+
+    Features are centered with the mean of train and scaled to unit length; a class is the mean of its shots.
+    """
+    center = train.mean(axis=0, dtype=np.float64).astype(np.float32)
+    train, test = unit_rows(train - center), unit_rows(test - center)
+    rng = np.random.default_rng(seed)
+    hits = np.zeros((draws, len(test)), np.float32)
+    for draw in range(draws):
+        rows = draw_shots(train_labels, shots, rng)
+        classes, position = np.unique(train_labels[rows], return_inverse=True)
+        means = np.zeros((len(classes), train.shape[1]), np.float32)
+        np.add.at(means, position, train[rows])
+        means /= np.bincount(position)[:, None]
+        # argmin |x - c|^2 = argmax x.c - |c|^2 / 2
+        predicted = classes[(test @ means.T - 0.5 * np.sum(means**2, axis=1)).argmax(axis=1)]
+        hits[draw] = predicted == test_labels
+    return FewShot(hits)
+
+
+def ridge_scores(
+    x: np.ndarray, labels: np.ndarray, queries: np.ndarray, l2_values: Sequence[float]
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Scores of a ridge regression to one-hot targets for every L2 value, all from one eigendecomposition.
+
+    minimize  |Y - X W - b|^2 / s + l2 |W|^2  over the s rows of x; on the smaller of X'X [F, F] and X X' [s, s].
+
+    Args:
+      x: float [s, F]; labels: int [s]; queries: float [m, F].
+
+    Returns:
+      (scores [m, K] for each value, classes int [K] of their columns).
+    """
+    classes, position = np.unique(labels, return_inverse=True)
+    targets = np.eye(len(classes))[position]
+    center, bias = x.mean(axis=0, dtype=np.float64), targets.mean(axis=0)
+    rows, targets, queries = x - center, targets - bias, queries - center
+    if len(rows) <= rows.shape[1]:
+        values, vectors = np.linalg.eigh(rows @ rows.T)
+        left, right = queries @ (rows.T @ vectors), vectors.T @ targets
+    else:
+        values, vectors = np.linalg.eigh(rows.T @ rows)
+        left, right = queries @ vectors, vectors.T @ (rows.T @ targets)
+    values = np.maximum(values, 0)
+    return [left @ (right / (values + len(x) * l2)[:, None]) + bias for l2 in l2_values], classes
+
+
+def few_shot_ridge(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
+    shots: int,
+    draws: int = 20,
+    seed: int = 0,
+    l2_values: Sequence[float] = FEW_SHOT_L2_VALUES,
+    held_out: int = 2000,
+) -> tuple[FewShot, float]:
+    """Accuracy on test [m, F] of ridge regression on `shots` labeled rows per class of train [n, F].
+
+    Features are standardized over train. One L2 serves all draws: the most accurate on `held_out` training rows that
+    are no shots of the draw (a tie goes to the larger), so the test rows choose nothing.
+
+    Returns:
+      (result, the L2).
+    """
+    standardize = fit_standardizer(train)
+    train, test = standardize(train), standardize(test)
+    rng = np.random.default_rng(seed)
+    drawn = [draw_shots(train_labels, shots, rng) for _ in range(draws)]
+    accuracy = np.zeros(len(l2_values))
+    for rows in drawn:
+        rest = np.setdiff1d(np.arange(len(train)), rows)
+        rest = rng.choice(rest, min(held_out, len(rest)), replace=False)
+        if len(rest):
+            scores, classes = ridge_scores(train[rows], train_labels[rows], train[rest], l2_values)
+            accuracy += [np.mean(classes[of.argmax(axis=1)] == train_labels[rest]) for of in scores]
+    best = max(zip(accuracy, l2_values, strict=True))[1]
+    hits = np.zeros((draws, len(test)), np.float32)
+    for draw, rows in enumerate(drawn):
+        (scores,), classes = ridge_scores(train[rows], train_labels[rows], test, [best])
+        hits[draw] = classes[scores.argmax(axis=1)] == test_labels
+    return FewShot(hits), best

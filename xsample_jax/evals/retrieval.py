@@ -1,11 +1,14 @@
 """Retrieval: whether what belongs to a query is among its nearest k rows of a gallery (recall at k)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from xsample_jax.errors import DataError, UserError
+from xsample_jax.evals.context import EvalContext, Evaluator
 from xsample_jax.evals.features import Features
-from xsample_jax.evals.knn import neighbours
+from xsample_jax.evals.knn import neighbors
+from xsample_jax.evals.metrics import Collector
 
 
 def recall_at(
@@ -36,7 +39,7 @@ def recall_at(
         rows = np.flatnonzero(np.isin(query_ids, gallery_ids))
     if not len(rows):
         return {k: np.zeros(0, np.float32) for k in ks}, rows
-    index, _ = neighbours(gallery, query[rows], max(ks) + same_rows)
+    index, _ = neighbors(gallery, query[rows], max(ks) + same_rows)
     match = gallery_ids[index] == query_ids[rows][:, None]
     if same_rows:
         itself = index == rows[:, None]
@@ -50,3 +53,43 @@ def cross_style(query: Features, query_style: str, gallery: Features, gallery_st
     query, gallery = query.where("style", query_style), gallery.where("style", gallery_style)
     hits, rows = recall_at(query.features, query.label, gallery.features, gallery.label, (1,))
     return hits[1], query.label[rows]
+
+
+# Retrieval on the evaluation split: images of the same label, and captions of images and back.
+
+
+KS = (1, 5, 10)
+
+
+def check(bench: EvalContext) -> Iterator[UserError]:
+    source = bench.source(bench.config.eval.split)
+    if bench.text_side is not None:
+        yield from bench.text_side.check(source)
+    elif source[0]["label"] < 0 and not source.manifest.class_names:
+        fix = "Evaluate on another set: --config.data.path=FOLDER."
+        yield DataError("retrieval", "a set without labels", "labels, or a model that embeds texts", fix)
+
+
+def retrieval(bench: EvalContext, out: Collector) -> None:
+    test = bench.test
+    units = bench.units(test)
+    known = np.flatnonzero(test.label >= 0)
+    x, labels = test.features[known], test.label[known]
+    _add(out, "image_to_image", *recall_at(x, labels, x, labels, KS, same_rows=True), units[known])
+    if bench.text_side is None:
+        return
+    rows, texts, ids = bench.text_side.of_split(bench.config.eval.split)
+    images, units = test.embedding[rows], units[rows]
+    # A caption that several images share is one text; each of them may be its image.
+    distinct, first = np.unique(ids, return_index=True)
+    _add(out, "image_to_text", *recall_at(images, ids, texts[first], distinct, KS), units)
+    _add(out, "text_to_image", *recall_at(texts[first], distinct, images, ids, KS), units[first])
+
+
+def _add(out: Collector, direction: str, hits: dict[int, np.ndarray], rows: np.ndarray, units: np.ndarray) -> None:
+    for k, values in hits.items():
+        if len(rows):
+            out.add_per_example(f"retrieval/{direction}/R@{k}", values, units[rows])
+
+
+RETRIEVAL = Evaluator(retrieval, "recall at 1, 5, 10: image to image of its label; image to text and back", check)

@@ -17,9 +17,8 @@ import numpy as np
 import optax
 
 from xsample_jax.errors import DivergedError
-from xsample_jax.faults.history import note
-from xsample_jax.precision import float32
-from xsample_jax.progress import Progress
+from xsample_jax.io.run_dir import log_event
+from xsample_jax.state import Progress, float32
 
 FOLDER = "faults"
 
@@ -35,7 +34,9 @@ class RollBack(Exception):
 # On the device: what the train step adds.
 
 
-def evidence(gradient: Mapping[str, jax.Array], params: Mapping[str, jax.Array], loss: jax.Array, z: jax.Array) -> dict:
+def finite_diagnostics(
+    gradient: Mapping[str, jax.Array], params: Mapping[str, jax.Array], loss: jax.Array, z: jax.Array
+) -> dict:
     """Metrics of a step that say whether it is finite, and if not, where it began.
 
     Returns:
@@ -60,7 +61,7 @@ def evidence(gradient: Mapping[str, jax.Array], params: Mapping[str, jax.Array],
 
 
 def keep_if(finite: jax.Array, new, old):
-    """`new`, or `old` where the step is not finite; `step` and the counts of the optimiser go on in any case, so that
+    """`new`, or `old` where the step is not finite; `step` and the counts of the optimizer go on in any case, so that
     the learning rate stays a function of the step."""
     choose = lambda a, b: jnp.where(finite, a, b)  # noqa: E731
     count = lambda a, b: a if jnp.issubdtype(a.dtype, jnp.integer) else choose(a, b)  # noqa: E731
@@ -71,7 +72,7 @@ def keep_if(finite: jax.Array, new, old):
 # On the host: what happens then.
 
 
-def handle(
+def apply_policy(
     config,
     progress: Progress,
     step: int,
@@ -100,7 +101,7 @@ def handle(
 
     def tell(event: str, **facts) -> None:
         print(f"\nwarning: {what} at step {step} is {value}: {event}. {path}", file=sys.stderr, flush=True)
-        note(folder, event, step=step, what=what, dump=str(path), **facts)
+        log_event(folder, event, step=step, what=what, dump=str(path), **facts)
 
     if policy == "skip" and progress.skipped_in_a_row < faults.skips:
         progress.skipped, progress.skipped_in_a_row = progress.skipped + 1, progress.skipped_in_a_row + 1

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from xsample_jax.exit_codes import REQUEUE
+from xsample_jax.errors import REQUEUE
 
 
 class Preempted(Exception):
@@ -35,14 +35,14 @@ class Notice:
         self._interruptible = False
         self._distributed = jax.distributed.is_initialized()
 
-    def reached(self, step: int, synchronised: Callable[[int], bool]) -> bool:
+    def reached(self, step: int, synchronized: Callable[[int], bool]) -> bool:
         """Whether to save and leave before `step`: the same answer on all processes. Ask once at every step.
 
-        synchronised(step): the answer of jax's preemption service (orbax' `reached_preemption`).
+        synchronized(step): the answer of jax's preemption service (orbax' `reached_preemption`).
         """
         if not self._distributed:
             return self._given.is_set()
-        reached = synchronised(step)
+        reached = synchronized(step)
         if reached:
             self.give("preemption notice")
         return reached

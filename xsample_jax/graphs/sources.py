@@ -22,7 +22,7 @@ source(u, v) = source(v, u) transposed. Side information:
 import jax
 import jax.numpy as jnp
 
-from xsample_jax.rows import cosines
+from xsample_jax.ops import cosines
 
 
 def identity(u: dict, v: dict) -> jax.Array:

@@ -1,17 +1,262 @@
 """Where numbers go while a run trains: metrics.jsonl (the record), TensorBoard event files, the screen."""
 
+import collections
+import dataclasses
+import io
 import json
 import math
 import os
+import struct
 import sys
+import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from xsample_jax.metrics.event_file import EventFile, append_whole
-from xsample_jax.metrics.patient import PatientWriter
-from xsample_jax.run_files import JSONL
-from xsample_jax.storage.paths import as_path
+import jax
+import numpy as np
+
+from xsample_jax.errors import ConfigError
+from xsample_jax.io.files import JSONL
+from xsample_jax.io.paths import as_path
+from xsample_jax.sharding import fetch_scalars
+
+# A full disk must not end a run for want of a log line.
+
+
+class RetryingWriter:
+    """A writer whose lines wait, in order, while it raises OSError. The first failure of a series is said aloud."""
+
+    def __init__(self, writer):
+        self._writer = writer
+        self._waiting: collections.deque[tuple[int, Mapping[str, float]]] = collections.deque()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        if self._waiting:
+            self._waiting.append((step, values))
+            self.flush()
+            return
+        try:
+            self._writer.write(step, values)
+        except OSError as error:
+            name = type(self._writer).__name__
+            print(f"\nerror: {name}: {error}. Lines from step {step} on wait in memory.", file=sys.stderr, flush=True)
+            self._waiting.append((step, values))
+
+    def flush(self) -> bool:
+        """Writes what waits. Returns whether nothing waits any more."""
+        try:
+            while self._waiting:
+                self._writer.write(*self._waiting[0])
+                self._waiting.popleft()
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        self.flush()
+        self._writer.close()
+
+
+# Weights & Biases as one more place where numbers go (extra `wandb`, `log.wandb`).
+
+
+RUN_ID = "wandb_id.txt"
+
+
+class WandbWriter:
+    """Sends the numbers of a step to a W&B run; WANDB_MODE=offline keeps them in <run folder>/wandb.
+
+    A resumed run goes on in the same W&B run, whose id is kept in the run folder. Steps that were logged before a kill
+    and are done again are ignored by W&B; their numbers are the same.
+
+    Args:
+      project: W&B project.
+      folder: run folder.
+      name: of the run.
+      config: what W&B shows as the config of the run.
+
+    Raises:
+      ConfigError: the package wandb is not installed.
+    """
+
+    def __init__(self, project: str, folder: str | Path, name: str, config: Mapping[str, object]):
+        try:
+            import wandb
+        except ImportError as error:
+            raise ConfigError(
+                "log.wandb",
+                project,
+                "the package wandb, or None",
+                "Install it with pip install 'xsample_jax[wandb]', or set --config.log.wandb=None.",
+            ) from error
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / RUN_ID
+        if not path.exists():
+            path.write_text(uuid.uuid4().hex)
+        self._run = wandb.init(
+            project=project, name=name, dir=str(folder), id=path.read_text(), resume="allow", config=dict(config)
+        )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log({name: float(value) for name, value in values.items()}, step=int(step))
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def wandb_writer(config, folder: str | Path) -> Callable[[], WandbWriter] | None:
+    """What opens the writer that a config asks for; None where `log.wandb` is."""
+    project = config.log.wandb
+    return None if project is None else lambda: WandbWriter(project, folder, config.name, config.to_dict())
+
+
+# Metrics one step late: those of a step are fetched when the next one is under way, so that no device waits.
+
+
+@dataclasses.dataclass(frozen=True)
+class Pending:
+    """What is kept of a step until it is looked at.
+
+    Attributes:
+      step: its number, from 1. data_position: where its batch began.
+      metrics: on the device. batch: this process's share, on the host. log: whether its metrics are written.
+    """
+
+    step: int
+    data_position: int
+    metrics: Mapping[str, jax.Array]
+    batch: Mapping[str, np.ndarray]
+    log: bool
+
+
+class DeferredMetrics:
+    """Holds one step. `settle` fetches the flag of each step, and the metrics of those that are logged.
+
+    Args:
+      write: called with (step, scalars) of steps that are logged, and of those that are not finite.
+      judge: called with the step held and its metrics, fetched, when they are not finite; may raise.
+    """
+
+    def __init__(self, write: Callable[[int, dict], None], judge: Callable[[Pending, dict], None]):
+        self._write, self._judge = write, judge
+        self._held: Pending | None = None
+
+    def defer(self, late: Pending) -> None:
+        self.settle()
+        self._held = late
+
+    def settle(self) -> bool:
+        """Looks at the step that is held. Returns False when there was none or it was not finite."""
+        late, self._held = self._held, None
+        if late is None:
+            return False
+        finite = bool(jax.device_get(late.metrics["finite"]))
+        if late.log or not finite:
+            self._write(late.step, fetch_scalars(late.metrics))
+        if not finite:
+            self._judge(late, jax.device_get(dict(late.metrics)))
+        return finite
+
+
+# TensorBoard's event files, written without its packages: they import torch or TensorFlow where it is installed.
+#
+# A file is a row of TFRecords (length, checksum of the length, data, checksum of the data), each holding one protocol
+# buffer of type Event. Formats: tensorflow/core/lib/io/record_writer.h, core/util/event.proto, core/framework/
+# summary.proto; the checksum is CRC-32C (RFC 3720, appendix B.4).
+
+
+_LARGEST = float.fromhex("0x1.fffffep+127")  # float32
+_START = b"\x08\x01"  # SessionLog.status
+
+
+class EventFile:
+    """A new event file in `folder`; every event is with the operating system when `write` returns.
+
+    Args:
+      folder: made if missing. Files in it that are older stay.
+      purge_step: TensorBoard forgets what the older files hold of this step and of later ones.
+    """
+
+    def __init__(self, folder: str | Path, purge_step: int):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads the files of a folder in the order of their names.
+        path = Path(folder) / f"events.out.tfevents.{time.time():.6f}"
+        self._file = path.open("xb", buffering=0)
+        self._append(0, _field(3, b"brain.Event:2"))
+        self._append(purge_step, _field(7, _START))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends one event with all `values`, which TensorBoard keeps as float32."""
+        self._append(step, _field(5, b"".join(_scalar(name, value) for name, value in values.items())))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _append(self, step: int, what: bytes) -> None:
+        event = b"\x09" + struct.pack("<d", time.time()) + (b"\x10" + _varint(int(step)) if step else b"") + what
+        length = struct.pack("<Q", len(event))
+        append_whole(self._file, length + _masked_checksum(length) + event + _masked_checksum(event))
+
+
+def append_whole(file: io.FileIO, data: bytes) -> None:
+    """Appends `data` to an unbuffered file or, when the disk is full, nothing: half a record hides all later ones.
+
+    Raises OSError.
+    """
+    end = file.seek(0, os.SEEK_END)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError:
+        file.truncate(end)
+        raise
+
+
+def _scalar(name: str, value: float) -> bytes:
+    """A Summary with one Value: its tag, and its number as float32."""
+    number = struct.pack("<f", min(max(float(value), -_LARGEST), _LARGEST))
+    return _field(1, _field(1, name.encode()) + b"\x15" + number)
+
+
+def _field(number: int, data: bytes) -> bytes:
+    """A field of a protocol buffer that holds a text or another buffer."""
+    return bytes([number << 3 | 2]) + _varint(len(data)) + data
+
+
+def _varint(number: int) -> bytes:
+    """A number >= 0, seven bits in a byte, the lowest first; the eighth bit says that more follow."""
+    coded = bytearray()
+    while number > 127:
+        coded.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*coded, number])
+
+
+def _divide(byte: int) -> int:
+    for _ in range(8):
+        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+    return byte
+
+
+_REMAINDERS = tuple(map(_divide, range(256)))
+
+
+def checksum(data: bytes) -> int:
+    """Returns the CRC-32C of `data`."""
+    state = 0xFFFFFFFF
+    for byte in data:
+        state = state >> 8 ^ _REMAINDERS[(state ^ byte) & 255]
+    return state ^ 0xFFFFFFFF
+
+
+def _masked_checksum(data: bytes) -> bytes:
+    """The checksum as TFRecords store it: turned by 15 bits and moved, since data may hold checksums itself."""
+    crc = checksum(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 class Writer(Protocol):
@@ -170,7 +415,7 @@ class FanOut:
     """Hands every write to several writers, and keeps what one of them cannot write for a later time."""
 
     def __init__(self, writers: Sequence[Writer]):
-        self._writers = tuple(PatientWriter(writer) for writer in writers)
+        self._writers = tuple(RetryingWriter(writer) for writer in writers)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         for writer in self._writers:

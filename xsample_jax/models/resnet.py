@@ -16,9 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from xsample_jax.errors import ConfigError, lookup
-from xsample_jax.models.batch_norm import BatchNorm
-from xsample_jax.models.conv import Conv, max_pool, resolve_implementation
-from xsample_jax.models.remat import block_runner
+from xsample_jax.models.layers import BatchNorm, Conv, block_runner, max_pool, resolve_implementation
 
 STEMS = ("imagenet", "cifar")
 
@@ -101,9 +99,9 @@ class ResNet(nnx.Module):
       depth: 18, 34 or 50.
       width: channels of the first stage (64 in the paper); each later stage doubles them.
       stem: "imagenet" or "cifar".
-      conv_impl: "auto", "conv" or "dot" (models/conv.py).
+      conv_impl: "auto", "conv" or "dot" (models/layers.py).
       dtype: type of activations and products; parameters and batch statistics are float32.
-      remat: what residual blocks keep for the backward pass (models/remat.py).
+      remat: what residual blocks keep for the backward pass (models/layers.py).
       rngs: source of the initial parameters.
 
     Raises:

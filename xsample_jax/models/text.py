@@ -8,10 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from xsample_jax.errors import ConfigError
-from xsample_jax.models.remat import block_runner
-from xsample_jax.models.transformer import Block, layer_norm
+from xsample_jax.models.layers import Block, block_runner, layer_norm
 
-PADDING, END = 0, 2  # ids of captions/tokenizer.py
+PADDING, END = 0, 2  # ids of data/tokenizer.py
 
 
 class LinearText(nnx.Module):
@@ -30,7 +29,7 @@ class TextTower(nnx.Module):
     """Transformer over token ids: int32 [n, t] with t <= `length` -> [n, out] float32.
 
     Every token attends to every real token (no causal mask: nothing is generated here), padding (id 0) is masked out,
-    and the state at the end token (id 2) is normalised and mapped to `out`. More padding does not change the result.
+    and the state at the end token (id 2) is normalized and mapped to `out`. More padding does not change the result.
 
     Args:
       vocab: number of token ids.
@@ -38,7 +37,7 @@ class TextTower(nnx.Module):
       length: most tokens per caption.
       out: width of the result.
       dtype: type of activations and products; parameters are float32, norms are taken in float32.
-      remat: what blocks keep for the backward pass (models/remat.py).
+      remat: what blocks keep for the backward pass (models/layers.py).
       rngs: source of the initial parameters.
 
     Raises:

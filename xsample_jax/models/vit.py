@@ -14,8 +14,7 @@ import numpy as np
 from flax import nnx
 
 from xsample_jax.errors import ConfigError, lookup
-from xsample_jax.models.remat import block_runner
-from xsample_jax.models.transformer import Block, layer_norm
+from xsample_jax.models.layers import Block, block_runner, layer_norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Layout:
       norm_first: a layer norm before the first block.
       patch_bias: the map of the patches has a bias.
       epsilon: of all layer norms.
-      activation: of the MLPs (models/transformer.py).
+      activation: of the MLPs (models/layers.py).
     """
 
     position: str = "sincos"
@@ -91,7 +90,7 @@ class ViT(nnx.Module):
       image_size: side of the images in pixels.
       dtype: type of activations and products; parameters are float32, norms are taken in float32.
       layout: a name of LAYOUTS, or a `Layout`.
-      remat: what blocks keep for the backward pass (models/remat.py).
+      remat: what blocks keep for the backward pass (models/layers.py).
       rngs: source of the initial parameters.
 
     Raises:

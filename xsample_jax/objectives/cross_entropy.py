@@ -18,9 +18,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from xsample_jax.choice import resolve
-from xsample_jax.graphs.normalise import MASKED
 from xsample_jax.graphs.sources import SOURCES
+from xsample_jax.graphs.targets import MASKED
+from xsample_jax.registry import resolve
 
 
 def cross_entropy(

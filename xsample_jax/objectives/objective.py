@@ -6,13 +6,15 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from xsample_jax.graphs.combine import requires
-from xsample_jax.objectives.blocks import Block, Rows, check_unit_rows
-from xsample_jax.objectives.streamed import Streaming, streamed_term, why_no_kernels, why_not
-from xsample_jax.objectives.temperature import LOWEST
+from xsample_jax.graphs.targets import requires
+from xsample_jax.objectives.slots import LOWEST_TEMPERATURE
+from xsample_jax.objectives.streaming.terms import Streaming, streamed_term, why_no_kernels, why_not
 from xsample_jax.objectives.terms import (
+    Block,
     FeatureTerm,
+    Rows,
     Term,
+    check_unit_rows,
     count_rows,
     feature_value,
     graph_metrics,
@@ -30,7 +32,7 @@ class Objective:
       terms, feature_terms: what is summed (objectives/terms.py).
       temperature: the base temperature tau, learned if `learn_temperature`; target_temperature: tau_s.
       bias: added to the logits and learned (SigLIP); None: none.
-      centre: take the batch mean off the text embeddings before their cosines.
+      center: take the batch mean off the text embeddings before their cosines.
       text: the text side: None, linear (of frozen caption embeddings) or transformer (of tokens).
       teacher: momentum of the EMA encoder behind the block "teacher"; None: none.
       queue: rows of the block "queue", embeddings of past steps (the teacher's, where there is one); 0: none.
@@ -47,7 +49,7 @@ class Objective:
     feature_terms: tuple[FeatureTerm, ...] = ()
     learn_temperature: bool = False
     bias: float | None = None
-    centre: bool = False
+    center: bool = False
     text: str | None = None
     teacher: float | None = None
     queue: int = 0
@@ -60,7 +62,7 @@ class Objective:
     @property
     def lowest_temperature(self) -> float:
         """What tau cannot go below."""
-        return LOWEST if self.learn_temperature else self.temperature
+        return LOWEST_TEMPERATURE if self.learn_temperature else self.temperature
 
     @property
     def requires(self) -> frozenset[str]:
@@ -94,7 +96,7 @@ def objective_loss(
     """Loss of an objective on the global batch.
 
     Args:
-      blocks: the rows of the step by name (objectives/blocks.py).
+      blocks: the rows of the step by name (objectives/terms.py).
       images: number of images B of the batch.
       temperature: the base temperature tau, a scalar; bias: of the logits.
       progress: share of the run that is over, for temperature schedules.
@@ -107,9 +109,9 @@ def objective_loss(
     Raises DataError for concrete embeddings that are not finite unit rows, ConfigError for a block that is not there.
     """
     check_unit_rows(blocks)
-    if objective.centre:
-        blocks = {name: centred(block) for name, block in blocks.items()}
-        # A table of all classes is not centred, and what is centred is not float16 any more.
+    if objective.center:
+        blocks = {name: center_texts(block) for name, block in blocks.items()}
+        # A table of all classes is not centered, and what is centered is not float16 any more.
         how = how and dataclasses.replace(how, class_embeddings=None, caption_wire="float32")
     share = sum(term.weight for term in objective.terms) or 1.0
     reasons = dict(find_unstreamable(objective))
@@ -144,14 +146,14 @@ def find_unstreamable(objective: Objective) -> list[tuple[int, str]]:
 
 def find_without_kernels(objective: Objective) -> list[tuple[int, str]]:
     """(number, reason) of every term that the kernels for TPU cannot do, of those that can be streamed."""
-    lowest, tau_s, centre = objective.lowest_temperature, objective.target_temperature, objective.centre
+    lowest, tau_s, center = objective.lowest_temperature, objective.target_temperature, objective.center
     unstreamable = dict(find_unstreamable(objective))
     streamed = {n: term for n, term in enumerate(objective.terms) if n not in unstreamable}
-    reasons = {n: why_no_kernels(term, lowest, tau_s, centre) for n, term in streamed.items()}
+    reasons = {n: why_no_kernels(term, lowest, tau_s, center) for n, term in streamed.items()}
     return [(number, reason) for number, reason in reasons.items() if reason]
 
 
-def centred(block: Block) -> Block:
+def center_texts(block: Block) -> Block:
     """The block with the mean of its rows (of a queue: of those that are filled) taken off its text embeddings.
 
     Unit embeddings of a narrow-cone text encoder all point one way; what tells texts apart is what is left.

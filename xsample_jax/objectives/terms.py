@@ -5,19 +5,116 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from xsample_jax.choice import Choice, name_of, options_of, resolve
-from xsample_jax.graphs.combine import Graph, Mixture, target
+from xsample_jax.errors import ConfigError, DataError, lookup
 from xsample_jax.graphs.sources import REQUIRES, identity, label
-from xsample_jax.objectives.blocks import IMAGE, Block, Rows, concatenate, select
+from xsample_jax.graphs.targets import Graph, Mixture, target
 from xsample_jax.objectives.cross_entropy import AGGREGATES, DENOMINATORS, Pairing, entropy, log_sum, mean_over_rows
-from xsample_jax.objectives.features import FEATURE_TERMS
-from xsample_jax.objectives.links import LINKS
-from xsample_jax.objectives.mixing import MIXERS
-from xsample_jax.objectives.negatives import NEGATIVES
-from xsample_jax.objectives.similarity import SIMILARITIES
-from xsample_jax.objectives.temperature import TEMPERATURES
-from xsample_jax.objectives.weights import WEIGHTS
+from xsample_jax.objectives.feature_losses import FEATURE_TERMS
+from xsample_jax.objectives.slots import LINKS, MIXERS, NEGATIVES, SIMILARITIES, TEMPERATURES, WEIGHTS, all_products
+from xsample_jax.registry import Choice, name_of, options_of, resolve
+
+# Blocks: the rows that an objective compares, with everything that is known about them.
+#
+# A block is a dict of arrays with one row per embedding: "z" [n, D] (unit rows, with gradient where there is one) and
+# side information (graphs/sources.py). Blocks of a step: image (all views, row = image * V + view), local (small
+# crops),
+# predicted, text, teacher (EMA encoder), queue (keys of past steps), neighbors (in the queue), prototypes.
+
+
+Block = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Which rows of a step: a block, or one view of it.
+
+    Attributes:
+      block: image, local, predicted, text, teacher, queue, neighbors or prototypes.
+      view: keep only this view of every image; None: all rows.
+      beside: another selection with the same samples, put beside it: [n, 2 D] (the modalities of GRAM).
+      times: another selection with the same samples: all products of the two, [n * n, D] (the keys of Symile).
+    """
+
+    block: str = "image"
+    view: int | None = None
+    beside: "Rows | None" = None
+    times: "Rows | None" = None
+
+
+IMAGE, TEXT = Rows("image"), Rows("text")
+
+
+def image_block(z: jax.Array, per_image: Mapping[str, jax.Array], views: int, first_row: int = 0, **per_row) -> Block:
+    """The block of `views` embeddings per image. z [B * views, D]; per_image: side information [B, ...]."""
+    side = {name: jnp.repeat(value, views, axis=0) for name, value in per_image.items()}
+    rows = jnp.arange(len(z), dtype=jnp.int32)
+    known = {"row": first_row + rows, "view": rows % views, "filled": jnp.ones(len(z), bool)}
+    return {"z": z, "embedding": jax.lax.stop_gradient(z)} | known | side | per_row
+
+
+def key_block(z: jax.Array, **side) -> Block:
+    """Keys that are nobody's own row: queue entries, prototypes. Without an id they equal nothing."""
+    nothing = jnp.full(len(z), -1, jnp.int32)
+    known = {"row": nothing, "view": nothing, "id": nothing, "filled": jnp.ones(len(z), bool)}
+    return {"z": z, "embedding": jax.lax.stop_gradient(z)} | known | side
+
+
+def other_view(z: jax.Array, views: int) -> jax.Array:
+    """The next view of the same image for every row, without gradient. [B * V, D] -> [B * V, D]."""
+    by_image = z.reshape(-1, views, z.shape[-1])
+    return jax.lax.stop_gradient(jnp.roll(by_image, -1, axis=1).reshape(z.shape))
+
+
+def check_unit_rows(blocks: Mapping[str, Block]) -> None:
+    """Raises DataError where an embedding is not finite or not of length one.
+
+    Looks at values, so it is silent on traced arrays: inside a compiled step the model scales its rows itself.
+    """
+    for name, block in blocks.items():
+        if isinstance(block["z"], jax.core.Tracer):
+            continue
+        length = np.linalg.norm(np.asarray(block["z"], np.float64), axis=-1)
+        bad = np.flatnonzero(np.asarray(block["filled"]) & ~(np.abs(length - 1) < 1e-2))
+        if bad.size:
+            raise DataError(
+                f"embeddings of block {name!r}",
+                f"row {bad[0]} has length {length[bad[0]]:.4g}",
+                "finite rows of length one",
+                "Scale them with xsample_jax.ops.unit_rows.",
+            )
+
+
+def select(blocks: Mapping[str, Block], rows: Rows, images: int) -> Block:
+    """The rows that `rows` names, of a step on `images` images.
+
+    Raises ConfigError for a block or a view that this step does not have.
+    """
+    block = lookup(blocks, rows.block, "rows.block")
+    if rows.view is not None:
+        views = len(block["z"]) // images
+        if not 0 <= rows.view < views:
+            raise ConfigError("rows.view", rows.view, f"one of the {views} views of {rows.block}, from 0")
+        block = {name: value[rows.view :: views] for name, value in block.items()}
+    if rows.beside is not None:
+        other = select(blocks, rows.beside, images)
+        block = block | {name: jnp.concatenate([block[name], other[name]], axis=1) for name in ("z", "embedding")}
+        block |= {"row": jnp.full_like(block["row"], -1)}
+    if rows.times is not None:
+        other = select(blocks, rows.times, images)
+        matched = jnp.where(jnp.eye(images, dtype=bool), block["id"][:, None], -1).reshape(-1)
+        block = key_block(all_products(block["z"], other["z"]), id=matched)
+    return block
+
+
+def concatenate(parts: list[Block]) -> Block:
+    """Several blocks as one: the keys of MoCo are the teacher's rows and the queue. Keeps what all of them have."""
+    if len(parts) == 1:
+        return parts[0]
+    names = set.intersection(*(set(part) for part in parts))
+    return {name: jnp.concatenate([part[name] for part in parts]) for name in sorted(names)}
+
 
 GRAPH, FIRST_VIEW, SECOND_VIEW = Graph(), Rows("image", 0), Rows("image", 1)
 
@@ -27,15 +124,15 @@ class Term:
     """A target graph that a student graph over the same pairs must match. The equation: objectives/cross_entropy.py.
 
     Attributes:
-      graph: T, what should be similar (graphs/combine.py).
-      anchors, keys: the rows compared (objectives/blocks.py); keys may be several blocks.
-      similarity: how alike two embeddings are (objectives/similarity.py).
-      temperature: a rule (objectives/temperature.py), or a number in place of the objective's temperature.
-      link: softmax (the cross-entropy), or another from objectives/links.py.
-      denominator: shared, own, views or rank; negatives: the weights N in it (objectives/negatives.py).
+      graph: T, what should be similar (graphs/targets.py).
+      anchors, keys: the rows compared (objectives/terms.py); keys may be several blocks.
+      similarity: how alike two embeddings are (objectives/slots.py).
+      temperature: a rule (objectives/slots.py), or a number in place of the objective's temperature.
+      link: softmax (the cross-entropy), or another from objectives/slots.py.
+      denominator: shared, own, views or rank; negatives: the weights N in it (objectives/slots.py).
       aggregate: out or in: the mean over positives outside or inside the logarithm.
-      row_weight, attraction, repulsion: w, a, r; a number or a rule (objectives/weights.py).
-      mixer: synthetic keys (objectives/mixing.py), or None.
+      row_weight, attraction, repulsion: w, a, r; a number or a rule (objectives/slots.py).
+      mixer: synthetic keys (objectives/slots.py), or None.
       merge_views: all views of an image are one anchor, whose positives and negatives are pooled.
       self_pairs: a row is its own key too (off everywhere in the paper).
       reduce: rows (mean over anchors with a positive) or pairs (sum over anchors / number of positive pairs).
@@ -73,13 +170,13 @@ class Term:
             and (self.denominator, self.negatives, self.aggregate, self.reduce)
             == ("shared", "everything", "out", "rows")
             and (self.row_weight, self.attraction, self.repulsion) == (1.0, 1.0, 1.0)
-            and all(name_of(part.normaliser) != "none" for part in getattr(self.graph, "graphs", (self.graph,)))
+            and all(name_of(part.normalizer) != "none" for part in getattr(self.graph, "graphs", (self.graph,)))
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureTerm:
-    """A term on embeddings of the same images rather than on pairs (objectives/features.py)."""
+    """A term on embeddings of the same images rather than on pairs (objectives/feature_losses.py)."""
 
     name: Choice
     x: Rows = FIRST_VIEW
@@ -112,7 +209,7 @@ def pairs_of(
     """Target and logits of a term on the rows of a batch.
 
     Args:
-      blocks: rows of the step (objectives/blocks.py); images: number of images B.
+      blocks: rows of the step (objectives/terms.py); images: number of images B.
       temperature: the base temperature tau, a scalar; target_temperature: tau_s.
       bias: added to the logits (SigLIP). progress: share of the run that is over. key: for synthetic keys.
     """

@@ -1,29 +1,123 @@
 """From a job to a finished record set: start or go on, run the input shards, write manifest and report."""
 
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
+import multiprocessing
+import os
 import shutil
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.data.manifest import MANIFEST, Manifest, read_manifest
-from xsample_jax.data.record_reader import open_records
-from xsample_jax.data.record_writer import manifest_text
-from xsample_jax.data.whole_file import load_arrays, write_whole
+from xsample_jax.data.records import MANIFEST, Manifest, open_records, read_manifest
+from xsample_jax.data.writer import manifest_text
 from xsample_jax.errors import DataError
-from xsample_jax.faults.lock import locked
-from xsample_jax.metrics.progress import progress
+from xsample_jax.io.files import atomic_write, load_arrays
+from xsample_jax.io.locks import leased, locked
+from xsample_jax.io.paths import absolute, as_path, file_sizes, in_bucket, remove_tree
+from xsample_jax.metrics.progress_bar import progress
 from xsample_jax.prepare.example import KINDS
 from xsample_jax.prepare.job import Job
-from xsample_jax.prepare.runners import Runner
-from xsample_jax.prepare.shards import STATE, read_part
-from xsample_jax.storage.lease import leased
-from xsample_jax.storage.paths import as_path, file_sizes, in_bucket, remove_tree
+from xsample_jax.prepare.shards import STATE, prepare_shard, read_part
+
+# Where the input shards are worked on: processes of this machine, or Apache Beam. Both run the same function.
+
+
+# Takes the job, the numbers of the input shards that are not done, and the folder; yields the count of each one done.
+Runner = Callable[[Job, Sequence[int], str], Iterator[int]]
+
+
+def local_runner(processes: int) -> Runner:
+    """Processes of this machine; 1 works in this one. The first error ends the work, finished shards stay."""
+    if processes < 1:
+        raise DataError("--processes", processes, "at least 1")
+    return partial(_run_locally, processes)
+
+
+def _run_locally(processes: int, job: Job, numbers: Sequence[int], out: str) -> Iterator[int]:
+    if min(processes, len(numbers)) <= 1:
+        for number in numbers:
+            yield prepare_shard(job, number, out)
+        return
+    # Not forked: the libraries have threads, and a fork copies their locks as they are.
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(
+        min(processes, len(numbers)), context, initializer=_start_worker, initargs=(job, out)
+    )
+    try:
+        for future in concurrent.futures.as_completed([pool.submit(_work, number) for number in numbers]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        fix = "Was it killed for want of memory? Use fewer --processes, and give the same command again."
+        raise DataError("worker process", "ended", "a process that lives until its work is done", fix) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_worker: tuple[Job, str] | None = None
+
+
+def _start_worker(job: Job, out: str) -> None:
+    """The job travels once per process, not once per shard: the list of a folder's pictures is long."""
+    global _worker
+    _worker = (job, out)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for more work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _work(number: int) -> int:
+    job, out = _worker
+    return prepare_shard(job, number, out)
+
+
+def beam_runner(name: str, options: Sequence[str] = ()) -> Runner:
+    """Apache Beam (extra `beam`): DirectRunner, DataflowRunner, FlinkRunner, SparkRunner.
+
+    Args:
+      name: of the runner.
+      options: its own flags, passed on to Beam.
+    """
+    try:
+        import apache_beam  # noqa: F401
+    except ImportError as error:
+        fix = "pip install 'xsample_jax[beam]', or leave --runner out to use the processes of this machine."
+        raise DataError("--runner", name, "Apache Beam installed", fix) from error
+    return partial(_run_on_beam, name, tuple(options))
+
+
+def _run_on_beam(name: str, options: tuple[str, ...], job: Job, numbers: Sequence[int], out: str) -> Iterator[int]:
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    place = str(absolute(out, "--out"))  # workers have other working directories
+    try:
+        with beam.Pipeline(options=PipelineOptions([f"--runner={name}", *options])) as pipeline:
+            # Reshuffle: without it one worker would get all shards, fused with the step that lists them.
+            shards = pipeline | "shards" >> beam.Create(list(numbers)) | beam.Reshuffle()
+            shards | "prepare" >> beam.Map(_beam_work, beam.pvalue.AsSingleton(pipeline | beam.Create([job])), place)
+    except (RuntimeError, ValueError) as error:  # Beam keeps the text of what its workers raise, not the type
+        text = str(error).strip().splitlines()[-1]
+        raise DataError("--runner", name, "a pipeline that runs to its end", text) from error
+    yield from (0 for _ in numbers)  # Beam ends when all is done; counts are in the parts
+
+
+def _beam_work(number: int, job: Job, out: str) -> int:
+    return prepare_shard(job, number, out)
+
 
 REPORT = "report.json"
 PROBLEMS = "problems.jsonl"
@@ -89,7 +183,7 @@ def _claim(job: Job, state: Path) -> None:
     if path.exists() and path.read_text() != job.fingerprint:
         fix = "Give the same command as before to go on, or choose another folder, or remove this one."
         raise DataError("--out", str(state.parent), "a folder in which this very work was begun", fix)
-    write_whole(path, lambda partial: partial.write_text(job.fingerprint))
+    atomic_write(path, lambda partial: partial.write_text(job.fingerprint))
 
 
 def _finish(job: Job, out: Path) -> tuple[Manifest, dict]:
@@ -108,7 +202,7 @@ def _finish(job: Job, out: Path) -> tuple[Manifest, dict]:
             merged["count"] += entry["count"]
             merged["shards"].append(entry)
     problems = out / PROBLEMS if counts["kept"] else state / "problems"
-    write_whole(problems, lambda partial: _join_problems(state, total, partial))
+    atomic_write(problems, lambda partial: _join_problems(state, total, partial))
     if not counts["kept"]:
         found = ", ".join(f"{kind} {counts[kind]}" for kind in KINDS if counts[kind]) or "nothing at all"
         raise DataError(f"records of {job.name}", 0, "at least one", f"Found: {found}; see {problems}.")
@@ -126,7 +220,7 @@ def _finish(job: Job, out: Path) -> tuple[Manifest, dict]:
         "duplicate_keys_across_shards": _stored(state, total, "keys")[1],
     }
     for name, text in ((REPORT, json.dumps(report, indent=1) + "\n"), (MANIFEST, manifest_text(manifest))):
-        write_whole(out / name, lambda partial, text=text: partial.write_text(text))
+        atomic_write(out / name, lambda partial, text=text: partial.write_text(text))
     return manifest, report
 
 

@@ -6,27 +6,106 @@ line about them (.prepare/00012.json) comes last. A shard with that line is done
 
 import collections
 import contextlib
+import hashlib
 import io
 import json
+import math
 import secrets
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from xsample_jax.data.record_reader import READER_OPTIONS
-from xsample_jax.data.record_writer import pack_record, shard_entry
-from xsample_jax.data.whole_file import settle
+from xsample_jax.data.records import READER_OPTIONS
+from xsample_jax.data.writer import check_split, pack_record, shard_entry
 from xsample_jax.errors import DataError
-from xsample_jax.prepare.captions import clean_captions
+from xsample_jax.io.files import settle
+from xsample_jax.io.paths import as_path, in_bucket
 from xsample_jax.prepare.example import Example, Problem
-from xsample_jax.prepare.image import prepare_image
-from xsample_jax.prepare.job import Job
-from xsample_jax.prepare.split import key_hash, split_of
-from xsample_jax.storage.paths import as_path, in_bucket
+from xsample_jax.prepare.job import Job, prepare_image
+
+# Captions as records hold them: one line of valid Unicode, of bounded length.
+
+
+# Text encoders read at most 512 tokens, about 2,500 characters.
+MAX_LENGTH = 4_000
+NEAR_EMPTY = 3
+CONTROLS = {code: " " for code in (*range(0x20), *range(0x7F, 0xA0))}
+
+
+def clean_captions(captions: Iterable[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Returns the captions worth keeping and (kind, detail) of what is odd about them.
+
+    White space (also line breaks and control characters) becomes single spaces, what UTF-8 cannot hold becomes U+FFFD,
+    empty captions go. A caption of more than MAX_LENGTH characters is cut at the last space before that. Letters of any
+    script, emoji and right-to-left marks stay as they are.
+    """
+    kept, notes = [], []
+    for caption in captions:
+        # Through UTF-16, which surrogates are halves of: a pair of them is a letter, one alone is nothing.
+        text = caption.removeprefix("\ufeff").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        if "\N{REPLACEMENT CHARACTER}" in text:
+            notes.append(("not_unicode", text[:80]))
+        text = " ".join(text.translate(CONTROLS).split())
+        if len(text) > MAX_LENGTH:
+            notes.append(("cut_caption", f"{len(text)} characters"))
+            text = text[: MAX_LENGTH + 1].rpartition(" ")[0] or text[:MAX_LENGTH]
+        if not text:
+            continue
+        if not _says_something(text):
+            notes.append(("near_empty_caption", text))
+        kept.append(text)
+    if not kept:
+        notes.append(("no_caption", ""))
+    return kept, notes
+
+
+def _says_something(text: str) -> bool:
+    """Letters and digits count one; an emoji or a sign of a script without an alphabet says as much as a word."""
+    meaning = 0
+    for letter in text:
+        meaning += NEAR_EMPTY if letter >= "\u2e80" and letter != "\N{REPLACEMENT CHARACTER}" else letter.isalnum()
+        if meaning >= NEAR_EMPTY:
+            return True
+    return False
+
+
+# Which split a picture belongs to: a hash of its key, so that order, machine and number of pictures do not matter.
+
+
+def parse_splits(text: str) -> dict[str, float]:
+    """Reads "train=0.98,val=0.02": split -> share; the shares sum to 1."""
+    shares = {}
+    for part in text.split(","):
+        name, _, share = part.partition("=")
+        try:
+            shares[name.strip()] = float(share or 1)
+        except ValueError:
+            raise DataError("--splits", text, "NAME=SHARE,NAME=SHARE", "As in train=0.98,val=0.02.") from None
+    for name in shares:
+        check_split(name, "--splits", "As in train=0.98,val=0.02.")
+    if min(shares.values()) < 0 or not math.isclose(sum(shares.values()), 1, abs_tol=1e-6):
+        raise DataError("--splits", text, "shares that sum to 1", "As in train=0.98,val=0.02.")
+    return shares
+
+
+def split_of(key: str, shares: dict[str, float]) -> str:
+    """Returns the split of a key: its hash as a number in [0, 1), looked up in the running sum of the shares."""
+    place = key_hash(key) / 2**64
+    for name, share in shares.items():
+        place -= share
+        if place < 0:
+            return name
+    return name  # the shares sum to 1 up to rounding
+
+
+def key_hash(key: str) -> int:
+    """64-bit hash of a text, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
 
 STATE = ".prepare"
 

@@ -1,17 +1,57 @@
 """Sources by name."""
 
 import os
+from collections.abc import Iterator
+from functools import partial
 
+from xsample_jax.data.records import open_records, read_manifest
 from xsample_jax.errors import DataError, did_you_mean
-from xsample_jax.prepare.example import Source
-from xsample_jax.prepare.fields import Fields
-from xsample_jax.prepare.source_folder import folder_source
-from xsample_jax.prepare.source_icons import icons_source
-from xsample_jax.prepare.source_records import records_source
-from xsample_jax.prepare.source_shapes import shapes_source
-from xsample_jax.prepare.source_tfds import tfds_source
-from xsample_jax.prepare.source_webdataset import webdataset_source
-from xsample_jax.storage.paths import in_bucket
+from xsample_jax.io.paths import in_bucket
+from xsample_jax.prepare.example import Example, Fields, InputShard, Problem, Source
+from xsample_jax.prepare.folder import folder_source
+from xsample_jax.prepare.icons import icons_source
+from xsample_jax.prepare.shapes import shapes_source
+from xsample_jax.prepare.tfds import tfds_source
+from xsample_jax.prepare.webdataset import webdataset_source
+
+# A finished record set as a source: other image size, repaired set, set without its broken records.
+
+
+def records_source(path: str) -> Source:
+    """Every shard of every split of a set. Ids, splits, labels, attributes, captions and embeddings stay."""
+    manifest = read_manifest(path)
+    shards = []
+    for split, entry in manifest.splits.items():
+        start = 0
+        for shard in entry["shards"]:
+            read = partial(read_range, path, split, start, start + shard["count"])
+            shards.append(InputShard(shard["file"], read, shard["sha256"], split))
+            start += shard["count"]
+    text_encoder = manifest.text_encoder
+    if text_encoder and "stored" in text_encoder:
+        text_encoder = {**text_encoder, "stored": "float16"}  # what the reader hands out, whatever is on the disk
+    return Source(tuple(shards), manifest.class_names, manifest.attributes, text_encoder)
+
+
+def read_range(path: str, split: str, start: int, stop: int) -> Iterator[Example | Problem]:
+    """Yields the records `start` to `stop` of a split."""
+    source = open_records(path, split)
+    for i in range(start, stop):
+        try:
+            record = source[i]
+        except DataError as error:
+            yield Problem(source.locate(i), "broken_record", str(error.value))
+            continue
+        yield Example(
+            key=str(record["id"]),
+            image=record["image"],
+            captions=tuple(record["captions"]),
+            label=record["label"],
+            attributes=record["attributes"],
+            id=record["id"],
+            caption_embeddings=record["caption_embeddings"],
+        )
+
 
 SHARD_SIZE = 10_000  # pictures of an input shard of folders and TFDS
 

@@ -1,20 +1,104 @@
 """Runs the points of a grid on this machine, several at once; finished ones are skipped, stopped ones resume."""
 
 import dataclasses
+import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
-from xsample_jax.errors import ConfigError
-from xsample_jax.exit_codes import REQUEUE
-from xsample_jax.storage.paths import in_bucket
-from xsample_jax.sweeps import memory
+from xsample_jax.errors import REQUEUE, ConfigError
+from xsample_jax.io.files import EVALUATION, JSONL
+from xsample_jax.io.paths import as_path, in_bucket
+from xsample_jax.metrics.writers import read_jsonl
 from xsample_jax.sweeps.grid import Point
-from xsample_jax.sweeps.state import FINISHED, last_step, log_file, state_of
+
+# Whether one more process fits into the memory of the host, by what the others took (Linux; elsewhere unknown).
+
+
+MARGIN = 1.15  # of what was measured: runs of one grid differ a little
+
+
+def available() -> int | None:
+    """Bytes that can be taken without swapping."""
+    return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+
+
+def peak(pid: int) -> int | None:
+    """The most bytes that a process has held at once; None when it is gone."""
+    return _kilobytes(Path(f"/proc/{pid}/status"), "VmHWM")
+
+
+def held(pid: int) -> int | None:
+    """Bytes that a process holds now."""
+    return _kilobytes(Path(f"/proc/{pid}/status"), "VmRSS")
+
+
+def fits(needed: int | None, growing: int = 0) -> bool:
+    """Whether `needed` bytes are there, besides those that running processes may still ask for."""
+    there = available()
+    return needed is None or there is None or there > MARGIN * needed + growing
+
+
+def _kilobytes(file: Path, name: str) -> int | None:
+    try:
+        match = re.search(rf"^{name}:\s+(\d+) kB", file.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(match[1]) * 1024 if match else None
+
+
+# How far the run of a point is, read off its folder.
+
+
+FINISHED, STARTED, ABSENT = "finished", "started", "absent"
+TAIL = 65_536  # bytes, more than any line has
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """status: finished, started or absent. step: the last that was logged. training, evaluation: newest values."""
+
+    status: str
+    step: int
+    training: Mapping[str, float]
+    evaluation: Mapping[str, float]
+
+
+def state_of(folder: str | Path) -> State:
+    """The state of the run in `folder`."""
+    folder = as_path(folder)
+    log = folder / JSONL
+    lines = read_jsonl(log) if log.exists() else []
+    training = next((line for line in reversed(lines) if "loss" in line), {})
+    evaluation = {}
+    status = STARTED if folder.exists() else ABSENT
+    if (folder / EVALUATION).exists():
+        status, evaluation = FINISHED, json.loads((folder / EVALUATION).read_text())
+    step = max((line["step"] for line in lines), default=0)
+    return State(status, step, training, evaluation)
+
+
+def last_step(folder: str | Path) -> int:
+    """The last step that was logged, 0 without any; reads the end of the log only, so it may be asked often."""
+    log = Path(folder) / JSONL
+    if not log.exists():
+        return 0
+    with log.open("rb") as file:
+        file.seek(max(log.stat().st_size - TAIL, 0))
+        lines = file.read().split(b"\n")[:-1]  # what comes after the last newline is not whole
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def log_file(out: Path, name: str) -> Path:
+    """Where the output of a point's run goes."""
+    return out / "logs" / f"{name}.txt"
+
 
 POLL = 0.5  # seconds between two looks at the processes
 KILLED = -signal.SIGKILL  # what the kernel does when memory runs out
@@ -76,7 +160,7 @@ def run_points(
                 say(f"started  {running[-1].point.name}")
             time.sleep(POLL)
             for job in list(running):
-                job.peak = memory.peak(job.process.pid) or job.peak
+                job.peak = peak(job.process.pid) or job.peak
                 most = max(most, job.peak)
                 code = job.process.poll()
                 if code is None:
@@ -119,8 +203,8 @@ def _room(running: Sequence[Job], out: pathlib.Path, most: int) -> bool:
         return True
     if not all(last_step(out / job.point.name) > job.resumed for job in running):
         return False
-    growing = sum(max(most - (memory.held(job.process.pid) or most), 0) for job in running)
-    return memory.fits(most or None, growing)
+    growing = sum(max(most - (held(job.process.pid) or most), 0) for job in running)
+    return fits(most or None, growing)
 
 
 def _start(point: Point, sweep: str, out: pathlib.Path, gpu: str | None, environment: Mapping | None) -> Job:

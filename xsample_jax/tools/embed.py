@@ -14,15 +14,13 @@ from pathlib import Path
 
 import jax
 
-from xsample_jax.captions.embed import EmbeddedSet, embed_set
-from xsample_jax.captions.embed_classes import embed_classes
-from xsample_jax.captions.embed_work import under_way
+from xsample_jax.captions.embed import EmbeddedSet, embed_classes, embed_set
+from xsample_jax.captions.embed_state import under_way
 from xsample_jax.captions.encoders import BACKENDS, open_encoder
-from xsample_jax.captions.model_identity import DEFAULT_ENCODER
-from xsample_jax.data.embedding_rows import DTYPES
-from xsample_jax.errors import ConfigError, UserError
-from xsample_jax.exit_codes import FAILED
-from xsample_jax.storage.paths import as_path
+from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
+from xsample_jax.data.records import DTYPES
+from xsample_jax.errors import FAILED, ConfigError, UserError
+from xsample_jax.io.paths import as_path
 
 TEMPLATES = {"captions": "{caption}", "classes": "a photo of a {caption}"}
 

@@ -1,7 +1,7 @@
 """Evaluates a checkpoint: numbers with 95% intervals as a table, JSON and one HTML page.
 
     python -m xsample_jax.tools.evaluate --checkpoint=runs/mine --evals=knn,logistic,geometry
-    python -m xsample_jax.tools.evaluate --checkpoint=runs/cc3m/checkpoints/40000 --evals=logistic,robustness \\
+    python -m xsample_jax.tools.evaluate --checkpoint=runs/cc3m/checkpoints/40000 --evals=logistic,robustness \
         --config.data.path=data/imagenet2012 --config.eval.split=validation --sets=data/robustness
 
 The data is that of the training config unless --config.data... and --config.eval... say otherwise. --checkpoint is a
@@ -16,17 +16,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from xsample_jax.errors import UserError
-from xsample_jax.exit_codes import BAD_INPUT, FINISHED
+from xsample_jax.errors import BAD_INPUT, FINISHED, UserError
 from xsample_jax.topology import quiet_environment, without_tpu
 
 JSON_FILE, EXAMPLES_FILE, PAGE = "evaluation.json", "evaluation.npz", "evaluation.html"
 
 
 def make_parser() -> argparse.ArgumentParser:
-    from xsample_jax.evals.bench import PROBES
+    from xsample_jax.evals.context import PROBES
+    from xsample_jax.evals.linear_probes import SgdProtocol
     from xsample_jax.evals.registry import EVALUATORS
-    from xsample_jax.evals.sgd_probe import SgdProtocol
 
     lines = "\n".join(f"  {name:<12}{evaluator.says}" for name, evaluator in EVALUATORS.items())
     parser = argparse.ArgumentParser(
@@ -61,7 +60,7 @@ def numbers(text: str) -> tuple[float, ...]:
 def read_protocol(chosen: argparse.Namespace):
     """The SGD protocol of the flags; ConfigError for what cannot be trained with."""
     from xsample_jax.errors import ConfigError
-    from xsample_jax.evals.sgd_probe import SgdProtocol
+    from xsample_jax.evals.linear_probes import SgdProtocol
 
     values = {field.name: getattr(chosen, f"sgd_{field.name}") for field in dataclasses.fields(SgdProtocol)}
     right = {
@@ -80,14 +79,13 @@ def read_protocol(chosen: argparse.Namespace):
 
 def run(arguments: Sequence[str]) -> int:
     """Does what the command line says and returns the exit code."""
-    from xsample_jax.checkpoint_files import find_checkpoint
+    from xsample_jax.checkpoint import find_checkpoint
     from xsample_jax.config import config_to_json, split_overrides
-    from xsample_jax.evals.bench import Options
-    from xsample_jax.evals.evaluate_checkpoint import check_names, evaluate_checkpoint
-    from xsample_jax.evals.intervals import save_examples
-    from xsample_jax.load_model import read_config
-    from xsample_jax.processes import find_place, start
-    from xsample_jax.storage.paths import as_path, local_copy_of
+    from xsample_jax.distributed import detect_process, start
+    from xsample_jax.evals.context import Options
+    from xsample_jax.evals.evaluate import check_names, evaluate_checkpoint, read_config
+    from xsample_jax.evals.metrics import save_examples
+    from xsample_jax.io.paths import as_path, local_copy_of
 
     overrides, rest = split_overrides(list(arguments))
     chosen = make_parser().parse_args(rest)
@@ -103,14 +101,14 @@ def run(arguments: Sequence[str]) -> int:
         sgd=read_protocol(chosen),
     )
     where = find_checkpoint(chosen.checkpoint)
-    start(find_place(), config_to_json(read_config(*where, overrides)))
+    start(detect_process(), config_to_json(read_config(*where, overrides)))
     evaluation = evaluate_checkpoint(chosen.checkpoint, evals, overrides, options, chosen.crop)
 
     import jax
 
     if jax.process_index() != 0:
         return FINISHED
-    from xsample_jax.tools.evaluation_page import as_json, table, write_page
+    from xsample_jax.reports.evaluation import as_json, table, write_page
 
     out = as_path(chosen.out or evaluation.run / "evaluations" / str(evaluation.step), "--out")
     with local_copy_of(out) as folder:
@@ -141,10 +139,10 @@ def main() -> None:
     try:
         sys.exit(run(sys.argv[1:]))
     except UserError as error:
-        from xsample_jax.processes import leave, name_of_process
+        from xsample_jax.distributed import exit_process, name_of_process
 
         print(f"error{name_of_process()}: {error}", file=sys.stderr)
-        leave(BAD_INPUT)
+        exit_process(BAD_INPUT)
 
 
 if __name__ == "__main__":

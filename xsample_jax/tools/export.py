@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xsample_jax.errors import UserError
-from xsample_jax.storage.paths import local_copy_of
+from xsample_jax.io.paths import local_copy_of
 
 FORMATS = ("safetensors", "jax_export", "onnx")
 
@@ -21,9 +21,7 @@ FORMATS = ("safetensors", "jax_export", "onnx")
 def export(checkpoint: str, form: str, out: str | Path, step: int | None = None) -> str:
     """Writes `out` and returns in words how to use it. Raises CheckpointError."""
     from xsample_jax.encoder import load_encoder
-    from xsample_jax.weights.export_jax import export_jax
-    from xsample_jax.weights.export_onnx import export_onnx
-    from xsample_jax.weights.export_safetensors import export_safetensors
+    from xsample_jax.export import export_jax, export_onnx, export_safetensors
 
     encoder = load_encoder(checkpoint, step)
     write = {"safetensors": export_safetensors, "jax_export": export_jax, "onnx": export_onnx}[form]

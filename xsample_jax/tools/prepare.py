@@ -20,17 +20,14 @@ from pathlib import Path
 
 from xsample_jax.captions.embed import embed_set
 from xsample_jax.captions.encoders import open_encoder
-from xsample_jax.captions.model_identity import DEFAULT_ENCODER
+from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
 from xsample_jax.errors import DataError, UserError
-from xsample_jax.prepare.example import KINDS
-from xsample_jax.prepare.fields import Fields
-from xsample_jax.prepare.image import ImageOptions
-from xsample_jax.prepare.job import Job
-from xsample_jax.prepare.prepare import PROBLEMS, prepare
-from xsample_jax.prepare.runners import beam_runner, local_runner
+from xsample_jax.io.paths import absolute, as_path
+from xsample_jax.prepare.example import KINDS, Fields
+from xsample_jax.prepare.job import ImageOptions, Job
+from xsample_jax.prepare.prepare import PROBLEMS, beam_runner, local_runner, prepare
+from xsample_jax.prepare.shards import parse_splits
 from xsample_jax.prepare.sources import open_source
-from xsample_jax.prepare.split import parse_splits
-from xsample_jax.storage.paths import absolute, as_path
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -47,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", help="name of the set (default: that of the folder)")
     parser.add_argument("--size", type=int, default=256, help="shrink to this short side; 0: never (default 256)")
     parser.add_argument("--quality", type=int, default=92, help="of the JPEGs that are written (default 92)")
-    parser.add_argument("--raw", action="store_true", help="store bare pixels of the centre square, for small sets")
+    parser.add_argument("--raw", action="store_true", help="store bare pixels of the center square, for small sets")
     parser.add_argument("--splits", help="shares by a hash of the key, as train=0.98,val=0.02 (default: all is train)")
     parser.add_argument("--split_by_folder", action="store_true", help="the first folder below --path is the split")
     parser.add_argument("--table", help="of --source=folder: .csv, .tsv, .jsonl or .parquet")

@@ -14,8 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from xsample_jax.errors import ConfigError, UserError
-from xsample_jax.exit_codes import BAD_INPUT, FAILED, REQUEUE
+from xsample_jax.errors import BAD_INPUT, FAILED, REQUEUE, ConfigError, UserError
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -42,12 +41,9 @@ def sweep(arguments: Sequence[str] | None = None) -> int:
         raise ConfigError("--jobs", flags.jobs, "at least 1")
     environment = dict(os.environ)
     os.environ["JAX_PLATFORMS"] = "cpu"  # of this process, which must not take the accelerators from its runs
-    from xsample_jax.sweeps.check import check_points
-    from xsample_jax.sweeps.emit import emit
     from xsample_jax.sweeps.grid import read_grid
-    from xsample_jax.sweeps.local import Stopped, run_points
-    from xsample_jax.sweeps.state import state_of
-    from xsample_jax.sweeps.table import write_results
+    from xsample_jax.sweeps.launch import check_points, emit, write_results
+    from xsample_jax.sweeps.local import Stopped, run_points, state_of
 
     name, points = read_grid(flags.grid)
     here = "://" not in flags.out

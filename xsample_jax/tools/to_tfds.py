@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--set", required=True, metavar="FOLDER", help="a record set (it has a manifest.json)")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="data_dir of TFDS")
     chosen = parser.parse_args(arguments)
-    from xsample_jax.prepare.tfds_builder import RecordSet  # TFDS takes seconds to import
+    from xsample_jax.prepare.tfds import RecordSet  # TFDS takes seconds to import
 
     try:
         builder = RecordSet(chosen.set, data_dir=str(chosen.out))

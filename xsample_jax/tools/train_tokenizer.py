@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from xsample_jax.captions.tokenizer import TOKENIZER, train_tokenizer
-from xsample_jax.data.record_reader import RecordSource, open_records
+from xsample_jax.data.records import RecordSource, open_records
+from xsample_jax.data.tokenizer import TOKENIZER, train_tokenizer
 from xsample_jax.errors import DataError, UserError
-from xsample_jax.metrics.progress import progress
-from xsample_jax.storage.paths import as_path
+from xsample_jax.io.paths import as_path
+from xsample_jax.metrics.progress_bar import progress
 
 
 def sampled_captions(source: RecordSource, most: int) -> Iterator[str]:

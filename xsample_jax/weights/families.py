@@ -1,9 +1,279 @@
 """Whose names a file of weights can have: `model.init_family`."""
 
-from xsample_jax.weights.big_vision_vit import BIG_VISION_VIT
-from xsample_jax.weights.open_clip_vit import OPEN_CLIP_VIT
-from xsample_jax.weights.resnet import RESNET
-from xsample_jax.weights.timm_vit import TIMM_VIT
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from xsample_jax.models.vit import ViT, sincos_positions
+from xsample_jax.weights.name_map import (
+    CONV,
+    DENSE,
+    PATCH,
+    PATCH_FLAX,
+    POSITION,
+    SAME,
+    TOKEN,
+    Family,
+    Form,
+    Rule,
+    qkv_bias,
+    qkv_weight,
+)
+
+# ResNets of torchvision and timm, which share their names: `layer1.0.conv1.weight`, `layer1.0.bn1.weight`, ...
+
+
+_NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+
+def _convolution_and_norm(ours: str, conv: str, ours_norm: str, norm: str) -> tuple[Rule, ...]:
+    norms = (Rule(f"{ours_norm}/{part}", f"{norm}.{theirs}") for part, theirs in _NORM.items())
+    return (Rule(f"{ours}/kernel", f"{conv}.weight", CONV), *norms)
+
+
+RULES = (
+    *_convolution_and_norm("stem/conv", "conv1", "stem/norm", "bn1"),
+    *(
+        rule
+        for stage in range(4)
+        for rule in (
+            *_convolution_and_norm(
+                rf"stages/{stage}/(\d+)/conv(\d)",
+                f"layer{stage + 1}.{{0}}.conv{{1}}",
+                rf"stages/{stage}/(\d+)/norm(\d)",
+                f"layer{stage + 1}.{{0}}.bn{{1}}",
+            ),
+            *_convolution_and_norm(
+                rf"stages/{stage}/(\d+)/shortcut/conv",
+                f"layer{stage + 1}.{{0}}.downsample.0",
+                rf"stages/{stage}/(\d+)/shortcut/norm",
+                f"layer{stage + 1}.{{0}}.downsample.1",
+            ),
+        )
+    ),
+)
+
+RESNET = Family(
+    "ResNet of torchvision or timm",
+    rules=lambda encoder: RULES,
+    ignored=r"fc\.(weight|bias)|.*\.num_batches_tracked",
+    refused={
+        r"conv1\.\d.*|.*\.downsample\.2\..*": "a ResNet with one convolution as its stem and plain shortcuts, not a -D "
+        "variant",
+        r".*\.(se|aa|drop_block)\..*": "a plain ResNet: no squeeze-and-excitation, no anti-aliasing",
+    },
+)
+
+
+# timm's VisionTransformer: `blocks.0.attn.qkv.weight`, `blocks.0.norm1.weight`, ...; DeiT, DINO and MAE share them.
+
+
+_TIMM_LAYERS = {"attention/out": "attn.proj", "mlp/expand": "mlp.fc1", "mlp/contract": "mlp.fc2"}
+
+
+def timm_vit_rules(encoder: ViT) -> tuple[Rule, ...]:
+    heads = encoder.blocks[0].attention.heads
+    return (
+        Rule("patch/kernel", "patch_embed.proj.weight", PATCH),
+        Rule("patch/bias", "patch_embed.proj.bias"),
+        Rule("token", "cls_token", TOKEN),
+        Rule("position", "pos_embed", POSITION),
+        Rule(r"blocks/(\d+)/attention/qkv/kernel", "blocks.{0}.attn.qkv.weight", qkv_weight(heads)),
+        Rule(r"blocks/(\d+)/attention/qkv/bias", "blocks.{0}.attn.qkv.bias", qkv_bias(heads)),
+        *(
+            Rule(rf"blocks/(\d+)/{ours}/kernel", f"blocks.{{0}}.{name}.weight", DENSE)
+            for ours, name in _TIMM_LAYERS.items()
+        ),
+        *(Rule(rf"blocks/(\d+)/{ours}/bias", f"blocks.{{0}}.{name}.bias", SAME) for ours, name in _TIMM_LAYERS.items()),
+        Rule(r"blocks/(\d+)/norm(\d)/scale", "blocks.{0}.norm{1}.weight"),
+        Rule(r"blocks/(\d+)/norm(\d)/bias", "blocks.{0}.norm{1}.bias"),
+        Rule("norm/scale", "norm.weight"),
+        Rule("norm/bias", "norm.bias"),
+    )
+
+
+def constants(encoder: ViT) -> dict:
+    """The fixed table of positions, which timm keeps as a parameter."""
+    if encoder.position is not None:
+        return {}
+    rows = encoder.image_size // encoder.patch_size
+    return {"pos_embed": sincos_positions(rows, rows, encoder.features)[None]}
+
+
+TIMM_VIT = Family(
+    "ViT of timm",
+    timm_vit_rules,
+    layouts=("big_vision", "big_vision_sincos", "big_vision_token", "plain", "timm"),
+    ignored=r"head\.(weight|bias)",
+    constants=constants,
+    refused={
+        r"fc_norm\..*": "the norm before the pooling (timm's fc_norm=False): none of our layouts averages first",
+        r"norm_pre\..*": "no norm before the blocks: weights of CLIP are of the family open_clip_vit",
+        r"dist_token|reg_token|head_dist\..*": "one class token, no distillation or register tokens",
+        r"blocks\.\d+\.(ls\d|attn\.[qk]_norm)\..*": "plain blocks, without LayerScale or norms of queries and keys",
+    },
+)
+
+
+# The image tower of open_clip and of OpenAI's CLIP, `visual.transformer.resblocks.0.attn.in_proj_weight`, ...
+#
+# Our features are the normalized state of the class token: what CLIP's own linear probes use. `visual.proj`, which
+# maps
+# it into the space of the text tower, is left out, and so is the text tower.
+
+
+_OPEN_CLIP_LAYERS = {"attention/out": "attn.out_proj", "mlp/expand": "mlp.c_fc", "mlp/contract": "mlp.c_proj"}
+_OPEN_CLIP_BLOCK = "visual.transformer.resblocks.{0}"
+
+
+def open_clip_vit_rules(encoder: ViT) -> tuple[Rule, ...]:
+    heads = encoder.blocks[0].attention.heads
+    return (
+        Rule("patch/kernel", "visual.conv1.weight", PATCH),
+        Rule("token", "visual.class_embedding"),
+        Rule("position", "visual.positional_embedding"),
+        Rule("norm_first/scale", "visual.ln_pre.weight"),
+        Rule("norm_first/bias", "visual.ln_pre.bias"),
+        Rule(r"blocks/(\d+)/attention/qkv/kernel", f"{_OPEN_CLIP_BLOCK}.attn.in_proj_weight", qkv_weight(heads)),
+        Rule(r"blocks/(\d+)/attention/qkv/bias", f"{_OPEN_CLIP_BLOCK}.attn.in_proj_bias", qkv_bias(heads)),
+        *(
+            Rule(rf"blocks/(\d+)/{ours}/kernel", f"{_OPEN_CLIP_BLOCK}.{name}.weight", DENSE)
+            for ours, name in _OPEN_CLIP_LAYERS.items()
+        ),
+        *(
+            Rule(rf"blocks/(\d+)/{ours}/bias", f"{_OPEN_CLIP_BLOCK}.{name}.bias")
+            for ours, name in _OPEN_CLIP_LAYERS.items()
+        ),
+        Rule(r"blocks/(\d+)/norm(\d)/scale", f"{_OPEN_CLIP_BLOCK}.ln_{{1}}.weight"),
+        Rule(r"blocks/(\d+)/norm(\d)/bias", f"{_OPEN_CLIP_BLOCK}.ln_{{1}}.bias"),
+        Rule("norm/scale", "visual.ln_post.weight"),
+        Rule("norm/bias", "visual.ln_post.bias"),
+    )
+
+
+OPEN_CLIP_VIT = Family(
+    "ViT image tower of open_clip or OpenAI's CLIP",
+    open_clip_vit_rules,
+    layouts=("open_clip", "openai_clip"),
+    ignored=r"(?!visual\.).*|visual\.proj",
+    refused={
+        r"visual\.(attnpool|layer\d|conv[23]|bn\d)\b.*": "a ViT: CLIP's ResNets (three convolutions as stem, attention "
+        "pooling) are not among our encoders",
+        r"visual\.trunk\..*": "open_clip's own ViT, not a timm model inside it: export visual.trunk, family timm_vit",
+        r"visual\.attn_pool.*|visual\.transformer\.resblocks\.\d+\.ls_\d\..*": "a plain ViT, without attention pooling "
+        "or LayerScale",
+    },
+)
+
+
+# ViTs of big_vision and vision_transformer (.npz): `Transformer/encoderblock_0/LayerNorm_0/scale`, ...
+
+
+_BIG_VISION_BLOCK = "Transformer/encoderblock_{0}"
+_ATTENTION = f"{_BIG_VISION_BLOCK}/MultiHeadDotProductAttention_0"
+# Names of the same things before 2022, which the published weights of vision_transformer still have.
+_OLD = {
+    r"Transformer/posembed_input/pos_embedding|Transformer/pos_embedding": "pos_embedding",
+    r"(.*/)LayerNorm_2/(.*)": r"\1LayerNorm_1/\2",
+    r"(.*/)MultiHeadDotProductAttention_1/(.*)": r"\1MultiHeadDotProductAttention_0/\2",
+    r"(.*/)MlpBlock_3/(.*)": r"\1MlpBlock_0/\2",
+}
+
+
+def prepare(theirs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The parameters of the image tower alone, under today's names, one array per block.
+
+    A class token that has no position gets the position 0.
+    """
+    theirs = {name.removeprefix("params/"): value for name, value in theirs.items() if not name.startswith("opt/")}
+    if any(name.startswith("img/") for name in theirs):  # two towers
+        theirs = {name.removeprefix("img/"): value for name, value in theirs.items() if name.startswith("img/")}
+    if any("/MlpBlock_3/" in name for name in theirs):
+        theirs = {_renamed(name): value for name, value in theirs.items()}
+    stacked = [name for name in theirs if name.startswith("Transformer/encoderblock/")]
+    for name in stacked:  # written by nn.scan: [depth, ...]
+        values = theirs.pop(name)
+        rest = name.removeprefix("Transformer/encoderblock/")
+        theirs |= {f"{_BIG_VISION_BLOCK.format(block)}/{rest}": value for block, value in enumerate(values)}
+    positions = theirs.get("pos_embedding")
+    if "cls" in theirs and positions is not None:
+        count = positions.shape[1]
+        if int(np.sqrt(count)) ** 2 == count:
+            theirs["pos_embedding"] = np.concatenate([np.zeros_like(positions[:, :1]), positions], axis=1)
+    return theirs
+
+
+def _renamed(name: str) -> str:
+    for pattern, today in _OLD.items():
+        if re.fullmatch(pattern, name):
+            return re.sub(pattern, today, name)
+    return name
+
+
+def _qkv_weight(width: int, heads: int) -> Form:
+    """Theirs: query, key, value [width, heads, size] each."""
+
+    def to_theirs(x):
+        parts = x.reshape(width, heads, 3, -1)
+        return tuple(parts[:, :, part] for part in range(3))
+
+    return Form(lambda *parts: np.stack(parts, axis=2).reshape(width, -1), to_theirs)
+
+
+def _qkv_bias(heads: int) -> Form:
+    """Theirs: [heads, size] each."""
+
+    def to_theirs(x):
+        parts = x.reshape(heads, 3, -1)
+        return tuple(parts[:, part] for part in range(3))
+
+    return Form(lambda *parts: np.stack(parts, axis=1).reshape(-1), to_theirs)
+
+
+def _out_weight(heads: int) -> Form:
+    """Theirs: [heads, size, width]."""
+    return Form(lambda x: x.reshape(-1, x.shape[-1]), lambda x: (x.reshape(heads, -1, x.shape[-1]),))
+
+
+def big_vision_vit_rules(encoder: ViT) -> tuple[Rule, ...]:
+    width, heads = encoder.features, encoder.blocks[0].attention.heads
+    three = ("query", "key", "value")
+    return (
+        Rule("patch/kernel", "embedding/kernel", PATCH_FLAX),
+        Rule("patch/bias", "embedding/bias"),
+        Rule("token", "cls", TOKEN),
+        Rule("position", "pos_embedding", POSITION),
+        Rule(
+            r"blocks/(\d+)/attention/qkv/kernel",
+            tuple(f"{_ATTENTION}/{part}/kernel" for part in three),
+            _qkv_weight(width, heads),
+        ),
+        Rule(
+            r"blocks/(\d+)/attention/qkv/bias", tuple(f"{_ATTENTION}/{part}/bias" for part in three), _qkv_bias(heads)
+        ),
+        Rule(r"blocks/(\d+)/attention/out/kernel", f"{_ATTENTION}/out/kernel", _out_weight(heads)),
+        Rule(r"blocks/(\d+)/attention/out/bias", f"{_ATTENTION}/out/bias"),
+        Rule(r"blocks/(\d+)/mlp/expand/(kernel|bias)", f"{_BIG_VISION_BLOCK}/MlpBlock_0/Dense_0/{{1}}"),
+        Rule(r"blocks/(\d+)/mlp/contract/(kernel|bias)", f"{_BIG_VISION_BLOCK}/MlpBlock_0/Dense_1/{{1}}"),
+        Rule(r"blocks/(\d+)/norm1/(scale|bias)", f"{_BIG_VISION_BLOCK}/LayerNorm_0/{{1}}"),
+        Rule(r"blocks/(\d+)/norm2/(scale|bias)", f"{_BIG_VISION_BLOCK}/LayerNorm_1/{{1}}"),
+        Rule(r"norm/(scale|bias)", "Transformer/encoder_norm/{0}"),
+    )
+
+
+BIG_VISION_VIT = Family(
+    "ViT of big_vision (.npz)",
+    big_vision_vit_rules,
+    layouts=("big_vision", "big_vision_sincos", "big_vision_token"),
+    ignored=r"(head|pre_logits)/.*|txt/.*|t|b",
+    refused={
+        r"MAPHead_0/.*|probe": "the mean or a class token as features: attention pooling (as SigLIP has it) is not "
+        "among our layouts",
+    },
+    prepare=prepare,
+)
+
 
 FAMILIES = {
     "resnet": RESNET,

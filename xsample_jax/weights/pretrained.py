@@ -3,12 +3,12 @@
 import numpy as np
 from flax import nnx
 
+from xsample_jax.distributed import log_info
 from xsample_jax.models.towers import ENCODERS
-from xsample_jax.processes import say
 from xsample_jax.state import to_flat
 from xsample_jax.weights.families import FAMILIES
+from xsample_jax.weights.files import read_weights
 from xsample_jax.weights.name_map import to_ours
-from xsample_jax.weights.read import read_weights
 
 ENCODER = "encoder/"
 
@@ -23,7 +23,7 @@ def read_pretrained(config) -> dict[str, np.ndarray]:
         return {}
     family = FAMILIES[config.model.init_family]
     arrays = import_encoder(config, family, read_weights(path), path)
-    say(f"{config.name}: the encoder starts from {path} ({family.title}), the head anew")
+    log_info(f"{config.name}: the encoder starts from {path} ({family.title}), the head anew")
     return {ENCODER + name: value for name, value in arrays.items()}
 
 

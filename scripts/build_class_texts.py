@@ -1,0 +1,35 @@
+"""Embeds the class texts of ImageNet-1k anew: xsample_jax/data/imagenet/class_embeddings.npy and about.json.
+
+python -m scripts.build_class_texts [--model=NAME_OR_FOLDER]
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from xsample_jax.captions.encoders import describe, encode_unique, fill_template, open_encoder
+from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
+from xsample_jax.data.class_texts import FILES, FOLDER, TEMPLATE, read_classes
+from xsample_jax.data.records import file_checksum
+
+
+def build(folder: Path, encoder) -> None:
+    """Writes the embeddings of folder/classes.tsv beside it, and what they are."""
+    names = [name for _, name in read_classes(folder)]
+    rows = encode_unique(encoder, fill_template(TEMPLATE, names))
+    np.save(folder / "class_embeddings.npy", rows.astype(np.float16))
+    checksums = {name: file_checksum(folder / name) for name in FILES}
+    about = {"text_encoder": describe(encoder, TEMPLATE), "sha256": checksums}
+    (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.build_class_texts", description=build.__doc__)
+    parser.add_argument("--model", default=DEFAULT_ENCODER, help="name on the hub or folder (default: %(default)s)")
+    build(FOLDER, open_encoder(parser.parse_args().model))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,386 @@
+"""From records to batches on the host: decode in threads, batch, and remember one integer.
+
+The position in the data is one integer, batches delivered * global batch size. It means the same for any number of
+hosts, and so does the order of the rows in a batch: a run resumes on other hardware with the very same batches.
+"""
+
+import copy
+import dataclasses
+import itertools
+import logging
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from xsample_jax.data.decode import decode_image
+from xsample_jax.data.loader import Rates, draw_order, scrambled, threaded_batches
+from xsample_jax.data.records import unit_rows
+from xsample_jax.data.sources import Mixture, open_source, open_training_source, source_folder
+from xsample_jax.data.tokenizer import load_tokenizer, tokenize
+from xsample_jax.errors import DataError, raise_all
+from xsample_jax.objectives.from_config import build_objective, presets_that_read
+
+# Which caption of a record training sees, and its embedding: the key `data.caption`.
+
+
+def select_caption(
+    record: dict, which: str, where: str = "manifest.json", draw: int | None = None, needed: bool = True
+) -> tuple[str | None, np.ndarray | None]:
+    """Picks the caption and the embedding that `data.caption` asks for.
+
+    Args:
+      record: as a RecordSource returns it.
+      which: "first", "mean" (renormalized mean of the embeddings; no single caption), "random", or an index as text.
+      where: names the set in errors, as the path of its manifest.
+      draw: a random number >= 0, for "random"; None (evaluation) takes the first.
+      needed: a record without what is asked for is an error; else it gives (None, None).
+
+    Returns:
+      (caption or None, float16 [E] of unit length or None). Without captions "first" and "random" give (None, None).
+
+    Raises:
+      DataError: the record has no embeddings to average, or not that many captions.
+    """
+    captions, embeddings = record["captions"], record["caption_embeddings"]
+    if which == "mean":
+        if embeddings is None:
+            if not needed:
+                return None, None
+            fix = "Embed its captions with `python -m xsample_jax.tools.embed`, or set data.caption=first."
+            raise DataError("data.caption", which, f"caption embeddings in the set of {where}", fix)
+        return None, _unit(unit_rows(embeddings).mean(axis=0), record, where)
+    if which in ("first", "random"):
+        if not captions:
+            return None, None
+        index = draw % len(captions) if which == "random" and draw is not None else 0
+    else:
+        index = int(which)
+    if index >= len(captions):
+        if not needed:
+            return None, None
+        expected = f"one of the {len(captions)} captions that a record has in the set of {where}"
+        fix = "Set data.caption=first or a smaller index, or prepare the set with more captions."
+        raise DataError("data.caption", which, expected, fix)
+    embedding = None if embeddings is None else _unit(embeddings[index].astype(np.float32), record, where)
+    return captions[index], embedding
+
+
+def _unit(vector: np.ndarray, record: dict, where: str) -> np.ndarray:
+    """Scales to unit length in float32, then rounds to float16."""
+    norm = np.linalg.norm(vector)
+    if not norm > 1e-6:
+        field = f"caption embedding of id {record['id']}"
+        raise DataError(field, "a zero vector", f"a direction, in the set of {where}", "Embed the captions again.")
+    return (vector / norm).astype(np.float16)
+
+
+MOST_BROKEN = 1000  # records on end that are skipped before the set counts as broken
+TOLD = 100  # broken records that are told one by one
+
+
+@dataclasses.dataclass
+class Dataset:
+    """Decoded examples by index, with the entries that were asked for; a grain random-access source.
+
+    Attributes:
+      source: records (data/sources.py).
+      image_size: side of the delivered images.
+      caption: which caption of an image (config data.caption).
+      fields: entries beyond image, id and label: caption_embedding, caption_tokens, path (in the class tree), index (in
+        the split), attributes; class_embedding asks for a label, by which the step looks the embedding up.
+      on_error: "raise", or "skip": in training the next good record takes the place of a broken one; evaluations do
+        without it.
+      tokenizer, length: for caption_tokens.
+      hierarchy: names of the attributes above the label in the class tree, root first, for path.
+      rates: how often each record is drawn in training; None: all alike.
+      keep: every picture is decoded once and stays in memory (data.cache=decoded).
+      zero_captions: a record without a caption gets an embedding of zeros, where an evaluation can do without.
+    """
+
+    source: Sequence
+    image_size: int
+    caption: str
+    fields: frozenset[str] = frozenset()
+    on_error: str = "raise"
+    tokenizer: object = None
+    length: int = 0
+    hierarchy: tuple[str, ...] = ()
+    rates: Rates | None = None
+    keep: bool = False
+    zero_captions: bool = False
+
+    def __post_init__(self):
+        self.skipped = 0
+        self._pictures: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return (self.image_size, self.image_size, self.source.channels)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        image = np.empty(self.image_shape, np.uint8)
+        return {"image": image} | self.drawn(index, None, image)
+
+    def drawn(self, index: int, draw: int | None, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Writes the picture at `index` to `image`, uint8 [size, size, channels], and returns the other entries.
+
+        With data.caption=random the number `draw` picks its caption (None: the first).
+        """
+        return self.drawn_or_next(index, draw, image)[0]
+
+    def drawn_or_next(self, index: int, draw: int | None, image: np.ndarray) -> tuple[dict[str, np.ndarray], bool]:
+        """(what `drawn` returns, whether it is the one at `index`): a broken one is skipped if `on_error` says so."""
+        for attempt in range(min(len(self), MOST_BROKEN)):
+            try:
+                return self._example((index + attempt) % len(self), draw, image), attempt == 0
+            except DataError as error:
+                if self.on_error == "raise":
+                    raise
+                with self._lock:
+                    self.skipped += 1
+                    skipped = self.skipped
+                if skipped <= TOLD or skipped % TOLD == 0:
+                    logging.warning("Skipped a broken record (%d so far): %s", skipped, error)
+                last = error
+        expected = f"a record that can be read among {attempt + 1} on end"
+        raise DataError("data.on_error", self.on_error, expected, f"The last one: {last}") from last
+
+    def _example(self, index: int, draw: int | None, image: np.ndarray) -> dict[str, np.ndarray]:
+        record = self.source[index]
+        self._write_picture(record, index, image)
+        example = {"id": np.int32(record["id"]), "label": np.int32(record["label"])}
+        if self.fields & {"caption_embedding", "caption_tokens"}:
+            example |= self._caption_fields(record, index, draw)
+        if "class_embedding" in self.fields and record["label"] < 0:
+            where = f"label of record {self.source.locate(index)}, id {record['id']}"
+            raise DataError(
+                where, -1, "a class, which the class_text graph reads", "Use --config.objective.graph=caption."
+            )
+        if "index" in self.fields:
+            example["index"] = np.int32(index)
+        if "path" in self.fields:
+            example["path"] = self._path(record, index)
+        if "attributes" in self.fields:
+            example |= {f"attribute/{name}": np.int32(value) for name, value in record["attributes"].items()}
+        return example
+
+    def _write_picture(self, record: dict, index: int, image: np.ndarray) -> None:
+        if index in self._pictures:
+            image[:] = self._pictures[index]
+            return
+        try:
+            decode_image(record["image"], self.image_size, self.source.channels, out=image)
+        except DataError as error:
+            where = f"image of record {self.source.locate(index)}, id {record['id']}"
+            raise DataError(
+                where, error.value, error.expected, 'Set --config.data.on_error="skip" to go on.'
+            ) from error
+        if self.keep:
+            self._pictures[index] = image.copy()
+
+    def _path(self, record: dict, index: int) -> np.ndarray:
+        """Nodes of the class tree from below the root to the class, int32 [depth]."""
+        missing = [name for name in self.hierarchy if name not in record["attributes"]]
+        if missing or not self.hierarchy:
+            raise DataError(
+                f"attributes of record {self.source.locate(index)}, id {record['id']}",
+                sorted(record["attributes"]),
+                f"{', '.join(missing) or 'the inner nodes of a class tree'}, which the hierarchy graph reads",
+                "Name attributes of the set: --config.data.hierarchy=\"('group','subgroup')\".",
+            )
+        return np.array([*(record["attributes"][name] for name in self.hierarchy), record["label"]], np.int32)
+
+    def _caption_fields(self, record: dict, index: int, draw: int | None) -> dict[str, np.ndarray]:
+        text, embedding = select_caption(record, self.caption, draw=draw, needed=not self.zero_captions)
+        where = f"record {self.source.locate(index)}, id {record['id']}"
+        found = {}
+        if "caption_embedding" in self.fields:
+            if embedding is None and self.zero_captions:
+                embedding = np.zeros(self.source.manifest.text_encoder["dim"], np.float16)
+            if embedding is None:
+                raise DataError(
+                    f"caption embedding of {where}",
+                    None,
+                    "an embedding, which this objective reads",
+                    "Embed the captions of the set, or use an objective without text (simclr, supcon).",
+                )
+            found["caption_embedding"] = embedding
+        if "caption_tokens" in self.fields:
+            if text is None:
+                raise DataError(f"caption of {where}", None, "a caption for the text tower", "Use objective simclr.")
+            found["caption_tokens"] = tokenize(self.tokenizer, [text], self.length)[0]
+        return found
+
+
+def train_batches(examples: Dataset, config, start: int, rows: Sequence[int] | None = None):
+    """Endless shuffled batches, from global example `start` on; close() the iterator when done.
+
+    Every epoch has its own order, a function of config.seed and examples.rates alone. `rows`: which rows of every
+    global batch to read, in the order in which they come (mesh.process_rows; default all), so that the rows of all
+    processes are one global batch, in the same order for any number of processes.
+    """
+    batch_size = config.batch_size
+    rows = range(batch_size) if rows is None else [int(row) for row in rows]
+    share = len(rows)
+    index = draw_order(len(examples), config.seed, examples.rates)
+
+    def read(number: int, image: np.ndarray) -> dict[str, np.ndarray]:
+        place = start + number // share * batch_size + rows[number % share]
+        return examples.drawn(index(place), scrambled(config.seed, place), image)
+
+    endless = sys.maxsize
+    return threaded_batches(read, endless, share, examples.image_shape, config.data.threads, config.data.prefetch)
+
+
+def eval_batches(
+    examples: Dataset, batch_size: int, threads: int, rows: Sequence[int] | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """Every example once, in order, in batches that are all full.
+
+    `mask` [b] is False on padding and in the place of a record that was skipped; `index` int32 [b] is the number of the
+    example. `rows`: which rows of every global batch to read, as for train_batches; all processes get equally many
+    batches.
+    """
+    count = len(examples)
+    rows = range(batch_size) if rows is None else [int(row) for row in rows]
+    indices = [start + row for start in range(0, count, batch_size) for row in rows]
+
+    def read(number: int, image: np.ndarray) -> dict[str, np.ndarray]:
+        index = indices[number]
+        found, there = examples.drawn_or_next(index % count, None, image)
+        return found | {"mask": np.bool_(there and index < count), "index": np.int32(index)}
+
+    yield from threaded_batches(read, len(indices), len(rows), examples.image_shape, threads, ahead=2)
+
+
+# A few records of a split, to learn what a set has that its manifest does not say.
+
+
+FIRST = 64
+
+
+def first_records(source, count: int = FIRST) -> Iterator[dict]:
+    """The first `count` records that can be read, which lie side by side: from a bucket one shard is fetched for them.
+
+    Raises the error of the very first one where none can be read.
+    """
+    return itertools.islice(readable(source, range(len(source))), count)
+
+
+def readable(source, places) -> Iterator[dict]:
+    """The records at `places` that can be read; raises the error of the first one where none can."""
+    refused = None
+    found = False
+    for place in places:
+        try:
+            record = source[int(place)]
+        except DataError as error:
+            refused = refused or error
+            continue
+        found = True
+        yield record
+    if refused is not None and not found:
+        raise refused
+
+
+def spread_places(count: int, most: int) -> np.ndarray:
+    """At most `most` of the places 0 to `count` (without it), spread evenly, each once; int [n]."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
+
+
+# The decoded examples of a split, with the side information that an objective reads, or why the set lacks it.
+
+
+def open_dataset(config, split: str, fields: frozenset[str], source=None) -> Dataset:
+    """The decoded examples of a split, or of `source`, with the entries in `fields`; DataError when it lacks one."""
+    source = open_source(config.data, split) if source is None else source
+    check_not_empty(source)
+    check_side_information(fields, source)
+    folder = source_folder(config.data)
+    tokenizer = load_tokenizer(folder) if "caption_tokens" in fields else None
+    return Dataset(
+        source,
+        config.data.image_size,
+        config.data.caption,
+        fields,
+        on_error=config.data.on_error,
+        tokenizer=tokenizer,
+        length=config.model.text.length,
+        hierarchy=tuple(config.data.hierarchy),
+    )
+
+
+def open_evaluated(config, split: str, source=None) -> Dataset:
+    """The examples of a split as evaluations read them: attributes and, where the set has them, caption embeddings.
+
+    A record without a caption gets an embedding of zeros.
+    """
+    examples = open_dataset(config, split, frozenset({"attributes"}), source)
+    if examples.source.manifest.text_encoder is not None:
+        examples.fields, examples.zero_captions = examples.fields | {"caption_embedding"}, True
+    return examples
+
+
+def open_for_a_look(config) -> Dataset:
+    """The examples that a run is trained on, for one who reads a few of them: all labels or records are not read."""
+    source, _ = open_training_source(without_cache(config.data))
+    return open_dataset(config, config.data.split, build_objective(config.objective).requires, source)
+
+
+def without_cache(data):
+    """The section `data` of a config for a set that is opened at once, and of which only a few records are read."""
+    data = copy.copy(data)
+    with data.unlocked():
+        data.balance, data.cache = 0.0, "none"
+    return data
+
+
+def check_not_empty(source) -> None:
+    """Raises DataError for a split without records, of a mixture for each."""
+    for single in source.sources if isinstance(source, Mixture) else [source]:
+        if not len(single):
+            raise no_records(single.split, single.folder)
+
+
+def no_records(split: str, folder) -> DataError:
+    """What is said of an empty split."""
+    fix = f"Name another split, or prepare {folder} again with a larger share for it."
+    return DataError(f"split {split}", 0, "at least one record", fix)
+
+
+def check_side_information(fields: frozenset[str], source) -> None:
+    """Raises DataError (or Problems) for entries in `fields` that no data set, or not this one, can deliver.
+
+    What a set has is read off its manifest and its first records: a set may lack captions here and there, and on some
+    sets one record cannot be read.
+    """
+
+    def some(test) -> bool:
+        return any(test(record) for record in first_records(source))
+
+    labels = bool(source.manifest.class_names) or some(lambda record: record["label"] >= 0)
+    has = {
+        "label": labels,
+        "class_embedding": labels,
+        "caption_embedding": source.manifest.text_encoder is not None,
+        "caption_tokens": some(lambda record: record["captions"]),
+        "path": labels and some(lambda record: record["attributes"]),
+        "index": True,
+        "attributes": True,
+    }
+    presets = presets_that_read([name for name, there in has.items() if there])
+    fix = f"Presets that this set has all for: {', '.join(presets)}."
+    problems = []
+    for name in sorted(fields):
+        if name not in has:
+            problems.append(DataError(f"batch entry {name}", None, "a graph that does not read it: no set has it", fix))
+        elif not has[name]:
+            expected = "a data set that has it, as the target graph or the text side of this objective reads it"
+            problems.append(DataError(f"batch entry {name}", None, expected, fix))
+    raise_all(problems, "what the objective reads")

@@ -1,0 +1,163 @@
+"""Full batches read by threads, every picture written once: by its decoder, into its place in the batch."""
+
+import dataclasses
+import functools
+import math
+import threading
+from collections.abc import Callable, Sequence
+
+import grain
+import numpy as np
+
+# Examples that a thread reads at a time, at most.
+PIECE = 32
+Example = dict[str, np.ndarray]
+
+
+def threaded_batches(
+    read: Callable[[int, np.ndarray], Example],
+    count: int,
+    batch_size: int,
+    image_shape: tuple[int, int, int],
+    threads: int,
+    ahead: int,
+) -> grain.DatasetIterator:
+    """Batches of the examples 0 to `count` in order, read by threads, up to `ahead` batches before they are asked for.
+
+    A thread reads a piece of a batch at a time: handing over single examples costs a small picture more than its
+    decoding does (docs/performance-notes.md). Stacking pictures and joining pieces would copy each picture twice.
+
+    Args:
+      read: (number of the example, uint8 `image_shape` to write its picture to) -> its other entries.
+      count: examples; those of a last batch that would not be full are left out.
+      batch_size: examples of a batch.
+      image_shape: (height, width, channels) of every picture.
+      threads: threads that call `read`.
+      ahead: batches.
+
+    Returns:
+      An iterator over dicts of entries [batch_size, ...], `image` among them. What `read` raises comes out of it, and
+      ends it.
+    """
+    piece = min(PIECE, max(1, ahead * batch_size // threads))  # some for every thread
+    pieces = math.ceil(batch_size / piece)  # the last of a batch may be shorter
+    begun: dict[int, np.ndarray] = {}  # number of a batch -> its pictures, while threads write to them
+
+    def read_piece(number: int) -> Example:
+        batch, start = number // pieces, number % pieces * piece
+        images = begun.setdefault(batch, np.empty((batch_size, *image_shape), np.uint8))
+        rows = range(start, min(start + piece, batch_size))
+        examples = [read(batch * batch_size + row, images[row]) for row in rows]
+        return {"batch": batch} | {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+    def joined(parts: Sequence[Example]) -> Example:
+        (batch,) = {part["batch"] for part in parts}  # after an error that a caller ignored they would be of two
+        names = [name for name in parts[0] if name != "batch"]
+        return {"image": begun.pop(batch)} | {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+    options = grain.ReadOptions(num_threads=min(threads, ahead * pieces), prefetch_buffer_size=ahead * pieces)
+    read_pieces = grain.MapDataset.range(count // batch_size * pieces).map(read_piece).to_iter_dataset(options)
+    return iter(read_pieces.batch(pieces, drop_remainder=True, batch_fn=joined))
+
+
+# How often each training record is drawn: shares of mixed sets (data.mix) and rare classes (data.balance).
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """How often records are drawn, compared with each other.
+
+    Attributes:
+      each: float64 [records].
+      group: int64 [records], the set and class of each, sets first: the draws of a group are what its rates add up to.
+    """
+
+    each: np.ndarray
+    group: np.ndarray
+
+
+def record_rates(sizes: list[int], shares: list[float], labels: np.ndarray | None, balance: float) -> Rates | None:
+    """Returns the rates for `draw_order`, or None where every record is drawn alike.
+
+    Args:
+      sizes: records of each set, in the order of their records.
+      shares: part of the draws that comes from each set; they add up to 1. [] for a single set.
+      labels: int [records], -1 for none; read where `balance` is not 0.
+      balance: 0: images alike; 1: classes alike; between: a class of n images is drawn n ** (1 - balance) times. 0.5 is
+        the square-root sampling of Mahajan et al. 2018 (arXiv 1805.00932). Within a set; images without a class count
+        as classes of one image each.
+    """
+    if not shares and not balance:
+        return None
+    rates, groups = np.ones(sum(sizes)), np.zeros(sum(sizes), np.int64)
+    start = first = 0
+    for size, share in zip(sizes, shares or [None], strict=True):
+        here = slice(start, start + size)
+        part = rates[here]
+        group, members = np.zeros(size, np.int64), np.array([size])
+        if balance:
+            _, group, members = np.unique(labels[here], return_inverse=True, return_counts=True)
+            part[:] = np.where(labels[here] >= 0, members[group].astype(np.float64), 1.0) ** -balance
+        if share is not None and size:  # an empty set is refused by name later
+            part *= share / part.sum()
+        groups[here] = first + group
+        start, first = start + size, first + len(members)
+    return Rates(rates, groups)
+
+
+# Which record stands at each place of the endless order in which a run draws them: a function of seed and place.
+
+
+GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+def scrambled(seed: int, place: int) -> int:
+    """A number of 64 bits that looks random, of a place in the endless order of a run (splitmix64)."""
+    z = (seed * 0xD1342543DE82EF95 + (place + 1) * GOLDEN) % 2**64
+    z = (z ^ z >> 30) * FIRST % 2**64
+    z = (z ^ z >> 27) * SECOND % 2**64
+    return z ^ z >> 31
+
+
+def draw_order(count: int, seed: int, rates: Rates | None = None) -> Callable[[int], int]:
+    """Returns place 0, 1, 2, ... -> index of a record; `count` places are an epoch, and each has its own order.
+
+    Args:
+      rates: how often each record is drawn compared with the others; None: all alike, each once in every epoch. A
+        record is drawn `rate / mean rate` times in an epoch: the whole part surely, the rest with the chance that it
+        says. The draws of a group, and of groups that lie together (the classes of a set), differ by less than one
+        from what their rates add up to.
+    """
+    order = grain.MapDataset.range(count).seed(seed).shuffle().repeat(None)
+    if rates is None:
+        return lambda place: int(order[place])
+    drawn = functools.lru_cache(maxsize=3)(lambda epoch: _epoch(rates, seed, epoch))  # one ends while the next begins
+    lock = threading.Lock()  # else every thread would make it
+
+    def index(place: int) -> int:
+        with lock:
+            draws = drawn(place // count)
+        return int(draws[order[place]])
+
+    return index
+
+
+def _epoch(rates: Rates, seed: int, epoch: int) -> np.ndarray:
+    """The records that are drawn in an epoch, int64 [count], with repeats: systematic sampling.
+
+    Records stand side by side by group, and within a group at random: in the order of a set, in which classes or styles
+    take turns, steps of equal width would meet some of them always and others never.
+    """
+    key = scrambled(seed ^ 0x5DEECE66D, epoch)
+    line = np.argsort(rates.group + _uniform(key, len(rates.group)), kind="stable")
+    ends = np.cumsum(rates.each[line])
+    places = (np.arange(len(line)) + key / 2**64) * (ends[-1] / len(line))
+    return line[np.minimum(np.searchsorted(ends, places, side="right"), len(line) - 1)]
+
+
+def _uniform(key: int, count: int) -> np.ndarray:
+    """float64 [count] in [0, 1): `scrambled` of 0, 1, 2, ..., all at once, the same with every version of numpy."""
+    z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN) + np.uint64(key)
+    z = (z ^ z >> np.uint64(30)) * np.uint64(FIRST)
+    z = (z ^ z >> np.uint64(27)) * np.uint64(SECOND)
+    return ((z ^ z >> np.uint64(31)) >> np.uint64(11)) / 2.0**53

@@ -1,0 +1,140 @@
+"""Fewer images, wrong labels, wrong captions: the training split as the config asks for it, for experiments."""
+
+import collections
+import zlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from xsample_jax.data.dataset import first_records
+from xsample_jax.data.loader import scrambled
+from xsample_jax.data.sources import read_labels
+from xsample_jax.errors import DataError
+
+# Random choices that belong to a record: the same for the same seed and key, in any order and on any machine.
+
+
+def number(purpose: str, seed: int, key: int) -> int:
+    """A number of 64 bits; those of two purposes have nothing to do with each other."""
+    return scrambled(scrambled(seed, zlib.crc32(purpose.encode())), key)
+
+
+def share(purpose: str, seed: int, key: int) -> float:
+    """A number in [0, 1)."""
+    return (number(purpose, seed, key) >> 11) / 2**53
+
+
+# Wrong captions for a share of the training images (data.caption_noise): those of another image, with embeddings.
+
+
+def wrong_captions(source, noise: float, seed: int) -> Callable[[dict], dict]:
+    """Returns the function that gives a record the captions of another record of `source`, or does not.
+
+    More noise changes more records beside those that less noise changes. Raises DataError for a set without captions,
+    or with a single record.
+    """
+    if len(source) < 2 or not any(record["captions"] for record in first_records(source)):
+        raise DataError("data.caption_noise", noise, "0 for a set without captions")
+
+    def change(record: dict) -> dict:
+        if share("caption noise", seed, record["id"]) >= noise:
+            return record
+        place = number("noisy caption", seed, record["id"]) % len(source)
+        other = source[place]
+        if other["id"] == record["id"]:
+            other = source[(place + 1) % len(source)]
+        return record | {name: other[name] for name in ("captions", "caption_embeddings")}
+
+    return change
+
+
+# Wrong labels for a share of the training images (data.label_noise): any other class, each with the same chance.
+
+
+def wrong_labels(labels: np.ndarray, noise: float, seed: int) -> Callable[[dict], dict]:
+    """Returns the function that changes the label of a record, or does not.
+
+    Records without a label (-1) stay as they are. More noise changes more records beside those that less noise changes.
+    Classes of which the training split has no image are nobody's wrong label: nothing is known of them, their text
+    neither.
+
+    Args:
+      labels: int [records] of the training split.
+
+    Raises DataError for a split with fewer than two classes.
+    """
+    classes = np.unique(labels[labels >= 0]).tolist()
+    if len(classes) < 2:
+        raise DataError("data.label_noise", noise, "0 for a set without labels of at least two classes")
+    place = {label: number for number, label in enumerate(classes)}
+
+    def change(record: dict) -> dict:
+        if record["label"] < 0 or share("label noise", seed, record["id"]) >= noise:
+            return record
+        step = 1 + number("noisy label", seed, record["id"]) % (len(classes) - 1)
+        return record | {"label": classes[(place[record["label"]] + step) % len(classes)]}
+
+    return change
+
+
+# A few training images of every class (data.samples_per_class).
+
+
+def choose_samples(source, count: int, seed: int) -> np.ndarray:
+    """Indices of `count` records of every class (all, where a class has fewer), ascending, without a label none.
+
+    Those of a smaller count are among those of a larger one. Raises DataError for a set without labels.
+    """
+    of_class: dict[int, list[int]] = collections.defaultdict(list)
+    for index, label in enumerate(read_labels(source).tolist()):
+        if label >= 0:
+            of_class[label].append(index)
+    if not of_class:
+        raise DataError("data.samples_per_class", count, "None for a set without labels")
+    drawn = (sorted(members, key=lambda i: number("samples per class", seed, i)) for members in of_class.values())
+    return np.sort(np.concatenate([members[:count] for members in drawn]))
+
+
+class Perturbed:
+    """A source of records (data/records.py), some of them left out or changed.
+
+    Args:
+      source: what it is made of.
+      change: record -> record.
+      indices: which records of `source`, in this order; None: all.
+    """
+
+    def __init__(self, source, change: Callable[[dict], dict] | None = None, indices: Sequence[int] | None = None):
+        self._source, self._change, self._indices = source, change, indices
+        self.folder, self.split = source.folder, source.split
+        self.manifest, self.channels = source.manifest, source.channels
+
+    def __len__(self) -> int:
+        return len(self._source) if self._indices is None else len(self._indices)
+
+    def __getitem__(self, i: int) -> dict:
+        record = self._source[self._index(i)]
+        return record if self._change is None else self._change(record)
+
+    def locate(self, i: int) -> str:
+        return self._source.locate(self._index(i))
+
+    def _index(self, i: int) -> int:
+        return i if self._indices is None else int(self._indices[i])
+
+
+def apply_perturbations(source, data, seed: int):
+    """`source` with data.samples_per_class, data.caption_noise and data.label_noise of the config; itself without.
+
+    The same for the same seed, whatever else changes: noise depends on the seed and the id of a record alone, the
+    choice of samples on the seed and the place in the split.
+    Raises DataError where the set has no labels or captions to change.
+    """
+    whole = source
+    if data.samples_per_class is not None:
+        source = Perturbed(source, indices=choose_samples(source, data.samples_per_class, seed))
+    if data.caption_noise:
+        source = Perturbed(source, wrong_captions(source, data.caption_noise, seed))
+    if data.label_noise:
+        source = Perturbed(source, wrong_labels(read_labels(whole), data.label_noise, seed))
+    return source

@@ -1,0 +1,418 @@
+"""Many processes, one run: who they are, how they start, and where they wait for each other.
+
+Nobody is started here: a launcher (TPU pod, GKE, Slurm, Open MPI, a person) starts one process per host or per GPU, and
+each finds out here which of them it is. Waiting always has a limit, and then names who is missing.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from typing import NoReturn
+
+import jax
+from jax._src import clusters, distributed
+
+from xsample_jax import __version__
+from xsample_jax.errors import ConfigError, ProcessError
+
+# Are all processes up, and do they run the same thing? Asked over TCP before jax starts.
+#
+# jax's own start ends a process that waits in vain with an abort that names nobody. Here process 0 listens on the
+# coordinator's address, every other process says who it is and what it runs, and all get the same answer: the names of
+# the hosts, or who is missing or different. Then the port is free again and jax's coordinator takes it.
+
+
+ANSWER_GRACE = (
+    10.0  # seconds that a process waits for the answer beyond its own limit: process 0 may have started later
+)
+RETRY = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Hello:
+    """What a process says: its number, the number of processes it was told, its host, and the texts that must agree.
+
+    same: {name: text}, as {"config": its JSON, "xsample_jax": version}.
+    """
+
+    index: int
+    count: int
+    host: str
+    same: dict[str, str]
+
+    def __str__(self) -> str:
+        return f"process {self.index} (host {self.host})"
+
+
+def rendezvous(address: str, own: Hello, seconds: float, difference=None) -> list[str]:
+    """Waits until all processes have answered; returns their hosts in the order of the processes.
+
+    Args:
+      address: host:port of process 0, free again when this returns.
+      own: this process.
+      seconds: how long to wait.
+      difference: difference(name, text of process 0, text of the other) -> words for how they differ.
+
+    Raises:
+      ProcessError: processes are missing after that time; the message names them, in every process.
+      ConfigError: a process was told another number of processes, a number that is taken, or has another `same`.
+    """
+    if own.index == 0:
+        return _listen(address, own, seconds, difference or (lambda name, a, b: name))
+    return _report(address, own, seconds)
+
+
+def _listen(address: str, own: Hello, seconds: float, difference) -> list[str]:
+    deadline = time.monotonic() + seconds
+    present: dict[int, Hello] = {0: own}
+    lines: dict[int, socket.socket] = {}
+    problem: ConfigError | ProcessError | None = None
+    with _server(address) as server:
+        while problem is None:
+            for index in [index for index, line in lines.items() if _closed(line)]:
+                del lines[index], present[index]  # it ended while it waited, perhaps to be started again
+            if len(present) == own.count:
+                break
+            if time.monotonic() >= deadline:
+                problem = missing(own.count, present, seconds)
+                break
+            server.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                line = server.accept()[0]
+                line.settimeout(5.0)
+                other = Hello(**json.loads(_read(line)))
+            except (OSError, ValueError, TypeError):
+                continue  # nobody called; or it was not one of ours, or fell silent
+            problem = _contradiction(present, other, difference)
+            lines[other.index if problem is None else -1] = line
+            present.setdefault(other.index, other)
+        hosts = [present[index].host for index in sorted(present)]
+        answer = {"hosts": hosts} if problem is None else {"problem": type(problem).__name__, "text": _parts(problem)}
+        _answer(lines.values(), answer)
+    if problem is not None:
+        raise problem
+    return hosts
+
+
+def missing(count: int, present, seconds: float, where: str = "the start") -> ProcessError:
+    """The error that names the processes that are not among `present` (numbers), of `count`."""
+    absent = [str(index) for index in range(count) if index not in present]
+    shown = ", ".join(absent[:16]) + (f" and {len(absent) - 16} more" if len(absent) > 16 else "")
+    return ProcessError(
+        f"processes at {where}",
+        f"{len(present)} of {count}",
+        f"all {count} within {seconds:g} s; missing: process {shown}",
+        "Read the log of what is missing: it was not started, has failed, or cannot reach the address of process 0.",
+    )
+
+
+def _contradiction(present: dict[int, Hello], other: Hello, difference) -> ConfigError | None:
+    first = present[0]
+    if other.count != first.count:
+        expected = f"{first.count}, which process 0 (host {first.host}) was given"
+        return ConfigError(f"--num_processes of {other}", other.count, expected, "Start all with the same number.")
+    if other.index in present:
+        expected = f"a number of its own: host {present[other.index].host} has this one already"
+        return ConfigError(f"--process_id on host {other.host}", other.index, expected)
+    for name, text in first.same.items():
+        theirs = other.same.get(name, "")
+        if theirs != text:
+            how = difference(name, text, theirs)
+            expected = f"the {name} of process 0 (host {first.host})"
+            return ConfigError(f"{name} of {other}", how, expected, "Start all processes with the same command.")
+    return None
+
+
+def _report(address: str, own: Hello, seconds: float) -> list[str]:
+    host, port = split_address(address)
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with socket.create_connection((host, port), timeout=max(deadline - time.monotonic(), 0.001)) as line:
+                line.settimeout(seconds + ANSWER_GRACE)
+                line.sendall((json.dumps(dataclasses.asdict(own)) + "\n").encode())
+                answer = json.loads(_read(line))
+            break
+        except (OSError, ValueError) as error:  # not up yet, or it went away before it answered
+            if time.monotonic() >= deadline:
+                raise ProcessError(
+                    "process 0",
+                    f"no answer at {address} ({error})",
+                    f"its roll call within {seconds:g} s; missing: process 0",
+                    "Is it started, is the address its own, and is the port open between the hosts?",
+                ) from error
+            time.sleep(RETRY)
+    if "problem" in answer:
+        raise {"ConfigError": ConfigError, "ProcessError": ProcessError}[answer["problem"]](*answer["text"])
+    return answer["hosts"]
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """("host", port) of "host:port" or "[v6 address]:port". Raises ValueError."""
+    host, _, port = address.rpartition(":")
+    if not host or not 0 < int(port) < 65536:
+        raise ValueError(address)
+    return host.strip("[]"), int(port)
+
+
+def _server(address: str) -> socket.socket:
+    port = split_address(address)[1]
+    backlog = 4096
+    try:
+        try:
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog)
+        except (OSError, ValueError):  # no IPv6 here
+            return socket.create_server(("", port), backlog=backlog)
+    except OSError as error:
+        raise ConfigError(
+            "--coordinator_address", address, f"a free port on the host of process 0 ({error})", "Use another port."
+        ) from error
+
+
+def _read(line: socket.socket) -> str:
+    with line.makefile("r", encoding="utf-8") as file:
+        text = file.readline()
+    if not text.endswith("\n"):
+        raise ConnectionError("the line ended early")
+    return text
+
+
+def _closed(line: socket.socket) -> bool:
+    line.setblocking(False)
+    try:
+        return line.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _answer(lines: Iterable[socket.socket], answer: dict) -> None:
+    """Answers all, and waits until the other sides have closed: then the port is free of these connections at once."""
+    text = (json.dumps(answer) + "\n").encode()
+    for work in (lambda line: line.sendall(text), lambda line: line.recv(1), lambda line: line.close()):
+        for line in lines:
+            with contextlib.suppress(OSError):  # it has ended; jax's start will say so
+                line.settimeout(5.0)
+                work(line)
+
+
+def _parts(error) -> list:
+    return [error.field, error.value, error.expected, error.fix]
+
+
+START_LIMIT = 300.0  # seconds
+WAIT_LIMIT = 600.0
+EVERYWHERE = ("--coordinator_address", "--num_processes", "--process_id")
+# What launchers tell a process, in the order in which it is believed.
+COUNTS = ("JAX_NUM_PROCESSES", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
+INDICES = ("JAX_PROCESS_ID", "JOB_COMPLETION_INDEX", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
+LAUNCHERS = {
+    "ompi": "Open MPI", "slurm": "Slurm", "gketpu": "GKE TPU slice", "gcetpu": "TPU VM slice", "k8s": "Kubernetes job",
+}  # fmt: skip
+BY_HAND = (
+    "Give --coordinator_address=HOST:PORT (an address of process 0), --num_processes and --process_id; or "
+    "--num_processes=1 to run alone."
+)
+_rounds = itertools.count()
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessInfo:
+    """Where this process stands. address: host:port of process 0; found: the launcher that said so."""
+
+    address: str
+    count: int
+    index: int
+    found: str
+
+
+def detect_process(
+    address: str | None = None,
+    count: int | None = None,
+    index: int | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> ProcessInfo | None:
+    """This process among all, from the flags, else from the launcher; None when it runs alone.
+
+    With an address, what the other two flags leave open is read from COUNTS and INDICES in the environment. Without
+    any flag jax's own detection looks for Open MPI, Slurm, TPU slices and Kubernetes jobs.
+
+    Raises ConfigError for flags that are wrong or half given, and for a launcher that does not say enough.
+    """
+    if count == 1 and index in (None, 0):
+        return None
+    address = address or environment.get("JAX_COORDINATOR_ADDRESS")
+    if address is None and count is None and index is None:
+        return _detect(environment)
+    found = "flags"
+    if address is not None and (count is None or index is None):
+        counted, numbered = _first_number(COUNTS, environment), _first_number(INDICES, environment)
+        count = counted[1] if count is None else count
+        index = numbered[1] if index is None else index
+        found = f"address and {counted[0] or numbered[0]}"
+    given = dict(zip(EVERYWHERE, (address, count, index), strict=True))
+    lacking = [flag for flag, value in given.items() if value is None]
+    if lacking:
+        there = ", ".join(f"{flag}={value}" for flag, value in given.items() if value is not None)
+        raise ConfigError(", ".join(lacking), None, f"a value, as {there} is given", BY_HAND)
+    try:
+        split_address(address)
+    except ValueError:
+        raise ConfigError("--coordinator_address", address, "host:port, as 10.0.0.1:8476") from None
+    if count < 1:
+        raise ConfigError("--num_processes", count, "at least 1")
+    if not 0 <= index < count:
+        raise ConfigError("--process_id", index, f"a number in 0..{count - 1}, as --num_processes is {count}")
+    return ProcessInfo(address, count, index, found) if count > 1 else None
+
+
+def _first_number(names, environment: Mapping[str, str]) -> tuple[str | None, int | None]:
+    for name in names:
+        if environment.get(name):
+            try:
+                return name, int(environment[name])
+            except ValueError:
+                raise ConfigError(f"environment variable {name}", environment[name], "a whole number") from None
+    return None, None
+
+
+def _detect(environment: Mapping[str, str]) -> ProcessInfo | None:
+    in_a_job = "JOB_COMPLETION_INDEX" in environment  # set in every pod of an indexed Kubernetes job
+    for kind in clusters.ClusterEnv._cluster_types:
+        if kind.opt_in_only_method or kind.name not in LAUNCHERS or (kind.name == "k8s" and not in_a_job):
+            continue
+        launcher = LAUNCHERS[kind.name]
+        try:
+            if not kind.is_env_present():
+                continue
+            count, index = kind.get_process_count(), kind.get_process_id()
+            if count == 1:
+                return None
+            port = environment.get("JAX_COORDINATOR_PORT")
+            address = kind.get_coordinator_address(timeout_secs=START_LIMIT, override_coordinator_port=port)
+        except Exception as error:  # whatever jax's detection stumbles over: a variable, a host name, a permission
+            raise ConfigError(launcher, str(error), "an environment that says who takes part", BY_HAND) from error
+        return ProcessInfo(address, count, index, launcher)
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+        count = _first_number((name,), environment)[1]
+        if count is not None and count > 1:
+            fix = "Give --coordinator_address=HOST:PORT, an address of process 0; the launcher has said the rest."
+            raise ConfigError("--coordinator_address", None, f"a value, as {name} is {count}", fix)
+    if in_a_job:
+        expected = "JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES beside it, or the package kubernetes (jax[k8s])"
+        raise ConfigError("JOB_COMPLETION_INDEX", environment["JOB_COMPLETION_INDEX"], expected, BY_HAND)
+    return None
+
+
+def start(place: ProcessInfo | None, config_json: str, seconds: float = START_LIMIT) -> None:
+    """Starts jax on all processes once they are all up with the same config; alone (None) it starts nothing.
+
+    Call it before anything asks jax for its devices. Raises ProcessError or ConfigError, as rendezvous does.
+    """
+    if place is None:
+        return
+    same = {"config": config_json, "xsample_jax": __version__, "jax": jax.__version__}
+    own = Hello(place.index, place.count, socket.gethostname(), same)
+    hosts = rendezvous(place.address, own, seconds, _difference)
+    try:
+        jax.distributed.initialize(
+            place.address,
+            place.count,
+            place.index,
+            local_device_ids=_own_gpu(hosts, place.index),
+            cluster_detection_method="deactivate",
+            initialization_timeout=int(seconds),
+        )
+    except RuntimeError as error:
+        raise ProcessError("start of jax", str(error), f"a coordinator at {place.address}", BY_HAND) from error
+    if place.index == 0:
+        print(
+            f"{place.count} processes on {len(set(hosts))} host(s), {jax.device_count()} {jax.devices()[0].platform} "
+            f"devices ({place.found}, process 0 is {place.address})",
+            flush=True,
+        )
+
+
+def _difference(name: str, ours: str, theirs: str) -> str:
+    """How two texts differ, in words: keys of a config, else the other text."""
+    if name != "config":
+        return theirs
+    from xsample_jax.config.saved import config_from_json, diff_configs
+
+    differing = diff_configs(config_from_json(ours), config_from_json(theirs))
+    return "; ".join(f"{key} is {there!r}, not {here!r}" for key, (here, there) in differing.items())
+
+
+def _own_gpu(hosts: list[str], index: int) -> list[int] | None:
+    """The one GPU for this process where several share a host; None, all devices, where it is alone on its host.
+
+    TPU and CPU take no notice. A launcher that shows each process its own GPU, and JAX_LOCAL_DEVICE_IDS, come first.
+    """
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if hosts.count(hosts[index]) == 1 or len(visible) == 1 or "JAX_LOCAL_DEVICE_IDS" in os.environ:
+        return None
+    return [hosts[:index].count(hosts[index])]
+
+
+def allgather_text(what: str, text: str, seconds: float = WAIT_LIMIT) -> list[str]:
+    """Gives `text` to all processes and returns what each has given, in their order: a barrier with news.
+
+    Raises ProcessError that names the processes that have not come within `seconds`.
+    """
+    client = distributed.global_state.client
+    if client is None:
+        return [text]
+    index, count = jax.process_index(), jax.process_count()
+    folder = f"xsample_jax/{next(_rounds)}_{what.replace(' ', '_')}/"  # all pass the same points in the same order
+    client.key_value_set(folder + str(index), text)
+    try:
+        client.wait_at_barrier(folder, int(seconds * 1000))
+    except jax.errors.JaxRuntimeError as error:
+        here = {_number(name) for name, _ in client.key_value_dir_get(folder)}
+        if len(here) == count:
+            raise
+        raise missing(count, here, seconds, what) from error
+    given = {_number(name): value for name, value in client.key_value_dir_get(folder)}
+    return [given[number] for number in range(count)]
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("/")[2])
+
+
+def barrier(where: str, seconds: float = WAIT_LIMIT) -> None:
+    """Waits for all processes; ProcessError names those that have not come within `seconds`."""
+    allgather_text(where, "here", seconds)
+
+
+def log_info(text: str) -> None:
+    """Prints, in the first process only."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+def name_of_process() -> str:
+    """Words for a message, " of process 2", when there are several; else nothing."""
+    return f" of process {jax.process_index()}" if distributed.global_state.client is not None else ""
+
+
+def exit_process(code: int) -> NoReturn:
+    """Ends this process after an error. With others, it does not wait for them to end, which they would not do.
+
+    A moment is given to processes that fail together, so that each can say why before the first one takes jax's
+    coordinator with it.
+    """
+    if distributed.global_state.client is None:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with contextlib.suppress(Exception):  # the others are still at work, or gone: either way this process ends
+        barrier("an error", seconds=5.0)
+    os._exit(code)

@@ -1,0 +1,153 @@
+"""How each metric is called, grouped and compared: the words of reports and result tables."""
+
+import dataclasses
+
+SECTIONS = (
+    "Held-out concepts",
+    "Factors",
+    "Held-out styles",
+    "Swapped backgrounds",
+    "Classification",
+    "Few labels",
+    "Robustness",
+    "Retrieval and captions",
+    "Geometry",
+    "Other",
+)
+CONCEPTS, FACTORS, STYLES, GROUNDS, CLASSES, FEW, ROBUST, RETRIEVAL, GEOMETRY, OTHER = SECTIONS
+# The metrics that a summary shows, in this order, where a run has them.
+HEADLINES = (
+    "subgroup/knn",
+    "subgroup/probe",
+    "group/probe",
+    "style/emojione/group/probe",
+    "style/openmoji/group/probe",
+    "background/mixed_rand/group/probe",
+    "background/gap/group/probe",
+    "few_shot/5/subgroup",
+    "retrieval/twemoji_to_noto",
+    "spearman/captions",
+    "label/knn",
+    "label/probe",
+    "label/probe_top5",
+    *(f"factor/{name}/kept" for name in ("shape", "color", "texture", "count", "ground", "position")),
+)
+_CLASSIFIER = {
+    "knn": "kNN",
+    "probe": "probe",
+    "probe_top5": "probe, top 5",
+    "logistic": "logistic",
+    "logistic_top5": "logistic, top 5",
+    "logistic_ece": "logistic, calibration error",
+    "logistic_auc": "logistic, area under ROC",
+    "sgd": "SGD probe",
+    "sgd_top5": "SGD probe, top 5",
+    "sgd_ece": "SGD probe, calibration error",
+    "sgd_auc": "SGD probe, area under ROC",
+}
+_DIRECTION = {
+    "image_to_image": "Image → image of its label",
+    "image_to_text": "Image → text",
+    "text_to_image": "Text → image",
+}
+_SETS = {
+    "imagenet": "ImageNet",
+    "imagenet-real": "ImageNet-ReaL",
+    "imagenet-v2": "ImageNet-V2",
+    "imagenet-a": "ImageNet-A (of 200)",
+    "imagenet-r": "ImageNet-R (of 200)",
+    "imagenet-sketch": "ImageNet-Sketch",
+    "objectnet": "ObjectNet (of 1,000)",
+    "objectnet-113": "ObjectNet (of its 113)",
+}
+_VARIANTS = {
+    "mixed_same": "same-class ground",
+    "mixed_rand": "random-class ground",
+    "mixed_next": "next-class ground",
+    "only_fg": "foreground alone",
+    "no_fg": "foreground in black",
+    "only_bg_b": "ground, object boxed out",
+    "only_bg_t": "ground, object tiled over",
+}
+_BACKGROUND = {
+    "mixed_same": "same-group ground",
+    "mixed_rand": "random-group ground",
+    "random_color": "random color",
+    "gap": "ground gap",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """How to print a metric. direction: 1 larger is better, -1 smaller is better, 0 neither."""
+
+    name: str
+    section: str
+    title: str
+    percent: bool = True
+    direction: int = 1
+
+    def text(self, value: float, signed: bool = False) -> str:
+        """Formats a value: accuracies in percent (points), the rest as it is."""
+        number, digits = (100 * value, 1) if self.percent else (value, 1 if abs(value) >= 10 else 3)
+        text = f"{number:{'+' if signed else ''}.{digits}f}"
+        return text.replace("-", "\N{MINUS SIGN}")
+
+
+def describe(name: str) -> Metric:
+    """Returns the description of a metric of any suite; an unknown one is shown under its own name."""
+    match name.split("/"):
+        case ["factor", factor, "kept"]:
+            return Metric(name, FACTORS, f"{factor.capitalize()}, kept above chance")
+        case ["factor", factor, "probe"]:
+            return Metric(name, FACTORS, f"{factor.capitalize()}, probe")
+        case [target, classifier] if classifier in _CLASSIFIER:
+            section = CLASSES if target == "label" else CONCEPTS
+            direction = -1 if classifier.endswith("_ece") else 1
+            return Metric(name, section, f"{target.capitalize()}, {_CLASSIFIER[classifier]}", direction=direction)
+        case ["style", style, target, classifier]:
+            return Metric(name, STYLES, f"{style}: {target}, {_CLASSIFIER.get(classifier, classifier)}")
+        case ["background", ground, target, classifier]:
+            title = (
+                f"{_BACKGROUND.get(ground, ground).capitalize()}: {target}, {_CLASSIFIER.get(classifier, classifier)}"
+            )
+            return Metric(name, GROUNDS, title, direction=-1 if ground == "gap" else 1)
+        case ["few_shot", shots, target]:
+            how = ", ridge" if target.endswith("_ridge") else ""
+            return Metric(name, FEW, f"{target.removesuffix('_ridge').capitalize()}, {shots} per class{how}")
+        case ["zero_shot", *how, target]:
+            top = ", top 5" if target.endswith("_top5") else ""
+            words = "Zero-shot by mapped features" if how == ["mapped"] else "Zero-shot"
+            return Metric(name, CLASSES, f"{words}{top}")
+        case ["robustness", "imagenet-9", "gap"]:
+            return Metric(name, ROBUST, "ImageNet-9: background gap", direction=-1)
+        case ["robustness", "imagenet-9", variant]:
+            without_object = variant in ("no_fg", "only_bg_b", "only_bg_t")  # more is no merit there
+            title = f"ImageNet-9: {_VARIANTS.get(variant, variant)}"
+            return Metric(name, ROBUST, title, direction=0 if without_object else 1)
+        case ["robustness", which]:
+            return Metric(name, ROBUST, _SETS.get(which, which))
+        case ["mit_states", kind]:
+            return Metric(name, ROBUST, f"MIT-States: {kind}")
+        case ["retrieval", pair]:
+            return Metric(name, RETRIEVAL, f"{pair.replace('_to_', ' → ')}, R@1")
+        case ["retrieval", direction, k]:
+            return Metric(name, RETRIEVAL, f"{_DIRECTION.get(direction, direction)}, {k}")
+        case ["spearman", "captions"]:
+            return Metric(name, RETRIEVAL, "Rank correlation with captions", percent=False)
+        case ["geometry", "alignment"]:
+            return Metric(name, GEOMETRY, "Alignment of a concept's images", percent=False, direction=-1)
+        case ["geometry", "tolerance"]:
+            return Metric(name, GEOMETRY, "Tolerance: cosine within a class", percent=False, direction=0)
+        case ["geometry", "uniformity"]:
+            return Metric(name, GEOMETRY, "Uniformity", percent=False, direction=-1)
+        case ["geometry", "effective_rank"]:
+            return Metric(name, GEOMETRY, "Effective rank of the features", percent=False, direction=0)
+        case ["geometry", "modality_gap"]:
+            return Metric(name, GEOMETRY, "Modality gap of images and texts", percent=False, direction=0)
+    return Metric(name, OTHER, name, percent=False, direction=0)
+
+
+def in_order(names) -> list[Metric]:
+    """Describes metrics and sorts them by section, keeping the given order inside a section."""
+    return sorted((describe(name) for name in names), key=lambda metric: SECTIONS.index(metric.section))

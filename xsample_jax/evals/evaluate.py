@@ -1,0 +1,381 @@
+"""Evaluates one state: hands the suite the features it asks for, and keeps what the report needs."""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from xsample_jax.augment.backgrounds import choose_donors, from_images, random_colors
+from xsample_jax.checkpoint import find_checkpoint, read_arrays, saved_arrays, trained_config
+from xsample_jax.config.check import find_problems
+from xsample_jax.config.load import apply_overrides, default_config, resolve
+from xsample_jax.data.dataset import Dataset, eval_batches, open_evaluated
+from xsample_jax.distributed import log_info
+from xsample_jax.errors import CheckpointError, ConfigError, Problems, UserError, did_you_mean, lookup
+from xsample_jax.evals.context import EvalContext, Options
+from xsample_jax.evals.features import Features, extract_features
+from xsample_jax.evals.metrics import Collector, Interval, SuiteResult
+from xsample_jax.evals.registry import EVALUATORS, SUITES
+from xsample_jax.evals.snapshot import (
+    error_arrays,
+    find_errors,
+    find_neighbors,
+    graphs_of,
+    map_arrays,
+    save_snapshot,
+    side_of,
+)
+from xsample_jax.evals.zero_shot import TextSide
+from xsample_jax.metrics.progress_bar import progress
+from xsample_jax.setup import DatasetSpec, RunSetup
+from xsample_jax.sharding import gather_rows, make_mesh, process_rows, replicated, to_global, warm_up_collectives
+from xsample_jax.state import ModelDef, TrainState, to_flat
+
+SNAPSHOT_IMAGES = 48
+
+
+class FeatureStore:
+    """Features of the splits of one state, each computed once: `store(split, background=None)`.
+
+    crop: share of the side of every picture that is seen, in its middle; 1 shows the whole center square. 224 of 256
+    pixels (0.875) is the custom of ImageNet papers.
+    """
+
+    def __init__(self, parts: RunSetup, state: TrainState, crop: float = 1.0):
+        self._parts, self._state, self._crop = parts, state, crop
+        self._features: dict[tuple[str, str | None], Features] = {}
+        self._examples: dict[str, Dataset] = {}
+
+    def examples(self, split: str) -> Dataset:
+        """The decoded examples of a split with attributes and, where the set has them, caption embeddings."""
+        if split not in self._examples:
+            self._examples[split] = open_evaluated(self._parts.config, split)
+        return self._examples[split]
+
+    def __call__(self, split: str, background: str | None = None) -> Features:
+        key = (split, background)
+        if key not in self._features:
+            examples = self.examples(split)
+            self._features[key] = self.encoded(
+                examples,
+                f"{split}{f' on {background}' if background else ''}",
+                background=lookup(BACKGROUNDS, background, "background")(examples) if background else None,
+                attribute_names=examples.source.manifest.attributes,
+            )
+        return self._features[key]
+
+    def side(self, whole: bool = False) -> int:
+        """Side in pixels at which pictures from files are to be decoded, so that nothing is resized after that."""
+        size = self._parts.config.augment.size
+        return size if whole else round(size / self._crop)
+
+    def encoded(
+        self, examples: Sequence, title: str, whole: bool = False, background=None, attribute_names=None
+    ) -> Features:
+        """Features of examples (with image, id, label) by index. whole: without the crop."""
+        parts = self._parts
+        devices = parts.mesh.size
+        batch_size = math.ceil(parts.config.eval.batch_size / devices) * devices  # padding is dropped anyway
+        batches = eval_batches(examples, batch_size, parts.config.data.threads, process_rows(parts.mesh, batch_size))
+        by = " by the moving average" if self._state.ema else ""
+        count = -(-len(examples) // batch_size)
+        return extract_features(
+            partial(self._encode, crop=1.0 if whole else self._crop),
+            progress(batches, f"features of {title}{by}", count, enabled=jax.process_index() == 0),
+            background=background,
+            attribute_names=attribute_names,
+            gather=partial(gather_rows, mesh=parts.mesh),
+        )
+
+    def _encode(self, images: np.ndarray, background: np.ndarray | None = None, crop: float = 1.0):
+        arrays = {"image": images} if background is None else {"image": images, "background": background}
+        side = images.shape[1]
+        inner = round(crop * side)
+        middle = slice((side - inner) // 2, (side - inner) // 2 + inner)
+        arrays = {name: array[:, middle, middle] for name, array in arrays.items()}
+        arrays = to_global(arrays, self._parts.mesh)
+        return self._parts.encode(self._state, arrays["image"], arrays.get("background"))
+
+
+def _mixed(examples: Dataset, same: bool) -> Callable[[dict], np.ndarray]:
+    """Ground from the picture of another image: of the same group, or of another (as ImageNet-9)."""
+    records = [examples.source[index] for index in range(len(examples))]
+    donors = choose_donors(np.array([record["attributes"]["group"] for record in records]), same=same, seed=0)
+    donor_of = {record["id"]: int(donor) for record, donor in zip(records, donors, strict=True)}
+
+    def ground(batch: dict) -> np.ndarray:
+        pictures = np.stack([examples[donor_of[int(i)]]["image"] for i in batch["id"]])
+        return np.asarray(from_images(batch["image"], pictures), np.float32)
+
+    return ground
+
+
+def _random_color(examples: Dataset) -> Callable[[dict], np.ndarray]:
+    def ground(batch: dict) -> np.ndarray:
+        colors = np.asarray(random_colors(batch["id"], seed=0), np.float32)
+        return np.broadcast_to(colors.reshape(-1, 1, 1, 3), (*batch["image"].shape[:3], 3)).copy()
+
+    return ground
+
+
+BACKGROUNDS = {
+    "mixed_same": lambda examples: _mixed(examples, same=True),
+    "mixed_rand": lambda examples: _mixed(examples, same=False),
+    "random_color": _random_color,
+}
+
+
+def evaluate_state(parts: RunSetup, state: TrainState) -> tuple[SuiteResult, FeatureStore]:
+    """Runs the suite of the config on a state; also returns the features, for the snapshot."""
+    store = FeatureStore(parts, state)
+    return lookup(SUITES, parts.config.eval.suite, "eval.suite")(store, parts.config), store
+
+
+def write_snapshot(path: pathlib.Path, parts: RunSetup, state: TrainState, store: FeatureStore) -> None:
+    """Saves the similarity graphs of one batch of held-out images, and what the report shows of their features.
+
+    All processes call it, as the state is spread over them; the first one writes.
+    """
+    config, split = parts.config, parts.config.eval.split
+    examples, features = store.examples(split), store(split)
+    train_examples, train = store.examples(config.eval.train_split), store(config.eval.train_split)
+    captioned = features if features.caption_embedding is None else features.captioned()
+    drawn = captioned if len(captioned) else features
+    drawn = drawn.rows(np.linspace(0, len(drawn) - 1, min(SNAPSHOT_IMAGES, len(drawn))).astype(int))
+    batch = [examples[int(index)] for index in drawn.index]
+    images = np.stack([example["image"] for example in batch])
+    side = side_of(parts, batch)
+    graphs = graphs_of(parts, state, images, side)
+    # Large galleries are searched by the devices of all processes.
+    errors, neighbors = find_errors(train, features), find_neighbors(features)
+    if jax.process_index() != 0:
+        return
+    class_names = examples.source.manifest.class_names
+    groups = drawn.attributes.get("group", drawn.label)
+    names = features.attribute_names.get("group", class_names)
+    words = features.attribute_names.get(errors.target, class_names) if errors else None
+    picture = partial(_picture, examples, features)
+    embedding = side.get("caption_embedding")
+    save_snapshot(
+        path,
+        images=images,
+        captions=[_caption(examples, index) for index in drawn.index],
+        groups=[str(names[group] if names and group >= 0 else group) for group in groups],
+        target=graphs.target,
+        student=graphs.student,
+        stand_in=graphs.stand_in,
+        views=config.views,
+        similarity=None
+        if embedding is None
+        else np.asarray(embedding, np.float32) @ np.asarray(embedding, np.float32).T,
+        neighbors=neighbors,
+        picture_of=picture,
+        more=map_arrays(features, class_names)
+        | error_arrays(errors, picture, partial(_picture, train_examples, train), words),
+    )
+
+
+def _picture(examples: Dataset, features: Features, row: int) -> tuple[np.ndarray, str]:
+    """(image, first caption) of the example that a row of features is of."""
+    index = int(features.index[row])
+    return examples[index]["image"], _caption(examples, index)
+
+
+def _caption(examples: Dataset, index: int) -> str:
+    return (examples.source[int(index)]["captions"] or [""])[0]
+
+
+# The model of a checkpoint, without its training set, optimizer or objective: for evaluation on any data.
+
+
+# What may be changed for a trained model: the data, and how it is read.
+CHANGEABLE = ("data.", "eval.", "augment.background", "model.conv_impl", "precision.compute", "name")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """Attributes:
+    parts: of which config, mesh, model and encode are of use; its facts are those that the model needs.
+    state: parameters, statistics and moving average, whole on every device; no optimizer state, no memory.
+    run: the run folder; step: of the checkpoint.
+    """
+
+    parts: RunSetup
+    state: TrainState
+    run: Path
+    step: int
+
+
+def read_config(run: Path, step: int, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """The config that a checkpoint was trained with, resolved, with `--config.KEY=VALUE` overrides of CHANGEABLE keys.
+
+    Raises CheckpointError for a damaged or foreign file, Problems for overrides that are wrong.
+    """
+    config = ml_collections.ConfigDict(trained_config(run, step).to_dict(), type_safe=False)
+    # What it was trained on, its own evaluation and the ranking of its checkpoints are over.
+    config.data.update(mix=(), balance=0.0)
+    config.eval.suite, config.checkpoint.metric = "none", None
+    problems = [
+        ConfigError(name, text, f"a key that a trained model leaves open: {', '.join(CHANGEABLE)}")
+        for name, _, text in (override.lstrip("-").removeprefix("config.").partition("=") for override in overrides)
+        if not name.startswith(CHANGEABLE)
+    ]
+    problems += apply_overrides(config, list(overrides))
+    problems += find_problems(config)
+    if problems:
+        raise Problems(problems, "the evaluation")
+    return resolve(config)
+
+
+def load_model(run: Path, step: int, config: ml_collections.ConfigDict) -> LoadedModel:
+    """Restores parameters, statistics and moving average; their checksums are compared with those of the training.
+
+    Raises CheckpointError when files are damaged or are not of the model that `config` describes.
+    """
+    saved = saved_arrays(run, step)
+    mesh = make_mesh(default_config().mesh, jax.device_count())  # not that of the training
+    width = lambda name: saved["params"][name].shape[0] if name in saved["params"] else None  # noqa: E731
+    facts = DatasetSpec(1, 3, caption_dim=width("text/out/kernel"), vocab_size=width("text/tokens/embedding"))
+    parts = RunSetup(config, facts, mesh)
+    _compare(parts.model, saved, run, step)
+
+    arrays = read_arrays(run, step, saved, replicated(mesh))
+    state = TrainState(
+        step=jnp.asarray(step, jnp.int32),
+        params=arrays["params"],
+        statistics=arrays["statistics"],
+        opt_state=(),
+        memory={},
+        ema=arrays["ema"],
+    )
+    return LoadedModel(parts, state, run, step)
+
+
+def _compare(model: ModelDef, saved: dict, run: Path, step: int) -> None:
+    """CheckpointError when the arrays of a checkpoint are not those of the model (its objective may have more)."""
+    expected = to_flat(model.params) | to_flat(model.statistics)
+    there = saved["params"] | saved["statistics"]
+    differing = [
+        f"{name} {tuple(there[name].shape) if name in there else 'missing'}, not {tuple(leaf.shape)}"
+        for name, leaf in expected.items()
+        if name not in there or tuple(there[name].shape) != tuple(leaf.shape)
+    ]
+    if differing:
+        raise CheckpointError(
+            f"checkpoint {step} of {run}",
+            "; ".join(differing[:3]),
+            f"the arrays of the model of its config ({len(differing)} differ)",
+            "It was written by another version of the code.",
+        )
+
+
+# Any evaluators on any checkpoint: what can be refused is refused first, then features are computed once.
+
+
+DEFAULT = Options()
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What came of it. intervals: 95% bootstrap, for the metrics that have one; config: that it ran with."""
+
+    run: Path
+    step: int
+    config: object
+    target: str
+    result: SuiteResult
+    intervals: dict[str, Interval]
+
+
+def check_names(evals: Sequence[str]) -> list[ConfigError]:
+    """One error for every name that is no evaluator; an empty list is wrong too."""
+    if not evals:
+        return [ConfigError("--evals", "", f"some of {', '.join(EVALUATORS)}")]
+    return [
+        ConfigError("--evals", name, f"some of {', '.join(EVALUATORS)}", did_you_mean(name, EVALUATORS))
+        for name in evals
+        if name not in EVALUATORS
+    ]
+
+
+def evaluate_checkpoint(
+    checkpoint: str | Path,
+    evals: Sequence[str],
+    overrides: Sequence[str] = (),
+    options: Options = DEFAULT,
+    crop: float = 1.0,
+) -> Evaluation:
+    """Runs evaluators (names of EVALUATORS) on a checkpoint.
+
+    Args:
+      checkpoint: run folder, or RUN/checkpoints/STEP.
+      overrides: `--config.KEY=VALUE` for the data that is evaluated on.
+      options: of the evaluators.
+      crop: share of the side of every picture that is seen (FeatureStore).
+
+    Raises:
+      Problems: all that is wrong with names, overrides, data and options, before anything is computed.
+      CheckpointError: no such checkpoint, or a damaged one.
+    """
+    run, step = find_checkpoint(checkpoint)
+    problems: list[UserError] = check_names(evals)
+    if not 0 < crop <= 1:
+        problems.append(ConfigError("--crop", crop, "a share of the side, above 0 and at most 1", "Use 0.875 or 1."))
+    config = read_config(run, step, overrides)
+    if problems:
+        raise Problems(problems, "the evaluation")
+    loaded = load_model(run, step, config)  # seconds; it says whether there is a text side
+    store = FeatureStore(loaded.parts, loaded.state, crop)
+    text = TextSide(loaded.parts, loaded.state, store) if loaded.parts.objective.text is not None else None
+    bench = EvalContext(store, config, options, text)
+    for name in evals:
+        problems += _problems_of(name, bench)
+    if problems:
+        raise Problems(list({str(problem): problem for problem in problems}.values()), "the evaluation")
+    warm_up_collectives(loaded.parts.mesh)
+
+    out = Collector()
+    for name in dict.fromkeys(evals):
+        log_info(f"{config.name}, step {step}: {name} ({EVALUATORS[name].says})")
+        EVALUATORS[name].run(bench, out)
+    result = out.result()
+    intervals = {name: interval for name in result.metrics if (interval := result.interval(name)) is not None}
+    return Evaluation(run, step, config, bench.target, result, intervals)
+
+
+def _problems_of(name: str, bench: EvalContext) -> list[UserError]:
+    found = []
+    try:
+        found.extend(EVALUATORS[name].check(bench))
+    except Problems as several:
+        found.extend(several.problems)
+    except UserError as error:
+        found.append(error)
+    return found
+
+
+# The evaluation of a finished or running run, once more or with another suite.
+
+
+def evaluate(path: str | Path, **changes) -> dict[str, float]:
+    """Metrics of the newest checkpoint of the run in folder `path`, or of RUN/checkpoints/STEP; nothing is written.
+
+    `changes`: values of the config's section `eval`, as suite="probe" or split="val". The splits that it names must be
+    there; the devices may be others.
+
+    Raises CheckpointError without a checkpoint or for a damaged one, ConfigError (Problems) for wrong changes.
+    """
+    run, step = find_checkpoint(path)
+    config = trained_config(run, step).copy_and_resolve_references().unlock()
+    for name, value in changes.items():
+        with config.eval.ignore_type():
+            config.eval[name] = value
+    loaded = load_model(run, step, resolve(config))
+    return dict(evaluate_state(loaded.parts, loaded.state)[0].metrics)

@@ -1,0 +1,130 @@
+"""kNN, linear probes and few-shot classification on labels (or an attribute) of the training and evaluation split."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from xsample_jax.errors import DataError, UserError, did_you_mean
+from xsample_jax.evals.context import EvalContext, Evaluator
+from xsample_jax.evals.features import Features
+from xsample_jax.evals.geometry import add_caption_correlation
+from xsample_jax.evals.knn import few_shot, few_shot_ridge, knn_predict
+from xsample_jax.evals.linear_probes import fit_probes
+from xsample_jax.evals.metrics import Collector, FeaturesOf, SuiteResult, auc_contributions, calibration_error, softmax
+
+NEIGHBORS, TEMPERATURE = 20, 0.07
+SHOTS = (1, 2, 5, 10)
+
+
+def check_target(bench: EvalContext) -> Iterator[UserError]:
+    """Whether both splits are there, are two, and their first records have what is to be predicted."""
+    split = bench.config.eval.split
+    if split == bench.config.eval.train_split:
+        expected = "another split than eval.train_split: a probe would be tested on what it was fitted to"
+        yield DataError("eval.split", split, expected, "Set --config.eval.train_split or --config.eval.split.")
+    for split in (bench.config.eval.train_split, bench.config.eval.split):
+        source = bench.source(split)
+        first = source[0]
+        if bench.target == "label":
+            if first["label"] < 0 and not source.manifest.class_names:
+                fix = "Name an attribute with --target, or evaluate on another set: --config.data.path=FOLDER."
+                yield DataError(f"labels of split {split}", "none", "labeled records", fix)
+        elif bench.target not in first["attributes"]:
+            known = ("label", *sorted(first["attributes"]))
+            expected = f"label, or an attribute of split {split} ({', '.join(known[1:]) or 'it has none'})"
+            yield DataError("--target", bench.target, expected, did_you_mean(bench.target, known))
+
+
+def knn(bench: EvalContext, out: Collector) -> None:
+    rows = bench.labeled
+    predicted = knn_predict(rows.train, rows.train_labels, rows.test, NEIGHBORS, TEMPERATURE)
+    out.add_per_example(f"{bench.target}/knn", (predicted == rows.test_labels).astype(np.float32), rows.units)
+
+
+def ridge(bench: EvalContext, out: Collector) -> None:
+    _accuracy(bench, out, "ridge", "probe")
+
+
+def logistic(bench: EvalContext, out: Collector) -> None:
+    _calibration(bench, out, "logistic", _accuracy(bench, out, "logistic", "logistic"))
+
+
+def sgd(bench: EvalContext, out: Collector) -> None:
+    _calibration(bench, out, "sgd", _accuracy(bench, out, "sgd", "sgd"))
+
+
+def _accuracy(bench: EvalContext, out: Collector, kind: str, name: str) -> np.ndarray:
+    """Adds top-1 and, of more than five classes, top-5 accuracy; returns the scores [m, K]."""
+    rows, probe = bench.labeled, bench.probe(kind)
+    scores = probe.scores(rows.test)
+    order = probe.classes[np.argsort(-scores, axis=1, kind="stable")[:, :5]]
+    right = order == rows.test_labels[:, None]
+    out.add_per_example(f"{bench.target}/{name}", right[:, 0].astype(np.float32), rows.units)
+    if len(probe.classes) > 5:
+        out.add_per_example(f"{bench.target}/{name}_top5", right.any(axis=1).astype(np.float32), rows.units)
+    return scores
+
+
+def _calibration(bench: EvalContext, out: Collector, name: str, scores: np.ndarray) -> None:
+    rows, classes = bench.labeled, bench.probe(name).classes
+    probabilities = softmax(scores)
+    correct = classes[scores.argmax(axis=1)] == rows.test_labels
+    out.add_per_example(f"{bench.target}/{name}_ece", calibration_error(probabilities.max(axis=1), correct), rows.units)
+    area = auc_contributions(probabilities, rows.test_labels, classes)
+    if np.isfinite(area).all():
+        out.add_per_example(f"{bench.target}/{name}_auc", area, rows.units)
+
+
+def few_shots(bench: EvalContext, out: Collector) -> None:
+    rows = bench.labeled
+    arguments = (rows.train, rows.train_labels, rows.test, rows.test_labels)
+    for shots in SHOTS:
+        out.draws_of(f"few_shot/{shots}/{bench.target}", few_shot(*arguments, shots).hits, rows.units)
+        result, _ = few_shot_ridge(*arguments, shots)
+        out.draws_of(f"few_shot/{shots}/{bench.target}_ridge", result.hits, rows.units)
+
+
+KNN = Evaluator(knn, "weighted kNN, 20 neighbors", check_target)
+RIDGE = Evaluator(ridge, "linear probe in closed form", check_target)
+LOGISTIC = Evaluator(logistic, "linear probe by L-BFGS, L2 sweep; calibration error, AUC", check_target)
+SGD = Evaluator(sgd, "linear probe by SGD, rate sweep; calibration error, AUC", check_target)
+FEW_SHOT = Evaluator(few_shots, "1, 2, 5, 10 examples per class, 20 draws", check_target)
+
+
+# Suite "shapes": one linear probe per factor, for sets whose factors are known and independent.
+#
+# A factor with n equally frequent values is guessed right by 1 / n; "kept" is the accuracy on the scale where that is
+# 0
+# and no error is 1, so that factors with few and with many values can be compared.
+
+
+CORRELATED = 500  # images whose pairs are ranked: their matrix is held in memory
+
+
+def shapes_suite(features_of: FeaturesOf, config) -> SuiteResult:
+    """Probes for every attribute, fitted on config.eval.train_split and measured on config.eval.split."""
+    return evaluate_factors(features_of(config.eval.train_split), features_of(config.eval.split))
+
+
+def evaluate_factors(train: Features, test: Features) -> SuiteResult:
+    """ "factor/<name>/probe" and "factor/<name>/kept" of each attribute, and the rank correlation with the captions.
+
+    Images are the unit of the bootstrap. Raises DataError where there are no attributes, or one with a single value.
+    """
+    if not test.attributes:
+        expected = "a record set with attributes, one for each factor"
+        raise DataError("attributes", "none", expected, "Set --config.eval.suite=probe.")
+    out, unit = Collector(), np.arange(len(test))
+    targets = {name: train.attribute(name) for name in test.attributes}
+    probes = fit_probes(train.features, targets, groups=np.arange(len(train)))
+    for name, probe in probes.items():
+        values = len(np.unique(targets[name]))
+        if values < 2:
+            raise DataError(f"attribute {name}", f"{values} value", "at least two, to tell apart")
+        correct = (probe.predict(test.features) == test.attribute(name)).astype(np.float32)
+        out.add_per_example(f"factor/{name}/probe", correct, unit)
+        out.add_per_example(f"factor/{name}/kept", (correct - 1 / values) / (1 - 1 / values), unit)
+    if test.caption_embedding is not None:
+        some = test.rows(slice(CORRELATED))
+        add_caption_correlation(out, some, np.arange(len(some)))
+    return out.result()

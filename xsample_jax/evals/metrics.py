@@ -1,0 +1,279 @@
+"""Bootstrap over concepts: images of one concept are not independent, so whole concepts are resampled, not images.
+
+With several runs (seeds) of one objective the seeds are resampled too (crossed bootstrap). With few seeds (three,
+say) the share of the seeds in the interval is underestimated; print the number of seeds beside it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from xsample_jax.errors import DataError
+from xsample_jax.evals.features import Features
+from xsample_jax.io.files import load_arrays, write_arrays
+from xsample_jax.io.paths import as_path
+
+RESAMPLES = 2000
+LEVEL = 0.95
+MOST_UNITS = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """One metric of one run, example by example: the metric is the mean of `values` [n]; `concepts` int [n]."""
+
+    values: np.ndarray
+    concepts: np.ndarray
+
+    def mean(self) -> float:
+        return float(np.mean(self.values, dtype=np.float64)) if len(self.values) else float("nan")
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A mean with its bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+@functools.lru_cache(maxsize=8)
+def _weights(resamples: int, count: int, seed: int) -> np.ndarray:
+    """Returns float32 [resamples, count]: how often each of `count` units is drawn when `count` are drawn."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float32)
+
+
+def _means(runs: Sequence[Scores], concepts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Returns float64 [resamples, runs]: the metric of every run under every resample of the concepts.
+
+    More than MOST_UNITS concepts (the images of ImageNet) are resampled in that many random groups: groups of
+    independent concepts are independent too, so the interval is the same and the table of weights stays small.
+    """
+    units = min(len(concepts), MOST_UNITS)
+    group = np.random.default_rng(seed).permutation(len(concepts)) % units if units < len(concepts) else None
+    weights = _weights(resamples, units, seed)
+    result = np.empty((resamples, len(runs)))
+    for column, run in enumerate(runs):
+        position = np.searchsorted(concepts, run.concepts)
+        position = position if group is None else group[position]
+        sums = np.bincount(position, weights=run.values, minlength=units)
+        counts = np.bincount(position, minlength=units)
+        # A resample without a single example of this run (tiny sets only) says nothing: nan, left out below.
+        with np.errstate(invalid="ignore"):
+            result[:, column] = (weights @ sums) / (weights @ counts)
+    return result
+
+
+def _resample_runs(means: np.ndarray, seed: int) -> np.ndarray:
+    """Averages [resamples, runs] over resampled runs; one run is simply itself."""
+    runs = means.shape[1]
+    if runs == 1:
+        return means[:, 0]
+    weights = np.random.default_rng(seed).multinomial(runs, np.full(runs, 1 / runs), size=len(means))
+    return np.sum(means * weights, axis=1) / runs
+
+
+def _all_concepts(runs: Sequence[Scores]) -> np.ndarray:
+    if not runs or any(not len(run.values) for run in runs):
+        raise DataError("examples", "none", "at least one example per run to bootstrap")
+    return np.unique(np.concatenate([run.concepts for run in runs]))
+
+
+def _interval(mean: float, draws: np.ndarray, level: float) -> Interval:
+    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high))
+
+
+def bootstrap(runs: Sequence[Scores], resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0) -> Interval:
+    """Mean over runs (seeds) of one metric with its percentile interval, over concepts and runs."""
+    means = _means(runs, _all_concepts(runs), resamples, seed)
+    return _interval(float(np.mean([run.mean() for run in runs])), _resample_runs(means, seed + 1), level)
+
+
+def paired_difference(
+    runs: Sequence[Scores],
+    baseline: Sequence[Scores],
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """Interval of metric(runs) - metric(baseline): the same concepts are drawn on both sides, seeds independently.
+
+    Raises:
+      DataError: the two sides were not evaluated on the same concepts.
+    """
+    concepts = _all_concepts(runs)
+    if not np.array_equal(concepts, _all_concepts(baseline)):
+        raise DataError(
+            "evaluation.npz",
+            "other concepts",
+            "both runs evaluated on the same concepts",
+            "Evaluate both on one split.",
+        )
+    ours = _resample_runs(_means(runs, concepts, resamples, seed), seed + 1)
+    theirs = _resample_runs(_means(baseline, concepts, resamples, seed), seed + 2)
+    mean = np.mean([run.mean() for run in runs]) - np.mean([run.mean() for run in baseline])
+    return _interval(float(mean), ours - theirs, level)
+
+
+def difference_of_means(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """mean(first) - mean(second) of two unpaired samples, as contributions float64 [n + m] whose mean it is."""
+    count, difference = len(first) + len(second), first.mean(dtype=np.float64) - second.mean(dtype=np.float64)
+    return difference + np.concatenate(
+        [
+            count / len(first) * (first - first.mean(dtype=np.float64)),
+            count / len(second) * (second.mean(dtype=np.float64) - second),
+        ]
+    )
+
+
+def save_examples(path: str | Path, examples: Mapping[str, Scores]) -> None:
+    """Writes evaluation.npz: for every metric "values/<metric>" float32 [n] and "concepts/<metric>" int32 [n]."""
+    arrays = {}
+    for name, scores in examples.items():
+        arrays[f"values/{name}"] = np.asarray(scores.values, np.float32)
+        arrays[f"concepts/{name}"] = np.asarray(scores.concepts, np.int32)
+    write_arrays(as_path(path), arrays)
+
+
+def load_examples(path: str | Path) -> dict[str, Scores]:
+    """Reads what `save_examples` wrote."""
+    with load_arrays(as_path(path)) as arrays:
+        names = [name.removeprefix("values/") for name in arrays.files if name.startswith("values/")]
+        return {name: Scores(arrays[f"values/{name}"], arrays[f"concepts/{name}"]) for name in names}
+
+
+# What an evaluation takes and what it returns.
+
+
+# features_of(split, background=None | "mixed_same" | "mixed_rand" | "random_color") -> Features
+FeaturesOf = Callable[..., Features]
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteResult:
+    """Metrics by name.
+
+    Attributes:
+      metrics: name -> value.
+      examples: for those that are means over examples the examples themselves (for the bootstrap).
+      intervals: intervals that the examples do not give (those over draws of shots).
+      notes: what a reader has to know, as about a set that is missing.
+    """
+
+    metrics: Mapping[str, float]
+    examples: Mapping[str, Scores]
+    intervals: Mapping[str, Interval] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def interval(self, name: str) -> Interval | None:
+        """The 95% bootstrap interval of a metric; None for one that is no mean over examples."""
+        if name in self.intervals:
+            return self.intervals[name]
+        return bootstrap([self.examples[name]]) if name in self.examples else None
+
+
+class Collector:
+    """Gathers metrics while a suite runs; a metric given by its examples is their mean by construction."""
+
+    def __init__(self):
+        self.metrics: dict[str, float] = {}
+        self.examples: dict[str, Scores] = {}
+        self.intervals: dict[str, Interval] = {}
+        self.notes: list[str] = []
+
+    def add_per_example(self, name: str, values, concepts) -> None:
+        self.examples[name] = Scores(values, concepts)
+        self.metrics[name] = self.examples[name].mean()
+
+    def draws_of(self, name: str, values: np.ndarray, concepts: np.ndarray) -> None:
+        """A metric of several draws, values [draws, n]: its interval is over draws and concepts."""
+        self.add_per_example(name, values.mean(axis=0), concepts)
+        self.intervals[name] = bootstrap([Scores(of_draw, concepts) for of_draw in values])
+
+    def scalar(self, name: str, value: float) -> None:
+        self.metrics[name] = float(value)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def include(self, result: SuiteResult) -> None:
+        """Takes over everything of another result."""
+        self.metrics |= result.metrics
+        self.examples |= result.examples
+        self.intervals |= result.intervals
+        self.notes += result.notes
+
+    def result(self) -> SuiteResult:
+        return SuiteResult(self.metrics, self.examples, self.intervals, tuple(self.notes))
+
+
+# Calibration and ranking of a probe's scores: expected calibration error, area under the ROC curve.
+#
+# Both come as one number per example whose mean is the metric: its bootstrap over examples gives the interval.
+
+
+BINS = 15
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Rows of probabilities, float64 [n, K]."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """Expected calibration error (Guo et al. 2017, arXiv 1706.04599, eq. 3) as contributions, float64 [n].
+
+    ECE = sum over bins of n_b / n |accuracy_b - confidence_b|, bins of equal width, closed on the right. The part of
+    an example is (correct - confidence) with the sign of its bin, held fixed when examples are resampled.
+
+    Args:
+      confidence: [n], probability of the predicted class; correct: [n], 0 or 1.
+    """
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    difference = correct.astype(np.float64) - confidence
+    sign = np.sign(np.bincount(place, weights=difference, minlength=bins))
+    return sign[place] * difference
+
+
+def auc_contributions(scores: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve, one class against the rest, mean over classes, as contributions, float64 [n].
+
+    The mean of the contributions is the metric; they are its jackknife pseudo-values to first order (the structural
+    components of DeLong et al. 1988). A class without examples, or that all examples have, is left out.
+
+    Args:
+      scores: [n, K], column j for classes[j]; labels: int [n]. Equal scores count one half.
+    """
+    count, found, total = len(labels), 0, np.zeros(len(labels))
+    for column, label in enumerate(classes):
+        positive = labels == label
+        if not positive.any() or positive.all():
+            continue
+        found += 1
+        everyone, score = ranks(scores[:, column]), scores[:, column]
+        # Share of the other side that an example is ranked above (or, for a negative, below).
+        above = (everyone[positive] - ranks(score[positive])) / (~positive).sum()
+        below = 1 - (everyone[~positive] - ranks(score[~positive])) / positive.sum()
+        area = above.mean()
+        total += area
+        total[positive] += count / positive.sum() * (above - area)
+        total[~positive] += count / (~positive).sum() * (below - area)
+    return total / found if found else np.full(count, np.nan)
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Returns float64 ranks from 1; equal values share the mean of their ranks."""
+    _, position, count = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(count)
+    return (last - (count - 1) / 2)[position]

@@ -1,0 +1,159 @@
+"""An encoder as one file that any jax runs without this package: serialized StableHLO (jax.export), weights inside.
+
+function = jax.export.deserialize(bytearray(open("encoder.jax", "rb").read()))
+features = function.call(images)     # uint8 [n, s, s, c] -> float32 [n, features]
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from xsample_jax.encoder import Encoder
+from xsample_jax.errors import DataError
+from xsample_jax.io.files import atomic_write
+from xsample_jax.models.vit import LAYOUTS, VARIANTS
+from xsample_jax.weights.families import FAMILIES
+from xsample_jax.weights.files import write_safetensors
+from xsample_jax.weights.name_map import to_theirs
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export_jax(encoder: Encoder, out: str | Path, platforms: Sequence[str] = PLATFORMS) -> str:
+    """Writes the file, for any number of images, and returns in words what it takes."""
+    encoder = encoder.with_model(conv_impl="conv")  # "dot" is for one platform
+    size, channels = encoder.config.data.image_size, encoder.channels
+    (count,) = jax.export.symbolic_shape("n")
+    images = jax.ShapeDtypeStruct((count, size, size, channels), jnp.uint8)
+    exported = jax.export.export(jax.jit(lambda images: encoder.forward(images)), platforms=tuple(platforms))(images)
+    try:
+        content = exported.serialize()
+    except ImportError as error:
+        raise ImportError(f"--format=jax_export needs flatbuffers: pip install -e .[export] ({error})") from error
+    atomic_write(Path(out), lambda partial: partial.write_bytes(content))
+    alpha = ", the last of them alpha" if channels == 4 else ""
+    taken = f"uint8 images [n, {size}, {size}, {channels}{alpha}]"
+    return f"{taken} -> float32 [n, {encoder.features}] on {', '.join(platforms)}"
+
+
+# An encoder as an ONNX file, by jax2onnx (extra onnx): the network alone, on normalized images.
+#
+# Resizing and normalization stay outside: jax2onnx cannot convert them. What it made is run by ONNX Runtime and
+# compared
+# with the network before the file is there, since a conversion that goes wrong there can do so in silence: with XLA's
+# own
+# convolutions and max-pool (conv_impl="conv") it loses the padding, which is why the matrix products are exported.
+
+
+TOLERANCE = 1e-4  # of the largest feature
+
+
+def export_onnx(encoder: Encoder, out: str | Path) -> str:
+    """Writes the file, for any number of images, and returns in words what it takes.
+
+    Raises ImportError without jax2onnx and onnxruntime, DataError where the file gives other features.
+    """
+    try:
+        import onnxruntime
+        from jax2onnx import to_onnx
+    except ImportError as error:
+        raise ImportError(f"--format=onnx needs jax2onnx and onnxruntime: pip install -e .[onnx] ({error})") from error
+    encoder = encoder.with_model(conv_impl="dot")
+    graph, state = nnx.split(encoder.module)
+    size, out = encoder.config.augment.size, Path(out)
+    partial = out.with_name(out.name + ".partial")
+    to_onnx(
+        lambda images: nnx.merge(graph, state)(images),
+        [("n", size, size, 3)],
+        return_mode="file",
+        output_path=str(partial),
+        input_names=["images"],
+        output_names=["features"],
+    )
+    images = np.random.default_rng(0).standard_normal((3, size, size, 3)).astype(np.float32)
+    expected = np.asarray(jax.jit(lambda state, images: nnx.merge(graph, state)(images))(state, images))
+    session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
+    (features,) = session.run(None, {"images": images})
+    error = np.abs(features - expected).max() / np.abs(expected).max()
+    if not error < TOLERANCE:
+        partial.unlink()
+        raise DataError(
+            "ONNX features", f"{error:.1e} away", f"within {TOLERANCE:g}", "Try another version of jax2onnx."
+        )
+    partial.replace(out)
+    augment = encoder.config.augment
+    return (
+        f"images float32 [n, {size}, {size}, 3] -> features float32 [n, {encoder.features}]; first resize to {size}, "
+        f"scale to 0..1, take off {tuple(augment.mean)} and divide by {tuple(augment.std)}"
+    )
+
+
+# An encoder as a .safetensors file under the names of timm (or, for the layouts of CLIP, of open_clip).
+
+
+SHAPE = ("encoder", "layout", "width", "stem", "patch_size")
+_TIMM_NAMES = {"ti": "tiny", "s": "small", "b": "base"}
+_TIMM_ACTIVATIONS = {"gelu": {}, "gelu_tanh": {"act_layer": "gelu_tanh"}}
+
+
+def export_safetensors(encoder: Encoder, out: str | Path) -> str:
+    """Writes the file and returns, in words, how to load it; also in the file's metadata, with mean, std and size."""
+    family = family_of(encoder.config)
+    arrays = to_theirs(FAMILIES[family], encoder.module, encoder.arrays)
+    if family == "resnet":  # what torch counts beside every running mean
+        counters = [name.replace("running_mean", "num_batches_tracked") for name in arrays if "running_mean" in name]
+        arrays |= {name: np.array(encoder.step, np.int64) for name in counters}
+    config, loading = encoder.config, how_to_load(encoder.config)
+    metadata = {
+        "format": "pt",
+        "load": loading,
+        "family": family,
+        "model": json.dumps({name: config.model[name] for name in SHAPE}),
+        "images": json.dumps(
+            {"size": config.augment.size, "mean": list(config.augment.mean), "std": list(config.augment.std)}
+        ),
+        "objective": config.objective.preset,
+        "step": str(encoder.step),
+    }
+    write_safetensors(out, arrays, metadata)
+    return loading
+
+
+def family_of(config) -> str:
+    """The family in whose names the encoder of a config is written."""
+    if not config.model.encoder.startswith("vit"):
+        return "resnet"
+    return "open_clip_vit" if config.model.layout in FAMILIES["open_clip_vit"].layouts else "timm_vit"
+
+
+def how_to_load(config) -> str:
+    """The call that makes the same model elsewhere, to be followed by load_state_dict(..., strict=True)."""
+    model, family = config.model, family_of(config)
+    if family == "resnet":
+        call = f"timm.create_model({model.encoder!r}, num_classes=0)"
+        odd = []
+        if model.width != 64:
+            odd.append(f"its first stage {model.width} channels wide, not 64, and the others in proportion")
+        if model.stem == "cifar":
+            odd.append("a 3x3 stem of stride 1 without max-pool")
+        return call + (f" but with {' and '.join(odd)}" if odd else "")
+    layout, shape = LAYOUTS[model.layout], VARIANTS[model.encoder.removeprefix("vit_")]
+    if family == "open_clip_vit":
+        quick = model.layout == "openai_clip"
+        return (
+            f"the image tower of open_clip.model.CLIP with vision_cfg=dict(layers={shape.depth}, "
+            f"width={shape.width}, head_width={shape.width // shape.heads}, patch_size={model.patch_size}, "
+            f"image_size={config.augment.size}), "
+            f"quick_gelu={quick}; its visual.proj is not in the file"
+        )
+    options = {"img_size": config.augment.size, "patch_size": model.patch_size, "num_classes": 0}
+    if not layout.token:
+        options |= {"class_token": False, "global_pool": "avg", "fc_norm": False}
+    options |= _TIMM_ACTIVATIONS[layout.activation]
+    name = f"vit_{_TIMM_NAMES[model.encoder.removeprefix('vit_')]}_patch16_224"
+    return f"timm.create_model({name!r}, {', '.join(f'{key}={value!r}' for key, value in options.items())})"

@@ -1,0 +1,253 @@
+"""A target graph as data: a source, what is done to its similarities, a normalizer; or a mixture of such graphs."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xsample_jax.errors import DataError
+from xsample_jax.graphs.sources import REQUIRES, SOURCES
+from xsample_jax.registry import Choice, name_of, options_of, resolve
+
+# From similarities to target distributions: the rows of a target graph T sum to one over the valid keys.
+#
+# Every normalizer is `f(similarity [A, K], valid bool [A, K], target_temperature) -> T [A, K]`, zero where invalid.
+
+
+MASKED = -1e9  # finite, so that 0 * MASKED is 0 and never NaN
+
+
+def softmax(similarity: jax.Array, valid: jax.Array, target_temperature: float) -> jax.Array:
+    """T_ik = exp(G_ik / tau_s) / sum over valid k of the same (X-CLR)."""
+    logits = jnp.where(valid, similarity / target_temperature, MASKED)
+    return jnp.where(valid, jax.nn.softmax(logits, axis=-1), 0.0)
+
+
+def row_sum(similarity: jax.Array, valid: jax.Array, target_temperature: float | None = None) -> jax.Array:
+    """T_ik = G_ik / sum over valid k of G_ik (SupCon, CWCL), for G >= 0. A row without any positive stays all zero."""
+    del target_temperature
+    weight = jnp.where(valid, similarity, 0.0)
+    return weight / jnp.maximum(weight.sum(axis=-1, keepdims=True), 1e-12)
+
+
+def sinkhorn(similarity: jax.Array, valid: jax.Array, target_temperature: float, *, iterations: int = 3) -> jax.Array:
+    """Balanced assignment (Cuturi 2013; SwAV, arXiv 2006.09882): exp(G / tau_s), then columns and rows in turn.
+
+    Columns are scaled to sum to A / K, rows to 1, `iterations` times; rows last, so that every row is a distribution.
+    """
+    rows, columns = similarity.shape
+    largest = jax.lax.stop_gradient(jnp.max(jnp.where(valid, similarity, MASKED)))
+    plan = jnp.where(valid, jnp.exp((similarity - largest) / target_temperature), 0.0)
+    for _ in range(iterations):
+        plan = plan * (rows / columns) / jnp.maximum(plan.sum(axis=0, keepdims=True), 1e-30)
+        plan = plan / jnp.maximum(plan.sum(axis=1, keepdims=True), 1e-30)
+    return plan
+
+
+def none(similarity: jax.Array, valid: jax.Array, target_temperature: float | None = None) -> jax.Array:
+    """T_ik = G_ik: for the links that look at single pairs, and for sums over positives instead of means."""
+    del target_temperature
+    return jnp.where(valid, similarity, 0.0)
+
+
+NORMALIZERS = {"softmax": softmax, "row_sum": row_sum, "sinkhorn": sinkhorn, "none": none}
+WITH_TEMPERATURE = ("softmax", "sinkhorn")
+NON_NEGATIVE = ("row_sum", "none")  # normalizers that need similarities >= 0: cosines are not
+
+
+# Changes of a similarity before it is normalized: `f(similarity [A, K], valid [A, K], **options) -> [A, K]`.
+
+
+def affine(similarity: jax.Array, valid: jax.Array, *, scale: float = 0.5, offset: float = 0.5) -> jax.Array:
+    """scale * G + offset; the defaults map cosines to [0, 1] (CWCL, arXiv 2309.14580)."""
+    del valid
+    return scale * similarity + offset
+
+
+def power(similarity: jax.Array, valid: jax.Array, *, exponent: float) -> jax.Array:
+    """max(G, 0) ** exponent: a larger exponent keeps only close neighbors."""
+    del valid
+    return jnp.maximum(similarity, 0.0) ** exponent
+
+
+def threshold(similarity: jax.Array, valid: jax.Array, *, at: float, binary: bool = False) -> jax.Array:
+    """Similarities below `at` become 0; with `binary` the others become 1."""
+    del valid
+    kept = similarity >= at
+    return kept.astype(similarity.dtype) if binary else jnp.where(kept, similarity, 0.0)
+
+
+def top_k(similarity: jax.Array, valid: jax.Array, *, k: int, masked: bool = True) -> jax.Array:
+    """Keeps the k most similar valid keys of every row (more on ties); the others become -1e9, or 0 if not `masked`."""
+    among = jnp.where(valid, similarity, -jnp.inf)
+    lowest = jax.lax.top_k(among, min(k, similarity.shape[-1]))[0][:, -1:]
+    return jnp.where(among >= lowest, similarity, MASKED if masked else 0.0)
+
+
+TRANSFORMS = {"affine": affine, "power": power, "threshold": threshold, "top_k": top_k}
+LOCAL = ("affine", "power", "threshold")  # what a tile can do without seeing the whole row
+
+
+def bounds_after(transforms: Sequence[Choice], lowest: float = -1.0, highest: float = 1.0) -> tuple[float, float]:
+    """Between which values similarities within [lowest, highest] lie after some of the LOCAL transforms."""
+    for transform in transforms:
+        change = resolve(TRANSFORMS, transform, "graph.transforms")
+        with jax.ensure_compile_time_eval():
+            ends = [float(change(jnp.asarray(end), None)) for end in (lowest, highest)]
+        # affine may turn them around; the others put what is small to 0, and may keep what is below it.
+        if name_of(transform) != "affine":
+            ends += [0.0, lowest]
+        lowest, highest = min(ends), max(ends)
+    return lowest, highest
+
+
+# Choosing tau_s: what the target softmax says depends on the batch size and on how a text encoder spreads its
+# cosines.
+#
+# Instead of a number the target temperature may be a rule on the batch at hand, solved by bisection on log tau_s:
+#
+#     neighbors   exp(mean entropy of the rows of T) = count            how many keys a row points at
+#     same_mass    mean target mass on keys with the anchor's own text (similarity 1) = mass
+
+
+LOWEST, HIGHEST, STEPS, ROWS = 1e-3, 1e2, 40, 256
+SAME = 1 - 1e-3  # float16 embeddings of one text have a cosine of 1 to about this
+
+
+def neighbors(similarity: jax.Array, valid: jax.Array, *, count: float) -> jax.Array:
+    """tau_s at which a row of T has `count` effective neighbors."""
+
+    def effective(tau_s):
+        graph = softmax(similarity, valid, tau_s)
+        entropy = -jnp.sum(jnp.where(graph > 0, graph * jnp.log(jnp.where(graph > 0, graph, 1.0)), 0.0), axis=-1)
+        return jnp.exp(jnp.mean(entropy))
+
+    return _rising(effective, count)
+
+
+def same_mass(similarity: jax.Array, valid: jax.Array, *, mass: float) -> jax.Array:
+    """tau_s at which rows that have a key with their own text put the mass `mass` on such keys."""
+    same = valid & (similarity >= SAME)
+    has_one = jnp.any(same, axis=-1)
+
+    def elsewhere(tau_s):
+        on_same = jnp.sum(jnp.where(same, softmax(similarity, valid, tau_s), 0.0), axis=-1)
+        return 1 - jnp.sum(jnp.where(has_one, on_same, 0.0)) / jnp.maximum(jnp.sum(has_one), 1)
+
+    return _rising(elsewhere, 1 - mass)
+
+
+RULES = {"neighbors": neighbors, "same_mass": same_mass}
+
+
+def solve_temperature(rule: Choice | float, similarity: jax.Array, valid: jax.Array) -> jax.Array | float:
+    """tau_s from a number (itself) or a rule on the first 256 rows of a batch. No gradient."""
+    if isinstance(rule, float | int):
+        return rule
+    solve = resolve(RULES, rule, "target_temperature")
+    return jax.lax.stop_gradient(solve(similarity[:ROWS], valid[:ROWS]))
+
+
+def _rising(value: Callable[[jax.Array], jax.Array], wanted: float) -> jax.Array:
+    """The tau_s in [1e-3, 1e2] at which a rising function is `wanted`; an end of the range if it never is."""
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low + high) / 2
+        below = value(jnp.exp(middle)) < wanted
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    low, high = jax.lax.fori_loop(0, STEPS, halve, (jnp.log(LOWEST), jnp.log(HIGHEST)))
+    return jnp.exp((low + high) / 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """One target graph.
+
+    Attributes:
+      source: what should be similar (graphs/sources.py).
+      normalizer: how rows become distributions (graphs/targets.py).
+      transforms: changes of the similarity in between (graphs/targets.py), in order.
+      target_temperature: tau_s of the normalizer, a number or a rule (graphs/targets.py); None: the objective's.
+    """
+
+    source: Choice = "identity"
+    normalizer: Choice = "row_sum"
+    transforms: tuple[Choice, ...] = ()
+    target_temperature: Choice | float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """sum_m weights[m] * T_m: label smoothing, and hard targets softened by a teacher (SCE, ALBEF)."""
+
+    graphs: tuple[Graph, ...]
+    weights: tuple[float, ...]
+
+
+def parts_of(graph: Graph | Mixture) -> tuple[Graph, ...]:
+    """The single graphs of a graph."""
+    return graph.graphs if isinstance(graph, Mixture) else (graph,)
+
+
+def similarity(graph: Graph, u: dict, v: dict, valid: jax.Array | None) -> jax.Array:
+    """The transformed similarities [A, K] of one graph, before the normalizer.
+
+    On a tile `valid` is None: its transforms (transforms.LOCAL) do not look at it.
+    """
+    values = resolve(SOURCES, graph.source, "graph.source")(u, v)
+    for transform in graph.transforms:
+        values = resolve(TRANSFORMS, transform, "graph.transforms")(values, valid)
+    return values
+
+
+def target(graph: Graph | Mixture, u: dict, v: dict, valid: jax.Array, target_temperature) -> jax.Array:
+    """The target T [A, K] of a graph over the valid pairs. No gradient flows into it."""
+    if isinstance(graph, Mixture):
+        parts = [target(part, u, v, valid, target_temperature) for part in graph.graphs]
+        return sum(weight * part for weight, part in zip(graph.weights, parts, strict=True))
+    values = similarity(graph, u, v, valid)
+    tau_s = solve_temperature(graph.target_temperature or target_temperature, values, valid)
+    normalize = resolve(NORMALIZERS, graph.normalizer, "graph.normalizer")
+    return jax.lax.stop_gradient(normalize(values, valid, tau_s))
+
+
+def requires(graph: Graph | Mixture) -> frozenset[str]:
+    """Entries of a batch that the graph reads, besides the id."""
+    return frozenset(name for part in parts_of(graph) for name in REQUIRES.get(name_of(part.source), ()))
+
+
+def describe(graph: Graph | Mixture) -> str:
+    """The graph in a line, as "softmax(caption)" or "0.9 row_sum(identity) + 0.1 row_sum(uniform)"."""
+    if isinstance(graph, Mixture):
+        parts = zip(graph.weights, graph.graphs, strict=True)
+        return " + ".join(f"{weight:g} {describe(part)}" for weight, part in parts)
+    inner = _word(graph.source)
+    for transform in graph.transforms:
+        inner = f"{_word(transform)} of {inner}"
+    return f"{_word(graph.normalizer)}({inner})" if name_of(graph.normalizer) != "none" else inner
+
+
+def _word(choice: Choice) -> str:
+    options = ", ".join(f"{name}={value}" for name, value in options_of(choice).items())
+    return name_of(choice) + (f"[{options}]" if options else "")
+
+
+def fold_views(graph: np.ndarray, views: int) -> np.ndarray:
+    """Folds a row-stochastic graph over rows to one over images.
+
+    Args:
+      graph: float [V*B, V*B], row = image * V + view.
+
+    Returns:
+      float32 [B, B]: mean over the views of the row's image, sum over the views of the column's image. Rows still sum
+      to 1 and the diagonal is the mass on an image's own other views.
+    """
+    graph = np.asarray(graph, np.float64)
+    count, rest = divmod(len(graph), views)
+    if rest or graph.shape != (len(graph), len(graph)):
+        raise DataError("graph", graph.shape, f"a square whose side is a multiple of the {views} views")
+    return graph.reshape(count, views, count, views).sum(axis=3).mean(axis=1).astype(np.float32)

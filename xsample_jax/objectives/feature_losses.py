@@ -1,0 +1,99 @@
+"""Terms that look at embeddings rather than at pairs of the graph: feature correlations, alignment, uniformity.
+
+Every term is `f(x [A, D], y [A, D], **options) -> scalar`; the rows of x and y belong to the same images.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from xsample_jax.ops import products, squared_distances
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def align(x: jax.Array, y: jax.Array, *, power: float = 2.0) -> jax.Array:
+    """mean |x_i - y_i|^power (Wang and Isola, arXiv 2005.10242)."""
+    return jnp.mean(jnp.sum((x - y) ** 2, axis=-1) ** (power / 2))
+
+
+def uniform(x: jax.Array, y: jax.Array, *, t: float = 2.0) -> jax.Array:
+    """log of the mean over pairs i != k of exp(-t |x_i - x_k|^2) (Wang and Isola); y is not read."""
+    del y
+    return _log_mean_kernel(x, x, t)
+
+
+def cross_uniform(x: jax.Array, y: jax.Array, *, t: float = 2.0) -> jax.Array:
+    """The same between modalities, over pairs i != k of different samples (arXiv 2405.18570)."""
+    return _log_mean_kernel(x, y, t)
+
+
+def barlow_twins(x: jax.Array, y: jax.Array, *, off_diagonal: float = 5e-3) -> jax.Array:
+    """Cross-correlation of standardized features to the identity (arXiv 2103.03230, eq. 1)."""
+    correlation = jnp.matmul(_standardized(x).T, _standardized(y), precision=HIGHEST) / len(x)
+    diagonal = jnp.diagonal(correlation)
+    return jnp.sum((diagonal - 1) ** 2) + off_diagonal * (jnp.sum(correlation**2) - jnp.sum(diagonal**2))
+
+
+def vicreg(
+    x: jax.Array,
+    y: jax.Array,
+    *,
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
+    unit_rows: bool = False,
+) -> jax.Array:
+    """Invariance, hinge on the standard deviation, off-diagonal covariance (arXiv 2105.04906, eq. 6).
+
+    The hinge asks every dimension for a standard deviation of 1, which rows of length one cannot have: with
+    `unit_rows` they are first scaled to the length sqrt(D), where rows in all directions have just that.
+    """
+    if unit_rows:
+        x, y = (z * jnp.sqrt(z.shape[-1]) for z in (x, y))
+    hinge = 0.5 * sum(jnp.mean(jax.nn.relu(1 - jnp.sqrt(jnp.var(z, axis=0, ddof=1) + 1e-4))) for z in (x, y))
+    off = sum(_off_diagonal_covariance(z) for z in (x, y))
+    return invariance * jnp.mean((x - y) ** 2) + variance * hinge + covariance * off
+
+
+def spectral(x: jax.Array, y: jax.Array) -> jax.Array:
+    """-2 mean <x_i, y_i> + mean over i != k of <x_i, y_k>^2 (arXiv 2106.04156, eq. 6)."""
+    similarity = products(x, y)
+    diagonal = jnp.diagonal(similarity)
+    count = len(x)
+    return -2 * jnp.mean(diagonal) + (jnp.sum(similarity**2) - jnp.sum(diagonal**2)) / (count * (count - 1))
+
+
+def cyclic(x: jax.Array, y: jax.Array, *, in_modal: float = 0.25, cross_modal: float = 0.25) -> jax.Array:
+    """CyCLIP's consistency (arXiv 2205.14459, eqs. 3, 4): x.x' against y.y', and x.y' against y.x', squared.
+
+    Multiplied by the batch size as in the published code (a sum over keys, a mean over anchors). `in_modal` and
+    `cross_modal` weight the two parts; divide x and y by sqrt(tau) for its logits.
+    """
+    xx, yy, xy = (products(a, b) for a, b in ((x, x), (y, y), (x, y)))
+    return len(x) * (in_modal * jnp.mean((xx - yy) ** 2) + cross_modal * jnp.mean((xy - xy.T) ** 2))
+
+
+def _log_mean_kernel(x: jax.Array, y: jax.Array, t: float) -> jax.Array:
+    off = ~jnp.eye(len(x), dtype=bool)
+    return jax.nn.logsumexp(-t * squared_distances(x, y), b=off) - jnp.log(len(x) * (len(x) - 1))
+
+
+def _standardized(x: jax.Array) -> jax.Array:
+    return (x - x.mean(axis=0)) * jax.lax.rsqrt(jnp.var(x, axis=0) + 1e-5)
+
+
+def _off_diagonal_covariance(x: jax.Array) -> jax.Array:
+    centered = x - x.mean(axis=0)
+    covariance = jnp.matmul(centered.T, centered, precision=HIGHEST) / (len(x) - 1)
+    return (jnp.sum(covariance**2) - jnp.sum(jnp.diagonal(covariance) ** 2)) / x.shape[-1]
+
+
+FEATURE_TERMS = {
+    "align": align,
+    "uniform": uniform,
+    "cross_uniform": cross_uniform,
+    "barlow_twins": barlow_twins,
+    "vicreg": vicreg,
+    "spectral": spectral,
+    "cyclic": cyclic,
+}

@@ -1,0 +1,351 @@
+"""From a config to an objective: a preset with some of its values replaced, or terms written out in full."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Collection, Mapping
+
+from xsample_jax.errors import ConfigError, UserError, did_you_mean, lookup, raise_all
+from xsample_jax.graphs.sources import SOURCES
+from xsample_jax.graphs.targets import (
+    NON_NEGATIVE,
+    NORMALIZERS,
+    TRANSFORMS,
+    WITH_TEMPERATURE,
+    Graph,
+    Mixture,
+    describe,
+    parts_of,
+)
+from xsample_jax.graphs.targets import RULES as TARGET_RULES
+from xsample_jax.objectives.cross_entropy import AGGREGATES, DENOMINATORS
+from xsample_jax.objectives.feature_losses import FEATURE_TERMS
+from xsample_jax.objectives.objective import Objective
+from xsample_jax.objectives.presets import PRESETS
+from xsample_jax.objectives.slots import LINKS, MIXERS, NEGATIVES, SIMILARITIES, TEMPERATURES, WEIGHTS
+from xsample_jax.objectives.terms import FeatureTerm, Rows, Term
+from xsample_jax.registry import name_of, options_of, resolve
+
+# A term written as plain data (config objective.terms): dicts, names and numbers, each of the type of its field.
+
+
+def term_from_dict(values: Mapping, field: str) -> Term | FeatureTerm:
+    """A term from plain data; ConfigError for a field that a term does not have."""
+    values = dict(values)
+    kind = FeatureTerm if "name" in values else Term
+    values = {name: _value(name, value, field) for name, value in values.items()}
+    return _made(kind, values, field)
+
+
+def _value(name: str, value, field: str):
+    """Plain data of one field as what a term holds."""
+    if name in ("anchors", "x", "y"):
+        return _rows(value, f"{field}.{name}")
+    if name == "keys" and isinstance(value, list | tuple):
+        return tuple(_rows(rows, f"{field}.keys") for rows in value)
+    if name == "keys":
+        return _rows(value, f"{field}.keys")
+    if name == "graph":
+        return _graph(value, f"{field}.graph")
+    return value
+
+
+def _rows(value, field: str) -> Rows:
+    if isinstance(value, str):
+        return Rows(value)
+    if not isinstance(value, Mapping):
+        raise ConfigError(field, value, "a block, as 'image', or a dict, as {'block': 'image', 'view': 0}")
+    values = {name: _rows(part, field) if name in ("beside", "times") else part for name, part in value.items()}
+    return _made(Rows, values, field)
+
+
+def _graph(value, field: str) -> Graph | Mixture:
+    if isinstance(value, str):
+        return Graph(value)
+    if not isinstance(value, Mapping):
+        raise ConfigError(field, value, "a source, as 'caption', or a dict, as {'source': 'caption'}")
+    values = {name: tuple(part) if isinstance(part, list) else part for name, part in value.items()}
+    if isinstance(values.get("graphs"), tuple):
+        values["graphs"] = tuple(_graph(part, field) for part in values["graphs"])
+        return _made(Mixture, {"weights": ()} | values, field)
+    return _made(Graph, values, field)
+
+
+def _made(kind: type, values: dict, field: str):
+    known = [item.name for item in dataclasses.fields(kind)]
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"{field}.{name}", values[name], f"a field of {kind.__name__}", did_you_mean(name, known))
+    hints = typing.get_type_hints(kind)
+    for name, value in values.items():
+        if not _fits(hints[name], value):
+            raise ConfigError(f"{field}.{name}", value, _in_words(hints[name]))
+    return kind(**values)
+
+
+def _fits(hint, value) -> bool:
+    """Whether a value is of an annotated type: a union, tuple[X, ...], or a class."""
+    if isinstance(hint, types.UnionType):
+        return any(_fits(one, value) for one in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(typing.get_args(hint)[0], one) for one in value)
+    if hint is not bool and isinstance(value, bool):
+        return False
+    return isinstance(value, int | float if hint is float else hint)
+
+
+def _in_words(hint) -> str:
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_in_words(one) for one in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return f"a tuple, each {_in_words(typing.get_args(hint)[0])}"
+    words = {str: "a name", Mapping: "a dict with a name and options", bool: "true or false", types.NoneType: "None"}
+    return words.get(hint) or {int: "an integer", float: "a number"}.get(hint, hint.__name__)
+
+
+# Sources whose values can be negative: a row sum of them is no distribution.
+SIGNED = ("caption", "class_text", "teacher", "self_similarity", "text_similarity", "swapped", "swapped_keys", "random")
+
+# Sources that are above zero for every pair, and rules that look for negatives among the pairs whose target is zero.
+NEVER_ZERO = ("uniform", "kernel", "hierarchy")
+AMONG_ZEROS = ("not_positive", "hardest", "importance")
+
+# What each choice of a term is looked up in; numbers stand for themselves.
+CHOICES = {
+    "similarity": SIMILARITIES,
+    "temperature": TEMPERATURES,
+    "denominator": DENOMINATORS,
+    "negatives": NEGATIVES,
+    "aggregate": AGGREGATES,
+    "row_weight": WEIGHTS,
+    "attraction": WEIGHTS,
+    "repulsion": WEIGHTS,
+    "mixer": MIXERS,
+}
+
+# What a source or a block of rows reads that only some objectives have: attribute of Objective.
+SOURCE_NEEDS = {"teacher": "teacher", "text_similarity": "text", "second_label": "gate"}
+BLOCK_NEEDS = {
+    "image": None,
+    "text": "text",
+    "teacher": "teacher",
+    "queue": "queue",
+    "neighbors": "queue",
+    "prototypes": "prototypes",
+    "local": "local_views",
+    "predicted": "predictor",
+}
+SETTABLE = ("teacher", "queue", "prototypes")  # of them, what a config can ask for
+VIEWS_OF = {"text": 1, "queue": 0, "prototypes": 0}  # blocks whose views are known without a batch; 0: has none
+OF_VIEWS = ("image", "teacher", "predicted", "neighbors")  # blocks with one row per view
+
+
+def build_objective(config) -> Objective:
+    """The objective of the section `config.objective`: its preset, with the config's values where it has any.
+
+    `objective.terms` replaces the preset's terms: a tuple of dicts with the fields of Term (or of FeatureTerm, for one
+    with a `name`). Raises Problems (a ConfigError) with everything that is wrong.
+    """
+    objective = lookup(PRESETS, config["preset"], "objective.preset").objective
+    fields = ("temperature", "learn_temperature", "target_temperature", "teacher", "queue", "prototypes")
+    changes = {name: config[name] for name in fields if config[name] is not None}
+    changes["center"] = config["center"]
+    rules = {"neighbors": ("count", config["target_neighbors"]), "same_mass": ("mass", config["target_same_mass"])}
+    for rule, (option, value) in rules.items():
+        if value is not None:
+            changes["target_temperature"] = {"name": rule, option: value}
+    if config["terms"] is not None:
+        made = _each_term(config["terms"])
+        changes["terms"] = tuple(term for term in made if isinstance(term, Term))
+        changes["feature_terms"] = tuple(term for term in made if isinstance(term, FeatureTerm))
+    objective = dataclasses.replace(objective, **changes)
+    if config["graph"] is not None:
+        lookup(SOURCES, config["graph"], "objective.graph")
+        if not objective.terms:
+            raise _no_single_graph(config["graph"])
+        objective = dataclasses.replace(
+            objective, terms=tuple(_with_source(term, config["graph"]) for term in objective.terms)
+        )
+    raise_all(list(find_problems(objective)), "the objective")
+    return objective
+
+
+def presets_that_read(available: Collection[str]) -> tuple[str, ...]:
+    """Names of the presets that need nothing of a batch but the entries `available` and the id."""
+    return tuple(name for name, preset in PRESETS.items() if preset.objective.requires <= {"id", *available})
+
+
+def find_problems(objective: Objective):
+    """Yields one ConfigError for everything in an objective that is unknown or does not go together."""
+    for number, term in enumerate(objective.terms):
+        field = f"objective.terms[{number}]"
+        yield from _unknown(LINKS | {"softmax": None}, term.link, f"{field}.link", skip=("softmax",))
+        for name, registry in CHOICES.items():
+            choice = getattr(term, name)
+            if choice is not None and not isinstance(choice, int | float):
+                yield from _unknown(registry, choice, f"{field}.{name}")
+        yield from _not_positive(term.temperature, f"{field}.temperature")
+        if "by" in options_of(term.denominator):
+            yield from _unknown(SOURCES, term.denominator["by"], f"{field}.denominator.by")
+        if term.reduce not in ("rows", "pairs"):
+            yield ConfigError(f"{field}.reduce", term.reduce, "rows or pairs")
+        if term.mixer is not None and name_of(term.similarity) != "dot":
+            yield ConfigError(f"{field}.similarity", term.similarity, "dot for a term with a mixer")
+        if isinstance(term.graph, Mixture) and len(term.graph.weights) != len(term.graph.graphs):
+            expected = f"one weight for each of the {len(term.graph.graphs)} graphs"
+            yield ConfigError(f"{field}.graph.weights", term.graph.weights, expected)
+        yield from _no_negatives(term, f"{field}.graph")
+        for part in parts_of(term.graph):
+            yield from _missing(SOURCE_NEEDS, name_of(part.source), objective, f"{field}.graph.source")
+            yield from _target_temperature(part.target_temperature, f"{field}.graph.target_temperature")
+            yield from _unknown(SOURCES, part.source, f"{field}.graph.source")
+            yield from _unknown(NORMALIZERS, part.normalizer, f"{field}.graph.normalizer")
+            for transform in part.transforms:
+                yield from _unknown(TRANSFORMS, transform, f"{field}.graph.transforms")
+            if name_of(term.link) != "square":  # a regression has no weights that could be negative
+                yield from _negative_weights(part)
+    for number, term in enumerate(objective.feature_terms):
+        yield from _unknown(FEATURE_TERMS, term.name, f"objective.feature_terms[{number}].name")
+    for rows in objective.rows:
+        yield from _unknown_rows(rows, objective)
+    yield from _unused(objective)
+    yield from _not_positive(objective.temperature, "objective.temperature")
+    yield from _target_temperature(objective.target_temperature, "objective.target_temperature")
+    if not objective.terms and not objective.feature_terms:
+        yield ConfigError("objective.terms", (), "at least one term")
+    if objective.center and not any(
+        name_of(part.source) in ("caption", "class_text") for term in objective.terms for part in parts_of(term.graph)
+    ):
+        yield ConfigError(
+            "objective.center",
+            True,
+            "false: no target graph of this objective is made of text embeddings",
+            "Set --config.objective.center=false, or --config.objective.preset=xclr.",
+        )
+
+
+def reads_target_temperature(objective: Objective) -> bool:
+    """Whether any target of the objective has a tau_s that is the objective's, not the graph's own."""
+    graphs = [graph for term in objective.terms for graph in parts_of(term.graph)]
+    return any(g.target_temperature is None and name_of(g.normalizer) in WITH_TEMPERATURE for g in graphs)
+
+
+def needed_views(objective: Objective) -> int:
+    """Views of an image that the objective compares at least."""
+    of_views = [rows for found in objective.rows for rows in _nested(found) if rows.block in OF_VIEWS]
+    views = [1 if rows.view is None else rows.view + 1 for rows in of_views]
+    within = any(term.anchors == term.keys == Rows("image") for term in objective.terms)
+    return max([1, *views, 2 if within else 1])
+
+
+def _nested(rows: Rows) -> list[Rows]:
+    """The selection and those inside it."""
+    return [rows] + [part for inner in (rows.beside, rows.times) if inner is not None for part in _nested(inner)]
+
+
+def _each_term(terms: Collection[Mapping]) -> list[Term | FeatureTerm]:
+    """The terms of plain data; raises what is wrong with any of them at once."""
+    made, problems = [], []
+    for number, values in enumerate(terms):
+        try:
+            made.append(term_from_dict(values, f"objective.terms[{number}]"))
+        except ConfigError as error:
+            problems.append(error)
+    raise_all(problems, "the objective")
+    return made
+
+
+def _not_positive(value, field: str):
+    if isinstance(value, int | float) and not value > 0:
+        yield ConfigError(field, value, "a temperature > 0", "Usual: 0.05 to 1.")
+
+
+def _target_temperature(value, field: str):
+    if value is not None and not isinstance(value, int | float):
+        yield from _unknown(TARGET_RULES, value, field)
+    yield from _not_positive(value, field)
+
+
+def _missing(needs: Mapping, name: str, objective: Objective, field: str):
+    """One problem where `name` reads something that the objective does not have."""
+    attribute = needs.get(name)
+    if attribute is None:
+        return
+    value = getattr(objective, attribute)
+    if value or (attribute == "teacher" and value is not None):  # a teacher may have the momentum 0
+        return
+    having = ", ".join(sorted(key for key, preset in PRESETS.items() if getattr(preset.objective, attribute)))
+    expected = f"an objective with a {attribute.replace('_', ' ')}, which {name!r} is made of"
+    own = f"Set --config.objective.{attribute}, or take" if attribute in SETTABLE else "Take"
+    yield ConfigError(field, name, expected, f"{own} a preset that has one: {having}.")
+
+
+def _unused(objective: Objective):
+    """What an objective keeps up at a cost and no term reads."""
+    blocks = {part.block for rows in objective.rows for part in _nested(rows)}
+    sources = {name_of(part.source) for term in objective.terms for part in parts_of(term.graph)}
+    queue = bool(blocks & {"queue", "neighbors"})
+    read = {"teacher": queue or "teacher" in blocks | sources, "queue": queue, "prototypes": "prototypes" in blocks}
+    for name, used in read.items():
+        value = getattr(objective, name)
+        if value and not used:
+            having = ", ".join(sorted(key for key, preset in PRESETS.items() if getattr(preset.objective, name)))
+            fix = f"Set --config.objective.{name}=None, or take a preset that reads one: {having}."
+            yield ConfigError(f"objective.{name}", value, f"None: no term of this objective reads its {name}", fix)
+
+
+def _no_negatives(term: Term, field: str):
+    """One problem where negatives are the pairs without target, and the graph leaves none: such a loss is constant."""
+    if term.link != "softmax" or term.mixer is not None or name_of(term.negatives) not in AMONG_ZEROS:
+        return
+    for part in parts_of(term.graph):
+        soft = name_of(part.normalizer) in WITH_TEMPERATURE
+        if (soft or name_of(part.source) in NEVER_ZERO) and not part.transforms:
+            expected = f"a graph with zeros: the negatives {name_of(term.negatives)!r} are the pairs without target"
+            fix = "Use the graph label or identity, or a preset whose denominator has all pairs (supcon, xclr)."
+            yield ConfigError(field, describe(part), expected, fix)
+
+
+def _unknown_rows(rows: Rows, objective: Objective):
+    for part in _nested(rows):
+        found = list(_unknown(dict.fromkeys(BLOCK_NEEDS, len), part.block, "rows.block"))
+        found = found or list(_missing(BLOCK_NEEDS, part.block, objective, "rows.block"))
+        yield from found
+        views = {**VIEWS_OF, "local": objective.local_views}.get(part.block)
+        if not found and part.view is not None and (part.view < 0 or (views is not None and part.view >= views)):
+            limit = "None" if views == 0 else "a number from 0" + (f" to {views - 1}" if views else "")
+            yield ConfigError("rows.view", part.view, f"{limit} for the block {part.block!r}")
+
+
+def _with_source(term: Term, source: str) -> Term:
+    if not isinstance(term.graph, Graph) or term.anchors.block != "image" or term.keys != term.anchors:
+        raise _no_single_graph(source)
+    return dataclasses.replace(term, graph=dataclasses.replace(term.graph, source=source))
+
+
+def _no_single_graph(source: str) -> ConfigError:
+    return ConfigError(
+        "objective.graph",
+        source,
+        "None for a preset that does not compare images with images along one graph",
+        "Set --config.objective.graph=None, or --config.objective.preset=xclr.",
+    )
+
+
+def _negative_weights(graph: Graph):
+    if name_of(graph.source) in SIGNED and name_of(graph.normalizer) in NON_NEGATIVE and not graph.transforms:
+        yield ConfigError(
+            "objective.graph",
+            name_of(graph.source),
+            f"similarities >= 0 for the normalizer {name_of(graph.normalizer)!r}: cosines can be negative",
+            "Use a preset with a softmax, as --config.objective.preset=xclr, or the transform affine.",
+        )
+
+
+def _unknown(registry: dict, choice, field: str, skip: tuple[str, ...] = ()):
+    if choice in skip:
+        return
+    try:
+        resolve(registry, choice, field)
+    except UserError as error:
+        yield error

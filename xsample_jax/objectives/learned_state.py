@@ -1,0 +1,223 @@
+"""What an objective remembers between steps: an EMA encoder, a queue of keys, numbers of every image.
+
+The memory is a flat dict of arrays in the train state, so checkpoints keep it and a resumed run goes on bit-exactly:
+
+    teacher/PATH              parameters of the EMA encoder
+    queue/z [Q, D] ...        embeddings of past steps with their side information; queue/filled [Q], queue/next
+    image/log_average [n]     moving average of an image's denominator, as a logarithm (SogCLR)
+    image/temperature [n], image/velocity [n]     an image's own temperature and its momentum (iSogCLR)
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from xsample_jax.objectives.objective import Objective
+from xsample_jax.objectives.slots import initial_log_scale, learned_temperature
+from xsample_jax.objectives.terms import Block, Pairs, Term, key_block, log_denominators, negatives_of, pairs_of
+from xsample_jax.ops import products, unit_rows
+from xsample_jax.state import moved, start_average
+
+TEACHER, QUEUE, IMAGE = "teacher/", "queue/", "image/"
+UNSEEN = -1e9  # log_average of an image that no step has seen yet
+
+# SogCLR and iSogCLR (arXiv 2202.12387, 2305.11965): values of the published unimodal code.
+GAMMA, RHO, STEP, MOMENTUM, CLIP = 0.8, 6.0, 1e-3, 0.9, 3.0
+COLDEST, WARMEST = 0.05, 1.0
+
+
+def init_memory(
+    objective: Objective,
+    params: Mapping[str, jax.Array],
+    width: int,
+    images: int,
+    side: Mapping[str, jax.ShapeDtypeStruct],
+) -> dict[str, jax.Array]:
+    """The memory before the first step.
+
+    Args:
+      params: parameters of the model, which the teacher starts as.
+      width: D of the embeddings; images: number of images of the training split.
+      side: shapes [B, ...] of the batch entries that the queue keeps beside the embeddings.
+    """
+    memory = {}
+    if objective.teacher is not None:
+        of_model = {name: value for name, value in params.items() if not name.startswith("objective/")}
+        memory |= {TEACHER + name: value for name, value in start_average(of_model).items()}
+    if objective.queue:
+        size = objective.queue
+        memory |= {QUEUE + name: jnp.zeros((size, *leaf.shape[1:]), leaf.dtype) for name, leaf in side.items()}
+        memory[QUEUE + "z"] = jnp.zeros((size, width), jnp.float32)
+        memory[QUEUE + "filled"] = jnp.zeros((size,), bool)
+        memory[QUEUE + "next"] = jnp.zeros((), jnp.int32)
+    if objective.memory is not None:
+        memory[IMAGE + "log_average"] = jnp.full((images,), UNSEEN, jnp.float32)
+    if objective.memory == "temperature":
+        memory[IMAGE + "temperature"] = jnp.full((images,), objective.temperature, jnp.float32)
+        memory[IMAGE + "velocity"] = jnp.zeros((images,), jnp.float32)
+    return memory
+
+
+def teacher_params(memory: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Parameters of the EMA encoder."""
+    return {name.removeprefix(TEACHER): value for name, value in memory.items() if name.startswith(TEACHER)}
+
+
+def move_teacher(memory: Mapping[str, jax.Array], params: Mapping[str, jax.Array], momentum: float) -> dict:
+    """The teacher one step closer to the parameters: momentum * teacher + (1 - momentum) * parameters."""
+    return {TEACHER + name: value for name, value in moved(teacher_params(memory), params, momentum).items()}
+
+
+def queue_block(memory: Mapping[str, jax.Array]) -> Block:
+    """The queue as keys; what was never filled is no valid key. The teacher graph reads the keys themselves."""
+    side = {name.removeprefix(QUEUE): value for name, value in memory.items() if name.startswith(QUEUE)}
+    side = {name: value for name, value in side.items() if name not in ("z", "next")}
+    return key_block(memory[QUEUE + "z"], teacher=memory[QUEUE + "z"], **side)
+
+
+def nearest(memory: Mapping[str, jax.Array], z: jax.Array) -> jax.Array:
+    """The most similar queue entry of every row, without gradient; the row itself while the queue is empty. [n, D]."""
+    z, queue, filled = jax.lax.stop_gradient(z), memory[QUEUE + "z"], memory[QUEUE + "filled"]
+    best = jnp.argmax(jnp.where(filled[None, :], products(z, queue), -jnp.inf), axis=1)
+    return jnp.where(jnp.any(filled), queue[best], z)
+
+
+def push(memory: Mapping[str, jax.Array], keys: Block) -> dict[str, jax.Array]:
+    """The queue after `keys` [n, ...] have taken the place of its oldest entries."""
+    size, start = len(memory[QUEUE + "filled"]), memory[QUEUE + "next"]
+    count = len(keys["z"])
+    if count > size:
+        keys = {name: value[:size] for name, value in keys.items()}
+        count = size
+    places = (start + jnp.arange(count)) % size
+    new = {}
+    for name, value in memory.items():
+        if name.startswith(QUEUE) and name != QUEUE + "next":
+            entry = keys["filled"] if name == QUEUE + "filled" else keys[name.removeprefix(QUEUE)]
+            new[name] = value.at[places].set(jax.lax.stop_gradient(entry).astype(value.dtype))
+    return new | {QUEUE + "next": (start + count) % size}
+
+
+def recall(
+    objective: Objective, blocks: Mapping[str, Block], memory: Mapping[str, jax.Array], batch: Mapping, temperature
+) -> tuple[dict[str, Block], dict[str, jax.Array]]:
+    """The blocks with what is remembered of their images, and the memory after this batch (but for the teacher).
+
+    Denominators are averaged before the loss reads them, so that an image seen for the first time has its own value.
+    """
+    blocks, new = dict(blocks), dict(memory)
+    images = len(batch["id"])
+    if objective.queue:
+        keys = blocks["teacher"] if objective.teacher is not None else blocks["image"]
+        new |= push(memory, {name: value[:: len(keys["z"]) // images] for name, value in keys.items()})
+    if objective.memory is None:
+        return blocks, new
+    index, views = batch["index"], len(blocks["image"]["z"]) // images
+    own = objective.memory == "temperature"
+    image = blocks["image"]
+    if own:
+        image = image | {"anchor_temperature": jnp.repeat(memory[IMAGE + "temperature"][index], views)}
+    term = objective.terms[0]
+    still, tau = jax.lax.stop_gradient((blocks | {"image": image}, temperature))
+    pairs = pairs_of(term, still, images, tau, objective.target_temperature)
+    log_average = averaged(memory, index, denominator_means(term, pairs, images, gap=own))
+    new[IMAGE + "log_average"] = memory[IMAGE + "log_average"].at[index].set(log_average)
+    if own:
+        new |= cool_temperatures(memory, index, term, pairs, log_average, images)
+    blocks["image"] = image | {"log_average": jnp.repeat(log_average, views)}
+    return blocks, new
+
+
+def averaged(
+    memory: Mapping[str, jax.Array], index: jax.Array, log_means: jax.Array, gamma: float = GAMMA
+) -> jax.Array:
+    """log of (1 - gamma) u + gamma mean for the images `index` [B]; their first mean itself when unseen. [B]."""
+    before = memory[IMAGE + "log_average"][index]
+    mixed = jnp.logaddexp(before + jnp.log1p(-gamma), log_means + jnp.log(gamma))
+    return jnp.where(before <= UNSEEN, log_means, mixed)
+
+
+def denominator_means(term: Term, pairs: Pairs, images: int, gap: bool) -> jax.Array:
+    """log of the mean of e^S over the negatives of each image [B], views averaged; with `gap` of e^{S - S+}."""
+    values = log_denominators(term, pairs)
+    values = values - jnp.log(jnp.maximum(jnp.sum(negatives_of(term, pairs), axis=-1), 1))
+    if gap:
+        values = values - jnp.sum(pairs.target * pairs.logits, axis=-1)
+    by_image = values.reshape(images, -1)
+    return jax.nn.logsumexp(by_image, axis=1) - jnp.log(by_image.shape[1])
+
+
+def cool_temperatures(
+    memory: Mapping[str, jax.Array], index: jax.Array, term: Term, pairs: Pairs, log_average: jax.Array, images: int
+) -> dict[str, jax.Array]:
+    """One step of gradient descent on the temperatures of the images of a batch (iSogCLR, alg. 1, lines 7-9).
+
+    d/d tau of  tau log mean_k e^{h_k / tau} + tau rho,  h_k = s_k - s_+:  log u + rho - sum_k w_k h_k / tau, with k
+    over the negatives of all views of the image and w_k in proportion to e^{h_k / tau}.
+    """
+    tau = memory[IMAGE + "temperature"][index]
+    positive = jnp.sum(pairs.target * pairs.logits, axis=-1, keepdims=True)
+    gaps = pairs.logits - positive  # h_k / tau
+    negative = negatives_of(term, pairs) > 0
+    weights = jax.nn.softmax(jnp.where(negative, gaps, -1e9).reshape(images, -1), axis=-1)
+    mean_gap = jnp.sum(weights * jnp.where(negative, gaps, 0.0).reshape(images, -1), axis=-1)
+    slope = jnp.clip(log_average + RHO - mean_gap, -CLIP, CLIP)
+    velocity = MOMENTUM * memory[IMAGE + "velocity"][index] + (1 - MOMENTUM) * slope
+    return {
+        IMAGE + "temperature": memory[IMAGE + "temperature"]
+        .at[index]
+        .set(jnp.clip(tau - STEP * velocity, COLDEST, WARMEST)),
+        IMAGE + "velocity": memory[IMAGE + "velocity"].at[index].set(velocity),
+    }
+
+
+# What an objective learns besides the model: temperature, bias, prototypes, and the gate of SimLAP.
+
+
+# They live among the parameters of the model, under names that optimizer masks and checkpoints share.
+LOG_SCALE, BIAS, PROTOTYPES = "objective/log_scale", "objective/bias", "objective/prototypes"
+GATE_CLASSES, GATE_HIDDEN, GATE_OUT = "objective/gate/classes", "objective/gate/hidden", "objective/gate/out"
+GATE_WIDTH = 128
+
+
+def init_objective_parameters(objective: Objective, width: int, classes: int, seed: int) -> dict[str, jax.Array]:
+    """Initial parameters of an objective on embeddings of `width` D; `classes`: number of classes, for the gate."""
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), 4)
+    found = {}
+    if objective.learn_temperature:
+        found[LOG_SCALE] = initial_log_scale(objective.temperature)
+    if objective.bias is not None:
+        found[BIAS] = jnp.asarray(objective.bias, jnp.float32)
+    if objective.prototypes:
+        found[PROTOTYPES] = jax.random.normal(keys[0], (objective.prototypes, width)) / jnp.sqrt(width)
+    if objective.gate:
+        found[GATE_CLASSES] = jax.random.normal(keys[1], (classes, GATE_WIDTH))
+        found[GATE_HIDDEN] = jax.random.normal(keys[2], (GATE_WIDTH, 2 * GATE_WIDTH)) * jnp.sqrt(2 / GATE_WIDTH)
+        found[GATE_OUT] = jax.random.normal(keys[3], (2 * GATE_WIDTH, width)) * jnp.sqrt(1 / GATE_WIDTH)
+    return found
+
+
+def temperature_of(objective: Objective, params: Mapping[str, jax.Array]) -> jax.Array | float:
+    """The base temperature: learned where there is a parameter for it."""
+    return learned_temperature(params[LOG_SCALE]) if LOG_SCALE in params else objective.temperature
+
+
+def bias_of(params: Mapping[str, jax.Array]) -> jax.Array | float:
+    """The bias of the logits."""
+    return params.get(BIAS, 0.0)
+
+
+def prototypes_of(params: Mapping[str, jax.Array]) -> jax.Array:
+    """Unit prototypes [P, D]."""
+    return unit_rows(params[PROTOTYPES])
+
+
+def gate_of(params: Mapping[str, jax.Array], first: jax.Array, second: jax.Array) -> jax.Array:
+    """What is let through when classes `first` and `second` [A] are compared: 0..1, [A, D], symmetric in the two.
+
+    sigmoid of an MLP on the mean of two class embeddings (SimLAP, arXiv 2410.08799), here without its batch norms:
+    the input is a lookup table, which has no scale that would need one.
+    """
+    both = (params[GATE_CLASSES][first] + params[GATE_CLASSES][second]) / 2
+    return jax.nn.sigmoid(jax.nn.relu(jax.nn.relu(both) @ params[GATE_HIDDEN]) @ params[GATE_OUT])

@@ -1,0 +1,164 @@
+"""TFDS data sets through `tfds.data_source`, without TensorFlow: imagenet2012, cifar10, your own builders."""
+
+import importlib.resources
+import io
+import re
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from xsample_jax.data.records import open_records, read_manifest
+from xsample_jax.errors import DataError
+from xsample_jax.prepare.example import Example, Fields, InputShard, Problem, Source, read_captions, read_label
+
+
+def tfds_source(path: str, fields: Fields, shard_size: int = 10_000) -> Source:
+    """All splits of a data set that TFDS has prepared in the array_record format.
+
+    Args:
+      path: a name as TFDS knows it ("cifar10", "imagenet2012:5.1.0"), or the folder of a prepared version
+        (.../imagenet2012/5.1.0).
+      fields: features of captions and label; by default caption, captions and label.
+      shard_size: examples per input shard.
+    """
+    builder = _builder(path)
+    features = builder.info.features
+    if "image" not in features:
+        raise DataError("--path", path, "a data set with a feature named image", f"It has {', '.join(features)}.")
+    for name in (*fields.captions, *([fields.label] if fields.label else [])):
+        if name not in features:
+            raise DataError("--caption_fields, --label_field", name, f"features of {path}: {', '.join(features)}")
+    _check_prepared(builder, path)
+    label = fields.label or "label"
+    names = tuple(getattr(features[label], "names", None) or ()) if label in features else ()
+    if names and fields.class_names:
+        raise DataError(
+            "--class_names", fields.class_names[:3], f"nothing, as {path} names its classes", "Leave it out."
+        )
+    shards = []
+    for split, info in builder.info.splits.items():
+        for start in range(0, info.num_examples, shard_size):
+            stop = min(start + shard_size, info.num_examples)
+            name = f"{builder.info.full_name} {split} {start} {stop}"
+            identity = f"{name} {fields.captions} {fields.label}"
+            shards.append(InputShard(name, partial(read_range, path, split, start, stop, fields), identity, split))
+    return Source(tuple(shards), names or fields.class_names)
+
+
+def read_range(path: str, split: str, start: int, stop: int, fields: Fields) -> Iterator[Example | Problem]:
+    """Yields the examples `start` to `stop` of a split, pictures as the bytes that TFDS stores."""
+    import tensorflow_datasets as tfds
+
+    examples = _builder(path).as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    for i in range(start, stop):
+        example = examples[i]
+        try:
+            captions = read_captions(example, fields.captions, ("caption", "captions"))
+            label = read_label(example, fields.label)
+        except DataError as error:
+            yield Problem(f"{split}/{i}", "broken_metadata", str(error))
+            continue
+        yield Example(f"{split}/{i}", example["image"], captions, label)
+
+
+def _check_prepared(builder, path: str) -> None:
+    """DataError where the set is not there yet, or in a format that only TensorFlow reads."""
+    fix = f"Prepare it: tfds.builder({path!r}, file_format='array_record').download_and_prepare()."
+    if not builder.info.splits:
+        raise DataError("--path", path, "a data set that TFDS has prepared", fix)
+    if builder.info.file_format.value != "array_record":
+        raise DataError("--path", path, f"array_record files, not {builder.info.file_format.value}", fix)
+
+
+def _builder(path: str):
+    import tensorflow_datasets as tfds
+
+    try:
+        if Path(path).is_dir():
+            return tfds.builder_from_directory(path)
+        return tfds.builder(path, file_format="array_record")
+    except (OSError, ValueError, tfds.core.DatasetNotFoundError) as error:
+        expected = "a TFDS name, or the folder of a prepared version"
+        raise DataError("--path", path, expected, str(error).strip().splitlines()[0][:200]) from error
+
+
+# A record set as a data set of TFDS, so that whatever reads TFDS reads it too. Needs no TensorFlow.
+
+
+# TFDS 4.9.10 imports the backport of this module when it prepares a set, and does not install it.
+sys.modules.setdefault("importlib_resources", importlib.resources)
+
+
+class RecordSet(tfds.core.GeneratorBasedBuilder):
+    """Reads the record set in `folder`; `options` are those of every TFDS builder (data_dir, ...).
+
+    Features: `image` (JPEG or PNG as it is stored, other formats as PNG), `id`, `label` (-1: none; a class label where
+    the set names its classes), `captions`, and where the set has them `caption_embeddings` float16 [captions, E] and
+    `attributes` (class labels).
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, folder: str | Path, **options):
+        self._folder, self._manifest = Path(folder), read_manifest(folder)
+        self.name = re.sub(r"\W+", "_", self._manifest.name.lower())
+        self._splits = [split for split, entry in self._manifest.splits.items() if entry["count"]]
+        if not self._splits:
+            raise DataError("--set", str(folder), "a set with records")
+        first = open_records(folder, self._splits[0])[0]
+        self._alpha = Image.open(io.BytesIO(first["image"])).has_transparency_data
+        super().__init__(file_format="array_record", **options)
+
+    def prepare(self) -> None:
+        """Writes the data set, unless it is there; DataError where what is there is another set."""
+        self.download_and_prepare()
+        written = tfds.builder_from_directory(self.data_path).info.description
+        if f"fingerprint {self._manifest.fingerprint}," not in written:
+            fix = "Remove it, or give another --out."
+            raise DataError("--out", self.data_path, "a folder without another set of this name", fix)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        manifest, features = self._manifest, tfds.features
+        entries = {
+            "image": features.Image(shape=(None, None, 4 if self._alpha else 3), encoding_format="png"),
+            "id": np.int64,
+            "label": features.ClassLabel(names=manifest.class_names) if manifest.class_names else np.int64,
+            "captions": features.Sequence(features.Text()),
+        }
+        if manifest.text_encoder:
+            shape = (None, manifest.text_encoder["dim"])
+            entries["caption_embeddings"] = features.Tensor(shape=shape, dtype=np.float16)
+        if manifest.attributes:
+            entries["attributes"] = {name: features.ClassLabel(names=n) for name, n in manifest.attributes.items()}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"Record set {manifest.name}, fingerprint {manifest.fingerprint}, of xsample_jax.",
+            features=features.FeaturesDict(entries),
+        )
+
+    def _split_generators(self, dl_manager) -> dict:
+        return {split: self._generate_examples(split) for split in self._splits}
+
+    def _generate_examples(self, split: str):
+        for record in open_records(self._folder, split):
+            example = {name: record[name] for name in self.info.features if name != "image"}
+            if example.get("caption_embeddings", self) is None:  # of an embedded set, where this one has no caption
+                example["caption_embeddings"] = np.zeros((0, self._manifest.text_encoder["dim"]), np.float16)
+            yield record["id"], example | {"image": io.BytesIO(self._picture(record["image"]))}
+
+    def _picture(self, data: bytes) -> bytes:
+        """JPEG and PNG as they are, anything else as PNG: what every reader of TFDS decodes. As the first picture of
+        the set, all have alpha or none; what has it all the same is put on white, as when it is trained on."""
+        picture = Image.open(io.BytesIO(data))
+        if picture.format in ("JPEG", "PNG") and picture.has_transparency_data == self._alpha:
+            return data
+        picture, out = picture.convert("RGBA"), io.BytesIO()
+        if not self._alpha:
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+        picture.save(out, "PNG")
+        return out.getvalue()

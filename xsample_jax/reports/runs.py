@@ -1,0 +1,215 @@
+"""Reading finished or running run folders: config.json, metrics.jsonl, evaluation.npz, report_data.npz."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from xsample_jax.errors import DataError
+from xsample_jax.evals.metrics import Scores, load_examples
+from xsample_jax.evals.snapshot import load_snapshot
+from xsample_jax.io.files import CONFIG, EXAMPLES, JSONL, SNAPSHOT
+from xsample_jax.io.paths import as_path
+from xsample_jax.metrics.writers import read_jsonl
+
+_EVAL = "eval/"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+      name: the config's; seeds of one config share it.
+      config: dotted key -> value.
+      training: metrics lines of training steps; evaluations: (step, metrics without the prefix "eval/").
+      examples: metric -> per-example scores; {} where the run has none.
+      snapshot: arrays of report_data.npz, or None.
+    """
+
+    name: str
+    folder: Path
+    config: Mapping[str, object]
+    training: Sequence[Mapping[str, float]]
+    evaluations: Sequence[tuple[int, Mapping[str, float]]]
+    examples: Mapping[str, Scores]
+    snapshot: Mapping[str, np.ndarray] | None
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Metrics of the last evaluation."""
+        return self.evaluations[-1][1] if self.evaluations else {}
+
+    @property
+    def objective(self) -> str:
+        """The objective in words: the preset and, where the config changes it, the graph."""
+        graph = self.config.get("objective.graph")
+        return f"{self.config.get('objective.preset', self.name)}{f' ({graph} graph)' if graph else ''}"
+
+    def curve(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (steps, values) of a training metric; empty where it was not logged."""
+        points = [(line["step"], line[metric]) for line in self.training if metric in line]
+        steps, values = np.array(points, float).reshape(-1, 2).T
+        return steps, values
+
+
+def load_runs(folders: Sequence[str | Path]) -> list[Run]:
+    """Loads run folders."""
+    if not folders:
+        raise DataError("run folders", "none", "at least one", "Name the folders that --workdir wrote.")
+    return [_load(as_path(folder)) for folder in folders]
+
+
+def _load(folder: Path) -> Run:
+    for name in (CONFIG, JSONL):
+        if not (folder / name).exists():
+            raise DataError(
+                "run folder", str(folder), f"a folder with {name}", "Is it the --workdir of a training run?"
+            )
+    config = flatten(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    lines = read_jsonl(folder / JSONL)
+    evaluations = []
+    for line in lines:
+        metrics = {name.removeprefix(_EVAL): value for name, value in line.items() if name.startswith(_EVAL)}
+        if metrics:
+            evaluations.append((line["step"], metrics))
+    return Run(
+        name=str(config.get("name", folder.name)),
+        folder=folder,
+        config=config,
+        training=[line for line in lines if "loss" in line],
+        evaluations=evaluations,
+        examples=load_examples(folder / EXAMPLES) if (folder / EXAMPLES).exists() else {},
+        snapshot=load_snapshot(folder / SNAPSHOT) if (folder / SNAPSHOT).exists() else None,
+    )
+
+
+def flatten(tree: Mapping, prefix: str = "") -> dict[str, object]:
+    """Returns {"a.b": value} of nested mappings."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+# Runs that differ in nothing but their seed are one series: one line with a band, one column of a table.
+
+
+_OWN = ("seed", "name")  # keys that differ among the runs of a series
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """One or several runs of one config; `name` is unique among the series of a page."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+    @property
+    def config(self) -> Mapping[str, object]:
+        """Dotted key -> value; the seed is that of the first run."""
+        return self.runs[0].config
+
+    @property
+    def objective(self) -> str:
+        return self.runs[0].objective
+
+    @property
+    def seeds(self) -> list:
+        return [run.config.get("seed") for run in self.runs]
+
+    @property
+    def snapshot(self) -> Mapping[str, np.ndarray] | None:
+        """Of the first run that has one."""
+        return next((run.snapshot for run in self.runs if run.snapshot is not None), None)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the last evaluation, mean over the runs that have them."""
+        names = dict.fromkeys(name for run in self.runs for name in run.metrics)
+        return {name: float(np.mean([r.metrics[name] for r in self.runs if name in r.metrics])) for name in names}
+
+    def scores(self, metric: str) -> list[Scores]:
+        """Per-example scores of a metric, one entry per run that has them."""
+        return [run.examples[metric] for run in self.runs if metric in run.examples]
+
+    def curve(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
+        """(steps [t], values [runs, t]) of a training metric; nan where a run did not log it."""
+        return _together([run.curve(metric) for run in self.runs])
+
+    def evaluation_curve(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
+        """(steps [t], values [runs, t]) of an evaluation metric."""
+        points = [[(step, found[metric]) for step, found in run.evaluations if metric in found] for run in self.runs]
+        return _together([tuple(np.array(run, float).reshape(-1, 2).T) for run in points])
+
+
+def _together(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    steps = np.unique(np.concatenate([steps for steps, _ in curves]))
+    values = np.full((len(curves), len(steps)), np.nan)
+    for row, (own, found) in zip(values, curves, strict=True):
+        row[np.searchsorted(steps, own)] = found
+    kept = np.isfinite(values).any(axis=1)  # a run without this metric is not a gap in the band
+    return steps, values[kept]
+
+
+def group_seeds(runs: Sequence[Run]) -> list[Series]:
+    """Groups runs whose configs are equal but for seed and name, in order of first appearance.
+
+    The same config and seed twice is not a sample of two: such runs stand apart. Series of one config name get what
+    tells them apart into theirs: one or two config keys, or the folder.
+    """
+    groups: dict[tuple[str, int], list[Run]] = {}
+    for run in runs:
+        same = json.dumps({key: run.config[key] for key in run.config if key not in _OWN}, sort_keys=True)
+        copy = 0
+        while any(run.config.get("seed") == other.config.get("seed") for other in groups.get((same, copy), ())):
+            copy += 1
+        groups.setdefault((same, copy), []).append(run)
+    series = [Series(_without_seed(found[0].name), tuple(found)) for found in groups.values()]
+    for distinguish in (_differing_keys, lambda one, alike: str(one.runs[0].folder)):
+        names = [one.name for one in series]
+        alike = {name: [one for one in series if one.name == name] for name in names if names.count(name) > 1}
+        series = [_renamed(one, distinguish(one, alike[one.name])) if one.name in alike else one for one in series]
+    return series
+
+
+def _without_seed(name: str) -> str:
+    """The name of a run of a sweep, "objective/xclr,seed=0", without its seed."""
+    return re.sub(r"[,/]?\bseed=\d+", "", name) or name
+
+
+def _renamed(series: Series, words: str) -> Series:
+    return dataclasses.replace(series, name=f"{series.name}, {words}") if words else series
+
+
+def _differing_keys(one: Series, alike: Sequence[Series]) -> str:
+    keys = [key for key, _ in config_difference(alike)]
+    return ", ".join(f"{key.rpartition('.')[2]} {show(one.config.get(key))}" for key in keys) if len(keys) <= 2 else ""
+
+
+def config_difference(series: Sequence[Series]) -> list[tuple[str, list[str]]]:
+    """(key, its value in each series) of the config keys that are not the same in all; neither seed nor name."""
+    keys = dict.fromkeys(key for one in series for key in one.config if key not in _OWN)
+    rows = [(key, [show(one.config.get(key)) for one in series]) for key in keys]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def show(value) -> str:
+    """A value of a config in a table."""
+    return "–" if value is None else str(tuple(value)) if isinstance(value, list) else str(value)
+
+
+def choose_baseline(series: Sequence[Series], name: str | None = None) -> Series:
+    """Returns the series called `name` (or with that preset); without a name the SimCLR series, else the first."""
+    for one in series:
+        if name is not None and name in (one.name, one.config.get("objective.preset")):
+            return one
+    if name is not None:
+        raise DataError("baseline", name, f"one of {', '.join(one.name for one in series)}")
+    return next((one for one in series if one.config.get("objective.preset") == "simclr"), series[0])

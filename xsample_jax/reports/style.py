@@ -1,0 +1,185 @@
+"""How the figures of the report look: each is drawn twice (light and dark) in one style, as PNG."""
+
+import base64
+import contextlib
+import dataclasses
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from xsample_jax.errors import DataError
+
+# Okabe-Ito's hues, moved so that each reads on white and on near-black.
+COLORS = ("#c8553d", "#2f7fb5", "#3a9a72", "#9560b3", "#b0851f", "#5f6fd0", "#c44f85", "#6d8a96")
+
+
+@dataclasses.dataclass(frozen=True)
+class Theme:
+    """Colors of a theme; templates/base.html has the same."""
+
+    name: str
+    ground: str
+    ink: str
+    muted: str
+    line: str
+
+
+THEMES = (
+    Theme("light", "#ffffff", "#1f2225", "#6a7076", "#e4e4df"),
+    Theme("dark", "#1b1e20", "#e6e6e3", "#9aa1a7", "#32373a"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """One figure for the page: data URIs of both themes, a caption of one sentence."""
+
+    name: str
+    title: str
+    caption: str
+    light: str
+    dark: str
+
+
+@contextlib.contextmanager
+def _style(theme: Theme):
+    import matplotlib
+
+    style = {
+        "figure.facecolor": theme.ground,
+        "axes.facecolor": theme.ground,
+        "savefig.facecolor": theme.ground,
+        "text.color": theme.ink,
+        "axes.labelcolor": theme.muted,
+        "axes.edgecolor": theme.line,
+        "xtick.color": theme.muted,
+        "ytick.color": theme.muted,
+        "grid.color": theme.line,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.prop_cycle": matplotlib.cycler(color=COLORS),
+        "font.family": "sans-serif",
+        "font.size": 10.5,
+        "grid.linewidth": 0.7,
+        "lines.linewidth": 1.8,
+        "lines.solid_capstyle": "round",
+        "legend.frameon": False,
+        "legend.labelcolor": theme.ink,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+    }
+    with matplotlib.rc_context(style):
+        yield
+
+
+def picture(
+    folder: Path,
+    name: str,
+    title: str,
+    caption: str,
+    draw: Callable,
+    fit: bool = False,
+    size: tuple[float, float] | None = None,
+) -> Picture:
+    """Draws `draw(figure, theme)` in both themes, writes <name>.png and <name>-dark.png, returns the Picture.
+
+    Args:
+      fit: lay the figure out by the widths of its labels (slow) in place of fixed margins.
+      size: width and height in inches; default: a half of the page.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    encoded = {}
+    for theme in THEMES:
+        with _style(theme):
+            inches = size or ((4.6, 3.5) if fit else (4.6, 2.9))
+            figure = Figure(figsize=inches, dpi=160, layout="constrained" if fit else None)
+            if not fit:
+                figure.subplots_adjust(left=0.145, right=0.975, top=0.965, bottom=0.165)
+            draw(figure, theme)
+            # The canvas is drawn once; figure.savefig would draw it twice.
+            canvas = FigureCanvasAgg(figure)
+            canvas.draw()
+        # 256 colors are plenty here and a third of the bytes.
+        flat = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        file = folder / f"{name}{'' if theme.name == 'light' else '-dark'}.png"
+        flat.quantize(256, dither=Image.Dither.NONE).save(file)
+        encoded[theme.name] = data_uri(file.read_bytes())
+    return Picture(name, title, caption, encoded["light"], encoded["dark"])
+
+
+def data_uri(png: bytes) -> str:
+    """Returns a PNG as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def color(place: int) -> str:
+    """Returns the color of the run at this place; colors repeat after eight."""
+    return COLORS[place % len(COLORS)]
+
+
+# HTML pages of the tools: one file, no script, every picture inside; templates/base.html is their common dress.
+
+
+def write_page(template: str, out: Path, **values) -> Path:
+    """Fills a template of xsample_jax/tools/templates and writes it; returns the path."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("xsample_jax.reports", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template(template).render(themes={theme.name: theme for theme in THEMES}, **values)
+    out.write_text(page, encoding="utf-8")
+    return out
+
+
+def figures_folder(out: Path) -> Path:
+    """The folder beside a page that has its figures as PNG; made if missing."""
+    folder = out.with_name(out.stem + "_figures")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def image_uri(image: np.ndarray) -> str:
+    """A uint8 image [h, w, 3] as the data URI of a PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="png", optimize=True)
+    return data_uri(buffer.getvalue())
+
+
+# Generated parts of hand-written Markdown pages, between marker lines; rows of their tables.
+
+
+def insert(path: str | Path, name: str, markdown: str) -> None:
+    """Puts the text between the lines `<!-- name -->` and `<!-- /name -->` of a file, in place of what is there.
+
+    A file that does not exist is made. Raises DataError for one without the markers.
+    """
+    path, first, last = Path(path), f"<!-- {name} -->", f"<!-- /{name} -->"
+    text = path.read_text(encoding="utf-8") if path.exists() else f"# {name.capitalize()}\n\n{first}\n{last}\n"
+    before, start, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    if not (start and end):
+        raise DataError(
+            str(path), "no markers", f"the lines {first} and {last}", "Add them where the text should stand."
+        )
+    path.write_text(f"{before}{first}\n\n{markdown}\n\n{last}{after}", encoding="utf-8")
+
+
+def row(cells: Sequence[str]) -> str:
+    """One line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def rule(columns: int) -> str:
+    """The line below the head of a table: a column of words, then `columns` of numbers."""
+    return "|---|" + "---:|" * columns

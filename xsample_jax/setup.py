@@ -1,0 +1,277 @@
+"""From a config to a run that can start: its training split opened, and its parts."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from xsample_jax.augment.views import eval_view
+from xsample_jax.checkpoint import with_shardings
+from xsample_jax.config.rules import check_kernels
+from xsample_jax.data.class_texts import load_class_embeddings
+from xsample_jax.data.dataset import Dataset, no_records, open_dataset, readable, spread_places
+from xsample_jax.data.perturb import apply_perturbations
+from xsample_jax.data.records import RecordSource, open_records, read_manifest
+from xsample_jax.data.sources import check_memory, open_training_source, source_folder
+from xsample_jax.errors import ConfigError, DataError, UserError, did_you_mean, raise_all
+from xsample_jax.models.layers import compiler_options
+from xsample_jax.models.towers import build_model
+from xsample_jax.objectives.from_config import build_objective
+from xsample_jax.objectives.learned_state import init_memory, init_objective_parameters
+from xsample_jax.objectives.objective import Objective
+from xsample_jax.optim import make_optimizer
+from xsample_jax.sharding import batch_sharding, make_mesh, replicated, state_shardings
+from xsample_jax.state import ModelDef, TrainState, define_model, init_state
+from xsample_jax.step import SIDE_INFORMATION, init_online_probe, make_train_step
+
+# What the shapes of a run depend on of its data.
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+    """What shapes depend on: records in the split, image channels, width of caption embeddings, size of the vocabulary,
+    number of classes, depth of the class tree."""
+
+    count: int
+    channels: int
+    caption_dim: int | None = None
+    vocab_size: int | None = None
+    classes: int = 1000
+    depth: int = 3
+
+
+# Shapes for compiling a config whose data is elsewhere: RGB photographs, all-mpnet-base-v2 embeddings.
+PLACEHOLDER_SPEC = DatasetSpec(count=1_281_167, channels=3, caption_dim=768, vocab_size=32_768)
+
+
+def dataset_spec(examples: Dataset) -> DatasetSpec:
+    """Reads the shapes off the first example."""
+    first = examples[0]
+    width = lambda name: first[name].shape[-1] if name in first else None  # noqa: E731
+    vocab_size = examples.tokenizer.get_vocab_size() if examples.tokenizer is not None else None
+    return DatasetSpec(
+        len(examples),
+        examples.source.channels,
+        width("caption_embedding"),
+        vocab_size,
+        len(examples.source.manifest.class_names),
+        len(examples.hierarchy) + 1,
+    )
+
+
+# From a config, data facts and devices to the parts of a run: objective, model, optimizer, shardings, train step.
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSetup:
+    """Everything of a run that follows from its config, the shapes of its data and its devices.
+
+    class_embeddings: of the texts of all classes [classes, E], for objectives that read them.
+    """
+
+    config: object
+    facts: DatasetSpec
+    mesh: Mesh
+    class_embeddings: np.ndarray | None = None
+
+    @cached_property
+    def objective(self) -> Objective:
+        return build_objective(self.config.objective)
+
+    @cached_property
+    def steps(self) -> int:
+        if self.config.steps is not None:
+            return self.config.steps
+        return max(1, math.ceil(self.config.epochs * self.facts.count / self.config.batch_size))
+
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether a batch may hold a record several times (but for the one batch where two epochs meet)."""
+        data = self.config.data
+        return bool(data.mix or data.balance) or self.facts.count < self.config.batch_size
+
+    @cached_property
+    def model(self) -> ModelDef:
+        facts = self.facts
+        return define_model(
+            lambda rngs: build_model(
+                self.config,
+                self.objective.text,
+                facts.caption_dim,
+                facts.vocab_size,
+                predictor=self.objective.predictor,
+                rngs=rngs,
+            )
+        )
+
+    @cached_property
+    def optimizer(self) -> tuple[optax.GradientTransformation, Callable]:
+        """(transformation, learning-rate schedule)."""
+        return make_optimizer(self.config, self.steps)
+
+    @cached_property
+    def init(self) -> Callable[[], TrainState]:
+        objective, width, seed = self.objective, self.config.model.head.dim, self.config.seed
+        side = {name: self.abstract_batch[name] for name in SIDE_INFORMATION if name in self.abstract_batch}
+        if self.class_embeddings is not None:
+            side["class_embedding"] = jax.ShapeDtypeStruct(self.class_embeddings.shape, self.class_embeddings.dtype)
+        side.pop("id")  # a queue entry is a key of its own, even when its image comes back
+        return partial(
+            init_state,
+            self.model,
+            self.optimizer[0],
+            seed,
+            partial(init_objective_parameters, objective, width, self.facts.classes, seed),
+            lambda params: init_memory(objective, params, width, self.facts.count, side) | self._init_online_probe(),
+            self.config.precision.params,
+            self.config.optimizer.ema is not None,
+        )
+
+    def _init_online_probe(self) -> dict[str, jax.Array]:
+        if not self.config.eval.online_probe:
+            return {}
+        network = nnx.eval_shape(lambda: self.model.build(nnx.Rngs(0)))
+        return init_online_probe(network.encoder.features, self.facts.classes)
+
+    @cached_property
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state."""
+        abstract = jax.eval_shape(self.init)
+        return with_shardings(abstract, state_shardings(abstract, self.mesh, self.config.mesh.rules))
+
+    def new_state(self, pretrained: Mapping[str, np.ndarray] | None = None) -> TrainState:
+        """The state at step 0, made where it belongs; `pretrained` {path: array} takes the place of new values."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        # It runs once: on CPU optimizing the random number code would take ten times longer than running it.
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        options = {"xla_backend_optimization_level": 0} if on_cpu else None
+        return jax.jit(self.init, out_shardings=shardings, compiler_options=options)(pretrained=pretrained)
+
+    @cached_property
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, dtypes and shardings of a training batch."""
+        config, facts, batch = self.config, self.facts, self.config.batch_size
+        shapes = {
+            "image": ((batch, config.data.image_size, config.data.image_size, facts.channels), jnp.uint8),
+            "id": ((batch,), jnp.int32),
+            "label": ((batch,), jnp.int32),
+            "caption_embedding": ((batch, facts.caption_dim), jnp.float16),
+            "caption_tokens": ((batch, config.model.text.length), jnp.int32),
+            "path": ((batch, facts.depth), jnp.int32),
+            "index": ((batch,), jnp.int32),
+        }
+        names = {"image", "id", "label"} | self.objective.requires
+        sharding = batch_sharding(self.mesh)
+        return {
+            name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+            for name, (shape, dtype) in shapes.items()
+            if name in names
+        }
+
+    @cached_property
+    def train_step(self) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
+        """The jitted update: state donated, shardings fixed, metrics replicated."""
+        step = make_train_step(
+            self.config,
+            self.model,
+            self.objective,
+            *self.optimizer,
+            self.steps,
+            self.mesh,
+            self.class_embeddings,
+            self.repeats,
+        )
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        batch = {name: leaf.sharding for name, leaf in self.abstract_batch.items()}
+        return jax.jit(
+            step,
+            in_shardings=(shardings, batch),
+            out_shardings=(shardings, replicated(self.mesh)),
+            donate_argnums=0,
+            compiler_options=compiler_options(self.config.model.remat, self.mesh.devices.flat[0].platform),
+        )
+
+    @cached_property
+    def encode(self) -> Callable:
+        """jitted encode(state, images uint8 [b, H, W, C], background or None) -> (features [b, F], z [b, D]).
+
+        By the moving average of the model where the state has one.
+        """
+
+        def encode(state: TrainState, images, background=None):
+            state = state.averaged()
+            network = self.model.merge(state.params, state.statistics, training=False)
+            return network.embed(eval_view(images, self.config.augment, background))
+
+        return jax.jit(encode, out_shardings=batch_sharding(self.mesh))
+
+
+LABELS_LOOKED_AT = 256
+
+
+def build_run(config, mesh: Mesh | None = None) -> tuple[RunSetup, Dataset]:
+    """Opens the training split of a config and returns the parts of its run, and the examples."""
+    mesh = mesh or make_mesh(config.mesh, config.batch_size)
+    objective = build_objective(config.objective)
+    check_kernels(config, objective, mesh)
+    fields = objective.requires
+    source, rates = open_training_source(config.data)
+    examples = open_dataset(config, config.data.split, fields, source)
+    examples.rates = rates
+    classes = None
+    if "class_embedding" in fields:
+        classes = load_class_embeddings(source_folder(config.data), examples.source)
+    check_eval_splits(config)
+    examples.source = apply_perturbations(examples.source, config.data, config.seed)
+    if config.data.cache == "decoded":
+        pictures = len(examples) * config.data.image_size**2 * examples.source.channels
+        check_memory("decoded", "of decoded pictures", pictures)
+        examples.keep = True
+    if config.eval.online_probe and not examples.source.manifest.class_names:
+        fix = "Set --config.eval.online_probe=false."
+        raise ConfigError("eval.online_probe", True, "False for a set without class names", fix)
+    return RunSetup(config, dataset_spec(examples), mesh, classes), examples
+
+
+def check_eval_splits(config) -> None:
+    """Finds out before the first step what the evaluation at the end of the run would stumble over.
+
+    Raises ConfigError, DataError or Problems: a split that is not there or is empty, a shard that is missing, or no
+    labels or attributes, which the suite predicts.
+    """
+    if config.eval.suite == "none":
+        return
+    folder = source_folder(config.data)  # of mixed sets, evaluations open the first
+    splits = read_manifest(folder).splits
+    problems: list[UserError] = []
+    for key in ("split", "train_split"):
+        name = config.eval[key]
+        if name not in splits:
+            expected = f"a split of the set: {', '.join(splits)}"
+            fix = f"{did_you_mean(name, splits)} Set --config.eval.{key}, or --config.eval.suite=none."
+            problems.append(ConfigError(f"eval.{key}", name, expected, fix))
+        elif not splits[name]["count"]:
+            problems.append(no_records(name, folder))
+        else:
+            problems += _nothing_to_predict(config.eval.suite, open_records(folder, name))
+    raise_all(problems, "the splits of the evaluations")
+
+
+def _nothing_to_predict(suite: str, source: RecordSource) -> Iterator[DataError]:
+    manifest, of_split = source.manifest, f"of split {source.split}"
+    if suite == "shapes" and not manifest.attributes:
+        fix = "Set --config.eval.suite=probe."
+        yield DataError(f"attributes {of_split}", "none", "a record set with attributes, one for each factor", fix)
+    # A set that names its classes may have labels for a few of its records: only reading all of them would tell.
+    if suite == "probe" and not manifest.class_names:
+        records = readable(source, spread_places(len(source), LABELS_LOOKED_AT))
+        if not any(record["label"] >= 0 for record in records):
+            fix = "Set --config.eval.suite=none for a set without labels."
+            yield DataError(f"labels {of_split}", "none", "labeled records, which eval.suite = 'probe' predicts", fix)

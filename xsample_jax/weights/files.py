@@ -1,0 +1,233 @@
+"""A file of weights as {name: array}, by the ending of its name."""
+
+import collections
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from xsample_jax.errors import DataError
+from xsample_jax.io.files import atomic_write
+from xsample_jax.io.paths import as_path, in_bucket
+
+# A .safetensors file: 8 bytes with the length of a JSON header, the header, then the raw tensors.
+
+
+DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(jnp.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(bool),
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_ALIGNMENT = 8  # of the first tensor, as the format's own writer has it
+
+
+def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
+    """Returns {name: read-only array, mapped from the file and not yet read}.
+
+    Raises:
+      DataError: the file is missing, is not of this format or is cut short, or holds a type that no weights have.
+    """
+    path = Path(path)
+    fix = "Fetch or export the file again."
+    try:
+        with open(path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size)) if size < path.stat().st_size else None
+    except FileNotFoundError:
+        raise DataError("weights", str(path), "an existing file", fix) from None
+    except ValueError:
+        header = None
+    if not isinstance(header, dict):
+        raise DataError("weights", str(path), "a file in the safetensors format", fix)
+    header.pop("__metadata__", None)
+    data = np.memmap(path, np.uint8, "r", offset=8 + size) if path.stat().st_size > 8 + size else np.empty(0, np.uint8)
+    tensors = {}
+    for name, entry in header.items():
+        start, end = entry["data_offsets"]
+        if end > data.size:
+            there = f"{8 + size + data.size} bytes"
+            raise DataError(f"weights {path}", there, f"{name} up to byte {8 + size + end}", fix)
+        if entry["dtype"] not in DTYPES:
+            raise DataError(f"{name} in {path}", entry["dtype"], f"one of {', '.join(DTYPES)}")
+        tensors[name] = data[start:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return tensors
+
+
+def write_safetensors(
+    path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes the whole file or, when killed, none of it. Tensors are in the order of their names."""
+    header, place, path = {}, 0, Path(path)
+    if metadata:
+        header["__metadata__"] = dict(metadata)
+    arrays = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
+    for name, array in arrays.items():
+        span = [place, place + array.nbytes]
+        header[name] = {"dtype": _NAMES[array.dtype], "shape": list(array.shape), "data_offsets": span}
+        place += array.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for array in arrays.values():
+                file.write(array.tobytes())
+
+    atomic_write(path, write)
+
+
+# Reading what torch.save wrote (.pth, .pt, .bin), without torch and without running anything that is in the file.
+#
+# Since torch 1.6 (2020) such a file is a zip: `data.pkl` describes the tensors, `data/0`, `data/1`, ... are their raw
+# storages. The pickle is read by an unpickler that knows five names and replaces every other one by a blank, so that
+# what
+# training scripts put beside the weights (arguments, schedulers) neither runs nor is in the way.
+
+
+STORAGES = {
+    "DoubleStorage": np.dtype(np.float64),
+    "FloatStorage": np.dtype(np.float32),
+    "HalfStorage": np.dtype(np.float16),
+    "BFloat16Storage": np.dtype(jnp.bfloat16),
+    "LongStorage": np.dtype(np.int64),
+    "IntStorage": np.dtype(np.int32),
+    "ShortStorage": np.dtype(np.int16),
+    "CharStorage": np.dtype(np.int8),
+    "ByteStorage": np.dtype(np.uint8),
+    "BoolStorage": np.dtype(bool),
+}
+CONVERT = (
+    "Convert it where torch is: python -c \"import torch, safetensors.torch as s; w = torch.load('IN'); "
+    "s.save_file(w.state_dict() if hasattr(w, 'state_dict') else w, 'OUT.safetensors')\""
+)
+NESTED = ("state_dict", "model_state_dict", "model")  # where training scripts keep the weights
+WRAPPED = ("module.", "_orig_mod.")  # put before every name by DataParallel and torch.compile
+
+
+def read_torch(path: str | Path) -> dict[str, np.ndarray]:
+    """Returns {name: array} of a state dict, or of the one inside a training checkpoint.
+
+    Raises:
+      DataError: the file is missing, damaged, older than torch 1.6, a TorchScript archive, or holds no state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError("weights", str(path), "an existing file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            root = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
+            if root is None or any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise DataError("weights", str(path), "a state dict, not a TorchScript archive", CONVERT)
+            content = _Tensors(archive, root.removesuffix("data.pkl")).load()
+    except zipfile.BadZipFile:
+        raise DataError("weights", str(path), "a file that torch >= 1.6 wrote", CONVERT) from None
+    except (pickle.UnpicklingError, KeyError, ValueError, TypeError, AttributeError, EOFError, IndexError) as error:
+        raise DataError("weights", str(path), f"a state dict that can be read ({error})", CONVERT) from error
+    for name in NESTED:
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+            break
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, np.ndarray)} if isinstance(content, dict) else {}
+    if not tensors:
+        raise DataError("weights", str(path), "a state dict: names with tensors", CONVERT)
+    for prefix in WRAPPED:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
+
+
+class _Blank:
+    """Stands for any object that is no tensor: it can be made, called and given a state, and nothing happens."""
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __call__(self, *args, **kwargs):
+        return _Blank()
+
+    def __setstate__(self, state):
+        pass
+
+    def __setitem__(self, key, value):
+        pass
+
+    def append(self, value):
+        pass
+
+    def extend(self, values):
+        pass
+
+
+class _Tensors(pickle.Unpickler):
+    def __init__(self, archive: zipfile.ZipFile, root: str):
+        super().__init__(io.BytesIO(archive.read(root + "data.pkl")), encoding="utf-8")
+        self._archive, self._root = archive, root
+        if root + "byteorder" in archive.namelist() and archive.read(root + "byteorder") != b"little":
+            raise ValueError("the tensors are big-endian")
+
+    def find_class(self, module: str, name: str):
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _tensor
+        if (module, name) in (("torch._utils", "_rebuild_parameter"), ("torch.nn.parameter", "Parameter")):
+            return lambda data, *rest: data
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
+        return _Blank
+
+    def persistent_load(self, key: tuple) -> np.ndarray:
+        kind, dtype, number, _, count = key
+        if kind != "storage" or not isinstance(dtype, np.dtype):
+            raise ValueError(f"a storage of kind {key[:2]}")
+        return np.frombuffer(self._archive.read(f"{self._root}data/{number}"), dtype, count)
+
+
+def _tensor(storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_) -> np.ndarray:
+    """A tensor as the view of its storage that it is; ValueError where the view would leave it."""
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides)) if all(shape) else offset - 1
+    if min(offset, *strides, 0) < 0 or last >= len(storage):
+        raise ValueError(f"a tensor of shape {shape} that leaves its storage")
+    steps = tuple(stride * storage.itemsize for stride in strides)
+    return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps, writeable=False)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError:
+        raise DataError("weights", str(path), "an existing file") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError("weights", str(path), f"an .npz file ({error})", "Fetch the file again.") from error
+
+
+READERS = {
+    ".safetensors": read_safetensors,
+    ".npz": _read_npz,
+    ".pth": read_torch,
+    ".pt": read_torch,
+    ".bin": read_torch,
+}
+
+
+def read_weights(path: str | Path) -> Mapping[str, np.ndarray]:
+    """Returns {name: array}; DataError for an unknown ending or what is wrong with the file."""
+    path = as_path(path)
+    if in_bucket(path):
+        raise DataError("weights", str(path), "a local file", f"Copy it: gcloud storage cp {path} .")
+    if path.suffix not in READERS:
+        raise DataError("weights", str(path), f"a file whose name ends in {', '.join(READERS)}")
+    return READERS[path.suffix](path)
