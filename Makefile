@@ -23,7 +23,7 @@ help:
 	@echo "make lint         ruff"
 	@echo "make docs         docs/config.md from the config schema, the table and picture of docs/objectives.md"
 	@echo "make notebooks    notebooks/*.py as notebooks/ipynb/*.ipynb"
-	@echo "make goldens      tests/config/golden from configs/"
+	@echo "make goldens      tests/config/goldens.json from configs/"
 
 quickstart: .venv/installed
 	$(PYTHON) -m xsample_jax.main --config=configs/quickstart.py --workdir=$(RUNS)/quickstart/xclr

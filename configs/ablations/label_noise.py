@@ -20,8 +20,8 @@ NOISE = (0.0, 0.1, 0.3, 0.5, 0.8)
 
 def get_grid(arg=""):
     _, small = parse_variants(arg)
-    end = ":smoke" if small else ""
+    end = ",smoke" if small else ""
     names = ("supcon", "xclr_class_text")
-    bases = {name: f"{CONFIGS}/objectives/{name}.py{end}" for name in names}
+    bases = {name: f"{CONFIGS}/objective.py:{name}{end}" for name in names}
     seeds = SEEDS[:1] if small else SEEDS
     return grid(bases, {"data.label_noise": NOISE, "seed": seeds})

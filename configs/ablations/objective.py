@@ -21,7 +21,7 @@ OBJECTIVES = ("xclr", "simclr", "supcon", "clip", "clip_frozen_text", "cwcl", "s
 
 def get_grid(arg=""):
     _, small = parse_variants(arg)
-    end = ":smoke" if small else ""
-    bases = {name: f"{CONFIGS}/objectives/{name}.py{end}" for name in OBJECTIVES}
+    end = ",smoke" if small else ""
+    bases = {name: f"{CONFIGS}/objective.py:{name}{end}" for name in OBJECTIVES}
     seeds = SEEDS[:1] if small else SEEDS
     return [point for seed in seeds for point in grid(bases, {"seed": (seed,)})]

@@ -14,7 +14,7 @@ import pathlib
 from xsample_jax.config import parse_variants
 from xsample_jax.sweeps.grid import grid
 
-OBJECTIVES = pathlib.Path(__file__).parent.parent / "objectives"
+OBJECTIVE = pathlib.Path(__file__).parent.parent / "objective.py"
 COMPARED = ("xclr", "xclr_class_text", "simclr", "supcon", "clip", "clip_frozen_text", "cwcl", "siglip", "dcl")
 SEEDS, SEEDS_OF_CHANGES = range(5), range(3)
 CHANGES = (
@@ -30,7 +30,7 @@ def get_grid(arg=""):
     _, small = parse_variants(arg)
 
     def configs(names):
-        return {name: OBJECTIVES / (f"{name}.py:smoke" if small else f"{name}.py") for name in names}
+        return {name: f"{OBJECTIVE}:{name}" + (",smoke" if small else "") for name in names}
 
     points = [point for seed in SEEDS for point in grid(configs(COMPARED), {"seed": (seed,)})]
     for seed in SEEDS_OF_CHANGES:

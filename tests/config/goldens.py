@@ -1,11 +1,12 @@
-"""The resolved form of every config file and variant, as JSON. `make goldens` writes them; git shows what changed."""
+"""What every config file and variant changes of the defaults, as JSON. `make goldens` writes it."""
 
+import json
 import pathlib
 
-from xsample_jax.config import config_to_json, load_config
+from xsample_jax.config import default_config, diff_configs, load_config
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-FOLDER = pathlib.Path(__file__).parent / "golden"
+FILE = pathlib.Path(__file__).parent / "goldens.json"
 
 VARIANTS = {
     "quickstart": ("", "simclr", "supcon", "clip_frozen_text"),
@@ -20,24 +21,21 @@ VARIANTS = {
     "baselines/clip": ("", "cc3m"),
     "baselines/clip_frozen_text": ("", "cc3m"),
 }
+SPECS = [f"{name}.py" + (f":{variant}" if variant else "") for name, found in VARIANTS.items() for variant in found]
 
 
-def golden_files() -> dict[str, pathlib.Path]:
-    """Returns {`configs/name.py:variant`: its golden file} for every variant, with and without smoke."""
-    files = {}
-    for name, variants in VARIANTS.items():
-        for variant in variants:
-            for words in ([variant], [variant, "smoke"]):
-                argument = ",".join(word for word in words if word)
-                spec = str(ROOT / "configs" / f"{name}.py") + (f":{argument}" if argument else "")
-                stem = "-".join([*name.split("/"), *argument.split(",")]).strip("-")
-                files[spec] = FOLDER / f"{stem}.json"
-    return files
+def read_spec(spec: str):
+    """The resolved config of "quickstart.py:simclr"."""
+    return load_config(str(ROOT / "configs" / spec))
+
+
+def changed_values(spec: str) -> dict:
+    """{dotted key: value} of a config where it differs from the defaults; tuples are lists, as JSON has them."""
+    differences = diff_configs(default_config(), read_spec(spec))
+    return json.loads(json.dumps({key: value for key, (_, value) in sorted(differences.items())}))
 
 
 if __name__ == "__main__":
-    for old in FOLDER.glob("*.json"):
-        old.unlink()
-    FOLDER.mkdir(exist_ok=True)
-    for spec, path in golden_files().items():
-        path.write_text(config_to_json(load_config(spec)))
+    lines = {spec: [f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in changed_values(spec).items()] for spec in SPECS}
+    blocks = [f"  {json.dumps(spec)}: {{\n" + ",\n".join(found) + "\n  }" for spec, found in lines.items()]
+    FILE.write_text("{\n" + ",\n".join(blocks) + "\n}\n")

@@ -17,7 +17,7 @@ GRID = """
 from xsample_jax.sweeps.grid import grid
 
 def get_grid():
-    configs = {"xclr": "configs/objectives/xclr.py", "simclr": "configs/objectives/simclr.py"}
+    configs = {"xclr": "configs/objective.py:xclr", "simclr": "configs/objective.py:simclr"}
     points = grid(configs, {"seed": (0, 1)})
     points += grid({"xclr": configs["xclr"]}, {"data.caption_noise": (0.5, 1.0), "seed": (0, 1)})
     return points + grid({"xclr": configs["xclr"]}, {"objective.graph": ("label", "random"), "seed": (0,)})

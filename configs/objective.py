@@ -1,0 +1,27 @@
+"""Any preset of docs/objectives.md on the data, encoder, augmentation and steps of configs/quickstart.py.
+
+Command:   python -m xsample_jax.main --config=configs/objective.py:simclr --workdir=runs/objectives/simclr
+Variants:  the name of a preset, as :simclr, :clip or :barlow_twins; :smoke, also as ":simclr,smoke"
+Hardware:  2 CPU cores; any accelerator.
+Hours:     0.03 (2 minutes) a run with evaluation, on 2 cores
+Expected:  docs/results.md for the presets that are compared there; not measured for the others
+"""
+
+import pathlib
+
+from xsample_jax.config import parse_variants, read_config_file, smoke
+from xsample_jax.objectives.presets import PRESETS
+
+QUICKSTART = pathlib.Path(__file__).parent / "quickstart.py"
+
+
+def get_config(arg=""):
+    name, small = parse_variants(arg, tuple(PRESETS))
+    name = name or "xclr"
+    config = read_config_file(QUICKSTART)
+    config.name = name
+    config.objective.preset = name
+    if PRESETS[name].objective.text == "transformer":
+        config.model.text.layers = 2
+        config.model.text.width = 64  # about as many products as this small image encoder
+    return smoke(config) if small else config
