@@ -1,4 +1,4 @@
-"""The loop, top to bottom: build, restore, for every step save, batch, step, log, evaluate; then a report."""
+"""The train loop: build, restore or initialize, then for every step hooks, batch and update; at the end a report."""
 
 import contextlib
 import json
@@ -6,29 +6,22 @@ import pathlib
 
 import jax
 
-from xsample_jax.checkpoint import FULL, Checkpoints
-from xsample_jax.config import config_to_json, load_config, resolve
+from xsample_jax.checkpoint import Checkpoints
+from xsample_jax.config import load_config, resolve
 from xsample_jax.config.saved import changed_keys, check_shared, save_config
 from xsample_jax.data.dataset import Dataset, train_batches
-from xsample_jax.distributed import allgather_text, barrier, log_info, name_of_process
-from xsample_jax.errors import CheckpointError, ConfigError, SaveError, did_you_mean
+from xsample_jax.distributed import barrier, log_info, name_of_process
+from xsample_jax.errors import CheckpointError, ConfigError
 from xsample_jax.evals.evaluate import evaluate_state, write_snapshot
 from xsample_jax.evals.metrics import save_examples
-from xsample_jax.faults.non_finite import RollBack, apply_policy
+from xsample_jax.faults.non_finite import RollBack
 from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
 from xsample_jax.faults.watchdog import TimedBatches, log_save_errors
+from xsample_jax.hooks import Evaluate, LogMetrics, SaveAndStop, Training
 from xsample_jax.io.files import EVALUATION, EXAMPLES, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write
-from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder
-from xsample_jax.metrics.profiling import (
-    Profiler,
-    Timers,
-    count_chips,
-    count_compilations,
-    memory_in_use,
-    model_flops,
-    peak_flops,
-)
-from xsample_jax.metrics.writers import DeferredMetrics, Pending, open_writers, read_jsonl, wandb_writer
+from xsample_jax.io.run_dir import RunFolder, open_run_folder
+from xsample_jax.metrics.profiling import Profiler, Timers, count_chips, count_compilations, model_flops, peak_flops
+from xsample_jax.metrics.writers import open_writers, read_jsonl, wandb_writer
 from xsample_jax.reports.report import write_report
 from xsample_jax.setup import RunSetup, build_run
 from xsample_jax.sharding import process_rows, to_global, warm_up_collectives
@@ -58,41 +51,41 @@ def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False
         if (folder / EVALUATION).exists() and not changes:
             log_info(f"{config.name}: finished. Its report: {run.place / REPORT}")
             return json.loads((folder / EVALUATION).read_text())
-        parts, examples = build_run(config)
-        warm_up_collectives(parts.mesh)
+        setup, dataset = build_run(config)
+        warm_up_collectives(setup.mesh)
 
         # Restore, and train; a roll-back restores once more.
         with contextlib.closing(Checkpoints(run.place, config.checkpoint, history=folder)) as checkpoints:
-            state, progress = _restore(parts, checkpoints)
+            state, progress = _restore(setup, checkpoints)
             if first_process:
                 (folder / EVALUATION).unlink(missing_ok=True)
                 save_config(config, folder, changes)
-            while progress.step < parts.steps:
-                behind = None
+            while progress.step < setup.steps:
+                behind, training = None, _open_training(setup, run, checkpoints, notice, progress)
                 try:
-                    state = _steps(parts, examples, run, checkpoints, notice, state, progress)
+                    state = _run_steps(training, dataset, state)
                 except RollBack as bad:
                     behind = bad.data_position
                 if behind is not None:  # out of the `except`, which would keep the bad state beside the good one
                     with log_save_errors(folder, progress.step):
                         checkpoints.wait()
                     rollbacks = progress.rollbacks + 1
-                    state, progress = _restore(parts, checkpoints)
+                    state, progress = _restore(setup, checkpoints)
                     progress.data_position, progress.rollbacks = behind, rollbacks
             checkpoints.wait()
-            return _finish(parts, examples, run, notice, state)
+            return _finish(setup, dataset, run, notice, state)
 
 
-def _restore(parts: RunSetup, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
+def _restore(setup: RunSetup, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
     """This run's own newest checkpoint, else that of another run, else a new state (with a pretrained encoder)."""
-    config = parts.config
+    config = setup.config
     if checkpoints.latest_step() is not None:
-        state, progress = checkpoints.restore(parts.abstract_state)
-        if progress.step > parts.steps:
+        state, progress = checkpoints.restore(setup.abstract_state)
+        if progress.step > setup.steps:
             raise ConfigError(
-                "steps", parts.steps, f"at least the {progress.step} that are done", "Use another folder."
+                "steps", setup.steps, f"at least the {progress.step} that are done", "Use another folder."
             )
-        log_info(f"{config.name}: resumed at step {progress.step} of {parts.steps}")
+        log_info(f"{config.name}: resumed at step {progress.step} of {setup.steps}")
         return state, progress
     if config.checkpoint.resume_from:
         with contextlib.closing(Checkpoints(config.checkpoint.resume_from, config.checkpoint, own=False)) as other:
@@ -100,154 +93,95 @@ def _restore(parts: RunSetup, checkpoints: Checkpoints) -> tuple[TrainState, Pro
                 raise CheckpointError(
                     "checkpoint.resume_from", config.checkpoint.resume_from, "a run folder with a checkpoint in it"
                 )
-            state, progress = other.restore(parts.abstract_state)
-        if progress.step >= parts.steps:
+            state, progress = other.restore(setup.abstract_state)
+        if progress.step >= setup.steps:
             done = f"more than the {progress.step} that are done in {config.checkpoint.resume_from}"
-            raise ConfigError("steps", parts.steps, done, "They are counted from the start of that run.")
+            raise ConfigError("steps", setup.steps, done, "They are counted from the start of that run.")
         log_info(f"{config.name}: goes on from step {progress.step} of {config.checkpoint.resume_from}")
         return state, progress
-    return parts.new_state(read_pretrained(config)), Progress()
+    return setup.new_state(read_pretrained(config)), Progress()
 
 
-def _steps(
-    parts: RunSetup,
-    examples: Dataset,
-    run: RunFolder,
-    checkpoints: Checkpoints,
-    notice: Notice,
-    state: TrainState,
-    progress: Progress,
-) -> TrainState:
-    """The steps from `progress` (kept up to date in place) to the last one, with a checkpoint at the end."""
-    config, steps, start, folder = parts.config, parts.steps, progress.step, run.files
-    names, text = sorted(parts.abstract_state.params), config_to_json(config)
-    devices = list(parts.mesh.devices.flat)
-    peak = peak_flops(devices)
-    clocks = Timers(config.batch_size, count_chips(devices), model_flops(parts) / peak if peak else None)
-    writers = open_writers(
-        folder,
-        total_steps=steps,
-        resume_step=start,
-        evaluated=progress.evaluated,
-        seconds_left=lambda step: clocks.seconds_left(steps - step),
-        enabled=jax.process_index() == 0,
-        wandb=wandb_writer(config, folder),
-    )
-    if config.optimizer.ema is not None:
-        log_info(f"{config.name}: evaluations look at the moving average of the model, decay {config.optimizer.ema}")
-    profiler = Profiler(folder / PROFILE, config.log.profile)
-    count_compilations()
-    batches = train_batches(examples, config, progress.data_position, process_rows(parts.mesh, config.batch_size))
-    batches = TimedBatches(batches, config.faults.data_timeout, folder)
-    scores: dict[str, float] = {}
+def _run_steps(training: Training, dataset: Dataset, state: TrainState) -> TrainState:
+    """The steps from `training.progress` (updated in place) to the last one, with a checkpoint at the end."""
+    setup, run, progress = training.setup, training.run, training.progress
+    config, start = setup.config, progress.step
+    timers, log = training.timers, LogMetrics(training)
+    evaluate = Evaluate(training, log)
+    save = SaveAndStop(training, log, evaluate)
+    # A checkpoint is ranked by the scores of its own step, so it is saved before they are forgotten; metrics are
+    # deferred before an evaluation, which flushes them.
+    hooks = [save, log, evaluate]
 
-    def write(step: int, values: dict[str, float]) -> None:
-        skipped = {"skipped_updates": progress.skipped} if progress.skipped else {}
-        machine = memory_in_use(jax.local_devices()) | {"compilations": count_compilations()}
-        writers.write(step, values | skipped | clocks.read() | machine)
-        with log_save_errors(folder, step):
-            checkpoints.check()
-
-    def judge(late: Pending, metrics: dict) -> None:
-        apply_policy(config, progress, late.step, late.data_position, metrics, names, late.batch, folder)
-
-    late = DeferredMetrics(write, judge)
-
-    def settle() -> None:
-        if late.settle():
-            progress.skipped_in_a_row = 0
-
-    def save() -> None:
-        settle()
-        # Lines up to here are on the disk before the checkpoint is, so a resumed file has no gap.
-        if any(allgather_text(JSONL, "" if writers.flush() and run.push() else FULL)):
-            raise SaveError(JSONL, "lines that wait", "all lines on the disk before a checkpoint is", FULL)
-        with clocks.measure("checkpoint"):
-            checkpoints.save(state, progress, text, scores)
-
-    def evaluate_now() -> dict[str, float]:
-        with clocks.measure("evaluation"), notice.interrupts():
-            found = dict(evaluate_state(parts, state)[0].metrics)
-        ranked_by = config.checkpoint.metric
-        if ranked_by is not None and ranked_by not in found:
-            fix = did_you_mean(ranked_by, found)
-            raise ConfigError("checkpoint.metric", ranked_by, "a metric of the evaluation", fix)
-        writers.write(progress.step, {f"eval/{name}": value for name, value in found.items()})
-        return found
-
-    with contextlib.closing(writers), contextlib.closing(batches), contextlib.closing(profiler):
+    profiler = Profiler(run.files / PROFILE, config.log.profile)
+    rows = process_rows(setup.mesh, config.batch_size)
+    batches = train_batches(dataset, config, progress.data_position, rows)
+    batches = TimedBatches(batches, config.faults.data_timeout, run.files)
+    with contextlib.closing(training.writers), contextlib.closing(batches), contextlib.closing(profiler):
         if not progress.evaluated:
-            scores, progress.evaluated = evaluate_now(), True
+            evaluate.run(state)
+        for step in range(start, setup.steps):
+            for hook in hooks:
+                hook.before_step(state)
 
-        for step in range(start, steps):
-            # Save.
-            stop = notice.reached(step, checkpoints.reached_preemption)
-            if step > start and (stop or step % config.checkpoint.every == 0):
-                with log_save_errors(folder, step):
-                    save()
-            scores = {}  # those of another step say nothing of the next checkpoint
-            if stop:
-                with log_save_errors(folder, step):
-                    checkpoints.wait()
-                log_event(folder, "stopped from outside", step=step)
-                raise Preempted
-
-            # Batch.
-            with clocks.measure("data_wait"):
+            with timers.measure("data_wait"):
                 host_batch = next(batches)
-            # While the step before is still computed, so there are two batches on the devices.
-            batch = to_global({name: host_batch[name] for name in parts.abstract_batch}, parts.mesh)
+            # Transferred while the previous step runs, so two batches are resident.
+            batch = to_global({name: host_batch[name] for name in setup.abstract_batch}, setup.mesh)
 
-            # Step.
-            with clocks.measure("compile" if step == start else "step"), profiler.step(step + 1):
-                state, metrics = parts.train_step(state, batch)
+            with timers.measure("compile" if step == start else "step"), profiler.step(step + 1):
+                state, metrics = setup.train_step(state, batch)
                 if step == start:
                     jax.block_until_ready(metrics)
-            clocks.step()
+            timers.step()
             profiler.end_of_step(metrics)
-            position = progress.data_position
-            progress.step, progress.data_position = step + 1, position + config.batch_size
+            progress.step, progress.data_position = step + 1, progress.data_position + config.batch_size
 
-            # Log.
-            settle()
-            log = (step + 1) % config.log.every == 0 or step + 1 == steps
-            late.defer(Pending(step + 1, position, metrics, host_batch, log))
+            try:
+                for hook in hooks:
+                    hook.after_step(state, metrics, host_batch)
+            except Preempted:  # during an evaluation, which a resumed run repeats
+                save.save_and_stop(state)
 
-            # Evaluate.
-            if _evaluates(config.eval, step + 1, steps):
-                settle()
-                progress.evaluated = False
-                try:
-                    scores, progress.evaluated = evaluate_now(), True
-                except Preempted:
-                    with log_save_errors(folder, progress.step):
-                        save()
-                        checkpoints.wait()
-                    log_event(folder, "stopped from outside", step=progress.step)
-                    raise
-
-        with log_save_errors(folder, steps):
-            checkpoints.wait()  # an earlier failure is not this one's
-        save()
+        with log_save_errors(run.files, setup.steps):
+            training.checkpoints.wait()  # surface earlier asynchronous errors before the final save
+        save.save(state)
     return state
 
 
-def _evaluates(options, step: int, steps: int) -> bool:
-    """Whether an evaluation is due after `step`; the last step's is the final one."""
-    return options.suite != "none" and bool(options.every) and step % options.every == 0 and step < steps
+def _open_training(
+    setup: RunSetup, run: RunFolder, checkpoints: Checkpoints, notice: Notice, progress: Progress
+) -> Training:
+    """The clocks and writers of the steps to come, with what else their hooks share."""
+    config, steps, devices = setup.config, setup.steps, list(setup.mesh.devices.flat)
+    peak = peak_flops(devices)
+    timers = Timers(config.batch_size, count_chips(devices), model_flops(setup) / peak if peak else None)
+    writers = open_writers(
+        run.files,
+        total_steps=steps,
+        resume_step=progress.step,
+        evaluated=progress.evaluated,
+        seconds_left=lambda step: timers.seconds_left(steps - step),
+        enabled=jax.process_index() == 0,
+        wandb=wandb_writer(config, run.files),
+    )
+    if config.optimizer.ema is not None:
+        log_info(f"{config.name}: evaluations use the moving average of the model, decay {config.optimizer.ema}")
+    count_compilations()
+    return Training(setup, run, checkpoints, notice, writers, timers, progress)
 
 
-def _finish(parts: RunSetup, examples: Dataset, run: RunFolder, notice: Notice, state: TrainState) -> dict[str, float]:
+def _finish(setup: RunSetup, dataset: Dataset, run: RunFolder, notice: Notice, state: TrainState) -> dict[str, float]:
     """The final evaluation and the report."""
-    config, steps, first_process, folder = parts.config, parts.steps, jax.process_index() == 0, run.files
-    if examples.skipped:
-        print(f"{config.name}: {examples.skipped} broken records were skipped{name_of_process()}.")
+    config, steps, first_process, folder = setup.config, setup.steps, jax.process_index() == 0, run.files
+    if dataset.skipped:
+        print(f"{config.name}: {dataset.skipped} broken records were skipped{name_of_process()}.")
     scores: dict[str, float] = {}
     if config.eval.suite != "none":
         with notice.interrupts():
-            result, store = evaluate_state(parts, state)
+            result, store = evaluate_state(setup, state)
             scores = dict(result.metrics)
-            write_snapshot(folder / SNAPSHOT, parts, state, store)
+            write_snapshot(folder / SNAPSHOT, setup, state, store)
             if first_process:
                 save_examples(folder / EXAMPLES, result.examples)
     if first_process:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+import xsample_jax.hooks
 import xsample_jax.loop
 from tests.objectives.synthetic import LinearEncoder
 from tests.tiny import random_batch, tiny_config, tiny_parts
@@ -40,7 +41,7 @@ def steps_of(folder):
 
 def last_progress(config, folder):
     checkpoints = Checkpoints(folder, config.checkpoint, own=False)
-    parts, _ = xsample_jax.loop.assemble(config)
+    parts, _ = xsample_jax.loop.build_run(config)
     progress = checkpoints.restore(parts.abstract_state)[1]
     checkpoints.close()
     return progress
@@ -72,7 +73,7 @@ def poison(monkeypatch):
             def close(self):
                 self._batches.close()
 
-        hold = xsample_jax.loop.DeferredMetrics.hold
+        hold = xsample_jax.hooks.DeferredMetrics.defer
 
         def recording(self, late):
             assert (late.batch["position"] == late.data_position).all()
@@ -80,7 +81,7 @@ def poison(monkeypatch):
             hold(self, late)
 
         monkeypatch.setattr(xsample_jax.loop, "train_batches", Poisoned)
-        monkeypatch.setattr(xsample_jax.loop.DeferredMetrics, "hold", recording)
+        monkeypatch.setattr(xsample_jax.hooks.DeferredMetrics, "defer", recording)
         return seen
 
     return install
@@ -228,7 +229,7 @@ def test_an_evaluation_that_is_cut_off_is_made_up_for(tmp_path, monkeypatch):
             time.sleep(10)  # the signal ends it
         return types.SimpleNamespace(metrics={"probe": 0.5}), None
 
-    monkeypatch.setattr(xsample_jax.loop, "evaluate", slow)
+    monkeypatch.setattr(xsample_jax.hooks, "evaluate_state", slow)
     config = a_config(steps=5, eval__suite="emoji", eval__split="val", eval__every=3, checkpoint__every=100)
     monkeypatch.setattr(xsample_jax.loop, "_finish", lambda *args: {})
     with pytest.raises(Preempted):

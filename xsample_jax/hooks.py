@@ -1,0 +1,170 @@
+"""What happens around a train step: save and stop, log, evaluate. loop.py lists the hooks in the order they run in."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from xsample_jax.checkpoint import FULL, Checkpoints
+from xsample_jax.config import config_to_json
+from xsample_jax.distributed import allgather_text
+from xsample_jax.errors import ConfigError, SaveError, did_you_mean
+from xsample_jax.evals.evaluate import evaluate_state
+from xsample_jax.faults.non_finite import apply_policy
+from xsample_jax.faults.preemption import Notice, Preempted
+from xsample_jax.faults.watchdog import log_save_errors
+from xsample_jax.io.files import JSONL
+from xsample_jax.io.run_dir import RunFolder, log_event
+from xsample_jax.metrics.profiling import Timers, count_compilations, memory_in_use
+from xsample_jax.metrics.writers import DeferredMetrics, FanOut, Pending
+from xsample_jax.setup import RunSetup
+from xsample_jax.state import Progress, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What the hooks of one training share.
+
+    Attributes:
+      setup, run, checkpoints, notice, writers, timers: made once.
+      progress: updated in place, by the loop and by the non-finite policy.
+    """
+
+    setup: RunSetup
+    run: RunFolder
+    checkpoints: Checkpoints
+    notice: Notice
+    writers: FanOut
+    timers: Timers
+    progress: Progress
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes the metrics of a step with those of the machine, and reports failed background saves."""
+        skipped = {"skipped_updates": self.progress.skipped} if self.progress.skipped else {}
+        machine = memory_in_use(jax.local_devices()) | {"compilations": count_compilations()}
+        self.writers.write(step, values | skipped | self.timers.read() | machine)
+        with log_save_errors(self.run.files, step):
+            self.checkpoints.check()
+
+
+class LogMetrics:
+    """Writes metrics one step late, so that the host never waits for the step that runs.
+
+    A step that is not finite meets the policy of `faults.non_finite` when it is read; before a checkpoint or an
+    evaluation `flush` reads the last one.
+    """
+
+    def __init__(self, training: Training):
+        self._training = training
+        self._names = sorted(training.setup.abstract_state.params)
+        self._deferred = DeferredMetrics(training.write, self._on_non_finite)
+
+    def before_step(self, state: TrainState) -> None:
+        """Nothing: the metrics of the last step are read while the next one runs."""
+
+    def after_step(self, state: TrainState, metrics: Mapping, batch: Mapping[str, np.ndarray]) -> None:
+        """Defers the metrics of the step that was just started. batch: this process's share, for the diagnosis."""
+        setup, progress = self._training.setup, self._training.progress
+        step, started_at = progress.step, progress.data_position - setup.config.batch_size
+        due = step % setup.config.log.every == 0 or step == setup.steps
+        self.flush()
+        self._deferred.defer(Pending(step, started_at, metrics, batch, due))
+
+    def flush(self) -> None:
+        """Reads the deferred step; raises DivergedError or RollBack where the policy says so."""
+        if self._deferred.settle():
+            self._training.progress.skipped_in_a_row = 0
+
+    def _on_non_finite(self, pending: Pending, metrics: dict) -> None:
+        training = self._training
+        apply_policy(
+            training.setup.config,
+            training.progress,
+            pending.step,
+            pending.data_position,
+            metrics,
+            self._names,
+            pending.batch,
+            training.run.files,
+        )
+
+
+class Evaluate:
+    """Evaluates every `eval.every` steps, and first of all where a preemption cut an evaluation off.
+
+    scores: metrics of the evaluation at the current step, else empty. A checkpoint of that step is ranked by them.
+    """
+
+    def __init__(self, training: Training, log: LogMetrics):
+        self._training, self._log = training, log
+        self.scores: dict[str, float] = {}
+
+    def before_step(self, state: TrainState) -> None:
+        """Forgets the scores: they describe the state before this step."""
+        self.scores = {}
+
+    def after_step(self, state: TrainState, metrics: Mapping, batch: Mapping[str, np.ndarray]) -> None:
+        """Evaluates if it is due after this step; the last step's evaluation is the final one, in loop.py."""
+        options, setup, step = self._training.setup.config.eval, self._training.setup, self._training.progress.step
+        if options.suite != "none" and options.every and step % options.every == 0 and step < setup.steps:
+            self._log.flush()
+            self._training.progress.evaluated = False
+            self.run(state)
+
+    def run(self, state: TrainState) -> None:
+        """Evaluates now; raises Preempted when the run is asked to stop meanwhile."""
+        training, ranked_by = self._training, self._training.setup.config.checkpoint.metric
+        with training.timers.measure("evaluation"), training.notice.interrupts():
+            found = dict(evaluate_state(training.setup, state)[0].metrics)
+        if ranked_by is not None and ranked_by not in found:
+            fix = did_you_mean(ranked_by, found)
+            raise ConfigError("checkpoint.metric", ranked_by, "a metric of the evaluation", fix)
+        training.writers.write(training.progress.step, {f"eval/{name}": value for name, value in found.items()})
+        self.scores, training.progress.evaluated = found, True
+
+
+class SaveAndStop:
+    """Saves every `checkpoint.every` steps, and saves and stops when the run is asked to."""
+
+    def __init__(self, training: Training, log: LogMetrics, evaluate: Evaluate):
+        self._training, self._log, self._evaluate = training, log, evaluate
+        self._start = training.progress.step
+        self._config = config_to_json(training.setup.config)
+
+    def before_step(self, state: TrainState) -> None:
+        """Saves the state that the next step starts from; raises Preempted after a notice, once it is on the disk."""
+        training, step = self._training, self._training.progress.step
+        stop = training.notice.reached(step, training.checkpoints.reached_preemption)
+        if step > self._start and (stop or step % training.setup.config.checkpoint.every == 0):
+            with log_save_errors(training.run.files, step):
+                self.save(state)
+        if stop:
+            self._stop()
+
+    def after_step(self, state: TrainState, metrics: Mapping, batch: Mapping[str, np.ndarray]) -> None:
+        """Nothing: a checkpoint is due before the next step."""
+
+    def save(self, state: TrainState) -> None:
+        """Starts a checkpoint of the current step; raises SaveError."""
+        training = self._training
+        self._log.flush()
+        # Lines up to here reach the disk before the checkpoint does, so a resumed file has no gap.
+        on_disk = training.writers.flush() and training.run.push()
+        if any(allgather_text(JSONL, "" if on_disk else FULL)):
+            raise SaveError(JSONL, "lines that wait", "all lines on the disk before a checkpoint is", FULL)
+        with training.timers.measure("checkpoint"):
+            training.checkpoints.save(state, training.progress, self._config, self._evaluate.scores)
+
+    def save_and_stop(self, state: TrainState) -> None:
+        """Saves the state in the middle of a step's hooks, and raises Preempted."""
+        with log_save_errors(self._training.run.files, self._training.progress.step):
+            self.save(state)
+        self._stop()
+
+    def _stop(self) -> None:
+        training, step = self._training, self._training.progress.step
+        with log_save_errors(training.run.files, step):
+            training.checkpoints.wait()
+        log_event(training.run.files, "stopped from outside", step=step)
+        raise Preempted
