@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # On CPUs a step asks the kernel for its gigabyte of buffers anew: in pages of 2 MB it is there a tenth of a step sooner.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart results test bench bench-gpu lint docs goldens notebooks clean help
+.PHONY: quickstart results test bench bench-gpu lint docs site goldens notebooks clean help
 
 help:
 	@echo "make quickstart   install, train X-CLR and SimCLR on the embedded set, write $(RUNS)/quickstart/report.html"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench        install the peers (PyTorch among them) and run the CPU benchmarks: docs/benchmarks.md"
 	@echo "make lint         ruff"
 	@echo "make docs         docs/config.md from the config schema, the table and picture of docs/objectives.md"
+	@echo "make site         docs/ with the API reference as pages, in build/site; a warning is an error"
 	@echo "make notebooks    notebooks/*.py as notebooks/ipynb/*.ipynb"
 	@echo "make goldens      tests/config/goldens.json from configs/"
 
@@ -52,6 +53,10 @@ lint: .venv/installed-test
 docs: .venv/installed
 	$(PYTHON) -m xsample_jax.config.manual docs/config.md
 	$(PYTHON) -m scripts.objectives_page docs/objectives.md
+
+site: .venv/installed-docs
+	$(PYTHON) -m sphinx -W --keep-going -q -b html docs build/site
+	@echo "build/site/index.html"
 
 goldens: .venv/installed
 	$(PYTHON) -m tests.config.goldens
@@ -85,6 +90,10 @@ clean:
 
 .venv/installed-notebooks: .venv/installed
 	@$(PYTHON) -m pip install $(PIP_ARGS) -e ".[notebooks]" -c constraints.txt
+	@touch $@
+
+.venv/installed-docs: .venv/installed
+	@$(PYTHON) -m pip install $(PIP_ARGS) -e ".[docs]" -c constraints.txt
 	@touch $@
 
 .venv/installed-bench-gpu: setup.py constraints.txt

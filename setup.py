@@ -10,6 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "xsample_jax" / "__init__.p
 README = HERE / "README.md"
 
 TEXT = ["sentence-transformers>=5", "transformers"]  # brings torch: only the command that embeds captions needs it
+DOCS = ["sphinx>=8", "furo", "myst-parser"]  # the pages of docs/, with an API reference: make site
 LOGGING = ["tensorboard"]  # to look at the event files; they are written without it
 BEAM = ["apache-beam>=2.77"]  # prepares data on a cluster; older ones want older pyarrow
 
@@ -82,9 +83,11 @@ setuptools.setup(
             *TEXT,
             *TPU_COMPILER,
         ],
+        "docs": DOCS,
         "notebooks": ["jupytext", "nbclient", "ipykernel"],
         "test": [
             *BEAM,
+            *DOCS,
             "flatbuffers",
             "fsspec",
             "gcsfs",

@@ -7,6 +7,7 @@
     views    R_ik = sum over views g of log sum over pairs within view g of N exp S         one denominator per view
     rank     R_ik = log sum over k' with o_ik' <= o_ik of exp S_ik'       o: similarity to the anchor; only the less
                                                                           similar ones compete with k
+
 X-CLR, SimCLR, SupCon and CLIP are `shared` and differ in T only. A self pair is invalid in T and in N alike: with it in
 T alone the loss asks for log 0, with it in N alone every row carries mass that nothing can remove.
 

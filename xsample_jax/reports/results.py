@@ -342,7 +342,7 @@ def page_markdown(
     lines = [
         f"{len(points)} of {total} runs of the grid are finished.",
         "",
-        "### Objectives",
+        "## Objectives",
         "",
         _image(forest(series, level, metrics, folder, stem).name, f"Differences to {base}"),
         "",
@@ -357,7 +357,7 @@ def page_markdown(
             first, *changed = line.items()
             table += [(_named(objective, *first), None)]
             table += [(_named(objective, *one), first[1]) for one in changed]
-        lines += ["", f"### `{key}`", "", _image(response(key, by_objective, metrics, folder, name).name, key)]
+        lines += ["", f"## `{key}`", "", _image(response(key, by_objective, metrics, folder, name).name, key)]
         lines += ["", difference_table(table, metrics), "", READING.format("the first row of the objective")]
     return "\n".join(lines)
 

@@ -17,7 +17,7 @@ from xsample_jax.errors import ConfigError, DataError, Problems
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """to_ours(*their arrays) -> our array; to_theirs(our array) -> tuple of their arrays. Each undoes the other."""
+    """`to_ours(*theirs)` makes our array, `to_theirs(ours)` the tuple of theirs. Each undoes the other."""
 
     to_ours: Callable
     to_theirs: Callable

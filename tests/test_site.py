@@ -1,0 +1,18 @@
+"""The pages of docs/ and the API reference build without a warning: `make site`."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def test_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("furo")
+    build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", str(tmp_path)]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "api" / "objectives.html").read_text()
+    assert 'id="xsample_jax.objectives.cross_entropy.cross_entropy"' in page
