@@ -127,7 +127,9 @@ def compare(images: int, repeats: int) -> tuple[list[Comparison], dict]:
             write_records(folder, "photographs", {"train": records})
             forms["delivered", size] = ours(folder)
             if size == "500 x 375":
-                check_same_pictures(photographs[0], records_dataset.Dataset(open_records(folder, "train"), SIDE, "first")[0]["image"])
+                check_same_pictures(
+                    photographs[0], records_dataset.Dataset(open_records(folder, "train"), SIDE, "first")[0]["image"]
+                )
                 forms["views made", size] = ours(folder, lambda batch: views(batch["image"], batch["id"]))
                 forms |= {blur: peer(photographs, blur) for blur in ("PIL blur", "torchvision blur")}
         for form in forms.values():

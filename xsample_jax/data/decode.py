@@ -3,6 +3,7 @@
 JPEG goes through simplejpeg (libjpeg-turbo, releases the GIL); what it refuses, and every other format, through Pillow.
 """
 
+import contextlib
 import io
 import math
 import struct
@@ -126,7 +127,7 @@ def on_white(pixels: np.ndarray) -> np.ndarray:
 
 
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # 179 million; a bigger picture is a decompression bomb to Pillow, and to us
-EXIF_ORIENTATION = 0x0112
+EXIF_ORIENTATION, TIFF_BITS = 0x0112, 258
 # What records hold. PPM is bare pixels behind a header of 15 bytes: `prepare --raw`.
 FORMATS = ("JPEG", "PNG", "WEBP", "PPM")
 # What Pillow's readers raise on damaged files.
@@ -193,7 +194,7 @@ def open_picture(
         raise DataError(name, "0 bytes", "a JPEG, PNG or WebP", fix)
     try:
         picture = _open_jpeg(data, size, reuse) if data[:3] == b"\xff\xd8\xff" else None
-        return _open_any(data, formats) if picture is None else picture
+        return _open_whatever_metadata(data, formats) if picture is None else picture
     except UnidentifiedImageError:
         raise DataError(name, bytes(data[:12]), "a JPEG, PNG or WebP (these are its first bytes)", fix) from None
     except DAMAGED as error:
@@ -215,9 +216,7 @@ def _open_jpeg(data: bytes, size: int, reuse: bool) -> np.ndarray | None:
         pixels = simplejpeg.decode_jpeg(data, "RGB", **least, buffer=room)
     except ValueError:
         return None
-    if has_exif(data):
-        pixels = _upright(pixels, Image.open(io.BytesIO(data)).getexif().get(EXIF_ORIENTATION, 1))
-    return pixels
+    return _upright(pixels, exif_orientation(data)) if has_exif(data) else pixels
 
 
 def has_exif(jpeg: bytes) -> bool:
@@ -235,17 +234,77 @@ def has_exif(jpeg: bytes) -> bool:
     return True
 
 
+def exif_orientation(data: bytes) -> int:
+    """The EXIF orientation of a picture, 1 to 8; 1 where there is none, or none that can be read."""
+    for readable in (lambda: data, lambda: without_metadata(data, but_exif=True)):
+        with contextlib.suppress(*DAMAGED):
+            return int(Image.open(io.BytesIO(readable())).getexif().get(EXIF_ORIENTATION, 1))
+    return 1
+
+
+def _open_whatever_metadata(data: bytes, formats: tuple[str, ...]) -> np.ndarray:
+    """`_open_any`, and once more without metadata where that fails: pixels are not lost for a broken comment."""
+    try:
+        return _open_any(data, formats)
+    except DAMAGED:
+        bare = without_metadata(data)
+        if bare == data:
+            raise
+        return _upright(_open_any(bare, formats), exif_orientation(data))
+
+
+def without_metadata(data: bytes, but_exif: bool = False) -> bytes:
+    """A PNG or JPEG without text, color profile and (unless `but_exif`) EXIF; other formats as they are."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        kept, place = [data[:8]], 8
+        while place + 8 <= len(data):
+            end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+            kind = data[place + 4 : place + 8]
+            if kind[:1].isupper() or kind == b"tRNS" or (but_exif and kind == b"eXIf"):
+                # A capital letter says that the chunk is needed for the pixels.
+                kept.append(data[place:end])
+            place = end
+        return b"".join(kept)
+    if data[:2] == b"\xff\xd8":
+        kept, place = [data[:2]], 2
+        while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] not in (0x00, 0xFF, 0xDA):
+            end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+            described = 0xE1 <= data[place + 1] <= 0xEF or data[place + 1] == 0xFE
+            exif = data[place + 4 : place + 10] == b"Exif\0\0"
+            if not described or data[place + 1] == 0xEE or (but_exif and exif):  # APP14: how the colors are stored
+                kept.append(data[place:end])
+            place = end
+        return b"".join([*kept, data[place:]])
+    return data
+
+
 def _open_any(data: bytes, formats: tuple[str, ...]) -> np.ndarray:
     """Returns upright RGB or RGBA pixels."""
     picture = Image.open(io.BytesIO(data), formats=formats)
     _check_pixels(*picture.size)
-    orientation = picture.getexif().get(EXIF_ORIENTATION, 1)
     picture.load()
-    if picture.mode.startswith("I"):
-        # 16-bit gray. Pillow's own conversion clips at 255, so that nearly everything becomes white.
-        picture = Image.fromarray((np.clip(np.asarray(picture, np.int64), 0, 65535) >> 8).astype(np.uint8))
+    try:  # after load(), which turns a TIFF upright by itself
+        orientation = picture.getexif().get(EXIF_ORIENTATION, 1)
+    except DAMAGED:
+        orientation = 1
+    if picture.mode.startswith(("I", "F")):
+        picture = Image.fromarray(_eight_bits(picture))
     pixels = np.array(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
     return _upright(pixels, orientation)
+
+
+def _eight_bits(picture: Image.Image) -> np.ndarray:
+    """uint8 [h, w] of a gray picture of 16 bits: its high byte.
+
+    Pillow's own conversion clips at 255, so that nearly everything becomes white. Pixels of 32 bits, whole or float,
+    have no agreed range: any scale would be a guess, and none makes them black. Raises ValueError for them.
+    """
+    depth = picture.tag_v2.get(TIFF_BITS, (8,)) if picture.format == "TIFF" else (16,)
+    if picture.mode == "F" or max(depth) > 16:
+        raise ValueError(
+            f"{max(depth)} bits a pixel ({'float' if picture.mode == 'F' else 'integer'}); 8 or 16 are read"
+        )
+    return (np.clip(np.asarray(picture, np.int64), 0, 65535) >> 8).astype(np.uint8)
 
 
 def _check_pixels(width: int, height: int) -> None:

@@ -7,10 +7,20 @@ import hashlib
 import io
 import json
 
+import numpy as np
 import simplejpeg
 from PIL import Image
 
-from xsample_jax.data.decode import DAMAGED, EXIF_ORIENTATION, has_exif, on_white, open_picture, resized, square
+from xsample_jax.data.decode import (
+    DAMAGED,
+    exif_orientation,
+    has_exif,
+    on_white,
+    open_picture,
+    resized,
+    square,
+    without_metadata,
+)
 from xsample_jax.data.records import SCHEMA_VERSION, Manifest
 from xsample_jax.data.writer import MAX_ID
 from xsample_jax.errors import DataError
@@ -56,7 +66,7 @@ def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]
     Alpha is then composited on white, and of several pictures the first is taken.
 
     Returns:
-      The bytes, and what was changed: turned, cmyk, 16_bit, animated, shrunk.
+      The bytes, and what is to be counted: turned, cmyk, 16_bit, animated, shrunk, and one_color (all pixels alike).
 
     Raises:
       DataError: the picture does not decode, or is too long for a JPEG.
@@ -66,6 +76,14 @@ def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]
         kind, sides, changes = _header(data)
     except DAMAGED as error:
         raise DataError("image", str(error)[:200], "a picture with a header that can be read") from error
+    blank = (pixels[0] == pixels[0, 0]).all() and (pixels == pixels[0, 0]).all()
+    prepared, changes = _rewrite(data, pixels, kind, sides, changes, options)
+    return prepared, [*changes, "one_color"] if blank else changes
+
+
+def _rewrite(
+    data: bytes, pixels: np.ndarray, kind: str, sides: tuple[int, int], changes: list[str], options: ImageOptions
+) -> tuple[bytes, list[str]]:
     if options.raw:
         pixels = square(pixels, options.size, 3)
         return b"P6\n%d %d\n255\n" % (options.size, options.size) + pixels.tobytes(), changes
@@ -95,9 +113,12 @@ def _header(data: bytes) -> tuple[str, tuple[int, int], list[str]]:
         with contextlib.suppress(ValueError):  # Pillow reads more kinds of JPEG, but takes its time
             height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
             return "JPEG", (width, height), ["cmyk"] if colors in ("CMYK", "YCCK") else []
-    header = Image.open(io.BytesIO(data), formats=READ_FORMATS)
+    try:
+        header = Image.open(io.BytesIO(data), formats=READ_FORMATS)
+    except DAMAGED:
+        header = Image.open(io.BytesIO(without_metadata(data)), formats=READ_FORMATS)
     found = []
-    if header.getexif().get(EXIF_ORIENTATION, 1) in range(2, 9):
+    if exif_orientation(data) in range(2, 9):
         found.append("turned")
     if header.mode == "CMYK":
         found.append("cmyk")
