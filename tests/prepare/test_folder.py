@@ -126,7 +126,7 @@ def test_missing_values_are_no_caption_and_no_label(photos, tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("t.csv", "image,caption\na.jpg,one, two\n", "row 2"),
+        ("t.csv", "image,caption\na.jpg,one, two\n", "line 2"),
         ("t.csv", "image,caption\n", "at least one row"),
         ("t.jsonl", '{"image": "a.jpg"}\n{"image"\n', "line 2"),
         ("t.jsonl", "[1]\n", "JSON map"),
@@ -200,7 +200,7 @@ def test_labels_as_pandas_writes_them(photos, tmp_path):
 @pytest.mark.parametrize("value", [None, 3, {"bytes": "x", "path": "a.jpg"}, ""])
 def test_an_image_column_without_paths(photos, tmp_path, value):
     table = write_table(tmp_path / "t.jsonl", [{"image": "top.jpg"}, {"image": value}])
-    with pytest.raises(DataError, match=r"image in row 2 of .*the path of a picture.*--image_field"):
+    with pytest.raises(DataError, match=r"image in row 2 of .*the path of an image.*--image_field"):
         folder_source(str(photos), Fields(), table)
 
 
@@ -217,7 +217,7 @@ def test_a_picture_that_cannot_be_read_now_stops_the_work(photos, tmp_path, monk
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr("pathlib.Path.read_bytes", flaky)
-    with pytest.raises(DataError, match=r"picture cat/1\.jpg = 'Input/output error'.*same command"):
+    with pytest.raises(DataError, match=r"image cat/1\.jpg = 'Input/output error'.*same command"):
         list(source.shards[0].read())
 
 

@@ -42,14 +42,27 @@ def buffer_pool(use: str, *shape: int) -> np.ndarray:
 cv2.setNumThreads(1)  # pictures are decoded in threads of their own
 
 
-def square(pixels: np.ndarray, size: int, channels: int, out: np.ndarray | None = None) -> np.ndarray:
-    """Center square of a picture, resized; cropping first gives the same pixels for less work.
+FITS = ("crop", "pad")  # how an image becomes a square: data.fit
+PADDING = 128  # gray around a padded image; with alpha it is transparent
+
+
+def loses_a_third(pixels: np.ndarray) -> bool:
+    """Whether the center square of an image [h, w, channels] leaves out more than a third of it."""
+    height, width = pixels.shape[:2]
+    return 3 * min(height, width) < 2 * max(height, width)
+
+
+def square(
+    pixels: np.ndarray, size: int, channels: int, out: np.ndarray | None = None, fit: str = "crop"
+) -> np.ndarray:
+    """An image as a square: its center, or all of it between bars; cut or shrunk before that is work saved.
 
     Args:
       pixels: uint8 [h, w, 3], or 4 with alpha.
-      size: side of the result in pixels. A picture whose short side it is already is cut, not blurred.
-      channels: 3 (alpha composited on white) or 4 (RGBA, not premultiplied; alpha 255 where the picture has none).
+      size: side of the result in pixels. An image whose short (padded: long) side it is already is not resampled.
+      channels: 3 (alpha composited on white) or 4 (RGBA, not premultiplied; alpha 255 where the image has none).
       out: uint8 [size, size, channels], contiguous, where to write; None: memory of its own.
+      fit: crop (the center square) or pad (the whole image; bars are gray, with four channels transparent).
 
     Returns:
       uint8 [size, size, channels], `out` where it was given.
@@ -61,15 +74,30 @@ def square(pixels: np.ndarray, size: int, channels: int, out: np.ndarray | None 
         raise DataError("channels", channels, "3 or 4")
     out = np.empty((size, size, channels), np.uint8) if out is None else out
     height, width, given = pixels.shape
+    if fit == "pad" and height != width:
+        scale = size / max(height, width)
+        inner = [max(1, round(side * scale)) for side in (height, width)]
+        top, left = (size - inner[0]) // 2, (size - inner[1]) // 2
+        out[:] = PADDING
+        out[..., 3:] = 0
+        part = out[top : top + inner[0], left : left + inner[1]]
+        part[:] = _with_channels(pixels if [height, width] == inner else resized(pixels, inner[1], inner[0]), channels)
+        return out
     short = min(height, width)
     top, left = (height - short) // 2, (width - short) // 2
     pixels = pixels[top : top + short, left : left + short]
     if short != size:
         pixels = resized(pixels, size, size, out if given == channels else None)
     if pixels is not out:
-        out[..., :given] = on_white(pixels) if channels < given else pixels
-        out[..., given:] = 255
+        out[:] = _with_channels(pixels, channels)
     return out
+
+
+def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """uint8 [h, w, channels]: without alpha on white, or with alpha 255."""
+    if pixels.shape[2] == channels:
+        return pixels
+    return on_white(pixels) if channels == 3 else np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
 
 
 def resized(pixels: np.ndarray, width: int, height: int, out: np.ndarray | None = None) -> np.ndarray:
@@ -147,13 +175,15 @@ DAMAGED = (
 )
 
 
-def decode_record(record: dict, size: int, channels: int) -> np.ndarray:
+def decode_record(record: dict, size: int, channels: int, fit: str = "crop") -> np.ndarray:
     """Decodes `record["image"]` as `decode_image` does; a DataError names the record's file, index and id."""
-    return decode_image(record["image"], size, channels, f"{record['location']} (id {record['id']})")
+    return decode_image(record["image"], size, channels, f"{record['location']} (id {record['id']})", fit=fit)
 
 
-def decode_image(data: bytes, size: int, channels: int, where: str = "", out: np.ndarray | None = None) -> np.ndarray:
-    """Decodes a JPEG, PNG or WebP: short side resized to `size` (antialiased), then the center square.
+def decode_image(
+    data: bytes, size: int, channels: int, where: str = "", out: np.ndarray | None = None, fit: str = "crop"
+) -> np.ndarray:
+    """Decodes a JPEG, PNG or WebP to a square of `size` (antialiased): the center, or all of it (`fit` of `square`).
 
     Gray, palette, 16-bit and CMYK pictures become RGB; an EXIF orientation is applied.
 
@@ -170,7 +200,7 @@ def decode_image(data: bytes, size: int, channels: int, where: str = "", out: np
     Raises:
       DataError: empty, truncated, damaged, too large, or of another format.
     """
-    return square(open_picture(data, size, where, reuse=True), size, channels, out)
+    return square(open_picture(data, size, where, reuse=True), size, channels, out, fit)
 
 
 def open_picture(

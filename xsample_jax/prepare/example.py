@@ -1,11 +1,15 @@
 """What sources deliver, before any work on it: examples, and problems where there is no example."""
 
+import collections
 import contextlib
 import dataclasses
+import errno
+import json
 import numbers
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -57,10 +61,14 @@ class Problem:
 # Kind -> what it means and what became of it; docs/data.md has the same list.
 KINDS = {
     "broken_image": "does not decode: dropped",
-    "no_image": "no picture, or its file is missing: dropped",
-    "unread_picture": "a picture in a tar that is a link, of another format, or with two dots in its name: not read",
+    "no_image": "no image, or its file is missing, outside --path, or not a regular file: dropped",
+    "unread_picture": "an image of a format that is not read (AVIF, HEIC, ...); in a tar also a link, a sparse file "
+    "or a name with two dots: not read",
+    "scattered_members": "members of a key that are not next to each other in their tar: not read (sort it by name)",
     "broken_metadata": "JSON that cannot be read, or no label or caption where one was asked for: dropped",
     "broken_record": "record that cannot be read: dropped",
+    "missing_field": "the entry of --label_field is not there: kept without a label",
+    "unknown_label": "a label that is not one of the classes, without --label_field: kept without it",
     "duplicate_key": "key that this input shard had before: dropped, the first is kept",
     "truncated_tar": "the tar ends too early: what is whole before that place is kept",
     "no_caption": "no caption, or only white space: kept without, or dropped with --require_caption",
@@ -96,12 +104,16 @@ class Source:
       class_names: names of the labels; () when labels are plain numbers or absent.
       attributes: attribute -> names of its values.
       text_encoder: description of the embeddings that the examples bring, or None.
+      skipped: what was passed over while the input was listed, {"files .txt": 3, "hidden files": 1}; for the report.
+      notes: sentences for the user about what the source decided, such as which folder level is the label.
     """
 
     shards: tuple[InputShard, ...]
     class_names: tuple[str, ...] = ()
     attributes: dict = dataclasses.field(default_factory=dict)
     text_encoder: dict | None = None
+    skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def chunks(items: Iterable, size: int) -> Iterator[list]:
@@ -131,12 +143,29 @@ class Fields:
       label: of the class, a number or a name.
       image: of the path of the picture (tables).
       class_names: of the labels, when the source does not tell.
+      attributes: columns or JSON entries that become attributes; of folders, names of the levels from the top.
+      label_level: of folders, which level is the label: "path" (all levels joined), a number from 1, or "" (innermost).
     """
 
     captions: tuple[str, ...] = ()
     label: str = ""
     image: str = ""
     class_names: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
+    label_level: str = ""
+
+
+def entry(row: Mapping, name: str):
+    """`row[name]`, or of "captions/text" the entry `text` of every item of `captions`; None where there is none."""
+    if name in row or "/" not in name:
+        return row.get(name)
+    outer, _, inner = name.partition("/")
+    value = row.get(outer)
+    if isinstance(value, Mapping):
+        return entry(value, inner)
+    if isinstance(value, np.ndarray | list | tuple):
+        return [entry(item, inner) for item in value if isinstance(item, Mapping)]
+    return None
 
 
 def read_captions(row: Mapping, asked: tuple[str, ...], usual: tuple[str, ...]) -> tuple[str, ...]:
@@ -151,7 +180,7 @@ def read_captions(row: Mapping, asked: tuple[str, ...], usual: tuple[str, ...]) 
     """
     found = []
     for name in asked or usual:
-        value = row.get(name)
+        value = entry(row, name)
         if isinstance(value, np.ndarray):
             value = value.ravel().tolist()
         for text in value if isinstance(value, list | tuple) else [value]:
@@ -173,7 +202,7 @@ def read_label(row: Mapping, name: str) -> int | str | None:
 
     Raises DataError for an entry `name` that is neither a whole number nor a text.
     """
-    value = row.get(name or "label")
+    value = entry(row, name or "label")
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()  # a number, a text or a list
     if isinstance(value, bytes):
@@ -196,30 +225,137 @@ def read_label(row: Mapping, name: str) -> int | str | None:
 # What lies below a folder: files by suffix, and the split that the first folder names.
 
 
-IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"}
+IMAGE_SUFFIXES = {
+    "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff", "ppm", "pgm", "pbm", "pnm",
+}  # fmt: skip
+UNREAD_SUFFIXES = {"avif", "heic", "heif", "jp2", "jxl", "j2k", "svg", "ico", "tga", "dng", "cr2", "nef", "arw", "raw"}
+TEXT_SUFFIXES = {"txt", "json", "cls"}
+LARGEST_FILE = 2**28  # bytes; no image of the sizes that are read is larger
 
 
-def files_below(root: Path, suffixes: Collection[str]) -> list[str]:
+def files_below(root: Path, suffixes: Collection[str]) -> tuple[list[str], collections.Counter]:
     """Paths relative to `root` of the files with these suffixes, in capitals too, at any depth, sorted.
 
-    Hidden files and folders are passed over. Links are followed, but not back to a folder that they lie in.
+    Hidden files and folders are skipped. Links are followed, but not back to a folder that they are in.
+
+    Returns:
+      The paths, and how many others there are by kind: "files .md", "hidden files", "links in circles", ...
+
+    Raises:
+      DataError: a folder that cannot be listed: its images would be missing without a word.
     """
-    found = []
+
+    def refuse(error: OSError):
+        fix = "Grant the right to read it, or move it away."
+        raise DataError(f"folder {error.filename}", error.strerror, "a folder that can be listed", fix) from error
+
+    found, skipped = [], collections.Counter()
     above = {os.fspath(root): {_identity(root)}}  # folder -> itself and those on the way to it
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
         way = above.pop(folder)
-        inner = {name: _identity(os.path.join(folder, name)) for name in folders if not name.startswith(".")}
+        shown = [name for name in folders if not name.startswith(".")]
+        skipped["hidden folders"] += len(folders) - len(shown)
+        inner = {name: _identity(os.path.join(folder, name)) for name in shown}
         folders[:] = [name for name in inner if inner[name] not in way]
+        skipped["links in circles"] += len(inner) - len(folders)
         above |= {os.path.join(folder, name): way | {inner[name]} for name in folders}
         for file in files:
-            if not file.startswith(".") and file.rpartition(".")[2].lower() in suffixes:
+            suffix = file.rpartition(".")[2].lower() if "." in file else ""
+            if file.startswith("."):
+                skipped["hidden files"] += 1
+            elif suffix in suffixes:
                 found.append((Path(folder) / file).relative_to(root).as_posix())
-    return sorted(found)
+            else:
+                skipped[f"files .{suffix}" if suffix else "files without a suffix"] += 1
+    return sorted(found), +skipped
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:
     about = os.stat(folder)
     return about.st_dev, about.st_ino
+
+
+def read_regular(path: Path) -> bytes:
+    """The bytes of a regular file; raises ValueError for a device, a pipe or a file that no image can be."""
+    about = path.stat()  # before it is opened: opening a pipe waits for a writer
+    if not stat.S_ISREG(about.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "not a regular file")
+    if about.st_size > LARGEST_FILE:
+        raise ValueError(f"{about.st_size} bytes, more than {LARGEST_FILE}")
+    return path.read_bytes()
+
+
+def example_of_members(key: str, members: Mapping[str, bytes], fields: Fields, labels: Mapping) -> Iterator:
+    """Yields the example of an image and the .txt, .json and .cls beside it, and problems with what they hold.
+
+    Args:
+      members: {suffix: bytes}, one of them an image.
+      labels: attribute -> {name of a value: its number}, of the JSON entries that become attributes.
+    """
+    images = [data for suffix, data in members.items() if suffix in IMAGE_SUFFIXES]
+    row = {}
+    if "json" in members:
+        try:
+            row = json.loads(members["json"])
+        except (ValueError, RecursionError) as error:
+            yield Problem(key, "broken_metadata", str(error))
+            return
+        if not isinstance(row, dict):
+            yield Problem(key, "broken_metadata", f"{type(row).__name__}, not a map")
+            return
+    if fields.label and entry(row, fields.label) is None:
+        yield Problem(key, "missing_field", fields.label)
+    try:
+        if "txt" in members and not fields.captions:
+            captions = (members["txt"].decode("utf-8", "replace"),)
+        else:
+            captions = read_captions(row, fields.captions, ("caption",))
+        if "cls" in members and not fields.label:
+            label = read_label({"label": members["cls"].decode("utf-8", "replace")}, "")
+        else:
+            label = read_label(row, fields.label)
+            if isinstance(label, str) and not fields.label and not fields.class_names:  # nobody asked for it
+                yield Problem(key, "unknown_label", label[:80])
+                label = None
+    except DataError as error:
+        yield Problem(key, "broken_metadata", str(error))
+        return
+    attributes = {name: numbers_of[attribute_value(row, name)] for name, numbers_of in labels.items()}
+    yield Example(key, images[0], captions, label, attributes)
+
+
+def image_bytes_column(schema) -> str | None:
+    """The column of an Arrow schema that holds encoded images: bytes, or {bytes, path} as Hugging Face writes them."""
+    import pyarrow.types as kinds
+
+    def is_bytes(kind) -> bool:
+        return kinds.is_binary(kind) or kinds.is_large_binary(kind)
+
+    for field in schema:
+        inner = field.type
+        if kinds.is_struct(inner) and inner.get_field_index("bytes") >= 0:
+            inner = inner.field("bytes").type
+        if is_bytes(inner):
+            return field.name
+    return None
+
+
+def attribute_value(row: Mapping, name: str) -> str:
+    """The value of an attribute as text; "" where there is none."""
+    value = entry(row, name)
+    return "" if value is None or value != value else str(value).strip()
+
+
+def number_values(rows: Iterable[Mapping], names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """attribute -> {value: its number}, values in the order of the alphabet; DataError for an entry no row has."""
+    values: dict[str, set[str]] = {name: set() for name in names}
+    for row in rows:
+        for name in names:
+            values[name].add(attribute_value(row, name))
+    for name, found in values.items():
+        if found <= {""}:
+            raise DataError("--attributes", name, "an entry that some example has", "Leave it out.")
+    return {name: {value: number for number, value in enumerate(sorted(found))} for name, found in values.items()}
 
 
 def first_folder(name: str, path: str) -> str:

@@ -1,26 +1,36 @@
 """A folder of pictures: folder names as labels, or a table of captions and labels beside it."""
 
+import collections
+import contextlib
 import csv
 import errno
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+import os
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from xsample_jax.errors import DataError, did_you_mean
 from xsample_jax.prepare.example import (
     IMAGE_SUFFIXES,
+    TEXT_SUFFIXES,
+    UNREAD_SUFFIXES,
     Example,
     Fields,
     InputShard,
     Problem,
     Source,
+    attribute_value,
     chunks,
+    example_of_members,
     files_below,
     first_folder,
+    image_bytes_column,
+    number_values,
     read_captions,
     read_label,
+    read_regular,
 )
 
 # CSV, JSON lines and Parquet: one row per picture or per caption.
@@ -33,7 +43,7 @@ def read_table(path: str | Path) -> list[dict]:
     """Returns all rows of a .csv, .tsv, .jsonl or .parquet file.
 
     Raises:
-      DataError: missing, of another kind, not readable (with the line), or empty.
+      DataError: missing, of another kind, not readable (with the line), or empty; Parquet that holds images itself.
     """
     path = Path(path)
     if not path.is_file():
@@ -47,7 +57,11 @@ def read_table(path: str | Path) -> list[dict]:
         elif kind == ".parquet":
             import pyarrow.parquet  # half a second to import, which only tables of this kind should cost
 
-            rows = pyarrow.parquet.read_table(path).to_pylist()
+            file = pyarrow.parquet.ParquetFile(path)
+            if inside := image_bytes_column(file.schema_arrow):
+                fix = f"Use --source=parquet --path={path}."
+                raise DataError("--table", str(path), f"paths of images; the column {inside} holds the images", fix)
+            rows = file.read().to_pylist()
         else:
             raise DataError("--table", str(path), "a .csv, .tsv, .jsonl or .parquet file")
     except DataError:
@@ -60,31 +74,53 @@ def read_table(path: str | Path) -> list[dict]:
 
 
 def image_column(columns: Collection[str], name: str, path: str | Path) -> str:
-    """The column with the pictures' paths: `name`, or the first usual one."""
+    """The column with the images' paths: `name`, or the first usual one."""
     if name:
         check_column(columns, name, "--image_field", path)
         return name
     for usual in IMAGE_COLUMNS:
         if usual in columns:
             return usual
-    fix = f"Columns: {', '.join(columns)}. Say which it is: --image_field=COLUMN."
-    raise DataError(f"columns of {path}", sorted(columns), "one with the paths of the pictures", fix)
+    fix = "Name it: --image_field=COLUMN."
+    raise DataError(f"columns of {path}", ", ".join(columns), "one with the paths of the images", fix)
 
 
 def check_column(columns: Collection[str], name: str, flag: str, path: str | Path) -> None:
+    """Raises DataError for a column that is not there; it names those that are."""
     if name not in columns:
-        raise DataError(flag, name, f"a column of {path}", did_you_mean(name, columns))
+        shown = ", ".join(columns)
+        raise DataError(flag, name, f"a column of {path}: {shown[:200]}", did_you_mean(name, columns))
 
 
 def _read_csv(path: Path, comma: str) -> list[dict]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, delimiter=comma, strict=True)
-        rows = list(reader)
-    for number, row in enumerate(rows, 2):
-        if None in row or None in row.values():
-            expected = f"{len(reader.fieldnames)} values, as the first line"
-            raise DataError(f"{path}, row {number}", list(row.values()), expected, "Put quotes around commas.")
+        twice = [name for name, count in collections.Counter(reader.fieldnames or ()).items() if count > 1]
+        if twice:
+            fix = "Rename one of them; --caption_fields takes several columns."
+            raise DataError(f"columns of {path}", ", ".join(twice), "names that occur once", fix)
+        rows, before = [], 1
+        try:
+            for row in reader:
+                line, before = before + 1, reader.line_num
+                if None in row or None in row.values():
+                    expected = f"{len(reader.fieldnames)} values, as the first line"
+                    raise DataError(f"{path}, line {line}", list(row.values()), expected, "Put quotes around commas.")
+                if before > line and any(_holds_rows(value, comma) for value in row.values()):
+                    expected = f"a row on one line; a quote that opens there closes on line {before}"
+                    raise DataError(f"{path}, line {line}", list(row.values()), expected, "Remove or double the quote.")
+                rows.append(row)
+        except csv.Error as error:
+            fix = "Is a quote missing? Inside quotes, a quote is written twice."
+            raise DataError(f"{path}, line {before + 1}", str(error), "a row that can be read", fix) from error
     return rows
+
+
+def _holds_rows(value: str, comma: str) -> bool:
+    """Whether a value of several lines has rows of the table in it: a quote without a partner takes them in."""
+    inner = [line.split(comma) for line in value.splitlines()[1:]]
+    named = any(cell.rpartition(".")[2].lower() in IMAGE_SUFFIXES for cells in inner for cell in cells if "." in cell)
+    return any(len(cells) > 1 for cells in inner) and (named or comma == "\t")
 
 
 def _read_json_lines(path: Path) -> list[dict]:
@@ -103,8 +139,8 @@ def _read_json_lines(path: Path) -> list[dict]:
     return rows
 
 
-# (path relative to the folder, captions, label)
-Row = tuple[str, tuple[str, ...], int | str | None]
+# (path relative to the folder, captions, label, values of the attributes)
+Row = tuple[str, tuple[str, ...], int | str | None, tuple[str, ...]]
 
 # Of a file that is not there, or is none. Any other error may be gone when the same command is given again.
 NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
@@ -113,89 +149,182 @@ NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.
 def folder_source(
     path: str, fields: Fields, table: str | None = None, split_by_folder: bool = False, shard_size: int = 10_000
 ) -> Source:
-    """The pictures of a folder, sorted by path; `shard_size` of them are an input shard.
+    """The images of a folder, sorted by path; `shard_size` of them are an input shard.
 
-    Without a table every picture counts, and the folder that holds it is its label (right in `path`: none).
-    With one the table says what the set is; rows of the same picture are its captions, in the order of the table.
+    Without a table every image counts. Where some image has a .txt or .json of its name beside it, these hold captions
+    and labels, as in the tars of img2dataset; otherwise the folders are the labels (`fields.label_level`). With a table
+    the table says what the set is; rows of the same image are its captions, in the order of the table.
 
     Args:
       path: the folder.
-      fields: columns of the table.
+      fields: columns of the table, or entries of the JSON files.
       table: CSV, TSV, JSONL or Parquet; its paths are relative to `path`.
       split_by_folder: the first folder below `path` names the split.
-      shard_size: pictures per input shard.
+      shard_size: images per input shard.
     """
     root = Path(path)
     if not root.is_dir():
         raise DataError("--path", path, "an existing folder")
-    rows = _table_rows(table, fields) if table else [(name, (), None) for name in files_below(root, IMAGE_SUFFIXES)]
+    sidecars, skipped, notes = False, {}, ()
+    if table:
+        rows = _table_rows(table, fields, root)
+    else:
+        names, skipped = files_below(root, IMAGE_SUFFIXES | UNREAD_SUFFIXES | TEXT_SUFFIXES)
+        rows, sidecars, notes = _listed_rows(names, fields, split_by_folder)
     if not rows:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError("--path", path, f"a folder with pictures ({kinds}), at any depth", "None is there.")
+        there = f" There are {', '.join(f'{count} {kind}' for kind, count in skipped.items())}." if skipped else ""
+        raise DataError("--path", path, f"a folder with images ({kinds}), at any depth", f"None is there.{there}")
+    for flag, value in (("--caption_fields", fields.captions), ("--label_field", fields.label)):
+        if value and not table and not sidecars:
+            raise DataError(flag, value, "a --table, or .json files beside the images", "Give --table=FILE.")
+    attributes = _number_attributes(root, rows, fields, sidecars)
     splits: dict[str | None, list[Row]] = {}
     for row in rows:
         splits.setdefault(first_folder(row[0], path) if split_by_folder else None, []).append(row)
-    if not table:
-        depth = 2 if split_by_folder else 1
-        splits = {split: [(name, (), _folder(name, depth)) for name, _, _ in some] for split, some in splits.items()}
-    names = {row[2] for some in splits.values() for row in some if isinstance(row[2], str)}
+    names = {row[2] for row in rows if isinstance(row[2], str)}
     shards = []
     for split in sorted(splits, key=str):
         for number, chunk in enumerate(chunks(splits[split], shard_size)):
-            identity = hashlib.sha256(json.dumps([str(root.absolute()), chunk]).encode()).hexdigest()
-            name = f"{split or root.name}, pictures {number * shard_size} to {number * shard_size + len(chunk) - 1}"
-            shards.append(InputShard(name, partial(read_files, str(root), chunk), identity, split))
-    return Source(tuple(shards), class_names=fields.class_names or tuple(sorted(names)))
+            identity = hashlib.sha256(json.dumps([str(root.absolute()), chunk, sidecars]).encode()).hexdigest()
+            name = f"{split or root.name}, images {number * shard_size} to {number * shard_size + len(chunk) - 1}"
+            read = partial(read_files, str(root), chunk, fields if sidecars else None, attributes)
+            shards.append(InputShard(name, read, identity, split))
+    return Source(
+        tuple(shards),
+        class_names=fields.class_names or tuple(sorted(names)),
+        attributes={name: tuple(values) for name, values in attributes.items()},
+        skipped=skipped,
+        notes=notes,
+    )
 
 
-def read_files(root: str, rows: list[Row]) -> Iterator[Example | Problem]:
-    """Yields one example per row, or a problem where its file is missing."""
-    for name, captions, label in rows:
+def read_files(
+    root: str, rows: list[Row], sidecars: Fields | None = None, attributes: Mapping[str, Mapping[str, int]] = {}
+) -> Iterator[Example | Problem]:
+    """Yields one example per row, or a problem where there is no image. sidecars: what to read of .txt and .json."""
+    for name, captions, label, values in rows:
+        file = Path(root) / name
+        if file.suffix[1:].lower() in UNREAD_SUFFIXES:
+            yield Problem(name, "unread_picture", file.suffix)
+            continue
+        if os.path.isabs(name) or ".." in PurePosixPath(name).parts:
+            yield Problem(name, "no_image", "outside --path")
+            continue
         try:
-            data = (Path(root) / name).read_bytes()
+            data = read_regular(file)
+            if sidecars is not None:
+                members = {file.suffix[1:].lower(): data} | _read_beside(file)
+                yield from example_of_members(name, members, sidecars, attributes)
+                continue
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno not in NO_FILE:
                 fix = "Give the same command again when it can be read: it goes on from here."
-                raise DataError(f"picture {name}", error.strerror, "a file that can be read", fix) from error
+                raise DataError(f"image {name}", error.strerror, "a file that can be read", fix) from error
             yield Problem(name, "no_image", str(error))
             continue
-        yield Example(name, data, captions, label)
+        numbers = {attribute: attributes[attribute][value] for attribute, value in zip(attributes, values, strict=True)}
+        yield Example(name, data, captions, label, numbers)
 
 
-def _folder(name: str, depth: int) -> str | None:
-    parts = PurePosixPath(name).parts
-    return parts[-2] if len(parts) > depth else None
+def _read_beside(file: Path) -> dict[str, bytes]:
+    """{suffix: bytes} of the .txt, .json and .cls with the name of an image."""
+    found = {}
+    for suffix in TEXT_SUFFIXES:
+        with contextlib.suppress(FileNotFoundError):
+            found[suffix] = read_regular(file.with_suffix(f".{suffix}"))
+    return found
 
 
-def _table_rows(table: str, fields: Fields) -> list[Row]:
+def _listed_rows(names: list[str], fields: Fields, split_by_folder: bool) -> tuple[list[Row], bool, tuple[str, ...]]:
+    """(a row for each image, whether texts beside the images describe them, notes) of a folder without a table."""
+    images = [name for name in names if not _is_text(name)]
+    described = {str(PurePosixPath(name).with_suffix("")) for name in names if _is_text(name)}
+    sidecars = any(str(PurePosixPath(name).with_suffix("")) in described for name in images)
+    if sidecars and not fields.label_level:
+        kinds = "Captions and labels are read from the .txt, .json and .cls beside the images, not from folder names."
+        return [(name, (), None, ()) for name in images], True, (kinds,)
+    rows, parents = [], collections.defaultdict(set)
+    for name in images:
+        levels = PurePosixPath(name).parts[int(split_by_folder) : -1]
+        label = _label_of(levels, fields.label_level, name)
+        values = tuple(levels[place] if place < len(levels) else "" for place in range(len(fields.attributes)))
+        rows.append((name, (), label, values))
+        if label is not None and not fields.label_level:
+            parents[label].add(levels[:-1])
+    shared = sorted((label for label in parents if len(parents[label]) > 1), key=lambda label: -len(parents[label]))
+    notes = ["The label is the innermost folder (--label_level=1 is the first, --label_level=path all of them joined)."]
+    if shared:
+        some = ", ".join(f"{label} ({len(parents[label])} folders)" for label in shared[:5])
+        notes.append(f"{len(shared)} labels are folders of one name in several places, and one class each: {some}.")
+    deep = any(len(PurePosixPath(name).parts) > 2 + split_by_folder for name in images)
+    return rows, False, tuple(notes) if parents and (deep or shared) else ()
+
+
+def _is_text(name: str) -> bool:
+    return PurePosixPath(name).suffix[1:].lower() in TEXT_SUFFIXES
+
+
+def _label_of(levels: tuple[str, ...], level: str, name: str) -> str | None:
+    if level == "path":
+        return "/".join(levels) or None
+    if not level:
+        return levels[-1] if levels else None
+    if not level.isascii() or not level.isdigit() or int(level) < 1:
+        raise DataError("--label_level", level, "path, or the number of a folder level, from 1")
+    return levels[int(level) - 1] if len(levels) >= int(level) else None
+
+
+def _number_attributes(root: Path, rows: list[Row], fields: Fields, sidecars: bool) -> dict[str, dict[str, int]]:
+    if not fields.attributes:
+        return {}
+    if not sidecars:
+        return number_values((dict(zip(fields.attributes, row[3], strict=True)) for row in rows), fields.attributes)
+
+    def jsons() -> Iterator[dict]:
+        for row in rows:
+            with contextlib.suppress(OSError, ValueError, RecursionError):  # read_files reports it
+                value = json.loads(read_regular((root / row[0]).with_suffix(".json")))
+                yield value if isinstance(value, dict) else {}
+
+    return number_values(jsons(), fields.attributes)
+
+
+def _table_rows(table: str, fields: Fields, root: Path) -> list[Row]:
     rows = read_table(table)
     columns = dict.fromkeys(name for row in rows for name in row)
     image = image_column(columns, fields.image, table)
-    for name in fields.captions:
-        check_column(columns, name, "--caption_fields", table)
+    for flag, names in (("--caption_fields", fields.captions), ("--attributes", fields.attributes)):
+        for name in names:
+            check_column(columns, name, flag, table)
     if fields.label:
         check_column(columns, fields.label, "--label_field", table)
     read: list[Row] = []
     for number, row in enumerate(rows, 1):
         if not isinstance(row.get(image), str) or not row[image]:
-            fix = "--image_field=COLUMN names another; pictures inside a table are not read."
-            raise DataError(f"{image} in row {number} of {table}", row.get(image), "the path of a picture", fix)
+            fix = "--image_field=COLUMN names another; --source=parquet reads images inside a table."
+            raise DataError(f"{image} in row {number} of {table}", row.get(image), "the path of an image", fix)
         name = PurePosixPath(row[image]).as_posix()
+        if os.path.isabs(name) and Path(name).is_relative_to(root.absolute()):
+            name = Path(name).relative_to(root.absolute()).as_posix()
+        values = tuple(attribute_value(row, attribute) for attribute in fields.attributes)
         try:
-            read.append((name, read_captions(row, fields.captions, ("caption",)), read_label(row, fields.label)))
+            captions = read_captions(row, fields.captions, ("caption",))
+            read.append((name, captions, read_label(row, fields.label), values))
         except DataError as error:  # like all errors of a table it is found before any work is done
             raise DataError(f"{error.field} of {name} in {table}", error.value, error.expected) from None
     # A column in which some labels are names is a column of names, even if other names look like numbers.
-    if any(isinstance(label, str) for _, _, label in read):
+    if any(isinstance(label, str) for _, _, label, _ in read):
         entry = fields.label or "label"
         read = [
-            (name, captions, str(row[entry]).strip() if isinstance(label, int) else label)
-            for row, (name, captions, label) in zip(rows, read, strict=True)
+            (name, captions, str(row[entry]).strip() if isinstance(label, int) else label, values)
+            for row, (name, captions, label, values) in zip(rows, read, strict=True)
         ]
     merged: dict[str, Row] = {}
-    for name, captions, label in read:
-        before, other = merged[name][1:] if name in merged else ((), label)
-        if other != label:
-            raise DataError(f"label of {name} in {table}", label, f"{other!r}, as in an earlier row of it")
-        merged[name] = (name, before + captions, label)
+    for name, captions, label, values in read:
+        before, other, also = merged[name][1:] if name in merged else ((), label, values)
+        if (other, also) != (label, values):
+            what = "label" if other != label else "attributes"
+            raise DataError(f"{what} of {name} in {table}", label, f"{other!r}, as in an earlier row of it")
+        merged[name] = (name, before + captions, label, values)
     return [merged[name] for name in sorted(merged)]

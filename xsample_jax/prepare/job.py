@@ -13,8 +13,10 @@ from PIL import Image
 
 from xsample_jax.data.decode import (
     DAMAGED,
+    FITS,
     exif_orientation,
     has_exif,
+    loses_a_third,
     on_white,
     open_picture,
     resized,
@@ -42,14 +44,20 @@ class ImageOptions:
     Attributes:
       size: longest short side in pixels; larger pictures are shrunk to it, smaller ones stay. None: never shrink.
       quality: of the JPEGs that are written, 1 to 100.
-      raw: store the center square of `size` as bare uint8 pixels: decoding costs nothing, storage 3 * size**2 bytes.
+      raw: store a square of `size` as bare uint8 pixels: decoding costs nothing, storage 3 * size**2 bytes.
+      fit: what that square is: crop (the center) or pad (the whole image, on gray).
     """
 
     size: int | None = 256
     quality: int = 92
     raw: bool = False
+    fit: str = "crop"
 
     def __post_init__(self):
+        if self.fit not in FITS:
+            raise DataError("--fit", self.fit, f"one of {', '.join(FITS)}")
+        if self.fit != "crop" and not self.raw:
+            raise DataError("--fit", self.fit, "nothing without --raw: other images keep their sides", "Set data.fit.")
         if self.size is not None and self.size < 1:
             raise DataError("--size", self.size, "at least 1 pixel, or 0 for pictures as they are")
         if not 1 <= self.quality <= 100:
@@ -66,7 +74,8 @@ def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]
     Alpha is then composited on white, and of several pictures the first is taken.
 
     Returns:
-      The bytes, and what is to be counted: turned, cmyk, 16_bit, animated, shrunk, and one_color (all pixels alike).
+      The bytes, and what is to be counted: turned, cmyk, 16_bit, animated, shrunk; one_color (all pixels alike),
+      elongated (the center square loses more than a third of it).
 
     Raises:
       DataError: the picture does not decode, or is too long for a JPEG.
@@ -76,16 +85,20 @@ def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]
         kind, sides, changes = _header(data)
     except DAMAGED as error:
         raise DataError("image", str(error)[:200], "a picture with a header that can be read") from error
-    blank = (pixels[0] == pixels[0, 0]).all() and (pixels == pixels[0, 0]).all()
+    notes = []
+    if (pixels[0] == pixels[0, 0]).all() and (pixels == pixels[0, 0]).all():
+        notes.append("one_color")
+    if loses_a_third(pixels):
+        notes.append("elongated")
     prepared, changes = _rewrite(data, pixels, kind, sides, changes, options)
-    return prepared, [*changes, "one_color"] if blank else changes
+    return prepared, changes + notes
 
 
 def _rewrite(
     data: bytes, pixels: np.ndarray, kind: str, sides: tuple[int, int], changes: list[str], options: ImageOptions
 ) -> tuple[bytes, list[str]]:
     if options.raw:
-        pixels = square(pixels, options.size, 3)
+        pixels = square(pixels, options.size, 3, fit=options.fit)
         return b"P6\n%d %d\n255\n" % (options.size, options.size) + pixels.tobytes(), changes
     height, width = pixels.shape[:2]
     shrinks = options.size is not None and min(height, width) > options.size
@@ -138,7 +151,10 @@ class Job:
       source: its input shards and what their numbers mean.
       splits: split -> share, for input shards that have no split of their own.
       image: what becomes of pictures.
-      require_caption: drop pictures without a caption.
+      require_caption: drop images without a caption.
+      split_by_image: the split goes by a hash of the image, so that equal images are never on both sides of it.
+      asked: the flags with which the user named entries, --caption_fields and --label_field: that no example has one,
+        or that a label is no class, is then an error.
     """
 
     name: str
@@ -146,6 +162,8 @@ class Job:
     splits: dict
     image: ImageOptions = dataclasses.field(default_factory=ImageOptions)
     require_caption: bool = False
+    split_by_image: bool = False
+    asked: tuple[str, ...] = ()
 
     @property
     def writer_options(self) -> str:
@@ -159,11 +177,13 @@ class Job:
             "format": [SCHEMA_VERSION, self.writer_options],
             "name": self.name,
             "splits": list(self.splits.items()),
-            "image": dataclasses.asdict(self.image),
+            "image": {name: value for name, value in dataclasses.asdict(self.image).items() if value != "crop"},
             "require_caption": self.require_caption,
             "shards": [[shard.name, shard.identity, shard.split] for shard in self.source.shards],
             "names": [self.source.class_names, self.source.attributes, self.source.text_encoder],
         }
+        if self.split_by_image:
+            facts["split_by_image"] = True
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @functools.cached_property
@@ -186,10 +206,10 @@ class Job:
         """Returns the number of a class; DataError for a name that is none of the classes."""
         if label is None:
             return -1
-        if isinstance(label, int):
+        if isinstance(label, int) and (not self._numbers or label < len(self._numbers)):
             return max(label, -1)
         if label not in self._numbers:
-            expected = "one of the class names" if self._numbers else "a number, as no class names are known"
+            expected = "one of the class names, or its number" if self._numbers else "a number: no names are known"
             raise DataError(
                 f"label of {key}",
                 label,

@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -11,7 +12,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from xsample_jax.io.paths import absolute, as_path, file_sizes, in_bucket, remov
 from xsample_jax.metrics.progress_bar import progress
 from xsample_jax.prepare.example import KINDS
 from xsample_jax.prepare.job import Job
-from xsample_jax.prepare.shards import STATE, prepare_shard, read_part
+from xsample_jax.prepare.shards import HASHES, STATE, prepare_shard, read_part
 
 # Where the input shards are worked on: processes of this machine, or Apache Beam. Both run the same function.
 
@@ -209,28 +210,54 @@ def _finish(job: Job, out: Path) -> tuple[Manifest, dict]:
     manifest = dataclasses.replace(
         job.empty_manifest(), splits={split: splits[split] for split in sorted(splits)}
     ).with_fingerprint()
-    captions, repeated = _stored(state, total, "captions")
+    hashes = [dict(load_arrays(state / f"{number:05d}.{HASHES}")) for number in range(total)]
+    captions, keys = _joined(hashes, "captions"), _joined(hashes, "keys")
+    none = {"--label_field": counts["missing_field"] >= counts["kept"], "--caption_fields": not len(captions)}
+    for flag in job.asked:
+        if none[flag]:
+            raise DataError(flag, "in no example", "an entry that the examples have", f"See {problems}, and --help.")
+    empty = [name for name, share in job.splits.items() if share and name not in splits and not _has_own_splits(job)]
     report = {
         "job": job.fingerprint,
         "fingerprint": manifest.fingerprint,
         "kept": counts.pop("kept"),
         **dict(sorted(counts.items())),
-        "captions": captions,
-        "duplicate_captions": repeated,
-        "duplicate_keys_across_shards": _stored(state, total, "keys")[1],
+        "captions": len(captions),
+        "duplicate_captions": len(captions) - len(np.unique(captions)),
+        "duplicate_keys_across_shards": len(keys) - len(np.unique(keys)),
+        **_count_equal_images(hashes, splits),
+        **({"empty_splits": empty} if empty else {}),
+        **({"skipped": dict(sorted(job.source.skipped.items()))} if job.source.skipped else {}),
+        **({"notes": list(job.source.notes)} if job.source.notes else {}),
     }
     for name, text in ((REPORT, json.dumps(report, indent=1) + "\n"), (MANIFEST, manifest_text(manifest))):
         atomic_write(out / name, lambda partial, text=text: partial.write_text(text))
     return manifest, report
 
 
+def _has_own_splits(job: Job) -> bool:
+    return all(shard.split for shard in job.source.shards)
+
+
+def _count_equal_images(hashes: Sequence[Mapping[str, np.ndarray]], splits: Iterable[str]) -> dict:
+    """How many images repeat an earlier one of their split byte by byte, and how many are in another split too."""
+    found = {split: _joined(hashes, f"images-{split}") for split in sorted(splits)}
+    different = {split: np.unique(images) for split, images in found.items()}
+    repeated = sum(map(len, found.values())) - sum(map(len, different.values()))
+    shared = {}
+    for first, second in itertools.combinations(different, 2):
+        both = len(np.intersect1d(different[first], different[second], assume_unique=True))
+        if both:
+            shared[f"{first} and {second}"] = both
+    return {"duplicate_images": repeated, "images_in_two_splits": shared}
+
+
+def _joined(hashes: Sequence[Mapping[str, np.ndarray]], what: str) -> np.ndarray:
+    """The hashes of all parts, uint64 [n]."""
+    return np.concatenate([np.zeros(0, np.uint64), *(part[what] for part in hashes if what in part)])
+
+
 def _join_problems(state: Path, total: int, path: Path) -> None:
     with path.open("wb") as file:
         for number in range(total):
             file.write((state / f"{number:05d}.problems.jsonl").read_bytes())
-
-
-def _stored(state: Path, total: int, what: str) -> tuple[int, int]:
-    """Number of hashes in all parts, and how many of them repeat an earlier one."""
-    hashes = np.concatenate([load_arrays(state / f"{number:05d}.{what}.npy") for number in range(total)])
-    return len(hashes), len(hashes) - len(np.unique(hashes))

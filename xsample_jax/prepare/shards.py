@@ -92,9 +92,9 @@ def parse_splits(text: str) -> dict[str, float]:
     return shares
 
 
-def split_of(key: str, shares: dict[str, float]) -> str:
-    """Returns the split of a key: its hash as a number in [0, 1), looked up in the running sum of the shares."""
-    place = key_hash(key) / 2**64
+def split_of(hashed: int, shares: dict[str, float]) -> str:
+    """Returns the split of a 64-bit hash: as a number in [0, 1), looked up in the running sum of the shares."""
+    place = hashed / 2**64
     for name, share in shares.items():
         place -= share
         if place < 0:
@@ -107,7 +107,12 @@ def key_hash(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
-STATE = ".prepare"
+def bytes_hash(data: bytes) -> int:
+    """64-bit hash of the bytes of an image file: equal files have equal hashes."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+
+
+STATE, HASHES = ".prepare", "hashes.npz"  # hashes of keys, captions and images, for the report
 
 
 def prepare_shard(job: Job, number: int, out: str) -> int:
@@ -123,6 +128,7 @@ def prepare_shard(job: Job, number: int, out: str) -> int:
         problems: list[Problem] = []
         keys: set[int] = set()
         captions: list[int] = []
+        images: dict[str, list[int]] = {}
         for place, item in enumerate(shard.read()):
             record, found = _record(job, item, job.first_id(number) + place, keys)
             if found:
@@ -137,12 +143,18 @@ def prepare_shard(job: Job, number: int, out: str) -> int:
             for change in record.pop("changes"):
                 report[f"image_{change}"] += 1
             captions += map(key_hash, record["captions"])
-            files.write(shard.split or split_of(item.group or item.key, job.splits), record, item.key)
+            image_hash = bytes_hash(item.image)
+            place_of = image_hash if job.split_by_image else key_hash(item.group or item.key)
+            split = shard.split or split_of(place_of, job.splits)
+            images.setdefault(split, []).append(image_hash)
+            files.write(split, record, item.key)
         part = {"splits": files.close(), "report": dict(sorted(report.items()))}
+        if not captions and not job.require_caption:  # a set of classes: one line an image would say nothing
+            problems = [problem for problem in problems if problem.kind != "no_caption"]
         lines = [json.dumps([shard.name, problem.key, problem.kind, problem.detail[:200]]) for problem in problems]
         files.publish(f"{number:05d}.problems.jsonl", "".join(line + "\n" for line in lines).encode())
-        files.publish(f"{number:05d}.keys.npy", _npy(keys))
-        files.publish(f"{number:05d}.captions.npy", _npy(captions))
+        hashes = {"keys": keys, "captions": captions} | {f"images-{split}": found for split, found in images.items()}
+        files.publish(f"{number:05d}.{HASHES}", _npz(hashes))
         files.publish(f"{number:05d}.json", json.dumps(part).encode())
     return report["kept"]
 
@@ -155,6 +167,7 @@ def read_part(out: Path, number: int, sizes: Mapping[str, int]) -> dict | None:
     try:
         part = json.loads((out / STATE / f"{number:05d}.json").read_text())
         whole = all(sizes.get(entry["file"]) == entry["bytes"] for entry in part["splits"].values())
+        whole &= (out / STATE / f"{number:05d}.{HASHES}").exists()
         return part if whole else None
     except (FileNotFoundError, ValueError):
         return None
@@ -179,10 +192,12 @@ def _record(job: Job, item: Example | Problem, id: int, keys: set[int]) -> tuple
     if not captions and job.require_caption:
         return None, problems
     keys.add(key)
+    label, unknown = _label(job, item)
+    problems += unknown
     record = {
         "id": id if item.id is None else item.id,
         "image": image,
-        "label": job.label_index(item.label, item.key),
+        "label": label,
         "captions": captions,
         "attributes": item.attributes,
         "changes": changes,
@@ -190,6 +205,19 @@ def _record(job: Job, item: Example | Problem, id: int, keys: set[int]) -> tuple
     if embeddings is not None:
         record["caption_embeddings"] = embeddings
     return record, problems
+
+
+def _label(job: Job, item: Example) -> tuple[int, list[Problem]]:
+    """(number of the class, problems): one label that is no class is left out, with -1 in its place.
+
+    Where labels were asked for, or no class is known at all, it is an error of the command: raises DataError.
+    """
+    try:
+        return job.label_index(item.label, item.key), []
+    except DataError:
+        if "--label_field" in job.asked or not job.source.class_names:
+            raise
+        return -1, [Problem(item.key, "unknown_label", str(item.label)[:80])]
 
 
 class _Files:
@@ -261,7 +289,7 @@ def _disk_error(path: Path, error: Exception) -> DataError:
     return DataError(f"writing {path}", str(error)[:200], "room on the disk and the right to write", fix)
 
 
-def _npy(values) -> bytes:
+def _npz(arrays: Mapping[str, Iterable[int]]) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, np.fromiter(values, np.uint64))
+    np.savez(buffer, **{name: np.fromiter(values, np.uint64) for name, values in arrays.items()})
     return buffer.getvalue()

@@ -10,6 +10,7 @@ from xsample_jax.io.paths import in_bucket
 from xsample_jax.prepare.example import Example, Fields, InputShard, Problem, Source
 from xsample_jax.prepare.folder import folder_source
 from xsample_jax.prepare.icons import icons_source
+from xsample_jax.prepare.parquet import parquet_source
 from xsample_jax.prepare.shapes import shapes_source
 from xsample_jax.prepare.tfds import tfds_source
 from xsample_jax.prepare.webdataset import webdataset_source
@@ -75,11 +76,20 @@ def open_source(
         "--caption_fields": fields.captions,
         "--label_field": fields.label,
         "--class_names": fields.class_names,
+        "--attributes": fields.attributes,
+        "--label_level": fields.label_level,
     }
     columns, splitting = {"--caption_fields", "--label_field", "--class_names"}, {"--splits", "--split_by_folder"}
     sources = {
-        "webdataset": (columns | splitting, lambda: webdataset_source(path, fields, split_by_folder)),
+        "webdataset": (
+            columns | splitting | {"--attributes"},
+            lambda: webdataset_source(path, fields, split_by_folder),
+        ),
         "folder": (set(given), lambda: folder_source(path, fields, table, split_by_folder, shard_size or SHARD_SIZE)),
+        "parquet": (
+            columns | splitting | {"--attributes", "--image_field"},
+            lambda: parquet_source(path, fields, split_by_folder),
+        ),
         "records": (set(), lambda: records_source(path)),
         "icons": ({"--splits"}, lambda: icons_source(path)),
         "shapes": ({"--caption_fields"}, lambda: shapes_source(fields)),
@@ -102,8 +112,8 @@ def open_source(
             raise DataError(flag, value, f"nothing for --source={name}", f"Leave {flag} out.")
     if splits and split_by_folder:
         raise DataError("--splits", splits, "nothing beside --split_by_folder", "Leave one of them out.")
-    if table is None and name == "folder":
-        for flag in ("--image_field", "--caption_fields", "--label_field"):
-            if given[flag]:
-                raise DataError(flag, given[flag], "a --table that has this column", "Give --table=FILE.")
+    if table is None and name == "folder" and fields.image:
+        raise DataError("--image_field", fields.image, "a --table that has this column", "Give --table=FILE.")
+    if table is not None and fields.label_level:
+        raise DataError("--label_level", fields.label_level, "nothing beside --table", "Use --label_field=COLUMN.")
     return make()

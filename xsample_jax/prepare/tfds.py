@@ -31,8 +31,9 @@ def tfds_source(path: str, fields: Fields, shard_size: int = 10_000) -> Source:
     if "image" not in features:
         raise DataError("--path", path, "a data set with a feature named image", f"It has {', '.join(features)}.")
     for name in (*fields.captions, *([fields.label] if fields.label else [])):
-        if name not in features:
-            raise DataError("--caption_fields, --label_field", name, f"features of {path}: {', '.join(features)}")
+        if name.partition("/")[0] not in features:
+            expected = f"features of {path}: {', '.join(features)} (FEATURE/NAME for one inside a sequence)"
+            raise DataError("--caption_fields, --label_field", name, expected)
     _check_prepared(builder, path)
     label = fields.label or "label"
     names = tuple(getattr(features[label], "names", None) or ()) if label in features else ()
@@ -54,9 +55,17 @@ def read_range(path: str, split: str, start: int, stop: int, fields: Fields) -> 
     """Yields the examples `start` to `stop` of a split, pictures as the bytes that TFDS stores."""
     import tensorflow_datasets as tfds
 
-    examples = _builder(path).as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    try:
+        examples = _builder(path).as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    except Exception as error:  # of every family: TFDS, array_record, the file system
+        fix = "Prepare it with TFDS again."
+        raise DataError(f"split {split} of {path}", str(error)[:200], "files that can be read", fix) from error
     for i in range(start, stop):
-        example = examples[i]
+        try:
+            example = examples[i]
+        except Exception as error:  # array_record raises bare RuntimeError for a damaged record
+            yield Problem(f"{split}/{i}", "broken_record", str(error)[:200])
+            continue
         try:
             captions = read_captions(example, fields.captions, ("caption", "captions"))
             label = read_label(example, fields.label)

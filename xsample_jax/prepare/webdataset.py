@@ -1,11 +1,13 @@
 """Tars as img2dataset writes them: members 000000012.jpg, .txt, .json of one name make one example."""
 
+import array
+import contextlib
 import glob
 import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -13,71 +15,121 @@ from xsample_jax.errors import DataError
 from xsample_jax.io.paths import as_path, fetched, in_bucket, matching
 from xsample_jax.prepare.example import (
     IMAGE_SUFFIXES,
+    LARGEST_FILE,
+    TEXT_SUFFIXES,
+    UNREAD_SUFFIXES,
     Example,
     Fields,
     InputShard,
     Problem,
     Source,
+    example_of_members,
     files_below,
     first_folder,
-    read_captions,
-    read_label,
+    number_values,
 )
 
-TEXT_SUFFIXES = {"txt", "json", "cls"}
-UNREAD_SUFFIXES = {"avif", "heic", "heif", "jp2", "jxl"}
 COMPRESSED = ("gz", "bz2", "xz", "zst")
 BLOCK = 512
+BRACES = re.compile(r"\{(?:(?P<first>\d+)\.\.(?P<last>\d+)|(?P<names>[^{}]*,[^{}]*))\}")
 OCTAL = re.compile(rb" *[0-7]+[ \0]+")
 
 
 def webdataset_source(path: str, fields: Fields, split_by_folder: bool = False) -> Source:
-    """The tars of a folder (at any depth), of a pattern ("cc3m/*.tar"), or one tar; each is an input shard.
+    """The tars of a folder (at any depth), of a pattern ("cc3m/*.tar", "cc3m/{00000..00331}.tar"), or one tar.
+
+    Each is an input shard. Several of these are joined by "::", as open_clip has it.
 
     Args:
       path: folder, pattern or file.
       fields: where captions and labels are; by default the member .txt, else `caption` of .json; and .cls, or `label`.
-      split_by_folder: the first folder below `path`, or below what all tars of a pattern lie in, names the split.
+        Attributes are entries of .json; their values are read from all tars first.
+      split_by_folder: the first folder below `path`, or below what all tars of a pattern are in, names the split.
     """
-    tars, root = _list(path)
+    tars, root, skipped = _list(path)
     if not tars:
         raise DataError("--path", path, "a folder of tars, a pattern in quotes, or a tar", "No *.tar is there.")
+    rows = (row for tar in sorted(tars) for row in _json_rows(str(tar), fields))
+    attributes = number_values(rows, fields.attributes) if fields.attributes else {}
     shards = []
     for tar in sorted(tars):
         name = tar.relative_to(root).as_posix()
         split = first_folder(name, path) if split_by_folder else None
         identity = f"{name} {tars[tar]} {fields.captions} {fields.label}"
-        shards.append(InputShard(name, partial(read_tar, str(tar), fields), identity, split))
-    return Source(tuple(shards), class_names=fields.class_names)
+        shards.append(InputShard(name, partial(read_tar, str(tar), fields, attributes), identity, split))
+    values = {name: tuple(found) for name, found in attributes.items()}
+    return Source(tuple(shards), class_names=fields.class_names, attributes=values, skipped=skipped)
 
 
-def _list(path: str) -> tuple[dict[Path, str], Path]:
-    """({tar: its size and when it was written}, the folder that all lie in) of a folder, a pattern or a tar."""
+def expand_braces(pattern: str) -> list[str]:
+    """["00.tar", "01.tar"] of "{00..01}.tar", and "a.tar" and "b.tar" of "{a,b}.tar", as a shell does."""
+    found = BRACES.search(pattern)
+    if not found:
+        return [pattern]
+    first, last = found["first"], found["last"]
+    if first is not None:
+        width = len(first) if first.startswith("0") or last.startswith("0") else 0
+        choices = [f"{number:0{width}d}" for number in range(int(first), int(last) + 1)]
+    else:
+        choices = found["names"].split(",")
+    rest = expand_braces(pattern[found.end() :])
+    return [f"{pattern[: found.start()]}{choice}{end}" for choice in choices for end in rest]
+
+
+def _list(path: str) -> tuple[dict[Path, str], Path, Mapping[str, int]]:
+    """({tar: its size and when it was written}, the folder that all are in, what was skipped)."""
     if in_bucket(path):
-        folder = not set(path) & set("*?[") and not path.endswith(".tar")
+        folder = not set(path) & set("*?[{") and not path.endswith(".tar") and "::" not in path
         try:
-            tars = matching(f"{path.rstrip('/')}/**/*.tar" if folder else path)
+            patterns = [f"{path.rstrip('/')}/**/*.tar"] if folder else _patterns(path)
+            tars = {tar: about for pattern in patterns for tar, about in matching(pattern).items()}
         except OSError as error:
             raise DataError("--path", path, f"a bucket that can be listed ({error})") from error
+        tars, skipped = {tar: about for tar, about in tars.items() if not tar.name.startswith(".")}, {}
     else:
         folder = Path(path).is_dir()
-        found = _tars_below(Path(path)) if folder else map(Path, glob.glob(path, recursive=True))
-        tars = {tar: f"{tar.stat().st_size} {tar.stat().st_mtime_ns}" for tar in found if tar.is_file()}
-    tars = {tar: about for tar, about in tars.items() if not tar.name.startswith(".")}
+        found, skipped = _tars_below(Path(path)) if folder else (_tars_of_patterns(path), {})
+        try:
+            tars = {tar: f"{tar.stat().st_size} {tar.stat().st_mtime_ns}" for tar in found}
+        except OSError as error:
+            fix = "Remove it, or mend the link: its images would be missing."
+            raise DataError("--path", str(error.filename), f"a tar that can be read ({error.strerror})", fix) from error
+        for tar in tars:
+            if not tar.is_file():
+                raise DataError("--path", str(tar), "a regular file", "Remove it, or choose other tars.")
     root = path if folder or not tars else os.path.commonpath([os.fspath(tar.parent) for tar in tars])
-    return tars, as_path(root, "--path")
+    return tars, as_path(root, "--path"), skipped
 
 
-def _tars_below(folder: Path) -> list[Path]:
-    names = files_below(folder, {"tar", "tgz", *COMPRESSED})
+def _patterns(path: str) -> list[str]:
+    return [pattern for part in path.split("::") for pattern in expand_braces(part)]
+
+
+def _tars_of_patterns(path: str) -> list[Path]:
+    """The tars of local patterns; a name without a wildcard must be there."""
+    found = []
+    for pattern in _patterns(path):
+        if glob.has_magic(pattern) and not os.path.lexists(pattern):
+            found += [Path(name) for name in glob.glob(pattern, recursive=True) if not Path(name).name.startswith(".")]
+        elif Path(pattern).is_dir():
+            found += _tars_below(Path(pattern))[0]
+        elif os.path.lexists(pattern) or "::" in path or "{" in path:
+            found.append(Path(pattern))
+    return found
+
+
+def _tars_below(folder: Path) -> tuple[list[Path], Mapping[str, int]]:
+    names, skipped = files_below(folder, {"tar", "tgz", *COMPRESSED})
     for name in names:
         if name.lower().endswith((".tgz", *(f".tar.{kind}" for kind in COMPRESSED))):
             fix = "Unpack it (gunzip, for one): pictures hardly shrink, and time goes."
             raise DataError("--path", str(folder / name), "tars that are not compressed", fix)
-    return [folder / name for name in names if name.lower().endswith(".tar")]
+    return [folder / name for name in names if name.lower().endswith(".tar")], skipped
 
 
-def read_tar(path: str, fields: Fields) -> Iterator[Example | Problem]:
+def read_tar(
+    path: str, fields: Fields, attributes: Mapping[str, Mapping[str, int]] = {}
+) -> Iterator[Example | Problem]:
     """Yields the examples of a tar; one that ends too early ends with a problem after all that is whole.
 
     Only one example is in memory at a time.
@@ -87,7 +139,10 @@ def read_tar(path: str, fields: Fields) -> Iterator[Example | Problem]:
             try:
                 with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
                     for item in _samples(tar, file):
-                        yield item if isinstance(item, Problem) else _example(*item, fields)
+                        if isinstance(item, Problem):
+                            yield item
+                        else:
+                            yield from example_of_members(*item, fields, attributes)
                     _check_end(file, tar.offset)
             except tarfile.ReadError as error:
                 yield Problem(Path(path).name, "truncated_tar", str(error))
@@ -126,6 +181,8 @@ def _samples(tar: tarfile.TarFile, file) -> Iterator[tuple[str, dict[str, bytes]
     link is a problem.
     """
     key, members = None, {}
+    seen = array.array("q")  # 8 bytes a key
+    size = os.fstat(file.fileno()).st_size
     for member in tar:
         tar.members = []  # tarfile keeps every header otherwise: memory would grow with the tar
         folder, slash, name = member.name.removeprefix("./").rpartition("/")
@@ -133,43 +190,45 @@ def _samples(tar: tarfile.TarFile, file) -> Iterator[tuple[str, dict[str, bytes]
             continue
         stem, _, suffix = name.partition(".")
         here, suffix = folder + slash + stem, suffix.lower()
-        if not member.isfile() or suffix not in IMAGE_SUFFIXES | TEXT_SUFFIXES:
+        plain = member.isfile() and not member.issparse()
+        if not plain or suffix not in IMAGE_SUFFIXES | TEXT_SUFFIXES:
             if suffix.rpartition(".")[2] in IMAGE_SUFFIXES | UNREAD_SUFFIXES:
-                yield Problem(member.name, "unread_picture", "a link" if not member.isfile() else f".{suffix}")
+                detail = f".{suffix}" if plain else "a sparse file" if member.issparse() else "a link"
+                yield Problem(member.name, "unread_picture", detail)
             continue
         if here != key or suffix in members:
             if key is not None:
-                yield key, members
+                yield _sample(key, members, seen)
             key, members = here, {}
+        if not 0 <= member.size <= size - member.offset_data:
+            raise tarfile.ReadError(f"member {member.name} has {member.size} bytes by its header, beyond the file")
+        if member.size > LARGEST_FILE:
+            yield Problem(member.name, "unread_picture", f"{member.size} bytes")
+            continue
         file.seek(member.offset_data)
         members[suffix] = file.read(member.size)
         if len(members[suffix]) < member.size:
             raise tarfile.ReadError(f"member {member.name} ends after {len(members[suffix])} of {member.size} bytes")
     if key is not None:
-        yield key, members
+        yield _sample(key, members, seen)
 
 
-def _example(key: str, members: dict[str, bytes], fields: Fields) -> Example | Problem:
-    images = [data for suffix, data in members.items() if suffix in IMAGE_SUFFIXES]
-    if not images:
-        return Problem(key, "no_image", f"only {', '.join(sorted(members))}")
-    row = {}
-    if "json" in members:
-        try:
-            row = json.loads(members["json"])
-        except (ValueError, RecursionError) as error:
-            return Problem(key, "broken_metadata", str(error))
-        if not isinstance(row, dict):
-            return Problem(key, "broken_metadata", f"{type(row).__name__}, not a map")
-    try:
-        if "txt" in members and not fields.captions:
-            captions = (members["txt"].decode("utf-8", "replace"),)
-        else:
-            captions = read_captions(row, fields.captions, ("caption",))
-        if "cls" in members and not fields.label:
-            label = read_label({"label": members["cls"].decode("utf-8", "replace")}, "")
-        else:
-            label = read_label(row, fields.label)
-    except DataError as error:
-        return Problem(key, "broken_metadata", str(error))
-    return Example(key, images[0], captions, label)
+def _sample(key: str, members: dict[str, bytes], seen: array.array) -> tuple[str, dict[str, bytes]] | Problem:
+    """The members of a key, or why there is no example: `seen` has the hashes of the keys that came before."""
+    if not any(suffix in IMAGE_SUFFIXES for suffix in members):
+        kind = "scattered_members" if hash(key) in seen else "no_image"
+        return Problem(key, kind, f"only {', '.join(sorted(members))}")
+    seen.append(hash(key))
+    return key, members
+
+
+def _json_rows(path: str, fields: Fields) -> Iterator[dict]:
+    """The JSON members of a tar that can be read; what cannot be is a problem of read_tar."""
+    with contextlib.suppress(tarfile.ReadError, OSError), fetched(path) as local, tarfile.open(local, "r:") as tar:
+        for member in tar:
+            tar.members = []
+            if member.isfile() and member.name.lower().endswith(".json"):
+                with contextlib.suppress(ValueError, RecursionError):
+                    row = json.loads(tar.extractfile(member).read())
+                    if isinstance(row, dict):
+                        yield row

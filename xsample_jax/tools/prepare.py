@@ -44,9 +44,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", help="name of the set (default: that of the folder)")
     parser.add_argument("--size", type=int, default=256, help="shrink to this short side; 0: never (default 256)")
     parser.add_argument("--quality", type=int, default=92, help="of the JPEGs that are written (default 92)")
-    parser.add_argument("--raw", action="store_true", help="store bare pixels of the center square, for small sets")
+    parser.add_argument("--raw", action="store_true", help="store bare pixels of a square, for small sets")
+    parser.add_argument("--fit", default="crop", help="of --raw: crop (the center square, default) or pad (all of it)")
     parser.add_argument("--splits", help="shares by a hash of the key, as train=0.98,val=0.02 (default: all is train)")
     parser.add_argument("--split_by_folder", action="store_true", help="the first folder below --path is the split")
+    parser.add_argument(
+        "--split_by_image", action="store_true", help="shares by a hash of the image: equal images are in one split"
+    )
+    parser.add_argument("--label_level", default="", help="of folders: path, or the level that is the label, from 1")
+    parser.add_argument("--attributes", default="", help="columns, JSON entries or levels of folders, with commas")
     parser.add_argument("--table", help="of --source=folder: .csv, .tsv, .jsonl or .parquet")
     parser.add_argument("--image_field", default="", help="column of the table with paths relative to --path")
     parser.add_argument("--caption_fields", default="", help="columns, JSON entries, features or factors, with commas")
@@ -77,7 +83,7 @@ def run(arguments: list[str]) -> None:
             parser.error(f"unrecognized arguments: {flag}" + (f" (did you mean {meant[0]}?)" if meant else ""))
     if flags.shard_size is not None and flags.shard_size < 1:
         raise DataError("--shard_size", flags.shard_size, "at least 1")
-    image = ImageOptions(flags.size or None, flags.quality, flags.raw)
+    image = ImageOptions(flags.size or None, flags.quality, flags.raw, flags.fit)
     splits = parse_splits(flags.splits or "train=1")
     runner = beam_runner(flags.runner, others) if flags.runner else local_runner(flags.processes)
     fields = Fields(
@@ -85,11 +91,24 @@ def run(arguments: list[str]) -> None:
         label=flags.label_field,
         image=flags.image_field,
         class_names=read_class_names(flags.class_names) if flags.class_names else (),
+        attributes=tuple(filter(None, flags.attributes.split(","))),
+        label_level=flags.label_level,
     )
+    if flags.split_by_image and not flags.splits:
+        raise DataError("--split_by_image", True, "shares beside it", "Add --splits=train=0.98,val=0.02.")
     source = open_source(
         flags.source, flags.path, fields, flags.table, flags.split_by_folder, flags.splits, flags.shard_size
     )
-    job = Job(flags.name or absolute(flags.out, "--out").resolve().name, source, splits, image, flags.require_caption)
+    asked = tuple(flag for flag in ("--caption_fields", "--label_field") if vars(flags)[flag[2:]])
+    job = Job(
+        flags.name or absolute(flags.out, "--out").resolve().name,
+        source,
+        splits,
+        image,
+        flags.require_caption,
+        flags.split_by_image,
+        asked,
+    )
     encoder = open_encoder(flags.embed) if flags.embed else None  # a wrong name is found before the work, not after
     manifest, report = prepare(job, flags.out, runner)
     if encoder:
@@ -106,15 +125,34 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         raise DataError("--class_names", str(path), f"a text file in UTF-8 ({error})") from error
 
 
+COUNTED = {
+    "image_one_color": "images of one color all over",
+    "image_elongated": "images of which the center square leaves out more than a third (data.fit=pad keeps it)",
+}
+
+
 def summary(manifest, report: dict, out: Path):
     """Yields what to tell the user about a finished set."""
     yield f"{manifest.name}: {report['kept']} records in {out}, fingerprint {manifest.fingerprint}"
     for split, entry in manifest.splits.items():
         size = sum(shard["bytes"] for shard in entry["shards"])
         yield f"  {split}: {entry['count']} records, {size / 1e6:,.1f} MB in {len(entry['shards'])} files"
+    for note in report.get("notes", ()):
+        yield f"  {note}"
     for kind in sorted(report):
-        if kind.startswith("image_"):
-            yield f"  {kind.removeprefix('image_').replace('_', '-')} pictures, written anew: {report[kind]}"
+        if kind.startswith("image_") and kind not in COUNTED:
+            yield f"  {kind.removeprefix('image_').replace('_', '-')} images, written anew: {report[kind]}"
+    for kind, words in COUNTED.items():
+        if report.get(kind):
+            yield f"  {words}: {report[kind]} ({report[kind] / report['kept']:.0%})"
+    if report.get("duplicate_images"):
+        yield f"  images that repeat another of their split byte by byte: {report['duplicate_images']}"
+    for both, count in report.get("images_in_two_splits", {}).items():
+        yield f"  equal images in {both}: {count}; --split_by_image keeps them on one side"
+    for split in report.get("empty_splits", ()):
+        yield f"  split {split} is empty: its share of so few images is none"
+    for what, count in report.get("skipped", {}).items():
+        yield f"  skipped, {what}: {count}"
     yield f"  captions: {report['captions']}, of which {report['duplicate_captions']} repeat another exactly"
     if report["duplicate_keys_across_shards"]:
         yield f"  keys in more than one input shard, all kept: {report['duplicate_keys_across_shards']}"
