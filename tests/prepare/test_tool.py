@@ -41,7 +41,7 @@ def test_what_is_printed(tmp_path, capsys):
         (["--shard_size=0"], "--shard_size"),
         (["--class_names=nowhere.txt"], "--class_names"),
         (["--size=0", "--raw"], "--raw"),
-        (["--source=folder", "--caption_fields=x"], "--table"),
+        (["--source=folder", "--image_field=x"], "--table"),
         (["--splits=train=0.5,val=0.5", "--split_by_folder"], "nothing beside --split_by_folder"),
         (["--source=records", "--splits=train=1"], "--splits = 'train=1': expected nothing for --source=records"),
         (["--shard_size=5"], "--shard_size = 5: expected nothing for --source=webdataset"),

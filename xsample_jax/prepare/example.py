@@ -320,7 +320,10 @@ def example_of_members(key: str, members: Mapping[str, bytes], fields: Fields, l
     except DataError as error:
         yield Problem(key, "broken_metadata", str(error))
         return
-    attributes = {name: numbers_of[attribute_value(row, name)] for name, numbers_of in labels.items()}
+    attributes = {name: number_of.get(attribute_value(row, name)) for name, number_of in labels.items()}
+    if None in attributes.values():
+        yield Problem(key, "broken_metadata", f"no value of {', '.join(attributes)}")
+        return
     yield Example(key, images[0], captions, label, attributes)
 
 

@@ -283,9 +283,10 @@ def _number_attributes(root: Path, rows: list[Row], fields: Fields, sidecars: bo
 
     def jsons() -> Iterator[dict]:
         for row in rows:
+            value = None
             with contextlib.suppress(OSError, ValueError, RecursionError):  # read_files reports it
                 value = json.loads(read_regular((root / row[0]).with_suffix(".json")))
-                yield value if isinstance(value, dict) else {}
+            yield value if isinstance(value, dict) else {}
 
     return number_values(jsons(), fields.attributes)
 
