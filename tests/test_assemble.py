@@ -50,16 +50,6 @@ def test_an_evaluation_split_that_is_not_there_is_found_before_training(folder, 
     build_run(tiny_config(**options | {"eval__split": "test"}))
 
 
-def test_batches_that_may_hold_a_record_twice(folder):
-    options = {"data__source": "records", "data__path": str(folder), "objective__preset": "simclr"}
-    options |= {"eval__suite": "none"}
-    repeats = [
-        build_run(tiny_config(**options, **changes))[0].repeats
-        for changes in ({"batch_size": 16}, {"batch_size": 24}, {"batch_size": 16, "data__balance": 1.0})
-    ]
-    assert repeats == [False, True, True]
-
-
 def config_for(folder, **changes):
     options = {"objective__preset": "simclr", "eval__suite": "none", "eval__split": "test"}
     return tiny_config(data__source="records", data__path=str(folder), **options | changes)

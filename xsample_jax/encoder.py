@@ -64,24 +64,24 @@ class Encoder:
         return partial(jax.jit(forward), jax.device_put(state))
 
     def encode(self, images: Sequence[np.ndarray], batch_size: int = 64) -> np.ndarray:
-        """Features of pictures as the evaluation of the run sees them: center square, resized, normalized.
+        """Features of images as the evaluation of the run sees them: square (`data.fit`), resized, normalized.
 
         Args:
-          images: uint8 [n, h, w, 3], or n pictures [h, w, 3] of any sizes; a fourth channel is alpha.
+          images: uint8 [n, h, w, 3], or n images [h, w, 3] of any sizes; a fourth channel is alpha.
           batch_size: images that go through the network at once.
 
         Returns:
           float32 [n, features].
 
         Raises:
-          DataError: a picture of another type or shape.
+          DataError: an image of another type or shape.
         """
-        size, channels = self.config.data.image_size, self.channels
+        size, channels, fit = self.config.data.image_size, self.channels, self.config.data.fit
         count = min(batch_size, len(images))
         rows = [np.zeros((0, self.features), np.float32)]
         for start in range(0, len(images), count or 1):
             part = [_pixels(image, start + place) for place, image in enumerate(images[start : start + count])]
-            pictures = np.stack([square(pixels, size, channels) for pixels in part])
+            pictures = np.stack([square(pixels, size, channels, fit=fit) for pixels in part])
             padded = np.concatenate([pictures, pictures[:1].repeat(count - len(part), axis=0)])
             rows.append(np.asarray(self.forward(padded))[: len(part)])
         return np.concatenate(rows)

@@ -13,14 +13,42 @@ INCOMPLETE = 69  # a process of the run was missing or late: start it again, but
 REQUEUE = 75  # stopped from outside and saved: start the same command again (EX_TEMPFAIL of sysexits.h)
 
 
+LONGEST = 500  # characters of a message
+LONGEST_PART = {"field": 120, "value": 100, "expected": 150, "fix": 110}
+MOST_PROBLEMS = 20
+CONTROLS = {code: " " for code in (*range(0x20), *range(0x7F, 0xA0))}
+
+
+def shorten(text: str, length: int) -> str:
+    """`text`, with the middle left out where it is longer than `length`."""
+    tail = length // 3
+    return text if len(text) <= length else f"{text[: length - tail - 5]} ... {text[-tail:]}"
+
+
+def show(value: object) -> str:
+    """A value as it is shown in a message: on one line, whatever it is, at most 100 characters."""
+    try:
+        text = repr(value)
+    except Exception:  # a whole number of more digits than Python prints, an object of the user's
+        text = f"a {type(value).__name__} that cannot be printed"
+    return shorten(text, LONGEST_PART["value"])
+
+
 class UserError(ValueError):
-    """Bad input. The message is the whole story; entry points print it without a traceback."""
+    """User error. Entry points print the message only, without a traceback.
+
+    The message has at most LONGEST characters: the value is always shortened, the other parts where they must be.
+    """
 
     exit_code = BAD_INPUT
 
     def __init__(self, field: str, value: object, expected: str, fix: str = ""):
         self.field, self.value, self.expected, self.fix = field, value, expected, fix
-        super().__init__(f"{field} = {value!r}: expected {expected}." + (f" {fix}" if fix else ""))
+        parts = {"field": str(field), "value": show(value), "expected": str(expected), "fix": str(fix)}
+        if sum(map(len, parts.values())) > LONGEST - 20:
+            parts = {name: shorten(text, LONGEST_PART[name]) for name, text in parts.items()}
+        message = "{field} = {value}: expected {expected}.".format(**parts) + f" {parts['fix']}" * bool(fix)
+        super().__init__(message.translate(CONTROLS))
 
     def __reduce__(self):  # exceptions are rebuilt from their message otherwise, and could not come back from a process
         return type(self), (self.field, self.value, self.expected, self.fix)
@@ -67,7 +95,10 @@ class Problems(ConfigError):
 
     def __init__(self, problems: Iterable[UserError], where: str):
         self.problems, self.where = tuple(problems), where
-        lines = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(self.problems, 1))
+        shown = self.problems[:MOST_PROBLEMS]
+        lines = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(shown, 1))
+        if len(self.problems) > len(shown):
+            lines += f"\n  and {len(self.problems) - len(shown)} more"
         ValueError.__init__(self, f"{len(self.problems)} problem(s) in {where}:\n{lines}")
 
     def __reduce__(self):
@@ -84,7 +115,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns a sentence that names the closest known words, or lists them all when none is close."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(known)}."
+    return f"Did you mean {' or '.join(close)}?" if close else f"Known: {shorten(', '.join(known), 200)}."
 
 
 def lookup(registry: dict, name: str, field: str):

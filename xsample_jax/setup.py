@@ -92,12 +92,6 @@ class RunSetup:
         return max(1, math.ceil(self.config.epochs * self.facts.count / self.config.batch_size))
 
     @cached_property
-    def repeats(self) -> bool:
-        """Whether a batch may hold a record several times (but for the one batch where two epochs meet)."""
-        data = self.config.data
-        return bool(data.mix or data.balance) or self.facts.count < self.config.batch_size
-
-    @cached_property
     def model(self) -> ModelDef:
         facts = self.facts
         return define_model(
@@ -186,7 +180,6 @@ class RunSetup:
             self.steps,
             self.mesh,
             self.class_embeddings,
-            self.repeats,
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         batch = {name: leaf.sharding for name, leaf in self.abstract_batch.items()}

@@ -217,15 +217,14 @@ def make_train_step(
     steps: int,
     mesh: Mesh | None = None,
     class_embeddings: np.ndarray | None = None,
-    repeats: bool = False,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """The train step for a config, to be jitted with a donated state.
 
     A batch is uint8 images [B, H, W, C] with their side information (one row per image); all V * B views go through
     the encoder in one call, row = image * V + view, so batch norms see one global batch. The loss is a function of
     global arrays: under jit its value and gradient do not depend on the number of devices. `steps`: of the whole run;
-    `mesh`: over which a streamed loss splits its rows; `class_embeddings` [classes, E]: for graphs of class texts;
-    `repeats`: a record may stand in a batch more than once.
+    `mesh`: over which a streamed loss splits its rows; `class_embeddings` [classes, E]: for graphs of class texts. A
+    record that occurs twice in a batch (where epochs meet, in small or balanced sets) gets different views each time.
     """
 
     how = Streaming(
@@ -262,7 +261,7 @@ def make_train_step(
             batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
         if class_embeddings is not None:  # every device has them: nothing travels
             batch = batch | {"class_embedding": jnp.asarray(class_embeddings)[batch["label"]]}
-        copies = copies_of(batch["id"]) if repeats else None
+        copies = copies_of(batch["id"])
         local = objective.local_views
         inputs = StepInputs(
             images=views_of(config.augment, config.views, config.seed),

@@ -83,7 +83,7 @@ def test_rows_and_manifest(plain):
     assert result.manifest == read_manifest(plain)
     assert result.manifest.text_encoder == {
         "name": "hash", "revision": "1", "pooling": "mean", "dim": DIM,
-        "normalized": True, "template": "a {caption}", "stored": "float16",
+        "normalised": True, "template": "a {caption}", "stored": "float16",
     }  # fmt: skip
     for old, new in zip(before, after, strict=True):
         expected = np.array([vector(f"a {text}") for text in old["captions"]], np.float32).reshape(-1, DIM)

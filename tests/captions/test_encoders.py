@@ -56,7 +56,7 @@ def test_rows_of_unit_length_and_description(fake):
         "pooling": "mean",
         "dim": 2,
         "max_length": 77,
-        "normalized": True,
+        "normalised": True,
         "template": "{caption}",
     }
 

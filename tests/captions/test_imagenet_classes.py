@@ -80,7 +80,7 @@ def test_a_set_of_imagenet_classes_needs_no_text_model(tmp_path, capsys):
 
 
 def test_a_class_without_any_caption_is_named(tmp_path):
-    encoder = {"name": "m", "revision": "r", "pooling": "mean", "dim": 2, "normalized": True, "template": "{caption}"}
+    encoder = {"name": "m", "revision": "r", "pooling": "mean", "dim": 2, "normalised": True, "template": "{caption}"}
     embedded = {"captions": ["x"], "caption_embeddings": np.ones((1, 2), np.float16)}
     records = [{"id": 0, "image": b"x", "label": 0} | embedded, {"id": 1, "image": b"x", "label": 0}]
     write_records(tmp_path / "a", "a", {"train": records}, ["ant", "bee", "cat"], text_encoder=encoder)

@@ -84,12 +84,12 @@ def test_mistakes_of_file_and_command_line_come_together(config_file):
     return config""",
     )
     with pytest.raises(Problems) as caught:
-        load_config(config_file(text), ["--config.optimizer.b1=0.5", "--config.data.threads=many", "--config.views=1"])
+        load_config(config_file(text), ["--config.optimiser.b1=0.5", "--config.data.threads=many", "--config.views=1"])
     message = str(caught.value)
     assert len(caught.value.problems) == 9
     assert "9 problem(s)" in message
     for part in (
-        "optimizer.b1 = '0.5': expected a known key. Did you mean optimizer.b1?",
+        "optimiser.b1 = '0.5': expected a known key. Did you mean optimizer.b1?",
         "data.threads = 'many': expected an integer >= 1",
         "batchsize = 64: expected a known key. Did you mean batch_size",
         "optimizer.learning_rte = 0.1: expected a known key. Did you mean optimizer.learning_rate?",

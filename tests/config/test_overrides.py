@@ -74,7 +74,7 @@ def test_every_key_can_be_overridden_with_its_own_example(key):
         ("--config.model.head.hidden=512,,256", ["a tuple of integers"]),
         ("--config.model.head.batch_norm=maybe", ["true or false"]),
         ("--config.optimizer.lr=1", ["Did you mean optimizer.learning_rate?"]),
-        ("--config.optimizer.name=lars", ["Did you mean optimizer.name"]),
+        ("--config.optimiser.name=lars", ["Did you mean optimizer.name"]),
         ("--config.model=resnet", ["model is a section with the keys encoder, width"]),
         ("--config.model.head=3", ["model.head is a section with the keys hidden, dim"]),
         ("--config.steps", ["Write --config.steps=VALUE"]),

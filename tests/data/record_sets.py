@@ -4,7 +4,7 @@ import numpy as np
 
 from xsample_jax.data.writer import write_records
 
-ENCODER = {"name": "test", "revision": "1", "pooling": "mean", "dim": 4, "normalized": True, "template": "{caption}"}
+ENCODER = {"name": "test", "revision": "1", "pooling": "mean", "dim": 4, "normalised": True, "template": "{caption}"}
 
 
 def make_record(number: int) -> dict:

@@ -342,3 +342,21 @@ def test_a_cmyk_jpeg_with_broken_segments_keeps_its_colors():
     plain = encode(Image.fromarray(smooth(16, 16)).convert("CMYK"), "JPEG")
     broken = plain[:2] + b"\xff\xed\x00\x20Photoshop 3.0\x008BIM" + bytes(9) + b"\xff\xe2\x00\x08MPF\0xx" + plain[2:]
     np.testing.assert_array_equal(decode_image(broken, 16, 3), decode_image(plain, 16, 3))
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 32), (32, 8), (7, 20)])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_padding_keeps_what_the_center_square_leaves_out(height, width, channels):
+    """faults C11: a subject at the border of a wide image is still there; the bars are gray, or transparent."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[:2, :2], pixels[-2:, -2:] = (255, 0, 0), (0, 255, 0)
+    data = encode(Image.fromarray(pixels))
+    cropped, padded = (decode_image(data, 32, channels, fit=fit) for fit in ("crop", "pad"))
+    assert not (cropped[..., 0] > 200).any() or height == width
+    assert (padded[..., 0] > 200).any()
+    assert (padded[..., 1] > 200).any()
+    assert padded.shape == (32, 32, channels)
+    corner = padded[0, -1] if width > height else padded[-1, 0]
+    assert corner.tolist() == [128] * 3 + [0] * (channels - 3)
+    square = decode_image(encode(Image.fromarray(noise(32, 32))), 32, channels, fit="pad")
+    np.testing.assert_array_equal(square, decode_image(encode(Image.fromarray(noise(32, 32))), 32, channels))

@@ -77,7 +77,7 @@ def test_embeddings_are_those_of_the_paper_s_encoder(manifest, splits):
     encoder = manifest.text_encoder
     assert encoder["name"] == "sentence-transformers/all-mpnet-base-v2"
     assert encoder["revision"] == "sha256:78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
-    assert (encoder["pooling"], encoder["dim"], encoder["normalized"]) == ("mean", 768, True)
+    assert (encoder["pooling"], encoder["dim"], encoder["normalised"]) == ("mean", 768, True)
     rows, subgroups = {}, {}
     for records in splits.values():
         for record in records:

@@ -18,7 +18,7 @@ class OneBroken(RecordSource):
 
 def test_a_broken_record_has_no_label_and_no_share_in_its_class(tmp_path):
     """Whether it ends the run is data.on_error's to say, when it is drawn."""
-    encoder = {"name": "m", "revision": "r", "pooling": "mean", "dim": 2, "normalized": True, "template": "{caption}"}
+    encoder = {"name": "m", "revision": "r", "pooling": "mean", "dim": 2, "normalised": True, "template": "{caption}"}
     records = [
         {
             "id": i,

@@ -15,7 +15,7 @@ from xsample_jax.data.sources import Mixture, open_training_source
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import ConfigError, DataError, UserError
 
-ENCODER = {"name": "e", "revision": "1", "pooling": "mean", "dim": 4, "normalized": True, "template": "{caption}"}
+ENCODER = {"name": "e", "revision": "1", "pooling": "mean", "dim": 4, "normalised": True, "template": "{caption}"}
 
 
 def gray(value):

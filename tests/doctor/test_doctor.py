@@ -14,7 +14,7 @@ from xsample_jax.tools import doctor as machine
 from xsample_jax.tools.doctor import PROBLEM, check_data, diagnose, run
 
 DIM = 8
-ENCODER = {"name": "e", "revision": "1", "pooling": "mean", "dim": DIM, "normalized": True, "template": "{caption}"}
+ENCODER = {"name": "e", "revision": "1", "pooling": "mean", "dim": DIM, "normalised": True, "template": "{caption}"}
 
 
 def record(number, **changes):

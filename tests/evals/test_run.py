@@ -21,7 +21,7 @@ from xsample_jax.loop import train
 from xsample_jax.setup import build_run
 
 WITHOUT, BROKEN = 5, 9  # of each split
-ENCODER = {"name": "m", "revision": "r", "pooling": "mean", "dim": 6, "normalized": True, "template": "{caption}"}
+ENCODER = {"name": "m", "revision": "r", "pooling": "mean", "dim": 6, "normalised": True, "template": "{caption}"}
 
 
 @pytest.fixture

@@ -142,7 +142,7 @@ def test_a_tfds_set_that_is_not_prepared_or_not_for_us(tmp_path, monkeypatch):
 
 
 def test_int8_embeddings_become_the_float16_rows_that_are_read(tmp_path):
-    encoder = {"name": "e", "dim": 4, "normalized": True, "stored": "int8"}
+    encoder = {"name": "e", "dim": 4, "normalised": True, "stored": "int8"}
     rows = np.array([[127, 3, -50, 9]], np.int8)
     record = {"id": 0, "image": picture(0), "captions": ["a cat"], "caption_embeddings": rows}
     write_records(tmp_path / "in", "t", {"train": [record]}, text_encoder=encoder)

@@ -26,7 +26,7 @@ def test_pictures_captions_embeddings_labels_and_attributes(tmp_path, capsys):
          "caption_embeddings": np.full((1 + i % 2, 4), i + 0.5, np.float16), "attributes": {"style": i % 2}}
         for i, image in enumerate(images)
     ]  # fmt: skip
-    encoder = {"name": "e", "dim": 4, "normalized": False}
+    encoder = {"name": "e", "dim": 4, "normalised": False}
     write_records(
         tmp_path / "set", "Four Pictures", {"train": records}, class_names=("cat", "dog"),
         attributes={"style": ("flat", "line")}, text_encoder=encoder,
@@ -79,7 +79,7 @@ def test_another_set_of_that_name_is_not_taken_for_this_one(tmp_path, capsys):
 def test_records_without_embeddings_and_sets_without_records(tmp_path, capsys):
     rows = {"captions": ["a"], "caption_embeddings": np.ones((1, 4), np.float16)}
     records = [{"id": 0, "image": encoded("PNG", 7, "L")} | rows, {"id": 1, "image": encoded("PNG", 9, "L")}]
-    encoder = {"name": "e", "dim": 4, "normalized": False}
+    encoder = {"name": "e", "dim": 4, "normalised": False}
     write_records(tmp_path / "set", "some", {"train": records}, text_encoder=encoder)
     assert main([f"--set={tmp_path / 'set'}", f"--out={tmp_path / 'tfds'}"]) == 0
     source = tfds.builder_from_directory(capsys.readouterr().out.splitlines()[-1]).as_data_source("train")

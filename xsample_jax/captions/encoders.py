@@ -339,7 +339,7 @@ def encode_texts(
 
 def describe(encoder, template: str) -> dict:
     """What a manifest says about the embeddings of an encoder: its `text_encoder`."""
-    return {**encoder.info, "normalized": True, "template": template}
+    return {**encoder.info, "normalised": True, "template": template}
 
 
 def fill_template(template: str, texts: Sequence[str]) -> list[str]:

@@ -81,6 +81,13 @@ DATA = {
         choices=("none", "ram", "decoded", "disk"),
     ),
     "image_size": Key(int, 64, "Side in pixels of the uint8 images that the host delivers.", minimum=8),
+    "fit": Key(
+        str,
+        "crop",
+        "How an image that is not square becomes one, in training and evaluation: crop (its center) or pad (all of it, "
+        "on gray; with alpha, on the background).",
+        choices=("crop", "pad"),
+    ),
     "caption": Key(
         str,
         "first",

@@ -76,8 +76,8 @@ def _unit(vector: np.ndarray, record: dict, where: str) -> np.ndarray:
     return (vector / norm).astype(np.float16)
 
 
-MOST_BROKEN = 1000  # records on end that are skipped before the set counts as broken
-TOLD = 100  # broken records that are told one by one
+MOST_TRIES = 100  # records drawn in place of one that cannot be read; if all fail, nine in ten of the set are broken
+MAX_REPORTED = 100  # unreadable records reported individually
 
 
 @dataclasses.dataclass
@@ -90,12 +90,13 @@ class Dataset:
       caption: which caption of an image (config data.caption).
       fields: entries beyond image, id and label: caption_embedding, caption_tokens, path (in the class tree), index (in
         the split), attributes; class_embedding asks for a label, by which the step looks the embedding up.
-      on_error: "raise", or "skip": in training the next good record takes the place of a broken one; evaluations do
-        without it.
+      on_error: "raise", or "skip": in training another record, drawn at random, takes the place of a broken one;
+        evaluations do without it.
       tokenizer, length: for caption_tokens.
       hierarchy: names of the attributes above the label in the class tree, root first, for path.
       rates: how often each record is drawn in training; None: all alike.
       keep: every picture is decoded once and stays in memory (data.cache=decoded).
+      fit: how images become squares: crop or pad (data/decode.py).
       zero_captions: a record without a caption gets an embedding of zeros, where an evaluation can do without.
     """
 
@@ -109,15 +110,21 @@ class Dataset:
     hierarchy: tuple[str, ...] = ()
     rates: Rates | None = None
     keep: bool = False
+    fit: str = "crop"
     zero_captions: bool = False
 
     def __post_init__(self):
-        self.skipped = 0
+        self._broken: set[int] = set()
         self._pictures: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def skipped(self) -> int:
+        """How many different records could not be read."""
+        return len(self._broken)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -136,20 +143,28 @@ class Dataset:
 
     def drawn_or_next(self, index: int, draw: int | None, image: np.ndarray) -> tuple[dict[str, np.ndarray], bool]:
         """(what `drawn` returns, whether it is the one at `index`): a broken one is skipped if `on_error` says so."""
-        for attempt in range(min(len(self), MOST_BROKEN)):
+        place = index
+        for attempt in range(MOST_TRIES):
             try:
-                return self._example((index + attempt) % len(self), draw, image), attempt == 0
+                return self._example(place, draw, image), attempt == 0
             except DataError as error:
                 if self.on_error == "raise":
                     raise
-                with self._lock:
-                    self.skipped += 1
-                    skipped = self.skipped
-                if skipped <= TOLD or skipped % TOLD == 0:
-                    logging.warning("Skipped a broken record (%d so far): %s", skipped, error)
+                self._report(place, error)
                 last = error
-        expected = f"a record that can be read among {attempt + 1} on end"
+            # A neighbor would get the draws of all broken records before it, a damaged shard's whole share.
+            again = scrambled(index if draw is None else draw, attempt)
+            place, draw = again % len(self), None if draw is None else again
+        expected = f"a record that can be read among {MOST_TRIES} drawn at random"
         raise DataError("data.on_error", self.on_error, expected, f"The last one: {last}") from last
+
+    def _report(self, index: int, error: DataError) -> None:
+        with self._lock:
+            before = len(self._broken)
+            self._broken.add(index)
+            skipped = len(self._broken)
+        if skipped > before and (skipped <= MAX_REPORTED or skipped % MAX_REPORTED == 0):
+            logging.warning("Skipped a broken record (%d so far): %s", skipped, error)
 
     def _example(self, index: int, draw: int | None, image: np.ndarray) -> dict[str, np.ndarray]:
         record = self.source[index]
@@ -175,7 +190,7 @@ class Dataset:
             image[:] = self._pictures[index]
             return
         try:
-            decode_image(record["image"], self.image_size, self.source.channels, out=image)
+            decode_image(record["image"], self.image_size, self.source.channels, out=image, fit=self.fit)
         except DataError as error:
             where = f"image of record {self.source.locate(index)}, id {record['id']}"
             raise DataError(
@@ -313,6 +328,7 @@ def open_dataset(config, split: str, fields: frozenset[str], source=None) -> Dat
         tokenizer=tokenizer,
         length=config.model.text.length,
         hierarchy=tuple(config.data.hierarchy),
+        fit=config.data.fit,
     )
 
 

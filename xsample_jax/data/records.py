@@ -13,7 +13,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from xsample_jax.data.cache import Copy, ShardCache
-from xsample_jax.errors import DataError, did_you_mean
+from xsample_jax.errors import DataError, RunError, did_you_mean
 from xsample_jax.io.paths import as_path, errors_of_the_store, file_sizes, in_bucket
 
 # The manifest.json of a record set: what the set holds, and whether its files are still that.
@@ -36,7 +36,7 @@ class Manifest:
       splits: split -> {"count": int, "shards": [{"file", "count", "bytes", "sha256"}, ...]}.
       class_names: name of each value of `label`; empty when the set has no classes.
       attributes: attribute name -> name of each of its values.
-      text_encoder: {"name", "revision", "pooling", "dim", "normalized", "template"} of the caption embeddings, or None.
+      text_encoder: {"name", "revision", "pooling", "dim", "normalised", "template"} of the caption embeddings, or None.
       schema: version of the format.
       fingerprint: SHA-256 (hex) over all other fields; equal fingerprints mean equal bytes in every record.
     """
@@ -276,12 +276,25 @@ class RecordSource:
             data = self._memory[number][offset] if number in self._memory else self._reader(number).read([offset])[0]
             record = msgpack.unpackb(data)
             return self._unpack(record, f"{self._shards[number]['file']}:{offset}")
-        except DataError:
+        except (DataError, RunError):
             raise
         except Exception as error:  # the C++ reader raises bare RuntimeError, msgpack a family of its own
             where = f"{self.folder / self._shards[number]['file']}:{offset}"
+            self._check_reachable(number, error)
             fix = "The file is damaged: run verify_records on the folder and fetch or prepare the set again."
             raise DataError(f"record {where}", str(error)[:200], "a readable record", fix) from error
+
+    def _check_reachable(self, number: int, error: Exception) -> None:
+        """Raises RunError where the shard cannot be read at all for now, which says nothing against its records."""
+        path = self.folder / self._shards[number]["file"]
+        try:
+            if isinstance(error, OSError | MemoryError):
+                raise error
+            with path.open("rb") as file:
+                file.read(1)
+        except (OSError, MemoryError) as now:
+            fix = "Is the disk or bucket reachable, and is there memory? Give the same command again then."
+            raise RunError(f"reading {path}", str(now)[:200] or type(now).__name__, "a file that opens", fix) from now
 
     def _position(self, i: int) -> tuple[int, int]:
         count = len(self)

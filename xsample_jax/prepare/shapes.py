@@ -229,7 +229,7 @@ def shapes_source(fields: Fields) -> Source:
         "revision": str(VERSION),
         "pooling": "one-hot",
         "dim": sum(map(len, FACTORS.values())),
-        "normalized": True,
+        "normalised": True,
         "template": "{caption}",
     }
     attributes = {name: list(values) for name, values in FACTORS.items()}

@@ -337,7 +337,7 @@ def check_embeddings(where: str, encoder: dict, rows: list[np.ndarray]) -> Itera
         yield Finding(PROBLEM, about, f"{where}: values that are not finite. {fix}")
         return
     norms = np.linalg.norm(rows, axis=1)
-    if encoder.get("normalized") and np.abs(norms - 1).max() > UNIT:
+    if encoder.get("normalised") and np.abs(norms - 1).max() > UNIT:
         text = f"lengths from {norms.min():.3f} to {norms.max():.3f}, the manifest says unit vectors"
         yield Finding(PROBLEM, about, f"{where}: {text}. {fix}")
         return
