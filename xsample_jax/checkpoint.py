@@ -5,8 +5,8 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import pathlib
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,13 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from xsample_jax.config import config_from_json
+from xsample_jax.config import config_from_json, diff_configs
 from xsample_jax.distributed import WAIT_LIMIT, allgather_text, barrier, name_of_process
-from xsample_jax.errors import CheckpointError, SaveError, did_you_mean
-from xsample_jax.io.paths import absolute, move_tree
-from xsample_jax.io.run_dir import log_event
+from xsample_jax.errors import CheckpointError, ConfigError, RunError, SaveError, did_you_mean, shorten, show
+from xsample_jax.io.console import say
+from xsample_jax.io.files import CONFIG, EVALUATION, set_aside
+from xsample_jax.io.paths import absolute, check_run_path, in_bucket, move_tree
+from xsample_jax.io.run_dir import RunFolder, log_event
 from xsample_jax.state import Progress, TrainState
 
 # A checksum of every array of a state: what orbax reads back is compared with what was there when it was saved.
@@ -99,6 +101,7 @@ def find_checkpoint(path: str | Path, step: int | None = None) -> tuple[Path, in
     Raises CheckpointError that names the steps there are.
     """
     path = absolute(path)
+    check_run_path(path, "checkpoint")
     if path.name.isdigit() and path.parent.name == CHECKPOINTS:
         run, step = path.parent.parent, int(path.name)
     else:
@@ -115,6 +118,29 @@ def find_checkpoint(path: str | Path, step: int | None = None) -> tuple[Path, in
 def trained_config(run: Path, step: int) -> ml_collections.ConfigDict:
     """The config that the run had when it wrote the checkpoint; CheckpointError for a damaged or foreign file."""
     return config_from_json(_read_meta(run, step)["config"])
+
+
+def started_config(run: RunFolder) -> ml_collections.ConfigDict | None:
+    """The config that a run folder belongs to; None where nothing was trained in it yet.
+
+    config.json says so, or the newest checkpoint where that file is gone or damaged (then it is set aside).
+    """
+    path, steps = run.files / CONFIG, _steps_of(run.place)
+    if not steps and not (run.files / EVALUATION).exists():
+        return None  # a first start that failed before a checkpoint binds nobody
+    if os.path.lexists(path):
+        try:
+            return config_from_json(path.read_text())
+        except (OSError, UnicodeDecodeError, ConfigError) as error:
+            if not steps:
+                raise CheckpointError(str(path), str(error)[:100], "the config of the run", "Restore it.") from error
+            if jax.process_index() == 0:
+                aside = set_aside(path)
+                say(f"warning: {path} is damaged ({str(error)[:100]}); it is {aside.name} now", error=True)
+    for step in reversed(steps):
+        with contextlib.suppress(CheckpointError):
+            return trained_config(run.place, step)
+    return None
 
 
 def saved_arrays(run: Path, step: int) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
@@ -197,6 +223,8 @@ def _damage_is_said(run: Path, step: int):
 
 
 FULL = "Is the disk full?"
+# Keys of which another value gives the state other arrays, or the same ones in another place.
+STRUCTURE = ("precision.", "optimizer.", "model.", "objective.", "eval.online_probe")
 DAMAGED = "damaged"
 
 
@@ -212,6 +240,11 @@ class Checkpoints:
 
     def __init__(self, folder: str | pathlib.Path, options, own: bool = True, history: pathlib.Path | None = None):
         self._folder, self._options, self._own = absolute(folder), options, own
+        check_run_path(self._folder, "--workdir" if own else "checkpoint.resume_from")
+        if not own and not (self._folder / CHECKPOINTS).is_dir():  # opening it would make the folders
+            expected = "a run folder with a checkpoint in it"
+            raise CheckpointError("checkpoint.resume_from", str(self._folder), expected)
+        self._verified = not own
         self._history = self._folder if history is None else history
         self._set_aside(self._with_broken_metrics())
         self._manager = self._open()
@@ -238,7 +271,7 @@ class Checkpoints:
         if earlier or now:
             raise earlier or now
 
-    def restore(self, abstract_state: TrainState) -> tuple[TrainState, Progress]:
+    def restore(self, abstract_state: TrainState, config=None) -> tuple[TrainState, Progress]:
         """(state, progress) of the newest checkpoint that is whole, onto the shardings that `abstract_state` carries.
 
         Newer ones that are not whole are said, and (in a folder of our own) moved to damaged/ beside the checkpoints,
@@ -255,6 +288,8 @@ class Checkpoints:
                 if problems:
                     self._report(problems, step)
                 return found
+            self._check_access(step)
+            self._check_structure(step, abstract_state, config)
             problems[step] = problem
         raise CheckpointError(
             "checkpoints",
@@ -274,8 +309,16 @@ class Checkpoints:
             self.wait()
 
     def wait(self) -> None:
-        """Waits for the write in the background; SaveError when it failed."""
-        self._raise(self._failure(self._manager.wait_until_finished))
+        """Waits for the write in the background; SaveError when it failed, or the first checkpoint cannot be read."""
+        self._raise(self._failure(self._wait_and_verify))
+
+    def _wait_and_verify(self) -> None:
+        self._manager.wait_until_finished()
+        step = self._manager.latest_step()
+        if step is not None and not self._verified:
+            with _reader() as reader:  # what is saved and not readable is lost: find out at the first, not at the last
+                reader.metadata(_place(self._folder, step) / "state")
+            self._verified = True
 
     def close(self) -> None:
         with contextlib.suppress(Exception):  # whoever needs the checkpoint has waited for it
@@ -285,9 +328,14 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         metric, worst = self._options.metric if self._own else None, float("-inf")
+
+        def rank(metrics: dict) -> float:
+            value = metrics.get(metric, worst)
+            return value if math.isfinite(value) else worst  # nan compares with nothing: it would displace the best
+
         policies = [checkpoint_managers.LatestN(self._options.keep_latest)]
         if metric and self._options.keep_best:
-            best = checkpoint_managers.BestN(get_metric_fn=lambda m: m.get(metric, worst), n=self._options.keep_best)
+            best = checkpoint_managers.BestN(get_metric_fn=rank, n=self._options.keep_best)
             policies.append(best)
         # LatestN must be among the policies: orbax' own max_to_keep with a best_fn deletes the newest checkpoint.
         return ocp.CheckpointManager(
@@ -295,7 +343,7 @@ class Checkpoints:
             item_names=("state", "meta"),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                best_fn=(lambda m: m.get(metric, worst)) if metric else None,
+                best_fn=rank if metric else None,
                 cleanup_tmp_directories=self._own,  # what a kill or a full disk has left half written
                 # How long the others wait for a process that cannot write its part.
                 async_options=ocp.options.AsyncOptions(timeout_secs=int(WAIT_LIMIT)),
@@ -310,9 +358,48 @@ class Checkpoints:
         check_arrays(saved["state"], meta, f"checkpoint {step}")
         return TrainState(**saved["state"]), Progress(**meta["progress"])
 
+    def _check_access(self, step: int) -> None:
+        """Raises RunError where files of a checkpoint cannot be read for now: that is no damage, and not moved away."""
+        for path in sorted(pathlib.Path(os.fspath(_place(self._folder, step))).rglob("*")) if self._is_local() else ():
+            try:
+                if path.is_file():
+                    with path.open("rb") as file:
+                        file.read(1)
+            except OSError as error:
+                fix = "Mend the access to it, and give the same command again."
+                found = error.strerror or str(error)
+                raise RunError(f"checkpoint {step}", f"{path.name}: {found}", "files that can be read", fix) from error
+
+    def _check_structure(self, step: int, abstract_state: TrainState, config) -> None:
+        """Raises CheckpointError where a whole checkpoint has other arrays than the state: another config wrote it."""
+        try:
+            with _reader() as reader:
+                saved = reader.metadata(_place(self._folder, step) / "state").tree
+            before = trained_config(self._folder, step)
+        except Exception:  # it is damaged
+            return
+
+        def arrays(tree) -> list[tuple]:
+            leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))
+            return sorted((tuple(leaf.shape), str(leaf.dtype)) for leaf in leaves if hasattr(leaf, "shape"))
+
+        wanted = _as_dict(abstract_state)
+        other = [part for part in wanted if arrays(wanted[part]) != arrays(saved.get(part) or {})]
+        changed = {} if config is None else diff_configs(before, config)
+        if not other and not any(key.startswith(STRUCTURE) for key in changed):
+            return
+        keys = "; ".join(f"{key} was {show(old)}, is now {show(new)}" for key, (old, new) in changed.items())
+        found = f"other arrays in {', '.join(other) or 'opt_state'}"
+        expected = f"those of this config ({shorten(keys, 200) or 'another model'})"
+        fix = "Go back to the values the run was started with, or use another --workdir."
+        raise CheckpointError(f"checkpoint {step} of {self._folder}", found, expected, fix)
+
+    def _is_local(self) -> bool:
+        return not in_bucket(self._folder)
+
     def _report(self, problems: dict[int, str], good: int) -> None:
         for step, problem in problems.items():
-            print(f"warning: checkpoint {step} is damaged, going back to {good}: {problem[:500]}", file=sys.stderr)
+            say(f"warning: checkpoint {step} is damaged, going back to {good}: {problem[:500]}", error=True)
         self._set_aside(problems)
         self._manager.reload()
 

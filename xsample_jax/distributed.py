@@ -20,6 +20,7 @@ from jax._src import clusters, distributed
 
 from xsample_jax import __version__
 from xsample_jax.errors import ConfigError, ProcessError
+from xsample_jax.io.console import say
 
 # Are all processes up, and do they run the same thing? Asked over TCP before jax starts.
 #
@@ -333,10 +334,9 @@ def start(place: ProcessInfo | None, config_json: str, seconds: float = START_LI
     except RuntimeError as error:
         raise ProcessError("start of jax", str(error), f"a coordinator at {place.address}", BY_HAND) from error
     if place.index == 0:
-        print(
+        say(
             f"{place.count} processes on {len(set(hosts))} host(s), {jax.device_count()} {jax.devices()[0].platform} "
-            f"devices ({place.found}, process 0 is {place.address})",
-            flush=True,
+            f"devices ({place.found}, process 0 is {place.address})"
         )
 
 
@@ -395,7 +395,7 @@ def barrier(where: str, seconds: float = WAIT_LIMIT) -> None:
 def log_info(text: str) -> None:
     """Prints, in the first process only."""
     if jax.process_index() == 0:
-        print(text, flush=True)
+        say(text)
 
 
 def name_of_process() -> str:

@@ -1,12 +1,15 @@
 """The train loop: build, restore or initialize, then for every step hooks, batch and update; at the end a report."""
 
 import contextlib
+import dataclasses
 import json
+import os
 import pathlib
+from collections.abc import Mapping
 
 import jax
 
-from xsample_jax.checkpoint import Checkpoints
+from xsample_jax.checkpoint import Checkpoints, started_config
 from xsample_jax.config import load_config, resolve
 from xsample_jax.config.saved import changed_keys, check_shared, save_config
 from xsample_jax.data.dataset import Dataset, train_batches
@@ -18,10 +21,11 @@ from xsample_jax.faults.non_finite import RollBack
 from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
 from xsample_jax.faults.watchdog import TimedBatches, log_save_errors
 from xsample_jax.hooks import Evaluate, LogMetrics, SaveAndStop, Training
-from xsample_jax.io.files import EVALUATION, EXAMPLES, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write
-from xsample_jax.io.run_dir import RunFolder, open_run_folder
+from xsample_jax.io.console import say
+from xsample_jax.io.files import EVALUATION, EXAMPLES, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write, set_aside
+from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder
 from xsample_jax.metrics.profiling import Profiler, Timers, count_chips, count_compilations, model_flops, peak_flops
-from xsample_jax.metrics.writers import open_writers, read_jsonl, wandb_writer
+from xsample_jax.metrics.writers import JsonlWriter, open_writers, read_jsonl, wandb_writer
 from xsample_jax.reports.report import write_report
 from xsample_jax.setup import RunSetup, build_run
 from xsample_jax.sharding import process_rows, to_global, warm_up_collectives
@@ -46,19 +50,21 @@ def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False
     with open_run_folder(workdir, first_process) as run, preemption_notice(config.faults.grace) as notice:
         folder = run.files
         # Build.
-        changes = changed_keys(config, folder, allow_config_change)
-        check_shared(run.place)  # also: nothing is written before all processes have looked
-        if (folder / EVALUATION).exists() and not changes:
+        changes = changed_keys(config, started_config(run), str(run.place), allow_config_change)
+        check_shared(run.place)  # also a barrier: no process writes until all have read the folder
+        finished = _read_scores(folder / EVALUATION)
+        if finished is not None and not changes:
             log_info(f"{config.name}: finished. Its report: {run.place / REPORT}")
-            return json.loads((folder / EVALUATION).read_text())
+            return finished
         setup, dataset = build_run(config)
         warm_up_collectives(setup.mesh)
 
         # Restore, and train; a roll-back restores once more.
         with contextlib.closing(Checkpoints(run.place, config.checkpoint, history=folder)) as checkpoints:
-            state, progress = _restore(setup, checkpoints)
+            setup, state, progress = _restore(setup, checkpoints, changes)
             if first_process:
-                (folder / EVALUATION).unlink(missing_ok=True)
+                if os.path.lexists(folder / EVALUATION):
+                    set_aside(folder / EVALUATION) if finished is None else (folder / EVALUATION).unlink()
                 save_config(config, folder, changes)
             while progress.step < setup.steps:
                 behind, training = None, _open_training(setup, run, checkpoints, notice, progress)
@@ -70,36 +76,59 @@ def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False
                     with log_save_errors(folder, progress.step):
                         checkpoints.wait()
                     rollbacks = progress.rollbacks + 1
-                    state, progress = _restore(setup, checkpoints)
+                    setup, state, progress = _restore(setup, checkpoints, {})
                     progress.data_position, progress.rollbacks = behind, rollbacks
             checkpoints.wait()
             return _finish(setup, dataset, run, notice, state)
 
 
-def _restore(setup: RunSetup, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
-    """This run's own newest checkpoint, else that of another run, else a new state (with a pretrained encoder)."""
+def _read_scores(path: pathlib.Path) -> dict[str, float] | None:
+    """The metrics of a finished run; None where there are none, or where the file is damaged."""
+    try:
+        scores = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        say(f"warning: {path} is damaged ({str(error)[:100]}): the final evaluation is repeated", error=True)
+        return None
+    return scores if isinstance(scores, dict) else None
+
+
+def _restore(
+    setup: RunSetup, checkpoints: Checkpoints, changes: Mapping[str, tuple]
+) -> tuple[RunSetup, TrainState, Progress]:
+    """This run's own newest checkpoint, else that of another run, else a new state (with a pretrained encoder).
+
+    changes: keys of the config that differ from those of the run so far. With another batch_size the epochs that are
+    left are counted from the position in the data, so the setup that is returned may have other steps.
+    """
     config = setup.config
     if checkpoints.latest_step() is not None:
-        state, progress = checkpoints.restore(setup.abstract_state)
+        state, progress = checkpoints.restore(setup.abstract_state, config)
+        if "batch_size" in changes or "epochs" in changes:
+            progress.counted_from = (progress.step, progress.data_position)
+        setup = dataclasses.replace(setup, counted_from=tuple(progress.counted_from))
         if progress.step > setup.steps:
             raise ConfigError(
                 "steps", setup.steps, f"at least the {progress.step} that are done", "Use another folder."
             )
         log_info(f"{config.name}: resumed at step {progress.step} of {setup.steps}")
-        return state, progress
+        return setup, state, progress
     if config.checkpoint.resume_from:
         with contextlib.closing(Checkpoints(config.checkpoint.resume_from, config.checkpoint, own=False)) as other:
             if other.latest_step() is None:
                 raise CheckpointError(
                     "checkpoint.resume_from", config.checkpoint.resume_from, "a run folder with a checkpoint in it"
                 )
-            state, progress = other.restore(setup.abstract_state)
+            state, progress = other.restore(setup.abstract_state, config)
+        progress.counted_from = (progress.step, progress.data_position)
+        setup = dataclasses.replace(setup, counted_from=progress.counted_from)
         if progress.step >= setup.steps:
             done = f"more than the {progress.step} that are done in {config.checkpoint.resume_from}"
             raise ConfigError("steps", setup.steps, done, "They are counted from the start of that run.")
-        log_info(f"{config.name}: goes on from step {progress.step} of {config.checkpoint.resume_from}")
-        return state, progress
-    return setup.new_state(read_pretrained(config)), Progress()
+        log_info(f"{config.name}: continuing from step {progress.step} of {config.checkpoint.resume_from}")
+        return setup, state, progress
+    return setup, setup.new_state(read_pretrained(config)), Progress()
 
 
 def _run_steps(training: Training, dataset: Dataset, state: TrainState) -> TrainState:
@@ -163,6 +192,7 @@ def _open_training(
         evaluated=progress.evaluated,
         seconds_left=lambda step: timers.seconds_left(steps - step),
         enabled=jax.process_index() == 0,
+        every=config.log.every,
         wandb=wandb_writer(config, run.files),
     )
     if config.optimizer.ema is not None:
@@ -175,7 +205,7 @@ def _finish(setup: RunSetup, dataset: Dataset, run: RunFolder, notice: Notice, s
     """The final evaluation and the report."""
     config, steps, first_process, folder = setup.config, setup.steps, jax.process_index() == 0, run.files
     if dataset.skipped:
-        print(f"{config.name}: {dataset.skipped} broken records were skipped{name_of_process()}.")
+        say(f"{config.name}: {dataset.skipped} broken records were skipped{name_of_process()}.")
     scores: dict[str, float] = {}
     if config.eval.suite != "none":
         with notice.interrupts():
@@ -185,14 +215,27 @@ def _finish(setup: RunSetup, dataset: Dataset, run: RunFolder, notice: Notice, s
             if first_process:
                 save_examples(folder / EXAMPLES, result.examples)
     if first_process:
+        JsonlWriter(folder / JSONL, steps, every=config.log.every).close()  # mends what happened to it since
         lines = read_jsonl(folder / JSONL)
         if not any(name.startswith("eval/") for line in lines if line["step"] == steps for name in line) and scores:
             wandb = wandb_writer(config, folder)
             with contextlib.closing(open_writers(folder, total_steps=steps, resume_step=steps, wandb=wandb)) as writers:
                 writers.write(steps, {f"eval/{name}": value for name, value in scores.items()})
-        write_report([folder], folder / REPORT)
+        reported = _try_to_report(folder)
         # The last file: it says that the run is finished.
         atomic_write(folder / EVALUATION, lambda partial: partial.write_text(json.dumps(scores, indent=2)))
-        print(f"{config.name}: finished at step {steps}. Report: {run.place / REPORT}")
+        log_info(f"{config.name}: finished at step {steps}." + f" Report: {run.place / REPORT}" * reported)
     barrier("the end of the run")
     return scores
+
+
+def _try_to_report(folder: pathlib.Path) -> bool:
+    """Writes report.html; a report that cannot be drawn is a warning, as the run is finished without it."""
+    try:
+        write_report([folder], folder / REPORT)
+    except Exception as error:  # of every family: fonts, images, the disk
+        again = f"python -m xsample_jax.tools.report {folder} --out={folder / REPORT}"
+        say(f"warning: no report ({type(error).__name__}: {str(error)[:200]}). Once mended: {again}", error=True)
+        log_event(folder, "the report was not written", error=f"{type(error).__name__}: {str(error)[:500]}")
+        return False
+    return True

@@ -7,12 +7,14 @@ process gets the same command (docs/multi_host.md).
 """
 
 import os
+import signal
 import sys
 import traceback
 
 from absl import app, flags, logging
 
 from xsample_jax.errors import FAILED, REQUEUE, StalledError, UserError
+from xsample_jax.io.console import say
 from xsample_jax.topology import quiet_environment, without_tpu
 
 _CONFIG = flags.DEFINE_string("config", None, "Config file, as configs/quickstart.py or configs/quickstart.py:smoke.")
@@ -56,12 +58,14 @@ def main(argv: list[str], overrides: list[str]) -> None:
     except Preempted:
         sys.exit(REQUEUE)
     except StalledError as error:
-        print(f"error{name_of_process()}: {error}", file=sys.stderr, flush=True)
+        say(f"error{name_of_process()}: {error}", error=True)
         os._exit(FAILED)  # at a normal exit Python would wait for the very threads that hang
 
 
 def run() -> None:
     """Entry point: errors of users end with their message, not with a traceback, and an exit code (exit_codes.py)."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):  # for a profile, while steps run; before, they end nothing
+        signal.signal(number, signal.SIG_IGN)
     if without_tpu():  # before jax is imported, which the config does
         quiet_environment(os.environ)
     from xsample_jax.config import split_overrides
@@ -72,13 +76,13 @@ def run() -> None:
     try:
         app.run(lambda argv: main(argv, overrides), argv=arguments)
     except UserError as error:
-        print(f"error{name_of_process()}: {error}", file=sys.stderr)
+        say(f"error{name_of_process()}: {error}", error=True)
         exit_process(error.exit_code)
     except Exception:
-        traceback.print_exc()
+        say(traceback.format_exc(), error=True)
         if name_of_process():
-            print(f"error{name_of_process()}: see above. Where a connection was closed, read the log of the process "
-                  "that ended first.", file=sys.stderr)  # fmt: skip
+            advice = "see above. Where a connection was closed, read the log of the process that ended first."
+            say(f"error{name_of_process()}: {advice}", error=True)
         exit_process(FAILED)
 
 

@@ -74,12 +74,14 @@ class RunSetup:
     """Everything of a run that follows from its config, the shapes of its data and its devices.
 
     class_embeddings: of the texts of all classes [classes, E], for objectives that read them.
+    counted_from: (step, data_position) from which `epochs` are counted in steps, see Progress.
     """
 
     config: object
     facts: DatasetSpec
     mesh: Mesh
     class_embeddings: np.ndarray | None = None
+    counted_from: tuple[int, int] = (0, 0)
 
     @cached_property
     def objective(self) -> Objective:
@@ -89,7 +91,9 @@ class RunSetup:
     def steps(self) -> int:
         if self.config.steps is not None:
             return self.config.steps
-        return max(1, math.ceil(self.config.epochs * self.facts.count / self.config.batch_size))
+        step, position = self.counted_from
+        left = self.config.epochs * self.facts.count - position
+        return max(1, step + math.ceil(max(0.0, left) / self.config.batch_size))
 
     @cached_property
     def model(self) -> ModelDef:

@@ -193,6 +193,7 @@ class Progress:
       evaluated: False when the evaluation that was due at this step was cut off, so that a resumed run makes up for it.
       skipped: updates not applied because they were not finite, and how many of the last steps in a row.
       rollbacks: times the run went back to an earlier checkpoint.
+      counted_from: (step, data_position) from which `epochs` are counted in steps: where batch_size last changed.
     """
 
     step: int = 0
@@ -201,3 +202,7 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
     rollbacks: int = 0
+    counted_from: tuple[int, int] = (0, 0)
+
+    def __post_init__(self):
+        self.counted_from = tuple(self.counted_from)  # JSON has lists

@@ -223,7 +223,9 @@ def test_a_set_in_which_nothing_can_be_read_says_why(monkeypatch, caplog):
         raise DataError("image", "no image", "an image")
 
     fine._example, fine.on_error = example, "skip"
-    with pytest.raises(DataError, match=r"a record that can be read among 30 drawn at random.*The last one: .*no image"):
+    with pytest.raises(
+        DataError, match=r"a record that can be read among 30 drawn at random.*The last one: .*no image"
+    ):
         fine[3]
     assert 5 < fine.skipped <= 30
     assert len(caplog.records) == 5 + fine.skipped // 5 - 1  # the first ones, and every fifth

@@ -195,7 +195,7 @@ def test_a_full_disk_in_the_middle_loses_nothing(tmp_path, monkeypatch, capsys):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     error = capsys.readouterr().err
-    assert error.count("error at step 4, the run goes on") == 1
+    assert error.count("error at step 4, the run continues") == 1
     assert "wait in memory" in error
     assert steps_of(tmp_path) == [1, 2, 3, 4, 5, 6, 7, 8]
     kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from xsample_jax.errors import DataError
 from xsample_jax.metrics.profiling import Timers
 from xsample_jax.metrics.writers import JsonlWriter, ProgressLine, clock, open_writers, read_jsonl
 
@@ -42,7 +43,7 @@ def test_a_torn_last_line_is_dropped_and_a_damaged_file_is_not_hidden(tmp_path):
     write(path, [30], resume_step=30).close()
     assert [line["step"] for line in read_jsonl(path)] == [10, 20, 30]
     path.write_text('{"step": 1}\nrubbish\n{"step": 2}\n')
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(DataError, match=r"metrics\.jsonl"):
         read_jsonl(path)
 
 

@@ -15,7 +15,7 @@ from xsample_jax.config.check import plain_dict
 from xsample_jax.config.load import default_config, resolve
 from xsample_jax.config.schema import SCHEMA
 from xsample_jax.distributed import WAIT_LIMIT, allgather_text, barrier
-from xsample_jax.errors import CheckpointError, ConfigError
+from xsample_jax.errors import CheckpointError, ConfigError, shorten, show
 from xsample_jax.io.files import CONFIG, atomic_write
 from xsample_jax.io.run_dir import log_event
 
@@ -104,24 +104,21 @@ def save_config(config, folder: pathlib.Path, changes: dict) -> None:
     atomic_write(folder / CONFIG, lambda partial: partial.write_text(config_to_json(config)))
 
 
-def changed_keys(config, folder: pathlib.Path, allow: bool) -> dict[str, tuple[object, object]]:
-    """Returns {dotted key: (then, now)} for the keys that differ from the config of the run in `folder`, if any.
+def changed_keys(config, before, where: str, allow: bool) -> dict[str, tuple[object, object]]:
+    """Returns {dotted key: (then, now)} for the keys that differ from `before`, the config of the run in `where`.
 
     Those in OF_THE_MACHINE are left out. Raises CheckpointError that lists them unless `allow`.
     """
-    path = folder / CONFIG
-    if not path.exists():
+    if before is None:
         return {}
-    differing = diff_configs(config_from_json(path.read_text()), config)
-    differing = {key: pair for key, pair in differing.items() if key not in OF_THE_MACHINE}
+    differing = {key: pair for key, pair in diff_configs(before, config).items() if key not in OF_THE_MACHINE}
     if differing and not allow:
-        changes = "; ".join(f"{key} was {old!r}, is now {new!r}" for key, (old, new) in differing.items())
+        changes = "; ".join(f"{key} was {show(old)}, is now {show(new)}" for key, (old, new) in differing.items())
         raise CheckpointError(
             "--workdir",
-            str(folder),
-            f"the folder of a run with this very config ({changes})",
-            "Use another folder, or the config that the run was started with; --allow_config_change goes on with this "
-            "one.",
+            where,
+            f"the folder of a run with this very config ({shorten(changes, 200)})",
+            "Use another folder, or the config of the run; --allow_config_change continues with this one.",
         )
     return differing
 

@@ -17,6 +17,7 @@ import pathlib
 from collections.abc import Iterator
 
 from xsample_jax.errors import ConfigError, DataError, RunError
+from xsample_jax.io.files import create_new, open_lock
 from xsample_jax.io.paths import download
 
 FOLDER, LIMIT = "XSAMPLE_CACHE", "XSAMPLE_CACHE_GB"
@@ -55,7 +56,7 @@ class ShardCache:
         try:
             with _locked(self._folder / ".room"):
                 self._make_room(shard["bytes"])
-                partial.touch()
+                create_new(partial)
             download(source, partial)
             with partial.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -133,6 +134,6 @@ def _removed(path: pathlib.Path, held: pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(path: pathlib.Path) -> Iterator[None]:
-    with path.open("w") as file:
+    with open_lock(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import math
 import pathlib
-import sys
 from collections.abc import Mapping
 
 import jax
@@ -17,6 +16,7 @@ import numpy as np
 import optax
 
 from xsample_jax.errors import DivergedError
+from xsample_jax.io.console import say
 from xsample_jax.io.run_dir import log_event
 from xsample_jax.state import Progress, float32
 
@@ -100,7 +100,7 @@ def apply_policy(
     value = float(np.max(metrics[what]))
 
     def tell(event: str, **facts) -> None:
-        print(f"\nwarning: {what} at step {step} is {value}: {event}. {path}", file=sys.stderr, flush=True)
+        say(f"\nwarning: {what} at step {step} is {value}: {event}. {path}", error=True)
         log_event(folder, event, step=step, what=what, dump=str(path), **facts)
 
     if policy == "skip" and progress.skipped_in_a_row < faults.skips:
@@ -151,7 +151,7 @@ def _dump(step, data_position, metrics, names, batch, folder) -> pathlib.Path:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     except OSError as error:
-        print(f"error: no dump in {path} ({error}): {text}", file=sys.stderr)
+        say(f"error: no dump in {path} ({error}): {text}", error=True)
     return path
 
 

@@ -1,4 +1,4 @@
-"""Being stopped from outside (SIGTERM, Ctrl-C, a maintenance notice): save, then leave with a code that says "again".
+"""Preemption (SIGTERM, SIGHUP, Ctrl-C, a maintenance notice): save, then exit with a code that asks for a retry.
 
 One process hears its signals itself. With jax.distributed the SIGTERM of any process goes through jax's preemption
 service, which picks one step for all of them; Ctrl-C is passed on as such a SIGTERM.
@@ -7,13 +7,13 @@ service, which picks one step for all of them; Ctrl-C is passed on as such a SIG
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 
 import jax
 
 from xsample_jax.errors import REQUEUE
+from xsample_jax.io.console import say
 
 
 class Preempted(Exception):
@@ -51,11 +51,11 @@ class Notice:
         """Takes notice, and starts the time limit; given again, ends the process at once."""
         if self._given.is_set():
             if not self._distributed:
-                print(f"{reason} again: stopping at once", file=sys.stderr, flush=True)
+                say(f"{reason} again: stopping at once", error=True)
                 self._leave(REQUEUE)
             return
         self._given.set()
-        print(f"{reason}: saving and stopping within {self.grace:g} s", file=sys.stderr, flush=True)
+        say(f"{reason}: saving and stopping within {self.grace:g} s", error=True)
         self._timer = threading.Timer(self.grace, self._expire)
         self._timer.daemon = True
         self._timer.start()
@@ -81,7 +81,7 @@ class Notice:
             self._timer.join()
 
     def _expire(self) -> None:
-        print(f"stopping unsaved: {self.grace:g} s are over. The last checkpoint counts.", file=sys.stderr, flush=True)
+        say(f"stopping unsaved: {self.grace:g} s are over. The last checkpoint counts.", error=True)
         self._leave(REQUEUE)
 
     def _on_signal(self, number: int, frame) -> None:
@@ -96,7 +96,9 @@ class Notice:
 
 @contextlib.contextmanager
 def preemption_notice(grace: float) -> Iterator[Notice]:
-    """Listens for SIGTERM and Ctrl-C during the block.
+    """Listens for SIGTERM, SIGHUP and Ctrl-C during the block; SIGUSR1 and SIGUSR2 do not end the process.
+
+    SIGUSR1 asks for a profile while steps run (metrics/profiling.py). A SIGHUP that `nohup` ignores stays ignored.
 
     A thread takes the notice, since Python's own handlers wait for the main thread, which may be compiling for minutes.
     Outside the main thread, where signals cannot be handled, nobody listens.
@@ -105,7 +107,9 @@ def preemption_notice(grace: float) -> Iterator[Notice]:
     if threading.current_thread() is not threading.main_thread():
         yield notice
         return
-    signals = (signal.SIGINT,) if notice._distributed else (signal.SIGTERM, signal.SIGINT)
+    signals = [signal.SIGINT] if notice._distributed else [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signals.append(signal.SIGHUP)
     read, write = os.pipe()
     os.set_blocking(write, False)
 
@@ -117,6 +121,7 @@ def preemption_notice(grace: float) -> Iterator[Notice]:
     listener = threading.Thread(target=listen, daemon=True, name="preemption")
     listener.start()
     handlers = {number: signal.signal(number, notice._on_signal) for number in signals}
+    handlers |= {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGUSR1, signal.SIGUSR2)}
     wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     try:
         yield notice

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from xsample_jax.errors import SaveError, StalledError
+from xsample_jax.io.console import say
 from xsample_jax.io.run_dir import log_event
 
 STACKS = "stalled.txt"
@@ -73,7 +74,8 @@ class TimedBatches:
         self._hangs = True
         path = self._folder / STACKS
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-        with path.open("w") as file:
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError), path.open("x") as file:
             faulthandler.dump_traceback(file=file, all_threads=True)
         return StalledError(
             "data",
@@ -93,5 +95,5 @@ def log_save_errors(folder: pathlib.Path, step: int) -> Iterator[None]:
     try:
         yield
     except SaveError as error:
-        print(f"\nerror at step {step}, the run goes on: {error}", file=sys.stderr, flush=True)
+        say(f"\nerror at step {step}, the run continues: {error}", error=True)
         log_event(folder, "a checkpoint was not written", step=step, error=str(error))

@@ -1,11 +1,14 @@
 """Files that are complete or not there, here and in buckets."""
 
 import contextlib
+import errno
 import io
+import itertools
 import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from typing import TextIO
 
 import numpy as np
 
@@ -20,8 +23,28 @@ def atomic_write(path: pathlib.Path, write: Callable[[pathlib.Path], object]) ->
             write(partial)
             settle(partial, path)
         except (OSError, RuntimeError) as error:  # the writer of ArrayRecord has no type of its own
-            fix = "Make room, then run the same command again: it goes on from there."
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            fix = "Make room" if full else "Remove what is in its way, or grant the right to write"
+            fix += ", then run the same command again: it continues from there."
             raise DataError(f"writing {path}", str(error)[:200], "a file that can be written", fix) from error
+
+
+def create_new(path: pathlib.Path) -> None:
+    """Makes an empty file where there is nothing; a link in its place is never followed. Raises FileExistsError."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+
+
+def open_lock(path: pathlib.Path) -> TextIO:
+    """A lock file, made if missing, for reading and writing; OSError for a link in its place: its target stays."""
+    return open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+", encoding="utf-8")
+
+
+def set_aside(path: pathlib.Path) -> pathlib.Path:
+    """Renames a damaged file (or whatever is in its place) to NAME.damaged, NAME.damaged-2, ...; returns the name."""
+    names = (path.with_name(f"{path.name}.damaged" + (f"-{n}" if n > 1 else "")) for n in itertools.count(1))
+    aside = next(name for name in names if not os.path.lexists(name))
+    path.rename(aside)
+    return aside
 
 
 def settle(local: pathlib.Path, path: pathlib.Path) -> None:
@@ -61,6 +84,8 @@ def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
         return
     partial = path.with_name(f".{path.name}.partial")
     try:
+        partial.unlink(missing_ok=True)  # of a killed process, or a link that somebody put there
+        create_new(partial)
         yield partial
     finally:
         partial.unlink(missing_ok=True)

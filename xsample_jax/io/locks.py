@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import tensorstore
 
 from xsample_jax.errors import CheckpointError, UserError
+from xsample_jax.io.console import say
+from xsample_jax.io.files import open_lock
 from xsample_jax.io.paths import SCHEME
 
 LOCK = ".lock"
@@ -30,7 +32,7 @@ def locked(folder: pathlib.Path, flag: str = "--workdir", error: type[UserError]
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        opened = (folder / LOCK).open("a+")
+        opened = open_lock(folder / LOCK)
     except OSError as refused:
         expected = f"a folder that can be made and written to ({refused.strerror})"
         raise error(flag, str(folder), expected, "Use another folder.") from refused
@@ -45,6 +47,7 @@ def locked(folder: pathlib.Path, flag: str = "--workdir", error: type[UserError]
         except OSError as refused:  # Lustre mounted with noflock, NFS without its lock daemon
             expected = f"a folder whose file system can lock files (flock: {refused.strerror})"
             raise error(flag, str(folder), expected, "Use another folder, or mount this one with flock.") from None
+        file.seek(0)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -102,7 +105,7 @@ class Lease:
                 if self._write(generation):
                     break
             elif watched is None:
-                print(f"{self._folder}: is {_holder(found.value)} alive? Up to {EXPIRY:g} s to see.", flush=True)
+                say(f"{self._folder}: held by {_holder(found.value)}; waiting up to {EXPIRY:g} s for it to be renewed")
             watched = generation if found.state == "value" else None
             time.sleep(min(1.0, RENEW / 2))
         self._thread.start()

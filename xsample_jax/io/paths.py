@@ -57,6 +57,15 @@ def absolute(path: str | os.PathLike, field: str = "path") -> pathlib.Path:
     return path if in_bucket(path) else path.absolute()
 
 
+def check_run_path(path: str | os.PathLike, field: str = "--workdir") -> None:
+    """Raises ConfigError for a folder whose checkpoints could not be read back: orbax takes its name for a pattern."""
+    text = os.fspath(path)
+    odd = sorted({letter for letter in text if letter in "*?[]\\" or not letter.isprintable()})
+    if odd:
+        expected = f"a path without {' '.join(map(ascii, odd))}: checkpoints below it could not be read back"
+        raise ConfigError(field, text, expected, "Use another folder, or rename this one.")
+
+
 def file_sizes(folder: pathlib.Path) -> Mapping[str, int]:
     """{name: bytes} of the files in a folder (not below it), by one listing; empty where there is no such folder."""
     try:

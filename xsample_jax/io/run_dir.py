@@ -10,7 +10,6 @@ import datetime
 import json
 import os
 import pathlib
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -18,8 +17,9 @@ from collections.abc import Iterator
 import jax
 
 from xsample_jax.errors import SaveError
+from xsample_jax.io.console import say
 from xsample_jax.io.locks import Lease, leased, locked
-from xsample_jax.io.paths import absolute, download, file_sizes, in_bucket, upload
+from xsample_jax.io.paths import absolute, check_run_path, download, file_sizes, in_bucket, upload
 
 PUSH = 30.0  # seconds
 
@@ -64,7 +64,7 @@ class RunFolder:
                     (self.place / name).unlink(missing_ok=True)
                     del self._known[name]
             except Exception as error:  # of every family: the network, rights, the service
-                print(f"warning: {self.place} cannot be written: {str(error)[:400]}", file=sys.stderr, flush=True)
+                say(f"warning: {self.place} cannot be written: {str(error)[:400]}", error=True)
                 return False
         return True
 
@@ -85,6 +85,7 @@ def open_run_folder(workdir: str | os.PathLike, first_process: bool = True) -> I
     Raises CheckpointError when another run holds it; ConfigError for a path that cannot be one.
     """
     place = absolute(workdir, "--workdir")
+    check_run_path(place)
     if not in_bucket(place):
         with locked(place) if first_process else contextlib.nullcontext():
             yield RunFolder(place)
@@ -138,7 +139,7 @@ def log_event(folder: pathlib.Path, event: str, **facts) -> None:
         with (folder / HISTORY).open("a", encoding="utf-8") as file:
             file.write(line)
     except OSError as error:
-        print(f"warning: no line in {folder / HISTORY} ({error}): {line.strip()}", file=sys.stderr)
+        say(f"warning: no line in {folder / HISTORY} ({error}): {line.strip()}", error=True)
 
 
 def read_history(folder: pathlib.Path) -> list[dict]:

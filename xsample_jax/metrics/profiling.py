@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 
+from xsample_jax.io.console import say
+
 # Time in these is no training time: left out of images per second and of the rate behind the estimate.
 _ASIDE = ("compile", "evaluation", "checkpoint")
 
@@ -290,4 +292,4 @@ class Profiler:
         jax.profiler.stop_trace()
         self._last = None
         if jax.process_index() == 0:
-            print(f"profile up to step {self._now}: {self._folder}")
+            say(f"profile up to step {self._now}: {self._folder}")

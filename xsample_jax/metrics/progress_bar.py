@@ -1,5 +1,6 @@
 """A line that shows how far a long loop is: features of a split, a scan over the records."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -43,11 +44,15 @@ def progress(
             if done and time_now - shown >= pause:
                 left = (time_now - start) * (total - done) / done
                 text = f"{title}  {done}/{total}  ETA {clock(left)}"
-                stream.write(f"\r{text}\x1b[K" if rewrite else text + "\n")
-                stream.flush()
+                _write(stream, f"\r{text}\x1b[K" if rewrite else text + "\n")
                 shown, written = time_now, True
             yield item
     finally:
         if written and rewrite:
-            stream.write("\r\x1b[K")
-            stream.flush()
+            _write(stream, "\r\x1b[K")
+
+
+def _write(stream, text: str) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, full, or none at all: the work continues
+        stream.write(text)
+        stream.flush()

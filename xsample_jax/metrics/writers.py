@@ -1,6 +1,7 @@
 """Where numbers go while a run trains: metrics.jsonl (the record), TensorBoard event files, the screen."""
 
 import collections
+import contextlib
 import dataclasses
 import io
 import json
@@ -17,9 +18,11 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from xsample_jax.errors import ConfigError
-from xsample_jax.io.files import JSONL
+from xsample_jax.errors import ConfigError, DataError
+from xsample_jax.io.console import say
+from xsample_jax.io.files import JSONL, atomic_write, set_aside
 from xsample_jax.io.paths import as_path
+from xsample_jax.io.run_dir import log_event
 from xsample_jax.sharding import fetch_scalars
 
 # A full disk must not end a run for want of a log line.
@@ -41,7 +44,7 @@ class RetryingWriter:
             self._writer.write(step, values)
         except OSError as error:
             name = type(self._writer).__name__
-            print(f"\nerror: {name}: {error}. Lines from step {step} on wait in memory.", file=sys.stderr, flush=True)
+            say(f"\nerror: {name}: {error}. Lines from step {step} on wait in memory.", error=True)
             self._waiting.append((step, values))
 
     def flush(self) -> bool:
@@ -182,8 +185,12 @@ class EventFile:
 
     def __init__(self, folder: str | Path, purge_step: int):
         Path(folder).mkdir(parents=True, exist_ok=True)
-        # TensorBoard reads the files of a folder in the order of their names.
-        path = Path(folder) / f"events.out.tfevents.{time.time():.6f}"
+        # TensorBoard reads the files of a folder in the order of their names, also where the clock was set back.
+        before = [0.0]
+        for path in Path(folder).glob("events.out.tfevents.*"):
+            with contextlib.suppress(ValueError):  # a file of another writer has more in its name
+                before.append(float(".".join(path.name.split(".")[3:5])))
+        path = Path(folder) / f"events.out.tfevents.{max(time.time(), max(before) + 1):.6f}"
         self._file = path.open("xb", buffering=0)
         self._append(0, _field(3, b"brain.Event:2"))
         self._append(purge_step, _field(7, _START))
@@ -273,13 +280,18 @@ class JsonlWriter:
     A resumed run continues the file: lines after `resume_step` (the last step the restored state has done) and a line
     torn by a kill are removed first, so that the file has every step once. For it to have no gap either, the caller
     writes all lines up to a step before the checkpoint of that step is committed. `evaluated` = False removes the
-    evaluation of `resume_step` too, which is done again. nan and infinity become null.
+    evaluation of `resume_step` too, which is done again. nan and infinity become null. A damaged file is set aside, and
+    what of it can be read is kept. `every`: steps between lines, to notice lines that are gone.
     """
 
-    def __init__(self, path: str | Path, resume_step: int = 0, evaluated: bool = True):
+    def __init__(self, path: str | Path, resume_step: int = 0, evaluated: bool = True, every: int | None = None):
         self._path = Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._truncate(resume_step, evaluated)
+        last = self._truncate(resume_step, evaluated)
+        due = resume_step // every * every if every else 0
+        if last < due:
+            say(f"warning: {self._path} lacks the steps {last + 1} to {due}: its lines were lost", error=True)
+            log_event(self._path.parent, "metrics were lost", after=last, until=due)
         self._file = self._path.open("ab", buffering=0)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -290,29 +302,51 @@ class JsonlWriter:
     def close(self) -> None:
         self._file.close()
 
-    def _truncate(self, step: int, evaluated: bool) -> None:
-        if not self._path.exists():
-            return
-        text = self._path.read_text(encoding="utf-8")
-        old = [line for line in _lines(text) if line["step"] <= step]
+    def _truncate(self, step: int, evaluated: bool) -> int:
+        """Keeps the lines up to `step`; returns the last step that has one."""
+        if not os.path.lexists(self._path):
+            return 0
+        try:
+            text = self._path.read_text(encoding="utf-8", errors="strict")
+            lines = _lines(text)
+        except (OSError, ValueError) as error:
+            text, lines = "", _readable_lines(self._path)
+            aside = set_aside(self._path)
+            say(f"warning: {self._path} is damaged ({str(error)[:100]}); it is {aside} now", error=True)
+            log_event(self._path.parent, "damaged metrics were set aside", moved=str(aside), kept=len(lines))
+        old = [line for line in lines if line["step"] <= step]
         if not evaluated:
             old = [line for line in old if line["step"] < step or not any(name.startswith("eval/") for name in line)]
-        kept = "".join(json.dumps(line) + "\n" for line in old)
+        kept, last = "".join(json.dumps(line) + "\n" for line in old), max((line["step"] for line in old), default=0)
         if kept == text:
-            return
-        # A kill in here leaves the old file or the new one, never half of one.
-        partial = self._path.with_name(self._path.name + ".partial")
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._path)
+            return last
+        atomic_write(self._path, lambda partial: partial.write_text(kept, encoding="utf-8"))
+        return last
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
-    """Returns the lines of a metrics file in order, null as nan; a torn last line is left out."""
-    lines = _lines(as_path(path).read_text(encoding="utf-8"))
+    """Returns the lines of a metrics file in order, null as nan; a torn last line is left out.
+
+    Raises DataError for a file that is missing or damaged.
+    """
+    try:
+        lines = _lines(as_path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        fix = "Restore it, or move it away: a resumed run starts a new one."
+        raise DataError(str(path), str(error)[:100], "lines of metrics", fix) from error
     return [{name: math.nan if value is None else value for name, value in line.items()} for line in lines]
+
+
+def _readable_lines(path: Path) -> list[dict]:
+    """The lines of a damaged file that can be read, in order of their steps; [] for a folder in its place."""
+    found = []
+    with contextlib.suppress(OSError):
+        for row in path.read_bytes().splitlines():
+            with contextlib.suppress(ValueError):
+                line = json.loads(row)
+                if isinstance(line, dict) and isinstance(line.get("step"), int):
+                    found.append(line)
+    return found
 
 
 def _lines(text: str) -> list[dict]:
@@ -328,6 +362,8 @@ def _lines(text: str) -> list[dict]:
             if number == len(rows) - 1:
                 break
             raise
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            raise ValueError(f"line {number + 1} has no step")
         lines.append(line)
     return lines
 
@@ -386,22 +422,24 @@ class ProgressLine:
 
     def close(self) -> None:
         if self._open_line:
-            self._stream.write("\n")
-            self._stream.flush()
+            self._write("\n")
             self._open_line = False
 
     def _evaluation(self, step: int, values: Mapping[str, float]) -> None:
         """A short line of its own for an evaluation: it must not be overwritten by the next step."""
         shown = [f"{name.removeprefix('eval/')} {value:.3f}" for name, value in values.items() if value is not None][:4]
         self.close()
-        self._stream.write(f"step {step}: " + "  ".join(shown) + "\n")
-        self._stream.flush()
+        self._write(f"step {step}: " + "  ".join(shown) + "\n")
 
     def _print(self, text: str) -> None:
         # "\x1b[K" clears what a longer line before has left.
-        self._stream.write(f"\r{text}\x1b[K" if self._rewrite else text + "\n")
-        self._stream.flush()
+        self._write(f"\r{text}\x1b[K" if self._rewrite else text + "\n")
         self._open_line = self._rewrite
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, full, or none at all: the run goes on
+            self._stream.write(text)
+            self._stream.flush()
 
 
 def clock(seconds: float) -> str:
@@ -437,6 +475,7 @@ def open_writers(
     resume_step: int = 0,
     evaluated: bool = True,
     seconds_left: Callable[[int], float | None] | None = None,
+    every: int | None = None,
     enabled: bool = True,
     stream=None,
     wandb: Callable[[], Writer] | None = None,
@@ -449,7 +488,7 @@ def open_writers(
         return FanOut(())
     more = [wandb()] if wandb is not None else []  # first: where it cannot be, nothing is written at all
     writers = (
-        JsonlWriter(Path(folder) / JSONL, resume_step, evaluated),
+        JsonlWriter(Path(folder) / JSONL, resume_step, evaluated, every),
         TensorBoardWriter(Path(folder) / "tensorboard", resume_step),
         ProgressLine(total_steps, seconds_left, stream),
         *more,

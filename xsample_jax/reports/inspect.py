@@ -64,6 +64,7 @@ def histogram_picture(counts: np.ndarray, ordinary: float, folder: Path) -> Pict
         kept = shares > 0
         axes.bar(centers[kept], shares[kept], width=2 * width / BINS, color=COLORS[1])
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")  # not mathtext, which is off
         axes.axvline(ordinary, color=theme.ink, linestyle=":", zorder=3)
         axes.set_xlabel("cosine of two captions")
 
@@ -93,6 +94,7 @@ def curve_pictures(
             _tau_axis(axes, tau_s, theme)
             if key == "effective_neighbors":
                 axes.set_yscale("log")
+                axes.yaxis.set_major_formatter("{x:g}")  # not mathtext, which is off
             axes.legend(fontsize=9)
 
         caption += " The larger the batch, the more there is to spread over; dotted: the τₛ looked at."
@@ -155,6 +157,7 @@ def _folded_target(similarity: np.ndarray, tau_s: float, views: int) -> np.ndarr
 
 def _tau_axis(axes, tau_s: float, theme) -> None:
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     ticks = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()

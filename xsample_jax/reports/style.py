@@ -3,7 +3,9 @@
 import base64
 import contextlib
 import dataclasses
+import hashlib
 import io
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -71,11 +73,20 @@ def _style(theme: Theme):
         "lines.solid_capstyle": "round",
         "legend.frameon": False,
         "legend.labelcolor": theme.ink,
+        "text.parse_math": False,  # names and captions of users may have dollar signs
         "xtick.major.size": 0,
         "ytick.major.size": 0,
     }
     with matplotlib.rc_context(style):
         yield
+
+
+def file_name(text: str) -> str:
+    """A name for a file made of any text: letters, digits, dots and dashes; different texts have different names."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", text)[:80].lstrip(".")
+    if plain == text:
+        return plain
+    return f"{plain}-{hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=4).hexdigest()}"
 
 
 def picture(
@@ -109,7 +120,7 @@ def picture(
             canvas.draw()
         # 256 colors are plenty here and a third of the bytes.
         flat = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-        file = folder / f"{name}{'' if theme.name == 'light' else '-dark'}.png"
+        file = folder / f"{file_name(name)}{'' if theme.name == 'light' else '-dark'}.png"
         flat.quantize(256, dither=Image.Dither.NONE).save(file)
         encoded[theme.name] = data_uri(file.read_bytes())
     return Picture(name, title, caption, encoded["light"], encoded["dark"])

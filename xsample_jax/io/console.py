@@ -1,0 +1,23 @@
+"""Lines for a person, written so that a run never ends with its output: a closed pipe, a full disk, no terminal."""
+
+import contextlib
+import os
+import sys
+
+
+def say(text: str, error: bool = False) -> None:
+    """Prints a line to standard output, or to standard error; what cannot be written is dropped.
+
+    A run started as `python ... | head` or with its log on a full disk goes on, and saves.
+    """
+    stream = sys.stderr if error else sys.stdout
+    if stream is None:  # started with it closed
+        return
+    try:
+        print(text, file=stream, flush=True)
+    except (OSError, ValueError):
+        # Python flushes once more at the end, which would turn a finished run into exit code 120.
+        with contextlib.suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
