@@ -136,7 +136,7 @@ def test_resumed_on_two_then_one_then_four_processes(train, tmp_path):
 def test_a_process_that_cannot_write_its_part_costs_one_checkpoint(train, tmp_path):
     folder = tmp_path / "run"
     for _, stderr in train(folder, 2, 1, module="tests.failing_write"):
-        assert "error at step 4, the run goes on" in stderr
+        assert "error at step 4, the run continues" in stderr
         assert "No space left on device" in stderr
         assert "of process 1" in stderr
     assert [event["step"] for event in read_history(folder) if event["event"] == "a checkpoint was not written"] == [4]
