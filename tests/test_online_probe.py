@@ -43,7 +43,9 @@ def test_the_encoder_does_not_notice():
     _, plain, _ = run_steps(preset_config("xclr", **clipped), 2)
     _, probed, metrics = run_steps(preset_config("xclr", eval__online_probe=True, **clipped), 2)
     for name, value in plain.params.items():
-        np.testing.assert_allclose(probed.params[name], value, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            probed.params[name], value, atol=5e-6, err_msg=name
+        )  # two programs round differently
     assert set(probed.params) == set(plain.params)
     assert not plain.memory
     assert np.abs(probed.memory[PROBE + "weights"]).max() > 0

@@ -16,7 +16,7 @@ from xsample_jax.augment.views import eval_view
 from xsample_jax.checkpoint import with_shardings
 from xsample_jax.config.rules import check_kernels
 from xsample_jax.data.class_texts import load_class_embeddings
-from xsample_jax.data.dataset import Dataset, no_records, open_dataset, readable, spread_places
+from xsample_jax.data.dataset import Dataset, check_class_names, no_records, open_dataset, readable, spread_places
 from xsample_jax.data.perturb import apply_perturbations
 from xsample_jax.data.records import RecordSource, open_records, read_manifest
 from xsample_jax.data.sources import check_memory, open_training_source, source_folder
@@ -220,6 +220,7 @@ def build_run(config, mesh: Mesh | None = None) -> tuple[RunSetup, Dataset]:
     check_kernels(config, objective, mesh)
     fields = objective.requires
     source, rates = open_training_source(config.data)
+    check_class_names(objective, source)
     examples = open_dataset(config, config.data.split, fields, source)
     examples.rates = rates
     classes = None

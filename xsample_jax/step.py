@@ -20,6 +20,7 @@ from xsample_jax.objectives.learned_state import (
     prototypes_of,
     queue_block,
     recall,
+    second_classes,
     teacher_params,
     temperature_of,
 )
@@ -86,7 +87,7 @@ def step_blocks(
     text = network.embed_text(inputs.batch) if objective.text is not None else None
     if objective.gate:
         # Every image is compared in its own class and in that of another image of the batch.
-        second = jax.random.permutation(inputs.key, per_image["label"])
+        second = second_classes(inputs.key, per_image["id"], per_image["label"])
         per_image |= {"second_label": second, "gate": gate_of(params, per_image["label"], second)}
     if text is not None:
         per_image |= {"text": jax.lax.stop_gradient(text)}
@@ -95,7 +96,7 @@ def step_blocks(
     other = {"other_view": other_view(z, views)}
     if teacher:
         other |= {"teacher": other_view(teacher["image"], views)}
-    blocks = {"image": image_block(z, per_image, views, 0, **other)}
+    blocks = {"image": image_block(z, per_image | of_view, views, 0, **other)}
     if text is not None:
         own = {"teacher": teacher["text"]} if teacher else {}
         blocks["text"] = image_block(text, per_image, 1, len(z), **own)

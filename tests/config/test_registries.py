@@ -16,7 +16,7 @@ from xsample_jax.optim import OPTIMIZERS
         ("data.source", DATA_SOURCES),
         ("model.encoder", ENCODERS),
         ("objective.preset", PRESETS),
-        ("objective.graph", GRAPH_SOURCES),
+        ("objective.graph", set(GRAPH_SOURCES) - {"labels", "kernel", "geometry"}),  # nothing provides what they read
         ("optimizer.name", OPTIMIZERS),
     ],
 )

@@ -74,7 +74,14 @@ def test_diff(config):
         {
             "objective": {
                 "terms": (
-                    {"graph": {"source": "caption", "transforms": ({"name": "top_k", "k": 5},)}, "keys": ["image"]},
+                    {
+                        "graph": {
+                            "source": "caption",
+                            "normalizer": "softmax",
+                            "transforms": ({"name": "top_k", "k": 5},),
+                        },
+                        "keys": ["image"],
+                    },
                 )
             }
         },

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.quick import quick_jit
-from xsample_jax.graphs.sources import ONE_WAY, REQUIRES, SOURCES
+from xsample_jax.graphs.sources import ONE_WAY, SOURCES
 
 # A class tree with leaves of different depth. A node's number means something only below its parent: node 4 under 1 and
 # node 4 under 2 are two nodes.
@@ -178,18 +178,8 @@ def test_swapped_and_swapped_keys_are_transposes():
     np.testing.assert_allclose(SOURCES["swapped"](U, V), SOURCES["swapped_keys"](V, U).T, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "read"), REQUIRES.items())
-def test_a_source_reads_only_what_it_requires(name, read):
-    needed = {"id", "second_label", *read}
-    one = SOURCES[name](*({key: side[key] for key in needed} for side in (U, V)))
-    assert one.shape == (9, 6)
-    for key in read:
-        with pytest.raises(KeyError, match=key):
-            SOURCES[name](*({k: side[k] for k in needed - {key}} for side in (U, V)))
-
-
 def test_hierarchy_by_hand():
-    u = {"path": jnp.asarray(LEAVES)}
+    u = {"path": jnp.asarray(LEAVES), "id": jnp.arange(len(LEAVES))}
     #   (1 4 9) (1 4 7) (1 5) (2 4 9) (2) (1 4 9)   of (1 4 9), whose depth is 4
     np.testing.assert_allclose(SOURCES["hierarchy"](u, u)[0], [1, 6 / 8, 4 / 7, 2 / 8, 2 / 6, 1], rtol=1e-6)
     np.testing.assert_allclose(
@@ -197,6 +187,17 @@ def test_hierarchy_by_hand():
     )
     with pytest.raises(ValueError, match="wu_palmer or path"):
         SOURCES["hierarchy"](u, u, measure="lin")
+
+
+def test_an_unknown_leaf_is_like_nothing_but_itself():
+    """faults A7: a path of -1 alone is no node that two images could share."""
+    unknown = {
+        "path": jnp.asarray([[-1, -1, -1], [-1, -1, -1], [-1, -1, -1], [1, 4, 9]]),
+        "id": jnp.asarray([0, 0, 1, 2]),
+    }
+    for measure, apart in (("wu_palmer", 2 / 8), ("path", 1 / 7)):
+        got = SOURCES["hierarchy"](unknown, unknown, measure=measure)
+        np.testing.assert_allclose(got[0], [1, 1, apart, apart], rtol=1e-6)
 
 
 def test_random_depends_on_ids_and_seed_alone_and_says_nothing():

@@ -76,7 +76,7 @@ TERMS = (
             "weights": [0.7, 0.3],
         },
         "anchors": {"block": "image", "view": 1},
-        "keys": ["text", {"block": "image", "view": 0, "beside": {"block": "text"}}],
+        "keys": ["text", {"block": "image", "view": 0}],
         "denominator": {"name": "rank", "by": "label"},
         "temperature": 0.2,
         "weight": 2.0,
@@ -85,7 +85,12 @@ TERMS = (
         "graph": {"source": "caption", "normalizer": "softmax", "transforms": [{"name": "top_k", "k": 4}]},
         "keys": "text",
     },
-    {"name": "align", "x": "image", "y": {"block": "text", "times": "text"}, "weight": 0.5},
+    {
+        "name": "align",
+        "x": {"block": "image", "view": 0, "beside": "text"},
+        "y": {"block": "text", "beside": {"block": "image", "view": 1}},
+        "weight": 0.5,
+    },
 )
 
 
@@ -96,14 +101,16 @@ def test_terms_out_of_plain_data():
         Term(
             Mixture((Graph("label"), path), (0.7, 0.3)),
             anchors=Rows("image", 1),
-            keys=(TEXT, Rows("image", 0, beside=TEXT)),
+            keys=(TEXT, Rows("image", 0)),
             denominator={"name": "rank", "by": "label"},
             temperature=0.2,
             weight=2.0,
         ),
         Term(Graph("caption", "softmax", ({"name": "top_k", "k": 4},)), keys=TEXT),
     )
-    assert objective.feature_terms == (FeatureTerm("align", IMAGE, Rows("text", times=TEXT), 0.5),)
+    assert objective.feature_terms == (
+        FeatureTerm("align", Rows("image", 0, beside=TEXT), Rows("text", beside=Rows("image", 1)), 0.5),
+    )
     assert objective.requires == {"label", "path", "caption_embedding"}
     assert objective.text == "linear"  # the rest of the preset stays
 
@@ -270,8 +277,42 @@ def test_missing_side_information_names_the_entry_and_presets_that_work():
 
 
 def test_everything_that_a_set_lacks_is_reported_at_once():
-    terms = ({"graph": "hierarchy"}, {"graph": "kernel"}, {"graph": {"source": "caption", "normalizer": "softmax"}})
+    terms = ({"graph": "hierarchy"}, {"graph": "label"}, {"graph": {"source": "caption", "normalizer": "softmax"}})
     with pytest.raises(Problems) as caught:
         check_side_information(build(terms=terms).requires, Unlabeled())
-    assert [problem.field for problem in caught.value.problems] == ["batch entry path", "batch entry target"]
-    assert "no set has it" in str(caught.value)
+    assert [problem.field for problem in caught.value.problems] == ["batch entry label", "batch entry path"]
+    with pytest.raises(DataError, match="no set has it"):
+        check_side_information(frozenset({"target"}), Unlabeled())
+
+
+@pytest.mark.parametrize(
+    ("term", "field", "words"),
+    [
+        *(({"negatives": n}, "negatives", "nothing provides") for n in ("same_group", "clusters_apart", "same_owner")),
+        ({"temperature": "per_class"}, "temperature", "'class_temperature'"),
+        ({"denominator": {"name": "rank", "by": "kernel"}}, "denominator", "'target'"),
+        ({"denominator": {"name": "rank", "by": 5}}, "denominator.by", "a name"),
+        ({"negatives": "neither_label"}, "negatives", "simlap"),
+        ({"similarity": "gated"}, "similarity", "simlap"),
+        ({"row_weight": "moving_average"}, "row_weight", "sogclr"),
+        ({"temperature": "per_anchor"}, "temperature", "isogclr"),
+        ({"graph": {"source": {"name": "hierarchy", "measure": "lin"}}}, "graph.source.measure", "wu_palmer, path"),
+        ({"link": {"name": "robust", "q": 1.5}}, "link.q", "at most 1"),
+        ({"link": {"name": "robust"}, "temperature": 0.004}, "temperature", "overflows"),
+        ({"temperature": {"name": "schedule", "low": -1.0}}, "temperature.low", "at least 0.001"),
+        ({"denominator": "views", "keys": {"block": "image", "view": 1}}, "denominator", "rows of one view"),
+        ({"link": "joint", "row_weight": "focal"}, "row_weight", "has no denominator"),
+        ({"graph": "labels"}, "graph.source", "'labels'"),
+    ],
+)
+def test_what_a_term_chooses_is_checked_before_it_is_traced(term, field, words):
+    """faults A1, A2, D9: slots that read what nothing provides, invalid options, choices without meaning together."""
+    found = [problem for problem in problems(preset="simclr", terms=(term,)) if field in problem.field]
+    assert found
+    assert words in str(found[0])
+
+
+def test_views_that_a_slot_reads_are_needed():
+    """faults A1: `swapped` of view 5 was a KeyError."""
+    source = {"source": {"name": "swapped", "of": 5}, "normalizer": "softmax"}
+    assert needed_views(build(preset="simclr", terms=({"graph": source},))) == 6

@@ -42,7 +42,8 @@ def coefficients(row, first, second):
 def mixtures():
     options = {"hardest": HARDEST, "mixed": MIXED, "with_anchor": WITH_ANCHOR}
     mixed = quick_jit(lambda x, y, key: hard_mixtures(x, y, jnp.asarray(NEGATIVE), key, **options))
-    return np.asarray(mixed(X, Y, jax.random.key(0))), np.asarray(mixed(X, Y, jax.random.key(1)))
+    keys = [jax.random.split(jax.random.key(seed), ANCHORS) for seed in (0, 1)]
+    return np.asarray(mixed(X, Y, keys[0])), np.asarray(mixed(X, Y, keys[1]))
 
 
 def test_unit_rows_of_the_asked_number(mixtures):

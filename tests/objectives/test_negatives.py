@@ -50,7 +50,7 @@ DEFINITIONS = {
     "importance": ({"beta": 0.7}, lambda i, k: weighed(i, k, 0.7)),
     "clusters_apart": ({}, lambda i, k: sum(a != b for a, b in zip(U["cluster"][i], V["cluster"][k]))),
     "same_label": ({}, lambda i, k: U["label"][i] == V["label"][k] != -1),
-    "neither_label": ({}, lambda i, k: V["label"][k] not in (U["label"][i], U["second_label"][i])),
+    "neither_label": ({}, lambda i, k: V["label"][k] not in (-1, U["label"][i], U["second_label"][i])),
     "same_owner": ({}, lambda i, k: V["owner"][k] == U["id"][i] or TARGET[i, k] > 0),
     "same_group": ({}, lambda i, k: U["group"][i] == V["group"][k]),
 }

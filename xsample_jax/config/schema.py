@@ -6,6 +6,7 @@ from typing import Any
 from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.models.vit import LAYOUTS
 from xsample_jax.objectives.presets import PRESETS
+from xsample_jax.objectives.side_information import provider_of
 from xsample_jax.weights.families import FAMILIES
 
 
@@ -289,7 +290,11 @@ MODEL = {
 # Config keys of what is learned: the objective, and how its loss is computed.
 
 
-PRESET_NAMES, SOURCE_NAMES = tuple(PRESETS), tuple(SOURCES)
+PRESET_NAMES = tuple(PRESETS)
+# Sources that some data or some objective can provide with what they read.
+SOURCE_NAMES = tuple(
+    name for name, slot in SOURCES.items() if all(provider_of(read) for read in slot.anchor_reads | slot.key_reads)
+)
 
 OBJECTIVE = {
     "preset": Key(str, "xclr", "Named objective (docs/objectives.md).", choices=PRESET_NAMES),

@@ -21,6 +21,7 @@ from xsample_jax.data.sources import Mixture, open_source, open_training_source,
 from xsample_jax.data.tokenizer import load_tokenizer, tokenize
 from xsample_jax.errors import DataError, raise_all
 from xsample_jax.objectives.from_config import build_objective, presets_that_read
+from xsample_jax.objectives.objective import Objective
 
 # Which caption of a record training sees, and its embedding: the key `data.caption`.
 
@@ -346,7 +347,9 @@ def open_evaluated(config, split: str, source=None) -> Dataset:
 def open_for_a_look(config) -> Dataset:
     """The examples that a run is trained on, for one who reads a few of them: all labels or records are not read."""
     source, _ = open_training_source(without_cache(config.data))
-    return open_dataset(config, config.data.split, build_objective(config.objective).requires, source)
+    objective = build_objective(config.objective)
+    check_class_names(objective, source)
+    return open_dataset(config, config.data.split, objective.requires, source)
 
 
 def without_cache(data):
@@ -370,6 +373,17 @@ def no_records(split: str, folder) -> DataError:
     return DataError(f"split {split}", 0, "at least one record", fix)
 
 
+def check_class_names(objective: Objective, source) -> None:
+    """Raises DataError where an objective keeps something for every class and the set does not name its classes."""
+    if objective.needs_class_names and not source.manifest.class_names:
+        raise DataError(
+            "class names of the data set",
+            "none",
+            "a name for every class: this objective keeps something for each (class texts, or the gate of simlap)",
+            "Prepare the set again with class names, or take a preset that reads labels only, as supcon.",
+        )
+
+
 def check_side_information(fields: frozenset[str], source) -> None:
     """Raises DataError (or Problems) for entries in `fields` that no data set, or not this one, can deliver.
 
@@ -383,7 +397,7 @@ def check_side_information(fields: frozenset[str], source) -> None:
     labels = bool(source.manifest.class_names) or some(lambda record: record["label"] >= 0)
     has = {
         "label": labels,
-        "class_embedding": labels,
+        "class_embedding": bool(source.manifest.class_names),
         "caption_embedding": source.manifest.text_encoder is not None,
         "caption_tokens": some(lambda record: record["captions"]),
         "path": labels and some(lambda record: record["attributes"]),

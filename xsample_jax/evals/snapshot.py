@@ -13,12 +13,11 @@ from xsample_jax.data.records import unit_rows
 from xsample_jax.errors import DataError
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.knn import neighbors, vote
-from xsample_jax.graphs.targets import MASKED, fold_views
+from xsample_jax.graphs.targets import MASKED, fold_views, requires
 from xsample_jax.io.files import load_arrays, write_arrays
 from xsample_jax.io.paths import as_path
 from xsample_jax.objectives.learned_state import temperature_of
 from xsample_jax.objectives.objective import Objective, center_texts
-from xsample_jax.objectives.streaming.terms import entries_of
 from xsample_jax.objectives.terms import IMAGE, Term, image_block, pairs_of
 from xsample_jax.registry import name_of
 from xsample_jax.setup import RunSetup
@@ -208,7 +207,7 @@ def drawable_term(objective: Objective, known: Collection[str]) -> Term | None:
     first = objective.terms[0] if objective.terms else None
     if first is None or not (first.anchors == first.keys == IMAGE) or name_of(first.similarity) == "gated":
         return None
-    if not entries_of(first.graph) <= {*known, "embedding"}:
+    if not requires(first.graph) <= {*known, "embedding"}:
         return None
     return dataclasses.replace(first, mixer=None, temperature="base")
 

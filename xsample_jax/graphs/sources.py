@@ -22,7 +22,11 @@ source(u, v) = source(v, u) transposed. Side information:
 import jax
 import jax.numpy as jnp
 
+from xsample_jax.errors import ConfigError
 from xsample_jax.ops import cosines
+from xsample_jax.registry import Slot
+
+MEASURES = ("wu_palmer", "path")
 
 
 def identity(u: dict, v: dict) -> jax.Array:
@@ -78,14 +82,23 @@ def hierarchy(u: dict, v: dict, *, measure: str = "wu_palmer") -> jax.Array:
 
     wu_palmer: 2 depth(lca) / (depth_i + depth_k) (Wu and Palmer 1994), depths counted from the root = 1.
     path:      1 / (1 + edges between the leaves).
+    A path of -1 alone is an unknown leaf: it has the depth of the tree and shares only the root, except with itself.
     """
-    if measure not in ("wu_palmer", "path"):
-        raise ValueError(f"measure = {measure!r}: expected wu_palmer or path")
-    depth_u, depth_v = (1 + jnp.sum(side["path"] >= 0, axis=-1) for side in (u, v))
+    if measure not in MEASURES:
+        raise ConfigError("measure", measure, " or ".join(MEASURES))
+    depth_u, depth_v = (_depth(side["path"]) for side in (u, v))
     same = (u["path"][:, None, :] == v["path"][None, :, :]) & (u["path"][:, None, :] >= 0)
     shared = 1 + jnp.sum(jnp.cumprod(same, axis=-1), axis=-1)
+    unknown = jnp.all(u["path"] < 0, axis=-1)[:, None]
+    shared = jnp.where(unknown & (identity(u, v) > 0), depth_u[:, None], shared)
     both = depth_u[:, None] + depth_v[None, :]
     return 2 * shared / both if measure == "wu_palmer" else 1 / (1 + both - 2 * shared)
+
+
+def _depth(path: jax.Array) -> jax.Array:
+    """Depth of every leaf [A], the root's being 1."""
+    known = jnp.sum(path >= 0, axis=-1)
+    return 1 + jnp.where(known > 0, known, path.shape[-1])
 
 
 def random(u: dict, v: dict, *, seed: int = 0, width: int = 16) -> jax.Array:
@@ -140,36 +153,35 @@ def second_label(u: dict, v: dict) -> jax.Array:
 
 
 SOURCES = {
-    "identity": identity,
-    "uniform": uniform,
-    "label": label,
-    "labels": labels,
-    "other_label": other_label,
-    "caption": caption,
-    "class_text": class_text,
-    "kernel": kernel,
-    "hierarchy": hierarchy,
-    "random": random,
-    "geometry": geometry,
-    "teacher": teacher,
-    "self_similarity": self_similarity,
-    "text_similarity": text_similarity,
-    "swapped": swapped,
-    "swapped_keys": swapped_keys,
-    "second_label": second_label,
+    "identity": Slot(identity, reads=("id",)),
+    "uniform": Slot(uniform, reads=("id",)),
+    "label": Slot(label, reads=("id", "label")),
+    "labels": Slot(labels, reads=("id", "labels")),
+    "other_label": Slot(other_label, reads=("label",)),
+    "caption": Slot(caption, reads=("caption_embedding",)),
+    "class_text": Slot(class_text, reads=("class_embedding",)),
+    "kernel": Slot(kernel, reads=("target",), limits={"bandwidth": (1e-6, None), "power": (0.1, None)}),
+    "hierarchy": Slot(hierarchy, reads=("id", "path"), limits={"measure": MEASURES}),
+    "random": Slot(random, reads=("id",), limits={"width": (1, 4096), "seed": (0, 2**32 - 1)}),
+    "geometry": Slot(geometry, reads=("id", "box")),
+    "teacher": Slot(
+        teacher,
+        reads=("teacher",),
+        learns=("teacher",),
+        chosen=lambda own=True: {} if own else {"reads": ("teacher", "id")},
+    ),
+    "self_similarity": Slot(self_similarity, reads=("embedding",)),
+    "text_similarity": Slot(text_similarity, reads=("text",), learns=("text",)),
+    "swapped": Slot(
+        swapped,
+        of_anchors=("other_view",),
+        of_keys=("embedding",),
+        views=2,
+        limits={"of": (0, 64)},
+        chosen=lambda of=None: {} if of is None else {"of_anchors": (f"view_{of}",), "views": of + 1},
+    ),
+    "swapped_keys": Slot(swapped_keys, of_anchors=("embedding",), of_keys=("other_view",), views=2),
+    "second_label": Slot(second_label, of_anchors=("second_label",), of_keys=("label",), learns=("gate",)),
 }
 
 ONE_WAY = ("swapped", "swapped_keys", "second_label")  # not symmetric: anchors and keys give different things
-
-# Side information of the batch that a source reads, besides the id that every batch has.
-REQUIRES = {
-    "label": ("label",),
-    "other_label": ("label",),
-    "labels": ("labels",),
-    "caption": ("caption_embedding",),
-    "class_text": ("class_embedding",),
-    "kernel": ("target",),
-    "hierarchy": ("path",),
-    "geometry": ("box",),
-    "second_label": ("label",),
-}

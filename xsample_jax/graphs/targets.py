@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from xsample_jax.errors import DataError
-from xsample_jax.graphs.sources import REQUIRES, SOURCES
-from xsample_jax.registry import Choice, name_of, options_of, resolve
+from xsample_jax.graphs.sources import SOURCES
+from xsample_jax.registry import Choice, Slot, name_of, options_of, resolve, slot_of
 
 # From similarities to target distributions: the rows of a target graph T sum to one over the valid keys.
 #
@@ -52,7 +52,12 @@ def none(similarity: jax.Array, valid: jax.Array, target_temperature: float | No
     return jnp.where(valid, similarity, 0.0)
 
 
-NORMALIZERS = {"softmax": softmax, "row_sum": row_sum, "sinkhorn": sinkhorn, "none": none}
+NORMALIZERS = {
+    "softmax": Slot(softmax),
+    "row_sum": Slot(row_sum),
+    "sinkhorn": Slot(sinkhorn, limits={"iterations": (1, 1000)}),
+    "none": Slot(none),
+}
 WITH_TEMPERATURE = ("softmax", "sinkhorn")
 NON_NEGATIVE = ("row_sum", "none")  # normalizers that need similarities >= 0: cosines are not
 
@@ -86,7 +91,12 @@ def top_k(similarity: jax.Array, valid: jax.Array, *, k: int, masked: bool = Tru
     return jnp.where(among >= lowest, similarity, MASKED if masked else 0.0)
 
 
-TRANSFORMS = {"affine": affine, "power": power, "threshold": threshold, "top_k": top_k}
+TRANSFORMS = {
+    "affine": Slot(affine),
+    "power": Slot(power, limits={"exponent": (1e-6, None)}),
+    "threshold": Slot(threshold),
+    "top_k": Slot(top_k, limits={"k": (1, None)}),
+}
 LOCAL = ("affine", "power", "threshold")  # what a tile can do without seeing the whole row
 
 
@@ -139,7 +149,10 @@ def same_mass(similarity: jax.Array, valid: jax.Array, *, mass: float) -> jax.Ar
     return _rising(elsewhere, 1 - mass)
 
 
-RULES = {"neighbors": neighbors, "same_mass": same_mass}
+RULES = {
+    "neighbors": Slot(neighbors, limits={"count": (1, None)}),
+    "same_mass": Slot(same_mass, limits={"mass": (0, 1)}),
+}
 
 
 def solve_temperature(rule: Choice | float, similarity: jax.Array, valid: jax.Array) -> jax.Array | float:
@@ -215,9 +228,14 @@ def target(graph: Graph | Mixture, u: dict, v: dict, valid: jax.Array, target_te
     return jax.lax.stop_gradient(normalize(values, valid, tau_s))
 
 
+def source_slots(graph: Graph | Mixture) -> tuple[Slot, ...]:
+    """The sources of a graph, with what they read."""
+    return tuple(slot_of(SOURCES, part.source, "graph.source") for part in parts_of(graph))
+
+
 def requires(graph: Graph | Mixture) -> frozenset[str]:
-    """Entries of a batch that the graph reads, besides the id."""
-    return frozenset(name for part in parts_of(graph) for name in REQUIRES.get(name_of(part.source), ()))
+    """Side information that the graph reads, besides the id."""
+    return frozenset(name for slot in source_slots(graph) for name in slot.anchor_reads | slot.key_reads) - {"id"}
 
 
 def describe(graph: Graph | Mixture) -> str:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.graphs.targets import MASKED
-from xsample_jax.registry import resolve
+from xsample_jax.registry import Choice, Slot, resolve, slot_of
 
 
 def cross_entropy(
@@ -36,17 +36,30 @@ def cross_entropy(
 def cross_entropy_in(
     logits: jax.Array, target: jax.Array, log_denominator: jax.Array, attraction=1.0, repulsion=1.0
 ) -> jax.Array:
-    """l_i = r_i R_i - a_i log sum_k T_ik exp S_ik: the mean over positives inside the logarithm (SupCon "in")."""
-    return repulsion * log_denominator[:, 0] - attraction * log_sum(logits, target)
+    """l_i = r_i R_i - a_i log sum_k T_ik exp S_ik: the mean over positives inside the logarithm (SupCon "in").
+
+    Where every pair has its own denominator, R_i is such that l_i = -log sum_k T_ik exp(S_ik - R_ik) for a = r = 1.
+    """
+    attracted = log_sum(logits, target)
+    if log_denominator.shape[1] == 1:
+        repelled = log_denominator[:, 0]
+    else:
+        repelled = attracted - log_sum(logits - log_denominator, target)
+    return repulsion * repelled - attraction * attracted
 
 
-AGGREGATES = {"out": cross_entropy, "in": cross_entropy_in}
+AGGREGATES = {"out": Slot(cross_entropy), "in": Slot(cross_entropy_in)}
 
 
 def log_sum(logits: jax.Array, weight: jax.Array) -> jax.Array:
-    """log sum_k weight_ik exp(S_ik), [A]; about -1e9 where all weights of a row are 0."""
+    """log sum_k weight_ik exp(S_ik), [A]; about -1e9 where all weights of a row are 0: `repelled` leaves that out."""
     log_weight = jnp.where(weight > 0, jnp.log(jnp.where(weight > 0, weight, 1.0)), MASKED)
     return jax.nn.logsumexp(jnp.where(weight > 0, logits, 0.0) + log_weight, axis=-1)
+
+
+def repelled(logits: jax.Array, weight: jax.Array) -> jax.Array:
+    """log sum_k weight_ik exp(S_ik), [A]; 0 where all weights of a row are 0: there is nothing to be pushed from."""
+    return jnp.where(jnp.any(weight > 0, axis=-1), log_sum(logits, weight), 0.0)
 
 
 class Pairing(NamedTuple):
@@ -61,7 +74,7 @@ class Pairing(NamedTuple):
 def shared(logits: jax.Array, weight: jax.Array, pairing: Pairing) -> jax.Array:
     """[A, 1]: all positives of a row share one denominator."""
     del pairing
-    return log_sum(logits, weight)[:, None]
+    return repelled(logits, weight)[:, None]
 
 
 def own(logits: jax.Array, weight: jax.Array, pairing: Pairing) -> jax.Array:
@@ -73,20 +86,23 @@ def own(logits: jax.Array, weight: jax.Array, pairing: Pairing) -> jax.Array:
 def views(logits: jax.Array, weight: jax.Array, pairing: Pairing) -> jax.Array:
     """[A, 1]: the product of one denominator per view, over the pairs within that view (MV-DHEL)."""
     of_view = [jnp.where(pairing.view == view, weight, 0.0) for view in range(pairing.views)]
-    return sum(jnp.where(w.sum(axis=-1) > 0, log_sum(logits, w), 0.0) for w in of_view)[:, None]
+    return sum(repelled(logits, w) for w in of_view)[:, None]
 
 
-def rank(logits: jax.Array, weight: jax.Array, pairing: Pairing, *, by: str) -> jax.Array:
+def rank(logits: jax.Array, weight: jax.Array, pairing: Pairing, *, by: Choice) -> jax.Array:
     """[A, K]: the key k competes with itself and with what is no more similar to the anchor than k is.
 
     by: the graph source that ranks the keys (Rank-N-Contrast, arXiv 2210.01189). One sort per row, no K^2 masks.
     """
-    order = resolve(SOURCES, by, "denominator.by")(pairing.u, pairing.v)
+    order = resolve(SOURCES, by, "denominator.by")(pairing.u, pairing.v).reshape(logits.shape)
     return rank_log_denominators(logits, weight, jax.lax.stop_gradient(order))
 
 
 def rank_log_denominators(logits: jax.Array, weight: jax.Array, order: jax.Array) -> jax.Array:
-    """R_ik = log sum over k' with order_ik' <= order_ik of N_ik' e^{S_ik'}, [A, K]; ties compete with each other."""
+    """R_ik = log sum over k' with order_ik' <= order_ik of N_ik' e^{S_ik'}, [A, K]; ties compete with each other.
+
+    A key k competes with itself also where its own weight N_ik is 0.
+    """
     by_order = jnp.argsort(order, axis=-1)
     log_weight = jnp.where(weight > 0, jnp.log(jnp.where(weight > 0, weight, 1.0)), MASKED)
     terms = jnp.take_along_axis(logits + log_weight, by_order, axis=-1)
@@ -94,10 +110,23 @@ def rank_log_denominators(logits: jax.Array, weight: jax.Array, order: jax.Array
     ranked = jnp.take_along_axis(order, by_order, axis=-1)
     last_of_tie = jax.vmap(lambda row: jnp.searchsorted(row, row, side="right") - 1)(ranked)
     running = jnp.take_along_axis(running, last_of_tie, axis=-1)
-    return jnp.take_along_axis(running, jnp.argsort(by_order, axis=-1), axis=-1)
+    running = jnp.take_along_axis(running, jnp.argsort(by_order, axis=-1), axis=-1)
+    return jnp.where(weight > 0, running, jnp.logaddexp(running, logits))
 
 
-DENOMINATORS = {"shared": shared, "own": own, "views": views, "rank": rank}
+def _read_by(by: Choice) -> dict:
+    """What the rank denominator needs for the source that ranks its keys."""
+    source = slot_of(SOURCES, by, "denominator.by")
+    names = ("reads", "of_anchors", "of_keys", "learns", "views")
+    return {name: getattr(source, name) for name in names}
+
+
+DENOMINATORS = {
+    "shared": Slot(shared),
+    "own": Slot(own),
+    "views": Slot(views, views=2),
+    "rank": Slot(rank, chosen=_read_by),
+}
 
 
 def entropy(target: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from xsample_jax.ops import products, squared_distances
+from xsample_jax.registry import Slot
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -89,11 +90,11 @@ def _off_diagonal_covariance(x: jax.Array) -> jax.Array:
 
 
 FEATURE_TERMS = {
-    "align": align,
-    "uniform": uniform,
-    "cross_uniform": cross_uniform,
-    "barlow_twins": barlow_twins,
-    "vicreg": vicreg,
-    "spectral": spectral,
-    "cyclic": cyclic,
+    "align": Slot(align, limits={"power": (1, None)}),
+    "uniform": Slot(uniform),
+    "cross_uniform": Slot(cross_uniform),
+    "barlow_twins": Slot(barlow_twins),
+    "vicreg": Slot(vicreg),
+    "spectral": Slot(spectral),
+    "cyclic": Slot(cyclic),
 }

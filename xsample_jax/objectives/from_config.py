@@ -1,30 +1,28 @@
 """From a config to an objective: a preset with some of its values replaced, or terms written out in full."""
 
 import dataclasses
-import types
+import math
 import typing
 from collections.abc import Collection, Mapping
 
 from xsample_jax.errors import ConfigError, UserError, did_you_mean, lookup, raise_all
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.graphs.targets import (
-    NON_NEGATIVE,
-    NORMALIZERS,
-    TRANSFORMS,
-    WITH_TEMPERATURE,
-    Graph,
-    Mixture,
-    describe,
-    parts_of,
-)
+from xsample_jax.graphs.targets import NORMALIZERS, TRANSFORMS, WITH_TEMPERATURE, Graph, Mixture, parts_of
 from xsample_jax.graphs.targets import RULES as TARGET_RULES
-from xsample_jax.objectives.cross_entropy import AGGREGATES, DENOMINATORS
+from xsample_jax.objectives.combinations import (
+    OF_MEMORY,
+    OF_VIEWS,
+    find_clashes,
+    find_feature_clashes,
+    find_unavailable,
+)
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.slots import LINKS, MIXERS, NEGATIVES, SIMILARITIES, TEMPERATURES, WEIGHTS
-from xsample_jax.objectives.terms import FeatureTerm, Rows, Term
-from xsample_jax.registry import name_of, options_of, resolve
+from xsample_jax.objectives.side_information import STATES
+from xsample_jax.objectives.slots import LINKS
+from xsample_jax.objectives.terms import CHOICES, FeatureTerm, Rows, Term, chosen_slots
+from xsample_jax.registry import Slot, in_words, is_of, name_of, options_of, resolve, wrong_options
 
 # A term written as plain data (config objective.terms): dicts, names and numbers, each of the type of its field.
 
@@ -78,53 +76,12 @@ def _made(kind: type, values: dict, field: str):
             raise ConfigError(f"{field}.{name}", values[name], f"a field of {kind.__name__}", did_you_mean(name, known))
     hints = typing.get_type_hints(kind)
     for name, value in values.items():
-        if not _fits(hints[name], value):
-            raise ConfigError(f"{field}.{name}", value, _in_words(hints[name]))
+        if not is_of(hints[name], value):
+            raise ConfigError(f"{field}.{name}", value, in_words(hints[name]))
     return kind(**values)
 
 
-def _fits(hint, value) -> bool:
-    """Whether a value is of an annotated type: a union, tuple[X, ...], or a class."""
-    if isinstance(hint, types.UnionType):
-        return any(_fits(one, value) for one in typing.get_args(hint))
-    if typing.get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(typing.get_args(hint)[0], one) for one in value)
-    if hint is not bool and isinstance(value, bool):
-        return False
-    return isinstance(value, int | float if hint is float else hint)
-
-
-def _in_words(hint) -> str:
-    if isinstance(hint, types.UnionType):
-        return " or ".join(_in_words(one) for one in typing.get_args(hint))
-    if typing.get_origin(hint) is tuple:
-        return f"a tuple, each {_in_words(typing.get_args(hint)[0])}"
-    words = {str: "a name", Mapping: "a dict with a name and options", bool: "true or false", types.NoneType: "None"}
-    return words.get(hint) or {int: "an integer", float: "a number"}.get(hint, hint.__name__)
-
-
-# Sources whose values can be negative: a row sum of them is no distribution.
-SIGNED = ("caption", "class_text", "teacher", "self_similarity", "text_similarity", "swapped", "swapped_keys", "random")
-
-# Sources that are above zero for every pair, and rules that look for negatives among the pairs whose target is zero.
-NEVER_ZERO = ("uniform", "kernel", "hierarchy")
-AMONG_ZEROS = ("not_positive", "hardest", "importance")
-
-# What each choice of a term is looked up in; numbers stand for themselves.
-CHOICES = {
-    "similarity": SIMILARITIES,
-    "temperature": TEMPERATURES,
-    "denominator": DENOMINATORS,
-    "negatives": NEGATIVES,
-    "aggregate": AGGREGATES,
-    "row_weight": WEIGHTS,
-    "attraction": WEIGHTS,
-    "repulsion": WEIGHTS,
-    "mixer": MIXERS,
-}
-
-# What a source or a block of rows reads that only some objectives have: attribute of Objective.
-SOURCE_NEEDS = {"teacher": "teacher", "text_similarity": "text", "second_label": "gate"}
+# What a block of rows needs that only some objectives have: attribute of Objective.
 BLOCK_NEEDS = {
     "image": None,
     "text": "text",
@@ -137,7 +94,6 @@ BLOCK_NEEDS = {
 }
 SETTABLE = ("teacher", "queue", "prototypes")  # of them, what a config can ask for
 VIEWS_OF = {"text": 1, "queue": 0, "prototypes": 0}  # blocks whose views are known without a batch; 0: has none
-OF_VIEWS = ("image", "teacher", "predicted", "neighbors")  # blocks with one row per view
 
 
 def build_objective(config) -> Objective:
@@ -177,37 +133,21 @@ def presets_that_read(available: Collection[str]) -> tuple[str, ...]:
 
 def find_problems(objective: Objective):
     """Yields one ConfigError for everything in an objective that is unknown or does not go together."""
+    unknown_rows = [problem for rows in objective.rows for problem in _unknown_rows(rows, objective)]
     for number, term in enumerate(objective.terms):
         field = f"objective.terms[{number}]"
-        yield from _unknown(LINKS | {"softmax": None}, term.link, f"{field}.link", skip=("softmax",))
-        for name, registry in CHOICES.items():
-            choice = getattr(term, name)
-            if choice is not None and not isinstance(choice, int | float):
-                yield from _unknown(registry, choice, f"{field}.{name}")
-        yield from _not_positive(term.temperature, f"{field}.temperature")
-        if "by" in options_of(term.denominator):
-            yield from _unknown(SOURCES, term.denominator["by"], f"{field}.denominator.by")
-        if term.reduce not in ("rows", "pairs"):
-            yield ConfigError(f"{field}.reduce", term.reduce, "rows or pairs")
-        if term.mixer is not None and name_of(term.similarity) != "dot":
-            yield ConfigError(f"{field}.similarity", term.similarity, "dot for a term with a mixer")
-        if isinstance(term.graph, Mixture) and len(term.graph.weights) != len(term.graph.graphs):
-            expected = f"one weight for each of the {len(term.graph.graphs)} graphs"
-            yield ConfigError(f"{field}.graph.weights", term.graph.weights, expected)
-        yield from _no_negatives(term, f"{field}.graph")
-        for part in parts_of(term.graph):
-            yield from _missing(SOURCE_NEEDS, name_of(part.source), objective, f"{field}.graph.source")
-            yield from _target_temperature(part.target_temperature, f"{field}.graph.target_temperature")
-            yield from _unknown(SOURCES, part.source, f"{field}.graph.source")
-            yield from _unknown(NORMALIZERS, part.normalizer, f"{field}.graph.normalizer")
-            for transform in part.transforms:
-                yield from _unknown(TRANSFORMS, transform, f"{field}.graph.transforms")
-            if name_of(term.link) != "square":  # a regression has no weights that could be negative
-                yield from _negative_weights(part)
+        wrong = list(_wrong_choices(term, field))
+        yield from wrong
+        if not wrong and not unknown_rows:
+            yield from find_unavailable(term, objective, field)
+            yield from find_clashes(term, number, objective, field)
     for number, term in enumerate(objective.feature_terms):
-        yield from _unknown(FEATURE_TERMS, term.name, f"objective.feature_terms[{number}].name")
-    for rows in objective.rows:
-        yield from _unknown_rows(rows, objective)
+        field = f"objective.feature_terms[{number}]"
+        wrong = list(_unknown(FEATURE_TERMS, term.name, f"{field}.name"))
+        yield from wrong
+        if not wrong and not unknown_rows:
+            yield from find_feature_clashes(term, field)
+    yield from unknown_rows
     yield from _unused(objective)
     yield from _not_positive(objective.temperature, "objective.temperature")
     yield from _target_temperature(objective.target_temperature, "objective.target_temperature")
@@ -224,6 +164,34 @@ def find_problems(objective: Objective):
         )
 
 
+def _wrong_choices(term: Term, field: str):
+    """Names and options of a term that do not exist, one by one."""
+    if name_of(term.link) != "softmax" or options_of(term.link):
+        yield from _unknown(LINKS | {"softmax": Slot(lambda: None)}, term.link, f"{field}.link")
+    for name, registry in CHOICES.items():
+        choice = getattr(term, name)
+        if choice is not None and not isinstance(choice, int | float):
+            yield from _unknown(registry, choice, f"{field}.{name}")
+        elif choice is not None and not math.isfinite(choice):
+            yield ConfigError(f"{field}.{name}", choice, "a finite number")
+    yield from _not_positive(term.temperature, f"{field}.temperature")
+    if "by" in options_of(term.denominator):
+        yield from _unknown(SOURCES, term.denominator["by"], f"{field}.denominator.by")
+    if not math.isfinite(term.weight):
+        yield ConfigError(f"{field}.weight", term.weight, "a finite number")
+    if term.reduce not in ("rows", "pairs"):
+        yield ConfigError(f"{field}.reduce", term.reduce, "rows or pairs")
+    if isinstance(term.graph, Mixture) and len(term.graph.weights) != len(term.graph.graphs):
+        expected = f"one weight for each of the {len(term.graph.graphs)} graphs"
+        yield ConfigError(f"{field}.graph.weights", term.graph.weights, expected)
+    for part in parts_of(term.graph):
+        yield from _target_temperature(part.target_temperature, f"{field}.graph.target_temperature")
+        yield from _unknown(SOURCES, part.source, f"{field}.graph.source")
+        yield from _unknown(NORMALIZERS, part.normalizer, f"{field}.graph.normalizer")
+        for transform in part.transforms:
+            yield from _unknown(TRANSFORMS, transform, f"{field}.graph.transforms")
+
+
 def reads_target_temperature(objective: Objective) -> bool:
     """Whether any target of the objective has a tau_s that is the objective's, not the graph's own."""
     graphs = [graph for term in objective.terms for graph in parts_of(term.graph)]
@@ -235,7 +203,8 @@ def needed_views(objective: Objective) -> int:
     of_views = [rows for found in objective.rows for rows in _nested(found) if rows.block in OF_VIEWS]
     views = [1 if rows.view is None else rows.view + 1 for rows in of_views]
     within = any(term.anchors == term.keys == Rows("image") for term in objective.terms)
-    return max([1, *views, 2 if within else 1])
+    of_slots = [slot.views for term in objective.terms for _, _, slot in chosen_slots(term)]
+    return max([1, *views, 2 if within else 1, *of_slots])
 
 
 def _nested(rows: Rows) -> list[Rows]:
@@ -271,10 +240,9 @@ def _missing(needs: Mapping, name: str, objective: Objective, field: str):
     attribute = needs.get(name)
     if attribute is None:
         return
-    value = getattr(objective, attribute)
-    if value or (attribute == "teacher" and value is not None):  # a teacher may have the momentum 0
+    if STATES[attribute](objective):
         return
-    having = ", ".join(sorted(key for key, preset in PRESETS.items() if getattr(preset.objective, attribute)))
+    having = ", ".join(sorted(key for key, preset in PRESETS.items() if STATES[attribute](preset.objective)))
     expected = f"an objective with a {attribute.replace('_', ' ')}, which {name!r} is made of"
     own = f"Set --config.objective.{attribute}, or take" if attribute in SETTABLE else "Take"
     yield ConfigError(field, name, expected, f"{own} a preset that has one: {having}.")
@@ -285,6 +253,11 @@ def _unused(objective: Objective):
     blocks = {part.block for rows in objective.rows for part in _nested(rows)}
     sources = {name_of(part.source) for term in objective.terms for part in parts_of(term.graph)}
     queue = bool(blocks & {"queue", "neighbors"})
+    if objective.memory is not None and not objective.learns & set(OF_MEMORY):
+        fix = "Take another preset: sogclr and isogclr keep it."
+        yield ConfigError("objective.memory", objective.memory, "None: no term of this objective reads it", fix)
+    if objective.gate and "gate" not in objective.learns:
+        yield ConfigError("objective.gate", True, "false: no term of this objective reads it", "Take another preset.")
     read = {"teacher": queue or "teacher" in blocks | sources, "queue": queue, "prototypes": "prototypes" in blocks}
     for name, used in read.items():
         value = getattr(objective, name)
@@ -292,18 +265,6 @@ def _unused(objective: Objective):
             having = ", ".join(sorted(key for key, preset in PRESETS.items() if getattr(preset.objective, name)))
             fix = f"Set --config.objective.{name}=None, or take a preset that reads one: {having}."
             yield ConfigError(f"objective.{name}", value, f"None: no term of this objective reads its {name}", fix)
-
-
-def _no_negatives(term: Term, field: str):
-    """One problem where negatives are the pairs without target, and the graph leaves none: such a loss is constant."""
-    if term.link != "softmax" or term.mixer is not None or name_of(term.negatives) not in AMONG_ZEROS:
-        return
-    for part in parts_of(term.graph):
-        soft = name_of(part.normalizer) in WITH_TEMPERATURE
-        if (soft or name_of(part.source) in NEVER_ZERO) and not part.transforms:
-            expected = f"a graph with zeros: the negatives {name_of(term.negatives)!r} are the pairs without target"
-            fix = "Use the graph label or identity, or a preset whose denominator has all pairs (supcon, xclr)."
-            yield ConfigError(field, describe(part), expected, fix)
 
 
 def _unknown_rows(rows: Rows, objective: Objective):
@@ -332,20 +293,12 @@ def _no_single_graph(source: str) -> ConfigError:
     )
 
 
-def _negative_weights(graph: Graph):
-    if name_of(graph.source) in SIGNED and name_of(graph.normalizer) in NON_NEGATIVE and not graph.transforms:
-        yield ConfigError(
-            "objective.graph",
-            name_of(graph.source),
-            f"similarities >= 0 for the normalizer {name_of(graph.normalizer)!r}: cosines can be negative",
-            "Use a preset with a softmax, as --config.objective.preset=xclr, or the transform affine.",
-        )
-
-
-def _unknown(registry: dict, choice, field: str, skip: tuple[str, ...] = ()):
-    if choice in skip:
-        return
+def _unknown(registry: Mapping, choice, field: str):
+    """Problems of a name that is not registered, and of options that do not exist or have a wrong value."""
     try:
         resolve(registry, choice, field)
     except UserError as error:
         yield error
+        return
+    if options_of(choice):
+        yield from wrong_options(registry, choice, field)

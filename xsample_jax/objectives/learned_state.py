@@ -132,20 +132,29 @@ def recall(
 def averaged(
     memory: Mapping[str, jax.Array], index: jax.Array, log_means: jax.Array, gamma: float = GAMMA
 ) -> jax.Array:
-    """log of (1 - gamma) u + gamma mean for the images `index` [B]; their first mean itself when unseen. [B]."""
+    """log of (1 - gamma) u + gamma mean for the images `index` [B]; their first mean itself when unseen. [B].
+
+    An image without a negative in this batch (a mean of UNSEEN) keeps its average.
+    """
     before = memory[IMAGE + "log_average"][index]
     mixed = jnp.logaddexp(before + jnp.log1p(-gamma), log_means + jnp.log(gamma))
-    return jnp.where(before <= UNSEEN, log_means, mixed)
+    mixed = jnp.where(before <= UNSEEN, log_means, mixed)
+    return jnp.where(log_means <= UNSEEN, before, mixed)
 
 
 def denominator_means(term: Term, pairs: Pairs, images: int, gap: bool) -> jax.Array:
-    """log of the mean of e^S over the negatives of each image [B], views averaged; with `gap` of e^{S - S+}."""
+    """log of the mean of e^S over the negatives of each image [B], views averaged; with `gap` of e^{S - S+}.
+
+    UNSEEN for an image without negatives.
+    """
     values = log_denominators(term, pairs)
     values = values - jnp.log(jnp.maximum(jnp.sum(negatives_of(term, pairs), axis=-1), 1))
     if gap:
         values = values - jnp.sum(pairs.target * pairs.logits, axis=-1)
     by_image = values.reshape(images, -1)
-    return jax.nn.logsumexp(by_image, axis=1) - jnp.log(by_image.shape[1])
+    found = jnp.any(negatives_of(term, pairs) > 0, axis=-1).reshape(images, -1)
+    total = jax.nn.logsumexp(by_image, axis=1, where=found) - jnp.log(jnp.maximum(found.sum(axis=1), 1))
+    return jnp.where(jnp.any(found, axis=1), total, UNSEEN)
 
 
 def cool_temperatures(
@@ -163,6 +172,7 @@ def cool_temperatures(
     weights = jax.nn.softmax(jnp.where(negative, gaps, -1e9).reshape(images, -1), axis=-1)
     mean_gap = jnp.sum(weights * jnp.where(negative, gaps, 0.0).reshape(images, -1), axis=-1)
     slope = jnp.clip(log_average + RHO - mean_gap, -CLIP, CLIP)
+    slope = jnp.where(log_average <= UNSEEN, 0.0, slope)  # no negative yet: nothing to descend on
     velocity = MOMENTUM * memory[IMAGE + "velocity"][index] + (1 - MOMENTUM) * slope
     return {
         IMAGE + "temperature": memory[IMAGE + "temperature"]
@@ -217,7 +227,23 @@ def gate_of(params: Mapping[str, jax.Array], first: jax.Array, second: jax.Array
     """What is let through when classes `first` and `second` [A] are compared: 0..1, [A, D], symmetric in the two.
 
     sigmoid of an MLP on the mean of two class embeddings (SimLAP, arXiv 2410.08799), here without its batch norms:
-    the input is a lookup table, which has no scale that would need one.
+    the input is a lookup table, which has no scale that would need one. Everything is let through where one of the
+    classes is unknown (-1).
     """
+    known = (first >= 0) & (second >= 0)
+    first, second = (jnp.where(known, classes, 0) for classes in (first, second))
     both = (params[GATE_CLASSES][first] + params[GATE_CLASSES][second]) / 2
-    return jax.nn.sigmoid(jax.nn.relu(jax.nn.relu(both) @ params[GATE_HIDDEN]) @ params[GATE_OUT])
+    gate = jax.nn.sigmoid(jax.nn.relu(jax.nn.relu(both) @ params[GATE_HIDDEN]) @ params[GATE_OUT])
+    return jnp.where(known[:, None], gate, 1.0)
+
+
+def second_classes(key: jax.Array, image: jax.Array, label: jax.Array) -> jax.Array:
+    """The class of another image of the batch for every image [B]: the second one that it is compared in.
+
+    The other image follows in an order drawn from the key and the image ids, whatever their order in the batch.
+    -1 where one of the two has no class.
+    """
+    drawn = jax.vmap(lambda number: jax.random.uniform(jax.random.fold_in(key, number)))(image)
+    order = jnp.argsort(drawn)
+    second = jnp.zeros_like(label).at[order].set(jnp.roll(label[order], -1))
+    return jnp.where(label >= 0, second, -1)

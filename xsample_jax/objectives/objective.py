@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from xsample_jax.graphs.targets import requires
+from xsample_jax.objectives.side_information import batch_entries
 from xsample_jax.objectives.slots import LOWEST_TEMPERATURE
 from xsample_jax.objectives.streaming.terms import Streaming, streamed_term, why_no_kernels, why_not
 from xsample_jax.objectives.terms import (
@@ -15,11 +15,11 @@ from xsample_jax.objectives.terms import (
     Rows,
     Term,
     check_unit_rows,
+    chosen_slots,
     count_rows,
     feature_value,
     graph_metrics,
     pairs_of,
-    ranked_by,
     term_value,
 )
 
@@ -65,12 +65,27 @@ class Objective:
         return LOWEST_TEMPERATURE if self.learn_temperature else self.temperature
 
     @property
+    def reads(self) -> frozenset[str]:
+        """Side information that the slots of the terms read, the union of what they declare."""
+        slots = [slot for term in self.terms for _, _, slot in chosen_slots(term)]
+        return frozenset(name for slot in slots for name in slot.anchor_reads | slot.key_reads)
+
+    @property
+    def learns(self) -> frozenset[str]:
+        """State that the slots of the terms need, the union of what they declare (side_information.STATES)."""
+        return frozenset(name for term in self.terms for _, _, slot in chosen_slots(term) for name in slot.learns)
+
+    @property
     def requires(self) -> frozenset[str]:
-        """Batch entries that the graphs and the text side read."""
-        graphs = {name for term in self.terms for name in requires(term.graph) | ranked_by(term)}
+        """Entries of a batch that the slots, the text side and what is learned read."""
         text = {"linear": {"caption_embedding"}, "transformer": {"caption_tokens"}, None: set()}[self.text]
         own = ({"label"} if self.gate else set()) | ({"index"} if self.memory else set())
-        return frozenset(graphs | text | own)
+        return batch_entries(self.reads) | text | own
+
+    @property
+    def needs_class_names(self) -> bool:
+        """Whether something is kept for every class: the texts of the classes, or the gate."""
+        return self.gate or "class_embedding" in self.requires
 
     @property
     def rows(self) -> tuple[Rows, ...]:
@@ -124,7 +139,7 @@ def objective_loss(
         else:
             pairs = pairs_of(term, blocks, images, temperature, tau_s, bias, progress, term_key)
             value, counted = term_value(term, pairs, images)
-            found = graph_metrics(pairs, counted)
+            found = graph_metrics(term, pairs, counted)
         loss += term.weight * value
         for name, metric in found.items():
             metrics[name] = metrics.get(name, 0.0) + term.weight / share * metric

@@ -11,6 +11,7 @@ from xsample_jax.graphs.sources import identity
 from xsample_jax.graphs.targets import MASKED
 from xsample_jax.objectives.cross_entropy import log_sum
 from xsample_jax.ops import products, squared_distances, unit_rows
+from xsample_jax.registry import Slot
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -69,11 +70,11 @@ def volume(x: jax.Array, y: jax.Array, u: dict, v: dict) -> jax.Array:
 
 
 SIMILARITIES = {
-    "dot": dot,
-    "negative_distance": negative_distance,
-    "margin": margin,
-    "gated": gated,
-    "volume": volume,
+    "dot": Slot(dot),
+    "negative_distance": Slot(negative_distance, limits={"power": (0.1, 8)}),
+    "margin": Slot(margin, reads=("id",)),
+    "gated": Slot(gated, of_anchors=("gate",), learns=("gate",)),
+    "volume": Slot(volume),
 }
 
 
@@ -117,14 +118,15 @@ def importance(
 ) -> jax.Array:
     """exp(beta S), mean 1 over the pairs without target (hard negatives, arXiv 2010.04592, eq. 4)."""
     negative = not_positive(logits, target, valid, u, v)
-    weight = jnp.exp(beta * (logits - jnp.max(jnp.where(negative > 0, logits, -jnp.inf), axis=-1, keepdims=True)))
-    weight = jnp.where(negative > 0, weight, 0.0)
+    highest = jnp.max(jnp.where(negative > 0, beta * logits, -jnp.inf), axis=-1, keepdims=True)
+    weight = jnp.where(negative > 0, jnp.exp(jnp.where(negative > 0, beta * logits - highest, 0.0)), 0.0)
     return weight * negative.sum(axis=-1, keepdims=True) / jnp.maximum(weight.sum(axis=-1, keepdims=True), 1e-30)
 
 
 def clusters_apart(logits: jax.Array, target: jax.Array, valid: jax.Array, u: dict, v: dict) -> jax.Array:
     """The number of clusterings that keep the pair apart (MEOW, arXiv 2305.04501); side information cluster [A, M]."""
-    apart = jnp.sum(u["cluster"][:, None, :] != v["cluster"][None, :, :], axis=-1)
+    known = (u["cluster"][:, None, :] >= 0) & (v["cluster"][None, :, :] >= 0)
+    apart = jnp.sum(known & (u["cluster"][:, None, :] != v["cluster"][None, :, :]), axis=-1)
     return jnp.where(valid, apart, 0).astype(logits.dtype)
 
 
@@ -135,33 +137,35 @@ def same_label(logits: jax.Array, target: jax.Array, valid: jax.Array, u: dict, 
 
 
 def neither_label(logits: jax.Array, target: jax.Array, valid: jax.Array, u: dict, v: dict) -> jax.Array:
-    """1 on keys of neither the anchor's class nor the second class that it is compared in (SimLAP)."""
+    """1 on keys of a known class, neither the anchor's nor the second one that it is compared in (SimLAP)."""
     key = v["label"][None, :]
-    return (valid & (key != u["label"][:, None]) & (key != u["second_label"][:, None])).astype(logits.dtype)
+    apart = (key >= 0) & (key != u["label"][:, None]) & (key != u["second_label"][:, None])
+    return (valid & apart).astype(logits.dtype)
 
 
 def same_owner(logits: jax.Array, target: jax.Array, valid: jax.Array, u: dict, v: dict) -> jax.Array:
     """1 on keys made for this anchor, and on the positive (DeGLA's hard captions); side information owner [K]."""
-    mine = (u["id"][:, None] == v["owner"][None, :]) | (target > 0)
+    mine = ((u["id"][:, None] == v["owner"][None, :]) & (u["id"][:, None] >= 0)) | (target > 0)
     return (valid & mine).astype(logits.dtype)
 
 
 def same_group(logits: jax.Array, target: jax.Array, valid: jax.Array, u: dict, v: dict) -> jax.Array:
     """1 within a group of rows (M2-Encoder gathers within a node); side information group [A]."""
-    return (valid & (u["group"][:, None] == v["group"][None, :])).astype(logits.dtype)
+    same = (u["group"][:, None] == v["group"][None, :]) & (u["group"][:, None] >= 0)
+    return (valid & same).astype(logits.dtype)
 
 
 NEGATIVES = {
-    "everything": everything,
-    "not_positive": not_positive,
-    "other_images": other_images,
-    "hardest": hardest,
-    "importance": importance,
-    "clusters_apart": clusters_apart,
-    "same_label": same_label,
-    "neither_label": neither_label,
-    "same_owner": same_owner,
-    "same_group": same_group,
+    "everything": Slot(everything),
+    "not_positive": Slot(not_positive),
+    "other_images": Slot(other_images, reads=("id",)),
+    "hardest": Slot(hardest, limits={"k": (1, None)}),
+    "importance": Slot(importance),
+    "clusters_apart": Slot(clusters_apart, reads=("cluster",)),
+    "same_label": Slot(same_label, reads=("label",)),
+    "neither_label": Slot(neither_label, reads=("label",), of_anchors=("second_label",), learns=("gate",)),
+    "same_owner": Slot(same_owner, of_anchors=("id",), of_keys=("owner",)),
+    "same_group": Slot(same_group, reads=("group",)),
 }
 
 
@@ -173,12 +177,13 @@ NEGATIVES = {
 
 def focal(logits, target, weight, log_denominator, u, temperature, *, gamma: float = 0.5) -> jax.Array:
     """(1 - p)^gamma with p the probability of the positives (KaLM-Embedding-V2, arXiv 2506.20923)."""
-    return (1 - _probability(logits, target, log_denominator)) ** gamma
+    return _probability_of_negatives(logits, target, weight) ** gamma
 
 
 def inverse_one_minus_p(logits, target, weight, log_denominator, u, temperature) -> jax.Array:
     """1 / (1 - p) of the positive: undoes the shrinking gradient of easy rows (MACL, arXiv 2212.10888)."""
-    return 1 / jnp.maximum(1 - _probability(logits, target, log_denominator), 1e-6)
+    negatives = _probability_of_negatives(logits, target, weight)
+    return jnp.where(negatives > 0, 1 / jnp.maximum(negatives, 1e-6), 1.0)
 
 
 def dual_temperature(
@@ -186,19 +191,16 @@ def dual_temperature(
 ) -> jax.Array:
     """(1 - p at tau = warm) / (1 - p at tau = cold), p the positive's probability (SimCo, arXiv 2203.17248, eq. 8)."""
     similarity = logits * temperature
-    negative = weight * (target <= 0)
-
-    def repelled(tau):
-        everything = log_sum(similarity / tau, weight)
-        return jnp.exp(log_sum(similarity / tau, negative) - everything)
-
-    return repelled(warm) / jnp.maximum(repelled(cold), 1e-30)
+    at_warm, at_cold = (_log_probability_of_negatives(similarity / tau, target, weight) for tau in (warm, cold))
+    negative = jnp.any(weight * (target <= 0) > 0, axis=-1)
+    return jnp.where(negative, jnp.exp(jnp.clip(at_warm - at_cold, -60.0, 60.0)), 1.0)
 
 
 def near_positive(logits, target, weight, log_denominator, u, temperature, *, sigma: float = 0.5) -> jax.Array:
     """2 - A softmax over the anchors of <z, z+> / sigma (DCLW, arXiv 2110.06848, eq. 7): far positives pull harder."""
     best = jnp.sum(jnp.where(target > 0, target * logits * temperature, 0.0), axis=-1)
-    return 2 - len(best) * jax.nn.softmax(best / sigma)
+    counted = jnp.any(target > 0, axis=-1)
+    return 2 - jnp.sum(counted) * jax.nn.softmax(best / sigma, where=counted)
 
 
 def moving_average(logits, target, weight, log_denominator, u, temperature) -> jax.Array:
@@ -206,33 +208,50 @@ def moving_average(logits, target, weight, log_denominator, u, temperature) -> j
 
     Side information log_average [A]: log u_i. The gradient is that of a batch as large as the data set's average.
     """
-    return jnp.exp(jnp.minimum(_log_mean(log_denominator, weight) - u["log_average"], 20.0))
+    return jnp.where(jnp.any(weight > 0, axis=-1), _over_average(_log_mean(logits, weight), u), 1.0)
 
 
 def moving_average_gap(logits, target, weight, log_denominator, u, temperature) -> jax.Array:
     """tau_i g_i / u_i with g_i the mean of e^{S - S+} over the negatives (iSogCLR, arXiv 2305.11965, eq. 6)."""
-    gap = _log_mean(log_denominator, weight) - jnp.sum(target * logits, axis=-1)
-    return u["anchor_temperature"] * jnp.exp(jnp.minimum(gap - u["log_average"], 20.0))
+    gap = _log_mean(logits, weight) - jnp.sum(target * logits, axis=-1)
+    ratio = jnp.where(jnp.any(weight > 0, axis=-1), _over_average(gap, u), 0.0)
+    return u["anchor_temperature"] * ratio
 
 
-def _probability(logits: jax.Array, target: jax.Array, log_denominator: jax.Array) -> jax.Array:
-    """Probability of the positives of every row, [A]."""
-    log_p = log_sum(logits, (target > 0).astype(logits.dtype)) - log_denominator[:, 0]
-    return jnp.exp(jnp.minimum(log_p, 0.0))
+def _log_probability_of_negatives(logits: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
+    """log(1 - p) of every row, [A], p the share of its positives among them and its negatives.
+
+    Summed over the negatives: 1 - p has no digits left in float32 where p is near 1. A positive that is not in the
+    denominator weighs one.
+    """
+    positive = jnp.where(target > 0, jnp.where(weight > 0, weight, 1.0), 0.0)
+    return jax.nn.log_sigmoid(log_sum(logits, weight * (target <= 0)) - log_sum(logits, positive))
 
 
-def _log_mean(log_denominator: jax.Array, weight: jax.Array) -> jax.Array:
+def _probability_of_negatives(logits: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
+    """1 - p of every row, [A]; 0 for a row without a negative."""
+    return jnp.exp(_log_probability_of_negatives(logits, target, weight))
+
+
+def _log_mean(logits: jax.Array, weight: jax.Array) -> jax.Array:
     """log of the mean of e^S over the weights of every row, [A]."""
-    return log_denominator[:, 0] - jnp.log(jnp.maximum(weight.sum(axis=-1), 1))
+    return log_sum(logits, weight) - jnp.log(jnp.maximum(weight.sum(axis=-1), 1))
+
+
+def _over_average(log_mean: jax.Array, u: dict) -> jax.Array:
+    """e^log_mean over the moving average of an image, at most e^20."""
+    return jnp.exp(jnp.minimum(log_mean - u["log_average"], 20.0))
 
 
 WEIGHTS = {
-    "focal": focal,
-    "unsure": inverse_one_minus_p,
-    "dual_temperature": dual_temperature,
-    "near_positive": near_positive,
-    "moving_average": moving_average,
-    "moving_average_gap": moving_average_gap,
+    "focal": Slot(focal, limits={"gamma": (0, None)}),
+    "unsure": Slot(inverse_one_minus_p),
+    "dual_temperature": Slot(dual_temperature, limits={"cold": (1e-2, None), "warm": (1e-2, None)}),
+    "near_positive": Slot(near_positive, limits={"sigma": (1e-2, None)}),
+    "moving_average": Slot(moving_average, of_anchors=("log_average",), learns=("average",)),
+    "moving_average_gap": Slot(
+        moving_average_gap, of_anchors=("log_average", "anchor_temperature"), learns=("anchor_temperature",)
+    ),
 }
 
 
@@ -284,17 +303,18 @@ def model_aware(base, u, similarity, target, progress, *, alpha: float = 0.5, ce
 
 
 TEMPERATURES = {
-    "base": base,
-    "schedule": schedule,
-    "per_class": per_class,
-    "per_anchor": per_anchor,
-    "model_aware": model_aware,
+    "base": Slot(base),
+    "schedule": Slot(schedule, limits={"low": (1e-3, None)}),
+    "per_class": Slot(per_class, of_anchors=("class_temperature",)),
+    "per_anchor": Slot(per_anchor, of_anchors=("anchor_temperature",), learns=("anchor_temperature",)),
+    "model_aware": Slot(model_aware, limits={"alpha": (0, 0.99), "center": (-1, 1)}),
 }
 
 
 # Synthetic keys made of real ones: extra negatives of one anchor each (MoCHi, arXiv 2010.01028).
 #
-# Every mixer is `f(x [A, D], y [K, D], negative bool [A, K], key, **options) -> [A, M, D]` unit rows without gradient.
+# Every mixer is `f(x [A, D], y [K, D], negative bool [A, K], key [A], **options) -> [A, M, D]` unit rows without
+# gradient; key: a random key for every anchor, or one for all.
 
 
 def hard_mixtures(
@@ -316,23 +336,23 @@ def hard_mixtures(
     x, y = jax.lax.stop_gradient(x), jax.lax.stop_gradient(y)
     among = jnp.where(negative, products(x, y), -jnp.inf)
     _, hard = jax.lax.top_k(among, min(hardest, y.shape[0]))
-    draw = iter(jax.random.split(key, 5))
-    anchors = len(hard)
+    key = key if key.ndim else jax.random.split(key, len(x))
+    draw = iter(jax.vmap(lambda of_row: jax.random.split(of_row, 5), out_axes=1)(key))
     count = jnp.clip(jnp.sum(negative, axis=1, keepdims=True), 1, hard.shape[1])
 
     def some(number):
-        chosen = jax.random.randint(next(draw), (anchors, number), 0, count)
+        chosen = jax.vmap(lambda of_row, most: jax.random.randint(of_row, (number,), 0, most[0]))(next(draw), count)
         return y[jnp.take_along_axis(hard, chosen, axis=1)]
 
     first, second, third = some(mixed), some(mixed), some(with_anchor)
-    alpha = jax.random.uniform(next(draw), (anchors, mixed, 1))
-    beta = 0.5 * jax.random.uniform(next(draw), (anchors, with_anchor, 1))
+    alpha = jax.vmap(lambda of_row: jax.random.uniform(of_row, (mixed, 1)))(next(draw))
+    beta = 0.5 * jax.vmap(lambda of_row: jax.random.uniform(of_row, (with_anchor, 1)))(next(draw))
     return unit_rows(
         jnp.concatenate([alpha * first + (1 - alpha) * second, beta * x[:, None] + (1 - beta) * third], axis=1)
     )
 
 
-MIXERS = {"hard_mixtures": hard_mixtures}
+MIXERS = {"hard_mixtures": Slot(hard_mixtures, limits=dict.fromkeys(("hardest", "mixed", "with_anchor"), (1, 2**20)))}
 
 
 # Other ways than a softmax to make the logits S match the target T, on the same pairs.
@@ -355,6 +375,8 @@ def robust(logits: jax.Array, target: jax.Array, valid: jax.Array, *, q: float =
     """RINCE (arXiv 2201.04309, eq. 4): -e^{q s+}/q + (lam (e^{s+} + sum of negatives))^q / q; q -> 0 is InfoNCE."""
     positive = log_sum(logits, target)
     everything = log_sum(logits, valid.astype(logits.dtype))
+    if q == 0:
+        return jnp.log(lam) + everything - positive
     # e^a - e^b as expm1(a) - expm1(b): for q near 0 both are near 1.
     return (jnp.expm1(q * (jnp.log(lam) + everything)) - jnp.expm1(q * positive)) / q
 
@@ -406,12 +428,12 @@ def _negative(target: jax.Array, valid: jax.Array) -> jax.Array:
 
 
 LINKS = {
-    "sigmoid": sigmoid,
-    "sigmoid_mean": sigmoid_mean,
-    "robust": robust,
-    "symmetric": symmetric,
-    "pairwise": pairwise,
-    "pairwise_global": pairwise_global,
-    "joint": joint,
-    "square": square,
+    "sigmoid": Slot(sigmoid),
+    "sigmoid_mean": Slot(sigmoid_mean),
+    "robust": Slot(robust, limits={"q": (0, 1), "lam": (1e-6, None)}),
+    "symmetric": Slot(symmetric),
+    "pairwise": Slot(pairwise),
+    "pairwise_global": Slot(pairwise_global),
+    "joint": Slot(joint),
+    "square": Slot(square),
 }

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from xsample_jax.errors import ConfigError, DataError, lookup
-from xsample_jax.graphs.sources import REQUIRES, identity, label
-from xsample_jax.graphs.targets import Graph, Mixture, target
+from xsample_jax.graphs.sources import identity, label
+from xsample_jax.graphs.targets import Graph, Mixture, parts_of, source_slots, target
 from xsample_jax.objectives.cross_entropy import AGGREGATES, DENOMINATORS, Pairing, entropy, log_sum, mean_over_rows
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.slots import LINKS, MIXERS, NEGATIVES, SIMILARITIES, TEMPERATURES, WEIGHTS, all_products
-from xsample_jax.registry import Choice, name_of, options_of, resolve
+from xsample_jax.registry import Choice, Slot, name_of, resolve, slot_of
 
 # Blocks: the rows that an objective compares, with everything that is known about them.
 #
@@ -115,6 +115,9 @@ def concatenate(parts: list[Block]) -> Block:
     names = set.intersection(*(set(part) for part in parts))
     return {name: jnp.concatenate([part[name] for part in parts]) for name in sorted(names)}
 
+
+# Losses of pairs that say nothing about a row without a positive.
+OF_POSITIVES = ("robust", "symmetric")
 
 GRAPH, FIRST_VIEW, SECOND_VIEW = Graph(), Rows("image", 0), Rows("image", 1)
 
@@ -227,12 +230,18 @@ def pairs_of(
         tau = resolve(TEMPERATURES, term.temperature, "temperature")(temperature, u, similarity, graph, progress)
     if term.mixer is not None:
         negative = valid & (graph <= 0)
-        synthetic = resolve(MIXERS, term.mixer, "mixer")(u["z"], v["z"], negative, key)
+        synthetic = resolve(MIXERS, term.mixer, "mixer")(u["z"], v["z"], negative, _keys_of_rows(key, u))
         extra = compare(u["z"], synthetic, u, v)
         similarity = jnp.concatenate([similarity, extra], axis=1)
         graph = jnp.concatenate([graph, jnp.zeros_like(extra)], axis=1)
-        valid = jnp.concatenate([valid, jnp.ones(extra.shape, bool)], axis=1)
+        mixed = jnp.broadcast_to(jnp.any(negative, axis=1, keepdims=True), extra.shape)
+        valid = jnp.concatenate([valid, mixed], axis=1)
     return Pairs(similarity / tau + bias, graph, valid, tau, u, v)
+
+
+def _keys_of_rows(key: jax.Array, u: Block) -> jax.Array:
+    """A random key for every anchor, of its image and view: the same wherever in the batch it is."""
+    return jax.vmap(lambda image, view: jax.random.fold_in(jax.random.fold_in(key, image), view))(u["id"], u["view"])
 
 
 def count_rows(term: Term, blocks: Mapping[str, Block], images: int) -> tuple[int, int]:
@@ -241,28 +250,61 @@ def count_rows(term: Term, blocks: Mapping[str, Block], images: int) -> tuple[in
     return anchors, sum(keys)
 
 
-def ranked_by(term: Term) -> frozenset[str]:
-    """Entries of a batch that the rank denominator of a term reads."""
-    return frozenset(REQUIRES.get(options_of(term.denominator).get("by", ""), ()))
+# What each choice of a term is looked up in; numbers stand for themselves.
+CHOICES = {
+    "similarity": SIMILARITIES,
+    "temperature": TEMPERATURES,
+    "denominator": DENOMINATORS,
+    "negatives": NEGATIVES,
+    "aggregate": AGGREGATES,
+    "row_weight": WEIGHTS,
+    "attraction": WEIGHTS,
+    "repulsion": WEIGHTS,
+    "mixer": MIXERS,
+}
+
+
+def chosen_slots(term: Term) -> list[tuple[str, str, Slot]]:
+    """(field, name, slot) of everything that a term chooses: what it reads and needs is the union over them."""
+    found = [("graph.source", name_of(part.source), slot) for part, slot in _sources(term)]
+    for field, registry in CHOICES.items():
+        choice = getattr(term, field)
+        if choice is not None and not isinstance(choice, int | float):
+            found.append((field, name_of(choice), slot_of(registry, choice, field)))
+    if name_of(term.link) != "softmax":
+        found.append(("link", name_of(term.link), slot_of(LINKS, term.link, "link")))
+    return found
+
+
+def _sources(term: Term):
+    return zip(parts_of(term.graph), source_slots(term.graph), strict=True)
 
 
 def term_rows(term: Term, pairs: Pairs, images: int) -> tuple[jax.Array, jax.Array]:
     """(value of every anchor [A], whether it counts [A]): anchors without a positive are left out of the mean."""
     logits, graph, valid, u, v = pairs.logits, pairs.target, pairs.valid, pairs.u, pairs.v
     if name_of(term.link) != "softmax":
-        return resolve(LINKS, term.link, "link")(logits, graph, valid), jnp.ones(len(logits), bool)
+        values = resolve(LINKS, term.link, "link")(logits, graph, valid)
+        needs_positive = name_of(term.link) in OF_POSITIVES
+        return values, jnp.any(graph > 0, axis=-1) if needs_positive else jnp.ones(len(logits), bool)
     weight = jax.lax.stop_gradient(negatives_of(term, pairs))
     pair_view = jnp.where(u["view"][:, None] == v["view"][None, :], v["view"][None, :], -1)
     if term.merge_views:
         logits, graph, weight, pair_view = (x.reshape(images, -1) for x in (logits, graph, weight, pair_view))
     counted = jnp.sum(graph > 0, axis=-1) > 0
     denominator = resolve(DENOMINATORS, term.denominator, "denominator")
-    log_denominator = denominator(logits, weight, Pairing(u, v, pair_view, len(v["z"]) // images))
+    log_denominator = denominator(logits, weight, Pairing(u, v, pair_view, _views(term, images, len(v["z"]))))
     given = (logits, graph, weight, log_denominator, u, pairs.temperature)
     value = AGGREGATES[term.aggregate](
         logits, graph, log_denominator, _weight(term.attraction, given), _weight(term.repulsion, given)
     )
     return value * _weight(term.row_weight, given), counted
+
+
+def _views(term: Term, images: int, keys: int) -> int:
+    """How many views the keys of a term can be of."""
+    of_one = [rows.view + 1 for rows in term.key_rows if rows.view is not None]
+    return max([keys // images if len(of_one) < len(term.key_rows) else 1, *of_one])
 
 
 def term_value(term: Term, pairs: Pairs, images: int) -> tuple[jax.Array, jax.Array]:
@@ -279,16 +321,18 @@ def feature_value(term: FeatureTerm, blocks: Mapping[str, Block], images: int) -
     return resolve(FEATURE_TERMS, term.name, "feature term")(x, y)
 
 
-def graph_metrics(pairs: Pairs, counted: jax.Array) -> dict[str, jax.Array]:
+def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax.Array]:
     """What a target graph asks for, means over the counted anchors; rows scaled to sum to one.
 
     target_entropy H(T) in nats; own_view_mass: on views of the same image; same_class_mass: on the same label, own
-    views included (only with labels); rows_without_positive: share of anchors that are left out.
+    views included (only with labels); rows_without_positive: share of anchors that are left out;
+    rows_without_negative: share of anchors that nothing is pushed away from.
     """
-    keys = len(pairs.v["z"])
+    keys, counted_anchors = len(pairs.v["z"]), counted
     graph = pairs.target[:, :keys]
     graph = graph / jnp.maximum(graph.sum(axis=-1, keepdims=True), 1e-12)
-    counted = counted if len(counted) == len(graph) else graph.sum(axis=-1) > 0
+    if len(counted) != len(graph):
+        counted = graph.sum(axis=-1) > 0
     rows = {
         "target_entropy": entropy(graph),
         "own_view_mass": jnp.sum(graph * identity(pairs.u, pairs.v), axis=-1),
@@ -296,7 +340,13 @@ def graph_metrics(pairs: Pairs, counted: jax.Array) -> dict[str, jax.Array]:
     if "label" in pairs.u and "label" in pairs.v:
         rows["same_class_mass"] = jnp.sum(graph * label(pairs.u, pairs.v), axis=-1)
     metrics = {name: mean_over_rows(value, counted) for name, value in rows.items()}
-    return metrics | {"rows_without_positive": 1.0 - jnp.mean(counted)}
+    repelled = jnp.any(_pushed(term, pairs), axis=-1)
+    if len(counted_anchors) < len(repelled):  # merged views are one anchor
+        repelled = jnp.any(repelled.reshape(len(counted_anchors), -1), axis=-1)
+    return metrics | {
+        "rows_without_positive": 1.0 - jnp.mean(counted_anchors),
+        "rows_without_negative": 1.0 - jnp.mean(repelled),
+    }
 
 
 def log_denominators(term: Term, pairs: Pairs) -> jax.Array:
@@ -310,6 +360,13 @@ def negatives_of(term: Term, pairs: Pairs) -> jax.Array:
     rule = resolve(NEGATIVES, term.negatives, "negatives")
     weight = rule(pairs.logits[:, :keys], pairs.target[:, :keys], pairs.valid[:, :keys], pairs.u, pairs.v)
     return jnp.concatenate([weight, pairs.valid[:, keys:].astype(weight.dtype)], axis=1)
+
+
+def _pushed(term: Term, pairs: Pairs) -> jax.Array:
+    """Pairs that an anchor is pushed away from, bool [A, K]."""
+    if name_of(term.link) != "softmax":
+        return pairs.valid & (pairs.target < 1 if name_of(term.link).startswith("sigmoid") else pairs.target <= 0)
+    return negatives_of(term, pairs) > 0
 
 
 def _weight(choice: Choice | float, given: tuple):

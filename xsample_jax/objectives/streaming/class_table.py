@@ -76,11 +76,13 @@ def class_table_rows(
         **options,
     )
     labels = jnp.repeat(label, views)
+    known = labels >= 0
+    labels = jnp.where(known, labels, 0)  # an index, whose rows are masked by `known`
 
     def class_sums(x):
+        x = jnp.where(known.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
         return jax.ops.segment_sum(x, labels, num_segments=len(similarity))
 
-    known = labels >= 0
     target, copies = class_target(similarity, class_sums(known.astype(dtype)), normalizer, target_temperature)
     z = z.astype(dtype)
 

@@ -10,30 +10,23 @@ import numpy as np
 from jax.sharding import Mesh
 
 from xsample_jax.graphs.sources import ONE_WAY
-from xsample_jax.graphs.targets import LOCAL, Graph, Mixture, bounds_after, parts_of, requires, similarity
+from xsample_jax.graphs.targets import LOCAL, Graph, Mixture, bounds_after, requires, similarity
 from xsample_jax.objectives.cross_entropy import mean_over_rows
 from xsample_jax.objectives.streaming.class_table import class_table_rows
 from xsample_jax.objectives.streaming.loss import LOWEST_STATIC, streaming_rows
 from xsample_jax.objectives.terms import Block, Rows, Term, concatenate, select
 from xsample_jax.ops import cosines
-from xsample_jax.registry import name_of, options_of
+from xsample_jax.registry import name_of
 
 # Pairs above which "auto" streams on one device: a dense matrix of them takes 64 MiB, and the dense loss a dozen.
 LARGEST_DENSE = 2**24
 
-# Side information that differs between the views of an image.
-OF_VIEWS = {
-    "teacher": ("teacher",),
-    "self_similarity": ("embedding",),
-    "swapped": ("other_view", "embedding"),
-    "swapped_keys": ("other_view", "embedding"),
-    "geometry": ("box",),
-}
+# Side information that differs between the views of an image, besides the single views "view_0", ...
+OF_VIEWS = ("teacher", "embedding", "other_view", "box")
 # Blocks whose rows are not views of the images of the batch.
 ROWS_OF_NO_IMAGE = ("queue", "prototypes")
 # Sources that are the cosine of one entry of the side information.
 COSINES = {"caption": "caption_embedding", "class_text": "class_embedding"}
-OF_IMAGES = {"text_similarity": ("text",), "second_label": ("label", "second_label")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,11 +136,12 @@ def streamed_term(
         # The barrier keeps the compiler from multiplying them itself: it would take a minute for a thousand classes.
         texts = jax.lax.optimization_barrier(jnp.asarray(how.class_embeddings))
         table = cosines(texts, texts)
-        return _means(class_table_rows(anchors["z"], u["label"], table, **options))
+        return _means(class_table_rows(anchors["z"], u["label"], table, **options), len(anchors["z"]) - 1)
     keys, v, key_views = None, None, 1
+    count = jnp.sum(anchors["filled"]) - 1
     if not same:
         block = concatenate([select(blocks, rows, images) for rows in term.key_rows])
-        keys = block["z"]
+        keys, count = block["z"], jnp.sum(block["filled"])
         v, key_views = _side(block, graph, term.key_rows, images)
     rows = streaming_rows(
         anchors["z"],
@@ -162,29 +156,21 @@ def streamed_term(
         cosine_of=None if graph.transforms else COSINES.get(name_of(graph.source)),
         **options,
     )
-    return _means(rows)
+    return _means(rows, count)
 
 
-def entries_of(graph: Graph | Mixture) -> frozenset[str]:
-    """All side information that a graph reads, that of the batch and that of the step, but for the id."""
-    parts = parts_of(graph)
-    of_step = {name for part in parts for name in (*_of_views(part), *OF_IMAGES.get(name_of(part.source), ()))}
-    return requires(graph) | of_step
-
-
-def _of_views(graph: Graph) -> tuple[str, ...]:
+def _of_views(graph: Graph) -> frozenset[str]:
     """Side information of a graph that differs between the views of an image."""
-    if name_of(graph.source) == "swapped" and options_of(graph.source).get("of") is not None:
-        return f"view_{options_of(graph.source)['of']}", "embedding"
-    return OF_VIEWS.get(name_of(graph.source), ())
+    return frozenset(name for name in requires(graph) if name in OF_VIEWS or name.startswith("view_"))
 
 
-def _means(rows: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(loss, metrics): means over the anchors that count."""
+def _means(rows: dict[str, jax.Array], keys: jax.Array | int) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(loss, metrics): means over the anchors that count. keys: of every anchor, all of them negatives."""
     rows = dict(rows)
     counted = rows.pop("counted")
     metrics = {name: mean_over_rows(value, counted) for name, value in rows.items()}
-    return metrics.pop("loss"), metrics | {"rows_without_positive": 1.0 - jnp.mean(counted)}
+    metrics |= {"rows_without_positive": 1.0 - jnp.mean(counted)}
+    return metrics.pop("loss"), metrics | {"rows_without_negative": jnp.where(keys > 0, 0.0, 1.0)}
 
 
 def _side(block: Block, graph: Graph, rows: tuple[Rows, ...], images: int) -> tuple[dict[str, jax.Array], int]:
@@ -192,7 +178,7 @@ def _side(block: Block, graph: Graph, rows: tuple[Rows, ...], images: int) -> tu
 
     Only of a queue some rows may not be filled; of any other block that entry would only keep the kernels away.
     """
-    names = {"id", "label", *entries_of(graph)} & set(block)
+    names = {"id", "label", *requires(graph)} & set(block)
     if any(one.block == "queue" for one in rows):
         names.add("filled")
     shared = not _of_views(graph) and len(rows) == 1 and rows[0].view is None and rows[0].block not in ROWS_OF_NO_IMAGE

@@ -1,0 +1,339 @@
+"""Which choices of a term go together: what has no meaning is refused by the check of the config, with the reason.
+
+Everything about single slots (what they read, need and accept) is derived from their declarations (choice.Slot); the
+rules below are about pairs of them.
+"""
+
+from collections.abc import Iterator
+
+from xsample_jax.errors import ConfigError
+from xsample_jax.graphs.targets import (
+    LOCAL,
+    NON_NEGATIVE,
+    WITH_TEMPERATURE,
+    Graph,
+    Mixture,
+    bounds_after,
+    describe,
+    parts_of,
+)
+from xsample_jax.objectives.learned_state import COLDEST
+from xsample_jax.objectives.objective import Objective
+from xsample_jax.objectives.side_information import EVERY_IMAGE, STATES, provider_of
+from xsample_jax.objectives.slots import TEMPERATURES
+from xsample_jax.objectives.terms import FeatureTerm, Rows, Term, chosen_slots
+from xsample_jax.registry import Choice, name_of, options_of, slot_of
+
+# Sources whose values can be negative: a row sum of them is no distribution.
+SIGNED = ("caption", "class_text", "teacher", "self_similarity", "text_similarity", "swapped", "swapped_keys", "random")
+# Sources that are zero for some pairs.
+WITH_ZEROS = ("identity", "label", "labels", "other_label", "second_label", "geometry")
+
+# Choices that look for negatives among the pairs without target, by the field of a term.
+AMONG_ZEROS = {
+    "negatives": ("not_positive", "hardest", "importance"),
+    "row_weight": ("focal", "unsure", "dual_temperature"),
+    "attraction": ("focal", "unsure", "dual_temperature"),
+    "repulsion": ("focal", "unsure", "dual_temperature"),
+    "link": ("pairwise", "pairwise_global", "joint"),
+    "mixer": ("hard_mixtures",),
+}
+# What only the softmax has: fields of a term with the value that says nothing.
+OF_SOFTMAX = {
+    "denominator": "shared",
+    "negatives": "everything",
+    "aggregate": "out",
+    "row_weight": 1.0,
+    "attraction": 1.0,
+    "repulsion": 1.0,
+    "merge_views": False,
+}
+OF_VIEWS = ("image", "teacher", "predicted", "neighbors")  # blocks with one row per view
+HIGHEST_EXPONENT = 60.0  # e^60 and its gradient are float32 numbers
+OF_MEMORY = ("average", "anchor_temperature")
+
+
+def find_unavailable(term: Term, objective: Objective, field: str) -> Iterator[ConfigError]:
+    """What the slots of a term read or need and nothing provides, or the rows that they compare do not carry."""
+    for name, choice, slot in chosen_slots(term):
+        where = f"{field}.{name}"
+        missing = [state for state in slot.learns if not STATES[state](objective)]
+        for state in missing:
+            yield _no_state(where, choice, state)
+        sides = ((slot.anchor_reads, (term.anchors,)), (slot.key_reads, term.key_rows))
+        for read in sorted(slot.anchor_reads | slot.key_reads):
+            provider = provider_of(read)
+            if provider is None:
+                expected = f"another choice: {choice!r} reads {read!r}, which nothing provides yet"
+                yield ConfigError(where, choice, expected, "No data set and no part of an objective has it.")
+            elif not missing:
+                without = {
+                    rows.block for reads, of in sides if read in reads for rows in of if not _carries(rows, provider)
+                }
+                for block in sorted(without):
+                    expected = f"a choice that does not read {read!r}, which rows of the block {block!r} do not have"
+                    fix = f"Blocks that have it: {', '.join(provider.blocks)}."
+                    yield ConfigError(where, choice, expected, fix)
+
+
+def _carries(rows: Rows, provider) -> bool:
+    return rows.block in provider.blocks and (rows.times is None or provider.blocks == provider_of("id").blocks)
+
+
+def _no_state(field: str, choice: str, state: str) -> ConfigError:
+    from xsample_jax.objectives.presets import PRESETS  # presets are made of terms, which are checked here
+
+    settable = state in ("teacher", "queue", "prototypes")
+    having = ", ".join(sorted(key for key, preset in PRESETS.items() if STATES[state](preset.objective)))
+    words = {"average": "moving average per image", "anchor_temperature": "temperature per image"}.get(state, state)
+    expected = f"an objective with a {words.replace('_', ' ')}, which {choice!r} is made of"
+    own = f"Set --config.objective.{state}, or take" if settable else "Take"
+    return ConfigError(field, choice, expected, f"{own} a preset that has one: {having}.")
+
+
+def find_clashes(term: Term, number: int, objective: Objective, field: str) -> Iterator[ConfigError]:
+    """Choices of a term that have no meaning together."""
+    yield from _graph(term, field)
+    yield from _softmax_only(term, field)
+    yield from _zeros(term, f"{field}.graph")
+    yield from _rows(term, field)
+    yield from _temperature(term, objective, field)
+    yield from _memory(term, number, objective, field)
+    yield from _views(term, field)
+    if term.mixer is not None:
+        if name_of(term.similarity) != "dot":
+            yield ConfigError(f"{field}.similarity", term.similarity, "dot for a term with a mixer")
+        if name_of(term.denominator) not in ("shared", "own"):
+            expected = "shared or own: synthetic keys have no rank and no view"
+            yield ConfigError(f"{field}.denominator", term.denominator, expected)
+        if name_of(term.link) == "square":
+            yield ConfigError(f"{field}.link", term.link, "softmax: synthetic keys are negatives")
+
+
+def _graph(term: Term, field: str) -> Iterator[ConfigError]:
+    """Weights of a mixture, and values that a normalizer or a link cannot take."""
+    if isinstance(term.graph, Mixture):
+        for weight in term.graph.weights:
+            if not 0 <= weight < float("inf"):
+                yield ConfigError(f"{field}.graph.weights", weight, "a finite number, at least 0")
+    link = name_of(term.link)
+    for part in parts_of(term.graph):
+        normalizer = name_of(part.normalizer)
+        yield from _masks(part, field)
+        if link == "square":  # a regression has no weights that could be negative
+            continue
+        lowest, highest = _bounds(part)
+        if normalizer in NON_NEGATIVE and lowest < 0:
+            yield ConfigError(
+                "objective.graph",
+                describe(part),
+                f"similarities >= 0 for the normalizer {normalizer!r}: cosines can be negative",
+                "Use a preset with a softmax, as --config.objective.preset=xclr, or the transform affine.",
+            )
+        if link.startswith("sigmoid") and normalizer == "none" and highest > 1:
+            yield ConfigError(f"{field}.graph", describe(part), f"values of at most 1 for the link {link!r}")
+
+
+def _bounds(part: Graph) -> tuple[float, float]:
+    """Between which values the similarities of a graph lie after its transforms."""
+    lowest, highest = (-1.0 if name_of(part.source) in SIGNED else 0.0), 1.0
+    for transform in part.transforms:
+        if name_of(transform) in LOCAL:
+            lowest, highest = bounds_after((transform,), lowest, highest)
+        else:
+            lowest, highest = min(lowest, 0.0), max(highest, 0.0)
+        if name_of(transform) == "threshold" and options_of(transform)["at"] >= 0:
+            lowest = 0.0
+        if name_of(transform) == "power":
+            lowest = 0.0
+    return lowest, highest
+
+
+def _masks(part: Graph, field: str) -> Iterator[ConfigError]:
+    """Pairs that are masked with a large negative number need a softmax right after it."""
+    masked = [number for number, one in enumerate(part.transforms) if _is_masked_top_k(one)]
+    soft = name_of(part.normalizer) in WITH_TEMPERATURE
+    if masked and (not soft or masked[-1] != len(part.transforms) - 1 or len(masked) > 1):
+        fix = "Set its option masked=False, or take the normalizer softmax."
+        expected = "a masking top_k only as the last transform before a softmax: it leaves out what it does not keep"
+        yield ConfigError(f"{field}.graph.transforms", describe(part), expected, fix)
+    without_own = name_of(part.source) == "teacher" and not options_of(part.source).get("own", True)
+    if without_own and (not soft or len(masked) < len(part.transforms)):
+        expected = "the normalizer softmax or sinkhorn and no transform: own=False leaves the own pair out"
+        yield ConfigError(f"{field}.graph", describe(part), expected)
+
+
+def _is_masked_top_k(transform: Choice) -> bool:
+    return name_of(transform) == "top_k" and options_of(transform).get("masked", True)
+
+
+def _has_zeros(part: Graph) -> bool:
+    """Whether some pairs of a graph have no target."""
+    if name_of(part.normalizer) in WITH_TEMPERATURE:
+        return any(_is_masked_top_k(one) for one in part.transforms)
+    zeros = name_of(part.source) in WITH_ZEROS
+    for transform in part.transforms:
+        options = options_of(transform)
+        if name_of(transform) == "affine":
+            zeros = zeros and options.get("offset", 0.5) == 0
+        elif name_of(transform) == "threshold":
+            zeros = zeros or options["at"] > 0
+        else:
+            zeros = zeros or name_of(part.source) in SIGNED or name_of(transform) == "top_k"
+    return zeros
+
+
+def _softmax_only(term: Term, field: str) -> Iterator[ConfigError]:
+    link = name_of(term.link)
+    for name, default in OF_SOFTMAX.items() if link != "softmax" else ():
+        value = getattr(term, name)
+        if value != default:
+            expected = f"{default!r}: the link {link!r} looks at pairs and has no denominator"
+            yield ConfigError(f"{field}.{name}", value, expected, "Take the link softmax, or leave this out.")
+
+
+def _zeros(term: Term, field: str) -> Iterator[ConfigError]:
+    """Negatives among the pairs without target, of a graph that leaves none: such a loss is constant."""
+    parts = [part for part, weight in zip(parts_of(term.graph), _weights(term.graph)) if weight]
+    full = [part for part in parts if not _has_zeros(part)]
+    for name, choices in AMONG_ZEROS.items():
+        choice = getattr(term, name)
+        if full and isinstance(choice, Choice) and name_of(choice) in choices:
+            expected = f"a graph with zeros: {name} = {name_of(choice)!r} looks at the pairs without target"
+            fix = "Use the graph label or identity, or a preset whose denominator has all pairs (supcon, xclr)."
+            yield ConfigError(field, describe(full[0]), expected, fix)
+    alike = [(name_of(part.source), name_of(part.normalizer), part.transforms) for part in parts]
+    if name_of(term.link).startswith("sigmoid") and set(alike) == {("uniform", "none", ())}:
+        expected = f"a graph with pairs below 1: the link {name_of(term.link)!r} would only attract"
+        yield ConfigError(field, describe(term.graph), expected)
+    if name_of(term.link) == "symmetric" and not full:
+        expected = "a graph without zeros, as a softmax: the link 'symmetric' takes its logarithm"
+        yield ConfigError(field, describe(term.graph), expected)
+
+
+def _weights(graph: Graph | Mixture) -> tuple[float, ...]:
+    return graph.weights if isinstance(graph, Mixture) else (1.0,)
+
+
+def _rows(term: Term, field: str) -> Iterator[ConfigError]:
+    """Rows that cannot be anchors, or that do not fit beside each other or against each other."""
+    if term.anchors.block not in EVERY_IMAGE:
+        expected = f"rows of the images of the batch ({', '.join(EVERY_IMAGE)})"
+        yield ConfigError(f"{field}.anchors", term.anchors.block, expected)
+    for name, rows in [("anchors", term.anchors), *(("keys", rows) for rows in term.key_rows)]:
+        yield from find_unequal_parts(rows, f"{field}.{name}")
+    anchors, keys = _modes(term.anchors), {_modes(rows) for rows in term.key_rows}
+    if len(keys) > 1:
+        yield ConfigError(f"{field}.keys", sorted(keys), "as many modalities beside each other in all keys")
+    elif name_of(term.similarity) == "volume":
+        if min(anchors, *keys) > 1:
+            yield ConfigError(f"{field}.similarity", "volume", "one modality on one side, several on the other at most")
+    elif {anchors} | keys != {1}:
+        expected = "volume: rows with several modalities beside each other are no unit rows"
+        yield ConfigError(f"{field}.similarity", term.similarity, expected)
+    own = all(name_of(part.source) in ("identity", "geometry") for part in parts_of(term.graph))
+    alone = term.key_rows == (term.anchors,) and _count(term.anchors) == 1 and not term.self_pairs
+    if own and name_of(term.link) != "square" and (alone or not any(r.block in EVERY_IMAGE for r in term.key_rows)):
+        expected = "keys among which an anchor has a positive: another row of its image"
+        yield ConfigError(f"{field}.keys", "; ".join(rows.block for rows in term.key_rows), expected)
+    if term.merge_views and term.anchors.times is not None:
+        yield ConfigError(f"{field}.merge_views", True, "false: the anchors are products, not views")
+
+
+def find_unequal_parts(rows: Rows, field: str) -> Iterator[ConfigError]:
+    """Selections with other samples beside them, or that are multiplied with them."""
+    for name, inner in (("beside", rows.beside), ("times", rows.times)):
+        if inner is None:
+            continue
+        counts = _count(rows, alone=True), _count(inner)
+        if counts[0] is None or counts[0] != counts[1] or (name == "times" and counts[0] != 1):
+            rule = "one row per image" if name == "times" else "as many rows per image as the rows it is beside"
+            yield ConfigError(f"{field}.{name}", inner.block, rule, "Choose one view: {'block': 'image', 'view': 0}.")
+        yield from find_unequal_parts(inner, f"{field}.{name}")
+
+
+def find_feature_clashes(term: FeatureTerm, field: str) -> Iterator[ConfigError]:
+    """A feature term compares row i of x with row i of y: rows of the same images."""
+    yield from find_unequal_parts(term.x, f"{field}.x")
+    yield from find_unequal_parts(term.y, f"{field}.y")
+    counts, modes = (_count(term.x), _count(term.y)), (_modes(term.x), _modes(term.y))
+    if None in counts or counts[0] != counts[1] or modes[0] != modes[1]:
+        expected = f"rows of the same images as x, which is of the block {term.x.block!r}"
+        fix = "Choose one view of each: {'block': 'image', 'view': 0}."
+        yield ConfigError(f"{field}.y", term.y.block, expected, fix)
+
+
+def _count(rows: Rows, alone: bool = False) -> int | str | None:
+    """Rows per image: a number, a word for "as many as it has views", or None for rows of no image."""
+    if rows.block not in EVERY_IMAGE or (rows.times is not None and not alone):
+        return None
+    if rows.view is not None or rows.block == "text":
+        return 1
+    return "views" if rows.block in OF_VIEWS else "local"
+
+
+def _modes(rows: Rows) -> int:
+    return 1 + (_modes(rows.beside) if rows.beside is not None else 0)
+
+
+def lowest_tau(term: Term, objective: Objective) -> float:
+    """What the temperature of a term cannot go below."""
+    if isinstance(term.temperature, int | float):
+        return term.temperature
+    name, options = name_of(term.temperature), options_of(term.temperature)
+    base = objective.lowest_temperature
+    if name == "schedule":
+        return min(base, options.get("low", 0.1))
+    if name == "model_aware":
+        return base * (1 - options.get("alpha", 0.5) * (1 + options.get("center", 0.0)))
+    return COLDEST if name == "per_anchor" else base
+
+
+def _temperature(term: Term, objective: Objective, field: str) -> Iterator[ConfigError]:
+    rule = None if isinstance(term.temperature, int | float) else name_of(term.temperature)
+    if rule == "model_aware":
+        if name_of(term.similarity) not in ("dot", "gated") or name_of(term.link) == "square":
+            expected = "base: the rule 'model_aware' needs cosines and a target that is not negative"
+            yield ConfigError(f"{field}.temperature", rule, expected)
+        elif lowest_tau(term, objective) <= 0:
+            yield ConfigError(f"{field}.temperature", term.temperature, "alpha (1 + center) < 1: tau must stay above 0")
+            return
+    if term.merge_views and rule is not None and slot_of(TEMPERATURES, term.temperature, "temperature").anchor_reads:
+        expected = "one temperature for all rows: the merged views of an image share it"
+        yield ConfigError(f"{field}.temperature", rule, expected)
+    if name_of(term.link) == "robust" and name_of(term.similarity) not in ("negative_distance", "volume"):
+        q = options_of(term.link).get("q", 0.5)
+        if q / lowest_tau(term, objective) > HIGHEST_EXPONENT:
+            expected = f"a temperature of at least {q / HIGHEST_EXPONENT:.3g} for q = {q:g}: e^(q / tau) overflows"
+            yield ConfigError(f"{field}.temperature", lowest_tau(term, objective), expected)
+
+
+def _memory(term: Term, number: int, objective: Objective, field: str) -> Iterator[ConfigError]:
+    """What is kept per image is computed of the first term, from its shared denominators on all views."""
+    readers = [(name, choice) for name, choice, slot in chosen_slots(term) if set(slot.learns) & set(OF_MEMORY)]
+    needs = {
+        "be the first term": number == 0,
+        "have all views of the images as anchors": term.anchors == Rows("image"),
+        "have the denominator shared": name_of(term.denominator) == "shared",
+        "have no merged views": not term.merge_views,
+        "have no mixer": term.mixer is None,
+        "have no rule of progress for its temperature": isinstance(term.temperature, int | float)
+        or name_of(term.temperature) != "schedule",
+    }
+    for name, choice in readers:
+        wrong = [words for words, holds in needs.items() if not holds]
+        if wrong:
+            yield ConfigError(f"{field}.{name}", choice, f"a term that reads what is kept per image to {wrong[0]}")
+    if number == 0 and not readers and objective.memory is not None and term.mixer is not None:
+        yield ConfigError(f"{field}.mixer", name_of(term.mixer), f"None with the memory {objective.memory!r}")
+
+
+def _views(term: Term, field: str) -> Iterator[ConfigError]:
+    """Denominators per view need anchors and keys of the same views: there is no other repulsion."""
+    if name_of(term.denominator) != "views":
+        return
+    rows = (term.anchors, *term.key_rows)
+    plain = all(one.beside is None and one.times is None and one.block in EVERY_IMAGE for one in rows)
+    if len(rows) > 2 or not plain or (_count(rows[0]), rows[0].view) != (_count(rows[1]), rows[1].view):
+        expected = "shared: the denominator 'views' compares rows of one view, and these anchors and keys have none"
+        yield ConfigError(f"{field}.denominator", "views", expected, "Give anchors and keys the same views.")

@@ -1,0 +1,76 @@
+"""Who provides the side information that slots read, and which rows carry it.
+
+Every name that a slot declares (choice.Slot) is looked up here: a name without a provider is refused by the check of
+the config. To provide another one, add it to PROVIDERS and put it into the blocks (step_blocks.py).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+# Blocks of a step by what they carry (step_blocks.py).
+EVERY_IMAGE = ("image", "text", "teacher", "neighbors", "local", "predicted")
+STORED = (*EVERY_IMAGE, "queue")
+ALL = (*STORED, "prototypes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Provider:
+    """Where side information comes from.
+
+    Attributes:
+      blocks: the blocks whose rows carry it.
+      batch: entries of the batch that it is, or is made of; empty for what every step makes itself.
+      state: what the objective must have for it (STATES); None: nothing.
+    """
+
+    blocks: tuple[str, ...]
+    batch: tuple[str, ...] = ()
+    state: str | None = None
+
+
+PROVIDERS: Mapping[str, Provider] = {
+    "id": Provider(ALL),
+    "embedding": Provider(ALL),
+    "other_view": Provider(("image",)),
+    "label": Provider(STORED, ("label",)),
+    "path": Provider(STORED, ("path",)),
+    "caption_embedding": Provider(STORED, ("caption_embedding",)),
+    "class_embedding": Provider(STORED, ("class_embedding",)),
+    "teacher": Provider(("image", "text", "teacher", "queue"), state="teacher"),
+    "text": Provider(EVERY_IMAGE, state="text"),
+    "gate": Provider(EVERY_IMAGE, ("label",), state="gate"),
+    "second_label": Provider(EVERY_IMAGE, ("label",), state="gate"),
+    "log_average": Provider(("image",), ("index",), state="memory"),
+    "anchor_temperature": Provider(("image",), ("index",), state="anchor_temperature"),
+}
+
+# State of an objective by name: whether it has it.
+STATES: Mapping[str, Callable[[Any], bool]] = {
+    "teacher": lambda objective: objective.teacher is not None,  # a teacher may have the momentum 0
+    "queue": lambda objective: objective.queue > 0,
+    "prototypes": lambda objective: objective.prototypes > 0,
+    "local_views": lambda objective: objective.local_views > 0,
+    "text": lambda objective: objective.text is not None,
+    "predictor": lambda objective: objective.predictor,
+    "gate": lambda objective: objective.gate,
+    "average": lambda objective: objective.memory == "average",
+    "anchor_temperature": lambda objective: objective.memory == "temperature",
+    "memory": lambda objective: objective.memory is not None,
+}
+
+
+def provider_of(name: str) -> Provider | None:
+    """The provider of side information; None where nothing provides it."""
+    if name.startswith("view_") and name.removeprefix("view_").isdigit():
+        return Provider(("image", "local"))
+    return PROVIDERS.get(name)
+
+
+def batch_entries(names) -> frozenset[str]:
+    """Entries of a batch behind side information; a name that nothing provides stands for itself."""
+    found = set()
+    for name in names:
+        provider = provider_of(name)
+        found |= {name} if provider is None else set(provider.batch)
+    return frozenset(found)
