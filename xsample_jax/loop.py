@@ -12,12 +12,14 @@ from xsample_jax.config.saved import changed_keys, check_shared, save_config
 from xsample_jax.data.dataset import Dataset, train_batches
 from xsample_jax.distributed import allgather_text, barrier, log_info, name_of_process
 from xsample_jax.errors import CheckpointError, ConfigError, SaveError, did_you_mean
+from xsample_jax.evals.baselines import suite_baselines
 from xsample_jax.evals.evaluate import evaluate_state, write_snapshot
+from xsample_jax.evals.facts import save_facts
 from xsample_jax.evals.metrics import save_examples
 from xsample_jax.faults.non_finite import RollBack, apply_policy
 from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
 from xsample_jax.faults.watchdog import TimedBatches, log_save_errors
-from xsample_jax.io.files import EVALUATION, EXAMPLES, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write
+from xsample_jax.io.files import EVALUATION, EXAMPLES, FACTS, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write
 from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder
 from xsample_jax.metrics.profiling import (
     Profiler,
@@ -250,6 +252,9 @@ def _finish(parts: RunSetup, examples: Dataset, run: RunFolder, notice: Notice, 
             write_snapshot(folder / SNAPSHOT, parts, state, store)
             if first_process:
                 save_examples(folder / EXAMPLES, result.examples)
+            measured = suite_baselines(folder, store)
+            if first_process:
+                save_facts(folder / FACTS, result, measured)
     if first_process:
         lines = read_jsonl(folder / JSONL)
         if not any(name.startswith("eval/") for line in lines if line["step"] == steps for name in line) and scores:

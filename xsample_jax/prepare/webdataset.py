@@ -11,6 +11,7 @@ from pathlib import Path
 
 from xsample_jax.errors import DataError
 from xsample_jax.io.paths import as_path, fetched, in_bucket, matching
+from xsample_jax.io.text import decode_text
 from xsample_jax.prepare.example import (
     IMAGE_SUFFIXES,
     Example,
@@ -163,11 +164,11 @@ def _example(key: str, members: dict[str, bytes], fields: Fields) -> Example | P
             return Problem(key, "broken_metadata", f"{type(row).__name__}, not a map")
     try:
         if "txt" in members and not fields.captions:
-            captions = (members["txt"].decode("utf-8", "replace"),)
+            captions = (decode_text(members["txt"], "replace"),)
         else:
             captions = read_captions(row, fields.captions, ("caption",))
         if "cls" in members and not fields.label:
-            label = read_label({"label": members["cls"].decode("utf-8", "replace")}, "")
+            label = read_label({"label": decode_text(members["cls"], "replace")}, "")
         else:
             label = read_label(row, fields.label)
     except DataError as error:
