@@ -15,14 +15,16 @@ from xsample_jax.config.saved import changed_keys, check_shared, save_config
 from xsample_jax.data.dataset import Dataset, train_batches
 from xsample_jax.distributed import barrier, log_info, name_of_process
 from xsample_jax.errors import CheckpointError, ConfigError
+from xsample_jax.evals.baselines import suite_baselines
 from xsample_jax.evals.evaluate import evaluate_state, write_snapshot
+from xsample_jax.evals.facts import save_facts
 from xsample_jax.evals.metrics import save_examples
 from xsample_jax.faults.non_finite import RollBack
 from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
 from xsample_jax.faults.watchdog import TimedBatches, log_save_errors
 from xsample_jax.hooks import Evaluate, LogMetrics, SaveAndStop, Training
 from xsample_jax.io.console import say
-from xsample_jax.io.files import EVALUATION, EXAMPLES, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write, set_aside
+from xsample_jax.io.files import EVALUATION, EXAMPLES, FACTS, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write, set_aside
 from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder
 from xsample_jax.metrics.profiling import Profiler, Timers, count_chips, count_compilations, model_flops, peak_flops
 from xsample_jax.metrics.writers import JsonlWriter, open_writers, read_jsonl, wandb_writer
@@ -214,6 +216,9 @@ def _finish(setup: RunSetup, dataset: Dataset, run: RunFolder, notice: Notice, s
             write_snapshot(folder / SNAPSHOT, setup, state, store)
             if first_process:
                 save_examples(folder / EXAMPLES, result.examples)
+            measured = suite_baselines(folder, store)
+            if first_process:
+                save_facts(folder / FACTS, result, measured)
     if first_process:
         JsonlWriter(folder / JSONL, steps, every=config.log.every).close()  # mends what happened to it since
         lines = read_jsonl(folder / JSONL)

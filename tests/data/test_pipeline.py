@@ -10,7 +10,6 @@ from PIL import Image
 from tests.tiny import tiny_config
 from xsample_jax.data import dataset as pipeline
 from xsample_jax.data.dataset import eval_batches, open_dataset, train_batches
-from xsample_jax.data.decode import decode_image
 from xsample_jax.data.loader import draw_order, scrambled
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import ConfigError, DataError, RunError

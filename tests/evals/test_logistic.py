@@ -42,6 +42,20 @@ def test_logistic_is_sklearns_logistic_regression_for_every_l2(data):
         np.testing.assert_allclose(softmax(probe.scores(queries)), expected, atol=2e-3)
 
 
+@pytest.mark.parametrize(("classes", "factor"), [(2, 2), (3, 1), (5, 1)])
+def test_the_c_of_scikit_learn_for_two_classes_and_for_more(classes, factor):
+    """faults D9: with two classes scikit-learn has one weight vector, whose penalty is twice that of a pair."""
+    x, y = clusters(200, classes, width=6)
+    x, l2 = StandardScaler().fit_transform(x + np.random.default_rng(0).normal(size=x.shape)).astype(np.float32), 0.03
+    (probe,) = logistic_path(x, y, [l2])
+    peer = LogisticRegression(C=factor / (l2 * len(x)), tol=1e-9, max_iter=5000).fit(x, y)
+    ours = probe.weights[:, 1] - probe.weights[:, 0] if classes == 2 else probe.weights
+    theirs = peer.coef_[0] if classes == 2 else peer.coef_.T
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    other = LogisticRegression(C=1.5 / (l2 * len(x)), tol=1e-9, max_iter=5000).fit(x, y)
+    assert np.abs(ours - (other.coef_[0] if classes == 2 else other.coef_.T)).max() > 5e-3
+
+
 def test_rows_spread_over_devices_give_the_same_probe(data, monkeypatch):
     x, y, queries, _ = data
     x, y = x[:299], y[:299]  # not a multiple of the eight devices: five rows of padding

@@ -1,9 +1,11 @@
 """Evaluating real record sets: some records without a caption, one that cannot be read."""
 
+import dataclasses
 import io
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,9 +14,11 @@ from tests.tiny import tiny_config
 from xsample_jax.data.sources import EMOJI_FOLDER
 from xsample_jax.data.tokenizer import TOKENIZER
 from xsample_jax.data.writer import write_records
+from xsample_jax.evals.baselines import baseline_store, baselines_of
 from xsample_jax.evals.context import EvalContext
 from xsample_jax.evals.emoji import EMOJI
 from xsample_jax.evals.evaluate import FeatureStore
+from xsample_jax.evals.facts import load_facts
 from xsample_jax.evals.metrics import load_examples
 from xsample_jax.evals.zero_shot import TextSide
 from xsample_jax.loop import train
@@ -53,13 +57,56 @@ def records(tmp_path):
 
 @pytest.mark.usefixtures("shallow_resnet18")
 def test_an_objective_without_text_is_evaluated_on_a_set_with_some_captions(records, tmp_path):
-    config = records(24, broken=True, objective__preset="simclr", data__on_error="skip", eval__suite="probe", steps=1)
+    config = records(24, broken=True, objective__preset="simclr", data__on_error="skip", eval__suite="probe", steps=1,
+                     eval__baselines=("untrained", "pixels"))  # fmt: skip
     train(config, tmp_path / "run")
     scores = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert 0 <= scores["label/knn"] <= 1
     counted = load_examples(tmp_path / "run" / "evaluation.npz")["label/knn"]
     assert len(counted.values) == 23  # the broken one is not counted, and no other one twice
     assert (tmp_path / "run" / "report.html").exists()
+    # faults D2: counts, chance and baselines are kept beside the metrics.
+    facts, _ = load_facts(tmp_path / "run" / "evaluation_facts.json")
+    assert facts.keys() == scores.keys()
+    of = facts["label/knn"]
+    assert (of["n"], of["classes"], of["chance"]) == (23, 4, pytest.approx(6 / 23))
+    assert of["baselines"].keys() == {"untrained", "pixels"}
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "n = 23, 4 classes; chance 26.1, untrained encoder" in page
+    # They are computed once: what is kept is read.
+    (kept,) = json.loads((tmp_path / "run" / "baselines.json").read_text()).values()
+    assert kept["pixels"]["label/knn"] == of["baselines"]["pixels"]
+
+
+def test_kept_baselines_are_read_and_a_damaged_file_is_none(tmp_path):
+    asked = []
+    measure = lambda name: asked.append(name) or {"m": 0.5}  # noqa: E731
+    both = ("untrained", "pixels")
+    assert baselines_of(tmp_path, both[:1], {"split": "a"}, measure) == {"untrained": {"m": 0.5}}
+    assert baselines_of(tmp_path, both, {"split": "a"}, measure) == {name: {"m": 0.5} for name in both}
+    assert asked == ["untrained", "pixels"]
+    baselines_of(tmp_path, both, {"split": "b"}, measure)  # of other data
+    assert len(asked) == 4
+    for damaged in ("{", "[]", '{"x": 1}'):
+        (tmp_path / "baselines.json").write_text(damaged)
+        baselines_of(tmp_path, both[:1], {"split": "a"}, measure)
+    assert len(asked) == 7
+
+
+@pytest.mark.usefixtures("shallow_resnet18")
+def test_the_baselines_are_the_model_at_step_0_and_the_shrunk_image(records):
+    config = records(8, objective__preset="simclr", eval__suite="none", data__image_size=32)
+    parts, _ = build_run(config)
+    state = parts.new_state()
+    trained = dataclasses.replace(state, params={name: 2 * leaf for name, leaf in state.params.items()})
+    store = FeatureStore(parts, trained)
+    untrained, pixels = (baseline_store(name, store)("val") for name in ("untrained", "pixels"))
+    np.testing.assert_allclose(untrained.features, FeatureStore(parts, state)("val").features, rtol=1e-4, atol=1e-5)
+    image = store.examples("val")[0]["image"].astype(np.float32) / 255
+    view = (image - np.float32(config.augment.mean)) / np.float32(config.augment.std)
+    small = np.asarray(jax.image.resize(view, (16, 16, 3), "linear"))
+    np.testing.assert_allclose(pixels.features[0], small.ravel(), atol=2e-3)
+    assert pixels.embedding is None
 
 
 @pytest.mark.usefixtures("shallow_resnet18")

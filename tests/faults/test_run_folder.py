@@ -38,7 +38,7 @@ def test_a_folder_whose_checkpoints_could_not_be_read_is_refused(tmp_path, name)
         with pytest.raises(ConfigError, match="could not be read back"), open_run_folder(folder):
             pass
         assert not folder.exists()
-    with pytest.raises(ConfigError, match="checkpoint.resume_from"):
+    with pytest.raises(ConfigError, match=r"checkpoint\.resume_from"):
         Checkpoints(tmp_path / name, tiny_config().checkpoint, own=False)
 
 
@@ -288,7 +288,7 @@ def _unreadable_state(self, *arguments):
 def test_resuming_from_nowhere_makes_no_folders(tmp_path):
     """faults B9"""
     nowhere = tmp_path / "nowhere"
-    with pytest.raises(CheckpointError, match="checkpoint.resume_from"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.resume_from"):
         train(tiny_config(steps=2, checkpoint__resume_from=str(nowhere)), tmp_path / "run")
     assert not nowhere.exists()
 

@@ -9,11 +9,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from xsample_jax.evals.emoji import evaluate_emoji
+from xsample_jax.evals.facts import save_facts
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.metrics import save_examples
 from xsample_jax.evals.snapshot import error_arrays, find_errors, find_neighbors, map_arrays, save_snapshot
 from xsample_jax.metrics.writers import JsonlWriter
 
+BASELINES = {"untrained": 0.5, "pixels": 0.25}  # shares of what the run reaches
 STYLES = ["noto", "twemoji", "fluent", "emojione", "openmoji"]
 GROUPS = ["animals-nature", "food-drink", "objects", "smileys-emotion", "travel-places"]
 WIDTH = 24
@@ -112,6 +114,8 @@ def write_run(
     if not with_evaluation:
         return folder
     save_examples(folder / "evaluation.npz", result.examples)
+    levels = {name: {key: share * value for key, value in result.metrics.items()} for name, share in BASELINES.items()}
+    save_facts(folder / "evaluation_facts.json", result, levels)
 
     train, test = of("train"), of("test")
     rows = np.random.default_rng(1).permutation(len(test))[:48]

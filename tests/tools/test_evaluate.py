@@ -1,5 +1,6 @@
 """tools.evaluate from the outside: a checkpoint in, a table, JSON and a page out; refusals before any compute."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -12,12 +13,15 @@ from tests.tiny import tiny_config
 from tests.tools.test_report import read
 from xsample_jax.checkpoint import FORMAT, Checkpoints, find_checkpoint, text_checksum
 from xsample_jax.config import config_to_json
+from xsample_jax.data.sources import open_source
 from xsample_jax.data.writer import write_records
-from xsample_jax.errors import CheckpointError, ConfigError, Problems
+from xsample_jax.errors import CheckpointError, ConfigError, DataError, Problems
 from xsample_jax.evals import context as bench
+from xsample_jax.evals import zero_shot as class_texts
 from xsample_jax.evals.catalog import SECTIONS, describe
 from xsample_jax.evals.evaluate import FeatureStore, evaluate_checkpoint, load_model, read_config
 from xsample_jax.evals.metrics import bootstrap, load_examples
+from xsample_jax.evals.registry import EVALUATORS
 from xsample_jax.setup import build_run
 from xsample_jax.state import Progress
 from xsample_jax.tools import evaluate
@@ -63,9 +67,28 @@ def clip(tmp_path_factory):
     return folder
 
 
-def test_table_json_examples_and_page(run, capsys, tmp_path):
+@pytest.fixture
+def prompts(monkeypatch, tmp_path):
+    """A file with a template, and a stand-in for the encoder: of a class name it gives the embedding of its caption."""
+    source = open_source(tiny_config().data, "test_styles")
+    records = [source[index] for index in range(len(source))]
+    known = {source.manifest.class_names[of["label"]]: of["caption_embeddings"][0] for of in records}
+    other = np.ones_like(next(iter(known.values())))
+
+    class Encoder:
+        def encode(self, texts, advance):
+            return np.stack([known.get(text, other) for text in texts])
+
+    monkeypatch.setattr(class_texts, "open_encoder", lambda name: Encoder())
+    path = tmp_path / "prompts.txt"
+    path.write_text("{caption}\n", encoding="utf-8-sig")
+    return path
+
+
+def test_table_json_examples_and_page(run, capsys, tmp_path, prompts):
     names = "knn,probe,logistic,few_shot,zero_shot,retrieval,geometry"
     arguments = [f"--checkpoint={run}", f"--evals={names}", "--target=group", *SPLITS, f"--out={tmp_path / 'out'}"]
+    arguments += [f"--prompts={prompts}", '--config.eval.baselines=("untrained", "pixels")']
     assert evaluate.run(arguments) == 0
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
@@ -88,9 +111,31 @@ def test_table_json_examples_and_page(run, capsys, tmp_path):
             assert shown in re.sub(r"\s+", " ", printed)
             assert shown in text
     assert metrics["geometry/effective_rank"]["low"] is None
+    # faults D2: with every number its count, its chance and its baselines, in JSON, on the page and in the terminal.
+    of = {name: metrics[name] for name in ("group/knn", "retrieval/image_to_image/R@10", "geometry/effective_rank")}
+    groups = FeatureStore(*loaded_run(run))("test_styles").attributes["group"]
+    assert of["group/knn"]["n"] == len(groups) == len(examples["group/knn"].values)
+    assert of["group/knn"]["chance"] == pytest.approx(np.bincount(groups).max() / len(groups))
+    assert of["group/knn"]["classes"] == len(np.unique(groups))
+    assert of["group/knn"]["higher_is_better"]
+    assert of["group/knn"]["baselines"].keys() == {"untrained", "pixels"}
+    assert of["geometry/effective_rank"]["chance"] is None
+    assert of["group/knn"]["baselines"]["untrained"] == pytest.approx(of["group/knn"]["value"])  # it never was trained
+    assert of["group/knn"]["baselines"]["pixels"] != of["group/knn"]["value"]
+    for shown in (printed, text):
+        for words in ("chance", "untrained encoder", "pixels", f"{100 * of['group/knn']['chance']:.1f}"):
+            assert words in shown
+    kept = json.loads((run / "baselines.json").read_text())
+    assert len(kept) == len(names.split(","))
     # The choice of the shots adds to the spread.
     draws, shares = metrics["few_shot/1/group"], bootstrap([examples["few_shot/1/group"]])
     assert draws["high"] - draws["low"] > shares.high - shares.low
+
+
+def loaded_run(run):
+    where = find_checkpoint(run)
+    loaded = load_model(*where, read_config(*where, SPLITS))
+    return loaded.parts, loaded.state
 
 
 def test_a_model_of_other_data_on_the_robustness_table(run, tmp_path, capsys):
@@ -201,8 +246,34 @@ def test_all_that_is_wrong_is_said_at_once_and_before_any_compute(run, tmp_path)
         evaluate.run([f"--checkpoint={run}", "--evals=knn", "--config.eval.train_split=test"])
     with pytest.raises(ConfigError, match=r"--sgd_momentum = 1.0: expected a number from 0 to below 1"):
         evaluate.run([f"--checkpoint={run}", "--evals=sgd", "--sgd_momentum=1"])
-    with pytest.raises(Problems, match="crop"):
-        evaluate.run([f"--checkpoint={run}", "--evals=knn", "--crop=1.5"])
+    for crop in ("1.5", "0", "0.01", "0.2", "-1", "nan", "inf"):  # faults D9: 0.01 of 32 pixels are none
+        with pytest.raises(Problems, match=r"--crop = .*from 0.25 to 1, for images of 32 pixels"):
+            evaluate.run([f"--checkpoint={run}", "--evals=knn", f"--crop={crop}"])
+    for flag in ("learning_rates=inf", "learning_rates=0.1,nan", "learning_rates=1e-60", "epochs=0",
+                 "epochs=1000000000", "batch_size=-1", "weight_decay=inf", "weight_decay=nan",
+                 "momentum=nan"):  # fmt: skip
+        with pytest.raises(ConfigError, match=f"--sgd_{flag.partition('=')[0]} = .*numbers? from"):
+            evaluate.run([f"--checkpoint={run}", "--evals=sgd", f"--sgd_{flag}"])
+
+
+def test_an_evaluation_that_measures_nothing_is_an_error(run, monkeypatch):
+    def nothing(bench, out):
+        out.note("no two images share a label")
+
+    monkeypatch.setitem(EVALUATORS, "retrieval", dataclasses.replace(EVALUATORS["retrieval"], run=nothing))
+    with pytest.raises(DataError, match="no two images share a label"):
+        evaluate_checkpoint(run, ["retrieval"], SPLITS)
+
+
+def test_that_the_split_chose_the_checkpoints_is_said(tmp_path):
+    """faults D1: the best of several checkpoints on a split is no unbiased result on it."""
+    ranked = {"checkpoint__metric": "group/probe", "checkpoint__every": 2, "eval__every": 2, "eval__suite": "emoji"}
+    save_run(tmp_path / "run", steps=(2,), **ranked, eval__split="test")
+    splits = ["--config.eval.train_split=test_styles"]
+    options = bench.Options(target="group")
+    assert any("not an unbiased result" in note
+               for note in evaluate_checkpoint(tmp_path / "run", ["knn"], splits, options).result.notes)  # fmt: skip
+    assert not evaluate_checkpoint(tmp_path / "run", ["knn"], SPLITS[::-1], options).result.notes
 
 
 def test_the_flags_of_the_sgd_probe_reach_it(run, monkeypatch, tmp_path):
@@ -259,8 +330,9 @@ def unit(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def test_image_text_retrieval_and_zero_shot_by_hand(clip):
-    evaluation = evaluate_checkpoint(clip, ["retrieval", "zero_shot", "geometry"], SPLITS)
+def test_image_text_retrieval_and_zero_shot_by_hand(clip, prompts):
+    options = bench.Options(prompts=tuple(evaluate.read_prompts(prompts)))
+    evaluation = evaluate_checkpoint(clip, ["retrieval", "zero_shot", "geometry"], SPLITS, options)
     where = find_checkpoint(clip)
     loaded = load_model(*where, read_config(*where, SPLITS))
     test = FeatureStore(loaded.parts, loaded.state)("test_styles")
@@ -275,7 +347,7 @@ def test_image_text_retrieval_and_zero_shot_by_hand(clip):
     best = np.argsort(-cosine, axis=0)[:10]
     back = np.mean([np.isin(best[:, j], np.flatnonzero(truth == j)).any() for j in range(len(distinct))])
     assert metrics["retrieval/text_to_image/R@10"] == pytest.approx(back, abs=1.01 / len(distinct))
-    # The class texts of this set are its captions, so zero-shot is the same question.
+    # The stand-in embeds a class name as its caption, so zero-shot is the same question.
     assert metrics["zero_shot/label"] == pytest.approx(np.mean(rank < 1), abs=2.01 / len(test))
     gap = np.linalg.norm(test.embedding.mean(axis=0) - texts.mean(axis=0))
     assert metrics["geometry/modality_gap"] == pytest.approx(gap, abs=1e-5)

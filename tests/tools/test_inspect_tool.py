@@ -134,7 +134,10 @@ def test_embedded_set(tmp_path, capsys):
     [
         (["--data=missing"], "manifest"),
         (["--data=emoji", "--split=nothing"], "split"),
-        (["--data=emoji", "--sample=0"], "more than 0"),
+        (["--data=emoji", "--sample=0"], "from 1 to"),
+        (["--data=emoji", "--tau_s=nan"], "from 0.0001 to"),
+        (["--data=emoji", "--views=1000000000"], "from 1 to 64"),
+        (["--data=emoji", "--seed=-1"], "from 0 to"),
         (["--data=emoji", "--config.seed=1"], "config file"),
         (["--data=emoji", "--sample=8"], "at least 16"),
     ],

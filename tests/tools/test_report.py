@@ -11,11 +11,11 @@ from PIL import Image
 from tests.tools.synthetic_runs import write_run
 from xsample_jax.errors import DataError
 from xsample_jax.evals.catalog import describe
-from xsample_jax.evals.metrics import bootstrap, load_examples, paired_difference
+from xsample_jax.evals.metrics import Scores, bootstrap, load_examples, paired_difference
 from xsample_jax.reports import report
 from xsample_jax.reports import results as results_table
 from xsample_jax.reports.figures import _line_and_band, smooth, target_temperature
-from xsample_jax.reports.runs import Run, Series, group_seeds, load_runs
+from xsample_jax.reports.runs import Run, Series, group_seeds, load_runs, unit_of
 from xsample_jax.reports.style import insert
 
 
@@ -71,7 +71,7 @@ class Outline(html.parser.HTMLParser):
 
 def read(path):
     outline = Outline()
-    outline.feed(path.read_text())
+    outline.feed(path.read_text().replace("<wbr>", ""))
     assert not outline.open
     return outline, re.sub(r"\s+", " ", " ".join(outline.text))
 
@@ -111,8 +111,34 @@ def test_table_prints_the_numbers_of_the_runs(page, folders):
         assert f"{metric.text(interval.mean)} [{metric.text(interval.low)}, {metric.text(interval.high)}]" in text
         difference = paired_difference([ours[name]], [theirs[name]])
         assert f"{metric.text(difference.mean, True)} [{metric.text(difference.low, True)}, " in text
+    assert "run_xclr against run_simclr: one seed, so none of 10 metrics is separated." in text
+    assert "One seed of every series" in text
+    # faults D2: what each number has to be compared with.
+    knn = np.bincount(np.arange(110, 150) % 15).max() / 40
+    value = ours["subgroup/knn"].mean()
+    base = np.mean([0.5 * of["subgroup/knn"].mean() for of in (ours, theirs)])
+    assert f"n = 120, 15 classes; chance {100 * knn:.1f}, untrained encoder {100 * base:.1f}, pixels" in text
+    assert value > base
+
+
+def test_words_are_those_of_the_set(page, tmp_path):
+    """faults D3: concepts and groups only where the set has them."""
+    assert "over concepts" in read(page)[1]
+    concepts = np.arange(30)
+    examples = {"label/knn": Scores(np.ones(30), concepts)}
+    run = Run("plain", tmp_path, {"seed": 0}, [], [(1, {"label/knn": 1.0})], examples, None)
+    assert unit_of([run]) == "images"
+    report._write([Series("plain", (run,)), Series("other", (run,))], 2, tmp_path / "plain.html", None)
+    text = read(tmp_path / "plain.html")[1]
+    assert "over images" in text
+    assert "concept" not in text
+    assert "group" not in text
+
+
+def test_verdicts_of_several_seeds(seeds_page):
     better = re.search(
-        r"run_xclr against run_simclr: better on (\d+) of 10 metrics, worse on (\d+), not separated on (\d+)", text
+        r"run_xclr against run_simclr: better on (\d+) of 10 metrics, worse on (\d+), not separated on (\d+)",
+        read(seeds_page)[1],
     )
     assert sum(map(int, better.groups())) == 10
     assert int(better[1]) > int(better[2])
@@ -120,8 +146,8 @@ def test_table_prints_the_numbers_of_the_runs(page, folders):
 
 def cells_of(page, metric):
     body = page.read_text().split('id="evaluation"')[1].split("<details")[0]
-    row = body.split(f"<th>{metric.title}</th>")[1].split("</tr>")[0]
-    return row.split("<td>")[1:]
+    row = body.split(f"<th>{metric.title}<span")[1].split("</tr>")[0]
+    return re.split(r"<td[^>]*>", row)[1:]
 
 
 @pytest.mark.parametrize("pages", ["page", "seeds_page"])
@@ -138,11 +164,11 @@ def test_best_is_bold_only_where_the_paired_interval_excludes_zero(pages, folder
         difference = paired_difference(ours, theirs)
         first = 0 if metric.direction * difference.mean > 0 else 1
         for place, cell in enumerate(cells_of(path, metric)):
-            assert ("★" in cell) == (" best" in cell) == (place == first and difference.excludes_zero), name
+            assert ("★" in cell) == (" best" in cell) == (place == first and difference.clear), name
             marks.append("★" in cell)
-            if not difference.excludes_zero and place == first:
+            if not difference.clear and place == first:
                 assert " ahead" in cell
-    assert any(marks)
+    assert any(marks) == (len(seeds) > 1)  # faults D3: one seed is never bold
     assert sum(marks) < len(marks) / 2  # some rows are not separated
 
 
@@ -229,14 +255,22 @@ def test_results_table_means_intervals_and_markers(folders, tmp_path):
     ours, theirs = (
         [load_examples(folders[p, s] / "evaluation.npz")["subgroup/knn"] for s in (0, 1)] for p in ("xclr", "simclr")
     )
-    number = lambda line: float(re.search(r"[+−]?[\d.]+", line.split("|")[2]).group().replace("−", "-"))  # noqa: E731
+    number = lambda line, column: float(re.search(r"[+−]?[\d.]+", line.split("|")[column]).group().replace("−", "-"))  # noqa: E731
     mean = lambda seeds: 100 * np.mean([np.mean(scores.values) for scores in seeds])  # noqa: E731
     values, differences = (line for line in once.splitlines() if line.startswith("| Subgroup, kNN"))
-    assert number(values) == pytest.approx(mean(ours), abs=0.051)
-    assert number(differences) == pytest.approx(mean(ours) - mean(theirs), abs=0.051)
-    assert "**" in values.split("|")[2]
-    assert "**" not in values.split("|")[3]
-    assert ("**" in differences) == paired_difference(ours, theirs).excludes_zero
+    assert number(values, 7) == pytest.approx(mean(ours), abs=0.051)
+    assert number(differences, 2) == pytest.approx(mean(ours) - mean(theirs), abs=0.051)
+    assert "|  | n | classes | chance | untrained encoder | pixels | xclr (2 seeds)" in once
+    assert [number(values, column) for column in (2, 3)] == [120, 15]
+    assert number(values, 5) == pytest.approx(0.5 * (mean(ours) + mean(theirs)) / 2, abs=0.051)
+    difference = paired_difference(ours, theirs)
+    assert "**" not in values.split("|")[8]
+    assert ("**" in values.split("|")[7]) == ("**" in differences) == difference.clear
+    # faults D3: without a second seed of one side nothing is bold, and the table says so.
+    fewer = results_table.results_markdown({"xclr": load_runs(list(folders.values())[:2]),
+                                            "simclr": load_runs(list(folders.values())[2:3])})  # fmt: skip
+    assert "**" not in fewer
+    assert fewer.count("One seed of simclr") == 2
 
 
 def test_results_table_refuses_what_it_cannot_compare(folders, tmp_path):

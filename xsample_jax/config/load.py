@@ -310,6 +310,6 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.model.text.update(layers=min(config.model.text.layers, 1), width=32, heads=2, length=16)
     config.mesh.topology = None
     config.checkpoint.update(every=2, metric=None, resume_from=None)
-    config.eval.update(suite="none", split="test", train_split="train", every=None, batch_size=64)
+    config.eval.update(suite="none", split="test", train_split="train", every=None, batch_size=64, baselines=())
     config.log.update(every=1, profile=(), wandb=None)
     return config

@@ -416,6 +416,13 @@ EVAL = {
     "train_split": Key(str, "train", "Split whose features train the probes."),
     "every": Key(int, None, "Steps between evaluations. None: only at the end.", minimum=1, optional=True),
     "batch_size": Key(int, 256, "Images per evaluation step over all devices.", minimum=1),
+    "baselines": Key(
+        tuple[str, ...],
+        ("untrained", "pixels"),
+        "What else the final evaluation measures, for comparison: untrained (the model at step 0), pixels (the image "
+        "itself, 16 x 16). Each costs one more pass over the splits.",
+        choices=("untrained", "pixels"),
+    ),
     "online_probe": Key(
         bool,
         False,

@@ -70,20 +70,18 @@ FILE, ABOUT = "class_embeddings.npy", "class_embeddings.json"
 
 
 def class_text_encoder(folder: pathlib.Path, source) -> Mapping:
-    """The `text_encoder` of what `load_class_embeddings` returns; {} where no file says so."""
+    """The `text_encoder` of what `class_name_embeddings` returns; {} where no file says so."""
     if (folder / FILE).exists():
-        return json.loads((folder / ABOUT).read_text())["text_encoder"] if (folder / ABOUT).exists() else {}
-    if imagenet_class_embeddings(source.manifest.class_names) is not None:
-        return imagenet_text_encoder()
-    return source.manifest.text_encoder or {}
+        about = folder / ABOUT
+        return json.loads(about.read_text(encoding="utf-8"))["text_encoder"] if about.exists() else {}
+    return imagenet_text_encoder() if imagenet_class_embeddings(source.manifest.class_names) is not None else {}
 
 
-def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
-    """Frozen embeddings of the class texts, float16 [classes, E], for the class_text graph.
+def class_name_embeddings(folder: pathlib.Path, source) -> np.ndarray | None:
+    """Frozen embeddings that were made from the class names alone, float16 [classes, E]; None where there are none.
 
-    They are class_embeddings.npy of the record set; else, where its classes are ImageNet's, those that the package
-    ships; else the mean caption embedding of every class in the split (exact where all images of a class share their
-    caption, as in the emoji set). It says which unless it is the first.
+    They are class_embeddings.npy of the record set; else, where its classes are ImageNet's, those of the package.
+    Raises DataError for a file that is of other classes.
     """
     path = folder / FILE
     if path.exists():
@@ -96,10 +94,22 @@ def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
         if (folder / ABOUT).exists():
             _check_names(folder / ABOUT, source.manifest.class_names)
         return found
-    shipped = imagenet_class_embeddings(source.manifest.class_names)
-    if shipped is not None:
-        log_info(f"class_text graph: {len(shipped)} ImageNet classes, embeddings of the package")
-        return shipped
+    return imagenet_class_embeddings(source.manifest.class_names)
+
+
+def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
+    """Frozen embeddings of the class texts, float16 [classes, E], for the class_text graph.
+
+    They are those of `class_name_embeddings`; else the mean caption embedding of every class in the split (exact where
+    all images of a class share their caption, as in the emoji set), so the split has to be one that is trained on. It
+    says which unless the set has its own file.
+    """
+    path = folder / FILE
+    made = class_name_embeddings(folder, source)
+    if made is not None:
+        if not path.exists():
+            log_info(f"class_text graph: {len(made)} ImageNet classes, embeddings of the package")
+        return made
     if source.manifest.text_encoder is None:
         raise DataError(
             "class embeddings",

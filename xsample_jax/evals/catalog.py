@@ -87,6 +87,15 @@ class Metric:
     percent: bool = True
     direction: int = 1
 
+    @property
+    def unit(self) -> str:
+        """Of a value as it is kept: "share" (0 to 1, printed in percent) or "" for a plain number."""
+        return "share" if self.percent else ""
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        return {1: True, -1: False, 0: None}[self.direction]
+
     def text(self, value: float, signed: bool = False) -> str:
         """Formats a value: accuracies in percent (points), the rest as it is."""
         number, digits = (100 * value, 1) if self.percent else (value, 1 if abs(value) >= 10 else 3)
@@ -102,7 +111,7 @@ def describe(name: str) -> Metric:
         case ["factor", factor, "probe"]:
             return Metric(name, FACTORS, f"{factor.capitalize()}, probe")
         case [target, classifier] if classifier in _CLASSIFIER:
-            section = CLASSES if target == "label" else CONCEPTS
+            section = CONCEPTS if target in ("group", "subgroup") else CLASSES
             direction = -1 if classifier.endswith("_ece") else 1
             return Metric(name, section, f"{target.capitalize()}, {_CLASSIFIER[classifier]}", direction=direction)
         case ["style", style, target, classifier]:
@@ -136,7 +145,7 @@ def describe(name: str) -> Metric:
         case ["spearman", "captions"]:
             return Metric(name, RETRIEVAL, "Rank correlation with captions", percent=False)
         case ["geometry", "alignment"]:
-            return Metric(name, GEOMETRY, "Alignment of a concept's images", percent=False, direction=-1)
+            return Metric(name, GEOMETRY, "Alignment of images of one label", percent=False, direction=-1)
         case ["geometry", "tolerance"]:
             return Metric(name, GEOMETRY, "Tolerance: cosine within a class", percent=False, direction=0)
         case ["geometry", "uniformity"]:

@@ -127,6 +127,14 @@ def check_split(bench: EvalContext) -> Iterator[UserError]:
     return iter(())
 
 
+def check_two_splits(bench: EvalContext) -> Iterator[UserError]:
+    """Whether what is fitted to eval.train_split is measured on another split."""
+    split = bench.config.eval.split
+    if split == bench.config.eval.train_split:
+        expected = "another split than eval.train_split: a probe would be tested on what it was fitted to"
+        yield DataError("eval.split", split, expected, "Set --config.eval.train_split or --config.eval.split.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
     """Attributes:

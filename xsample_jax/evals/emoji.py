@@ -11,7 +11,8 @@ import numpy as np
 
 from xsample_jax.config.rules import EMOJI as EMOJI_SOURCES
 from xsample_jax.errors import ConfigError, DataError, UserError
-from xsample_jax.evals.context import EvalContext, Evaluator
+from xsample_jax.evals.chance import majority, partners_of, random_order, unreached
+from xsample_jax.evals.context import EvalContext, Evaluator, check_two_splits
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.geometry import add_caption_correlation, add_geometry
 from xsample_jax.evals.knn import few_shot, neighbors, vote
@@ -60,11 +61,12 @@ def evaluate_emoji(features_of: FeaturesOf, split: str = "test", train_split: st
       split: "val" or "test".
     """
     out = Collector()
+    guesses = lambda of, name: _guess(train, of, name)  # noqa: E731
     train, seen, unseen_styles = features_of(train_split), features_of(split), features_of(f"{split}_styles")
     classifiers = Classifiers(train)
 
     for name, correct in classifiers.correct(seen).items():
-        out.add_per_example(name, correct, seen.label)
+        out.add_per_example(name, correct, seen.label, **guesses(seen, name))
 
     styles = unseen_styles.attribute("style")
     correct_in_style = classifiers.correct(unseen_styles)
@@ -72,7 +74,8 @@ def evaluate_emoji(features_of: FeaturesOf, split: str = "test", train_split: st
         rows = styles == style
         for name, correct in correct_in_style.items():
             word = unseen_styles.attribute_names["style"][style]
-            out.add_per_example(f"style/{word}/{name}", correct[rows], unseen_styles.label[rows])
+            facts = guesses(unseen_styles.rows(rows), name)
+            out.add_per_example(f"style/{word}/{name}", correct[rows], unseen_styles.label[rows], **facts)
 
     on_background = {}
     for background in BACKGROUNDS:
@@ -81,13 +84,15 @@ def evaluate_emoji(features_of: FeaturesOf, split: str = "test", train_split: st
             raise DataError(f"features of {split} on {background}", "other rows", f"the rows of {split}, in its order")
         on_background[background] = classifiers.correct(features)
         for name, correct in on_background[background].items():
-            out.add_per_example(f"background/{background}/{name}", correct, seen.label)
+            out.add_per_example(f"background/{background}/{name}", correct, seen.label, **guesses(seen, name))
     for name, same in on_background["mixed_same"].items():
-        out.add_per_example(f"background/gap/{name}", same - on_background["mixed_rand"][name], seen.label)
+        out.add_per_example(f"background/gap/{name}", same - on_background["mixed_rand"][name], seen.label, chance=0.0)
 
     for shots in SHOTS:
         result = few_shot(train.features, train.attribute("subgroup"), seen.features, seen.attribute("subgroup"), shots)
-        out.add_per_example(f"few_shot/{shots}/subgroup", result.correct, seen.label)
+        out.add_per_example(f"few_shot/{shots}/subgroup", result.correct, seen.label, **guesses(seen, "subgroup"))
+    for said in unreached(train.attribute("subgroup"), SHOTS, "subgroup"):
+        out.note(said)
 
     queries = {
         QUERY_STYLE: seen,
@@ -96,12 +101,21 @@ def evaluate_emoji(features_of: FeaturesOf, split: str = "test", train_split: st
     for style, query in queries.items():
         found, concepts = cross_style(query, style, seen, GALLERY_STYLE)
         if len(found):
-            out.add_per_example(f"retrieval/{style}_to_{GALLERY_STYLE}", found, concepts)
+            gallery = seen.where("style", GALLERY_STYLE).label
+            chance = random_order(partners_of(concepts, gallery), len(gallery), 1)
+            facts = {"classes": len(np.unique(gallery)), "chance": chance}
+            out.add_per_example(f"retrieval/{style}_to_{GALLERY_STYLE}", found, concepts, **facts)
 
     if seen.caption_embedding is not None:
         add_caption_correlation(out, seen, seen.label)
     add_geometry(out, seen, seen.label, seen.label, seen.attribute("subgroup"))
     return out.result()
+
+
+def _guess(train: Features, of: Features, name: str) -> dict:
+    """The facts of an accuracy on the rows of `of`: classes to choose from, and that of the majority class."""
+    target = name.split("/")[0]
+    return {"classes": len(np.unique(train.attribute(target))), "chance": majority(of.attribute(target))}
 
 
 # The suite of the emoji set as an evaluator.
@@ -111,6 +125,8 @@ def check(bench: EvalContext) -> Iterator[UserError]:
     if bench.config.data.source not in EMOJI_SOURCES:
         fix = "Leave it out of --evals, or set --config.data.source=emoji --config.data.path=None."
         yield ConfigError("data.source", bench.config.data.source, "emoji for the evaluation emoji", fix)
+    else:
+        yield from check_two_splits(bench)
 
 
 def emoji(bench: EvalContext, out: Collector) -> None:

@@ -1,9 +1,8 @@
 """Evaluates one state: hands the suite the features it asks for, and keeps what the report needs."""
 
 import dataclasses
-import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,15 +11,17 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from xsample_jax.augment.backgrounds import choose_donors, from_images, random_colors
 from xsample_jax.checkpoint import find_checkpoint, read_arrays, saved_arrays, trained_config
 from xsample_jax.config.check import find_problems
 from xsample_jax.config.load import apply_overrides, default_config, resolve
-from xsample_jax.data.dataset import Dataset, eval_batches, open_evaluated
+from xsample_jax.data.dataset import Dataset
 from xsample_jax.distributed import log_info
-from xsample_jax.errors import CheckpointError, ConfigError, Problems, UserError, did_you_mean, lookup
+from xsample_jax.errors import CheckpointError, ConfigError, DataError, Problems, UserError, did_you_mean, lookup
+from xsample_jax.evals.baselines import baseline_store, baselines_of, data_of
 from xsample_jax.evals.context import EvalContext, Options
-from xsample_jax.evals.features import Features, extract_features
+from xsample_jax.evals.facts import PIXELS, TITLES
+from xsample_jax.evals.feature_store import FeatureStore
+from xsample_jax.evals.features import Features
 from xsample_jax.evals.metrics import Collector, Interval, SuiteResult
 from xsample_jax.evals.registry import EVALUATORS, SUITES
 from xsample_jax.evals.snapshot import (
@@ -33,103 +34,11 @@ from xsample_jax.evals.snapshot import (
     side_of,
 )
 from xsample_jax.evals.zero_shot import TextSide
-from xsample_jax.metrics.progress_bar import progress
 from xsample_jax.setup import DatasetSpec, RunSetup
-from xsample_jax.sharding import gather_rows, make_mesh, process_rows, replicated, to_global, warm_up_collectives
+from xsample_jax.sharding import make_mesh, replicated, warm_up_collectives
 from xsample_jax.state import ModelDef, TrainState, to_flat
 
 SNAPSHOT_IMAGES = 48
-
-
-class FeatureStore:
-    """Features of the splits of one state, each computed once: `store(split, background=None)`.
-
-    crop: share of the side of every picture that is seen, in its middle; 1 shows the whole center square. 224 of 256
-    pixels (0.875) is the custom of ImageNet papers.
-    """
-
-    def __init__(self, parts: RunSetup, state: TrainState, crop: float = 1.0):
-        self._parts, self._state, self._crop = parts, state, crop
-        self._features: dict[tuple[str, str | None], Features] = {}
-        self._examples: dict[str, Dataset] = {}
-
-    def examples(self, split: str) -> Dataset:
-        """The decoded examples of a split with attributes and, where the set has them, caption embeddings."""
-        if split not in self._examples:
-            self._examples[split] = open_evaluated(self._parts.config, split)
-        return self._examples[split]
-
-    def __call__(self, split: str, background: str | None = None) -> Features:
-        key = (split, background)
-        if key not in self._features:
-            examples = self.examples(split)
-            self._features[key] = self.encoded(
-                examples,
-                f"{split}{f' on {background}' if background else ''}",
-                background=lookup(BACKGROUNDS, background, "background")(examples) if background else None,
-                attribute_names=examples.source.manifest.attributes,
-            )
-        return self._features[key]
-
-    def side(self, whole: bool = False) -> int:
-        """Side in pixels at which pictures from files are to be decoded, so that nothing is resized after that."""
-        size = self._parts.config.augment.size
-        return size if whole else round(size / self._crop)
-
-    def encoded(
-        self, examples: Sequence, title: str, whole: bool = False, background=None, attribute_names=None
-    ) -> Features:
-        """Features of examples (with image, id, label) by index. whole: without the crop."""
-        parts = self._parts
-        devices = parts.mesh.size
-        batch_size = math.ceil(parts.config.eval.batch_size / devices) * devices  # padding is dropped anyway
-        batches = eval_batches(examples, batch_size, parts.config.data.threads, process_rows(parts.mesh, batch_size))
-        by = " by the moving average" if self._state.ema else ""
-        count = -(-len(examples) // batch_size)
-        return extract_features(
-            partial(self._encode, crop=1.0 if whole else self._crop),
-            progress(batches, f"features of {title}{by}", count, enabled=jax.process_index() == 0),
-            background=background,
-            attribute_names=attribute_names,
-            gather=partial(gather_rows, mesh=parts.mesh),
-        )
-
-    def _encode(self, images: np.ndarray, background: np.ndarray | None = None, crop: float = 1.0):
-        arrays = {"image": images} if background is None else {"image": images, "background": background}
-        side = images.shape[1]
-        inner = round(crop * side)
-        middle = slice((side - inner) // 2, (side - inner) // 2 + inner)
-        arrays = {name: array[:, middle, middle] for name, array in arrays.items()}
-        arrays = to_global(arrays, self._parts.mesh)
-        return self._parts.encode(self._state, arrays["image"], arrays.get("background"))
-
-
-def _mixed(examples: Dataset, same: bool) -> Callable[[dict], np.ndarray]:
-    """Ground from the picture of another image: of the same group, or of another (as ImageNet-9)."""
-    records = [examples.source[index] for index in range(len(examples))]
-    donors = choose_donors(np.array([record["attributes"]["group"] for record in records]), same=same, seed=0)
-    donor_of = {record["id"]: int(donor) for record, donor in zip(records, donors, strict=True)}
-
-    def ground(batch: dict) -> np.ndarray:
-        pictures = np.stack([examples[donor_of[int(i)]]["image"] for i in batch["id"]])
-        return np.asarray(from_images(batch["image"], pictures), np.float32)
-
-    return ground
-
-
-def _random_color(examples: Dataset) -> Callable[[dict], np.ndarray]:
-    def ground(batch: dict) -> np.ndarray:
-        colors = np.asarray(random_colors(batch["id"], seed=0), np.float32)
-        return np.broadcast_to(colors.reshape(-1, 1, 1, 3), (*batch["image"].shape[:3], 3)).copy()
-
-    return ground
-
-
-BACKGROUNDS = {
-    "mixed_same": lambda examples: _mixed(examples, same=True),
-    "mixed_rand": lambda examples: _mixed(examples, same=False),
-    "random_color": _random_color,
-}
 
 
 def evaluate_state(parts: RunSetup, state: TrainState) -> tuple[SuiteResult, FeatureStore]:
@@ -280,11 +189,18 @@ def _compare(model: ModelDef, saved: dict, run: Path, step: int) -> None:
 
 
 DEFAULT = Options()
+SMALLEST_CROP, SMALLEST_SIDE = 0.125, 8  # below, images in files would be decoded at eight times the size and more
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What came of it. intervals: 95% bootstrap, for the metrics that have one; config: that it ran with."""
+    """What came of it.
+
+    Attributes:
+      intervals: 95% bootstrap, for the metrics that have one.
+      config: that it ran with.
+      baselines: {name of eval.baselines: {metric: value}}.
+    """
 
     run: Path
     step: int
@@ -292,6 +208,7 @@ class Evaluation:
     target: str
     result: SuiteResult
     intervals: dict[str, Interval]
+    baselines: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
 
 def check_names(evals: Sequence[str]) -> list[ConfigError]:
@@ -303,6 +220,15 @@ def check_names(evals: Sequence[str]) -> list[ConfigError]:
         for name in evals
         if name not in EVALUATORS
     ]
+
+
+def check_crop(crop: float, side: int) -> list[ConfigError]:
+    """What is wrong with a share of the side of images `side` pixels wide."""
+    smallest = max(SMALLEST_CROP, SMALLEST_SIDE / side)
+    if smallest <= crop <= 1:  # nan is not
+        return []
+    expected = f"a share of the side from {smallest:.3g} to 1, for images of {side} pixels"
+    return [ConfigError("--crop", crop, expected, "Use 0.875 or 1.")]
 
 
 def evaluate_checkpoint(
@@ -326,9 +252,8 @@ def evaluate_checkpoint(
     """
     run, step = find_checkpoint(checkpoint)
     problems: list[UserError] = check_names(evals)
-    if not 0 < crop <= 1:
-        problems.append(ConfigError("--crop", crop, "a share of the side, above 0 and at most 1", "Use 0.875 or 1."))
     config = read_config(run, step, overrides)
+    problems += check_crop(crop, config.data.image_size)
     if problems:
         raise Problems(problems, "the evaluation")
     loaded = load_model(run, step, config)  # seconds; it says whether there is a text side
@@ -345,9 +270,52 @@ def evaluate_checkpoint(
     for name in dict.fromkeys(evals):
         log_info(f"{config.name}, step {step}: {name} ({EVALUATORS[name].says})")
         EVALUATORS[name].run(bench, out)
+    if not out.metrics:
+        found = "; ".join(out.notes) or "nothing was measured"
+        raise DataError(f"split {config.eval.split}", found, "images that something can be measured on")
+    baselines = _baselines(run, store, bench, list(dict.fromkeys(evals)), crop)
+    chosen_on = trained_config(run, step)
+    if chosen_on.checkpoint.metric is not None and chosen_on.eval.split == config.eval.split:
+        out.note(
+            f"checkpoint.metric = {chosen_on.checkpoint.metric} chose which checkpoints were kept by their results on "
+            f"split {config.eval.split}: the best of them is not an unbiased result there"
+        )
     result = out.result()
     intervals = {name: interval for name in result.metrics if (interval := result.interval(name)) is not None}
-    return Evaluation(run, step, config, bench.target, result, intervals)
+    return Evaluation(run, step, config, bench.target, result, intervals, baselines)
+
+
+def _baselines(run: Path, store: FeatureStore, bench: EvalContext, evals: list[str], crop: float) -> dict[str, dict]:
+    """{baseline: metrics of the evaluators} for those that eval.baselines names."""
+    config, parts = bench.config, store.parts
+    found: dict[str, dict] = {name: {} for name in config.eval.baselines}
+
+    def compute(baseline: str, name: str) -> dict[str, float]:
+        if baseline not in stores:
+            stores[baseline] = benches(baseline)
+        if name == "zero_shot" and bench.text_side is not None and baseline == PIXELS:
+            return {}  # pixels have no text side
+        out = Collector()
+        log_info(f"{TITLES[baseline]}: {name}")
+        EVALUATORS[name].run(stores[baseline], out)
+        return out.metrics
+
+    def benches(baseline: str) -> EvalContext:
+        features = baseline_store(baseline, store)
+        with_text = bench.text_side is not None and baseline != PIXELS
+        return EvalContext(
+            features, config, bench.options, TextSide(parts, features.state, features) if with_text else None
+        )
+
+    stores: dict[str, EvalContext] = {}
+    if found:
+        what = data_of(store) | {"splits": [config.eval.train_split, config.eval.split], "crop": crop}
+        what |= {"target": bench.target, "options": dataclasses.asdict(bench.options)}
+        for name in evals:
+            measured = baselines_of(run, list(found), what | {"eval": name}, partial(compute, name=name))
+            for baseline, metrics in measured.items():
+                found[baseline] |= metrics
+    return found
 
 
 def _problems_of(name: str, bench: EvalContext) -> list[UserError]:

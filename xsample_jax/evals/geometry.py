@@ -165,7 +165,7 @@ def add_caption_correlation(out: Collector, of: Features, concepts: np.ndarray |
         return
     rho, contributions, names = caption_correlation(of.features, of.caption_embedding, concepts)
     if np.isfinite(contributions).all():
-        out.add_per_example("spearman/captions", contributions, names)
+        out.add_per_example("spearman/captions", contributions, names, chance=0.0)
         out.scalar("spearman/captions", rho)
 
 

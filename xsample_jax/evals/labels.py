@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from xsample_jax.errors import DataError, UserError, did_you_mean
-from xsample_jax.evals.context import EvalContext, Evaluator
+from xsample_jax.evals.chance import majority, unreached
+from xsample_jax.evals.context import EvalContext, Evaluator, Labeled, check_two_splits
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.geometry import add_caption_correlation
 from xsample_jax.evals.knn import few_shot, few_shot_ridge, knn_predict
@@ -18,10 +19,7 @@ SHOTS = (1, 2, 5, 10)
 
 def check_target(bench: EvalContext) -> Iterator[UserError]:
     """Whether both splits are there, are two, and their first records have what is to be predicted."""
-    split = bench.config.eval.split
-    if split == bench.config.eval.train_split:
-        expected = "another split than eval.train_split: a probe would be tested on what it was fitted to"
-        yield DataError("eval.split", split, expected, "Set --config.eval.train_split or --config.eval.split.")
+    yield from check_two_splits(bench)
     for split in (bench.config.eval.train_split, bench.config.eval.split):
         source = bench.source(split)
         first = source[0]
@@ -38,7 +36,13 @@ def check_target(bench: EvalContext) -> Iterator[UserError]:
 def knn(bench: EvalContext, out: Collector) -> None:
     rows = bench.labeled
     predicted = knn_predict(rows.train, rows.train_labels, rows.test, NEIGHBORS, TEMPERATURE)
-    out.add_per_example(f"{bench.target}/knn", (predicted == rows.test_labels).astype(np.float32), rows.units)
+    right = (predicted == rows.test_labels).astype(np.float32)
+    out.add_per_example(f"{bench.target}/knn", right, rows.units, **guess(rows))
+
+
+def guess(rows: Labeled, k: int = 1) -> dict:
+    """The facts of an accuracy: from how many classes the answer comes, and that of the majority class."""
+    return {"classes": len(np.unique(rows.train_labels)), "chance": majority(rows.test_labels, k)}
 
 
 def ridge(bench: EvalContext, out: Collector) -> None:
@@ -59,9 +63,10 @@ def _accuracy(bench: EvalContext, out: Collector, kind: str, name: str) -> np.nd
     scores = probe.scores(rows.test)
     order = probe.classes[np.argsort(-scores, axis=1, kind="stable")[:, :5]]
     right = order == rows.test_labels[:, None]
-    out.add_per_example(f"{bench.target}/{name}", right[:, 0].astype(np.float32), rows.units)
+    out.add_per_example(f"{bench.target}/{name}", right[:, 0].astype(np.float32), rows.units, **guess(rows))
     if len(probe.classes) > 5:
-        out.add_per_example(f"{bench.target}/{name}_top5", right.any(axis=1).astype(np.float32), rows.units)
+        top = right.any(axis=1).astype(np.float32)
+        out.add_per_example(f"{bench.target}/{name}_top5", top, rows.units, **guess(rows, 5))
     return scores
 
 
@@ -69,19 +74,22 @@ def _calibration(bench: EvalContext, out: Collector, name: str, scores: np.ndarr
     rows, classes = bench.labeled, bench.probe(name).classes
     probabilities = softmax(scores)
     correct = classes[scores.argmax(axis=1)] == rows.test_labels
-    out.add_per_example(f"{bench.target}/{name}_ece", calibration_error(probabilities.max(axis=1), correct), rows.units)
+    error = calibration_error(probabilities.max(axis=1), correct)
+    out.add_per_example(f"{bench.target}/{name}_ece", error, rows.units, classes=len(classes))
     area = auc_contributions(probabilities, rows.test_labels, classes)
     if np.isfinite(area).all():
-        out.add_per_example(f"{bench.target}/{name}_auc", area, rows.units)
+        out.add_per_example(f"{bench.target}/{name}_auc", area, rows.units, classes=len(classes), chance=0.5)
 
 
 def few_shots(bench: EvalContext, out: Collector) -> None:
     rows = bench.labeled
     arguments = (rows.train, rows.train_labels, rows.test, rows.test_labels)
     for shots in SHOTS:
-        out.draws_of(f"few_shot/{shots}/{bench.target}", few_shot(*arguments, shots).hits, rows.units)
+        out.draws_of(f"few_shot/{shots}/{bench.target}", few_shot(*arguments, shots).hits, rows.units, **guess(rows))
         result, _ = few_shot_ridge(*arguments, shots)
-        out.draws_of(f"few_shot/{shots}/{bench.target}_ridge", result.hits, rows.units)
+        out.draws_of(f"few_shot/{shots}/{bench.target}_ridge", result.hits, rows.units, **guess(rows))
+    for said in unreached(rows.train_labels, SHOTS, bench.target):
+        out.note(said)
 
 
 KNN = Evaluator(knn, "weighted kNN, 20 neighbors", check_target)
@@ -122,8 +130,10 @@ def evaluate_factors(train: Features, test: Features) -> SuiteResult:
         if values < 2:
             raise DataError(f"attribute {name}", f"{values} value", "at least two, to tell apart")
         correct = (probe.predict(test.features) == test.attribute(name)).astype(np.float32)
-        out.add_per_example(f"factor/{name}/probe", correct, unit)
-        out.add_per_example(f"factor/{name}/kept", (correct - 1 / values) / (1 - 1 / values), unit)
+        guessed = majority(test.attribute(name))
+        out.add_per_example(f"factor/{name}/probe", correct, unit, classes=values, chance=guessed)
+        kept = lambda accuracy, values=values: (accuracy - 1 / values) / (1 - 1 / values)  # noqa: E731
+        out.add_per_example(f"factor/{name}/kept", kept(correct), unit, classes=values, chance=float(kept(guessed)))
     if test.caption_embedding is not None:
         some = test.rows(slice(CORRELATED))
         add_caption_correlation(out, some, np.arange(len(some)))

@@ -158,9 +158,9 @@ def fit_probes(
 #
 # minimize over W, b:  1/n sum_i -log softmax(W' x_i + b)[y_i] + l2/2 |W|^2      x standardized, the bias is free
 #
-# This is scikit-learn's LogisticRegression with C = 1 / (l2 n), and the probe of CLIP (arXiv 2103.00020, appendix
-# A.3),
-# whose strength is swept too and chosen on held-out training rows.
+# This is scikit-learn's LogisticRegression with C = 1 / (l2 n) for three classes or more. For two it has one vector of
+# weights in place of two that are each other's negative, and the same fit has C = 2 / (l2 n). It is also the probe of
+# CLIP (arXiv 2103.00020, appendix A.3), whose strength is swept too and chosen on held-out training rows.
 
 
 LOGISTIC_L2_VALUES = tuple(10.0**power for power in (0, -1, -2, -3, -4, -5, -6))

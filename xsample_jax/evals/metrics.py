@@ -34,15 +34,24 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A mean with its bootstrap interval."""
+    """A mean with its bootstrap interval; seeds: of the side that has fewer."""
 
     mean: float
     low: float
     high: float
+    seeds: int = 1
 
     @property
     def excludes_zero(self) -> bool:
         return self.low > 0 or self.high < 0
+
+    @property
+    def clear(self) -> bool:
+        """Whether a difference may be printed bold: over seeds and examples it excludes zero.
+
+        With one seed the spread between seeds is not in the interval, so nothing is clear.
+        """
+        return self.seeds > 1 and self.excludes_zero
 
 
 @functools.lru_cache(maxsize=8)
@@ -88,15 +97,15 @@ def _all_concepts(runs: Sequence[Scores]) -> np.ndarray:
     return np.unique(np.concatenate([run.concepts for run in runs]))
 
 
-def _interval(mean: float, draws: np.ndarray, level: float) -> Interval:
+def _interval(mean: float, draws: np.ndarray, level: float, seeds: int) -> Interval:
     low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean, float(low), float(high))
+    return Interval(mean, float(low), float(high), seeds)
 
 
 def bootstrap(runs: Sequence[Scores], resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0) -> Interval:
     """Mean over runs (seeds) of one metric with its percentile interval, over concepts and runs."""
     means = _means(runs, _all_concepts(runs), resamples, seed)
-    return _interval(float(np.mean([run.mean() for run in runs])), _resample_runs(means, seed + 1), level)
+    return _interval(float(np.mean([run.mean() for run in runs])), _resample_runs(means, seed + 1), level, len(runs))
 
 
 def paired_difference(
@@ -122,7 +131,7 @@ def paired_difference(
     ours = _resample_runs(_means(runs, concepts, resamples, seed), seed + 1)
     theirs = _resample_runs(_means(baseline, concepts, resamples, seed), seed + 2)
     mean = np.mean([run.mean() for run in runs]) - np.mean([run.mean() for run in baseline])
-    return _interval(float(mean), ours - theirs, level)
+    return _interval(float(mean), ours - theirs, level, min(len(runs), len(baseline)))
 
 
 def difference_of_means(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -160,6 +169,21 @@ FeaturesOf = Callable[..., Features]
 
 
 @dataclasses.dataclass(frozen=True)
+class Facts:
+    """What a metric has to be read with.
+
+    Attributes:
+      n: images (or queries, concepts) that it is a mean over; None for a number about the whole set.
+      classes: that the answer is one of, None where it is no choice.
+      chance: its value without looking at an image; None where there is no such value.
+    """
+
+    n: int | None = None
+    classes: int | None = None
+    chance: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class SuiteResult:
     """Metrics by name.
 
@@ -168,12 +192,14 @@ class SuiteResult:
       examples: for those that are means over examples the examples themselves (for the bootstrap).
       intervals: intervals that the examples do not give (those over draws of shots).
       notes: what a reader has to know, as about a set that is missing.
+      facts: for every metric.
     """
 
     metrics: Mapping[str, float]
     examples: Mapping[str, Scores]
     intervals: Mapping[str, Interval] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    facts: Mapping[str, Facts] = dataclasses.field(default_factory=dict)
 
     def interval(self, name: str) -> Interval | None:
         """The 95% bootstrap interval of a metric; None for one that is no mean over examples."""
@@ -190,18 +216,24 @@ class Collector:
         self.examples: dict[str, Scores] = {}
         self.intervals: dict[str, Interval] = {}
         self.notes: list[str] = []
+        self.facts: dict[str, Facts] = {}
 
-    def add_per_example(self, name: str, values, concepts) -> None:
+    def add_per_example(
+        self, name: str, values, concepts, classes: int | None = None, chance: float | None = None
+    ) -> None:
+        """A metric that is the mean of values [n]; classes and chance as in Facts."""
         self.examples[name] = Scores(values, concepts)
         self.metrics[name] = self.examples[name].mean()
+        self.facts[name] = Facts(len(values), classes, chance)
 
-    def draws_of(self, name: str, values: np.ndarray, concepts: np.ndarray) -> None:
+    def draws_of(self, name: str, values: np.ndarray, concepts: np.ndarray, **facts) -> None:
         """A metric of several draws, values [draws, n]: its interval is over draws and concepts."""
-        self.add_per_example(name, values.mean(axis=0), concepts)
+        self.add_per_example(name, values.mean(axis=0), concepts, **facts)
         self.intervals[name] = bootstrap([Scores(of_draw, concepts) for of_draw in values])
 
     def scalar(self, name: str, value: float) -> None:
         self.metrics[name] = float(value)
+        self.facts.setdefault(name, Facts())
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -212,9 +244,11 @@ class Collector:
         self.examples |= result.examples
         self.intervals |= result.intervals
         self.notes += result.notes
+        self.facts |= result.facts
 
     def result(self) -> SuiteResult:
-        return SuiteResult(self.metrics, self.examples, self.intervals, tuple(self.notes))
+        notes = tuple(dict.fromkeys(self.notes))
+        return SuiteResult(self.metrics, self.examples, self.intervals, notes, self.facts)
 
 
 # Calibration and ranking of a probe's scores: expected calibration error, area under the ROC curve.

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from xsample_jax.errors import DataError, UserError
+from xsample_jax.evals.chance import partners_of, random_order
 from xsample_jax.evals.context import EvalContext, Evaluator
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.knn import neighbors
@@ -75,21 +76,34 @@ def retrieval(bench: EvalContext, out: Collector) -> None:
     units = bench.units(test)
     known = np.flatnonzero(test.label >= 0)
     x, labels = test.features[known], test.label[known]
-    _add(out, "image_to_image", *recall_at(x, labels, x, labels, KS, same_rows=True), units[known])
+    found = recall_at(x, labels, x, labels, KS, same_rows=True)
+    _add(out, "image_to_image", *found, units[known], (labels, labels, True))
     if bench.text_side is None:
         return
     rows, texts, ids = bench.text_side.of_split(bench.config.eval.split)
     images, units = test.embedding[rows], units[rows]
     # A caption that several images share is one text; each of them may be its image.
     distinct, first = np.unique(ids, return_index=True)
-    _add(out, "image_to_text", *recall_at(images, ids, texts[first], distinct, KS), units)
-    _add(out, "text_to_image", *recall_at(texts[first], distinct, images, ids, KS), units[first])
+    found = recall_at(images, ids, texts[first], distinct, KS)
+    _add(out, "image_to_text", *found, units, (ids, distinct, False))
+    found = recall_at(texts[first], distinct, images, ids, KS)
+    _add(out, "text_to_image", *found, units[first], (distinct, ids, False))
 
 
-def _add(out: Collector, direction: str, hits: dict[int, np.ndarray], rows: np.ndarray, units: np.ndarray) -> None:
+def _add(out: Collector, direction: str, hits: dict, rows: np.ndarray, units: np.ndarray, of: tuple) -> None:
+    """Adds recalls with that of a random order; `of`: ids of the queries and of the gallery, and same_rows."""
+    queries, gallery, same_rows = of
+    if not len(rows):
+        reason = "no two images share a label" if same_rows else "no image has a caption"
+        out.note(f"retrieval/{direction}: not measured, as {reason} ({len(queries)} looked at)")
+        return
+    partners, size = partners_of(queries[rows], gallery, same_rows), len(gallery) - same_rows
     for k, values in hits.items():
-        if len(rows):
-            out.add_per_example(f"retrieval/{direction}/R@{k}", values, units[rows])
+        chance = random_order(partners, size, k)
+        name = f"retrieval/{direction}/R@{k}"
+        out.add_per_example(name, values, units[rows], classes=len(np.unique(gallery)), chance=chance)
+        if k > size:
+            out.note(f"{name}: the gallery has only {size} images or texts")
 
 
 RETRIEVAL = Evaluator(retrieval, "recall at 1, 5, 10: image to image of its label; image to text and back", check)

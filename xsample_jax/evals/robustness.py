@@ -14,6 +14,7 @@ from xsample_jax.data.dataset import Dataset
 from xsample_jax.data.decode import open_picture, square
 from xsample_jax.data.records import MANIFEST, open_records, read_manifest
 from xsample_jax.errors import DataError, UserError, did_you_mean, lookup
+from xsample_jax.evals.chance import majority
 from xsample_jax.evals.context import PROBES, EvalContext, Evaluator
 from xsample_jax.evals.labels import check_target
 from xsample_jax.evals.linear_probes import LinearProbe, fit_logistic
@@ -370,10 +371,12 @@ def robustness(bench: EvalContext, out: Collector) -> None:
             out.note(f"{name}: {error}")
             continue
         _count(out, name, robust, len(hits[name]))
-        out.add_per_example(f"robustness/{name}", hits[name], np.arange(len(hits[name])))
+        unit, chance = np.arange(len(hits[name])), constant_guess(columns, pictures)
+        allowed = int(np.isin(columns, pictures.candidates).sum())
+        out.add_per_example(f"robustness/{name}", hits[name], unit, classes=allowed, chance=chance)
         if name == GAP[1] and GAP[0] in hits:
             gap = difference_of_means(hits[GAP[0]], hits[name])
-            out.add_per_example("robustness/imagenet-9/gap", gap, np.arange(len(gap)))
+            out.add_per_example("robustness/imagenet-9/gap", gap, np.arange(len(gap)), chance=0.0)
     for page, names in missing.items():
         layout = SETS[names[0]].layout
         out.note(f"{', '.join(names)}: not in {bench.options.sets}; get it from {page} and unpack it as {layout}")
@@ -405,6 +408,14 @@ def correct(scores: np.ndarray, columns: np.ndarray, pictures) -> np.ndarray:
     predicted = columns[allowed][scores[:, allowed].argmax(axis=1)]
     counted = pictures.right.any(axis=1)[pictures.group]
     return pictures.right[pictures.group, predicted][counted].astype(np.float32)
+
+
+def constant_guess(columns: np.ndarray, pictures: Pictures) -> float:
+    """Accuracy of the best single class for all images: the majority class, for several right ones an image too."""
+    allowed = columns[np.isin(columns, pictures.candidates)]
+    counted = pictures.right.any(axis=1)[pictures.group]
+    count = np.bincount(pictures.group[counted], minlength=len(pictures.right)).astype(np.float32)
+    return float((count @ pictures.right[:, allowed]).max() / max(count.sum(), 1))
 
 
 def _count(out: Collector, name: str, robust: RobustSet, found: int) -> None:
@@ -480,7 +491,10 @@ def mit_states(bench: EvalContext, out: Collector) -> None:
             out.note(f"mit_states: {len(names[kind])} {kind} are here, the official set has {expected} ({PAGE})")
         probe = fit_logistic(features[train], labels[kind][train])
         correct = (probe.predict(features[test]) == labels[kind][test]).astype(np.float32)
-        out.add_per_example(f"mit_states/{kind}", correct, np.arange(len(test)))
+        chance = majority(labels[kind][test])
+        out.add_per_example(
+            f"mit_states/{kind}", correct, np.arange(len(test)), classes=len(probe.classes), chance=chance
+        )
 
 
 MIT_STATES = Evaluator(mit_states, "objects and attributes of MIT-States, fixed halves (--sets)", check_mit_states)

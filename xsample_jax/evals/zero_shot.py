@@ -11,13 +11,14 @@ import jax
 import numpy as np
 
 from xsample_jax.captions.encoders import encode_unique, fill_template, open_encoder
-from xsample_jax.data.class_texts import TEMPLATE, class_text_encoder, load_class_embeddings
+from xsample_jax.data.class_texts import TEMPLATE, class_name_embeddings, class_text_encoder, spelled_out
 from xsample_jax.data.dataset import select_caption
 from xsample_jax.data.records import unit_rows
 from xsample_jax.data.sources import open_source, source_folder
 from xsample_jax.data.tokenizer import load_tokenizer, tokenize
 from xsample_jax.errors import DataError, UserError
-from xsample_jax.evals.context import EvalContext, Evaluator
+from xsample_jax.evals.chance import majority
+from xsample_jax.evals.context import EvalContext, Evaluator, check_two_splits
 from xsample_jax.evals.knn import neighbors
 from xsample_jax.evals.linear_probes import RIDGE_L2_VALUES, Spectrum, hold_out, ridge_weights, spectrum
 from xsample_jax.evals.metrics import Collector
@@ -31,14 +32,33 @@ from xsample_jax.state import TrainState
 
 def frozen_class_embeddings(bench: EvalContext) -> np.ndarray:
     """Unit rows float32 [classes, E]: of the prompts by the frozen sentence encoder, averaged per class (CLIP, arXiv
-    2103.00020, section 3.1.4); without prompts those that come with the set (class_embeddings.py)."""
+    2103.00020, section 3.1.4); without prompts those that were made from the class names (class_embeddings.py).
+
+    Captions of the evaluated split are never read: averaged by its labels they would tell the answer. Raises DataError
+    where there are neither prompts nor embeddings.
+    """
     source = bench.source(bench.config.eval.split)
     if not bench.options.prompts:
-        return unit_rows(load_class_embeddings(source_folder(bench.config.data), source))
+        made = class_name_embeddings(source_folder(bench.config.data), source)
+        if made is None:
+            raise missing_class_texts(bench)
+        return unit_rows(made)
     encoder = open_encoder(bench.options.text_encoder or source.manifest.text_encoder["name"])
     return mean_over_prompts(
-        source.manifest.class_names, bench.options.prompts, lambda texts: encode_unique(encoder, texts)
+        spelled_out(source.manifest.class_names), bench.options.prompts, lambda texts: encode_unique(encoder, texts)
     )
+
+
+def missing_class_texts(bench: EvalContext) -> DataError:
+    """The refusal of a set whose class names have no embeddings, with the command that makes them."""
+    data = bench.config.data
+    encoder = bench.source(bench.config.eval.split).manifest.text_encoder
+    model = f" --model={encoder['name']}" if encoder else ""
+    command = f"python -m xsample_jax.tools.embed --set={data.path} --what=classes{model}"
+    fix = "Give templates for the class names: --prompts=FILE, a line as: a photo of a {caption}."
+    if data.path:
+        fix = f"Run `{command}`, or give --prompts=FILE with a template on each line."
+    return DataError("class texts for zero-shot", None, "embeddings of the class names", fix)
 
 
 def embedded_class_texts(bench: EvalContext) -> np.ndarray:
@@ -46,7 +66,7 @@ def embedded_class_texts(bench: EvalContext) -> np.ndarray:
     text = bench.text_side
     if text.reads == "caption_embedding":
         return text.embed(frozen_class_embeddings(bench))
-    names = bench.source(bench.config.eval.split).manifest.class_names
+    names = spelled_out(bench.source(bench.config.eval.split).manifest.class_names)
     return mean_over_prompts(names, bench.options.prompts or (TEMPLATE,), lambda texts: text.embed(text.tokens(texts)))
 
 
@@ -66,11 +86,15 @@ def check(bench: EvalContext) -> Iterator[UserError]:
     if bench.text_side is not None:
         yield from bench.text_side.check(source) if frozen else ()
     else:
+        yield from check_two_splits(bench)
         train = bench.source(bench.config.eval.train_split)
         if train.manifest.text_encoder is None:
             fix = "Embed them with xsample_jax.tools.embed, or evaluate a model with a text side (clip)."
             yield DataError(f"caption embeddings of split {train.split}", None, "targets of the map to texts", fix)
     captions = source.manifest.text_encoder
+    made = frozen and names and not bench.options.prompts
+    if made and class_name_embeddings(source_folder(bench.config.data), source) is None:
+        yield missing_class_texts(bench)
     if frozen and captions and not bench.options.prompts:
         made = class_text_encoder(source_folder(bench.config.data), source)
         if made and not _same_encoder(made, captions):
@@ -105,9 +129,11 @@ def zero_shot(bench: EvalContext, out: Collector) -> None:
     nearest, _ = neighbors(texts[classes], queries, 5)
     right = classes[nearest] == test.label[:, None]
     units = bench.units(test)
-    out.add_per_example(name, right[:, 0].astype(np.float32), units)
-    if len(classes) > 5:
-        out.add_per_example(f"{name}_top5", right.any(axis=1).astype(np.float32), units)
+    count = len(classes)
+    out.add_per_example(name, right[:, 0].astype(np.float32), units, classes=count, chance=majority(test.label))
+    if count > 5:
+        top = right.any(axis=1).astype(np.float32)
+        out.add_per_example(f"{name}_top5", top, units, classes=count, chance=majority(test.label, 5))
 
 
 def fit_map(features: np.ndarray, embeddings: np.ndarray, groups: np.ndarray, share: float = 0.2, seed: int = 0):

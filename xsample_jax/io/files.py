@@ -100,4 +100,6 @@ EVALUATION = "evaluation.json"  # metrics of the final evaluation: the run is fi
 EXAMPLES = "evaluation.npz"  # what those metrics are means of
 SNAPSHOT = "report_data.npz"  # what the report shows beside numbers
 REPORT = "report.html"
+FACTS = "evaluation_facts.json"  # counts, chance and baselines of those metrics, and notes
+BASELINES = "baselines.json"  # metrics of an untrained encoder and of pixels, by what was evaluated
 PROFILE = "profile"

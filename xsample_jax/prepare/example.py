@@ -16,6 +16,7 @@ import numpy as np
 
 from xsample_jax.data.writer import check_split
 from xsample_jax.errors import DataError
+from xsample_jax.io.text import decode_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,11 +308,11 @@ def example_of_members(key: str, members: Mapping[str, bytes], fields: Fields, l
         yield Problem(key, "missing_field", fields.label)
     try:
         if "txt" in members and not fields.captions:
-            captions = (members["txt"].decode("utf-8", "replace"),)
+            captions = (decode_text(members["txt"], "replace"),)
         else:
             captions = read_captions(row, fields.captions, ("caption",))
         if "cls" in members and not fields.label:
-            label = read_label({"label": members["cls"].decode("utf-8", "replace")}, "")
+            label = read_label({"label": decode_text(members["cls"], "replace")}, "")
         else:
             label = read_label(row, fields.label)
             if isinstance(label, str) and not fields.label and not fields.class_names:  # nobody asked for it

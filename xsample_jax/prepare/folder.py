@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from xsample_jax.errors import DataError, did_you_mean
+from xsample_jax.io.text import file_encoding
 from xsample_jax.prepare.example import (
     IMAGE_SUFFIXES,
     TEXT_SUFFIXES,
@@ -93,7 +94,7 @@ def check_column(columns: Collection[str], name: str, flag: str, path: str | Pat
 
 
 def _read_csv(path: Path, comma: str) -> list[dict]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
+    with open(path, newline="", encoding=file_encoding(path)) as file:
         reader = csv.DictReader(file, delimiter=comma, strict=True)
         twice = [name for name, count in collections.Counter(reader.fieldnames or ()).items() if count > 1]
         if twice:
@@ -125,7 +126,7 @@ def _holds_rows(value: str, comma: str) -> bool:
 
 def _read_json_lines(path: Path) -> list[dict]:
     rows = []
-    with open(path, encoding="utf-8-sig") as file:
+    with open(path, encoding=file_encoding(path)) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue

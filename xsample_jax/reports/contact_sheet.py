@@ -66,6 +66,48 @@ def contact_sheet(
     return path
 
 
+def gallery_sheet(
+    images: Sequence[np.ndarray],
+    captions: Sequence[str],
+    path: str | os.PathLike,
+    tile: int = 192,
+    across: int = 4,
+    lines: int = 3,
+) -> pathlib.Path:
+    """Writes a PNG of single images, `across` in a row, each with its caption below it in at most `lines` lines.
+
+    Images, captions and errors as of `contact_sheet`; returns the path.
+    """
+    if not images or len(captions) != len(images):
+        raise DataError("captions", len(captions), f"one for each of the {len(images)} images, and at least one", "")
+    across = min(across, len(images))
+    font, high = ImageFont.load_default(_FONT), _LINE * lines + tile + _GAP
+    size = (_GAP + across * (tile + _GAP), _GAP + -(-len(images) // across) * high)
+    sheet = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left, top = _GAP + place % across * (tile + _GAP), _GAP + place // across * high
+        sheet.paste(_as_tile(image, tile), (left, top))
+        for number, line in enumerate(_wrapped(caption, font, tile, lines)):
+            draw.text((left, top + tile + number * _LINE), line, _INK, font)
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, format="PNG")
+    return path
+
+
+def _wrapped(text: str, font: ImageFont.ImageFont, width: int, lines: int) -> list[str]:
+    """The text in at most `lines` lines, broken at spaces; what does not fit ends in an ellipsis."""
+    found, words = [], text[:2000].split()
+    while words and len(found) < lines - 1:
+        count = 1
+        while count < len(words) and font.getlength(" ".join(words[: count + 1])) <= width:
+            count += 1
+        found.append(_cut(" ".join(words[:count]), font, width))
+        words = words[count:]
+    return [*found, _cut(" ".join(words), font, width)] if words else found
+
+
 def unnormalize(views: np.ndarray, config) -> np.ndarray:
     """Undoes the normalization of `augment.make_views`: float [..., 3] -> float32 0..1; `config` is its section."""
     shown = np.asarray(views, np.float32) * np.asarray(config.std, np.float32) + np.asarray(config.mean, np.float32)

@@ -1,11 +1,15 @@
 """The result of tools.evaluate for people and programs: a table of text, JSON, and one self-contained HTML page."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from xsample_jax.evals.catalog import Metric, in_order
+from xsample_jax.config.rules import EMOJI
+from xsample_jax.evals.catalog import CLASSES, CONCEPTS, Metric, in_order
 from xsample_jax.evals.evaluate import Evaluation
+from xsample_jax.evals.facts import READING, TITLES, metric_facts
+from xsample_jax.evals.metrics import Facts
 from xsample_jax.evals.registry import EVALUATORS
 from xsample_jax.reports.runs import flatten
 from xsample_jax.reports.style import write_page as fill
@@ -14,12 +18,16 @@ ARROWS = {1: "↑", -1: "↓", 0: ""}
 
 
 def rows_of(evaluation: Evaluation) -> list[dict]:
-    """One dict per metric, in the order of the catalog: metric, value, low, high (None without an interval)."""
+    """One dict per metric, in the order of the catalog: metric, value, low, high (or None), facts."""
     rows = []
+    held_out = evaluation.config.data.source in EMOJI  # other sets have groups, but no concepts that are held out
     for metric in in_order(evaluation.result.metrics):
+        if metric.section == CONCEPTS and not held_out:
+            metric = dataclasses.replace(metric, section=CLASSES)
         value, interval = evaluation.result.metrics[metric.name], evaluation.intervals.get(metric.name)
         low, high = (interval.low, interval.high) if interval is not None else (None, None)
-        rows.append({"metric": metric, "value": value, "low": low, "high": high})
+        facts = metric_facts(metric.name, evaluation.result.facts.get(metric.name, Facts()), evaluation.baselines)
+        rows.append({"metric": metric, "value": value, "low": low, "high": high, "facts": facts})
     return rows
 
 
@@ -39,6 +47,8 @@ def as_json(evaluation: Evaluation, evals: Sequence[str]) -> dict:
                 "low": _number(row["low"]),
                 "high": _number(row["high"]),
             }
+            | row["facts"]
+            | {"chance": _number(row["facts"]["chance"])}
             for row in rows_of(evaluation)
         },
         "notes": list(evaluation.result.notes),
@@ -56,9 +66,25 @@ def text_of(row: dict) -> tuple[str, str]:
     return metric.text(row["value"]), interval
 
 
+def levels_of(row: dict, baselines: Sequence[str]) -> list[tuple[str, str]]:
+    """(name, text) of what a value is to be compared with: chance, then every baseline; "–" where there is none."""
+    metric, facts = row["metric"], row["facts"]
+    levels = [("chance", facts["chance"])]
+    levels += [(TITLES[name], facts["baselines"].get(name)) for name in baselines]
+    return [(name, _show(None if value is None else metric.text(value))) for name, value in levels]
+
+
+def size_of(row: dict) -> str:
+    """ "n = 120, 4 classes", as far as it is known."""
+    facts = row["facts"]
+    parts = [] if facts["n"] is None else [f"n = {facts['n']:,}"]
+    return ", ".join(parts if facts["classes"] is None else [*parts, f"{facts['classes']:,} classes"])
+
+
 def table(evaluation: Evaluation) -> str:
     """The table for a terminal, plain text in columns, and the notes."""
-    rows = rows_of(evaluation)
+    rows, baselines = rows_of(evaluation), list(evaluation.baselines)
+    heads = ["chance", *(TITLES[name] for name in baselines)]
     titles = [f"{row['metric'].title} {ARROWS[row['metric'].direction]}".rstrip() for row in rows]
     width = max(map(len, titles), default=0)
     lines = [f"{evaluation.config.name}, step {evaluation.step}"]
@@ -66,10 +92,11 @@ def table(evaluation: Evaluation) -> str:
     for title, row in zip(titles, rows, strict=True):
         if row["metric"].section != section:
             section = row["metric"].section
-            lines += ["", section]
+            lines += ["", f"{section:<{width + 2}}  {'':>7}  {'':<14}  {'  '.join(heads)}  images and classes"]
         value, interval = text_of(row)
-        lines.append(f"  {title:<{width}}  {value:>7}  {interval}".rstrip())
-    lines += ["", "Accuracies in percent; in brackets the 95% bootstrap interval."]
+        levels = "  ".join(f"{text:>{len(head)}}" for head, (_, text) in zip(heads, levels_of(row, baselines)))
+        lines.append(f"  {title:<{width}}  {value:>7}  {interval:<14}  {levels}  {size_of(row)}".rstrip())
+    lines += ["", f"Accuracies in percent; in brackets the 95% bootstrap interval. {READING}"]
     return "\n".join(lines + [f"note: {note}" for note in evaluation.result.notes])
 
 
@@ -80,6 +107,7 @@ def write_page(evaluation: Evaluation, evals: Sequence[str], path: Path) -> None
     for row in rows_of(evaluation):
         value, interval = text_of(row)
         entry = {"metric": row["metric"], "arrow": ARROWS[row["metric"].direction], "value": value}
+        entry |= {"levels": levels_of(row, list(evaluation.baselines)), "size": size_of(row)}
         sections.setdefault(row["metric"].section, []).append(entry | {"interval": interval, "bar": _bar(row)})
     facts = {
         "Objective": config["objective.preset"],
@@ -98,6 +126,7 @@ def write_page(evaluation: Evaluation, evals: Sequence[str], path: Path) -> None
         facts=facts,
         sections=sections,
         notes=evaluation.result.notes,
+        reading=READING,
         evals=[(name, EVALUATORS[name].says) for name in dict.fromkeys(evals)],
         config=sorted(
             (key, _show(value)) for key, value in config.items() if key.startswith(("data.", "eval.", "model."))
@@ -110,7 +139,9 @@ def _bar(row: dict) -> dict | None:
     values, metric = (row["low"], row["value"], row["high"]), row["metric"]
     if not metric.percent or "gap" in metric.name or None in values or min(values) < 0 or max(values) > 1:
         return None
-    return {name: round(100 * value, 2) for name, value in zip(("low", "mean", "high"), values, strict=True)}
+    places = {name: round(100 * value, 2) for name, value in zip(("low", "mean", "high"), values, strict=True)}
+    chance = row["facts"]["chance"]
+    return places if chance is None else places | {"chance": round(100 * chance, 2)}
 
 
 def _show(value) -> str:

@@ -243,7 +243,8 @@ def temperature_panels(series: Series, folder: Path) -> list[Picture]:
 # Pictures of the embedding map: the evaluated images on two principal axes, colored by class, style, factor.
 
 
-_MARKERS = ("o", "^", "s")
+UNNAMED = ("none", "other")  # words of embedding_map.py that are no value
+SIZE = (5.6, 5.4)
 
 
 def map_pictures(series: Series, place: int, folder: Path) -> list[Picture]:
@@ -263,10 +264,9 @@ def map_pictures(series: Series, place: int, folder: Path) -> list[Picture]:
             axes.set_yticklabels([])
             # In random order, so that no class lies on top of all others.
             order = np.random.default_rng(0).permutation(len(codes))
-            for code, word in enumerate(words):
-                rows = order[codes[order] == code]
-                look = {"color": COLORS[code % len(COLORS)], "marker": _MARKERS[code // len(COLORS) % 3]}
-                axes.scatter(*shot["map/xy"][rows].T, s=9, linewidth=0, alpha=0.75, label=word, **look)
+            for label, shade, of in named_colors(codes, words, theme.muted):
+                rows = order[np.isin(codes[order], of)]
+                axes.scatter(*shot["map/xy"][rows].T, s=16, linewidth=0, alpha=0.75, label=label, color=shade)
             figure.legend(
                 loc="outside lower center", ncols=min(4, len(words)), fontsize=8, markerscale=1.8, handletextpad=0.1,
                 columnspacing=0.9,
@@ -274,8 +274,23 @@ def map_pictures(series: Series, place: int, folder: Path) -> list[Picture]:
 
         title = f"Colored by {name}"
         caption = f"Across: {first:.0f}% of the variance of the features; up: {second:.0f}%."
-        pictures.append(picture(folder, f"map_{place}_{name}", title, caption, draw, fit=True))
+        pictures.append(picture(folder, f"map_{place}_{name}", title, caption, draw, fit=True, size=SIZE))
     return pictures
+
+
+def named_colors(codes: np.ndarray, words: Sequence[str], gray: str) -> list[tuple[str, str, list[int]]]:
+    """(label, color, codes) of what is drawn, the gray ones first and so below all others.
+
+    The most common values, at most as many as there are colors, have one each; all others, and what is no value, are
+    gray: more colors than that cannot be told apart.
+    """
+    count = np.bincount(codes, minlength=len(words))
+    values = [code for code, word in enumerate(words) if word not in UNNAMED]
+    named = sorted(sorted(values, key=lambda code: -count[code])[: len(COLORS)])
+    rest = [code for code in range(len(words)) if code not in named]
+    label = str(words[rest[0]]) if len(rest) == 1 else f"{len(rest)} others"
+    gray_part = [(label, gray, rest)] if rest else []
+    return gray_part + [(str(words[code]), COLORS[place], [code]) for place, code in enumerate(named)]
 
 
 # The picture of the suite shapes: how much of each factor the features of each series keep.

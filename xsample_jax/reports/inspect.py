@@ -201,6 +201,13 @@ def _tile(source: RecordSource, sample: CaptionSample, row: int) -> dict:
 
 PAPER_TAU_S = 0.1
 TEMPERATURES = np.geomspace(0.01, 1.0, 60)
+BOUNDS = {
+    "batch_size": (1, 2**24),
+    "views": (1, 64),
+    "tau_s": (1e-4, 1e4),
+    "sample": (1, 2**24),
+    "seed": (0, 2**32 - 1),
+}
 LEVELS = (1 - 1e-4, 0.999, 0.99, 0.95, 0.75, 0.5, 0.05)
 
 
@@ -330,10 +337,10 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--sample", type=int, default=8192, help="records to read at most (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample and of the batches")
     flags = parser.parse_args(arguments[1:])
-    for name in ("batch_size", "views", "tau_s", "sample"):
+    for name, (low, high) in BOUNDS.items():
         value = getattr(flags, name)
-        if value is not None and value <= 0:
-            raise DataError(f"--{name}", value, "more than 0")
+        if value is not None and not low <= value <= high:  # nan is not
+            raise DataError(f"--{name}", value, f"a number from {low:g} to {high:g}")
     with local_copy_of(flags.out) as out:
         lines = inspect(question(flags, overrides), out, flags.sample, flags.seed)
     print("\n".join([*lines[:-1], flags.out]))

@@ -16,6 +16,7 @@ import numpy as np
 
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.catalog import HEADLINES, Metric, describe, in_order
+from xsample_jax.evals.facts import READING, TITLES
 from xsample_jax.evals.metrics import Interval, bootstrap, paired_difference
 from xsample_jax.io.paths import as_path, local_copy_of
 from xsample_jax.reports.figures import (
@@ -29,7 +30,7 @@ from xsample_jax.reports.figures import (
     target_temperature,
     temperature_panels,
 )
-from xsample_jax.reports.runs import Series, choose_baseline, config_difference, group_seeds, load_runs
+from xsample_jax.reports.runs import Run, Series, choose_baseline, config_difference, group_seeds, load_runs, unit_of
 from xsample_jax.reports.style import Picture, color, figures_folder, write_page
 
 # Evaluation tables of the report: every series' metrics with intervals, and differences to a baseline.
@@ -41,9 +42,9 @@ class Cell:
 
     Attributes:
       text, low, high: empty where there is nothing; low and high also without an interval.
-      best: of the values of a row: the best mean, and its paired differences to all others exclude zero.
+      best: of the values of a row: the best mean, and its paired differences to all others are clear.
       ahead: the best mean, but not separated from all others.
-      clear: of the differences: the interval excludes zero.
+      clear: of the differences: the interval over seeds and examples excludes zero (Interval.clear).
       interval: in units of the metric.
     """
 
@@ -58,8 +59,11 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
+    """levels: what the values are to be compared with, in words: counts, chance, baselines."""
+
     metric: Metric
     cells: Sequence[Cell]
+    levels: str = ""
 
 
 def evaluation_rows(series: Sequence[Series]) -> list[Row]:
@@ -84,14 +88,40 @@ def evaluation_rows(series: Sequence[Series]) -> list[Row]:
             # What prints alike is equally far ahead.
             ahead = first is not None and not separated and metric.text(value) == metric.text(values[first])
             cells.append(Cell(metric.text(value), low, high, separated and place == first, ahead, interval=interval))
-        rows.append(Row(metric, cells))
+        rows.append(Row(metric, cells, levels_of(metric, [run for one in series for run in one.runs])))
     return rows
 
 
+def levels_of(metric: Metric, runs: Sequence[Run]) -> str:
+    """ "n = 120, 4 classes; chance 25.0, untrained encoder 31.2, pixels 28.4", as far as the runs say it.
+
+    Counts and chance are those of the first run that says them; baselines are means over runs.
+    """
+    facts = [run.facts[metric.name] for run in runs if metric.name in run.facts]
+    counts = [len(run.examples[metric.name].values) for run in runs if metric.name in run.examples]
+    first = facts[0] if facts else {"n": counts[0] if counts else None, "classes": None, "chance": None}
+    size = [f"n = {first['n']:,}"] if first.get("n") else []
+    size += [f"{first['classes']:,} classes"] if first.get("classes") else []
+    levels = [f"chance {metric.text(first['chance'])}"] if first.get("chance") is not None else []
+    for name, title in TITLES.items():
+        found = [value for one in facts if (value := one.get("baselines", {}).get(name)) is not None]
+        levels += [f"{title} {metric.text(float(np.mean(found)))}"] if found else []
+    return "; ".join(filter(None, (", ".join(size), ", ".join(levels))))
+
+
+def one_seed(series: Sequence[Series]) -> str:
+    """A sentence about series with a single seed, of which nothing is bold; empty where there are none."""
+    single = [one.name for one in series if len(one.runs) == 1]
+    if not single or len(series) < 2:
+        return ""
+    who = "every series" if len(single) == len(series) else ", ".join(single)
+    return f"One seed of {who}: the spread between seeds is not known, so no difference to it is bold or called clear."
+
+
 def _separated(metric: Metric, one: Series, other: Series) -> bool:
-    """Whether the 95% interval of the paired difference excludes zero; without examples nothing is separated."""
+    """Whether the paired difference is clear (Interval.clear); without examples nothing is separated."""
     difference = _paired(metric, one, other)
-    return difference is not None and difference.excludes_zero
+    return difference is not None and difference.clear
 
 
 def _paired(metric: Metric, one: Series, other: Series) -> Interval | None:
@@ -101,11 +131,11 @@ def _paired(metric: Metric, one: Series, other: Series) -> Interval | None:
     try:
         return paired_difference(ours, theirs)
     except DataError:
-        return None  # Evaluated on other concepts: nothing can be said.
+        return None  # Evaluated on other images: nothing can be said.
 
 
 def difference_rows(series: Sequence[Series], baseline: Series, metrics: Sequence[Metric]) -> list[Row]:
-    """One row per metric, one cell per series but the baseline: series minus baseline, paired over concepts."""
+    """One row per metric, one cell per series but the baseline: series minus baseline, paired over examples."""
     rows = []
     for metric in metrics:
         cells = [_difference(one, baseline, metric) for one in series if one is not baseline]
@@ -119,7 +149,7 @@ def _difference(one: Series, baseline: Series, metric: Metric) -> Cell:
     if interval is None:
         return Cell()
     text, low, high = (metric.text(value, signed=True) for value in (interval.mean, interval.low, interval.high))
-    return Cell(text, low, high, clear=interval.excludes_zero, interval=interval)
+    return Cell(text, low, high, clear=interval.clear, interval=interval)
 
 
 def headlines(rows: Sequence[Row]) -> list[Row]:
@@ -139,6 +169,11 @@ def verdicts(series: Sequence[Series], baseline: Series, rows: Sequence[Row]) ->
         worse = sum(cell.clear and metric.direction * cell.interval.mean < 0 for metric, cell in cells)
         unclear = sum(not cell.clear for _, cell in cells)
         neither = len(cells) - better - worse - unclear
+        if min(len(one.runs), len(baseline.runs)) == 1:
+            sentences.append(
+                f"{one.name} against {baseline.name}: one seed, so none of {len(cells)} metrics is separated."
+            )
+            continue
         other = f"different on {neither} that {'have' if neither > 1 else 'has'} no better side, " if neither else ""
         sentences.append(
             f"{one.name} against {baseline.name}: better on {better} of {len(cells)} metrics, worse on {worse}, "
@@ -173,6 +208,7 @@ def _write(series: Sequence[Series], runs: int, out: Path, baseline: str | None)
     short = headlines(evaluation)
     differences = difference_rows(series, base, [row.metric for row in (short or evaluation)])
     cards = [_card(one, place) for place, one in enumerate(series)]
+    every, neighbors = [run for one in series for run in one.runs], neighbor_gallery(series, folder)
     write_page(
         "report.html",
         out,
@@ -191,8 +227,14 @@ def _write(series: Sequence[Series], runs: int, out: Path, baseline: str | None)
         first_seed=" Of a series, its first seed." if runs > len(series) else "",
         graphs=_panels(series, graph_panels, folder),
         temperatures=_temperatures(series, folder),
-        maps=_panels(series, map_pictures, folder),
-        neighbors=neighbor_gallery(series, folder),
+        maps=_maps(series, folder),
+        neighbors=neighbors,
+        relations={hit["relation"] for query in neighbors for one in query["series"] for hit in one["hits"]},
+        unit=unit_of(every),
+        sorted_by="group" if unit_of(every) == "concepts" else "class",
+        one_seed=one_seed(series),
+        reading=READING if any(run.facts for run in every) else "",
+        notes=list(dict.fromkeys(note for run in every for note in run.notes)),
         errors=error_galleries(series),
         config_difference=config_difference(series),
     )
@@ -260,6 +302,15 @@ def _panels(series: Sequence[Series], draw, folder: Path) -> list[dict]:
     """What `draw(series, place, folder)` gives for each series that has something to draw."""
     drawn = [(one, place, draw(one, place, folder)) for place, one in enumerate(series)]
     return [{"name": one.name, "color": color(place), "panels": panels} for one, place, panels in drawn if panels]
+
+
+def _maps(series: Sequence[Series], folder: Path) -> dict[str, list[dict]]:
+    """Title -> the maps of all series in one coloring, side by side."""
+    found: dict[str, list[dict]] = {}
+    for place, one in enumerate(series):
+        for drawn in map_pictures(one, place, folder):
+            found.setdefault(drawn.title, []).append({"name": one.name, "color": color(place), "picture": drawn})
+    return found
 
 
 def _temperatures(series: Sequence[Series], folder: Path) -> list[Picture]:

@@ -10,19 +10,20 @@ Runs that are not finished are left out, and counted. The page has them between 
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.catalog import HEADLINES, Metric, describe, in_order
+from xsample_jax.evals.facts import READING, TITLES
 from xsample_jax.evals.metrics import Interval, Scores, bootstrap, paired_difference
 from xsample_jax.graphs.targets import parts_of
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.registry import name_of
 from xsample_jax.reports.report import difference_rows, verdicts
-from xsample_jax.reports.runs import Run, Series, load_runs
+from xsample_jax.reports.runs import Run, Series, load_runs, unit_of
 from xsample_jax.reports.style import Picture, color, insert, picture, row, rule
 from xsample_jax.sweeps.grid import Point, changes, objective_of, read_grid, unchanged
 from xsample_jax.sweeps.local import FINISHED, state_of
@@ -46,7 +47,7 @@ def group_runs(runs: Sequence[Run], by: str | None = None) -> dict[str, list[Run
 def results_markdown(
     columns: Mapping[str, Sequence[Run]], baseline: str | None = None, metrics: Sequence[str] = HEADLINES
 ) -> str:
-    """Returns the Markdown of two tables: values, and differences to the baseline column.
+    """Returns the Markdown of two tables: values beside chance and baselines, and differences to the baseline column.
 
     Args:
       columns: name -> its seeds.
@@ -54,7 +55,7 @@ def results_markdown(
       metrics: rows; those that some run lacks are left out.
 
     Raises:
-      DataError: an unknown baseline; no common metric; seeds twice; runs evaluated on different concepts.
+      DataError: an unknown baseline; no common metric; seeds twice; runs evaluated on different images.
     """
     runs = [run for seeds in columns.values() for run in seeds]
     shown = [describe(name) for name in metrics if all(name in run.examples for run in runs)]
@@ -74,32 +75,67 @@ def results_markdown(
     elif baseline not in columns:
         raise DataError("baseline", baseline, f"one of {', '.join(columns)}")
 
-    lines = [row(["", *(f"{name} ({_seeds(len(seeds))})" for name, seeds in columns.items())]), rule(len(columns))]
-    lines += [_values(metric, list(columns.values())) for metric in shown]
+    known = ["classes", "chance"] if any(run.facts for run in runs) else []
+    levels = ["n", *known, *(name for name in TITLES if any(_baseline(run, name) for run in runs))]
+    heads = [
+        *(TITLES.get(name, name) for name in levels),
+        *(f"{n} ({_seeds(len(seeds))})" for n, seeds in columns.items()),
+    ]
+    lines = [row(["", *heads]), rule(len(heads))]
+    lines += [_values(metric, list(columns.values()), levels) for metric in shown]
+    unit = unit_of(runs)
+    several = " and seeds" if any(len(seeds) > 1 for seeds in columns.values()) else ""
     lines += [
         "",
-        "Accuracies in percent. Mean over seeds; in brackets the 95% bootstrap interval over concepts"
-        + (" and seeds" if any(len(seeds) > 1 for seeds in columns.values()) else "")
-        + "; bold: best mean of the row.",
+        f"Accuracies in percent. Mean over seeds; in brackets the 95% bootstrap interval over {unit}{several}. Bold: "
+        f"the best of the row, where the 95% interval of its paired difference to every other column, over {unit} and "
+        f"seeds, excludes zero. {READING}{_one_seed(columns)}",
+        *(f"Note: {note}" for note in dict.fromkeys(note for run in runs for note in run.notes)),
     ]
     others = {name: seeds for name, seeds in columns.items() if name != baseline}
     if baseline is not None and others:
         lines += ["", row([f"minus {baseline}", *others]), rule(len(others))]
         lines += [_differences(metric, list(others.values()), columns[baseline]) for metric in shown]
-        lines += ["", "Differences in points, paired over the same concepts; bold: the 95% interval excludes zero."]
+        said = f"Differences in points, paired over the same {unit}; bold: the 95% interval over {unit} and seeds "
+        lines += ["", f"{said}excludes zero.{_one_seed(columns)}"]
     return "\n".join(lines)
 
 
-def _values(metric: Metric, columns: Sequence[Sequence[Run]]) -> str:
+def _values(metric: Metric, columns: Sequence[Sequence[Run]], levels: Sequence[str]) -> str:
     intervals = [bootstrap(_scores(metric, seeds)) for seeds in columns]
-    best = max(intervals, key=lambda interval: (metric.direction or 1) * interval.mean)
-    cells = []
-    for interval in intervals:
+    best = max(range(len(columns)), key=lambda place: (metric.direction or 1) * intervals[place].mean)
+    others = [seeds for place, seeds in enumerate(columns) if place != best]
+    clear = others and all(paired_difference(_scores(metric, columns[best]), _scores(metric, o)).clear for o in others)
+    cells = [_level(metric, [run for seeds in columns for run in seeds], name) for name in levels]
+    for place, interval in enumerate(intervals):
         mean = metric.text(interval.mean)
-        bold = metric.direction and len(intervals) > 1 and mean == metric.text(best.mean)
+        bold = metric.direction and clear and place == best
         cells.append(f"{_bold(mean) if bold else mean} [{metric.text(interval.low)}, {metric.text(interval.high)}]")
     arrow = {1: " ↑", -1: " ↓", 0: ""}[metric.direction]
     return row([metric.title + arrow, *cells])
+
+
+def _level(metric: Metric, runs: Sequence[Run], name: str) -> str:
+    """One of n, classes, chance (of the first run that says it) or a baseline (mean over runs) as a cell."""
+    facts = [run.facts[metric.name] for run in runs if metric.name in run.facts]
+    if name == "n":
+        return f"{len(runs[0].examples[metric.name].values):,}"
+    found = [one["baselines"].get(name) if name in TITLES else one.get(name) for one in facts]
+    found = [value for value in found if value is not None]
+    if not found:
+        return "–"
+    return f"{found[0]:,}" if name == "classes" else metric.text(float(np.mean(found if name in TITLES else found[:1])))
+
+
+def _baseline(run: Run, name: str) -> bool:
+    return any(name in facts.get("baselines", {}) for facts in run.facts.values())
+
+
+def _one_seed(columns: Mapping[str, Sequence[Run]]) -> str:
+    single = [name for name, seeds in columns.items() if len(seeds) == 1]
+    if not single or len(columns) < 2:
+        return ""
+    return f" One seed of {', '.join(single)}: the spread between seeds is not known, so no difference to it is bold."
 
 
 def _differences(metric: Metric, columns: Sequence[Sequence[Run]], baseline: Sequence[Run]) -> str:
@@ -107,7 +143,7 @@ def _differences(metric: Metric, columns: Sequence[Sequence[Run]], baseline: Seq
     for seeds in columns:
         interval = paired_difference(_scores(metric, seeds), _scores(metric, baseline))
         mean, low, high = (metric.text(value, signed=True) for value in (interval.mean, interval.low, interval.high))
-        cells.append(f"{_bold(mean) if interval.excludes_zero else mean} [{low}, {high}]")
+        cells.append(f"{_bold(mean) if interval.clear else mean} [{low}, {high}]")
     return row([metric.title, *cells])
 
 
@@ -152,8 +188,10 @@ def main_table(arguments: Sequence[str] | None = None) -> int:
 
 Pair = tuple[Series, Series | None]
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
-READING = "Mean over seeds; in brackets the paired difference to {}, in points, with its 95% bootstrap interval over "
-READING += "concepts and seeds, bold where it excludes zero."
+DIFFERENCES = (
+    "Mean over seeds; in brackets the paired difference to {}, in points, with its 95% bootstrap interval over "
+)
+DIFFERENCES += "{} and seeds, bold where it excludes zero; with one seed on a side nothing is bold."
 
 
 def difference_table(rows: Sequence[Pair], metrics: Sequence[Metric]) -> str:
@@ -172,7 +210,7 @@ def _cell(series: Series, base: Series | None, metric: Metric) -> str:
         return mean
     interval = paired_difference(series.scores(metric.name), base.scores(metric.name))
     middle, low, high = (metric.text(value, signed=True) for value in (interval.mean, interval.low, interval.high))
-    return f"{mean} ({f'**{middle}**' if interval.excludes_zero else middle} [{low}, {high}])"
+    return f"{mean} ({f'**{middle}**' if interval.clear else middle} [{low}, {high}])"
 
 
 # Pictures of a grid: how far each objective is from a baseline, and how a changed key moves the metrics.
@@ -193,7 +231,8 @@ def forest(series: Sequence[Series], base: Series, metrics: Sequence[Metric], fo
             axes.set_title(metric.title, fontsize=9.5)
             axes.set_xlabel("points" if metric.percent else "")
 
-    caption = f"Difference to {base.name}, paired over concepts, with 95% intervals over concepts and seeds."
+    unit = unit_of([run for one in series for run in one.runs])
+    caption = f"Difference to {base.name}, paired over {unit}, with 95% intervals over {unit} and seeds."
     size = (2.5 * len(metrics), 0.9 + 0.24 * len(others))
     return picture(folder, name, f"Against {base.name}", caption, draw, fit=True, size=size)
 
@@ -201,7 +240,7 @@ def forest(series: Sequence[Series], base: Series, metrics: Sequence[Metric], fo
 def _interval(axes, interval: Interval, place: int, metric: Metric) -> None:
     scale = 100 if metric.percent else 1
     axes.plot([scale * interval.low, scale * interval.high], [place, place], color=color(place))
-    filled = {"markerfacecolor": color(place) if interval.excludes_zero else axes.get_facecolor()}
+    filled = {"markerfacecolor": color(place) if interval.clear else axes.get_facecolor()}
     axes.plot(scale * interval.mean, place, "o", markersize=5, color=color(place), **filled)
 
 
@@ -243,7 +282,8 @@ def response(
         if len(lines) > 1:
             figure.legend(loc="outside upper center", ncols=len(lines), fontsize=9)
 
-    caption = f"{key}: means over seeds with 95% intervals over concepts and seeds."
+    unit = unit_of([run for line in lines.values() for one in line.values() for run in one.runs])
+    caption = f"{key}: means over seeds with 95% intervals over {unit} and seeds."
     return picture(folder, name, key, caption, draw, fit=True, size=(2.6 * len(metrics), 3.0))
 
 
@@ -309,7 +349,8 @@ def summary_markdown(
     """One table, and the picture that `page_markdown` has drawn."""
     metrics = [describe(name) for name in names]
     table = difference_table([(one, base) for one in objectives.values()], metrics)
-    return f"{_image(picture, f'Differences to {base.name}')}\n\n{table}\n\n{READING.format(base.name)}"
+    reading = DIFFERENCES.format(base.name, _unit(objectives.values()))
+    return f"{_image(picture, f'Differences to {base.name}')}\n\n{table}\n\n{reading}"
 
 
 def page_markdown(
@@ -358,8 +399,17 @@ def page_markdown(
             table += [(_named(objective, *first), None)]
             table += [(_named(objective, *one), first[1]) for one in changed]
         lines += ["", f"## `{key}`", "", _image(response(key, by_objective, metrics, folder, name).name, key)]
-        lines += ["", difference_table(table, metrics), "", READING.format("the first row of the objective")]
+        lines += [
+            "",
+            difference_table(table, metrics),
+            "",
+            DIFFERENCES.format("the first row of the objective", _unit(series)),
+        ]
     return "\n".join(lines)
+
+
+def _unit(series: Iterable[Series]) -> str:
+    return unit_of([run for one in series for run in one.runs])
 
 
 def _image(name: str, alt: str) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from xsample_jax.errors import DataError
+from xsample_jax.evals.facts import load_facts
 from xsample_jax.evals.metrics import Scores, load_examples
 from xsample_jax.evals.snapshot import load_snapshot
-from xsample_jax.io.files import CONFIG, EXAMPLES, JSONL, SNAPSHOT
+from xsample_jax.io.files import CONFIG, EXAMPLES, FACTS, JSONL, SNAPSHOT
 from xsample_jax.io.paths import as_path
 from xsample_jax.metrics.writers import read_jsonl
 
@@ -28,6 +29,8 @@ class Run:
       training: metrics lines of training steps; evaluations: (step, metrics without the prefix "eval/").
       examples: metric -> per-example scores; {} where the run has none.
       snapshot: arrays of report_data.npz, or None.
+      facts: metric -> counts, chance and baselines (evals/facts.py); {} for runs that are older.
+      notes: of the last evaluation.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Run:
     evaluations: Sequence[tuple[int, Mapping[str, float]]]
     examples: Mapping[str, Scores]
     snapshot: Mapping[str, np.ndarray] | None
+    facts: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -63,6 +68,12 @@ def load_runs(folders: Sequence[str | Path]) -> list[Run]:
     return [_load(as_path(folder)) for folder in folders]
 
 
+def unit_of(runs: Sequence[Run]) -> str:
+    """What the bootstrap of these runs resamples, in a word: concepts where some have several images, else images."""
+    several = lambda scores: len(np.unique(scores.concepts)) < len(scores.values)  # noqa: E731
+    return "concepts" if any(several(scores) for run in runs for scores in run.examples.values()) else "images"
+
+
 def _load(folder: Path) -> Run:
     for name in (CONFIG, JSONL):
         if not (folder / name).exists():
@@ -71,6 +82,7 @@ def _load(folder: Path) -> Run:
             )
     config = flatten(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
     lines = read_jsonl(folder / JSONL)
+    facts, notes = load_facts(folder / FACTS)
     evaluations = []
     for line in lines:
         metrics = {name.removeprefix(_EVAL): value for name, value in line.items() if name.startswith(_EVAL)}
@@ -84,6 +96,8 @@ def _load(folder: Path) -> Run:
         evaluations=evaluations,
         examples=load_examples(folder / EXAMPLES) if (folder / EXAMPLES).exists() else {},
         snapshot=load_snapshot(folder / SNAPSHOT) if (folder / SNAPSHOT).exists() else None,
+        facts=facts,
+        notes=notes,
     )
 
 

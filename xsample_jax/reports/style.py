@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jinja2
 import numpy as np
+from markupsafe import Markup, escape
 from PIL import Image
 
 from xsample_jax.errors import DataError
@@ -148,9 +149,36 @@ def write_page(template: str, out: Path, **values) -> Path:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters |= {"breakable": breakable, "soft": soft, "unbroken": unbroken}
     page = environment.get_template(template).render(themes={theme.name: theme for theme in THEMES}, **values)
     out.write_text(page, encoding="utf-8")
     return out
+
+
+def breakable(text: object) -> Markup:
+    """A name that may go on in the next line after a sign, and not inside a word."""
+    return Markup("<wbr>").join(map(escape, _breaks(text)))
+
+
+def soft(text: object) -> str:
+    """As `breakable`, for an attribute that a style prints: with spaces of no width."""
+    return "\u200b".join(_breaks(text))
+
+
+def _breaks(text: object) -> list[str]:
+    return re.findall(r"[^_\-/=,.]*[_\-/=,.]+|[^_\-/=,.]+", str(text))
+
+
+def unbroken(text: object) -> Markup:
+    """A text whose flags, as --config.a.b=1, are not broken after their dashes but only between their words."""
+    parts = re.split(r"(--\w[^\s,;)`]*)", str(text))  # flags have the odd places
+    return Markup("").join(_pieces(part) if place % 2 else escape(part) for place, part in enumerate(parts))
+
+
+def _pieces(flag: str) -> Markup:
+    name, sign, value = flag.partition("=")
+    found = re.findall(r"-*[^._]+[._]*", name + sign) + [value] * bool(value)
+    return Markup("<wbr>").join(Markup('<span class="piece">{}</span>').format(piece) for piece in found)
 
 
 def figures_folder(out: Path) -> Path:

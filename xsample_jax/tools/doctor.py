@@ -57,7 +57,7 @@ def draw_first_batch(config, examples, picture: Path, images: int = 12):
     import dataclasses
 
     from xsample_jax.data.dataset import train_batches
-    from xsample_jax.reports.contact_sheet import contact_sheet
+    from xsample_jax.reports.contact_sheet import gallery_sheet
 
     pass
 
@@ -71,7 +71,7 @@ def draw_first_batch(config, examples, picture: Path, images: int = 12):
         label = names[record["label"]] if names and record["label"] >= 0 else record["label"]
         titles.append(f"id {record['id']} [{label}] {' | '.join(record['captions']) or '(no caption)'}")
     try:
-        contact_sheet([[image] for image in batch["image"][:images]], titles, picture, tile=128, width=900)
+        gallery_sheet(list(batch["image"][:images]), titles, picture)
     except OSError as error:  # the run does not need the picture
         return Finding(NOTE, "disk", f"no picture of the first batch: {error}. Choose another --picture.")
     return Finding(OK, "data", f"first batch with its captions: {picture}")

@@ -63,16 +63,16 @@ def read_protocol(chosen: argparse.Namespace):
     from xsample_jax.evals.linear_probes import SgdProtocol
 
     values = {field.name: getattr(chosen, f"sgd_{field.name}") for field in dataclasses.fields(SgdProtocol)}
+    # What float32 and a day of computing can hold; no comparison is true of nan.
     right = {
-        "learning_rates": all(rate > 0 for rate in values["learning_rates"]),
-        "epochs": values["epochs"] > 0,
-        "batch_size": values["batch_size"] > 0,
-        "momentum": 0 <= values["momentum"] < 1,
-        "weight_decay": values["weight_decay"] >= 0,
+        "learning_rates": (all(1e-8 <= rate <= 1e4 for rate in values["learning_rates"]), "numbers from 1e-8 to 1e4"),
+        "epochs": (1 <= values["epochs"] <= 10**5, "a number from 1 to 100,000"),
+        "batch_size": (1 <= values["batch_size"] < 2**31, "a number from 1 to 2,147,483,647"),
+        "momentum": (0 <= values["momentum"] < 1, "a number from 0 to below 1"),
+        "weight_decay": (0 <= values["weight_decay"] <= 1e4, "a number from 0 to 1e4"),
     }
-    for name, fine in right.items():
+    for name, (fine, expected) in right.items():
         if not fine:
-            expected = "a number above 0" if name != "momentum" else "a number from 0 to below 1"
             raise ConfigError(f"--sgd_{name}", values[name], expected)
     return SgdProtocol(**values)
 
@@ -122,12 +122,13 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def read_prompts(path: Path | None) -> tuple[str, ...]:
-    """The lines of a file of templates; ConfigError when it is missing or empty."""
+    """The lines of a file of templates; ConfigError when it is missing or empty, DataError when it is no text."""
     from xsample_jax.errors import ConfigError
+    from xsample_jax.io.text import read_lines
 
     if path is None:
         return ()
-    lines = tuple(line.strip() for line in path.read_text().splitlines() if line.strip()) if path.is_file() else ()
+    lines = tuple(line for line in read_lines(path, "--prompts") if line) if path.is_file() else ()
     if not lines:
         raise ConfigError("--prompts", str(path), "a file with one template on each line, as: a photo of a {caption}")
     return lines

@@ -23,6 +23,7 @@ from xsample_jax.captions.encoders import open_encoder
 from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.io.paths import absolute, as_path
+from xsample_jax.io.text import read_lines
 from xsample_jax.prepare.example import KINDS, Fields
 from xsample_jax.prepare.job import ImageOptions, Job
 from xsample_jax.prepare.prepare import PROBLEMS, beam_runner, local_runner, prepare
@@ -119,10 +120,7 @@ def run(arguments: list[str]) -> None:
 
 def read_class_names(path: Path) -> tuple[str, ...]:
     """The lines of a text file; DataError where there is none."""
-    try:
-        return tuple(path.read_text(encoding="utf-8-sig").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError("--class_names", str(path), f"a text file in UTF-8 ({error})") from error
+    return tuple(read_lines(path, "--class_names"))
 
 
 COUNTED = {

@@ -1,0 +1,35 @@
+"""Text files in the encodings that editors save (faults D9): one reader for prompts, class names, tables, captions."""
+
+import pytest
+
+from xsample_jax.errors import DataError
+from xsample_jax.io.text import decode_text, read_lines
+from xsample_jax.prepare.folder import read_table
+from xsample_jax.tools.evaluate import read_prompts
+from xsample_jax.tools.prepare import read_class_names
+
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16")
+ENDS = ("\n", "\r\n")
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_reader_of_text_takes_every_encoding_with_a_mark_and_every_line_end(tmp_path, encoding, end):
+    path = tmp_path / "lines"
+    path.write_bytes(end.join(["a photo of a {caption}", "ein Käfer: {caption}", ""]).encode(encoding))
+    assert read_prompts(path) == ("a photo of a {caption}", "ein Käfer: {caption}")
+    assert read_class_names(path) == ("a photo of a {caption}", "ein Käfer: {caption}")
+    assert decode_text("Käfer".encode(encoding)) == "Käfer"
+    (tmp_path / "t.csv").write_bytes(f"image,caption{end}a.png,Käfer{end}".encode(encoding))
+    assert read_table(tmp_path / "t.csv") == [{"image": "a.png", "caption": "Käfer"}]
+    (tmp_path / "t.jsonl").write_bytes(f'{{"image": "Käfer"}}{end}'.encode(encoding))
+    assert read_table(tmp_path / "t.jsonl") == [{"image": "Käfer"}]
+
+
+@pytest.mark.parametrize("data", ["Käfer".encode("latin-1"), "Käfer".encode("utf-16-le"), b"\xff\xfea\0b"])
+def test_what_is_no_text_is_refused_and_no_letter_is_guessed(tmp_path, data):
+    path = tmp_path / "lines"
+    path.write_bytes(data)
+    for read in (read_prompts, read_class_names, lambda path: read_lines(path, "--x")):
+        with pytest.raises(DataError, match=r"UTF-8"):
+            read(path)
