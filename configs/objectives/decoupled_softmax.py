@@ -1,4 +1,4 @@
-"""DEXML, arXiv 2310.17109, eq. 5
+"""DEXML, arXiv 2310.10636, eq. 5
 
 Loss:      mean over i+ of -log e^{s(i, i+)/tau} / (e^{s(i, i+)/tau} + sum over negatives)
 Command:   python -m xsample_jax.main --config=configs/objectives/decoupled_softmax.py \\

@@ -1,4 +1,4 @@
-"""MACL, arXiv 2212.10888, eqs. 7, 9
+"""MACL, arXiv 2207.07874, eqs. 7, 9
 
 Loss:      NT-Xent with tau = 0.1 (1 + 0.5 A), A the mean positive cosine; rows weighted by 1 / (1 - p_i)
 Command:   python -m xsample_jax.main --config=configs/objectives/macl.py \\

@@ -1,4 +1,4 @@
-"""SimLAP, arXiv 2410.08799
+"""SimLAP, arXiv 2410.18200
 
 Loss:      decoupled softmax of cosines behind a learned gate of (class of i, a second class)
 Command:   python -m xsample_jax.main --config=configs/objectives/simlap.py \\

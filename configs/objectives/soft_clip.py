@@ -1,4 +1,4 @@
-"""second phase of M3CoL, arXiv 2407.15587
+"""second phase of M3CoL, arXiv 2409.17777
 
 Loss:      T = softmax(t_i.t_k / 0.125) of the text tower's own embeddings, both directions
 Command:   python -m xsample_jax.main --config=configs/objectives/soft_clip.py \\

@@ -20,10 +20,11 @@ from xsample_jax.graphs.targets import (
 from xsample_jax.graphs.targets import RULES as TARGET_RULES
 from xsample_jax.objectives.cross_entropy import AGGREGATES, DENOMINATORS
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
+from xsample_jax.objectives.learned_state import constants_of
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.slots import LINKS, MIXERS, NEGATIVES, SIMILARITIES, TEMPERATURES, WEIGHTS
-from xsample_jax.objectives.terms import FeatureTerm, Rows, Term
+from xsample_jax.objectives.terms import OF_VIEWS, FeatureTerm, Rows, Term
 from xsample_jax.registry import name_of, options_of, resolve
 
 # A term written as plain data (config objective.terms): dicts, names and numbers, each of the type of its field.
@@ -104,7 +105,17 @@ def _in_words(hint) -> str:
 
 
 # Sources whose values can be negative: a row sum of them is no distribution.
-SIGNED = ("caption", "class_text", "teacher", "self_similarity", "text_similarity", "swapped", "swapped_keys", "random")
+SIGNED = (
+    "caption",
+    "class_text",
+    "teacher",
+    "self_similarity",
+    "text_similarity",
+    "image_similarity",
+    "swapped",
+    "swapped_keys",
+    "random",
+)
 
 # Sources that are above zero for every pair, and rules that look for negatives among the pairs whose target is zero.
 NEVER_ZERO = ("uniform", "kernel", "hierarchy")
@@ -124,20 +135,27 @@ CHOICES = {
 }
 
 # What a source or a block of rows reads that only some objectives have: attribute of Objective.
-SOURCE_NEEDS = {"teacher": "teacher", "text_similarity": "text", "second_label": "gate"}
+SOURCE_NEEDS = {"teacher": "teacher", "text_similarity": "text", "image_similarity": "text", "second_label": "gate"}
 BLOCK_NEEDS = {
     "image": None,
     "text": "text",
     "teacher": "teacher",
+    "text_teacher": "teacher",
     "queue": "queue",
+    "text_queue": "queue",
     "neighbors": "queue",
     "prototypes": "prototypes",
     "local": "local_views",
     "predicted": "predictor",
 }
 SETTABLE = ("teacher", "queue", "prototypes")  # of them, what a config can ask for
-VIEWS_OF = {"text": 1, "queue": 0, "prototypes": 0}  # blocks whose views are known without a batch; 0: has none
-OF_VIEWS = ("image", "teacher", "predicted", "neighbors")  # blocks with one row per view
+VIEWS_OF = {
+    "text": 1,
+    "text_teacher": 1,
+    "queue": 0,
+    "text_queue": 0,
+    "prototypes": 0,
+}  # blocks whose views are known without a batch; 0: has none
 
 
 def build_objective(config) -> Objective:
@@ -150,6 +168,8 @@ def build_objective(config) -> Objective:
     fields = ("temperature", "learn_temperature", "target_temperature", "teacher", "queue", "prototypes")
     changes = {name: config[name] for name in fields if config[name] is not None}
     changes["center"] = config["center"]
+    if config["memory"] is not None:
+        changes["memory"] = _memory(objective, config["memory"])
     rules = {"neighbors": ("count", config["target_neighbors"]), "same_mass": ("mass", config["target_same_mass"])}
     for rule, (option, value) in rules.items():
         if value is not None:
@@ -168,6 +188,15 @@ def build_objective(config) -> Objective:
         )
     raise_all(list(find_problems(objective)), "the objective")
     return objective
+
+
+def _memory(objective: Objective, given: Collection[Mapping]) -> Mapping:
+    """What an objective keeps per image, with the config's constants: one dict, as {"rho": 8.0}."""
+    if objective.memory is None:
+        fix = "Set --config.objective.memory=None, or --config.objective.preset=isogclr."
+        raise ConfigError("objective.memory", given, "None for an objective that keeps nothing per image", fix)
+    constants = {key: value for one in given for key, value in one.items()}
+    return {"name": name_of(objective.memory)} | options_of(objective.memory) | constants
 
 
 def presets_that_read(available: Collection[str]) -> tuple[str, ...]:
@@ -194,7 +223,9 @@ def find_problems(objective: Objective):
         if isinstance(term.graph, Mixture) and len(term.graph.weights) != len(term.graph.graphs):
             expected = f"one weight for each of the {len(term.graph.graphs)} graphs"
             yield ConfigError(f"{field}.graph.weights", term.graph.weights, expected)
+            yield from _ramp(term.graph.ramp, f"{field}.graph.ramp")
         yield from _no_negatives(term, f"{field}.graph")
+        yield from _views_apart(term, (term.anchors, *term.key_rows), f"{field}.each_view")
         for part in parts_of(term.graph):
             yield from _missing(SOURCE_NEEDS, name_of(part.source), objective, f"{field}.graph.source")
             yield from _target_temperature(part.target_temperature, f"{field}.graph.target_temperature")
@@ -205,10 +236,13 @@ def find_problems(objective: Objective):
             if name_of(term.link) != "square":  # a regression has no weights that could be negative
                 yield from _negative_weights(part)
     for number, term in enumerate(objective.feature_terms):
-        yield from _unknown(FEATURE_TERMS, term.name, f"objective.feature_terms[{number}].name")
+        field = f"objective.feature_terms[{number}]"
+        yield from _unknown(FEATURE_TERMS, term.name, f"{field}.name")
+        yield from _views_apart(term, (term.x, term.y), f"{field}.each_view")
     for rows in objective.rows:
         yield from _unknown_rows(rows, objective)
     yield from _unused(objective)
+    yield from _memory_constants(objective)
     yield from _not_positive(objective.temperature, "objective.temperature")
     yield from _target_temperature(objective.target_temperature, "objective.target_temperature")
     if not objective.terms and not objective.feature_terms:
@@ -280,12 +314,38 @@ def _missing(needs: Mapping, name: str, objective: Objective, field: str):
     yield ConfigError(field, name, expected, f"{own} a preset that has one: {having}.")
 
 
+def _ramp(value, field: str):
+    if not 0 <= value <= 1:
+        yield ConfigError(field, value, "a share of the run, from 0 to 1")
+
+
+def _views_apart(term: Term | FeatureTerm, ends: tuple[Rows, ...], field: str):
+    """One problem where a term of each view on its own compares views of one image: a view has no other view."""
+    whole = [rows.block for rows in ends if rows.block in OF_VIEWS and rows.view is None]
+    if term.each_view and (not whole or len(set(whole)) < len(whole)):
+        expected = "false, or one end of the term that has all views, as image against text"
+        yield ConfigError(field, True, expected)
+
+
+def _memory_constants(objective: Objective):
+    if objective.memory is None:
+        return
+    try:
+        constants_of(objective.memory)
+    except ConfigError as error:
+        yield error
+
+
 def _unused(objective: Objective):
     """What an objective keeps up at a cost and no term reads."""
     blocks = {part.block for rows in objective.rows for part in _nested(rows)}
     sources = {name_of(part.source) for term in objective.terms for part in parts_of(term.graph)}
-    queue = bool(blocks & {"queue", "neighbors"})
-    read = {"teacher": queue or "teacher" in blocks | sources, "queue": queue, "prototypes": "prototypes" in blocks}
+    queue = bool(blocks & {"queue", "text_queue", "neighbors"})
+    read = {
+        "teacher": queue or bool({"teacher", "text_teacher"} & (blocks | sources)),
+        "queue": queue,
+        "prototypes": "prototypes" in blocks,
+    }
     for name, used in read.items():
         value = getattr(objective, name)
         if value and not used:
@@ -310,6 +370,8 @@ def _unknown_rows(rows: Rows, objective: Objective):
     for part in _nested(rows):
         found = list(_unknown(dict.fromkeys(BLOCK_NEEDS, len), part.block, "rows.block"))
         found = found or list(_missing(BLOCK_NEEDS, part.block, objective, "rows.block"))
+        if part.block.startswith("text_"):
+            found = found or list(_missing({part.block: "text"}, part.block, objective, "rows.block"))
         yield from found
         views = {**VIEWS_OF, "local": objective.local_views}.get(part.block)
         if not found and part.view is not None and (part.view < 0 or (views is not None and part.view >= views)):

@@ -14,8 +14,8 @@ class Preset:
     Attributes:
       formula: the loss in a line; source: where it comes from.
       objective: the data itself.
-      golden: the number of a published implementation that it is tested against (tests/objectives/goldens.json);
-        "": none was to be had, the tests compare with the formula.
+      golden: the number of a published implementation that this objective gives on its inputs, unchanged but for the
+        temperature (tests/objectives/goldens.json); "": there is none, or for parts of the objective only.
     """
 
     formula: str
@@ -37,8 +37,12 @@ def both_ways(first: Rows, second: Rows, **fields) -> tuple[Term, Term]:
 
 
 def image_text(**fields) -> tuple[Term, Term]:
-    """Image against text and text against image."""
-    return both_ways(IMAGE, TEXT, **fields)
+    """Image against text and text against image: one term per view of the images, and their mean.
+
+    The published image-text losses see one view a step. One softmax over the rows of all views would be another loss:
+    a text with two half positives, which compete with each other.
+    """
+    return both_ways(IMAGE, TEXT, each_view=True, **fields)
 
 
 # Named objectives that compare images with images, by what is known about them.
@@ -102,7 +106,7 @@ IMAGES = {
     ),
     "decoupled_softmax": Preset(
         "mean over i+ of -log e^{s(i, i+)/tau} / (e^{s(i, i+)/tau} + sum over negatives)",
-        "DEXML, arXiv 2310.17109, eq. 5",
+        "DEXML, arXiv 2310.10636, eq. 5",
         Objective((Term(LABEL, denominator="own", negatives="not_positive"),), 0.1),
         golden="DEXML decoupled softmax (denom=own)",
     ),
@@ -130,7 +134,7 @@ IMAGES = {
     ),
     "macl": Preset(
         "NT-Xent with tau = 0.1 (1 + 0.5 A), A the mean positive cosine; rows weighted by 1 / (1 - p_i)",
-        "MACL, arXiv 2212.10888, eqs. 7, 9",
+        "MACL, arXiv 2207.07874, eqs. 7, 9",
         Objective((Term(temperature="model_aware", row_weight="unsure"),), 0.1),
         golden="MACL (temperature rule + row weight 1/(1-p))",
     ),
@@ -172,7 +176,7 @@ IMAGES = {
     ),
     "simlap": Preset(
         "decoupled softmax of cosines behind a learned gate of (class of i, a second class)",
-        "SimLAP, arXiv 2410.08799",
+        "SimLAP, arXiv 2410.18200",
         Objective(
             (
                 Term(
@@ -255,7 +259,7 @@ IMAGE_TEXT = {
     ),
     "soft_clip": Preset(
         "T = softmax(t_i.t_k / 0.125) of the text tower's own embeddings, both directions",
-        "second phase of M3CoL, arXiv 2407.15587",
+        "second phase of M3CoL, arXiv 2409.17777",
         Objective(image_text(graph=Graph("text_similarity", "softmax", target_temperature=0.125)), 0.1, text="linear"),
     ),
     "clip": Preset(
