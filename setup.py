@@ -48,6 +48,7 @@ setuptools.setup(
         "huggingface-hub",  # tokenizers brings it anyway
         "jax>=0.10.0",
         "jinja2",
+        "markupsafe",  # jinja2 brings it anyway
         "matplotlib",
         "ml-collections",
         "msgpack",

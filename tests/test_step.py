@@ -1,12 +1,14 @@
 """The train step: the same on any number of devices, donated, learning, and with the documented metrics."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.tiny import random_batch, tiny_config, tiny_parts
-from xsample_jax.objectives.learned_state import LOG_SCALE
+from xsample_jax.objectives.learned_state import LOG_SCALE, temperature_of
 from xsample_jax.sharding import fetch_scalars, to_global
 
 pytestmark = pytest.mark.usefixtures("shallow_resnet18")
@@ -84,6 +86,35 @@ def test_learned_temperature_is_trained_and_reported():
     assert state.params[LOG_SCALE].shape == ()
     _, state, _ = run_steps(preset_config("xclr"), 1, steps=1)
     assert LOG_SCALE not in state.params
+
+
+def test_a_step_brings_a_temperature_of_a_checkpoint_back_into_its_bounds():
+    """faults A4: with an average for evaluation, a batch in parts and two devices; then the parameter moves on."""
+    config = tiny_config(
+        objective__preset="clip_frozen_text",
+        steps=100,
+        optimizer__ema=0.5,
+        optimizer__learning_rate=0.1,
+        optimizer__warmup=0.0,
+        loss__grad_cache=2,
+    )
+    parts = tiny_parts(config, jax.devices()[:2])
+    state = parts.new_state()
+    scale = jax.device_put(jnp.float32(9.0), state.params[LOG_SCALE].sharding)
+    state = dataclasses.replace(
+        state, params={**state.params, LOG_SCALE: scale}, ema={**state.ema, LOG_SCALE: jnp.copy(scale)}
+    )
+    seen, read = [], []
+    for step in range(3):
+        batch = {name: random_batch(config, step)[name] for name in parts.abstract_batch}
+        state, metrics = parts.train_step(state, to_global(batch, parts.mesh))
+        seen.append(float(state.params[LOG_SCALE]))
+        read.append(float(metrics["temperature"]))
+        averaged = temperature_of(parts.objective, state.averaged().params)
+        assert 0.01 - 1e-6 <= float(averaged) <= 1 + 1e-6
+    assert read[0] == pytest.approx(0.01, rel=1e-5)
+    assert all(0 <= scale <= np.log(100) + 1e-5 for scale in seen)
+    assert seen[-1] < np.log(100) - 0.1  # it does not stay at its bound
 
 
 def test_class_text_graph_reads_class_embeddings():

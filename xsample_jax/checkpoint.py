@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import math
@@ -444,6 +445,13 @@ class Checkpoints:
             raise error
 
 
+def _cause(text: str) -> str:
+    """What a library says of an error, with the operating system's words for it first: they are in its middle."""
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE)
+    found = next((words for words in map(os.strerror, codes) if words in text), "")
+    return f"{found}: {text}" if found else text
+
+
 def _tried(work: Callable[[], object], what: str) -> tuple[object, str]:
     """(what `work` returns, "") where it succeeds in all processes; else (None, what was raised, and where)."""
     found, problem = None, ""
@@ -452,7 +460,7 @@ def _tried(work: Callable[[], object], what: str) -> tuple[object, str]:
     except Exception as error:
         while isinstance(error, jax.errors.JaxRuntimeError) and error.__context__ is not None:
             error = error.__context__  # that the processes have not met is what follows from it
-        problem = (str(error)[:400] or type(error).__name__) + name_of_process()
+        problem = _cause(str(error) or type(error).__name__)[:400] + name_of_process()
     problems = [text for text in allgather_text(what, problem) if text]
     return (None, "; ".join(problems)) if problems else (found, "")
 

@@ -13,7 +13,7 @@ import numpy as np
 from xsample_jax.augment.views import make_views
 from xsample_jax.config.rules import check_kernels
 from xsample_jax.data.dataset import train_batches
-from xsample_jax.errors import ConfigError
+from xsample_jax.errors import ConfigError, shorten
 from xsample_jax.io.paths import as_path, local_copy_of
 from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.reports.contact_sheet import contact_sheet, unnormalize
@@ -153,7 +153,7 @@ def overflow(parts: RunSetup, topology: str, error: Exception) -> ConfigError:
         "mesh.topology",
         topology,
         f"a slice whose memory holds the step, of which the state alone takes "
-        f"{bytes_per_device(parts.abstract_state) / GIB:.2f} GiB a device; the TPU compiler says: {first_line}",
+        f"{bytes_per_device(parts.abstract_state) / GIB:.2f} GiB a device; the compiler says: {shorten(first_line, 120)}",
         advice(parts),
     )
 
@@ -163,23 +163,17 @@ def advice(parts: RunSetup) -> str:
     config, devices = parts.config, parts.mesh.size
     keys = []
     if config.precision.compute == "float32":
-        keys.append("--config.precision.compute=bfloat16 (half the activations)")
+        keys.append("precision.compute=bfloat16")  # half the activations
     if config.loss.impl == "dense":
-        keys.append("--config.loss.impl=auto (no matrix of all pairs)")
+        keys.append("loss.impl=auto")  # no matrix of all pairs
     if config.mesh.fsdp * config.mesh.tensor < devices:
-        state = bytes_per_device(parts.abstract_state) / GIB
-        keys.append(
-            f"--config.mesh.fsdp={devices // config.mesh.tensor} (the state, {state:.2f} GiB a device, is split)"
-        )
+        keys.append(f"mesh.fsdp={devices // config.mesh.tensor}")  # the state is split
     if config.model.remat == "none":
-        keys.append("--config.model.remat=block (activations of one block at a time, one more forward pass)")
-    parts_of_batch = 2 * config.loss.grad_cache
-    if config.batch_size % (parts_of_batch * devices) == 0:
-        keys.append(
-            f"--config.loss.grad_cache={parts_of_batch} (activations of 1/{parts_of_batch} of the batch at a time)"
-        )
-    keys.append("a smaller --config.batch_size, or more devices")
-    return "What helps: " + "; ".join(keys) + "."
+        keys.append("model.remat=block")  # activations of one block at a time, one more forward pass
+    chunks = 2 * config.loss.grad_cache
+    if config.batch_size % (chunks * devices) == 0:
+        keys.append(f"loss.grad_cache={chunks}")  # activations of a part of the batch at a time
+    return f"Try, the cheapest first: --config.{', --config.'.join([*keys, 'batch_size'])} smaller, or more devices."
 
 
 PICTURE = "dry_run.png"

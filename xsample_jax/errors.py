@@ -14,7 +14,8 @@ REQUEUE = 75  # stopped from outside and saved: start the same command again (EX
 
 
 LONGEST = 500  # characters of a message
-LONGEST_PART = {"field": 120, "value": 100, "expected": 150, "fix": 110}
+LONGEST_VALUE = 160
+SHORTEST_PART = 80  # what is left of a part, at least, where the message is too long
 MOST_PROBLEMS = 20
 CONTROLS = {code: " " for code in (*range(0x20), *range(0x7F, 0xA0))}
 
@@ -26,12 +27,12 @@ def shorten(text: str, length: int) -> str:
 
 
 def show(value: object) -> str:
-    """A value as it is shown in a message: on one line, whatever it is, at most 100 characters."""
+    """A value as it is shown in a message: on one line, whatever it is, at most LONGEST_VALUE characters."""
     try:
         text = repr(value)
     except Exception:  # a whole number of more digits than Python prints, an object of the user's
         text = f"a {type(value).__name__} that cannot be printed"
-    return shorten(text, LONGEST_PART["value"])
+    return shorten(text, LONGEST_VALUE)
 
 
 class UserError(ValueError):
@@ -44,10 +45,13 @@ class UserError(ValueError):
 
     def __init__(self, field: str, value: object, expected: str, fix: str = ""):
         self.field, self.value, self.expected, self.fix = field, value, expected, fix
-        parts = {"field": str(field), "value": show(value), "expected": str(expected), "fix": str(fix)}
-        if sum(map(len, parts.values())) > LONGEST - 20:
-            parts = {name: shorten(text, LONGEST_PART[name]) for name, text in parts.items()}
-        message = "{field} = {value}: expected {expected}.".format(**parts) + f" {parts['fix']}" * bool(fix)
+        parts = [str(field), show(value), str(expected), str(fix)]
+        for _ in parts:
+            over = sum(map(len, parts)) - (LONGEST - 20)
+            if over > 0:
+                longest = max(range(len(parts)), key=lambda place: len(parts[place]))
+                parts[longest] = shorten(parts[longest], max(SHORTEST_PART, len(parts[longest]) - over))
+        message = "{} = {}: expected {}.".format(*parts) + f" {parts[3]}" * bool(fix)
         super().__init__(message.translate(CONTROLS))
 
     def __reduce__(self):  # exceptions are rebuilt from their message otherwise, and could not come back from a process

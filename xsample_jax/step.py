@@ -13,7 +13,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from xsample_jax.augment.views import copies_of, make_views
 from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
 from xsample_jax.objectives.learned_state import (
+    TEXT_KEYS,
     bias_of,
+    clamped,
     gate_of,
     move_teacher,
     nearest,
@@ -90,7 +92,8 @@ def step_blocks(
         second = second_classes(inputs.key, per_image["id"], per_image["label"])
         per_image |= {"second_label": second, "gate": gate_of(params, per_image["label"], second)}
     if text is not None:
-        per_image |= {"text": jax.lax.stop_gradient(text)}
+        mean = jax.lax.stop_gradient(z).reshape(images, views, -1).mean(axis=1)
+        per_image |= {"text": jax.lax.stop_gradient(text), "image": mean}
     of_view = {f"view_{view}": jax.lax.stop_gradient(z[view::views]) for view in range(views)}
     teacher = inputs.teacher
     other = {"other_view": other_view(z, views)}
@@ -103,8 +106,13 @@ def step_blocks(
     if teacher:
         of_teacher = image_block(teacher["image"], per_image, views, 2 * len(z), teacher=teacher["image"])
         blocks["teacher"] = of_teacher
+    if teacher and text is not None:
+        of_texts = image_block(teacher["text"], per_image, 1, 6 * len(z), teacher=teacher["text"])
+        blocks["text_teacher"] = of_texts
     if objective.queue:
         blocks["queue"] = queue_block(inputs.memory)
+        if TEXT_KEYS in inputs.memory:
+            blocks["text_queue"] = queue_block(inputs.memory, TEXT_KEYS)
         if any(rows.block == "neighbors" for rows in objective.rows):
             blocks["neighbors"] = image_block(nearest(inputs.memory, z), per_image, views, 5 * len(z))
     if objective.prototypes:
@@ -280,7 +288,7 @@ def make_train_step(
         )
         gradient = float32(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, float32(state.params))
-        params = updated(state.params, updates, jax.random.fold_in(inputs.key, ROUNDING))
+        params = clamped(updated(state.params, updates, jax.random.fold_in(inputs.key, ROUNDING)))
         if objective.teacher is not None:
             memory |= move_teacher(state.memory, params, objective.teacher)
         if config.eval.online_probe:

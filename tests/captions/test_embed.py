@@ -457,7 +457,7 @@ def test_class_texts_of_another_model_are_not_replaced(plain, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("xsample_jax.captions.embed.write_whole", killed)
+        patch.setattr("xsample_jax.captions.embed.atomic_write", killed)
         with pytest.raises(KeyboardInterrupt):
             embed_classes(plain, HashEncoder("two"), overwrite=True)
     assert not (plain / "class_embeddings.json").exists()  # never beside rows that it is not about

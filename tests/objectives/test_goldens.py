@@ -286,6 +286,56 @@ def degla():
     return value(term, {"image": images(Z1), "text": captions, "queue": hard}, 1 / 5)
 
 
+# The presets that claim a golden, on its inputs: the preset itself, unchanged but for the temperature.
+
+PRESETS_ON_GOLDENS = {
+    "xclr": lambda: xclr("caption_embedding", "caption"),
+    "xclr_class_text": lambda: xclr("class_embedding", "class_text"),
+    "simclr": lambda: preset_value("simclr", two_views()),
+    "supcon": lambda: preset_value("supcon", two_views()),
+    "dcl": lambda: preset_value("dcl", two_views()),
+    "rince": lambda: preset_value("rince", two_views()),
+    "macl": lambda: preset_value("macl", two_views()),
+    "mv_infonce": lambda: preset_value("mv_infonce", {"image": images(Z1, Z2, Z3)}),
+    "simlap": lambda: simlap(),
+    "barlow_twins": lambda: preset_value("barlow_twins", two_views()),
+    "spectral": lambda: preset_value("spectral", two_views()),
+    "cwcl": lambda: preset_value(
+        "cwcl",
+        {"image": images(Z1, caption_embedding=Z3), "text": texts(Z2, caption_embedding=Z3)},
+        temperature=0.07,
+    ),
+    "clip": lambda: preset_value("clip", image_and_text(), temperature=1 / 5),
+    "clip_frozen_text": lambda: preset_value("clip_frozen_text", image_and_text(), temperature=1 / 5),
+    "unicl": lambda: preset_value("unicl", image_and_text(), temperature=0.1),
+    "siglip": lambda: preset_value("siglip", image_and_text(), temperature=1 / 5),
+    "slip": lambda: preset_value("slip", {"image": images(Z1, Z2), "text": texts(Z3)}, temperature=1 / 4),
+    "cyclip": lambda: preset_value("cyclip", image_and_text(), temperature=0.1),
+    "symile": lambda: preset_value("symile", {"image": images(Z1, Z2), "text": texts(Z3)}, temperature=1 / 3),
+    "gram": lambda: preset_value("gram", {"image": images(Z1, Z2), "text": texts(Z3)}, temperature=0.07),
+}
+
+
+def xclr(entry, source):
+    """Captions whose cosines are the golden's similarities of classes: rows of a root of that matrix."""
+    similarity = extra(PRESETS["xclr"].golden, "class_sim")
+    values, vectors = np.linalg.eigh(similarity)
+    roots = vectors * np.sqrt(np.maximum(values, 0.0))
+    np.testing.assert_allclose(roots @ roots.T, similarity, atol=1e-6)
+    return preset_value("xclr" if source == "caption" else "xclr_class_text", two_views(**{entry: roots[LABELS]}))
+
+
+@pytest.mark.parametrize("name", PRESETS_ON_GOLDENS)
+def test_a_preset_that_claims_a_golden_gives_it(name):
+    """faults A5: the golden of `slip` was tested on terms written out beside the preset."""
+    expected = CASES[PRESETS[name].golden]["expected"]
+    assert float(quick_jit(PRESETS_ON_GOLDENS[name])()) == pytest.approx(expected, rel=2e-5)
+
+
+def test_every_claim_is_tested():
+    assert set(PRESETS_ON_GOLDENS) == {name for name, preset in PRESETS.items() if preset.golden}
+
+
 @pytest.mark.parametrize("name", VALUES)
 def test_golden(name):
     assert float(quick_jit(VALUES[name])()) == pytest.approx(CASES[name]["expected"], rel=1e-5)

@@ -3,9 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from xsample_jax.graphs.targets import Graph
+from xsample_jax.objectives.learned_state import BIAS, LOG_SCALE, clamped, init_objective_parameters, temperature_of
+from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.slots import TEMPERATURES, initial_log_scale, learned_temperature
+from xsample_jax.objectives.terms import Term, image_block
+from xsample_jax.ops import unit_rows
 
 RNG = np.random.default_rng(6)
 SIMILARITY, TARGET = RNG.uniform(-1, 1, (3, 4)), np.array([[1.0, 0, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 0]])
@@ -46,8 +52,40 @@ def test_learned_temperature_starts_at_its_value_and_is_clamped(start, expected)
     assert learned_temperature(initial_log_scale(start)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_learned_temperature_has_a_gradient_only_within_its_bounds():
+def test_a_parameter_out_of_bounds_is_read_at_the_bound_and_keeps_its_gradient():
+    """faults A4: a weight file may bring such a parameter; the loss must be able to bring it back."""
     slope = jax.grad(learned_temperature)
-    assert slope(jnp.log(1 / 0.07)) == pytest.approx(-0.07, rel=1e-5)
-    assert slope(jnp.log(1 / 0.001)) == 0
-    assert slope(jnp.log(1 / 5.0)) == 0
+    for tau, read in ((0.07, 0.07), (0.001, 0.01), (0.01, 0.01), (1.0, 1.0), (5.0, 1.0)):
+        parameter = -jnp.log(tau)
+        assert learned_temperature(parameter) == pytest.approx(read, rel=1e-5)
+        assert slope(parameter) == pytest.approx(-read, rel=1e-5)
+
+
+def test_only_the_learned_temperature_is_clamped():
+    params = {LOG_SCALE: jnp.float32(9.0), BIAS: jnp.float32(-30.0), "encoder/log_scale": jnp.float32(9.0)}
+    assert clamped(params) == {**params, LOG_SCALE: pytest.approx(np.log(100), rel=1e-6)}
+    assert clamped({LOG_SCALE: jnp.float32(-2.0)})[LOG_SCALE] == 0.0
+
+
+@pytest.mark.parametrize("start", [1e-4, 0.01, 0.07, 1.0, 50.0])
+@pytest.mark.parametrize("optimizer", [optax.adam(0.05), optax.sgd(0.05, momentum=0.9)], ids=["adam", "momentum"])
+def test_a_temperature_that_starts_at_or_beyond_its_clamp_reaches_its_optimum(start, optimizer):
+    """faults A4: the embeddings are the captions and tau_s is 0.2, so the loss is H(T), its least, at tau = 0.2 only."""
+    objective = Objective((Term(Graph("caption", "softmax")),), start, target_temperature=0.2, learn_temperature=True)
+    rng = np.random.default_rng(0)
+    z = unit_rows(jnp.asarray(rng.normal(size=(12, 4)), jnp.float32))
+    block = image_block(z, {"id": jnp.arange(6)}, 2, caption_embedding=z)
+    params = init_objective_parameters(objective, 4, 0, 0)
+
+    def loss(params):
+        return objective_loss(objective, {"image": block}, 6, temperature_of(objective, params))[0]
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params), state)
+        params = clamped(optax.apply_updates(params, updates))
+        return (params, state), params[LOG_SCALE]
+
+    (params, _), seen = jax.jit(lambda c: jax.lax.scan(step, c, None, 400))((params, optimizer.init(params)))
+    assert float(temperature_of(objective, params)) == pytest.approx(0.2, rel=0.02)
+    assert 0 <= seen.min() <= seen.max() <= np.log(100) + 1e-5

@@ -11,7 +11,7 @@ from xsample_jax.reports.contact_sheet import gallery_sheet
 from xsample_jax.reports.figures import named_colors
 from xsample_jax.reports.style import COLORS, breakable, soft, unbroken
 
-TEMPLATES = Path(__file__).parents[2] / "xsample_jax" / "tools" / "templates"
+TEMPLATES = Path(__file__).parents[2] / "xsample_jax" / "reports" / "templates"
 
 
 @pytest.mark.parametrize(

@@ -339,6 +339,13 @@ OBJECTIVE = {
     ),
     "queue": Key(int, None, "Rows of the queue of past keys; None: the preset's.", minimum=0, optional=True),
     "prototypes": Key(int, None, "Learned prototypes; None: the preset's.", minimum=0, optional=True),
+    "memory": Key(
+        tuple[dict, ...],
+        None,
+        "Constants of what is kept per image, one dict, as {'rho': 8.0} (objectives/learned_state.py); None: the preset's.",
+        lengths=(1,),
+        optional=True,
+    ),
     "center": Key(bool, False, "Center the caption embeddings of the batch before their cosines."),
 }
 

@@ -16,6 +16,8 @@ source(u, v) = source(v, u) transposed. Side information:
     embedding           float [A, D]   the row's own embedding, without gradient
     other_view, view_0  float [A, D]   embedding of the next view, of view 0, ... of the image, without gradient
     second_label        int   [A]      another class that the anchor is compared in
+    text, image         float [A, D]   embedding of the image's text, mean embedding of its views, without gradient
+    row                 int   [A]      number of the row in the step, -1 = a key of no image of the batch
     teacher             float [A, D]   embedding of the next view by the EMA encoder (a key's own, for teacher keys)
 """
 
@@ -120,9 +122,14 @@ def geometry(u: dict, v: dict) -> jax.Array:
     return identity(u, v) * common / jnp.maximum(area_u[:, None] + area_v[None, :] - common, 1e-12)
 
 
-def teacher(u: dict, v: dict, *, own: bool = True) -> jax.Array:
-    """Cosine of the embeddings by the EMA encoder: ReSSL, ALBEF. Without `own` the own pair is left out (SCE)."""
+def teacher(u: dict, v: dict, *, own: bool = True, queue_only: bool = False) -> jax.Array:
+    """Cosine of the embeddings by the EMA encoder: ReSSL, ALBEF.
+
+    Without `own` the own pair is left out; with `queue_only` every key of an image of the batch is (SCE).
+    """
     similarity = cosines(u["teacher"], v["teacher"])
+    if queue_only:
+        return jnp.where(v["row"][None, :] < 0, similarity, -1e30)
     return similarity if own else jnp.where(identity(u, v) > 0, -1e9, similarity)
 
 
@@ -134,6 +141,11 @@ def self_similarity(u: dict, v: dict) -> jax.Array:
 def text_similarity(u: dict, v: dict) -> jax.Array:
     """Cosine of the text tower's embeddings of both images, without gradient: the soft targets of M3CoL."""
     return cosines(u["text"], v["text"])
+
+
+def image_similarity(u: dict, v: dict) -> jax.Array:
+    """Cosine of the mean embeddings of both images' views, without gradient: the other soft targets of M3CoL."""
+    return cosines(u["image"], v["image"])
 
 
 def swapped(u: dict, v: dict, *, of: int | None = None) -> jax.Array:
@@ -168,10 +180,13 @@ SOURCES = {
         teacher,
         reads=("teacher",),
         learns=("teacher",),
-        chosen=lambda own=True: {} if own else {"reads": ("teacher", "id")},
+        chosen=lambda own=True, queue_only=False: (
+            {"of_keys": ("row",)} if queue_only else {} if own else {"reads": ("teacher", "id")}
+        ),
     ),
     "self_similarity": Slot(self_similarity, reads=("embedding",)),
     "text_similarity": Slot(text_similarity, reads=("text",), learns=("text",)),
+    "image_similarity": Slot(image_similarity, reads=("image",), learns=("text",)),
     "swapped": Slot(
         swapped,
         of_anchors=("other_view",),

@@ -195,10 +195,21 @@ class Graph:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """sum_m weights[m] * T_m: label smoothing, and hard targets softened by a teacher (SCE, ALBEF)."""
+    """sum_m weights[m] * T_m: label smoothing, and hard targets softened by a teacher (SCE, ALBEF).
+
+    ramp: share of the run over which the weights move linearly from 1 on the first graph alone to `weights`; 0: none.
+    """
 
     graphs: tuple[Graph, ...]
     weights: tuple[float, ...]
+    ramp: float = 0.0
+
+    def weights_at(self, progress: jax.Array | float) -> tuple:
+        """The weights when the share `progress` of the run is over."""
+        if not self.ramp:
+            return self.weights
+        done = jnp.minimum(progress / self.ramp, 1.0)
+        return tuple((1 - done) * (number == 0) + done * weight for number, weight in enumerate(self.weights))
 
 
 def parts_of(graph: Graph | Mixture) -> tuple[Graph, ...]:
@@ -217,11 +228,16 @@ def similarity(graph: Graph, u: dict, v: dict, valid: jax.Array | None) -> jax.A
     return values
 
 
-def target(graph: Graph | Mixture, u: dict, v: dict, valid: jax.Array, target_temperature) -> jax.Array:
-    """The target T [A, K] of a graph over the valid pairs. No gradient flows into it."""
+def target(
+    graph: Graph | Mixture, u: dict, v: dict, valid: jax.Array, target_temperature, progress: jax.Array | float = 1.0
+) -> jax.Array:
+    """The target T [A, K] of a graph over the valid pairs when the share `progress` of the run is over.
+
+    No gradient flows into it.
+    """
     if isinstance(graph, Mixture):
         parts = [target(part, u, v, valid, target_temperature) for part in graph.graphs]
-        return sum(weight * part for weight, part in zip(graph.weights, parts, strict=True))
+        return sum(weight * part for weight, part in zip(graph.weights_at(progress), parts, strict=True))
     values = similarity(graph, u, v, valid)
     tau_s = solve_temperature(graph.target_temperature or target_temperature, values, valid)
     normalize = resolve(NORMALIZERS, graph.normalizer, "graph.normalizer")
@@ -242,7 +258,8 @@ def describe(graph: Graph | Mixture) -> str:
     """The graph in a line, as "softmax(caption)" or "0.9 row_sum(identity) + 0.1 row_sum(uniform)"."""
     if isinstance(graph, Mixture):
         parts = zip(graph.weights, graph.graphs, strict=True)
-        return " + ".join(f"{weight:g} {describe(part)}" for weight, part in parts)
+        ramp = f" after a ramp over {graph.ramp:.3g} of the run" if graph.ramp else ""
+        return " + ".join(f"{weight:g} {describe(part)}" for weight, part in parts) + ramp
     inner = _word(graph.source)
     for transform in graph.transforms:
         inner = f"{_word(transform)} of {inner}"

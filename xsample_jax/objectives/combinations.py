@@ -17,15 +17,25 @@ from xsample_jax.graphs.targets import (
     describe,
     parts_of,
 )
-from xsample_jax.objectives.learned_state import COLDEST
+from xsample_jax.objectives.learned_state import constants_of, own_temperatures
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.side_information import EVERY_IMAGE, STATES, provider_of
 from xsample_jax.objectives.slots import TEMPERATURES
-from xsample_jax.objectives.terms import FeatureTerm, Rows, Term, chosen_slots
+from xsample_jax.objectives.terms import OF_VIEWS, FeatureTerm, Rows, Term, chosen_slots
 from xsample_jax.registry import Choice, name_of, options_of, slot_of
 
 # Sources whose values can be negative: a row sum of them is no distribution.
-SIGNED = ("caption", "class_text", "teacher", "self_similarity", "text_similarity", "swapped", "swapped_keys", "random")
+SIGNED = (
+    "caption",
+    "class_text",
+    "teacher",
+    "self_similarity",
+    "text_similarity",
+    "image_similarity",
+    "swapped",
+    "swapped_keys",
+    "random",
+)
 # Sources that are zero for some pairs.
 WITH_ZEROS = ("identity", "label", "labels", "other_label", "second_label", "geometry")
 
@@ -48,7 +58,6 @@ OF_SOFTMAX = {
     "repulsion": 1.0,
     "merge_views": False,
 }
-OF_VIEWS = ("image", "teacher", "predicted", "neighbors")  # blocks with one row per view
 HIGHEST_EXPONENT = 60.0  # e^60 and its gradient are float32 numbers
 OF_MEMORY = ("average", "anchor_temperature")
 
@@ -267,7 +276,7 @@ def _count(rows: Rows, alone: bool = False) -> int | str | None:
     """Rows per image: a number, a word for "as many as it has views", or None for rows of no image."""
     if rows.block not in EVERY_IMAGE or (rows.times is not None and not alone):
         return None
-    if rows.view is not None or rows.block == "text":
+    if rows.view is not None or rows.block in ("text", "text_teacher"):
         return 1
     return "views" if rows.block in OF_VIEWS else "local"
 
@@ -286,7 +295,9 @@ def lowest_tau(term: Term, objective: Objective) -> float:
         return min(base, options.get("low", 0.1))
     if name == "model_aware":
         return base * (1 - options.get("alpha", 0.5) * (1 + options.get("center", 0.0)))
-    return COLDEST if name == "per_anchor" else base
+    if name == "per_anchor" and own_temperatures(objective):
+        return constants_of(objective.memory).coldest
+    return base
 
 
 def _temperature(term: Term, objective: Objective, field: str) -> Iterator[ConfigError]:

@@ -5,11 +5,12 @@
     shared   R_ik = log sum_k' N_ik' exp S_ik'        then l_i = H(T_i, p_i), the cross-entropy of T_i and p_i = softmax
     own      R_ik = log( exp S_ik + sum_k' N_ik' exp S_ik' )       N without the positives: they do not compete
     views    R_ik = sum over views g of log sum over pairs within view g of N exp S         one denominator per view
+    debiased as own, the sum over N less the share tau+ of same-class keys that N is expected to have
     rank     R_ik = log sum over k' with o_ik' <= o_ik of exp S_ik'       o: similarity to the anchor; only the less
                                                                           similar ones compete with k
 
-X-CLR, SimCLR, SupCon and CLIP are `shared` and differ in T only. A self pair is invalid in T and in N alike: with it in
-T alone the loss asks for log 0, with it in N alone every row carries mass that nothing can remove.
+X-CLR, SimCLR, SupCon and CLIP are `shared` and differ in T only. A self pair is in neither T nor N unless a term says so
+(Term.self_targets, Term.self_pairs): in N alone it is mass that nothing can remove.
 
 S, T, N are [A, K], R is [A, 1] or [A, K]; row weights a (attraction) and r (repulsion) are scalars or [A].
 """
@@ -63,12 +64,13 @@ def repelled(logits: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 class Pairing(NamedTuple):
-    """What a denominator may ask about the pairs: side information u, v; the view that both ends share, or -1."""
+    """What a denominator may ask about the pairs: side information u, v; the view that both ends share, or -1; tau."""
 
     u: dict
     v: dict
     view: jax.Array
     views: int
+    temperature: jax.Array | float
 
 
 def shared(logits: jax.Array, weight: jax.Array, pairing: Pairing) -> jax.Array:
@@ -81,6 +83,19 @@ def own(logits: jax.Array, weight: jax.Array, pairing: Pairing) -> jax.Array:
     """[A, K]: every positive competes with the negatives only (decoupled softmax)."""
     del pairing
     return jnp.logaddexp(logits, log_sum(logits, weight)[:, None])
+
+
+def debiased(logits: jax.Array, weight: jax.Array, pairing: Pairing, *, tau_plus: float = 0.1) -> jax.Array:
+    """[A, K]: `own` with the negatives corrected for those of the anchor's class (arXiv 2007.00224; 2010.04592, eq. 4).
+
+    e^S_ik + max( (sum N e^S - tau_plus n e^S_ik) / (1 - tau_plus), n e^(-1/tau) ), n = sum N: no negative is further
+    away than a cosine of -1. tau_plus: share of the keys that are of the anchor's class.
+    """
+    negatives, count = log_sum(logits, weight)[:, None], weight.sum(axis=-1, keepdims=True)
+    scale = jax.lax.stop_gradient(jnp.maximum(negatives, logits))
+    corrected = jnp.exp(negatives - scale) - tau_plus * count * jnp.exp(logits - scale)
+    least = (1 - tau_plus) * count * jnp.exp(-1 / pairing.temperature - scale)
+    return scale + jnp.log(jnp.exp(logits - scale) + jnp.maximum(corrected, least) / (1 - tau_plus))
 
 
 def views(logits: jax.Array, weight: jax.Array, pairing: Pairing) -> jax.Array:
@@ -124,6 +139,7 @@ def _read_by(by: Choice) -> dict:
 DENOMINATORS = {
     "shared": Slot(shared),
     "own": Slot(own),
+    "debiased": Slot(debiased, limits={"tau_plus": (0.0, 0.99)}),
     "views": Slot(views, views=2),
     "rank": Slot(rank, chosen=_read_by),
 }

@@ -11,17 +11,17 @@ from xsample_jax.graphs.targets import NORMALIZERS, TRANSFORMS, WITH_TEMPERATURE
 from xsample_jax.graphs.targets import RULES as TARGET_RULES
 from xsample_jax.objectives.combinations import (
     OF_MEMORY,
-    OF_VIEWS,
     find_clashes,
     find_feature_clashes,
     find_unavailable,
 )
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
+from xsample_jax.objectives.learned_state import constants_of
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.side_information import STATES
 from xsample_jax.objectives.slots import LINKS
-from xsample_jax.objectives.terms import CHOICES, FeatureTerm, Rows, Term, chosen_slots
+from xsample_jax.objectives.terms import CHOICES, OF_VIEWS, FeatureTerm, Rows, Term, chosen_slots
 from xsample_jax.registry import Slot, in_words, is_of, name_of, options_of, resolve, wrong_options
 
 # A term written as plain data (config objective.terms): dicts, names and numbers, each of the type of its field.
@@ -86,14 +86,22 @@ BLOCK_NEEDS = {
     "image": None,
     "text": "text",
     "teacher": "teacher",
+    "text_teacher": "teacher",
     "queue": "queue",
+    "text_queue": "queue",
     "neighbors": "queue",
     "prototypes": "prototypes",
     "local": "local_views",
     "predicted": "predictor",
 }
 SETTABLE = ("teacher", "queue", "prototypes")  # of them, what a config can ask for
-VIEWS_OF = {"text": 1, "queue": 0, "prototypes": 0}  # blocks whose views are known without a batch; 0: has none
+VIEWS_OF = {
+    "text": 1,
+    "text_teacher": 1,
+    "queue": 0,
+    "text_queue": 0,
+    "prototypes": 0,
+}  # blocks whose views are known without a batch; 0: has none
 
 
 def build_objective(config) -> Objective:
@@ -106,6 +114,8 @@ def build_objective(config) -> Objective:
     fields = ("temperature", "learn_temperature", "target_temperature", "teacher", "queue", "prototypes")
     changes = {name: config[name] for name in fields if config[name] is not None}
     changes["center"] = config["center"]
+    if config["memory"] is not None:
+        changes["memory"] = _memory(objective, config["memory"])
     rules = {"neighbors": ("count", config["target_neighbors"]), "same_mass": ("mass", config["target_same_mass"])}
     for rule, (option, value) in rules.items():
         if value is not None:
@@ -126,6 +136,15 @@ def build_objective(config) -> Objective:
     return objective
 
 
+def _memory(objective: Objective, given: Collection[Mapping]) -> Mapping:
+    """What an objective keeps per image, with the config's constants: one dict, as {"rho": 8.0}."""
+    if objective.memory is None:
+        fix = "Set --config.objective.memory=None, or --config.objective.preset=isogclr."
+        raise ConfigError("objective.memory", given, "None for an objective that keeps nothing per image", fix)
+    constants = {key: value for one in given for key, value in one.items()}
+    return {"name": name_of(objective.memory)} | options_of(objective.memory) | constants
+
+
 def presets_that_read(available: Collection[str]) -> tuple[str, ...]:
     """Names of the presets that need nothing of a batch but the entries `available` and the id."""
     return tuple(name for name, preset in PRESETS.items() if preset.objective.requires <= {"id", *available})
@@ -138,6 +157,9 @@ def find_problems(objective: Objective):
         field = f"objective.terms[{number}]"
         wrong = list(_wrong_choices(term, field))
         yield from wrong
+        if isinstance(term.graph, Mixture):
+            yield from _ramp(term.graph.ramp, f"{field}.graph.ramp")
+        yield from _views_apart(term, (term.anchors, *term.key_rows), f"{field}.each_view")
         if not wrong and not unknown_rows:
             yield from find_unavailable(term, objective, field)
             yield from find_clashes(term, number, objective, field)
@@ -145,10 +167,12 @@ def find_problems(objective: Objective):
         field = f"objective.feature_terms[{number}]"
         wrong = list(_unknown(FEATURE_TERMS, term.name, f"{field}.name"))
         yield from wrong
+        yield from _views_apart(term, (term.x, term.y), f"{field}.each_view")
         if not wrong and not unknown_rows:
             yield from find_feature_clashes(term, field)
     yield from unknown_rows
     yield from _unused(objective)
+    yield from _memory_constants(objective)
     yield from _not_positive(objective.temperature, "objective.temperature")
     yield from _target_temperature(objective.target_temperature, "objective.target_temperature")
     if not objective.terms and not objective.feature_terms:
@@ -248,17 +272,40 @@ def _missing(needs: Mapping, name: str, objective: Objective, field: str):
     yield ConfigError(field, name, expected, f"{own} a preset that has one: {having}.")
 
 
+def _ramp(value, field: str):
+    if not 0 <= value <= 1:
+        yield ConfigError(field, value, "a share of the run, from 0 to 1")
+
+
+def _views_apart(term: Term | FeatureTerm, ends: tuple[Rows, ...], field: str):
+    """One problem where a term of each view on its own compares views of one image: a view has no other view."""
+    whole = [rows.block for rows in ends if rows.block in OF_VIEWS and rows.view is None]
+    if term.each_view and (not whole or len(set(whole)) < len(whole)):
+        expected = "false, or one end of the term that has all views, as image against text"
+        yield ConfigError(field, True, expected)
+
+
+def _memory_constants(objective: Objective):
+    if objective.memory is None:
+        return
+    try:
+        constants_of(objective.memory)
+    except ConfigError as error:
+        yield error
+
+
 def _unused(objective: Objective):
     """What an objective keeps up at a cost and no term reads."""
     blocks = {part.block for rows in objective.rows for part in _nested(rows)}
     sources = {name_of(part.source) for term in objective.terms for part in parts_of(term.graph)}
-    queue = bool(blocks & {"queue", "neighbors"})
+    queue = bool(blocks & {"queue", "text_queue", "neighbors"})
     if objective.memory is not None and not objective.learns & set(OF_MEMORY):
         fix = "Take another preset: sogclr and isogclr keep it."
         yield ConfigError("objective.memory", objective.memory, "None: no term of this objective reads it", fix)
     if objective.gate and "gate" not in objective.learns:
         yield ConfigError("objective.gate", True, "false: no term of this objective reads it", "Take another preset.")
-    read = {"teacher": queue or "teacher" in blocks | sources, "queue": queue, "prototypes": "prototypes" in blocks}
+    teacher = queue or bool({"teacher", "text_teacher"} & (blocks | sources))
+    read = {"teacher": teacher, "queue": queue, "prototypes": "prototypes" in blocks}
     for name, used in read.items():
         value = getattr(objective, name)
         if value and not used:
@@ -271,6 +318,8 @@ def _unknown_rows(rows: Rows, objective: Objective):
     for part in _nested(rows):
         found = list(_unknown(dict.fromkeys(BLOCK_NEEDS, len), part.block, "rows.block"))
         found = found or list(_missing(BLOCK_NEEDS, part.block, objective, "rows.block"))
+        if part.block.startswith("text_"):
+            found = found or list(_missing({part.block: "text"}, part.block, objective, "rows.block"))
         yield from found
         views = {**VIEWS_OF, "local": objective.local_views}.get(part.block)
         if not found and part.view is not None and (part.view < 0 or (views is not None and part.view >= views)):

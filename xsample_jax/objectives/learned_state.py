@@ -4,27 +4,80 @@ The memory is a flat dict of arrays in the train state, so checkpoints keep it a
 
     teacher/PATH              parameters of the EMA encoder
     queue/z [Q, D] ...        embeddings of past steps with their side information; queue/filled [Q], queue/next
+    queue/text_z [Q, D]       embeddings of the texts of the same images, for objectives that compare with them
     image/log_average [n]     moving average of an image's denominator, as a logarithm (SogCLR)
     image/temperature [n], image/velocity [n]     an image's own temperature and its momentum (iSogCLR)
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
+from xsample_jax.errors import ConfigError, did_you_mean, lookup
 from xsample_jax.objectives.objective import Objective
-from xsample_jax.objectives.slots import initial_log_scale, learned_temperature
+from xsample_jax.objectives.slots import clamped_log_scale, initial_log_scale, learned_temperature
 from xsample_jax.objectives.terms import Block, Pairs, Term, key_block, log_denominators, negatives_of, pairs_of
 from xsample_jax.ops import products, unit_rows
+from xsample_jax.registry import Choice, name_of, options_of
 from xsample_jax.state import moved, start_average
 
 TEACHER, QUEUE, IMAGE = "teacher/", "queue/", "image/"
+TEXT_KEYS = QUEUE + "text_z"
 UNSEEN = -1e9  # log_average of an image that no step has seen yet
 
-# SogCLR and iSogCLR (arXiv 2202.12387, 2305.11965): values of the published unimodal code.
-GAMMA, RHO, STEP, MOMENTUM, CLIP = 0.8, 6.0, 1e-3, 0.9, 3.0
-COLDEST, WARMEST = 0.05, 1.0
+
+@dataclasses.dataclass(frozen=True)
+class Average:
+    """Constants of SogCLR (arXiv 2202.12387): values of the published unimodal code.
+
+    gamma: share of the batch in the moving average of an image's denominator, above 0 and below 1.
+    """
+
+    gamma: float = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnTemperature(Average):
+    """Constants of iSogCLR (arXiv 2305.11965): values of the published unimodal code.
+
+    rho: radius of the robust objective; step: of the descent on a temperature; momentum: share of the new slope in its
+    velocity; clip: largest slope; coldest, warmest: bounds of a temperature.
+    """
+
+    rho: float = 6.0
+    step: float = 1e-3
+    momentum: float = 0.9
+    clip: float = 3.0
+    coldest: float = 0.05
+    warmest: float = 1.0
+
+
+CONSTANTS = {"average": Average, "temperature": OwnTemperature}
+SHARES = ("gamma", "momentum")  # constants that are at most 1
+
+
+def constants_of(memory: Choice) -> Average:
+    """The constants of what is kept per image: those that `memory` names, the published ones for the rest.
+
+    Raises ConfigError for a constant that there is not, or one out of its range.
+    """
+    kind = lookup(CONSTANTS, name_of(memory), "objective.memory")
+    options = options_of(memory)
+    known = {field.name: field.default for field in dataclasses.fields(kind)}
+    for name, value in options.items():
+        if name not in known:
+            expected = f"a constant of the memory {name_of(memory)!r}"
+            raise ConfigError(f"objective.memory.{name}", value, expected, did_you_mean(name, known))
+        limit = 1 if name in SHARES else 1e6
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= limit:
+            raise ConfigError(f"objective.memory.{name}", value, f"a number above 0, at most {limit:g}")
+    constants = kind(**options)
+    if constants.gamma == 1 or (kind is OwnTemperature and constants.coldest > constants.warmest):
+        expected = "gamma below 1, and coldest at most warmest"
+        raise ConfigError("objective.memory", options, expected)
+    return constants
 
 
 def init_memory(
@@ -49,12 +102,16 @@ def init_memory(
         size = objective.queue
         memory |= {QUEUE + name: jnp.zeros((size, *leaf.shape[1:]), leaf.dtype) for name, leaf in side.items()}
         memory[QUEUE + "z"] = jnp.zeros((size, width), jnp.float32)
+        if any(rows.block == "text_queue" for rows in objective.rows):
+            memory[TEXT_KEYS] = jnp.zeros((size, width), jnp.float32)
         memory[QUEUE + "filled"] = jnp.zeros((size,), bool)
         memory[QUEUE + "next"] = jnp.zeros((), jnp.int32)
     if objective.memory is not None:
         memory[IMAGE + "log_average"] = jnp.full((images,), UNSEEN, jnp.float32)
-    if objective.memory == "temperature":
-        memory[IMAGE + "temperature"] = jnp.full((images,), objective.temperature, jnp.float32)
+        constants = constants_of(objective.memory)
+    if own_temperatures(objective):
+        start = min(max(objective.temperature, constants.coldest), constants.warmest)
+        memory[IMAGE + "temperature"] = jnp.full((images,), start, jnp.float32)
         memory[IMAGE + "velocity"] = jnp.zeros((images,), jnp.float32)
     return memory
 
@@ -69,11 +126,19 @@ def move_teacher(memory: Mapping[str, jax.Array], params: Mapping[str, jax.Array
     return {TEACHER + name: value for name, value in moved(teacher_params(memory), params, momentum).items()}
 
 
-def queue_block(memory: Mapping[str, jax.Array]) -> Block:
-    """The queue as keys; what was never filled is no valid key. The teacher graph reads the keys themselves."""
+def queue_block(memory: Mapping[str, jax.Array], keys: str = QUEUE + "z") -> Block:
+    """The queue as keys; what was never filled is no valid key. The teacher graph reads the keys themselves.
+
+    keys: queue/z, or queue/text_z for the texts of the same images.
+    """
     side = {name.removeprefix(QUEUE): value for name, value in memory.items() if name.startswith(QUEUE)}
-    side = {name: value for name, value in side.items() if name not in ("z", "next")}
-    return key_block(memory[QUEUE + "z"], teacher=memory[QUEUE + "z"], **side)
+    side = {name: value for name, value in side.items() if name not in ("z", "text_z", "next")}
+    return key_block(memory[keys], teacher=memory[keys], **side)
+
+
+def own_temperatures(objective: Objective) -> bool:
+    """Whether every image has a temperature of its own."""
+    return objective.memory is not None and name_of(objective.memory) == "temperature"
 
 
 def nearest(memory: Mapping[str, jax.Array], z: jax.Array) -> jax.Array:
@@ -110,28 +175,32 @@ def recall(
     images = len(batch["id"])
     if objective.queue:
         keys = blocks["teacher"] if objective.teacher is not None else blocks["image"]
-        new |= push(memory, {name: value[:: len(keys["z"]) // images] for name, value in keys.items()})
+        keys = {name: value[:: len(keys["z"]) // images] for name, value in keys.items()}
+        if TEXT_KEYS in memory:
+            keys["text_z"] = blocks["text_teacher" if objective.teacher is not None else "text"]["z"]
+        new |= push(memory, keys)
     if objective.memory is None:
         return blocks, new
     index, views = batch["index"], len(blocks["image"]["z"]) // images
-    own = objective.memory == "temperature"
+    own, constants = own_temperatures(objective), constants_of(objective.memory)
     image = blocks["image"]
     if own:
-        image = image | {"anchor_temperature": jnp.repeat(memory[IMAGE + "temperature"][index], views)}
+        kept = jnp.clip(memory[IMAGE + "temperature"], constants.coldest, constants.warmest)
+        memory = {**memory, IMAGE + "temperature": kept}
+        image = image | {"anchor_temperature": jnp.repeat(kept[index], views)}
     term = objective.terms[0]
     still, tau = jax.lax.stop_gradient((blocks | {"image": image}, temperature))
     pairs = pairs_of(term, still, images, tau, objective.target_temperature)
-    log_average = averaged(memory, index, denominator_means(term, pairs, images, gap=own))
+    log_average = averaged(memory, index, denominator_means(term, pairs, images, gap=own), constants.gamma)
     new[IMAGE + "log_average"] = memory[IMAGE + "log_average"].at[index].set(log_average)
     if own:
-        new |= cool_temperatures(memory, index, term, pairs, log_average, images)
+        slope = temperature_slope(term, pairs, log_average, constants.rho, images)
+        new |= cool_temperatures(memory, index, slope, constants)
     blocks["image"] = image | {"log_average": jnp.repeat(log_average, views)}
     return blocks, new
 
 
-def averaged(
-    memory: Mapping[str, jax.Array], index: jax.Array, log_means: jax.Array, gamma: float = GAMMA
-) -> jax.Array:
+def averaged(memory: Mapping[str, jax.Array], index: jax.Array, log_means: jax.Array, gamma: float) -> jax.Array:
     """log of (1 - gamma) u + gamma mean for the images `index` [B]; their first mean itself when unseen. [B].
 
     An image without a negative in this batch (a mean of UNSEEN) keeps its average.
@@ -157,27 +226,34 @@ def denominator_means(term: Term, pairs: Pairs, images: int, gap: bool) -> jax.A
     return jnp.where(jnp.any(found, axis=1), total, UNSEEN)
 
 
-def cool_temperatures(
-    memory: Mapping[str, jax.Array], index: jax.Array, term: Term, pairs: Pairs, log_average: jax.Array, images: int
-) -> dict[str, jax.Array]:
-    """One step of gradient descent on the temperatures of the images of a batch (iSogCLR, alg. 1, lines 7-9).
+def temperature_slope(term: Term, pairs: Pairs, log_average: jax.Array, rho: float, images: int) -> jax.Array:
+    """Slope of every image's robust objective in its temperature, [B] (iSogCLR, alg. 1, line 7).
 
     d/d tau of  tau log mean_k e^{h_k / tau} + tau rho,  h_k = s_k - s_+:  log u + rho - sum_k w_k h_k / tau, with k
     over the negatives of all views of the image and w_k in proportion to e^{h_k / tau}.
     """
-    tau = memory[IMAGE + "temperature"][index]
     positive = jnp.sum(pairs.target * pairs.logits, axis=-1, keepdims=True)
     gaps = pairs.logits - positive  # h_k / tau
     negative = negatives_of(term, pairs) > 0
     weights = jax.nn.softmax(jnp.where(negative, gaps, -1e9).reshape(images, -1), axis=-1)
     mean_gap = jnp.sum(weights * jnp.where(negative, gaps, 0.0).reshape(images, -1), axis=-1)
-    slope = jnp.clip(log_average + RHO - mean_gap, -CLIP, CLIP)
-    slope = jnp.where(log_average <= UNSEEN, 0.0, slope)  # no negative yet: nothing to descend on
-    velocity = MOMENTUM * memory[IMAGE + "velocity"][index] + (1 - MOMENTUM) * slope
+    # No negative yet: nothing to descend on.
+    return jnp.where(log_average <= UNSEEN, 0.0, log_average + rho - mean_gap)
+
+
+def cool_temperatures(
+    memory: Mapping[str, jax.Array], index: jax.Array, slope: jax.Array, constants: OwnTemperature
+) -> dict[str, jax.Array]:
+    """One step of gradient descent on the temperatures of the images of a batch (iSogCLR, alg. 1, lines 8, 9).
+
+    velocity <- (1 - momentum) velocity + momentum slope, as in the published code: the new slope has the larger share.
+    """
+    slope = jnp.clip(slope, -constants.clip, constants.clip)
+    velocity = (1 - constants.momentum) * memory[IMAGE + "velocity"][index] + constants.momentum * slope
+    tau = memory[IMAGE + "temperature"]
+    moved_tau = jnp.clip(tau[index] - constants.step * velocity, constants.coldest, constants.warmest)
     return {
-        IMAGE + "temperature": memory[IMAGE + "temperature"]
-        .at[index]
-        .set(jnp.clip(tau - STEP * velocity, COLDEST, WARMEST)),
+        IMAGE + "temperature": tau.at[index].set(moved_tau),
         IMAGE + "velocity": memory[IMAGE + "velocity"].at[index].set(velocity),
     }
 
@@ -208,6 +284,11 @@ def init_objective_parameters(objective: Objective, width: int, classes: int, se
     return found
 
 
+def clamped(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """The parameters of a step after its update, the learned temperature within its bounds."""
+    return {name: clamped_log_scale(value) if name == LOG_SCALE else value for name, value in params.items()}
+
+
 def temperature_of(objective: Objective, params: Mapping[str, jax.Array]) -> jax.Array | float:
     """The base temperature: learned where there is a parameter for it."""
     return learned_temperature(params[LOG_SCALE]) if LOG_SCALE in params else objective.temperature
@@ -226,7 +307,7 @@ def prototypes_of(params: Mapping[str, jax.Array]) -> jax.Array:
 def gate_of(params: Mapping[str, jax.Array], first: jax.Array, second: jax.Array) -> jax.Array:
     """What is let through when classes `first` and `second` [A] are compared: 0..1, [A, D], symmetric in the two.
 
-    sigmoid of an MLP on the mean of two class embeddings (SimLAP, arXiv 2410.08799), here without its batch norms:
+    sigmoid of an MLP on the mean of two class embeddings (SimLAP, arXiv 2410.18200), here without its batch norms:
     the input is a lookup table, which has no scale that would need one. Everything is let through where one of the
     classes is unknown (-1).
     """

@@ -21,7 +21,9 @@ from xsample_jax.objectives.terms import (
     graph_metrics,
     pairs_of,
     term_value,
+    views_apart,
 )
+from xsample_jax.registry import Choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +37,14 @@ class Objective:
       center: take the batch mean off the text embeddings before their cosines.
       text: the text side: None, linear (of frozen caption embeddings) or transformer (of tokens).
       teacher: momentum of the EMA encoder behind the block "teacher"; None: none.
-      queue: rows of the block "queue", embeddings of past steps (the teacher's, where there is one); 0: none.
+      queue: rows of the blocks "queue" and "text_queue", embeddings of past steps (the teacher's, where there is one);
+        0: none.
       prototypes: rows of the learned block "prototypes"; 0: none.
       local_views: small crops per image, the block "local"; 0: none.
       predictor: a head on the student's embeddings that its keys do not have (MoCo v3, BYOL).
       gate: a learned gate of the pair of classes that an anchor is compared in (SimLAP).
-      memory: what is kept per image between steps: None, average (SogCLR) or temperature (iSogCLR).
+      memory: what is kept per image between steps: None, average (SogCLR) or temperature (iSogCLR); with constants of
+        their own as {"name": "temperature", "rho": 8.0} (objectives/learned_state.py).
     """
 
     terms: tuple[Term, ...]
@@ -57,7 +61,7 @@ class Objective:
     local_views: int = 0
     predictor: bool = False
     gate: bool = False
-    memory: str | None = None
+    memory: Choice | None = None
 
     @property
     def lowest_temperature(self) -> float:
@@ -131,7 +135,8 @@ def objective_loss(
     share = sum(term.weight for term in objective.terms) or 1.0
     reasons = dict(find_unstreamable(objective))
     loss, metrics = 0.0, {}
-    for number, term in enumerate(objective.terms):
+    apart = [(n, one) for n, term in enumerate(objective.terms) for one in views_apart(term, blocks, images)]
+    for number, term in apart:
         term_key = None if key is None else jax.random.fold_in(key, number)
         tau_s = objective.target_temperature
         if how is not None and how.wants(reasons.get(number), *count_rows(term, blocks, images)):
@@ -143,7 +148,7 @@ def objective_loss(
         loss += term.weight * value
         for name, metric in found.items():
             metrics[name] = metrics.get(name, 0.0) + term.weight / share * metric
-    for term in objective.feature_terms:
+    for term in [one for term in objective.feature_terms for one in views_apart(term, blocks, images)]:
         loss += term.weight * feature_value(term, blocks, images)
     metrics["loss"] = loss
     if not objective.feature_terms and all(term.is_cross_entropy for term in objective.terms):

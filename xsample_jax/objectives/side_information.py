@@ -8,9 +8,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from xsample_jax.registry import name_of
+
 # Blocks of a step by what they carry (step_blocks.py).
-EVERY_IMAGE = ("image", "text", "teacher", "neighbors", "local", "predicted")
-STORED = (*EVERY_IMAGE, "queue")
+EVERY_IMAGE = ("image", "text", "teacher", "text_teacher", "neighbors", "local", "predicted")
+STORED = (*EVERY_IMAGE, "queue", "text_queue")
 ALL = (*STORED, "prototypes")
 
 
@@ -31,14 +33,16 @@ class Provider:
 
 PROVIDERS: Mapping[str, Provider] = {
     "id": Provider(ALL),
+    "row": Provider(ALL),
     "embedding": Provider(ALL),
     "other_view": Provider(("image",)),
     "label": Provider(STORED, ("label",)),
     "path": Provider(STORED, ("path",)),
     "caption_embedding": Provider(STORED, ("caption_embedding",)),
     "class_embedding": Provider(STORED, ("class_embedding",)),
-    "teacher": Provider(("image", "text", "teacher", "queue"), state="teacher"),
+    "teacher": Provider(("image", "text", "teacher", "text_teacher", "queue", "text_queue"), state="teacher"),
     "text": Provider(EVERY_IMAGE, state="text"),
+    "image": Provider(EVERY_IMAGE, state="text"),
     "gate": Provider(EVERY_IMAGE, ("label",), state="gate"),
     "second_label": Provider(EVERY_IMAGE, ("label",), state="gate"),
     "log_average": Provider(("image",), ("index",), state="memory"),
@@ -54,8 +58,8 @@ STATES: Mapping[str, Callable[[Any], bool]] = {
     "text": lambda objective: objective.text is not None,
     "predictor": lambda objective: objective.predictor,
     "gate": lambda objective: objective.gate,
-    "average": lambda objective: objective.memory == "average",
-    "anchor_temperature": lambda objective: objective.memory == "temperature",
+    "average": lambda objective: objective.memory is not None and name_of(objective.memory) == "average",
+    "anchor_temperature": lambda objective: objective.memory is not None and name_of(objective.memory) == "temperature",
     "memory": lambda objective: objective.memory is not None,
 }
 

@@ -39,7 +39,7 @@ def margin(x: jax.Array, y: jax.Array, u: dict, v: dict, *, of_positive: float =
 
 
 def gated(x: jax.Array, y: jax.Array, u: dict, v: dict) -> jax.Array:
-    """Cosine in the features that the anchor's gate lets through (SimLAP, arXiv 2410.08799); side: gate [A, D].
+    """Cosine in the features that the anchor's gate lets through (SimLAP, arXiv 2410.18200); side: gate [A, D].
 
     The gate belongs to the pair of classes that the anchor is compared in; both ends pass it and are scaled again.
     """
@@ -105,6 +105,11 @@ def other_images(logits: jax.Array, target: jax.Array, valid: jax.Array, u: dict
     return (valid & (identity(u, v) == 0)).astype(logits.dtype)
 
 
+def own_and_queue(logits: jax.Array, target: jax.Array, valid: jax.Array, u: dict, v: dict) -> jax.Array:
+    """1 on keys of the anchor's image and on those of no image of the batch, as a queue's: MoCo (arXiv 1911.05722)."""
+    return (valid & ((identity(u, v) > 0) | (v["row"][None, :] < 0))).astype(logits.dtype)
+
+
 def hardest(logits: jax.Array, target: jax.Array, valid: jax.Array, u: dict, v: dict, *, k: int) -> jax.Array:
     """1 on the k most similar pairs without target (Wang and Liu, arXiv 2012.09740, section 5)."""
     negative = valid & (target <= 0)
@@ -124,7 +129,7 @@ def importance(
 
 
 def clusters_apart(logits: jax.Array, target: jax.Array, valid: jax.Array, u: dict, v: dict) -> jax.Array:
-    """The number of clusterings that keep the pair apart (MEOW, arXiv 2305.04501); side information cluster [A, M]."""
+    """The number of clusterings that keep the pair apart (MEOW, arXiv 2212.13847); side information cluster [A, M]."""
     known = (u["cluster"][:, None, :] >= 0) & (v["cluster"][None, :, :] >= 0)
     apart = jnp.sum(known & (u["cluster"][:, None, :] != v["cluster"][None, :, :]), axis=-1)
     return jnp.where(valid, apart, 0).astype(logits.dtype)
@@ -159,6 +164,7 @@ NEGATIVES = {
     "everything": Slot(everything),
     "not_positive": Slot(not_positive),
     "other_images": Slot(other_images, reads=("id",)),
+    "own_and_queue": Slot(own_and_queue, reads=("id",), of_keys=("row",)),
     "hardest": Slot(hardest, limits={"k": (1, None)}),
     "importance": Slot(importance),
     "clusters_apart": Slot(clusters_apart, reads=("cluster",)),
@@ -181,7 +187,7 @@ def focal(logits, target, weight, log_denominator, u, temperature, *, gamma: flo
 
 
 def inverse_one_minus_p(logits, target, weight, log_denominator, u, temperature) -> jax.Array:
-    """1 / (1 - p) of the positive: undoes the shrinking gradient of easy rows (MACL, arXiv 2212.10888)."""
+    """1 / (1 - p) of the positive: undoes the shrinking gradient of easy rows (MACL, arXiv 2207.07874)."""
     negatives = _probability_of_negatives(logits, target, weight)
     return jnp.where(negatives > 0, 1 / jnp.maximum(negatives, 1e-6), 1.0)
 
@@ -257,9 +263,11 @@ WEIGHTS = {
 
 # The temperature tau of the student logits: constant, learned, scheduled, per class, per anchor, or model-aware.
 #
-# A learned temperature is log(1/tau) among the parameters, clamped as in CLIP. A rule turns the base temperature into
-# what the logits are divided by: `f(base, u, similarity [A, K], target [A, K], progress, **options)` -> scalar or [A,
-# 1],
+# A learned temperature is log(1/tau) among the parameters. As in CLIP, the parameter is clamped after every update,
+# not the value that the loss reads: a parameter at its bound keeps its gradient and can come back. A rule turns the
+# base
+# temperature into what the logits are divided by: `f(base, u, similarity [A, K], target [A, K], progress, **options)`
+# -> scalar or [A, 1],
 # with `progress` the share of the run that is over. No gradient flows through a rule, only through a learned base.
 
 
@@ -267,13 +275,22 @@ LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 1.0  # CLIP clamps its logit sca
 
 
 def initial_log_scale(temperature: float) -> jax.Array:
-    """The learnable parameter log(1/tau), a float32 scalar."""
-    return jnp.asarray(-jnp.log(temperature), jnp.float32)
+    """The learnable parameter log(1/tau), a float32 scalar; a temperature out of bounds starts at its bound."""
+    return clamped_log_scale(jnp.asarray(-jnp.log(temperature), jnp.float32))
+
+
+def clamped_log_scale(log_scale: jax.Array) -> jax.Array:
+    """The parameter within the bounds of tau, [0.01, 1]."""
+    return jnp.clip(log_scale, -jnp.log(HIGHEST_TEMPERATURE), -jnp.log(LOWEST_TEMPERATURE))
 
 
 def learned_temperature(log_scale: jax.Array) -> jax.Array:
-    """tau from the parameter, clamped to [0.01, 1]. The gradient stops at the bounds, as clamping does."""
-    return jnp.exp(-jnp.clip(log_scale, -jnp.log(HIGHEST_TEMPERATURE), -jnp.log(LOWEST_TEMPERATURE)))
+    """tau from the parameter, in [0.01, 1] also for a parameter out of bounds (a weight file may bring one).
+
+    The gradient in the parameter passes the bounds: the clamp belongs to the parameter (clamped_log_scale).
+    """
+    beyond = jax.lax.stop_gradient(clamped_log_scale(log_scale) - log_scale)
+    return jnp.exp(-(log_scale + beyond))
 
 
 def base(base, u, similarity, target, progress):
@@ -287,7 +304,7 @@ def schedule(base, u, similarity, target, progress, *, low: float = 0.1, periods
 
 
 def per_class(base, u, similarity, target, progress):
-    """base * class_temperature [A] of the anchor's class (SBCL gives dense classes a lower one, arXiv 2306.12714)."""
+    """base * class_temperature [A] of the anchor's class (SBCL gives dense classes a lower one, arXiv 2306.15925)."""
     return base * u["class_temperature"][:, None]
 
 
@@ -297,7 +314,7 @@ def per_anchor(base, u, similarity, target, progress):
 
 
 def model_aware(base, u, similarity, target, progress, *, alpha: float = 0.5, center: float = 0.0):
-    """base (1 + alpha (A - center)), A the mean similarity of positives (MACL, arXiv 2212.10888, eq. 7)."""
+    """base (1 + alpha (A - center)), A the mean similarity of positives (MACL, arXiv 2207.07874, eq. 7)."""
     aligned = jnp.sum(target * jax.lax.stop_gradient(similarity)) / jnp.maximum(jnp.sum(target), 1e-12)
     return base * (1 + alpha * (aligned - center))
 

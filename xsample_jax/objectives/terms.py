@@ -20,10 +20,14 @@ from xsample_jax.registry import Choice, Slot, name_of, resolve, slot_of
 # A block is a dict of arrays with one row per embedding: "z" [n, D] (unit rows, with gradient where there is one) and
 # side information (graphs/sources.py). Blocks of a step: image (all views, row = image * V + view), local (small
 # crops),
-# predicted, text, teacher (EMA encoder), queue (keys of past steps), neighbors (in the queue), prototypes.
+# predicted, text, teacher and text_teacher (EMA encoders), queue and text_queue (keys of past steps), neighbors (in
+# the
+# queue), prototypes.
 
 
 Block = dict[str, jax.Array]
+
+OF_VIEWS = ("image", "teacher", "predicted", "neighbors")  # blocks with one row per view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Rows:
     """Which rows of a step: a block, or one view of it.
 
     Attributes:
-      block: image, local, predicted, text, teacher, queue, neighbors or prototypes.
+      block: image, local, predicted, text, teacher, text_teacher, queue, text_queue, neighbors or prototypes.
       view: keep only this view of every image; None: all rows.
       beside: another selection with the same samples, put beside it: [n, 2 D] (the modalities of GRAM).
       times: another selection with the same samples: all products of the two, [n * n, D] (the keys of Symile).
@@ -137,7 +141,8 @@ class Term:
       row_weight, attraction, repulsion: w, a, r; a number or a rule (objectives/slots.py).
       mixer: synthetic keys (objectives/slots.py), or None.
       merge_views: all views of an image are one anchor, whose positives and negatives are pooled.
-      self_pairs: a row is its own key too (off everywhere in the paper).
+      self_pairs: a row is its own key too, in the denominator N; self_targets: in the target T.
+      each_view: one term for each view of the images, and their mean, instead of one over the rows of all views.
       reduce: rows (mean over anchors with a positive) or pairs (sum over anchors / number of positive pairs).
       weight: factor of the term in the loss.
     """
@@ -157,6 +162,8 @@ class Term:
     mixer: Choice | None = None
     merge_views: bool = False
     self_pairs: bool = False
+    self_targets: bool = False
+    each_view: bool = False
     reduce: str = "rows"
     weight: float = 1.0
 
@@ -179,21 +186,26 @@ class Term:
 
 @dataclasses.dataclass(frozen=True)
 class FeatureTerm:
-    """A term on embeddings of the same images rather than on pairs (objectives/feature_losses.py)."""
+    """A term on embeddings of the same images rather than on pairs (objectives/feature_losses.py); each_view: as in Term."""
 
     name: Choice
     x: Rows = FIRST_VIEW
     y: Rows = SECOND_VIEW
     weight: float = 1.0
+    each_view: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """What a term compares, all [A, K] where nothing else is said: the input of the equation."""
+    """What a term compares, all [A, K] where nothing else is said: the input of the equation.
+
+    valid: bool, pairs that are compared at all; repelled: bool, those of them that the denominator may have.
+    """
 
     logits: jax.Array
     target: jax.Array
     valid: jax.Array
+    repelled: jax.Array
     temperature: jax.Array
     u: Block
     v: Block
@@ -218,10 +230,11 @@ def pairs_of(
     """
     u = select(blocks, term.anchors, images)
     v = concatenate([select(blocks, rows, images) for rows in term.key_rows])
-    valid = jnp.ones((len(u["z"]), 1), bool) & v["filled"][None, :]
-    if not term.self_pairs:
-        valid &= (u["row"][:, None] != v["row"][None, :]) | (u["row"][:, None] < 0)
-    graph = target(term.graph, u, v, valid, target_temperature)
+    filled = jnp.ones((len(u["z"]), 1), bool) & v["filled"][None, :]
+    others = filled & ((u["row"][:, None] != v["row"][None, :]) | (u["row"][:, None] < 0))
+    attracted, repelled = (filled if own else others for own in (term.self_targets, term.self_pairs))
+    valid = attracted | repelled
+    graph = target(term.graph, u, v, attracted, target_temperature, progress)
     compare = resolve(SIMILARITIES, term.similarity, "similarity")
     similarity = compare(u["z"], v["z"], u, v)
     if isinstance(term.temperature, float | int):
@@ -229,14 +242,35 @@ def pairs_of(
     else:
         tau = resolve(TEMPERATURES, term.temperature, "temperature")(temperature, u, similarity, graph, progress)
     if term.mixer is not None:
-        negative = valid & (graph <= 0)
+        rule = resolve(NEGATIVES, term.negatives, "negatives")
+        negative = (graph <= 0) & (rule(similarity / tau + bias, graph, repelled, u, v) > 0)
         synthetic = resolve(MIXERS, term.mixer, "mixer")(u["z"], v["z"], negative, _keys_of_rows(key, u))
         extra = compare(u["z"], synthetic, u, v)
         similarity = jnp.concatenate([similarity, extra], axis=1)
         graph = jnp.concatenate([graph, jnp.zeros_like(extra)], axis=1)
         mixed = jnp.broadcast_to(jnp.any(negative, axis=1, keepdims=True), extra.shape)
-        valid = jnp.concatenate([valid, mixed], axis=1)
-    return Pairs(similarity / tau + bias, graph, valid, tau, u, v)
+        valid, repelled = (jnp.concatenate([of, mixed], axis=1) for of in (valid, repelled))
+    return Pairs(similarity / tau + bias, graph, valid, repelled, tau, u, v)
+
+
+def views_apart(term: Term | FeatureTerm, blocks: Mapping[str, Block], images: int) -> tuple[Term | FeatureTerm, ...]:
+    """The terms that a term with `each_view` stands for, one per view with an equal share of its weight."""
+    if not term.each_view:
+        return (term,)
+    views = len(blocks["image"]["z"]) // images
+
+    def at(rows, view):
+        if isinstance(rows, tuple):
+            return tuple(at(one, view) for one in rows)
+        return dataclasses.replace(rows, view=view) if rows.block in OF_VIEWS and rows.view is None else rows
+
+    ends = ("anchors", "keys") if isinstance(term, Term) else ("x", "y")
+    return tuple(
+        dataclasses.replace(
+            term, each_view=False, weight=term.weight / views, **{end: at(getattr(term, end), view) for end in ends}
+        )
+        for view in range(views)
+    )
 
 
 def _keys_of_rows(key: jax.Array, u: Block) -> jax.Array:
@@ -293,7 +327,8 @@ def term_rows(term: Term, pairs: Pairs, images: int) -> tuple[jax.Array, jax.Arr
         logits, graph, weight, pair_view = (x.reshape(images, -1) for x in (logits, graph, weight, pair_view))
     counted = jnp.sum(graph > 0, axis=-1) > 0
     denominator = resolve(DENOMINATORS, term.denominator, "denominator")
-    log_denominator = denominator(logits, weight, Pairing(u, v, pair_view, _views(term, images, len(v["z"]))))
+    pairing = Pairing(u, v, pair_view, _views(term, images, len(v["z"])), pairs.temperature)
+    log_denominator = denominator(logits, weight, pairing)
     given = (logits, graph, weight, log_denominator, u, pairs.temperature)
     value = AGGREGATES[term.aggregate](
         logits, graph, log_denominator, _weight(term.attraction, given), _weight(term.repulsion, given)
@@ -358,8 +393,8 @@ def negatives_of(term: Term, pairs: Pairs) -> jax.Array:
     """N [A, K] of a term: the weights in its denominator; synthetic keys weigh one."""
     keys = len(pairs.v["z"])
     rule = resolve(NEGATIVES, term.negatives, "negatives")
-    weight = rule(pairs.logits[:, :keys], pairs.target[:, :keys], pairs.valid[:, :keys], pairs.u, pairs.v)
-    return jnp.concatenate([weight, pairs.valid[:, keys:].astype(weight.dtype)], axis=1)
+    weight = rule(pairs.logits[:, :keys], pairs.target[:, :keys], pairs.repelled[:, :keys], pairs.u, pairs.v)
+    return jnp.concatenate([weight, pairs.repelled[:, keys:].astype(weight.dtype)], axis=1)
 
 
 def _pushed(term: Term, pairs: Pairs) -> jax.Array:

@@ -141,7 +141,7 @@ def color(place: int) -> str:
 
 
 def write_page(template: str, out: Path, **values) -> Path:
-    """Fills a template of xsample_jax/tools/templates and writes it; returns the path."""
+    """Fills a template of xsample_jax/reports/templates and writes it; returns the path."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("xsample_jax.reports", "templates"),
         autoescape=True,

@@ -16,6 +16,7 @@ from xsample_jax.config.saved import changed_keys
 from xsample_jax.errors import ConfigError, Problems, UserError, lookup
 from xsample_jax.io.files import atomic_write
 from xsample_jax.io.paths import as_path
+from xsample_jax.io.run_dir import RunFolder
 from xsample_jax.sweeps.grid import Point, as_text
 from xsample_jax.sweeps.local import state_of, trainer_arguments
 
@@ -88,6 +89,8 @@ def check_points(points: Sequence[Point], sweep: str, out: str | None = None, da
 
     Raises Problems: each wrong key, value, combination, data set or run folder once, with the points that have it.
     """
+    from xsample_jax.checkpoint import started_config  # orbax takes seconds, which `--help` should not cost
+
     found: dict[str, tuple[UserError, list[str]]] = {}
     configs: dict[str, object] = {}
     opened: dict[str, UserError | None] = {}
@@ -100,7 +103,8 @@ def check_points(points: Sequence[Point], sweep: str, out: str | None = None, da
         try:
             config = configs[point.name] = load_config(point.config, point.overrides(sweep))
             if out is not None:
-                changed_keys(config, pathlib.Path(out) / point.name, allow=False)
+                folder = pathlib.Path(out) / point.name
+                changed_keys(config, started_config(RunFolder(folder)), str(folder), allow=False)
         except UserError as error:
             report(error, point)
             continue

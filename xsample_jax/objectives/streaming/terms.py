@@ -22,9 +22,9 @@ from xsample_jax.registry import name_of
 LARGEST_DENSE = 2**24
 
 # Side information that differs between the views of an image, besides the single views "view_0", ...
-OF_VIEWS = ("teacher", "embedding", "other_view", "box")
+OF_VIEWS = ("teacher", "embedding", "other_view", "box", "row")
 # Blocks whose rows are not views of the images of the batch.
-ROWS_OF_NO_IMAGE = ("queue", "prototypes")
+ROWS_OF_NO_IMAGE = ("queue", "text_queue", "prototypes")
 # Sources that are the cosine of one entry of the side information.
 COSINES = {"caption": "caption_embedding", "class_text": "class_embedding"}
 
@@ -68,7 +68,7 @@ def why_not(term: Term) -> str | None:
     """Why a term needs the whole matrix, in words; None if it can be streamed."""
     if not term.is_cross_entropy:
         return "its denominator, link or weights are not those of the plain cross-entropy"
-    if name_of(term.similarity) != "dot" or term.mixer or term.merge_views or term.self_pairs:
+    if name_of(term.similarity) != "dot" or term.mixer or term.merge_views or term.self_pairs or term.self_targets:
         return "its similarity, synthetic keys or merged views need all pairs at once"
     if not isinstance(term.temperature, float | int) and term.temperature != "base":
         return f"its temperature rule {name_of(term.temperature)!r} is not one number"
@@ -179,7 +179,7 @@ def _side(block: Block, graph: Graph, rows: tuple[Rows, ...], images: int) -> tu
     Only of a queue some rows may not be filled; of any other block that entry would only keep the kernels away.
     """
     names = {"id", "label", *requires(graph)} & set(block)
-    if any(one.block == "queue" for one in rows):
+    if any(one.block in ("queue", "text_queue") for one in rows):
         names.add("filled")
     shared = not _of_views(graph) and len(rows) == 1 and rows[0].view is None and rows[0].block not in ROWS_OF_NO_IMAGE
     views = max(len(block["z"]) // images, 1) if shared else 1
