@@ -21,12 +21,6 @@ source "$here/common.sh"
 parse "name zone type project= version=v2-alpha-tpuv5-lite via=queued seconds=60 patience=10 crashes=5 \
 service-account= wandb-secret= keep?" "$@"
 check_trainer cloud
-check_wandb
-[[ ${option[via]} == queued || ${option[via]} == tpu_vm ]] || fail "--via=${option[via]}: expected queued or tpu_vm"
-[[ ${option[seconds]} =~ ^[0-9]+([.][0-9]+)?$ ]] || fail "--seconds=${option[seconds]}: expected a number"
-for name in patience crashes; do
-  [[ ${option[$name]} =~ ^[0-9]+$ ]] || fail "--$name=${option[$name]}: expected a whole number"
-done
 
 slice=(--name="${option[name]}" --zone="${option[zone]}" --project="${option[project]}")
 [[ ${option[dry-run]} == false ]] || slice+=(--dry-run)

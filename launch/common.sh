@@ -6,10 +6,15 @@ readonly BROKE=1 BAD_INPUT=2 INCOMPLETE=69 REQUEUE=75 # of xsample_jax/errors.py
 readonly HOME_OF_CODE=/opt/xsample      # on every worker
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 declare -A option=()
+NOT_TEXT=$'[\x01-\x08\x0b-\x1f\x7f]'
 trainer=() # arguments of python -m xsample_jax.main, with gs://BUCKET/... where they had it
 
+# One line, however long or odd the value in it is.
 fail() {
-  printf 'error: %s\n' "$*" >&2
+  local text="error: $*"
+  text=${text//[[:cntrl:]]/ }
+  ((${#text} <= 500)) || text=${text::497}...
+  printf '%s\n' "$text" >&2
   exit "$BAD_INPUT"
 }
 
@@ -33,6 +38,7 @@ parse() {
   while (($#)); do
     name=${1%%=*}
     name=${name#--}
+    [[ $name =~ ^[a-z-]*$ || $1 != --* ]] || fail "unknown option --$name. Known: $(known "$spec") --dry-run"
     case $1 in
       --) shift && trainer=("$@") && break ;;
       -h | --help) usage && exit 0 ;;
@@ -58,8 +64,43 @@ parse() {
     shift
   done
   for word in $spec; do
-    [[ $word == *[=?]* || -n ${option[$word]:-} ]] || fail "--$word is missing. See $(basename "$0") --help"
+    name=${word%%[=?]*}
+    case $word in
+      *\?) ;;
+      *=) [[ -z ${option[$name]} ]] || check_value "$name" "${option[$name]}" ;;
+      *)
+        [[ -n ${option[$name]:-} ]] || fail "--$name is missing. See $(basename "$0") --help"
+        check_value "$name" "${option[$name]}"
+        ;;
+    esac
   done
+}
+
+readonly COUNT='[1-9][0-9]{0,8}'
+readonly LABEL='[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?'
+readonly WORD='[A-Za-z0-9]([A-Za-z0-9._:/@-]{0,252}[A-Za-z0-9])?'
+readonly BUCKET='[a-z0-9]([a-z0-9._-]{0,220}[a-z0-9])?'
+
+# check_value NAME VALUE: every option is checked here before it is used. bash runs what it finds in a "number" inside
+# ((...)), and much of the rest goes into commands of root or into YAML.
+check_value() {
+  local name=$1 value=$2 form expected LC_ALL=C # ranges as [a-z] are of ASCII
+  case $name in
+    name | cluster | zone) form=$LABEL expected="lower-case letters, digits and hyphens, at most 63" ;;
+    project) form='[a-z0-9]([a-z0-9.:-]{0,98}[a-z0-9])?' expected="the id of a project" ;;
+    bucket) form=$BUCKET expected="the name of a bucket, without gs://" ;;
+    slices | chips | patience) form=$COUNT expected="a whole number from 1 to 999999999" ;;
+    restarts | crashes | lines) form="0|$COUNT" expected="a whole number from 0 to 999999999" ;;
+    seconds) form="(0|$COUNT)([.][0-9]{1,9})?" expected="a number, as 60 or 0.5" ;;
+    topology) form='[1-9][0-9]{0,4}(x[1-9][0-9]{0,4}){1,2}' expected="8x8 or 2x2x4" ;;
+    gpus) form='[0-9]{1,4}(,[0-9]{1,4})*' expected="numbers, as 0,1,2,3" ;;
+    worker) form='all|[0-9]{1,5}([,-][0-9]{1,5})*' expected="all, or numbers, as 0,2-5" ;;
+    via) form='queued|tpu_vm' expected="queued or tpu_vm" ;;
+    wandb-secret) form='[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}' expected="the name of a secret, not a key" ;;
+    workdir) form='[^[:cntrl:]]+' expected="a path without control characters" ;;
+    *) form=$WORD expected="letters, digits and . _ : / @ -, a letter or digit first and last" ;;
+  esac
+  [[ $value =~ ^($form)$ ]] || fail "--$name=${value::100}: expected $expected"
 }
 
 known() {
@@ -70,11 +111,11 @@ known() {
   done
 }
 
-# The words as one line that a shell reads back as the same words.
+# The words as text that any shell reads back as the same words.
 quoted() {
-  local word line=
+  local word line='' apostrophe="'\\''" LC_ALL=C
   for word in "$@"; do
-    [[ $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]] || word=${word@Q}
+    [[ $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]] || word="'${word//\'/"$apostrophe"}'"
     line+="$word "
   done
   printf '%s' "${line% }"
@@ -88,21 +129,32 @@ run() {
   fi
 }
 
-# The value of the trainer's --NAME=VALUE; nothing where it is not given.
+# The value of the trainer's --NAME=VALUE, the last one as the trainer takes it; nothing where it is not given.
 given() {
-  local word
+  local word value=
   for word in ${trainer[@]+"${trainer[@]}"}; do
-    [[ $word != "--$1="* ]] || printf '%s' "${word#*=}"
+    [[ $word != "--$1="* ]] || value=${word#*=}
   done
+  printf '%s' "$value"
 }
 
 # check_trainer [cloud]: --config and --workdir are there; in a cloud the run folder is in a bucket. No secrets.
 check_trainer() {
-  local word
+  local word workdir
   [[ -n $(given config) ]] || fail "--config=configs/NAME.py is missing after --"
-  [[ -n $(given workdir) ]] || fail "--workdir=FOLDER is missing after --"
-  if [[ ${1:-} == cloud && $(given workdir) != gs://*/* ]]; then
-    fail "--workdir=$(given workdir): expected gs://BUCKET/FOLDER, which all workers see and which outlives them"
+  workdir=$(given workdir && printf .) # $(...) cuts newlines off
+  workdir=${workdir%.}
+  [[ -n $workdir ]] || fail "--workdir=FOLDER is missing after --"
+  check_value workdir "$workdir"
+  if [[ ${1:-} == cloud ]]; then
+    [[ $workdir == gs://*/[!/]* ]] ||
+      fail "--workdir=$workdir: expected gs://BUCKET/FOLDER, which all workers see and which outlives them"
+    [[ $workdir != *[][*?\\#]* ]] || fail "--workdir=$workdir: expected a path without [ ] * ? # and backslashes, \
+which gcloud takes for patterns"
+    for word in "${trainer[@]}"; do
+      [[ ! $word =~ $NOT_TEXT ]] || fail "${word::100}: expected no control characters but newline and tab"
+    done
+    buckets >/dev/null
   fi
   shopt -s nocasematch
   for word in "${trainer[@]}"; do
@@ -112,26 +164,35 @@ everybody on the machine can read them. See launch/README.md, Secrets"
   shopt -u nocasematch
 }
 
-# The trainer's arguments as a worker takes them: gs://BUCKET/PATH is mounted as /gcs/BUCKET/PATH.
-mounted() {
-  local word words=()
+# Fills `words` with the trainer's arguments as a worker takes them: gs://BUCKET/PATH is mounted as /gcs/BUCKET/PATH.
+mount_words() {
+  local word
+  words=()
   for word in "${trainer[@]}"; do
-    [[ $word != --*=gs://* ]] || word=${word%%=gs://*}=/gcs/${word#*=gs://}
+    [[ ${word#*=} != gs://* || $word != --* ]] || word=${word%%=*}=/gcs/${word#*=gs://}
     words+=("$word")
   done
+}
+mounted() {
+  local words
+  mount_words
   quoted "${words[@]}"
 }
 
-# The buckets that the trainer's arguments name, each once.
+# The buckets that the trainer's arguments name, each once and in order. They go into commands and YAML.
 buckets() {
-  printf '%s\n' "${trainer[@]}" | sed -n 's|^--[^=]*=gs://\([^/]*\).*|\1|p' | sort -u | paste -s -d ' '
+  local word bucket named=() LC_ALL=C
+  for word in "${trainer[@]}"; do
+    [[ ${word#*=} == gs://* && $word == --* ]] || continue
+    bucket=${word#*=gs://}
+    bucket=${bucket%%/*}
+    [[ $bucket =~ ^($BUCKET)$ ]] || fail "${word%%=*}=gs://${bucket::100}: expected the name of a bucket after gs://"
+    named+=("$bucket")
+  done
+  ((${#named[@]} == 0)) || printf '%s\n' "${named[@]}" | sort -u | paste -s -d ' '
 }
 
 # W&B on the workers: they read the key themselves, from the secret of this name in the cloud's Secret Manager.
-check_wandb() {
-  [[ ${option[wandb-secret]} =~ ^[A-Za-z0-9_-]*$ ]] || fail "--wandb-secret=${option[wandb-secret]}: expected the name \
-of a secret in Secret Manager, not a key"
-}
 wandb_variable() { [[ -z ${option[wandb-secret]} ]] || printf 'XSAMPLE_WANDB_SECRET=%s ' "${option[wandb-secret]}"; }
 tpu_extras() { [[ -z ${option[wandb-secret]} ]] && printf tpu || printf tpu,wandb; }
 

@@ -35,41 +35,48 @@ kubectl=(kubectl)
 [[ -z ${option[context]} ]] || kubectl+=("--context=${option[context]}")
 jobset=${option[name]}
 
-# The words as a list of YAML (and JSON).
+# The words as a list of YAML that Kubernetes reads as the same words.
+REPLACED='\$\$|\$\([A-Za-z_.-][A-Za-z0-9_.-]*\)' # it puts a variable for $(NAME) and $ for $$; other dollars it leaves
 yaml_list() {
-  local word list=
+  local word list='' LC_ALL=C
   for word in "$@"; do
     word=${word//\\/\\\\}
-    list+="\"${word//\"/\\\"}\", "
+    word=${word//\"/\\\"}
+    word=${word//$'\n'/\\n}
+    word=${word//$'\t'/\\t}
+    word=${word//$'\xc2\x85'/\\N} # the line ends that YAML knows besides
+    word=${word//$'\xe2\x80\xa8'/\\L}
+    word=${word//$'\xe2\x80\xa9'/\\P}
+    [[ ! $word =~ $REPLACED ]] || word=${word//\$/\$\$}
+    list+="\"$word\", "
   done
   printf '[%s]' "${list%, }"
 }
 
 manifest() {
-  local text name side hosts=1 words=() spot=true
+  local text filled='' name side hosts=1 words
   local -A value
   [[ $(buckets) != *" "* ]] || fail "run folder and data are in several buckets ($(buckets)): expected one"
   [[ ${option[wandb-secret]} =~ ^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$ ]] || fail "--wandb-secret=${option[wandb-secret]}: \
 expected the name of a Kubernetes secret, not a key"
-  [[ ${option[topology]} =~ ^[0-9]+(x[0-9]+)+$ ]] || fail "--topology=${option[topology]}: expected 8x8 or 2x2x4"
   for side in ${option[topology]//x/ }; do ((hosts *= side)); done
   ((hosts % option[chips] == 0)) || fail "--topology=${option[topology]} cannot be cut into hosts of \
 ${option[chips]} chips"
   ((hosts /= option[chips]))
-  eval "words=($(mounted))" # its own quoting, read back
-  [[ ${option[on-demand]} == false ]] || spot=false
+  mount_words
   value=([NAME]=$jobset [RESTARTS]=${option[restarts]} [SLICES]=${option[slices]} [HOSTS]=$hosts
     [SERVICE_ACCOUNT]=${option[service-account]} [ACCELERATOR]=${option[accelerator]}
-    [TOPOLOGY]=${option[topology]} [IMAGE]=${option[image]} [CHIPS]=${option[chips]} [BUCKET]=$(buckets) [SPOT]=$spot
+    [TOPOLOGY]=${option[topology]} [IMAGE]=${option[image]} [CHIPS]=${option[chips]} [BUCKET]=$(buckets)
     [WANDB_SECRET]=${option[wandb-secret]} [ARGUMENTS]=$(yaml_list "${words[@]}"))
   text=$(sed '1,/^# The cluster/d' "$root/launch/gke_jobset.yaml")
-  for name in "${!value[@]}"; do
-    text=${text//"\${$name}"/"${value[$name]}"}
-  done
   # Nodes that are not spot have no such label at all.
-  [[ $spot == true ]] || text=$(sed '/gke-spot: "false"/d' <<<"$text")
+  [[ ${option[on-demand]} == false ]] || text=$(sed '/gke-spot: "/d' <<<"$text")
   [[ -n ${option[wandb-secret]} ]] || text=$(sed '/^ *env:$/,/secretKeyRef/d' <<<"$text")
-  printf '%s\n' "$text"
+  while [[ $text =~ \$\{([A-Z_]+)\} ]]; do # each place once: what a value holds is not filled in again
+    filled+=${text%%"${BASH_REMATCH[0]}"*}${value[${BASH_REMATCH[1]}]}
+    text=${text#*"${BASH_REMATCH[0]}"}
+  done
+  printf '%s\n' "$filled$text"
 }
 
 case $action in

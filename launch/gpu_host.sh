@@ -27,7 +27,6 @@ case $action in
 esac
 [[ $workdir != gs://* ]] || fail "--workdir=$workdir: expected a folder; mount the bucket (gcsfuse) and name the mount"
 gpus=${option[gpus]:-}
-[[ -z $gpus || $gpus =~ ^[0-9]+(,[0-9]+)*$ ]] || fail "--gpus=$gpus: expected numbers, as 0,1,2,3"
 
 state=$workdir/launch # beside the run, so that several may share the machine
 [[ $workdir == /* || ${option[dry-run]} == true ]] || state=$root/$state

@@ -41,7 +41,6 @@ SCRIPT
 case $action in
   create)
     check_trainer cloud
-    check_wandb
     send_code
     script=build/${option[name]}-startup.sh
     if [[ ${option[dry-run]} == true ]]; then

@@ -30,7 +30,7 @@ case $action in
   -h | --help) usage && exit 0 ;;
   *) fail "unknown action '$action'. Known: create setup run status logs stop delete state. See $(basename "$0") --help" ;;
 esac
-[[ $action != setup && $action != run ]] || { check_trainer cloud && check_wandb; }
+[[ $action != setup && $action != run ]] || check_trainer cloud
 place
 worker=$HOME_OF_CODE/launch/worker.sh
 

@@ -14,11 +14,22 @@ set -euo pipefail
 
 home=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 state=${XSAMPLE_STATE:-$home/state}
-mkdir -p "$state"
+mkdir -p -- "$state"
+
+fail() {
+  local text="error: $*"
+  text=${text//[[:cntrl:]]/ }
+  printf '%s\n' "${text::500}" >&2
+  exit 2
+}
 
 setup() {
-  local extra=$1 bucket
+  local extra=${1:-} bucket LC_ALL=C
+  [[ $extra =~ ^[a-z][a-z0-9,]*$ ]] || fail "worker.sh setup $extra: expected an extra of setup.py, as tpu or tpu,wandb"
   shift
+  for bucket in "$@"; do
+    [[ $bucket =~ ^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$ ]] || fail "worker.sh setup: expected names of buckets, not $bucket"
+  done
   if ! command -v uv >/dev/null; then
     python3 -m pip install --quiet uv || curl -LsSf https://astral.sh/uv/install.sh | env UV_INSTALL_DIR=/usr/local/bin sh
   fi
@@ -58,19 +69,16 @@ train() {
   for word in "$@"; do
     [[ $word != --workdir=* ]] || workdir=${word#*=}
   done
-  [[ -n $workdir ]] || {
-    echo "error: --workdir=FOLDER is missing" >&2
-    exit 2
-  }
+  [[ -n $workdir ]] || fail "--workdir=FOLDER is missing"
+  [[ ${XSAMPLE_LOG_SECONDS:-60} =~ ^[0-9]+([.][0-9]+)?$ ]] ||
+    fail "environment variable XSAMPLE_LOG_SECONDS=$XSAMPLE_LOG_SECONDS: expected a number of seconds"
   command -v "$python" >/dev/null || python=python3 # in a container
   exec 9>"$state/lock"
-  flock --wait 5 9 || {
-    echo "error: this worker trains already" >&2
-    exit 2 # the one at work is left alone, and so are its files
-  }
-  rm -f "$state/exit"
+  flock --wait 5 9 || fail "this worker trains already" # the one at work is left alone, and so are its files
+  rm -f -- "$state/exit" "$state/pid"
   log=$state/log
   : >"$log"
+  [[ $workdir != -* ]] || workdir=./$workdir
   attempt=$workdir/logs/$(date -u +%Y%m%dT%H%M%S)-$(hostname).log
   if [[ -n ${XSAMPLE_WANDB_SECRET:-} ]]; then
     WANDB_API_KEY=$(gcloud secrets versions access latest --secret="$XSAMPLE_WANDB_SECRET")
@@ -121,7 +129,7 @@ start() {
     echo "running already"
     return
   fi
-  rm -f "$state/exit" "$state/log"
+  rm -f -- "$state/exit" "$state/log"
   setsid "$0" background "$@" </dev/null >>"$state/launcher.log" 2>&1 &
   for tries in {1..100}; do
     ! running || { echo "started" && return; }
@@ -144,14 +152,23 @@ status() {
   fi
 }
 
+# signal_trainer SIGNAL: to the process of state/pid, if it holds the lock as our trainer does: a number that was left
+# there may be another process by now.
+signal_trainer() {
+  local pid=''
+  [[ ! -f $state/pid ]] || read -r pid <"$state/pid" || true
+  [[ $pid =~ ^[1-9][0-9]{0,9}$ && /proc/$pid/fd/9 -ef $state/lock ]] && kill "-$1" "$pid"
+}
+
 stop() {
+  local told=false
   running || { echo "not running" && return; }
-  kill -TERM "$(cat "$state/pid")"
   for _ in {1..60}; do
+    $told || ! signal_trainer TERM || told=true # it may have started this moment, and have no number yet
     running || { status && return; }
     sleep 1
   done
-  kill -KILL "$(cat "$state/pid")"
+  signal_trainer KILL || fail "$state/pid does not name the trainer, which is left running"
   echo "killed after 60 s"
 }
 
@@ -164,9 +181,10 @@ case $action in
   start) start "$@" ;;
   status) status ;;
   stop) stop ;;
-  logs) tail -n "${1:-20}" "$state/log" ;;
-  *)
-    sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0" >&2
-    exit 2
+  logs)
+    [[ ${1:-20} =~ ^[0-9]{1,9}$ ]] || fail "worker.sh logs $1: expected a number of lines"
+    tail -n "${1:-20}" "$state/log"
     ;;
+  -h | --help) sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0" ;;
+  *) fail "unknown action '$action'. Known: setup run start status stop logs. See worker.sh --help" ;;
 esac

@@ -51,6 +51,8 @@ case $action in
 into the workload and cannot refer to a secret. Use gke.sh run --wandb-secret on the same cluster, or WANDB_MODE=offline \
 in the image and wandb sync later"
     check_trainer cloud
+    # XPK writes the command into a script inside YAML, line by line.
+    [[ ${trainer[*]} != *$'\n'* ]] || fail "an argument after -- has several lines: expected one, as XPK's commands have"
     run xpk workload create --workload="${option[name]}" "${where[@]}" --tpu-type="${option[type]}" \
       --num-slices="${option[slices]}" --docker-image="${option[image]}" --max-restarts="${option[restarts]}" \
       --restart-on-exit-codes="$INCOMPLETE,$REQUEUE" --termination-grace-period-seconds=60 \
