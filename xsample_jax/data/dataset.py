@@ -384,6 +384,9 @@ def check_class_names(objective: Objective, source) -> None:
         )
 
 
+MOST_PRESETS = 12  # named in a message
+
+
 def check_side_information(fields: frozenset[str], source) -> None:
     """Raises DataError (or Problems) for entries in `fields` that no data set, or not this one, can deliver.
 
@@ -405,7 +408,8 @@ def check_side_information(fields: frozenset[str], source) -> None:
         "attributes": True,
     }
     presets = presets_that_read([name for name, there in has.items() if there])
-    fix = f"Presets that this set has all for: {', '.join(presets)}."
+    more = f" and {len(presets) - MOST_PRESETS} more" if len(presets) > MOST_PRESETS else ""
+    fix = f"Presets that this dataset supports: {', '.join(presets[:MOST_PRESETS])}{more}."
     problems = []
     for name in sorted(fields):
         if name not in has:

@@ -70,7 +70,7 @@ class Pairing(NamedTuple):
     v: dict
     view: jax.Array
     views: int
-    temperature: jax.Array | float
+    temperature: jax.Array | float = 1.0
 
 
 def shared(logits: jax.Array, weight: jax.Array, pairing: Pairing) -> jax.Array:
