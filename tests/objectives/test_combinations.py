@@ -187,7 +187,7 @@ def check_value(term: Term):
     if apart.any() or term.link == "softmax":  # a regression to a soft graph may have all pairs on one side
         assert of_pairs.max() > 0, "no repulsion"
     assert of_pairs.min() < 0, "no attraction"
-    if apart.any() and term.negatives != "same_label" and term.link != "square":
+    if apart.any() and term.negatives not in ("same_label", "own_and_queue") and term.link != "square":
         assert of_pairs[apart].max() > 0, "no repulsion from a pair without target"
 
 

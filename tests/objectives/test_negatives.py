@@ -20,6 +20,7 @@ U = {
     "group": np.array([0, 0, 1, 1, 1]),
 }
 V = {
+    "row": np.array([0, 1, 2, 3, 4, -1, -1, 7]),
     "id": np.array([0, 0, 1, 2, 3, -1, 7, 1]),
     "label": np.array([0, 1, -1, 2, 0, 1, 2, 0]),
     "cluster": RNG.integers(0, 2, (KEYS, 3)),
@@ -46,6 +47,7 @@ DEFINITIONS = {
     "everything": ({}, lambda i, k: 1.0),
     "not_positive": ({}, negative),
     "other_images": ({}, lambda i, k: U["id"][i] != V["id"][k] or U["id"][i] == -1),
+    "own_and_queue": ({}, lambda i, k: U["id"][i] == V["id"][k] != -1 or V["row"][k] < 0),
     "hardest": ({"k": 3}, lambda i, k: hard(i, k, 3)),
     "importance": ({"beta": 0.7}, lambda i, k: weighed(i, k, 0.7)),
     "clusters_apart": ({}, lambda i, k: sum(a != b for a, b in zip(U["cluster"][i], V["cluster"][k]))),

@@ -48,6 +48,7 @@ def blocks_of(x):
         "caption_embedding": x["captions"],
         "class_embedding": x["captions"][x["label"]],
         "text": jax.lax.stop_gradient(x["text"]),
+        "image": jax.lax.stop_gradient(x["z"].reshape(IMAGES, VIEWS, WIDTH).mean(1)),
     }
     rows = IMAGES * VIEWS
     teacher = image_block(x["teacher"], per_image, VIEWS, 2 * rows, teacher=x["teacher"])
@@ -132,9 +133,7 @@ def test_an_objective_reaches_the_kernels():
 
 
 def test_the_presets_of_the_paper_can_be_streamed():
-    assert {"xclr", "xclr_class_text", "xclr_hierarchy", "simclr", "supcon", "clip", "cwcl", "ressl", "moco"} <= set(
-        STREAMABLE
-    )
+    assert {"xclr", "xclr_class_text", "xclr_hierarchy", "simclr", "supcon", "clip", "cwcl", "ressl"} <= set(STREAMABLE)
 
 
 def test_auto_streams_what_is_large_and_what_is_on_several_devices():

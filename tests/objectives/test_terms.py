@@ -56,9 +56,11 @@ def nt_xent(i, k, keys):
 def test_cross_entropy_over_other_rows_and_over_all_rows():
     expected = np.mean([nt_xent(i, i ^ 1, others(i)) for i in range(N)])
     assert value(Term())[0] == pytest.approx(expected, rel=1e-6)
-    # With self pairs a row is its own positive too.
-    expected = np.mean([np.mean([nt_xent(i, k, range(N)) for k in (i, i ^ 1)]) for i in range(N)])
+    # A row may be its own key: in the denominator only, or its own positive too.
+    expected = np.mean([nt_xent(i, i ^ 1, range(N)) for i in range(N)])
     assert value(Term(self_pairs=True))[0] == pytest.approx(expected, rel=1e-6)
+    expected = np.mean([np.mean([nt_xent(i, k, range(N)) for k in (i, i ^ 1)]) for i in range(N)])
+    assert value(Term(self_pairs=True, self_targets=True))[0] == pytest.approx(expected, rel=1e-6)
 
 
 def test_terms_are_weighted_and_a_number_replaces_the_temperature():
