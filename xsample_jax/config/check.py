@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from xsample_jax.config.renamed import rename
 from xsample_jax.config.rules import RULES
 from xsample_jax.config.schema import SCHEMA, Key, flat_keys
 from xsample_jax.errors import ConfigError, Problems, did_you_mean
@@ -61,8 +62,14 @@ def find_problems(config: Mapping) -> list[ConfigError]:
 
 
 def plain_dict(config: Mapping) -> dict:
-    """Returns `config` as nested dicts, with field references replaced by their values."""
-    return config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    """Returns `config` as new nested dicts: field references replaced by their values, old names by present ones."""
+    plain = config.to_dict() if hasattr(config, "to_dict") else _copied(config)
+    rename(plain)
+    return plain
+
+
+def _copied(config: Mapping) -> dict:
+    return {name: _copied(value) if isinstance(value, Mapping) else value for name, value in config.items()}
 
 
 def find_value_problem(name: str, value: object) -> ConfigError | None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import ml_collections
 
 from xsample_jax.config.check import as_declared, check_config, describe, find_problems, plain_dict, unknown_key
+from xsample_jax.config.renamed import current_name, rename
 from xsample_jax.config.schema import SCHEMA, Key, flat_keys
 from xsample_jax.errors import ConfigError, Problems, UserError, did_you_mean
 
@@ -40,7 +41,7 @@ def apply_overrides(config: ml_collections.ConfigDict, overrides: list[str]) -> 
     problems = []
     for override in overrides:
         name, has_value, text = override.lstrip("-").partition("=")
-        name = name.removeprefix(PREFIX)
+        name = current_name(name.removeprefix(PREFIX))
         key = flat_keys().get(name)
         if not has_value:
             problems.append(ConfigError(name, "", "a value", f"Write --config.{name}=VALUE, with = and no space."))
@@ -175,8 +176,9 @@ def load_config(file: str, overrides: list[str] | tuple[str, ...] = ()) -> ml_co
 
 def resolve(config: ml_collections.ConfigDict | dict) -> ml_collections.ConfigDict:
     """Returns a locked, type-safe copy of `config` with every value in its declared type; raises Problems."""
-    check_config(config)
-    resolved = ml_collections.ConfigDict(_converted(plain_dict(config), SCHEMA), type_safe=True)
+    values = plain_dict(config)
+    check_config(values)
+    resolved = ml_collections.ConfigDict(_converted(values, SCHEMA), type_safe=True)
     return resolved.lock()
 
 
@@ -209,6 +211,7 @@ def read_config_file(file: str | pathlib.Path, argument: str | None = None) -> m
         raise file_error(path, error) from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise ConfigError(f"get_config of {path}", config, "the ConfigDict made by default_config()", _EXAMPLE)
+    rename(config)
     return config
 
 

@@ -350,8 +350,8 @@ LOSS = {
         "there are several devices or many rows).",
         choices=("auto", "dense", "streaming"),
     ),
-    "tile": Key(int, 1024, "Rows of a tile of the streaming loss.", minimum=8),
-    "tiles": Key(
+    "block_size": Key(int, 1024, "Rows of a tile of the streaming loss.", minimum=8),
+    "kernel": Key(
         str,
         "auto",
         "Who computes the tiles: xla, pallas (kernels for TPU, for the graph of captions in X-CLR only; refused where "
@@ -364,20 +364,20 @@ LOSS = {
         "Parts in which the batch goes through the image encoder (GradCache): less memory, one more forward pass.",
         minimum=1,
     ),
-    "exchange": Key(
+    "collective": Key(
         str,
         "auto",
         "How the streaming loss shows devices each other's rows: gather (all at once), ring (one by one: memory "
         "falls with their number, twice the bytes travel) or auto (ring above 512 MiB).",
         choices=("auto", "gather", "ring"),
     ),
-    "wire": Key(
+    "comm_dtype": Key(
         str,
         "float32",
         "Type in which the streaming loss sends embeddings between devices.",
         choices=("float32", "bfloat16"),
     ),
-    "caption_wire": Key(
+    "caption_comm_dtype": Key(
         str,
         "float16",
         "Type in which the streaming loss sends frozen caption and class embeddings; int8 keeps 7 bits of each entry.",
