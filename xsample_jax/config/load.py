@@ -19,6 +19,8 @@ from xsample_jax.errors import ConfigError, Problems, UserError, did_you_mean
 
 
 PREFIX = "config."
+# What Python raises for text that is not a literal, or is nested too deeply.
+SYNTAX = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)
 
 
 def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -82,10 +84,12 @@ def _parse_dicts(text: str) -> tuple[dict, ...]:
     """Reads dicts as they are written in Python, one or several."""
     try:
         value = ast.literal_eval(text)
-    except SyntaxError as error:
+    except SYNTAX as error:
         raise ValueError(text) from error
     if isinstance(value, str):  # quoted once more than the shell takes off
         return _parse_dicts(value)
+    if not isinstance(value, dict | list | tuple):
+        raise ValueError(text)
     return (value,) if isinstance(value, dict) else tuple(value)
 
 
@@ -114,16 +118,18 @@ def _parse_scalar(declared: type, text: str) -> object:
             raise ValueError(text)
         return words[text.lower()]
     if declared is int:
+        if not set(text) & set(".eE"):
+            return int(text)
         number = float(text)
         if not number.is_integer():
             raise ValueError(text)
-        return int(number) if set(text) & set(".eE") else int(text)
+        return int(number)
     if declared is float:
         return float(text)
     if text[:1] in ("'", '"'):
         try:
             return str(ast.literal_eval(text))
-        except SyntaxError as error:
+        except SYNTAX as error:
             raise ValueError(text) from error
     return text
 

@@ -19,10 +19,10 @@ VALUES = {"augment.background": {"random_colour": "random_color", "grey": "gray"
 # In objective.terms: names of fields and options, and words that are values of one field.
 TERMS = "objective.terms"
 FIELDS = {"normaliser": "normalizer", "centre": "center"}
-ROWS = {"neighbours": "neighbors"}
+ROWS, WEIGHTS = {"neighbours": "neighbors"}, {"unsure": "inverse_one_minus_p"}
 WORDS = {
-    **dict.fromkeys(("block", "anchors", "keys", "x", "y", "beside", "times"), ROWS),
-    **dict.fromkeys(("row_weight", "attraction", "repulsion"), {"unsure": "inverse_one_minus_p"}),
+    **{field: ROWS for field in ("block", "anchors", "keys", "x", "y", "beside", "times")},
+    **{field: WEIGHTS for field in ("row_weight", "attraction", "repulsion")},
 }
 
 
