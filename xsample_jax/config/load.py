@@ -1,6 +1,7 @@
 """From a python file and command-line overrides to one checked, locked config."""
 
 import ast
+import contextlib
 import importlib.util
 import inspect
 import pathlib
@@ -14,6 +15,7 @@ from xsample_jax.config.check import as_declared, check_config, describe, find_p
 from xsample_jax.config.renamed import current_name, rename
 from xsample_jax.config.schema import SCHEMA, Key, flat_keys
 from xsample_jax.errors import ConfigError, Problems, UserError, did_you_mean
+from xsample_jax.io.paths import expanded
 
 # Command-line overrides: `--config.optimizer.learning_rate=1e-3` for every key of the schema.
 
@@ -229,10 +231,9 @@ _EXAMPLE = (
 
 def import_file(path: pathlib.Path):
     """Returns a python file as a module; ConfigError where there is none or it fails, naming its line."""
+    path = expanded(str(path), "--config")
     if not path.is_file():
-        siblings = [str(sibling) for sibling in path.parent.glob("**/*.py")] if path.parent.is_dir() else []
-        hint = did_you_mean(str(path), siblings) if siblings else f"There is no config file in {path.parent}."
-        raise ConfigError("--config", str(path), "an existing python file", hint)
+        raise missing_file(path)
     spec = importlib.util.spec_from_file_location(f"config_file_{path.stem}", path)
     if spec is None:
         raise ConfigError("--config", str(path), "a python file (its name ends in .py)")
@@ -242,6 +243,20 @@ def import_file(path: pathlib.Path):
     except Exception as error:
         raise file_error(path, error) from error
     return module
+
+
+def missing_file(path: pathlib.Path) -> ConfigError:
+    """The error for a config file that does not exist, with close names from its own folder."""
+    family = path.parent.parent / f"{path.parent.name.removesuffix('s')}.py"
+    if path.parent.name == "objectives" and family.is_file():
+        return ConfigError("--config", str(path), "an existing python file", f"Use {family}:{path.stem}.")
+    with contextlib.suppress(OSError):
+        near = [*path.parent.glob("*.py"), *(path.parent / "configs").glob("*.py")]
+        if near:
+            return ConfigError(
+                "--config", str(path), "an existing python file", did_you_mean(str(path), map(str, near))
+            )
+    return ConfigError("--config", str(path), "an existing python file", f"There is no config file in {path.parent}.")
 
 
 def file_error(path: pathlib.Path, error: Exception) -> ConfigError:

@@ -9,7 +9,6 @@ Runs that are not finished are left out, and counted. The page has them between 
 
 import argparse
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from xsample_jax.reports.runs import Run, Series, load_runs, unit_of
 from xsample_jax.reports.style import Picture, color, insert, picture, row, rule
 from xsample_jax.sweeps.grid import Point, changes, objective_of, read_grid, unchanged
 from xsample_jax.sweeps.local import FINISHED, state_of
+from xsample_jax.tools.cli import run_cli
 
 # The results of many runs as Markdown: mean over seeds, 95% interval, paired difference to a baseline.
 #
@@ -160,6 +160,10 @@ def _bold(text: str) -> str:
 
 
 def main_table(arguments: Sequence[str] | None = None) -> int:
+    return run_cli(run_table, arguments)
+
+
+def run_table(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m xsample_jax.tools.results_table", description=__doc__.split("\n")[0]
     )
@@ -176,9 +180,8 @@ def main_table(arguments: Sequence[str] | None = None) -> int:
         markdown = results_markdown(columns, chosen.baseline, chosen.metrics)
         for path in chosen.out:
             insert(path, "results", markdown)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
+    except UserError:
+        raise
     print(markdown)
     return 0
 
@@ -417,6 +420,10 @@ def _image(name: str, alt: str) -> str:
 
 
 def main_page(arguments: Sequence[str] | None = None) -> int:
+    return run_cli(run_page, arguments)
+
+
+def run_page(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m xsample_jax.tools.results_page", description=__doc__.split("\n")[0]
     )
@@ -440,8 +447,7 @@ def main_page(arguments: Sequence[str] | None = None) -> int:
             where = os.path.relpath(folder / stem, chosen.summary.parent)
             text = summary_markdown(objectives, objectives[chosen.baseline], where, chosen.metrics)
             insert(chosen.summary, "results", text)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
+    except UserError:
+        raise
     print(f"{len(done)} of {len(points)} runs: {chosen.out}")
     return 0
