@@ -202,8 +202,7 @@ def read_config_file(file: str | pathlib.Path, argument: str | None = None) -> m
     Raises:
       ConfigError: no such file, no `get_config`, an exception inside it (named with its line), or no config returned.
     """
-    path, colon, suffix = str(file).partition(".py:")
-    path = pathlib.Path(path + ".py" if colon else path)
+    path, suffix = find_config(str(file))
     argument = suffix if argument is None else argument
     module = import_file(path)
     get_config = getattr(module, "get_config", None)
@@ -221,6 +220,33 @@ def read_config_file(file: str | pathlib.Path, argument: str | None = None) -> m
         raise ConfigError(f"get_config of {path}", config, "the ConfigDict made by default_config()", _EXAMPLE)
     rename(config)
     return config
+
+
+PACKAGE = pathlib.Path(__file__).parents[1]
+CONFIG_FOLDERS = (PACKAGE.parent / "configs", PACKAGE / "configs")  # of a checkout, of a wheel
+
+
+def find_config(file: str) -> tuple[pathlib.Path, str]:
+    """Returns (the path of a config file, its argument) for `path.py:argument` or `name:argument`.
+
+    A name without .py, as quickstart or baselines/clip, is a config of this package, wherever it is called from.
+    """
+    path, colon, argument = file.partition(".py:")
+    if colon or file.endswith(".py"):
+        return pathlib.Path(path + ".py" if colon else file), argument
+    name, _, argument = file.partition(":")
+    for folder in CONFIG_FOLDERS:
+        if name in names_of_configs(folder):
+            return folder / f"{name}.py", argument
+    if "." in pathlib.PurePath(name).name or pathlib.Path(name).is_file():
+        return pathlib.Path(file), ""
+    known = [known for folder in CONFIG_FOLDERS for known in names_of_configs(folder)]
+    raise ConfigError("--config", name, "a python file, or the name of a config", did_you_mean(name, known))
+
+
+def names_of_configs(folder: pathlib.Path) -> list[str]:
+    """The names of the configs in a folder of configs, as quickstart and baselines/clip."""
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.py"))
 
 
 _EXAMPLE = (

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.errors import DataError, UserError
+from xsample_jax.errors import DataError
 from xsample_jax.evals.catalog import HEADLINES, Metric, describe, in_order
 from xsample_jax.evals.facts import READING, TITLES
 from xsample_jax.evals.metrics import Interval, Scores, bootstrap, paired_difference
@@ -175,13 +175,10 @@ def run_table(arguments: Sequence[str]) -> int:
         "--metrics", nargs="+", default=list(HEADLINES), help="metrics to show (default: the headlines)"
     )
     chosen = parser.parse_args(arguments)
-    try:
-        columns = group_runs(load_runs(chosen.runs), chosen.by)
-        markdown = results_markdown(columns, chosen.baseline, chosen.metrics)
-        for path in chosen.out:
-            insert(path, "results", markdown)
-    except UserError:
-        raise
+    columns = group_runs(load_runs(chosen.runs), chosen.by)
+    markdown = results_markdown(columns, chosen.baseline, chosen.metrics)
+    for path in chosen.out:
+        insert(path, "results", markdown)
     print(markdown)
     return 0
 
@@ -434,20 +431,17 @@ def run_page(arguments: Sequence[str]) -> int:
     parser.add_argument("--baseline", default="simclr", help="objective that the others are compared with")
     parser.add_argument("--metrics", nargs="+", default=list(SUMMARY), help="of the pictures and the tables of changes")
     chosen = parser.parse_args(arguments)
-    try:
-        _, points = read_grid(chosen.grid)
-        changes(points)
-        done = finished(points, chosen.runs)
-        folder, stem = chosen.out.parent, chosen.out.stem
-        folder.mkdir(parents=True, exist_ok=True)
-        page = page_markdown(done, len(points), chosen.runs, chosen.baseline, folder, stem, chosen.metrics)
-        insert(chosen.out, "results", page)
-        if chosen.summary:
-            objectives = objectives_of(done, chosen.runs)
-            where = os.path.relpath(folder / stem, chosen.summary.parent)
-            text = summary_markdown(objectives, objectives[chosen.baseline], where, chosen.metrics)
-            insert(chosen.summary, "results", text)
-    except UserError:
-        raise
+    _, points = read_grid(chosen.grid)
+    changes(points)
+    done = finished(points, chosen.runs)
+    folder, stem = chosen.out.parent, chosen.out.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    page = page_markdown(done, len(points), chosen.runs, chosen.baseline, folder, stem, chosen.metrics)
+    insert(chosen.out, "results", page)
+    if chosen.summary:
+        objectives = objectives_of(done, chosen.runs)
+        where = os.path.relpath(folder / stem, chosen.summary.parent)
+        text = summary_markdown(objectives, objectives[chosen.baseline], where, chosen.metrics)
+        insert(chosen.summary, "results", text)
     print(f"{len(done)} of {len(points)} runs: {chosen.out}")
     return 0
