@@ -26,7 +26,7 @@ def check(platform, devices, batch_size, **changes):
 def test_kernels_want_tpus_and_whole_tiles():
     check("tpu", 4, 1024)
     check("cpu", 4, 36, loss__kernel="auto")
-    with pytest.raises(ConfigError, match=r"loss\.tiles = 'pallas': expected auto or xla on gpu.*loss\.tiles=auto"):
+    with pytest.raises(ConfigError, match=r"loss\.kernel = 'pallas': expected auto or xla on gpu.*loss\.kernel=auto"):
         check("gpu", 4, 1024)
     with pytest.raises(ConfigError, match=r"9 images on each of 4 devices.*multiple of 512"):
         check("tpu", 4, 36)

@@ -46,7 +46,9 @@ def test_what_is_missing_is_one_line(tool, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main_of(tool)(MISSING[tool]) == BAD_INPUT
     said = capsys.readouterr().err.strip()
-    assert said.startswith("error: ") and "\n" not in said and "nowhere" in said
+    assert said.startswith("error: ")
+    assert "\n" not in said
+    assert "nowhere" in said
 
 
 @pytest.mark.parametrize(
