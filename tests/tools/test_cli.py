@@ -86,9 +86,10 @@ def test_a_mistyped_config_is_answered_from_its_own_folder(tmp_path):
     (configs / "deep").mkdir(parents=True)
     for name in ("quickstart.py", "objective.py", "deep/quickstar.py"):
         (configs / name).write_text("")
-    with pytest.raises(ConfigError, match="quickstart.py") as caught:
+    with pytest.raises(ConfigError, match=r"quickstart\.py") as caught:
         load_config(str(configs / "quickstat.py"))
-    assert "deep" not in str(caught.value) and len(str(caught.value)) <= 500
+    assert "deep" not in str(caught.value)
+    assert len(str(caught.value)) <= 500
     with pytest.raises(ConfigError, match=r"objective\.py:simclr"):
         load_config(str(configs / "objectives" / "simclr.py"))
     with pytest.raises(ConfigError):
