@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import setuptools
+from setuptools.command.build_py import build_py
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "xsample_jax" / "__init__.py").read_text()).group(1)
@@ -14,10 +15,25 @@ DOCS = ["sphinx>=8", "furo", "myst-parser"]  # the pages of docs/, with an API r
 LOGGING = ["tensorboard"]  # to look at the event files; they are written without it
 BEAM = ["apache-beam>=2.77"]  # prepares data on a cluster; older ones want older pyarrow
 
+
+class BuildWithConfigs(build_py):
+    """Puts configs/ into the wheel as xsample_jax/configs, so that `--config=quickstart` works without a checkout."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return
+        for path in sorted((HERE / "configs").rglob("*.py")):
+            target = pathlib.Path(self.build_lib) / "xsample_jax" / path.relative_to(HERE)
+            self.mkpath(str(target.parent))
+            self.copy_file(str(path), str(target))
+
+
 # The TPU compiler needs no TPU: with it the tests compile the configs for the pods they name.
 TPU_COMPILER = ['jax[tpu]>=0.10.0; platform_system == "Linux" and platform_machine == "x86_64"']
 
 setuptools.setup(
+    cmdclass={"build_py": BuildWithConfigs},
     name="xsample_jax",
     version=VERSION,
     description="Image encoders trained with X-Sample contrastive learning (X-CLR, arXiv 2407.18134) in JAX.",

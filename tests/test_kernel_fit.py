@@ -1,4 +1,4 @@
-"""loss.tiles=pallas is refused by what the devices are, before anything of the run is opened."""
+"""loss.kernel=pallas is refused by what the devices are, before anything of the run is opened."""
 
 from types import SimpleNamespace
 
@@ -18,15 +18,15 @@ def mesh(platform, devices):
 
 
 def check(platform, devices, batch_size, **changes):
-    changes = {"loss__impl": "streaming", "loss__tiles": "pallas"} | changes
+    changes = {"loss__impl": "streaming", "loss__kernel": "pallas"} | changes
     config = tiny_config(batch_size=batch_size, **changes)
     check_kernels(config, build_objective(config.objective), mesh(platform, devices))
 
 
 def test_kernels_want_tpus_and_whole_tiles():
     check("tpu", 4, 1024)
-    check("cpu", 4, 36, loss__tiles="auto")
-    with pytest.raises(ConfigError, match=r"loss\.tiles = 'pallas': expected auto or xla on gpu.*loss\.tiles=auto"):
+    check("cpu", 4, 36, loss__kernel="auto")
+    with pytest.raises(ConfigError, match=r"loss\.kernel = 'pallas': expected auto or xla on gpu.*loss\.kernel=auto"):
         check("gpu", 4, 1024)
     with pytest.raises(ConfigError, match=r"9 images on each of 4 devices.*multiple of 512"):
         check("tpu", 4, 36)
@@ -35,7 +35,7 @@ def test_kernels_want_tpus_and_whole_tiles():
 
 
 def test_a_run_is_refused_before_its_data_is_opened():
-    config = tiny_config(loss__impl="streaming", loss__tiles="pallas", data__source="records", data__path="gone",
+    config = tiny_config(loss__impl="streaming", loss__kernel="pallas", data__source="records", data__path="gone",
                          eval__suite="none")  # fmt: skip
     with pytest.raises(ConfigError, match="kernels are for TPUs"):
         build_run(config)

@@ -10,11 +10,13 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 
 from absl import app, flags, logging
 
 from xsample_jax.errors import FAILED, REQUEUE, StalledError, UserError
 from xsample_jax.io.console import say
+from xsample_jax.tools.cli import show_warning
 from xsample_jax.topology import quiet_environment, without_tpu
 
 _CONFIG = flags.DEFINE_string("config", None, "Config file, as configs/quickstart.py or configs/quickstart.py:smoke.")
@@ -33,11 +35,11 @@ _EXTRA = "Give --config=configs/quickstart.py, for example."
 
 def main(argv: list[str], overrides: list[str]) -> None:
     if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments {argv[1:]}. Config values are set as --config.batch_size=512.")
+        raise UsageError(f"Unexpected arguments {argv[1:]}. Config values are set as --config.batch_size=512.")
     if not _CONFIG.value:
-        raise app.UsageError(f"--config is missing. {_EXTRA}")
+        raise UsageError(f"--config is missing. {_EXTRA}")
     if not _WORKDIR.value and not _DRY_RUN.value:
-        raise app.UsageError("--workdir is missing: the folder that the run writes to.")
+        raise UsageError("--workdir is missing: the folder that the run writes to.")
     from xsample_jax.config import config_to_json, load_config
 
     config = load_config(_CONFIG.value, overrides)
@@ -62,6 +64,21 @@ def main(argv: list[str], overrides: list[str]) -> None:
         os._exit(FAILED)  # at a normal exit Python would wait for the very threads that hang
 
 
+class UsageError(UserError):
+    """The command line itself is wrong."""
+
+    def __init__(self, message: str):
+        ValueError.__init__(self, message)
+
+
+def _parse_flags(arguments: list[str]) -> list[str]:
+    """The arguments that are no flags; UsageError for a flag that is unknown or wrong (absl exits with 1)."""
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        raise UsageError(f"{error} (--help lists all flags)") from None
+
+
 def run() -> None:
     """Entry point: errors of users end with their message, not with a traceback, and an exit code (exit_codes.py)."""
     for number in (signal.SIGUSR1, signal.SIGUSR2):  # for a profile, while steps run; before, they end nothing
@@ -73,8 +90,9 @@ def run() -> None:
 
     overrides, arguments = split_overrides(sys.argv)
     logging.set_verbosity(logging.WARNING)
+    warnings.showwarning = show_warning
     try:
-        app.run(lambda argv: main(argv, overrides), argv=arguments)
+        app.run(lambda argv: main(argv, overrides), argv=arguments, flags_parser=_parse_flags)
     except UserError as error:
         say(f"error{name_of_process()}: {error}", error=True)
         exit_process(error.exit_code)

@@ -237,7 +237,10 @@ def make_train_step(
     """
 
     how = Streaming(
-        **{name: config.loss[name] for name in ("impl", "tile", "tiles", "exchange", "wire", "caption_wire")},
+        **{
+            name: config.loss[name]
+            for name in ("impl", "block_size", "kernel", "collective", "comm_dtype", "caption_comm_dtype")
+        },
         mesh=mesh,
         lowest_temperature=objective.lowest_temperature,
         class_embeddings=class_embeddings,

@@ -8,10 +8,10 @@ Runs:      9 of about 2 minutes on 2 CPU cores
 Each encoder has a copy of the emoji set with its embeddings, made once:
 
     cp -r xsample_jax/data/emoji data/emoji-mpnet
-    python -m xsample_jax.tools.embed --set=data/emoji-mpnet --overwrite \\
+    python -m xsample_jax.tools.embed --data=data/emoji-mpnet --overwrite \\
         --model=sentence-transformers/all-mpnet-base-v2
     cp -r xsample_jax/data/emoji data/emoji-clip
-    python -m xsample_jax.tools.embed --set=data/emoji-clip --overwrite \\
+    python -m xsample_jax.tools.embed --data=data/emoji-clip --overwrite \\
         --model=sentence-transformers/clip-ViT-B-32 --backend=torch
 """
 

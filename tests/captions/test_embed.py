@@ -478,28 +478,27 @@ def test_wordnet_ids_are_embedded_as_names(tmp_path):
 
 def test_the_tool(plain, tmp_path, capsys):
     model = str(write_model(tmp_path / "model", "mpnet"))
-    assert main([f"--set={plain}", f"--model={model}", "--device=cpu"]) == 0
+    assert main([f"--data={plain}", f"--model={model}", "--device=cpu"]) == 0
     assert "text encoder model, fingerprint" in capsys.readouterr().out
     record = open_records(plain, "train")[1]
     assert record["caption_embeddings"].shape == (2, 16)
     np.testing.assert_allclose(np.linalg.norm(record["caption_embeddings"].astype(np.float32), axis=1), 1, atol=2e-3)
-    assert main([f"--set={plain}", f"--model={model}", "--stored=int8"]) == 2
+    assert main([f"--data={plain}", f"--model={model}", "--stored=int8"]) == 2
     assert re.match("error: text_encoder .*--overwrite", capsys.readouterr().err)
-    assert main([f"--set={plain}", f"--model={model}", "--what=classes"]) == 0
-    assert main([f"--set={plain}", f"--model={model}", "--device=tpu"]) == 2
+    assert main([f"--data={plain}", f"--model={model}", "--what=classes"]) == 0
+    assert main([f"--data={plain}", f"--model={model}", "--device=tpu"]) == 2
     assert "error: --device = 'tpu'" in capsys.readouterr().err
     for flags in (["--part=3/3"], ["--what=classes", "--stored=int8"], ["--what=classes", "--part=0/2"]):
-        with pytest.raises(SystemExit):
-            main([f"--set={plain}", *flags])
+        assert main([f"--data={plain}", *flags]) == 2
 
 
 def test_the_tool_stopped_or_with_nothing_to_do(plain, tmp_path, capsys, monkeypatch):
-    flags = [f"--set={plain}", f"--model={write_model(tmp_path / 'model', 'bert')}", "--device=cpu"]
+    flags = [f"--data={plain}", f"--model={write_model(tmp_path / 'model', 'bert')}", "--device=cpu"]
     assert main(flags) == 0
     with monkeypatch.context() as patch:
         patch.setattr("xsample_jax.tools.embed.open_encoder", lambda *flags, **options: HashEncoder("two", calls=1))
         assert main([*flags, "--overwrite"]) == 130
-    assert capsys.readouterr().err.endswith("stopped; the same command goes on from here\n")
+    assert capsys.readouterr().err.endswith("stopped; the same command continues from here\n")
     with monkeypatch.context() as patch:  # as where the set cannot be written to
         patch.setattr(embed, "alone", None)
         assert main(flags) == 0

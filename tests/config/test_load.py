@@ -94,7 +94,7 @@ def test_mistakes_of_file_and_command_line_come_together(config_file):
         "batchsize = 64: expected a known key. Did you mean batch_size",
         "optimizer.learning_rte = 0.1: expected a known key. Did you mean optimizer.learning_rate?",
         "model.head = 3: expected a section with the keys hidden, dim, batch_norm",
-        "seed = '3': expected an integer >= 0. Write it without quotes",
+        "seed = '3': expected an integer >= 0 and <= 4294967295. Write it without quotes",
         "augment.crop_scale = (1.0, 0.5): expected a tuple of 0 or 2 numbers, low then high",
         "steps = 10: expected only one of steps and epochs",
         "views = 1: expected at least 2 for objective.preset = 'xclr'",

@@ -7,7 +7,7 @@ from xsample_jax.config import find_problems
 from xsample_jax.errors import ConfigError
 
 RANKED = {"checkpoint__metric": "label/knn", "checkpoint__every": 20, "eval__every": 10}
-KERNELS = {"loss__tiles": "pallas", "loss__impl": "streaming"}
+KERNELS = {"loss__kernel": "pallas", "loss__impl": "streaming"}
 
 
 @pytest.mark.parametrize(
@@ -136,14 +136,14 @@ KERNELS = {"loss__tiles": "pallas", "loss__impl": "streaming"}
         ({"eval__split": "train_styles"}, "eval.split", "--config.eval.split=test"),
         ({"eval__suite": "probe", "eval__split": "train"}, "eval.split", ""),
         ({"eval__online_probe": True, "loss__grad_cache": 2}, "eval.online_probe", "grad_cache=1"),
-        ({"loss__tiles": "pallas"}, "loss.tiles", "loss.impl=streaming"),
-        ({"loss__tiles": "pallas", "loss__impl": "dense"}, "loss.tiles", "a dense loss has no tiles"),
-        (KERNELS | {"objective__graph": "class_text"}, "loss.tiles", "term 0 has no kernels: a graph of class texts"),
-        (KERNELS | {"objective__preset": "simclr"}, "loss.tiles", "not the softmax of cosines"),
-        (KERNELS | {"objective__temperature": 0.02}, "loss.tiles", "stay above 0.025"),
-        (KERNELS | {"objective__learn_temperature": True}, "loss.tiles", "stay above 0.025"),
-        (KERNELS | {"objective__target_temperature": 0.02}, "loss.tiles", "stay above 0.025"),
-        (KERNELS | {"batch_size": 160, "mesh__data": 8}, "loss.tiles", "batch_size to a multiple of 1024"),
+        ({"loss__kernel": "pallas"}, "loss.kernel", "loss.impl=streaming"),
+        ({"loss__kernel": "pallas", "loss__impl": "dense"}, "loss.kernel", "a dense loss has no tiles"),
+        (KERNELS | {"objective__graph": "class_text"}, "loss.kernel", "term 0 has no kernels: a graph of class texts"),
+        (KERNELS | {"objective__preset": "simclr"}, "loss.kernel", "not the softmax of cosines"),
+        (KERNELS | {"objective__temperature": 0.02}, "loss.kernel", "stay above 0.025"),
+        (KERNELS | {"objective__learn_temperature": True}, "loss.kernel", "stay above 0.025"),
+        (KERNELS | {"objective__target_temperature": 0.02}, "loss.kernel", "stay above 0.025"),
+        (KERNELS | {"batch_size": 160, "mesh__data": 8}, "loss.kernel", "batch_size to a multiple of 1024"),
         ({"eval__suite": "none", "checkpoint__metric": "knn"}, "checkpoint.metric", "checkpoint.metric=None"),
         (RANKED | {"checkpoint__keep_best": 0}, "checkpoint.keep_best", ""),
         (RANKED | {"eval__every": None}, "eval.every", "eval.every=20"),
@@ -197,4 +197,4 @@ def test_all_that_is_wrong_with_an_objective_is_reported_at_once():
 
 def test_kernels_are_refused_with_all_else_that_is_wrong():
     found = find_problems(changed(**KERNELS | {"objective__graph": "class_text"}, views=1, steps=None))
-    assert {problem.field for problem in found} == {"loss.tiles", "steps", "views"}
+    assert {problem.field for problem in found} == {"loss.kernel", "steps", "views"}

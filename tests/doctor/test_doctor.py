@@ -222,8 +222,8 @@ def test_mesh_that_does_not_fit():
 
 
 def test_kernels_that_have_no_tpu():
-    config = tiny_config(loss__impl="streaming", loss__tiles="pallas")
-    assert any("loss.tiles" in str(f) for f in machine.check_devices(config) if f.level == PROBLEM)
+    config = tiny_config(loss__impl="streaming", loss__kernel="pallas")
+    assert any("loss.kernel" in str(f) for f in machine.check_devices(config) if f.level == PROBLEM)
 
 
 def test_full_disk_and_little_memory(monkeypatch, tmp_path):

@@ -90,7 +90,7 @@ def test_an_evaluator_is_at_chance_on_permuted_labels_and_well_above_on_the_true
 def test_zero_shot_without_class_texts_is_refused_with_the_command_that_makes_them(tmp_path):
     bench = bench_of(tmp_path / "set", permuted=True)
     (problem,) = EVALUATORS["zero_shot"].check(bench)
-    assert f"tools.embed --set={tmp_path / 'set'} --what=classes --model=m" in str(problem)
+    assert f"tools.embed --data={tmp_path / 'set'} --what=classes --model=m" in str(problem)
     with pytest.raises(DataError, match="class texts"):  # also for those who do not ask first
         EVALUATORS["zero_shot"].run(bench, Collector())
 

@@ -310,7 +310,7 @@ def test_streamed_and_dense_agree_without_any_valid_key(graph, keys):
     assert not dict(find_unstreamable(objective))
     dense, metrics = objective_loss(objective, blocks, B, TAU)
     for classes in (None, table):
-        how = Streaming(impl="streaming", tile=8, class_embeddings=classes, caption_wire="float32")
+        how = Streaming(impl="streaming", block_size=8, class_embeddings=classes, caption_comm_dtype="float32")
         streamed, found = objective_loss(objective, blocks, B, TAU, how=how)
         assert streamed == pytest.approx(float(dense), abs=1e-5)
         assert found["rows_without_negative"] == metrics["rows_without_negative"] == float(keys != IMAGE)

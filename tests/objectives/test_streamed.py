@@ -92,7 +92,7 @@ def test_streamed_is_dense(name, devices):
     objective = PRESETS[name].objective
     dense, dense_gradient = evaluate(objective, None, 1)
     exchange = "ring" if name in ("ressl", "clip") else "gather"
-    streamed, gradient = evaluate(objective, Streaming("streaming", tile=16, exchange=exchange), devices)
+    streamed, gradient = evaluate(objective, Streaming("streaming", block_size=16, collective=exchange), devices)
     assert set(streamed) == set(dense)
     for metric, value in dense.items():
         assert streamed[metric] == pytest.approx(float(value), rel=1e-5, abs=1e-5), metric
@@ -119,7 +119,7 @@ STEEP = dataclasses.replace(CAPTIONS, transforms=({"name": "affine", "scale": 20
 def test_streamed_is_dense_for_terms_that_no_preset_has(term, tau_s):
     objective = Objective((term,), temperature=0.2, target_temperature=tau_s)
     dense, _ = evaluate(objective, None, 1)
-    streamed, _ = evaluate(objective, Streaming("streaming", tile=16), 1)
+    streamed, _ = evaluate(objective, Streaming("streaming", block_size=16), 1)
     for metric, value in dense.items():
         assert streamed[metric] == pytest.approx(float(value), rel=1e-5, abs=1e-5), metric
 
@@ -128,7 +128,7 @@ def test_an_objective_reaches_the_kernels():
     """With tiles = pallas what they cannot do is an error, so a value says that they did it."""
     objective = PRESETS["xclr"].objective
     dense, _ = evaluate(objective, None, 1)
-    streamed, _ = evaluate(objective, Streaming("streaming", tile=64, tiles="pallas"), 1)
+    streamed, _ = evaluate(objective, Streaming("streaming", block_size=64, kernel="pallas"), 1)
     assert streamed["loss"] == pytest.approx(float(dense["loss"]), rel=1e-5)
 
 

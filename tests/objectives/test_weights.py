@@ -39,7 +39,7 @@ def near_positive(i):
 
 CASES = {
     "focal": ({"gamma": 0.7}, WEIGHT, lambda i: (1 - probability(i)) ** 0.7),
-    "unsure": ({}, WEIGHT, lambda i: 1 / (1 - probability(i))),
+    "inverse_one_minus_p": ({}, WEIGHT, lambda i: 1 / (1 - probability(i))),
     "dual_temperature": (
         {"cold": 0.1, "warm": 0.8},
         WEIGHT,
@@ -93,5 +93,5 @@ def test_no_gradient_through_weights(slot):
 
     e = np.exp(z @ z.T / TAU) * ~np.eye(6, dtype=bool)
     p = np.array([e[i, i ^ 1] / e[i].sum() for i in range(6)])
-    got = jax.jit(jax.grad(loss), static_argnums=1)(jnp.asarray(z, jnp.float32), "unsure")
+    got = jax.jit(jax.grad(loss), static_argnums=1)(jnp.asarray(z, jnp.float32), "inverse_one_minus_p")
     np.testing.assert_allclose(got, numpy_gradient(1 / (1 - p)), rtol=1e-3, atol=1e-5)

@@ -150,5 +150,5 @@ def test_wrong_arguments(arguments, words, tmp_path):
 
 def test_a_set_without_embeddings_is_told_to_embed(tmp_path):
     folder = write_set(tmp_path / "set", 20, lambda number: False)
-    with pytest.raises(DataError, match=r"tools\.embed --set="):
+    with pytest.raises(DataError, match=r"tools\.embed --data="):
         inspect.run([f"--data={folder}", f"--out={tmp_path / 'page.html'}"])

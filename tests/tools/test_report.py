@@ -205,7 +205,7 @@ def test_series_are_runs_that_differ_in_their_seed_only(folders, tmp_path, capsy
     swept = [write_run(tmp_path / f"s{seed}", f"objective/xclr,seed={seed}", "xclr", strength=0.5, seed=seed,
                        with_evaluation=False) for seed in (3, 4)]  # fmt: skip
     assert names(swept) == [("objective/xclr", 2)]
-    assert report.main([str(tmp_path), f"--out={tmp_path}/no.html"]) == 1
+    assert report.main([str(tmp_path), f"--out={tmp_path}/no.html"]) == 2
     assert "config.json" in capsys.readouterr().err
 
 

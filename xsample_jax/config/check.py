@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from xsample_jax.config.renamed import rename
 from xsample_jax.config.rules import RULES
 from xsample_jax.config.schema import SCHEMA, Key, flat_keys
 from xsample_jax.errors import ConfigError, Problems, did_you_mean
@@ -61,8 +62,14 @@ def find_problems(config: Mapping) -> list[ConfigError]:
 
 
 def plain_dict(config: Mapping) -> dict:
-    """Returns `config` as nested dicts, with field references replaced by their values."""
-    return config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    """Returns `config` as new nested dicts: field references replaced by their values, old names by present ones."""
+    plain = config.to_dict() if hasattr(config, "to_dict") else _copied(config)
+    rename(plain)
+    return plain
+
+
+def _copied(config: Mapping) -> dict:
+    return {name: _copied(value) if isinstance(value, Mapping) else value for name, value in config.items()}
 
 
 def find_value_problem(name: str, value: object) -> ConfigError | None:
@@ -78,6 +85,8 @@ def find_value_problem(name: str, value: object) -> ConfigError | None:
     fix = did_you_mean(value, key.choices) if key.choices and isinstance(value, str) else ""
     if isinstance(value, str) and key.type is not str:
         fix = "Write it without quotes in the config file."
+    if not fix and _has_type(key.type, value) and not all(map(_representable, _elements(value))):
+        fix = "Numbers must fit in int32 and float32."
     return ConfigError(name, value, describe(key), fix)
 
 
@@ -91,7 +100,11 @@ def describe(key: Key) -> str:
         count = " or ".join(map(str, key.lengths))
         text = f"a tuple of {count + ' ' if count else ''}{element}" + (", low then high" if key.increasing else "")
     bounds = {">=": key.minimum, ">": key.above, "<=": key.maximum, "<": key.below}
-    limits = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None)
+    limits = " and ".join(
+        f"{sign} {bound if isinstance(bound, int) else format(bound, 'g')}"
+        for sign, bound in bounds.items()
+        if bound is not None
+    )
     if limits:
         text += f" {limits}" if key.type in nouns else f", each {limits}"
     if key.choices:
@@ -177,8 +190,29 @@ def _has_type(declared: type, value: object) -> bool:
         return isinstance(value, bool | np.bool_)
     if declared in (int, float):
         kind = numbers.Integral if declared is int else numbers.Real
-        return isinstance(value, kind) and not isinstance(value, bool | np.bool_) and math.isfinite(value)
+        return isinstance(value, kind) and not isinstance(value, bool | np.bool_) and _is_finite(value)
     return isinstance(value, declared)
+
+
+# The largest whole number of jax's int32, and the positive numbers that float32 has at full precision.
+LARGEST_INT = 2**31 - 1
+SMALLEST_FLOAT, LARGEST_FLOAT = (float(bound) for bound in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
+
+
+def _representable(value: object) -> bool:
+    """Whether the device's number types hold `value`: int32 (seeds: uint32, bounded by their key), normal float32."""
+    if isinstance(value, bool | np.bool_ | str | Mapping) or not isinstance(value, numbers.Real):
+        return True
+    if isinstance(value, numbers.Integral):
+        return abs(value) < 2**32
+    return value == 0 or SMALLEST_FLOAT <= abs(value) <= LARGEST_FLOAT
+
+
+def _is_finite(value: numbers.Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond float64
+        return isinstance(value, numbers.Integral)
 
 
 def _elements(value: object) -> tuple:
@@ -186,8 +220,11 @@ def _elements(value: object) -> tuple:
 
 
 def _in_bounds(key: Key, value: object) -> bool:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
     return (
         (not key.choices or value in key.choices)
+        and _representable(value)
+        and (key.maximum is not None or not whole or value <= LARGEST_INT)
         and (key.minimum is None or value >= key.minimum)
         and (key.maximum is None or value <= key.maximum)
         and (key.above is None or value > key.above)

@@ -1,6 +1,7 @@
 """From a python file and command-line overrides to one checked, locked config."""
 
 import ast
+import contextlib
 import importlib.util
 import inspect
 import pathlib
@@ -11,13 +12,17 @@ from collections.abc import Sequence
 import ml_collections
 
 from xsample_jax.config.check import as_declared, check_config, describe, find_problems, plain_dict, unknown_key
+from xsample_jax.config.renamed import current_name, rename
 from xsample_jax.config.schema import SCHEMA, Key, flat_keys
 from xsample_jax.errors import ConfigError, Problems, UserError, did_you_mean
+from xsample_jax.io.paths import expanded
 
 # Command-line overrides: `--config.optimizer.learning_rate=1e-3` for every key of the schema.
 
 
 PREFIX = "config."
+# What Python raises for text that is not a literal, or is nested too deeply.
+SYNTAX = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)
 
 
 def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -40,7 +45,7 @@ def apply_overrides(config: ml_collections.ConfigDict, overrides: list[str]) -> 
     problems = []
     for override in overrides:
         name, has_value, text = override.lstrip("-").partition("=")
-        name = name.removeprefix(PREFIX)
+        name = current_name(name.removeprefix(PREFIX))
         key = flat_keys().get(name)
         if not has_value:
             problems.append(ConfigError(name, "", "a value", f"Write --config.{name}=VALUE, with = and no space."))
@@ -81,10 +86,12 @@ def _parse_dicts(text: str) -> tuple[dict, ...]:
     """Reads dicts as they are written in Python, one or several."""
     try:
         value = ast.literal_eval(text)
-    except SyntaxError as error:
+    except SYNTAX as error:
         raise ValueError(text) from error
     if isinstance(value, str):  # quoted once more than the shell takes off
         return _parse_dicts(value)
+    if not isinstance(value, dict | list | tuple):
+        raise ValueError(text)
     return (value,) if isinstance(value, dict) else tuple(value)
 
 
@@ -113,16 +120,18 @@ def _parse_scalar(declared: type, text: str) -> object:
             raise ValueError(text)
         return words[text.lower()]
     if declared is int:
+        if not set(text) & set(".eE"):
+            return int(text)
         number = float(text)
         if not number.is_integer():
             raise ValueError(text)
-        return int(number) if set(text) & set(".eE") else int(text)
+        return int(number)
     if declared is float:
         return float(text)
     if text[:1] in ("'", '"'):
         try:
             return str(ast.literal_eval(text))
-        except SyntaxError as error:
+        except SYNTAX as error:
             raise ValueError(text) from error
     return text
 
@@ -175,8 +184,9 @@ def load_config(file: str, overrides: list[str] | tuple[str, ...] = ()) -> ml_co
 
 def resolve(config: ml_collections.ConfigDict | dict) -> ml_collections.ConfigDict:
     """Returns a locked, type-safe copy of `config` with every value in its declared type; raises Problems."""
-    check_config(config)
-    resolved = ml_collections.ConfigDict(_converted(plain_dict(config), SCHEMA), type_safe=True)
+    values = plain_dict(config)
+    check_config(values)
+    resolved = ml_collections.ConfigDict(_converted(values, SCHEMA), type_safe=True)
     return resolved.lock()
 
 
@@ -192,8 +202,7 @@ def read_config_file(file: str | pathlib.Path, argument: str | None = None) -> m
     Raises:
       ConfigError: no such file, no `get_config`, an exception inside it (named with its line), or no config returned.
     """
-    path, colon, suffix = str(file).partition(".py:")
-    path = pathlib.Path(path + ".py" if colon else path)
+    path, suffix = find_config(str(file))
     argument = suffix if argument is None else argument
     module = import_file(path)
     get_config = getattr(module, "get_config", None)
@@ -209,7 +218,35 @@ def read_config_file(file: str | pathlib.Path, argument: str | None = None) -> m
         raise file_error(path, error) from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise ConfigError(f"get_config of {path}", config, "the ConfigDict made by default_config()", _EXAMPLE)
+    rename(config)
     return config
+
+
+PACKAGE = pathlib.Path(__file__).parents[1]
+CONFIG_FOLDERS = (PACKAGE.parent / "configs", PACKAGE / "configs")  # of a checkout, of a wheel
+
+
+def find_config(file: str) -> tuple[pathlib.Path, str]:
+    """Returns (the path of a config file, its argument) for `path.py:argument` or `name:argument`.
+
+    A name without .py, as quickstart or baselines/clip, is a config of this package, wherever it is called from.
+    """
+    path, colon, argument = file.partition(".py:")
+    if colon or file.endswith(".py"):
+        return pathlib.Path(path + ".py" if colon else file), argument
+    name, _, argument = file.partition(":")
+    for folder in CONFIG_FOLDERS:
+        if name in names_of_configs(folder):
+            return folder / f"{name}.py", argument
+    if "." in pathlib.PurePath(name).name or pathlib.Path(name).is_file():
+        return pathlib.Path(file), ""
+    known = [known for folder in CONFIG_FOLDERS for known in names_of_configs(folder)]
+    raise ConfigError("--config", name, "a python file, or the name of a config", did_you_mean(name, known))
+
+
+def names_of_configs(folder: pathlib.Path) -> list[str]:
+    """The names of the configs in a folder of configs, as quickstart and baselines/clip."""
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.py"))
 
 
 _EXAMPLE = (
@@ -220,10 +257,9 @@ _EXAMPLE = (
 
 def import_file(path: pathlib.Path):
     """Returns a python file as a module; ConfigError where there is none or it fails, naming its line."""
+    path = expanded(str(path), "--config")
     if not path.is_file():
-        siblings = [str(sibling) for sibling in path.parent.glob("**/*.py")] if path.parent.is_dir() else []
-        hint = did_you_mean(str(path), siblings) if siblings else f"There is no config file in {path.parent}."
-        raise ConfigError("--config", str(path), "an existing python file", hint)
+        raise missing_file(path)
     spec = importlib.util.spec_from_file_location(f"config_file_{path.stem}", path)
     if spec is None:
         raise ConfigError("--config", str(path), "a python file (its name ends in .py)")
@@ -233,6 +269,20 @@ def import_file(path: pathlib.Path):
     except Exception as error:
         raise file_error(path, error) from error
     return module
+
+
+def missing_file(path: pathlib.Path) -> ConfigError:
+    """The error for a config file that does not exist, with close names from its own folder."""
+    family = path.parent.parent / f"{path.parent.name.removesuffix('s')}.py"
+    if path.parent.name == "objectives" and family.is_file():
+        return ConfigError("--config", str(path), "an existing python file", f"Use {family}:{path.stem}.")
+    with contextlib.suppress(OSError):
+        near = [*path.parent.glob("*.py"), *(path.parent / "configs").glob("*.py")]
+        if near:
+            return ConfigError(
+                "--config", str(path), "an existing python file", did_you_mean(str(path), map(str, near))
+            )
+    return ConfigError("--config", str(path), "an existing python file", f"There is no config file in {path.parent}.")
 
 
 def file_error(path: pathlib.Path, error: Exception) -> ConfigError:

@@ -1,4 +1,4 @@
-"""Whether the kernels of loss.tiles=pallas can run on the devices that there are, said before anything compiles."""
+"""Whether the kernels of loss.kernel=pallas can run on the devices that there are, said before anything compiles."""
 
 from collections.abc import Iterator
 
@@ -16,15 +16,15 @@ from xsample_jax.weights.families import FAMILIES
 
 
 def check_kernels(config, objective: Objective, mesh: Mesh) -> None:
-    """Raises ConfigError (or Problems) where loss.tiles is pallas, and devices are no TPUs or have a wrong share."""
-    if config.loss.tiles != "pallas":
+    """Raises ConfigError (or Problems) where loss.kernel is pallas, and devices are no TPUs or have a wrong share."""
+    if config.loss.kernel != "pallas":
         return
     platform = mesh.devices.flat[0].platform
-    problems = list(find_uneven_tiles(objective, config.batch_size, mesh.size, config.views, config.loss.tile))
+    problems = list(find_uneven_tiles(objective, config.batch_size, mesh.size, config.views, config.loss.block_size))
     if platform != "tpu":
         expected = f"auto or xla on {platform}: the kernels are for TPUs"
-        problems.insert(0, ConfigError("loss.tiles", "pallas", expected, "Set --config.loss.tiles=auto."))
-    raise_all(problems, "loss.tiles")
+        problems.insert(0, ConfigError("loss.kernel", "pallas", expected, "Set --config.loss.kernel=auto."))
+    raise_all(problems, "loss.kernel")
 
 
 def find_uneven_tiles(
@@ -35,11 +35,11 @@ def find_uneven_tiles(
     shared = {1 if term.anchors.view is not None else views for term in objective.terms}
     if any(images_of_tile(images, tile // by) is None for by in shared):
         yield ConfigError(
-            "loss.tiles",
+            "loss.kernel",
             "pallas",
             f"auto or xla for {images} images on each of {devices} devices: kernels want a multiple of 8 in one tile, "
             f"or tiles of a multiple of {LANES}",
-            f"Set --config.batch_size to a multiple of {LANES * devices}, or --config.loss.tiles=auto.",
+            f"Set --config.batch_size to a multiple of {LANES * devices}, or --config.loss.kernel=auto.",
         )
 
 
@@ -201,14 +201,14 @@ EVALUATION_RULES = (_evaluation, _online_probe, _best_checkpoint)
 
 
 def _kernels(c: dict) -> Iterator[ConfigError]:
-    if c["loss.tiles"] != "pallas":
+    if c["loss.kernel"] != "pallas":
         return
     if c["loss.impl"] != "streaming":
         yield ConfigError(
-            "loss.tiles",
+            "loss.kernel",
             "pallas",
             f"auto or xla with loss.impl = {c['loss.impl']!r}: a dense loss has no tiles",
-            "Set --config.loss.impl=streaming, or --config.loss.tiles=auto.",
+            "Set --config.loss.impl=streaming, or --config.loss.kernel=auto.",
         )
     section = {name.removeprefix("objective."): value for name, value in c.items() if name.startswith("objective.")}
     try:
@@ -217,14 +217,14 @@ def _kernels(c: dict) -> Iterator[ConfigError]:
         return  # reported by the rules of the objective
     for number, reason in find_without_kernels(objective):
         yield ConfigError(
-            "loss.tiles",
+            "loss.kernel",
             "pallas",
             f"auto or xla for objective.preset = {section['preset']!r}, whose term {number} has no kernels: {reason}",
-            "Set --config.loss.tiles=auto.",
+            "Set --config.loss.kernel=auto.",
         )
     if c["mesh.data"] > 0:  # else it depends on the devices there are: kernel_fit.py
         devices = c["mesh.data"] * c["mesh.fsdp"] * c["mesh.tensor"]
-        yield from find_uneven_tiles(objective, c["batch_size"], devices, c["views"], c["loss.tile"])
+        yield from find_uneven_tiles(objective, c["batch_size"], devices, c["views"], c["loss.block_size"])
 
 
 LOSS_RULES = (_kernels,)

@@ -39,7 +39,7 @@ def config_from_json(text: str) -> ml_collections.ConfigDict:
         raise ConfigError("config.json", str(error), "JSON text", "Restore the file, or start a new run.") from error
     if not isinstance(values, dict):
         raise ConfigError("config.json", values, "a JSON object", "Restore the file, or start a new run.")
-    return resolve(_merged(plain_dict(default_config()), values))
+    return resolve(_merged(plain_dict(default_config()), plain_dict(values)))
 
 
 def diff_configs(a: Mapping, b: Mapping) -> dict[str, tuple[object, object]]:

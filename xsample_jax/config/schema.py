@@ -81,7 +81,7 @@ DATA = {
         "shards that are in a bucket to the disk of every host (docs/data.md). none: read them where they are.",
         choices=("none", "ram", "decoded", "disk"),
     ),
-    "image_size": Key(int, 64, "Side in pixels of the uint8 images that the host delivers.", minimum=8),
+    "image_size": Key(int, 64, "Side in pixels of the uint8 images that the host delivers.", minimum=8, maximum=2**13),
     "fit": Key(
         str,
         "crop",
@@ -128,12 +128,12 @@ DATA = {
         "Broken record: raise, or skip (the next good record takes its place; counted and logged).",
         choices=("raise", "skip"),
     ),
-    "threads": Key(int, 4, "Decoding threads of a host.", minimum=1),
-    "prefetch": Key(int, 4, "Batches decoded ahead of the device.", minimum=1),
+    "threads": Key(int, 4, "Decoding threads of a host.", minimum=1, maximum=1024),
+    "prefetch": Key(int, 4, "Batches decoded ahead of the device.", minimum=1, maximum=1024),
 }
 
 AUGMENT = {
-    "size": Key(int, 32, "Side in pixels of the views that the encoder sees.", minimum=8),
+    "size": Key(int, 32, "Side in pixels of the views that the encoder sees.", minimum=8, maximum=2**13),
     "crop_scale": Key(
         tuple[float, ...],
         (0.08, 1.0),
@@ -143,7 +143,9 @@ AUGMENT = {
         lengths=(0, 2),
         increasing=True,
     ),
-    "local_size": Key(int, 16, "Side in pixels of small crops, for objectives that have them (swav).", minimum=8),
+    "local_size": Key(
+        int, 16, "Side in pixels of small crops, for objectives that have them (swav).", minimum=8, maximum=2**13
+    ),
     "local_crop_scale": Key(
         tuple[float, ...],
         (0.05, 0.3),
@@ -212,9 +214,15 @@ FAULTS = {
     ),
     "skips": Key(int, 10, "skip: updates skipped in a row before the run stops.", minimum=1),
     "rollbacks": Key(int, 3, "rollback: times a run goes back before it stops.", minimum=1),
-    "data_timeout": Key(float, 600.0, "Seconds that a batch may take before the run stops with all stacks.", above=0),
+    "data_timeout": Key(
+        float, 600.0, "Seconds that a batch may take before the run stops with all stacks.", above=0, maximum=1e7
+    ),
     "grace": Key(
-        float, 25.0, "Seconds from SIGTERM to the end of the process, saved or not (clouds kill after 30).", above=0
+        float,
+        25.0,
+        "Seconds from SIGTERM to the end of the process, saved or not (clouds kill after 30).",
+        above=0,
+        maximum=1e6,
     ),
 }
 
@@ -229,14 +237,14 @@ MODEL = {
         "Image encoder (models/towers.py).",
         choices=("resnet18", "resnet34", "resnet50", "vit_ti", "vit_s", "vit_b"),
     ),
-    "width": Key(int, 64, "ResNet: channels of the first stage.", minimum=4),
+    "width": Key(int, 64, "ResNet: channels of the first stage.", minimum=4, maximum=2**14),
     "stem": Key(
         str,
         "imagenet",
         "ResNet: imagenet (7x7 stride 2 + max-pool) or cifar (3x3 stride 1).",
         choices=("imagenet", "cifar"),
     ),
-    "patch_size": Key(int, 16, "ViT: side of a patch in pixels.", minimum=1),
+    "patch_size": Key(int, 16, "ViT: side of a patch in pixels.", minimum=1, maximum=2**13),
     "layout": Key(
         str,
         "plain",
@@ -268,9 +276,13 @@ MODEL = {
     ),
     "head": {
         "hidden": Key(
-            tuple[int, ...], (2048,), "Widths of the hidden layers of the projection head; () = linear.", minimum=1
+            tuple[int, ...],
+            (2048,),
+            "Widths of the hidden layers of the projection head; () = linear.",
+            minimum=1,
+            maximum=2**16,
         ),
-        "dim": Key(int, 128, "Width of the embedding that the loss sees.", minimum=2),
+        "dim": Key(int, 128, "Width of the embedding that the loss sees.", minimum=2, maximum=2**16),
         "batch_norm": Key(bool, True, "Batch-normalize the hidden layers of the projection head."),
     },
     "text": {
@@ -279,10 +291,11 @@ MODEL = {
             0,
             "Transformer layers of the text tower; 0 = a linear map of the frozen caption embedding.",
             minimum=0,
+            maximum=256,
         ),
-        "width": Key(int, 256, "Width of the text tower.", minimum=8),
-        "heads": Key(int, 4, "Attention heads of the text tower.", minimum=1),
-        "length": Key(int, 32, "Tokens per caption (cut or padded).", minimum=2),
+        "width": Key(int, 256, "Width of the text tower.", minimum=8, maximum=2**14),
+        "heads": Key(int, 4, "Attention heads of the text tower.", minimum=1, maximum=1024),
+        "length": Key(int, 32, "Tokens per caption (cut or padded).", minimum=2, maximum=2**14),
     },
 }
 
@@ -311,9 +324,13 @@ OBJECTIVE = {
         "Terms written out in place of the preset's, dicts with the fields of Term (objectives/terms.py).",
         optional=True,
     ),
-    "temperature": Key(float, None, "tau of the student logits; None: the preset's.", above=0, optional=True),
+    "temperature": Key(
+        float, None, "tau of the student logits; None: the preset's.", above=0, maximum=1e4, optional=True
+    ),
     "learn_temperature": Key(bool, None, "Learn tau (clamped to [0.01, 1]); None: the preset's choice.", optional=True),
-    "target_temperature": Key(float, None, "tau_s of the target softmax; None: the preset's.", above=0, optional=True),
+    "target_temperature": Key(
+        float, None, "tau_s of the target softmax; None: the preset's.", above=0, maximum=1e4, optional=True
+    ),
     "target_neighbors": Key(
         float,
         None,
@@ -337,8 +354,10 @@ OBJECTIVE = {
         below=1,
         optional=True,
     ),
-    "queue": Key(int, None, "Rows of the queue of past keys; None: the preset's.", minimum=0, optional=True),
-    "prototypes": Key(int, None, "Learned prototypes; None: the preset's.", minimum=0, optional=True),
+    "queue": Key(
+        int, None, "Rows of the queue of past keys; None: the preset's.", minimum=0, maximum=2**26, optional=True
+    ),
+    "prototypes": Key(int, None, "Learned prototypes; None: the preset's.", minimum=0, maximum=2**24, optional=True),
     "memory": Key(
         tuple[dict, ...],
         None,
@@ -357,8 +376,8 @@ LOSS = {
         "there are several devices or many rows).",
         choices=("auto", "dense", "streaming"),
     ),
-    "tile": Key(int, 1024, "Rows of a tile of the streaming loss.", minimum=8),
-    "tiles": Key(
+    "block_size": Key(int, 1024, "Rows of a tile of the streaming loss.", minimum=8, maximum=2**20),
+    "kernel": Key(
         str,
         "auto",
         "Who computes the tiles: xla, pallas (kernels for TPU, for the graph of captions in X-CLR only; refused where "
@@ -371,20 +390,20 @@ LOSS = {
         "Parts in which the batch goes through the image encoder (GradCache): less memory, one more forward pass.",
         minimum=1,
     ),
-    "exchange": Key(
+    "collective": Key(
         str,
         "auto",
         "How the streaming loss shows devices each other's rows: gather (all at once), ring (one by one: memory "
         "falls with their number, twice the bytes travel) or auto (ring above 512 MiB).",
         choices=("auto", "gather", "ring"),
     ),
-    "wire": Key(
+    "comm_dtype": Key(
         str,
         "float32",
         "Type in which the streaming loss sends embeddings between devices.",
         choices=("float32", "bfloat16"),
     ),
-    "caption_wire": Key(
+    "caption_comm_dtype": Key(
         str,
         "float16",
         "Type in which the streaming loss sends frozen caption and class embeddings; int8 keeps 7 bits of each entry.",
@@ -422,7 +441,7 @@ EVAL = {
     "split": Key(str, "test", "Split that is evaluated (emoji: val or test concepts)."),
     "train_split": Key(str, "train", "Split whose features train the probes."),
     "every": Key(int, None, "Steps between evaluations. None: only at the end.", minimum=1, optional=True),
-    "batch_size": Key(int, 256, "Images per evaluation step over all devices.", minimum=1),
+    "batch_size": Key(int, 256, "Images per evaluation step over all devices.", minimum=1, maximum=2**20),
     "baselines": Key(
         tuple[str, ...],
         ("untrained", "pixels"),
@@ -455,7 +474,7 @@ LOG = {
 
 OPTIMIZER = {
     "name": Key(str, "adamw", "lars or adamw.", choices=("lars", "adamw")),
-    "learning_rate": Key(float, 1e-3, "Base learning rate; the peak follows from lr_scaling.", above=0),
+    "learning_rate": Key(float, 1e-3, "Base learning rate; the peak follows from lr_scaling.", above=0, maximum=1e6),
     "lr_scaling": Key(
         str,
         "none",
@@ -465,7 +484,11 @@ OPTIMIZER = {
     "warmup": Key(float, 0.1, "Share of the steps with linear warm-up.", minimum=0, maximum=0.9),
     "schedule": Key(str, "cosine", "After warm-up: cosine to zero, or constant.", choices=("cosine", "constant")),
     "weight_decay": Key(
-        float, 1e-4, "Weight decay; not applied to biases, scales and one-dimensional parameters.", minimum=0
+        float,
+        1e-4,
+        "Weight decay; not applied to biases, scales and one-dimensional parameters.",
+        minimum=0,
+        maximum=1e6,
     ),
     "momentum": Key(float, 0.9, "LARS momentum.", minimum=0, below=1),
     "b1": Key(float, 0.9, "AdamW first-moment decay.", minimum=0, below=1),
@@ -519,7 +542,12 @@ MESH = {
         "Where parameters lie: the first rule whose regex is found in a path (xsample_jax/sharding.py).",
     ),
     "memory_limit": Key(
-        float, None, "GiB of a device that a step may take: --dry_run refuses more.", above=0, optional=True
+        float,
+        None,
+        "GiB of a device that a step may take: --dry_run refuses more.",
+        above=0,
+        maximum=1e6,
+        optional=True,
     ),
     "topology": Key(
         str,
@@ -535,11 +563,15 @@ MESH = {
 
 SCHEMA = {
     "name": Key(str, "run", "Name of the run in logs and reports."),
-    "seed": Key(int, 0, "Seed of parameters, data order and augmentation.", minimum=0),
+    "seed": Key(int, 0, "Seed of parameters, data order and augmentation.", minimum=0, maximum=2**32 - 1),
     "steps": Key(int, None, "Optimizer steps; give this or epochs.", minimum=1, optional=True),
-    "epochs": Key(float, None, "Passes over the training split; give this or steps.", above=0, optional=True),
-    "batch_size": Key(int, 256, "Images per step over all devices. The loss sees views * batch_size rows.", minimum=2),
-    "views": Key(int, 2, "Augmented views of every image.", minimum=1),
+    "epochs": Key(
+        float, None, "Passes over the training split; give this or steps.", above=0, maximum=1e6, optional=True
+    ),
+    "batch_size": Key(
+        int, 256, "Images per step over all devices. The loss sees views * batch_size rows.", minimum=2, maximum=2**22
+    ),
+    "views": Key(int, 2, "Augmented views of every image.", minimum=1, maximum=64),
     "data": DATA,
     "augment": AUGMENT,
     "model": MODEL,

@@ -50,7 +50,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, path: str | Path) 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Reads tokenizer.json of a record set; DataError when it is missing or not one of ours."""
     path = as_path(folder) / TOKENIZER
-    fix = f"Write one: python -m xsample_jax.tools.train_tokenizer --set={folder}"
+    fix = f"Write one: python -m xsample_jax.tools.train_tokenizer --data={folder}"
     try:
         text = path.read_text(encoding="utf-8")
         tokenizer = Tokenizer.from_str(text)

@@ -54,7 +54,7 @@ def missing_class_texts(bench: EvalContext) -> DataError:
     data = bench.config.data
     encoder = bench.source(bench.config.eval.split).manifest.text_encoder
     model = f" --model={encoder['name']}" if encoder else ""
-    command = f"python -m xsample_jax.tools.embed --set={data.path} --what=classes{model}"
+    command = f"python -m xsample_jax.tools.embed --data={data.path} --what=classes{model}"
     fix = "Give templates for the class names: --prompts=FILE, a line as: a photo of a {caption}."
     if data.path:
         fix = f"Run `{command}`, or give --prompts=FILE with a template on each line."

@@ -38,7 +38,7 @@ def as_path(path: str | os.PathLike, field: str = "path") -> pathlib.Path:
     if "://" in text and not in_bucket(text):
         raise ConfigError(field, text, "a local path, or gs://BUCKET/NAME", "Mount other stores, and name the mount.")
     if not in_bucket(text):
-        return pathlib.Path(text)
+        return expanded(text, field)
     if not text.removeprefix(SCHEME).partition("/")[0]:
         raise ConfigError(field, text, "gs://BUCKET/NAME")
     if importlib.util.find_spec("gcsfs") is None:
@@ -49,6 +49,14 @@ def as_path(path: str | os.PathLike, field: str = "path") -> pathlib.Path:
     # Listings are not kept: what another process has written must be seen.
     fsspec.config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)
     return epath.Path(text.rstrip("/"))
+
+
+def expanded(text: str, field: str) -> pathlib.Path:
+    """A local path with `~` and `~user` in its place; ConfigError where there is no such user."""
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(field, text, f"a path ({error})", "Write the folder in full.") from None
 
 
 def absolute(path: str | os.PathLike, field: str = "path") -> pathlib.Path:

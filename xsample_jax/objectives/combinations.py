@@ -42,9 +42,9 @@ WITH_ZEROS = ("identity", "label", "labels", "other_label", "second_label", "geo
 # Choices that look for negatives among the pairs without target, by the field of a term.
 AMONG_ZEROS = {
     "negatives": ("not_positive", "hardest", "importance"),
-    "row_weight": ("focal", "unsure", "dual_temperature"),
-    "attraction": ("focal", "unsure", "dual_temperature"),
-    "repulsion": ("focal", "unsure", "dual_temperature"),
+    "row_weight": ("focal", "inverse_one_minus_p", "dual_temperature"),
+    "attraction": ("focal", "inverse_one_minus_p", "dual_temperature"),
+    "repulsion": ("focal", "inverse_one_minus_p", "dual_temperature"),
     "link": ("pairwise", "pairwise_global", "joint"),
     "mixer": ("hard_mixtures",),
 }

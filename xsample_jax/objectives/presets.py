@@ -140,7 +140,7 @@ IMAGES = {
     "macl": Preset(
         "NT-Xent with tau = 0.1 (1 + 0.5 A), A the mean positive cosine; rows weighted by 1 / (1 - p_i)",
         "MACL, arXiv 2207.07874, eqs. 7, 9",
-        Objective((Term(temperature="model_aware", row_weight="unsure"),), 0.1),
+        Objective((Term(temperature="model_aware", row_weight="inverse_one_minus_p"),), 0.1),
         golden="MACL (temperature rule + row weight 1/(1-p))",
     ),
     "temperature_schedule": Preset(

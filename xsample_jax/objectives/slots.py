@@ -251,7 +251,7 @@ def _over_average(log_mean: jax.Array, u: dict) -> jax.Array:
 
 WEIGHTS = {
     "focal": Slot(focal, limits={"gamma": (0, None)}),
-    "unsure": Slot(inverse_one_minus_p),
+    "inverse_one_minus_p": Slot(inverse_one_minus_p),
     "dual_temperature": Slot(dual_temperature, limits={"cold": (1e-2, None), "warm": (1e-2, None)}),
     "near_positive": Slot(near_positive, limits={"sigma": (1e-2, None)}),
     "moving_average": Slot(moving_average, of_anchors=("log_average",), learns=("average",)),

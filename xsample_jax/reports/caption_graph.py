@@ -410,7 +410,7 @@ def read_sample(
         captions.append(text)
         labels.append(record["label"])
     if not kept:
-        fix = f"Embed its captions: python -m xsample_jax.tools.embed --set={source.folder}"
+        fix = f"Embed its captions: python -m xsample_jax.tools.embed --data={source.folder}"
         expected = "embeddings in the records" if class_embeddings is None else "records with a label"
         raise DataError(f"caption embeddings of {source.folder}", "none", expected, fix)
     embedding = unit_rows(np.stack(rows))

@@ -22,7 +22,7 @@ from xsample_jax.data.class_texts import load_class_embeddings
 from xsample_jax.data.decode import decode_record
 from xsample_jax.data.records import RecordSource, unit_rows
 from xsample_jax.data.sources import open_source, source_folder
-from xsample_jax.errors import DataError, UserError
+from xsample_jax.errors import DataError
 from xsample_jax.io.paths import local_copy_of
 from xsample_jax.objectives.from_config import build_objective, reads_target_temperature
 from xsample_jax.reports import caption_graph
@@ -42,6 +42,7 @@ from xsample_jax.reports.caption_graph import (
     softest,
 )
 from xsample_jax.reports.style import COLORS, Picture, figures_folder, image_uri, picture, write_page
+from xsample_jax.tools.cli import run_cli
 
 # The figures and picture cards of tools.inspect.
 
@@ -346,9 +347,9 @@ def run(arguments: list[str]) -> None:
     print("\n".join([*lines[:-1], flags.out]))
 
 
-def main() -> None:
-    try:
-        run(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_cli(run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

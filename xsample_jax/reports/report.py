@@ -8,13 +8,12 @@ Reads run folders (see `runs.py`), needs neither their data nor their models. Ev
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.errors import DataError, UserError
+from xsample_jax.errors import DataError
 from xsample_jax.evals.catalog import HEADLINES, Metric, describe, in_order
 from xsample_jax.evals.facts import READING, TITLES
 from xsample_jax.evals.metrics import Interval, bootstrap, paired_difference
@@ -32,6 +31,7 @@ from xsample_jax.reports.figures import (
 )
 from xsample_jax.reports.runs import Run, Series, choose_baseline, config_difference, group_seeds, load_runs, unit_of
 from xsample_jax.reports.style import Picture, color, figures_folder, write_page
+from xsample_jax.tools.cli import run_cli
 
 # Evaluation tables of the report: every series' metrics with intervals, and differences to a baseline.
 
@@ -320,15 +320,14 @@ def _temperatures(series: Sequence[Series], folder: Path) -> list[Picture]:
     return temperature_panels(able[0], folder) if able else []
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def run(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m xsample_jax.tools.report", description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", help="run folders, in the order of the columns")
     parser.add_argument("--out", default="report.html", help="HTML file to write (default: %(default)s)")
     parser.add_argument("--baseline", help="series or preset that the others are compared with (default: SimCLR)")
     chosen = parser.parse_args(arguments)
-    try:
-        print(write_report(chosen.runs, chosen.out, chosen.baseline))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    print(write_report(chosen.runs, chosen.out, chosen.baseline))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_cli(run, arguments)

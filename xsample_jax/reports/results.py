@@ -9,13 +9,12 @@ Runs that are not finished are left out, and counted. The page has them between 
 
 import argparse
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.errors import DataError, UserError
+from xsample_jax.errors import DataError
 from xsample_jax.evals.catalog import HEADLINES, Metric, describe, in_order
 from xsample_jax.evals.facts import READING, TITLES
 from xsample_jax.evals.metrics import Interval, Scores, bootstrap, paired_difference
@@ -27,6 +26,7 @@ from xsample_jax.reports.runs import Run, Series, load_runs, unit_of
 from xsample_jax.reports.style import Picture, color, insert, picture, row, rule
 from xsample_jax.sweeps.grid import Point, changes, objective_of, read_grid, unchanged
 from xsample_jax.sweeps.local import FINISHED, state_of
+from xsample_jax.tools.cli import run_cli
 
 # The results of many runs as Markdown: mean over seeds, 95% interval, paired difference to a baseline.
 #
@@ -160,6 +160,10 @@ def _bold(text: str) -> str:
 
 
 def main_table(arguments: Sequence[str] | None = None) -> int:
+    return run_cli(run_table, arguments)
+
+
+def run_table(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m xsample_jax.tools.results_table", description=__doc__.split("\n")[0]
     )
@@ -171,14 +175,10 @@ def main_table(arguments: Sequence[str] | None = None) -> int:
         "--metrics", nargs="+", default=list(HEADLINES), help="metrics to show (default: the headlines)"
     )
     chosen = parser.parse_args(arguments)
-    try:
-        columns = group_runs(load_runs(chosen.runs), chosen.by)
-        markdown = results_markdown(columns, chosen.baseline, chosen.metrics)
-        for path in chosen.out:
-            insert(path, "results", markdown)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
+    columns = group_runs(load_runs(chosen.runs), chosen.by)
+    markdown = results_markdown(columns, chosen.baseline, chosen.metrics)
+    for path in chosen.out:
+        insert(path, "results", markdown)
     print(markdown)
     return 0
 
@@ -417,6 +417,10 @@ def _image(name: str, alt: str) -> str:
 
 
 def main_page(arguments: Sequence[str] | None = None) -> int:
+    return run_cli(run_page, arguments)
+
+
+def run_page(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m xsample_jax.tools.results_page", description=__doc__.split("\n")[0]
     )
@@ -427,21 +431,17 @@ def main_page(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--baseline", default="simclr", help="objective that the others are compared with")
     parser.add_argument("--metrics", nargs="+", default=list(SUMMARY), help="of the pictures and the tables of changes")
     chosen = parser.parse_args(arguments)
-    try:
-        _, points = read_grid(chosen.grid)
-        changes(points)
-        done = finished(points, chosen.runs)
-        folder, stem = chosen.out.parent, chosen.out.stem
-        folder.mkdir(parents=True, exist_ok=True)
-        page = page_markdown(done, len(points), chosen.runs, chosen.baseline, folder, stem, chosen.metrics)
-        insert(chosen.out, "results", page)
-        if chosen.summary:
-            objectives = objectives_of(done, chosen.runs)
-            where = os.path.relpath(folder / stem, chosen.summary.parent)
-            text = summary_markdown(objectives, objectives[chosen.baseline], where, chosen.metrics)
-            insert(chosen.summary, "results", text)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
+    _, points = read_grid(chosen.grid)
+    changes(points)
+    done = finished(points, chosen.runs)
+    folder, stem = chosen.out.parent, chosen.out.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    page = page_markdown(done, len(points), chosen.runs, chosen.baseline, folder, stem, chosen.metrics)
+    insert(chosen.out, "results", page)
+    if chosen.summary:
+        objectives = objectives_of(done, chosen.runs)
+        where = os.path.relpath(folder / stem, chosen.summary.parent)
+        text = summary_markdown(objectives, objectives[chosen.baseline], where, chosen.metrics)
+        insert(chosen.summary, "results", text)
     print(f"{len(done)} of {len(points)} runs: {chosen.out}")
     return 0

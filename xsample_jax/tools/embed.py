@@ -1,6 +1,6 @@
 """Adds caption embeddings to a record set.
 
-    python -m xsample_jax.tools.embed --set=FOLDER [--model=NAME_OR_FOLDER] [--backend=torch]
+    python -m xsample_jax.tools.embed --data=FOLDER [--model=NAME_OR_FOLDER] [--backend=torch]
 
 Stop it at any time and run it again: it goes on with the next shard. --what=classes writes the embeddings of the class
 names instead, for the class_text graph. More: docs/captions.md.
@@ -19,8 +19,9 @@ from xsample_jax.captions.embed_state import under_way
 from xsample_jax.captions.encoders import BACKENDS, open_encoder
 from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
 from xsample_jax.data.records import DTYPES
-from xsample_jax.errors import FAILED, ConfigError, UserError
+from xsample_jax.errors import ConfigError
 from xsample_jax.io.paths import as_path
+from xsample_jax.tools.cli import add_renamed, run_cli
 
 TEMPLATES = {"captions": "{caption}", "classes": "a photo of a {caption}"}
 
@@ -47,9 +48,9 @@ def encoder_options(backend: str, device: str | None, dtype: str | None) -> dict
     return {"devices": devices, "dtype": dtype}
 
 
-def run(arguments: Sequence[str] | None) -> None:
+def run(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m xsample_jax.tools.embed", description=__doc__.split("\n")[0])
-    parser.add_argument("--set", required=True, metavar="FOLDER", help="a record set (it has a manifest.json)")
+    add_renamed(parser, "--data", "--set", required=True, metavar="FOLDER", help="a record set (with a manifest.json)")
     parser.add_argument("--model", default=DEFAULT_ENCODER, help="name on the hub or folder (default: %(default)s)")
     parser.add_argument("--backend", default="jax", choices=sorted(BACKENDS), help="torch runs any model, CLIP's too")
     parser.add_argument("--what", default="captions", choices=sorted(TEMPLATES), help="default: %(default)s")
@@ -70,13 +71,13 @@ def run(arguments: Sequence[str] | None) -> None:
     options = encoder_options(chosen.backend, chosen.device, chosen.dtype)
     encoder = open_encoder(chosen.model, chosen.backend, **options)
     if chosen.what == "classes":
-        print("classes {} x {}".format(*embed_classes(chosen.set, encoder, template, chosen.overwrite).shape))
+        print("classes {} x {}".format(*embed_classes(chosen.data, encoder, template, chosen.overwrite).shape))
         return
     stored = chosen.stored or "float16"
     result = embed_set(
-        chosen.set, encoder, template=template, stored=stored, overwrite=chosen.overwrite, part=chosen.part
+        chosen.data, encoder, template=template, stored=stored, overwrite=chosen.overwrite, part=chosen.part
     )
-    for line in summary(result, as_path(chosen.set)):
+    for line in summary(result, as_path(chosen.data)):
         print(line)
 
 
@@ -93,15 +94,7 @@ def summary(result: EmbeddedSet, folder: Path) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    try:
-        run(arguments)
-    except (UserError, ImportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", FAILED)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return run_cli(run, arguments)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,23 @@
 """Evaluates a checkpoint: numbers with 95% intervals as a table, JSON and one HTML page.
 
-    python -m xsample_jax.tools.evaluate --checkpoint=runs/mine --evals=knn,logistic,geometry
-    python -m xsample_jax.tools.evaluate --checkpoint=runs/cc3m/checkpoints/40000 --evals=logistic,robustness \
+    python -m xsample_jax.tools.evaluate --run=runs/mine --evals=knn,logistic,geometry
+    python -m xsample_jax.tools.evaluate --run=runs/cc3m/checkpoints/40000 --evals=logistic,robustness \
         --config.data.path=data/imagenet2012 --config.eval.split=validation --sets=data/robustness
 
-The data is that of the training config unless --config.data... and --config.eval... say otherwise. --checkpoint is a
+The data is that of the training config unless --config.data... and --config.eval... say otherwise. --run is a
 run folder (its newest checkpoint) or RUN/checkpoints/STEP. docs/evaluation.md describes every number and test set.
 """
 
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from xsample_jax.errors import BAD_INPUT, FINISHED, UserError
-from xsample_jax.topology import quiet_environment, without_tpu
+from xsample_jax.errors import FINISHED, UserError
+from xsample_jax.io.console import say
+from xsample_jax.tools.cli import add_renamed, run_cli
 
 JSON_FILE, EXAMPLES_FILE, PAGE = "evaluation.json", "evaluation.npz", "evaluation.html"
 
@@ -34,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--checkpoint", required=True, help="RUN or RUN/checkpoints/STEP")
+    add_renamed(parser, "--run", "--checkpoint", required=True, help="RUN or RUN/checkpoints/STEP")
     parser.add_argument("--evals", required=True, help="names from the list above, with commas between")
     parser.add_argument("--out", help="folder for the results (default: RUN/evaluations/STEP)")
     parser.add_argument("--target", help="what probes predict: label or an attribute (emoji: subgroup; else label)")
@@ -100,9 +100,9 @@ def run(arguments: Sequence[str]) -> int:
         text_encoder=chosen.text_encoder,
         sgd=read_protocol(chosen),
     )
-    where = find_checkpoint(chosen.checkpoint)
+    where = find_checkpoint(chosen.run)
     start(detect_process(), config_to_json(read_config(*where, overrides)))
-    evaluation = evaluate_checkpoint(chosen.checkpoint, evals, overrides, options, chosen.crop)
+    evaluation = evaluate_checkpoint(chosen.run, evals, overrides, options, chosen.crop)
 
     import jax
 
@@ -134,17 +134,22 @@ def read_prompts(path: Path | None) -> tuple[str, ...]:
     return lines
 
 
-def main() -> None:
-    if without_tpu():  # before jax looks for its devices
-        quiet_environment(os.environ)
+def run_in_processes(arguments: Sequence[str]) -> int:
+    """`run`, where an error of one process of several ends the others too."""
     try:
-        sys.exit(run(sys.argv[1:]))
+        return run(arguments)
     except UserError as error:
         from xsample_jax.distributed import exit_process, name_of_process
 
-        print(f"error{name_of_process()}: {error}", file=sys.stderr)
-        exit_process(BAD_INPUT)
+        if not name_of_process():
+            raise
+        say(f"error{name_of_process()}: {error}", error=True)
+        exit_process(error.exit_code)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_cli(run_in_processes, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

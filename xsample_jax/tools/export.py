@@ -1,7 +1,7 @@
 """Writes the encoder of a run for use elsewhere.
 
-    python -m xsample_jax.tools.export --checkpoint=runs/mine --format=safetensors --out=encoder.safetensors
-    python -m xsample_jax.tools.export --checkpoint=runs/mine --format=jax_export --out=encoder.jax
+    python -m xsample_jax.tools.export --run=runs/mine --format=safetensors --out=encoder.safetensors
+    python -m xsample_jax.tools.export --run=runs/mine --format=jax_export --out=encoder.jax
 
 safetensors: names of timm (or open_clip), for torch and for `model.init_from`. jax_export: StableHLO with the weights
 in it, for any jax. onnx: for ONNX Runtime and others (extra onnx). More: docs/weights.md.
@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from xsample_jax.errors import UserError
 from xsample_jax.io.paths import local_copy_of
+from xsample_jax.tools.cli import add_renamed, run_cli
 
 FORMATS = ("safetensors", "jax_export", "onnx")
 
@@ -30,19 +30,18 @@ def export(checkpoint: str, form: str, out: str | Path, step: int | None = None)
     return f"{encoder.config.name}, step {encoder.step}: {out}\n{use}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def run(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", required=True, metavar="RUN", help="run folder (its --workdir)")
+    add_renamed(parser, "--run", "--checkpoint", required=True, metavar="RUN", help="run folder (its --workdir)")
     parser.add_argument("--step", type=int, help="of which checkpoint (default: the newest)")
     parser.add_argument("--format", required=True, choices=FORMATS)
     parser.add_argument("--out", required=True, metavar="FILE")
     chosen = parser.parse_args(arguments)
-    try:
-        print(export(chosen.checkpoint, chosen.format, chosen.out, chosen.step))
-    except (UserError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    print(export(chosen.run, chosen.format, chosen.out, chosen.step))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_cli(run, arguments)
 
 
 if __name__ == "__main__":

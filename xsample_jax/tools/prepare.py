@@ -21,7 +21,7 @@ from pathlib import Path
 from xsample_jax.captions.embed import embed_set
 from xsample_jax.captions.encoders import open_encoder
 from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
-from xsample_jax.errors import DataError, UserError
+from xsample_jax.errors import DataError
 from xsample_jax.io.paths import absolute, as_path
 from xsample_jax.io.text import read_lines
 from xsample_jax.prepare.example import KINDS, Fields
@@ -29,6 +29,7 @@ from xsample_jax.prepare.job import ImageOptions, Job
 from xsample_jax.prepare.prepare import PROBLEMS, beam_runner, local_runner, prepare
 from xsample_jax.prepare.shards import parse_splits
 from xsample_jax.prepare.sources import open_source
+from xsample_jax.tools.cli import run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -163,16 +164,9 @@ def summary(manifest, report: dict, out: Path):
         yield f"  embeddings by {manifest.text_encoder['name']}"
 
 
-def main() -> None:
-    try:
-        run(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+def main(arguments: list[str] | None = None) -> int:
+    return run_cli(run, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

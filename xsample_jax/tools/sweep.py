@@ -14,7 +14,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from xsample_jax.errors import BAD_INPUT, FAILED, REQUEUE, ConfigError, UserError
+from xsample_jax.errors import FAILED, REQUEUE, ConfigError
+from xsample_jax.tools.cli import run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -75,13 +76,9 @@ def sweep(arguments: Sequence[str] | None = None) -> int:
     return FAILED if failed else 0
 
 
-def main() -> None:
-    try:
-        sys.exit(sweep())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_cli(sweep, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

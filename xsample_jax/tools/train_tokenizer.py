@@ -1,19 +1,20 @@
 """Writes the tokenizer.json of a record set, which text towers that are trained from scratch read.
 
-python -m xsample_jax.tools.train_tokenizer --set=data/cc3m [--vocab=32768] [--captions=2000000]
+python -m xsample_jax.tools.train_tokenizer --data=data/cc3m [--vocab=32768] [--captions=2000000]
 """
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from xsample_jax.data.records import RecordSource, open_records
 from xsample_jax.data.tokenizer import TOKENIZER, train_tokenizer
-from xsample_jax.errors import DataError, UserError
+from xsample_jax.errors import DataError
 from xsample_jax.io.paths import as_path
 from xsample_jax.metrics.progress_bar import progress
+from xsample_jax.tools.cli import add_renamed, run_cli
 
 
 def sampled_captions(source: RecordSource, most: int) -> Iterator[str]:
@@ -23,28 +24,27 @@ def sampled_captions(source: RecordSource, most: int) -> Iterator[str]:
         yield from source[place]["captions"]
 
 
-def main(arguments: list[str] | None = None) -> int:
+def run(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m xsample_jax.tools.train_tokenizer", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--set", required=True, metavar="FOLDER", help="a record set with captions")
+    add_renamed(parser, "--data", "--set", required=True, metavar="FOLDER", help="a record set with captions")
     parser.add_argument("--split", default="train", help="of which the captions are (default: %(default)s)")
     parser.add_argument("--vocab", type=int, default=32_768, help="most entries (default: %(default)s)")
     parser.add_argument("--captions", type=int, default=2_000_000, help="most records read (default: %(default)s)")
     chosen = parser.parse_args(arguments)
-    try:
-        path = as_path(chosen.set, "--set") / TOKENIZER
-        if path.exists():
-            raise DataError("--set", str(path), "a set without a tokenizer", "Remove it first: models depend on it.")
-        captions = list(sampled_captions(open_records(chosen.set, chosen.split), chosen.captions))
-        if not captions:
-            raise DataError("captions", 0, f"at least one in split {chosen.split}", "Prepare the set with captions.")
-        tokenizer = train_tokenizer(captions, chosen.vocab, path)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    path = as_path(chosen.data, "--data") / TOKENIZER
+    if path.exists():
+        raise DataError("--data", str(path), "a set without a tokenizer", "Remove it first: models depend on it.")
+    captions = list(sampled_captions(open_records(chosen.data, chosen.split), chosen.captions))
+    if not captions:
+        raise DataError("captions", 0, f"at least one in split {chosen.split}", "Prepare the set with captions.")
+    tokenizer = train_tokenizer(captions, chosen.vocab, path)
     print(f"{path}: {tokenizer.get_vocab_size()} entries, of {len(captions)} captions")
-    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_cli(run, arguments)
 
 
 if __name__ == "__main__":

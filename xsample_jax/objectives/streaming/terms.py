@@ -36,11 +36,11 @@ class Streaming:
     Attributes:
       impl: auto (streaming where it is possible, if there are several devices or the dense matrices would be large),
         dense or streaming.
-      tile: rows of a tile.
-      tiles: who computes them: auto, pallas or xla (streaming.py).
-      exchange: how devices see each other's rows: gather, ring or auto (streaming_mesh.py).
-      wire: type in which embeddings travel between devices: float32 or bfloat16.
-      caption_wire: type in which frozen embeddings travel: float16, int8, or float32 (as they are).
+      block_size: rows of a tile.
+      kernel: who computes the tiles: auto, pallas or xla (streaming.py).
+      collective: how devices see each other's rows: gather, ring or auto (streaming_mesh.py).
+      comm_dtype: type in which embeddings travel between devices: float32 or bfloat16.
+      caption_comm_dtype: type in which frozen embeddings travel: float16, int8, or float32 (as they are).
       mesh: over whose axes rows are split; None for one device.
       lowest_temperature: what the base temperature cannot go below.
       class_embeddings: of the texts of all classes [classes, E], for graphs of class texts; None: they are compared by
@@ -48,11 +48,11 @@ class Streaming:
     """
 
     impl: str = "auto"
-    tile: int = 1024
-    tiles: str = "xla"
-    exchange: str = "auto"
-    wire: str = "float32"
-    caption_wire: str = "float16"
+    block_size: int = 1024
+    kernel: str = "xla"
+    collective: str = "auto"
+    comm_dtype: str = "float32"
+    caption_comm_dtype: str = "float16"
     mesh: Mesh | None = None
     lowest_temperature: float | None = None
     class_embeddings: np.ndarray | None = None
@@ -127,10 +127,10 @@ def streamed_term(
         "target_temperature": graph.target_temperature or target_temperature,
         "views": views,
         "lowest_temperature": None if own_tau else how.lowest_temperature,
-        "tile": how.tile,
+        "tile": how.block_size,
         "mesh": how.mesh,
-        "exchange": how.exchange,
-        "wire": jnp.bfloat16 if how.wire == "bfloat16" else None,
+        "exchange": how.collective,
+        "wire": jnp.bfloat16 if how.comm_dtype == "bfloat16" else None,
     }
     if same and graph.source == "class_text" and not graph.transforms and how.class_embeddings is not None:
         # The barrier keeps the compiler from multiplying them itself: it would take a minute for a thousand classes.
@@ -151,8 +151,8 @@ def streamed_term(
         source=partial(similarity, graph, valid=None),
         bounds=bounds_after(graph.transforms),
         key_views=key_views,
-        caption_wire=jnp.dtype(how.caption_wire),
-        tiles=how.tiles,
+        caption_wire=jnp.dtype(how.caption_comm_dtype),
+        tiles=how.kernel,
         cosine_of=None if graph.transforms else COSINES.get(name_of(graph.source)),
         **options,
     )

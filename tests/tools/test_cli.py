@@ -1,0 +1,114 @@
+"""Every command ends with the right exit code and one line (faults B9)."""
+
+import importlib
+import pathlib
+
+import pytest
+
+from xsample_jax import tools
+from xsample_jax.__main__ import COMMANDS
+from xsample_jax.__main__ import main as listing
+from xsample_jax.config import load_config
+from xsample_jax.config.load import CONFIG_FOLDERS
+from xsample_jax.errors import BAD_INPUT, ConfigError, RunError
+from xsample_jax.io.paths import as_path
+from xsample_jax.tools.cli import STOPPED, run_cli
+
+# What names a file or folder that does not exist, for each command.
+MISSING = {
+    "embed": ["--data=nowhere", "--model=nowhere/model"],
+    "evaluate": ["--run=nowhere", "--evals=knn"],
+    "export": ["--run=nowhere", "--format=safetensors", "--out=x"],
+    "inspect": ["--data=nowhere"],
+    "prepare": ["--source=folder", "--path=nowhere", "--out=out"],
+    "report": ["nowhere"],
+    "sweep": ["--grid=nowhere.py", "--out=out"],
+    "to_tfds": ["--data=nowhere", "--out=out"],
+    "train_tokenizer": ["--data=nowhere"],
+}
+
+
+def main_of(tool):
+    return importlib.import_module(f"xsample_jax.tools.{tool}").main
+
+
+@pytest.mark.parametrize("tool", MISSING)
+def test_help_and_wrong_flags(tool, capsys):
+    """faults B9."""
+    assert main_of(tool)(["--help"]) == 0
+    assert main_of(tool)([*MISSING[tool], "--no_such_flag=1"]) == BAD_INPUT
+    assert "no_such_flag" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tool", [tool for tool in MISSING if tool not in ("inspect", "embed")])
+def test_what_is_missing_is_one_line(tool, capsys, tmp_path, monkeypatch):
+    """faults B9."""
+    monkeypatch.chdir(tmp_path)
+    assert main_of(tool)(MISSING[tool]) == BAD_INPUT
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("error: ")
+    assert "\n" not in said
+    assert "nowhere" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ConfigError("a", 1, "b"), 2), (RunError("a", 1, "b"), 1), (KeyboardInterrupt(), STOPPED),
+     (FileNotFoundError("x"), 2), (OSError("x"), 1), (SystemExit(2), 2), (SystemExit(None), 0)],
+)  # fmt: skip
+def test_exit_codes(error, code):
+    """faults B9."""
+
+    def run(arguments):
+        raise error
+
+    assert run_cli(run, []) == code
+
+
+def test_the_old_name_of_a_flag_is_accepted(capsys, tmp_path):
+    assert main_of("train_tokenizer")([f"--set={tmp_path / 'nowhere'}"]) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert said.count("warning: --set has the new name --data") == 1
+    assert "nowhere" in said
+
+
+def test_home_is_expanded(monkeypatch):
+    """faults B9."""
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert str(as_path("~/runs")) == "/home/somebody/runs"
+    with pytest.raises(ConfigError, match="--out"):
+        as_path("~no_such_user/x", "--out")
+
+
+def test_a_mistyped_config_is_answered_from_its_own_folder(tmp_path):
+    """faults B9: no search of the whole tree."""
+    configs = tmp_path / "configs"
+    (configs / "deep").mkdir(parents=True)
+    for name in ("quickstart.py", "objective.py", "deep/quickstar.py"):
+        (configs / name).write_text("")
+    with pytest.raises(ConfigError, match=r"quickstart\.py") as caught:
+        load_config(str(configs / "quickstat.py"))
+    assert "deep" not in str(caught.value)
+    assert len(str(caught.value)) <= 500
+    with pytest.raises(ConfigError, match=r"objective\.py:simclr"):
+        load_config(str(configs / "objectives" / "simclr.py"))
+    with pytest.raises(ConfigError):
+        load_config("/proc/nowhere.py")
+
+
+def test_all_commands_and_names_are_listed(capsys):
+    here = {path.stem for path in pathlib.Path(tools.__file__).parent.glob("*.py")} - {"__init__", "__main__", "cli"}
+    assert {name.removeprefix("tools.") for name in COMMANDS} == here | {"main"}
+    for kind, member in {"presets": "simclr", "encoders": "vit_s", "evaluators": "knn", "sources": "caption"}.items():
+        assert listing([f"--list={kind}"]) == 0
+        assert member in capsys.readouterr().out.split()
+
+
+def test_configs_have_names_anywhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("quickstart") == load_config(str(CONFIG_FOLDERS[0] / "quickstart.py"))
+    assert load_config("baselines/clip:smoke").steps == 5
+    with pytest.raises(ConfigError, match="quickstart"):
+        load_config("quickstat")
+    assert listing(["--list=configs"]) == 0
+    assert "baselines/clip" in capsys.readouterr().out.split()
