@@ -43,7 +43,17 @@ class Recorded(dict):
 def side(rows):
     """Everything that anything reads."""
     integers = {name: RNG.integers(0, 3, rows) for name in ("id", "row", "label", "second_label", "owner", "group")}
-    wide = ("caption_embedding", "class_embedding", "embedding", "teacher", "text", "image", "other_view", "gate", "target")
+    wide = (
+        "caption_embedding",
+        "class_embedding",
+        "embedding",
+        "teacher",
+        "text",
+        "image",
+        "other_view",
+        "gate",
+        "target",
+    )
     floats = {name: RNG.normal(size=(rows, WIDTH)) for name in (*wide, "view_0", "view_1", "view_2")}
     several = {"labels": RNG.integers(0, 2, (rows, 4)), "path": RNG.integers(0, 2, (rows, 3))}
     several |= {"cluster": RNG.integers(0, 2, (rows, 3)), "box": RNG.uniform(0.1, 0.5, (rows, 4))}
