@@ -42,10 +42,10 @@ with open(RUNS / "photos.csv", "w", newline="") as file:
 # %%
 import xsample_jax  # noqa: E402
 from xsample_jax.reports import inspect  # noqa: E402
-from xsample_jax.tools import embed, prepare
+from xsample_jax.tools import embed, prepare  # noqa: E402
 
 prepare.run(["--source=folder", f"--path={photos}", f"--table={RUNS / 'photos.csv'}", f"--out={RUNS / 'records'}"])
-embed.main([f"--set={RUNS / 'records'}", f"--model={MODEL}"])
+embed.main([f"--data={RUNS / 'records'}", f"--model={MODEL}"])
 inspect.run([f"--data={RUNS / 'records'}", f"--out={RUNS / 'inspect.html'}", "--batch_size=64"])  # choose tau_s
 config = xsample_jax.load_config(
     f"{ROOT}/configs/quickstart.py" + (":smoke" if QUICK else ""),

@@ -32,7 +32,7 @@ TITLES = {
     "2003.04297": "Improved Baselines with Momentum Contrastive Learning",
     "2004.09297": "MPNet: Masked and Permuted Pre-training for Language Understanding",
     "2004.11362": "Supervised Contrastive Learning",
-    "2005.10242": "Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere",
+    "2005.10242": "Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere",  # noqa: E501
     "2006.07733": "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning",
     "2006.09882": "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",
     "2006.09994": "Noise or Signal: The Role of Image Backgrounds in Object Recognition",
@@ -59,7 +59,7 @@ TITLES = {
     "2112.12750": "SLIP: Self-supervision meets Language-Image Pre-training",
     "2201.04309": "Robust Contrastive Learning against Noisy Views",
     "2202.10401": "Vision-Language Pre-Training with Triple Contrastive Learning",
-    "2202.12387": "Provable Stochastic Optimization for Global Contrastive Learning: Small Batch Does Not Harm Performance",
+    "2202.12387": "Provable Stochastic Optimization for Global Contrastive Learning: Small Batch Does Not Harm Performance",  # noqa: E501
     "2203.02053": "Mind the Gap: Understanding the Modality Gap in Multi-modal Contrastive Representation Learning",
     "2203.17248": "Dual Temperature Helps Contrastive Learning Without Many Negative Samples",
     "2204.02311": "PaLM: Scaling Language Modeling with Pathways",
@@ -70,12 +70,12 @@ TITLES = {
     "2207.07874": "Model-Aware Contrastive Learning: Towards Escaping the Dilemmas",
     "2210.01189": "Rank-N-Contrast: Learning Continuous Representations for Regression",
     "2211.13081": "Robust Mean Teacher for Continual and Gradual Test-Time Adaptation",
-    "2212.13847": "Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Adaptively Weighted Negative Samples",
+    "2212.13847": "Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Adaptively Weighted Negative Samples",  # noqa: E501
     "2303.13664": "Temperature Schedules for Self-Supervised Contrastive Methods on Long-Tail Data",
     "2303.15343": "Sigmoid Loss for Language Image Pre-Training",
     "2305.08675": "Improved baselines for vision-language pre-training",
-    "2305.11965": "Not All Semantics are Created Equal: Contrastive Self-supervised Learning with Automatic Temperature "
-    "Individualization",
+    "2305.11965": "Not All Semantics are Created Equal: Contrastive Self-supervised Learning with Automatic "
+    "Temperature Individualization",
     "2306.15925": "Subclass-balancing Contrastive Learning for Long-tailed Recognition",
     "2307.12616": "CTVIS: Consistent Training for Online Video Instance Segmentation",
     "2309.14580": "CWCL: Cross-Modal Transfer with Continuously Weighted Contrastive Loss",

@@ -153,7 +153,8 @@ def overflow(parts: RunSetup, topology: str, error: Exception) -> ConfigError:
         "mesh.topology",
         topology,
         f"a slice whose memory holds the step, of which the state alone takes "
-        f"{bytes_per_device(parts.abstract_state) / GIB:.2f} GiB a device; the compiler says: {shorten(first_line, 120)}",
+        f"{bytes_per_device(parts.abstract_state) / GIB:.2f} GiB a device; the compiler says: "
+        f"{shorten(first_line, 120)}",
         advice(parts),
     )
 

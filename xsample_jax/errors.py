@@ -1,6 +1,7 @@
 """Errors that a user can act on: each names the field, the value found, what was expected and the fix."""
 
 import difflib
+import numbers
 from collections.abc import Iterable, Sequence
 
 # Exit codes of python -m xsample_jax.main, for launchers: whether to start the same command again.
@@ -13,6 +14,7 @@ INCOMPLETE = 69  # a process of the run was missing or late: start it again, but
 REQUEUE = 75  # stopped from outside and saved: start the same command again (EX_TEMPFAIL of sysexits.h)
 
 
+LARGEST_FLOAT32 = 3.4028234e38
 LONGEST = 500  # characters of a message
 LONGEST_VALUE = 160
 SHORTEST_PART = 80  # what is left of a part, at least, where the message is too long
@@ -109,21 +111,29 @@ class Problems(ConfigError):
         return type(self), (self.problems, self.where)
 
 
+def is_finite(value: numbers.Real) -> bool:
+    """Whether float32 holds a number; Python itself raises for an integer beyond its own floats."""
+    try:
+        return abs(float(value)) <= LARGEST_FLOAT32
+    except OverflowError:
+        return False
+
+
 def raise_all(problems: Sequence[UserError], where: str) -> None:
     """Raises the one problem, or several as Problems in `where`; returns where there is none."""
     if problems:
         raise problems[0] if len(problems) == 1 else Problems(problems, where)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Returns a sentence that names the closest known words, or lists them all when none is close."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    close = difflib.get_close_matches(str(name)[:100], known, n=3, cutoff=0.6)
     return f"Did you mean {' or '.join(close)}?" if close else f"Known: {shorten(', '.join(known), 200)}."
 
 
 def lookup(registry: dict, name: str, field: str):
     """Returns `registry[name]`; raises ConfigError that lists the right names when there is no such entry."""
-    if name not in registry:
+    if not isinstance(name, str) or name not in registry:
         raise ConfigError(field, name, f"one of {', '.join(sorted(registry))}", did_you_mean(name, registry))
     return registry[name]

@@ -2,13 +2,12 @@
 
 import dataclasses
 import inspect
-import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
-from xsample_jax.errors import ConfigError, did_you_mean, lookup
+from xsample_jax.errors import ConfigError, did_you_mean, is_finite, lookup
 
 Choice = str | Mapping
 
@@ -67,7 +66,7 @@ def wrong_options(registry: Mapping[str, Slot], choice: Choice, field: str) -> I
         hint, limit = hints[name], slot.limits.get(name)
         if not is_of(hint, value):
             yield ConfigError(f"{field}.{name}", value, in_words(hint))
-        elif isinstance(value, float) and not math.isfinite(value):
+        elif isinstance(value, int | float) and not is_finite(value):
             yield ConfigError(f"{field}.{name}", value, "a finite number")
         elif limit is not None and isinstance(limit[0], str):
             if value not in limit:

@@ -208,12 +208,19 @@ def find_rule_problems(rules: Sequence[Mapping]) -> Iterator[ConfigError]:
             continue
         try:
             re.compile(rule["parameters"])
-        except (re.error, TypeError) as error:
+        except (re.error, TypeError, OverflowError, RecursionError) as error:
             yield ConfigError(f"{field}.parameters", rule["parameters"], f"a regular expression ({error})")
         split = rule["split"]
         if not isinstance(split, tuple | list) and split not in (WHOLE, LARGEST):
             expected = f"{WHOLE}, {LARGEST}, or an axis name (or None) for every dimension"
             yield ConfigError(f"{field}.split", split, expected, did_you_mean(str(split), (WHOLE, LARGEST)))
+        elif not isinstance(split, str) and not all(map(_is_axes, split)):
+            yield ConfigError(f"{field}.split", split, "an axis name, names or None for every dimension")
+
+
+def _is_axes(entry) -> bool:
+    names = entry if isinstance(entry, tuple | list) else (entry,)
+    return entry is None or all(isinstance(name, str) for name in names)
 
 
 def largest_split(shape: Sequence[int], mesh: Mesh) -> PartitionSpec:

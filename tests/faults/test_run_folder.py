@@ -295,7 +295,7 @@ def test_resuming_from_nowhere_makes_no_folders(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_signals_save_or_are_ignored(number):
-    """faults B7: SIGHUP is a notice like SIGTERM; the signals of users do not end a run while it builds or evaluates."""
+    """faults B7: SIGHUP is a notice like SIGTERM; a user signal does not end a run while it builds or evaluates."""
     import time
 
     with preemption_notice(60.0) as notice:

@@ -16,9 +16,9 @@ import pytest
 from tests.quick import quick_jit
 from xsample_jax.graphs.targets import Graph, Mixture, sinkhorn
 from xsample_jax.objectives.cross_entropy import cross_entropy, log_sum
-from xsample_jax.objectives.feature_losses import align, barlow_twins, cross_uniform, cyclic, spectral, uniform, vicreg
+from xsample_jax.objectives.feature_losses import align, barlow_twins, cross_uniform, spectral, uniform, vicreg
 from xsample_jax.objectives.objective import Objective, objective_loss
-from xsample_jax.objectives.presets import COSINE_WEIGHTS, PRESETS, VIEW_0, VIEW_1, both_ways
+from xsample_jax.objectives.presets import COSINE_WEIGHTS, PRESETS, VIEW_0, VIEW_1
 from xsample_jax.objectives.slots import joint, pairwise_global, sigmoid, sigmoid_mean, symmetric
 from xsample_jax.objectives.terms import IMAGE, TEXT, Rows, Term, image_block, key_block
 
@@ -88,8 +88,8 @@ VALUES = {
     "CLIP (clip-rocket)": lambda: preset_value("clip", image_and_text(), temperature=1 / 4),
     "CLIP (open_clip)": lambda: preset_value("clip", image_and_text(), temperature=1 / 5),
     "UniCL bidirectional image-text-label": lambda: preset_value("unicl", image_and_text(), temperature=0.1),
-    "SLIP = CLIP + 1.0*SimCLR": lambda: value(
-        (*both_ways(VIEW_0, TEXT), Term(temperature=0.1)), {"image": images(Z1, Z2), "text": texts(Z3)}, 1 / 4
+    "SLIP = CLIP + 1.0*SimCLR": lambda: preset_value(
+        "slip", {"image": images(Z1, Z2), "text": texts(Z3)}, temperature=1 / 4
     ),
     "SigLIP (open_clip)": lambda: preset_value("siglip", image_and_text(), temperature=1 / 5),
     "DCL": lambda: value(Term(anchors=VIEW_0, negatives="other_images"), two_views(), 0.1),
@@ -166,9 +166,7 @@ VALUES = {
     "uniform": lambda: log_mean_over_pairs(Z1, 2.0),
     "Contrastive-gap cross-uniformity": lambda: cross_uniform(Z1, Z3),
     "Spectral contrastive (own function)": lambda: spectral(Z1, Z2),
-    "CyCLIP (CLIP + 2 graph-MSE terms)": lambda: (
-        preset_value("clip", image_and_text(), temperature=0.1) + cyclic(Z1, Z3)
-    ),
+    "CyCLIP (CLIP + 2 graph-MSE terms)": lambda: preset_value("cyclip", image_and_text(), temperature=0.1),
     "VICReg (lightly)": lambda: vicreg(3 * Z1, 3 * Z2),
     "Barlow Twins (lightly)": lambda: barlow_twins(jnp.asarray(Z1), jnp.asarray(Z2)),
 }

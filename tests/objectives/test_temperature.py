@@ -70,7 +70,7 @@ def test_only_the_learned_temperature_is_clamped():
 @pytest.mark.parametrize("start", [1e-4, 0.01, 0.07, 1.0, 50.0])
 @pytest.mark.parametrize("optimizer", [optax.adam(0.05), optax.sgd(0.05, momentum=0.9)], ids=["adam", "momentum"])
 def test_a_temperature_that_starts_at_or_beyond_its_clamp_reaches_its_optimum(start, optimizer):
-    """faults A4: the embeddings are the captions and tau_s is 0.2, so the loss is H(T), its least, at tau = 0.2 only."""
+    """faults A4: the embeddings are the captions, tau_s is 0.2: the loss is H(T), its least, at tau = 0.2 only."""
     objective = Objective((Term(Graph("caption", "softmax")),), start, target_temperature=0.2, learn_temperature=True)
     rng = np.random.default_rng(0)
     z = unit_rows(jnp.asarray(rng.normal(size=(12, 4)), jnp.float32))

@@ -319,8 +319,8 @@ def _objective(c: dict) -> Iterator[ConfigError]:
         yield ConfigError(
             "objective.temperature",
             objective.temperature,
-            f"a start within [{LOWEST_TEMPERATURE:g}, {HIGHEST_TEMPERATURE:g}], where a learned temperature is clamped: outside it has no "
-            f"gradient (objective.preset = {preset!r})",
+            f"a start within [{LOWEST_TEMPERATURE:g}, {HIGHEST_TEMPERATURE:g}], where a learned temperature stays: "
+            f"outside it has no gradient (objective.preset = {preset!r})",
             "Set --config.objective.temperature=0.07.",
         )
     if objective.local_views and c["loss.grad_cache"] > 1:

@@ -361,7 +361,7 @@ OBJECTIVE = {
     "memory": Key(
         tuple[dict, ...],
         None,
-        "Constants of what is kept per image, one dict, as {'rho': 8.0} (objectives/learned_state.py); None: the preset's.",
+        "Constants of what is kept per image: {'rho': 8.0} (objectives/learned_state.py); None: the preset's.",
         lengths=(1,),
         optional=True,
     ),

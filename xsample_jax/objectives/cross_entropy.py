@@ -9,8 +9,8 @@
     rank     R_ik = log sum over k' with o_ik' <= o_ik of exp S_ik'       o: similarity to the anchor; only the less
                                                                           similar ones compete with k
 
-X-CLR, SimCLR, SupCon and CLIP are `shared` and differ in T only. A self pair is in neither T nor N unless a term says so
-(Term.self_targets, Term.self_pairs): in N alone it is mass that nothing can remove.
+X-CLR, SimCLR, SupCon and CLIP are `shared` and differ in T only. A self pair is in neither T nor N unless a term says
+so (Term.self_targets, Term.self_pairs): in N alone it is mass that nothing can remove.
 
 S, T, N are [A, K], R is [A, 1] or [A, K]; row weights a (attraction) and r (repulsion) are scalars or [A].
 """

@@ -1,11 +1,10 @@
 """From a config to an objective: a preset with some of its values replaced, or terms written out in full."""
 
 import dataclasses
-import math
 import typing
 from collections.abc import Collection, Mapping
 
-from xsample_jax.errors import ConfigError, UserError, did_you_mean, lookup, raise_all
+from xsample_jax.errors import ConfigError, UserError, did_you_mean, is_finite, lookup, raise_all
 from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.graphs.targets import NORMALIZERS, TRANSFORMS, WITH_TEMPERATURE, Graph, Mixture, parts_of
 from xsample_jax.graphs.targets import RULES as TARGET_RULES
@@ -196,12 +195,12 @@ def _wrong_choices(term: Term, field: str):
         choice = getattr(term, name)
         if choice is not None and not isinstance(choice, int | float):
             yield from _unknown(registry, choice, f"{field}.{name}")
-        elif choice is not None and not math.isfinite(choice):
+        elif choice is not None and not is_finite(choice):
             yield ConfigError(f"{field}.{name}", choice, "a finite number")
     yield from _not_positive(term.temperature, f"{field}.temperature")
     if "by" in options_of(term.denominator):
         yield from _unknown(SOURCES, term.denominator["by"], f"{field}.denominator.by")
-    if not math.isfinite(term.weight):
+    if not is_finite(term.weight):
         yield ConfigError(f"{field}.weight", term.weight, "a finite number")
     if term.reduce not in ("rows", "pairs"):
         yield ConfigError(f"{field}.reduce", term.reduce, "rows or pairs")

@@ -148,7 +148,7 @@ def objective_loss(
         loss += term.weight * value
         for name, metric in found.items():
             metrics[name] = metrics.get(name, 0.0) + term.weight / share * metric
-    for term in [one for term in objective.feature_terms for one in views_apart(term, blocks, images)]:
+    for term in [of_view for whole in objective.feature_terms for of_view in views_apart(whole, blocks, images)]:
         loss += term.weight * feature_value(term, blocks, images)
     metrics["loss"] = loss
     if not objective.feature_terms and all(term.is_cross_entropy for term in objective.terms):

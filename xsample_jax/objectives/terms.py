@@ -186,7 +186,7 @@ class Term:
 
 @dataclasses.dataclass(frozen=True)
 class FeatureTerm:
-    """A term on embeddings of the same images rather than on pairs (objectives/feature_losses.py); each_view: as in Term."""
+    """A term on embeddings of the same images, not on pairs (objectives/feature_losses.py); each_view: as in Term."""
 
     name: Choice
     x: Rows = FIRST_VIEW
