@@ -29,6 +29,7 @@ TITLES = {
     "1911.05722": "Momentum Contrast for Unsupervised Visual Representation Learning",
     "2002.04745": "On Layer Normalization in the Transformer Architecture",
     "2002.05709": "A Simple Framework for Contrastive Learning of Visual Representations",
+    "2007.00224": "Debiased Contrastive Learning",
     "2003.04297": "Improved Baselines with Momentum Contrastive Learning",
     "2004.09297": "MPNet: Masked and Permuted Pre-training for Language Understanding",
     "2004.11362": "Supervised Contrastive Learning",

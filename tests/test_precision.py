@@ -79,8 +79,9 @@ def test_bfloat16_parameters_in_the_whole_step():
     assert {leaf.dtype for leaf in jax.tree.leaves(adam.mu)} == {jnp.dtype(jnp.bfloat16)}
     assert {leaf.dtype for leaf in jax.tree.leaves(adam.nu)} == {np.dtype(np.float32)}
     for kept in (one.statistics, one.ema, one.memory):
-        assert {leaf.dtype for leaf in kept.values()} <= {np.dtype(np.float32)}
-        assert kept
+        floats = {leaf.dtype for leaf in kept.values() if jnp.issubdtype(leaf.dtype, jnp.floating)}
+        # The captions of a queue stay float16, as they are stored.
+        assert floats - {np.dtype(np.float16)} == {np.dtype(np.float32)}
     # The random rounding does not depend on the number of devices either.
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     full = tiny_parts(tiny_config(objective__preset="momentum_distillation"), jax.devices()[:1]).abstract_state

@@ -7,7 +7,7 @@ import pytest
 from tests.objectives.synthetic import LinearEncoder
 from tests.tiny import random_batch, tiny_config, tiny_parts
 from xsample_jax.models import towers
-from xsample_jax.objectives.learned_state import GAMMA, UNSEEN
+from xsample_jax.objectives.learned_state import UNSEEN, Average
 from xsample_jax.sharding import fetch_scalars, to_global
 
 
@@ -85,7 +85,7 @@ def test_averages_belong_to_images_and_only_those_of_the_batch_move():
     np.testing.assert_array_equal(two["image/log_average"][:8], one["image/log_average"][:8])
     assert (two["image/log_average"][8:16] != one["image/log_average"][8:16]).all()
     # A moving average cannot fall faster than by the share that is forgotten.
-    assert (two["image/log_average"][8:16] > one["image/log_average"][8:16] + np.log(1 - GAMMA) - 1e-5).all()
+    assert (two["image/log_average"][8:16] > one["image/log_average"][8:16] + np.log(1 - Average().gamma) - 1e-5).all()
     np.testing.assert_allclose(zero["image/temperature"], 0.07)
     moved = np.flatnonzero(two["image/temperature"] != np.float32(0.07))
     np.testing.assert_array_equal(moved, np.arange(24))

@@ -154,7 +154,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_to_read(tmp_path):
         "from xsample_jax.tools import prepare\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "prepare.main()"
+        "sys.exit(prepare.main())"
     )
     flags = ["--source=webdataset", f"--path={corpus}", f"--out={tmp_path / 'out'}", "--processes=1"]
     result = subprocess.run([sys.executable, "-c", code, *flags], env=ENVIRONMENT, capture_output=True, text=True)

@@ -104,5 +104,6 @@ def test_a_folder_with_another_run_is_reported(tmp_path):
 
     (tmp_path / "seed=1").mkdir()
     save_config(configs["seed=0"], tmp_path / "seed=1", {})
+    (tmp_path / "seed=1" / "evaluation.json").write_text("{}")  # without a result or a checkpoint it binds nobody
     with pytest.raises(Problems, match=r"\[seed=1\] --workdir.*seed was 0, is now 1"):
         check_points(points, "mine", str(tmp_path))

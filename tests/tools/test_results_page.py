@@ -124,7 +124,7 @@ def test_a_grid_that_changes_two_things_is_refused(tmp_path, capsys):
         "def get_grid():\n"
         '    return grid("configs/quickstart.py", {"objective.temperature": (0.1, 0.2), "steps": (1, 2)})\n'
     )
-    assert results_page.main_page([f"--grid={file}", f"--runs={tmp_path}", f"--out={tmp_path}/x.md"]) == 1
+    assert results_page.main_page([f"--grid={file}", f"--runs={tmp_path}", f"--out={tmp_path}/x.md"]) == 2
     assert "one change at a time" in capsys.readouterr().err
     assert not (tmp_path / "x.md").exists()
 
@@ -132,10 +132,10 @@ def test_a_grid_that_changes_two_things_is_refused(tmp_path, capsys):
 def test_nothing_finished_or_no_baseline_is_said(sweep, tmp_path, capsys):
     file, root = sweep
     call = [f"--grid={file}", f"--out={tmp_path}/x.md"]
-    assert results_page.main_page([*call, f"--runs={tmp_path}"]) == 1
+    assert results_page.main_page([*call, f"--runs={tmp_path}"]) == 2
     assert "at least one finished run" in capsys.readouterr().err
-    assert results_page.main_page([*call, f"--runs={root}", "--baseline=clip"]) == 1
+    assert results_page.main_page([*call, f"--runs={root}", "--baseline=clip"]) == 2
     assert "xclr, simclr" in capsys.readouterr().err
-    assert results_page.main_page([*call, f"--runs={root}", "--metrics", "group/prob"]) == 1
+    assert results_page.main_page([*call, f"--runs={root}", "--metrics", "group/prob"]) == 2
     assert "group/probe" in capsys.readouterr().err
     assert not (tmp_path / "x.md").exists()

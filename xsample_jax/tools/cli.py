@@ -32,10 +32,10 @@ def run_cli(run: Callable[[Sequence[str]], int | None], arguments: Sequence[str]
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at the end
         return FAILED
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        say(f"error: {error}", error=True)
+    except (ImportError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        say(f"error: {error}", error=True)  # ImportError: an extra that is not installed
         return BAD_INPUT
-    except (ImportError, OSError) as error:
+    except OSError as error:
         say(f"error: {error}", error=True)
         return FAILED
     except KeyboardInterrupt:

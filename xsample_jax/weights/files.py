@@ -133,6 +133,8 @@ def read_torch(path: str | Path) -> dict[str, np.ndarray]:
             content = _Tensors(archive, root.removesuffix("data.pkl")).load()
     except zipfile.BadZipFile:
         raise DataError("weights", str(path), "a file that torch >= 1.6 wrote", CONVERT) from None
+    except DataError:  # a ValueError, too
+        raise
     except (pickle.UnpicklingError, KeyError, ValueError, TypeError, AttributeError, EOFError, IndexError) as error:
         raise DataError("weights", str(path), f"a state dict that can be read ({error})", CONVERT) from error
     for name in NESTED:
