@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from xsample_jax.captions.encoders import encode_unique, fill_template, open_encoder
-from xsample_jax.data.class_texts import TEMPLATE, class_text_encoder, load_class_embeddings
-from xsample_jax.data.dataset import select_caption
+from xsample_jax.data.class_texts import TEMPLATE, class_text_encoder, load_class_embeddings, spelled_out
+from xsample_jax.data.dataset import sampled_records, select_caption
 from xsample_jax.data.records import unit_rows
 from xsample_jax.data.sources import open_source, source_folder
 from xsample_jax.data.tokenizer import load_tokenizer, tokenize
@@ -37,7 +37,7 @@ def frozen_class_embeddings(bench: EvalContext) -> np.ndarray:
         return unit_rows(load_class_embeddings(source_folder(bench.config.data), source))
     encoder = open_encoder(bench.options.text_encoder or source.manifest.text_encoder["name"])
     return mean_over_prompts(
-        source.manifest.class_names, bench.options.prompts, lambda texts: encode_unique(encoder, texts)
+        spelled_out(source.manifest.class_names), bench.options.prompts, lambda texts: encode_unique(encoder, texts)
     )
 
 
@@ -46,7 +46,7 @@ def embedded_class_texts(bench: EvalContext) -> np.ndarray:
     text = bench.text_side
     if text.reads == "caption_embedding":
         return text.embed(frozen_class_embeddings(bench))
-    names = bench.source(bench.config.eval.split).manifest.class_names
+    names = spelled_out(bench.source(bench.config.eval.split).manifest.class_names)
     return mean_over_prompts(names, bench.options.prompts or (TEMPLATE,), lambda texts: text.embed(text.tokens(texts)))
 
 
@@ -159,8 +159,11 @@ class TextSide:
         self._embed = jax.jit(embed, out_shardings=replicated(parts.mesh))
 
     def check(self, source) -> Iterator[UserError]:
-        """What a record set lacks for this model, from its manifest and first record."""
-        there = source.manifest.text_encoder is not None if self.reads == "caption_embedding" else source[0]["captions"]
+        """What a record set lacks for this model, from its manifest and a sample of its records."""
+        if self.reads == "caption_embedding":
+            there = source.manifest.text_encoder is not None
+        else:
+            there = any(record["captions"] for record in sampled_records(source))
         if not there:
             what = "caption embeddings" if self.reads == "caption_embedding" else "captions"
             yield DataError(f"{what} of split {source.split}", None, "those that the text side of this model reads")
