@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.tiny import tiny_config
+from xsample_jax.data.dataset import check_side_information
 from xsample_jax.data.records import open_records
 from xsample_jax.data.sources import EMOJI_FOLDER
 from xsample_jax.data.tokenizer import TOKENIZER
@@ -84,9 +85,36 @@ def test_nothing_that_the_evaluation_could_predict_is_found_before_training(tmp_
 
 def test_labels_of_some_are_enough_to_predict(tmp_path):
     made = pictures(28, label=-1)
-    made[19]["label"] = made[27]["label"] = 3
+    made[18]["label"] = made[19]["label"] = made[27]["label"] = 3
     write_records(tmp_path / "set", "set", {"train": made[:20], "test": made[20:]})
     build_run(config_for(tmp_path / "set", eval__suite="probe"))
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "problem"),
+    [
+        ([-1] * 19 + [3], [3] * 8, "labeled records of split train = 1"),
+        ([0, 1] * 10, [2, 3] * 4, "classes of split test = '2 others'"),
+        ([0, 1] * 10, [-1] * 8, "labels of split test = 'none'"),
+    ],
+)
+def test_labels_that_no_probe_could_use_are_found_before_training(tmp_path, train, test, problem):
+    """faults C9: one labeled row, no class in common, and a named set whose evaluation split has no labels."""
+    made = [record | {"label": label} for record, label in zip(pictures(28), [*train, *test], strict=True)]
+    write_records(tmp_path / "set", "set", {"train": made[:20], "test": made[20:]}, ["a", "b", "c", "d"])
+    with pytest.raises((DataError, Problems), match=problem):
+        build_run(config_for(tmp_path / "set", eval__suite="probe"))
+
+
+def test_captions_after_the_first_records_count(tmp_path):
+    """faults C9: whether a set has captions is not told by its first records alone."""
+    made = pictures(100)
+    for record in made[:80]:
+        record["captions"] = []
+    for record in made[80:]:
+        record["captions"] = ["a square"]
+    write_records(tmp_path / "set", "set", {"train": made})
+    check_side_information(frozenset({"caption_tokens"}), open_records(tmp_path / "set", "train"))
 
 
 def test_the_first_record_may_be_broken_or_lack_a_caption(tmp_path):

@@ -55,7 +55,7 @@ def test_a_report_that_fails_does_not_decide_whether_the_run_is_finished(monkeyp
 
 @pytest.mark.usefixtures("shallow_resnet18")
 def test_a_diverging_run_stops_and_says_so(tmp_path):
-    config = tiny_config(steps=6, optimizer__learning_rate=1e6, optimizer__schedule="constant", log__every=1)
+    config = tiny_config(steps=6, optimizer__learning_rate=1e30, optimizer__schedule="constant", log__every=1)
     with pytest.raises(DivergedError, match=r"parameter_norm at step 1.*learning_rate"):
         train(config, tmp_path)
     lines = read_jsonl(tmp_path / "metrics.jsonl")

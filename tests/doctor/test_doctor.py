@@ -145,7 +145,7 @@ def test_splits_of_the_evaluation(tmp_path):
     (problem,) = found(write_both("unlabeled", unlabeled, ()), **evaluated)
     assert "labels of split val" in problem
     (problem,) = found(write_both("classes", unlabeled), **evaluated)
-    assert "none of 9 looked at has a label, which eval.suite = 'probe' reads" in problem
+    assert "labels of split val" in problem
     assert found(tmp_path / "unlabeled", **evaluated | {"eval__suite": "none"}) == []
     (problem,) = found(write_both("empty", []), **evaluated)
     assert "split val = 0" in problem

@@ -474,7 +474,7 @@ LOG = {
 
 OPTIMIZER = {
     "name": Key(str, "adamw", "lars or adamw.", choices=("lars", "adamw")),
-    "learning_rate": Key(float, 1e-3, "Base learning rate; the peak follows from lr_scaling.", above=0, maximum=1e6),
+    "learning_rate": Key(float, 1e-3, "Base learning rate; the peak follows from lr_scaling.", above=0),
     "lr_scaling": Key(
         str,
         "none",

@@ -32,9 +32,13 @@ def read_classes(folder: Path = FOLDER) -> list[tuple[str, str]]:
 
 
 def spelled_out(class_names: Sequence[str]) -> list[str]:
-    """Class names as words: where all are WordNet ids of ImageNet, the names of these classes."""
+    """Class names as words: underscores, as in folder names, become spaces.
+
+    Where all are WordNet ids of ImageNet, they are the names of these classes.
+    """
     names = dict(read_classes())
-    return [names[name] for name in class_names] if names.keys() >= set(class_names) else list(class_names)
+    found = [names[name] for name in class_names] if names.keys() >= set(class_names) else class_names
+    return [" ".join(name.replace("_", " ").split()) or name for name in found]
 
 
 def read_embeddings(folder: Path = FOLDER) -> np.ndarray:
@@ -62,7 +66,7 @@ def imagenet_class_embeddings(class_names: Sequence[str]) -> np.ndarray | None:
     for index, (wordnet_id, name) in enumerate(read_classes()):
         row.setdefault(name.lower(), index)
         row[wordnet_id] = index
-    rows = [row.get(name.lower()) for name in class_names]
+    rows = [row.get(name.lower(), row.get(name.lower().replace("_", " "))) for name in class_names]
     return None if None in rows or not rows else read_embeddings()[rows]
 
 

@@ -278,15 +278,18 @@ def eval_batches(
 # A few records of a split, to learn what a set has that its manifest does not say.
 
 
-FIRST = 64
+FIRST, SPREAD = 64, 256
 
 
-def first_records(source, count: int = FIRST) -> Iterator[dict]:
-    """The first `count` records that can be read, which lie side by side: from a bucket one shard is fetched for them.
+def sampled_records(source) -> Iterator[dict]:
+    """The first records that can be read, then others spread evenly over the split.
 
-    Raises the error of the very first one where none can be read.
+    The first ones are side by side, so a caller that finds what it looks for among them fetches one shard from a
+    bucket. Raises the error of the very first record where none can be read.
     """
-    return itertools.islice(readable(source, range(len(source))), count)
+    count = len(source)
+    spread = [place for place in spread_places(count, SPREAD) if place >= FIRST]
+    return readable(source, itertools.chain(range(min(FIRST, count)), spread))
 
 
 def readable(source, places) -> Iterator[dict]:
@@ -390,12 +393,12 @@ MOST_PRESETS = 12  # named in a message
 def check_side_information(fields: frozenset[str], source) -> None:
     """Raises DataError (or Problems) for entries in `fields` that no data set, or not this one, can deliver.
 
-    What a set has is read off its manifest and its first records: a set may lack captions here and there, and on some
-    sets one record cannot be read.
+    What a set has is read off its manifest and a sample of its records: a set may lack captions here and there, and on
+    some sets one record cannot be read.
     """
 
     def some(test) -> bool:
-        return any(test(record) for record in first_records(source))
+        return any(test(record) for record in sampled_records(source))
 
     labels = bool(source.manifest.class_names) or some(lambda record: record["label"] >= 0)
     has = {

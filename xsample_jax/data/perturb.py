@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from xsample_jax.data.dataset import first_records
+from xsample_jax.data.dataset import sampled_records
 from xsample_jax.data.loader import scrambled
 from xsample_jax.data.sources import read_labels
 from xsample_jax.errors import DataError
@@ -33,7 +33,7 @@ def wrong_captions(source, noise: float, seed: int) -> Callable[[dict], dict]:
     More noise changes more records beside those that less noise changes. Raises DataError for a set without captions,
     or with a single record.
     """
-    if len(source) < 2 or not any(record["captions"] for record in first_records(source)):
+    if len(source) < 2 or not any(record["captions"] for record in sampled_records(source)):
         raise DataError("data.caption_noise", noise, "0 for a set without captions")
 
     def change(record: dict) -> dict:

@@ -11,8 +11,10 @@ import jax
 import numpy as np
 
 from xsample_jax.data.cache import shard_cache
+from xsample_jax.data.class_names import look_alikes, repeated
 from xsample_jax.data.loader import Rates, record_rates
 from xsample_jax.data.records import PRECISION, Manifest, RecordSource, differing, open_records, read_manifest
+from xsample_jax.distributed import log_info
 from xsample_jax.errors import ConfigError, DataError, lookup
 from xsample_jax.io.files import atomic_write, load_arrays, save_array
 from xsample_jax.io.paths import as_path, in_bucket
@@ -79,6 +81,7 @@ def _merged(sources: Sequence) -> Manifest:
             raise DataError(
                 f"data.mix: text encoder of {source.folder}", encoder, f"that of the first set, {encoders[0]}", fix
             )
+    _check_class_names(sources)
     common = set.intersection(*(set(manifest.attributes) for manifest in manifests))
     attributes = {
         name: values
@@ -93,6 +96,17 @@ def _merged(sources: Sequence) -> Manifest:
         attributes=attributes,
         text_encoder=encoders[0],
     ).with_fingerprint()
+
+
+def _check_class_names(sources: Sequence) -> None:
+    """DataError for a set in which classes share a name, as they would become one; a note on names read alike."""
+    for source in sources:
+        if twice := repeated(source.manifest.class_names):
+            fix = "Prepare the set again with a name of its own for each class."
+            field = f"data.mix: class names of {source.folder}"
+            raise DataError(field, twice[:3], "names that only one class has, as sets are joined by name", fix)
+    for group in look_alikes(name for source in sources for name in source.manifest.class_names)[:3]:
+        log_info(f"data.mix: {', '.join(map(ascii, group))} are read alike, but remain different classes")
 
 
 # The labels of a whole split: read once, then kept beside the set.

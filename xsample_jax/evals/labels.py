@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from xsample_jax.data.dataset import sampled_records
 from xsample_jax.errors import DataError, UserError, did_you_mean
 from xsample_jax.evals.chance import majority, unreached
 from xsample_jax.evals.context import EvalContext, Evaluator, Labeled, check_two_splits
@@ -18,17 +19,16 @@ SHOTS = (1, 2, 5, 10)
 
 
 def check_target(bench: EvalContext) -> Iterator[UserError]:
-    """Whether both splits are there, are two, and their first records have what is to be predicted."""
+    """Whether both splits are there, are two, and some of their records have what is to be predicted."""
     yield from check_two_splits(bench)
     for split in (bench.config.eval.train_split, bench.config.eval.split):
         source = bench.source(split)
-        first = source[0]
         if bench.target == "label":
-            if first["label"] < 0 and not source.manifest.class_names:
+            if not any(record["label"] >= 0 for record in sampled_records(source)):
                 fix = "Name an attribute with --target, or evaluate on another set: --config.data.path=FOLDER."
                 yield DataError(f"labels of split {split}", "none", "labeled records", fix)
-        elif bench.target not in first["attributes"]:
-            known = ("label", *sorted(first["attributes"]))
+        elif not any(bench.target in record["attributes"] for record in sampled_records(source)):
+            known = ("label", *sorted(source.manifest.attributes))
             expected = f"label, or an attribute of split {split} ({', '.join(known[1:]) or 'it has none'})"
             yield DataError("--target", bench.target, expected, did_you_mean(bench.target, known))
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from xsample_jax.data.dataset import sampled_records
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.chance import partners_of, random_order
 from xsample_jax.evals.context import EvalContext, Evaluator
@@ -66,7 +67,7 @@ def check(bench: EvalContext) -> Iterator[UserError]:
     source = bench.source(bench.config.eval.split)
     if bench.text_side is not None:
         yield from bench.text_side.check(source)
-    elif source[0]["label"] < 0 and not source.manifest.class_names:
+    elif not any(record["label"] >= 0 for record in sampled_records(source)):
         fix = "Evaluate on another set: --config.data.path=FOLDER."
         yield DataError("retrieval", "a set without labels", "labels, or a model that embeds texts", fix)
 

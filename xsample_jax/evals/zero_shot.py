@@ -12,7 +12,7 @@ import numpy as np
 
 from xsample_jax.captions.encoders import encode_unique, fill_template, open_encoder
 from xsample_jax.data.class_texts import TEMPLATE, class_name_embeddings, class_text_encoder, spelled_out
-from xsample_jax.data.dataset import select_caption
+from xsample_jax.data.dataset import sampled_records, select_caption
 from xsample_jax.data.records import unit_rows
 from xsample_jax.data.sources import open_source, source_folder
 from xsample_jax.data.tokenizer import load_tokenizer, tokenize
@@ -185,8 +185,11 @@ class TextSide:
         self._embed = jax.jit(embed, out_shardings=replicated(parts.mesh))
 
     def check(self, source) -> Iterator[UserError]:
-        """What a record set lacks for this model, from its manifest and first record."""
-        there = source.manifest.text_encoder is not None if self.reads == "caption_embedding" else source[0]["captions"]
+        """What a record set lacks for this model, from its manifest and a sample of its records."""
+        if self.reads == "caption_embedding":
+            there = source.manifest.text_encoder is not None
+        else:
+            there = any(record["captions"] for record in sampled_records(source))
         if not there:
             what = "caption embeddings" if self.reads == "caption_embedding" else "captions"
             yield DataError(f"{what} of split {source.split}", None, "those that the text side of this model reads")

@@ -11,6 +11,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from xsample_jax.data.class_names import as_read, repeated
 from xsample_jax.data.decode import (
     DAMAGED,
     FITS,
@@ -216,14 +217,24 @@ class Job:
                 expected,
                 "List all names: --class_names=FILE; that is other work, for another --out.",
             )
+        if label in self._repeated:
+            fix = "Give each class a name of its own, or labels that are numbers."
+            raise DataError(f"label of {key}", label, "a name that only one class has", fix)
         return self._numbers[label]
 
     @functools.cached_property
     def _numbers(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.source.class_names)}
 
+    @functools.cached_property
+    def _repeated(self) -> frozenset[str]:
+        return frozenset(repeated(self.source.class_names))
+
     def __post_init__(self):
-        for name in self.source.class_names:
+        for number, name in enumerate(self.source.class_names):
+            if not as_read(name):
+                fix = "Name it; a list of names has one on each line."
+                raise DataError(f"name of class {number}", ascii(name), "text that can be read", fix)
             try:
                 name.encode()
             except UnicodeEncodeError as error:

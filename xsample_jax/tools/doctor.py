@@ -20,95 +20,24 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from xsample_jax.config import load_config, split_overrides
 from xsample_jax.config.rules import check_kernels
-from xsample_jax.data.dataset import Dataset, open_evaluated, open_for_a_look, spread_places, without_cache
+from xsample_jax.data.dataset import (
+    Dataset,
+    open_evaluated,
+    open_for_a_look,
+    spread_places,
+    train_batches,
+    without_cache,
+)
 from xsample_jax.data.records import Manifest, RecordSource, file_checksum, read_manifest, verify_records, wrong_size
 from xsample_jax.data.sources import Mixture, open_source, source_folder
 from xsample_jax.errors import DataError, Problems, UserError, raise_all
 from xsample_jax.io.paths import absolute, as_path, file_sizes, in_bucket
 from xsample_jax.objectives.from_config import build_objective
-from xsample_jax.setup import RunSetup, check_eval_splits
+from xsample_jax.reports.contact_sheet import gallery_sheet
+from xsample_jax.setup import RunSetup, build_run, check_eval_splits
 from xsample_jax.sharding import make_mesh
-
-
-def diagnose(config, workdir: str, picture: Path, every_file: bool = False) -> list:
-    """Returns all findings about a resolved config and draws its first batch to `picture`."""
-    from xsample_jax.setup import build_run
-
-    pass
-    pass
-    pass
-
-    findings = [Finding(OK, "config", f"{config.name}: {config.objective.preset}, {config.model.encoder}")]
-    findings += check_data(config, every_file)
-    findings += check_devices(config)
-    if any(finding.level == PROBLEM and finding.about in ("data", "devices") for finding in findings):
-        return once(findings)  # a run cannot be put together
-    with reported("data", findings):
-        parts, examples = build_run(config)
-        findings += check_disk(parts, workdir)
-        findings += check_host(config, examples.source.channels)
-        findings.append(draw_first_batch(config, examples, picture))
-    return once(findings)
-
-
-def draw_first_batch(config, examples, picture: Path, images: int = 12):
-    """Draws the first images that a run will read, and their captions; returns the Finding."""
-    import dataclasses
-
-    from xsample_jax.data.dataset import train_batches
-    from xsample_jax.reports.contact_sheet import gallery_sheet
-
-    pass
-
-    batches = train_batches(dataclasses.replace(examples, fields=examples.fields | {"index"}), config, start=0)
-    batch = next(batches)
-    batches.close()
-    names = examples.source.manifest.class_names
-    titles = []
-    for index in batch["index"][:images]:
-        record = examples.source[int(index)]
-        label = names[record["label"]] if names and record["label"] >= 0 else record["label"]
-        titles.append(f"id {record['id']} [{label}] {' | '.join(record['captions']) or '(no caption)'}")
-    try:
-        gallery_sheet(list(batch["image"][:images]), titles, picture)
-    except OSError as error:  # the run does not need the picture
-        return Finding(NOTE, "disk", f"no picture of the first batch: {error}. Choose another --picture.")
-    return Finding(OK, "data", f"first batch with its captions: {picture}")
-
-
-def run(arguments: list[str]) -> int:
-    """Prints the findings; returns the exit code."""
-    from xsample_jax.config import load_config, split_overrides
-
-    pass
-
-    overrides, arguments = split_overrides(["doctor", *arguments])
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="config file; values are set as --config.KEY=VALUE")
-    parser.add_argument("--workdir", default=".", help="folder that the run would write to (default: this one)")
-    parser.add_argument("--picture", type=Path, default=Path("doctor.png"), help="PNG of the first batch")
-    parser.add_argument("--every_file", action="store_true", help="compare the checksums of all files of the set")
-    flags = parser.parse_args(arguments[1:])
-    try:
-        config = load_config(flags.config, overrides)
-        findings = diagnose(config, flags.workdir, flags.picture, flags.every_file)
-    except UserError as error:
-        findings = list(problems("config", error))
-    for finding in findings:
-        print(finding)
-    wrong = sum(finding.level == PROBLEM for finding in findings)
-    print(f"{wrong} problem(s)" if wrong else "no problem found")
-    return 1 if wrong else 0
-
-
-def main() -> None:
-    sys.exit(run(sys.argv[1:]))
-
-
-if __name__ == "__main__":
-    main()
-
 
 # What a check says: one line, and what to do about it.
 
@@ -423,3 +352,65 @@ def check_host(config, channels: int) -> Iterator[Finding]:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if files != resource.RLIM_INFINITY and files < 1024:
         yield Finding(NOTE, "host", f"at most {files} open files: sets of more shards fail. Raise it: ulimit -Hn 65536")
+
+
+def diagnose(config, workdir: str, picture: Path, every_file: bool = False) -> list:
+    """Returns all findings about a resolved config and draws its first batch to `picture`."""
+    findings = [Finding(OK, "config", f"{config.name}: {config.objective.preset}, {config.model.encoder}")]
+    findings += check_data(config, every_file)
+    findings += check_devices(config)
+    if any(finding.level == PROBLEM and finding.about in ("data", "devices") for finding in findings):
+        return once(findings)  # a run cannot be put together
+    with reported("data", findings):
+        parts, examples = build_run(config)
+        findings += check_disk(parts, workdir)
+        findings += check_host(config, examples.source.channels)
+        findings.append(draw_first_batch(config, examples, picture))
+    return once(findings)
+
+
+def draw_first_batch(config, examples, picture: Path, images: int = 12):
+    """Draws the first images that a run will read, and their captions; returns the Finding."""
+    batches = train_batches(dataclasses.replace(examples, fields=examples.fields | {"index"}), config, start=0)
+    batch = next(batches)
+    batches.close()
+    names = examples.source.manifest.class_names
+    titles = []
+    for index in batch["index"][:images]:
+        record = examples.source[int(index)]
+        label = names[record["label"]] if names and record["label"] >= 0 else record["label"]
+        titles.append(f"id {record['id']} [{label}] {' | '.join(record['captions']) or '(no caption)'}")
+    try:
+        gallery_sheet(list(batch["image"][:images]), titles, picture)
+    except OSError as error:  # the run does not need the picture
+        return Finding(NOTE, "disk", f"no picture of the first batch: {error}. Choose another --picture.")
+    return Finding(OK, "data", f"first batch with its captions: {picture}")
+
+
+def run(arguments: list[str]) -> int:
+    """Prints the findings; returns the exit code."""
+    overrides, arguments = split_overrides(["doctor", *arguments])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="config file; values are set as --config.KEY=VALUE")
+    parser.add_argument("--workdir", default=".", help="folder that the run would write to (default: this one)")
+    parser.add_argument("--picture", type=Path, default=Path("doctor.png"), help="PNG of the first batch")
+    parser.add_argument("--every_file", action="store_true", help="compare the checksums of all files of the set")
+    flags = parser.parse_args(arguments[1:])
+    try:
+        config = load_config(flags.config, overrides)
+        findings = diagnose(config, flags.workdir, flags.picture, flags.every_file)
+    except UserError as error:
+        findings = list(problems("config", error))
+    for finding in findings:
+        print(finding)
+    wrong = sum(finding.level == PROBLEM for finding in findings)
+    print(f"{wrong} problem(s)" if wrong else "no problem found")
+    return 1 if wrong else 0
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
