@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from xsample_jax.distributed import Hello, rendezvous, split_address
 from xsample_jax.errors import BAD_INPUT, INCOMPLETE, ConfigError, ProcessError
+from xsample_jax.rendezvous import Hello, rendezvous, split_address
 
 
 def free_address():
@@ -72,8 +72,8 @@ def test_what_does_not_agree_is_named(others, words):
 
 
 def test_the_difference_is_put_into_words():
-    found = answers([present(0), present(1, config="other")], difference=lambda name, a, b: f"{name}: {b}, not {a}")
-    assert all("'config: other, not {}'" in str(error) for error in found)
+    found = answers([present(0), present(1, config="other")], describers={"config": lambda a, b: f"it is {b}, not {a}"})
+    assert all("'it is other, not {}'" in str(error) for error in found)
 
 
 def knock(address):
