@@ -13,8 +13,10 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
+from xsample_jax import __version__
+
 LIBRARIES = (
-    "xsample_jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "pillow", "libtpu", "jax-cuda12-plugin",
+    "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "pillow", "libtpu", "jax-cuda12-plugin",
     "jax-cuda13-plugin",
 )  # fmt: skip
 VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
@@ -33,7 +35,8 @@ def fingerprint(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     "code" has a line for each source file of the package. XLA's flags leave out OF_THE_MACHINE. What jax reads from
     the environment (JAX_ENABLE_X64, JAX_DEFAULT_MATMUL_PRECISION) is taken from its settings.
     """
-    same = {"code": _code("xsample_jax"), "Python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    same = {"xsample_jax": __version__, "code": _code("xsample_jax"), "Python": python}
     same |= {name: _version(name) for name in LIBRARIES}
     for name in VARIABLES:
         flags = environment.get(name, "").split()

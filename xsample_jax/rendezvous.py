@@ -15,7 +15,7 @@ import selectors
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from xsample_jax.errors import ConfigError, ProcessError, shorten
 from xsample_jax.io.console import say
@@ -125,8 +125,9 @@ def _gather(
                 if key.fileobj is server:
                     _accept(server, callers, selector)
                     continue
-                caller = key.data
-                known = caller.hello
+                caller, known = key.data, key.data.hello
+                if caller not in callers:  # dismissed a moment ago
+                    continue
                 try:
                     _hear(caller)
                 except BlockingIOError:
@@ -255,19 +256,19 @@ def _disagreement(first: Hello, different: dict[int, Hello], describers: Describ
     groups: dict[tuple[tuple[str, str], ...], list[Hello]] = {}
     for _, other in sorted(different.items()):
         groups.setdefault(_differences(first.same, other.same, describers), []).append(other)
-    names = ", ".join(dict.fromkeys(name for differences in groups for name, _ in differences))
+    names = shorten(", ".join(dict.fromkeys(name for differences in groups for name, _ in differences)), 120)
     fix = "Start all processes with the same command, code and environment."
     if len(groups) == 1:
         (differences, others), *_ = groups.items()
-        words = differences[0][1] if len(differences) == 1 else _in_words(differences)
+        words = differences[0][1] if len(differences) == 1 else _in_words(differences, 300)
         if len(words) <= 150:
             return ConfigError(f"{names} of {_who(others)}", words, f"the {names} of {first}", fix)
     each = 260 // min(len(groups), MOST_GROUPS)
-    lines = [f"{_who(others)}: {shorten(_in_words(differences), each)}" for differences, others in groups.items()]
+    lines = [f"{_who(others)}: {_in_words(differences, each)}" for differences, others in groups.items()]
     if len(lines) > MOST_GROUPS:
         rest = [str(other.index) for others in list(groups.values())[MOST_GROUPS:] for other in others]
         lines[MOST_GROUPS:] = [f"others in process {shorten(', '.join(rest), 40)}"]
-    expected = f"what {first} runs; {'; '.join(lines)}"
+    expected = f"the {names} of {first}; {'; '.join(lines)}"
     return ConfigError("processes that run something else", f"{len(different)} of {first.count}", expected, fix)
 
 
@@ -282,8 +283,10 @@ def _differences(ours: dict[str, str], theirs: dict[str, str], describers: Descr
     return tuple(found)
 
 
-def _in_words(differences: Iterable[tuple[str, str]]) -> str:
-    return "; ".join(f"{name}: {words}" for name, words in differences)
+def _in_words(differences: Sequence[tuple[str, str]], room: int) -> str:
+    """Words for all differences, of which each has its share of `room` characters."""
+    share = max(room // len(differences), 20)
+    return shorten("; ".join(shorten(f"{name}: {words}", share) for name, words in differences), room)
 
 
 def _who(others: list[Hello]) -> str:
@@ -334,7 +337,7 @@ def _ask(address: str, own: Hello, deadline: float, patience: float) -> dict:
         fine = isinstance(hosts, list) and len(hosts) == own.count and all(map(_is_name, hosts))
     else:
         fine = problem in ("ConfigError", "ProcessError") and isinstance(parts, list) and len(parts) == 4
-        fine = fine and all(isinstance(part, str | int | None) for part in parts)
+        fine = fine and isinstance(parts[1], str | int | None) and all(isinstance(parts[n], str) for n in (0, 2, 3))
     if not fine:
         raise ValueError("its answer has another form")
     return answer
