@@ -12,14 +12,14 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from xsample_jax.config.saved import check_shared
+from xsample_jax.config.saved import check_shared, describe_difference
 from xsample_jax.distributed import ProcessInfo, allgather_text, barrier, start
 from xsample_jax.errors import CheckpointError, ProcessError
 from xsample_jax.sharding import AXES, gather_rows, process_rows, to_global
 
 
 def main(address: str, index: int, shared: pathlib.Path, own: pathlib.Path) -> dict:
-    start(ProcessInfo(address, 2, index, "a test"), "{}", seconds=60)
+    start(ProcessInfo(address, 2, index, "a test"), "{}", describe_difference, seconds=60)
     seen = {"exchanged": allgather_text("words", f"word {index}")}
 
     # Devices of both processes in turn, as in the order of a network: a process holds rows here and there.

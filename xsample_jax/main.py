@@ -48,11 +48,12 @@ def main(argv: list[str], overrides: list[str]) -> None:
 
         dry_run(config, workdir=_WORKDIR.value, topology=_TOPOLOGY.value)
         return
+    from xsample_jax.config.saved import describe_difference
     from xsample_jax.distributed import detect_process, name_of_process, start
     from xsample_jax.faults.preemption import Preempted
 
     place = detect_process(_ADDRESS.value, _PROCESSES.value, _PROCESS.value)
-    start(place, config_to_json(config), _START_LIMIT.value)
+    start(place, config_to_json(config), describe_difference, _START_LIMIT.value)
     from xsample_jax.loop import train
 
     try:

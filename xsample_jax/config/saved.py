@@ -49,6 +49,16 @@ def diff_configs(a: Mapping, b: Mapping) -> dict[str, tuple[object, object]]:
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
+def describe_difference(ours: str, theirs: str) -> str:
+    """How a config, as JSON, differs from ours, in words: the keys with both values; other text is quoted."""
+    try:
+        differing = diff_configs(json.loads(ours), json.loads(theirs))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return f"{shorten(theirs, 80)!r}, which is no config"
+    words = "; ".join(f"{key} is {show(there)}, not {show(here)}" for key, (here, there) in differing.items())
+    return words or "the same values, written in another way"
+
+
 def _flat(values: Mapping, prefix: str = "") -> dict:
     flat = {}
     for name, value in values.items():

@@ -81,6 +81,7 @@ def run(arguments: Sequence[str]) -> int:
     """Does what the command line says and returns the exit code."""
     from xsample_jax.checkpoint import find_checkpoint
     from xsample_jax.config import config_to_json, split_overrides
+    from xsample_jax.config.saved import describe_difference
     from xsample_jax.distributed import detect_process, start
     from xsample_jax.evals.context import Options
     from xsample_jax.evals.evaluate import check_names, evaluate_checkpoint, read_config
@@ -101,7 +102,7 @@ def run(arguments: Sequence[str]) -> int:
         sgd=read_protocol(chosen),
     )
     where = find_checkpoint(chosen.run)
-    start(detect_process(), config_to_json(read_config(*where, overrides)))
+    start(detect_process(), config_to_json(read_config(*where, overrides)), describe_difference)
     evaluation = evaluate_checkpoint(chosen.run, evals, overrides, options, chosen.crop)
 
     import jax
