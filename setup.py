@@ -13,6 +13,7 @@ README = HERE / "README.md"
 TEXT = ["sentence-transformers>=5", "transformers"]  # brings torch: only the command that embeds captions needs it
 DOCS = ["sphinx>=8", "furo", "myst-parser"]  # the pages of docs/, with an API reference: make site
 LOGGING = ["tensorboard"]  # to look at the event files; they are written without it
+ONNX = ["jax2onnx", "onnxruntime"]  # for tools.export --format=onnx
 BEAM = ["apache-beam>=2.77"]  # prepares data on a cluster; older ones want older pyarrow
 
 
@@ -87,7 +88,7 @@ setuptools.setup(
         "bench-gpu": ["jax[cuda12]>=0.10.0", "torch", "timm", "inf-cl"],  # the peers on a GPU
         "beam": BEAM,
         "export": ["flatbuffers"],  # for tools.export --format=jax_export
-        "onnx": ["jax2onnx", "onnxruntime"],  # for tools.export --format=onnx
+        "onnx": ONNX,
         "emoji": ["resvg-py==0.5.0"],  # pinned: the embedded set is rebuilt bit for bit
         "logging": LOGGING,
         "wandb": ["wandb"],  # for log.wandb
@@ -105,6 +106,7 @@ setuptools.setup(
         "test": [
             *BEAM,
             *DOCS,
+            *ONNX,
             "flatbuffers",
             "fsspec",
             "gcsfs",

@@ -2,9 +2,8 @@
 
     python -m tests.weights.check_exports write FOLDER                here: encoders with made-up weights
     libraries/bin/python -m tests.weights.check_exports check FOLDER  where timm is (see make_goldens.py)
-    python -m tests.weights.check_exports onnx FOLDER                 where the extra onnx is
 
-Three commands, as no environment has everything.
+Two commands, as no environment has everything. ONNX: test_onnx.py.
 """
 
 import json
@@ -27,27 +26,19 @@ CONFIGS = {
 SIZE = 32
 
 
-def encoders():
-    """(name, encoder with made-up weights) for CONFIGS."""
+def made_encoder(model: dict, size: int = SIZE):
+    """An encoder with made-up weights."""
     from xsample_jax.config import default_config, resolve
     from xsample_jax.encoder import Encoder
     from xsample_jax.weights.pretrained import abstract_encoder, encoder_shapes
 
-    for name, model in CONFIGS.items():
-        config = default_config()
-        config.steps, config.augment.size = 1, SIZE
-        config.model.update(patch_size=8, **model)
-        config = resolve(config)
-        shapes = encoder_shapes(abstract_encoder(config))
-        arrays = {path: made_array(path.replace("/var", "/running_var"), shape) for path, shape in shapes.items()}
-        yield name, Encoder(config, 1, arrays)
-
-
-def onnx(folder: Path) -> None:
-    from xsample_jax.export import export_onnx
-
-    for name, encoder in encoders():
-        print(f"{name}: {export_onnx(encoder, folder / f'{name}.onnx')}", flush=True)
+    config = default_config()
+    config.steps, config.augment.size = 1, size
+    config.model.update(model)
+    config = resolve(config)
+    shapes = encoder_shapes(abstract_encoder(config))
+    arrays = {path: made_array(path.replace("/var", "/running_var"), shape) for path, shape in shapes.items()}
+    return Encoder(config, 1, arrays)
 
 
 def write(folder: Path) -> None:
@@ -57,7 +48,8 @@ def write(folder: Path) -> None:
     from xsample_jax.export import export_safetensors
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name, encoder in encoders():
+    for name, model in CONFIGS.items():
+        encoder = made_encoder({"patch_size": 8, **model})
         print(export_safetensors(encoder, folder / f"{name}.safetensors"))
         graph, state = nnx.split(encoder.module)
         rows = jax.jit(lambda state, images, graph=graph: nnx.merge(graph, state)(images))(state, made_images(SIZE))
@@ -96,4 +88,4 @@ def check(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"write": write, "check": check, "onnx": onnx}[sys.argv[1]](Path(sys.argv[2]))
+    {"write": write, "check": check}[sys.argv[1]](Path(sys.argv[2]))

@@ -225,7 +225,7 @@ class KnownRows:
         try:
             table = np.load(local if in_bucket(path) else path, mmap_mode="r")
             found = str(table.dtype)
-        except (ValueError, EOFError) as error:
+        except (ValueError, EOFError, SyntaxError, OverflowError, RecursionError, MemoryError) as error:
             table, found = None, str(error)
         if found != str(self.dtype):
             raise DataError(f"rows in {path}", found, str(self.dtype), f"Remove {path.parent} and start anew.")

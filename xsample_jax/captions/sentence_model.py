@@ -66,6 +66,8 @@ KEYS = {
     "hidden_act": str,
     "layer_norm_eps": float,
 }
+ZERO = ("pad_token_id", "layer_norm_eps")  # which may be 0
+LARGEST, MOST_LAYERS = 1 << 24, 1000
 FAMILIES = {
     "bert": KEYS | {"type_vocab_size": int},
     "mpnet": KEYS | {"pad_token_id": int, "relative_attention_num_buckets": int},
@@ -137,8 +139,8 @@ def _read(path: Path, name: str, default: dict | None = None, kind: type = dict)
             return default
         fix = "Give a folder that SentenceTransformer.save wrote, or that was downloaded whole."
         raise DataError("model", str(file), "an existing file", fix) from None
-    except ValueError as error:
-        raise DataError("model", str(file), f"JSON ({error})", "Fetch the model again.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError("model", str(file), f"JSON ({str(error)[:200]})", "Fetch the model again.") from None
     if not isinstance(found, kind):
         raise DataError("model", str(file), f"a {kind.__name__} in JSON, not {found!r:.80}", "Fetch the model again.")
     return found
@@ -146,12 +148,18 @@ def _read(path: Path, name: str, default: dict | None = None, kind: type = dict)
 
 def _config(path: Path) -> dict:
     config = _read(path, "config.json")
-    if config.get("model_type") not in FAMILIES:
+    if config.get("model_type") not in tuple(FAMILIES):  # which a list may be looked for in
         raise DataError(f"model_type of {path}", config.get("model_type"), f"one of {', '.join(FAMILIES)}", OTHERWISE)
     for key, kind in FAMILIES[config["model_type"]].items():
         value = config.get(key)
-        if not isinstance(value, (int, float) if kind is float else kind):
+        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
             raise DataError(f"{key} in {path / 'config.json'}", value, f"a value ({kind.__name__})", OTHERWISE)
+        most = MOST_LAYERS if key == "num_hidden_layers" else LARGEST
+        if kind is not str and not (key not in ZERO) <= value <= most:
+            raise DataError(f"{key} in {path / 'config.json'}", value, "a size that models have", OTHERWISE)
+    if config["hidden_size"] % config["num_attention_heads"]:
+        found, expected = config["num_attention_heads"], f"a divisor of hidden_size, {config['hidden_size']}"
+        raise DataError(f"num_attention_heads in {path / 'config.json'}", found, expected, OTHERWISE)
     if config.get("is_decoder"):
         raise DataError(f"is_decoder in {path / 'config.json'}", True, "an encoder, which sees all tokens", OTHERWISE)
     return config
@@ -175,7 +183,7 @@ def _pooling(path: Path) -> str:
         switches = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
         chosen = [key for key, on in settings.items() if key.startswith("pooling_mode_") and on is True]
         modes = [switches.get(key, key) for key in chosen]
-    modes = [modes] if isinstance(modes, str) else list(modes)
+    modes = modes if isinstance(modes, list) else [modes]
     if len(modes) != 1 or modes[0] not in POOLINGS:
         raise DataError(f"pooling of {path}", modes, f"one of {', '.join(POOLINGS)}", OTHERWISE)
     return modes[0]
@@ -204,7 +212,7 @@ def _tokenizer(path: Path, config: dict, max_length: int) -> Tokenizer:
     largest = max(tokenizer.get_vocab().values(), default=0)
     if largest >= config["vocab_size"]:
         raise DataError(f"largest token of {file}", largest, f"less than vocab_size, {config['vocab_size']}", OTHERWISE)
-    normalizer = json.loads(text)["normalizer"] or {}
+    normalizer = json.loads(text).get("normalizer") or {}  # as the library has parsed it: an object or null
     steps = [normalizer, *normalizer.get("normalizers", [])]
     lowers = any(step.get("type") == "Lowercase" or step.get("lowercase") for step in steps)
     said = _read(path, "tokenizer_config.json", {}).get("do_lower_case", lowers)

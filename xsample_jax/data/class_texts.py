@@ -71,13 +71,14 @@ def imagenet_class_embeddings(class_names: Sequence[str]) -> np.ndarray | None:
 
 
 FILE, ABOUT = "class_embeddings.npy", "class_embeddings.json"
+EMBED_AGAIN = "Embed the classes again with `python -m xsample_jax.tools.embed --what=classes`."
 
 
 def class_text_encoder(folder: pathlib.Path, source) -> Mapping:
     """The `text_encoder` of what `class_name_embeddings` returns; {} where no file says so."""
     if (folder / FILE).exists():
         about = folder / ABOUT
-        return json.loads(about.read_text(encoding="utf-8"))["text_encoder"] if about.exists() else {}
+        return _about(about, "text_encoder", dict) if about.exists() else {}
     return imagenet_text_encoder() if imagenet_class_embeddings(source.manifest.class_names) is not None else {}
 
 
@@ -90,6 +91,9 @@ def class_name_embeddings(folder: pathlib.Path, source) -> np.ndarray | None:
     path = folder / FILE
     if path.exists():
         found, classes = load_arrays(path), len(source.manifest.class_names)
+        if not isinstance(found, np.ndarray) or found.ndim != 2 or found.dtype.kind != "f":
+            kind = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else "an archive"
+            raise DataError(f"array in {path}", kind, "numbers [classes, width]", EMBED_AGAIN)
         if len(found) != classes:
             expected = f"{classes}, one for each class that is trained on"
             raise DataError(
@@ -142,12 +146,23 @@ def load_class_embeddings(folder: pathlib.Path, source) -> np.ndarray:
 
 
 def _check_names(about: pathlib.Path, expected: Sequence[str]) -> None:
-    named = json.loads(about.read_text(encoding="utf-8"))["class_names"]
+    named = _about(about, "class_names", list)
     if named != list(expected):
         place = next((i for i, pair in enumerate(zip(named, expected, strict=False)) if pair[0] != pair[1]), 0)
         raise DataError(
             f"class {place} of {about}",
             named[place : place + 1],
             f"{expected[place]!r}, as in the manifest of the set",
-            "Embed the classes again with `python -m xsample_jax.tools.embed --what=classes`.",
+            EMBED_AGAIN,
         )
+
+
+def _about(about: pathlib.Path, key: str, kind: type):
+    try:
+        found = json.loads(about.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError("about", str(about), f"JSON ({str(error)[:200]})", EMBED_AGAIN) from error
+    value = found.get(key) if isinstance(found, dict) else None
+    if not isinstance(value, kind):
+        raise DataError(f"{key} in {about}", value, f"a {kind.__name__}", EMBED_AGAIN)
+    return value

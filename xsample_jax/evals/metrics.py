@@ -156,9 +156,9 @@ def save_examples(path: str | Path, examples: Mapping[str, Scores]) -> None:
 
 def load_examples(path: str | Path) -> dict[str, Scores]:
     """Reads what `save_examples` wrote."""
-    with load_arrays(as_path(path)) as arrays:
-        names = [name.removeprefix("values/") for name in arrays.files if name.startswith("values/")]
-        return {name: Scores(arrays[f"values/{name}"], arrays[f"concepts/{name}"]) for name in names}
+    arrays = load_arrays(as_path(path))
+    names = [name.removeprefix("values/") for name in arrays if name.startswith("values/")]
+    return {name: Scores(arrays[f"values/{name}"], arrays[f"concepts/{name}"]) for name in names}
 
 
 # What an evaluation takes and what it returns.

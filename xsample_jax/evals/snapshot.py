@@ -139,8 +139,7 @@ def save_snapshot(
 
 def load_snapshot(path: str | Path) -> dict[str, np.ndarray]:
     """Returns the arrays that `save_snapshot` wrote; `query` and `neighbor` index `gallery_images`."""
-    with load_arrays(as_path(path)) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    return load_arrays(as_path(path))
 
 
 def _on_white(images: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import TextIO
 import numpy as np
 
 from xsample_jax.errors import DataError
+from xsample_jax.io.arrays import parse_npy, parse_npz
 from xsample_jax.io.paths import in_bucket, move_in
 
 
@@ -70,9 +71,19 @@ def save_array(path: pathlib.Path, array: np.ndarray) -> None:
         np.save(file, array)
 
 
-def load_arrays(path: pathlib.Path):
-    """np.load of a .npy or .npz file, here or in a bucket."""
-    return np.load(io.BytesIO(path.read_bytes()) if in_bucket(path) else path)
+def load_arrays(path: pathlib.Path) -> np.ndarray | dict[str, np.ndarray]:
+    """The read-only array of a .npy file, or {name: array} of a .npz file, here or in a bucket.
+
+    Raises OSError where the file cannot be opened, DataError where it is damaged.
+    """
+    with io.BytesIO(path.read_bytes()) if in_bucket(path) else open(path, "rb") as file:
+        try:
+            zipped = file.read(2) == b"PK"
+            file.seek(0)
+            return parse_npz(file) if zipped else parse_npy(file.read())
+        except Exception as error:  # zipfile, zlib and ast have each their own for damage
+            found = f"{type(error).__name__}: {error}"[:200]
+            raise DataError("arrays", str(path), f"a file that numpy wrote ({found})", "Make it again.") from error
 
 
 @contextlib.contextmanager

@@ -140,13 +140,12 @@ def max_pool(x: jax.Array, implementation: str = "conv") -> jax.Array:
 
 def _pool_axis(x: jax.Array, axis: int) -> jax.Array:
     """Maxima of places 2i - 1, 2i and 2i + 1 of an axis; even and odd places are two halves, so no copy is strided."""
-    padding = [(0, 0, 0)] * x.ndim
-    padding[axis] = (0, x.shape[axis] % 2, 0)
-    x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), padding)
+    # Concatenated, not lax.pad, which jax2onnx cannot convert for any number of images.
+    edge = jnp.full_like(lax.slice_in_dim(x, 0, 1, axis=axis), -jnp.inf)
+    x = jnp.concatenate([x, edge], axis) if x.shape[axis] % 2 else x
     pairs = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
     even, odd = (lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in range(2))
-    padding[axis] = (1, -1, 0)
-    before = lax.pad(odd, jnp.array(-jnp.inf, x.dtype), padding)
+    before = jnp.concatenate([edge, lax.slice_in_dim(odd, 0, odd.shape[axis] - 1, axis=axis)], axis)
     return jnp.maximum(jnp.maximum(even, odd), before)
 
 

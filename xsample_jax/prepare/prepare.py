@@ -210,7 +210,7 @@ def _finish(job: Job, out: Path) -> tuple[Manifest, dict]:
     manifest = dataclasses.replace(
         job.empty_manifest(), splits={split: splits[split] for split in sorted(splits)}
     ).with_fingerprint()
-    hashes = [dict(load_arrays(state / f"{number:05d}.{HASHES}")) for number in range(total)]
+    hashes = [load_arrays(state / f"{number:05d}.{HASHES}") for number in range(total)]
     captions, keys = _joined(hashes, "captions"), _joined(hashes, "keys")
     none = {"--label_field": counts["missing_field"] >= counts["kept"], "--caption_fields": not len(captions)}
     for flag in job.asked:

@@ -1,17 +1,22 @@
 """A file of weights as {name: array}, by the ending of its name."""
 
 import collections
+import contextlib
 import io
+import itertools
 import json
+import math
 import pickle
+import pickletools
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
 from xsample_jax.errors import DataError
+from xsample_jax.io.arrays import open_zip, parse_npz
 from xsample_jax.io.files import atomic_write
 from xsample_jax.io.paths import as_path, in_bucket
 
@@ -30,6 +35,22 @@ DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGNMENT = 8  # of the first tensor, as the format's own writer has it
+LONGEST_HEADER = 100_000_000  # bytes, the limit of the format's own reader
+FETCH = "Fetch or export the file again."
+
+
+@contextlib.contextmanager
+def _named_errors(path: Path, expected: str, fix: str) -> Iterator[None]:
+    """Every failure to read a file, whichever of many parsers it comes from, as one DataError that names the file."""
+    try:
+        yield
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError("weights", str(path), "an existing file", fix) from None
+    except Exception as error:  # json, pickle, zipfile, zlib and numpy: there is no list of what they raise for damage
+        found = f"{type(error).__name__}: {error}"[:200]
+        raise DataError("weights", str(path), f"{expected} ({found})", fix) from error
 
 
 def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
@@ -39,28 +60,38 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
       DataError: the file is missing, is not of this format or is cut short, or holds a type that no weights have.
     """
     path = Path(path)
-    fix = "Fetch or export the file again."
-    try:
-        with open(path, "rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size)) if size < path.stat().st_size else None
-    except FileNotFoundError:
-        raise DataError("weights", str(path), "an existing file", fix) from None
-    except ValueError:
-        header = None
+    with _named_errors(path, "a file in the safetensors format", FETCH):
+        return _safetensors(path)
+
+
+def _safetensors(path: Path) -> dict[str, np.ndarray]:
+    length = path.stat().st_size
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if not 0 < size <= min(length - 8, LONGEST_HEADER):
+            raise ValueError(f"a header of {size} bytes in a file of {length}")
+        header = json.loads(file.read(size))
     if not isinstance(header, dict):
-        raise DataError("weights", str(path), "a file in the safetensors format", fix)
+        raise ValueError("the header is not an object")
     header.pop("__metadata__", None)
-    data = np.memmap(path, np.uint8, "r", offset=8 + size) if path.stat().st_size > 8 + size else np.empty(0, np.uint8)
-    tensors = {}
+    data = np.memmap(path, np.uint8, "r", offset=8 + size) if length > 8 + size else np.empty(0, np.uint8)
+    tensors, spans = {}, []
     for name, entry in header.items():
         start, end = entry["data_offsets"]
-        if end > data.size:
-            there = f"{8 + size + data.size} bytes"
-            raise DataError(f"weights {path}", there, f"{name} up to byte {8 + size + end}", fix)
-        if entry["dtype"] not in DTYPES:
+        shape, dtype = entry["shape"], DTYPES.get(str(entry["dtype"]))
+        if dtype is None:
             raise DataError(f"{name} in {path}", entry["dtype"], f"one of {', '.join(DTYPES)}")
-        tensors[name] = data[start:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        if any(type(number) is not int or number < 0 for number in (start, end, *shape)):
+            raise ValueError(f"{name}: shape {shape} at {start}:{end}")
+        if end > data.size:
+            raise DataError(f"weights {path}", f"{length} bytes", f"{name} up to byte {8 + size + end}", FETCH)
+        if math.prod(shape) * dtype.itemsize != end - start:
+            raise ValueError(f"{name}: {end - start} bytes for a shape of {shape}, {dtype}")
+        spans.append((start, end))
+        tensors[name] = data[start:end].view(dtype).reshape(shape)
+    spans = sorted(span for span in spans if span[0] < span[1])
+    if any(later[0] < earlier[1] for earlier, later in itertools.pairwise(spans)):
+        raise ValueError("tensors overlap")
     return tensors
 
 
@@ -123,20 +154,8 @@ def read_torch(path: str | Path) -> dict[str, np.ndarray]:
       DataError: the file is missing, damaged, older than torch 1.6, a TorchScript archive, or holds no state dict.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError("weights", str(path), "an existing file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            root = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
-            if root is None or any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise DataError("weights", str(path), "a state dict, not a TorchScript archive", CONVERT)
-            content = _Tensors(archive, root.removesuffix("data.pkl")).load()
-    except zipfile.BadZipFile:
-        raise DataError("weights", str(path), "a file that torch >= 1.6 wrote", CONVERT) from None
-    except DataError:  # a ValueError, too
-        raise
-    except (pickle.UnpicklingError, KeyError, ValueError, TypeError, AttributeError, EOFError, IndexError) as error:
-        raise DataError("weights", str(path), f"a state dict that can be read ({error})", CONVERT) from error
+    with _named_errors(path, "a state dict that can be read", CONVERT):
+        content = _torch_content(path)
     for name in NESTED:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
@@ -148,6 +167,18 @@ def read_torch(path: str | Path) -> dict[str, np.ndarray]:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
+
+
+def _torch_content(path: Path):
+    with open(path, "rb") as file:
+        try:
+            archive = open_zip(file)
+        except zipfile.BadZipFile:
+            raise DataError("weights", str(path), "a file that torch >= 1.6 wrote", CONVERT) from None
+        root = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
+        if root is None or any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise DataError("weights", str(path), "a state dict, not a TorchScript archive", CONVERT)
+        return _Tensors(archive, root.removesuffix("data.pkl")).load()
 
 
 class _Blank:
@@ -174,7 +205,11 @@ class _Blank:
 
 class _Tensors(pickle.Unpickler):
     def __init__(self, archive: zipfile.ZipFile, root: str):
-        super().__init__(io.BytesIO(archive.read(root + "data.pkl")), encoding="utf-8")
+        content = archive.read(root + "data.pkl")
+        for opcode, number, _ in pickletools.genops(content):  # pickle makes room for the memo of any number
+            if "PUT" in opcode.name and not 0 <= number <= len(content):
+                raise ValueError(f"an object of number {number}")
+        super().__init__(io.BytesIO(content), encoding="utf-8")
         self._archive, self._root = archive, root
         if root + "byteorder" in archive.namelist() and archive.read(root + "byteorder") != b"little":
             raise ValueError("the tensors are big-endian")
@@ -194,26 +229,35 @@ class _Tensors(pickle.Unpickler):
         kind, dtype, number, _, count = key
         if kind != "storage" or not isinstance(dtype, np.dtype):
             raise ValueError(f"a storage of kind {key[:2]}")
-        return np.frombuffer(self._archive.read(f"{self._root}data/{number}"), dtype, count)
+        member = self._archive.getinfo(f"{self._root}data/{number}")
+        if type(count) is not int or not 0 <= count * dtype.itemsize <= member.file_size:
+            raise ValueError(f"a storage of {count} numbers in {member.file_size} bytes")
+        return np.frombuffer(self._archive.read(member), dtype, count)
+
+
+LARGEST_REPEATED = 1 << 24  # numbers in a tensor that repeats those of a smaller storage (stride 0)
 
 
 def _tensor(storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_) -> np.ndarray:
     """A tensor as the view of its storage that it is; ValueError where the view would leave it."""
+    if len(shape) != len(strides) or min(0, offset, *shape, *strides) < 0:
+        raise ValueError(f"a tensor of shape {shape} with strides {strides} from {offset}")
+    if math.prod(shape) > max(len(storage), LARGEST_REPEATED):
+        raise ValueError(f"a tensor of shape {shape} out of {len(storage)} numbers")
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides)) if all(shape) else offset - 1
-    if min(offset, *strides, 0) < 0 or last >= len(storage):
+    if last >= len(storage):
         raise ValueError(f"a tensor of shape {shape} that leaves its storage")
     steps = tuple(stride * storage.itemsize for stride in strides)
     return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps, writeable=False)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except FileNotFoundError:
-        raise DataError("weights", str(path), "an existing file") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError("weights", str(path), f"an .npz file ({error})", "Fetch the file again.") from error
+    with _named_errors(path, "an .npz file", FETCH), open(path, "rb") as file:
+        arrays = parse_npz(file)
+        for name, array in arrays.items():
+            if array.dtype.kind not in "biuf" and array.dtype != "V2":  # bfloat16, as numpy writes it
+                raise ValueError(f"{name[:80]} of type {array.dtype}")
+    return arrays
 
 
 READERS = {

@@ -1,0 +1,33 @@
+"""Encoders as ONNX files, run by ONNX Runtime."""
+
+import numpy as np
+import pytest
+
+from tests.weights.check_exports import made_encoder
+from tests.weights.made import made_images
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("jax2onnx")
+
+# A max-pool of an even and of an odd number of rows, and a transformer.
+CASES = {
+    "resnet18 at 32": (32, {"encoder": "resnet18", "width": 8}),
+    "resnet18 at 34": (34, {"encoder": "resnet18", "width": 8}),
+    "vit_ti at 16": (16, {"encoder": "vit_ti", "patch_size": 8}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_onnx_gives_the_features_of_the_encoder(case, tmp_path):
+    """faults D4: the export of every ResNet failed at the padding of its max-pool."""
+    from xsample_jax.export import export_onnx
+
+    size, model = CASES[case]
+    encoder = made_encoder(model, size)
+    assert f"float32 [n, {size}, {size}, 3]" in export_onnx(encoder, tmp_path / "e.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "e.onnx"), providers=["CPUExecutionProvider"])
+    images = made_images(size, 2)
+    expected = np.asarray(encoder.module(images))
+    for count in (1, 2):  # any number of images
+        (features,) = session.run(None, {"images": images[:count]})
+        np.testing.assert_allclose(features, expected[:count], atol=1e-4 * np.abs(expected).max())
