@@ -102,8 +102,13 @@ class Towers(nnx.Module):
 
     def embed(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Images [n, s, s, 3] -> (features [n, F], z [n, D] with unit rows), both float32."""
+        features, raw = self.project(images)
+        return features, unit_rows(raw)
+
+    def project(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Images [n, s, s, 3] -> (features [n, F], head outputs [n, D] of any length), both float32."""
         features = self.encoder(images)
-        return features, unit_rows(self.head(features))
+        return features, self.head(features)
 
     def predict(self, z: jax.Array) -> jax.Array:
         """What the student makes of its embeddings before they are compared with a teacher's: [n, D] -> unit [n, D]."""
