@@ -64,17 +64,21 @@ class ProjectionHead(nnx.Module):
 def _resnet(config, rngs: nnx.Rngs, *, depth: int) -> ResNet:
     model = config.model
     dtype = jnp.dtype(config.precision.compute)
-    return ResNet(depth, model.width, model.stem, model.conv_impl, dtype, remat=model.remat, rngs=rngs)
+    channels = 3 + config.augment.bits
+    options = {"remat": model.remat, "channels": channels, "rngs": rngs}
+    return ResNet(depth, model.width, model.stem, model.conv_impl, dtype, **options)
 
 
 def _vit(config, rngs: nnx.Rngs, *, variant: str) -> ViT:
     model = config.model
     dtype = jnp.dtype(config.precision.compute)
     size = config.augment.size
-    return ViT(variant, model.patch_size, size, dtype, layout=model.layout, remat=model.remat, rngs=rngs)
+    options = {"layout": model.layout, "remat": model.remat, "channels": 3 + config.augment.bits}
+    return ViT(variant, model.patch_size, size, dtype, **options, rngs=rngs)
 
 
-# Name -> function of (config, rngs) that returns a module: images [n, s, s, 3] -> float32 [n, module.features].
+# Name -> function of (config, rngs) that returns a module: images [n, s, s, 3 + augment.bits] -> float32
+# [n, module.features].
 ENCODERS = {
     "resnet18": partial(_resnet, depth=18),
     "resnet34": partial(_resnet, depth=34),
