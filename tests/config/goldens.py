@@ -16,6 +16,10 @@ VARIANTS = {
     "icons": ("",),
     "finetune": ("",),
     "shapes": ("", "simclr", "supcon", "clip_frozen_text", "object", "shape", "ground", "erase_color"),
+    "suppression": (
+        "", "digits", "sizes", "supcon", "clip_frozen_text", "xclr", "generalized_lse", "generalized_swd_sphere",
+        "generalized_swd_cube", "generalized_swd_normal",
+    ),  # fmt: skip
     "baselines/simclr": ("", "cc3m", "cc12m"),
     "baselines/supcon": ("",),
     "baselines/clip": ("", "cc3m"),
