@@ -7,8 +7,8 @@ Command:   python -m xsample_jax.tools.prepare --source=shapes --out=data/shapes
                --out=data/digits_20_$n; done
            python -m xsample_jax.tools.sweep --grid=configs/studies/feature_suppression.py --out=runs/suppression --run
            python -m scripts.feature_suppression --runs=runs/suppression
-Variants:  :bits, :digits, :sizes, :heads (one part), :short (the part that docs/notes rests on: fewer steps and
-           values); :smoke (5 small steps a run, one seed, on the embedded emoji)
+Variants:  :bits, :digits, :sizes, :heads (one part), :short (12 runs of the part bits, smaller and shorter: what
+           docs/notes/feature_suppression.md rests on); :smoke (5 small steps a run, one seed, on the embedded emoji)
 Runs:      204 of the whole study
 
 Parts: bits (k bits of a hash beside the picture), digits (n different digits pasted on it), sizes (a digit of 20 pixels
@@ -34,11 +34,8 @@ PARTS = {
     "sizes": ("sizes", COMPARED, "data.path", tuple(f"data/digits_20_{n}" for n in (20, 40, 80))),
     "heads": ("bits", PRIORS, "model.head.hidden", DEPTHS),
 }
-SHORT = {
-    "bits": ("bits", ("simclr", "xclr"), "augment.bits", (0, 16)),
-    "heads": ("bits", PRIORS[1:], "model.head.hidden", (DEPTHS[0], DEPTHS[2])),
-}
-SHORT_RUN = {"steps": (60,), "batch_size": (128,), "model.width": (8,)}
+SHORT = {"bits": ("bits", ("simclr", "xclr"), "augment.bits", (0, 16))}
+SHORT_RUN = {"steps": (100,), "batch_size": (128,), "model.width": (8,)}
 # In seconds: on the smallest splits of the embedded set, but with the probes of every run of the study.
 SMOKE = {"data.path": None, "eval.suite": "shapes", "eval.train_split": "val", "eval.split": "val_styles"}
 
