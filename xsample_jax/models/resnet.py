@@ -141,8 +141,14 @@ class ResNet(nnx.Module):
         self.run = block_runner(remat)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        x = self.stem(images)
-        for stage in self.stages:
+        *_, last = self.maps(images).values()
+        return jnp.mean(last, axis=(1, 2), dtype=jnp.float32)
+
+    def maps(self, images: jax.Array) -> dict[str, jax.Array]:
+        """The map [n, h, w, channels] after each stage, by name, from shallow to deep."""
+        x, found = self.stem(images), {}
+        for number, stage in enumerate(self.stages):
             for block in stage:
                 x = self.run(block, x)
-        return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+            found[f"stage {number + 1}"] = x
+        return found

@@ -136,6 +136,26 @@ class ViT(nnx.Module):
         self.run = block_runner(remat)
 
     def __call__(self, images: jax.Array) -> jax.Array:
+        x = self._tokens(images)
+        for block in self.blocks:
+            x = self.run(block, x)
+        return jnp.mean(self.norm(x), axis=1) if self.token is None else self.norm(x[:, 0])
+
+    def maps(self, images: jax.Array) -> dict[str, jax.Array]:
+        """The tokens of the patches [n, h, w, width] after about every fourth part of the blocks, by name."""
+        x, found = self._tokens(images), {}
+        depth, (n, height, side, _) = len(self.blocks), images.shape
+        shown = {-(-depth * part // 4) for part in (1, 2, 3, 4)}
+        for number, block in enumerate(self.blocks, 1):
+            x = self.run(block, x)
+            if number in shown:
+                patches = x[:, 1:] if self.token is not None else x
+                grid = (height // self.patch_size, side // self.patch_size)
+                found[f"block {number}"] = patches.reshape(n, *grid, -1)
+        return found
+
+    def _tokens(self, images: jax.Array) -> jax.Array:
+        """What the first block reads: [n, tokens, width]."""
         n, height, side, channels = images.shape
         p = self.patch_size
         _check_divides(p, height)
@@ -153,9 +173,7 @@ class ViT(nnx.Module):
             x = x + self.position[...].astype(self.dtype)
         if self.norm_first is not None:
             x = self.norm_first(x)
-        for block in self.blocks:
-            x = self.run(block, x)
-        return jnp.mean(self.norm(x), axis=1) if self.token is None else self.norm(x[:, 0])
+        return x
 
 
 def _check_divides(patch_size: int, image_size: int) -> None:
