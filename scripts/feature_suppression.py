@@ -138,10 +138,17 @@ LIMITS = (
     "little about a large one that is trained for long: suppression may grow or fade with training.",
     "Intervals are over seeds alone ({seeds} seeds, Student's t) on the same {pictures} test pictures. With so few "
     "seeds they are wide, and a difference that does not separate is not shown to be zero.",
+    "Every interval of a table is one of many, and none is corrected for that.",
     "Bits enter as channels of one value, which a convolution reads at once. Features that compete in photographs "
     "have to be found first.",
     "X-CLR sees captions and SimCLR does not: a difference between them shows what captions bring, not which loss is "
     "better.",
+)
+
+
+CONTROL = (
+    "The bits hide a part of the picture from an encoder that has learned nothing, too (row `untrained`). So a fall "
+    "against 0 bits is not all suppression; but what keeps no more of a factor than that row has learned nothing of it."
 )
 
 
@@ -169,6 +176,8 @@ def page(results: Sequence[dict], whole: int, spec: str = f"{GRID}:short", note:
         "pictures": _span(results, "pictures"),
     }
     limits = [textwrap.fill(f"- {words.format(**facts)}", 98, subsequent_indent="  ") for words in LIMITS]
+    if len(trained) < len(results):
+        limits.append(textwrap.fill(f"- {CONTROL}", 98, subsequent_indent="  "))
     return "\n".join([*lines, "## What this does not show", "", *limits, ""])
 
 
@@ -213,15 +222,17 @@ def _differences(results: Sequence[dict], part: str, knob: str) -> list[str]:
     }
     lines, said = [row(["difference, points", *factors]), rule(len(factors))], []
     for title, (first, second) in compared.items():
-        cells = []
+        if not by_seed(results, factors[0], **first) or not by_seed(results, factors[0], **second):
+            continue  # one of the two was not run
+        cells, clear = [], []
         for name in factors:
             found = difference(by_seed(results, name, **first), by_seed(results, name, **second))
             cells.append("–" if found is None else _cell(found, bold=separates(found), signed=True))
             if separates(found):
-                said.append(
-                    f"- {title}: {name} {'rises' if found[0] > 0 else 'falls'} by {abs(100 * found[0]):.0f} points."
-                )
+                clear.append(f"{name} {100 * found[0]:+.0f}")
         lines.append(row([title, *cells]))
+        if clear:
+            said.append(textwrap.fill(f"- {title}: {', '.join(clear)} points", 98, subsequent_indent="  "))
     words = said or ["No interval excludes zero, so nothing is concluded."]
     return [*lines, "", "Paired by seed; bold where the 95 % interval excludes zero. What separates:", "", *words]
 

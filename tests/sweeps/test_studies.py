@@ -88,7 +88,7 @@ def test_differences_are_paired_by_seed_and_conclusions_need_them_to_separate():
     # Seeds differ much more than the effect: only the pairing shows it.
     runs = results(simclr={0: (0.2, 0.5, 0.8), 16: (0.1, 0.41, 0.7)}, xclr={0: (0.3, 0.2, 0.9), 16: (0.2, 0.5, 0.7)})
     text = page.page(runs, 204)
-    assert "- simclr: 16 against 0 bits: shape falls by 10 points." in text
+    assert "- simclr: 16 against 0 bits: shape -10 points" in text
     assert "- xclr" not in text
     assert "**-9.7** [" in text
     assert "50.0 [-24.5, 124.5]" in text
