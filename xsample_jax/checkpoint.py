@@ -36,6 +36,8 @@ from xsample_jax.state import Progress, TrainState
 # The sum is computed on the devices, over the global array, so it is the same for any sharding, and costs one pass.
 
 
+# Checkpoints that a message names when none can be read; it has room for the reasons of so many.
+SHOWN = 3
 # It runs once in a while: on a CPU, optimizing it would take longer than running it.
 _CPU_OPTIONS = {"xla_backend_optimization_level": 0}
 
@@ -292,12 +294,13 @@ class Checkpoints:
             self._check_access(step)
             self._check_structure(step, abstract_state, config)
             problems[step] = problem
+        newest = list(problems.items())[:SHOWN]
+        reasons = [f"step {step}: {shorten(problem.rstrip('.'), 240 // len(newest))}" for step, problem in newest]
         raise CheckpointError(
             "checkpoints",
             str(self._manager.directory),
-            "one with the parameters and optimizer state of this config. "
-            + "; ".join(f"step {step}: {problem[:600]}" for step, problem in problems.items()),
-            "Use the config the run was started with (config.json in its folder), or another --workdir.",
+            "; ".join([f"a whole one of this config, but of {len(problems)} none can be read", *reasons]),
+            "Use the config of the run (config.json in its folder), or another --workdir.",
         )
 
     def check(self) -> None:
