@@ -295,12 +295,12 @@ class Checkpoints:
             self._check_structure(step, abstract_state, config)
             problems[step] = problem
         newest = list(problems.items())[:SHOWN]
-        reasons = [f"step {step}: {shorten(problem.rstrip('.'), 240 // len(newest))}" for step, problem in newest]
+        reasons = [f"step {step}: {shorten(problem.rstrip('.'), 160 // len(newest))}" for step, problem in newest]
         raise CheckpointError(
             "checkpoints",
             str(self._manager.directory),
             "; ".join([f"a whole one of this config, but of {len(problems)} none can be read", *reasons]),
-            "Use the config of the run (config.json in its folder), or another --workdir.",
+            "Use the config of the run (its config.json) or another folder.",
         )
 
     def check(self) -> None:
