@@ -11,7 +11,7 @@ from tests.prepare.corpora import picture
 from tests.tiny import tiny_config
 from xsample_jax.data.writer import write_records
 from xsample_jax.tools import doctor as machine
-from xsample_jax.tools.doctor import PROBLEM, check_data, diagnose, run
+from xsample_jax.tools.doctor import NOTE, PROBLEM, check_data, diagnose, run
 
 DIM = 8
 ENCODER = {"name": "e", "revision": "1", "pooling": "mean", "dim": DIM, "normalised": True, "template": "{caption}"}
@@ -94,6 +94,21 @@ def test_broken_pictures(tmp_path):
 )
 def test_bad_embeddings(tmp_path, change, message):
     assert any(message in line and "tools.embed" in line for line in found(write(tmp_path / "set", change)))
+
+
+@pytest.mark.parametrize(("same", "level"), [(30, PROBLEM), (5, NOTE)])
+def test_captions_that_the_encoder_cannot_tell_apart(tmp_path, same, level):
+    """faults.md C8: a language that the text encoder does not know gives one vector for all captions."""
+
+    def change(number):
+        unread = {"captions": [f"ข้อความ {number}"], "caption_embeddings": record(0)["caption_embeddings"][:1]}
+        return unread if 0 < number <= same else {}
+
+    findings = check_data(config_for(write(tmp_path / "set", change)))
+    (line,) = [finding for finding in findings if "embedding of another one" in finding.text]
+    assert line.level == level
+    assert f"{same + 1} of " in line.text  # record 0 has that vector too
+    assert "--model=NAME" in line.text
 
 
 def test_broken_pictures_that_a_run_skips_are_no_problem(tmp_path):

@@ -132,6 +132,19 @@ def test_advice_warns_of_each_way_a_graph_goes_wrong(embedding):
     assert "3 of the records" in narrow[-1].text
 
 
+def test_captions_that_share_an_embedding(embedding, captions):
+    """faults.md C8: the same vector for another text; case and white space are no other text."""
+    assert len(caption_graph.one_vector(embedding, captions)) == 0
+    captions[1] = f" {captions[0].upper()}  "
+    assert len(caption_graph.one_vector(embedding, captions)) == 0
+    captions[599] = "แมว"
+    assert caption_graph.one_vector(embedding, captions).tolist() == [598, 599]
+    now = choice_at(caption_graph.target_curves(embedding, 256, TEMPERATURES, 2, 0.5), TEMPERATURES, 0.08)
+    (warning,) = [item for item in advise(now, None, 0.5, 0.0, 256, 0, confused=2) if "another caption" in item.text]
+    assert warning.level == "warning"
+    assert warning.text.startswith("2 of the records")
+
+
 def test_chain_brings_equal_rows_together():
     rows = np.eye(4)[[0, 2, 1, 0, 3, 1, 2, 3]]
     order = caption_graph.chain(rows @ rows.T)

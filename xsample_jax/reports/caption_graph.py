@@ -127,6 +127,21 @@ def same_caption_share(embedding: np.ndarray) -> float:
     return same / max(len(embedding) * (len(embedding) - 1) / 2, 1)
 
 
+def one_vector(embedding: np.ndarray, captions: Sequence[str]) -> np.ndarray:
+    """Indices of the rows whose embedding is that of another caption, int [m].
+
+    Captions that differ in case or white space only count as one.
+    """
+    _, words = np.unique([" ".join(caption.casefold().split()) for caption in captions], return_inverse=True)
+    found = np.zeros(len(embedding), bool)
+    for start, cosines in pair_tiles(embedding):
+        rows = slice(start, start + len(cosines))
+        alike = (cosines >= SAME) & (words[rows, None] != words[None, start:])
+        found[rows] |= alike.any(axis=1)
+        found[start:] |= alike.any(axis=0)
+    return np.flatnonzero(found)
+
+
 def closest_pairs(embedding: np.ndarray, captions: Sequence[str], count: int = 12) -> list[tuple[int, int, float]]:
     """The pairs (i, k, cosine) with the largest cosines below that of equal captions; a caption is in two at most."""
     found = []
@@ -287,6 +302,7 @@ def advise(
     same_images: float,
     batch_size: int,
     without: int,
+    confused: int = 0,
 ) -> Sequence[Advice]:
     """Sentences about a graph.
 
@@ -295,6 +311,7 @@ def advise(
       spread: of the cosines of random pairs, from the lowest to the highest but 1 % at either end.
       same_images: other images with its own caption that an image meets in a batch, on average.
       batch_size: B; without: records looked at that have no embedding.
+      confused: records looked at whose embedding is that of another caption (`one_vector`).
     """
     own, alike, same, ordinary = (now.masses[name] for name in MASSES)
     found = []
@@ -323,6 +340,12 @@ def advise(
             "warning",
             f"{own:.0%} of the target lies on an image's own other views: this graph is nearly that of SimCLR, and the",
             "captions hardly count. Raise tau_s.",
+        )
+    if confused:
+        say(
+            "warning",
+            f"{confused:,} of the records looked at have the embedding of another caption: the text encoder has no",
+            "words for them. Embed them with a model of their language (tools.embed --model).",
         )
     if not found:
         say(

@@ -259,6 +259,7 @@ def inspect(asked: Question, out: Path, count: int, seed: int = 0) -> list[str]:
     if len(sample) < 16:
         raise DataError("records with an embedding", len(sample), "at least 16, to look at a graph")
     embedding = sample.embedding
+    confused = 0 if asked.classes else len(caption_graph.one_vector(embedding, sample.captions))
     if asked.center:
         embedding = unit_rows(embedding - embedding.mean(axis=0))
     batch_size = min(asked.batch_size, len(sample))
@@ -274,7 +275,7 @@ def inspect(asked: Question, out: Path, count: int, seed: int = 0) -> list[str]:
     now, limit = choice_at(own, TEMPERATURES, asked.tau_s), softest(own, TEMPERATURES)
     same = caption_graph.same_caption_share(embedding)
     spread = caption_graph.quantile(counts, 0.99) - caption_graph.quantile(counts, 0.01)
-    advice = advise(now, limit, spread, same * (batch_size - 1), batch_size, sample.without)
+    advice = advise(now, limit, spread, same * (batch_size - 1), batch_size, sample.without, confused)
 
     folder = figures_folder(out)
     encoder = (source.manifest.text_encoder or {}).get("name", "not named") if texts is None else "of the class texts"

@@ -14,7 +14,7 @@ import os
 import resource
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -35,6 +35,7 @@ from xsample_jax.data.sources import Mixture, open_source, source_folder
 from xsample_jax.errors import DataError, Problems, UserError, raise_all
 from xsample_jax.io.paths import absolute, as_path, file_sizes, in_bucket
 from xsample_jax.objectives.from_config import build_objective
+from xsample_jax.reports.caption_graph import one_vector
 from xsample_jax.reports.contact_sheet import gallery_sheet
 from xsample_jax.setup import RunSetup, build_run, check_eval_splits
 from xsample_jax.sharding import make_mesh
@@ -218,7 +219,7 @@ def check_records(examples: Dataset, source: RecordSource, labels_for: str, star
     places = spread_places(len(source), CHECKED_RECORDS)
     broken: list[DataError] = []
     counts: collections.Counter = collections.Counter()
-    rows = []
+    rows, captions = [], []
     for place in map(int, start + places):
         try:
             record = examples.source[place]
@@ -230,6 +231,7 @@ def check_records(examples: Dataset, source: RecordSource, labels_for: str, star
             strict[place]
             if embedded:
                 rows.append(np.asarray(record["caption_embeddings"], np.float32))
+                captions += record["captions"]
         except DataError as error:
             broken.append(error)
     whole = len(places) - len(broken)
@@ -253,11 +255,16 @@ def check_records(examples: Dataset, source: RecordSource, labels_for: str, star
             fix = "Drop them: tools.prepare --require_caption. Embed the others: python -m xsample_jax.tools.embed"
             text = f"{where}: {missing} records have none. {fix}"
             yield Finding(level if needed else NOTE, "embeddings", text)
-        yield from check_embeddings(where, source.manifest.text_encoder, rows)
+        yield from check_embeddings(where, source.manifest.text_encoder, rows, captions)
 
 
-def check_embeddings(where: str, encoder: dict, rows: list[np.ndarray]) -> Iterator[Finding]:
-    """Finite, of unit length, different from each other: rows are those of each record, float32 [captions, E]."""
+def check_embeddings(where: str, encoder: dict, rows: list[np.ndarray], captions: Sequence[str]) -> Iterator[Finding]:
+    """Finite, of unit length, different from each other.
+
+    Args:
+      rows: those of each record, float32 [captions, E].
+      captions: the captions of all of them.
+    """
     about, fix = "embeddings", "Embed the captions again: python -m xsample_jax.tools.embed"
     if not rows:
         return
@@ -277,6 +284,13 @@ def check_embeddings(where: str, encoder: dict, rows: list[np.ndarray]) -> Itera
         text = f"mean cosine of different captions is {mean:.2f}: they are nearly all the same"
         yield Finding(PROBLEM, about, f"{where}: {text}. Wrong pooling, or one caption for all? {fix}")
         return
+    confused = len(one_vector(units, captions))
+    if confused:
+        text = f"{confused} of {len(captions)} captions have the embedding of another one, as {encoder['name']} has no"
+        fix = "Embed them with a model of their language: python -m xsample_jax.tools.embed --model=NAME --overwrite"
+        yield Finding(
+            PROBLEM if 2 * confused > len(captions) else NOTE, about, f"{where}: {text} words for them. {fix}"
+        )
     text = f"{encoder['name']}, {encoder['dim']} numbers, finite, length {norms.mean():.3f}, mean cosine {mean:.2f}"
     yield Finding(OK, about, f"{where}: {text}")
 
