@@ -67,14 +67,20 @@ def export_onnx(encoder: Encoder, out: str | Path) -> str:
     graph, state = nnx.split(encoder.module)
     size, out = encoder.config.augment.size, Path(out)
     partial = out.with_name(out.name + ".partial")
-    to_onnx(
-        lambda images: nnx.merge(graph, state)(images),
-        [("n", size, size, 3)],
-        return_mode="file",
-        output_path=str(partial),
-        input_names=["images"],
-        output_names=["features"],
-    )
+    try:
+        to_onnx(
+            lambda images: nnx.merge(graph, state)(images),
+            [("n", size, size, 3)],
+            return_mode="file",
+            output_path=str(partial),
+            input_names=["images"],
+            output_names=["features"],
+        )
+    except OSError:
+        raise
+    except Exception as error:  # an operation that it does not know, of any family
+        found = f"{type(error).__name__}: {error}"
+        raise DataError("--format=onnx", found, "an encoder that jax2onnx converts", "Use --format=jax.") from error
     images = np.random.default_rng(0).standard_normal((3, size, size, 3)).astype(np.float32)
     expected = np.asarray(jax.jit(lambda state, images: nnx.merge(graph, state)(images))(state, images))
     session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])

@@ -29,7 +29,7 @@ from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder
 from xsample_jax.metrics.profiling import Profiler, Timers, count_chips, count_compilations, model_flops, peak_flops
 from xsample_jax.metrics.writers import JsonlWriter, open_writers, read_jsonl, wandb_writer
 from xsample_jax.reports.report import write_report
-from xsample_jax.setup import RunSetup, build_run
+from xsample_jax.setup import RunSetup, build_run, check_device_memory
 from xsample_jax.sharding import process_rows, to_global, warm_up_collectives
 from xsample_jax.state import Progress, TrainState
 from xsample_jax.weights.pretrained import read_pretrained
@@ -59,6 +59,7 @@ def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False
             log_info(f"{config.name}: finished. Its report: {run.place / REPORT}")
             return finished
         setup, dataset = build_run(config)
+        check_device_memory(setup)
         warm_up_collectives(setup.mesh)
 
         # Restore, and train; a roll-back restores once more.

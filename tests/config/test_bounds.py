@@ -2,14 +2,17 @@
 
 import math
 
+import jax
 import numpy as np
 import pytest
 
+from tests.tiny import tiny_config, tiny_parts
 from xsample_jax.config import default_config
 from xsample_jax.config.check import find_problems, find_value_problem
 from xsample_jax.config.load import apply_overrides
 from xsample_jax.config.schema import flat_keys
 from xsample_jax.errors import ConfigError
+from xsample_jax.setup import check_device_memory
 
 HUGE = 10**400
 VALUES = (math.nan, math.inf, -math.inf, 1e-46, 1e39, HUGE, -HUGE, 2**32, 2**70, -1, 0, 0.0, True, "x", "", None)
@@ -76,3 +79,18 @@ def test_seeds_are_those_that_jax_tells_apart():
     assert not find_problems(with_value("seed", 2**32 - 1))
     (problem,) = find_problems(with_value("seed", 2**32))
     assert "<= 4294967295" in str(problem)
+
+
+def test_what_no_memory_holds_is_refused_before_it_is_allocated():
+    """faults A9."""
+
+    def check(**changes):
+        check_device_memory(tiny_parts(tiny_config(**changes), jax.devices()[:1]))
+
+    check()
+    for changes in (
+        {"batch_size": 2**22, "data__image_size": 128},
+        {"objective__preset": "moco", "objective__queue": 2**31 - 1},
+    ):
+        with pytest.raises(ConfigError, match=r"device memory.*GiB.*batch_size"):
+            check(**changes)

@@ -187,7 +187,11 @@ def focal(logits, target, weight, log_denominator, u, temperature, *, gamma: flo
 
 
 def inverse_one_minus_p(logits, target, weight, log_denominator, u, temperature) -> jax.Array:
-    """1 / (1 - p) of the positive: undoes the shrinking gradient of easy rows (MACL, arXiv 2207.07874)."""
+    """1 / (1 - p) of the positive: undoes the shrinking gradient of easy rows (MACL, arXiv 2207.07874).
+
+    At most 1e6: nearer to 1, float32 cannot tell how far p is from it. At tau = 0.02 rows of cosine 0.3 more than all
+    negatives reach that.
+    """
     negatives = _probability_of_negatives(logits, target, weight)
     return jnp.where(negatives > 0, 1 / jnp.maximum(negatives, 1e-6), 1.0)
 

@@ -26,7 +26,7 @@ from xsample_jax.reports.runs import Run, Series, load_runs, unit_of
 from xsample_jax.reports.style import Picture, color, insert, picture, row, rule
 from xsample_jax.sweeps.grid import Point, changes, objective_of, read_grid, unchanged
 from xsample_jax.sweeps.local import FINISHED, state_of
-from xsample_jax.tools.cli import run_cli
+from xsample_jax.tools.cli import local_path, run_cli
 
 # The results of many runs as Markdown: mean over seeds, 95% interval, paired difference to a baseline.
 #
@@ -425,9 +425,9 @@ def run_page(arguments: Sequence[str]) -> int:
         prog="python -m xsample_jax.tools.results_page", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--grid", required=True, metavar="FILE[:ARG]", help="a grid that changes one key at a time")
-    parser.add_argument("--runs", required=True, type=Path, help="where tools.sweep put its runs")
-    parser.add_argument("--out", required=True, type=Path, help="Markdown file; its pictures are put beside it")
-    parser.add_argument("--summary", type=Path, help="another Markdown file, for one table and picture")
+    parser.add_argument("--runs", required=True, type=local_path, help="where tools.sweep put its runs")
+    parser.add_argument("--out", required=True, type=local_path, help="Markdown file; its pictures are put beside it")
+    parser.add_argument("--summary", type=local_path, help="another Markdown file, for one table and picture")
     parser.add_argument("--baseline", default="simclr", help="objective that the others are compared with")
     parser.add_argument("--metrics", nargs="+", default=list(SUMMARY), help="of the pictures and the tables of changes")
     chosen = parser.parse_args(arguments)
