@@ -81,7 +81,7 @@ def test_seeds_are_those_that_jax_tells_apart():
     assert "<= 4294967295" in str(problem)
 
 
-def test_what_no_memory_holds_is_refused_before_it_is_allocated():
+def test_what_no_memory_holds_is_refused_before_it_is_allocated(monkeypatch):
     """faults A9."""
 
     def check(**changes):
