@@ -87,10 +87,8 @@ def test_what_no_memory_holds_is_refused_before_it_is_allocated(monkeypatch):
     def check(**changes):
         check_device_memory(tiny_parts(tiny_config(**changes), jax.devices()[:1]))
 
+    monkeypatch.setattr(setup.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**18}.get)  # 1 GiB
     check()
-    for changes in (
-        {"batch_size": 2**22, "data__image_size": 128},
-        {"objective__preset": "moco", "objective__queue": 2**31 - 1},
-    ):
+    for changes in ({"batch_size": 2**22}, {"objective__preset": "moco", "objective__queue": 2**26}):
         with pytest.raises(ConfigError, match=r"device memory.*GiB.*batch_size"):
             check(**changes)
