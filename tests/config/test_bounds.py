@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import tiny_config, tiny_parts
+from xsample_jax import setup
 from xsample_jax.config import default_config
 from xsample_jax.config.check import find_problems, find_value_problem
 from xsample_jax.config.load import apply_overrides
