@@ -6,9 +6,9 @@ from jax.sharding import Mesh
 
 from xsample_jax.errors import ConfigError, Problems, did_you_mean, raise_all
 from xsample_jax.objectives.from_config import build_objective, needed_views, reads_target_temperature
+from xsample_jax.objectives.logits import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from xsample_jax.objectives.objective import Objective, find_unstreamable, find_without_kernels
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.slots import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from xsample_jax.objectives.streaming.pallas import LANES, images_of_tile
 from xsample_jax.sharding import find_rule_problems
 from xsample_jax.topology import TOPOLOGY, TOPOLOGY_FORM
