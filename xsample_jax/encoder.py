@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from xsample_jax.augment.views import eval_view
-from xsample_jax.checkpoint import MODEL, find_checkpoint, read_arrays, saved_arrays, trained_config
+from xsample_jax.checkpoint_files import MODEL, find_checkpoint, read_arrays, saved_arrays, trained_config
 from xsample_jax.config import resolve
 from xsample_jax.data.decode import square
 from xsample_jax.errors import DataError

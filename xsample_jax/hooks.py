@@ -1,7 +1,7 @@
 """What happens around a train step: save and stop, log, evaluate. loop.py lists the hooks in the order they run in."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -17,8 +17,9 @@ from xsample_jax.faults.watchdog import log_save_errors
 from xsample_jax.io.files import JSONL
 from xsample_jax.io.run_dir import RunFolder, log_event
 from xsample_jax.metrics.profiling import Timers, count_compilations, memory_in_use
-from xsample_jax.metrics.writers import DeferredMetrics, FanOut, Pending
+from xsample_jax.metrics.writers import FanOut
 from xsample_jax.setup import RunSetup
+from xsample_jax.sharding import fetch_scalars
 from xsample_jax.state import Progress, TrainState
 
 
@@ -46,6 +47,51 @@ class Training:
         self.writers.write(step, values | skipped | self.timers.read() | machine)
         with log_save_errors(self.run.files, step):
             self.checkpoints.check()
+
+
+@dataclasses.dataclass(frozen=True)
+class Pending:
+    """What is kept of a step until it is looked at.
+
+    Attributes:
+      step: its number, from 1. data_position: where its batch began.
+      metrics: on the device. batch: this process's share, on the host. log: whether its metrics are written.
+    """
+
+    step: int
+    data_position: int
+    metrics: Mapping[str, jax.Array]
+    batch: Mapping[str, np.ndarray]
+    log: bool
+
+
+class DeferredMetrics:
+    """Holds one step. `settle` fetches the flag of each step, and the metrics of those that are logged.
+
+    Args:
+      write: called with (step, scalars) of steps that are logged, and of those that are not finite.
+      judge: called with the step held and its metrics, fetched, when they are not finite; may raise.
+    """
+
+    def __init__(self, write: Callable[[int, dict], None], judge: Callable[[Pending, dict], None]):
+        self._write, self._judge = write, judge
+        self._held: Pending | None = None
+
+    def defer(self, late: Pending) -> None:
+        self.settle()
+        self._held = late
+
+    def settle(self) -> bool:
+        """Looks at the step that is held. Returns False when there was none or it was not finite."""
+        late, self._held = self._held, None
+        if late is None:
+            return False
+        finite = bool(jax.device_get(late.metrics["finite"]))
+        if late.log or not finite:
+            self._write(late.step, fetch_scalars(late.metrics))
+        if not finite:
+            self._judge(late, jax.device_get(dict(late.metrics)))
+        return finite
 
 
 class LogMetrics:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 import jax
 
-from xsample_jax.checkpoint import Checkpoints, started_config
+from xsample_jax.checkpoint import Checkpoints
+from xsample_jax.checkpoint_files import started_config
 from xsample_jax.config import load_config, resolve
 from xsample_jax.config.saved import changed_keys, check_shared, save_config
 from xsample_jax.data.dataset import Dataset, train_batches
@@ -26,8 +27,9 @@ from xsample_jax.hooks import Evaluate, LogMetrics, SaveAndStop, Training
 from xsample_jax.io.console import say
 from xsample_jax.io.files import EVALUATION, EXAMPLES, FACTS, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write, set_aside
 from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder
+from xsample_jax.metrics.jsonl import JsonlWriter, read_jsonl
 from xsample_jax.metrics.profiling import Profiler, Timers, count_chips, count_compilations, model_flops, peak_flops
-from xsample_jax.metrics.writers import JsonlWriter, open_writers, read_jsonl, wandb_writer
+from xsample_jax.metrics.writers import open_writers, wandb_writer
 from xsample_jax.reports.report import write_report
 from xsample_jax.setup import RunSetup, build_run
 from xsample_jax.sharding import process_rows, to_global, warm_up_collectives

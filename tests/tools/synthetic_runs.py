@@ -13,7 +13,7 @@ from xsample_jax.evals.facts import save_facts
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.metrics import save_examples
 from xsample_jax.evals.snapshot import error_arrays, find_errors, find_neighbors, map_arrays, save_snapshot
-from xsample_jax.metrics.writers import JsonlWriter
+from xsample_jax.metrics.jsonl import JsonlWriter
 
 BASELINES = {"untrained": 0.5, "pixels": 0.25}  # shares of what the run reaches
 STYLES = ["noto", "twemoji", "fluent", "emojione", "openmoji"]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from xsample_jax.checkpoint import find_checkpoint, read_arrays, saved_arrays, trained_config
+from xsample_jax.checkpoint_files import find_checkpoint, read_arrays, saved_arrays, trained_config
 from xsample_jax.config.check import find_problems
 from xsample_jax.config.load import apply_overrides, default_config, resolve
 from xsample_jax.data.dataset import Dataset

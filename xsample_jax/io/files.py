@@ -55,6 +55,21 @@ def settle(local: pathlib.Path, path: pathlib.Path) -> None:
     move_in(local, path)
 
 
+def append_whole(file: io.FileIO, data: bytes) -> None:
+    """Appends `data` to an unbuffered file or, when the disk is full, nothing: half a record hides all later ones.
+
+    Raises OSError.
+    """
+    end = file.seek(0, os.SEEK_END)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError:
+        file.truncate(end)
+        raise
+
+
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a compressed .npz file, all of it or nothing."""
 

@@ -14,7 +14,7 @@ from xsample_jax.evals.metrics import Scores, load_examples
 from xsample_jax.evals.snapshot import load_snapshot
 from xsample_jax.io.files import CONFIG, EXAMPLES, FACTS, JSONL, SNAPSHOT
 from xsample_jax.io.paths import as_path
-from xsample_jax.metrics.writers import read_jsonl
+from xsample_jax.metrics.jsonl import read_jsonl
 
 _EVAL = "eval/"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from xsample_jax.errors import REQUEUE, ConfigError
 from xsample_jax.io.files import EVALUATION, JSONL
 from xsample_jax.io.paths import as_path, in_bucket
-from xsample_jax.metrics.writers import read_jsonl
+from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.sweeps.grid import Point
 
 # Whether one more process fits into the memory of the host, by what the others took (Linux; elsewhere unknown).

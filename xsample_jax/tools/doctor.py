@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from xsample_jax.config import load_config, split_overrides
-from xsample_jax.config.rules import check_kernels
+from xsample_jax.config.rules_objective import check_kernels
 from xsample_jax.data.dataset import (
     Dataset,
     open_evaluated,
