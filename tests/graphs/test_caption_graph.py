@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from xsample_jax.reports import caption_graph
-from xsample_jax.reports.caption_graph import advise, choice_at, choices, softest, target_against_temperature
+from xsample_jax.reports.caption_advice import advise, choice_at, choices, softest
+from xsample_jax.reports.caption_graph import target_against_temperature
 
 TEMPERATURES = np.geomspace(0.01, 1.0, 40)
 

@@ -14,17 +14,26 @@ from xsample_jax.objectives.streaming.pallas import LANES, images_of_tile
 TARGET_TEMPERATURES = ("target_temperature", "target_neighbors", "target_same_mass")
 
 
+def _section(c: dict) -> dict:
+    """The keys of the section `objective`, without its name."""
+    return {name.removeprefix("objective."): value for name, value in c.items() if name.startswith("objective.")}
+
+
 def _objective(c: dict) -> Iterator[ConfigError]:
-    section = {name.removeprefix("objective."): value for name, value in c.items() if name.startswith("objective.")}
     try:
-        objective = build_objective(section)
+        objective = build_objective(_section(c))
     except Problems as several:
         yield from several.problems
         return
     except ConfigError as error:
         yield error
         return
-    views, preset = needed_views(objective), section["preset"]
+    for rule in (_views, _temperatures, _programs, _queue):
+        yield from rule(c, objective)
+
+
+def _views(c: dict, objective: Objective) -> Iterator[ConfigError]:
+    views, preset = needed_views(objective), c["objective.preset"]
     if c["views"] < views:
         yield ConfigError(
             "views",
@@ -32,6 +41,10 @@ def _objective(c: dict) -> Iterator[ConfigError]:
             f"at least {views} for objective.preset = {preset!r}, which compares views of an image",
             f"Set --config.views={views}.",
         )
+
+
+def _temperatures(c: dict, objective: Objective) -> Iterator[ConfigError]:
+    section, preset = _section(c), c["objective.preset"]
     chosen = [name for name in TARGET_TEMPERATURES if section[name] is not None]
     if chosen and not reads_target_temperature(objective):
         yield ConfigError(
@@ -62,6 +75,11 @@ def _objective(c: dict) -> Iterator[ConfigError]:
             f"outside it has no gradient (objective.preset = {preset!r})",
             "Set --config.objective.temperature=0.07.",
         )
+
+
+def _programs(c: dict, objective: Objective) -> Iterator[ConfigError]:
+    """What cannot compute the loss: chunks of the batch, tiles, an encoder of one size of images."""
+    preset = c["objective.preset"]
     if objective.local_views and c["loss.grad_cache"] > 1:
         yield ConfigError(
             "loss.grad_cache",
@@ -83,6 +101,9 @@ def _objective(c: dict) -> Iterator[ConfigError]:
             f"a ResNet for objective.preset = {preset!r}: its small crops have another size than the views",
             "Set --config.model.encoder=resnet50.",
         )
+
+
+def _queue(c: dict, objective: Objective) -> Iterator[ConfigError]:
     if objective.queue and objective.queue % c["batch_size"]:
         yield ConfigError(
             "objective.queue",
@@ -167,19 +188,19 @@ def _kernels(c: dict) -> Iterator[ConfigError]:
             f"auto or xla with loss.impl = {c['loss.impl']!r}: a dense loss has no tiles",
             "Set --config.loss.impl=streaming, or --config.loss.kernel=auto.",
         )
-    section = {name.removeprefix("objective."): value for name, value in c.items() if name.startswith("objective.")}
     try:
-        objective = build_objective(section)
+        objective = build_objective(_section(c))
     except ConfigError:
         return  # reported by the rules of the objective
     for number, reason in find_without_kernels(objective):
+        preset = c["objective.preset"]
         yield ConfigError(
             "loss.kernel",
             "pallas",
-            f"auto or xla for objective.preset = {section['preset']!r}, whose term {number} has no kernels: {reason}",
+            f"auto or xla for objective.preset = {preset!r}, whose term {number} has no kernels: {reason}",
             "Set --config.loss.kernel=auto.",
         )
-    if c["mesh.data"] > 0:  # else it depends on the devices there are: kernel_fit.py
+    if c["mesh.data"] > 0:  # else it depends on the devices there are: check_kernels
         devices = c["mesh.data"] * c["mesh.fsdp"] * c["mesh.tensor"]
         yield from find_uneven_tiles(objective, c["batch_size"], devices, c["views"], c["loss.block_size"])
 

@@ -61,17 +61,7 @@ def write_records(
       DataError: a record breaks the format, an id is used twice, or the folder holds a finished set already.
     """
     folder = as_path(folder)
-    if in_bucket(folder):
-        fix = f"Write it here and copy it: gcloud storage rsync FOLDER {folder}. Or use tools.prepare."
-        raise DataError("folder", str(folder), "a local folder", fix)
-    manifest_path = folder / MANIFEST
-    if manifest_path.exists() and not overwrite:
-        fix = "Choose another folder, or pass overwrite=True."
-        raise DataError("folder", str(folder), "a folder without a finished set", fix)
-    if not splits:
-        raise DataError("splits", {}, "at least one split")
-    for split in splits:
-        check_split(split)
+    _check_request(folder, splits, overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     draft = Manifest(
         name=name,
@@ -88,16 +78,35 @@ def write_records(
         _check_unique(np.concatenate(ids) if ids else np.zeros(0, np.int64))
         manifest = draft.with_fingerprint()
         (partial / MANIFEST).write_text(manifest_text(manifest))
-        # From here to the last rename the folder has no manifest: a crash leaves a set that does not open.
-        manifest_path.unlink(missing_ok=True)
-        for stale in folder.glob("*.arrayrecord"):
-            stale.unlink()
-        for shard in sorted(partial.glob("*.arrayrecord")):
-            os.replace(shard, folder / shard.name)
-        os.replace(partial / MANIFEST, manifest_path)
+        _move_into(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest
+
+
+def _check_request(folder: Path, splits: Iterable[str], overwrite: bool) -> None:
+    """Raises DataError where a set cannot be written into `folder`, or its splits cannot have their names."""
+    if in_bucket(folder):
+        fix = f"Write it here and copy it: gcloud storage rsync FOLDER {folder}. Or use tools.prepare."
+        raise DataError("folder", str(folder), "a local folder", fix)
+    if (folder / MANIFEST).exists() and not overwrite:
+        fix = "Choose another folder, or pass overwrite=True."
+        raise DataError("folder", str(folder), "a folder without a finished set", fix)
+    if not splits:
+        raise DataError("splits", {}, "at least one split")
+    for split in splits:
+        check_split(split)
+
+
+def _move_into(partial: Path, folder: Path) -> None:
+    """Moves complete shards and their manifest, which comes last, to where a reader looks for them."""
+    # From here to the last rename the folder has no manifest: a crash leaves a set that does not open.
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for stale in folder.glob("*.arrayrecord"):
+        stale.unlink()
+    for shard in sorted(partial.glob("*.arrayrecord")):
+        os.replace(shard, folder / shard.name)
+    os.replace(partial / MANIFEST, folder / MANIFEST)
 
 
 def check_split(name: str, field: str = "split", fix: str = "") -> None:

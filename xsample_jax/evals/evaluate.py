@@ -25,6 +25,7 @@ from xsample_jax.evals.features import Features
 from xsample_jax.evals.metrics import Collector, Interval, SuiteResult
 from xsample_jax.evals.registry import EVALUATORS, SUITES
 from xsample_jax.evals.snapshot import (
+    BatchPanel,
     error_arrays,
     find_errors,
     find_neighbors,
@@ -72,8 +73,8 @@ def write_snapshot(path: pathlib.Path, parts: RunSetup, state: TrainState, store
     words = features.attribute_names.get(errors.target, class_names) if errors else None
     picture = partial(_picture, examples, features)
     embedding = side.get("caption_embedding")
-    save_snapshot(
-        path,
+    similarity = None if embedding is None else np.asarray(embedding, np.float32)
+    batch = BatchPanel(
         images=images,
         captions=[_caption(examples, index) for index in drawn.index],
         groups=[str(names[group] if names and group >= 0 else group) for group in groups],
@@ -81,14 +82,11 @@ def write_snapshot(path: pathlib.Path, parts: RunSetup, state: TrainState, store
         student=graphs.student,
         stand_in=graphs.stand_in,
         views=config.views,
-        similarity=None
-        if embedding is None
-        else np.asarray(embedding, np.float32) @ np.asarray(embedding, np.float32).T,
-        neighbors=neighbors,
-        picture_of=picture,
-        more=map_arrays(features, class_names)
-        | error_arrays(errors, picture, partial(_picture, train_examples, train), words),
+        similarity=None if similarity is None else similarity @ similarity.T,
     )
+    more = map_arrays(features, class_names)
+    more |= error_arrays(errors, picture, partial(_picture, train_examples, train), words)
+    save_snapshot(path, batch, neighbors, picture, more)
 
 
 def _picture(examples: Dataset, features: Features, row: int) -> tuple[np.ndarray, str]:

@@ -52,7 +52,8 @@ IMAGE_TEXT = {
         golden="CWCL (affine-cos graph, row-sum norm) + CLIP",
     ),
     "soft_clip": Preset(
-        "image->text: T = softmax(t_i.t_k / 0.125) of the texts' own embeddings; text->image: the images'; sum; tau 0.125",
+        "image->text: T = softmax(t_i.t_k / 0.125) of the texts' own embeddings; text->image: the images'; sum; "
+        "tau 0.125",
         "second phase of M3CoL, arXiv 2409.17777 (there with weight 0.1, beside a loss on mixed samples)",
         Objective(
             (
@@ -153,7 +154,8 @@ IMAGE_TEXT = {
         golden="GRAM (similarity=-volume, smoothed identity)",
     ),
     "swalip": Preset(
-        "CLIP on both views + 0.2 image<->text cross-entropy to the Sinkhorn-balanced cosines (eps 0.05) of the swapped pair",
+        "CLIP on both views + 0.2 image<->text cross-entropy to the Sinkhorn-balanced cosines (eps 0.05) of the "
+        "swapped pair",
         "SwALIP, arXiv 2305.08675 (there with two texts per image)",
         Objective(
             (
