@@ -25,6 +25,7 @@ from xsample_jax.checkpoint_files import (
     trained_config,
 )
 from xsample_jax.config import diff_configs
+from xsample_jax.config.renamed import rename_metrics
 from xsample_jax.distributed import WAIT_LIMIT, allgather_text, barrier, name_of_process
 from xsample_jax.errors import CheckpointError, RunError, SaveError, shorten, show
 from xsample_jax.io.console import say
@@ -142,7 +143,7 @@ class Checkpoints:
         metric, worst = self._options.metric if self._own else None, float("-inf")
 
         def rank(metrics: dict) -> float:
-            value = metrics.get(metric, worst)
+            value = rename_metrics(metrics, {}).get(metric, worst)
             return value if math.isfinite(value) else worst  # nan compares with nothing: it would displace the best
 
         policies = [checkpoint_managers.LatestN(self._options.keep_latest)]

@@ -16,7 +16,7 @@ from xsample_jax.data.decode import square
 from xsample_jax.errors import DataError
 from xsample_jax.models.towers import ENCODERS
 from xsample_jax.state import to_flat
-from xsample_jax.weights.pretrained import ENCODER
+from xsample_jax.weights.families import ENCODER
 
 
 @dataclasses.dataclass(frozen=True)

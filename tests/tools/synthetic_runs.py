@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from xsample_jax.evals.catalog import save_facts
 from xsample_jax.evals.emoji import evaluate_emoji
-from xsample_jax.evals.facts import save_facts
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.metrics import save_examples
 from xsample_jax.evals.snapshot import BatchPanel, error_arrays, find_errors, find_neighbors, map_arrays, save_snapshot

@@ -11,14 +11,13 @@ import numpy as np
 
 from xsample_jax.config.rules import EMOJI as EMOJI_SOURCES
 from xsample_jax.errors import ConfigError, DataError, UserError
-from xsample_jax.evals.chance import majority, partners_of, random_order, unreached
 from xsample_jax.evals.context import EvalContext, Evaluator, check_two_splits
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.geometry import add_caption_correlation, add_geometry
 from xsample_jax.evals.knn import few_shot, neighbors, vote
 from xsample_jax.evals.labels import NEIGHBORS, TEMPERATURE
 from xsample_jax.evals.linear_probes import fit_probes
-from xsample_jax.evals.metrics import Collector, FeaturesOf, SuiteResult
+from xsample_jax.evals.metrics import Collector, FeaturesOf, SuiteResult, majority, partners_of, random_order, unreached
 from xsample_jax.evals.retrieval import cross_style
 
 TARGETS = ("group", "subgroup")

@@ -18,8 +18,8 @@ from xsample_jax.data.dataset import Dataset
 from xsample_jax.distributed import log_info
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, Problems, UserError, did_you_mean, lookup
 from xsample_jax.evals.baselines import baseline_store, baselines_of, data_of
+from xsample_jax.evals.catalog import PIXELS, TITLES
 from xsample_jax.evals.context import EvalContext, Options
-from xsample_jax.evals.facts import PIXELS, TITLES
 from xsample_jax.evals.feature_store import FeatureStore
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.metrics import Collector, Interval, SuiteResult

@@ -6,13 +6,21 @@ import numpy as np
 
 from xsample_jax.data.dataset import sampled_records
 from xsample_jax.errors import DataError, UserError, did_you_mean
-from xsample_jax.evals.chance import majority, unreached
 from xsample_jax.evals.context import EvalContext, Evaluator, Labeled, check_two_splits
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.geometry import add_caption_correlation
 from xsample_jax.evals.knn import few_shot, few_shot_ridge, knn_predict
 from xsample_jax.evals.linear_probes import fit_probes
-from xsample_jax.evals.metrics import Collector, FeaturesOf, SuiteResult, auc_contributions, calibration_error, softmax
+from xsample_jax.evals.metrics import (
+    Collector,
+    FeaturesOf,
+    SuiteResult,
+    auc_contributions,
+    calibration_error,
+    majority,
+    softmax,
+    unreached,
+)
 
 NEIGHBORS, TEMPERATURE = 20, 0.07
 SHOTS = (1, 2, 5, 10)

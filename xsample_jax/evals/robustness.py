@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from xsample_jax.errors import DataError, UserError, lookup
-from xsample_jax.evals.chance import majority
 from xsample_jax.evals.context import PROBES, EvalContext, Evaluator
 from xsample_jax.evals.labels import check_target
 from xsample_jax.evals.linear_probes import LinearProbe, fit_logistic
-from xsample_jax.evals.metrics import Collector, difference_of_means
+from xsample_jax.evals.metrics import Collector, difference_of_means, majority
 from xsample_jax.evals.robust_sets import (
     SETS,
     ImageFiles,

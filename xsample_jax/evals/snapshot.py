@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xsample_jax.augment.views import make_views
+from xsample_jax.config.renamed import warn_renamed
 from xsample_jax.data.records import unit_rows
 from xsample_jax.errors import DataError
 from xsample_jax.evals.features import Features
@@ -25,6 +26,7 @@ from xsample_jax.sharding import replicated
 from xsample_jax.state import TrainState
 
 SAME_LABEL, SAME_GROUP, OTHER = 2, 1, 0
+RENAMED = {"neighbour": "neighbor"}  # arrays of report_data.npz
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +161,10 @@ def save_snapshot(
 
 def load_snapshot(path: str | Path) -> dict[str, np.ndarray]:
     """Returns the arrays that `save_snapshot` wrote; `query` and `neighbor` index `gallery_images`."""
-    return load_arrays(as_path(path))
+    arrays = load_arrays(as_path(path))
+    old = {name: RENAMED[name] for name in arrays if name in RENAMED}
+    warn_renamed(old)
+    return {old.get(name, name): values for name, values in arrays.items()}
 
 
 def _on_white(images: np.ndarray) -> np.ndarray:

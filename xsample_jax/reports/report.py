@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from xsample_jax.errors import DataError
-from xsample_jax.evals.catalog import HEADLINES, Metric, describe, in_order
-from xsample_jax.evals.facts import READING, TITLES
+from xsample_jax.evals.catalog import HEADLINES, READING, TITLES, Metric, describe, in_order
 from xsample_jax.evals.metrics import Interval, bootstrap, paired_difference
 from xsample_jax.io.paths import as_path, local_copy_of
 from xsample_jax.reports.figures import (

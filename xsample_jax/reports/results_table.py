@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from xsample_jax.errors import DataError
-from xsample_jax.evals.catalog import HEADLINES, Metric, describe
-from xsample_jax.evals.facts import READING, TITLES
+from xsample_jax.evals.catalog import HEADLINES, READING, TITLES, Metric, describe
 from xsample_jax.evals.metrics import Scores, bootstrap, paired_difference
 from xsample_jax.reports.runs import Run, unit_of
 from xsample_jax.reports.style import row, rule

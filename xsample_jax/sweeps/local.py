@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from xsample_jax.config.renamed import current_metrics
 from xsample_jax.errors import REQUEUE, ConfigError
 from xsample_jax.io.files import EVALUATION, JSONL
 from xsample_jax.io.paths import as_path, in_bucket
@@ -79,7 +80,7 @@ def state_of(folder: str | Path) -> State:
     evaluation = {}
     status = STARTED if folder.exists() else ABSENT
     if (folder / EVALUATION).exists():
-        status, evaluation = FINISHED, json.loads((folder / EVALUATION).read_text())
+        status, evaluation = FINISHED, current_metrics(json.loads((folder / EVALUATION).read_text()))
     step = max((line["step"] for line in lines), default=0)
     return State(status, step, training, evaluation)
 
