@@ -27,7 +27,7 @@ from xsample_jax.objectives.learned_state import (
     temperature_of,
 )
 from xsample_jax.objectives.objective import Objective, objective_loss
-from xsample_jax.objectives.streaming.terms import Streaming
+from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.terms import Block, image_block, key_block, other_view
 from xsample_jax.ops import products
 from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, updated, warm_up

@@ -22,7 +22,7 @@ from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES
 from xsample_jax.objectives.negatives import NEGATIVES
 from xsample_jax.objectives.objective import Objective, find_unstreamable, objective_loss
 from xsample_jax.objectives.row_weights import WEIGHTS
-from xsample_jax.objectives.streaming.terms import Streaming
+from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.terms import TEXT, Rows, Term, image_block, key_block, other_view, pairs_of, term_value
 from xsample_jax.ops import unit_rows
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from xsample_jax.objectives.logits import LOWEST_TEMPERATURE
 from xsample_jax.objectives.side_information import batch_entries
-from xsample_jax.objectives.streaming.terms import Streaming, streamed_term, why_no_kernels, why_not
+from xsample_jax.objectives.streaming.loss import Streaming
+from xsample_jax.objectives.streaming.terms import streamed_term, why_no_kernels, why_not
 from xsample_jax.objectives.terms import (
     Block,
     FeatureTerm,
