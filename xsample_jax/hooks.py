@@ -11,7 +11,7 @@ from xsample_jax.config import config_to_json
 from xsample_jax.distributed import allgather_text
 from xsample_jax.errors import ConfigError, SaveError, did_you_mean
 from xsample_jax.evals.evaluate import evaluate_state
-from xsample_jax.faults.non_finite import apply_policy
+from xsample_jax.faults.non_finite import Pending, apply_policy
 from xsample_jax.faults.preemption import Notice, Preempted
 from xsample_jax.faults.watchdog import log_save_errors
 from xsample_jax.io.files import JSONL
@@ -47,22 +47,6 @@ class Training:
         self.writers.write(step, values | skipped | self.timers.read() | machine)
         with log_save_errors(self.run.files, step):
             self.checkpoints.check()
-
-
-@dataclasses.dataclass(frozen=True)
-class Pending:
-    """What is kept of a step until it is looked at.
-
-    Attributes:
-      step: its number, from 1. data_position: where its batch began.
-      metrics: on the device. batch: this process's share, on the host. log: whether its metrics are written.
-    """
-
-    step: int
-    data_position: int
-    metrics: Mapping[str, jax.Array]
-    batch: Mapping[str, np.ndarray]
-    log: bool
 
 
 class DeferredMetrics:
@@ -124,16 +108,7 @@ class LogMetrics:
 
     def _on_non_finite(self, pending: Pending, metrics: dict) -> None:
         training = self._training
-        apply_policy(
-            training.setup.config,
-            training.progress,
-            pending.step,
-            pending.data_position,
-            metrics,
-            self._names,
-            pending.batch,
-            training.run.files,
-        )
+        apply_policy(training.setup.config, training.progress, pending, metrics, self._names, training.run.files)
 
 
 class Evaluate:

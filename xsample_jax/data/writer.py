@@ -74,7 +74,8 @@ def write_records(
     try:
         ids: list[np.ndarray] = []
         for split, records in splits.items():
-            draft.splits[split] = _write_split(partial, split, records, draft, shard_size, options, ids)
+            draft.splits[split], of_split = _write_split(partial, split, records, draft, shard_size, options)
+            ids += of_split
         _check_unique(np.concatenate(ids) if ids else np.zeros(0, np.int64))
         manifest = draft.with_fingerprint()
         (partial / MANIFEST).write_text(manifest_text(manifest))
@@ -121,10 +122,10 @@ def manifest_text(manifest: Manifest) -> str:
 
 
 def _write_split(
-    partial: Path, split: str, records: Iterable[dict], draft: Manifest, shard_size: int, options: str, ids: list
-) -> dict:
-    """Writes the shards of one split, appends its ids to `ids` and returns its manifest entry."""
-    records = iter(records)
+    partial: Path, split: str, records: Iterable[dict], draft: Manifest, shard_size: int, options: str
+) -> tuple[dict, list[np.ndarray]]:
+    """Writes the shards of one split; returns its manifest entry, and the ids of each shard."""
+    records, ids = iter(records), []
     temporary: list[tuple[Path, int]] = []
     while True:
         path = partial / f"{split}-{len(temporary):05d}"
@@ -141,7 +142,7 @@ def _write_split(
         final = path.with_name(f"{split}-{number:05d}-of-{len(temporary):05d}.arrayrecord")
         path.rename(final)
         shards.append(shard_entry(final, count))
-    return {"count": sum(shard["count"] for shard in shards), "shards": shards}
+    return {"count": sum(shard["count"] for shard in shards), "shards": shards}, ids
 
 
 def shard_entry(path: Path, count: int, file: str | None = None) -> dict:

@@ -193,11 +193,10 @@ def page_markdown(
     total: int,
     runs: Path,
     base: str,
-    folder: Path,
-    stem: str,
+    pictures: Path,
     names: Sequence[str] = SUMMARY,
 ) -> str:
-    """The page's generated part; draws its pictures into `folder`, named by `stem`.
+    """The page's generated part; draws its pictures, whose names begin with the path `pictures`.
 
     Args:
       points: finished ones, of `total`.
@@ -220,20 +219,20 @@ def page_markdown(
         "",
         "## Objectives",
         "",
-        _image(forest(series, level, metrics, folder, stem).name, f"Differences to {base}"),
+        _image(forest(series, level, metrics, pictures.parent, pictures.name).name, f"Differences to {base}"),
         "",
         *(f"- {said}" for said in verdicts(series, level, difference_rows(series, level, every))),
         "",
         results_markdown({name: one.runs for name, one in objectives.items()}, base, [metric.name for metric in every]),
     ]
     for key, by_objective in responses_of(points, runs).items():
-        name = f"{stem}-{key.rpartition('.')[2]}"
+        name = f"{pictures.name}-{key.rpartition('.')[2]}"
         table = []
         for objective, line in by_objective.items():
             first, *changed = line.items()
             table += [(_named(objective, *first), None)]
             table += [(_named(objective, *one), first[1]) for one in changed]
-        lines += ["", f"## `{key}`", "", _image(response(key, by_objective, metrics, folder, name).name, key)]
+        lines += ["", f"## `{key}`", "", _image(response(key, by_objective, metrics, pictures.parent, name).name, key)]
         lines += [
             "",
             difference_table(table, metrics),

@@ -33,13 +33,13 @@ def run(arguments: Sequence[str]) -> int:
     _, points = read_grid(chosen.grid)
     changes(points)
     done = finished(points, chosen.runs)
-    folder, stem = chosen.out.parent, chosen.out.stem
-    folder.mkdir(parents=True, exist_ok=True)
-    page = page_markdown(done, len(points), chosen.runs, chosen.baseline, folder, stem, chosen.metrics)
+    pictures = chosen.out.with_suffix("")
+    pictures.parent.mkdir(parents=True, exist_ok=True)
+    page = page_markdown(done, len(points), chosen.runs, chosen.baseline, pictures, chosen.metrics)
     insert(chosen.out, "results", page)
     if chosen.summary:
         objectives = objectives_of(done, chosen.runs)
-        where = os.path.relpath(folder / stem, chosen.summary.parent)
+        where = os.path.relpath(pictures, chosen.summary.parent)
         text = summary_markdown(objectives, objectives[chosen.baseline], where, chosen.metrics)
         insert(chosen.summary, "results", text)
     print(f"{len(done)} of {len(points)} runs: {chosen.out}")
