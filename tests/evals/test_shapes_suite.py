@@ -47,3 +47,12 @@ def test_what_cannot_be_probed_is_refused():
     single = Features(of.features, None, of.id, of.label, {"shape": np.zeros(100, int)})
     with pytest.raises(DataError, match="at least two"):
         evaluate_factors(single, single)
+
+
+def test_the_suite_is_the_evaluator_that_the_tool_runs():
+    train, test = split(300, 0), split(100, 1)
+    config = default_config()
+    features_of = {config.eval.train_split: train, config.eval.split: test}.__getitem__
+    assert run_suite("shapes", features_of, config).metrics == evaluate_factors(train, test).metrics
+    (problem,) = EVALUATORS["factors"].check(EvalContext(features_of, config, Options()))  # on the emoji set: attributes
+    assert "x" in str(problem)

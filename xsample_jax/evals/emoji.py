@@ -1,4 +1,4 @@
-"""Suite "emoji": what a representation knows about concepts, styles and backgrounds it was not trained on.
+"""Evaluator "emoji": what a representation knows about concepts, styles and backgrounds it was not trained on.
 
 Probes are fitted on the features of the training split (its concepts, seen styles, plain ground) and applied,
 unchanged, to held-out concepts: in seen styles, in styles never seen, and on swapped backgrounds, whose gap is
@@ -45,13 +45,8 @@ class Classifiers:
         return {name: values.astype(np.float32) for name, values in result.items()}
 
 
-def emoji_suite(features_of: FeaturesOf, config) -> SuiteResult:
-    """Evaluates on the concepts of config.eval.split ("val" or "test") with probes from config.eval.train_split."""
-    return evaluate_emoji(features_of, split=config.eval.split, train_split=config.eval.train_split)
-
-
 def evaluate_emoji(features_of: FeaturesOf, split: str = "test", train_split: str = "train") -> SuiteResult:
-    """Runs the suite.
+    """What `features_of` knows about the concepts of `split`, by probes fitted to `train_split`.
 
     Args:
       features_of: (split, background=None) -> Features with attributes style, group and subgroup (style with names),
@@ -117,9 +112,6 @@ def _guess(train: Features, of: Features, name: str) -> dict:
     return {"classes": len(np.unique(train.attribute(target))), "chance": majority(of.attribute(target))}
 
 
-# The suite of the emoji set as an evaluator.
-
-
 def check(bench: EvalContext) -> Iterator[UserError]:
     if bench.config.data.source not in EMOJI_SOURCES:
         fix = "Leave it out of --evals, or set --config.data.source=emoji --config.data.path=None."
@@ -129,7 +121,8 @@ def check(bench: EvalContext) -> Iterator[UserError]:
 
 
 def emoji(bench: EvalContext, out: Collector) -> None:
-    out.include(emoji_suite(bench.features_of, bench.config))
+    """Evaluates on the concepts of eval.split ("val" or "test") with probes from eval.train_split."""
+    out.include(evaluate_emoji(bench.features_of, bench.config.eval.split, bench.config.eval.train_split))
 
 
 EMOJI = Evaluator(emoji, "held-out concepts, unseen styles and swapped grounds of the emoji set", check)

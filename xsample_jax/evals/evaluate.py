@@ -16,14 +16,14 @@ from xsample_jax.config.check import find_problems
 from xsample_jax.config.load import apply_overrides, default_config, resolve
 from xsample_jax.data.dataset import Dataset
 from xsample_jax.distributed import log_info
-from xsample_jax.errors import CheckpointError, ConfigError, DataError, Problems, UserError, did_you_mean, lookup
+from xsample_jax.errors import CheckpointError, ConfigError, DataError, Problems, UserError, did_you_mean
 from xsample_jax.evals.baselines import baseline_store, baselines_of, data_of
 from xsample_jax.evals.catalog import PIXELS, TITLES
 from xsample_jax.evals.context import EvalContext, Options
 from xsample_jax.evals.feature_store import FeatureStore
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.metrics import Collector, Interval, SuiteResult
-from xsample_jax.evals.registry import EVALUATORS, SUITES
+from xsample_jax.evals.registry import EVALUATORS, run_suite
 from xsample_jax.evals.snapshot import (
     BatchPanel,
     error_arrays,
@@ -45,7 +45,7 @@ SNAPSHOT_IMAGES = 48
 def evaluate_state(parts: RunSetup, state: TrainState) -> tuple[SuiteResult, FeatureStore]:
     """Runs the suite of the config on a state; also returns the features, for the snapshot."""
     store = FeatureStore(parts, state)
-    return lookup(SUITES, parts.config.eval.suite, "eval.suite")(store, parts.config), store
+    return run_suite(parts.config.eval.suite, store, parts.config), store
 
 
 def write_snapshot(path: pathlib.Path, parts: RunSetup, state: TrainState, store: FeatureStore) -> None:
