@@ -11,7 +11,7 @@ from tests.test_roll_call import free_address
 from tests.xla_flags import UNOPTIMIZED
 from xsample_jax.errors import BAD_INPUT, INCOMPLETE
 from xsample_jax.io.run_dir import read_history
-from xsample_jax.metrics.writers import read_jsonl
+from xsample_jax.metrics.jsonl import read_jsonl
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from xsample_jax.augment.views import eval_view
 from xsample_jax.checkpoint import with_shardings
-from xsample_jax.config.rules import check_kernels
+from xsample_jax.config.rules_objective import check_kernels
 from xsample_jax.data.class_texts import load_class_embeddings
 from xsample_jax.data.dataset import Dataset, check_class_names, no_records, open_dataset, readable, spread_places
 from xsample_jax.data.perturb import apply_perturbations

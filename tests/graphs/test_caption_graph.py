@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from xsample_jax.reports import caption_graph
-from xsample_jax.reports.caption_graph import advise, choice_at, choices, softest, target_against_temperature
+from xsample_jax.reports.caption_advice import advise, advise_on_confused, choice_at, choices, softest
+from xsample_jax.reports.caption_graph import target_against_temperature
 
 TEMPERATURES = np.geomspace(0.01, 1.0, 40)
 
@@ -139,8 +140,8 @@ def test_captions_that_share_an_embedding(embedding, captions):
     assert len(caption_graph.one_vector(embedding, captions)) == 0
     captions[599] = "แมว"
     assert caption_graph.one_vector(embedding, captions).tolist() == [598, 599]
-    now = choice_at(caption_graph.target_curves(embedding, 256, TEMPERATURES, 2, 0.5), TEMPERATURES, 0.08)
-    (warning,) = [item for item in advise(now, None, 0.5, 0.0, 256, 0, confused=2) if "another caption" in item.text]
+    assert advise_on_confused(0) == ()
+    (warning,) = advise_on_confused(2)
     assert warning.level == "warning"
     assert warning.text.startswith("2 of the records")
 

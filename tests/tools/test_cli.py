@@ -6,12 +6,12 @@ import pathlib
 import pytest
 
 from xsample_jax import tools
-from xsample_jax.__main__ import COMMANDS
-from xsample_jax.__main__ import main as listing
 from xsample_jax.config import load_config
 from xsample_jax.config.load import CONFIG_FOLDERS
 from xsample_jax.errors import BAD_INPUT, ConfigError, RunError
 from xsample_jax.io.paths import as_path
+from xsample_jax.tools.__main__ import COMMANDS
+from xsample_jax.tools.__main__ import main as listing
 from xsample_jax.tools.cli import STOPPED, run_cli
 
 # What names a file or folder that does not exist, for each command.

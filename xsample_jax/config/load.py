@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from xsample_jax.config.check import as_declared, check_config, describe, find_problems, plain_dict, unknown_key
+from xsample_jax.config.check import check_config, find_problems, plain_dict, unknown_key
+from xsample_jax.config.key import Key, as_declared, describe
 from xsample_jax.config.renamed import current_name, rename
-from xsample_jax.config.schema import SCHEMA, Key, flat_keys
+from xsample_jax.config.schema import SCHEMA, flat_keys
 from xsample_jax.errors import ConfigError, Problems, UserError, did_you_mean
 from xsample_jax.io.paths import expanded
 

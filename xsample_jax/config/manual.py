@@ -3,8 +3,8 @@
 import pathlib
 import sys
 
-from xsample_jax.config.check import describe
-from xsample_jax.config.schema import SCHEMA, Key
+from xsample_jax.config.key import Key, describe
+from xsample_jax.config.schema import SCHEMA
 
 INTRODUCTION = """\
 # Config keys

@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 
 from xsample_jax.config import load_config, split_overrides
-from xsample_jax.config.rules import check_kernels
+from xsample_jax.config.rules_objective import check_kernels
 from xsample_jax.data.dataset import train_batches
 from xsample_jax.errors import UserError
 from xsample_jax.io.paths import absolute, in_bucket

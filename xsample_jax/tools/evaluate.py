@@ -79,7 +79,7 @@ def read_protocol(chosen: argparse.Namespace):
 
 def run(arguments: Sequence[str]) -> int:
     """Does what the command line says and returns the exit code."""
-    from xsample_jax.checkpoint import find_checkpoint
+    from xsample_jax.checkpoint_files import find_checkpoint
     from xsample_jax.config import config_to_json, split_overrides
     from xsample_jax.config.saved import describe_difference
     from xsample_jax.distributed import detect_process, start
