@@ -14,8 +14,9 @@ import numpy as np
 from flax import nnx
 
 from xsample_jax.encoder import Encoder
-from xsample_jax.errors import DataError
+from xsample_jax.errors import DataError, lookup
 from xsample_jax.io.files import atomic_write
+from xsample_jax.models.towers import kind_of
 from xsample_jax.models.vit import LAYOUTS, VARIANTS
 from xsample_jax.weights.families import FAMILIES
 from xsample_jax.weights.files import write_safetensors
@@ -132,9 +133,8 @@ def export_safetensors(encoder: Encoder, out: str | Path) -> str:
 
 def family_of(config) -> str:
     """The family in whose names the encoder of a config is written."""
-    if not config.model.encoder.startswith("vit"):
-        return "resnet"
-    return "open_clip_vit" if config.model.layout in FAMILIES["open_clip_vit"].layouts else "timm_vit"
+    vit = "open_clip_vit" if config.model.layout in FAMILIES["open_clip_vit"].layouts else "timm_vit"
+    return lookup({"resnet": "resnet", "vit": vit}, kind_of(config.model.encoder), "kind of model.encoder")
 
 
 def how_to_load(config) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from xsample_jax.config.rules_objective import LOSS_RULES, OBJECTIVE_RULES
 from xsample_jax.errors import ConfigError, did_you_mean
+from xsample_jax.models.towers import kind_of
 from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.sharding import find_rule_problems
 from xsample_jax.topology import TOPOLOGY, TOPOLOGY_FORM
@@ -174,7 +175,7 @@ EVALUATION_RULES = (_evaluation, _online_probe, _best_checkpoint)
 
 def _patches(c: dict) -> Iterator[ConfigError]:
     size, patch = c["augment.size"], c["model.patch_size"]
-    if c["model.encoder"].startswith("vit") and size % patch:
+    if kind_of(c["model.encoder"]) == "vit" and size % patch:
         divisors = ", ".join(str(side) for side in range(2, size + 1) if size % side == 0 and side <= 32)
         yield ConfigError(
             "model.patch_size", patch, f"a divisor of augment.size ({size}) for a ViT", f"Possible: {divisors}."
@@ -187,12 +188,11 @@ def _pretrained(c: dict) -> Iterator[ConfigError]:
         missing, fix = ("init_family", f"one of {', '.join(FAMILIES)}") if path else ("init_from", "a file of weights")
         yield ConfigError(f"model.{missing}", None, f"{fix}, as the other of the two is set", "Set both, or neither.")
     if family is not None:
-        layouts, vit = FAMILIES[family].layouts, encoder.startswith("vit")
-        if bool(layouts) != vit:
-            expected = f"a family with weights of {encoder}: "
-            expected += ", ".join(name for name, other in FAMILIES.items() if bool(other.layouts) == vit)
-            yield ConfigError("model.init_family", family, expected)
-        elif vit and layout not in layouts:
+        layouts, kind = FAMILIES[family].layouts, kind_of(encoder)
+        if FAMILIES[family].kind != kind:
+            others = ", ".join(name for name, other in FAMILIES.items() if other.kind == kind)
+            yield ConfigError("model.init_family", family, f"a family with weights of {encoder}: {others or 'none'}")
+        elif layouts and layout not in layouts:
             fix = "timm" if "timm" in layouts else layouts[0]
             expected = f"a layout of {family}: {', '.join(layouts)}"
             yield ConfigError("model.layout", layout, expected, f"Set --config.model.layout={fix}.")

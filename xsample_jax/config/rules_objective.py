@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from jax.sharding import Mesh
 
 from xsample_jax.errors import ConfigError, Problems, raise_all
+from xsample_jax.models.towers import kind_of
 from xsample_jax.objectives.from_config import build_objective, needed_views, reads_target_temperature
 from xsample_jax.objectives.logits import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from xsample_jax.objectives.objective import Objective, find_unstreamable, find_without_kernels
@@ -94,7 +95,7 @@ def _programs(c: dict, objective: Objective) -> Iterator[ConfigError]:
             f"auto or dense for objective.preset = {preset!r}, whose term {number} cannot be streamed: {reason}",
             "Set --config.loss.impl=auto.",
         )
-    if objective.local_views and c["model.encoder"].startswith("vit"):
+    if objective.local_views and kind_of(c["model.encoder"]) == "vit":
         yield ConfigError(
             "model.encoder",
             c["model.encoder"],

@@ -1,6 +1,7 @@
 """Config keys of the records and of the views that are made of their images."""
 
 from xsample_jax.config.key import Key
+from xsample_jax.data.sources import SOURCES
 
 DATA = {
     "source": Key(
@@ -8,7 +9,7 @@ DATA = {
         "emoji",
         "emoji (embedded in the package), emoji_folder (a copy of it with other embeddings) or records (a prepared "
         "folder).",
-        choices=("emoji", "emoji_folder", "records"),
+        choices=tuple(SOURCES),
     ),
     "path": Key(
         str,

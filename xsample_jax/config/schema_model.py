@@ -1,6 +1,7 @@
 """Config keys of the encoder, its head and the text tower."""
 
 from xsample_jax.config.key import Key
+from xsample_jax.models.towers import ENCODERS
 from xsample_jax.models.vit import LAYOUTS
 from xsample_jax.weights.families import FAMILIES
 
@@ -9,7 +10,7 @@ MODEL = {
         str,
         "resnet50",
         "Image encoder (models/towers.py).",
-        choices=("resnet18", "resnet34", "resnet50", "vit_ti", "vit_s", "vit_b"),
+        choices=tuple(ENCODERS),
     ),
     "width": Key(int, 64, "ResNet: channels of the first stage.", minimum=4, maximum=2**14),
     "stem": Key(

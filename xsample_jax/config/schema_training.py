@@ -1,9 +1,10 @@
 """Config keys of the update: optimizer, number types, devices, and what happens when something goes wrong."""
 
 from xsample_jax.config.key import Key
+from xsample_jax.optim import OPTIMIZERS
 
 OPTIMIZER = {
-    "name": Key(str, "adamw", "lars or adamw.", choices=("lars", "adamw")),
+    "name": Key(str, "adamw", "lars or adamw.", choices=tuple(OPTIMIZERS)),
     "learning_rate": Key(float, 1e-3, "Base learning rate; the peak follows from lr_scaling.", above=0),
     "lr_scaling": Key(
         str,

@@ -62,6 +62,7 @@ RULES = (
 
 RESNET = Family(
     "ResNet of torchvision or timm",
+    kind="resnet",
     rules=lambda encoder: RULES,
     ignored=r"fc\.(weight|bias)|.*\.num_batches_tracked",
     refused={
