@@ -125,7 +125,8 @@ DATA = {
     "on_error": Key(
         str,
         "raise",
-        "Broken record: raise, or skip (the next good record takes its place; counted and logged).",
+        "Broken record: raise, or skip (counted and logged; in training another record, drawn at random, takes its "
+        "place).",
         choices=("raise", "skip"),
     ),
     "threads": Key(int, 4, "Decoding threads of a host.", minimum=1, maximum=1024),
@@ -201,7 +202,7 @@ AUGMENT = {
 }
 
 
-# Config keys of what happens when something goes wrong (docs/resume.md).
+# Config keys of what happens when something goes wrong (docs/training.md).
 
 
 FAULTS = {
@@ -271,7 +272,7 @@ MODEL = {
         str,
         "none",
         "What a block of an encoder or text tower keeps for the backward pass: none (all values), dots (results of "
-        "convolutions and products with parameters), block (its input; about a third more work). docs/memory.md.",
+        "convolutions and products with parameters), block (its input; about a third more work). docs/scaling.md.",
         choices=("none", "dots", "block"),
     ),
     "head": {
@@ -533,7 +534,7 @@ MESH = {
     "tensor": Key(
         int,
         1,
-        "Devices along the tensor axis, over which mesh.rules can split parameters (docs/sharding.md).",
+        "Devices along the tensor axis, over which mesh.rules can split parameters (docs/scaling.md).",
         minimum=1,
     ),
     "rules": Key(
