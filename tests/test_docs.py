@@ -7,14 +7,16 @@ import importlib
 import importlib.util
 import pathlib
 import re
+import runpy
 import shlex
 import subprocess
 import sys
+import warnings
 
 import pytest
 from absl import flags as absl_flags
 
-from xsample_jax.config import load_config
+from xsample_jax.config import load_config, renamed
 from xsample_jax.config.schema import SCHEMA, Key, flat_keys
 from xsample_jax.tools import cli
 
@@ -109,14 +111,13 @@ def parser_of(module: str) -> argparse.ArgumentParser:
     def caught(parser, *arguments, **options):
         raise _Parser(parser)
 
-    entry = importlib.import_module(f"{module}.__main__" if module == "xsample_jax" else module)
-    if hasattr(entry, "make_parser"):
-        return entry.make_parser()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_known_args", caught)
         patch.setattr(sys, "argv", [module])
+        patch.setattr(warnings, "showwarning", warnings.showwarning)  # a command sets its own
+        patch.delitem(sys.modules, module, raising=False)
         with pytest.raises(_Parser) as found:
-            entry.main()
+            runpy.run_module(module, run_name="__main__")
     return found.value.args[0]
 
 
@@ -129,7 +130,10 @@ def main_flags() -> frozenset[str]:
 
 def problems_of(command: str) -> list[str]:
     """What is wrong with one `python -m MODULE FLAGS`: module, flags, their values, keys, configs."""
-    words = shlex.split(command, comments=True)
+    try:
+        words = shlex.split(command, comments=True)
+    except ValueError:
+        return ["a quotation without an end"]
     ends = [words.index(word) for word in ("|", ">", "&", "||", "&&", ";", "do") if word in words]
     module, *words = words[2 : min(ends, default=len(words))]
     module = module.rstrip(";")
@@ -160,8 +164,11 @@ def problems_of(command: str) -> list[str]:
 @pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=name)
 def test_commands_are_those_of_the_code(page, monkeypatch):
     monkeypatch.chdir(ROOT)
-    commands = [line[line.index("python -m ") :] for line in code_lines(page) if "python -m " in line]
-    wrong = {command: found for command in commands if (found := problems_of(command.rstrip("\"'")))}
+    wrong = {}
+    for before, start, words in (line.partition("python -m ") for line in code_lines(page)):
+        command = start + (words.rstrip(before[-1]) if before.endswith(("'", '"')) else words)
+        if start and (found := problems_of(command)):
+            wrong[command] = found
     assert wrong == {}
 
 
@@ -194,7 +201,7 @@ def other_sources() -> str:
 @pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=name)
 def test_flags_in_the_text_exist(page):
     # Of other programs, named for comparison or to be called: gcloud, kubectl, srun, pip.
-    foreign = {"--data-file", "--from-file", "--ntasks-per-node", "--worker", "--command", "--build-arg", "--no-deps"}
+    foreign = {"--port", "--data-file", "--from-file", "--ntasks-per-node", "--worker", "--command", "--build-arg", "--no-deps"}
     named = {flag for code in inline_code(page) for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", code)}
     named = {flag for flag in named if flag not in foreign and not flag.startswith("--config")}
     assert {flag for flag in named if flag not in all_flags() and f"{flag}" not in other_sources()} == set()
@@ -211,7 +218,9 @@ def test_config_keys_exist(page):
     roots = "|".join(section for section, entry in SCHEMA.items() if not isinstance(entry, Key))
     for code in inline_code(page):
         if key := re.fullmatch(rf"((?:{roots})\.[a-z_0-9.]+)(?:\s?=.*)?", code):
-            named |= {key[1]} if not key[1].endswith((".py", ".md", ".json")) else set()
+            named |= {key[1]} if not key[1].endswith((".py", ".md", ".json", ".safetensors")) else set()
+    if page.name == "getting_started.md":  # it says which keys were renamed
+        named -= set(renamed.KEYS)
     assert {key for key in named if key not in keys and key not in sections} == set()
 
 
@@ -224,7 +233,7 @@ def test_make_targets_exist(page):
     assert called <= set(rules)
 
 
-@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=name)
+@pytest.mark.parametrize("page", [page for page in (*PAGES, *OTHERS) if page.name != "CHANGELOG.md"], ids=name)
 def test_files_in_the_text_exist(page):
     """`launch/README.md`, `xsample_jax/step.py`, and files of the package without its name, as `graphs/sources.py`."""
     wrong = set()
@@ -235,8 +244,7 @@ def test_files_in_the_text_exist(page):
             continue
         if not any(any(folder.glob(path)) for folder in (ROOT, ROOT / "xsample_jax")):
             wrong.add(path)
-    built = {"docs/_build", "build/site"}
-    assert wrong - built == set()
+    assert wrong - {"launch/code.tar.gz"} == set()  # of a run folder
 
 
 def test_pages_that_the_repository_names_exist():
@@ -271,9 +279,9 @@ def test_form_of_a_page(page):
         single = line.kind == "prose" and not re.search(r"\S \S", re.sub(r"^[\s*-]+", "", whole))
         image = line.text.lstrip().startswith(("![", "<img", "<source"))
         if limit and len(line.text) > limit and not single and not image:
-            long.append(line.number)
-        if line.kind == "prose" and re.search(r"[a-z)`\]]\. [A-Z`]", line.text):
-            joined.append(line.number)
+            long.append(f"{line.number}: {line.text[:60]}")
+        if line.kind == "prose" and re.search(r"[a-z0-9)`\]%]\. [A-Z`]", line.text):
+            joined.append(f"{line.number}: {line.text}")
     assert long == []
     assert joined == [], "one sentence a line"
 

@@ -17,8 +17,8 @@ A config is this tree with some values changed, in this order:
 
 1. the defaults below;
 2. a Python file, `--config=configs/quickstart.py`, or its name anywhere, `--config=quickstart`.
-   Its `get_config(arg)` takes `default_config()` and changes it; `arg` is what follows a colon, as in
-   `--config=quickstart:simclr,smoke`;
+   Its `get_config(arg)` changes what `default_config()` returns; `arg` is what follows a colon, as
+   in `--config=quickstart:simclr,smoke`;
 3. the command line, `--config.optimizer.learning_rate=3e-3`, for every key.
 
 On the command line tuples are written `512,256` or `(512,256)` (one element: `512`; none: `()`).
