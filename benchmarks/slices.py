@@ -3,7 +3,8 @@
     python -m benchmarks.slices [CASE ...]
 
 compiles the named cases (default: those not recorded yet; a ResNet-50 step takes one to three minutes), records them in
-benchmarks/slices.json and writes the table of docs/notes/performance.md. Nothing is run: times are the compiler's estimates.
+benchmarks/slices.json and writes the table of docs/notes/performance.md. Nothing is run: times are the compiler's
+estimates.
 """
 
 import json
