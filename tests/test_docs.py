@@ -18,6 +18,7 @@ from absl import flags as absl_flags
 
 from xsample_jax.config import load_config, renamed
 from xsample_jax.config.schema import SCHEMA, Key, flat_keys
+from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.tools import cli
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -311,6 +312,7 @@ def test_readme_is_short_and_its_tree_is_true():
             path = ROOT / "xsample_jax" / word
             assert path.is_dir() if word.endswith("/") else path.with_suffix(".py").is_file(), word
             shown.add(word.rstrip("/"))
+    assert f"**{len(PRESETS)} objectives" in "\n".join(line.text for line in lines)
     rooms = {path.parent.name for path in (ROOT / "xsample_jax").glob("*/__init__.py")}
     assert rooms <= shown, "every folder of the package has a line"
 

@@ -36,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--source", required=True, help="webdataset, folder, tfds, records, icons or shapes")
+    parser.add_argument("--source", required=True, help="webdataset, folder, parquet, tfds, records, icons or shapes")
     parser.add_argument(
         "--path",
         default="",
