@@ -87,7 +87,8 @@ DATA = {
     "on_error": Key(
         str,
         "raise",
-        "Broken record: raise, or skip (the next good record takes its place; counted and logged).",
+        "Broken record: raise, or skip (counted and logged; in training another record, drawn at random, takes its "
+        "place).",
         choices=("raise", "skip"),
     ),
     "threads": Key(int, 4, "Decoding threads of a host.", minimum=1, maximum=1024),

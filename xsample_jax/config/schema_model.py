@@ -46,7 +46,7 @@ MODEL = {
         str,
         "none",
         "What a block of an encoder or text tower keeps for the backward pass: none (all values), dots (results of "
-        "convolutions and products with parameters), block (its input; about a third more work). docs/memory.md.",
+        "convolutions and products with parameters), block (its input; about a third more work). docs/scaling.md.",
         choices=("none", "dots", "block"),
     ),
     "head": {

@@ -64,7 +64,7 @@ MESH = {
     "tensor": Key(
         int,
         1,
-        "Devices along the tensor axis, over which mesh.rules can split parameters (docs/sharding.md).",
+        "Devices along the tensor axis, over which mesh.rules can split parameters (docs/scaling.md).",
         minimum=1,
     ),
     "rules": Key(
@@ -89,7 +89,7 @@ MESH = {
 }
 
 
-# What happens when something goes wrong (docs/resume.md).
+# What happens when something goes wrong (docs/training.md).
 FAULTS = {
     "non_finite": Key(
         str,

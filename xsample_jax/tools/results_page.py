@@ -1,7 +1,7 @@
 """Tables and pictures of a grid for a Markdown page: its objectives, and what each change of a key does to them.
 
     python -m xsample_jax.tools.results_page --grid=configs/ablations/results.py --runs=runs/results \
-        --out=docs/results.md --summary=README.md
+        --out=docs/notes/results.md --summary=README.md
 
 Runs that are not finished are left out, and counted. The page has them between the lines `<!-- results -->` and
 `<!-- /results -->`, the pictures beside it; --summary has one table and the picture of it.
