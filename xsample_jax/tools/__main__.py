@@ -25,11 +25,11 @@ KINDS = ("presets", "encoders", "evaluators", "sources", "configs")
 
 
 def names(kind: str) -> list[str]:
-    """The names that a config or a flag can have for one of KINDS."""
+    """The names that a config or a flag can have for one of KINDS, evaluators with what they are."""
     if kind == "evaluators":
         from xsample_jax.evals.registry import EVALUATORS
 
-        return list(EVALUATORS)
+        return [f"{name:<12}{evaluator.says}" for name, evaluator in EVALUATORS.items()]
     if kind == "configs":
         from xsample_jax.config.load import CONFIG_FOLDERS, names_of_configs
 
