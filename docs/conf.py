@@ -37,7 +37,7 @@ def tidy(app, what, name, obj, options, lines: list[str]) -> None:
 
 def copy_pictures(app, error: Exception | None) -> None:
     """Sphinx copies the images of Markdown, not those of <picture>, which are dark and light."""
-    for path in (ROOT / "docs").rglob("*.png") if error is None else ():
+    for path in (ROOT / "docs").rglob("*.png") if error is None and app.builder.format == "html" else ():
         shutil.copy(path, pathlib.Path(app.outdir) / path.relative_to(ROOT / "docs"))
 
 
