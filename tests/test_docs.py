@@ -321,7 +321,7 @@ def test_readme_is_short_and_its_tree_is_true():
     ("room", "file", "says"),
     [
         ("objectives", "cross_entropy", "THE EQUATION"),
-        ("objectives", "slots", "clamped here"),
+        ("objectives", "logits", "clamped here"),
         ("captions", "encoders", "becomes a vector"),
         ("prepare", "sources", "ADD A DATASET"),
     ],

@@ -27,7 +27,7 @@ from xsample_jax.objectives.learned_state import (
     temperature_of,
 )
 from xsample_jax.objectives.objective import Objective, objective_loss
-from xsample_jax.objectives.streaming.terms import Streaming
+from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.terms import Block, image_block, key_block, other_view
 from xsample_jax.ops import products
 from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, updated, warm_up
@@ -35,6 +35,7 @@ from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, upd
 # From a batch to the blocks that an objective compares: one encoder call for all views, and whatever else it needs.
 
 
+LOCAL_SEED = 2**20  # small crops are drawn from another seed than the views of the same image
 # Entries of a batch that graphs read, one row per image.
 SIDE_INFORMATION = ("id", "label", "labels", "path", "target", "caption_embedding", "class_embedding")
 
@@ -65,6 +66,26 @@ def local_crops(augment):
     local = augment.copy_and_resolve_references()
     local.size, local.crop_scale = augment.local_size, augment.local_crop_scale
     return local
+
+
+def make_inputs(
+    config, objective: Objective, state: TrainState, batch: Mapping[str, jax.Array], steps: int
+) -> StepInputs:
+    """The views of a batch, and what else a step of a run of `steps` steps reads; no embeddings of a teacher yet."""
+    copies = copies_of(batch["id"])
+
+    def views_of(augment, views, seed):
+        return make_views(batch["image"], batch["id"], seed, state.step, augment, views, copies)
+
+    local = objective.local_views
+    return StepInputs(
+        images=views_of(config.augment, config.views, config.seed),
+        local=views_of(local_crops(config.augment), local, config.seed + LOCAL_SEED) if local else None,
+        batch=batch,
+        memory=state.memory,
+        progress=state.step / steps,
+        key=jax.random.fold_in(jax.random.key(config.seed, impl="threefry2x32"), state.step),
+    )
 
 
 def teacher_embeddings(objective: Objective, teacher: nnx.Module, inputs: StepInputs) -> dict[str, jax.Array]:
@@ -213,8 +234,36 @@ def train_online_probe(
     return new, accuracy
 
 
-LOCAL_SEED = 2**20  # small crops are drawn from another seed than the views of the same image
 ROUNDING = 1  # folded into the key of the step for the rounding of bfloat16 parameters
+
+
+def make_loss(config, model: ModelDef, objective: Objective, how: Streaming) -> Callable:
+    """The loss of a step as a function of (params, statistics, StepInputs), whose gradient the step takes.
+
+    It returns (loss, (statistics after the step, memory, metrics, z [B * V, D], features [B * V, F])); the features are
+    None where the images go through the encoder in chunks.
+    """
+
+    def loss_of(params, statistics, inputs: StepInputs):
+        temperature = temperature_of(objective, params)
+        network = model.merge(params, statistics, training=True)
+        encoded = {}  # statistics of the image side, where it went through the encoder in chunks
+        features = None
+        if config.loss.grad_cache > 1:
+            z, new = embed_in_chunks(model, params, statistics, inputs.images, config.views, config.loss.grad_cache)
+            encoded = {name: value for name, value in new.items() if name.startswith(("encoder/", "head/"))}
+        else:
+            features, z = network.embed(inputs.images)
+        blocks = step_blocks(objective, network, params, inputs, z, config.views)
+        blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
+        loss, metrics = objective_loss(
+            objective, blocks, config.batch_size, temperature, bias_of(params), inputs.progress, inputs.key, how
+        )
+        new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2]) | encoded
+        metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
+        return loss, (new_statistics, memory, metrics, z, features)
+
+    return loss_of
 
 
 def make_train_step(
@@ -245,44 +294,14 @@ def make_train_step(
         lowest_temperature=objective.lowest_temperature,
         class_embeddings=class_embeddings,
     )
-
-    def loss_of(params, statistics, inputs: StepInputs):
-        temperature = temperature_of(objective, params)
-        network = model.merge(params, statistics, training=True)
-        encoded = {}  # statistics of the image side, where it went through the encoder in chunks
-        features = None
-        if config.loss.grad_cache > 1:
-            z, new = embed_in_chunks(model, params, statistics, inputs.images, config.views, config.loss.grad_cache)
-            encoded = {name: value for name, value in new.items() if name.startswith(("encoder/", "head/"))}
-        else:
-            features, z = network.embed(inputs.images)
-        blocks = step_blocks(objective, network, params, inputs, z, config.views)
-        blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
-        loss, metrics = objective_loss(
-            objective, blocks, config.batch_size, temperature, bias_of(params), inputs.progress, inputs.key, how
-        )
-        new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2]) | encoded
-        metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
-        return loss, (new_statistics, memory, metrics, z, features)
+    loss_of = make_loss(config, model, objective, how)
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        def views_of(augment, views, seed):
-            return make_views(batch["image"], batch["id"], seed, state.step, augment, views, copies)
-
         if mesh is not None and mesh.shape["tensor"] > 1:  # devices along the tensor axis work on the same images
             batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
         if class_embeddings is not None:  # every device has them: nothing travels
             batch = batch | {"class_embedding": jnp.asarray(class_embeddings)[batch["label"]]}
-        copies = copies_of(batch["id"])
-        local = objective.local_views
-        inputs = StepInputs(
-            images=views_of(config.augment, config.views, config.seed),
-            local=views_of(local_crops(config.augment), local, config.seed + LOCAL_SEED) if local else None,
-            batch=batch,
-            memory=state.memory,
-            progress=state.step / steps,
-            key=jax.random.fold_in(jax.random.key(config.seed, impl="threefry2x32"), state.step),
-        )
+        inputs = make_inputs(config, objective, state, batch, steps)
         if objective.teacher is not None:
             teacher = model.merge(teacher_params(state.memory), state.statistics, training=True)
             inputs = dataclasses.replace(inputs, teacher=teacher_embeddings(objective, teacher, inputs))

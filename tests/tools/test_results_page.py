@@ -9,9 +9,10 @@ from PIL import Image
 
 from tests.tools.synthetic_runs import write_run
 from xsample_jax.evals.metrics import load_examples, paired_difference
-from xsample_jax.reports import results as results_page
+from xsample_jax.reports import results_page
 from xsample_jax.reports.runs import Series, load_runs
 from xsample_jax.sweeps.grid import read_grid
+from xsample_jax.tools.results_page import main as main_results_page
 
 GRID = """
 from xsample_jax.sweeps.grid import grid
@@ -47,7 +48,7 @@ def page(sweep):
     file, root = sweep
     (root / "README.md").write_text("# Title\n<!-- results -->\n<!-- /results -->\nafter\n")
     call = [f"--grid={file}", f"--runs={root}", f"--out={root}/docs/notes/results.md", f"--summary={root}/README.md"]
-    assert results_page.main_page(call) == 0
+    assert main_results_page(call) == 0
     return root
 
 
@@ -124,7 +125,7 @@ def test_a_grid_that_changes_two_things_is_refused(tmp_path, capsys):
         "def get_grid():\n"
         '    return grid("configs/quickstart.py", {"objective.temperature": (0.1, 0.2), "steps": (1, 2)})\n'
     )
-    assert results_page.main_page([f"--grid={file}", f"--runs={tmp_path}", f"--out={tmp_path}/x.md"]) == 2
+    assert main_results_page([f"--grid={file}", f"--runs={tmp_path}", f"--out={tmp_path}/x.md"]) == 2
     assert "one change at a time" in capsys.readouterr().err
     assert not (tmp_path / "x.md").exists()
 
@@ -132,10 +133,10 @@ def test_a_grid_that_changes_two_things_is_refused(tmp_path, capsys):
 def test_nothing_finished_or_no_baseline_is_said(sweep, tmp_path, capsys):
     file, root = sweep
     call = [f"--grid={file}", f"--out={tmp_path}/x.md"]
-    assert results_page.main_page([*call, f"--runs={tmp_path}"]) == 2
+    assert main_results_page([*call, f"--runs={tmp_path}"]) == 2
     assert "at least one finished run" in capsys.readouterr().err
-    assert results_page.main_page([*call, f"--runs={root}", "--baseline=clip"]) == 2
+    assert main_results_page([*call, f"--runs={root}", "--baseline=clip"]) == 2
     assert "xclr, simclr" in capsys.readouterr().err
-    assert results_page.main_page([*call, f"--runs={root}", "--metrics", "group/prob"]) == 2
+    assert main_results_page([*call, f"--runs={root}", "--metrics", "group/prob"]) == 2
     assert "group/probe" in capsys.readouterr().err
     assert not (tmp_path / "x.md").exists()

@@ -3,13 +3,13 @@
 import pathlib
 import sys
 
-from xsample_jax.config.check import describe
-from xsample_jax.config.schema import SCHEMA, Key
+from xsample_jax.config.key import Key, describe
+from xsample_jax.config.schema import SCHEMA
 
 INTRODUCTION = """\
 # Config keys
 
-<!-- Generated from xsample_jax/config/schema.py by `make docs`; edit that file, not this one. -->
+<!-- Generated from xsample_jax/config/schema*.py by `make docs`; edit those files, not this one. -->
 
     python -m xsample_jax.main --config=quickstart --workdir=runs/a --config.optimizer.learning_rate=3e-3
 
