@@ -7,6 +7,8 @@
     python -m xsample_jax.tools.prepare --source=records --path=data/big --size=128 --out=data/small
     python -m xsample_jax.tools.prepare --source=icons --path=data/npm --splits=train=0.98,val=0.02 --out=data/icons
     python -m xsample_jax.tools.prepare --source=shapes --out=data/shapes
+    python -m xsample_jax.tools.prepare --source=digits_on_images --path=emoji --digits=16 --out=data/digits_on_emoji
+    python -m xsample_jax.tools.prepare --source=multi_digits --digit_sizes=20,80 --out=data/digits_20_80
 
 Stopped or killed, it goes on when the same command is given again, and ends with the same bytes. docs/data.md says what
 becomes of odd and broken pictures and captions. Flags it does not know go to the Beam runner that --runner names.
@@ -24,6 +26,7 @@ from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
 from xsample_jax.errors import DataError
 from xsample_jax.io.paths import absolute, as_path
 from xsample_jax.io.text import read_lines
+from xsample_jax.prepare.digits import DigitOptions
 from xsample_jax.prepare.example import KINDS, Fields
 from xsample_jax.prepare.job import ImageOptions, Job
 from xsample_jax.prepare.prepare import PROBLEMS, beam_runner, local_runner, prepare
@@ -36,11 +39,16 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--source", required=True, help="webdataset, folder, parquet, tfds, records, icons or shapes")
+    parser.add_argument(
+        "--source",
+        required=True,
+        help="webdataset, folder, parquet, tfds, records, icons, shapes, digits_on_images or multi_digits",
+    )
     parser.add_argument(
         "--path",
         default="",
-        help="folder, pattern in quotes, or TFDS name; of icons: where its npm package is or goes; of shapes: none",
+        help="folder, pattern in quotes, or TFDS name; of icons: where its npm package is or goes; of "
+        "digits_on_images: emoji, a record set or a folder; of shapes and multi_digits: none",
     )
     parser.add_argument("--out", required=True, help="folder of the new set, here or gs://BUCKET/NAME")
     parser.add_argument("--name", help="name of the set (default: that of the folder)")
@@ -69,6 +77,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="then embed the captions, as tools.embed does",
     )
     parser.add_argument("--shard_size", type=int, help="pictures per input shard of folders and TFDS (default 10000)")
+    parser.add_argument("--digits", type=int, help="of digits_on_images: how many different ones (default 16)")
+    parser.add_argument("--canvas", type=int, help="of sources with digits: side in pixels (default 64; multi: 112)")
+    parser.add_argument(
+        "--digit_sizes", default="", help="of multi_digits: sides of its digits, as 20,80 (default 20,20)"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="on this machine (default: its CPUs)")
     parser.add_argument("--runner", help="work on Apache Beam instead: DirectRunner, DataflowRunner, FlinkRunner, ...")
     return parser
@@ -99,7 +112,14 @@ def run(arguments: list[str]) -> None:
     if flags.split_by_image and not flags.splits:
         raise DataError("--split_by_image", True, "shares beside it", "Add --splits=train=0.98,val=0.02.")
     source = open_source(
-        flags.source, flags.path, fields, flags.table, flags.split_by_folder, flags.splits, flags.shard_size
+        flags.source,
+        flags.path,
+        fields,
+        flags.table,
+        flags.split_by_folder,
+        flags.splits,
+        flags.shard_size,
+        DigitOptions(flags.digits, flags.canvas, read_sizes(flags.digit_sizes)),
     )
     asked = tuple(flag for flag in ("--caption_fields", "--label_field") if vars(flags)[flag[2:]])
     job = Job(
@@ -117,6 +137,14 @@ def run(arguments: list[str]) -> None:
         manifest = embed_set(flags.out, encoder).manifest
     for line in summary(manifest, report, as_path(flags.out)):
         print(line)
+
+
+def read_sizes(text: str) -> tuple[int, ...]:
+    """ "20,80" -> (20, 80); DataError for what is no number."""
+    try:
+        return tuple(int(part) for part in filter(None, text.split(",")))
+    except ValueError:
+        raise DataError("--digit_sizes", text, "whole numbers with commas, as 20,80") from None
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
