@@ -13,6 +13,7 @@ COMMANDS = {
     "tools.evaluate": "evaluates a checkpoint",
     "tools.export": "writes the encoder of a run for use elsewhere",
     "tools.inspect": "shows a record set",
+    "tools.local_features": "draws clusters of an encoder's local features over images",
     "tools.prepare": "makes a record set of tars, folders, Parquet or TFDS",
     "tools.report": "compares runs on one HTML page",
     "tools.results_page": "writes the results of a sweep as Markdown",

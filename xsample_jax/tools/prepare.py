@@ -7,6 +7,8 @@
     python -m xsample_jax.tools.prepare --source=records --path=data/big --size=128 --out=data/small
     python -m xsample_jax.tools.prepare --source=icons --path=data/npm --splits=train=0.98,val=0.02 --out=data/icons
     python -m xsample_jax.tools.prepare --source=shapes --out=data/shapes
+    python -m xsample_jax.tools.prepare --source=digits_on_images --path=emoji --digits=16 --out=data/digits_on_emoji
+    python -m xsample_jax.tools.prepare --source=multi_digits --digit_sizes=20,80 --out=data/digits_20_80
 
 Stopped or killed, it goes on when the same command is given again, and ends with the same bytes. docs/data.md says what
 becomes of odd and broken pictures and captions. Flags it does not know go to the Beam runner that --runner names.
@@ -28,11 +30,16 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--source", required=True, help="webdataset, folder, parquet, tfds, records, icons or shapes")
+    parser.add_argument(
+        "--source",
+        required=True,
+        help="webdataset, folder, parquet, tfds, records, icons, shapes, digits_on_images or multi_digits",
+    )
     parser.add_argument(
         "--path",
         default="",
-        help="folder, pattern in quotes, or TFDS name; of icons: where its npm package is or goes; of shapes: none",
+        help="folder, pattern in quotes, or TFDS name; of icons: where its npm package is or goes; of "
+        "digits_on_images: emoji, a record set or a folder; of shapes and multi_digits: none",
     )
     parser.add_argument("--out", required=True, help="folder of the new set, here or gs://BUCKET/NAME")
     parser.add_argument("--name", help="name of the set (default: that of the folder)")
@@ -61,6 +68,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="then embed the captions, as tools.embed does",
     )
     parser.add_argument("--shard_size", type=int, help="pictures per input shard of folders and TFDS (default 10000)")
+    parser.add_argument("--digits", type=int, help="of digits_on_images: how many different ones (default 16)")
+    parser.add_argument("--canvas", type=int, help="of sources with digits: side in pixels (default 64; multi: 112)")
+    parser.add_argument(
+        "--digit_sizes", default="", help="of multi_digits: sides of its digits, as 20,80 (default 20,20)"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="on this machine (default: its CPUs)")
     parser.add_argument("--runner", help="work on Apache Beam instead: DirectRunner, DataflowRunner, FlinkRunner, ...")
     return parser
@@ -95,6 +107,7 @@ def run(arguments: list[str]) -> None:
 
 def read_job(flags: argparse.Namespace):
     """The Job of the flags; DataError or ConfigError for what does not go together."""
+    from xsample_jax.prepare.digits import DigitOptions
     from xsample_jax.prepare.example import Fields
     from xsample_jax.prepare.job import ImageOptions, Job
     from xsample_jax.prepare.shards import parse_splits
@@ -114,7 +127,14 @@ def read_job(flags: argparse.Namespace):
     return Job(
         flags.name or absolute(flags.out, "--out").resolve().name,
         open_source(
-            flags.source, flags.path, fields, flags.table, flags.split_by_folder, flags.splits, flags.shard_size
+            flags.source,
+            flags.path,
+            fields,
+            flags.table,
+            flags.split_by_folder,
+            flags.splits,
+            flags.shard_size,
+            DigitOptions(flags.digits, flags.canvas, read_sizes(flags.digit_sizes)),
         ),
         splits,
         ImageOptions(flags.size or None, flags.quality, flags.raw, flags.fit),
@@ -122,6 +142,14 @@ def read_job(flags: argparse.Namespace):
         flags.split_by_image,
         tuple(flag for flag in ("--caption_fields", "--label_field") if vars(flags)[flag[2:]]),
     )
+
+
+def read_sizes(text: str) -> tuple[int, ...]:
+    """ "20,80" -> (20, 80); DataError for what is no number."""
+    try:
+        return tuple(int(part) for part in filter(None, text.split(",")))
+    except ValueError:
+        raise DataError("--digit_sizes", text, "whole numbers with commas, as 20,80") from None
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
