@@ -11,6 +11,7 @@ import argparse
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from xsample_jax.reports.style import color, picture, row, rule
 from xsample_jax.sweeps.grid import Point, read_grid
 from xsample_jax.tools.cli import run_cli
 
-NOTES = Path(__file__).parent.parent / "docs" / "notes"
+ROOT = Path(__file__).parent.parent
+NOTES = ROOT / "docs" / "notes"
 GRID = "configs/studies/feature_suppression.py"
 # Part -> (title, the knob in words).
 PARTS = {
@@ -124,29 +126,28 @@ known get a competing feature, and a linear probe on frozen features says what i
 The knob is how much the competing feature tells apart. Captions name the object (shape, color,
 texture, count), so X-CLR is told of what may be suppressed, and SimCLR is not.
 
-    {grid}
-    python -m scripts.feature_suppression --grid={spec} --runs=runs/suppression
+    python -m xsample_jax.tools.sweep --grid={spec} \\
+        --out=runs/suppression --run
+    python -m scripts.feature_suppression --grid={spec} \\
+        --runs=runs/suppression
 """
 
-LIMITS = """## What this does not show
+LIMITS = (
+    "The whole grid of `configs/studies/feature_suppression.py` has {all} runs. The page rests on {done}; {missing}",
+    "The runs are {steps} steps of {batch} images with a ResNet-18 of width {width}. What such an encoder keeps says "
+    "little about a large one that is trained for long: suppression may grow or fade with training.",
+    "Intervals are over seeds alone ({seeds} seeds, Student's t) on the same {pictures} test pictures. With so few "
+    "seeds they are wide, and a difference that does not separate is not shown to be zero.",
+    "Bits enter as channels of one value, which a convolution reads at once. Features that compete in photographs "
+    "have to be found first.",
+    "X-CLR sees captions and SimCLR does not: a difference between them shows what captions bring, not which loss is "
+    "better.",
+)
 
-- The whole grid of `configs/studies/feature_suppression.py` has {all} runs. The page rests on {done}; {missing}
-- The runs are {steps} steps of {batch} images with a ResNet-18 of width {width} on two shared CPU cores. What such an
-  encoder keeps says little about a large one trained for long: suppression may grow or fade with training.
-- Intervals are over seeds alone ({seeds} seeds, Student's t), of the same {pictures} test pictures. They are wide with
-  so few, and a difference that does not separate is not shown to be zero.
-- The bits here are fed as channels of constant value, which a convolution can read at once. Competing features of
-  photographs are harder to come by.
-- X-CLR sees captions and SimCLR does not: a difference between them shows what the captions bring, not which loss is
-  better.
-"""
 
-
-def page(results: Sequence[dict], whole: int, spec: str = f"{GRID}:short") -> str:
-    """The Markdown of the page. whole: number of runs of the whole grid."""
-    lines = [
-        HEAD.format(grid=f"python -m xsample_jax.tools.sweep --grid={spec} --out=runs/suppression --run", spec=spec)
-    ]
+def page(results: Sequence[dict], whole: int, spec: str = f"{GRID}:short", note: str = "") -> str:
+    """The Markdown of the page. whole: number of runs of the whole grid; note: how these runs were made."""
+    lines = [HEAD.format(spec=spec), *([textwrap.fill(note, 98), ""] if note else [])]
     for part, (title, knob) in PARTS.items():
         of_part = [one for one in results if one["part"] == part]
         lines += [f"## {title}", ""]
@@ -156,19 +157,19 @@ def page(results: Sequence[dict], whole: int, spec: str = f"{GRID}:short") -> st
         lines += [*_table(of_part, knob), "", f"![{title}](feature_suppression-{part}.png)", ""]
         lines += [*_differences(of_part, part, knob), ""]
     missing = [title for part, (title, _) in PARTS.items() if all(one["part"] != part for one in results)]
-    lines.append(
-        LIMITS.format(
-            all=whole,
-            done=f"{len(results)} runs" if len(results) != 1 else "one run",
-            missing=f"not run: {'; '.join(missing).lower()}." if missing else "every part has some of them.",
-            steps=_span(results, "steps"),
-            batch=_span(results, "batch_size"),
-            width=_span(results, "model.width"),
-            seeds=_span_of([len(values_of(results, "seed", part=part)) for part in values_of(results, "part")]),
-            pictures=_span(results, "pictures"),
-        )
-    )
-    return "\n".join(lines)
+    trained = [one for one in results if one["objective"] != "untrained"] or results
+    facts = {
+        "all": whole,
+        "done": f"{len(results)} runs" if len(results) != 1 else "one run",
+        "missing": f"not run: {'; '.join(missing).lower()}." if missing else "every part has some of them.",
+        "steps": _span(trained, "steps"),
+        "batch": _span(trained, "batch_size"),
+        "width": _span(trained, "model.width"),
+        "seeds": _span_of([len(values_of(results, "seed", part=part)) for part in values_of(results, "part")]),
+        "pictures": _span(results, "pictures"),
+    }
+    limits = [textwrap.fill(f"- {words.format(**facts)}", 98, subsequent_indent="  ") for words in LIMITS]
+    return "\n".join([*lines, "## What this does not show", "", *limits, ""])
 
 
 def _span(results: Sequence[dict], name: str) -> str:
@@ -265,19 +266,22 @@ def make_page(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grid", default=f"{GRID}:short", help="of the runs, with its variant")
     parser.add_argument("--runs", type=Path, help="folder of the sweep; without it the page is made again")
+    parser.add_argument("--note", default="", help="with --runs: a sentence on how they were made, for the page")
     parser.add_argument("--out", type=Path, default=NOTES, help="folder of the page (default docs/notes)")
     flags = parser.parse_args(arguments)
     stored = flags.out / "feature_suppression.json"
     if flags.runs:
         _, points = read_grid(flags.grid)
-        content = {"grid": flags.grid, "whole": len(read_grid(GRID)[1]), "runs": collect(points, flags.runs)}
+        content = {"grid": flags.grid, "whole": len(read_grid(str(ROOT / GRID))[1]), "note": flags.note}
+        content["runs"] = collect(points, flags.runs)
         lines = ",\n".join(f"  {json.dumps(run)}" for run in content["runs"])
-        head = f'{{"grid": {json.dumps(content["grid"])}, "whole": {content["whole"]}, "runs": [\n'
+        head = "{" + ", ".join(f'"{name}": {json.dumps(content[name])}' for name in ("grid", "whole", "note"))
+        head += ', "runs": [\n'
         atomic_write(stored, lambda partial: partial.write_text(head + lines + "\n]}\n"))
     if not stored.is_file():
         raise DataError("results", str(stored), "an existing file", "Give --runs=FOLDER, the --out of the sweep.")
     content = json.loads(stored.read_text())
-    text = page(content["runs"], content["whole"], content["grid"])
+    text = page(content["runs"], content["whole"], content["grid"], content["note"])
     atomic_write(flags.out / "feature_suppression.md", lambda partial: partial.write_text(text))
     draw(content["runs"], flags.out)
     return 0

@@ -7,13 +7,13 @@ Command:   python -m xsample_jax.tools.prepare --source=shapes --out=data/shapes
                --out=data/digits_20_$n; done
            python -m xsample_jax.tools.sweep --grid=configs/studies/feature_suppression.py --out=runs/suppression --run
            python -m scripts.feature_suppression --runs=runs/suppression
-Variants:  :bits, :digits, :sizes, :heads (one part), :short (12 runs of the part bits, smaller and shorter: what
+Variants:  :bits, :digits, :sizes, :heads (one part), :short (18 runs of the part bits, smaller and shorter: what
            docs/notes/feature_suppression.md rests on); :smoke (5 small steps a run, one seed, on the embedded emoji)
-Runs:      204 of the whole study
+Runs:      219 of the whole study
 
-Parts: bits (k bits of a hash beside the picture), digits (n different digits pasted on it), sizes (a digit of 20 pixels
-beside one of N), heads (four priors and SimCLR, heads of 1 to 4 layers). Seeds are the outermost loop: a sweep that is
-stopped early has something of every part.
+Parts: bits (k bits of a hash beside the picture; an untrained encoder as control), digits (n different digits pasted on
+it), sizes (a digit of 20 pixels beside one of N), heads (four priors and SimCLR, heads of 1 to 4 layers). Seeds are the
+outermost loop: a sweep that is stopped early has something of every part.
 """
 
 import pathlib
@@ -36,6 +36,8 @@ PARTS = {
 }
 SHORT = {"bits": ("bits", ("simclr", "xclr"), "augment.bits", (0, 16))}
 SHORT_RUN = {"steps": (100,), "batch_size": (128,), "model.width": (8,)}
+# The control of the bits: what an encoder keeps that has learned nothing (one step at a rate of nothing).
+UNTRAINED = {"steps": (1,), "optimizer.learning_rate": (1e-12,)}
 # In seconds: on the smallest splits of the embedded set, but with the probes of every run of the study.
 SMOKE = {"data.path": None, "eval.suite": "shapes", "eval.train_split": "val", "eval.split": "val_styles"}
 
@@ -55,4 +57,7 @@ def get_grid(arg=""):
             elif short:
                 axes |= SHORT_RUN
             points += grid(tags, axes | {"seed": (seed,)})
+            if name == "bits" and not small:
+                untrained = {"bits-untrained": f"{CONFIG}:bits,simclr"}
+                points += grid(untrained, axes | UNTRAINED | {"seed": (seed,)})
     return points

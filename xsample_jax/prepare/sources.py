@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from functools import partial
 
 from xsample_jax.data.records import open_records, read_manifest
-from xsample_jax.data.sources import EMOJI_FOLDER
 from xsample_jax.errors import DataError, did_you_mean
 from xsample_jax.io.paths import in_bucket
 from xsample_jax.prepare.digits import DigitOptions, digits_source, multi_digits_source
@@ -62,6 +61,8 @@ DRAWN = ("shapes", "multi_digits")  # sources that need no input
 def base_source(path: str, shard_size: int) -> Source:
     """The pictures under pasted digits: the embedded emoji set ("emoji"), a record set, or a folder of pictures."""
     if path == "emoji":
+        from xsample_jax.data.sources import EMOJI_FOLDER  # jax takes seconds, which other sources should not cost
+
         return records_source(str(EMOJI_FOLDER))
     if os.path.isfile(os.path.join(path, "manifest.json")):
         return records_source(path)
