@@ -14,7 +14,7 @@ LADDER = (
     "prepare", "evals", "sweeps", "reports", "tools",
 )  # fmt: skip
 ENTRIES = ("__init__.py", "__main__.py")
-MOST_LINES, FEW_LINES, MOST_SHORT_FILES, MOST_ROOT_FILES = 450, 60, 12, 25
+MOST_LINES, FEW_LINES, MOST_SHORT_FILES, MOST_ROOT_FILES = 450, 60, 8, 22
 LONGEST_FUNCTION = 60  # from the line of its `def` to its last one, with signature and docstring
 MOST_PARAMETERS = 6  # without self and cls; * and ** count as one each
 # Functions with more: kernels and the passes around them (streaming), rules whose signature their slot fixes (logits,
@@ -38,7 +38,6 @@ WIDE = {
     "objectives/streaming/pallas.py": {"_gradient_kernel", "_operands", "_sums_kernel", "gradients_by_kernel"},
     "objectives/streaming/tiles.py": {"gradients"},
     "objectives/terms.py": {"pairs_of"},
-    "prepare/sources.py": {"open_source"},
     "reports/style.py": {"picture"},
     "state.py": {"init_state"},
     "step.py": {"make_train_step"},
@@ -152,7 +151,9 @@ def test_no_file_is_long(files):
 
 
 def test_few_files_are_short(files):
-    short = [n for n, path in files.items() if path.name not in ENTRIES and lines_of(path) <= FEW_LINES]
+    """Commands are thin, and do not count."""
+    counted = {n: path for n, path in files.items() if path.name not in ENTRIES and not n.startswith("tools/")}
+    short = [n for n, path in counted.items() if lines_of(path) <= FEW_LINES]
     assert len(short) <= MOST_SHORT_FILES, short
 
 

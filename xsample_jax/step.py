@@ -102,7 +102,6 @@ def step_blocks(
     params: Mapping[str, jax.Array],
     inputs: StepInputs,
     z: jax.Array,
-    views: int,
     raw: jax.Array | None = None,
 ) -> dict[str, Block]:
     """The blocks of a step by name (objectives/terms.py).
@@ -111,6 +110,7 @@ def step_blocks(
     """
     per_image = {name: inputs.batch[name] for name in SIDE_INFORMATION if name in inputs.batch}
     images = len(per_image["id"])
+    views = len(z) // images
     text = network.embed_text(inputs.batch) if objective.text is not None else None
     if objective.gate:
         # Every image is compared in its own class and in that of another image of the batch.
@@ -259,7 +259,7 @@ def make_loss(config, model: ModelDef, objective: Objective, how: Streaming) -> 
         else:
             features, raw = network.project(inputs.images)
         z = unit_rows(raw)
-        blocks = step_blocks(objective, network, params, inputs, z, config.views, raw)
+        blocks = step_blocks(objective, network, params, inputs, z, raw)
         blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
         loss, metrics = objective_loss(
             objective, blocks, config.batch_size, temperature, bias_of(params), inputs.progress, inputs.key, how

@@ -111,7 +111,7 @@ def read_job(flags: argparse.Namespace):
     from xsample_jax.prepare.example import Fields
     from xsample_jax.prepare.job import ImageOptions, Job
     from xsample_jax.prepare.shards import parse_splits
-    from xsample_jax.prepare.sources import open_source
+    from xsample_jax.prepare.sources import Options, open_source
 
     if flags.split_by_image and not flags.splits:
         raise DataError("--split_by_image", True, "shares beside it", "Add --splits=train=0.98,val=0.02.")
@@ -123,19 +123,17 @@ def read_job(flags: argparse.Namespace):
         attributes=tuple(filter(None, flags.attributes.split(","))),
         label_level=flags.label_level,
     )
+    options = Options(
+        flags.table,
+        flags.split_by_folder,
+        flags.splits,
+        flags.shard_size,
+        DigitOptions(flags.digits, flags.canvas, read_sizes(flags.digit_sizes)),
+    )
     splits = parse_splits(flags.splits or "train=1")
     return Job(
         flags.name or absolute(flags.out, "--out").resolve().name,
-        open_source(
-            flags.source,
-            flags.path,
-            fields,
-            flags.table,
-            flags.split_by_folder,
-            flags.splits,
-            flags.shard_size,
-            DigitOptions(flags.digits, flags.canvas, read_sizes(flags.digit_sizes)),
-        ),
+        open_source(flags.source, flags.path, fields, options),
         splits,
         ImageOptions(flags.size or None, flags.quality, flags.raw, flags.fit),
         flags.require_caption,
