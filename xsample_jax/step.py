@@ -10,7 +10,8 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from xsample_jax.augment.views import copies_of, make_views
+from xsample_jax.adversary import Adversary, Guests, take_turn
+from xsample_jax.augment.views import copies_of, eval_view, make_views
 from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
 from xsample_jax.objectives.learned_state import (
     TEXT_KEYS,
@@ -215,6 +216,7 @@ def train_online_probe(
 
 LOCAL_SEED = 2**20  # small crops are drawn from another seed than the views of the same image
 ROUNDING = 1  # folded into the key of the step for the rounding of bfloat16 parameters
+TURN = 2**20 + 1  # and for the turn of the adversary
 
 
 def make_train_step(
@@ -226,6 +228,7 @@ def make_train_step(
     steps: int,
     mesh: Mesh | None = None,
     class_embeddings: np.ndarray | None = None,
+    adversary: Adversary | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """The train step for a config, to be jitted with a donated state.
 
@@ -234,6 +237,7 @@ def make_train_step(
     global arrays: under jit its value and gradient do not depend on the number of devices. `steps`: of the whole run;
     `mesh`: over which a streamed loss splits its rows; `class_embeddings` [classes, E]: for graphs of class texts. A
     record that occurs twice in a batch (where epochs meet, in small or balanced sets) gets different views each time.
+    `adversary` makes some of the images (adversary.py); None: the batch is trained on as it is.
     """
 
     how = Streaming(
@@ -246,12 +250,13 @@ def make_train_step(
         class_embeddings=class_embeddings,
     )
 
-    def loss_of(params, statistics, inputs: StepInputs):
+    def loss_of(params, statistics, inputs: StepInputs, how=how):
         temperature = temperature_of(objective, params)
         network = model.merge(params, statistics, training=True)
         encoded = {}  # statistics of the image side, where it went through the encoder in chunks
         features = None
-        if config.loss.grad_cache > 1:
+        images = len(inputs.batch["id"])
+        if config.loss.grad_cache > 1 and images == config.batch_size:
             z, new = embed_in_chunks(model, params, statistics, inputs.images, config.views, config.loss.grad_cache)
             encoded = {name: value for name, value in new.items() if name.startswith(("encoder/", "head/"))}
         else:
@@ -259,21 +264,22 @@ def make_train_step(
         blocks = step_blocks(objective, network, params, inputs, z, config.views)
         blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
         loss, metrics = objective_loss(
-            objective, blocks, config.batch_size, temperature, bias_of(params), inputs.progress, inputs.key, how
+            objective, blocks, images, temperature, bias_of(params), inputs.progress, inputs.key, how
         )
         new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2]) | encoded
         metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
         return loss, (new_statistics, memory, metrics, z, features)
 
-    def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        def views_of(augment, views, seed):
-            return make_views(batch["image"], batch["id"], seed, state.step, augment, views, copies)
-
-        if mesh is not None and mesh.shape["tensor"] > 1:  # devices along the tensor axis work on the same images
-            batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
-        if class_embeddings is not None:  # every device has them: nothing travels
-            batch = batch | {"class_embedding": jnp.asarray(class_embeddings)[batch["label"]]}
+    def look(state: TrainState, batch: dict, guests: Guests | None = None) -> StepInputs:
         copies = copies_of(batch["id"])
+
+        def views_of(augment, views, seed):
+            def make(images, ids, copies):
+                return make_views(images, ids, seed, state.step, augment, views, copies)
+
+            made = make(batch["image"], batch["id"], copies)
+            return made if guests is None else guests.other_views(made, make, views, copies)
+
         local = objective.local_views
         inputs = StepInputs(
             images=views_of(config.augment, config.views, config.seed),
@@ -286,6 +292,32 @@ def make_train_step(
         if objective.teacher is not None:
             teacher = model.merge(teacher_params(state.memory), state.statistics, training=True)
             inputs = dataclasses.replace(inputs, teacher=teacher_embeddings(objective, teacher, inputs))
+        return inputs
+
+    def turn_of_adversary(state: TrainState, batch: dict):
+        def contrast(images, rows):
+            guests = Guests(np.arange(len(images[0])), images, rows, True)
+            inputs = look(state, {**rows, "image": images[0]}, guests)
+            return loss_of(state.params, state.statistics, inputs, None)[0]
+
+        def embed(images):
+            network = model.merge(state.params, state.statistics, training=True)
+            return network.embed(eval_view(images, config.augment))[1]
+
+        key = jax.random.fold_in(jax.random.key(config.seed, impl="threefry2x32"), state.step)
+        key = jax.random.fold_in(key, TURN)
+        return take_turn(adversary, state.memory, batch, key, state.step / steps, contrast, embed)
+
+    def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+        if mesh is not None and mesh.shape["tensor"] > 1:  # devices along the tensor axis work on the same images
+            batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
+        if class_embeddings is not None:  # every device has them: nothing travels
+            batch = batch | {"class_embedding": jnp.asarray(class_embeddings)[batch["label"]]}
+        guests, climbed, of_adversary = None, {}, {}
+        if adversary is not None:
+            climbed, guests, of_adversary = turn_of_adversary(state, batch)
+            batch = guests.seated(batch)
+        inputs = look(state, batch, guests)
         gradient, (statistics, memory, metrics, z, features) = jax.grad(loss_of, has_aux=True)(
             state.params, state.statistics, inputs
         )
@@ -302,6 +334,9 @@ def make_train_step(
             metrics["ema_decay"] = warm_up(config.optimizer.ema, state.step + 1)
         ema = moved(state.ema, params | statistics, metrics["ema_decay"]) if state.ema else {}
         metrics |= finite_diagnostics(gradient, params, metrics["loss"], z)
+        if adversary is not None:
+            memory |= climbed
+            metrics |= of_adversary | {"finite": metrics["finite"] & jnp.isfinite(of_adversary["adversary_norm"])}
         new = TrainState(state.step + 1, params, statistics, opt_state, memory, ema)
         return keep_if(metrics["finite"], new, state) if config.faults.non_finite == "skip" else new, metrics
 

@@ -95,7 +95,7 @@ def apply_policy(
     """
     faults, policy = config.faults, config.faults.non_finite
     path = _dump(step, data_position, metrics, names, batch, folder)
-    scalars = ("loss", "gradient_norm", "parameter_norm")
+    scalars = [name for name in ("loss", "gradient_norm", "parameter_norm", "adversary_norm") if name in metrics]
     what = next((name for name in scalars if not math.isfinite(metrics[name])), "gradient_norms")
     value = float(np.max(metrics[what]))
 
