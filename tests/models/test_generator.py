@@ -1,6 +1,5 @@
 """Generator and discriminator: shapes, independence of rows, bounds of layers, gradients of every parameter."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
