@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 from tests.lives import differences
 from tests.objectives.synthetic import LinearEncoder
@@ -16,6 +17,7 @@ from tests.quick import quick_jit
 from tests.test_resume import run_on
 from tests.tiny import random_batch, tiny_config, tiny_parts
 from xsample_jax import adversary as adversary_module
+from xsample_jax import generated_images, loop
 from xsample_jax.adversary import (
     ADVERSARY,
     MOMENTS,
@@ -31,6 +33,7 @@ from xsample_jax.adversary import (
 from xsample_jax.augment.differentiable import augment_differentiably
 from xsample_jax.config.check import find_problems
 from xsample_jax.errors import ConfigError
+from xsample_jax.io.run_dir import read_history
 from xsample_jax.metrics.writers import read_jsonl
 from xsample_jax.models import towers
 from xsample_jax.models.generator import planes_of
@@ -67,7 +70,7 @@ def trained(config, devices=1, steps=3):
 
 
 def small(kind="hard", reads=(), **options):
-    options = {"kind": kind, "start": 0.0, "ramp": 0.0, "weight": 1.0, "updates": 1, "learning_rate": 0.02} | options
+    options = {"kind": kind, "start": 0.0, "ramp": 0.0, "weight": 1.0, "updates": 1, "rate": 0.02} | options
     options |= {"latent": 6, "width": 4}
     return Adversary(types.SimpleNamespace(**options), 4, 10, 8, 3, reads, 32 * len(reads), 3, "auto")
 
@@ -150,7 +153,7 @@ def test_hinge_losses_of_both_and_the_accuracy():
 
 
 def test_several_updates_in_a_turn():
-    adversary, batch = small(updates=3, weight=0.0, learning_rate=1e-3), batch_of()
+    adversary, batch = small(updates=3, weight=0.0, rate=1e-3), batch_of()
     memory = adversary.init()
     new = climbing(turn(adversary, memory, batch)[0], adversary)
     assert int(new[UPDATES]) == 3
@@ -176,7 +179,7 @@ def test_the_hardness_term_alone_raises_the_objective_of_the_same_latents():
 
 
 def test_the_similarity_term_alone_draws_the_images_of_a_pair_apart_step_by_step():
-    adversary, batch = Mute(**vars(small("pair", learning_rate=2e-4))), batch_of()
+    adversary, batch = Mute(**vars(small("pair", rate=2e-4))), batch_of()
     memory = adversary.init()
     rng = np.random.default_rng(4)
     for name, value in memory.items():
@@ -373,6 +376,40 @@ def test_a_generator_that_is_not_finite_is_a_step_that_is_not_finite(linear):
     assert np.isfinite(metrics["loss"])  # its images are not in the batch yet
     for path, value in before.items():
         np.testing.assert_array_equal(state.params[path], value)
+
+
+def test_the_control_has_augmented_images_of_the_batch_and_no_networks(linear):
+    batch = batch_of()
+    control = small("augmented")
+    memory, images, there, found = turn(control, control.init(), batch)
+    assert memory.keys() == {ADVERSARY + UPDATES}
+    assert images[0].shape == (4, 8, 8, 3)
+    assert bool(there)
+    values = np.asarray(images[0])
+    assert (values == np.clip(np.rint(values), 0, 255)).all()
+    holes = (np.abs(values - 127.5) < 1).all(axis=-1).mean(axis=(1, 2))
+    assert (holes >= 1 / 16).all()  # of the cutout, a sixteenth to a quarter of an image, and of what moved in
+    assert found["hardness"] == pytest.approx(float(found["loss_generated"] - found["loss_real"]), abs=1e-6)
+    _, state, _ = trained(config_with("augmented", "supcon", generator__start=0.0, steps=3), steps=2)
+    assert [name for name in state.memory if name.startswith(ADVERSARY)] == [ADVERSARY + UPDATES]
+
+
+def test_sheets_and_diversity_are_logged_and_a_collapse_is_a_warning(linear, tmp_path, monkeypatch, capsys):
+    config = config_with("pair", steps=4, generator__sheet_every=3, generator__start=0.5)
+    monkeypatch.setattr(generated_images, "COLLAPSE", -2.0)
+    monkeypatch.setattr(loop, "write_report", lambda runs, path: None)
+    loop.train(config, tmp_path)
+    sheets = sorted((tmp_path / "generated").iterdir())
+    assert [path.name for path in sheets] == ["00000003.png", "00000004.png"]
+    picture = np.asarray(Image.open(sheets[0]).convert("RGB"))
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
+    lines = [line for line in read_jsonl(tmp_path / "metrics.jsonl") if "generator/ms_ssim_real" in line]
+    assert [line["step"] for line in lines] == [3, 4]
+    # Two untrained generators: their images are far more alike than emoji are.
+    assert 0 <= lines[0]["generator/ms_ssim_real"] < 0.6 < lines[0]["generator/ms_ssim_generated"] <= 1
+    warned = [line for line in capsys.readouterr().err.splitlines() if "generated images are alike" in line]
+    assert len(warned) == 1  # not at every sheet
+    assert [event["step"] for event in read_history(tmp_path) if event["event"] == "the generator collapsed"] == [3]
 
 
 # Bad input.

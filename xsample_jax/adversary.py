@@ -28,7 +28,7 @@ import numpy as np
 from flax import nnx
 
 from xsample_jax.augment.differentiable import augment_differentiably
-from xsample_jax.models.generator import Discriminator, Generator, planes_of
+from xsample_jax.models.generator import Discriminator, Generator, images_of, planes_of
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.ops import unit_rows
 from xsample_jax.state import ModelDef, define_model, to_flat
@@ -36,7 +36,9 @@ from xsample_jax.state import ModelDef, define_model, to_flat
 ADVERSARY = "adversary/"
 MOMENTS, UPDATES = "moments/", "updates"
 DISCRIMINATOR = "discriminator"
-GENERATORS = {"hard": ("first",), "pair": ("first", "second")}  # both start from one set of weights
+# Networks by kind. Both of a pair start from one set of weights. augmented is a control without any: its images are
+# those of the batch, through the augmentation that a discriminator would see them in.
+GENERATORS = {"hard": ("first",), "pair": ("first", "second"), "augmented": ()}
 DECAY, EPSILON = 0.99, 1e-8  # of the second moments; no first ones, as usual for adversarial training
 
 Arrays = dict[str, jax.Array]
@@ -81,6 +83,8 @@ class Adversary:
     @cached_property
     def networks(self) -> dict[str, ModelDef]:
         """The structure of each network by name."""
+        if not self.generators:
+            return {}
         shape = (self.condition, self.size, self.channels, self.options.width, self.implementation)
         generator = define_model(lambda rngs: Generator(self.options.latent, *shape, rngs=rngs))
         discriminator = define_model(lambda rngs: Discriminator(*shape, rngs=rngs))
@@ -119,7 +123,7 @@ def make_adversary(config, objective: Objective, channels: int, caption_dim: int
     rows = count_generated(config.objective.generator, config.batch_size)
     if not rows:
         return None
-    reads = conditions_of(objective)
+    reads = conditions_of(objective) if GENERATORS[config.objective.generator.kind] else ()
     return Adversary(
         config.objective.generator,
         rows,
@@ -168,7 +172,7 @@ def take_turn(
     rows = side_of_generated(adversary, real)
     weight = adversary.options.weight * ramped(progress, adversary.options.start, adversary.options.ramp)
     found: Arrays = {}
-    for number in range(adversary.options.updates):
+    for number in range(adversary.options.updates if adversary.generators else 0):
         turn = jax.random.fold_in(key, number + 1)
         state, found = _train_discriminator(adversary, state, turn, real, condition)
         latents = adversary.latents(jax.random.fold_in(turn, 3), adversary.ids)
@@ -176,13 +180,16 @@ def take_turn(
         state, of_generators = _train_generators(adversary, state, turn, latents, condition, weight, harder)
         found |= of_generators
     entering = adversary.generate(state, adversary.latents(key, adversary.ids), condition)
+    if not adversary.generators:
+        planes = augment_differentiably(planes_of(real["image"]), key, real["id"])
+        entering = (images_of(planes),)
     entering = tuple(jnp.round(jax.lax.stop_gradient(images)) for images in entering)
     if "loss_generated" not in found:
         found["loss_generated"] = contrast(entering, rows)
     found["loss_real"] = contrast((real["image"].astype(jnp.float32),), real)
     found["hardness"] = found["loss_generated"] - found["loss_real"]
     params = [value for path, value in state.items() if not path.startswith((MOMENTS, UPDATES))]
-    found["adversary_norm"] = jnp.sqrt(sum(jnp.sum(jnp.square(value)) for value in params))
+    found["adversary_norm"] = jnp.sqrt(sum((jnp.sum(jnp.square(value)) for value in params), jnp.zeros(())))
     found["generator_weight"] = weight
     guests = Guests(adversary.places, entering, rows, progress >= adversary.options.start)
     return {ADVERSARY + path: value for path, value in state.items()}, guests, found
@@ -217,7 +224,7 @@ def _train_discriminator(adversary, state, key, real, condition) -> tuple[Arrays
 
     (loss, accuracy), gradient = jax.value_and_grad(loss_of, has_aux=True)(parameters_of(state, (DISCRIMINATOR,)))
     found = {"discriminator_loss": loss, "discriminator_accuracy": accuracy}
-    return descended(state, gradient, adversary.options.learning_rate), found
+    return descended(state, gradient, adversary.options.rate), found
 
 
 def _train_generators(adversary, state, key, latents, condition, weight, harder) -> tuple[Arrays, Arrays]:
@@ -233,7 +240,7 @@ def _train_generators(adversary, state, key, latents, condition, weight, harder)
         return verdict - weight * raised, found | {"generator_loss": verdict}
 
     gradient, found = jax.grad(loss_of, has_aux=True)(parameters_of(state, adversary.generators))
-    state = descended(state, gradient, adversary.options.learning_rate)
+    state = descended(state, gradient, adversary.options.rate)
     return state | {UPDATES: state[UPDATES] + 1}, found
 
 
@@ -305,7 +312,7 @@ def side_of_generated(adversary: Adversary, real: Mapping[str, jax.Array]) -> Ar
     """Side information [n, ...] of images made from `real`: what they were made from, an id of their own, no class
     unless they were made from one."""
     rows = {name: value for name, value in real.items() if name != "image"}
-    if "label" not in adversary.reads:
+    if adversary.generators and "label" not in adversary.reads:
         rows["label"] = jnp.full_like(rows["label"], -1)
     return rows | {"id": jnp.asarray(adversary.ids)}
 

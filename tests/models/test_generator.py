@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from tests.quick import quick_jit
-from xsample_jax.models.generator import Discriminator, Generator, planes_of, spectral_bound
+from xsample_jax.models.generator import Discriminator, Generator, images_of, planes_of, spectral_bound
 from xsample_jax.state import to_flat
 
 SIZE, LATENT, CONDITION = 16, 5, 3
@@ -92,6 +92,10 @@ def test_colors_of_what_is_transparent_are_not_seen():
     planes = np.asarray(planes_of(jnp.asarray(image)))
     np.testing.assert_allclose(planes[0, 0, 0], [1, -0.6, -1, 1], atol=1e-6)
     np.testing.assert_array_equal(planes[0, 1, 1], [-1, -1, -1, -1])
+    back = np.asarray(images_of(jnp.asarray(planes)))
+    np.testing.assert_allclose(back[0, 0, 0], [255, 51, 0, 255], atol=1e-3)
+    np.testing.assert_array_equal(back[0, 1, 1], 0)
+    np.testing.assert_array_equal(images_of(jnp.asarray([[[[-3.0, 3.0, 0.0]]]]))[0, 0, 0], [0, 255, 127.5])
     opaque = np.asarray(planes_of(jnp.asarray(image[..., :3])))
     assert opaque.shape == (1, 2, 2, 3)
     assert opaque[0, 1, 1, 0] == pytest.approx(2 * 200 / 255 - 1)

@@ -108,6 +108,13 @@ DATA = {
         minimum=1,
         optional=True,
     ),
+    "fraction": Key(
+        float,
+        1.0,
+        "Train on this share of the images of the split, drawn by the seed (fewer are part of more).",
+        above=0,
+        maximum=1,
+    ),
     "label_noise": Key(
         float,
         0.0,
@@ -314,9 +321,10 @@ GENERATOR = {
         str,
         None,
         "Who makes images for the encoder to learn from (xsample_jax/adversary.py): hard (a generator that raises the "
-        "objective on its images) or pair (two, whose images of one latent are views of one image and grow apart). "
-        "None: nobody.",
-        choices=("hard", "pair"),
+        "objective on its images), pair (two, whose images of one latent are views of one image and grow apart) or "
+        "augmented (a control without a generator: images of the batch, augmented as a discriminator sees them). None: "
+        "nobody.",
+        choices=("hard", "pair", "augmented"),
         optional=True,
     ),
     "share": Key(
@@ -347,7 +355,9 @@ GENERATOR = {
     "updates": Key(
         int, 1, "Updates of discriminator and generator in each step of the encoder.", minimum=1, maximum=16
     ),
-    "learning_rate": Key(float, 1e-3, "Of generator and discriminator (Adam, b1 = 0, b2 = 0.99).", above=0, maximum=1),
+    "rate": Key(
+        float, 1e-3, "Learning rate of generator and discriminator (Adam, b1 = 0, b2 = 0.99).", above=0, maximum=1
+    ),
     "latent": Key(int, 64, "Width of the latents.", minimum=2, maximum=2**12),
     "width": Key(int, 32, "Channels of the largest maps of both networks.", minimum=4, maximum=2**10),
     "sheet_every": Key(

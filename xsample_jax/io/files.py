@@ -114,3 +114,4 @@ REPORT = "report.html"
 FACTS = "evaluation_facts.json"  # counts, chance and baselines of those metrics, and notes
 BASELINES = "baselines.json"  # metrics of an untrained encoder and of pixels, by what was evaluated
 PROFILE = "profile"
+GENERATED = "generated"  # contact sheets of generated images

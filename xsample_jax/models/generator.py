@@ -115,6 +115,16 @@ def planes_of(images: jax.Array) -> jax.Array:
     return 2.0 * values - 1.0
 
 
+def images_of(planes: jax.Array) -> jax.Array:
+    """The inverse of `planes_of`: float32 0..255, cut off where planes are beyond it; no color where no alpha is."""
+    values = jnp.clip((planes + 1.0) / 2.0, 0.0, 1.0)
+    if values.shape[-1] == 4:
+        alpha = values[..., 3:]
+        colors = jnp.where(alpha > 0, values[..., :3] / jnp.maximum(alpha, 1 / 255), 0.0)
+        values = jnp.concatenate([jnp.clip(colors, 0.0, 1.0), alpha], axis=-1)
+    return 255.0 * values
+
+
 def _widths(width: int) -> tuple[int, ...]:
     """Channels of the maps between the smallest and the largest."""
     return tuple(width * 2 ** (STAGES - 1 - stage) for stage in range(STAGES))

@@ -1,0 +1,39 @@
+"""Data efficiency: do images that a generator learns to make help an encoder that has few real ones?
+
+Command:   python -m xsample_jax.tools.prepare --source=shapes --out=data/shapes     (once: 30 seconds)
+           python -m xsample_jax.tools.sweep --grid=configs/studies/learned_data.py --out=runs/learned_data \\
+               --run --jobs=2
+           python -m scripts.learned_data_page --runs=runs/learned_data --out=docs/notes/learned_data.md
+Variants:  :emoji, :shapes (one set only); :smoke (5 small steps a run, emoji, one seed), also as ":emoji,smoke"
+Runs:      72 of 2 to 12 minutes on 2 CPU cores
+
+SimCLR on 10, 30 and 100 % of the training images of two sets, for the same number of steps: plain; augmented (a quarter
+of the images through the augmentation of the discriminator, the control for it); hard; pair. Four seeds would not be
+paid for by two cores: there are three. All methods of one seed and one share of the images come before the next.
+"""
+
+import pathlib
+
+from xsample_jax.config import parse_variants
+from xsample_jax.sweeps.grid import grid
+
+CONFIGS = pathlib.Path(__file__).parent.parent
+BASES = {"emoji": f"{CONFIGS}/quickstart.py:simclr", "shapes": f"{CONFIGS}/shapes.py:simclr"}
+SEEDS, FRACTIONS = range(3), (0.1, 0.3, 1.0)
+METHODS = ("plain", "augmented", "hard", "pair")
+
+
+def get_grid(arg=""):
+    chosen, small = parse_variants(arg, tuple(BASES))
+    if small:
+        bases = {"emoji": f"{BASES['emoji']},smoke"}
+    else:
+        bases = {name: config for name, config in BASES.items() if chosen in (None, name)}
+    # A generator costs about a third of a run at this width; the default is twice as wide.
+    kinds = [(None if method == "plain" else method, 16) for method in METHODS]
+    axes = {
+        "seed": SEEDS[:1] if small else SEEDS,
+        "data.fraction": FRACTIONS,
+        ("objective.generator.kind", "objective.generator.width"): kinds,
+    }
+    return grid(bases, axes)
