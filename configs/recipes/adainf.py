@@ -1,4 +1,4 @@
-"""AdaInf: a generated set beside the real one, with weaker augmentation and real images drawn more often.
+"""A generated set beside the real one (AdaInf), with weaker augmentation and real images drawn more often.
 
 Command:   python -m xsample_jax.tools.prepare --source=shapes --out=data/shapes                        (once)
            python -m xsample_jax.main --config=configs/shapes.py:simclr --workdir=runs/hard \\

@@ -16,6 +16,7 @@ VARIANTS = {
     "icons": ("",),
     "finetune": ("",),
     "shapes": ("", "simclr", "supcon", "clip_frozen_text", "object", "shape", "ground", "erase_color"),
+    "recipes/adainf": ("", "real", "strong"),
     "baselines/simclr": ("", "cc3m", "cc12m"),
     "baselines/supcon": ("",),
     "baselines/clip": ("", "cc3m"),
