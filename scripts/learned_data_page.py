@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from xsample_jax.config import load_config
 from xsample_jax.errors import DataError
 from xsample_jax.io.files import EVALUATION, JSONL
 from xsample_jax.metrics.writers import read_jsonl
 from xsample_jax.reports.runs import Run, load_runs
 from xsample_jax.reports.style import color, insert, picture, row, rule
-from xsample_jax.sweeps.grid import read_grid
+from xsample_jax.sweeps.grid import Point, read_grid
 from xsample_jax.tools.cli import run_cli
 
 GRID = Path(__file__).parent.parent / "configs" / "studies" / "learned_data.py"
@@ -64,7 +65,7 @@ def read_runs(folder: Path) -> list[Trained]:
 def summarized(run: Run) -> Trained:
     """What the page needs of a run."""
     config = run.config
-    data = "emoji" if config["data.source"] == "emoji" else "shapes"
+    data = set_of(config["data.source"])
     metrics = {name: value for name, value in run.metrics.items() if name in SHOWN[data]}
     if data == "shapes":
         factors = [value for name, value in run.metrics.items() if name.count("/") == 1 and name.endswith("/probe")]
@@ -104,12 +105,14 @@ def differences(runs: Sequence[Trained], method: str, fraction: float, metric: s
     return [own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())]
 
 
-def page(runs: Sequence[Trained], total: int, folder: Path, stem: str) -> str:
-    """The generated part of the page; draws its pictures into `folder`."""
-    complete = [run for run in runs if run.steps >= 200]
+def page(runs: Sequence[Trained], points: Sequence[Point], folder: Path, stem: str) -> str:
+    """The generated part of the page; draws its pictures into `folder`. points: of the whole grid."""
+    full = designs_of(points)
+    complete = sum(run.design in full for run in runs)
+    lengths = "; ".join(f"{data}: {steps} steps of {batch} images" for data, steps, batch in sorted(full))
     parts = [
-        f"This page rests on **{len(runs)} finished runs**. The grid has {total}; {len(complete)} of the runs here have "
-        "its full length."
+        f"This page rests on **{len(runs)} finished runs**, of which {complete} have the length of the grid, which is "
+        f"{len(points)} runs ({lengths})."
     ]
     for design in sorted({run.design for run in runs}):
         own = [run for run in runs if run.design == design]
@@ -118,13 +121,24 @@ def page(runs: Sequence[Trained], total: int, folder: Path, stem: str) -> str:
         seeds = sorted({run.seed for run in own})
         parts += [
             f"## {data}, {steps} steps of {batch} images",
-            f"{len(own)} runs, seeds {', '.join(map(str, seeds))}. In each cell the mean over seeds with half the width "
-            f"of its {LEVEL:.0%} interval (Student's t, over seeds alone; none below {FEWEST_SEEDS} seeds), in percent.",
+            f"{len(own)} runs, seeds {', '.join(map(str, seeds))}. In each cell: mean over seeds, half the width of "
+            f"its {LEVEL:.0%} interval (Student's t, over seeds; none below {FEWEST_SEEDS}), number of seeds; percent.",
         ]
         for metric in [metric for metric in SHOWN[data] if any(metric in run.metrics for run in own)]:
             parts += [f"### `{metric}`", level_table(own, metric)]
         parts += [draw(own, data, folder, name), *conclusions(own, data), logged_table(own)]
     return "\n\n".join(part for part in parts if part)
+
+
+def designs_of(points: Sequence[Point]) -> set[tuple[str, int, int]]:
+    """The designs of the grid as it is without a variant."""
+    configs = [load_config(config) for config in {point.config for point in points}]
+    return {(set_of(config.data.source), config.steps, config.batch_size) for config in configs}
+
+
+def set_of(source: str) -> str:
+    """The set of a run by its config's data.source."""
+    return "emoji" if source == "emoji" else "shapes"
 
 
 def level_table(runs: Sequence[Trained], metric: str) -> str:
@@ -224,7 +238,7 @@ def run_page(arguments: Sequence[str]) -> None:
     elif not numbers.is_file():
         raise DataError("--runs", None, f"a folder of runs, as there is no {numbers}")
     runs = [Trained(**fields) for fields in json.loads(numbers.read_text())]
-    insert(chosen.out, "results", page(runs, len(read_grid(str(GRID))[1]), chosen.out.parent, chosen.out.stem))
+    insert(chosen.out, "results", page(runs, read_grid(str(GRID))[1], chosen.out.parent, chosen.out.stem))
     print(f"{len(runs)} runs: {chosen.out}")
 
 
