@@ -21,7 +21,7 @@ from scipy import stats
 from xsample_jax.config import load_config
 from xsample_jax.errors import DataError
 from xsample_jax.io.files import EVALUATION, JSONL
-from xsample_jax.metrics.writers import read_jsonl
+from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.reports.runs import Run, load_runs
 from xsample_jax.reports.style import color, insert, picture, row, rule
 from xsample_jax.sweeps.grid import Point, read_grid

@@ -34,7 +34,7 @@ from xsample_jax.augment.differentiable import augment_differentiably
 from xsample_jax.config.check import find_problems
 from xsample_jax.errors import ConfigError
 from xsample_jax.io.run_dir import read_history
-from xsample_jax.metrics.writers import read_jsonl
+from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.models import towers
 from xsample_jax.models.generator import planes_of
 from xsample_jax.objectives.presets import PRESETS

@@ -10,7 +10,7 @@ from flax import nnx
 from xsample_jax import loop
 from xsample_jax import setup as build_run
 from xsample_jax.config import load_config
-from xsample_jax.metrics.writers import read_jsonl
+from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.models import towers
 from xsample_jax.sharding import make_mesh
 

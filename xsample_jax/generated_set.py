@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from xsample_jax.adversary import ADVERSARY, GENERATORS, Adversary, make_adversary
-from xsample_jax.checkpoint import find_checkpoint, read_arrays, saved_arrays, trained_config
+from xsample_jax.checkpoint_files import find_checkpoint, read_arrays, saved_arrays, trained_config
 from xsample_jax.data.dataset import Dataset, open_for_a_look
 from xsample_jax.data.perturb import apply_perturbations
 from xsample_jax.data.records import Manifest

@@ -3,7 +3,7 @@
 Trains what the config says, evaluates it and writes a report into the run folder. Started again on the same folder it
 resumes, or says that the run is finished. --dry_run compiles and describes the run without a single step;
 --dry_run --topology=v5e:4x4 does so for a TPU slice with the TPU compiler, on any machine. On several hosts every
-process gets the same command (docs/multi_host.md).
+process gets the same command (docs/scaling.md).
 """
 
 import os

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 from xsample_jax.adversary import Adversary, make_adversary
 from xsample_jax.augment.views import eval_view
 from xsample_jax.checkpoint import with_shardings
-from xsample_jax.config.rules import check_kernels
+from xsample_jax.config.rules_objective import check_kernels
 from xsample_jax.data.class_texts import load_class_embeddings
 from xsample_jax.data.dataset import Dataset, check_class_names, no_records, open_dataset, readable, spread_places
 from xsample_jax.data.perturb import apply_perturbations
@@ -245,6 +246,30 @@ def build_run(config, mesh: Mesh | None = None) -> tuple[RunSetup, Dataset]:
         fix = "Set --config.eval.online_probe=false."
         raise ConfigError("eval.online_probe", True, "False for a set without class names", fix)
     return RunSetup(config, dataset_spec(examples), mesh, classes), examples
+
+
+def check_device_memory(parts: RunSetup) -> None:
+    """Raises ConfigError where the arrays of a step are more than the devices of this process can hold.
+
+    Counted are the state, the gradients, the images of a batch and their views, by their shapes: a lower bound, as
+    activations come on top of it. `--dry_run` compiles the step and counts those too.
+    """
+    config, mesh = parts.config, parts.mesh
+    views = (config.batch_size * config.views, config.augment.size, config.augment.size, parts.facts.channels)
+    images = jax.ShapeDtypeStruct(views, jnp.float32, sharding=batch_sharding(mesh))
+    arrays = (parts.abstract_state, parts.abstract_state.params, parts.abstract_batch, images)
+    each = sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays)
+    )
+    devices = mesh.local_devices
+    if devices[0].platform == "cpu":  # they share the memory of the host
+        each, room = each * len(devices), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        room = (devices[0].memory_stats() or {}).get("bytes_limit", each)
+    if each > room:
+        found = f"{each / 2**30:,.1f} GiB for state, gradients and images"
+        fix = "Lower batch_size, views, image sizes, model.width or objective.queue, or take more devices."
+        raise ConfigError("device memory", found, f"at most {room / 2**30:,.1f} GiB", fix)
 
 
 def check_eval_splits(config) -> None:

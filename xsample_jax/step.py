@@ -28,7 +28,7 @@ from xsample_jax.objectives.learned_state import (
     temperature_of,
 )
 from xsample_jax.objectives.objective import Objective, objective_loss
-from xsample_jax.objectives.streaming.terms import Streaming
+from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.terms import Block, image_block, key_block, other_view
 from xsample_jax.ops import products
 from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, updated, warm_up
@@ -36,6 +36,7 @@ from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, upd
 # From a batch to the blocks that an objective compares: one encoder call for all views, and whatever else it needs.
 
 
+LOCAL_SEED = 2**20  # small crops are drawn from another seed than the views of the same image
 # Entries of a batch that graphs read, one row per image.
 SIDE_INFORMATION = ("id", "label", "labels", "path", "target", "caption_embedding", "class_embedding")
 
@@ -66,6 +67,38 @@ def local_crops(augment):
     local = augment.copy_and_resolve_references()
     local.size, local.crop_scale = augment.local_size, augment.local_crop_scale
     return local
+
+
+def make_inputs(
+    config,
+    objective: Objective,
+    state: TrainState,
+    batch: Mapping[str, jax.Array],
+    steps: int,
+    guests: Guests | None = None,
+) -> StepInputs:
+    """The views of a batch, and what else a step of a run of `steps` steps reads; no embeddings of a teacher yet.
+
+    guests: generated images that are seated in the batch, every second view of which is of a second generator.
+    """
+    copies = copies_of(batch["id"])
+
+    def views_of(augment, views, seed):
+        def make(images, ids, copies):
+            return make_views(images, ids, seed, state.step, augment, views, copies)
+
+        made = make(batch["image"], batch["id"], copies)
+        return made if guests is None else guests.other_views(made, make, views, copies)
+
+    local = objective.local_views
+    return StepInputs(
+        images=views_of(config.augment, config.views, config.seed),
+        local=views_of(local_crops(config.augment), local, config.seed + LOCAL_SEED) if local else None,
+        batch=batch,
+        memory=state.memory,
+        progress=state.step / steps,
+        key=jax.random.fold_in(jax.random.key(config.seed, impl="threefry2x32"), state.step),
+    )
 
 
 def teacher_embeddings(objective: Objective, teacher: nnx.Module, inputs: StepInputs) -> dict[str, jax.Array]:
@@ -214,9 +247,68 @@ def train_online_probe(
     return new, accuracy
 
 
-LOCAL_SEED = 2**20  # small crops are drawn from another seed than the views of the same image
 ROUNDING = 1  # folded into the key of the step for the rounding of bfloat16 parameters
 TURN = 2**20 + 1  # and for the turn of the adversary
+
+
+def make_loss(config, model: ModelDef, objective: Objective, how: Streaming) -> Callable:
+    """The loss of a step as a function of (params, statistics, StepInputs), whose gradient the step takes.
+
+    It returns (loss, (statistics after the step, memory, metrics, z [B * V, D], features [B * V, F])); the features are
+    None where the images go through the encoder in chunks. A batch of another size than the config's goes in one piece.
+    """
+
+    def loss_of(params, statistics, inputs: StepInputs, how: Streaming | None = how):
+        temperature = temperature_of(objective, params)
+        network = model.merge(params, statistics, training=True)
+        encoded = {}  # statistics of the image side, where it went through the encoder in chunks
+        features = None
+        images = len(inputs.batch["id"])
+        if config.loss.grad_cache > 1 and images == config.batch_size:
+            z, new = embed_in_chunks(model, params, statistics, inputs.images, config.views, config.loss.grad_cache)
+            encoded = {name: value for name, value in new.items() if name.startswith(("encoder/", "head/"))}
+        else:
+            features, z = network.embed(inputs.images)
+        blocks = step_blocks(objective, network, params, inputs, z, config.views)
+        blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
+        loss, metrics = objective_loss(
+            objective, blocks, images, temperature, bias_of(params), inputs.progress, inputs.key, how
+        )
+        new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2]) | encoded
+        metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
+        return loss, (new_statistics, memory, metrics, z, features)
+
+    return loss_of
+
+
+def make_turn(config, model: ModelDef, objective: Objective, adversary: Adversary, loss_of: Callable, steps: int):
+    """The turn of the adversary before a step of the encoder, a function of (state, batch): `take_turn`, with the views
+    and the loss of a run of `steps` steps."""
+
+    def turn(state: TrainState, batch: Mapping[str, jax.Array]):
+        def contrast(images, rows):
+            guests = Guests(np.arange(len(images[0])), images, rows, True)
+            inputs = make_inputs(config, objective, state, {**rows, "image": images[0]}, steps, guests)
+            inputs = with_teacher(model, objective, state, inputs)
+            return loss_of(state.params, state.statistics, inputs, None)[0]
+
+        def embed(images):
+            network = model.merge(state.params, state.statistics, training=True)
+            return network.embed(eval_view(images, config.augment))[1]
+
+        key = jax.random.fold_in(jax.random.key(config.seed, impl="threefry2x32"), state.step)
+        key = jax.random.fold_in(key, TURN)
+        return take_turn(adversary, state.memory, batch, key, state.step / steps, contrast, embed)
+
+    return turn
+
+
+def with_teacher(model: ModelDef, objective: Objective, state: TrainState, inputs: StepInputs) -> StepInputs:
+    """The inputs with the embeddings of the EMA encoder, for an objective that has one."""
+    if objective.teacher is None:
+        return inputs
+    teacher = model.merge(teacher_params(state.memory), state.statistics, training=True)
+    return dataclasses.replace(inputs, teacher=teacher_embeddings(objective, teacher, inputs))
 
 
 def make_train_step(
@@ -249,75 +341,20 @@ def make_train_step(
         lowest_temperature=objective.lowest_temperature,
         class_embeddings=class_embeddings,
     )
-
-    def loss_of(params, statistics, inputs: StepInputs, how=how):
-        temperature = temperature_of(objective, params)
-        network = model.merge(params, statistics, training=True)
-        encoded = {}  # statistics of the image side, where it went through the encoder in chunks
-        features = None
-        images = len(inputs.batch["id"])
-        if config.loss.grad_cache > 1 and images == config.batch_size:
-            z, new = embed_in_chunks(model, params, statistics, inputs.images, config.views, config.loss.grad_cache)
-            encoded = {name: value for name, value in new.items() if name.startswith(("encoder/", "head/"))}
-        else:
-            features, z = network.embed(inputs.images)
-        blocks = step_blocks(objective, network, params, inputs, z, config.views)
-        blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
-        loss, metrics = objective_loss(
-            objective, blocks, images, temperature, bias_of(params), inputs.progress, inputs.key, how
-        )
-        new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2]) | encoded
-        metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
-        return loss, (new_statistics, memory, metrics, z, features)
-
-    def look(state: TrainState, batch: dict, guests: Guests | None = None) -> StepInputs:
-        copies = copies_of(batch["id"])
-
-        def views_of(augment, views, seed):
-            def make(images, ids, copies):
-                return make_views(images, ids, seed, state.step, augment, views, copies)
-
-            made = make(batch["image"], batch["id"], copies)
-            return made if guests is None else guests.other_views(made, make, views, copies)
-
-        local = objective.local_views
-        inputs = StepInputs(
-            images=views_of(config.augment, config.views, config.seed),
-            local=views_of(local_crops(config.augment), local, config.seed + LOCAL_SEED) if local else None,
-            batch=batch,
-            memory=state.memory,
-            progress=state.step / steps,
-            key=jax.random.fold_in(jax.random.key(config.seed, impl="threefry2x32"), state.step),
-        )
-        if objective.teacher is not None:
-            teacher = model.merge(teacher_params(state.memory), state.statistics, training=True)
-            inputs = dataclasses.replace(inputs, teacher=teacher_embeddings(objective, teacher, inputs))
-        return inputs
-
-    def turn_of_adversary(state: TrainState, batch: dict):
-        def contrast(images, rows):
-            guests = Guests(np.arange(len(images[0])), images, rows, True)
-            inputs = look(state, {**rows, "image": images[0]}, guests)
-            return loss_of(state.params, state.statistics, inputs, None)[0]
-
-        def embed(images):
-            network = model.merge(state.params, state.statistics, training=True)
-            return network.embed(eval_view(images, config.augment))[1]
-
-        key = jax.random.fold_in(jax.random.key(config.seed, impl="threefry2x32"), state.step)
-        key = jax.random.fold_in(key, TURN)
-        return take_turn(adversary, state.memory, batch, key, state.step / steps, contrast, embed)
+    loss_of = make_loss(config, model, objective, how)
+    turn = make_turn(config, model, objective, adversary, loss_of, steps) if adversary is not None else None
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         if mesh is not None and mesh.shape["tensor"] > 1:  # devices along the tensor axis work on the same images
             batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
         if class_embeddings is not None:  # every device has them: nothing travels
             batch = batch | {"class_embedding": jnp.asarray(class_embeddings)[batch["label"]]}
-        guests, climbed, of_adversary = None, {}, {}
-        if adversary is not None:
-            climbed, guests, of_adversary = turn_of_adversary(state, batch)
+        guests, climbed, of_turn = None, {}, {}
+        if turn is not None:
+            climbed, guests, of_turn = turn(state, batch)
             batch = guests.seated(batch)
-        inputs = look(state, batch, guests)
+        inputs = make_inputs(config, objective, state, batch, steps, guests)
+        inputs = with_teacher(model, objective, state, inputs)
         gradient, (statistics, memory, metrics, z, features) = jax.grad(loss_of, has_aux=True)(
             state.params, state.statistics, inputs
         )
@@ -334,9 +371,9 @@ def make_train_step(
             metrics["ema_decay"] = warm_up(config.optimizer.ema, state.step + 1)
         ema = moved(state.ema, params | statistics, metrics["ema_decay"]) if state.ema else {}
         metrics |= finite_diagnostics(gradient, params, metrics["loss"], z)
-        if adversary is not None:
+        if turn is not None:
             memory |= climbed
-            metrics |= of_adversary | {"finite": metrics["finite"] & jnp.isfinite(of_adversary["adversary_norm"])}
+            metrics |= of_turn | {"finite": metrics["finite"] & jnp.isfinite(of_turn["adversary_norm"])}
         new = TrainState(state.step + 1, params, statistics, opt_state, memory, ema)
         return keep_if(metrics["finite"], new, state) if config.faults.non_finite == "skip" else new, metrics
 

@@ -6,12 +6,12 @@ import pathlib
 import pytest
 
 from xsample_jax import tools
-from xsample_jax.__main__ import COMMANDS
-from xsample_jax.__main__ import main as listing
 from xsample_jax.config import load_config
 from xsample_jax.config.load import CONFIG_FOLDERS
 from xsample_jax.errors import BAD_INPUT, ConfigError, RunError
 from xsample_jax.io.paths import as_path
+from xsample_jax.tools.__main__ import COMMANDS
+from xsample_jax.tools.__main__ import main as listing
 from xsample_jax.tools.cli import STOPPED, run_cli
 
 # What names a file or folder that does not exist, for each command.
@@ -79,6 +79,21 @@ def test_home_is_expanded(monkeypatch):
     assert str(as_path("~/runs")) == "/home/somebody/runs"
     with pytest.raises(ConfigError, match="--out"):
         as_path("~no_such_user/x", "--out")
+
+
+def test_every_flag_with_a_file_or_folder_expands_home():
+    """faults B9: the flags that are read as they come are those whose reader calls as_path."""
+    import argparse
+
+    from xsample_jax.tools.cli import local_path
+    from xsample_jax.tools.evaluate import make_parser
+
+    assert local_path("~").is_absolute()
+    with pytest.raises(argparse.ArgumentTypeError, match="gs://"):
+        local_path("s3://bucket")
+    (parsed, _) = make_parser().parse_known_args(["--run=r", "--evals=knn", "--sets=~/sets", "--prompts=~/prompts"])
+    assert parsed.sets.is_absolute()
+    assert parsed.prompts.is_absolute()
 
 
 def test_a_mistyped_config_is_answered_from_its_own_folder(tmp_path):

@@ -7,7 +7,7 @@ from functools import partial
 from xsample_jax.data.records import open_records, read_manifest
 from xsample_jax.errors import DataError, did_you_mean
 from xsample_jax.io.paths import in_bucket
-from xsample_jax.prepare.example import Example, Fields, InputShard, Problem, Source
+from xsample_jax.prepare.example import PASSED, Example, Fields, InputShard, Problem, Source
 from xsample_jax.prepare.folder import folder_source
 from xsample_jax.prepare.icons import icons_source
 from xsample_jax.prepare.parquet import parquet_source
@@ -48,9 +48,9 @@ def read_range(path: str, split: str, start: int, stop: int) -> Iterator[Example
             image=record["image"],
             captions=tuple(record["captions"]),
             label=record["label"],
-            attributes=record["attributes"],
             id=record["id"],
             caption_embeddings=record["caption_embeddings"],
+            **{name: record[name] for name in PASSED},
         )
 
 

@@ -2,12 +2,14 @@
 
 import argparse
 import os
+import pathlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 
 from xsample_jax.errors import BAD_INPUT, FAILED, UserError
 from xsample_jax.io.console import say
+from xsample_jax.io.paths import as_path
 from xsample_jax.topology import quiet_environment, without_tpu
 
 STOPPED = 130  # by Ctrl-C, as shells have it
@@ -41,6 +43,14 @@ def run_cli(run: Callable[[Sequence[str]], int | None], arguments: Sequence[str]
     except KeyboardInterrupt:
         say("stopped; the same command continues from here", error=True)
         return STOPPED
+
+
+def local_path(text: str) -> pathlib.Path:
+    """The type of a flag that names a file or folder: `~` is expanded, URLs of stores that we cannot reach refused."""
+    try:
+        return as_path(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def show_warning(message, category, filename, lineno, file=None, line=None) -> None:

@@ -90,6 +90,14 @@ def summary(result: EmbeddedSet, folder: Path) -> Iterator[str]:
             yield f"embeddings under way: {work}"
         return
     yield f"captions {result.captions}, of them new and distinct {result.distinct}; records without: {result.without}"
+    if result.unread:
+        yield (
+            f"warning: {result.unread} of the {result.distinct} have no word that this model knows, and all of them "
+            "one embedding: take a model of their language (--model)"
+        )
+    if result.cut:
+        longest = (result.manifest.text_encoder or {}).get("max_length", "")
+        yield f"{result.cut} reach the most tokens that this model reads ({longest}): what follows is cut off"
     yield done if result.finished else "this part is done; run without --part when all are"
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from xsample_jax.errors import FINISHED, UserError
 from xsample_jax.io.console import say
-from xsample_jax.tools.cli import add_renamed, run_cli
+from xsample_jax.tools.cli import add_renamed, local_path, run_cli
 
 JSON_FILE, EXAMPLES_FILE, PAGE = "evaluation.json", "evaluation.npz", "evaluation.html"
 
@@ -39,10 +39,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", help="folder for the results (default: RUN/evaluations/STEP)")
     parser.add_argument("--target", help="what probes predict: label or an attribute (emoji: subgroup; else label)")
     parser.add_argument("--probe", default="logistic", help=f"for robustness: {', '.join(PROBES)} (%(default)s)")
-    parser.add_argument("--sets", type=Path, help="folder with the test sets of robustness and mit_states")
+    parser.add_argument("--sets", type=local_path, help="folder with the test sets of robustness and mit_states")
     parser.add_argument("--crop", type=float, default=1.0, help="middle share of the side that is seen (default: all)")
     parser.add_argument(
-        "--prompts", type=Path, help="file with a template for class names on each line, with {caption}"
+        "--prompts", type=local_path, help="file with a template for class names on each line, with {caption}"
     )
     parser.add_argument("--text_encoder", help="encoder of the prompts: name or folder (default: that of the captions)")
     for field in dataclasses.fields(SgdProtocol):
@@ -79,7 +79,7 @@ def read_protocol(chosen: argparse.Namespace):
 
 def run(arguments: Sequence[str]) -> int:
     """Does what the command line says and returns the exit code."""
-    from xsample_jax.checkpoint import find_checkpoint
+    from xsample_jax.checkpoint_files import find_checkpoint
     from xsample_jax.config import config_to_json, split_overrides
     from xsample_jax.config.saved import describe_difference
     from xsample_jax.distributed import detect_process, start

@@ -29,14 +29,14 @@ from xsample_jax.prepare.job import ImageOptions, Job
 from xsample_jax.prepare.prepare import PROBLEMS, beam_runner, local_runner, prepare
 from xsample_jax.prepare.shards import parse_splits
 from xsample_jax.prepare.sources import open_source
-from xsample_jax.tools.cli import run_cli
+from xsample_jax.tools.cli import local_path, run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--source", required=True, help="webdataset, folder, tfds, records, icons or shapes")
+    parser.add_argument("--source", required=True, help="webdataset, folder, parquet, tfds, records, icons or shapes")
     parser.add_argument(
         "--path",
         default="",
@@ -59,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--image_field", default="", help="column of the table with paths relative to --path")
     parser.add_argument("--caption_fields", default="", help="columns, JSON entries, features or factors, with commas")
     parser.add_argument("--label_field", default="", help="column, JSON entry or feature with a number or a class name")
-    parser.add_argument("--class_names", type=Path, help="file with the name of class 0, 1, ... on each line")
+    parser.add_argument("--class_names", type=local_path, help="file with the name of class 0, 1, ... on each line")
     parser.add_argument("--require_caption", action="store_true", help="drop pictures without a caption")
     parser.add_argument(
         "--embed",

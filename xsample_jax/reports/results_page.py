@@ -1,187 +1,22 @@
-"""Tables and pictures of a grid for a Markdown page: its objectives, and what each change of a key does to them.
+"""Tables and pictures of a grid for a Markdown page: its objectives, and what each change of a key does to them."""
 
-    python -m xsample_jax.tools.results_page --grid=configs/ablations/results.py --runs=runs/results \
-        --out=docs/results.md --summary=README.md
-
-Runs that are not finished are left out, and counted. The page has them between the lines `<!-- results -->` and
-`<!-- /results -->`, the pictures beside it; --summary has one table and the picture of it.
-"""
-
-import argparse
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from xsample_jax.errors import DataError
-from xsample_jax.evals.catalog import HEADLINES, Metric, describe, in_order
-from xsample_jax.evals.facts import READING, TITLES
-from xsample_jax.evals.metrics import Interval, Scores, bootstrap, paired_difference
+from xsample_jax.evals.catalog import Metric, describe, in_order
+from xsample_jax.evals.metrics import Interval, bootstrap, paired_difference
 from xsample_jax.graphs.targets import parts_of
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.registry import name_of
 from xsample_jax.reports.report import difference_rows, verdicts
-from xsample_jax.reports.runs import Run, Series, load_runs, unit_of
-from xsample_jax.reports.style import Picture, color, insert, picture, row, rule
-from xsample_jax.sweeps.grid import Point, changes, objective_of, read_grid, unchanged
+from xsample_jax.reports.results_table import results_markdown
+from xsample_jax.reports.runs import Series, load_runs, unit_of
+from xsample_jax.reports.style import Picture, color, picture, row, rule
+from xsample_jax.sweeps.grid import Point, changes, objective_of, unchanged
 from xsample_jax.sweeps.local import FINISHED, state_of
-from xsample_jax.tools.cli import run_cli
-
-# The results of many runs as Markdown: mean over seeds, 95% interval, paired difference to a baseline.
-#
-#     python -m xsample_jax.tools.results_table RUN... [--out=page.md --out=another.md] [--baseline=simclr]
-#
-# Runs that share --by (default: the objective; else a config key such as name) are the seeds of one column. With --out
-# the tables go between the lines `<!-- results -->` and `<!-- /results -->` of each file, else to the screen.
-
-
-def group_runs(runs: Sequence[Run], by: str | None = None) -> dict[str, list[Run]]:
-    """Returns column name -> runs, in order of first appearance; `by` is a dotted config key, None: the objective."""
-    columns: dict[str, list[Run]] = {}
-    for run in runs:
-        columns.setdefault(run.objective if by is None else str(run.config.get(by)), []).append(run)
-    return columns
-
-
-def results_markdown(
-    columns: Mapping[str, Sequence[Run]], baseline: str | None = None, metrics: Sequence[str] = HEADLINES
-) -> str:
-    """Returns the Markdown of two tables: values beside chance and baselines, and differences to the baseline column.
-
-    Args:
-      columns: name -> its seeds.
-      baseline: a column; None: "simclr" where there is one, else no second table.
-      metrics: rows; those that some run lacks are left out.
-
-    Raises:
-      DataError: an unknown baseline; no common metric; seeds twice; runs evaluated on different images.
-    """
-    runs = [run for seeds in columns.values() for run in seeds]
-    shown = [describe(name) for name in metrics if all(name in run.examples for run in runs)]
-    if not shown:
-        lacking = next((run for run in runs if not run.examples), runs[0])
-        raise DataError(
-            "metrics", list(metrics), "a metric that all runs have", f"Look at evaluation.npz in {lacking.folder}."
-        )
-    for name, seeds in columns.items():
-        numbers = [run.config.get("seed") for run in seeds]
-        if len(set(numbers)) < len(numbers):
-            raise DataError(
-                f"seeds of {name}", numbers, "each seed once", "Give --by a config key that tells the runs apart."
-            )
-    if baseline is None:
-        baseline = "simclr" if "simclr" in columns else None
-    elif baseline not in columns:
-        raise DataError("baseline", baseline, f"one of {', '.join(columns)}")
-
-    known = ["classes", "chance"] if any(run.facts for run in runs) else []
-    levels = ["n", *known, *(name for name in TITLES if any(_baseline(run, name) for run in runs))]
-    heads = [
-        *(TITLES.get(name, name) for name in levels),
-        *(f"{n} ({_seeds(len(seeds))})" for n, seeds in columns.items()),
-    ]
-    lines = [row(["", *heads]), rule(len(heads))]
-    lines += [_values(metric, list(columns.values()), levels) for metric in shown]
-    unit = unit_of(runs)
-    several = " and seeds" if any(len(seeds) > 1 for seeds in columns.values()) else ""
-    lines += [
-        "",
-        f"Accuracies in percent. Mean over seeds; in brackets the 95% bootstrap interval over {unit}{several}. Bold: "
-        f"the best of the row, where the 95% interval of its paired difference to every other column, over {unit} and "
-        f"seeds, excludes zero. {READING}{_one_seed(columns)}",
-        *(f"Note: {note}" for note in dict.fromkeys(note for run in runs for note in run.notes)),
-    ]
-    others = {name: seeds for name, seeds in columns.items() if name != baseline}
-    if baseline is not None and others:
-        lines += ["", row([f"minus {baseline}", *others]), rule(len(others))]
-        lines += [_differences(metric, list(others.values()), columns[baseline]) for metric in shown]
-        said = f"Differences in points, paired over the same {unit}; bold: the 95% interval over {unit} and seeds "
-        lines += ["", f"{said}excludes zero.{_one_seed(columns)}"]
-    return "\n".join(lines)
-
-
-def _values(metric: Metric, columns: Sequence[Sequence[Run]], levels: Sequence[str]) -> str:
-    intervals = [bootstrap(_scores(metric, seeds)) for seeds in columns]
-    best = max(range(len(columns)), key=lambda place: (metric.direction or 1) * intervals[place].mean)
-    others = [seeds for place, seeds in enumerate(columns) if place != best]
-    clear = others and all(paired_difference(_scores(metric, columns[best]), _scores(metric, o)).clear for o in others)
-    cells = [_level(metric, [run for seeds in columns for run in seeds], name) for name in levels]
-    for place, interval in enumerate(intervals):
-        mean = metric.text(interval.mean)
-        bold = metric.direction and clear and place == best
-        cells.append(f"{_bold(mean) if bold else mean} [{metric.text(interval.low)}, {metric.text(interval.high)}]")
-    arrow = {1: " ↑", -1: " ↓", 0: ""}[metric.direction]
-    return row([metric.title + arrow, *cells])
-
-
-def _level(metric: Metric, runs: Sequence[Run], name: str) -> str:
-    """One of n, classes, chance (of the first run that says it) or a baseline (mean over runs) as a cell."""
-    facts = [run.facts[metric.name] for run in runs if metric.name in run.facts]
-    if name == "n":
-        return f"{len(runs[0].examples[metric.name].values):,}"
-    found = [one["baselines"].get(name) if name in TITLES else one.get(name) for one in facts]
-    found = [value for value in found if value is not None]
-    if not found:
-        return "–"
-    return f"{found[0]:,}" if name == "classes" else metric.text(float(np.mean(found if name in TITLES else found[:1])))
-
-
-def _baseline(run: Run, name: str) -> bool:
-    return any(name in facts.get("baselines", {}) for facts in run.facts.values())
-
-
-def _one_seed(columns: Mapping[str, Sequence[Run]]) -> str:
-    single = [name for name, seeds in columns.items() if len(seeds) == 1]
-    if not single or len(columns) < 2:
-        return ""
-    return f" One seed of {', '.join(single)}: the spread between seeds is not known, so no difference to it is bold."
-
-
-def _differences(metric: Metric, columns: Sequence[Sequence[Run]], baseline: Sequence[Run]) -> str:
-    cells = []
-    for seeds in columns:
-        interval = paired_difference(_scores(metric, seeds), _scores(metric, baseline))
-        mean, low, high = (metric.text(value, signed=True) for value in (interval.mean, interval.low, interval.high))
-        cells.append(f"{_bold(mean) if interval.clear else mean} [{low}, {high}]")
-    return row([metric.title, *cells])
-
-
-def _scores(metric: Metric, seeds: Sequence[Run]) -> list[Scores]:
-    return [run.examples[metric.name] for run in seeds]
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' if count > 1 else ''}"
-
-
-def _bold(text: str) -> str:
-    return f"**{text}**"
-
-
-def main_table(arguments: Sequence[str] | None = None) -> int:
-    return run_cli(run_table, arguments)
-
-
-def run_table(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m xsample_jax.tools.results_table", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("runs", nargs="+", help="run folders; the order of their objectives is that of the columns")
-    parser.add_argument("--out", action="append", default=[], help="Markdown file with the markers; may be repeated")
-    parser.add_argument("--baseline", help="column that the others are compared with (default: simclr)")
-    parser.add_argument("--by", help="config key whose value names the column (default: the objective)")
-    parser.add_argument(
-        "--metrics", nargs="+", default=list(HEADLINES), help="metrics to show (default: the headlines)"
-    )
-    chosen = parser.parse_args(arguments)
-    columns = group_runs(load_runs(chosen.runs), chosen.by)
-    markdown = results_markdown(columns, chosen.baseline, chosen.metrics)
-    for path in chosen.out:
-        insert(path, "results", markdown)
-    print(markdown)
-    return 0
-
 
 # A Markdown table of series, a row each: the mean of some metrics, and the paired difference to another series.
 
@@ -358,11 +193,10 @@ def page_markdown(
     total: int,
     runs: Path,
     base: str,
-    folder: Path,
-    stem: str,
+    pictures: Path,
     names: Sequence[str] = SUMMARY,
 ) -> str:
-    """The page's generated part; draws its pictures into `folder`, named by `stem`.
+    """The page's generated part; draws its pictures, whose names begin with the path `pictures`.
 
     Args:
       points: finished ones, of `total`.
@@ -385,20 +219,20 @@ def page_markdown(
         "",
         "## Objectives",
         "",
-        _image(forest(series, level, metrics, folder, stem).name, f"Differences to {base}"),
+        _image(forest(series, level, metrics, pictures.parent, pictures.name).name, f"Differences to {base}"),
         "",
         *(f"- {said}" for said in verdicts(series, level, difference_rows(series, level, every))),
         "",
         results_markdown({name: one.runs for name, one in objectives.items()}, base, [metric.name for metric in every]),
     ]
     for key, by_objective in responses_of(points, runs).items():
-        name = f"{stem}-{key.rpartition('.')[2]}"
+        name = f"{pictures.name}-{key.rpartition('.')[2]}"
         table = []
         for objective, line in by_objective.items():
             first, *changed = line.items()
             table += [(_named(objective, *first), None)]
             table += [(_named(objective, *one), first[1]) for one in changed]
-        lines += ["", f"## `{key}`", "", _image(response(key, by_objective, metrics, folder, name).name, key)]
+        lines += ["", f"## `{key}`", "", _image(response(key, by_objective, metrics, pictures.parent, name).name, key)]
         lines += [
             "",
             difference_table(table, metrics),
@@ -414,34 +248,3 @@ def _unit(series: Iterable[Series]) -> str:
 
 def _image(name: str, alt: str) -> str:
     return f"![{alt}]({name}.png)"
-
-
-def main_page(arguments: Sequence[str] | None = None) -> int:
-    return run_cli(run_page, arguments)
-
-
-def run_page(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m xsample_jax.tools.results_page", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("--grid", required=True, metavar="FILE[:ARG]", help="a grid that changes one key at a time")
-    parser.add_argument("--runs", required=True, type=Path, help="where tools.sweep put its runs")
-    parser.add_argument("--out", required=True, type=Path, help="Markdown file; its pictures are put beside it")
-    parser.add_argument("--summary", type=Path, help="another Markdown file, for one table and picture")
-    parser.add_argument("--baseline", default="simclr", help="objective that the others are compared with")
-    parser.add_argument("--metrics", nargs="+", default=list(SUMMARY), help="of the pictures and the tables of changes")
-    chosen = parser.parse_args(arguments)
-    _, points = read_grid(chosen.grid)
-    changes(points)
-    done = finished(points, chosen.runs)
-    folder, stem = chosen.out.parent, chosen.out.stem
-    folder.mkdir(parents=True, exist_ok=True)
-    page = page_markdown(done, len(points), chosen.runs, chosen.baseline, folder, stem, chosen.metrics)
-    insert(chosen.out, "results", page)
-    if chosen.summary:
-        objectives = objectives_of(done, chosen.runs)
-        where = os.path.relpath(folder / stem, chosen.summary.parent)
-        text = summary_markdown(objectives, objectives[chosen.baseline], where, chosen.metrics)
-        insert(chosen.summary, "results", text)
-    print(f"{len(done)} of {len(points)} runs: {chosen.out}")
-    return 0
