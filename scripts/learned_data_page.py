@@ -120,12 +120,12 @@ def page(runs: Sequence[Trained], points: Sequence[Point], folder: Path, stem: s
         name = f"{stem}-{data}-{steps}"
         seeds = sorted({run.seed for run in own})
         parts += [
-            f"## {data}, {steps} steps of {batch} images",
+            f"### {data}, {steps} steps of {batch} images",
             f"{len(own)} runs, seeds {', '.join(map(str, seeds))}. In each cell: mean over seeds, half the width of "
             f"its {LEVEL:.0%} interval (Student's t, over seeds; none below {FEWEST_SEEDS}), number of seeds; percent.",
         ]
         for metric in [metric for metric in SHOWN[data] if any(metric in run.metrics for run in own)]:
-            parts += [f"### `{metric}`", level_table(own, metric)]
+            parts += [f"#### `{metric}`", level_table(own, metric)]
         parts += [draw(own, data, folder, name), *conclusions(own, data), logged_table(own)]
     return "\n\n".join(part for part in parts if part)
 
@@ -181,7 +181,7 @@ def conclusions(runs: Sequence[Trained], data: str) -> list[str]:
     said += f"; about {0.05 * asked:.1f} would by chance." if asked else "."
     if open_ones:
         said += f" {open_ones} more have fewer than {FEWEST_SEEDS} seeds, and nothing is concluded from them."
-    return ["### What separates", said, "\n".join(apart) or "Nothing does: none of the methods is called better here."]
+    return ["#### What separates", said, "\n".join(apart) or "Nothing does: none of the methods is called better here."]
 
 
 def logged_table(runs: Sequence[Trained]) -> str:
@@ -190,7 +190,7 @@ def logged_table(runs: Sequence[Trained]) -> str:
     names = [name for name in LOGGED if any(name in run.logged for run in runs)]
     if not methods or not names:
         return ""
-    lines = ["### At the last step", "", row(["", *(f"`{name}`" for name in names)]), rule(len(names))]
+    lines = ["#### At the last step", "", row(["", *(f"`{name}`" for name in names)]), rule(len(names))]
     for method in methods:
         own = [run.logged for run in runs if run.method == method]
         found = [[logged[name] for logged in own if name in logged] for name in names]
