@@ -24,19 +24,19 @@ from xsample_jax.adversary import (
     UPDATES,
     Adversary,
     Guests,
+    Opponent,
     condition_of,
     conditions_of,
     descended,
     ramped,
     take_turn,
 )
-from xsample_jax.augment.differentiable import augment_differentiably
+from xsample_jax.augment.differentiable import augment_differentiably, planes_of
 from xsample_jax.config.check import find_problems
 from xsample_jax.errors import ConfigError
 from xsample_jax.io.run_dir import read_history
 from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.models import towers
-from xsample_jax.models.generator import planes_of
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.sharding import fetch_scalars, to_global
 
@@ -111,9 +111,12 @@ def contrast(images, rows):
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[jnp.arange(2 * count), own])
 
 
+OPPONENT = Opponent(contrast, embed)
+
+
 def turn(adversary, memory, batch, progress=1.0, key=0):
     run = quick_jit(lambda memory, batch: _plain(take_turn(
-        adversary, memory, batch, jax.random.key(key), jnp.float32(progress), contrast, embed)))  # fmt: skip
+        adversary, memory, batch, jax.random.key(key), jnp.float32(progress), OPPONENT)))  # fmt: skip
     return run(memory, batch)
 
 
@@ -194,7 +197,7 @@ def test_the_similarity_term_alone_draws_the_images_of_a_pair_apart_step_by_step
         first, second = adversary.generate(climbing(memory, adversary), latents, None)
         return float(jnp.mean(jnp.sum(embed(first) * embed(second), axis=-1)))
 
-    step = quick_jit(lambda memory: take_turn(adversary, memory, batch, key, jnp.float32(1), contrast, embed)[0])
+    step = quick_jit(lambda memory: take_turn(adversary, memory, batch, key, jnp.float32(1), OPPONENT)[0])
     found = [cosine(memory)]
     for _ in range(20):
         memory = step(memory)

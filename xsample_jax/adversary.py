@@ -27,8 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from xsample_jax.augment.differentiable import augment_differentiably
-from xsample_jax.models.generator import Discriminator, Generator, images_of, planes_of
+from xsample_jax.augment.differentiable import augment_differentiably, images_of, planes_of
+from xsample_jax.models.generator import Discriminator, Generator
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.ops import unit_rows
 from xsample_jax.state import ModelDef, define_model, to_flat
@@ -145,22 +145,32 @@ def count_generated(options, batch_size: int) -> int:
 # One turn: what climbs moves, and its images take their places in the batch.
 
 
+@dataclasses.dataclass(frozen=True)
+class Opponent:
+    """The encoder, at rest, as what climbs sees it.
+
+    Attributes:
+      contrast: the objective on a batch of its own: (images, the other entries of it) -> scalar.
+      embed: float images [n, S, S, C] -> unit rows [n, D], whole and not augmented.
+    """
+
+    contrast: Callable[[Images, Mapping[str, jax.Array]], jax.Array]
+    embed: Callable[[jax.Array], jax.Array]
+
+
 def take_turn(
     adversary: Adversary,
     memory: Mapping[str, jax.Array],
     batch: Mapping[str, jax.Array],
     key: jax.Array,
     progress: jax.Array,
-    contrast: Callable[[Images, Mapping[str, jax.Array]], jax.Array],
-    embed: Callable[[jax.Array], jax.Array],
+    opponent: Opponent,
 ) -> tuple[Arrays, "Guests", Arrays]:
     """The turn of the adversary before a step of the encoder.
 
     Args:
       memory: of the train state. batch: of the step. key: of the step.
       progress: share of the run that is over.
-      contrast: the objective on a batch of its own: (images, the other entries of it) -> scalar.
-      embed: float images [n, S, S, C] -> unit rows [n, D], whole and not augmented.
 
     Returns:
       (new entries of the memory, the images that enter the batch, metrics of scalars). `loss_generated` and `loss_real`
@@ -175,9 +185,9 @@ def take_turn(
     for number in range(adversary.options.updates if adversary.generators else 0):
         turn = jax.random.fold_in(key, number + 1)
         state, found = _train_discriminator(adversary, state, turn, real, condition)
-        latents = adversary.latents(jax.random.fold_in(turn, 3), adversary.ids)
-        harder = partial(_harder, adversary, latents, condition, contrast, embed, rows)
-        state, of_generators = _train_generators(adversary, state, turn, latents, condition, weight, harder)
+        made_of = adversary.latents(jax.random.fold_in(turn, 3), adversary.ids), condition
+        harder = partial(_harder, adversary, made_of, opponent, rows)
+        state, of_generators = _train_generators(adversary, state, turn, made_of, weight, harder)
         found |= of_generators
     entering = adversary.generate(state, adversary.latents(key, adversary.ids), condition)
     if not adversary.generators:
@@ -185,8 +195,8 @@ def take_turn(
         entering = (images_of(planes),)
     entering = tuple(jnp.round(jax.lax.stop_gradient(images)) for images in entering)
     if "loss_generated" not in found:
-        found["loss_generated"] = contrast(entering, rows)
-    found["loss_real"] = contrast((real["image"].astype(jnp.float32),), real)
+        found["loss_generated"] = opponent.contrast(entering, rows)
+    found["loss_real"] = opponent.contrast((real["image"].astype(jnp.float32),), real)
     found["hardness"] = found["loss_generated"] - found["loss_real"]
     params = [value for path, value in state.items() if not path.startswith((MOMENTS, UPDATES))]
     found["adversary_norm"] = jnp.sqrt(sum((jnp.sum(jnp.square(value)) for value in params), jnp.zeros(())))
@@ -195,13 +205,13 @@ def take_turn(
     return {ADVERSARY + path: value for path, value in state.items()}, guests, found
 
 
-def _harder(adversary, latents, condition, contrast, embed, rows, params) -> tuple[jax.Array, Arrays]:
+def _harder(adversary, made_of, opponent, rows, params) -> tuple[jax.Array, Arrays]:
     """(what the generators raise beside the discriminator's verdict, metrics), a function of their parameters."""
-    images = adversary.generate(params, latents, condition)
+    images = adversary.generate(params, *made_of)
     if adversary.options.kind == "hard":
-        loss = contrast(images, rows)
+        loss = opponent.contrast(images, rows)
         return loss, {"loss_generated": loss}
-    first, second = jnp.split(embed(jnp.concatenate(images)), 2)
+    first, second = jnp.split(opponent.embed(jnp.concatenate(images)), 2)
     cosine = jnp.mean(jnp.sum(first * second, axis=-1))
     return -cosine, {"pair_cosine": cosine}
 
@@ -227,12 +237,13 @@ def _train_discriminator(adversary, state, key, real, condition) -> tuple[Arrays
     return descended(state, gradient, adversary.options.rate), found
 
 
-def _train_generators(adversary, state, key, latents, condition, weight, harder) -> tuple[Arrays, Arrays]:
-    """One update of the generators; counts the turn."""
+def _train_generators(adversary, state, key, made_of, weight, harder) -> tuple[Arrays, Arrays]:
+    """One update of the generators, on what images are made of: latents and side information; counts the turn."""
+    _, condition = made_of
 
     def loss_of(params):
         verdict = 0.0
-        for number, images in enumerate(adversary.generate(params, latents, condition)):
+        for number, images in enumerate(adversary.generate(params, *made_of)):
             # Draws of its own for each: they are what tells two generators apart that start alike.
             planes = augment_differentiably(planes_of(images), jax.random.fold_in(key, 20 + number), adversary.ids)
             verdict -= jnp.mean(adversary.judge(state, planes, condition))

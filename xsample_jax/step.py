@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from xsample_jax.adversary import Adversary, Guests, take_turn
+from xsample_jax.adversary import Adversary, Guests, Opponent, take_turn
 from xsample_jax.augment.views import copies_of, eval_view, make_views
 from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
 from xsample_jax.objectives.learned_state import (
@@ -298,7 +298,7 @@ def make_turn(config, model: ModelDef, objective: Objective, adversary: Adversar
 
         key = jax.random.fold_in(jax.random.key(config.seed, impl="threefry2x32"), state.step)
         key = jax.random.fold_in(key, TURN)
-        return take_turn(adversary, state.memory, batch, key, state.step / steps, contrast, embed)
+        return take_turn(adversary, state.memory, batch, key, state.step / steps, Opponent(contrast, embed))
 
     return turn
 
@@ -309,6 +309,17 @@ def with_teacher(model: ModelDef, objective: Objective, state: TrainState, input
         return inputs
     teacher = model.merge(teacher_params(state.memory), state.statistics, training=True)
     return dataclasses.replace(inputs, teacher=teacher_embeddings(objective, teacher, inputs))
+
+
+def choose_streaming(config, objective: Objective, mesh: Mesh | None, class_embeddings: np.ndarray | None) -> Streaming:
+    """How the loss of a step is computed, as config.loss says."""
+    names = ("impl", "block_size", "kernel", "collective", "comm_dtype", "caption_comm_dtype")
+    return Streaming(
+        **{name: config.loss[name] for name in names},
+        mesh=mesh,
+        lowest_temperature=objective.lowest_temperature,
+        class_embeddings=class_embeddings,
+    )
 
 
 def make_train_step(
@@ -332,16 +343,7 @@ def make_train_step(
     `adversary` makes some of the images (adversary.py); None: the batch is trained on as it is.
     """
 
-    how = Streaming(
-        **{
-            name: config.loss[name]
-            for name in ("impl", "block_size", "kernel", "collective", "comm_dtype", "caption_comm_dtype")
-        },
-        mesh=mesh,
-        lowest_temperature=objective.lowest_temperature,
-        class_embeddings=class_embeddings,
-    )
-    loss_of = make_loss(config, model, objective, how)
+    loss_of = make_loss(config, model, objective, choose_streaming(config, objective, mesh, class_embeddings))
     turn = make_turn(config, model, objective, adversary, loss_of, steps) if adversary is not None else None
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:

@@ -6,7 +6,8 @@ import pytest
 from flax import nnx
 
 from tests.quick import quick_jit
-from xsample_jax.models.generator import Discriminator, Generator, images_of, planes_of, spectral_bound
+from xsample_jax.augment.differentiable import images_of, planes_of
+from xsample_jax.models.generator import Discriminator, Generator, spectral_bound
 from xsample_jax.state import to_flat
 
 SIZE, LATENT, CONDITION = 16, 5, 3

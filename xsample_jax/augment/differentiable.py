@@ -14,6 +14,27 @@ HOLE = 1 / 2  # side of the hole, as a share of the side
 _DRAWS = 7
 
 
+def planes_of(images: jax.Array) -> jax.Array:
+    """Images [n, S, S, C] of 0..255, any type -> float32 -1..1, colors times alpha where there is one.
+
+    What is transparent then looks alike whatever its colors are.
+    """
+    values = images.astype(jnp.float32) / 255.0
+    if values.shape[-1] == 4:
+        values = jnp.concatenate([values[..., :3] * values[..., 3:], values[..., 3:]], axis=-1)
+    return 2.0 * values - 1.0
+
+
+def images_of(planes: jax.Array) -> jax.Array:
+    """The inverse of `planes_of`: float32 0..255, cut off where planes are beyond it; no color where no alpha is."""
+    values = jnp.clip((planes + 1.0) / 2.0, 0.0, 1.0)
+    if values.shape[-1] == 4:
+        alpha = values[..., 3:]
+        colors = jnp.where(alpha > 0, values[..., :3] / jnp.maximum(alpha, 1 / 255), 0.0)
+        values = jnp.concatenate([jnp.clip(colors, 0.0, 1.0), alpha], axis=-1)
+    return 255.0 * values
+
+
 def augment_differentiably(planes: jax.Array, key: jax.Array, ids: jax.Array) -> jax.Array:
     """Images with other colors, moved and with a hole: planes [n, S, S, C] in -1..1, of any channels.
 

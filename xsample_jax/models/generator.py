@@ -104,27 +104,6 @@ def spectral_bound(matrix: jax.Array) -> jax.Array:
     return jnp.sqrt(scale) * jnp.maximum(jnp.trace(power), 1e-30) ** (1 / 16)
 
 
-def planes_of(images: jax.Array) -> jax.Array:
-    """Images [n, S, S, C] of 0..255, any type -> float32 -1..1, colors times alpha where there is one.
-
-    What is transparent then looks alike whatever its colors are.
-    """
-    values = images.astype(jnp.float32) / 255.0
-    if values.shape[-1] == 4:
-        values = jnp.concatenate([values[..., :3] * values[..., 3:], values[..., 3:]], axis=-1)
-    return 2.0 * values - 1.0
-
-
-def images_of(planes: jax.Array) -> jax.Array:
-    """The inverse of `planes_of`: float32 0..255, cut off where planes are beyond it; no color where no alpha is."""
-    values = jnp.clip((planes + 1.0) / 2.0, 0.0, 1.0)
-    if values.shape[-1] == 4:
-        alpha = values[..., 3:]
-        colors = jnp.where(alpha > 0, values[..., :3] / jnp.maximum(alpha, 1 / 255), 0.0)
-        values = jnp.concatenate([jnp.clip(colors, 0.0, 1.0), alpha], axis=-1)
-    return 255.0 * values
-
-
 def _widths(width: int) -> tuple[int, ...]:
     """Channels of the maps between the smallest and the largest."""
     return tuple(width * 2 ** (STAGES - 1 - stage) for stage in range(STAGES))
