@@ -90,6 +90,7 @@ setuptools.setup(
         "export": ["flatbuffers"],  # for tools.export --format=jax_export
         "onnx": ONNX,
         "emoji": ["resvg-py==0.5.0"],  # pinned: the embedded set is rebuilt bit for bit
+        "digits": ["scikit-learn"],  # for the sources digits_on_images and multi_digits of tools.prepare
         "logging": LOGGING,
         "wandb": ["wandb"],  # for log.wandb
         "gcs": ["fsspec", "gcsfs"],  # for paths in buckets, gs://BUCKET/NAME

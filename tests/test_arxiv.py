@@ -41,6 +41,7 @@ TITLES = {
     "2010.04592": "Contrastive Learning with Hard Negative Samples",
     "2010.06192": "Revisiting BFloat16 Training",
     "2010.11929": "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
+    "2011.02803": "Intriguing Properties of Contrastive Losses",
     "2012.09740": "Understanding the Behavior of Contrastive Loss",
     "2101.06983": "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
     "2102.05918": "Scaling Up Visual and Vision-Language Representation Learning With Noisy Text Supervision",

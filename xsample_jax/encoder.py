@@ -63,6 +63,16 @@ class Encoder:
 
         return partial(jax.jit(forward), jax.device_put(state))
 
+    def maps(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Local features of some images, by depth from shallow to deep, each float32 [n, h, w, channels].
+
+        Maps after the stages of a ResNet, tokens of the patches after blocks of a ViT. Arguments as of `forward`.
+        """
+        graph, state = nnx.split(self.module)
+        config = self.config.augment
+        run = jax.jit(lambda state, images: nnx.merge(graph, state).maps(eval_view(images, config)))
+        return {name: np.asarray(map_, np.float32) for name, map_ in jax.device_get(run(state, images)).items()}
+
     def encode(self, images: Sequence[np.ndarray], batch_size: int = 64) -> np.ndarray:
         """Features of images as the evaluation of the run sees them: square (`data.fit`), resized, normalized.
 

@@ -64,6 +64,7 @@ def export_onnx(encoder: Encoder, out: str | Path) -> str:
         from jax2onnx import to_onnx
     except ImportError as error:
         raise ImportError(f"--format=onnx needs jax2onnx and onnxruntime: pip install -e .[onnx] ({error})") from error
+    _check_colors(encoder)
     encoder = encoder.with_model(conv_impl="dot")
     graph, state = nnx.split(encoder.module)
     size, out = encoder.config.augment.size, Path(out)
@@ -110,6 +111,7 @@ _TIMM_ACTIVATIONS = {"gelu": {}, "gelu_tanh": {"act_layer": "gelu_tanh"}}
 
 def export_safetensors(encoder: Encoder, out: str | Path) -> str:
     """Writes the file and returns, in words, how to load it; also in the file's metadata, with mean, std and size."""
+    _check_colors(encoder)
     family = family_of(encoder.config)
     arrays = to_theirs(FAMILIES[family], encoder.module, encoder.arrays)
     if family == "resnet":  # what torch counts beside every running mean
@@ -129,6 +131,13 @@ def export_safetensors(encoder: Encoder, out: str | Path) -> str:
     }
     write_safetensors(out, arrays, metadata)
     return loading
+
+
+def _check_colors(encoder: Encoder) -> None:
+    """Raises DataError for an encoder that reads bits of a hash beside the colors: only its own views have them."""
+    bits = encoder.config.augment.bits
+    if bits:
+        raise DataError("augment.bits of the run", bits, "0 for this format", "Use --format=jax_export.")
 
 
 def family_of(config) -> str:

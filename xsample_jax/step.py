@@ -30,7 +30,7 @@ from xsample_jax.objectives.learned_state import (
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.terms import Block, image_block, key_block, other_view
-from xsample_jax.ops import products
+from xsample_jax.ops import products, unit_rows
 from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, updated, warm_up
 
 # From a batch to the blocks that an objective compares: one encoder call for all views, and whatever else it needs.
@@ -116,8 +116,12 @@ def step_blocks(
     inputs: StepInputs,
     z: jax.Array,
     views: int,
+    raw: jax.Array | None = None,
 ) -> dict[str, Block]:
-    """The blocks of a step by name (objectives/terms.py). z [B * V, D]: embeddings of the views."""
+    """The blocks of a step by name (objectives/terms.py).
+
+    z [B * V, D]: embeddings of the views; raw: the head outputs behind them, for an objective that reads them.
+    """
     per_image = {name: inputs.batch[name] for name in SIDE_INFORMATION if name in inputs.batch}
     images = len(per_image["id"])
     text = network.embed_text(inputs.batch) if objective.text is not None else None
@@ -130,7 +134,7 @@ def step_blocks(
         per_image |= {"text": jax.lax.stop_gradient(text), "image": mean}
     of_view = {f"view_{view}": jax.lax.stop_gradient(z[view::views]) for view in range(views)}
     teacher = inputs.teacher
-    other = {"other_view": other_view(z, views)}
+    other = {"other_view": other_view(z, views)} | ({"raw": raw} if objective.raw else {})
     if teacher:
         other |= {"teacher": other_view(teacher["image"], views)}
     blocks = {"image": image_block(z, per_image | of_view, views, 0, **other)}
@@ -174,20 +178,20 @@ def step_blocks(
 def embed_in_chunks(
     model: ModelDef, params: dict, statistics: dict, images: jax.Array, views: int, chunks: int
 ) -> tuple[jax.Array, dict]:
-    """Embeddings of all views, `chunks` parts of the batch one after the other.
+    """Head outputs of all views, `chunks` parts of the batch one after the other.
 
     Args:
       images: [B * views, S, S, 3], row = image * views + view; B a multiple of `chunks`.
 
     Returns:
-      (z [B * views, D], statistics after the step: means over the chunks). Every chunk takes every `chunks`-th image,
-      so that on a mesh each device encodes its own rows of each chunk.
+      (head outputs [B * views, D], statistics after the step: means over the chunks). Every chunk takes every
+      `chunks`-th image, so that on a mesh each device encodes its own rows of each chunk.
     """
 
     @jax.checkpoint
     def encode(part):
         network = model.merge(params, statistics, training=True)
-        _, z = network.embed(part.reshape(-1, *part.shape[2:]))
+        _, z = network.project(part.reshape(-1, *part.shape[2:]))
         return z.reshape(-1, views, z.shape[-1]), to_flat(nnx.split(network, nnx.Param, ...)[2])
 
     parts = images.reshape(-1, chunks, views, *images.shape[1:])
@@ -265,11 +269,12 @@ def make_loss(config, model: ModelDef, objective: Objective, how: Streaming) -> 
         features = None
         images = len(inputs.batch["id"])
         if config.loss.grad_cache > 1 and images == config.batch_size:
-            z, new = embed_in_chunks(model, params, statistics, inputs.images, config.views, config.loss.grad_cache)
+            raw, new = embed_in_chunks(model, params, statistics, inputs.images, config.views, config.loss.grad_cache)
             encoded = {name: value for name, value in new.items() if name.startswith(("encoder/", "head/"))}
         else:
-            features, z = network.embed(inputs.images)
-        blocks = step_blocks(objective, network, params, inputs, z, config.views)
+            features, raw = network.project(inputs.images)
+        z = unit_rows(raw)
+        blocks = step_blocks(objective, network, params, inputs, z, config.views, raw)
         blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
         loss, metrics = objective_loss(
             objective, blocks, images, temperature, bias_of(params), inputs.progress, inputs.key, how

@@ -21,7 +21,8 @@ def test_resolves_to_the_committed_config(spec):
 
 def test_no_config_and_no_golden_is_forgotten():
     files = {str(path.relative_to(ROOT / "configs").with_suffix("")) for path in (ROOT / "configs").glob("**/*.py")}
-    elsewhere = ("objective", "ablations/", "studies/")  # test_objective_configs.py, tests/sweeps/test_ablations.py
+    # Tests of their own: test_objective_configs.py, tests/sweeps/test_ablations.py, test_studies.py.
+    elsewhere = ("objective", "ablations/", "studies/")
     assert {name for name in files if not name.startswith(elsewhere)} == set(VARIANTS)
     assert set(GOLDENS) == set(SPECS)
 

@@ -11,9 +11,10 @@ from tests.prepare.corpora import picture
 from tests.tiny import tiny_config
 from xsample_jax.data.writer import write_records
 from xsample_jax.reports import data_findings
+from xsample_jax.reports import machine_findings as machine
 from xsample_jax.reports.data_findings import NOTE, PROBLEM, check_data
-from xsample_jax.tools import doctor as machine
-from xsample_jax.tools.doctor import diagnose, main, run
+from xsample_jax.reports.machine_findings import diagnose
+from xsample_jax.tools.doctor import main, run
 
 DIM = 8
 ENCODER = {"name": "e", "revision": "1", "pooling": "mean", "dim": DIM, "normalised": True, "template": "{caption}"}

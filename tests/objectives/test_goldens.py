@@ -260,9 +260,12 @@ def clip_lite():
 
 
 def intriguing():
-    """Attraction is a mean squared distance; repulsion keeps the self pair; a constant log D."""
-    repulsion = value(Term(attraction=0.0, self_pairs=True, graph=Graph("uniform")), two_views(), 0.5)
-    return align(Z1, Z2) / (2 * 16) + repulsion - np.log(16)
+    """The preset with lambda = 1; the notebook subtracts log D, a constant."""
+    objective = PRESETS["generalized_lse"].objective
+    (term,) = objective.terms
+    return preset_value(
+        "generalized_lse", two_views(), temperature=0.5, terms=(dataclasses.replace(term, weight=1.0),)
+    ) - np.log(16)
 
 
 def cacr():

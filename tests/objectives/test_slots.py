@@ -70,6 +70,14 @@ TARGET = jnp.asarray(RNG.integers(0, 2, (ANCHORS, KEYS)), jnp.float32)
 WEIGHT = jnp.ones((ANCHORS, KEYS))
 PAIR_VIEW = jnp.zeros((ANCHORS, KEYS), int)
 
+
+def keys_of(function):
+    """The key of a feature term that draws."""
+    return (
+        [jax.random.key(0)] if any(slot.draws and slot.function is function for slot in FEATURE_TERMS.values()) else []
+    )
+
+
 # How a function of every registry is called: f(slot, u, v, options).
 REGISTRIES = {
     "source": (SOURCES, lambda f, u, v, o: f(u, v, **o)),
@@ -81,7 +89,7 @@ REGISTRIES = {
     "link": (LINKS, lambda f, u, v, o: f(LOGITS, TARGET, VALID, **o)),
     "aggregate": (AGGREGATES, lambda f, u, v, o: f(LOGITS, TARGET, LOGITS[:, :1], **o)),
     "mixer": (MIXERS, lambda f, u, v, o: f(X, Y, VALID, jax.random.key(0), **o)),
-    "feature term": (FEATURE_TERMS, lambda f, u, v, o: f(X, X, **o)),
+    "feature term": (FEATURE_TERMS, lambda f, u, v, o: f(X, X, *keys_of(f), **o)),
     "normalizer": (NORMALIZERS, lambda f, u, v, o: f(LOGITS, VALID, 0.5, **o)),
     "transform": (TRANSFORMS, lambda f, u, v, o: f(LOGITS, VALID, **o)),
     "target temperature": (RULES, lambda f, u, v, o: f(LOGITS, VALID, **o)),

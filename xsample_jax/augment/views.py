@@ -17,6 +17,7 @@ import numpy as np
 
 from xsample_jax.augment.autoaugment import DRAWS as AUTO_AUGMENT_DRAWS
 from xsample_jax.augment.autoaugment import auto_augment
+from xsample_jax.augment.bits import with_bits
 
 # Random resized crop and flip as two small matrix products `W_y X W_x^T`, which run on matrix units: no gathers.
 #
@@ -280,7 +281,7 @@ def make_views(
       views: views per image, V.
 
     Returns:
-      float32 [B*V, S, S, 3], normalized; row = image * V + view.
+      float32 [B*V, S, S, 3 + config.bits], normalized; row = image * V + view.
     """
     return views_from_numbers(images, draw_numbers(seed, step, ids, views, copies), config)
 
@@ -299,7 +300,7 @@ def views_from_numbers(images: jax.Array, numbers: dict[str, jax.Array], config)
     # One view after the other, each over the whole batch: temporaries stay small, the batch dimension stays first.
     of_view = {choice: jnp.moveaxis(of_all, 1, 0) for choice, of_all in numbers.items()}
     stacked = jax.lax.map(lambda draws: _one_view(source, draws, config), of_view)
-    return jnp.moveaxis(stacked, 0, 1).reshape(-1, *stacked.shape[2:])
+    return with_bits(jnp.moveaxis(stacked, 0, 1).reshape(-1, *stacked.shape[2:]), images, config.bits)
 
 
 def eval_view(images: jax.Array, config, background: jax.Array | None = None) -> jax.Array:
@@ -312,7 +313,7 @@ def eval_view(images: jax.Array, config, background: jax.Array | None = None) ->
         training used white (`augment.background`), else mid gray. Not seen through opaque images.
 
     Returns:
-      float32 [B, S, S, 3].
+      float32 [B, S, S, 3 + config.bits].
     """
     source = _to_planes(images)
     if background is None:
@@ -323,7 +324,7 @@ def eval_view(images: jax.Array, config, background: jax.Array | None = None) ->
     zero = jnp.zeros(images.shape[0])
     rows = resize_weights(zero, zero + height, height, config.size)
     columns = resize_weights(zero, zero + width, width, config.size)
-    return _normalize(resize(whole, rows, columns), config)
+    return with_bits(_normalize(resize(whole, rows, columns), config), images, config.bits)
 
 
 def draw_numbers(

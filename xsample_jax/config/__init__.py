@@ -11,7 +11,6 @@ from xsample_jax.config.load import (
     read_config_file,
     resolve,
     smoke,
-    split_overrides,
 )
 from xsample_jax.config.saved import config_from_json, config_to_json, diff_configs
 from xsample_jax.config.schema import SCHEMA, flat_keys
@@ -33,5 +32,4 @@ __all__ = [
     "read_config_file",
     "resolve",
     "smoke",
-    "split_overrides",
 ]

@@ -27,12 +27,6 @@ PREFIX = "config."
 SYNTAX = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)
 
 
-def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Returns (the `--config.key=value` arguments, all the others), both in their order."""
-    overrides = [argument for argument in arguments if argument.lstrip("-").startswith(PREFIX)]
-    return overrides, [argument for argument in arguments if argument not in overrides]
-
-
 def apply_overrides(config: ml_collections.ConfigDict, overrides: list[str]) -> list[ConfigError]:
     """Sets the values of `overrides` in `config`, in their order (the last wins).
 

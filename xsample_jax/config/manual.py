@@ -9,7 +9,7 @@ from xsample_jax.config.schema import SCHEMA
 INTRODUCTION = """\
 # Config keys
 
-<!-- Generated from xsample_jax/config/schema.py by `make docs`; edit that file, not this one. -->
+<!-- Generated from xsample_jax/config/schema*.py by `make docs`; edit those files, not this one. -->
 
     python -m xsample_jax.main --config=quickstart --workdir=runs/a --config.optimizer.learning_rate=3e-3
 

@@ -160,6 +160,13 @@ AUGMENT = {
         "Ground under images with alpha: random_color per view, white, or gray.",
         choices=("random_color", "white", "gray"),
     ),
+    "bits": Key(
+        int,
+        0,
+        "Extra channels with bits of a hash of the image, alike in all views: a competing feature.",
+        minimum=0,
+        maximum=32,
+    ),
     "mean": Key(tuple[float, ...], (0.485, 0.456, 0.406), "Per-channel mean taken off (0..1 scale).", lengths=(3,)),
     "std": Key(
         tuple[float, ...],

@@ -72,10 +72,10 @@ class Bottleneck(nnx.Module):
 class Stem(nnx.Module):
     """imagenet: 7x7 stride 2, then 3x3 max-pool stride 2 (a quarter of the side). cifar: 3x3 stride 1 (full side)."""
 
-    def __init__(self, kind: str, width: int, *, conv, norm, implementation: str):
+    def __init__(self, kind: str, width: int, channels: int = 3, *, conv, norm, implementation: str):
         lookup(dict.fromkeys(STEMS), kind, "model.stem")
         size, stride = (7, 2) if kind == "imagenet" else (3, 1)
-        self.conv = conv(3, width, size, stride)
+        self.conv = conv(channels, width, size, stride)
         self.norm = norm(width)
         self.pools = kind == "imagenet"
         self.implementation = implementation
@@ -93,7 +93,7 @@ LAYOUTS = {
 
 
 class ResNet(nnx.Module):
-    """Residual network with global average pooling: images [n, s, s, 3] -> features [n, `features`] float32.
+    """Residual network with global average pooling: images [n, s, s, channels] -> features [n, `features`] float32.
 
     Args:
       depth: 18, 34 or 50.
@@ -102,6 +102,7 @@ class ResNet(nnx.Module):
       conv_impl: "auto", "conv" or "dot" (models/layers.py).
       dtype: type of activations and products; parameters and batch statistics are float32.
       remat: what residual blocks keep for the backward pass (models/layers.py).
+      channels: of the images.
       rngs: source of the initial parameters.
 
     Raises:
@@ -117,6 +118,7 @@ class ResNet(nnx.Module):
         dtype=jnp.float32,
         *,
         remat: str = "none",
+        channels: int = 3,
         rngs: nnx.Rngs,
     ):
         if depth not in LAYOUTS:
@@ -125,7 +127,7 @@ class ResNet(nnx.Module):
         implementation = resolve_implementation(conv_impl)
         conv = partial(Conv, implementation=implementation, dtype=dtype, rngs=rngs)
         norm = partial(BatchNorm, rngs=rngs)
-        self.stem = Stem(stem, width, conv=conv, norm=norm, implementation=implementation)
+        self.stem = Stem(stem, width, channels, conv=conv, norm=norm, implementation=implementation)
         stages, channels = [], width
         for number, count in enumerate(counts):
             blocks = []
@@ -139,8 +141,14 @@ class ResNet(nnx.Module):
         self.run = block_runner(remat)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        x = self.stem(images)
-        for stage in self.stages:
+        *_, last = self.maps(images).values()
+        return jnp.mean(last, axis=(1, 2), dtype=jnp.float32)
+
+    def maps(self, images: jax.Array) -> dict[str, jax.Array]:
+        """The map [n, h, w, channels] after each stage, by name, from shallow to deep."""
+        x, found = self.stem(images), {}
+        for number, stage in enumerate(self.stages):
             for block in stage:
                 x = self.run(block, x)
-        return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+            found[f"stage {number + 1}"] = x
+        return found

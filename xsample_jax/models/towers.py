@@ -64,17 +64,21 @@ class ProjectionHead(nnx.Module):
 def _resnet(config, rngs: nnx.Rngs, *, depth: int) -> ResNet:
     model = config.model
     dtype = jnp.dtype(config.precision.compute)
-    return ResNet(depth, model.width, model.stem, model.conv_impl, dtype, remat=model.remat, rngs=rngs)
+    channels = 3 + config.augment.bits
+    options = {"remat": model.remat, "channels": channels, "rngs": rngs}
+    return ResNet(depth, model.width, model.stem, model.conv_impl, dtype, **options)
 
 
 def _vit(config, rngs: nnx.Rngs, *, variant: str) -> ViT:
     model = config.model
     dtype = jnp.dtype(config.precision.compute)
     size = config.augment.size
-    return ViT(variant, model.patch_size, size, dtype, layout=model.layout, remat=model.remat, rngs=rngs)
+    options = {"layout": model.layout, "remat": model.remat, "channels": 3 + config.augment.bits}
+    return ViT(variant, model.patch_size, size, dtype, **options, rngs=rngs)
 
 
-# Name -> function of (config, rngs) that returns a module: images [n, s, s, 3] -> float32 [n, module.features].
+# Name -> function of (config, rngs) that returns a module: images [n, s, s, 3 + augment.bits] -> float32
+# [n, module.features].
 ENCODERS = {
     "resnet18": partial(_resnet, depth=18),
     "resnet34": partial(_resnet, depth=34),
@@ -109,8 +113,13 @@ class Towers(nnx.Module):
 
     def embed(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Images [n, s, s, 3] -> (features [n, F], z [n, D] with unit rows), both float32."""
+        features, raw = self.project(images)
+        return features, unit_rows(raw)
+
+    def project(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Images [n, s, s, 3] -> (features [n, F], head outputs [n, D] of any length), both float32."""
         features = self.encoder(images)
-        return features, unit_rows(self.head(features))
+        return features, self.head(features)
 
     def predict(self, z: jax.Array) -> jax.Array:
         """What the student makes of its embeddings before they are compared with a teacher's: [n, D] -> unit [n, D]."""

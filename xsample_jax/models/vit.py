@@ -82,7 +82,7 @@ def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
 
 
 class ViT(nnx.Module):
-    """Vision transformer: images [n, s, s, 3] -> features [n, width] float32.
+    """Vision transformer: images [n, s, s, channels] -> features [n, width] float32.
 
     Args:
       variant: "ti", "s", "b", or a `Shape`.
@@ -91,6 +91,7 @@ class ViT(nnx.Module):
       dtype: type of activations and products; parameters are float32, norms are taken in float32.
       layout: a name of LAYOUTS, or a `Layout`.
       remat: what blocks keep for the backward pass (models/layers.py).
+      channels: of the images.
       rngs: source of the initial parameters.
 
     Raises:
@@ -106,6 +107,7 @@ class ViT(nnx.Module):
         *,
         layout: str | Layout = "plain",
         remat: str = "none",
+        channels: int = 3,
         rngs: nnx.Rngs,
     ):
         shape = variant if isinstance(variant, Shape) else lookup(VARIANTS, variant, "model.encoder")
@@ -116,7 +118,7 @@ class ViT(nnx.Module):
         self.patch_size, self.image_size = patch_size, image_size
         self.dtype = dtype
         self.patch = nnx.Linear(
-            3 * patch_size**2,
+            channels * patch_size**2,
             width,
             use_bias=layout.patch_bias,
             dtype=dtype,
@@ -134,12 +136,33 @@ class ViT(nnx.Module):
         self.run = block_runner(remat)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        n, height, side, _ = images.shape
+        x = self._tokens(images)
+        for block in self.blocks:
+            x = self.run(block, x)
+        return jnp.mean(self.norm(x), axis=1) if self.token is None else self.norm(x[:, 0])
+
+    def maps(self, images: jax.Array) -> dict[str, jax.Array]:
+        """The tokens of the patches [n, h, w, width] after about every fourth part of the blocks, by name."""
+        x, found = self._tokens(images), {}
+        depth, (n, height, side, _) = len(self.blocks), images.shape
+        shown = {-(-depth * part // 4) for part in (1, 2, 3, 4)}
+        for number, block in enumerate(self.blocks, 1):
+            x = self.run(block, x)
+            if number in shown:
+                patches = x[:, 1:] if self.token is not None else x
+                grid = (height // self.patch_size, side // self.patch_size)
+                found[f"block {number}"] = patches.reshape(n, *grid, -1)
+        return found
+
+    def _tokens(self, images: jax.Array) -> jax.Array:
+        """What the first block reads: [n, tokens, width]."""
+        n, height, side, channels = images.shape
         p = self.patch_size
         _check_divides(p, height)
         _check_divides(p, side)
         rows, columns = height // p, side // p
-        patches = images.reshape(n, rows, p, columns, p, 3).swapaxes(2, 3).reshape(n, rows * columns, 3 * p**2)
+        patches = images.reshape(n, rows, p, columns, p, channels).swapaxes(2, 3)
+        patches = patches.reshape(n, rows * columns, channels * p**2)
         x = self.patch(patches)
         if self.token is not None:
             token = jnp.broadcast_to(self.token[...].astype(x.dtype), (n, 1, self.features))
@@ -150,9 +173,7 @@ class ViT(nnx.Module):
             x = x + self.position[...].astype(self.dtype)
         if self.norm_first is not None:
             x = self.norm_first(x)
-        for block in self.blocks:
-            x = self.run(block, x)
-        return jnp.mean(self.norm(x), axis=1) if self.token is None else self.norm(x[:, 0])
+        return x
 
 
 def _check_divides(patch_size: int, image_size: int) -> None:

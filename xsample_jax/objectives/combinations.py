@@ -17,6 +17,7 @@ from xsample_jax.graphs.targets import (
     describe,
     parts_of,
 )
+from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.learned_state import constants_of, own_temperatures
 from xsample_jax.objectives.logits import TEMPERATURES
 from xsample_jax.objectives.objective import Objective
@@ -269,6 +270,11 @@ def find_feature_clashes(term: FeatureTerm, field: str) -> Iterator[ConfigError]
     yield from find_unequal_parts(term.x, f"{field}.x")
     yield from find_unequal_parts(term.y, f"{field}.y")
     counts, modes = (_count(term.x), _count(term.y)), (_modes(term.x), _modes(term.y))
+    if slot_of(FEATURE_TERMS, term.name, "feature term").raw:
+        for name, rows in (("x", term.x), ("y", term.y)):
+            if rows.block != "image" or rows.beside is not None or rows.times is not None:
+                expected = f"the block 'image': {name_of(term.name)!r} reads head outputs, which only its rows keep"
+                yield ConfigError(f"{field}.{name}", rows.block, expected)
     if None in counts or counts[0] != counts[1] or modes[0] != modes[1]:
         expected = f"rows of the same images as x, which is of the block {term.x.block!r}"
         fix = "Choose one view of each: {'block': 'image', 'view': 0}."

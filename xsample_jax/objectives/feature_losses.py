@@ -1,12 +1,13 @@
 """Terms that look at embeddings rather than at pairs of the graph: feature correlations, alignment, uniformity.
 
 Every term is `f(x [A, D], y [A, D], **options) -> scalar`; the rows of x and y belong to the same images.
+A term that draws random numbers gets a key after them: `f(x, y, key, **options)`.
 """
 
 import jax
 import jax.numpy as jnp
 
-from xsample_jax.ops import products, squared_distances
+from xsample_jax.ops import products, squared_distances, unit_rows
 from xsample_jax.registry import Slot
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -74,6 +75,44 @@ def cyclic(x: jax.Array, y: jax.Array, *, in_modal: float = 0.25, cross_modal: f
     return len(x) * (in_modal * jnp.mean((xx - yy) ** 2) + cross_modal * jnp.mean((xy - xy.T) ** 2))
 
 
+def mean_square(x: jax.Array, y: jax.Array, *, raw: bool = False) -> jax.Array:
+    """mean over rows and dimensions of (x - y)^2: the attraction of arXiv 2011.02803; `raw`: of head outputs."""
+    del raw  # read by the slot: which rows x and y are
+    return jnp.mean((x - y) ** 2)
+
+
+def sliced_wasserstein(x: jax.Array, y: jax.Array, key: jax.Array, *, prior: str = "sphere") -> jax.Array:
+    """Squared distance of sorted projections of x and of samples of a prior (arXiv 2011.02803); y is not read.
+
+    mean over rows and dimensions of (sort(x W) - sort(p W))^2, each column sorted over the batch: W a random
+    orthogonal matrix [D, D], p [A, D] fresh samples, both drawn from `key`, the same on every device.
+
+    Args:
+      x: unit rows [A, D] for the prior "sphere" (uniform on the unit sphere), else head outputs as they are.
+      prior: sphere, cube (uniform on [-1, 1]^D) or normal (standard Gaussian).
+    """
+    del y
+    for_directions, for_samples = jax.random.split(key)
+    directions = random_directions(for_directions, x.shape[1])
+    samples = prior_samples(for_samples, x.shape, prior)
+    if prior == "sphere":
+        samples = unit_rows(samples)
+    of_rows, of_prior = (jnp.sort(jnp.matmul(z, directions, precision=HIGHEST), axis=0) for z in (x, samples))
+    return jnp.mean((of_rows - of_prior) ** 2)
+
+
+def random_directions(key: jax.Array, width: int) -> jax.Array:
+    """An orthogonal matrix [D, D], uniform among all (Haar measure)."""
+    return jax.random.orthogonal(key, width)
+
+
+def prior_samples(key: jax.Array, shape: tuple[int, ...], prior: str) -> jax.Array:
+    """Samples [A, D] of a prior; for the sphere before they are scaled to unit length."""
+    if prior == "cube":
+        return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+    return jax.random.normal(key, shape)
+
+
 def _log_mean_kernel(x: jax.Array, y: jax.Array, t: float) -> jax.Array:
     off = ~jnp.eye(len(x), dtype=bool)
     return jax.nn.logsumexp(-t * squared_distances(x, y), b=off) - jnp.log(len(x) * (len(x) - 1))
@@ -97,4 +136,11 @@ FEATURE_TERMS = {
     "vicreg": Slot(vicreg),
     "spectral": Slot(spectral),
     "cyclic": Slot(cyclic),
+    "mean_square": Slot(mean_square, chosen=lambda raw=False: {"raw": raw}),
+    "sliced_wasserstein": Slot(
+        sliced_wasserstein,
+        draws=True,
+        limits={"prior": ("sphere", "cube", "normal")},
+        chosen=lambda prior="sphere": {"raw": prior != "sphere"},
+    ),
 }

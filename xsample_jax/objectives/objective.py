@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.logits import LOWEST_TEMPERATURE
 from xsample_jax.objectives.side_information import batch_entries
 from xsample_jax.objectives.streaming.loss import Streaming
@@ -24,7 +25,7 @@ from xsample_jax.objectives.terms import (
     term_value,
     views_apart,
 )
-from xsample_jax.registry import Choice
+from xsample_jax.registry import Choice, name_of, slot_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,11 @@ class Objective:
         """Side information that the slots of the terms read, the union of what they declare."""
         slots = [slot for term in self.terms for _, _, slot in chosen_slots(term)]
         return frozenset(name for slot in slots for name in slot.anchor_reads | slot.key_reads)
+
+    @property
+    def raw(self) -> bool:
+        """Whether a feature term reads head outputs before they are scaled to unit length."""
+        return any(slot_of(FEATURE_TERMS, term.name, "feature term").raw for term in self.feature_terms)
 
     @property
     def learns(self) -> frozenset[str]:
@@ -137,11 +143,12 @@ def objective_loss(
       images: number of images B of the batch.
       temperature: the base temperature tau, a scalar; bias: of the logits.
       progress: share of the run that is over, for temperature schedules.
-      key: random key, for synthetic keys.
+      key: random key, for synthetic keys and feature terms that draw.
       how: whether terms are written out densely or streamed; None: densely.
     Returns:
-      loss (scalar, float32) and metrics of scalars: loss, those of terms.graph_metrics (weighted as the terms are), and
-      kl = loss - H(T) where all of the loss is cross-entropy.
+      loss (scalar, float32) and metrics of scalars: loss, those of terms.graph_metrics (weighted as the terms are),
+      kl = loss - H(T) where all of the loss is cross-entropy, and feature_NAME, the share that feature terms of that
+      name have in the loss.
 
     Raises DataError for concrete embeddings that are not finite unit rows, ConfigError for a block that is not there.
     """
@@ -166,8 +173,13 @@ def objective_loss(
         loss += term.weight * value
         for name, metric in found.items():
             metrics[name] = metrics.get(name, 0.0) + term.weight / share * metric
-    for term in [of_view for whole in objective.feature_terms for of_view in views_apart(whole, blocks, images)]:
-        loss += term.weight * feature_value(term, blocks, images)
+    for number, whole in enumerate(objective.feature_terms, len(objective.terms)):
+        term_key = None if key is None else jax.random.fold_in(key, number)
+        for term in views_apart(whole, blocks, images):
+            part = term.weight * feature_value(term, blocks, images, term_key)
+            name = f"feature_{name_of(term.name)}"
+            metrics[name] = metrics.get(name, 0.0) + part
+            loss += part
     metrics["loss"] = loss
     if not objective.feature_terms and all(term.is_cross_entropy for term in objective.terms):
         metrics["kl"] = loss - share * metrics["target_entropy"]

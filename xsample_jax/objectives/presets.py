@@ -8,9 +8,25 @@ from xsample_jax.graphs.targets import Graph
 from xsample_jax.objectives.objective import Objective, Preset
 from xsample_jax.objectives.presets_image_text import IMAGE_TEXT
 from xsample_jax.objectives.presets_memory import MEMORY
-from xsample_jax.objectives.terms import VIEW_0, VIEW_1, FeatureTerm, Term
+from xsample_jax.objectives.terms import IMAGE, VIEW_0, VIEW_1, FeatureTerm, Term
 
 LABEL, CAPTION = Graph("label"), Graph("caption", "softmax")
+
+
+def generalized_swd(prior: str, words: str) -> Preset:
+    """The generalized contrastive loss whose distribution term is a sliced Wasserstein distance to a prior."""
+    return Preset(
+        f"1/2 mean (z - z')^2 + 5 SWD of the rows of all views to {words}",
+        "generalized contrastive loss, arXiv 2011.02803; weights as in a public reproduction",
+        Objective(
+            (),
+            1.0,
+            feature_terms=(
+                FeatureTerm({"name": "mean_square", "raw": prior != "sphere"}, weight=0.5),
+                FeatureTerm({"name": "sliced_wasserstein", "prior": prior}, IMAGE, IMAGE, 5.0),
+            ),
+        ),
+    )
 
 
 IMAGES = {
@@ -176,6 +192,18 @@ IMAGES = {
         Objective((), 1.0, feature_terms=(FeatureTerm("spectral"),)),
         golden="Spectral contrastive (own function)",
     ),
+    "generalized_lse": Preset(
+        "1/2 mean (z - z')^2 + 0.1 mean over i of log sum over all k, i included, of e^{s(i, k)/tau}; tau 1",
+        "generalized contrastive loss, arXiv 2011.02803; weights as in a public reproduction",
+        Objective(
+            (Term(self_pairs=True, attraction=0.0, weight=0.1),),
+            1.0,
+            feature_terms=(FeatureTerm("mean_square", weight=0.5),),
+        ),
+    ),
+    "generalized_swd_sphere": generalized_swd("sphere", "the uniform distribution on the unit sphere"),
+    "generalized_swd_cube": generalized_swd("cube", "the uniform distribution on [-1, 1]^D, z head outputs"),
+    "generalized_swd_normal": generalized_swd("normal", "the standard normal distribution, z head outputs"),
     "align_uniform": Preset(
         "mean |z - z'|^2 + the mean of log mean e^{-2 |z_i - z_k|^2} of both views",
         "Wang and Isola, arXiv 2005.10242",

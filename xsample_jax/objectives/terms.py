@@ -354,10 +354,22 @@ def term_value(term: Term, pairs: Pairs, images: int) -> tuple[jax.Array, jax.Ar
     return mean_over_rows(values, counted), counted
 
 
-def feature_value(term: FeatureTerm, blocks: Mapping[str, Block], images: int) -> jax.Array:
-    """Value of a term on embeddings."""
-    x, y = (select(blocks, rows, images)["z"] for rows in (term.x, term.y))
-    return resolve(FEATURE_TERMS, term.name, "feature term")(x, y)
+def feature_value(
+    term: FeatureTerm, blocks: Mapping[str, Block], images: int, key: jax.Array | None = None
+) -> jax.Array:
+    """Value of a term on embeddings; key: for terms that draw random numbers.
+
+    Raises ConfigError where the term reads head outputs and a block has none, or draws and there is no key.
+    """
+    slot = slot_of(FEATURE_TERMS, term.name, "feature term")
+    if slot.draws and key is None:
+        raise ConfigError("key", None, f"a random key: the term {name_of(term.name)!r} draws from it")
+    selected = [select(blocks, rows, images) for rows in (term.x, term.y)]
+    if slot.raw and any("raw" not in block for block in selected):
+        expected = f'an entry "raw", the head outputs that the term {name_of(term.name)!r} reads'
+        raise ConfigError("blocks", sorted(selected[0]), expected)
+    x, y = (block["raw" if slot.raw else "z"] for block in selected)
+    return resolve(FEATURE_TERMS, term.name, "feature term")(x, y, *([key] if slot.draws else []))
 
 
 def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax.Array]:

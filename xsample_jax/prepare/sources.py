@@ -7,6 +7,7 @@ from functools import partial
 from xsample_jax.data.records import open_records, read_manifest
 from xsample_jax.errors import DataError, did_you_mean
 from xsample_jax.io.paths import in_bucket
+from xsample_jax.prepare.digits import DigitOptions, digits_source, multi_digits_source
 from xsample_jax.prepare.example import PASSED, Example, Fields, InputShard, Problem, Source
 from xsample_jax.prepare.folder import folder_source
 from xsample_jax.prepare.icons import icons_source
@@ -54,6 +55,20 @@ def read_range(path: str, split: str, start: int, stop: int) -> Iterator[Example
         )
 
 
+DRAWN = ("shapes", "multi_digits")  # sources that need no input
+
+
+def base_source(path: str, shard_size: int) -> Source:
+    """The pictures under pasted digits: the embedded emoji set ("emoji"), a record set, or a folder of pictures."""
+    if path == "emoji":
+        from xsample_jax.data.sources import EMOJI_FOLDER  # jax takes seconds, which other sources should not cost
+
+        return records_source(str(EMOJI_FOLDER))
+    if os.path.isfile(os.path.join(path, "manifest.json")):
+        return records_source(path)
+    return folder_source(path, Fields(), None, False, shard_size)
+
+
 SHARD_SIZE = 10_000  # pictures of an input shard of folders and TFDS
 
 
@@ -65,9 +80,14 @@ def open_source(
     split_by_folder: bool = False,
     splits: str | None = None,
     shard_size: int | None = None,
+    digits: DigitOptions | None = None,
 ) -> Source:
     """Lists the input of a set; arguments that a source has no use for are refused (splits=, the shares, too)."""
+    digits = digits or DigitOptions()
     given = {
+        "--digits": digits.used,
+        "--canvas": digits.canvas,
+        "--digit_sizes": digits.sizes,
         "--splits": splits,
         "--shard_size": shard_size,
         "--table": table,
@@ -85,7 +105,10 @@ def open_source(
             columns | splitting | {"--attributes"},
             lambda: webdataset_source(path, fields, split_by_folder),
         ),
-        "folder": (set(given), lambda: folder_source(path, fields, table, split_by_folder, shard_size or SHARD_SIZE)),
+        "folder": (
+            set(given) - {"--digits", "--canvas", "--digit_sizes"},
+            lambda: folder_source(path, fields, table, split_by_folder, shard_size or SHARD_SIZE),
+        ),
         "parquet": (
             columns | splitting | {"--attributes", "--image_field"},
             lambda: parquet_source(path, fields, split_by_folder),
@@ -93,6 +116,11 @@ def open_source(
         "records": (set(), lambda: records_source(path)),
         "icons": ({"--splits"}, lambda: icons_source(path)),
         "shapes": ({"--caption_fields"}, lambda: shapes_source(fields)),
+        "digits_on_images": (
+            {"--splits", "--shard_size", "--digits", "--canvas"},
+            lambda: digits_source(base_source(path, shard_size or SHARD_SIZE), digits),
+        ),
+        "multi_digits": ({"--canvas", "--digit_sizes"}, lambda: multi_digits_source(digits)),
         "tfds": (columns | {"--shard_size"}, lambda: tfds_source(path, fields, shard_size or SHARD_SIZE)),
     }
     if name not in sources:
@@ -101,12 +129,13 @@ def open_source(
     if path and in_bucket(path) and name not in ("webdataset", "records"):
         fix = "Mount the bucket (Cloud Storage FUSE), or copy it: gcloud storage rsync --recursive."
         raise DataError("--path", path, f"a local path for --source={name}", fix)
-    if not path and name != "shapes":
+    if not path and name not in DRAWN:
         raise DataError("--path", path, f"where the input of --source={name} is", "Add --path=...; see --help.")
-    if path and not in_bucket(path) and (name != "tfds" or os.path.isdir(path)):
+    word = (name == "tfds" and not os.path.isdir(path)) or (name, path) == ("digits_on_images", "emoji")
+    if path and not in_bucket(path) and not word:
         path = os.path.abspath(path)  # workers of a cluster have other working directories
-    if path and name == "shapes":
-        raise DataError("--path", path, "nothing for --source=shapes, which is drawn", "Leave --path out.")
+    if path and name in DRAWN:
+        raise DataError("--path", path, f"nothing for --source={name}, which is drawn", "Leave --path out.")
     for flag, value in given.items():
         if value and flag not in accepted:
             raise DataError(flag, value, f"nothing for --source={name}", f"Leave {flag} out.")

@@ -14,6 +14,7 @@ COMMANDS = {
     "tools.export": "writes the encoder of a run for use elsewhere",
     "tools.generate": "writes images of the generators of a run as a record set",
     "tools.inspect": "shows a record set",
+    "tools.local_features": "draws clusters of an encoder's local features over images",
     "tools.prepare": "makes a record set of tars, folders, Parquet or TFDS",
     "tools.report": "compares runs on one HTML page",
     "tools.results_page": "writes the results of a sweep as Markdown",
@@ -26,11 +27,11 @@ KINDS = ("presets", "encoders", "evaluators", "sources", "configs")
 
 
 def names(kind: str) -> list[str]:
-    """The names that a config or a flag can have for one of KINDS."""
+    """The names that a config or a flag can have for one of KINDS, evaluators with what they are."""
     if kind == "evaluators":
         from xsample_jax.evals.registry import EVALUATORS
 
-        return list(EVALUATORS)
+        return [f"{name:<12}{evaluator.says}" for name, evaluator in EVALUATORS.items()]
     if kind == "configs":
         from xsample_jax.config.load import CONFIG_FOLDERS, names_of_configs
 

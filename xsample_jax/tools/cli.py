@@ -1,4 +1,7 @@
-"""How every command starts and ends: exit codes, one line for an error, old names of flags, `~` in paths."""
+"""How every command starts and ends: exit codes, one line for an error, old names of flags, `~` in paths.
+
+Commands import what they work with after their flags are parsed, so that --help and a wrong flag cost no time.
+"""
 
 import argparse
 import os
@@ -43,6 +46,12 @@ def run_cli(run: Callable[[Sequence[str]], int | None], arguments: Sequence[str]
     except KeyboardInterrupt:
         say("stopped; the same command continues from here", error=True)
         return STOPPED
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns (the `--config.key=value` arguments, all the others), both in their order."""
+    overrides = [argument for argument in arguments if argument.lstrip("-").startswith("config.")]
+    return overrides, [argument for argument in arguments if argument not in overrides]
 
 
 def local_path(text: str) -> pathlib.Path:

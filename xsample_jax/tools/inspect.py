@@ -12,12 +12,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from xsample_jax.config import default_config, load_config, split_overrides
 from xsample_jax.errors import DataError
-from xsample_jax.io.paths import local_copy_of
-from xsample_jax.objectives.from_config import build_objective, reads_target_temperature
-from xsample_jax.reports.inspect import PAPER_TAU_S, Question, inspect
-from xsample_jax.tools.cli import run_cli
+from xsample_jax.tools.cli import run_cli, split_overrides
 
 BOUNDS = {
     "batch_size": (1, 2**24),
@@ -28,8 +24,12 @@ BOUNDS = {
 }
 
 
-def question(flags: argparse.Namespace, overrides: list[str]) -> Question:
-    """Reads --data: a config file, the name emoji, or the folder of a record set; flags win over the config."""
+def question(flags: argparse.Namespace, overrides: list[str]):
+    """The Question of --data (a config file, the name emoji, or the folder of a record set); flags win over it."""
+    from xsample_jax.config import default_config, load_config
+    from xsample_jax.objectives.from_config import build_objective, reads_target_temperature
+    from xsample_jax.reports.inspect import PAPER_TAU_S, Question
+
     if ".py" in flags.data:
         config = load_config(flags.data, overrides)
         objective = build_objective(config.objective)
@@ -55,7 +55,7 @@ def question(flags: argparse.Namespace, overrides: list[str]) -> Question:
 
 def run(arguments: list[str]) -> None:
     """Does what the command line says."""
-    overrides, arguments = split_overrides(["inspect", *arguments])
+    overrides, arguments = split_overrides(arguments)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of a record set, emoji, or a config file")
     parser.add_argument("--out", default="inspect.html", help="page to write (default: %(default)s)")
@@ -68,11 +68,14 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--center", action="store_true", help="center the embeddings first, as objective.center")
     parser.add_argument("--sample", type=int, default=8192, help="records to read at most (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample and of the batches")
-    flags = parser.parse_args(arguments[1:])
+    flags = parser.parse_args(arguments)
     for name, (low, high) in BOUNDS.items():
         value = getattr(flags, name)
         if value is not None and not low <= value <= high:  # nan is not
             raise DataError(f"--{name}", value, f"a number from {low:g} to {high:g}")
+    from xsample_jax.io.paths import local_copy_of
+    from xsample_jax.reports.inspect import inspect
+
     with local_copy_of(flags.out) as out:
         lines = inspect(question(flags, overrides), out, flags.sample, flags.seed)
     print("\n".join([*lines[:-1], flags.out]))

@@ -7,6 +7,8 @@
     python -m xsample_jax.tools.prepare --source=records --path=data/big --size=128 --out=data/small
     python -m xsample_jax.tools.prepare --source=icons --path=data/npm --splits=train=0.98,val=0.02 --out=data/icons
     python -m xsample_jax.tools.prepare --source=shapes --out=data/shapes
+    python -m xsample_jax.tools.prepare --source=digits_on_images --path=emoji --digits=16 --out=data/digits_on_emoji
+    python -m xsample_jax.tools.prepare --source=multi_digits --digit_sizes=20,80 --out=data/digits_20_80
 
 Stopped or killed, it goes on when the same command is given again, and ends with the same bytes. docs/data.md says what
 becomes of odd and broken pictures and captions. Flags it does not know go to the Beam runner that --runner names.
@@ -18,17 +20,9 @@ import os
 import sys
 from pathlib import Path
 
-from xsample_jax.captions.embed import embed_set
-from xsample_jax.captions.encoders import open_encoder
-from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
 from xsample_jax.errors import DataError
 from xsample_jax.io.paths import absolute, as_path
 from xsample_jax.io.text import read_lines
-from xsample_jax.prepare.example import KINDS, Fields
-from xsample_jax.prepare.job import ImageOptions, Job
-from xsample_jax.prepare.prepare import PROBLEMS, beam_runner, local_runner, prepare
-from xsample_jax.prepare.shards import parse_splits
-from xsample_jax.prepare.sources import open_source
 from xsample_jax.tools.cli import local_path, run_cli
 
 
@@ -36,11 +30,16 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--source", required=True, help="webdataset, folder, parquet, tfds, records, icons or shapes")
+    parser.add_argument(
+        "--source",
+        required=True,
+        help="webdataset, folder, parquet, tfds, records, icons, shapes, digits_on_images or multi_digits",
+    )
     parser.add_argument(
         "--path",
         default="",
-        help="folder, pattern in quotes, or TFDS name; of icons: where its npm package is or goes; of shapes: none",
+        help="folder, pattern in quotes, or TFDS name; of icons: where its npm package is or goes; of "
+        "digits_on_images: emoji, a record set or a folder; of shapes and multi_digits: none",
     )
     parser.add_argument("--out", required=True, help="folder of the new set, here or gs://BUCKET/NAME")
     parser.add_argument("--name", help="name of the set (default: that of the folder)")
@@ -64,11 +63,16 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--embed",
         nargs="?",
-        const=DEFAULT_ENCODER,
+        const="",
         metavar="MODEL",
         help="then embed the captions, as tools.embed does",
     )
     parser.add_argument("--shard_size", type=int, help="pictures per input shard of folders and TFDS (default 10000)")
+    parser.add_argument("--digits", type=int, help="of digits_on_images: how many different ones (default 16)")
+    parser.add_argument("--canvas", type=int, help="of sources with digits: side in pixels (default 64; multi: 112)")
+    parser.add_argument(
+        "--digit_sizes", default="", help="of multi_digits: sides of its digits, as 20,80 (default 20,20)"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="on this machine (default: its CPUs)")
     parser.add_argument("--runner", help="work on Apache Beam instead: DirectRunner, DataflowRunner, FlinkRunner, ...")
     return parser
@@ -85,9 +89,32 @@ def run(arguments: list[str]) -> None:
             parser.error(f"unrecognized arguments: {flag}" + (f" (did you mean {meant[0]}?)" if meant else ""))
     if flags.shard_size is not None and flags.shard_size < 1:
         raise DataError("--shard_size", flags.shard_size, "at least 1")
-    image = ImageOptions(flags.size or None, flags.quality, flags.raw, flags.fit)
-    splits = parse_splits(flags.splits or "train=1")
+    from xsample_jax.captions.embed import embed_set
+    from xsample_jax.captions.encoders import open_encoder
+    from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
+    from xsample_jax.prepare.prepare import beam_runner, local_runner, prepare
+
+    job = read_job(flags)
     runner = beam_runner(flags.runner, others) if flags.runner else local_runner(flags.processes)
+    # A wrong name is found before the work, not after.
+    encoder = None if flags.embed is None else open_encoder(flags.embed or DEFAULT_ENCODER)
+    manifest, report = prepare(job, flags.out, runner)
+    if encoder:
+        manifest = embed_set(flags.out, encoder).manifest
+    for line in summary(manifest, report, as_path(flags.out)):
+        print(line)
+
+
+def read_job(flags: argparse.Namespace):
+    """The Job of the flags; DataError or ConfigError for what does not go together."""
+    from xsample_jax.prepare.digits import DigitOptions
+    from xsample_jax.prepare.example import Fields
+    from xsample_jax.prepare.job import ImageOptions, Job
+    from xsample_jax.prepare.shards import parse_splits
+    from xsample_jax.prepare.sources import open_source
+
+    if flags.split_by_image and not flags.splits:
+        raise DataError("--split_by_image", True, "shares beside it", "Add --splits=train=0.98,val=0.02.")
     fields = Fields(
         captions=tuple(filter(None, flags.caption_fields.split(","))),
         label=flags.label_field,
@@ -96,27 +123,33 @@ def run(arguments: list[str]) -> None:
         attributes=tuple(filter(None, flags.attributes.split(","))),
         label_level=flags.label_level,
     )
-    if flags.split_by_image and not flags.splits:
-        raise DataError("--split_by_image", True, "shares beside it", "Add --splits=train=0.98,val=0.02.")
-    source = open_source(
-        flags.source, flags.path, fields, flags.table, flags.split_by_folder, flags.splits, flags.shard_size
-    )
-    asked = tuple(flag for flag in ("--caption_fields", "--label_field") if vars(flags)[flag[2:]])
-    job = Job(
+    splits = parse_splits(flags.splits or "train=1")
+    return Job(
         flags.name or absolute(flags.out, "--out").resolve().name,
-        source,
+        open_source(
+            flags.source,
+            flags.path,
+            fields,
+            flags.table,
+            flags.split_by_folder,
+            flags.splits,
+            flags.shard_size,
+            DigitOptions(flags.digits, flags.canvas, read_sizes(flags.digit_sizes)),
+        ),
         splits,
-        image,
+        ImageOptions(flags.size or None, flags.quality, flags.raw, flags.fit),
         flags.require_caption,
         flags.split_by_image,
-        asked,
+        tuple(flag for flag in ("--caption_fields", "--label_field") if vars(flags)[flag[2:]]),
     )
-    encoder = open_encoder(flags.embed) if flags.embed else None  # a wrong name is found before the work, not after
-    manifest, report = prepare(job, flags.out, runner)
-    if encoder:
-        manifest = embed_set(flags.out, encoder).manifest
-    for line in summary(manifest, report, as_path(flags.out)):
-        print(line)
+
+
+def read_sizes(text: str) -> tuple[int, ...]:
+    """ "20,80" -> (20, 80); DataError for what is no number."""
+    try:
+        return tuple(int(part) for part in filter(None, text.split(",")))
+    except ValueError:
+        raise DataError("--digit_sizes", text, "whole numbers with commas, as 20,80") from None
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
@@ -132,6 +165,9 @@ COUNTED = {
 
 def summary(manifest, report: dict, out: Path):
     """Yields what to tell the user about a finished set."""
+    from xsample_jax.prepare.example import KINDS
+    from xsample_jax.prepare.prepare import PROBLEMS
+
     yield f"{manifest.name}: {report['kept']} records in {out}, fingerprint {manifest.fingerprint}"
     for split, entry in manifest.splits.items():
         size = sum(shard["bytes"] for shard in entry["shards"])

@@ -10,7 +10,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from xsample_jax.reports.report import write_report
 from xsample_jax.tools.cli import run_cli
 
 
@@ -20,6 +19,8 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", default="report.html", help="HTML file to write (default: %(default)s)")
     parser.add_argument("--baseline", help="series or preset that the others are compared with (default: SimCLR)")
     chosen = parser.parse_args(arguments)
+    from xsample_jax.reports.report import write_report
+
     print(write_report(chosen.runs, chosen.out, chosen.baseline))
 
 

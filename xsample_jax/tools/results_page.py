@@ -12,9 +12,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from xsample_jax.reports.results_page import SUMMARY, finished, objectives_of, page_markdown, summary_markdown
-from xsample_jax.reports.style import insert
-from xsample_jax.sweeps.grid import changes, read_grid
 from xsample_jax.tools.cli import local_path, run_cli
 
 
@@ -27,19 +24,24 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", required=True, type=local_path, help="Markdown file; its pictures are put beside it")
     parser.add_argument("--summary", type=local_path, help="another Markdown file, for one table and picture")
     parser.add_argument("--baseline", default="simclr", help="objective that the others are compared with")
-    parser.add_argument("--metrics", nargs="+", default=list(SUMMARY), help="of the pictures and the tables of changes")
+    parser.add_argument("--metrics", nargs="+", help="of pictures and tables of changes (default: the headlines)")
     chosen = parser.parse_args(arguments)
+    from xsample_jax.reports.results_page import SUMMARY, finished, objectives_of, page_markdown, summary_markdown
+    from xsample_jax.reports.style import insert
+    from xsample_jax.sweeps.grid import changes, read_grid
+
+    metrics = chosen.metrics or list(SUMMARY)
     _, points = read_grid(chosen.grid)
     changes(points)
     done = finished(points, chosen.runs)
     pictures = chosen.out.with_suffix("")
     pictures.parent.mkdir(parents=True, exist_ok=True)
-    page = page_markdown(done, len(points), chosen.runs, chosen.baseline, pictures, chosen.metrics)
+    page = page_markdown(done, len(points), chosen.runs, chosen.baseline, pictures, metrics)
     insert(chosen.out, "results", page)
     if chosen.summary:
         objectives = objectives_of(done, chosen.runs)
         where = os.path.relpath(pictures, chosen.summary.parent)
-        text = summary_markdown(objectives, objectives[chosen.baseline], where, chosen.metrics)
+        text = summary_markdown(objectives, objectives[chosen.baseline], where, metrics)
         insert(chosen.summary, "results", text)
     print(f"{len(done)} of {len(points)} runs: {chosen.out}")
     return 0

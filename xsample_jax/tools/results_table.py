@@ -10,10 +10,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from xsample_jax.evals.catalog import HEADLINES
-from xsample_jax.reports.results_table import group_runs, results_markdown
-from xsample_jax.reports.runs import load_runs
-from xsample_jax.reports.style import insert
 from xsample_jax.tools.cli import run_cli
 
 
@@ -25,12 +21,15 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", action="append", default=[], help="Markdown file with the markers; may be repeated")
     parser.add_argument("--baseline", help="column that the others are compared with (default: simclr)")
     parser.add_argument("--by", help="config key whose value names the column (default: the objective)")
-    parser.add_argument(
-        "--metrics", nargs="+", default=list(HEADLINES), help="metrics to show (default: the headlines)"
-    )
+    parser.add_argument("--metrics", nargs="+", help="metrics to show (default: the headlines)")
     chosen = parser.parse_args(arguments)
+    from xsample_jax.evals.catalog import HEADLINES
+    from xsample_jax.reports.results_table import group_runs, results_markdown
+    from xsample_jax.reports.runs import load_runs
+    from xsample_jax.reports.style import insert
+
     columns = group_runs(load_runs(chosen.runs), chosen.by)
-    markdown = results_markdown(columns, chosen.baseline, chosen.metrics)
+    markdown = results_markdown(columns, chosen.baseline, chosen.metrics or list(HEADLINES))
     for path in chosen.out:
         insert(path, "results", markdown)
     print(markdown)

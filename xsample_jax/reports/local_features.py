@@ -1,0 +1,178 @@
+"""What an encoder tells apart inside an image: k-means on its local features at several depths, drawn over images.
+
+    python -m xsample_jax.tools.local_features --run=runs/mine --out=local_features.html
+    python -m xsample_jax.tools.local_features --run=runs/mine --split=test --clusters=8 --config.data.path=data/other
+
+Local features are the map after each stage of a ResNet, or the tokens of the patches after blocks of a ViT. All places
+of all images are clustered together at each depth (arXiv 2011.02803, section 3), so one color is one cluster in every
+image of a column; colors of different columns have nothing in common. Writes one page and its picture as PNG beside it.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from xsample_jax.config import resolve, split_overrides
+from xsample_jax.config.load import apply_overrides
+from xsample_jax.data.dataset import open_dataset, spread_places
+from xsample_jax.encoder import Encoder, load_encoder
+from xsample_jax.errors import ConfigError, raise_all
+from xsample_jax.io.paths import local_copy_of
+from xsample_jax.reports.contact_sheet import contact_sheet
+from xsample_jax.reports.style import COLORS, figures_folder, image_uri, write_page
+from xsample_jax.tools.cli import run_cli
+
+SIDE = 96  # pixels of a picture on the page
+ROUNDS = 100  # of k-means, at most
+MOST_CLUSTERS = 12
+
+
+def cluster(points: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """k-means of points [n, D] from k-means++ centers: the cluster of each, int [n]; fewer where points are alike.
+
+    Clusters are numbered by size, the largest first, so that the same points give the same colors.
+    """
+    points = np.asarray(points, np.float64)
+    centers = _first_centers(points, count, np.random.default_rng(seed))
+    nearest = np.full(len(points), -1)
+    for _ in range(ROUNDS):
+        found = _square_distances(points, centers).argmin(axis=1)
+        if (found == nearest).all():
+            break
+        nearest = found
+        for number in range(len(centers)):
+            if (nearest == number).any():
+                centers[number] = points[nearest == number].mean(axis=0)
+    sizes = np.bincount(nearest, minlength=len(centers))
+    return np.argsort(np.argsort(-sizes, kind="stable"))[nearest]
+
+
+def _first_centers(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """k-means++ (Arthur and Vassilvitskii 2007): each center is drawn by its squared distance to the nearest before."""
+    centers = [points[rng.integers(len(points))]]
+    while len(centers) < count:
+        far = _square_distances(points, np.stack(centers)).min(axis=1)
+        if not far.sum() > 1e-12 * len(points):
+            break  # no other point is left
+        centers.append(points[rng.choice(len(points), p=far / far.sum())])
+    return np.stack(centers)
+
+
+def _square_distances(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    square = (points**2).sum(axis=1)[:, None] - 2 * points @ centers.T + (centers**2).sum(axis=1)
+    return np.maximum(square, 0.0)
+
+
+def cluster_maps(maps: Mapping[str, np.ndarray], count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Clusters int [n, h, w] of every depth of maps [n, h, w, C], of rows scaled to unit length."""
+    found = {}
+    for name, map_ in maps.items():
+        rows = map_.reshape(-1, map_.shape[-1]).astype(np.float64)
+        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        found[name] = cluster(rows, count, seed).reshape(map_.shape[:3])
+    return found
+
+
+def overlay(image: np.ndarray, clusters: np.ndarray, share: float = 0.55) -> np.ndarray:
+    """An image uint8 [S, S, 3] under the colors of its clusters int [h, w], each cell as large as what it covers."""
+    side = len(image)
+    rows, columns = (np.arange(side) * cells // side for cells in clusters.shape)
+    colors = np.array([_rgb(color) for color in palette()], np.float64)
+    painted = colors[clusters[rows[:, None], columns[None, :]]]
+    return np.round(share * painted + (1 - share) * image).astype(np.uint8)
+
+
+def palette() -> list[str]:
+    """MOST_CLUSTERS colors as "#rrggbb": those of the figures, then darker ones of them."""
+    darker = [f"#{''.join(f'{part // 2:02x}' for part in _rgb(color))}" for color in COLORS]
+    return [*COLORS, *darker][:MOST_CLUSTERS]
+
+
+def _rgb(color: str) -> tuple[int, int, int]:
+    return tuple(int(color[place : place + 2], 16) for place in (1, 3, 5))
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalFeatures:
+    """images: uint8 [n, S, S, 3] as shown; captions: one each; clusters: depth -> int [n, h, w]."""
+
+    images: np.ndarray
+    captions: Sequence[str]
+    clusters: Mapping[str, np.ndarray]
+
+    def rows(self) -> list[list[np.ndarray]]:
+        """The pictures of every image: itself, then one overlay for each depth."""
+        return [
+            [image, *(overlay(image, clusters[place]) for clusters in self.clusters.values())]
+            for place, image in enumerate(self.images)
+        ]
+
+
+def look(encoder: Encoder, config, split: str, images: int, clusters: int) -> LocalFeatures:
+    """Clusters of `images` images that are spread over a split of the set in `config`."""
+    examples = open_dataset(config, split, frozenset())
+    places = spread_places(len(examples), images)
+    pixels = np.stack([examples[int(place)]["image"] for place in places])
+    captions = [(examples.source[int(place)]["captions"] or [""])[0] for place in places]
+    found = cluster_maps(encoder.maps(pixels), clusters, config.seed)
+    return LocalFeatures(np.stack([_shown(image) for image in pixels]), captions, found)
+
+
+def _shown(image: np.ndarray) -> np.ndarray:
+    """An image on white, grown to at least SIDE pixels without smoothing: uint8 [S, S, 3]."""
+    if image.shape[2] == 4:
+        alpha = image[..., 3:].astype(np.float64) / 255
+        image = np.round(image[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    factor = -(-SIDE // len(image))
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def run(arguments: Sequence[str]) -> None:
+    overrides, rest = split_overrides(list(arguments))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", required=True, metavar="RUN", help="run folder (its --workdir)")
+    parser.add_argument("--step", type=int, help="of which checkpoint (default: the newest)")
+    parser.add_argument("--split", help="of the set (default: eval.split of the run)")
+    parser.add_argument("--images", type=int, default=12, help="how many, spread over the split (default 12)")
+    parser.add_argument("--clusters", type=int, default=6, help=f"at each depth, 2 to {MOST_CLUSTERS} (default 6)")
+    parser.add_argument("--out", type=Path, default=Path("local_features.html"), help="page to write")
+    chosen = parser.parse_args(rest)
+    if not 2 <= chosen.clusters <= MOST_CLUSTERS:
+        raise ConfigError("--clusters", chosen.clusters, f"2 to {MOST_CLUSTERS}: each has a color")
+    if not 1 <= chosen.images <= 1000:
+        raise ConfigError("--images", chosen.images, "1 to 1000")
+    encoder = load_encoder(chosen.run, chosen.step)
+    config = encoder.config.copy_and_resolve_references().unlock()
+    raise_all(apply_overrides(config, overrides), "the config")
+    config = resolve(config)
+    found = look(encoder, config, chosen.split or config.eval.split, chosen.images, chosen.clusters)
+    with local_copy_of(chosen.out) as out:
+        rows, depths = found.rows(), list(found.clusters)
+        contact_sheet(rows, found.captions, figures_folder(out) / "local_features.png", ["image", *depths], SIDE)
+        write_page(
+            "local_features.html",
+            out,
+            name=config.name,
+            run=chosen.run,
+            step=encoder.step,
+            clusters=chosen.clusters,
+            split=chosen.split or config.eval.split,
+            depths={name: f"{clusters.shape[1]} x {clusters.shape[2]}" for name, clusters in found.clusters.items()},
+            images=[
+                {"caption": caption, "pictures": [image_uri(picture) for picture in pictures]}
+                for caption, pictures in zip(found.captions, rows, strict=True)
+            ],
+        )
+    print(chosen.out)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_cli(run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
