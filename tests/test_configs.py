@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(
     str(path.relative_to(ROOT))
     for path in (ROOT / "configs").rglob("*.py")
-    if path.parent.name != "ablations"  # grids: tests/sweeps
+    if path.parent.name not in ("ablations", "studies")  # grids: tests/sweeps
 )
 OBJECTIVES = [path for path in CONFIGS if "objectives" in path]
 

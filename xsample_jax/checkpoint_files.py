@@ -82,13 +82,13 @@ def started_config(run: RunFolder) -> ml_collections.ConfigDict | None:
     return None
 
 
-def saved_arrays(run: Path, step: int) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
-    """{part: {name: shape and dtype}} of what is in a checkpoint, for the parts in MODEL; {} for one that it lacks."""
+def saved_arrays(run: Path, step: int, parts: tuple[str, ...] = MODEL) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
+    """{part: {name: shape and dtype}} of what is in a checkpoint, for some parts of it; {} for one that it lacks."""
     with open_reader() as reader, _damage_is_said(run, step):
         tree = reader.metadata(checkpoint_place(run, step) / "state").tree
     return {
         part: {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in (tree.get(part) or {}).items()}
-        for part in MODEL
+        for part in parts
     }
 
 

@@ -24,6 +24,7 @@ from xsample_jax.evals.metrics import save_examples
 from xsample_jax.faults.non_finite import RollBack
 from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
 from xsample_jax.faults.watchdog import TimedBatches, log_save_errors
+from xsample_jax.generated_images import WatchGenerator
 from xsample_jax.hooks import Evaluate, LogMetrics, SaveAndStop, Training
 from xsample_jax.io.console import say
 from xsample_jax.io.files import EVALUATION, EXAMPLES, FACTS, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write, set_aside
@@ -147,6 +148,8 @@ def _run_steps(training: Training, dataset: Dataset, state: TrainState) -> Train
     # A checkpoint is ranked by the scores of its own step, so it is saved before they are forgotten; metrics are
     # deferred before an evaluation, which flushes them.
     hooks = [save, log, evaluate]
+    if setup.adversary is not None and setup.adversary.generators:
+        hooks.append(WatchGenerator(training, log))
 
     profiler = Profiler(run.files / PROFILE, config.log.profile)
     rows = process_rows(setup.mesh, config.batch_size)

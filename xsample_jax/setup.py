@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from xsample_jax.adversary import Adversary, make_adversary
 from xsample_jax.augment.views import eval_view
 from xsample_jax.checkpoint import with_shardings
 from xsample_jax.config.rules_objective import check_kernels
@@ -128,16 +129,23 @@ class RunSetup:
             self.optimizer[0],
             seed,
             partial(init_objective_parameters, objective, width, self.facts.classes, seed),
-            lambda params: init_memory(objective, params, width, self.facts.count, side) | self._init_online_probe(),
+            lambda params: init_memory(objective, params, width, self.facts.count, side) | self._init_along(),
             self.config.precision.params,
             self.config.optimizer.ema is not None,
         )
 
-    def _init_online_probe(self) -> dict[str, jax.Array]:
+    @cached_property
+    def adversary(self) -> Adversary | None:
+        """What makes images for the encoder to learn from, where the config asks for it."""
+        return make_adversary(self.config, self.objective, self.facts.channels, self.facts.caption_dim)
+
+    def _init_along(self) -> dict[str, jax.Array]:
+        """The memory of what is trained along, beside the objective's."""
+        climbing = self.adversary.init() if self.adversary is not None else {}
         if not self.config.eval.online_probe:
-            return {}
+            return climbing
         network = nnx.eval_shape(lambda: self.model.build(nnx.Rngs(0)))
-        return init_online_probe(network.encoder.features, self.facts.classes)
+        return climbing | init_online_probe(network.encoder.features, self.facts.classes)
 
     @cached_property
     def abstract_state(self) -> TrainState:
@@ -185,6 +193,7 @@ class RunSetup:
             self.steps,
             self.mesh,
             self.class_embeddings,
+            self.adversary,
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         batch = {name: leaf.sharding for name, leaf in self.abstract_batch.items()}

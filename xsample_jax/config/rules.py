@@ -91,6 +91,18 @@ def _samples_per_class(c: dict) -> Iterator[ConfigError]:
         )
 
 
+def _fraction(c: dict) -> Iterator[ConfigError]:
+    others = {"data.mix": (), "data.balance": 0.0, "data.samples_per_class": None}
+    for other, neutral in others.items():
+        if c["data.fraction"] < 1 and c[other] != neutral:
+            yield ConfigError(
+                "data.fraction",
+                c["data.fraction"],
+                f"1 with {other}, which is about the whole of a set",
+                f"Set --config.{other}={neutral}, or --config.data.fraction=1.",
+            )
+
+
 def _view_size(c: dict) -> Iterator[ConfigError]:
     size, delivered = c["augment.size"], c["data.image_size"]
     if size > 2 * delivered:
@@ -110,7 +122,7 @@ def _hue(c: dict) -> Iterator[ConfigError]:
         )
 
 
-DATA_RULES = (_data_source, _mix, _noise, _samples_per_class, _view_size, _hue)
+DATA_RULES = (_data_source, _mix, _noise, _samples_per_class, _fraction, _view_size, _hue)
 
 
 # Rules about evaluations, and about the checkpoints that they rank.

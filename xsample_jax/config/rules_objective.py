@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from jax.sharding import Mesh
 
 from xsample_jax.errors import ConfigError, Problems, raise_all
+from xsample_jax.models.generator import SMALLEST
 from xsample_jax.models.towers import kind_of
 from xsample_jax.objectives.from_config import build_objective, needed_views, reads_target_temperature
 from xsample_jax.objectives.logits import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
@@ -145,7 +146,54 @@ def _text_tower(c: dict) -> Iterator[ConfigError]:
         )
 
 
-OBJECTIVE_RULES = (_objective, _text_tower)
+FEWEST_GENERATED = 2  # a contrast needs another image
+
+
+def _generator(c: dict) -> Iterator[ConfigError]:
+    kind, share, start, ramp = (c[f"objective.generator.{name}"] for name in ("kind", "share", "start", "ramp"))
+    if kind is None or share == 0:
+        return
+    preset, rows = c["objective.preset"], round(share * c["batch_size"])
+    if not FEWEST_GENERATED <= rows < c["batch_size"]:
+        yield ConfigError(
+            "objective.generator.share",
+            share,
+            f"at least {FEWEST_GENERATED} generated images in a batch of {c['batch_size']}, and some that are not",
+            f"Set --config.objective.generator.share={max(FEWEST_GENERATED / c['batch_size'], 0.25):g}.",
+        )
+    if start + ramp > 1:
+        yield ConfigError(
+            "objective.generator.ramp",
+            ramp,
+            f"at most {1 - start:g}, what is left of the run after objective.generator.start = {start:g}",
+            f"Set --config.objective.generator.ramp={(1 - start) / 2:g}.",
+        )
+    if PRESETS[preset].objective.memory is not None:
+        yield ConfigError(
+            "objective.generator.kind",
+            kind,
+            f"None for objective.preset = {preset!r}, which keeps a number for every image of the set: a generated "
+            "image is none of them",
+            "Set --config.objective.generator.kind=None, or --config.objective.preset=simclr.",
+        )
+    if kind == "pair" and c["views"] < 2:
+        yield ConfigError(
+            "views",
+            c["views"],
+            "at least 2 for objective.generator.kind = 'pair', whose two images are views of one",
+            "Set --config.views=2, or --config.objective.generator.kind=hard.",
+        )
+    if c["data.image_size"] % SMALLEST:
+        size = max(SMALLEST, c["data.image_size"] // SMALLEST * SMALLEST)
+        yield ConfigError(
+            "data.image_size",
+            c["data.image_size"],
+            f"a multiple of {SMALLEST} for objective.generator.kind = {kind!r}",
+            f"Set --config.data.image_size={size}.",
+        )
+
+
+OBJECTIVE_RULES = (_objective, _text_tower, _generator)
 
 
 # The kernels for TPU: what they can do, said before anything compiles.

@@ -70,6 +70,13 @@ DATA = {
         minimum=1,
         optional=True,
     ),
+    "fraction": Key(
+        float,
+        1.0,
+        "Train on this share of the images of the split, drawn by the seed (fewer are part of more).",
+        above=0,
+        maximum=1,
+    ),
     "label_noise": Key(
         float,
         0.0,

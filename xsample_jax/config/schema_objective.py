@@ -11,6 +11,59 @@ SOURCE_NAMES = tuple(
     name for name, slot in SOURCES.items() if all(provider_of(read) for read in slot.anchor_reads | slot.key_reads)
 )
 
+GENERATOR = {
+    "kind": Key(
+        str,
+        None,
+        "Who makes images for the encoder to learn from (xsample_jax/adversary.py): hard (a generator that raises the "
+        "objective on its images), pair (two, whose images of one latent are views of one image and grow apart) or "
+        "augmented (a control without a generator: images of the batch, augmented as a discriminator sees them). None: "
+        "nobody.",
+        choices=("hard", "pair", "augmented"),
+        optional=True,
+    ),
+    "share": Key(
+        float, 0.25, "Share of the images of a batch that are generated. 0: nobody makes any.", minimum=0, below=1
+    ),
+    "start": Key(
+        float,
+        0.2,
+        "Share of the run after which generated images enter the batch; generator and discriminator are trained from "
+        "the first step on.",
+        minimum=0,
+        below=1,
+    ),
+    "ramp": Key(
+        float,
+        0.3,
+        "Share of the run, from start on, over which generator.weight is reached; 0: at once.",
+        minimum=0,
+        maximum=1,
+    ),
+    "weight": Key(
+        float,
+        0.1,
+        "What making hard images (or pairs that differ) counts beside what the discriminator says, at the end.",
+        minimum=0,
+        maximum=1e4,
+    ),
+    "updates": Key(
+        int, 1, "Updates of discriminator and generator in each step of the encoder.", minimum=1, maximum=16
+    ),
+    "rate": Key(
+        float, 1e-3, "Learning rate of generator and discriminator (Adam, b1 = 0, b2 = 0.99).", above=0, maximum=1
+    ),
+    "latent": Key(int, 64, "Width of the latents.", minimum=2, maximum=2**12),
+    "width": Key(int, 32, "Channels of the largest maps of both networks.", minimum=4, maximum=2**10),
+    "sheet_every": Key(
+        int,
+        200,
+        "Steps between contact sheets of generated images (generated/ in the run folder) and measures of their "
+        "diversity.",
+        minimum=1,
+    ),
+}
+
 OBJECTIVE = {
     "preset": Key(str, "xclr", "Named objective (docs/objectives.md).", choices=PRESET_NAMES),
     "graph": Key(
@@ -68,6 +121,7 @@ OBJECTIVE = {
         optional=True,
     ),
     "center": Key(bool, False, "Center the caption embeddings of the batch before their cosines."),
+    "generator": GENERATOR,
 }
 
 LOSS = {

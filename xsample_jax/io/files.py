@@ -130,6 +130,7 @@ REPORT = "report.html"
 FACTS = "evaluation_facts.json"  # counts, chance and baselines of those metrics, and notes
 BASELINES = "baselines.json"  # metrics of an untrained encoder and of pixels, by what was evaluated
 PROFILE = "profile"
+GENERATED = "generated"  # contact sheets of generated images
 
 
 # Numpy's .npy and .npz files from anywhere: what their headers declare is checked before anything is allocated.
