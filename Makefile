@@ -18,8 +18,8 @@ help:
 	@echo "make quickstart   install, train X-CLR and SimCLR on the embedded set, write $(RUNS)/quickstart/report.html"
 	@echo "make test         install the test extras and run the whole suite"
 	@echo "make bench-gpu    everything that is measured on one GPU, in 8 minutes"
-	@echo "make results      the full comparison of docs/results.md: objectives, temperatures, graphs, noise, little data"
-	@echo "make bench        install the peers (PyTorch among them) and run the CPU benchmarks: docs/benchmarks.md"
+	@echo "make results      the full comparison of docs/notes/results.md: objectives, temperatures, graphs, noise, little data"
+	@echo "make bench        install the peers (PyTorch among them) and run the CPU benchmarks: docs/notes/benchmarks.md"
 	@echo "make lint         ruff"
 	@echo "make docs         docs/config.md from the config schema, the table and picture of docs/objectives.md"
 	@echo "make site         docs/ with the API reference as pages, in build/site; a warning is an error"
@@ -37,7 +37,7 @@ RESULTS := configs/ablations/results.py
 
 results: .venv/installed
 	$(PYTHON) -m xsample_jax.tools.sweep --grid=$(RESULTS) --out=$(RUNS)/results --run --jobs=$(JOBS)
-	$(PYTHON) -m xsample_jax.tools.results_page --grid=$(RESULTS) --runs=$(RUNS)/results --out=docs/results.md --summary=README.md
+	$(PYTHON) -m xsample_jax.tools.results_page --grid=$(RESULTS) --runs=$(RUNS)/results --out=docs/notes/results.md --summary=README.md
 
 test: .venv/installed-test
 	$(PYTHON) -m pytest -n auto --dist=worksteal $(PYTEST_ARGS)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.all [NAME ...]       make bench
 
-benchmarks/cpu.json keeps the figures; the table and the pictures of docs/benchmarks.md are made of them. With names
-only those are run and the others stay as they were. The exit status is 1 when a benchmark broke, a peer is not
+benchmarks/cpu.json keeps the figures, from which the table and the pictures of docs/notes/benchmarks.md are made. With
+names only those are run and the others stay as they were. The exit status is 1 when a benchmark broke, a peer is not
 installed, or a figure that does not depend on the machine missed its target; times that missed theirs are only told.
 """
 
@@ -22,7 +22,7 @@ from benchmarks.table import failures, markdown, misses
 from xsample_jax.reports.style import insert
 
 ROOT = pathlib.Path(__file__).parent.parent
-RECORD, PAGE = ROOT / "benchmarks" / "cpu.json", ROOT / "docs" / "benchmarks.md"
+RECORD, PAGE = ROOT / "benchmarks" / "cpu.json", ROOT / "docs" / "notes" / "benchmarks.md"
 LIMIT = 600  # seconds after which a benchmark is taken to hang
 
 SUITE = {  # name: (module, arguments)

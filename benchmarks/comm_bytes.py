@@ -68,15 +68,15 @@ def main() -> int:
     ours = {
         "f32 z, f16 captions": (functools.partial(loss_forms.streaming, mesh=mesh), (2.8, 1.7, 2.8)),
         "bf16 z, f16 captions": (
-            functools.partial(loss_forms.streaming, mesh=mesh, wire=jnp.bfloat16),
+            functools.partial(loss_forms.streaming, mesh=mesh, comm_dtype="bfloat16"),
             (3.4, 2.2, 3.4),
         ),
         "f32 z, int8 captions": (
-            functools.partial(loss_forms.streaming, mesh=mesh, caption_wire=jnp.int8),
+            functools.partial(loss_forms.streaming, mesh=mesh, caption_comm_dtype="int8"),
             (3.4, 1.9, 3.4),
         ),
         "bf16 z, int8 captions": (
-            functools.partial(loss_forms.streaming, mesh=mesh, wire=jnp.bfloat16, caption_wire=jnp.int8),
+            functools.partial(loss_forms.streaming, mesh=mesh, comm_dtype="bfloat16", caption_comm_dtype="int8"),
             (5.0, 2.5, 5.0),
         ),
     }

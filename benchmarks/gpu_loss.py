@@ -20,7 +20,8 @@ from benchmarks import loss_forms
 from benchmarks.gpu_timing import seconds_in_turn
 from benchmarks.report import HEADER, at_most, finish, less_is_better
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.objectives.streaming.loss import streaming_rows
+from xsample_jax.objectives.streaming.loss import Streaming, Target, streaming_rows
+from xsample_jax.objectives.streaming.tiles import Rows
 
 GIB = 2**30
 # Most rows at which a form is tried: dense forms keep about six N x N float32 arrays, the blocks six of 4096 x N;
@@ -34,8 +35,8 @@ ALIKE = 1e-2  # relative difference of gradients; cards multiply float32 in fewe
 def info_nce(z, y, **options):
     """InfoNCE of rows z to rows y of the same number, by our tiles."""
     ids = {"id": jnp.arange(len(z), dtype=jnp.int32)}
-    form = {"source": SOURCES["identity"], "normalizer": "row_sum", "temperature": loss_forms.TAU}
-    return streaming_rows(z, y, ids, ids, **form, **options)["loss"].mean()
+    target, how = Target(SOURCES["identity"], "row_sum"), Streaming(**options)
+    return streaming_rows(Rows(z, ids, 1), Rows(y, ids, 1), target, loss_forms.TAU, how)["loss"].mean()
 
 
 def compiled(form, *arrays):
@@ -70,8 +71,8 @@ def forms_of(rows: int, tile: int, has_torch: bool, has_inf_cl: bool) -> dict[st
     z, captions = loss_forms.inputs(rows)
     y = np.roll(z, 1, axis=0)
     ours = {
-        "xclr": {"ours": compiled(functools.partial(loss_forms.streaming, tile=tile), z, captions)},
-        "infonce": {"ours": compiled(functools.partial(info_nce, tile=tile), z, y)},
+        "xclr": {"ours": compiled(functools.partial(loss_forms.streaming, block_size=tile), z, captions)},
+        "infonce": {"ours": compiled(functools.partial(info_nce, block_size=tile), z, y)},
     }
     if rows <= LARGEST["dense jax"]:
         ours["xclr"]["dense jax"] = compiled(loss_forms.naive, z, captions)

@@ -19,25 +19,28 @@ from benchmarks.timing import interleaved
 from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.metrics.profiling import count_flops
 from xsample_jax.objectives.streaming.class_table import class_table_rows, uniform
-from xsample_jax.objectives.streaming.loss import streaming_rows
+from xsample_jax.objectives.streaming.loss import Streaming, Target, streaming_rows
+from xsample_jax.objectives.streaming.tiles import Rows
 from xsample_jax.ops import cosines
-
-OPTIONS = {"temperature": TAU, "target_temperature": TAU, "views": VIEWS}
 
 
 def by_table(z, label, texts):
-    return class_table_rows(z, label, cosines(texts, texts), normalizer="softmax", **OPTIONS)["loss"].mean()
+    anchors, target = Rows(z, {"label": label}, VIEWS), Target(uniform, "softmax", TAU)
+    return class_table_rows(anchors, cosines(texts, texts), target, TAU, Streaming())["loss"].mean()
 
 
 def by_pairs(z, label, texts):
     side = {"id": jnp.arange(len(label)), "label": label, "class_embedding": texts[label]}
-    rows = streaming_rows(z, None, side, None, source=SOURCES["class_text"], normalizer="softmax", **OPTIONS)
-    return rows["loss"].mean()
+    return _streamed(z, side, Target(SOURCES["class_text"], "softmax", TAU))
 
 
 def without_a_target(z, label, texts):
     side = {"id": jnp.arange(len(label)), "label": label}
-    return streaming_rows(z, None, side, None, source=uniform, normalizer="row_sum", **OPTIONS)["loss"].mean()
+    return _streamed(z, side, Target(uniform, "row_sum"))
+
+
+def _streamed(z, side, target):
+    return streaming_rows(Rows(z, side, VIEWS), None, target, TAU, Streaming())["loss"].mean()
 
 
 def inputs(rows: int, classes: int, width: int = 128, text_width: int = 768):

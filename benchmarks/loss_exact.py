@@ -25,12 +25,12 @@ FORMS = {
     "float32": (jnp.float32, {}, {0.1: 2e-6, 0.02: 2e-5}),
     "bfloat16 rows, float16 captions": (
         jnp.float32,
-        {"wire": jnp.bfloat16, "caption_wire": jnp.float16},
+        {"comm_dtype": "bfloat16", "caption_comm_dtype": "float16"},
         {0.1: 3e-3, 0.02: 1e-2},
     ),
     "bfloat16 rows, int8 captions": (
         jnp.float32,
-        {"wire": jnp.bfloat16, "caption_wire": jnp.int8},
+        {"comm_dtype": "bfloat16", "caption_comm_dtype": "int8"},
         {0.1: 3e-3, 0.02: 1e-2},
     ),
 }

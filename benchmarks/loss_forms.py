@@ -8,27 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.objectives.streaming.loss import streaming_rows
+from xsample_jax.objectives.streaming.loss import Streaming, Target, streaming_rows
+from xsample_jax.objectives.streaming.tiles import Rows
 
 VIEWS, TAU = 2, 0.1
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def streaming(z, captions, tau=TAU, **options):
+def streaming(z, captions, tau=TAU, cosine_of=None, **how):
     side = {"id": jnp.arange(len(captions), dtype=jnp.int32), "caption_embedding": captions}
-    rows = streaming_rows(
-        z,
-        None,
-        side,
-        None,
-        source=SOURCES["caption"],
-        normalizer="softmax",
-        temperature=tau,
-        target_temperature=tau,
-        views=VIEWS,
-        **options,
-    )
-    return rows["loss"].mean()
+    target = Target(SOURCES["caption"], "softmax", tau, cosine_of=cosine_of)
+    return streaming_rows(Rows(z, side, VIEWS), None, target, tau, Streaming(**how))["loss"].mean()
 
 
 def naive(z, captions, tau=TAU):

@@ -32,7 +32,7 @@ def scratch(form, rows: int, mesh: Mesh | None = None) -> float:
 def on_a_mesh(exchange: str, rows: int, devices: int) -> float:
     mesh = Mesh(np.array(jax.devices()[:devices]), ("data",), axis_types=(AxisType.Auto,))
     # Small tiles, which are the same on any number of devices: what is left is what grows with the rows.
-    form = functools.partial(loss_forms.streaming, mesh=mesh, exchange=exchange, tile=128)
+    form = functools.partial(loss_forms.streaming, mesh=mesh, collective=exchange, block_size=128)
     return scratch(form, rows, mesh)
 
 

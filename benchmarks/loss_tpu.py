@@ -50,7 +50,7 @@ def main() -> int:
             shapes = loss_forms.shapes(ROWS, sharding=NamedSharding(mesh, PartitionSpec("data")))
 
             def compiled(tiles, mesh=mesh, shapes=shapes):
-                options = {"tiles": tiles, "cosine_of": "caption_embedding", "tile": TILE, "mesh": mesh}
+                options = {"kernel": tiles, "cosine_of": "caption_embedding", "block_size": TILE, "mesh": mesh}
                 form = functools.partial(loss_forms.streaming, **options)
                 return jax.jit(jax.value_and_grad(form)).lower(*shapes).compile()
 

@@ -3,19 +3,19 @@
     python -m benchmarks.roofline_tpu [CASE ...]
 
 compiles the named cases (default: those not recorded yet; each takes one to five minutes), records them in
-benchmarks/roofline_tpu.json and writes the table of docs/performance-notes.md. Nothing is run: times are estimates.
+benchmarks/roofline_tpu.json and writes the table of docs/notes/performance.md. Nothing is run: times are estimates.
 """
 
 import sys
 
 from benchmarks.slices import ROOT, VIT_B, publish_cases  # first: it sets what jax reads when it is imported
 
-RECORD, PAGE = ROOT / "benchmarks" / "roofline_tpu.json", ROOT / "docs" / "performance-notes.md"
+RECORD, PAGE = ROOT / "benchmarks" / "roofline_tpu.json", ROOT / "docs" / "notes" / "performance.md"
 
 # Bytes per second of the memory of a chip: cloud.google.com/tpu/docs, page of each generation.
 BANDWIDTH = {"v4": 1.2e12, "v5e": 819e9, "v5p": 2765e9, "v6e": 1640e9}
 
-SMALL = ("batch_size=256",)  # 64 images, 128 views a chip, as in docs/sharding.md
+SMALL = ("batch_size=256",)  # 64 images, 128 views a chip, as in docs/notes/performance.md
 CASES = {  # name: (config, slice, what is changed)
     "ResNet-50 on v5e": ("imagenet", "v5e:2x2", SMALL),
     "ResNet-50 on v6e": ("imagenet", "v6e:2x2", SMALL),

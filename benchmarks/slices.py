@@ -3,7 +3,8 @@
     python -m benchmarks.slices [CASE ...]
 
 compiles the named cases (default: those not recorded yet; a ResNet-50 step takes one to three minutes), records them in
-benchmarks/slices.json and writes the table of docs/sharding.md. Nothing is run: times are the compiler's estimates.
+benchmarks/slices.json and writes the table of docs/notes/performance.md. Nothing is run: times are the compiler's
+estimates.
 """
 
 import json
@@ -30,7 +31,7 @@ from xsample_jax.sharding import bytes_per_device  # noqa: E402
 from xsample_jax.topology import topology_devices  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parent.parent
-RECORD, PAGE = ROOT / "benchmarks" / "slices.json", ROOT / "docs" / "sharding.md"
+RECORD, PAGE = ROOT / "benchmarks" / "slices.json", ROOT / "docs" / "notes" / "performance.md"
 MIB = 2**20
 
 VIT_B = ("model.encoder=vit_b", "model.patch_size=16", "optimizer.name=adamw", "optimizer.learning_rate=1e-3")

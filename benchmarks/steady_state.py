@@ -21,7 +21,8 @@ from benchmarks.report import HEADER, Comparison, at_most, finish
 from tests.host_reads import HostReads
 from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.config import load_config
-from xsample_jax.metrics.writers import DeferredMetrics, read_jsonl
+from xsample_jax.hooks import DeferredMetrics
+from xsample_jax.metrics.jsonl import read_jsonl
 
 ROOT = pathlib.Path(__file__).parent.parent
 WARM = 3  # steps after which nothing is compiled: the first compiles the step, the first checkpoint its copies

@@ -1,12 +1,12 @@
 """X-CLR on the icons set: 315,773 real icons of 183 drawing styles, the graph is the similarity of their captions.
 
 Command:   python -m xsample_jax.main --config=configs/icons.py --workdir=runs/icons/xclr
-               (make data/icons first: docs/data.md, "The icons set")
+               (make data/icons first: docs/notes/icons.md)
 Variants:  :smoke (embedded emoji, 5 small steps, seconds)
 Hardware:  one GPU or TPU chip; a few CPU cores for short runs.
 Hours:     --config.epochs=3 (1,815 steps) took 0.44 on two CPU cores; 10 epochs not measured
 Expected:  after 3 epochs KL 1.2 nats, and on split val of the emoji set 27.2 % subgroup kNN and 57.1 % R@1 (one run;
-           drawings of emoji are among the icons: docs/data.md, "The icons set")
+           drawings of emoji are among the icons: docs/notes/icons.md)
 
 The recipe of quickstart.py, which was chosen on drawings of the same size.
 """

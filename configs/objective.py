@@ -4,7 +4,7 @@ Command:   python -m xsample_jax.main --config=configs/objective.py:simclr --wor
 Variants:  the name of a preset, as :simclr, :clip or :barlow_twins; :smoke, also as ":simclr,smoke"
 Hardware:  2 CPU cores; any accelerator.
 Hours:     0.03 (2 minutes) a run with evaluation, on 2 cores
-Expected:  docs/results.md for the presets that are compared there; not measured for the others
+Expected:  docs/notes/results.md for the presets that are compared there; not measured for the others
 """
 
 import pathlib

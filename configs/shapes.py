@@ -8,7 +8,7 @@ Variants:  objective :xclr (the default), :simclr, :supcon (class = shape), :cli
            :smoke (embedded emoji, 5 small steps, seconds)
 Hardware:  2 CPU cores; any accelerator.
 Hours:     0.08 (5 minutes) a run with evaluation, two at once on 2 shared cores
-Expected:  docs/shapes.md
+Expected:  docs/notes/shapes.md
 
 Every run is measured by one linear probe per factor; what chance is and which pairs are alike is known exactly.
 """

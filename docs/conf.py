@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shutil
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -34,5 +35,12 @@ def tidy(app, what, name, obj, options, lines: list[str]) -> None:
     lines[:] = tidied
 
 
+def copy_pictures(app, error: Exception | None) -> None:
+    """Sphinx copies the images of Markdown, not those of <picture>, which are dark and light."""
+    for path in (ROOT / "docs").rglob("*.png") if error is None and app.builder.format == "html" else ():
+        shutil.copy(path, pathlib.Path(app.outdir) / path.relative_to(ROOT / "docs"))
+
+
 def setup(app) -> None:
+    app.connect("build-finished", copy_pictures)
     app.connect("autodoc-process-docstring", tidy, priority=400)  # before napoleon reads the sections

@@ -23,7 +23,8 @@ from xsample_jax.config import default_config
 from xsample_jax.data.decode import decode_record
 from xsample_jax.data.sources import open_source
 from xsample_jax.reports import caption_graph
-from xsample_jax.reports.caption_graph import choices, draw_graph, read_sample, softest
+from xsample_jax.reports.caption_advice import choices, softest
+from xsample_jax.reports.caption_graph import draw_graph, read_sample
 
 QUICK = bool(os.environ.get("NOTEBOOK_QUICK"))  # small settings, for the tests
 BATCH, VIEWS = (64, 2) if QUICK else (256, 2)

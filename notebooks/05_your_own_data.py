@@ -41,8 +41,7 @@ with open(RUNS / "photos.csv", "w", newline="") as file:
 
 # %%
 import xsample_jax  # noqa: E402
-from xsample_jax.reports import inspect  # noqa: E402
-from xsample_jax.tools import embed, prepare  # noqa: E402
+from xsample_jax.tools import embed, inspect, prepare  # noqa: E402
 
 prepare.run(["--source=folder", f"--path={photos}", f"--table={RUNS / 'photos.csv'}", f"--out={RUNS / 'records'}"])
 embed.main([f"--data={RUNS / 'records'}", f"--model={MODEL}"])

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from xsample_jax.data.sources import open_source
 from xsample_jax.graphs.targets import Graph, Mixture, describe, target
-from xsample_jax.objectives.presets import PRESETS, Preset
+from xsample_jax.objectives.objective import Preset
+from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.registry import name_of, options_of
 from xsample_jax.reports.caption_graph import draw_graph
 from xsample_jax.reports.style import insert

@@ -86,7 +86,7 @@ def differences(whole: pathlib.Path, other: pathlib.Path) -> tuple[int, list[str
     import orbax.checkpoint as ocp
 
     from xsample_jax.io.paths import absolute, as_path
-    from xsample_jax.metrics.writers import read_jsonl
+    from xsample_jax.metrics.jsonl import read_jsonl
 
     def final(folder):
         folder = as_path(folder)

@@ -10,7 +10,7 @@ from flax import nnx
 from xsample_jax import loop
 from xsample_jax import setup as build_run
 from xsample_jax.config import load_config
-from xsample_jax.metrics.writers import read_jsonl
+from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.models import towers
 from xsample_jax.sharding import make_mesh
 
@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(
     str(path.relative_to(ROOT))
     for path in (ROOT / "configs").rglob("*.py")
-    if path.parent.name != "ablations"  # grids: tests/sweeps
+    if path.parent.name not in ("ablations", "studies")  # grids: tests/sweeps
 )
 OBJECTIVES = [path for path in CONFIGS if "objectives" in path]
 

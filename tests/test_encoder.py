@@ -18,9 +18,8 @@ from xsample_jax.data.decode import decode_image
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, Problems
 from xsample_jax.setup import build_run
 from xsample_jax.tools.export import main as export_main
-from xsample_jax.weights.families import FAMILIES
+from xsample_jax.weights.families import FAMILIES, import_encoder
 from xsample_jax.weights.files import read_safetensors
-from xsample_jax.weights.pretrained import import_encoder
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import tiny_config
-from xsample_jax.config.rules import check_kernels
+from xsample_jax.config.rules_objective import check_kernels
 from xsample_jax.errors import ConfigError, Problems
 from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.setup import build_run

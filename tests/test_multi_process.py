@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.test_roll_call import free_address
-from tests.xla_flags import QUICK
+from tests.xla_flags import UNOPTIMIZED
 from xsample_jax.errors import BAD_INPUT, INCOMPLETE
 from xsample_jax.io.run_dir import read_history
-from xsample_jax.metrics.writers import read_jsonl
+from xsample_jax.metrics.jsonl import read_jsonl
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def launch(forks):
     """(module, [arguments of a process], devices of each) -> [(exit code, stdout, stderr)]"""
 
     def launch(module, argument_lists, devices):
-        flags = f"--xla_force_host_platform_device_count={devices} {QUICK}"
+        flags = f"--xla_force_host_platform_device_count={devices} {UNOPTIMIZED}"
         return forks.run(module, argument_lists, {"XLA_FLAGS": flags})
 
     return launch

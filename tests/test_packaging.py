@@ -178,7 +178,7 @@ def test_results_is_one_sweep_and_its_page():
     sweep, page = make("results", "-o", ".venv/installed", "JOBS=2").splitlines()
     grid = "--grid=configs/ablations/results.py"
     assert sweep.endswith(f"-m xsample_jax.tools.sweep {grid} --out=runs/results --run --jobs=2")
-    assert f"-m xsample_jax.tools.results_page {grid} --runs=runs/results --out=docs/results.md" in page
+    assert f"-m xsample_jax.tools.results_page {grid} --runs=runs/results --out=docs/notes/results.md" in page
 
 
 def test_install_uses_venv_pip_and_constraints(tmp_path):

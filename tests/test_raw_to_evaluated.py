@@ -20,7 +20,7 @@ from tests.prepare.corpora import contents, write_emoji_tars
 from tests.xla_flags import QUICK
 from xsample_jax.data.records import open_records, read_manifest, verify_records
 from xsample_jax.evals.metrics import load_examples
-from xsample_jax.metrics.writers import read_jsonl
+from xsample_jax.metrics.jsonl import read_jsonl
 
 ROOT = Path(__file__).parent.parent
 TARS, EACH = 4, 60

@@ -1,6 +1,7 @@
 """The pages of docs/ and the API reference build without a warning: `make site`."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -16,3 +17,9 @@ def test_site_builds_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "api" / "objectives.html").read_text()
     assert 'id="xsample_jax.objectives.cross_entropy.cross_entropy"' in page
+    missing = []
+    for file in tmp_path.rglob("*.html"):
+        for image in re.findall(r'(?:src|srcset)="([^":?]+\.png)', file.read_text()):
+            if not (file.parent / image).exists():
+                missing.append(f"{file.name}: {image}")
+    assert missing == []

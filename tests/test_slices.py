@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.objectives.streamed_rows import streaming_rows
 from tests.tiny import tiny_config
 from xsample_jax.config import load_config
 from xsample_jax.dry_run import collective_arrays, compiled_report, dry_run, placeholder_setup
 from xsample_jax.errors import ConfigError
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.objectives.streaming.loss import streaming_rows
 from xsample_jax.sharding import batch_sharding, bytes_per_device, make_mesh
 from xsample_jax.topology import topology_devices
 
@@ -126,14 +126,14 @@ def scratch_of_loss(topology, images, **options):
 
 def test_scratch_of_the_streaming_loss_falls_with_the_chips():
     images = 2**19  # a million rows: gathered they would take 1.3 GiB a chip
-    few, _ = scratch_of_loss("v5e:2x4", images, exchange="ring", tile=512)
-    many, _ = scratch_of_loss("v5e:8x8", images, exchange="ring", tile=512)
+    few, _ = scratch_of_loss("v5e:2x4", images, collective="ring", block_size=512)
+    many, _ = scratch_of_loss("v5e:8x8", images, collective="ring", block_size=512)
     assert many < few / 8 + 8 * 2**20
 
 
 def test_embeddings_and_captions_travel_in_the_types_of_the_config():
     images = 4096
-    _, found = scratch_of_loss("v5e:2x4", images, wire=jnp.bfloat16, caption_wire=jnp.int8)
+    _, found = scratch_of_loss("v5e:2x4", images, comm_dtype="bfloat16", caption_comm_dtype="int8")
     large = {(op, dtype, shape) for arrays in found for op, dtype, shape in arrays if np.prod(shape) > 4 * images}
     assert large == {("all-gather", "u16", (2 * images, 128)), ("all-gather", "s8", (images, 768))}
 

@@ -8,7 +8,8 @@ import xsample_jax.loop
 from tests.host_reads import HostReads
 from tests.tiny import tiny_config
 from xsample_jax.checkpoint import Checkpoints
-from xsample_jax.metrics.writers import DeferredMetrics, read_jsonl
+from xsample_jax.hooks import DeferredMetrics
+from xsample_jax.metrics.jsonl import read_jsonl
 
 pytestmark = pytest.mark.usefixtures("shallow_resnet18")
 

@@ -9,7 +9,7 @@ from tests.tiny import tiny_config
 from xsample_jax import loop
 from xsample_jax.errors import CheckpointError, ConfigError, DivergedError
 from xsample_jax.loop import train
-from xsample_jax.metrics.writers import read_jsonl
+from xsample_jax.metrics.jsonl import read_jsonl
 
 
 @pytest.mark.usefixtures("shallow_resnet18")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xsample_jax.augment.views import make_views
-from xsample_jax.config.rules import check_kernels
+from xsample_jax.config.rules_objective import check_kernels
 from xsample_jax.data.dataset import train_batches
 from xsample_jax.errors import ConfigError, shorten
 from xsample_jax.io.paths import as_path, local_copy_of

@@ -10,13 +10,13 @@ import numpy as np
 from flax import nnx
 
 from xsample_jax.augment.views import eval_view
-from xsample_jax.checkpoint import MODEL, find_checkpoint, read_arrays, saved_arrays, trained_config
+from xsample_jax.checkpoint_files import MODEL, find_checkpoint, read_arrays, saved_arrays, trained_config
 from xsample_jax.config import resolve
 from xsample_jax.data.decode import square
 from xsample_jax.errors import DataError
 from xsample_jax.models.towers import ENCODERS
 from xsample_jax.state import to_flat
-from xsample_jax.weights.pretrained import ENCODER
+from xsample_jax.weights.families import ENCODER
 
 
 @dataclasses.dataclass(frozen=True)

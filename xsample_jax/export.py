@@ -14,8 +14,9 @@ import numpy as np
 from flax import nnx
 
 from xsample_jax.encoder import Encoder
-from xsample_jax.errors import DataError
+from xsample_jax.errors import DataError, lookup
 from xsample_jax.io.files import atomic_write
+from xsample_jax.models.towers import kind_of
 from xsample_jax.models.vit import LAYOUTS, VARIANTS
 from xsample_jax.weights.families import FAMILIES
 from xsample_jax.weights.files import write_safetensors
@@ -68,14 +69,20 @@ def export_onnx(encoder: Encoder, out: str | Path) -> str:
     graph, state = nnx.split(encoder.module)
     size, out = encoder.config.augment.size, Path(out)
     partial = out.with_name(out.name + ".partial")
-    to_onnx(
-        lambda images: nnx.merge(graph, state)(images),
-        [("n", size, size, 3)],
-        return_mode="file",
-        output_path=str(partial),
-        input_names=["images"],
-        output_names=["features"],
-    )
+    try:
+        to_onnx(
+            lambda images: nnx.merge(graph, state)(images),
+            [("n", size, size, 3)],
+            return_mode="file",
+            output_path=str(partial),
+            input_names=["images"],
+            output_names=["features"],
+        )
+    except OSError:
+        raise
+    except Exception as error:  # an operation that it does not know, of any family
+        found = f"{type(error).__name__}: {error}"
+        raise DataError("--format=onnx", found, "an encoder that jax2onnx converts", "Use --format=jax.") from error
     images = np.random.default_rng(0).standard_normal((3, size, size, 3)).astype(np.float32)
     expected = np.asarray(jax.jit(lambda state, images: nnx.merge(graph, state)(images))(state, images))
     session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
@@ -135,9 +142,8 @@ def _check_colors(encoder: Encoder) -> None:
 
 def family_of(config) -> str:
     """The family in whose names the encoder of a config is written."""
-    if not config.model.encoder.startswith("vit"):
-        return "resnet"
-    return "open_clip_vit" if config.model.layout in FAMILIES["open_clip_vit"].layouts else "timm_vit"
+    vit = "open_clip_vit" if config.model.layout in FAMILIES["open_clip_vit"].layouts else "timm_vit"
+    return lookup({"resnet": "resnet", "vit": vit}, kind_of(config.model.encoder), "kind of model.encoder")
 
 
 def how_to_load(config) -> str:

@@ -1,7 +1,7 @@
 """What happens around a train step: save and stop, log, evaluate. loop.py lists the hooks in the order they run in."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -11,14 +11,15 @@ from xsample_jax.config import config_to_json
 from xsample_jax.distributed import allgather_text
 from xsample_jax.errors import ConfigError, SaveError, did_you_mean
 from xsample_jax.evals.evaluate import evaluate_state
-from xsample_jax.faults.non_finite import apply_policy
+from xsample_jax.faults.non_finite import Pending, apply_policy
 from xsample_jax.faults.preemption import Notice, Preempted
 from xsample_jax.faults.watchdog import log_save_errors
 from xsample_jax.io.files import JSONL
 from xsample_jax.io.run_dir import RunFolder, log_event
 from xsample_jax.metrics.profiling import Timers, count_compilations, memory_in_use
-from xsample_jax.metrics.writers import DeferredMetrics, FanOut, Pending
+from xsample_jax.metrics.writers import FanOut
 from xsample_jax.setup import RunSetup
+from xsample_jax.sharding import fetch_scalars
 from xsample_jax.state import Progress, TrainState
 
 
@@ -46,6 +47,35 @@ class Training:
         self.writers.write(step, values | skipped | self.timers.read() | machine)
         with log_save_errors(self.run.files, step):
             self.checkpoints.check()
+
+
+class DeferredMetrics:
+    """Holds one step. `settle` fetches the flag of each step, and the metrics of those that are logged.
+
+    Args:
+      write: called with (step, scalars) of steps that are logged, and of those that are not finite.
+      judge: called with the step held and its metrics, fetched, when they are not finite; may raise.
+    """
+
+    def __init__(self, write: Callable[[int, dict], None], judge: Callable[[Pending, dict], None]):
+        self._write, self._judge = write, judge
+        self._held: Pending | None = None
+
+    def defer(self, late: Pending) -> None:
+        self.settle()
+        self._held = late
+
+    def settle(self) -> bool:
+        """Looks at the step that is held. Returns False when there was none or it was not finite."""
+        late, self._held = self._held, None
+        if late is None:
+            return False
+        finite = bool(jax.device_get(late.metrics["finite"]))
+        if late.log or not finite:
+            self._write(late.step, fetch_scalars(late.metrics))
+        if not finite:
+            self._judge(late, jax.device_get(dict(late.metrics)))
+        return finite
 
 
 class LogMetrics:
@@ -78,16 +108,7 @@ class LogMetrics:
 
     def _on_non_finite(self, pending: Pending, metrics: dict) -> None:
         training = self._training
-        apply_policy(
-            training.setup.config,
-            training.progress,
-            pending.step,
-            pending.data_position,
-            metrics,
-            self._names,
-            pending.batch,
-            training.run.files,
-        )
+        apply_policy(training.setup.config, training.progress, pending, metrics, self._names, training.run.files)
 
 
 class Evaluate:

@@ -9,30 +9,34 @@ from collections.abc import Mapping
 
 import jax
 
-from xsample_jax.checkpoint import Checkpoints, started_config
+from xsample_jax.checkpoint import Checkpoints
+from xsample_jax.checkpoint_files import started_config
 from xsample_jax.config import load_config, resolve
+from xsample_jax.config.renamed import current_metrics
 from xsample_jax.config.saved import changed_keys, check_shared, save_config
 from xsample_jax.data.dataset import Dataset, train_batches
 from xsample_jax.distributed import barrier, log_info, name_of_process
 from xsample_jax.errors import CheckpointError, ConfigError
 from xsample_jax.evals.baselines import suite_baselines
+from xsample_jax.evals.catalog import save_facts
 from xsample_jax.evals.evaluate import evaluate_state, write_snapshot
-from xsample_jax.evals.facts import save_facts
 from xsample_jax.evals.metrics import save_examples
 from xsample_jax.faults.non_finite import RollBack
 from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
 from xsample_jax.faults.watchdog import TimedBatches, log_save_errors
+from xsample_jax.generated_images import WatchGenerator
 from xsample_jax.hooks import Evaluate, LogMetrics, SaveAndStop, Training
 from xsample_jax.io.console import say
 from xsample_jax.io.files import EVALUATION, EXAMPLES, FACTS, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write, set_aside
 from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder
+from xsample_jax.metrics.jsonl import JsonlWriter, read_jsonl
 from xsample_jax.metrics.profiling import Profiler, Timers, count_chips, count_compilations, model_flops, peak_flops
-from xsample_jax.metrics.writers import JsonlWriter, open_writers, read_jsonl, wandb_writer
+from xsample_jax.metrics.writers import open_writers, wandb_writer
 from xsample_jax.reports.report import write_report
-from xsample_jax.setup import RunSetup, build_run
+from xsample_jax.setup import RunSetup, build_run, check_device_memory
 from xsample_jax.sharding import process_rows, to_global, warm_up_collectives
 from xsample_jax.state import Progress, TrainState
-from xsample_jax.weights.pretrained import read_pretrained
+from xsample_jax.weights.families import read_pretrained
 
 
 def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False) -> dict[str, float]:
@@ -41,7 +45,7 @@ def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False
     config: a ConfigDict, checked or not, or the name of a config file, as "configs/quickstart.py:smoke".
 
     Called again with the same folder it resumes from the newest checkpoint with the very same batches, and when the
-    run is finished it says so and returns its metrics. docs/resume.md says what happens when something goes wrong.
+    run is finished it says so and returns its metrics. docs/training.md says what happens when something goes wrong.
 
     Raises ConfigError, DataError or CheckpointError on bad input; CheckpointError when the folder holds another run
     (unless `allow_config_change`) or is in use; DivergedError, SaveError or StalledError when the run breaks; Preempted
@@ -59,6 +63,7 @@ def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False
             log_info(f"{config.name}: finished. Its report: {run.place / REPORT}")
             return finished
         setup, dataset = build_run(config)
+        check_device_memory(setup)
         warm_up_collectives(setup.mesh)
 
         # Restore, and train; a roll-back restores once more.
@@ -93,7 +98,7 @@ def _read_scores(path: pathlib.Path) -> dict[str, float] | None:
     except (OSError, ValueError) as error:
         say(f"warning: {path} is damaged ({str(error)[:100]}): the final evaluation is repeated", error=True)
         return None
-    return scores if isinstance(scores, dict) else None
+    return current_metrics(scores) if isinstance(scores, dict) else None
 
 
 def _restore(
@@ -143,6 +148,8 @@ def _run_steps(training: Training, dataset: Dataset, state: TrainState) -> Train
     # A checkpoint is ranked by the scores of its own step, so it is saved before they are forgotten; metrics are
     # deferred before an evaluation, which flushes them.
     hooks = [save, log, evaluate]
+    if setup.adversary is not None and setup.adversary.generators:
+        hooks.append(WatchGenerator(training, log))
 
     profiler = Profiler(run.files / PROFILE, config.log.profile)
     rows = process_rows(setup.mesh, config.batch_size)

@@ -3,7 +3,7 @@
 Trains what the config says, evaluates it and writes a report into the run folder. Started again on the same folder it
 resumes, or says that the run is finished. --dry_run compiles and describes the run without a single step;
 --dry_run --topology=v5e:4x4 does so for a TPU slice with the TPU compiler, on any machine. On several hosts every
-process gets the same command (docs/multi_host.md).
+process gets the same command (docs/scaling.md).
 """
 
 import os
@@ -16,7 +16,7 @@ from absl import app, flags, logging
 
 from xsample_jax.errors import FAILED, REQUEUE, StalledError, UserError
 from xsample_jax.io.console import say
-from xsample_jax.tools.cli import show_warning
+from xsample_jax.tools.cli import show_warning, split_overrides
 from xsample_jax.topology import quiet_environment, without_tpu
 
 _CONFIG = flags.DEFINE_string("config", None, "Config file, as configs/quickstart.py or configs/quickstart.py:smoke.")
@@ -74,6 +74,9 @@ class UsageError(UserError):
 
 def _parse_flags(arguments: list[str]) -> list[str]:
     """The arguments that are no flags; UsageError for a flag that is unknown or wrong (absl exits with 1)."""
+    if {"--help", "-help", "-h"} & set(arguments):
+        print(f"{__doc__}\nflags:\n{flags.FLAGS.main_module_help()}")
+        sys.exit(0)  # absl's own exits with 1
     try:
         return flags.FLAGS(arguments)
     except flags.Error as error:
@@ -86,18 +89,22 @@ def run() -> None:
         signal.signal(number, signal.SIG_IGN)
     if without_tpu():  # before jax is imported, which the config does
         quiet_environment(os.environ)
-    from xsample_jax.config import split_overrides
-    from xsample_jax.distributed import exit_process, name_of_process
-
     overrides, arguments = split_overrides(sys.argv)
     logging.set_verbosity(logging.WARNING)
     warnings.showwarning = show_warning
     try:
         app.run(lambda argv: main(argv, overrides), argv=arguments, flags_parser=_parse_flags)
     except UserError as error:
+        if "xsample_jax.distributed" not in sys.modules:  # the command line is wrong: no need to load jax to say so
+            say(f"error: {error}", error=True)
+            sys.exit(error.exit_code)
+        from xsample_jax.distributed import exit_process, name_of_process
+
         say(f"error{name_of_process()}: {error}", error=True)
         exit_process(error.exit_code)
     except Exception:
+        from xsample_jax.distributed import exit_process, name_of_process
+
         say(traceback.format_exc(), error=True)
         if name_of_process():
             advice = "see above. Where a connection was closed, read the log of the process that ended first."

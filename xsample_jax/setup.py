@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 
@@ -12,9 +13,10 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from xsample_jax.adversary import Adversary, make_adversary
 from xsample_jax.augment.views import eval_view
 from xsample_jax.checkpoint import with_shardings
-from xsample_jax.config.rules import check_kernels
+from xsample_jax.config.rules_objective import check_kernels
 from xsample_jax.data.class_texts import load_class_embeddings
 from xsample_jax.data.dataset import Dataset, check_class_names, no_records, open_dataset, readable, spread_places
 from xsample_jax.data.perturb import apply_perturbations
@@ -127,16 +129,23 @@ class RunSetup:
             self.optimizer[0],
             seed,
             partial(init_objective_parameters, objective, width, self.facts.classes, seed),
-            lambda params: init_memory(objective, params, width, self.facts.count, side) | self._init_online_probe(),
+            lambda params: init_memory(objective, params, width, self.facts.count, side) | self._init_along(),
             self.config.precision.params,
             self.config.optimizer.ema is not None,
         )
 
-    def _init_online_probe(self) -> dict[str, jax.Array]:
+    @cached_property
+    def adversary(self) -> Adversary | None:
+        """What makes images for the encoder to learn from, where the config asks for it."""
+        return make_adversary(self.config, self.objective, self.facts.channels, self.facts.caption_dim)
+
+    def _init_along(self) -> dict[str, jax.Array]:
+        """The memory of what is trained along, beside the objective's."""
+        climbing = self.adversary.init() if self.adversary is not None else {}
         if not self.config.eval.online_probe:
-            return {}
+            return climbing
         network = nnx.eval_shape(lambda: self.model.build(nnx.Rngs(0)))
-        return init_online_probe(network.encoder.features, self.facts.classes)
+        return climbing | init_online_probe(network.encoder.features, self.facts.classes)
 
     @cached_property
     def abstract_state(self) -> TrainState:
@@ -184,6 +193,7 @@ class RunSetup:
             self.steps,
             self.mesh,
             self.class_embeddings,
+            self.adversary,
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         batch = {name: leaf.sharding for name, leaf in self.abstract_batch.items()}
@@ -236,6 +246,30 @@ def build_run(config, mesh: Mesh | None = None) -> tuple[RunSetup, Dataset]:
         fix = "Set --config.eval.online_probe=false."
         raise ConfigError("eval.online_probe", True, "False for a set without class names", fix)
     return RunSetup(config, dataset_spec(examples), mesh, classes), examples
+
+
+def check_device_memory(parts: RunSetup) -> None:
+    """Raises ConfigError where the arrays of a step are more than the devices of this process can hold.
+
+    Counted are the state, the gradients, the images of a batch and their views, by their shapes: a lower bound, as
+    activations come on top of it. `--dry_run` compiles the step and counts those too.
+    """
+    config, mesh = parts.config, parts.mesh
+    views = (config.batch_size * config.views, config.augment.size, config.augment.size, parts.facts.channels)
+    images = jax.ShapeDtypeStruct(views, jnp.float32, sharding=batch_sharding(mesh))
+    arrays = (parts.abstract_state, parts.abstract_state.params, parts.abstract_batch, images)
+    each = sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays)
+    )
+    devices = mesh.local_devices
+    if devices[0].platform == "cpu":  # they share the memory of the host
+        each, room = each * len(devices), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        room = (devices[0].memory_stats() or {}).get("bytes_limit", each)
+    if each > room:
+        found = f"{each / 2**30:,.1f} GiB for state, gradients and images"
+        fix = "Lower batch_size, views, image sizes, model.width or objective.queue, or take more devices."
+        raise ConfigError("device memory", found, f"at most {room / 2**30:,.1f} GiB", fix)
 
 
 def check_eval_splits(config) -> None:

@@ -10,7 +10,8 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from xsample_jax.augment.views import copies_of, make_views
+from xsample_jax.adversary import Adversary, Guests, Opponent, take_turn
+from xsample_jax.augment.views import copies_of, eval_view, make_views
 from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
 from xsample_jax.objectives.learned_state import (
     TEXT_KEYS,
@@ -27,7 +28,7 @@ from xsample_jax.objectives.learned_state import (
     temperature_of,
 )
 from xsample_jax.objectives.objective import Objective, objective_loss
-from xsample_jax.objectives.streaming.terms import Streaming
+from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.terms import Block, image_block, key_block, other_view
 from xsample_jax.ops import products, unit_rows
 from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, updated, warm_up
@@ -35,6 +36,7 @@ from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, upd
 # From a batch to the blocks that an objective compares: one encoder call for all views, and whatever else it needs.
 
 
+LOCAL_SEED = 2**20  # small crops are drawn from another seed than the views of the same image
 # Entries of a batch that graphs read, one row per image.
 SIDE_INFORMATION = ("id", "label", "labels", "path", "target", "caption_embedding", "class_embedding")
 
@@ -67,6 +69,38 @@ def local_crops(augment):
     return local
 
 
+def make_inputs(
+    config,
+    objective: Objective,
+    state: TrainState,
+    batch: Mapping[str, jax.Array],
+    steps: int,
+    guests: Guests | None = None,
+) -> StepInputs:
+    """The views of a batch, and what else a step of a run of `steps` steps reads; no embeddings of a teacher yet.
+
+    guests: generated images that are seated in the batch, every second view of which is of a second generator.
+    """
+    copies = copies_of(batch["id"])
+
+    def views_of(augment, views, seed):
+        def make(images, ids, copies):
+            return make_views(images, ids, seed, state.step, augment, views, copies)
+
+        made = make(batch["image"], batch["id"], copies)
+        return made if guests is None else guests.other_views(made, make, views, copies)
+
+    local = objective.local_views
+    return StepInputs(
+        images=views_of(config.augment, config.views, config.seed),
+        local=views_of(local_crops(config.augment), local, config.seed + LOCAL_SEED) if local else None,
+        batch=batch,
+        memory=state.memory,
+        progress=state.step / steps,
+        key=jax.random.fold_in(jax.random.key(config.seed, impl="threefry2x32"), state.step),
+    )
+
+
 def teacher_embeddings(objective: Objective, teacher: nnx.Module, inputs: StepInputs) -> dict[str, jax.Array]:
     """Embeddings of the views (and texts) by the EMA encoder, without gradient; batch norms use the batch."""
     found = {"image": teacher.embed(inputs.images)[1]}
@@ -81,7 +115,6 @@ def step_blocks(
     params: Mapping[str, jax.Array],
     inputs: StepInputs,
     z: jax.Array,
-    views: int,
     raw: jax.Array | None = None,
 ) -> dict[str, Block]:
     """The blocks of a step by name (objectives/terms.py).
@@ -90,6 +123,7 @@ def step_blocks(
     """
     per_image = {name: inputs.batch[name] for name in SIDE_INFORMATION if name in inputs.batch}
     images = len(per_image["id"])
+    views = len(z) // images
     text = network.embed_text(inputs.batch) if objective.text is not None else None
     if objective.gate:
         # Every image is compared in its own class and in that of another image of the batch.
@@ -217,8 +251,80 @@ def train_online_probe(
     return new, accuracy
 
 
-LOCAL_SEED = 2**20  # small crops are drawn from another seed than the views of the same image
 ROUNDING = 1  # folded into the key of the step for the rounding of bfloat16 parameters
+TURN = 2**20 + 1  # and for the turn of the adversary
+
+
+def make_loss(config, model: ModelDef, objective: Objective, how: Streaming) -> Callable:
+    """The loss of a step as a function of (params, statistics, StepInputs), whose gradient the step takes.
+
+    It returns (loss, (statistics after the step, memory, metrics, z [B * V, D], features [B * V, F])); the features are
+    None where the images go through the encoder in chunks. A batch of another size than the config's goes in one piece.
+    """
+
+    def loss_of(params, statistics, inputs: StepInputs, how: Streaming | None = how):
+        temperature = temperature_of(objective, params)
+        network = model.merge(params, statistics, training=True)
+        encoded = {}  # statistics of the image side, where it went through the encoder in chunks
+        features = None
+        images = len(inputs.batch["id"])
+        if config.loss.grad_cache > 1 and images == config.batch_size:
+            raw, new = embed_in_chunks(model, params, statistics, inputs.images, config.views, config.loss.grad_cache)
+            encoded = {name: value for name, value in new.items() if name.startswith(("encoder/", "head/"))}
+        else:
+            features, raw = network.project(inputs.images)
+        z = unit_rows(raw)
+        blocks = step_blocks(objective, network, params, inputs, z, raw)
+        blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
+        loss, metrics = objective_loss(
+            objective, blocks, images, temperature, bias_of(params), inputs.progress, inputs.key, how
+        )
+        new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2]) | encoded
+        metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
+        return loss, (new_statistics, memory, metrics, z, features)
+
+    return loss_of
+
+
+def make_turn(config, model: ModelDef, objective: Objective, adversary: Adversary, loss_of: Callable, steps: int):
+    """The turn of the adversary before a step of the encoder, a function of (state, batch): `take_turn`, with the views
+    and the loss of a run of `steps` steps."""
+
+    def turn(state: TrainState, batch: Mapping[str, jax.Array]):
+        def contrast(images, rows):
+            guests = Guests(np.arange(len(images[0])), images, rows, True)
+            inputs = make_inputs(config, objective, state, {**rows, "image": images[0]}, steps, guests)
+            inputs = with_teacher(model, objective, state, inputs)
+            return loss_of(state.params, state.statistics, inputs, None)[0]
+
+        def embed(images):
+            network = model.merge(state.params, state.statistics, training=True)
+            return network.embed(eval_view(images, config.augment))[1]
+
+        key = jax.random.fold_in(jax.random.key(config.seed, impl="threefry2x32"), state.step)
+        key = jax.random.fold_in(key, TURN)
+        return take_turn(adversary, state.memory, batch, key, state.step / steps, Opponent(contrast, embed))
+
+    return turn
+
+
+def with_teacher(model: ModelDef, objective: Objective, state: TrainState, inputs: StepInputs) -> StepInputs:
+    """The inputs with the embeddings of the EMA encoder, for an objective that has one."""
+    if objective.teacher is None:
+        return inputs
+    teacher = model.merge(teacher_params(state.memory), state.statistics, training=True)
+    return dataclasses.replace(inputs, teacher=teacher_embeddings(objective, teacher, inputs))
+
+
+def choose_streaming(config, objective: Objective, mesh: Mesh | None, class_embeddings: np.ndarray | None) -> Streaming:
+    """How the loss of a step is computed, as config.loss says."""
+    names = ("impl", "block_size", "kernel", "collective", "comm_dtype", "caption_comm_dtype")
+    return Streaming(
+        **{name: config.loss[name] for name in names},
+        mesh=mesh,
+        lowest_temperature=objective.lowest_temperature,
+        class_embeddings=class_embeddings,
+    )
 
 
 def make_train_step(
@@ -230,6 +336,7 @@ def make_train_step(
     steps: int,
     mesh: Mesh | None = None,
     class_embeddings: np.ndarray | None = None,
+    adversary: Adversary | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """The train step for a config, to be jitted with a donated state.
 
@@ -238,59 +345,23 @@ def make_train_step(
     global arrays: under jit its value and gradient do not depend on the number of devices. `steps`: of the whole run;
     `mesh`: over which a streamed loss splits its rows; `class_embeddings` [classes, E]: for graphs of class texts. A
     record that occurs twice in a batch (where epochs meet, in small or balanced sets) gets different views each time.
+    `adversary` makes some of the images (adversary.py); None: the batch is trained on as it is.
     """
 
-    how = Streaming(
-        **{
-            name: config.loss[name]
-            for name in ("impl", "block_size", "kernel", "collective", "comm_dtype", "caption_comm_dtype")
-        },
-        mesh=mesh,
-        lowest_temperature=objective.lowest_temperature,
-        class_embeddings=class_embeddings,
-    )
-
-    def loss_of(params, statistics, inputs: StepInputs):
-        temperature = temperature_of(objective, params)
-        network = model.merge(params, statistics, training=True)
-        encoded = {}  # statistics of the image side, where it went through the encoder in chunks
-        features = None
-        if config.loss.grad_cache > 1:
-            raw, new = embed_in_chunks(model, params, statistics, inputs.images, config.views, config.loss.grad_cache)
-            encoded = {name: value for name, value in new.items() if name.startswith(("encoder/", "head/"))}
-        else:
-            features, raw = network.project(inputs.images)
-        z = unit_rows(raw)
-        blocks = step_blocks(objective, network, params, inputs, z, config.views, raw)
-        blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
-        loss, metrics = objective_loss(
-            objective, blocks, config.batch_size, temperature, bias_of(params), inputs.progress, inputs.key, how
-        )
-        new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2]) | encoded
-        metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
-        return loss, (new_statistics, memory, metrics, z, features)
+    loss_of = make_loss(config, model, objective, choose_streaming(config, objective, mesh, class_embeddings))
+    turn = make_turn(config, model, objective, adversary, loss_of, steps) if adversary is not None else None
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        def views_of(augment, views, seed):
-            return make_views(batch["image"], batch["id"], seed, state.step, augment, views, copies)
-
         if mesh is not None and mesh.shape["tensor"] > 1:  # devices along the tensor axis work on the same images
             batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
         if class_embeddings is not None:  # every device has them: nothing travels
             batch = batch | {"class_embedding": jnp.asarray(class_embeddings)[batch["label"]]}
-        copies = copies_of(batch["id"])
-        local = objective.local_views
-        inputs = StepInputs(
-            images=views_of(config.augment, config.views, config.seed),
-            local=views_of(local_crops(config.augment), local, config.seed + LOCAL_SEED) if local else None,
-            batch=batch,
-            memory=state.memory,
-            progress=state.step / steps,
-            key=jax.random.fold_in(jax.random.key(config.seed, impl="threefry2x32"), state.step),
-        )
-        if objective.teacher is not None:
-            teacher = model.merge(teacher_params(state.memory), state.statistics, training=True)
-            inputs = dataclasses.replace(inputs, teacher=teacher_embeddings(objective, teacher, inputs))
+        guests, climbed, of_turn = None, {}, {}
+        if turn is not None:
+            climbed, guests, of_turn = turn(state, batch)
+            batch = guests.seated(batch)
+        inputs = make_inputs(config, objective, state, batch, steps, guests)
+        inputs = with_teacher(model, objective, state, inputs)
         gradient, (statistics, memory, metrics, z, features) = jax.grad(loss_of, has_aux=True)(
             state.params, state.statistics, inputs
         )
@@ -307,6 +378,9 @@ def make_train_step(
             metrics["ema_decay"] = warm_up(config.optimizer.ema, state.step + 1)
         ema = moved(state.ema, params | statistics, metrics["ema_decay"]) if state.ema else {}
         metrics |= finite_diagnostics(gradient, params, metrics["loss"], z)
+        if turn is not None:
+            memory |= climbed
+            metrics |= of_turn | {"finite": metrics["finite"] & jnp.isfinite(of_turn["adversary_norm"])}
         new = TrainState(state.step + 1, params, statistics, opt_state, memory, ema)
         return keep_if(metrics["finite"], new, state) if config.faults.non_finite == "skip" else new, metrics
 

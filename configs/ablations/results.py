@@ -1,4 +1,4 @@
-"""All runs of docs/results.md: objectives, and how tau_s, the graph, little data and noise change them.
+"""All runs of docs/notes/results.md: objectives, and how tau_s, the graph, little data and noise change them.
 
 Command:   make results
            python -m xsample_jax.tools.sweep --grid=configs/ablations/results.py --out=runs/results --run --jobs=2

@@ -69,7 +69,7 @@ def test_only_what_no_machine_can_excuse_is_a_failure(record):
 def test_a_picture_of_every_family_in_both_themes(record, tmp_path):
     names = draw(record, tmp_path)
     assert names == ["loss_time", "loss_memory", "pipeline", "step", "traffic"]
-    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    page = (ROOT / "docs" / "notes" / "benchmarks.md").read_text()
     for name in names:
         for theme in ("", "-dark"):
             pixels = np.asarray(Image.open(tmp_path / f"benchmarks_{name}{theme}.png").convert("RGB"))

@@ -14,7 +14,7 @@ from xsample_jax.augment.views import make_views
 
 
 def test_scratch_of_the_loss_does_not_grow_with_the_rows():
-    form = functools.partial(loss_forms.streaming, tile=256)
+    form = functools.partial(loss_forms.streaming, block_size=256)
     few, many = (loss_memory.scratch(form, rows) for rows in (1024, 4096))
     assert many <= 1.2 * few
     assert loss_memory.scratch(loss_forms.naive, 4096) > 48 * many
@@ -22,7 +22,8 @@ def test_scratch_of_the_loss_does_not_grow_with_the_rows():
 
 def test_the_loss_receives_little():
     mesh = Mesh(np.array(jax.devices()), ("data",), axis_types=(AxisType.Auto,))
-    ours = functools.partial(loss_forms.streaming, mesh=mesh, wire=jnp.bfloat16, caption_wire=jnp.int8, tile=64)
+    how = {"comm_dtype": "bfloat16", "caption_comm_dtype": "int8", "block_size": 64}
+    ours = functools.partial(loss_forms.streaming, mesh=mesh, **how)
     peer = functools.partial(comm_bytes.open_clip_like, mesh=mesh, per_row=True)
     assert comm_bytes.received(ours, mesh, 512) <= 0.2 * comm_bytes.received(peer, mesh, 512)
 

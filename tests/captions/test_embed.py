@@ -99,6 +99,19 @@ def test_rows_and_manifest(plain):
     }
 
 
+def test_captions_of_another_language_and_long_ones_are_counted(tmp_path, capsys):
+    """faults.md C8: captions without a word that the model knows, and captions that it cuts."""
+    texts = ["a red dog", "แมวสีแดง", "🐏🐏", "แมวสีแดง", "a cat " * 30]
+    records = ({"id": number, "image": b"x", "captions": [text]} for number, text in enumerate(texts))
+    write_records(tmp_path / "set", "thai", {"train": records})
+    model = write_model(tmp_path / "model", "bert", max_length=20)
+    assert main(["--data", str(tmp_path / "set"), "--model", str(model), "--template", "a photo of {caption}"]) == 0
+    said = capsys.readouterr().out
+    assert "captions 5, of them new and distinct 4" in said
+    assert "warning: 2 of the 4 have no word that this model knows" in said
+    assert "1 reach the most tokens that this model reads (20)" in said
+
+
 def test_a_shard_without_a_new_caption(tmp_path):
     records = ({"id": number, "image": b"x", "captions": ["the same"]} for number in range(4))
     write_records(tmp_path, "same", {"train": records}, shard_size=2)

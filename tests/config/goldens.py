@@ -16,6 +16,7 @@ VARIANTS = {
     "icons": ("",),
     "finetune": ("",),
     "shapes": ("", "simclr", "supcon", "clip_frozen_text", "object", "shape", "ground", "erase_color"),
+    "recipes/adainf": ("", "real", "strong"),
     "suppression": (
         "",
         "digits",

@@ -1,7 +1,8 @@
 import pytest
 
-from xsample_jax.config import apply_overrides, default_config, flat_keys, load_config, split_overrides
+from xsample_jax.config import apply_overrides, default_config, flat_keys, load_config
 from xsample_jax.config.load import example, parse_value
+from xsample_jax.tools.cli import split_overrides
 
 
 @pytest.mark.parametrize(

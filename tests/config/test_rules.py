@@ -23,6 +23,12 @@ KERNELS = {"loss__kernel": "pallas", "loss__impl": "streaming"}
         ({"data__source": "emoji_folder"}, "data.path", "--config.data.path=FOLDER"),
         ({"data__split": "trian"}, "data.split", "Did you mean train"),
         ({"data__samples_per_class": 2, "data__balance": 0.5}, "data.samples_per_class", "--config.data.balance=0"),
+        (
+            {"data__samples_per_class": 2, "data__fraction": 0.5},
+            "data.fraction",
+            "--config.data.samples_per_class=None",
+        ),
+        ({"data__balance": 0.5, "data__fraction": 0.5}, "data.fraction", "--config.data.balance=0.0"),
         ({"objective__preset": "simclr", "data__label_noise": 0.1}, "data.label_noise", "--config.data.label_noise=0"),
         (
             {"objective__preset": "supcon", "data__caption_noise": 0.1},

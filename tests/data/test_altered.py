@@ -14,7 +14,8 @@ from xsample_jax.errors import DataError
 
 
 def options(**changes):
-    return types.SimpleNamespace(**{"samples_per_class": None, "label_noise": 0.0, "caption_noise": 0.0, **changes})
+    unchanged = {"samples_per_class": None, "fraction": 1.0, "label_noise": 0.0, "caption_noise": 0.0}
+    return types.SimpleNamespace(**unchanged | changes)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,22 @@ def labels(source):
 
 def test_nothing_asked_nothing_changed(source):
     assert apply_perturbations(source, options(), 0) is source
+
+
+def test_a_fraction_is_drawn_by_the_seed_and_is_part_of_a_larger_one(source):
+    everything = [source[i]["id"] for i in range(len(source))]
+
+    def ids(fraction, seed):
+        chosen = apply_perturbations(source, options(fraction=fraction), seed)
+        return [chosen[i]["id"] for i in range(len(chosen))]
+
+    small, large, other = ids(0.1, 0), ids(0.3, 0), ids(0.1, 1)
+    assert (len(small), len(large), len(other)) == (60, 180, 60)
+    assert set(small) < set(large) < set(everything)
+    assert small == ids(0.1, 0)
+    assert len(set(small) & set(other)) < 20  # 6 by chance
+    assert 200 < np.mean([everything.index(number) for number in small]) < 400  # from the whole of the split
+    assert len(ids(1e-6, 0)) == 1
 
 
 def test_label_noise(source):

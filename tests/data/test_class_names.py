@@ -2,10 +2,9 @@
 
 import pytest
 
-from xsample_jax.data.class_names import as_read, look_alikes
 from xsample_jax.data.class_texts import spelled_out
 from xsample_jax.data.records import open_records
-from xsample_jax.data.sources import Mixture
+from xsample_jax.data.sources import Mixture, as_read, look_alikes
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError
 

@@ -10,8 +10,11 @@ from PIL import Image
 from tests.prepare.corpora import picture
 from tests.tiny import tiny_config
 from xsample_jax.data.writer import write_records
-from xsample_jax.tools import doctor as machine
-from xsample_jax.tools.doctor import PROBLEM, check_data, diagnose, run
+from xsample_jax.reports import data_findings
+from xsample_jax.reports import machine_findings as machine
+from xsample_jax.reports.data_findings import NOTE, PROBLEM, check_data
+from xsample_jax.reports.machine_findings import diagnose
+from xsample_jax.tools.doctor import main, run
 
 DIM = 8
 ENCODER = {"name": "e", "revision": "1", "pooling": "mean", "dim": DIM, "normalised": True, "template": "{caption}"}
@@ -94,6 +97,57 @@ def test_broken_pictures(tmp_path):
 )
 def test_bad_embeddings(tmp_path, change, message):
     assert any(message in line and "tools.embed" in line for line in found(write(tmp_path / "set", change)))
+
+
+@pytest.mark.parametrize(("same", "level"), [(30, PROBLEM), (5, NOTE)])
+def test_captions_that_the_encoder_cannot_tell_apart(tmp_path, same, level):
+    """faults.md C8: a language that the text encoder does not know gives one vector for all captions."""
+
+    def change(number):
+        unread = {"captions": [f"ข้อความ {number}"], "caption_embeddings": record(0)["caption_embeddings"][:1]}
+        return unread if 0 < number <= same else {}
+
+    findings = check_data(config_for(write(tmp_path / "set", change)))
+    (line,) = [finding for finding in findings if "embedding of another one" in finding.text]
+    assert line.level == level
+    assert f"{same + 1} of " in line.text  # record 0 has that vector too
+    assert "--model=NAME" in line.text
+
+
+def notes(config):
+    return [finding.text for finding in check_data(config) if finding.level == NOTE]
+
+
+def test_class_names_that_a_reader_cannot_tell_apart(tmp_path):
+    """faults.md C6."""
+    names = ["crane", "crane", "Sea  Lion", "sea_lion", " "]
+    write_records(tmp_path / "set", "t", {"train": [record(0)]}, names, text_encoder=ENCODER)
+    findings = list(check_data(config_for(tmp_path / "set")))
+    said = {finding.level: finding.text for finding in findings if "class" in finding.text}
+    assert "'crane'" in next(text for text in notes(config_for(tmp_path / "set")) if "several classes" in text)
+    assert any("'Sea  Lion', 'sea_lion'" in text for text in notes(config_for(tmp_path / "set")))
+    assert "has no name" in said[PROBLEM]
+
+
+def test_images_that_lose_their_subject_to_the_crop(tmp_path):
+    """faults.md C11: 1 x 2 pictures are half of what is seen."""
+    wide = {"image": picture(7, width=40, height=20)}
+    folder = write(tmp_path / "set", lambda number: wide if number < 7 else {})
+    assert any("7 of 40 lose more than a third to the crop" in text for text in notes(config_for(folder)))
+    assert not any("the crop" in text for text in notes(config_for(folder, data__fit="pad")))
+
+
+def test_images_on_both_sides_of_a_split(tmp_path, monkeypatch):
+    """faults.md C12."""
+    trained, evaluated = [record(n) for n in range(20)], [record(n, id=100 + n) for n in range(18, 24)]
+    splits = {"train": trained, "val": evaluated}
+    write_records(tmp_path / "set", "t", splits, ["a", "b", "c"], text_encoder=ENCODER)
+    config = config_for(tmp_path / "set", eval__suite="probe", eval__split="val", eval__train_split="train")
+    (said,) = [text for text in notes(config) if "are in train too" in text]
+    assert said.startswith("2 of 6 images of val")
+    monkeypatch.setattr(data_findings, "CHECKED_BYTES", 10)
+    assert any("are not compared" in text for text in notes(config))
+    assert any("2 of 6" in finding.text for finding in check_data(config, every_file=True))
 
 
 def test_broken_pictures_that_a_run_skips_are_no_problem(tmp_path):
@@ -248,6 +302,8 @@ def test_command_line(tmp_path, capsys):
     assert "Did you mean threads" in printed or "Did you mean data.threads" in printed
     assert "augment.size" in printed
     assert printed.endswith("2 problem(s)\n")
+    assert main(["--config=configs/nowhere.py"]) == 1  # a finding, like every other
+    assert "nowhere" in capsys.readouterr().out
     code = run([*flags, "--config.batch_size=16", f"--picture={tmp_path / 'p.png'}", f"--workdir={tmp_path}"])
     printed = capsys.readouterr().out
     assert code == 0, printed

@@ -12,7 +12,7 @@ from xsample_jax.data.class_texts import read_classes
 from xsample_jax.data.dataset import eval_batches
 from xsample_jax.data.writer import write_records
 from xsample_jax.evals.features import Features
-from xsample_jax.evals.robustness import VARIANTS
+from xsample_jax.evals.robust_sets import VARIANTS
 
 WORDNET_IDS = [wordnet_id for wordnet_id, _ in read_classes()]
 # ImageNet number -> color. 6, 11, 151, 207, 47, 402, 407, 954 are in ImageNet-A; 409 and 530 are one ObjectNet folder.

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from xsample_jax.evals.catalog import describe
-from xsample_jax.evals.chance import majority, partners_of, random_order, unreached
 from xsample_jax.evals.context import EvalContext, Options
 from xsample_jax.evals.evaluate import Evaluation
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.labels import few_shots
-from xsample_jax.evals.metrics import Collector, SuiteResult
+from xsample_jax.evals.metrics import Collector, SuiteResult, majority, partners_of, random_order, unreached
 from xsample_jax.evals.retrieval import recall_at, retrieval
-from xsample_jax.evals.robustness import Pictures, constant_guess
+from xsample_jax.evals.robust_sets import Pictures
+from xsample_jax.evals.robustness import constant_guess
 from xsample_jax.reports.evaluation import rows_of
 
 

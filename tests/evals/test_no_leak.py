@@ -15,7 +15,7 @@ from xsample_jax.evals.emoji import EMOJI, evaluate_emoji
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.linear_probes import SgdProtocol
 from xsample_jax.evals.metrics import Collector
-from xsample_jax.evals.registry import EVALUATORS, SUITES
+from xsample_jax.evals.registry import EVALUATORS, run_suite
 
 CLASSES, OF_EACH, WIDTH = 6, 40, 12
 NAMES = ["ant", "bee", "cat", "dog", "eel", "fox"]
@@ -116,7 +116,7 @@ def test_a_suite_is_at_chance_on_permuted_labels(suite):
     config = tiny_config(data__source="records", data__path="unused", eval__suite="none")
     of = {name: Features(s.features, None, s.id, s.label, {"kind": s.label} if suite == "shapes" else {})
           for name, s in (("train", split(1)), ("test", split(2, permuted=True)))}  # fmt: skip
-    result = SUITES[suite](of.__getitem__, config)
+    result = run_suite(suite, of.__getitem__, config)
     for metric in ("label/knn", "label/probe") if suite == "probe" else ("factor/kind/probe", "factor/kind/kept"):
         assert result.metrics[metric] == pytest.approx(result.facts[metric].chance, abs=1.2 * MARGIN)
 

@@ -4,7 +4,7 @@ import pathlib
 
 from xsample_jax.evals.catalog import SECTIONS, describe
 from xsample_jax.evals.registry import EVALUATORS
-from xsample_jax.evals.robustness import SETS
+from xsample_jax.evals.robust_sets import SETS
 
 PAGE = (pathlib.Path(__file__).parent.parent.parent / "docs" / "evaluation.md").read_text()
 

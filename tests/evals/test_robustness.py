@@ -11,16 +11,8 @@ from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.context import EvalContext, Options
 from xsample_jax.evals.metrics import Collector
-from xsample_jax.evals.robustness import (
-    ROBUSTNESS,
-    SETS,
-    VARIANTS,
-    Pictures,
-    by_wordnet_id,
-    correct,
-    imagenet_numbers,
-    table,
-)
+from xsample_jax.evals.robust_sets import SETS, VARIANTS, Pictures, by_wordnet_id, imagenet_numbers, table
+from xsample_jax.evals.robustness import ROBUSTNESS, correct
 
 
 @pytest.fixture(scope="module")

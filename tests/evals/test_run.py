@@ -15,10 +15,10 @@ from xsample_jax.data.sources import EMOJI_FOLDER
 from xsample_jax.data.tokenizer import TOKENIZER
 from xsample_jax.data.writer import write_records
 from xsample_jax.evals.baselines import baseline_store, baselines_of
+from xsample_jax.evals.catalog import load_facts
 from xsample_jax.evals.context import EvalContext
 from xsample_jax.evals.emoji import EMOJI
 from xsample_jax.evals.evaluate import FeatureStore
-from xsample_jax.evals.facts import load_facts
 from xsample_jax.evals.metrics import load_examples
 from xsample_jax.evals.zero_shot import TextSide
 from xsample_jax.loop import train

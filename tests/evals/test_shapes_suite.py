@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 
+from xsample_jax.config import default_config
+from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError
 from xsample_jax.evals.catalog import describe
+from xsample_jax.evals.context import EvalContext
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.labels import evaluate_factors
+from xsample_jax.evals.registry import EVALUATORS, run_suite
 
 
 def split(count, seed):
@@ -47,3 +51,15 @@ def test_what_cannot_be_probed_is_refused():
     single = Features(of.features, None, of.id, of.label, {"shape": np.zeros(100, int)})
     with pytest.raises(DataError, match="at least two"):
         evaluate_factors(single, single)
+
+
+def test_the_suite_is_the_evaluator_that_the_tool_runs(tmp_path):
+    train, test = split(300, 0), split(100, 1)
+    config = default_config()
+    features_of = {config.eval.train_split: train, config.eval.split: test}.__getitem__
+    assert run_suite("shapes", features_of, config).metrics == evaluate_factors(train, test).metrics
+    assert not list(EVALUATORS["factors"].check(EvalContext(features_of, config)))  # the emoji set has attributes
+    write_records(tmp_path, "plain", {"train": [{"id": 0, "image": b"x"}], "test": [{"id": 1, "image": b"x"}]})
+    config.data.source, config.data.path = "records", str(tmp_path)
+    (problem,) = EVALUATORS["factors"].check(EvalContext(features_of, config))
+    assert "attributes of split test" in str(problem)

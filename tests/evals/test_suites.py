@@ -10,7 +10,7 @@ from xsample_jax.errors import DataError
 from xsample_jax.evals.catalog import HEADLINES, SECTIONS, describe, in_order
 from xsample_jax.evals.emoji import evaluate_emoji
 from xsample_jax.evals.features import Features
-from xsample_jax.evals.registry import SUITES
+from xsample_jax.evals.registry import run_suite
 
 STYLES = ["noto", "twemoji", "fluent", "emojione", "openmoji"]
 WIDTH = 32
@@ -49,7 +49,7 @@ def features_of(split, background=None):
 @pytest.fixture(scope="module")
 def result():
     config = types.SimpleNamespace(eval=types.SimpleNamespace(split="test", train_split="train"))
-    return SUITES["emoji"](features_of, config)
+    return run_suite("emoji", features_of, config)
 
 
 def test_accuracy_is_that_of_an_independent_classifier(result):
@@ -117,9 +117,9 @@ def test_probe_suite_on_labels_leaves_out_rows_without_one():
         return Features((features.features + 2 * noise).astype(np.float32), None, features.id, label)
 
     config = types.SimpleNamespace(eval=types.SimpleNamespace(split="held", train_split="fit"))
-    result = SUITES["probe"](labeled, config)
+    result = run_suite("probe", labeled, config)
     assert len(result.examples["label/knn"].values) == np.sum(labeled("held").label >= 0)
     assert 0.3 < result.metrics["label/probe"] < result.metrics["label/probe_top5"]
     config.eval.split = "fit"
     with pytest.raises(DataError, match="labels of split"):
-        SUITES["probe"](lambda split: Features(np.zeros((3, 2)), None, np.arange(3), np.full(3, -1)), config)
+        run_suite("probe", lambda split: Features(np.zeros((3, 2)), None, np.arange(3), np.full(3, -1)), config)

@@ -14,7 +14,7 @@ from tests.xla_flags import QUICK
 from xsample_jax.errors import FINISHED, REQUEUE
 from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
 from xsample_jax.io.run_dir import read_history
-from xsample_jax.metrics.writers import read_jsonl
+from xsample_jax.metrics.jsonl import read_jsonl
 
 
 def never(step):

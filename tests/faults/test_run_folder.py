@@ -19,7 +19,8 @@ from xsample_jax.io.files import atomic_write, create_new, open_lock
 from xsample_jax.io.locks import locked
 from xsample_jax.io.run_dir import open_run_folder, read_history
 from xsample_jax.loop import train
-from xsample_jax.metrics.writers import EventFile, JsonlWriter, read_jsonl
+from xsample_jax.metrics.jsonl import JsonlWriter, read_jsonl
+from xsample_jax.metrics.tensorboard import EventFile
 from xsample_jax.reports.style import file_name, picture
 
 pytestmark = pytest.mark.usefixtures("shallow_resnet18")
@@ -84,7 +85,7 @@ def test_a_run_goes_on_when_nobody_takes_its_lines(tmp_path):
     """faults B3: a closed pipe, a closed stream and a full disk under the log end no run."""
     code = (
         "from xsample_jax.io.console import say\n"
-        "from xsample_jax.metrics.writers import ProgressLine\n"
+        "from xsample_jax.metrics.progress_bar import ProgressLine\n"
         "line = ProgressLine(3, None, None)\n"
         "for n in range(3000):\n"
         "    say('x' * 100); say('y' * 100, error=True); line.write(n, {'loss': 1.0})\n"

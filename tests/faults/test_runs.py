@@ -20,7 +20,7 @@ from xsample_jax.errors import DivergedError, SaveError
 from xsample_jax.faults.preemption import Preempted
 from xsample_jax.io.run_dir import read_history
 from xsample_jax.loop import train
-from xsample_jax.metrics.writers import read_jsonl
+from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.models import towers
 from xsample_jax.sharding import to_global
 

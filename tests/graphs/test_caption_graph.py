@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from xsample_jax.reports import caption_graph
-from xsample_jax.reports.caption_graph import advise, choice_at, choices, softest, target_against_temperature
+from xsample_jax.reports.caption_advice import advise, advise_on_confused, choice_at, choices, softest
+from xsample_jax.reports.caption_graph import target_against_temperature
 
 TEMPERATURES = np.geomspace(0.01, 1.0, 40)
 
@@ -130,6 +131,19 @@ def test_advice_warns_of_each_way_a_graph_goes_wrong(embedding):
     narrow = advise(fine, None, 0.01, 0.0, 256, 3)
     assert [item.level for item in narrow] == ["good", "warning", "warning"]
     assert "3 of the records" in narrow[-1].text
+
+
+def test_captions_that_share_an_embedding(embedding, captions):
+    """faults.md C8: the same vector for another text; case and white space are no other text."""
+    assert len(caption_graph.one_vector(embedding, captions)) == 0
+    captions[1] = f" {captions[0].upper()}  "
+    assert len(caption_graph.one_vector(embedding, captions)) == 0
+    captions[599] = "แมว"
+    assert caption_graph.one_vector(embedding, captions).tolist() == [598, 599]
+    assert advise_on_confused(0) == ()
+    (warning,) = advise_on_confused(2)
+    assert warning.level == "warning"
+    assert warning.text.startswith("2 of the records")
 
 
 def test_chain_brings_equal_rows_together():

@@ -1,4 +1,4 @@
-"""The estimates of benchmarks/plan.py by hand, and docs/running.md shows what its command prints."""
+"""The estimates of benchmarks/plan.py by hand, and docs/scaling.md shows what its command prints."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def test_time_at_the_peak_of_the_record_is_flops_over_the_data_sheet():
 
 
 def test_the_page_shows_what_its_command_prints(capsys):
-    page = (ROOT / "docs" / "running.md").read_text()
+    page = (ROOT / "docs" / "scaling.md").read_text()
     command = re.search(r"^    python -m benchmarks.plan (.+)$", page, re.MULTILINE)[1]
     main(shlex.split(command))
     shown = re.search(r"<!-- plan -->\n```\n(.*?)```", page, re.DOTALL)[1]
@@ -41,7 +41,7 @@ def test_the_page_shows_what_its_command_prints(capsys):
 
 
 def test_the_launch_commands_of_the_page_run_dry():
-    page = (ROOT / "docs" / "running.md").read_text().replace("\\\n", " ")
+    page = (ROOT / "docs" / "scaling.md").read_text().replace("\\\n", " ")
     commands = [line.strip() for line in page.splitlines() if line.startswith("    launch/")]
     assert len(commands) >= 4
     for command in commands:

@@ -12,7 +12,7 @@ from tests.lives import SAME
 from tests.xla_flags import QUICK
 from xsample_jax.errors import FINISHED
 from xsample_jax.io.run_dir import read_history
-from xsample_jax.metrics.writers import read_jsonl
+from xsample_jax.metrics.jsonl import read_jsonl
 
 pytestmark = pytest.mark.slow
 SLICE = ("--name=xclr", "--zone=z", "--type=v5litepod-8", "--seconds=0.5", "--patience=60")

@@ -4,7 +4,9 @@ import resource
 
 import pytest
 
-from xsample_jax.metrics.writers import FanOut, JsonlWriter, RetryingWriter, TensorBoardWriter
+from xsample_jax.metrics.jsonl import JsonlWriter
+from xsample_jax.metrics.tensorboard import TensorBoardWriter
+from xsample_jax.metrics.writers import FanOut, RetryingWriter
 
 
 class Failing:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from xsample_jax.errors import DataError
+from xsample_jax.metrics.jsonl import JsonlWriter, read_jsonl
 from xsample_jax.metrics.profiling import Timers
-from xsample_jax.metrics.writers import JsonlWriter, ProgressLine, clock, open_writers, read_jsonl
+from xsample_jax.metrics.progress_bar import ProgressLine, clock
+from xsample_jax.metrics.writers import open_writers
 
 
 def write(path, steps, resume_step=0, **values):

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from xsample_jax.config.schema import SCHEMA, Key
+from xsample_jax.config.key import Key
+from xsample_jax.config.schema import SCHEMA
 from xsample_jax.models import resnet
 
 

@@ -16,7 +16,9 @@ from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.terms import IMAGE, TEXT, FeatureTerm, Rows, Term
 
 DEFAULTS = {
-    name.removeprefix("objective."): key.default for name, key in flat_keys().items() if name.startswith("objective.")
+    name.removeprefix("objective."): key.default
+    for name, key in flat_keys().items()
+    if name.rpartition(".")[0] == "objective"
 }
 
 

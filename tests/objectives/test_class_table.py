@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.objectives.streamed_rows import class_table_rows, streaming_rows
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.objectives.streaming.class_table import class_table_rows
-from xsample_jax.objectives.streaming.loss import streaming_rows
 
 
 def unit(x):
@@ -25,7 +24,7 @@ def test_equals_the_general_form(source, normalizer, tau_s, views):
     table = classes @ classes.T if source == "class_text" else np.eye(7)
     side = {"id": np.arange(11), "label": label, "class_embedding": classes[label]}
     row_weight = rng.uniform(size=len(z))
-    options = {"normalizer": normalizer, "target_temperature": tau_s, "views": views, "tile": 8}
+    options = {"normalizer": normalizer, "target_temperature": tau_s, "views": views, "block_size": 8}
 
     def general(z, tau):
         return streaming_rows(z, None, side, None, source=SOURCES[source], temperature=tau, **options)

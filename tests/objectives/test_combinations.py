@@ -17,9 +17,12 @@ from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.graphs.targets import NORMALIZERS, Graph, Mixture
 from xsample_jax.objectives.cross_entropy import DENOMINATORS
 from xsample_jax.objectives.from_config import find_problems
+from xsample_jax.objectives.links import LINKS
+from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES
+from xsample_jax.objectives.negatives import NEGATIVES
 from xsample_jax.objectives.objective import Objective, find_unstreamable, objective_loss
-from xsample_jax.objectives.slots import LINKS, NEGATIVES, SIMILARITIES, TEMPERATURES, WEIGHTS
-from xsample_jax.objectives.streaming.terms import Streaming
+from xsample_jax.objectives.row_weights import WEIGHTS
+from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.terms import TEXT, Rows, Term, image_block, key_block, other_view, pairs_of, term_value
 from xsample_jax.ops import unit_rows
 

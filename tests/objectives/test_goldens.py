@@ -17,10 +17,11 @@ from tests.quick import quick_jit
 from xsample_jax.graphs.targets import Graph, Mixture, sinkhorn
 from xsample_jax.objectives.cross_entropy import cross_entropy, log_sum
 from xsample_jax.objectives.feature_losses import align, barlow_twins, cross_uniform, spectral, uniform, vicreg
+from xsample_jax.objectives.links import joint, pairwise_global, sigmoid, sigmoid_mean, symmetric
 from xsample_jax.objectives.objective import Objective, objective_loss
-from xsample_jax.objectives.presets import COSINE_WEIGHTS, PRESETS, VIEW_0, VIEW_1
-from xsample_jax.objectives.slots import joint, pairwise_global, sigmoid, sigmoid_mean, symmetric
-from xsample_jax.objectives.terms import IMAGE, TEXT, Rows, Term, image_block, key_block
+from xsample_jax.objectives.presets import PRESETS
+from xsample_jax.objectives.presets_image_text import COSINE_WEIGHTS
+from xsample_jax.objectives.terms import IMAGE, TEXT, VIEW_0, VIEW_1, Rows, Term, image_block, key_block
 
 CASES = {
     case["name"]: case for case in json.loads((pathlib.Path(__file__).parent / "goldens.json").read_text())["cases"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.quick import quick_jit
-from xsample_jax.objectives.slots import LINKS
+from xsample_jax.objectives.links import LINKS
 
 RNG = np.random.default_rng(1)
 ROWS, KEYS = 5, 7

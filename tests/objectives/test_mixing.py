@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.quick import quick_jit
-from xsample_jax.objectives.slots import hard_mixtures
+from xsample_jax.objectives.negatives import hard_mixtures
 
 RNG = np.random.default_rng(7)
 ANCHORS, KEYS, HARDEST, MIXED, WITH_ANCHOR = 4, 12, 4, 40, 30

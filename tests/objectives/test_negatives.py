@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xsample_jax.objectives.slots import NEGATIVES, hardest, importance
+from xsample_jax.objectives.negatives import NEGATIVES, hardest, importance
 
 RNG = np.random.default_rng(2)
 ROWS, KEYS = 5, 8

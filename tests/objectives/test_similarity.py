@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.quick import quick_jit
-from xsample_jax.objectives.slots import SIMILARITIES, all_products
+from xsample_jax.objectives.logits import SIMILARITIES, all_products
 
 RNG = np.random.default_rng(5)
 

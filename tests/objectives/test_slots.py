@@ -5,13 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xsample_jax.config.schema import SOURCE_NAMES
+from xsample_jax.config.schema_objective import SOURCE_NAMES
 from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.graphs.targets import NORMALIZERS, RULES, TRANSFORMS
 from xsample_jax.objectives.cross_entropy import AGGREGATES, DENOMINATORS, Pairing
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
+from xsample_jax.objectives.links import LINKS
+from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES
+from xsample_jax.objectives.negatives import MIXERS, NEGATIVES
+from xsample_jax.objectives.row_weights import WEIGHTS
 from xsample_jax.objectives.side_information import PROVIDERS, STATES, provider_of
-from xsample_jax.objectives.slots import LINKS, MIXERS, NEGATIVES, SIMILARITIES, TEMPERATURES, WEIGHTS
 from xsample_jax.registry import Slot, slot_of
 
 RNG = np.random.default_rng(11)

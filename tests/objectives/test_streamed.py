@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from xsample_jax.graphs.targets import Graph
 from xsample_jax.objectives.objective import Objective, find_unstreamable, objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.streaming.terms import Streaming
+from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.terms import Rows, Term, image_block, key_block, other_view
 
 IMAGES, VIEWS, WIDTH = 16, 2, 8

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.objectives.streamed_rows import streaming_rows
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.objectives.streaming.loss import streaming_rows
 
 TEMPERATURES = (0.005, 0.02, 0.1, 1.0, 10.0)
 
@@ -119,7 +119,7 @@ def test_xclr_equals_dense_float64_at_every_temperature(tau_s):
     row_weight = np.random.default_rng(9).uniform(-1, 2, len(z))  # any cotangent, not just the mean's
     options = {"normalizer": "softmax", "row_weight": row_weight}
     with jax.enable_x64(True):
-        common = {"source": SOURCES["caption"], "target_temperature": tau_s, "views": 2, "tile": 9, **options}
+        common = {"source": SOURCES["caption"], "target_temperature": tau_s, "views": 2, "block_size": 9, **options}
         running = ours(jnp.asarray(z), None, side, None, **common)
         static = ours(jnp.asarray(z), None, side, None, lowest_temperature=0.1, **common) if tau_s == 0.1 else None
         for tau in TEMPERATURES:
@@ -134,7 +134,7 @@ def test_float32(temperatures, tau_s):
     z = z.astype(np.float32)
     side["caption_embedding"] = side["caption_embedding"].astype(np.float32)
     options = {"normalizer": "softmax", "row_weight": np.ones(len(z)) / len(z)}
-    common = {"source": SOURCES["caption"], "target_temperature": tau_s, "views": 2, "tile": 9, **options}
+    common = {"source": SOURCES["caption"], "target_temperature": tau_s, "views": 2, "block_size": 9, **options}
     program = ours(jnp.asarray(z), None, side, None, lowest_temperature=temperatures[0], **common)
     wide = repeated(side | {"caption_embedding": side["caption_embedding"].astype(np.float64)}, 2)
     for tau in temperatures:
@@ -149,7 +149,7 @@ def test_other_graphs_and_rows_without_positives(source, normalizer, views):
     z, side = batch(1, views=views)
     options = {"normalizer": normalizer, "row_weight": np.ones(len(z)) / len(z)}
     with jax.enable_x64(True):
-        common = {"source": SOURCES[source], "target_temperature": 0.05, "views": views, "tile": 6, **options}
+        common = {"source": SOURCES[source], "target_temperature": 0.05, "views": views, "block_size": 6, **options}
         got = ours(jnp.asarray(z), None, side, None, lowest_temperature=0.1, **common)(0.1)
     expected = reference(z, None, repeated(side, views), None, source=source, tau=0.1, tau_s=0.05, **options)
     assert_same(got, expected, 1e-9)
@@ -167,7 +167,7 @@ def test_two_towers_of_different_numbers_of_rows(normalizer, source, temperature
     text_side["id"] = text_side["id"] + 5  # the first images have no text here: rows without a positive
     options = {"normalizer": normalizer, "row_weight": np.random.default_rng(9).uniform(0, 1, len(z))}
     with jax.enable_x64(True):
-        common = {"source": SOURCES[source], "target_temperature": temperature, "views": 2, "tile": 8, **options}
+        common = {"source": SOURCES[source], "target_temperature": temperature, "views": 2, "block_size": 8, **options}
         program = ours(jnp.asarray(z), jnp.asarray(y), side, text_side, lowest_temperature=temperature, **common)
         got = program(temperature)
     expected = reference(
@@ -181,7 +181,7 @@ def test_collapsed_embeddings_and_equal_captions(temperature):
     z, side = np.tile(unit(np.ones(8)), (12, 1)), {"id": np.arange(6), "caption_embedding": np.ones((6, 4))}
     got = ours(
         jnp.asarray(z, jnp.float32), None, side, None, np.ones(12) / 12, source=SOURCES["caption"],
-        normalizer="softmax", target_temperature=temperature, lowest_temperature=temperature, views=2, tile=4,
+        normalizer="softmax", target_temperature=temperature, lowest_temperature=temperature, views=2, block_size=4,
     )(temperature)  # fmt: skip
     np.testing.assert_allclose(got[0]["loss"], np.log(11), rtol=1e-5)
     np.testing.assert_allclose(got[0]["target_entropy"], np.log(11), rtol=1e-5)
@@ -192,8 +192,8 @@ def test_side_information_per_image_or_per_row_is_the_same():
     z, side = batch(5)
     options = {"source": SOURCES["caption"], "normalizer": "softmax", "temperature": 0.1, "target_temperature": 0.1}
     z, full = jnp.asarray(z), repeated(side, 2)
-    per_image = jax.jit(lambda z: streaming_rows(z, None, side, None, views=2, tile=8, **options))(z)
-    per_row = jax.jit(lambda z: streaming_rows(z, None, full, None, views=1, tile=26, **options))(z)
+    per_image = jax.jit(lambda z: streaming_rows(z, None, side, None, views=2, block_size=8, **options))(z)
+    per_row = jax.jit(lambda z: streaming_rows(z, None, full, None, views=1, block_size=26, **options))(z)
     for name, value in per_image.items():
         np.testing.assert_allclose(value, per_row[name], rtol=1e-5, err_msg=name)
 
@@ -229,8 +229,6 @@ def test_inputs_that_do_not_fit_are_refused():
         streaming_rows(jnp.asarray(z), None, side, None, normalizer="softmax", **options)
     with pytest.raises(ValueError, match="softmax or row_sum"):
         streaming_rows(jnp.asarray(z), None, side, None, normalizer="sinkhorn", views=2, **options)
-    with pytest.raises(ValueError, match="both be None"):
-        streaming_rows(jnp.asarray(z), jnp.asarray(z), side, None, normalizer="softmax", views=2, **options)
 
 
 def test_keys_that_are_not_filled_take_no_part():
@@ -241,8 +239,8 @@ def test_keys_that_are_not_filled_take_no_part():
     u, v = ({"id": s["id"], "caption_embedding": s["caption_embedding"]} for s in (side, queue))
     kept = {name: value[filled] for name, value in v.items()}
     with jax.enable_x64(True):
-        masked = ours(jnp.asarray(z), jnp.asarray(y), u, v | {"filled": filled}, tile=8, **options)(0.1)
-        without = ours(jnp.asarray(z), jnp.asarray(y[filled]), u, kept, tile=8, **options)(0.1)
+        masked = ours(jnp.asarray(z), jnp.asarray(y), u, v | {"filled": filled}, block_size=8, **options)(0.1)
+        without = ours(jnp.asarray(z), jnp.asarray(y[filled]), u, kept, block_size=8, **options)(0.1)
     for name, value in without[0].items():
         np.testing.assert_allclose(masked[0][name], value, rtol=1e-9, err_msg=name)
     np.testing.assert_allclose(masked[1][0], without[1][0], rtol=1e-9)

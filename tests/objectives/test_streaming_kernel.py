@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from tests.objectives.streamed_rows import streaming_rows
 from tests.objectives.test_streaming_mesh import CASES, XCLR, batch, loss_and_gradient
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.objectives.streaming.loss import streaming_rows
 from xsample_jax.objectives.streaming.pallas import images_of_tile
 from xsample_jax.sharding import batch_sharding, make_mesh
 from xsample_jax.topology import topology_devices
 
-KERNELS = {"tiles": "pallas", "cosine_of": "caption_embedding"}
+KERNELS = {"kernel": "pallas", "cosine_of": "caption_embedding"}
 
 
 def run(devices, images, **options):
@@ -32,16 +32,16 @@ def run(devices, images, **options):
     ("devices", "options"),
     [
         (1, {}),
-        (2, {"exchange": "gather"}),
-        (2, {"exchange": "ring", "wire": jnp.bfloat16, "caption_wire": jnp.int8}),
+        (2, {"collective": "gather"}),
+        (2, {"collective": "ring", "comm_dtype": "bfloat16", "caption_comm_dtype": "int8"}),
     ],
     ids=["one device", "gathered", "ring of rounded rows"],
 )
 def test_equal_to_the_tiles_of_xla(devices, options):
     """256 images in tiles of 128: pairs of tiles on and beside the diagonal, on either device."""
     images = 256 * devices
-    expected, expected_gradient = run(devices, images, tile=64, **options)
-    found, gradient = run(devices, images, tile=256, **options, **KERNELS)
+    expected, expected_gradient = run(devices, images, block_size=64, **options)
+    found, gradient = run(devices, images, block_size=256, **options, **KERNELS)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
     for name, value in expected[1].items():
         np.testing.assert_allclose(found[1][name], value, rtol=2e-6, err_msg=name)
@@ -51,15 +51,15 @@ def test_equal_to_the_tiles_of_xla(devices, options):
 
 def test_says_what_it_cannot_do():
     with pytest.raises(ValueError, match="not the softmax of cosines"):
-        run(1, 16, tiles="pallas")
+        run(1, 16, kernel="pallas")
     with pytest.raises(ValueError, match=r"stay above 0\.025"):
         run(1, 16, temperature=0.01, **KERNELS)
     with pytest.raises(ValueError, match="anchors are not its keys"):
         run(1, 16, **CASES["two towers"], **KERNELS)
     with pytest.raises(ValueError, match="24 images a device"):
-        run(1, 24, tile=32, **KERNELS)
+        run(1, 24, block_size=32, **KERNELS)
     with pytest.raises(ValueError, match="expected auto, pallas or xla"):
-        run(1, 16, tiles="triton")
+        run(1, 16, kernel="triton")
 
 
 def test_images_of_a_tile():
@@ -80,7 +80,7 @@ def test_compiles_for_tpus(topology, tiles):
 
     def loss(z, side, tau):
         form = {"source": SOURCES["caption"], "normalizer": "softmax", "target_temperature": 0.1}
-        form |= {"tiles": tiles, "cosine_of": "caption_embedding", "lowest_temperature": 0.03}
+        form |= {"kernel": tiles, "cosine_of": "caption_embedding", "lowest_temperature": 0.03}
         return streaming_rows(z, None, side, None, temperature=tau, views=2, mesh=mesh, **form)["loss"].mean()
 
     def shape(dims, dtype):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from tests.objectives.streamed_rows import streaming_rows
 from xsample_jax.dry_run import collectives
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.objectives.streaming.loss import streaming_rows
 from xsample_jax.sharding import batch_sharding, make_mesh
 
 IMAGES, VIEWS, WIDTH, CAPTION_WIDTH = 24, 2, 16, 12
@@ -33,7 +33,7 @@ def batch(images=IMAGES, width=WIDTH, caption_width=CAPTION_WIDTH, spread=1.0):
     return {"z": z, "y": y, "side": side}
 
 
-def loss_and_gradient(mesh, *, towers, source, normalizer, temperature, tile=8, **distribution):
+def loss_and_gradient(mesh, *, towers, source, normalizer, temperature, block_size=8, **distribution):
     def loss(z, y, tau, side):
         values = streaming_rows(
             z,
@@ -46,7 +46,7 @@ def loss_and_gradient(mesh, *, towers, source, normalizer, temperature, tile=8, 
             lowest_temperature=temperature,
             target_temperature=0.1,
             views=VIEWS,
-            tile=tile,
+            block_size=block_size,
             mesh=mesh,
             **distribution,
         )
@@ -85,7 +85,7 @@ CASES = {
 @pytest.mark.parametrize(("case", "devices", "fsdp"), [("xclr", 2, 1), *((case, 8, 2) for case in CASES)])
 def test_the_number_of_devices_does_not_matter(case, devices, fsdp, exchange):
     (value, metrics), gradient = run(0, **CASES[case])  # no mesh: the program of test_streaming.py
-    (other_value, other_metrics), other_gradient = run(devices, fsdp, exchange=exchange, **CASES[case])
+    (other_value, other_metrics), other_gradient = run(devices, fsdp, collective=exchange, **CASES[case])
     assert other_value == pytest.approx(float(value), rel=1e-6)
     for name in metrics:
         assert other_metrics[name] == pytest.approx(float(metrics[name]), rel=1e-6, abs=1e-6), name
@@ -108,23 +108,23 @@ def compiled(devices, images, width=128, caption_width=256, **options):
     arrays = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(*x, sharding=sharding), shapes, is_leaf=lambda x: isinstance(x, tuple)
     )
-    return loss_and_gradient(mesh, **{"tile": 1024} | options).lower(arrays).compile()
+    return loss_and_gradient(mesh, **{"block_size": 1024} | options).lower(arrays).compile()
 
 
 def bytes_of(compiled_program):
     return {(c.op, c.dtype): c.bytes for c in collectives(compiled_program.as_text())}
 
 
-@pytest.mark.parametrize("wire", [None, jnp.bfloat16])
+@pytest.mark.parametrize("wire", ["float32", "bfloat16"])
 def test_what_travels(wire):
     images, width, caption_width = 2048, 128, 256
     rows = images * VIEWS
-    found = bytes_of(compiled(8, images, wire=wire, **XCLR))
+    found = bytes_of(compiled(8, images, comm_dtype=wire, **XCLR))
     # Scalars of the mean are reduced, nothing else: no [N, D] gradient.
     assert {op for op, _ in found} == {"all-gather", "all-reduce"}
     assert sum(size for (op, _), size in found.items() if op == "all-reduce") < 100
     two_numbers, captions = 2 * 4 * rows, 2 * images * caption_width  # captions once per image, in float16
-    if wire is None:
+    if wire == "float32":
         assert found["all-gather", "f32"] == 4 * rows * width + two_numbers
         assert found["all-gather", "u16"] == captions
     else:
@@ -145,7 +145,7 @@ def test_what_travels_for_two_towers():
 def test_what_travels_around_the_ring(wire):
     """Embeddings and captions of one device's rows in each of two loops, nothing that is as long as all rows."""
     images, width, caption_width, devices = 2048, 128, 256, 8
-    found = bytes_of(compiled(devices, images, exchange="ring", caption_wire=jnp.dtype(wire), **XCLR))
+    found = bytes_of(compiled(devices, images, collective="ring", caption_comm_dtype=wire, **XCLR))
     assert {op for op, _ in found} == {"collective-permute", "all-reduce"}
     assert sum(size for (op, _), size in found.items() if op == "all-reduce") < 100
     rows, own = images * VIEWS // devices, images // devices
@@ -156,7 +156,7 @@ def test_what_travels_around_the_ring(wire):
 
 def test_scratch_memory_is_tiles_and_what_was_gathered():
     for images in (4096, 32768):
-        temporaries = compiled(8, images, exchange="gather", **XCLR).memory_analysis().temp_size_in_bytes
+        temporaries = compiled(8, images, collective="gather", **XCLR).memory_analysis().temp_size_in_bytes
         gathered = images * (VIEWS * 128 * 4 + 256 * 2 + VIEWS * 2 * 4 + 2 * 4)
         assert temporaries <= 1.1 * gathered + 16 * 2**20
 
@@ -165,7 +165,7 @@ def test_scratch_memory_falls_with_the_number_of_devices_on_a_ring():
     """Of the same batch: what is not tiles, which are as large on any number of devices, is 1/n."""
     images, scratch = 32768, {}
     for devices in (2, 8):
-        program = compiled(devices, images, exchange="ring", tile=64, **XCLR)
+        program = compiled(devices, images, collective="ring", block_size=64, **XCLR)
         scratch[devices] = program.memory_analysis().temp_size_in_bytes
     assert scratch[8] <= scratch[2] / 4 + 2**20
     own = images // 8 * (VIEWS * 128 * 4 + 256 * 2 + VIEWS * 2 * 4)  # a device's rows: its own, a visitor, the next
@@ -179,9 +179,9 @@ def test_auto_takes_the_ring_when_what_is_gathered_is_large():
 
 
 def test_captions_in_8_bits_keep_the_graph():
-    expected, gradient = run(8, caption_wire=jnp.float16, **XCLR)
-    got, other = run(8, caption_wire=jnp.int8, **XCLR)
-    one_device, _ = run(1, caption_wire=jnp.int8, **XCLR)
+    expected, gradient = run(8, caption_comm_dtype="float16", **XCLR)
+    got, other = run(8, caption_comm_dtype="int8", **XCLR)
+    one_device, _ = run(1, caption_comm_dtype="int8", **XCLR)
     assert got[0] == pytest.approx(float(one_device[0]), rel=1e-6)  # rounded on any number of devices
     assert 0 < abs(got[0] - expected[0]) < 5e-3 * expected[0]
     error = np.linalg.norm(other[0] - gradient[0]) / np.linalg.norm(gradient[0])

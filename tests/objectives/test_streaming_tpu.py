@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
+from tests.objectives.streamed_rows import streaming_rows
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.objectives.streaming.loss import streaming_rows
 from xsample_jax.ops import unit_rows
 from xsample_jax.sharding import batch_sharding, make_mesh, replicated
 from xsample_jax.topology import topology_devices

@@ -7,7 +7,7 @@ import pytest
 
 from xsample_jax.graphs.targets import Graph
 from xsample_jax.objectives.objective import Objective, objective_loss
-from xsample_jax.objectives.slots import WEIGHTS
+from xsample_jax.objectives.row_weights import WEIGHTS
 from xsample_jax.objectives.terms import Term, image_block
 
 RNG = np.random.default_rng(4)

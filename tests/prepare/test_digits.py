@@ -25,7 +25,7 @@ from xsample_jax.prepare.digits import (
 from xsample_jax.prepare.example import Example, Fields, InputShard, Problem, Source
 from xsample_jax.prepare.job import ImageOptions, Job
 from xsample_jax.prepare.prepare import local_runner, prepare
-from xsample_jax.prepare.sources import open_source
+from xsample_jax.prepare.sources import Options, open_source
 from xsample_jax.tools import prepare as prepare_tool
 
 
@@ -69,7 +69,9 @@ def test_pasting_is_the_maximum_at_nine_places():
 def test_on_shapes(small, tmp_path):
     base = open_source("shapes", "", Fields())
     manifest, report = prepare(Job("base", base, {"train": 1.0}, ImageOptions()), tmp_path / "base", local_runner(1))
-    source = open_source("digits_on_images", str(tmp_path / "base"), Fields(), digits=DigitOptions(used=12, canvas=48))
+    source = open_source(
+        "digits_on_images", str(tmp_path / "base"), Fields(), Options(digits=DigitOptions(used=12, canvas=48))
+    )
     made, report = prepare(Job("d", source, {"train": 1.0}, ImageOptions()), tmp_path / "out", local_runner(1))
     assert report["kept"] == 40
     assert made.class_names == manifest.class_names
@@ -235,7 +237,7 @@ def test_the_set_of_several_digits(small, tmp_path, capsys):
 )
 def test_wrong_arguments(source, path, options, words):
     with pytest.raises(DataError, match=words):
-        open_source(source, path, Fields(), digits=DigitOptions(**options))
+        open_source(source, path, Fields(), Options(digits=DigitOptions(**options)))
 
 
 def test_sizes_are_numbers():

@@ -47,6 +47,16 @@ def test_pictures_captions_embeddings_labels_and_attributes(tmp_path, capsys):
         np.testing.assert_array_equal(example["caption_embeddings"], record["caption_embeddings"])
 
 
+def test_the_first_picture_alone_does_not_decide_on_alpha(tmp_path, capsys):
+    """faults.md C9: a set with one transparent picture in front is not turned into PNGs of four channels."""
+    images = [encoded("PNG", (0, 0, 0, 51), "RGBA"), encoded("JPEG", (200, 10, 10))]
+    records = [{"id": i, "image": image, "captions": ["a"]} for i, image in enumerate(images)]
+    write_records(tmp_path / "set", "mixed", {"train": records})
+    assert main([f"--data={tmp_path / 'set'}", f"--out={tmp_path / 'tfds'}"]) == 0
+    builder = tfds.builder_from_directory(capsys.readouterr().out.splitlines()[-1])
+    assert {example["image"].shape for example in builder.as_data_source("train")} == {(7, 9, 3)}
+
+
 def test_the_embedded_set_with_alpha(tmp_path, capsys):
     assert main([f"--set={EMOJI_FOLDER}", f"--out={tmp_path}"]) == 0
     builder = tfds.builder_from_directory(capsys.readouterr().out.splitlines()[-1])

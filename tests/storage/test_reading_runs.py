@@ -8,7 +8,7 @@ import pytest
 
 from tests.tools.synthetic_runs import write_run
 from tests.tools.test_evaluate import SPLITS, save_run
-from xsample_jax.checkpoint import find_checkpoint
+from xsample_jax.checkpoint_files import find_checkpoint
 from xsample_jax.encoder import load_encoder
 from xsample_jax.errors import CheckpointError, DataError
 from xsample_jax.io.paths import as_path, upload

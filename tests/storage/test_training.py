@@ -11,7 +11,7 @@ from xsample_jax.data.sources import EMOJI_FOLDER
 from xsample_jax.errors import BAD_INPUT, FINISHED, REQUEUE
 from xsample_jax.io.paths import as_path, file_sizes, upload
 from xsample_jax.io.run_dir import read_history
-from xsample_jax.metrics.writers import read_jsonl
+from xsample_jax.metrics.jsonl import read_jsonl
 
 SPLIT = "--config.data.source=records", "--config.data.split=val", "--config.checkpoint.every=4"
 

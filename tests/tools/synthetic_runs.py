@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from xsample_jax.evals.catalog import save_facts
 from xsample_jax.evals.emoji import evaluate_emoji
-from xsample_jax.evals.facts import save_facts
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.metrics import save_examples
-from xsample_jax.evals.snapshot import error_arrays, find_errors, find_neighbors, map_arrays, save_snapshot
-from xsample_jax.metrics.writers import JsonlWriter
+from xsample_jax.evals.snapshot import BatchPanel, error_arrays, find_errors, find_neighbors, map_arrays, save_snapshot
+from xsample_jax.metrics.jsonl import JsonlWriter
 
 BASELINES = {"untrained": 0.5, "pixels": 0.25}  # shares of what the run reaches
 STYLES = ["noto", "twemoji", "fluent", "emojione", "openmoji"]
@@ -131,13 +131,15 @@ def write_run(
     )
     save_snapshot(
         folder / "report_data.npz",
-        images=np.stack([picture_of(l, s) for l, s in zip(batch.label, batch.attributes["style"])]),
-        captions=[caption(label) for label in batch.label],
-        groups=[GROUPS[label % 5] for label in batch.label],
-        target=softmax_graph(twice, 0.15) if soft else own,
-        student=softmax_graph(unit(z) @ unit(z).T, 0.15),
-        views=2,
-        similarity=captions,
+        BatchPanel(
+            images=np.stack([picture_of(l, s) for l, s in zip(batch.label, batch.attributes["style"])]),
+            captions=[caption(label) for label in batch.label],
+            groups=[GROUPS[label % 5] for label in batch.label],
+            target=softmax_graph(twice, 0.15) if soft else own,
+            student=softmax_graph(unit(z) @ unit(z).T, 0.15),
+            views=2,
+            similarity=captions,
+        ),
         neighbors=find_neighbors(test),
         picture_of=partial(drawn, test),
         more=map_arrays(test)

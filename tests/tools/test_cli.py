@@ -1,24 +1,31 @@
 """Every command ends with the right exit code and one line (faults B9)."""
 
+import argparse
+import dataclasses
 import importlib
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
 from xsample_jax import tools
-from xsample_jax.__main__ import COMMANDS
-from xsample_jax.__main__ import main as listing
 from xsample_jax.config import load_config
 from xsample_jax.config.load import CONFIG_FOLDERS
 from xsample_jax.errors import BAD_INPUT, ConfigError, RunError
+from xsample_jax.evals.linear_probes import SgdProtocol
 from xsample_jax.io.paths import as_path
-from xsample_jax.tools.cli import STOPPED, run_cli
+from xsample_jax.tools.__main__ import COMMANDS
+from xsample_jax.tools.__main__ import main as listing
+from xsample_jax.tools.cli import STOPPED, local_path, run_cli
+from xsample_jax.tools.evaluate import SGD, make_parser, read_protocol
 
 # What names a file or folder that does not exist, for each command.
 MISSING = {
     "embed": ["--data=nowhere", "--model=nowhere/model"],
     "evaluate": ["--run=nowhere", "--evals=knn"],
     "export": ["--run=nowhere", "--format=safetensors", "--out=x"],
+    "generate": ["--run=nowhere", "--out=x"],
     "inspect": ["--data=nowhere"],
     "prepare": ["--source=folder", "--path=nowhere", "--out=out"],
     "report": ["nowhere"],
@@ -65,6 +72,25 @@ def test_exit_codes(error, code):
     assert run_cli(run, []) == code
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_light(command):
+    """No command loads jax, numpy or flax to print its help."""
+    code = (
+        f"import runpy, sys; sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_module('xsample_jax.{command}', run_name='__main__')\n"
+        f"except SystemExit as end: print(end.code, sorted({{'jax', 'numpy', 'flax', 'grain'}} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []"
+
+
+def test_flags_of_the_sgd_probe_are_the_fields_of_its_protocol():
+    assert list(SGD) == [field.name for field in dataclasses.fields(SgdProtocol)]
+    assert read_protocol(make_parser().parse_args(["--run=r", "--evals=sgd", "--sgd_epochs=3"])) == SgdProtocol(
+        epochs=3
+    )
+
+
 def test_the_old_name_of_a_flag_is_accepted(capsys, tmp_path):
     assert main_of("train_tokenizer")([f"--set={tmp_path / 'nowhere'}"]) == BAD_INPUT
     said = capsys.readouterr().err
@@ -78,6 +104,16 @@ def test_home_is_expanded(monkeypatch):
     assert str(as_path("~/runs")) == "/home/somebody/runs"
     with pytest.raises(ConfigError, match="--out"):
         as_path("~no_such_user/x", "--out")
+
+
+def test_every_flag_with_a_file_or_folder_expands_home():
+    """faults B9: the flags that are read as they come are those whose reader calls as_path."""
+    assert local_path("~").is_absolute()
+    with pytest.raises(argparse.ArgumentTypeError, match="gs://"):
+        local_path("s3://bucket")
+    (parsed, _) = make_parser().parse_known_args(["--run=r", "--evals=knn", "--sets=~/sets", "--prompts=~/prompts"])
+    assert parsed.sets.is_absolute()
+    assert parsed.prompts.is_absolute()
 
 
 def test_a_mistyped_config_is_answered_from_its_own_folder(tmp_path):

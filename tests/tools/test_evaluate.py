@@ -11,7 +11,8 @@ import pytest
 from tests.evals.color_world import picture, write_colors, write_sets
 from tests.tiny import tiny_config
 from tests.tools.test_report import read
-from xsample_jax.checkpoint import FORMAT, Checkpoints, find_checkpoint, text_checksum
+from xsample_jax.checkpoint import Checkpoints
+from xsample_jax.checkpoint_files import FORMAT, find_checkpoint, text_checksum
 from xsample_jax.config import config_to_json
 from xsample_jax.data.sources import open_source
 from xsample_jax.data.writer import write_records

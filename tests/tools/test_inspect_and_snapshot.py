@@ -6,7 +6,15 @@ from matplotlib.figure import Figure
 
 from xsample_jax.errors import DataError
 from xsample_jax.evals.features import Features
-from xsample_jax.evals.snapshot import OTHER, SAME_GROUP, SAME_LABEL, find_neighbors, load_snapshot, save_snapshot
+from xsample_jax.evals.snapshot import (
+    OTHER,
+    SAME_GROUP,
+    SAME_LABEL,
+    BatchPanel,
+    find_neighbors,
+    load_snapshot,
+    save_snapshot,
+)
 from xsample_jax.graphs.targets import fold_views
 from xsample_jax.reports.caption_graph import by_group, draw_graph, target_against_temperature
 
@@ -105,7 +113,7 @@ def test_snapshot_round_trip(features, rng, tmp_path):
     }
     save_snapshot(
         tmp_path / "report_data.npz",
-        **given,
+        BatchPanel(**given),
         neighbors=table,
         picture_of=lambda row: (pictures[row], f"picture {row}"),
     )
@@ -119,4 +127,4 @@ def test_snapshot_round_trip(features, rng, tmp_path):
         for place in range(3):
             assert shot["gallery_captions"][shot["neighbor"][line, place]] == f"picture {table.row[line, place]}"
     with pytest.raises(DataError, match="target graph"):
-        save_snapshot(tmp_path / "bad.npz", **given | {"views": 1})
+        BatchPanel(**given | {"views": 1})

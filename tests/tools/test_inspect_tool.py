@@ -11,8 +11,8 @@ from tests.tools.test_report import read
 from xsample_jax.data.records import open_records
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError
-from xsample_jax.reports import inspect
 from xsample_jax.reports.caption_graph import read_sample
+from xsample_jax.tools import inspect
 
 
 def png(value) -> bytes:

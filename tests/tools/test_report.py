@@ -12,11 +12,12 @@ from tests.tools.synthetic_runs import write_run
 from xsample_jax.errors import DataError
 from xsample_jax.evals.catalog import describe
 from xsample_jax.evals.metrics import Scores, bootstrap, load_examples, paired_difference
-from xsample_jax.reports import report
-from xsample_jax.reports import results as results_table
+from xsample_jax.reports import report, results_table
 from xsample_jax.reports.figures import _line_and_band, smooth, target_temperature
 from xsample_jax.reports.runs import Run, Series, group_seeds, load_runs, unit_of
 from xsample_jax.reports.style import insert
+from xsample_jax.tools.report import main as main_report
+from xsample_jax.tools.results_table import main as main_results_table
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def seeds_page(folders, tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(folders, tmp_path_factory):
     out = tmp_path_factory.mktemp("page") / "report.html"
-    assert report.main([str(folders["xclr", 0]), str(folders["simclr", 0]), f"--out={out}"]) == 0
+    assert main_report([str(folders["xclr", 0]), str(folders["simclr", 0]), f"--out={out}"]) == 0
     return out
 
 
@@ -205,7 +206,7 @@ def test_series_are_runs_that_differ_in_their_seed_only(folders, tmp_path, capsy
     swept = [write_run(tmp_path / f"s{seed}", f"objective/xclr,seed={seed}", "xclr", strength=0.5, seed=seed,
                        with_evaluation=False) for seed in (3, 4)]  # fmt: skip
     assert names(swept) == [("objective/xclr", 2)]
-    assert report.main([str(tmp_path), f"--out={tmp_path}/no.html"]) == 2
+    assert main_report([str(tmp_path), f"--out={tmp_path}/no.html"]) == 2
     assert "config.json" in capsys.readouterr().err
 
 
@@ -243,9 +244,9 @@ def test_results_table_means_intervals_and_markers(folders, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("# Title\n\n<!-- results -->\nstale words\n<!-- /results -->\n\nafter\n")
     call = [*map(str, folders.values()), f"--out={readme}"]
-    assert results_table.main_table(call) == 0
+    assert main_results_table(call) == 0
     once = readme.read_text()
-    assert results_table.main_table(call) == 0
+    assert main_results_table(call) == 0
     assert readme.read_text() == once
     assert once.startswith("# Title\n\n<!-- results -->\n")
     assert once.endswith("<!-- /results -->\n\nafter\n")

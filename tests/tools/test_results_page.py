@@ -9,9 +9,10 @@ from PIL import Image
 
 from tests.tools.synthetic_runs import write_run
 from xsample_jax.evals.metrics import load_examples, paired_difference
-from xsample_jax.reports import results as results_page
+from xsample_jax.reports import results_page
 from xsample_jax.reports.runs import Series, load_runs
 from xsample_jax.sweeps.grid import read_grid
+from xsample_jax.tools.results_page import main as main_results_page
 
 GRID = """
 from xsample_jax.sweeps.grid import grid
@@ -46,8 +47,8 @@ def sweep(tmp_path_factory):
 def page(sweep):
     file, root = sweep
     (root / "README.md").write_text("# Title\n<!-- results -->\n<!-- /results -->\nafter\n")
-    call = [f"--grid={file}", f"--runs={root}", f"--out={root}/docs/results.md", f"--summary={root}/README.md"]
-    assert results_page.main_page(call) == 0
+    call = [f"--grid={file}", f"--runs={root}", f"--out={root}/docs/notes/results.md", f"--summary={root}/README.md"]
+    assert main_results_page(call) == 0
     return root
 
 
@@ -56,14 +57,14 @@ def rows(text, start):
 
 
 def test_what_is_not_finished_is_left_out_and_counted(page):
-    text = (page / "docs" / "results.md").read_text()
+    text = (page / "docs" / "notes" / "results.md").read_text()
     assert "9 of 10 runs of the grid are finished" in text
     assert rows(text, "xclr, label")
     assert not rows(text, "xclr, random")
 
 
 def test_cells_are_the_mean_and_the_paired_difference_to_the_level(page):
-    text = (page / "docs" / "results.md").read_text()
+    text = (page / "docs" / "notes" / "results.md").read_text()
     noisy, level = (
         [load_examples(page / f"xclr,{change}seed={seed}" / "evaluation.npz")["subgroup/knn"] for seed in (0, 1)]
         for change in ("caption_noise=0.5,", "")
@@ -99,7 +100,7 @@ def test_runs_without_a_change_stand_at_the_value_that_they_have(tmp_path, prese
 
 
 def test_every_metric_of_the_objectives_is_there(page):
-    text = (page / "docs" / "results.md").read_text()
+    text = (page / "docs" / "notes" / "results.md").read_text()
     names = load_examples(page / "xclr,seed=0" / "evaluation.npz")
     table = text.partition("| xclr (2 seeds) | simclr (2 seeds) |")[2].partition("\n\n")[0]
     assert len(table.strip().splitlines()) == 1 + len(names)
@@ -107,12 +108,12 @@ def test_every_metric_of_the_objectives_is_there(page):
 
 
 def test_the_pictures_are_there_and_linked(page):
-    text, readme = (page / "docs" / "results.md").read_text(), (page / "README.md").read_text()
+    text, readme = (page / "docs" / "notes" / "results.md").read_text(), (page / "README.md").read_text()
     for name in ("results", "results-caption_noise", "results-graph"):
         assert f"({name}.png)" in text
         for theme in ("", "-dark"):
-            assert Image.open(page / "docs" / f"{name}{theme}.png").width > 1000
-    assert "(docs/results.png)" in readme
+            assert Image.open(page / "docs" / "notes" / f"{name}{theme}.png").width > 1000
+    assert "(docs/notes/results.png)" in readme
     assert readme.startswith("# Title\n<!-- results -->")
     assert readme.endswith("after\n")
 
@@ -124,7 +125,7 @@ def test_a_grid_that_changes_two_things_is_refused(tmp_path, capsys):
         "def get_grid():\n"
         '    return grid("configs/quickstart.py", {"objective.temperature": (0.1, 0.2), "steps": (1, 2)})\n'
     )
-    assert results_page.main_page([f"--grid={file}", f"--runs={tmp_path}", f"--out={tmp_path}/x.md"]) == 2
+    assert main_results_page([f"--grid={file}", f"--runs={tmp_path}", f"--out={tmp_path}/x.md"]) == 2
     assert "one change at a time" in capsys.readouterr().err
     assert not (tmp_path / "x.md").exists()
 
@@ -132,10 +133,10 @@ def test_a_grid_that_changes_two_things_is_refused(tmp_path, capsys):
 def test_nothing_finished_or_no_baseline_is_said(sweep, tmp_path, capsys):
     file, root = sweep
     call = [f"--grid={file}", f"--out={tmp_path}/x.md"]
-    assert results_page.main_page([*call, f"--runs={tmp_path}"]) == 2
+    assert main_results_page([*call, f"--runs={tmp_path}"]) == 2
     assert "at least one finished run" in capsys.readouterr().err
-    assert results_page.main_page([*call, f"--runs={root}", "--baseline=clip"]) == 2
+    assert main_results_page([*call, f"--runs={root}", "--baseline=clip"]) == 2
     assert "xclr, simclr" in capsys.readouterr().err
-    assert results_page.main_page([*call, f"--runs={root}", "--metrics", "group/prob"]) == 2
+    assert main_results_page([*call, f"--runs={root}", "--metrics", "group/prob"]) == 2
     assert "group/probe" in capsys.readouterr().err
     assert not (tmp_path / "x.md").exists()

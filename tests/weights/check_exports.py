@@ -30,7 +30,7 @@ def made_encoder(model: dict, size: int = SIZE):
     """An encoder with made-up weights."""
     from xsample_jax.config import default_config, resolve
     from xsample_jax.encoder import Encoder
-    from xsample_jax.weights.pretrained import abstract_encoder, encoder_shapes
+    from xsample_jax.weights.families import abstract_encoder, encoder_shapes
 
     config = default_config()
     config.steps, config.augment.size = 1, size

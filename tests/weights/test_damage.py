@@ -176,7 +176,7 @@ def test_zip_members_that_promise_more_than_they_hold(kind, tmp_path):
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr("xsample_jax.io.arrays.ROOM", 1 << 20)
+    monkeypatch.setattr("xsample_jax.io.files.ROOM", 1 << 20)
     path = tmp_path / "x.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w") as file:
         for _ in range(8):

@@ -9,10 +9,9 @@ from tests.weights.made import made_array
 from xsample_jax.config import default_config, find_problems
 from xsample_jax.errors import DataError, Problems
 from xsample_jax.loop import train
-from xsample_jax.weights.families import FAMILIES
+from xsample_jax.weights.families import FAMILIES, abstract_encoder, encoder_shapes, read_pretrained
 from xsample_jax.weights.files import write_safetensors
 from xsample_jax.weights.name_map import to_theirs
-from xsample_jax.weights.pretrained import abstract_encoder, encoder_shapes, read_pretrained
 
 pytestmark = pytest.mark.usefixtures("shallow_resnet18", "shallow_vit")
 

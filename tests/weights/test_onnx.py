@@ -5,6 +5,7 @@ import pytest
 
 from tests.weights.check_exports import made_encoder
 from tests.weights.made import made_images
+from xsample_jax.errors import DataError
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("jax2onnx")
@@ -31,3 +32,18 @@ def test_onnx_gives_the_features_of_the_encoder(case, tmp_path):
     for count in (1, 2):  # any number of images
         (features,) = session.run(None, {"images": images[:count]})
         np.testing.assert_allclose(features, expected[:count], atol=1e-4 * np.abs(expected).max())
+
+
+def test_an_encoder_that_cannot_be_converted_is_one_error(tmp_path, monkeypatch):
+    """faults D4."""
+    import jax2onnx
+
+    from xsample_jax.export import export_onnx
+
+    def fail(*arguments, **options):
+        raise KeyError("no converter for erf_inv")
+
+    monkeypatch.setattr(jax2onnx, "to_onnx", fail)
+    with pytest.raises(DataError, match=r"erf_inv.*--format=jax"):
+        export_onnx(made_encoder(*reversed(CASES["resnet18 at 32"])), tmp_path / "e.onnx")
+    assert list(tmp_path.iterdir()) == []

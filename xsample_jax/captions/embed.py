@@ -33,8 +33,11 @@ IN_MEMORY = 2**28  # bytes; larger shards are read record by record, twice
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddedSet:
-    """What `embed_set` did. captions, distinct, without: of the shards of this call; without = records with no caption.
+    """What `embed_set` did.
 
+    captions, distinct, without: of the shards of this call; without = records with no caption.
+    unread, cut: of the distinct ones, those without a word that the model knows (all have the same embedding), and
+    those that reach the most tokens that it reads. Both are 0 with a tokenizer that does not tell.
     finished: the set carries the embeddings (False while other parts are missing).
     before: it carried them already, and nothing was done.
     """
@@ -43,6 +46,8 @@ class EmbeddedSet:
     captions: int = 0
     distinct: int = 0
     without: int = 0
+    unread: int = 0
+    cut: int = 0
     finished: bool = True
     before: bool = False
 
@@ -109,7 +114,7 @@ def _embed(work: WorkFolder, old: Manifest, encoder, part: tuple[int, int] | Non
     known = KnownRows(work.draft.text_encoder)
     records = sum(piece.entry["count"] for piece in todo)
     ticks = iter(progress(range(records + 1), "embed, records", records, enabled=show))
-    totals = np.zeros(3, np.int64)
+    totals = np.zeros(5, np.int64)
     for piece in mine:
         if piece in todo:
             source = _one_shard(sources[piece.split], piece)
@@ -127,17 +132,20 @@ def _embed(work: WorkFolder, old: Manifest, encoder, part: tuple[int, int] | Non
 
 def _embed_shard(
     source: RecordSource, work: WorkFolder, piece: Piece, encoder, known: KnownRows, advance: Callable[[float], None]
-) -> tuple[int, int, int]:
-    """Writes the new rows and the new shard; returns captions, new distinct ones, records without any."""
+) -> tuple[int, ...]:
+    """Writes the new rows and the new shard; returns the counts of EmbeddedSet, captions first."""
     texts: dict[bytes, str] = {}
+    new: list[str] = []  # the captions of `texts`: a template has words that every model knows
     counted = without = 0
     for index in range(len(source)):
         captions = source[index]["captions"]
         counted += len(captions)
         without += not captions
-        for text in fill_template(work.draft.text_encoder["template"], captions):
-            if (key := text_key(text)) not in known:
-                texts.setdefault(key, text)
+        filled = fill_template(work.draft.text_encoder["template"], captions)
+        for caption, text in zip(captions, filled, strict=True):
+            if (key := text_key(text)) not in known and key not in texts:
+                texts[key] = text
+                new.append(caption)
     table = np.zeros(len(texts), known.dtype)
     if texts:
         table["key"] = np.array([np.void(key) for key in texts], "V16")
@@ -146,7 +154,15 @@ def _embed_shard(
     known.add(work.rows(piece))
     atomic_write(work.shard(piece), lambda path: _rewrite(source, work.draft, known, path))
     advance(1.0)
-    return counted, len(texts), without
+    return counted, len(texts), without, *_unread_and_cut(encoder, new)
+
+
+def _unread_and_cut(encoder, captions: Sequence[str]) -> tuple[int, int]:
+    """How many captions have no word that the model knows, and how many reach the most tokens that it reads."""
+    counts = encoder.count_known(captions) if captions and hasattr(encoder, "count_known") else None
+    if counts is None:
+        return 0, 0
+    return int((counts[:, 0] == 0).sum()), int((counts[:, 1] >= encoder.info.get("max_length", np.inf)).sum())
 
 
 def _encode(texts: Sequence[str], encoder, text_encoder: dict, advance: Callable[[float], None]) -> np.ndarray:

@@ -92,6 +92,20 @@ class TorchEncoder:
         rows = self._encoder.encode(texts, batch_size=self._batch_size, convert_to_numpy=True, show_progress_bar=False)
         return np.asarray(rows, np.float32)
 
+    def count_known(self, texts: Sequence[str]) -> np.ndarray | None:
+        """int [n, 2]: tokens of each text that the model has a vector for, and all its tokens.
+
+        None where the tokenizer is not one of transformers, as CLIP's.
+        """
+        tokenizer = self._encoder.tokenizer
+        if not hasattr(tokenizer, "all_special_ids"):
+            return None
+        special = set(tokenizer.all_special_ids)  # the unknown token is one of them
+        longest = self._encoder.get_max_seq_length()
+        ids = [tokenizer(text, truncation=longest is not None, max_length=longest)["input_ids"] for text in texts]
+        counts = [(sum(token not in special for token in row), len(row)) for row in ids]
+        return np.array(counts, np.int64).reshape(-1, 2)
+
 
 def _folder(model: str) -> Path | None:
     """Where a model that was loaded lies."""
@@ -281,6 +295,10 @@ class JaxEncoder:
         if pending is not None:
             advance(_store(vectors, *pending))
         return vectors
+
+    def count_known(self, texts: Sequence[str]) -> np.ndarray:
+        """int [n, 2]: tokens of each text that the model has a vector for, and all its tokens."""
+        return self._folder.count_known(texts)
 
 
 def _store(vectors: np.ndarray, batch, rows: jax.Array) -> int:

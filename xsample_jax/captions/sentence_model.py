@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from xsample_jax.data.records import file_checksum
@@ -100,6 +101,20 @@ class SentenceFolder:
             part = [text.lower() if self.lower_case else text for text in texts[start : start + chunk]]
             for encoding in self.tokenizer.encode_batch_fast(part):
                 yield encoding.ids
+
+    def count_known(self, texts: Sequence[str]) -> np.ndarray:
+        """int [n, 2]: tokens that say something (neither special nor unknown), and all tokens of each text."""
+        unknown = getattr(self.tokenizer.model, "unk_token", None)
+        counts = np.zeros((len(texts), 2), np.int64)
+        for place, text in enumerate(texts):
+            encoding = self.tokenizer.encode(text.lower() if self.lower_case else text)
+            words = [
+                token
+                for token, special in zip(encoding.tokens, encoding.special_tokens_mask, strict=True)
+                if not special and token != unknown
+            ]
+            counts[place] = len(words), len(encoding.ids)
+        return counts
 
 
 def find_folder(model: str) -> Path:

@@ -1,6 +1,7 @@
 """One config for a whole run: schema.py is the manual, load.py reads a config file, check.py reports every mistake."""
 
 from xsample_jax.config.check import check_config, find_problems
+from xsample_jax.config.key import Key
 from xsample_jax.config.load import (
     apply_overrides,
     default_config,
@@ -10,10 +11,9 @@ from xsample_jax.config.load import (
     read_config_file,
     resolve,
     smoke,
-    split_overrides,
 )
 from xsample_jax.config.saved import config_from_json, config_to_json, diff_configs
-from xsample_jax.config.schema import SCHEMA, Key, flat_keys
+from xsample_jax.config.schema import SCHEMA, flat_keys
 
 __all__ = [
     "SCHEMA",
@@ -32,5 +32,4 @@ __all__ = [
     "read_config_file",
     "resolve",
     "smoke",
-    "split_overrides",
 ]

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from xsample_jax.config.check import as_declared, check_config, describe, find_problems, plain_dict, unknown_key
+from xsample_jax.config.check import check_config, find_problems, plain_dict, unknown_key
+from xsample_jax.config.key import Key, as_declared, describe
 from xsample_jax.config.renamed import current_name, rename
-from xsample_jax.config.schema import SCHEMA, Key, flat_keys
+from xsample_jax.config.schema import SCHEMA, flat_keys
 from xsample_jax.errors import ConfigError, Problems, UserError, did_you_mean
 from xsample_jax.io.paths import expanded
+from xsample_jax.models.towers import KINDS, kind_of
 
 # Command-line overrides: `--config.optimizer.learning_rate=1e-3` for every key of the schema.
 
@@ -23,12 +25,6 @@ from xsample_jax.io.paths import expanded
 PREFIX = "config."
 # What Python raises for text that is not a literal, or is nested too deeply.
 SYNTAX = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)
-
-
-def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Returns (the `--config.key=value` arguments, all the others), both in their order."""
-    overrides = [argument for argument in arguments if argument.lstrip("-").startswith(PREFIX)]
-    return overrides, [argument for argument in arguments if argument not in overrides]
 
 
 def apply_overrides(config: ml_collections.ConfigDict, overrides: list[str]) -> list[ConfigError]:
@@ -352,7 +348,7 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.data.update(source="emoji", path=None, split="train", fingerprint=None, mix=(), cache="none")
     config.data.update(image_size=32, threads=2, prefetch=2)
     config.augment.size = 32
-    config.model.encoder = "vit_ti" if config.model.encoder.startswith("vit") else "resnet18"
+    config.model.encoder = KINDS[kind_of(config.model.encoder)][0]
     config.model.width = 8
     config.model.patch_size = 8
     config.model.update(init_from=None, init_family=None)

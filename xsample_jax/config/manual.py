@@ -3,24 +3,29 @@
 import pathlib
 import sys
 
-from xsample_jax.config.check import describe
-from xsample_jax.config.schema import SCHEMA, Key
+from xsample_jax.config.key import Key, describe
+from xsample_jax.config.schema import SCHEMA
 
 INTRODUCTION = """\
 # Config keys
 
-<!-- Generated from xsample_jax/config/schema_*.py by `make docs`; edit that file, not this one. -->
+<!-- Generated from xsample_jax/config/schema*.py by `make docs`; edit those files, not this one. -->
+
+    python -m xsample_jax.main --config=quickstart --workdir=runs/a --config.optimizer.learning_rate=3e-3
 
 A config is this tree with some values changed, in this order:
 
 1. the defaults below;
-2. a python file, `--config=configs/quickstart.py`, whose `get_config(arg)` takes `default_config()` and changes it;
-   what follows a colon, `--config=configs/quickstart.py:simclr,smoke`, is `arg`;
+2. a Python file, `--config=configs/quickstart.py`, or its name anywhere, `--config=quickstart`.
+   Its `get_config(arg)` changes what `default_config()` returns; `arg` is what follows a colon, as
+   in `--config=quickstart:simclr,smoke`;
 3. the command line, `--config.optimizer.learning_rate=3e-3`, for every key.
 
-On the command line tuples are written `512,256` or `(512,256)` (one element: `512`; none: `()`), nothing is `None`,
-switches are `true` and `false`, and whole numbers may be `1e5`. All mistakes are reported at once, each with what was
-expected and a fix. The resolved config is saved as `config.json` in the run folder.
+On the command line tuples are written `512,256` or `(512,256)` (one element: `512`; none: `()`).
+`None` stands for no value, switches are `true` and `false`, and integers may be written as `1e5`.
+All mistakes are reported at once, each with the expected value and a fix.
+Earlier names of keys are accepted for one release, with a warning that names the new one.
+The resolved config is saved as `config.json` in the run folder.
 """
 
 

@@ -1,7 +1,8 @@
-"""Names that keys, values and words of a config had before. They are accepted with a warning until the next release."""
+"""Names that keys and values of a config, and metrics, had before: accepted with a warning until the next release."""
 
 import warnings
 from collections.abc import Mapping
+from typing import TypeVar
 
 import ml_collections
 
@@ -15,6 +16,8 @@ KEYS = {
     "loss.wire": "loss.comm_dtype",
     "loss.caption_wire": "loss.caption_comm_dtype",
 }
+METRICS = {"random_colour": "random_color", "colour": "color"}  # parts of the names of metrics, as in a/random_colour/b
+RANKING = "checkpoint.metric"  # a key whose value is the name of a metric
 VALUES = {"augment.background": {"random_colour": "random_color", "grey": "gray"}}
 # In objective.terms: names of fields and options, and words that are values of one field.
 TERMS = "objective.terms"
@@ -25,11 +28,13 @@ WORDS = {
     **{field: WEIGHTS for field in ("row_weight", "attraction", "repulsion")},
 }
 
+Value = TypeVar("Value")
+
 
 def current_name(name: str) -> str:
     """The present name of the dotted key `name`, with a warning where it had another."""
     if name in KEYS:
-        _warn({name: KEYS[name]})
+        warn_renamed({name: KEYS[name]})
     return KEYS.get(name, name)
 
 
@@ -47,13 +52,36 @@ def rename(config: dict | ml_collections.ConfigDict) -> None:
         section, leaf = _section_of(config, name)
         if section is not None and isinstance(section.get(leaf), str) and section[leaf] in words:
             section[leaf] = _word(section[leaf], words, f"{name}=", found)
+    section, leaf = _section_of(config, RANKING)
+    if section is not None and isinstance(section.get(leaf), str):
+        section[leaf] = _metric(section[leaf], f"{RANKING}=", found)
     section, leaf = _section_of(config, TERMS)
     if section is not None and isinstance(section.get(leaf), list | tuple):
         terms = _renamed(section[leaf], "", found)
         if any(old.startswith(TERMS) for old in found):
             section[leaf] = terms
     if found:
-        _warn(found)
+        warn_renamed(found)
+
+
+def rename_metrics(values: Mapping[str, Value], found: dict[str, str]) -> dict[str, Value]:
+    """`values` by the present names of their metrics; the old ones are noted in `found`, for `warn_renamed`."""
+    return {_metric(name, "", found): value for name, value in values.items()}
+
+
+def current_metrics(values: Mapping[str, Value]) -> dict[str, Value]:
+    """`values` by the present names of their metrics, with a warning where one had another."""
+    found = {}
+    renamed = rename_metrics(values, found)
+    warn_renamed(found)
+    return renamed
+
+
+def _metric(name: str, before: str, found: dict) -> str:
+    new = "/".join(METRICS.get(part, part) for part in name.split("/"))
+    if new != name:
+        found[before + name] = new
+    return new
 
 
 def _renamed(value: object, field: str, found: dict) -> object:
@@ -84,6 +112,9 @@ def _word(word: object, words: dict, before: str, found: dict) -> object:
     return words[word]
 
 
-def _warn(found: dict[str, str]) -> None:
+def warn_renamed(found: Mapping[str, str]) -> None:
+    """One warning for all old names, {old: new}; none for {}."""
+    if not found:
+        return
     names = ", ".join(f"{old} is now {new}" for old, new in found.items())
     warnings.warn(f"{names}. The next release does not accept the old names.", FutureWarning, stacklevel=3)

@@ -1,47 +1,20 @@
-"""Whether the kernels of loss.kernel=pallas can run on the devices that there are, said before anything compiles."""
+"""Rules about several keys of a config: what is right alone but does not go together.
+
+A rule gets the flat dict {dotted name: value} of the values that are right alone, and yields one ConfigError for each
+thing that does not fit, with the fix. A new rule is a function beside those of its subject and an entry in the tuple
+below them. A key that is wrong or missing is not in the dict; reading it raises KeyError, which ends the rule in
+silence, as that is reported already.
+"""
 
 from collections.abc import Iterator
 
-from jax.sharding import Mesh
-
-from xsample_jax.errors import ConfigError, Problems, did_you_mean, raise_all
-from xsample_jax.objectives.from_config import build_objective, needed_views, reads_target_temperature
-from xsample_jax.objectives.objective import Objective, find_unstreamable, find_without_kernels
-from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.slots import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
-from xsample_jax.objectives.streaming.pallas import LANES, images_of_tile
+from xsample_jax.config.rules_objective import LOSS_RULES, OBJECTIVE_RULES
+from xsample_jax.errors import ConfigError, did_you_mean
+from xsample_jax.models.towers import kind_of
+from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.sharding import find_rule_problems
 from xsample_jax.topology import TOPOLOGY, TOPOLOGY_FORM
 from xsample_jax.weights.families import FAMILIES
-
-
-def check_kernels(config, objective: Objective, mesh: Mesh) -> None:
-    """Raises ConfigError (or Problems) where loss.kernel is pallas, and devices are no TPUs or have a wrong share."""
-    if config.loss.kernel != "pallas":
-        return
-    platform = mesh.devices.flat[0].platform
-    problems = list(find_uneven_tiles(objective, config.batch_size, mesh.size, config.views, config.loss.block_size))
-    if platform != "tpu":
-        expected = f"auto or xla on {platform}: the kernels are for TPUs"
-        problems.insert(0, ConfigError("loss.kernel", "pallas", expected, "Set --config.loss.kernel=auto."))
-    raise_all(problems, "loss.kernel")
-
-
-def find_uneven_tiles(
-    objective: Objective, batch_size: int, devices: int, views: int, tile: int
-) -> Iterator[ConfigError]:
-    """A ConfigError where the images of a device do not fall into whole tiles of the kernels."""
-    images = batch_size // devices
-    shared = {1 if term.anchors.view is not None else views for term in objective.terms}
-    if any(images_of_tile(images, tile // by) is None for by in shared):
-        yield ConfigError(
-            "loss.kernel",
-            "pallas",
-            f"auto or xla for {images} images on each of {devices} devices: kernels want a multiple of 8 in one tile, "
-            f"or tiles of a multiple of {LANES}",
-            f"Set --config.batch_size to a multiple of {LANES * devices}, or --config.loss.kernel=auto.",
-        )
-
 
 # Rules about the data: its source, what is drawn from it, and the size of its views.
 
@@ -118,6 +91,18 @@ def _samples_per_class(c: dict) -> Iterator[ConfigError]:
         )
 
 
+def _fraction(c: dict) -> Iterator[ConfigError]:
+    others = {"data.mix": (), "data.balance": 0.0, "data.samples_per_class": None}
+    for other, neutral in others.items():
+        if c["data.fraction"] < 1 and c[other] != neutral:
+            yield ConfigError(
+                "data.fraction",
+                c["data.fraction"],
+                f"1 with {other}, which is about the whole of a set",
+                f"Set --config.{other}={neutral}, or --config.data.fraction=1.",
+            )
+
+
 def _view_size(c: dict) -> Iterator[ConfigError]:
     size, delivered = c["augment.size"], c["data.image_size"]
     if size > 2 * delivered:
@@ -137,7 +122,7 @@ def _hue(c: dict) -> Iterator[ConfigError]:
         )
 
 
-DATA_RULES = (_data_source, _mix, _noise, _samples_per_class, _view_size, _hue)
+DATA_RULES = (_data_source, _mix, _noise, _samples_per_class, _fraction, _view_size, _hue)
 
 
 # Rules about evaluations, and about the checkpoints that they rank.
@@ -197,45 +182,12 @@ def _best_checkpoint(c: dict) -> Iterator[ConfigError]:
 EVALUATION_RULES = (_evaluation, _online_probe, _best_checkpoint)
 
 
-# Rules about how the loss is computed: what the kernels for TPU can do.
-
-
-def _kernels(c: dict) -> Iterator[ConfigError]:
-    if c["loss.kernel"] != "pallas":
-        return
-    if c["loss.impl"] != "streaming":
-        yield ConfigError(
-            "loss.kernel",
-            "pallas",
-            f"auto or xla with loss.impl = {c['loss.impl']!r}: a dense loss has no tiles",
-            "Set --config.loss.impl=streaming, or --config.loss.kernel=auto.",
-        )
-    section = {name.removeprefix("objective."): value for name, value in c.items() if name.startswith("objective.")}
-    try:
-        objective = build_objective(section)
-    except ConfigError:
-        return  # reported by the rules of the objective
-    for number, reason in find_without_kernels(objective):
-        yield ConfigError(
-            "loss.kernel",
-            "pallas",
-            f"auto or xla for objective.preset = {section['preset']!r}, whose term {number} has no kernels: {reason}",
-            "Set --config.loss.kernel=auto.",
-        )
-    if c["mesh.data"] > 0:  # else it depends on the devices there are: kernel_fit.py
-        devices = c["mesh.data"] * c["mesh.fsdp"] * c["mesh.tensor"]
-        yield from find_uneven_tiles(objective, c["batch_size"], devices, c["views"], c["loss.block_size"])
-
-
-LOSS_RULES = (_kernels,)
-
-
 # Rules about the network and the weights that it starts from.
 
 
 def _patches(c: dict) -> Iterator[ConfigError]:
     size, patch = c["augment.size"], c["model.patch_size"]
-    if c["model.encoder"].startswith("vit") and size % patch:
+    if kind_of(c["model.encoder"]) == "vit" and size % patch:
         divisors = ", ".join(str(side) for side in range(2, size + 1) if size % side == 0 and side <= 32)
         yield ConfigError(
             "model.patch_size", patch, f"a divisor of augment.size ({size}) for a ViT", f"Possible: {divisors}."
@@ -248,12 +200,11 @@ def _pretrained(c: dict) -> Iterator[ConfigError]:
         missing, fix = ("init_family", f"one of {', '.join(FAMILIES)}") if path else ("init_from", "a file of weights")
         yield ConfigError(f"model.{missing}", None, f"{fix}, as the other of the two is set", "Set both, or neither.")
     if family is not None:
-        layouts, vit = FAMILIES[family].layouts, encoder.startswith("vit")
-        if bool(layouts) != vit:
-            expected = f"a family with weights of {encoder}: "
-            expected += ", ".join(name for name, other in FAMILIES.items() if bool(other.layouts) == vit)
-            yield ConfigError("model.init_family", family, expected)
-        elif vit and layout not in layouts:
+        layouts, kind = FAMILIES[family].layouts, kind_of(encoder)
+        if FAMILIES[family].kind != kind:
+            others = ", ".join(name for name, other in FAMILIES.items() if other.kind == kind)
+            yield ConfigError("model.init_family", family, f"a family with weights of {encoder}: {others or 'none'}")
+        elif layouts and layout not in layouts:
             fix = "timm" if "timm" in layouts else layouts[0]
             expected = f"a layout of {family}: {', '.join(layouts)}"
             yield ConfigError("model.layout", layout, expected, f"Set --config.model.layout={fix}.")
@@ -267,124 +218,6 @@ def _pretrained(c: dict) -> Iterator[ConfigError]:
 
 
 MODEL_RULES = (_patches, _pretrained)
-
-
-# Rules about what is learned: the objective and its temperatures, and what it asks of views, text and batch.
-
-
-TARGET_TEMPERATURES = ("target_temperature", "target_neighbors", "target_same_mass")
-
-
-def _objective(c: dict) -> Iterator[ConfigError]:
-    section = {name.removeprefix("objective."): value for name, value in c.items() if name.startswith("objective.")}
-    try:
-        objective = build_objective(section)
-    except Problems as several:
-        yield from several.problems
-        return
-    except ConfigError as error:
-        yield error
-        return
-    views, preset = needed_views(objective), section["preset"]
-    if c["views"] < views:
-        yield ConfigError(
-            "views",
-            c["views"],
-            f"at least {views} for objective.preset = {preset!r}, which compares views of an image",
-            f"Set --config.views={views}.",
-        )
-    chosen = [name for name in TARGET_TEMPERATURES if section[name] is not None]
-    if chosen and not reads_target_temperature(objective):
-        yield ConfigError(
-            f"objective.{chosen[0]}",
-            section[chosen[0]],
-            f"None for objective.preset = {preset!r}: no graph of it has a softmax whose tau_s is the objective's",
-            f"Set --config.objective.{chosen[0]}=None, or take a preset with a soft target (xclr).",
-        )
-    if section["target_neighbors"] is not None and section["target_same_mass"] is not None:
-        yield ConfigError(
-            "objective.target_same_mass",
-            section["target_same_mass"],
-            "None when objective.target_neighbors is set: each of them chooses tau_s",
-            "Set --config.objective.target_same_mass=None.",
-        )
-    if chosen[1:] and section["target_temperature"] is not None:
-        yield ConfigError(
-            "objective.target_temperature",
-            section["target_temperature"],
-            f"None when objective.{chosen[1]} is set, which chooses tau_s",
-            f"Set --config.objective.target_temperature=None, or --config.objective.{chosen[1]}=None.",
-        )
-    if objective.learn_temperature and not LOWEST_TEMPERATURE <= objective.temperature <= HIGHEST_TEMPERATURE:
-        yield ConfigError(
-            "objective.temperature",
-            objective.temperature,
-            f"a start within [{LOWEST_TEMPERATURE:g}, {HIGHEST_TEMPERATURE:g}], where a learned temperature stays: "
-            f"outside it has no gradient (objective.preset = {preset!r})",
-            "Set --config.objective.temperature=0.07.",
-        )
-    if objective.local_views and c["loss.grad_cache"] > 1:
-        yield ConfigError(
-            "loss.grad_cache",
-            c["loss.grad_cache"],
-            f"1 for objective.preset = {preset!r}, whose small crops go through the encoder in one piece",
-            "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory.",
-        )
-    for number, reason in find_unstreamable(objective) if c["loss.impl"] == "streaming" else ():
-        yield ConfigError(
-            "loss.impl",
-            "streaming",
-            f"auto or dense for objective.preset = {preset!r}, whose term {number} cannot be streamed: {reason}",
-            "Set --config.loss.impl=auto.",
-        )
-    if objective.local_views and c["model.encoder"].startswith("vit"):
-        yield ConfigError(
-            "model.encoder",
-            c["model.encoder"],
-            f"a ResNet for objective.preset = {preset!r}: its small crops have another size than the views",
-            "Set --config.model.encoder=resnet50.",
-        )
-    if objective.queue and objective.queue % c["batch_size"]:
-        yield ConfigError(
-            "objective.queue",
-            objective.queue,
-            f"a multiple of batch_size ({c['batch_size']}): every step replaces that many entries",
-            f"Set --config.objective.queue={c['batch_size'] * max(objective.queue // c['batch_size'], 1)}.",
-        )
-
-
-def _text_tower(c: dict) -> Iterator[ConfigError]:
-    layers, preset = c["model.text.layers"], c["objective.preset"]
-    text = PRESETS[preset].objective.text
-    if text == "transformer" and layers == 0:
-        yield ConfigError(
-            "model.text.layers",
-            layers,
-            f"at least 1 for objective.preset = {preset!r}, which trains a text tower",
-            "Set --config.model.text.layers=6, or --config.objective.preset=clip_frozen_text.",
-        )
-    if text == "linear" and layers > 0:
-        yield ConfigError(
-            "model.text.layers",
-            layers,
-            f"0 for objective.preset = {preset!r}, which maps frozen caption embeddings",
-            "Set --config.model.text.layers=0, or --config.objective.preset=clip.",
-        )
-    if text == "transformer" and c["data.caption"] == "mean":
-        yield ConfigError(
-            "data.caption",
-            "mean",
-            f"one caption for objective.preset = {preset!r}: tokens have no mean",
-            "Set --config.data.caption=first.",
-        )
-    width, heads = c["model.text.width"], c["model.text.heads"]
-    if layers > 0 and width % heads:
-        yield ConfigError(
-            "model.text.width", width, f"a multiple of model.text.heads ({heads})", f"Set {heads * (width // heads)}."
-        )
-
-
-OBJECTIVE_RULES = (_objective, _text_tower)
 
 
 # Rules about the update: length of the run, parts of a batch, optimizer and mesh.
@@ -436,17 +269,6 @@ def _mesh(c: dict) -> Iterator[ConfigError]:
 
 
 TRAINING_RULES = (_length_of_the_run, _grad_cache, _lars_and_clipping, _mesh)
-
-
-# Rules about several keys of a config: what is right alone but does not go together.
-#
-# A rule gets the flat dict {dotted name: value} of the values that are right alone, and yields one ConfigError for
-# each
-# thing that does not fit, with the fix. A new rule is a function in the file of its idea and an entry in RULES there.
-# A
-# key that is wrong or missing is not in the dict; reading it raises KeyError, which ends the rule in silence, as that
-# is
-# reported already.
 
 
 RULES = (

@@ -25,7 +25,7 @@ def threaded_batches(
     """Batches of the examples 0 to `count` in order, read by threads, up to `ahead` batches before they are asked for.
 
     A thread reads a piece of a batch at a time: handing over single examples costs a small picture more than its
-    decoding does (docs/performance-notes.md). Stacking pictures and joining pieces would copy each picture twice.
+    decoding does (docs/notes/performance.md). Stacking pictures and joining pieces would copy each picture twice.
 
     Args:
       read: (number of the example, uint8 `image_shape` to write its picture to) -> its other entries.

@@ -95,6 +95,17 @@ def choose_samples(source, count: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate([members[:count] for members in drawn]))
 
 
+# A share of the training images (data.fraction).
+
+
+def choose_fraction(source, fraction: float, seed: int) -> np.ndarray:
+    """Indices of `fraction` of the records, rounded, at least one, ascending. Those of a smaller share are among those
+    of a larger one."""
+    count = max(1, round(fraction * len(source)))
+    drawn = sorted(range(len(source)), key=lambda i: number("fraction", seed, i))
+    return np.sort(np.array(drawn[:count]))
+
+
 class Perturbed:
     """A source of records (data/records.py), some of them left out or changed.
 
@@ -124,7 +135,7 @@ class Perturbed:
 
 
 def apply_perturbations(source, data, seed: int):
-    """`source` with data.samples_per_class, data.caption_noise and data.label_noise of the config; itself without.
+    """`source` with data.fraction or samples_per_class, caption_noise and label_noise of the config; itself without.
 
     The same for the same seed, whatever else changes: noise depends on the seed and the id of a record alone, the
     choice of samples on the seed and the place in the split.
@@ -133,6 +144,8 @@ def apply_perturbations(source, data, seed: int):
     whole = source
     if data.samples_per_class is not None:
         source = Perturbed(source, indices=choose_samples(source, data.samples_per_class, seed))
+    if data.fraction < 1:
+        source = Perturbed(source, indices=choose_fraction(source, data.fraction, seed))
     if data.caption_noise:
         source = Perturbed(source, wrong_captions(source, data.caption_noise, seed))
     if data.label_noise:

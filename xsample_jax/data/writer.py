@@ -61,17 +61,7 @@ def write_records(
       DataError: a record breaks the format, an id is used twice, or the folder holds a finished set already.
     """
     folder = as_path(folder)
-    if in_bucket(folder):
-        fix = f"Write it here and copy it: gcloud storage rsync FOLDER {folder}. Or use tools.prepare."
-        raise DataError("folder", str(folder), "a local folder", fix)
-    manifest_path = folder / MANIFEST
-    if manifest_path.exists() and not overwrite:
-        fix = "Choose another folder, or pass overwrite=True."
-        raise DataError("folder", str(folder), "a folder without a finished set", fix)
-    if not splits:
-        raise DataError("splits", {}, "at least one split")
-    for split in splits:
-        check_split(split)
+    _check_request(folder, splits, overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     draft = Manifest(
         name=name,
@@ -84,20 +74,40 @@ def write_records(
     try:
         ids: list[np.ndarray] = []
         for split, records in splits.items():
-            draft.splits[split] = _write_split(partial, split, records, draft, shard_size, options, ids)
+            draft.splits[split], of_split = _write_split(partial, split, records, draft, shard_size, options)
+            ids += of_split
         _check_unique(np.concatenate(ids) if ids else np.zeros(0, np.int64))
         manifest = draft.with_fingerprint()
         (partial / MANIFEST).write_text(manifest_text(manifest))
-        # From here to the last rename the folder has no manifest: a crash leaves a set that does not open.
-        manifest_path.unlink(missing_ok=True)
-        for stale in folder.glob("*.arrayrecord"):
-            stale.unlink()
-        for shard in sorted(partial.glob("*.arrayrecord")):
-            os.replace(shard, folder / shard.name)
-        os.replace(partial / MANIFEST, manifest_path)
+        _move_into(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest
+
+
+def _check_request(folder: Path, splits: Iterable[str], overwrite: bool) -> None:
+    """Raises DataError where a set cannot be written into `folder`, or its splits cannot have their names."""
+    if in_bucket(folder):
+        fix = f"Write it here and copy it: gcloud storage rsync FOLDER {folder}. Or use tools.prepare."
+        raise DataError("folder", str(folder), "a local folder", fix)
+    if (folder / MANIFEST).exists() and not overwrite:
+        fix = "Choose another folder, or pass overwrite=True."
+        raise DataError("folder", str(folder), "a folder without a finished set", fix)
+    if not splits:
+        raise DataError("splits", {}, "at least one split")
+    for split in splits:
+        check_split(split)
+
+
+def _move_into(partial: Path, folder: Path) -> None:
+    """Moves complete shards and their manifest, which comes last, to where a reader looks for them."""
+    # From here to the last rename the folder has no manifest: a crash leaves a set that does not open.
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for stale in folder.glob("*.arrayrecord"):
+        stale.unlink()
+    for shard in sorted(partial.glob("*.arrayrecord")):
+        os.replace(shard, folder / shard.name)
+    os.replace(partial / MANIFEST, folder / MANIFEST)
 
 
 def check_split(name: str, field: str = "split", fix: str = "") -> None:
@@ -112,10 +122,10 @@ def manifest_text(manifest: Manifest) -> str:
 
 
 def _write_split(
-    partial: Path, split: str, records: Iterable[dict], draft: Manifest, shard_size: int, options: str, ids: list
-) -> dict:
-    """Writes the shards of one split, appends its ids to `ids` and returns its manifest entry."""
-    records = iter(records)
+    partial: Path, split: str, records: Iterable[dict], draft: Manifest, shard_size: int, options: str
+) -> tuple[dict, list[np.ndarray]]:
+    """Writes the shards of one split; returns its manifest entry, and the ids of each shard."""
+    records, ids = iter(records), []
     temporary: list[tuple[Path, int]] = []
     while True:
         path = partial / f"{split}-{len(temporary):05d}"
@@ -132,7 +142,7 @@ def _write_split(
         final = path.with_name(f"{split}-{number:05d}-of-{len(temporary):05d}.arrayrecord")
         path.rename(final)
         shards.append(shard_entry(final, count))
-    return {"count": sum(shard["count"] for shard in shards), "shards": shards}
+    return {"count": sum(shard["count"] for shard in shards), "shards": shards}, ids
 
 
 def shard_entry(path: Path, count: int, file: str | None = None) -> dict:

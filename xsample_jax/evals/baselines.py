@@ -16,9 +16,9 @@ from flax import nnx
 from xsample_jax.augment.views import eval_view
 from xsample_jax.distributed import allgather_text
 from xsample_jax.errors import DataError
-from xsample_jax.evals.facts import PIXELS
+from xsample_jax.evals.catalog import PIXELS
 from xsample_jax.evals.feature_store import FeatureStore
-from xsample_jax.evals.registry import SUITES
+from xsample_jax.evals.registry import run_suite
 from xsample_jax.io.files import BASELINES, atomic_write
 from xsample_jax.setup import RunSetup
 from xsample_jax.sharding import batch_sharding, state_shardings
@@ -99,10 +99,9 @@ def suite_baselines(folder: Path, store: FeatureStore) -> dict[str, dict[str, fl
     config = store.parts.config
     if not config.eval.baselines:
         return {}
-    run_suite = SUITES[config.eval.suite]
     names = ("suite", "split", "train_split")
     what = {name: config.eval[name] for name in names} | data_of(store)
-    compute = lambda name: run_suite(baseline_store(name, store), config).metrics  # noqa: E731
+    compute = lambda name: run_suite(config.eval.suite, baseline_store(name, store), config).metrics  # noqa: E731
     return baselines_of(folder, config.eval.baselines, what, compute)
 
 

@@ -1,4 +1,4 @@
-"""Suite "emoji": what a representation knows about concepts, styles and backgrounds it was not trained on.
+"""Evaluator "emoji": what a representation knows about concepts, styles and backgrounds it was not trained on.
 
 Probes are fitted on the features of the training split (its concepts, seen styles, plain ground) and applied,
 unchanged, to held-out concepts: in seen styles, in styles never seen, and on swapped backgrounds, whose gap is
@@ -11,14 +11,13 @@ import numpy as np
 
 from xsample_jax.config.rules import EMOJI as EMOJI_SOURCES
 from xsample_jax.errors import ConfigError, DataError, UserError
-from xsample_jax.evals.chance import majority, partners_of, random_order, unreached
 from xsample_jax.evals.context import EvalContext, Evaluator, check_two_splits
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.geometry import add_caption_correlation, add_geometry
 from xsample_jax.evals.knn import few_shot, neighbors, vote
 from xsample_jax.evals.labels import NEIGHBORS, TEMPERATURE
 from xsample_jax.evals.linear_probes import fit_probes
-from xsample_jax.evals.metrics import Collector, FeaturesOf, SuiteResult
+from xsample_jax.evals.metrics import Collector, FeaturesOf, SuiteResult, majority, partners_of, random_order, unreached
 from xsample_jax.evals.retrieval import cross_style
 
 TARGETS = ("group", "subgroup")
@@ -46,13 +45,8 @@ class Classifiers:
         return {name: values.astype(np.float32) for name, values in result.items()}
 
 
-def emoji_suite(features_of: FeaturesOf, config) -> SuiteResult:
-    """Evaluates on the concepts of config.eval.split ("val" or "test") with probes from config.eval.train_split."""
-    return evaluate_emoji(features_of, split=config.eval.split, train_split=config.eval.train_split)
-
-
 def evaluate_emoji(features_of: FeaturesOf, split: str = "test", train_split: str = "train") -> SuiteResult:
-    """Runs the suite.
+    """What `features_of` knows about the concepts of `split`, by probes fitted to `train_split`.
 
     Args:
       features_of: (split, background=None) -> Features with attributes style, group and subgroup (style with names),
@@ -118,9 +112,6 @@ def _guess(train: Features, of: Features, name: str) -> dict:
     return {"classes": len(np.unique(train.attribute(target))), "chance": majority(of.attribute(target))}
 
 
-# The suite of the emoji set as an evaluator.
-
-
 def check(bench: EvalContext) -> Iterator[UserError]:
     if bench.config.data.source not in EMOJI_SOURCES:
         fix = "Leave it out of --evals, or set --config.data.source=emoji --config.data.path=None."
@@ -130,7 +121,8 @@ def check(bench: EvalContext) -> Iterator[UserError]:
 
 
 def emoji(bench: EvalContext, out: Collector) -> None:
-    out.include(emoji_suite(bench.features_of, bench.config))
+    """Evaluates on the concepts of eval.split ("val" or "test") with probes from eval.train_split."""
+    out.include(evaluate_emoji(bench.features_of, bench.config.eval.split, bench.config.eval.train_split))
 
 
 EMOJI = Evaluator(emoji, "held-out concepts, unseen styles and swapped grounds of the emoji set", check)

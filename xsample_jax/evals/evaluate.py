@@ -11,20 +11,21 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from xsample_jax.checkpoint import find_checkpoint, read_arrays, saved_arrays, trained_config
+from xsample_jax.checkpoint_files import find_checkpoint, read_arrays, saved_arrays, trained_config
 from xsample_jax.config.check import find_problems
 from xsample_jax.config.load import apply_overrides, default_config, resolve
 from xsample_jax.data.dataset import Dataset
 from xsample_jax.distributed import log_info
-from xsample_jax.errors import CheckpointError, ConfigError, DataError, Problems, UserError, did_you_mean, lookup
+from xsample_jax.errors import CheckpointError, ConfigError, DataError, Problems, UserError, did_you_mean
 from xsample_jax.evals.baselines import baseline_store, baselines_of, data_of
+from xsample_jax.evals.catalog import PIXELS, TITLES
 from xsample_jax.evals.context import EvalContext, Options
-from xsample_jax.evals.facts import PIXELS, TITLES
 from xsample_jax.evals.feature_store import FeatureStore
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.metrics import Collector, Interval, SuiteResult
-from xsample_jax.evals.registry import EVALUATORS, SUITES
+from xsample_jax.evals.registry import EVALUATORS, run_suite
 from xsample_jax.evals.snapshot import (
+    BatchPanel,
     error_arrays,
     find_errors,
     find_neighbors,
@@ -44,7 +45,7 @@ SNAPSHOT_IMAGES = 48
 def evaluate_state(parts: RunSetup, state: TrainState) -> tuple[SuiteResult, FeatureStore]:
     """Runs the suite of the config on a state; also returns the features, for the snapshot."""
     store = FeatureStore(parts, state)
-    return lookup(SUITES, parts.config.eval.suite, "eval.suite")(store, parts.config), store
+    return run_suite(parts.config.eval.suite, store, parts.config), store
 
 
 def write_snapshot(path: pathlib.Path, parts: RunSetup, state: TrainState, store: FeatureStore) -> None:
@@ -72,8 +73,8 @@ def write_snapshot(path: pathlib.Path, parts: RunSetup, state: TrainState, store
     words = features.attribute_names.get(errors.target, class_names) if errors else None
     picture = partial(_picture, examples, features)
     embedding = side.get("caption_embedding")
-    save_snapshot(
-        path,
+    similarity = None if embedding is None else np.asarray(embedding, np.float32)
+    batch = BatchPanel(
         images=images,
         captions=[_caption(examples, index) for index in drawn.index],
         groups=[str(names[group] if names and group >= 0 else group) for group in groups],
@@ -81,14 +82,11 @@ def write_snapshot(path: pathlib.Path, parts: RunSetup, state: TrainState, store
         student=graphs.student,
         stand_in=graphs.stand_in,
         views=config.views,
-        similarity=None
-        if embedding is None
-        else np.asarray(embedding, np.float32) @ np.asarray(embedding, np.float32).T,
-        neighbors=neighbors,
-        picture_of=picture,
-        more=map_arrays(features, class_names)
-        | error_arrays(errors, picture, partial(_picture, train_examples, train), words),
+        similarity=None if similarity is None else similarity @ similarity.T,
     )
+    more = map_arrays(features, class_names)
+    more |= error_arrays(errors, picture, partial(_picture, train_examples, train), words)
+    save_snapshot(path, batch, neighbors, picture, more)
 
 
 def _picture(examples: Dataset, features: Features, row: int) -> tuple[np.ndarray, str]:

@@ -6,13 +6,20 @@ import numpy as np
 
 from xsample_jax.data.dataset import sampled_records
 from xsample_jax.errors import DataError, UserError, did_you_mean
-from xsample_jax.evals.chance import majority, unreached
 from xsample_jax.evals.context import EvalContext, Evaluator, Labeled, check_two_splits
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.geometry import add_caption_correlation
 from xsample_jax.evals.knn import few_shot, few_shot_ridge, knn_predict
 from xsample_jax.evals.linear_probes import fit_probes
-from xsample_jax.evals.metrics import Collector, FeaturesOf, SuiteResult, auc_contributions, calibration_error, softmax
+from xsample_jax.evals.metrics import (
+    Collector,
+    SuiteResult,
+    auc_contributions,
+    calibration_error,
+    majority,
+    softmax,
+    unreached,
+)
 
 NEIGHBORS, TEMPERATURE = 20, 0.07
 SHOTS = (1, 2, 5, 10)
@@ -99,19 +106,13 @@ SGD = Evaluator(sgd, "linear probe by SGD, rate sweep; calibration error, AUC", 
 FEW_SHOT = Evaluator(few_shots, "1, 2, 5, 10 examples per class, 20 draws", check_target)
 
 
-# Suite "shapes": one linear probe per factor, for sets whose factors are known and independent.
+# One linear probe per factor, for sets whose factors are known and independent.
 #
-# A factor with n equally frequent values is guessed right by 1 / n; "kept" is the accuracy on the scale where that is
-# 0
+# A factor with n equally frequent values is guessed right by 1 / n; "kept" is the accuracy on the scale where that is 0
 # and no error is 1, so that factors with few and with many values can be compared.
 
 
 CORRELATED = 500  # images whose pairs are ranked: their matrix is held in memory
-
-
-def shapes_suite(features_of: FeaturesOf, config) -> SuiteResult:
-    """Probes for every attribute, fitted on config.eval.train_split and measured on config.eval.split."""
-    return evaluate_factors(features_of(config.eval.train_split), features_of(config.eval.split))
 
 
 def evaluate_factors(train: Features, test: Features) -> SuiteResult:
@@ -138,3 +139,19 @@ def evaluate_factors(train: Features, test: Features) -> SuiteResult:
         some = test.rows(slice(CORRELATED))
         add_caption_correlation(out, some, np.arange(len(some)))
     return out.result()
+
+
+def check_factors(bench: EvalContext) -> Iterator[UserError]:
+    """Whether there are two splits, whose records have attributes."""
+    yield from check_two_splits(bench)
+    if not bench.source(bench.config.eval.split).manifest.attributes:
+        fix = "Leave factors out of --evals, or evaluate on another set: --config.data.path=FOLDER."
+        yield DataError(f"attributes of split {bench.config.eval.split}", "none", "one for each factor", fix)
+
+
+def factors(bench: EvalContext, out: Collector) -> None:
+    """Probes for every attribute, fitted on eval.train_split and measured on eval.split."""
+    out.include(evaluate_factors(bench.train, bench.test))
+
+
+FACTORS = Evaluator(factors, "a linear probe for every attribute, and what is kept of each above chance", check_factors)

@@ -1,9 +1,13 @@
-"""The evaluators that `tools.evaluate` can run. A new one is a file in evaluators/, its test, and a line here."""
+"""The evaluators, by name. A new one is a function and a check in the file of its subject, its test, and a line here.
 
+`tools.evaluate` runs those that --evals names; a run evaluates itself by a suite, which is a choice of them.
+"""
+
+from xsample_jax.errors import lookup
 from xsample_jax.evals.context import EvalContext, Evaluator, Options
-from xsample_jax.evals.emoji import EMOJI, emoji_suite
-from xsample_jax.evals.geometry import GEOMETRY, geometry
-from xsample_jax.evals.labels import FEW_SHOT, KNN, LOGISTIC, RIDGE, SGD, knn, ridge, shapes_suite
+from xsample_jax.evals.emoji import EMOJI
+from xsample_jax.evals.geometry import GEOMETRY
+from xsample_jax.evals.labels import FACTORS, FEW_SHOT, KNN, LOGISTIC, RIDGE, SGD
 from xsample_jax.evals.metrics import Collector, FeaturesOf, SuiteResult
 from xsample_jax.evals.retrieval import RETRIEVAL
 from xsample_jax.evals.robustness import MIT_STATES, ROBUSTNESS
@@ -18,26 +22,23 @@ EVALUATORS: dict[str, Evaluator] = {
     "zero_shot": ZERO_SHOT,
     "retrieval": RETRIEVAL,
     "geometry": GEOMETRY,
+    "factors": FACTORS,
     "emoji": EMOJI,
     "robustness": ROBUSTNESS,
     "mit_states": MIT_STATES,
 }
 
+# What a config can name in eval.suite -> the evaluators that it runs. Rows without a label (-1) are left out.
+SUITES: dict[str, tuple[str, ...]] = {
+    "emoji": ("emoji",),
+    "probe": ("knn", "probe", "geometry"),
+    "shapes": ("factors",),
+}
 
-# The evaluations a config can name in eval.suite. A suite is a function (features_of, config) -> SuiteResult.
 
-
-def probe_suite(features_of: FeaturesOf, config) -> SuiteResult:
-    """kNN and closed-form probe on the labels of any record set with a training and an evaluation split, and geometry.
-
-    Rows without a label (-1) are left out. Images are the unit of the bootstrap: nothing groups them here.
-    """
+def run_suite(name: str, features_of: FeaturesOf, config) -> SuiteResult:
+    """Runs the evaluators of a suite on features; images are the unit of the bootstrap where nothing groups them."""
     bench, out = EvalContext(features_of, config, Options(target="label")), Collector()
-    for run in (knn, ridge, geometry):
-        run(bench, out)
+    for evaluator in lookup(SUITES, name, "eval.suite"):
+        EVALUATORS[evaluator].run(bench, out)
     return out.result()
-
-
-SUITES = {"emoji": emoji_suite, "probe": probe_suite, "shapes": shapes_suite}
-
-__all__ = ["SUITES", "FeaturesOf", "SuiteResult"]

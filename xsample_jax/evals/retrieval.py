@@ -6,11 +6,10 @@ import numpy as np
 
 from xsample_jax.data.dataset import sampled_records
 from xsample_jax.errors import DataError, UserError
-from xsample_jax.evals.chance import partners_of, random_order
 from xsample_jax.evals.context import EvalContext, Evaluator
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.knn import neighbors
-from xsample_jax.evals.metrics import Collector
+from xsample_jax.evals.metrics import Collector, partners_of, random_order
 
 
 def recall_at(

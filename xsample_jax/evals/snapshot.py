@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xsample_jax.augment.views import make_views
+from xsample_jax.config.renamed import warn_renamed
 from xsample_jax.data.records import unit_rows
 from xsample_jax.errors import DataError
 from xsample_jax.evals.features import Features
@@ -25,6 +26,7 @@ from xsample_jax.sharding import replicated
 from xsample_jax.state import TrainState
 
 SAME_LABEL, SAME_GROUP, OTHER = 2, 1, 0
+RENAMED = {"neighbour": "neighbor"}  # arrays of report_data.npz
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,17 +73,59 @@ def find_neighbors(features: Features, queries: int = 12, k: int = 6, seed: int 
     return NeighborTable(query, row, kept, relation.astype(np.int8))
 
 
+@dataclasses.dataclass(frozen=True)
+class BatchPanel:
+    """One batch of images with its graphs, as the report draws it.
+
+    Attributes:
+      images: uint8 [n, h, w, 3 or 4], before augmentation (alpha goes on white).
+      captions, groups: n words each.
+      target, student: float [N, N] with N = views * n and row = image * views + view: the target graph T and the
+        student's softmax P of that batch; rows sum to 1, the diagonal is 0. Stored folded to [n, n] (`fold_views`).
+      stand_in: the target is not the objective's own, which cannot be drawn (`BatchGraphs`).
+      similarity: float [n, n], cosine of the captions, for the curves against tau_s. Optional.
+
+    Raises:
+      DataError: sizes that do not go together.
+    """
+
+    images: np.ndarray
+    captions: Sequence[str]
+    groups: Sequence[str]
+    target: np.ndarray
+    student: np.ndarray
+    views: int
+    stand_in: bool = False
+    similarity: np.ndarray | None = None
+
+    def __post_init__(self):
+        count, views = len(self.images), self.views
+        for name, graph in (("target", self.target), ("student", self.student)):
+            if np.shape(graph) != (count * views, count * views):
+                raise DataError(f"{name} graph", np.shape(graph), f"a square of {views} views * {count} images")
+        found = len(self.captions), len(self.groups)
+        if found != (count, count):
+            raise DataError("captions, groups", found, f"one for each of the {count} images")
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What is stored of it."""
+        arrays = {
+            "images": _on_white(self.images),
+            "captions": np.asarray(list(self.captions), dtype=np.str_),
+            "groups": np.asarray([str(group) for group in self.groups], dtype=np.str_),
+            "target": fold_views(self.target, self.views),
+            "student": fold_views(self.student, self.views),
+            "stand_in": np.asarray(self.stand_in),
+        }
+        if self.similarity is not None:
+            arrays["similarity"] = np.asarray(self.similarity, np.float32)
+            arrays["views"] = np.asarray(self.views)
+        return arrays
+
+
 def save_snapshot(
     path: str | Path,
-    *,
-    images: np.ndarray,
-    captions: Sequence[str],
-    groups: Sequence[str],
-    target: np.ndarray,
-    student: np.ndarray,
-    views: int,
-    stand_in: bool = False,
-    similarity: np.ndarray | None = None,
+    batch: BatchPanel,
     neighbors: NeighborTable | None = None,
     picture_of: Callable[[int], tuple[np.ndarray, str]] | None = None,
     more: Mapping[str, np.ndarray] | None = None,
@@ -89,35 +133,13 @@ def save_snapshot(
     """Writes report_data.npz.
 
     Args:
-      images: uint8 [n, h, w, 3 or 4], the images of one batch before augmentation (alpha goes on white).
-      captions, groups: n words each.
-      target, student: float [N, N] with N = views * n and row = image * views + view: the target graph T and the
-        student's softmax P of that batch; rows sum to 1, the diagonal is 0. Stored folded to [n, n] (`fold_views`).
-      stand_in: the target is not the objective's own, which cannot be drawn (evals/snapshot.py).
-      similarity: float [n, n], cosine of the captions, for the curves against tau_s. Optional.
       neighbors: of `find_neighbors`, with `picture_of(row) -> (uint8 image [h, w, 3 or 4], caption)`.
       more: arrays of other parts of the report, by names with the part in front (map/xy, errors/images).
 
     Raises:
-      DataError: sizes that do not go together.
+      DataError: neighbors without their pictures.
     """
-    count = len(images)
-    for name, graph in (("target", target), ("student", student)):
-        if np.shape(graph) != (count * views, count * views):
-            raise DataError(f"{name} graph", np.shape(graph), f"a square of {views} views * {count} images")
-    if len(captions) != count or len(groups) != count:
-        raise DataError("captions, groups", (len(captions), len(groups)), f"one for each of the {count} images")
-    arrays = {
-        "images": _on_white(images),
-        "captions": np.asarray(list(captions), dtype=np.str_),
-        "groups": np.asarray([str(group) for group in groups], dtype=np.str_),
-        "target": fold_views(target, views),
-        "student": fold_views(student, views),
-        "stand_in": np.asarray(stand_in),
-    }
-    if similarity is not None:
-        arrays["similarity"] = np.asarray(similarity, np.float32)
-        arrays["views"] = np.asarray(views)
+    arrays = batch.arrays()
     if neighbors is not None:
         if picture_of is None:
             raise DataError("picture_of", None, "a function from a row to its picture and caption")
@@ -139,7 +161,10 @@ def save_snapshot(
 
 def load_snapshot(path: str | Path) -> dict[str, np.ndarray]:
     """Returns the arrays that `save_snapshot` wrote; `query` and `neighbor` index `gallery_images`."""
-    return load_arrays(as_path(path))
+    arrays = load_arrays(as_path(path))
+    old = {name: RENAMED[name] for name in arrays if name in RENAMED}
+    warn_renamed(old)
+    return {old.get(name, name): values for name, values in arrays.items()}
 
 
 def _on_white(images: np.ndarray) -> np.ndarray:

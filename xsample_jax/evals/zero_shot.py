@@ -17,11 +17,10 @@ from xsample_jax.data.records import unit_rows
 from xsample_jax.data.sources import open_source, source_folder
 from xsample_jax.data.tokenizer import load_tokenizer, tokenize
 from xsample_jax.errors import DataError, UserError
-from xsample_jax.evals.chance import majority
 from xsample_jax.evals.context import EvalContext, Evaluator, check_two_splits
 from xsample_jax.evals.knn import neighbors
 from xsample_jax.evals.linear_probes import RIDGE_L2_VALUES, Spectrum, hold_out, ridge_weights, spectrum
-from xsample_jax.evals.metrics import Collector
+from xsample_jax.evals.metrics import Collector, majority
 from xsample_jax.metrics.progress_bar import progress
 from xsample_jax.setup import RunSetup
 from xsample_jax.sharding import replicated

@@ -72,30 +72,43 @@ def keep_if(finite: jax.Array, new, old):
 # On the host: what happens then.
 
 
+@dataclasses.dataclass(frozen=True)
+class Pending:
+    """What is kept of a step until it is looked at.
+
+    Attributes:
+      step: its number, from 1. data_position: where its batch began.
+      metrics: on the device. batch: this process's share, on the host. log: whether its metrics are written.
+    """
+
+    step: int
+    data_position: int
+    metrics: Mapping[str, jax.Array]
+    batch: Mapping[str, np.ndarray]
+    log: bool
+
+
 def apply_policy(
     config,
     progress: Progress,
-    step: int,
-    data_position: int,
+    pending: Pending,
     metrics: Mapping[str, np.ndarray],
     names: list[str],
-    batch: Mapping[str, np.ndarray],
     folder: pathlib.Path,
 ) -> None:
     """Does what `faults.non_finite` says about a step that is not finite.
 
     Args:
       progress: counts skipped updates and roll-backs; changed in place.
-      step: number of the step, from 1. data_position: where its batch began.
-      metrics: of the step, fetched. names: of the parameters. batch: this process's share of the batch.
+      metrics: of the step, fetched. names: of the parameters.
 
     Raises:
       DivergedError: the policy is stop, or the limit of the other policies is reached.
       RollBack: the policy is rollback.
     """
-    faults, policy = config.faults, config.faults.non_finite
-    path = _dump(step, data_position, metrics, names, batch, folder)
-    scalars = ("loss", "gradient_norm", "parameter_norm")
+    faults, policy, step = config.faults, config.faults.non_finite, pending.step
+    path = _dump(pending, metrics, names, folder)
+    scalars = [name for name in ("loss", "gradient_norm", "parameter_norm", "adversary_norm") if name in metrics]
     what = next((name for name in scalars if not math.isfinite(metrics[name])), "gradient_norms")
     value = float(np.max(metrics[what]))
 
@@ -109,7 +122,7 @@ def apply_policy(
         return
     if policy == "rollback" and progress.rollbacks < faults.rollbacks:
         tell("the run rolls back", rollbacks=progress.rollbacks + 1)
-        raise RollBack(step, data_position + config.batch_size)
+        raise RollBack(step, pending.data_position + config.batch_size)
     tell("the run stops")
     after, other = {
         "stop": ("", " or pass over such steps with --config.faults.non_finite=skip"),
@@ -126,26 +139,26 @@ def apply_policy(
     )
 
 
-def _dump(step, data_position, metrics, names, batch, folder) -> pathlib.Path:
+def _dump(pending: Pending, metrics, names, folder) -> pathlib.Path:
     """Writes what is known about the step, one file per process; numbers that are not finite become text."""
     norms = dict(zip(names, metrics["gradient_norms"].tolist(), strict=True))
     rows, largest, mean = metrics["embeddings"].tolist()
-    entries = {}
+    batch, entries = pending.batch, {}
     for name, value in batch.items():
         if np.issubdtype(value.dtype, np.floating):
             wrong = ~np.isfinite(value.reshape(len(value), -1)).all(axis=1)
             entries[name] = {"ids_not_finite": batch["id"][wrong].tolist(), "largest": float(np.nanmax(np.abs(value)))}
     scalars = {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
     report = {
-        "step": step,
-        "data_position": data_position,
+        "step": pending.step,
+        "data_position": pending.data_position,
         "ids": batch["id"].tolist(),
         "metrics": scalars,
         "embeddings": {"rows_not_finite": int(rows), "largest": largest, "norm_of_mean": mean},
         "batch": entries,
         "gradient_norms": dict(sorted(norms.items(), key=lambda item: (math.isfinite(item[1]), -abs(item[1])))),
     }
-    path = folder / FOLDER / f"step-{step}-process-{jax.process_index()}.json"
+    path = folder / FOLDER / f"step-{pending.step}-process-{jax.process_index()}.json"
     text = json.dumps(_plain(report), indent=1)
     try:
         path.parent.mkdir(exist_ok=True)

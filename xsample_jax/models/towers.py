@@ -87,6 +87,13 @@ ENCODERS = {
     "vit_s": partial(_vit, variant="s"),
     "vit_b": partial(_vit, variant="b"),
 }
+# Encoders of one kind, the smallest first: they share the rules of a config and the names of weights.
+KINDS = {"resnet": ("resnet18", "resnet34", "resnet50"), "vit": ("vit_ti", "vit_s", "vit_b")}
+
+
+def kind_of(encoder: str) -> str:
+    """The kind, a name of KINDS, of an encoder, a name of ENCODERS."""
+    return next(kind for kind, names in KINDS.items() if encoder in names)
 
 
 class Towers(nnx.Module):

@@ -19,9 +19,9 @@ from xsample_jax.graphs.targets import (
 )
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.learned_state import constants_of, own_temperatures
+from xsample_jax.objectives.logits import TEMPERATURES
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.side_information import EVERY_IMAGE, STATES, provider_of
-from xsample_jax.objectives.slots import TEMPERATURES
 from xsample_jax.objectives.terms import OF_VIEWS, FeatureTerm, Rows, Term, chosen_slots
 from xsample_jax.registry import Choice, name_of, options_of, slot_of
 

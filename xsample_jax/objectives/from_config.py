@@ -16,10 +16,10 @@ from xsample_jax.objectives.combinations import (
 )
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.learned_state import constants_of
+from xsample_jax.objectives.links import LINKS
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.side_information import STATES
-from xsample_jax.objectives.slots import LINKS
 from xsample_jax.objectives.terms import CHOICES, OF_VIEWS, FeatureTerm, Rows, Term, chosen_slots
 from xsample_jax.registry import Slot, in_words, is_of, name_of, options_of, resolve, wrong_options
 

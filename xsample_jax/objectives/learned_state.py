@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from xsample_jax.errors import ConfigError, did_you_mean, lookup
+from xsample_jax.objectives.logits import clamped_log_scale, initial_log_scale, learned_temperature
 from xsample_jax.objectives.objective import Objective
-from xsample_jax.objectives.slots import clamped_log_scale, initial_log_scale, learned_temperature
 from xsample_jax.objectives.terms import Block, Pairs, Term, key_block, log_denominators, negatives_of, pairs_of
 from xsample_jax.ops import products, unit_rows
 from xsample_jax.registry import Choice, name_of, options_of

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
+from xsample_jax.objectives.logits import LOWEST_TEMPERATURE
 from xsample_jax.objectives.side_information import batch_entries
-from xsample_jax.objectives.slots import LOWEST_TEMPERATURE
-from xsample_jax.objectives.streaming.terms import Streaming, streamed_term, why_no_kernels, why_not
+from xsample_jax.objectives.streaming.loss import Streaming
+from xsample_jax.objectives.streaming.terms import streamed_term, why_no_kernels, why_not
 from xsample_jax.objectives.terms import (
     Block,
     FeatureTerm,
@@ -106,6 +107,23 @@ class Objective:
         for term in self.feature_terms:
             found += [term.x, term.y]
         return tuple(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """An objective with what a reader wants to know.
+
+    Attributes:
+      formula: the loss in a line; source: where it comes from.
+      objective: the data itself.
+      golden: the number of a published implementation that this objective gives on its inputs, unchanged but for the
+        temperature (tests/objectives/goldens.json); "": there is none, or for parts of the objective only.
+    """
+
+    formula: str
+    source: str
+    objective: Objective
+    golden: str = ""
 
 
 def objective_loss(

@@ -12,7 +12,10 @@ from xsample_jax.graphs.sources import identity, label
 from xsample_jax.graphs.targets import Graph, Mixture, parts_of, source_slots, target
 from xsample_jax.objectives.cross_entropy import AGGREGATES, DENOMINATORS, Pairing, entropy, log_sum, mean_over_rows
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
-from xsample_jax.objectives.slots import LINKS, MIXERS, NEGATIVES, SIMILARITIES, TEMPERATURES, WEIGHTS, all_products
+from xsample_jax.objectives.links import LINKS
+from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES, all_products
+from xsample_jax.objectives.negatives import MIXERS, NEGATIVES
+from xsample_jax.objectives.row_weights import WEIGHTS
 from xsample_jax.registry import Choice, Slot, name_of, resolve, slot_of
 
 # Blocks: the rows that an objective compares, with everything that is known about them.
@@ -48,6 +51,7 @@ class Rows:
 
 
 IMAGE, TEXT = Rows("image"), Rows("text")
+VIEW_0, VIEW_1 = Rows("image", 0), Rows("image", 1)
 
 
 def image_block(z: jax.Array, per_image: Mapping[str, jax.Array], views: int, first_row: int = 0, **per_row) -> Block:
@@ -133,13 +137,13 @@ class Term:
     Attributes:
       graph: T, what should be similar (graphs/targets.py).
       anchors, keys: the rows compared (objectives/terms.py); keys may be several blocks.
-      similarity: how alike two embeddings are (objectives/slots.py).
-      temperature: a rule (objectives/slots.py), or a number in place of the objective's temperature.
-      link: softmax (the cross-entropy), or another from objectives/slots.py.
-      denominator: shared, own, views or rank; negatives: the weights N in it (objectives/slots.py).
+      similarity: how alike two embeddings are (objectives/logits.py).
+      temperature: a rule (objectives/logits.py), or a number in place of the objective's temperature.
+      link: softmax (the cross-entropy), or another from objectives/links.py.
+      denominator: shared, own, views or rank; negatives: the weights N in it (objectives/negatives.py).
       aggregate: out or in: the mean over positives outside or inside the logarithm.
-      row_weight, attraction, repulsion: w, a, r; a number or a rule (objectives/slots.py).
-      mixer: synthetic keys (objectives/slots.py), or None.
+      row_weight, attraction, repulsion: w, a, r; a number or a rule (objectives/row_weights.py).
+      mixer: synthetic keys (objectives/negatives.py), or None.
       merge_views: all views of an image are one anchor, whose positives and negatives are pooled.
       self_pairs: a row is its own key too, in the denominator N; self_targets: in the target T.
       each_view: one term for each view of the images, and their mean, instead of one over the rows of all views.

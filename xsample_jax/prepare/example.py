@@ -44,6 +44,9 @@ class Example:
     caption_embeddings: object = None
 
 
+PASSED = ("attributes",)  # fields of an example that its record has as they are, and an example that was a record
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """Something in the source that gives no record, or a record that deserves a look.

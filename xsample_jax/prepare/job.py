@@ -11,7 +11,6 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from xsample_jax.data.class_names import as_read, repeated
 from xsample_jax.data.decode import (
     DAMAGED,
     FITS,
@@ -25,6 +24,7 @@ from xsample_jax.data.decode import (
     without_metadata,
 )
 from xsample_jax.data.records import SCHEMA_VERSION, Manifest
+from xsample_jax.data.sources import as_read, repeated
 from xsample_jax.data.writer import MAX_ID
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import Source

@@ -24,7 +24,7 @@ from xsample_jax.data.writer import check_split, pack_record, shard_entry
 from xsample_jax.errors import DataError
 from xsample_jax.io.files import settle
 from xsample_jax.io.paths import as_path, in_bucket
-from xsample_jax.prepare.example import Example, Problem
+from xsample_jax.prepare.example import PASSED, Example, Problem
 from xsample_jax.prepare.job import Job, prepare_image
 
 # Captions as records hold them: one line of valid Unicode, of bounded length.
@@ -199,8 +199,8 @@ def _record(job: Job, item: Example | Problem, id: int, keys: set[int]) -> tuple
         "image": image,
         "label": label,
         "captions": captions,
-        "attributes": item.attributes,
         "changes": changes,
+        **{name: getattr(item, name) for name in PASSED},
     }
     if embeddings is not None:
         record["caption_embeddings"] = embeddings

@@ -1,5 +1,6 @@
 """Sources by name."""
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -8,7 +9,7 @@ from xsample_jax.data.records import open_records, read_manifest
 from xsample_jax.errors import DataError, did_you_mean
 from xsample_jax.io.paths import in_bucket
 from xsample_jax.prepare.digits import DigitOptions, digits_source, multi_digits_source
-from xsample_jax.prepare.example import Example, Fields, InputShard, Problem, Source
+from xsample_jax.prepare.example import PASSED, Example, Fields, InputShard, Problem, Source
 from xsample_jax.prepare.folder import folder_source
 from xsample_jax.prepare.icons import icons_source
 from xsample_jax.prepare.parquet import parquet_source
@@ -49,9 +50,9 @@ def read_range(path: str, split: str, start: int, stop: int) -> Iterator[Example
             image=record["image"],
             captions=tuple(record["captions"]),
             label=record["label"],
-            attributes=record["attributes"],
             id=record["id"],
             caption_embeddings=record["caption_embeddings"],
+            **{name: record[name] for name in PASSED},
         )
 
 
@@ -72,26 +73,84 @@ def base_source(path: str, shard_size: int) -> Source:
 SHARD_SIZE = 10_000  # pictures of an input shard of folders and TFDS
 
 
-def open_source(
-    name: str,
-    path: str,
-    fields: Fields,
-    table: str | None = None,
-    split_by_folder: bool = False,
-    splits: str | None = None,
-    shard_size: int | None = None,
-    digits: DigitOptions | None = None,
-) -> Source:
-    """Lists the input of a set; arguments that a source has no use for are refused (splits=, the shares, too)."""
-    digits = digits or DigitOptions()
+NO_DIGITS = DigitOptions()
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the flags of tools.prepare say beside --source, --path and the fields; None and "" where not given.
+
+    Attributes:
+      table: file with one row per image. split_by_folder: the first folder below the path is the split.
+      splits: the shares, only to refuse them beside splits of the source.
+      shard_size: images of an input shard of folders and TFDS. digits: of the sources that draw them.
+    """
+
+    table: str | None = None
+    split_by_folder: bool = False
+    splits: str | None = None
+    shard_size: int | None = None
+    digits: DigitOptions = NO_DIGITS
+
+
+def open_source(name: str, path: str, fields: Fields, options: Options = Options()) -> Source:
+    """Lists the input of a set; flags that a source has no use for are refused."""
+    size = options.shard_size or SHARD_SIZE
+    columns, splitting = {"--caption_fields", "--label_field", "--class_names"}, {"--splits", "--split_by_folder"}
+    sources = {
+        "webdataset": (
+            columns | splitting | {"--attributes"},
+            lambda path: webdataset_source(path, fields, options.split_by_folder),
+        ),
+        "folder": (
+            columns | splitting | {"--attributes", "--image_field", "--label_level", "--table", "--shard_size"},
+            lambda path: folder_source(path, fields, options.table, options.split_by_folder, size),
+        ),
+        "parquet": (
+            columns | splitting | {"--attributes", "--image_field"},
+            lambda path: parquet_source(path, fields, options.split_by_folder),
+        ),
+        "records": (set(), records_source),
+        "icons": ({"--splits"}, icons_source),
+        "shapes": ({"--caption_fields"}, lambda path: shapes_source(fields)),
+        "digits_on_images": (
+            {"--splits", "--shard_size", "--digits", "--canvas"},
+            lambda path: digits_source(base_source(path, size), options.digits),
+        ),
+        "multi_digits": ({"--canvas", "--digit_sizes"}, lambda path: multi_digits_source(options.digits)),
+        "tfds": (columns | {"--shard_size"}, lambda path: tfds_source(path, fields, size)),
+    }
+    if name not in sources:
+        raise DataError("--source", name, f"one of {', '.join(sources)}", did_you_mean(name, sources))
+    accepted, make = sources[name]
+    path = _checked_path(name, path)
+    _check_flags(name, fields, options, accepted)
+    return make(path)
+
+
+def _checked_path(name: str, path: str) -> str:
+    """The path that a source reads, absolute where it is one; DataError where it is missing or of no use."""
+    if path and in_bucket(path) and name not in ("webdataset", "records"):
+        fix = "Mount the bucket (Cloud Storage FUSE), or copy it: gcloud storage rsync --recursive."
+        raise DataError("--path", path, f"a local path for --source={name}", fix)
+    if not path and name not in DRAWN:
+        raise DataError("--path", path, f"where the input of --source={name} is", "Add --path=...; see --help.")
+    if path and name in DRAWN:
+        raise DataError("--path", path, f"nothing for --source={name}, which is drawn", "Leave --path out.")
+    word = (name == "tfds" and not os.path.isdir(path)) or (name, path) == ("digits_on_images", "emoji")
+    # Workers of a cluster have other working directories.
+    return os.path.abspath(path) if path and not in_bucket(path) and not word else path
+
+
+def _check_flags(name: str, fields: Fields, options: Options, accepted: set[str]) -> None:
     given = {
-        "--digits": digits.used,
-        "--canvas": digits.canvas,
-        "--digit_sizes": digits.sizes,
-        "--splits": splits,
-        "--shard_size": shard_size,
-        "--table": table,
-        "--split_by_folder": split_by_folder,
+        "--digits": options.digits.used,
+        "--canvas": options.digits.canvas,
+        "--digit_sizes": options.digits.sizes,
+        "--splits": options.splits,
+        "--shard_size": options.shard_size,
+        "--table": options.table,
+        "--split_by_folder": options.split_by_folder,
         "--image_field": fields.image,
         "--caption_fields": fields.captions,
         "--label_field": fields.label,
@@ -99,50 +158,12 @@ def open_source(
         "--attributes": fields.attributes,
         "--label_level": fields.label_level,
     }
-    columns, splitting = {"--caption_fields", "--label_field", "--class_names"}, {"--splits", "--split_by_folder"}
-    sources = {
-        "webdataset": (
-            columns | splitting | {"--attributes"},
-            lambda: webdataset_source(path, fields, split_by_folder),
-        ),
-        "folder": (
-            set(given) - {"--digits", "--canvas", "--digit_sizes"},
-            lambda: folder_source(path, fields, table, split_by_folder, shard_size or SHARD_SIZE),
-        ),
-        "parquet": (
-            columns | splitting | {"--attributes", "--image_field"},
-            lambda: parquet_source(path, fields, split_by_folder),
-        ),
-        "records": (set(), lambda: records_source(path)),
-        "icons": ({"--splits"}, lambda: icons_source(path)),
-        "shapes": ({"--caption_fields"}, lambda: shapes_source(fields)),
-        "digits_on_images": (
-            {"--splits", "--shard_size", "--digits", "--canvas"},
-            lambda: digits_source(base_source(path, shard_size or SHARD_SIZE), digits),
-        ),
-        "multi_digits": ({"--canvas", "--digit_sizes"}, lambda: multi_digits_source(digits)),
-        "tfds": (columns | {"--shard_size"}, lambda: tfds_source(path, fields, shard_size or SHARD_SIZE)),
-    }
-    if name not in sources:
-        raise DataError("--source", name, f"one of {', '.join(sources)}", did_you_mean(name, sources))
-    accepted, make = sources[name]
-    if path and in_bucket(path) and name not in ("webdataset", "records"):
-        fix = "Mount the bucket (Cloud Storage FUSE), or copy it: gcloud storage rsync --recursive."
-        raise DataError("--path", path, f"a local path for --source={name}", fix)
-    if not path and name not in DRAWN:
-        raise DataError("--path", path, f"where the input of --source={name} is", "Add --path=...; see --help.")
-    word = (name == "tfds" and not os.path.isdir(path)) or (name, path) == ("digits_on_images", "emoji")
-    if path and not in_bucket(path) and not word:
-        path = os.path.abspath(path)  # workers of a cluster have other working directories
-    if path and name in DRAWN:
-        raise DataError("--path", path, f"nothing for --source={name}, which is drawn", "Leave --path out.")
     for flag, value in given.items():
         if value and flag not in accepted:
             raise DataError(flag, value, f"nothing for --source={name}", f"Leave {flag} out.")
-    if splits and split_by_folder:
-        raise DataError("--splits", splits, "nothing beside --split_by_folder", "Leave one of them out.")
-    if table is None and name == "folder" and fields.image:
+    if options.splits and options.split_by_folder:
+        raise DataError("--splits", options.splits, "nothing beside --split_by_folder", "Leave one of them out.")
+    if options.table is None and name == "folder" and fields.image:
         raise DataError("--image_field", fields.image, "a --table that has this column", "Give --table=FILE.")
-    if table is not None and fields.label_level:
+    if options.table is not None and fields.label_level:
         raise DataError("--label_level", fields.label_level, "nothing beside --table", "Use --label_field=COLUMN.")
-    return make()

@@ -1,5 +1,6 @@
 """TFDS data sets through `tfds.data_source`, without TensorFlow: imagenet2012, cifar10, your own builders."""
 
+import contextlib
 import importlib.resources
 import io
 import re
@@ -12,6 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from xsample_jax.data.dataset import sampled_records
 from xsample_jax.data.records import open_records, read_manifest
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import Example, Fields, InputShard, Problem, Source, read_captions, read_label
@@ -103,6 +105,12 @@ def _builder(path: str):
 sys.modules.setdefault("importlib_resources", importlib.resources)
 
 
+def _has_alpha(record: dict) -> bool:
+    with contextlib.suppress(OSError):  # not a picture: found when it is written
+        return Image.open(io.BytesIO(record["image"])).has_transparency_data
+    return False
+
+
 class RecordSet(tfds.core.GeneratorBasedBuilder):
     """Reads the record set in `folder`; `options` are those of every TFDS builder (data_dir, ...).
 
@@ -119,8 +127,8 @@ class RecordSet(tfds.core.GeneratorBasedBuilder):
         self._splits = [split for split, entry in self._manifest.splits.items() if entry["count"]]
         if not self._splits:
             raise DataError("--set", str(folder), "a set with records")
-        first = open_records(folder, self._splits[0])[0]
-        self._alpha = Image.open(io.BytesIO(first["image"])).has_transparency_data
+        sample = (record for split in self._splits for record in sampled_records(open_records(folder, split)))
+        self._alpha = bool(np.mean([_has_alpha(record) for record in sample]) > 0.5)
         super().__init__(file_format="array_record", **options)
 
     def prepare(self) -> None:
@@ -161,8 +169,8 @@ class RecordSet(tfds.core.GeneratorBasedBuilder):
             yield record["id"], example | {"image": io.BytesIO(self._picture(record["image"]))}
 
     def _picture(self, data: bytes) -> bytes:
-        """JPEG and PNG as they are, anything else as PNG: what every reader of TFDS decodes. As the first picture of
-        the set, all have alpha or none; what has it all the same is put on white, as when it is trained on."""
+        """JPEG and PNG as they are, anything else as PNG: what every reader of TFDS decodes. All have alpha where
+        most of a sample of the set do, else none: what has it is put on white, as when it is trained on."""
         picture = Image.open(io.BytesIO(data))
         if picture.format in ("JPEG", "PNG") and picture.has_transparency_data == self._alpha:
             return data

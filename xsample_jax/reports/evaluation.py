@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xsample_jax.config.rules import EMOJI
-from xsample_jax.evals.catalog import CLASSES, CONCEPTS, Metric, in_order
+from xsample_jax.evals.catalog import CLASSES, CONCEPTS, READING, TITLES, Metric, in_order, metric_facts
 from xsample_jax.evals.evaluate import Evaluation
-from xsample_jax.evals.facts import READING, TITLES, metric_facts
 from xsample_jax.evals.metrics import Facts
 from xsample_jax.evals.registry import EVALUATORS
 from xsample_jax.reports.runs import flatten

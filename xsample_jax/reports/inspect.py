@@ -1,51 +1,30 @@
-"""Looks at the caption graph of a data set before anything is trained: how alike captions are, and which tau_s fits.
+"""The page of tools.inspect: a caption graph before anything is trained, with its figures and picture cards."""
 
-    python -m xsample_jax.tools.inspect --data=emoji --out=inspect.html
-    python -m xsample_jax.tools.inspect --data=data/cc3m --batch_size=1024
-    python -m xsample_jax.tools.inspect --data=configs/cc3m.py --config.data.path=data/cc3m
-
-Of a large set it reads a sample (--sample), and says so. Writes one page and its figures as PNG beside it. With a
-config, split, caption, batch size, views and tau_s are those of the run.
-"""
-
-import argparse
 import collections
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.config import default_config, load_config, split_overrides
 from xsample_jax.data.class_texts import load_class_embeddings
 from xsample_jax.data.decode import decode_record
 from xsample_jax.data.records import RecordSource, unit_rows
 from xsample_jax.data.sources import open_source, source_folder
 from xsample_jax.errors import DataError
-from xsample_jax.io.paths import local_copy_of
-from xsample_jax.objectives.from_config import build_objective, reads_target_temperature
 from xsample_jax.reports import caption_graph
-from xsample_jax.reports.caption_graph import (
-    BINS,
+from xsample_jax.reports.caption_advice import (
     MASSES,
-    ORDINARY,
     TOO_ORDINARY,
-    CaptionSample,
     Choice,
     advise,
-    chain,
+    advise_on_confused,
     choice_at,
     choices,
-    draw_graph,
-    read_sample,
     softest,
 )
+from xsample_jax.reports.caption_graph import BINS, ORDINARY, CaptionSample, chain, draw_graph, read_sample
 from xsample_jax.reports.style import COLORS, Picture, figures_folder, image_uri, picture, write_page
-from xsample_jax.tools.cli import run_cli
-
-# The figures and picture cards of tools.inspect.
-
 
 SIDE = 72  # pixels of a picture on the page
 DRAWN = 192  # images of the batch whose target is drawn
@@ -202,13 +181,6 @@ def _tile(source: RecordSource, sample: CaptionSample, row: int) -> dict:
 
 PAPER_TAU_S = 0.1
 TEMPERATURES = np.geomspace(0.01, 1.0, 60)
-BOUNDS = {
-    "batch_size": (1, 2**24),
-    "views": (1, 64),
-    "tau_s": (1e-4, 1e4),
-    "sample": (1, 2**24),
-    "seed": (0, 2**32 - 1),
-}
 LEVELS = (1 - 1e-4, 0.999, 0.99, 0.95, 0.75, 0.5, 0.05)
 
 
@@ -226,29 +198,43 @@ class Question:
     classes: bool
 
 
-def question(flags: argparse.Namespace, overrides: list[str]) -> Question:
-    """Reads --data: a config file, the name emoji, or the folder of a record set; flags win over the config."""
-    if ".py" in flags.data:
-        config = load_config(flags.data, overrides)
-        objective = build_objective(config.objective)
-        tau_s, classes = objective.target_temperature, "class_embedding" in objective.requires
-        if not reads_target_temperature(objective) or not isinstance(tau_s, float):
-            tau_s = PAPER_TAU_S  # no softmax, or a rule that chooses it
-    else:
-        if overrides:
-            raise DataError("--config", overrides[0], "nothing, unless --data is a config file", "Leave it out.")
-        config, tau_s, classes = default_config(), PAPER_TAU_S, False
-        config.data.update({"source": "emoji"} if flags.data == "emoji" else {"source": "records", "path": flags.data})
-    return Question(
-        config.data,
-        flags.split or config.data.split,
-        flags.caption or config.data.caption,
-        flags.batch_size or config.batch_size,
-        flags.views or config.views,
-        flags.tau_s or tau_s,
-        flags.center or config.objective.center,
-        flags.classes or classes,
-    )
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """The caption graph of a sample, measured.
+
+    Attributes:
+      embedding: float32 [n, E], unit rows, centered where that was asked.
+      batch_size: images of a batch, at most those of the sample.
+      counts: of the cosines of all pairs (caption_graph.histogram); ordinary: the cosine that 19 of 20 pairs are below.
+      curves: by batch size, against TEMPERATURES (caption_graph.target_curves).
+    """
+
+    embedding: np.ndarray
+    batch_size: int
+    counts: np.ndarray
+    ordinary: float
+    curves: Mapping[int, Mapping[str, np.ndarray]]
+
+    @property
+    def own(self) -> Mapping[str, np.ndarray]:
+        """The curves at the batch size of the run."""
+        return self.curves[self.batch_size]
+
+
+def measure(asked: Question, sample: CaptionSample, seed: int) -> Graph:
+    """Measures the graph that the captions of a sample ask for."""
+    embedding = sample.embedding
+    if asked.center:
+        embedding = unit_rows(embedding - embedding.mean(axis=0))
+    batch_size = min(asked.batch_size, len(sample))
+    others = {size for size in (batch_size // 4, 4 * batch_size) if 8 <= size <= len(sample)}
+    counts = caption_graph.histogram(embedding)
+    ordinary = caption_graph.quantile(counts, caption_graph.ORDINARY)
+    curves = {
+        size: caption_graph.target_curves(embedding, size, TEMPERATURES, asked.views, ordinary, seed)
+        for size in sorted({batch_size, *others})
+    }
+    return Graph(embedding, batch_size, counts, ordinary, curves)
 
 
 def inspect(asked: Question, out: Path, count: int, seed: int = 0) -> list[str]:
@@ -258,39 +244,13 @@ def inspect(asked: Question, out: Path, count: int, seed: int = 0) -> list[str]:
     sample = read_sample(source, asked.caption, count, seed, texts)
     if len(sample) < 16:
         raise DataError("records with an embedding", len(sample), "at least 16, to look at a graph")
-    embedding = sample.embedding
-    if asked.center:
-        embedding = unit_rows(embedding - embedding.mean(axis=0))
-    batch_size = min(asked.batch_size, len(sample))
-    others = {size for size in (batch_size // 4, 4 * batch_size) if 8 <= size <= len(sample)}
-    sizes = sorted({batch_size, *others})
-
-    counts = caption_graph.histogram(embedding)
-    ordinary = caption_graph.quantile(counts, caption_graph.ORDINARY)
-    curves = {
-        size: caption_graph.target_curves(embedding, size, TEMPERATURES, asked.views, ordinary, seed) for size in sizes
-    }
-    own = curves[batch_size]
-    now, limit = choice_at(own, TEMPERATURES, asked.tau_s), softest(own, TEMPERATURES)
-    same = caption_graph.same_caption_share(embedding)
-    spread = caption_graph.quantile(counts, 0.99) - caption_graph.quantile(counts, 0.01)
-    advice = advise(now, limit, spread, same * (batch_size - 1), batch_size, sample.without)
-
-    folder = figures_folder(out)
-    encoder = (source.manifest.text_encoder or {}).get("name", "not named") if texts is None else "of the class texts"
-    kind = "class texts" if asked.classes else f"data.caption = {asked.caption}"
-    sampled = f"{len(sample):,} random records of {sample.total:,}" if len(sample) < sample.total else "all records"
-    facts = {
-        "Set": f"{source.manifest.name}, split {asked.split}, {sample.total:,} records",
-        "Looked at": sampled,
-        "Captions": f"{kind}; {len(set(sample.captions)):,} different ones",
-        "Text encoder": f"{encoder}, {embedding.shape[1]} numbers{', centered' if asked.center else ''}",
-        "Batch": f"{batch_size:,} images × {asked.views} views",
-        "tau_s": f"{asked.tau_s:g}",
-        "Cosine of random pairs": f"median {caption_graph.quantile(counts, 0.5):.2f}; "
-        f"19 of 20 below {ordinary:.2f}; 999 of 1,000 below {caption_graph.quantile(counts, 0.999):.2f}",
-        "Fingerprint": source.manifest.fingerprint[:16],
-    }
+    graph = measure(asked, sample, seed)
+    now, limit = choice_at(graph.own, TEMPERATURES, asked.tau_s), softest(graph.own, TEMPERATURES)
+    same = caption_graph.same_caption_share(graph.embedding) * (graph.batch_size - 1)
+    spread = caption_graph.quantile(graph.counts, 0.99) - caption_graph.quantile(graph.counts, 0.01)
+    confused = 0 if asked.classes else len(caption_graph.one_vector(sample.embedding, sample.captions))
+    advice = [*advise(now, limit, spread, same, graph.batch_size, sample.without), *advise_on_confused(confused)]
+    facts = _facts(asked, source, sample, graph)
     write_page(
         "inspect.html",
         out,
@@ -300,19 +260,14 @@ def inspect(asked: Question, out: Path, count: int, seed: int = 0) -> list[str]:
         cut=asked.batch_size > len(sample),
         advice=advice,
         now=now,
-        choices=choices(own, TEMPERATURES, batch_size * asked.views),
-        batch_size=batch_size,
-        figures=[
-            histogram_picture(counts, ordinary, folder),
-            *curve_pictures(curves, TEMPERATURES, asked.tau_s, folder),
-            mass_picture(own, TEMPERATURES, asked.tau_s, folder),
-            *target_pictures(embedding, asked.tau_s, limit, asked.views, folder),
-        ],
+        choices=choices(graph.own, TEMPERATURES, graph.batch_size * asked.views),
+        batch_size=graph.batch_size,
+        figures=_figures(asked, graph, limit, figures_folder(out)),
         steps=[
             {"share": share, "pairs": pair_cards(source, sample, pairs)}
-            for share, pairs in caption_graph.ladder(embedding, sample.captions, LEVELS, seed=seed)
+            for share, pairs in caption_graph.ladder(graph.embedding, sample.captions, LEVELS, seed=seed)
         ],
-        closest=pair_cards(source, sample, caption_graph.closest_pairs(embedding, sample.captions)),
+        closest=pair_cards(source, sample, caption_graph.closest_pairs(graph.embedding, sample.captions)),
         duplicates=duplicate_groups(source, sample),
     )
     return [
@@ -322,34 +277,28 @@ def inspect(asked: Question, out: Path, count: int, seed: int = 0) -> list[str]:
     ]
 
 
-def run(arguments: list[str]) -> None:
-    """Does what the command line says."""
-    overrides, arguments = split_overrides(["inspect", *arguments])
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder of a record set, emoji, or a config file")
-    parser.add_argument("--out", default="inspect.html", help="page to write (default: %(default)s)")
-    parser.add_argument("--split", help="default: that of the config, or train")
-    parser.add_argument("--caption", help="which caption of a record, as data.caption")
-    parser.add_argument("--batch_size", type=int, help="images of a batch (default: that of the config, or 256)")
-    parser.add_argument("--views", type=int, help="views of an image (default: that of the config, or 2)")
-    parser.add_argument("--tau_s", type=float, help="target temperature (default: that of the config, or 0.1)")
-    parser.add_argument("--classes", action="store_true", help="texts of the classes in place of captions (class_text)")
-    parser.add_argument("--center", action="store_true", help="center the embeddings first, as objective.center")
-    parser.add_argument("--sample", type=int, default=8192, help="records to read at most (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample and of the batches")
-    flags = parser.parse_args(arguments[1:])
-    for name, (low, high) in BOUNDS.items():
-        value = getattr(flags, name)
-        if value is not None and not low <= value <= high:  # nan is not
-            raise DataError(f"--{name}", value, f"a number from {low:g} to {high:g}")
-    with local_copy_of(flags.out) as out:
-        lines = inspect(question(flags, overrides), out, flags.sample, flags.seed)
-    print("\n".join([*lines[:-1], flags.out]))
+def _facts(asked: Question, source: RecordSource, sample: CaptionSample, graph: Graph) -> dict[str, str]:
+    """What was looked at, in words by their titles."""
+    encoder = "of the class texts" if asked.classes else (source.manifest.text_encoder or {}).get("name", "not named")
+    kind = "class texts" if asked.classes else f"data.caption = {asked.caption}"
+    sampled = f"{len(sample):,} random records of {sample.total:,}" if len(sample) < sample.total else "all records"
+    return {
+        "Set": f"{source.manifest.name}, split {asked.split}, {sample.total:,} records",
+        "Looked at": sampled,
+        "Captions": f"{kind}; {len(set(sample.captions)):,} different ones",
+        "Text encoder": f"{encoder}, {graph.embedding.shape[1]} numbers{', centered' if asked.center else ''}",
+        "Batch": f"{graph.batch_size:,} images × {asked.views} views",
+        "tau_s": f"{asked.tau_s:g}",
+        "Cosine of random pairs": f"median {caption_graph.quantile(graph.counts, 0.5):.2f}; "
+        f"19 of 20 below {graph.ordinary:.2f}; 999 of 1,000 below {caption_graph.quantile(graph.counts, 0.999):.2f}",
+        "Fingerprint": source.manifest.fingerprint[:16],
+    }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_cli(run, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _figures(asked: Question, graph: Graph, limit: Choice | None, folder: Path) -> list[Picture]:
+    return [
+        histogram_picture(graph.counts, graph.ordinary, folder),
+        *curve_pictures(graph.curves, TEMPERATURES, asked.tau_s, folder),
+        mass_picture(graph.own, TEMPERATURES, asked.tau_s, folder),
+        *target_pictures(graph.embedding, asked.tau_s, limit, asked.views, folder),
+    ]

@@ -1,12 +1,9 @@
 """One self-contained HTML page about one or several runs; runs that differ in their seed only are one series.
 
-    python -m xsample_jax.tools.report RUN... --out=report.html [--baseline=simclr]
-
 Reads run folders (see `runs.py`), needs neither their data nor their models. Every figure also lies as PNG in
 <out>_figures beside the page.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from xsample_jax.errors import DataError
-from xsample_jax.evals.catalog import HEADLINES, Metric, describe, in_order
-from xsample_jax.evals.facts import READING, TITLES
+from xsample_jax.evals.catalog import HEADLINES, READING, TITLES, Metric, describe, in_order
 from xsample_jax.evals.metrics import Interval, bootstrap, paired_difference
 from xsample_jax.io.paths import as_path, local_copy_of
 from xsample_jax.reports.figures import (
@@ -31,7 +27,6 @@ from xsample_jax.reports.figures import (
 )
 from xsample_jax.reports.runs import Run, Series, choose_baseline, config_difference, group_seeds, load_runs, unit_of
 from xsample_jax.reports.style import Picture, color, figures_folder, write_page
-from xsample_jax.tools.cli import run_cli
 
 # Evaluation tables of the report: every series' metrics with intervals, and differences to a baseline.
 
@@ -318,16 +313,3 @@ def _temperatures(series: Sequence[Series], folder: Path) -> list[Picture]:
     able = [one for one in series if one.snapshot is not None and "similarity" in one.snapshot]
     able.sort(key=lambda one: target_temperature(one) is None)
     return temperature_panels(able[0], folder) if able else []
-
-
-def run(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m xsample_jax.tools.report", description=__doc__.split("\n")[0])
-    parser.add_argument("runs", nargs="+", help="run folders, in the order of the columns")
-    parser.add_argument("--out", default="report.html", help="HTML file to write (default: %(default)s)")
-    parser.add_argument("--baseline", help="series or preset that the others are compared with (default: SimCLR)")
-    chosen = parser.parse_args(arguments)
-    print(write_report(chosen.runs, chosen.out, chosen.baseline))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_cli(run, arguments)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from xsample_jax.config.renamed import rename, rename_metrics, warn_renamed
 from xsample_jax.errors import DataError
-from xsample_jax.evals.facts import load_facts
+from xsample_jax.evals.catalog import load_facts
 from xsample_jax.evals.metrics import Scores, load_examples
 from xsample_jax.evals.snapshot import load_snapshot
 from xsample_jax.io.files import CONFIG, EXAMPLES, FACTS, JSONL, SNAPSHOT
 from xsample_jax.io.paths import as_path
-from xsample_jax.metrics.writers import read_jsonl
+from xsample_jax.metrics.jsonl import read_jsonl
 
 _EVAL = "eval/"
 
@@ -80,21 +81,25 @@ def _load(folder: Path) -> Run:
             raise DataError(
                 "run folder", str(folder), f"a folder with {name}", "Is it the --workdir of a training run?"
             )
-    config = flatten(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    rename(config)
     lines = read_jsonl(folder / JSONL)
     facts, notes = load_facts(folder / FACTS)
-    evaluations = []
+    examples = load_examples(folder / EXAMPLES) if (folder / EXAMPLES).exists() else {}
+    evaluations, old = [], {}
     for line in lines:
         metrics = {name.removeprefix(_EVAL): value for name, value in line.items() if name.startswith(_EVAL)}
         if metrics:
-            evaluations.append((line["step"], metrics))
+            evaluations.append((line["step"], rename_metrics(metrics, old)))
+    examples, facts = rename_metrics(examples, old), rename_metrics(facts, old)
+    warn_renamed(old)
     return Run(
         name=str(config.get("name", folder.name)),
         folder=folder,
-        config=config,
+        config=flatten(config),
         training=[line for line in lines if "loss" in line],
         evaluations=evaluations,
-        examples=load_examples(folder / EXAMPLES) if (folder / EXAMPLES).exists() else {},
+        examples=examples,
         snapshot=load_snapshot(folder / SNAPSHOT) if (folder / SNAPSHOT).exists() else None,
         facts=facts,
         notes=notes,

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from xsample_jax.config.renamed import current_metrics
 from xsample_jax.errors import REQUEUE, ConfigError
 from xsample_jax.io.files import EVALUATION, JSONL
 from xsample_jax.io.paths import as_path, in_bucket
-from xsample_jax.metrics.writers import read_jsonl
+from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.sweeps.grid import Point
 
 # Whether one more process fits into the memory of the host, by what the others took (Linux; elsewhere unknown).
@@ -79,7 +80,7 @@ def state_of(folder: str | Path) -> State:
     evaluation = {}
     status = STARTED if folder.exists() else ABSENT
     if (folder / EVALUATION).exists():
-        status, evaluation = FINISHED, json.loads((folder / EVALUATION).read_text())
+        status, evaluation = FINISHED, current_metrics(json.loads((folder / EVALUATION).read_text()))
     step = max((line["step"] for line in lines), default=0)
     return State(status, step, training, evaluation)
 
@@ -119,6 +120,52 @@ class Job:
     peak: int = 0
 
 
+class _Pool:
+    """The runs of a sweep that are going, those that wait, and how those that are over have ended."""
+
+    def __init__(self, waiting: Sequence[Point], done: int, total: int, jobs: int, say: Callable[[str], None]):
+        self.waiting, self.done, self.total, self.jobs, self.say = list(waiting), done, total, jobs, say
+        self.running: list[Job] = []
+        self.failed: dict[str, int] = {}
+        self.most = 0  # bytes that a run took
+
+    def collect(self, out: pathlib.Path) -> list[Job]:
+        """Looks at every run once; those that are over are counted, or wait for another turn. Returns them."""
+        over = []
+        for job in list(self.running):
+            job.peak = peak(job.process.pid) or job.peak
+            self.most = max(self.most, job.peak)
+            code = job.process.poll()
+            if code is not None:
+                self.running.remove(job)
+                over.append(job)
+                self._end(job.point, code, out)
+        return over
+
+    def _end(self, point: Point, code: int, out: pathlib.Path) -> None:
+        if code == KILLED and self.running:
+            self.jobs = len(self.running)
+            self.waiting.insert(0, point)
+            self.say(f"killed   {point.name}, for memory it seems: {self.jobs} at once from here, and it runs again")
+        elif code == REQUEUE:
+            self.waiting.append(point)
+            self.say(f"stopped  {point.name} from outside: it runs again later")
+        elif code:
+            self.failed[point.name] = code
+            self.say(f"FAILED   {point.name} with exit code {code}: {log_file(out, point.name)}")
+        else:
+            self.done += 1
+            self.say(f"finished {point.name} ({self.done} of {self.total})")
+
+    def stop(self, sweep: str) -> None:
+        """Tells all runs to save and end, and waits for them."""
+        for job in self.running:
+            job.process.send_signal(signal.SIGTERM)
+        self.say(f"{sweep}: {len(self.running)} runs are told to save and end")
+        for job in self.running:
+            job.process.wait()
+
+
 def run_points(
     points: Sequence[Point],
     sweep: str,
@@ -148,49 +195,22 @@ def run_points(
     waiting = [point for point in points if state_of(out / point.name).status != FINISHED]
     done = len(points) - len(waiting)
     say(f"{sweep}: {len(points)} runs, {done} of them finished, {jobs if not gpus else len(gpus)} at once")
-    jobs, free = (min(jobs, len(gpus)) if gpus else jobs), list(gpus)
-    running: list[Job] = []
-    failed: dict[str, int] = {}
-    most = 0  # bytes that a run took
+    pool = _Pool(waiting, done, len(points), min(jobs, len(gpus)) if gpus else jobs, say)
+    free = list(gpus)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        while waiting or running:
-            while waiting and len(running) < jobs and _room(running, out, most):
-                running.append(_start(waiting.pop(0), sweep, out, free.pop(0) if free else None, environment))
-                say(f"started  {running[-1].point.name}")
+        while pool.waiting or pool.running:
+            while pool.waiting and len(pool.running) < pool.jobs and _room(pool.running, out, pool.most):
+                pool.running.append(_start(pool.waiting.pop(0), sweep, out, free.pop(0) if free else None, environment))
+                say(f"started  {pool.running[-1].point.name}")
             time.sleep(POLL)
-            for job in list(running):
-                job.peak = peak(job.process.pid) or job.peak
-                most = max(most, job.peak)
-                code = job.process.poll()
-                if code is None:
-                    continue
-                running.remove(job)
-                free += [job.gpu] if job.gpu is not None else []
-                name = job.point.name
-                if code == KILLED and running:
-                    jobs = len(running)
-                    waiting.insert(0, job.point)
-                    say(f"killed   {name}, for memory it seems: {jobs} at once from here, and it runs again")
-                elif code == REQUEUE:
-                    waiting.append(job.point)
-                    say(f"stopped  {name} from outside: it runs again later")
-                elif code:
-                    failed[name] = code
-                    say(f"FAILED   {name} with exit code {code}: {log_file(out, name)}")
-                else:
-                    done += 1
-                    say(f"finished {name} ({done} of {len(points)})")
+            free += [job.gpu for job in pool.collect(out) if job.gpu is not None]
     except KeyboardInterrupt:
-        for job in running:
-            job.process.send_signal(signal.SIGTERM)
-        say(f"{sweep}: {len(running)} runs are told to save and end")
-        for job in running:
-            job.process.wait()
+        pool.stop(sweep)
         raise Stopped from None
     finally:
         signal.signal(signal.SIGTERM, before)
-    return failed
+    return pool.failed
 
 
 def _interrupt(*_) -> None:

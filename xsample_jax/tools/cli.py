@@ -1,13 +1,18 @@
-"""How every command starts and ends: exit codes, one line for an error, old names of flags, `~` in paths."""
+"""How every command starts and ends: exit codes, one line for an error, old names of flags, `~` in paths.
+
+Commands import what they work with after their flags are parsed, so that --help and a wrong flag cost no time.
+"""
 
 import argparse
 import os
+import pathlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 
 from xsample_jax.errors import BAD_INPUT, FAILED, UserError
 from xsample_jax.io.console import say
+from xsample_jax.io.paths import as_path
 from xsample_jax.topology import quiet_environment, without_tpu
 
 STOPPED = 130  # by Ctrl-C, as shells have it
@@ -41,6 +46,20 @@ def run_cli(run: Callable[[Sequence[str]], int | None], arguments: Sequence[str]
     except KeyboardInterrupt:
         say("stopped; the same command continues from here", error=True)
         return STOPPED
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns (the `--config.key=value` arguments, all the others), both in their order."""
+    overrides = [argument for argument in arguments if argument.lstrip("-").startswith("config.")]
+    return overrides, [argument for argument in arguments if argument not in overrides]
+
+
+def local_path(text: str) -> pathlib.Path:
+    """The type of a flag that names a file or folder: `~` is expanded, URLs of stores that we cannot reach refused."""
+    try:
+        return as_path(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def show_warning(message, category, filename, lineno, file=None, line=None) -> None:

@@ -12,13 +12,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import jax
-
-from xsample_jax.captions.embed import EmbeddedSet, embed_classes, embed_set
-from xsample_jax.captions.embed_state import under_way
-from xsample_jax.captions.encoders import BACKENDS, open_encoder
-from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
-from xsample_jax.data.records import DTYPES
 from xsample_jax.errors import ConfigError
 from xsample_jax.io.paths import as_path
 from xsample_jax.tools.cli import add_renamed, run_cli
@@ -36,6 +29,8 @@ def part_of(text: str) -> tuple[int, int]:
 
 def encoder_options(backend: str, device: str | None, dtype: str | None) -> dict:
     """Options of the encoder from the flags; ConfigError for a device that is not there."""
+    import jax
+
     if backend == "torch":
         if dtype:
             raise ConfigError("--dtype", dtype, "no type with --backend=torch, which takes that of the model")
@@ -51,13 +46,13 @@ def encoder_options(backend: str, device: str | None, dtype: str | None) -> dict
 def run(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m xsample_jax.tools.embed", description=__doc__.split("\n")[0])
     add_renamed(parser, "--data", "--set", required=True, metavar="FOLDER", help="a record set (with a manifest.json)")
-    parser.add_argument("--model", default=DEFAULT_ENCODER, help="name on the hub or folder (default: %(default)s)")
-    parser.add_argument("--backend", default="jax", choices=sorted(BACKENDS), help="torch runs any model, CLIP's too")
+    parser.add_argument("--model", help="name on the hub or folder (default: all-mpnet-base-v2, the paper's)")
+    parser.add_argument("--backend", default="jax", choices=["jax", "torch"], help="torch runs any model, CLIP's too")
     parser.add_argument("--what", default="captions", choices=sorted(TEMPLATES), help="default: %(default)s")
     parser.add_argument(
         "--template", help="text with {caption} in it (default: only it; for classes, a photo of a {caption})"
     )
-    parser.add_argument("--stored", choices=sorted(DTYPES), help="type of a coordinate on disk (default: float16)")
+    parser.add_argument("--stored", choices=["float16", "int8"], help="type of a coordinate on disk (default: float16)")
     parser.add_argument("--device", help="cpu, gpu or tpu; torch: cpu, cuda, ... (default: the best there is)")
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"], help="of the computation (default: float32 on a CPU)"
@@ -67,9 +62,13 @@ def run(arguments: Sequence[str]) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.what == "classes" and (chosen.stored or chosen.part):
         parser.error("--stored and --part are for captions: class texts are few, and float16")
+    from xsample_jax.captions.embed import embed_classes, embed_set
+    from xsample_jax.captions.encoders import open_encoder
+    from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
+
     template = chosen.template or TEMPLATES[chosen.what]
     options = encoder_options(chosen.backend, chosen.device, chosen.dtype)
-    encoder = open_encoder(chosen.model, chosen.backend, **options)
+    encoder = open_encoder(chosen.model or DEFAULT_ENCODER, chosen.backend, **options)
     if chosen.what == "classes":
         print("classes {} x {}".format(*embed_classes(chosen.data, encoder, template, chosen.overwrite).shape))
         return
@@ -81,8 +80,10 @@ def run(arguments: Sequence[str]) -> None:
         print(line)
 
 
-def summary(result: EmbeddedSet, folder: Path) -> Iterator[str]:
-    """Yields what to tell the user."""
+def summary(result, folder: Path) -> Iterator[str]:
+    """Yields what to tell the user about an EmbeddedSet."""
+    from xsample_jax.captions.embed_state import under_way
+
     done = f"text encoder {(result.manifest.text_encoder or {}).get('name')}, fingerprint {result.manifest.fingerprint}"
     if result.before:
         yield f"nothing to do: {done}"
@@ -90,6 +91,14 @@ def summary(result: EmbeddedSet, folder: Path) -> Iterator[str]:
             yield f"embeddings under way: {work}"
         return
     yield f"captions {result.captions}, of them new and distinct {result.distinct}; records without: {result.without}"
+    if result.unread:
+        yield (
+            f"warning: {result.unread} of the {result.distinct} have no word that this model knows, and all of them "
+            "one embedding: take a model of their language (--model)"
+        )
+    if result.cut:
+        longest = (result.manifest.text_encoder or {}).get("max_length", "")
+        yield f"{result.cut} reach the most tokens that this model reads ({longest}): what follows is cut off"
     yield done if result.finished else "this part is done; run without --part when all are"
 
 

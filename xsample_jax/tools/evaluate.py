@@ -17,39 +17,9 @@ from pathlib import Path
 
 from xsample_jax.errors import FINISHED, UserError
 from xsample_jax.io.console import say
-from xsample_jax.tools.cli import add_renamed, run_cli
+from xsample_jax.tools.cli import add_renamed, local_path, run_cli, split_overrides
 
 JSON_FILE, EXAMPLES_FILE, PAGE = "evaluation.json", "evaluation.npz", "evaluation.html"
-
-
-def make_parser() -> argparse.ArgumentParser:
-    from xsample_jax.evals.context import PROBES
-    from xsample_jax.evals.linear_probes import SgdProtocol
-    from xsample_jax.evals.registry import EVALUATORS
-
-    lines = "\n".join(f"  {name:<12}{evaluator.says}" for name, evaluator in EVALUATORS.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m xsample_jax.tools.evaluate",
-        description=__doc__ + "\nevaluations:\n" + lines,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add_renamed(parser, "--run", "--checkpoint", required=True, help="RUN or RUN/checkpoints/STEP")
-    parser.add_argument("--evals", required=True, help="names from the list above, with commas between")
-    parser.add_argument("--out", help="folder for the results (default: RUN/evaluations/STEP)")
-    parser.add_argument("--target", help="what probes predict: label or an attribute (emoji: subgroup; else label)")
-    parser.add_argument("--probe", default="logistic", help=f"for robustness: {', '.join(PROBES)} (%(default)s)")
-    parser.add_argument("--sets", type=Path, help="folder with the test sets of robustness and mit_states")
-    parser.add_argument("--crop", type=float, default=1.0, help="middle share of the side that is seen (default: all)")
-    parser.add_argument(
-        "--prompts", type=Path, help="file with a template for class names on each line, with {caption}"
-    )
-    parser.add_argument("--text_encoder", help="encoder of the prompts: name or folder (default: that of the captions)")
-    for field in dataclasses.fields(SgdProtocol):
-        shown = ",".join(f"{rate:g}" for rate in field.default) if field.name == "learning_rates" else field.default
-        kind = numbers if field.name == "learning_rates" else type(field.default)
-        parser.add_argument(f"--sgd_{field.name}", type=kind, default=field.default, help=f"of sgd (default: {shown})")
-    return parser
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -57,12 +27,40 @@ def numbers(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
 
 
-def read_protocol(chosen: argparse.Namespace):
-    """The SGD protocol of the flags; ConfigError for what cannot be trained with."""
-    from xsample_jax.errors import ConfigError
-    from xsample_jax.evals.linear_probes import SgdProtocol
+# What --sgd_... sets: fields of SgdProtocol (evals/linear_probes.py).
+SGD = {"learning_rates": numbers, "epochs": int, "batch_size": int, "momentum": float, "weight_decay": float}
 
-    values = {field.name: getattr(chosen, f"sgd_{field.name}") for field in dataclasses.fields(SgdProtocol)}
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m xsample_jax.tools.evaluate",
+        description=__doc__ + "\npython -m xsample_jax --list=evaluators says what each evaluation is.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_renamed(parser, "--run", "--checkpoint", required=True, help="RUN or RUN/checkpoints/STEP")
+    parser.add_argument("--evals", required=True, help="names of evaluations, with commas between, as knn,logistic")
+    parser.add_argument("--out", help="folder for the results (default: RUN/evaluations/STEP)")
+    parser.add_argument("--target", help="what probes predict: label or an attribute (emoji: subgroup; else label)")
+    parser.add_argument("--probe", default="logistic", help="for robustness: ridge, logistic or sgd (%(default)s)")
+    parser.add_argument("--sets", type=local_path, help="folder with the test sets of robustness and mit_states")
+    parser.add_argument("--crop", type=float, default=1.0, help="middle share of the side that is seen (default: all)")
+    parser.add_argument(
+        "--prompts", type=local_path, help="file with a template for class names on each line, with {caption}"
+    )
+    parser.add_argument("--text_encoder", help="encoder of the prompts: name or folder (default: that of the captions)")
+    for name, kind in SGD.items():
+        parser.add_argument(f"--sgd_{name}", type=kind, help="of sgd (default: that of SimCLR, docs/evaluation.md)")
+    return parser
+
+
+def read_protocol(chosen: argparse.Namespace):
+    """The SgdProtocol of the flags; ConfigError for what cannot be trained with."""
+    from xsample_jax.errors import ConfigError
+    from xsample_jax.evals.linear_probes import SIMCLR, SgdProtocol
+
+    given = {name: value for name in SGD if (value := getattr(chosen, f"sgd_{name}")) is not None}
+    values = dataclasses.asdict(SIMCLR) | given
     # What float32 and a day of computing can hold; no comparison is true of nan.
     right = {
         "learning_rates": (all(1e-8 <= rate <= 1e4 for rate in values["learning_rates"]), "numbers from 1e-8 to 1e4"),
@@ -79,8 +77,10 @@ def read_protocol(chosen: argparse.Namespace):
 
 def run(arguments: Sequence[str]) -> int:
     """Does what the command line says and returns the exit code."""
-    from xsample_jax.checkpoint import find_checkpoint
-    from xsample_jax.config import config_to_json, split_overrides
+    overrides, rest = split_overrides(list(arguments))
+    chosen = make_parser().parse_args(rest)
+    from xsample_jax.checkpoint_files import find_checkpoint
+    from xsample_jax.config import config_to_json
     from xsample_jax.config.saved import describe_difference
     from xsample_jax.distributed import detect_process, start
     from xsample_jax.evals.context import Options
@@ -88,8 +88,6 @@ def run(arguments: Sequence[str]) -> int:
     from xsample_jax.evals.metrics import save_examples
     from xsample_jax.io.paths import as_path, local_copy_of
 
-    overrides, rest = split_overrides(list(arguments))
-    chosen = make_parser().parse_args(rest)
     evals = [name.strip() for name in chosen.evals.split(",") if name.strip()]
     for problem in check_names(evals):
         raise problem

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xsample_jax.io.paths import local_copy_of
-from xsample_jax.tools.cli import add_renamed, run_cli
+from xsample_jax.tools.cli import add_renamed, local_path, run_cli
 
 FORMATS = ("safetensors", "jax_export", "onnx")
 
@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> None:
     add_renamed(parser, "--run", "--checkpoint", required=True, metavar="RUN", help="run folder (its --workdir)")
     parser.add_argument("--step", type=int, help="of which checkpoint (default: the newest)")
     parser.add_argument("--format", required=True, choices=FORMATS)
-    parser.add_argument("--out", required=True, metavar="FILE")
+    parser.add_argument("--out", required=True, type=local_path, metavar="FILE")
     chosen = parser.parse_args(arguments)
     print(export(chosen.run, chosen.format, chosen.out, chosen.step))
 

@@ -20,19 +20,10 @@ import os
 import sys
 from pathlib import Path
 
-from xsample_jax.captions.embed import embed_set
-from xsample_jax.captions.encoders import open_encoder
-from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
 from xsample_jax.errors import DataError
 from xsample_jax.io.paths import absolute, as_path
 from xsample_jax.io.text import read_lines
-from xsample_jax.prepare.digits import DigitOptions
-from xsample_jax.prepare.example import KINDS, Fields
-from xsample_jax.prepare.job import ImageOptions, Job
-from xsample_jax.prepare.prepare import PROBLEMS, beam_runner, local_runner, prepare
-from xsample_jax.prepare.shards import parse_splits
-from xsample_jax.prepare.sources import open_source
-from xsample_jax.tools.cli import run_cli
+from xsample_jax.tools.cli import local_path, run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -42,7 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--source",
         required=True,
-        help="webdataset, folder, tfds, records, icons, shapes, digits_on_images or multi_digits",
+        help="webdataset, folder, parquet, tfds, records, icons, shapes, digits_on_images or multi_digits",
     )
     parser.add_argument(
         "--path",
@@ -67,12 +58,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--image_field", default="", help="column of the table with paths relative to --path")
     parser.add_argument("--caption_fields", default="", help="columns, JSON entries, features or factors, with commas")
     parser.add_argument("--label_field", default="", help="column, JSON entry or feature with a number or a class name")
-    parser.add_argument("--class_names", type=Path, help="file with the name of class 0, 1, ... on each line")
+    parser.add_argument("--class_names", type=local_path, help="file with the name of class 0, 1, ... on each line")
     parser.add_argument("--require_caption", action="store_true", help="drop pictures without a caption")
     parser.add_argument(
         "--embed",
         nargs="?",
-        const=DEFAULT_ENCODER,
+        const="",
         metavar="MODEL",
         help="then embed the captions, as tools.embed does",
     )
@@ -98,9 +89,32 @@ def run(arguments: list[str]) -> None:
             parser.error(f"unrecognized arguments: {flag}" + (f" (did you mean {meant[0]}?)" if meant else ""))
     if flags.shard_size is not None and flags.shard_size < 1:
         raise DataError("--shard_size", flags.shard_size, "at least 1")
-    image = ImageOptions(flags.size or None, flags.quality, flags.raw, flags.fit)
-    splits = parse_splits(flags.splits or "train=1")
+    from xsample_jax.captions.embed import embed_set
+    from xsample_jax.captions.encoders import open_encoder
+    from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
+    from xsample_jax.prepare.prepare import beam_runner, local_runner, prepare
+
+    job = read_job(flags)
     runner = beam_runner(flags.runner, others) if flags.runner else local_runner(flags.processes)
+    # A wrong name is found before the work, not after.
+    encoder = None if flags.embed is None else open_encoder(flags.embed or DEFAULT_ENCODER)
+    manifest, report = prepare(job, flags.out, runner)
+    if encoder:
+        manifest = embed_set(flags.out, encoder).manifest
+    for line in summary(manifest, report, as_path(flags.out)):
+        print(line)
+
+
+def read_job(flags: argparse.Namespace):
+    """The Job of the flags; DataError or ConfigError for what does not go together."""
+    from xsample_jax.prepare.digits import DigitOptions
+    from xsample_jax.prepare.example import Fields
+    from xsample_jax.prepare.job import ImageOptions, Job
+    from xsample_jax.prepare.shards import parse_splits
+    from xsample_jax.prepare.sources import Options, open_source
+
+    if flags.split_by_image and not flags.splits:
+        raise DataError("--split_by_image", True, "shares beside it", "Add --splits=train=0.98,val=0.02.")
     fields = Fields(
         captions=tuple(filter(None, flags.caption_fields.split(","))),
         label=flags.label_field,
@@ -109,34 +123,23 @@ def run(arguments: list[str]) -> None:
         attributes=tuple(filter(None, flags.attributes.split(","))),
         label_level=flags.label_level,
     )
-    if flags.split_by_image and not flags.splits:
-        raise DataError("--split_by_image", True, "shares beside it", "Add --splits=train=0.98,val=0.02.")
-    source = open_source(
-        flags.source,
-        flags.path,
-        fields,
+    options = Options(
         flags.table,
         flags.split_by_folder,
         flags.splits,
         flags.shard_size,
         DigitOptions(flags.digits, flags.canvas, read_sizes(flags.digit_sizes)),
     )
-    asked = tuple(flag for flag in ("--caption_fields", "--label_field") if vars(flags)[flag[2:]])
-    job = Job(
+    splits = parse_splits(flags.splits or "train=1")
+    return Job(
         flags.name or absolute(flags.out, "--out").resolve().name,
-        source,
+        open_source(flags.source, flags.path, fields, options),
         splits,
-        image,
+        ImageOptions(flags.size or None, flags.quality, flags.raw, flags.fit),
         flags.require_caption,
         flags.split_by_image,
-        asked,
+        tuple(flag for flag in ("--caption_fields", "--label_field") if vars(flags)[flag[2:]]),
     )
-    encoder = open_encoder(flags.embed) if flags.embed else None  # a wrong name is found before the work, not after
-    manifest, report = prepare(job, flags.out, runner)
-    if encoder:
-        manifest = embed_set(flags.out, encoder).manifest
-    for line in summary(manifest, report, as_path(flags.out)):
-        print(line)
 
 
 def read_sizes(text: str) -> tuple[int, ...]:
@@ -160,6 +163,9 @@ COUNTED = {
 
 def summary(manifest, report: dict, out: Path):
     """Yields what to tell the user about a finished set."""
+    from xsample_jax.prepare.example import KINDS
+    from xsample_jax.prepare.prepare import PROBLEMS
+
     yield f"{manifest.name}: {report['kept']} records in {out}, fingerprint {manifest.fingerprint}"
     for split, entry in manifest.splits.items():
         size = sum(shard["bytes"] for shard in entry["shards"])

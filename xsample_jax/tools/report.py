@@ -1,8 +1,32 @@
-"""`python -m xsample_jax.tools.report`: xsample_jax/reports/report.py."""
+"""One self-contained HTML page about one or several runs; runs that differ in their seed only are one series.
 
+    python -m xsample_jax.tools.report RUN... --out=report.html [--baseline=simclr]
+
+Reads run folders (see `runs.py`), needs neither their data nor their models. Every figure also lies as PNG in
+<out>_figures beside the page.
+"""
+
+import argparse
 import sys
+from collections.abc import Sequence
 
-from xsample_jax.reports.report import main
+from xsample_jax.tools.cli import run_cli
+
+
+def run(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m xsample_jax.tools.report", description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs="+", help="run folders, in the order of the columns")
+    parser.add_argument("--out", default="report.html", help="HTML file to write (default: %(default)s)")
+    parser.add_argument("--baseline", help="series or preset that the others are compared with (default: SimCLR)")
+    chosen = parser.parse_args(arguments)
+    from xsample_jax.reports.report import write_report
+
+    print(write_report(chosen.runs, chosen.out, chosen.baseline))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_cli(run, arguments)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from xsample_jax.errors import FAILED, REQUEUE, ConfigError
-from xsample_jax.tools.cli import run_cli
+from xsample_jax.tools.cli import local_path, run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -48,6 +48,8 @@ def sweep(arguments: Sequence[str] | None = None) -> int:
 
     name, points = read_grid(flags.grid)
     here = "://" not in flags.out
+    if here:
+        flags.out = str(local_path(flags.out))
     if not here and not flags.emit:
         raise ConfigError("--out", flags.out, "a folder of this machine, unless with --emit", "Mount the bucket.")
     check_points(points, name, flags.out if here else None, data=here and not flags.no_data)

@@ -8,16 +8,15 @@ To read it: tfds.builder_from_directory(the folder that is printed).as_data_sour
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from xsample_jax.errors import ConfigError
-from xsample_jax.tools.cli import add_renamed, run_cli
+from xsample_jax.tools.cli import add_renamed, local_path, run_cli
 
 
 def run(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m xsample_jax.tools.to_tfds", description=__doc__.split("\n")[0])
     add_renamed(parser, "--data", "--set", required=True, metavar="FOLDER", help="a record set (with a manifest.json)")
-    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="data_dir of TFDS")
+    parser.add_argument("--out", required=True, type=local_path, metavar="FOLDER", help="data_dir of TFDS")
     chosen = parser.parse_args(arguments)
     from xsample_jax.prepare.tfds import RecordSet  # TFDS takes seconds to import
 

@@ -7,18 +7,17 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
-from xsample_jax.data.records import RecordSource, open_records
-from xsample_jax.data.tokenizer import TOKENIZER, train_tokenizer
 from xsample_jax.errors import DataError
 from xsample_jax.io.paths import as_path
-from xsample_jax.metrics.progress_bar import progress
 from xsample_jax.tools.cli import add_renamed, run_cli
 
 
-def sampled_captions(source: RecordSource, most: int) -> Iterator[str]:
-    """All captions of records spread evenly over the split, as many records as there are or `most`."""
+def sampled_captions(source, most: int) -> Iterator[str]:
+    """All captions of records of a RecordSource, spread evenly over the split: all there are, or `most`."""
+    import numpy as np
+
+    from xsample_jax.metrics.progress_bar import progress
+
     places = np.linspace(0, len(source) - 1, min(most, len(source))).astype(int)
     for place in progress(places, "captions", len(places)):
         yield from source[place]["captions"]
@@ -33,6 +32,9 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--vocab", type=int, default=32_768, help="most entries (default: %(default)s)")
     parser.add_argument("--captions", type=int, default=2_000_000, help="most records read (default: %(default)s)")
     chosen = parser.parse_args(arguments)
+    from xsample_jax.data.records import open_records
+    from xsample_jax.data.tokenizer import TOKENIZER, train_tokenizer
+
     path = as_path(chosen.data, "--data") / TOKENIZER
     if path.exists():
         raise DataError("--data", str(path), "a set without a tokenizer", "Remove it first: models depend on it.")

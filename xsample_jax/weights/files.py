@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xsample_jax.errors import DataError
-from xsample_jax.io.arrays import open_zip, parse_npz
-from xsample_jax.io.files import atomic_write
+from xsample_jax.io.files import atomic_write, open_zip, parse_npz
 from xsample_jax.io.paths import as_path, in_bucket
 
 # A .safetensors file: 8 bytes with the length of a JSON header, the header, then the raw tensors.

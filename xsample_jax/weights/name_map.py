@@ -52,6 +52,7 @@ class Family:
     Attributes:
       title: what it is, in words.
       rules: encoder (a module) -> its rules.
+      kind: of the encoders that these weights fit (KINDS of models/towers.py).
       layouts: the layouts of a ViT (models/vit.py) that compute what these weights were trained for; () for a ResNet.
       ignored: regex of names that no encoder has: classifiers, text towers, counters.
       refused: {regex: reason} of names that say that our encoders cannot compute this model.
@@ -61,6 +62,7 @@ class Family:
 
     title: str
     rules: Callable[[object], Sequence[Rule]]
+    kind: str = "vit"
     layouts: tuple[str, ...] = ()
     ignored: str = "$^"
     refused: Mapping[str, str] = dataclasses.field(default_factory=dict)

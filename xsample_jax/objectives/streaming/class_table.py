@@ -8,10 +8,13 @@ and for U = 1 / (N - 1) and T_ik = T[class_i, class_k] both sums are products wi
 O(N D + C^2 D) in place of O(N^2 E). The loss to U comes from tiles (streaming.py), whose weights are then all one.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
-from xsample_jax.objectives.streaming.loss import streaming_rows
+from xsample_jax.objectives.streaming.loss import Streaming, Target, streaming_rows
+from xsample_jax.objectives.streaming.tiles import Rows
 
 
 def uniform(u: dict, v: dict) -> jax.Array:
@@ -38,42 +41,30 @@ def class_target(
 
 
 def class_table_rows(
-    z: jax.Array,
-    label: jax.Array,
-    similarity: jax.Array,
-    *,
-    normalizer: str,
-    temperature: jax.Array | float,
-    target_temperature: float = 1.0,
-    views: int = 1,
-    **options,
+    anchors: Rows, similarity: jax.Array, target: Target, temperature: jax.Array | float, how: Streaming
 ) -> dict[str, jax.Array]:
     """`streaming_rows` for anchors that are the keys and a graph of classes: source(u_i, u_k) = similarity[y_i, y_k].
 
     Args:
-      z: [B * views, D], unit rows, row = image * views + view.
-      label: int [B]; images with -1 have no weight in any target and are not counted.
+      anchors: z [B * views, D], unit rows, with the side information label, int [B]; images with -1 have no weight in
+        any target and are not counted.
       similarity: [C, C], symmetric: cosines of class texts, or the unit matrix for SupCon.
-      options: tile, mesh, exchange, wire and lowest_temperature of `streaming_rows`.
+      target: of which the normalizer and its temperature are read.
+
     Returns:
       what `streaming_rows` returns, images being told apart by their place in the batch.
     """
+    z, label, views = anchors.z, anchors.info["label"], anchors.views
     dtype = jnp.result_type(jnp.float32, z)
     similarity = jax.lax.stop_gradient(similarity.astype(dtype))
-    if (
-        options.get("mesh") is not None and options.get("wire") is not None
-    ):  # the rounded rows in both parts of the loss
-        z = z + jax.lax.stop_gradient(z.astype(options["wire"]).astype(z.dtype) - z)
+    if how.mesh is not None and how.comm_dtype == "bfloat16":  # the rounded rows in both parts of the loss
+        z = z + jax.lax.stop_gradient(z.astype(jnp.bfloat16).astype(z.dtype) - z)
     rows = streaming_rows(
-        z,
+        Rows(z, {"id": jnp.arange(len(label)), "label": label}, views),
         None,
-        {"id": jnp.arange(len(label)), "label": label},
-        None,
-        source=uniform,
-        normalizer="row_sum",
-        temperature=temperature,
-        views=views,
-        **options,
+        Target(uniform, "row_sum"),
+        temperature,
+        dataclasses.replace(how, kernel="xla"),
     )
     labels = jnp.repeat(label, views)
     known = labels >= 0
@@ -83,22 +74,23 @@ def class_table_rows(
         x = jnp.where(known.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
         return jax.ops.segment_sum(x, labels, num_segments=len(similarity))
 
-    target, copies = class_target(similarity, class_sums(known.astype(dtype)), normalizer, target_temperature)
+    count = class_sums(known.astype(dtype))
+    weight, copies = class_target(similarity, count, target.normalizer, target.target_temperature)
     z = z.astype(dtype)
 
     def product(x, y):
         return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
-    own = jnp.diagonal(target)[labels]  # on one key of the anchor's own class
-    from_target = product(target, class_sums(z))[labels] - own[:, None] * z
+    own = jnp.diagonal(weight)[labels]  # on one key of the anchor's own class
+    from_target = product(weight, class_sums(z))[labels] - own[:, None] * z
     from_uniform = (jnp.sum(z, axis=0) - z) / max(len(z) - 1, 1)
     linear = jnp.sum(z * (from_uniform - from_target), axis=1) / temperature
-    counted = known & (jnp.sum(copies * target, axis=1) > 0)[labels] & rows["counted"]
-    entropy = -jnp.sum(copies * target * jnp.log(jnp.where(target > 0, target, 1)), axis=1)
+    counted = known & (jnp.sum(copies * weight, axis=1) > 0)[labels] & rows["counted"]
+    entropy = -jnp.sum(copies * weight * jnp.log(jnp.where(weight > 0, weight, 1)), axis=1)
     values = {
         "loss": rows["loss"] + linear,
         "target_entropy": entropy[labels],
         "own_view_mass": (views - 1) * own,
-        "same_class_mass": (jnp.diagonal(copies * target))[labels],
+        "same_class_mass": (jnp.diagonal(copies * weight))[labels],
     }
     return {name: jnp.where(counted, value, 0) for name, value in values.items()} | {"counted": counted}

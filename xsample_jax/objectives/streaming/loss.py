@@ -9,14 +9,20 @@ inputs and a few numbers per row. Gradients of z, y and tau are exact; side info
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
 from xsample_jax.objectives.streaming import mesh as streaming_mesh
 from xsample_jax.objectives.streaming.mesh import gradients, sums_over_keys
 from xsample_jax.objectives.streaming.pallas import images_of_tile
 from xsample_jax.objectives.streaming.tiles import Form, Rows, Sums, coefficients, log_sums
+
+# Pairs above which "auto" streams on one device: a dense matrix of them takes 64 MiB, and the dense loss a dozen.
+LARGEST_DENSE = 2**24
 
 # Bytes of embeddings and side information that every device may hold of all others before "auto" takes the ring.
 LARGEST_GATHERED = 2**29
@@ -25,96 +31,123 @@ LARGEST_GATHERED = 2**29
 LOWEST_STATIC = 0.025
 
 
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What should be similar, as a function of side information.
+
+    Attributes:
+      source: graph source (graphs/sources.py), a function of tiles of u and v that looks at pairs only, with
+        bounds[0] <= g <= bounds[1]; with anchors that are the keys source(u, v) = source(v, u)^T. row_sum needs g >= 0.
+      normalizer: "softmax" or "row_sum" (graphs/targets.py).
+      target_temperature: tau_s of the softmax.
+      cosine_of: entry of u and v of which the source is the cosine, if it is one: what the kernels can do.
+    """
+
+    source: Callable[[dict, dict], jax.Array]
+    normalizer: str
+    target_temperature: float = 1.0
+    bounds: tuple[float, float] = (-1.0, 1.0)
+    cosine_of: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Streaming:
+    """How a loss is computed.
+
+    Attributes:
+      impl: auto (streaming where it is possible, if there are several devices or the dense matrices would be large),
+        dense or streaming.
+      block_size: rows of a tile.
+      kernel: who computes the tiles: auto, pallas or xla (streaming.py).
+      collective: how devices see each other's rows: gather, ring or auto (streaming_mesh.py).
+      comm_dtype: type in which embeddings travel between devices: float32 or bfloat16.
+      caption_comm_dtype: type in which frozen embeddings travel: float16, int8, or float32 (as they are).
+      mesh: over whose axes rows are split; None for one device.
+      lowest_temperature: what the base temperature cannot go below.
+      class_embeddings: of the texts of all classes [classes, E], for graphs of class texts; None: they are compared by
+        the pair, as captions are.
+    """
+
+    impl: str = "auto"
+    block_size: int = 1024
+    kernel: str = "xla"
+    collective: str = "auto"
+    comm_dtype: str = "float32"
+    caption_comm_dtype: str = "float16"
+    mesh: Mesh | None = None
+    lowest_temperature: float | None = None
+    class_embeddings: np.ndarray | None = None
+
+    def wants(self, reason: str | None, anchors: int, keys: int) -> bool:
+        """Whether a term on this many rows is streamed; reason: why it cannot be (objective.find_unstreamable)."""
+        several = self.mesh is not None and self.mesh.size > 1
+        worth_it = several or anchors * keys > LARGEST_DENSE
+        return self.impl == "streaming" or (self.impl == "auto" and worth_it and reason is None)
+
+
 def streaming_rows(
-    z: jax.Array,
-    y: jax.Array | None,
-    u: dict[str, jax.Array],
-    v: dict[str, jax.Array] | None,
-    *,
-    source,
-    normalizer: str,
-    temperature: jax.Array | float,
-    target_temperature: float = 1.0,
-    views: int = 1,
-    key_views: int = 1,
-    bounds: tuple[float, float] = (-1.0, 1.0),
-    lowest_temperature: float | None = None,
-    tile: int = 1024,
-    mesh=None,
-    exchange: str = "auto",
-    wire=None,
-    caption_wire=jnp.float16,
-    tiles: str = "xla",
-    cosine_of: str | None = None,
+    anchors: Rows, keys: Rows | None, target: Target, temperature: jax.Array | float, how: Streaming
 ) -> dict[str, jax.Array]:
     """Losses of every anchor and the numbers worth watching.
 
     Args:
-      z: anchors [A, D], unit rows, row = image * views + view.
-      y: keys [K, D], unit rows; None when the anchors are the keys (then v is None, and no row is its own key).
-      u, v: side information (graphs/sources.py) per image: arrays [A / views, ...] and [K / key_views, ...].
-        An entry "filled" (bool) that is False takes an image out, as anchor and as key.
-      source: graph source, a function of tiles of u and v that looks at pairs only, bounds[0] <= g <= bounds[1];
-        with anchors that are the keys source(u, v) = source(v, u)^T. row_sum needs g >= 0.
-      normalizer: "softmax" or "row_sum" (graphs/targets.py).
-      temperature: tau, a float or a traced scalar; lowest_temperature is what a traced one cannot go below.
-      target_temperature: tau_s of the softmax.
-      tile: rows of a tile: scratch memory is a few tile x tile arrays.
-      mesh: a mesh over whose axes the rows of all arrays are split; None for one device.
-      wire: type in which embeddings travel between the devices of the mesh, None for their own. The loss is then that
-        of rounded rows, on any number of devices.
-      exchange: how devices see each other's rows: "gather", "ring" (streaming_mesh.py), or "auto": the ring when what
-        is gathered would be large.
-      caption_wire: the type for the frozen embeddings in the side information ("..._embedding"): a float, or int8,
-        which keeps directions only: for sources that are cosines.
-      tiles: "xla"; "pallas": the kernels of streaming_kernel.py (interpreted where the device is no TPU), ValueError
-        where they cannot; "auto": the kernels on a TPU where they can.
-      cosine_of: entry of u and v of which the source is the cosine, if it is one: what the kernels can do.
+      anchors: z [A, D], unit rows, row = image * views + view, and side information per image, [A / views, ...]. An
+        entry "filled" (bool) that is False takes an image out, as anchor and as key.
+      keys: z [K, D] with theirs; None when the anchors are the keys (then no row is its own key).
+      temperature: tau, a float or a traced scalar; how.lowest_temperature is what a traced one cannot go below.
+      how: with a mesh, what travels is rounded to its types, and the loss is that of rounded rows, on any number of
+        devices. kernel = "pallas" is a ValueError where the kernels cannot do this loss; they are interpreted where
+        the device is no TPU. impl and class_embeddings are not read.
 
     Returns:
       dict of [A]: "loss" (differentiable in z, y and temperature; 0 where not counted), "target_entropy",
       "own_view_mass", "same_class_mass" (when both sides have labels) and bool "counted": the row has a positive.
     """
-    if normalizer not in ("softmax", "row_sum"):
-        raise ValueError(f"normalizer {normalizer!r}: expected softmax or row_sum")
-    if (y is None) != (v is None):
-        raise ValueError("y and v must both be given, or both be None: then the anchors are the keys")
-    same = y is None
-    _check(z, u, views, "z and u")
-    if not same:
-        _check(y, v, key_views, "y and v")
-    if lowest_temperature is None and isinstance(temperature, int | float):
-        lowest_temperature = temperature
-    softmax = normalizer == "softmax"
-    several = mesh is not None and mesh.size > 1
-    if mesh is not None and caption_wire is not None:
-        u, v = (side and _rounded_captions(side, caption_wire) for side in (u, v))
-    form = Form(
-        source=source,
-        softmax=softmax,
-        target_temperature=float(target_temperature),
-        bound=float(bounds[1]),
-        same=same,
-        views=views,
-        key_views=key_views,
-        tile=int(tile),
-        running_student=lowest_temperature is None or lowest_temperature <= LOWEST_STATIC,
-        running_target=softmax and target_temperature <= LOWEST_STATIC * (bounds[1] - bounds[0]) / 2,
-        mesh=mesh if several else None,
-        ring=several and _takes_ring(exchange, (z, u) if same else (y, v), wire),
-        wire=wire if mesh is not None else None,
-    )
-    form = _with_kernels(form, tiles, cosine_of, u, mesh)
-    dtype = jnp.result_type(jnp.float32, z if same else jnp.result_type(z, y))
+    if target.normalizer not in ("softmax", "row_sum"):
+        raise ValueError(f"normalizer {target.normalizer!r}: expected softmax or row_sum")
+    _check(anchors, "z and u")
+    if keys is not None:
+        _check(keys, "y and v")
+    (z, u, _), (y, v, _) = anchors, keys or Rows(None, None, 1)
+    if how.mesh is not None:
+        u, v = (side and _rounded_captions(side, jnp.dtype(how.caption_comm_dtype)) for side in (u, v))
+    form = _form_of(anchors._replace(info=u), keys and keys._replace(info=v), target, temperature, how)
+    dtype = jnp.result_type(jnp.float32, z if keys is None else jnp.result_type(z, y))
     return _rows(form, z, y, u, v, jnp.asarray(temperature, dtype))
 
 
-def _with_kernels(form: Form, tiles: str, cosine_of: str | None, u: dict, mesh) -> Form:
-    """The form with the kernels that `tiles` asks for."""
-    if tiles not in ("auto", "pallas", "xla"):
-        raise ValueError(f"tiles {tiles!r}: expected auto, pallas or xla")
-    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-    if tiles == "xla" or (tiles == "auto" and platform != "tpu"):
+def _form_of(anchors: Rows, keys: Rows | None, target: Target, temperature: jax.Array | float, how: Streaming) -> Form:
+    """What the tiles are computed by: everything about a loss that is known before its arrays are."""
+    lowest = how.lowest_temperature
+    if lowest is None and isinstance(temperature, int | float):
+        lowest = temperature
+    softmax, (low, high) = target.normalizer == "softmax", target.bounds
+    several = how.mesh is not None and how.mesh.size > 1
+    wire = jnp.bfloat16 if how.comm_dtype == "bfloat16" else None
+    form = Form(
+        source=target.source,
+        softmax=softmax,
+        target_temperature=float(target.target_temperature),
+        bound=float(high),
+        same=keys is None,
+        views=anchors.views,
+        key_views=1 if keys is None else keys.views,
+        tile=int(how.block_size),
+        running_student=lowest is None or lowest <= LOWEST_STATIC,
+        running_target=softmax and target.target_temperature <= LOWEST_STATIC * (high - low) / 2,
+        mesh=how.mesh if several else None,
+        ring=several and _takes_ring(how.collective, keys or anchors, wire),
+        wire=wire if how.mesh is not None else None,
+    )
+    return _with_kernels(form, how, target.cosine_of, anchors.info)
+
+
+def _with_kernels(form: Form, how: Streaming, cosine_of: str | None, u: dict) -> Form:
+    """The form with the kernels that `how` asks for."""
+    if how.kernel not in ("auto", "pallas", "xla"):
+        raise ValueError(f"kernel {how.kernel!r}: expected auto, pallas or xla")
+    platform = jax.default_backend() if how.mesh is None else how.mesh.devices.flat[0].platform
+    if how.kernel == "xla" or (how.kernel == "auto" and platform != "tpu"):
         return form
     images = len(next(iter(u.values()))) // (form.mesh.size if form.mesh else 1)
     reasons = {
@@ -127,26 +160,26 @@ def _with_kernels(form: Form, tiles: str, cosine_of: str | None, u: dict, mesh) 
         ),
     }
     why_not = [reason for reason, holds in reasons.items() if holds]
-    if why_not and tiles == "pallas":
-        raise ValueError(f"kernels cannot do this loss: {'; '.join(why_not)}; tiles=auto or xla can")
+    if why_not and how.kernel == "pallas":
+        raise ValueError(f"kernels cannot do this loss: {'; '.join(why_not)}; kernel=auto or xla can")
     return form if why_not else dataclasses.replace(form, cosine_of=cosine_of, interpret=platform != "tpu")
 
 
-def _check(z: jax.Array, side: dict, views: int, names: str) -> None:
-    for name, value in side.items():
-        if value.shape[0] * views != z.shape[0]:
-            raise ValueError(f"{names}: {z.shape[0]} rows of {views} views, but {value.shape[0]} rows of {name!r}")
+def _check(rows: Rows, names: str) -> None:
+    count, views = len(rows.z), rows.views
+    for name, value in rows.info.items():
+        if value.shape[0] * views != count:
+            raise ValueError(f"{names}: {count} rows of {views} views, but {value.shape[0]} rows of {name!r}")
 
 
-def _takes_ring(exchange: str, keys: tuple[jax.Array, dict], wire) -> bool:
-    if exchange not in ("auto", "gather", "ring"):
-        raise ValueError(f"exchange {exchange!r}: expected auto, gather or ring")
-    z, info = keys
+def _takes_ring(collective: str, keys: Rows, wire) -> bool:
+    if collective not in ("auto", "gather", "ring"):
+        raise ValueError(f"collective {collective!r}: expected auto, gather or ring")
     sizes = [
-        z.size * jnp.dtype(wire or z.dtype).itemsize,
-        *(value.size * value.dtype.itemsize for value in info.values()),
+        keys.z.size * jnp.dtype(wire or keys.z.dtype).itemsize,
+        *(value.size * value.dtype.itemsize for value in keys.info.values()),
     ]
-    return exchange == "ring" or (exchange == "auto" and sum(sizes) > LARGEST_GATHERED)
+    return collective == "ring" or (collective == "auto" and sum(sizes) > LARGEST_GATHERED)
 
 
 def _rounded_captions(side: dict, dtype) -> dict:

@@ -6,20 +6,16 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh
 
 from xsample_jax.graphs.sources import ONE_WAY
 from xsample_jax.graphs.targets import LOCAL, Graph, Mixture, bounds_after, requires, similarity
 from xsample_jax.objectives.cross_entropy import mean_over_rows
+from xsample_jax.objectives.streaming import tiles
 from xsample_jax.objectives.streaming.class_table import class_table_rows
-from xsample_jax.objectives.streaming.loss import LOWEST_STATIC, streaming_rows
+from xsample_jax.objectives.streaming.loss import LOWEST_STATIC, Streaming, Target, streaming_rows
 from xsample_jax.objectives.terms import Block, Rows, Term, concatenate, select
 from xsample_jax.ops import cosines
 from xsample_jax.registry import name_of
-
-# Pairs above which "auto" streams on one device: a dense matrix of them takes 64 MiB, and the dense loss a dozen.
-LARGEST_DENSE = 2**24
 
 # Side information that differs between the views of an image, besides the single views "view_0", ...
 OF_VIEWS = ("teacher", "embedding", "other_view", "box", "row")
@@ -27,41 +23,6 @@ OF_VIEWS = ("teacher", "embedding", "other_view", "box", "row")
 ROWS_OF_NO_IMAGE = ("queue", "text_queue", "prototypes")
 # Sources that are the cosine of one entry of the side information.
 COSINES = {"caption": "caption_embedding", "class_text": "class_embedding"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Streaming:
-    """How a loss is computed.
-
-    Attributes:
-      impl: auto (streaming where it is possible, if there are several devices or the dense matrices would be large),
-        dense or streaming.
-      block_size: rows of a tile.
-      kernel: who computes the tiles: auto, pallas or xla (streaming.py).
-      collective: how devices see each other's rows: gather, ring or auto (streaming_mesh.py).
-      comm_dtype: type in which embeddings travel between devices: float32 or bfloat16.
-      caption_comm_dtype: type in which frozen embeddings travel: float16, int8, or float32 (as they are).
-      mesh: over whose axes rows are split; None for one device.
-      lowest_temperature: what the base temperature cannot go below.
-      class_embeddings: of the texts of all classes [classes, E], for graphs of class texts; None: they are compared by
-        the pair, as captions are.
-    """
-
-    impl: str = "auto"
-    block_size: int = 1024
-    kernel: str = "xla"
-    collective: str = "auto"
-    comm_dtype: str = "float32"
-    caption_comm_dtype: str = "float16"
-    mesh: Mesh | None = None
-    lowest_temperature: float | None = None
-    class_embeddings: np.ndarray | None = None
-
-    def wants(self, reason: str | None, anchors: int, keys: int) -> bool:
-        """Whether a term on this many rows is streamed; reason: why it cannot be (objective.find_unstreamable)."""
-        several = self.mesh is not None and self.mesh.size > 1
-        worth_it = several or anchors * keys > LARGEST_DENSE
-        return self.impl == "streaming" or (self.impl == "auto" and worth_it and reason is None)
 
 
 def why_not(term: Term) -> str | None:
@@ -121,41 +82,27 @@ def streamed_term(
     anchors = select(blocks, term.anchors, images)
     u, views = _side(anchors, graph, (term.anchors,), images)
     own_tau = isinstance(term.temperature, float | int)
-    options = {
-        "normalizer": name_of(graph.normalizer),
-        "temperature": term.temperature if own_tau else temperature,
-        "target_temperature": graph.target_temperature or target_temperature,
-        "views": views,
-        "lowest_temperature": None if own_tau else how.lowest_temperature,
-        "tile": how.block_size,
-        "mesh": how.mesh,
-        "exchange": how.collective,
-        "wire": jnp.bfloat16 if how.comm_dtype == "bfloat16" else None,
-    }
+    tau = term.temperature if own_tau else temperature
+    how = dataclasses.replace(how, lowest_temperature=None) if own_tau else how
+    target = Target(
+        partial(similarity, graph, valid=None),
+        name_of(graph.normalizer),
+        graph.target_temperature or target_temperature,
+        bounds_after(graph.transforms),
+        None if graph.transforms else COSINES.get(name_of(graph.source)),
+    )
+    own = tiles.Rows(anchors["z"], u, views)
     if same and graph.source == "class_text" and not graph.transforms and how.class_embeddings is not None:
         # The barrier keeps the compiler from multiplying them itself: it would take a minute for a thousand classes.
         texts = jax.lax.optimization_barrier(jnp.asarray(how.class_embeddings))
         table = cosines(texts, texts)
-        return _means(class_table_rows(anchors["z"], u["label"], table, **options), len(anchors["z"]) - 1)
-    keys, v, key_views = None, None, 1
-    count = jnp.sum(anchors["filled"]) - 1
+        return _means(class_table_rows(own, table, target, tau, how), len(anchors["z"]) - 1)
+    keys, count = None, jnp.sum(anchors["filled"]) - 1
     if not same:
         block = concatenate([select(blocks, rows, images) for rows in term.key_rows])
-        keys, count = block["z"], jnp.sum(block["filled"])
-        v, key_views = _side(block, graph, term.key_rows, images)
-    rows = streaming_rows(
-        anchors["z"],
-        keys,
-        u,
-        v,
-        source=partial(similarity, graph, valid=None),
-        bounds=bounds_after(graph.transforms),
-        key_views=key_views,
-        caption_wire=jnp.dtype(how.caption_comm_dtype),
-        tiles=how.kernel,
-        cosine_of=None if graph.transforms else COSINES.get(name_of(graph.source)),
-        **options,
-    )
+        count = jnp.sum(block["filled"])
+        keys = tiles.Rows(block["z"], *_side(block, graph, term.key_rows, images))
+    rows = streaming_rows(own, keys, target, tau, how)
     return _means(rows, count)
 
 

@@ -1,0 +1,27 @@
+"""The streaming losses from separate arrays and options: what the tests vary, by its name in Target and Streaming."""
+
+import dataclasses
+
+from xsample_jax.objectives.streaming import class_table, loss
+from xsample_jax.objectives.streaming.loss import Streaming, Target
+from xsample_jax.objectives.streaming.tiles import Rows
+
+OF_TARGET = {field.name for field in dataclasses.fields(Target)}
+
+
+def _split(options: dict) -> tuple[Target, Streaming]:
+    of_target = {name: value for name, value in options.items() if name in OF_TARGET}
+    return Target(**of_target), Streaming(**{name: options[name] for name in options.keys() - OF_TARGET})
+
+
+def streaming_rows(z, y, u, v, *, temperature, views=1, key_views=1, **options):
+    """z [A, D], y [K, D] or None; u, v: their side information per image; options: fields of Target and Streaming."""
+    keys = None if y is None else Rows(y, v, key_views)
+    target, how = _split(options)
+    return loss.streaming_rows(Rows(z, u, views), keys, target, temperature, how)
+
+
+def class_table_rows(z, label, similarity, *, temperature, views=1, **options):
+    """z [B * views, D], label int [B], similarity [C, C]."""
+    target, how = _split({"source": class_table.uniform, **options})
+    return class_table.class_table_rows(Rows(z, {"label": label}, views), similarity, target, temperature, how)

@@ -1,0 +1,211 @@
+"""The checkpoints of a run as files: which there are, what is in one, and whether it is as it was written.
+
+    RUN/checkpoints/STEP/meta    format, config, progress and checksums, JSON
+    RUN/checkpoints/STEP/state   the arrays, by orbax
+
+`Checkpoints` (checkpoint.py) writes them, and restores the whole state of a training; here is what evaluation and
+export read, without a state to restore into.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from xsample_jax.config import config_from_json
+from xsample_jax.errors import CheckpointError, ConfigError, did_you_mean
+from xsample_jax.io.console import say
+from xsample_jax.io.files import CONFIG, EVALUATION, set_aside
+from xsample_jax.io.paths import absolute, check_run_path
+from xsample_jax.io.run_dir import RunFolder
+
+FORMAT = 2
+CHECKPOINTS = "checkpoints"
+MODEL = ("params", "statistics", "ema")  # what of a state is the model's; the average comes last, as it is preferred
+
+
+def find_checkpoint(path: str | Path, step: int | None = None) -> tuple[Path, int]:
+    """(run folder, step) of RUN, RUN/checkpoints or RUN/checkpoints/STEP; of a run, `step` or its newest checkpoint.
+
+    Raises CheckpointError that names the steps there are.
+    """
+    path = absolute(path)
+    check_run_path(path, "checkpoint")
+    if path.name.isdigit() and path.parent.name == CHECKPOINTS:
+        run, step = path.parent.parent, int(path.name)
+    else:
+        run = path.parent if path.name == CHECKPOINTS else path
+    steps = _steps_of(run)
+    if not steps:
+        fix = f"None in {run / CHECKPOINTS}."
+        raise CheckpointError("checkpoint", str(path), f"a run folder, or RUN/{CHECKPOINTS}/STEP", fix)
+    if step is not None and step not in steps:
+        raise CheckpointError("step", step, f"a checkpoint of {run}", did_you_mean(str(step), map(str, steps)))
+    return run, steps[-1] if step is None else step
+
+
+def trained_config(run: Path, step: int) -> ml_collections.ConfigDict:
+    """The config that the run had when it wrote the checkpoint; CheckpointError for a damaged or foreign file."""
+    return config_from_json(_read_meta(run, step)["config"])
+
+
+def started_config(run: RunFolder) -> ml_collections.ConfigDict | None:
+    """The config that a run folder belongs to; None where nothing was trained in it yet.
+
+    config.json says so, or the newest checkpoint where that file is gone or damaged (then it is set aside).
+    """
+    path, steps = run.files / CONFIG, _steps_of(run.place)
+    if not steps and not (run.files / EVALUATION).exists():
+        return None  # a first start that failed before a checkpoint binds nobody
+    if os.path.lexists(path):
+        try:
+            return config_from_json(path.read_text())
+        except (OSError, UnicodeDecodeError, ConfigError) as error:
+            if not steps:
+                raise CheckpointError(str(path), str(error)[:100], "the config of the run", "Restore it.") from error
+            if jax.process_index() == 0:
+                aside = set_aside(path)
+                say(f"warning: {path} is damaged ({str(error)[:100]}); it is {aside.name} now", error=True)
+    for step in reversed(steps):
+        with contextlib.suppress(CheckpointError):
+            return trained_config(run.place, step)
+    return None
+
+
+def saved_arrays(run: Path, step: int, parts: tuple[str, ...] = MODEL) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
+    """{part: {name: shape and dtype}} of what is in a checkpoint, for some parts of it; {} for one that it lacks."""
+    with open_reader() as reader, _damage_is_said(run, step):
+        tree = reader.metadata(checkpoint_place(run, step) / "state").tree
+    return {
+        part: {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in (tree.get(part) or {}).items()}
+        for part in parts
+    }
+
+
+def read_arrays(
+    run: Path, step: int, wanted: dict[str, dict[str, jax.ShapeDtypeStruct]], sharding: jax.sharding.Sharding | None
+) -> dict[str, dict[str, np.ndarray | jax.Array]]:
+    """The arrays of `wanted`, which is `saved_arrays` or a part of it: on `sharding`, or numpy's without one.
+
+    Raises CheckpointError when files are damaged: checksums are compared with those of the training.
+    """
+    meta, asked = _read_meta(run, step), {part: names for part, names in wanted.items() if names}
+    as_array = (
+        ocp.RestoreArgs(restore_type=np.ndarray)
+        if sharding is None
+        else ocp.ArrayRestoreArgs(sharding=sharding, restore_type=jax.Array)
+    )
+    arguments = ocp.args.PyTreeRestore(asked, jax.tree.map(lambda _: as_array, asked), partial_restore=True)
+    with open_reader() as reader, _damage_is_said(run, step):
+        arrays = reader.restore(checkpoint_place(run, step) / "state", args=arguments)
+    check_arrays(arrays, meta, f"checkpoint {step} of {run}")
+    return {part: arrays.get(part, {}) for part in wanted}
+
+
+def check_meta(meta: dict, where: str) -> None:
+    """CheckpointError unless what a checkpoint says of itself has our format and is as it was written."""
+    if meta.get("format") != FORMAT:
+        raise CheckpointError(f"format of {where}", meta.get("format"), f"{FORMAT}", "Use a matching version.")
+    content = {name: value for name, value in meta.items() if name != "checksum"}
+    if meta.get("checksum") != text_checksum(content):
+        raise CheckpointError(f"meta of {where}", "other text", "what its checksum was made of", "It is damaged.")
+
+
+def check_arrays(arrays: dict, meta: dict, where: str) -> None:
+    """CheckpointError unless {part: {name: array}}, all or some of a checkpoint's, are those that were saved."""
+    wrong = [name for name, value in checksums(arrays).items() if meta["checksums"].get(name) != value]
+    if wrong:
+        raise CheckpointError(f"checksum in {where}", wrong[:3], "that of the arrays when saved", "It is damaged.")
+
+
+def _steps_of(run: Path) -> list[int]:
+    folder = run / CHECKPOINTS
+    return sorted(int(place.name) for place in folder.iterdir() if place.name.isdigit()) if folder.is_dir() else []
+
+
+def checkpoint_place(run: Path, step: int) -> epath.Path:
+    return epath.Path(run / CHECKPOINTS / str(step))
+
+
+def _read_meta(run: Path, step: int) -> dict:
+    with _damage_is_said(run, step):
+        meta = json.loads((checkpoint_place(run, step) / "meta" / "metadata").read_text())
+    check_meta(meta, f"checkpoint {step} of {run}")
+    return meta
+
+
+def open_reader() -> contextlib.AbstractContextManager[ocp.PyTreeCheckpointHandler]:
+    return contextlib.closing(ocp.PyTreeCheckpointHandler())
+
+
+@contextlib.contextmanager
+def _damage_is_said(run: Path, step: int):
+    try:
+        yield
+    except Exception as error:  # orbax and tensorstore raise of every family when a file is not what it was
+        raise CheckpointError(
+            f"checkpoint {step} of {run}",
+            str(error)[:600],
+            "files as they were written",
+            f"Name another one of {', '.join(map(str, _steps_of(run)))}.",
+        ) from error
+
+
+# A checksum of every array of a state: what orbax reads back is compared with what was there when it was saved.
+#
+# Needed since orbax' format has no checksum over the values: a flipped bit in a data file comes back as another number.
+# The sum is computed on the devices, over the global array, so it is the same for any sharding, and costs one pass.
+
+
+# It runs once in a while: on a CPU, optimizing it would take longer than running it.
+_CPU_OPTIONS = {"xla_backend_optimization_level": 0}
+
+
+def checksums(tree) -> dict[str, int]:
+    """Returns {path: checksum} of the arrays of a tree, on all processes alike.
+
+    It is sum_i (2 i + 1) bits_i mod 2^32 over the elements i in row-major order. The weights are odd, so a change of
+    any one element is always seen; other changes go unseen with a probability of about 2^-32.
+    """
+    leaves, _ = jax.tree.flatten_with_path(tree)
+    values = jax.device_get(_program(jax.default_backend())([leaf for _, leaf in leaves]))
+    return {jax.tree_util.keystr(path): int(value) for (path, _), value in zip(leaves, values, strict=True)}
+
+
+def text_checksum(content) -> str:
+    """SHA-256 (hex) of JSON content, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _program(backend: str):
+    return _on_cpu if backend == "cpu" else _elsewhere
+
+
+def _sums(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.stack([_sum(leaf) for leaf in leaves])
+
+
+_elsewhere = jax.jit(_sums)
+_on_cpu = partial(jax.jit, compiler_options=_CPU_OPTIONS)(_sums)
+
+
+def _sum(array: jax.Array) -> jax.Array:
+    if array.dtype == jnp.bool_:
+        array = array.astype(jnp.uint8)
+    width = array.dtype.itemsize
+    bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * min(width, 4)}")).astype(jnp.uint32)
+    place = jnp.zeros((), jnp.uint32)
+    for axis in range(bits.ndim):
+        stride = math.prod(bits.shape[axis + 1 :]) % 2**32
+        place = place + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride)
+    return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)

@@ -1,0 +1,257 @@
+"""Rules about the objective: what it asks of views, text and batch, and which programs can compute its loss."""
+
+from collections.abc import Iterator
+
+from jax.sharding import Mesh
+
+from xsample_jax.errors import ConfigError, Problems, raise_all
+from xsample_jax.models.generator import SMALLEST
+from xsample_jax.models.towers import kind_of
+from xsample_jax.objectives.from_config import build_objective, needed_views, reads_target_temperature
+from xsample_jax.objectives.logits import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
+from xsample_jax.objectives.objective import Objective, find_unstreamable, find_without_kernels
+from xsample_jax.objectives.presets import PRESETS
+from xsample_jax.objectives.streaming.pallas import LANES, images_of_tile
+
+TARGET_TEMPERATURES = ("target_temperature", "target_neighbors", "target_same_mass")
+
+
+def _section(c: dict) -> dict:
+    """The keys of the section `objective`, without its name."""
+    return {name.removeprefix("objective."): value for name, value in c.items() if name.startswith("objective.")}
+
+
+def _objective(c: dict) -> Iterator[ConfigError]:
+    try:
+        objective = build_objective(_section(c))
+    except Problems as several:
+        yield from several.problems
+        return
+    except ConfigError as error:
+        yield error
+        return
+    for rule in (_views, _temperatures, _programs, _queue):
+        yield from rule(c, objective)
+
+
+def _views(c: dict, objective: Objective) -> Iterator[ConfigError]:
+    views, preset = needed_views(objective), c["objective.preset"]
+    if c["views"] < views:
+        yield ConfigError(
+            "views",
+            c["views"],
+            f"at least {views} for objective.preset = {preset!r}, which compares views of an image",
+            f"Set --config.views={views}.",
+        )
+
+
+def _temperatures(c: dict, objective: Objective) -> Iterator[ConfigError]:
+    section, preset = _section(c), c["objective.preset"]
+    chosen = [name for name in TARGET_TEMPERATURES if section[name] is not None]
+    if chosen and not reads_target_temperature(objective):
+        yield ConfigError(
+            f"objective.{chosen[0]}",
+            section[chosen[0]],
+            f"None for objective.preset = {preset!r}: no graph of it has a softmax whose tau_s is the objective's",
+            f"Set --config.objective.{chosen[0]}=None, or take a preset with a soft target (xclr).",
+        )
+    if section["target_neighbors"] is not None and section["target_same_mass"] is not None:
+        yield ConfigError(
+            "objective.target_same_mass",
+            section["target_same_mass"],
+            "None when objective.target_neighbors is set: each of them chooses tau_s",
+            "Set --config.objective.target_same_mass=None.",
+        )
+    if chosen[1:] and section["target_temperature"] is not None:
+        yield ConfigError(
+            "objective.target_temperature",
+            section["target_temperature"],
+            f"None when objective.{chosen[1]} is set, which chooses tau_s",
+            f"Set --config.objective.target_temperature=None, or --config.objective.{chosen[1]}=None.",
+        )
+    if objective.learn_temperature and not LOWEST_TEMPERATURE <= objective.temperature <= HIGHEST_TEMPERATURE:
+        yield ConfigError(
+            "objective.temperature",
+            objective.temperature,
+            f"a start within [{LOWEST_TEMPERATURE:g}, {HIGHEST_TEMPERATURE:g}], where a learned temperature stays: "
+            f"outside it has no gradient (objective.preset = {preset!r})",
+            "Set --config.objective.temperature=0.07.",
+        )
+
+
+def _programs(c: dict, objective: Objective) -> Iterator[ConfigError]:
+    """What cannot compute the loss: chunks of the batch, tiles, an encoder of one size of images."""
+    preset = c["objective.preset"]
+    if objective.local_views and c["loss.grad_cache"] > 1:
+        yield ConfigError(
+            "loss.grad_cache",
+            c["loss.grad_cache"],
+            f"1 for objective.preset = {preset!r}, whose small crops go through the encoder in one piece",
+            "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory.",
+        )
+    for number, reason in find_unstreamable(objective) if c["loss.impl"] == "streaming" else ():
+        yield ConfigError(
+            "loss.impl",
+            "streaming",
+            f"auto or dense for objective.preset = {preset!r}, whose term {number} cannot be streamed: {reason}",
+            "Set --config.loss.impl=auto.",
+        )
+    if objective.local_views and kind_of(c["model.encoder"]) == "vit":
+        yield ConfigError(
+            "model.encoder",
+            c["model.encoder"],
+            f"a ResNet for objective.preset = {preset!r}: its small crops have another size than the views",
+            "Set --config.model.encoder=resnet50.",
+        )
+
+
+def _queue(c: dict, objective: Objective) -> Iterator[ConfigError]:
+    if objective.queue and objective.queue % c["batch_size"]:
+        yield ConfigError(
+            "objective.queue",
+            objective.queue,
+            f"a multiple of batch_size ({c['batch_size']}): every step replaces that many entries",
+            f"Set --config.objective.queue={c['batch_size'] * max(objective.queue // c['batch_size'], 1)}.",
+        )
+
+
+def _text_tower(c: dict) -> Iterator[ConfigError]:
+    layers, preset = c["model.text.layers"], c["objective.preset"]
+    text = PRESETS[preset].objective.text
+    if text == "transformer" and layers == 0:
+        yield ConfigError(
+            "model.text.layers",
+            layers,
+            f"at least 1 for objective.preset = {preset!r}, which trains a text tower",
+            "Set --config.model.text.layers=6, or --config.objective.preset=clip_frozen_text.",
+        )
+    if text == "linear" and layers > 0:
+        yield ConfigError(
+            "model.text.layers",
+            layers,
+            f"0 for objective.preset = {preset!r}, which maps frozen caption embeddings",
+            "Set --config.model.text.layers=0, or --config.objective.preset=clip.",
+        )
+    if text == "transformer" and c["data.caption"] == "mean":
+        yield ConfigError(
+            "data.caption",
+            "mean",
+            f"one caption for objective.preset = {preset!r}: tokens have no mean",
+            "Set --config.data.caption=first.",
+        )
+    width, heads = c["model.text.width"], c["model.text.heads"]
+    if layers > 0 and width % heads:
+        yield ConfigError(
+            "model.text.width", width, f"a multiple of model.text.heads ({heads})", f"Set {heads * (width // heads)}."
+        )
+
+
+FEWEST_GENERATED = 2  # a contrast needs another image
+
+
+def _generator(c: dict) -> Iterator[ConfigError]:
+    kind, share, start, ramp = (c[f"objective.generator.{name}"] for name in ("kind", "share", "start", "ramp"))
+    if kind is None or share == 0:
+        return
+    preset, rows = c["objective.preset"], round(share * c["batch_size"])
+    if not FEWEST_GENERATED <= rows < c["batch_size"]:
+        yield ConfigError(
+            "objective.generator.share",
+            share,
+            f"at least {FEWEST_GENERATED} generated images in a batch of {c['batch_size']}, and some that are not",
+            f"Set --config.objective.generator.share={max(FEWEST_GENERATED / c['batch_size'], 0.25):g}.",
+        )
+    if start + ramp > 1:
+        yield ConfigError(
+            "objective.generator.ramp",
+            ramp,
+            f"at most {1 - start:g}, what is left of the run after objective.generator.start = {start:g}",
+            f"Set --config.objective.generator.ramp={(1 - start) / 2:g}.",
+        )
+    if PRESETS[preset].objective.memory is not None:
+        yield ConfigError(
+            "objective.generator.kind",
+            kind,
+            f"None for objective.preset = {preset!r}, which keeps a number for every image of the set: a generated "
+            "image is none of them",
+            "Set --config.objective.generator.kind=None, or --config.objective.preset=simclr.",
+        )
+    if kind == "pair" and c["views"] < 2:
+        yield ConfigError(
+            "views",
+            c["views"],
+            "at least 2 for objective.generator.kind = 'pair', whose two images are views of one",
+            "Set --config.views=2, or --config.objective.generator.kind=hard.",
+        )
+    if c["data.image_size"] % SMALLEST:
+        size = max(SMALLEST, c["data.image_size"] // SMALLEST * SMALLEST)
+        yield ConfigError(
+            "data.image_size",
+            c["data.image_size"],
+            f"a multiple of {SMALLEST} for objective.generator.kind = {kind!r}",
+            f"Set --config.data.image_size={size}.",
+        )
+
+
+OBJECTIVE_RULES = (_objective, _text_tower, _generator)
+
+
+# The kernels for TPU: what they can do, said before anything compiles.
+
+
+def check_kernels(config, objective: Objective, mesh: Mesh) -> None:
+    """Raises ConfigError (or Problems) where loss.kernel is pallas, and devices are no TPUs or have a wrong share."""
+    if config.loss.kernel != "pallas":
+        return
+    platform = mesh.devices.flat[0].platform
+    problems = list(find_uneven_tiles(objective, config.batch_size, mesh.size, config.views, config.loss.block_size))
+    if platform != "tpu":
+        expected = f"auto or xla on {platform}: the kernels are for TPUs"
+        problems.insert(0, ConfigError("loss.kernel", "pallas", expected, "Set --config.loss.kernel=auto."))
+    raise_all(problems, "loss.kernel")
+
+
+def find_uneven_tiles(
+    objective: Objective, batch_size: int, devices: int, views: int, tile: int
+) -> Iterator[ConfigError]:
+    """A ConfigError where the images of a device do not fall into whole tiles of the kernels."""
+    images = batch_size // devices
+    shared = {1 if term.anchors.view is not None else views for term in objective.terms}
+    if any(images_of_tile(images, tile // by) is None for by in shared):
+        yield ConfigError(
+            "loss.kernel",
+            "pallas",
+            f"auto or xla for {images} images on each of {devices} devices: kernels want a multiple of 8 in one tile, "
+            f"or tiles of a multiple of {LANES}",
+            f"Set --config.batch_size to a multiple of {LANES * devices}, or --config.loss.kernel=auto.",
+        )
+
+
+def _kernels(c: dict) -> Iterator[ConfigError]:
+    if c["loss.kernel"] != "pallas":
+        return
+    if c["loss.impl"] != "streaming":
+        yield ConfigError(
+            "loss.kernel",
+            "pallas",
+            f"auto or xla with loss.impl = {c['loss.impl']!r}: a dense loss has no tiles",
+            "Set --config.loss.impl=streaming, or --config.loss.kernel=auto.",
+        )
+    try:
+        objective = build_objective(_section(c))
+    except ConfigError:
+        return  # reported by the rules of the objective
+    for number, reason in find_without_kernels(objective):
+        preset = c["objective.preset"]
+        yield ConfigError(
+            "loss.kernel",
+            "pallas",
+            f"auto or xla for objective.preset = {preset!r}, whose term {number} has no kernels: {reason}",
+            "Set --config.loss.kernel=auto.",
+        )
+    if c["mesh.data"] > 0:  # else it depends on the devices there are: check_kernels
+        devices = c["mesh.data"] * c["mesh.fsdp"] * c["mesh.tensor"]
+        yield from find_uneven_tiles(objective, c["batch_size"], devices, c["views"], c["loss.block_size"])
+
+
+LOSS_RULES = (_kernels,)

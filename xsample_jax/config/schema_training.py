@@ -1,0 +1,113 @@
+"""Config keys of the update: optimizer, number types, devices, and what happens when something goes wrong."""
+
+from xsample_jax.config.key import Key
+from xsample_jax.optim import OPTIMIZERS
+
+OPTIMIZER = {
+    "name": Key(str, "adamw", "lars or adamw.", choices=tuple(OPTIMIZERS)),
+    "learning_rate": Key(float, 1e-3, "Base learning rate; the peak follows from lr_scaling.", above=0),
+    "lr_scaling": Key(
+        str,
+        "none",
+        "Peak rate: none (as is), linear (* batch_size / 256) or sqrt (* sqrt(batch_size)).",
+        choices=("none", "linear", "sqrt"),
+    ),
+    "warmup": Key(float, 0.1, "Share of the steps with linear warm-up.", minimum=0, maximum=0.9),
+    "schedule": Key(str, "cosine", "After warm-up: cosine to zero, or constant.", choices=("cosine", "constant")),
+    "weight_decay": Key(
+        float,
+        1e-4,
+        "Weight decay; not applied to biases, scales and one-dimensional parameters.",
+        minimum=0,
+        maximum=1e6,
+    ),
+    "momentum": Key(float, 0.9, "LARS momentum.", minimum=0, below=1),
+    "b1": Key(float, 0.9, "AdamW first-moment decay.", minimum=0, below=1),
+    "b2": Key(float, 0.95, "AdamW second-moment decay.", minimum=0, below=1),
+    "clip_norm": Key(float, None, "Clip the global gradient norm. None: do not clip.", above=0, optional=True),
+    "ema": Key(
+        float,
+        None,
+        "Decay of a moving average of parameters and running statistics, which is what evaluations then look at "
+        "(0.9999 for long runs). None: no average.",
+        above=0,
+        below=1,
+        optional=True,
+    ),
+}
+
+PRECISION = {
+    "params": Key(
+        str,
+        "float32",
+        "Type in which parameters of the model are kept. bfloat16: updates are taken in float32 and rounded at random, "
+        "without bias.",
+        choices=("float32", "bfloat16"),
+    ),
+    "compute": Key(
+        str,
+        "float32",
+        "Type of activations and matrix products of the model. Logits, losses and running statistics stay float32.",
+        choices=("float32", "bfloat16"),
+    ),
+    "moments": Key(
+        str,
+        "float32",
+        "Type in which the optimizer keeps momentum or first moments. Second moments stay float32.",
+        choices=("float32", "bfloat16"),
+    ),
+}
+
+MESH = {
+    "data": Key(int, -1, "Devices along the data axis; -1: all that are left.", minimum=-1),
+    "fsdp": Key(int, 1, "Devices along the fsdp axis: parameters and optimizer state are split over them.", minimum=1),
+    "tensor": Key(
+        int,
+        1,
+        "Devices along the tensor axis, over which mesh.rules can split parameters (docs/scaling.md).",
+        minimum=1,
+    ),
+    "rules": Key(
+        tuple[dict, ...],
+        ({"parameters": ".*", "split": "largest"},),
+        "Where parameters lie: the first rule whose regex is found in a path (xsample_jax/sharding.py).",
+    ),
+    "memory_limit": Key(
+        float,
+        None,
+        "GiB of a device that a step may take: --dry_run refuses more.",
+        above=0,
+        maximum=1e6,
+        optional=True,
+    ),
+    "topology": Key(
+        str,
+        None,
+        "TPU slice this config is for, as v5e:4x4 (2xv5e:4x4: two of them); --dry_run --topology compiles for it.",
+        optional=True,
+    ),
+}
+
+
+# What happens when something goes wrong (docs/training.md).
+FAULTS = {
+    "non_finite": Key(
+        str,
+        "stop",
+        "Loss, gradient or parameters not finite: stop (with a dump), skip (the update), or rollback (to the last "
+        "checkpoint, and on with later data).",
+        choices=("stop", "skip", "rollback"),
+    ),
+    "skips": Key(int, 10, "skip: updates skipped in a row before the run stops.", minimum=1),
+    "rollbacks": Key(int, 3, "rollback: times a run goes back before it stops.", minimum=1),
+    "data_timeout": Key(
+        float, 600.0, "Seconds that a batch may take before the run stops with all stacks.", above=0, maximum=1e7
+    ),
+    "grace": Key(
+        float,
+        25.0,
+        "Seconds from SIGTERM to the end of the process, saved or not (clouds kill after 30).",
+        above=0,
+        maximum=1e6,
+    ),
+}

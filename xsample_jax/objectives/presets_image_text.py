@@ -1,0 +1,189 @@
+"""Named objectives that compare images with texts.
+
+i: anchor, k: key, i+: a positive of i, s: similarity, tau: temperature, T: target graph, B: images of the batch.
+"""
+
+from xsample_jax.graphs.targets import Graph, Mixture
+from xsample_jax.objectives.objective import Objective, Preset
+from xsample_jax.objectives.terms import IMAGE, TEXT, VIEW_0, VIEW_1, FeatureTerm, Rows, Term
+
+IDENTITY, LABEL = Graph("identity"), Graph("label")
+SMOOTHED = Mixture((IDENTITY, Graph("uniform")), (0.9, 0.1))  # label smoothing 0.1
+COSINE_WEIGHTS = Graph("caption", "row_sum", ({"name": "affine", "scale": 0.5, "offset": 0.5},))
+BALANCED = Graph("swapped", "sinkhorn", target_temperature=0.05)
+BALANCED_KEYS = Graph("swapped_keys", "sinkhorn", target_temperature=0.05)
+# The published code ramps the share of the teacher up over the first of 30 epochs.
+DISTILLED = Mixture((IDENTITY, Graph("teacher", "softmax", target_temperature=0.07)), (0.6, 0.4), ramp=1 / 30)
+PAIR = Rows("image", 1, beside=TEXT)
+SYMILE = tuple(
+    Term(anchors=anchor, keys=Rows(first.block, first.view, times=second), weight=1 / 3)
+    for anchor, first, second in ((VIEW_0, VIEW_1, TEXT), (VIEW_1, VIEW_0, TEXT), (TEXT, VIEW_0, VIEW_1))
+)
+
+
+def both_ways(first: Rows, second: Rows, **fields) -> tuple[Term, Term]:
+    """A term in both directions, half the weight each."""
+    weight = fields.pop("weight", 1.0) / 2
+    return (
+        Term(anchors=first, keys=second, weight=weight, **fields),
+        Term(anchors=second, keys=first, weight=weight, **fields),
+    )
+
+
+def image_text(**fields) -> tuple[Term, Term]:
+    """Image against text and text against image: one term per view of the images, and their mean.
+
+    The published image-text losses see one view a step. One softmax over the rows of all views would be another loss:
+    a text with two half positives, which compete with each other.
+    """
+    return both_ways(IMAGE, TEXT, each_view=True, **fields)
+
+
+IMAGE_TEXT = {
+    "cwcl": Preset(
+        "image->text: T = rowsum((1 + cos(e_i, e_k)) / 2); text->image: T = 1 on the own pair; sum of both; tau 0.07",
+        "CWCL, arXiv 2309.14580, eqs. 4, 6",
+        Objective(
+            (Term(COSINE_WEIGHTS, keys=TEXT, each_view=True), Term(anchors=TEXT, keys=IMAGE, each_view=True)),
+            0.07,
+            learn_temperature=True,
+            text="linear",
+        ),
+        golden="CWCL (affine-cos graph, row-sum norm) + CLIP",
+    ),
+    "soft_clip": Preset(
+        "image->text: T = softmax(t_i.t_k / 0.125) of the texts' own embeddings; text->image: the images'; sum; "
+        "tau 0.125",
+        "second phase of M3CoL, arXiv 2409.17777 (there with weight 0.1, beside a loss on mixed samples)",
+        Objective(
+            (
+                Term(Graph("text_similarity", "softmax", target_temperature=0.125), keys=TEXT, each_view=True),
+                Term(Graph("image_similarity", "softmax", target_temperature=0.125), TEXT, IMAGE, each_view=True),
+            ),
+            0.125,
+            text="linear",
+        ),
+    ),
+    "clip": Preset(
+        "mean of image->text and text->image cross-entropy to the own pair; tau learned from 0.07",
+        "CLIP, arXiv 2103.00020, fig. 3",
+        Objective(image_text(), 0.07, learn_temperature=True, text="transformer"),
+        golden="CLIP (open_clip)",
+    ),
+    "clip_frozen_text": Preset(
+        "CLIP whose text side is a learned linear map of the frozen caption embedding",
+        "the baseline of X-CLR that sees the same text",
+        Objective(image_text(), 0.07, learn_temperature=True, text="linear"),
+        golden="CLIP (open_clip)",
+    ),
+    "align": Preset(
+        "CLIP with label smoothing 0.1: T = 0.9 on the own pair + 0.1 / B",
+        "ALIGN, arXiv 2102.05918, section 4.2",
+        Objective(image_text(graph=SMOOTHED), 0.07, learn_temperature=True, text="linear"),
+    ),
+    "unicl": Preset(
+        "CLIP with T uniform over the texts of the same class",
+        "UniCL, arXiv 2204.03610, eqs. 2, 3",
+        Objective(image_text(graph=LABEL), 0.07, learn_temperature=True, text="linear"),
+        golden="UniCL bidirectional image-text-label",
+    ),
+    "siglip": Preset(
+        "-1/B sum over pairs of log sigmoid(y (s/tau + b)), y = +-1; tau from 0.1 and b from -10 learned",
+        "SigLIP, arXiv 2303.15343, eq. 1",
+        Objective(
+            (Term(Graph("identity", "none"), keys=TEXT, link="sigmoid"),),
+            0.1,
+            learn_temperature=True,
+            bias=-10.0,
+            text="linear",
+        ),
+        golden="SigLIP (open_clip)",
+    ),
+    "slip": Preset(
+        "CLIP on the first view + SimCLR (tau 0.1) on all views",
+        "SLIP, arXiv 2112.12750",
+        Objective((*both_ways(VIEW_0, TEXT), Term(temperature=0.1)), 0.07, learn_temperature=True, text="linear"),
+        golden="SLIP = CLIP + 1.0*SimCLR",
+    ),
+    "clip_uniform": Preset(
+        "CLIP + uniformity of both sides and between them + alignment",
+        "closing the contrastive gap, arXiv 2405.18570, eqs. 3-5",
+        Objective(
+            image_text(),
+            0.07,
+            learn_temperature=True,
+            text="linear",
+            feature_terms=(
+                FeatureTerm("uniform", VIEW_0, VIEW_0, 0.5),
+                FeatureTerm("uniform", TEXT, TEXT, 0.5),
+                FeatureTerm("cross_uniform", VIEW_0, TEXT),
+                FeatureTerm("align", VIEW_0, TEXT),
+            ),
+        ),
+    ),
+    "cyclip": Preset(
+        "CLIP + consistency of similarities within and across modalities, 0.25 each",
+        "CyCLIP, arXiv 2205.14459, eqs. 3, 4",
+        Objective(
+            image_text(),
+            0.07,
+            learn_temperature=True,
+            text="linear",
+            feature_terms=(FeatureTerm("cyclic", VIEW_0, TEXT),),
+        ),
+        golden="CyCLIP (CLIP + 2 graph-MSE terms)",
+    ),
+    "symile": Preset(
+        "s = sum_d a_d b_d c_d of three modalities (two views and the text), each anchors all pairs of the others",
+        "Symile, arXiv 2411.01053",
+        Objective(SYMILE, 0.07, learn_temperature=True, text="linear"),
+        golden="Symile n^2 (multilinear similarity, product columns)",
+    ),
+    "gram": Preset(
+        "s = -volume spanned by (view 0, view 1, text), smoothing 0.1, both directions; tau learned from 0.07",
+        "GRAM, arXiv 2412.11959, eqs. 4, 6",
+        Objective(
+            (
+                Term(SMOOTHED, anchors=VIEW_0, keys=PAIR, similarity="volume", weight=0.5),
+                Term(SMOOTHED, anchors=PAIR, keys=VIEW_0, similarity="volume", weight=0.5),
+            ),
+            0.07,
+            learn_temperature=True,
+            text="linear",
+        ),
+        golden="GRAM (similarity=-volume, smoothed identity)",
+    ),
+    "swalip": Preset(
+        "CLIP on both views + 0.2 image<->text cross-entropy to the Sinkhorn-balanced cosines (eps 0.05) of the "
+        "swapped pair",
+        "SwALIP, arXiv 2305.08675 (there with two texts per image)",
+        Objective(
+            (
+                *image_text(),
+                Term(BALANCED, anchors=VIEW_0, keys=TEXT, weight=0.05),
+                Term(BALANCED, anchors=VIEW_1, keys=TEXT, weight=0.05),
+                Term(BALANCED_KEYS, anchors=TEXT, keys=VIEW_0, weight=0.05),
+                Term(BALANCED_KEYS, anchors=TEXT, keys=VIEW_1, weight=0.05),
+            ),
+            0.07,
+            learn_temperature=True,
+            text="linear",
+        ),
+    ),
+    "momentum_distillation": Preset(
+        "image<->the EMA encoders' texts and images and a queue of both, T = 0.6 own pair + 0.4 softmax of the EMA "
+        "encoders' similarities, after a ramp over the first 30th of the run; tau 0.07",
+        "ALBEF, arXiv 2107.07651, eq. 6 (there with a queue of 65,536)",
+        Objective(
+            (
+                Term(DISTILLED, keys=(Rows("text_teacher"), Rows("text_queue")), each_view=True, weight=0.5),
+                Term(DISTILLED, TEXT, (Rows("teacher"), Rows("queue")), each_view=True, weight=0.5),
+            ),
+            0.07,
+            learn_temperature=True,
+            text="linear",
+            teacher=0.995,
+            queue=4096,
+        ),
+    ),
+}

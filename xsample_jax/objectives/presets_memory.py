@@ -1,0 +1,153 @@
+"""Named objectives that remember: an EMA encoder, a queue, prototypes, numbers of every image.
+
+i: anchor, k: key, i+: a positive of i, s: similarity, tau: temperature, T: target graph, B: images of the batch.
+"""
+
+from xsample_jax.graphs.targets import Graph, Mixture
+from xsample_jax.objectives.objective import Objective, Preset
+from xsample_jax.objectives.terms import VIEW_0, VIEW_1, FeatureTerm, Rows, Term
+
+TEACHER_0, TEACHER_1 = Rows("teacher", 0), Rows("teacher", 1)
+QUEUE, PROTOTYPES = Rows("queue"), Rows("prototypes")
+
+
+def against_teacher(**fields) -> tuple[Term, Term]:
+    """Every view against its own key, the other view of the EMA encoder, and the queue; no other key of the batch."""
+    fields = {"negatives": "own_and_queue", "weight": 0.5} | fields
+    return (
+        Term(anchors=VIEW_0, keys=(TEACHER_1, QUEUE), **fields),
+        Term(anchors=VIEW_1, keys=(TEACHER_0, QUEUE), **fields),
+    )
+
+
+def swapped_prototypes() -> tuple[Term, ...]:
+    """SwAV's terms: views and small crops against the prototypes, targets from another view, balanced by Sinkhorn."""
+
+    def term(anchors: Rows, source, weight: float) -> Term:
+        graph = Graph(source, "sinkhorn", target_temperature=0.05)
+        return Term(graph, anchors=anchors, keys=PROTOTYPES, weight=weight)
+
+    crops, local = 2, 2
+    each = 1 / (2 * (crops + local - 1))
+    swap = [term(Rows("image", view), "swapped", each) for view in range(crops)]
+    small = [
+        term(Rows("local", crop), {"name": "swapped", "of": view}, each)
+        for crop in range(local)
+        for view in range(crops)
+    ]
+    return (*swap, *small)
+
+
+MEMORY = {
+    "moco": Preset(
+        "InfoNCE of each view against its own key, the EMA encoder's other view, and a queue; tau 0.2",
+        "MoCo v2, arXiv 1911.05722 and 2003.04297",
+        Objective(against_teacher(), 0.2, teacher=0.99, queue=4096),
+    ),
+    "nnclr": Preset(
+        "InfoNCE of the nearest queue entry of each view against the predicted other views of the batch; tau 0.1",
+        "NNCLR, arXiv 2104.14548, eq. 3",
+        Objective(
+            (
+                Term(anchors=Rows("neighbors", 0), keys=Rows("predicted", 1), weight=0.5),
+                Term(anchors=Rows("neighbors", 1), keys=Rows("predicted", 0), weight=0.5),
+            ),
+            0.1,
+            queue=4096,
+            predictor=True,
+        ),
+    ),
+    "moco_v3": Preset(
+        "2 tau InfoNCE of predicted views against the EMA encoder's other views of the batch; tau 0.2",
+        "MoCo v3, arXiv 2104.02057, alg. 1",
+        Objective(
+            (
+                Term(anchors=Rows("predicted", 0), keys=TEACHER_1, weight=0.4),
+                Term(anchors=Rows("predicted", 1), keys=TEACHER_0, weight=0.4),
+            ),
+            0.2,
+            teacher=0.99,
+            predictor=True,
+        ),
+    ),
+    "byol": Preset(
+        "2 - 2 cos(predicted view, EMA encoder's other view), both ways",
+        "BYOL, arXiv 2006.07733, eq. 2",
+        Objective(
+            (),
+            1.0,
+            teacher=0.99,
+            predictor=True,
+            feature_terms=(
+                FeatureTerm("align", Rows("predicted", 0), TEACHER_1),
+                FeatureTerm("align", Rows("predicted", 1), TEACHER_0),
+            ),
+        ),
+    ),
+    "ressl": Preset(
+        "T = softmax over the queue of the EMA encoder's similarities / 0.04, of another view; tau 0.1",
+        "ReSSL, arXiv 2107.09282, eq. 4",
+        Objective(
+            (
+                Term(Graph("teacher", "softmax", target_temperature=0.04), anchors=VIEW_0, keys=QUEUE, weight=0.5),
+                Term(Graph("teacher", "softmax", target_temperature=0.04), anchors=VIEW_1, keys=QUEUE, weight=0.5),
+            ),
+            0.1,
+            teacher=0.99,
+            queue=4096,
+        ),
+    ),
+    "sce": Preset(
+        "T = 0.5 own key + 0.5 softmax of the EMA encoder's similarities to the queue / 0.05; tau 0.1",
+        "SCE, arXiv 2111.14585, eq. 5",
+        Objective(
+            against_teacher(
+                graph=Mixture(
+                    (
+                        Graph("identity"),
+                        Graph({"name": "teacher", "queue_only": True}, "softmax", target_temperature=0.05),
+                    ),
+                    (0.5, 0.5),
+                )
+            ),
+            0.1,
+            teacher=0.99,
+            queue=4096,
+        ),
+    ),
+    "mochi": Preset(
+        "MoCo with synthetic negatives: mixtures of the hardest ones, and of them with the anchor; tau 0.2",
+        "MoCHi, arXiv 2010.01028, eqs. 4, 5",
+        Objective(
+            against_teacher(mixer={"name": "hard_mixtures", "hardest": 256, "mixed": 128, "with_anchor": 64}),
+            0.2,
+            teacher=0.99,
+            queue=4096,
+        ),
+    ),
+    "swav": Preset(
+        "every crop predicts the Sinkhorn-balanced prototype assignment (eps 0.05) of another crop; tau 0.1",
+        "SwAV, arXiv 2006.09882, eqs. 2-4",
+        Objective(swapped_prototypes(), 0.1, prototypes=300, local_views=2),
+    ),
+    "sogclr": Preset(
+        "InfoNCE whose denominators are moving averages over the epochs (gamma 0.8), times tau; tau 0.1",
+        "SogCLR, arXiv 2202.12387, alg. 1",
+        Objective((Term(negatives="other_images", repulsion="moving_average", weight=0.1),), 0.1, memory="average"),
+    ),
+    "isogclr": Preset(
+        "SogCLR with a temperature per image that descends on its own robust objective; rho 6, tau from 0.07",
+        "iSogCLR, arXiv 2305.11965, alg. 1",
+        Objective(
+            (
+                Term(
+                    negatives="other_images",
+                    temperature="per_anchor",
+                    row_weight="moving_average_gap",
+                ),
+            ),
+            0.07,
+            memory="temperature",
+        ),
+    ),
+}

@@ -1,0 +1,95 @@
+"""Row weights: how much an anchor counts (w), is attracted (a), is repelled (r).
+
+Every rule is `f(logits [A, K], target [A, K], weight N [A, K], log_denominator R [A, 1] or [A, K], u, temperature,
+**options) -> [A]`. No gradient flows through them.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from xsample_jax.objectives.cross_entropy import log_sum
+from xsample_jax.registry import Slot
+
+
+def focal(logits, target, weight, log_denominator, u, temperature, *, gamma: float = 0.5) -> jax.Array:
+    """(1 - p)^gamma with p the probability of the positives (KaLM-Embedding-V2, arXiv 2506.20923)."""
+    return _probability_of_negatives(logits, target, weight) ** gamma
+
+
+def inverse_one_minus_p(logits, target, weight, log_denominator, u, temperature) -> jax.Array:
+    """1 / (1 - p) of the positive: undoes the shrinking gradient of easy rows (MACL, arXiv 2207.07874).
+
+    At most 1e6: nearer to 1, float32 cannot tell how far p is from it. At tau = 0.02 rows of cosine 0.3 more than all
+    negatives reach that.
+    """
+    negatives = _probability_of_negatives(logits, target, weight)
+    return jnp.where(negatives > 0, 1 / jnp.maximum(negatives, 1e-6), 1.0)
+
+
+def dual_temperature(
+    logits, target, weight, log_denominator, u, temperature, *, cold: float = 0.1, warm: float = 1.0
+) -> jax.Array:
+    """(1 - p at tau = warm) / (1 - p at tau = cold), p the positive's probability (SimCo, arXiv 2203.17248, eq. 8)."""
+    similarity = logits * temperature
+    at_warm, at_cold = (_log_probability_of_negatives(similarity / tau, target, weight) for tau in (warm, cold))
+    negative = jnp.any(weight * (target <= 0) > 0, axis=-1)
+    return jnp.where(negative, jnp.exp(jnp.clip(at_warm - at_cold, -60.0, 60.0)), 1.0)
+
+
+def near_positive(logits, target, weight, log_denominator, u, temperature, *, sigma: float = 0.5) -> jax.Array:
+    """2 - A softmax over the anchors of <z, z+> / sigma (DCLW, arXiv 2110.06848, eq. 7): far positives pull harder."""
+    best = jnp.sum(jnp.where(target > 0, target * logits * temperature, 0.0), axis=-1)
+    counted = jnp.any(target > 0, axis=-1)
+    return 2 - jnp.sum(counted) * jax.nn.softmax(best / sigma, where=counted)
+
+
+def moving_average(logits, target, weight, log_denominator, u, temperature) -> jax.Array:
+    """Z_i / u_i: Z_i the mean of e^S over the negatives, u_i its moving average (SogCLR, arXiv 2202.12387, eq. 5).
+
+    Side information log_average [A]: log u_i. The gradient is that of a batch as large as the data set's average.
+    """
+    return jnp.where(jnp.any(weight > 0, axis=-1), _over_average(_log_mean(logits, weight), u), 1.0)
+
+
+def moving_average_gap(logits, target, weight, log_denominator, u, temperature) -> jax.Array:
+    """tau_i g_i / u_i with g_i the mean of e^{S - S+} over the negatives (iSogCLR, arXiv 2305.11965, eq. 6)."""
+    gap = _log_mean(logits, weight) - jnp.sum(target * logits, axis=-1)
+    ratio = jnp.where(jnp.any(weight > 0, axis=-1), _over_average(gap, u), 0.0)
+    return u["anchor_temperature"] * ratio
+
+
+def _log_probability_of_negatives(logits: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
+    """log(1 - p) of every row, [A], p the share of its positives among them and its negatives.
+
+    Summed over the negatives: 1 - p has no digits left in float32 where p is near 1. A positive that is not in the
+    denominator weighs one.
+    """
+    positive = jnp.where(target > 0, jnp.where(weight > 0, weight, 1.0), 0.0)
+    return jax.nn.log_sigmoid(log_sum(logits, weight * (target <= 0)) - log_sum(logits, positive))
+
+
+def _probability_of_negatives(logits: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
+    """1 - p of every row, [A]; 0 for a row without a negative."""
+    return jnp.exp(_log_probability_of_negatives(logits, target, weight))
+
+
+def _log_mean(logits: jax.Array, weight: jax.Array) -> jax.Array:
+    """log of the mean of e^S over the weights of every row, [A]."""
+    return log_sum(logits, weight) - jnp.log(jnp.maximum(weight.sum(axis=-1), 1))
+
+
+def _over_average(log_mean: jax.Array, u: dict) -> jax.Array:
+    """e^log_mean over the moving average of an image, at most e^20."""
+    return jnp.exp(jnp.minimum(log_mean - u["log_average"], 20.0))
+
+
+WEIGHTS = {
+    "focal": Slot(focal, limits={"gamma": (0, None)}),
+    "inverse_one_minus_p": Slot(inverse_one_minus_p),
+    "dual_temperature": Slot(dual_temperature, limits={"cold": (1e-2, None), "warm": (1e-2, None)}),
+    "near_positive": Slot(near_positive, limits={"sigma": (1e-2, None)}),
+    "moving_average": Slot(moving_average, of_anchors=("log_average",), learns=("average",)),
+    "moving_average_gap": Slot(
+        moving_average_gap, of_anchors=("log_average", "anchor_temperature"), learns=("anchor_temperature",)
+    ),
+}
