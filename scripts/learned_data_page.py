@@ -199,8 +199,10 @@ def logged_table(runs: Sequence[Trained]) -> str:
 
 
 def draw(runs: Sequence[Trained], data: str, folder: Path, name: str) -> str:
-    """A picture of the metrics against the share of the images, as a line of Markdown."""
+    """A picture of the metrics against the share of the images, as a line of Markdown; "" where none was measured."""
     metrics = [metric for metric in SHOWN[data] if any(metric in run.metrics for run in runs)]
+    if not metrics:
+        return ""
 
     def figure(figure, theme):
         axes = figure.subplots(1, len(metrics), squeeze=False)[0]

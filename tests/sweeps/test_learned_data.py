@@ -1,11 +1,18 @@
 """Every grid of configs/studies: what it says it is, and all of its points right."""
 
 import ast
+import math
 import re
 from pathlib import Path
 
 import pytest
 
+from scripts import learned_data_page
+from tests.objectives.synthetic import LinearEncoder
+from xsample_jax import loop
+from xsample_jax.config import load_config
+from xsample_jax.metrics.jsonl import read_jsonl
+from xsample_jax.models import towers
 from xsample_jax.sweeps.grid import read_grid
 from xsample_jax.sweeps.launch import check_points
 
@@ -30,3 +37,26 @@ def test_the_study_of_learned_data(argument):
     # A study that is stopped early has all methods of what it has finished.
     methods = [point.values["objective.generator.kind"] for point in points[:4]]
     assert methods == [None, "augmented", "hard", "pair"]
+
+
+@pytest.mark.slow
+def test_a_smoke_point_with_a_generator_trains_and_is_on_the_page(tmp_path, monkeypatch):
+    monkeypatch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: LinearEncoder(rngs))
+    monkeypatch.setattr(loop, "write_report", lambda runs, path: None)
+    name, points = read_grid(f"{FILE}:smoke")
+    (point,) = [
+        point
+        for point in points
+        if (point.values["objective.generator.kind"], point.values["data.fraction"]) == ("pair", 0.1)
+    ]
+    config = load_config(point.config, point.overrides(name))
+    loop.train(config, tmp_path / "runs" / point.name)
+    lines = [line for line in read_jsonl(tmp_path / "runs" / point.name / "metrics.jsonl") if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, config.steps + 1))
+    assert all(math.isfinite(line["loss"]) and math.isfinite(line["pair_cosine"]) for line in lines)
+    page = tmp_path / "page.md"
+    assert learned_data_page.main([f"--runs={tmp_path / 'runs'}", f"--out={page}"]) == 0
+    text = page.read_text()
+    assert "**1 finished runs**, of which 0 have the length of the grid, which is 72 runs" in text
+    assert "| pair |" in text
+    assert f"{lines[-1]['pair_cosine']:.2f}" in text
