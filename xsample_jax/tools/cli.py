@@ -45,6 +45,11 @@ def run_cli(run: Callable[[Sequence[str]], int | None], arguments: Sequence[str]
         return STOPPED
 
 
+def program(tool: str) -> str:
+    """How a command was called, for its usage line: `xsample NAME`, or `python -m`."""
+    return sys.argv[0] if sys.argv[0].startswith("xsample ") else f"python -m xsample_jax.tools.{tool}"
+
+
 def local_path(text: str) -> pathlib.Path:
     """The type of a flag that names a file or folder: `~` is expanded, URLs of stores that we cannot reach refused."""
     try:

@@ -27,7 +27,7 @@ from xsample_jax.reports.contact_sheet import gallery_sheet
 from xsample_jax.reports.data_findings import NOTE, OK, PROBLEM, Finding, check_data, once, problems, reported
 from xsample_jax.setup import RunSetup, build_run, check_device_memory
 from xsample_jax.sharding import make_mesh
-from xsample_jax.tools.cli import local_path, run_cli
+from xsample_jax.tools.cli import local_path, program, run_cli
 
 # Will this machine do? Devices, room for the checkpoints, processors and memory of the host.
 
@@ -139,7 +139,9 @@ def draw_first_batch(config, examples, picture: Path, images: int = 12):
 def run(arguments: Sequence[str]) -> int:
     """Prints the findings; returns the exit code."""
     overrides, arguments = split_overrides(["doctor", *arguments])
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=program("doctor"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", required=True, help="config file; values are set as --config.KEY=VALUE")
     parser.add_argument("--workdir", default=".", help="folder that the run would write to (default: this one)")
     parser.add_argument("--picture", type=local_path, default=Path("doctor.png"), help="PNG of the first batch")

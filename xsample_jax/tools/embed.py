@@ -21,7 +21,7 @@ from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
 from xsample_jax.data.records import DTYPES
 from xsample_jax.errors import ConfigError
 from xsample_jax.io.paths import as_path
-from xsample_jax.tools.cli import add_renamed, run_cli
+from xsample_jax.tools.cli import add_renamed, program, run_cli
 
 TEMPLATES = {"captions": "{caption}", "classes": "a photo of a {caption}"}
 
@@ -49,7 +49,7 @@ def encoder_options(backend: str, device: str | None, dtype: str | None) -> dict
 
 
 def run(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m xsample_jax.tools.embed", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=program("embed"), description=__doc__.split("\n")[0])
     add_renamed(parser, "--data", "--set", required=True, metavar="FOLDER", help="a record set (with a manifest.json)")
     parser.add_argument("--model", default=DEFAULT_ENCODER, help="name on the hub or folder (default: %(default)s)")
     parser.add_argument("--backend", default="jax", choices=sorted(BACKENDS), help="torch runs any model, CLIP's too")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from xsample_jax.errors import FINISHED, UserError
 from xsample_jax.io.console import say
-from xsample_jax.tools.cli import add_renamed, local_path, run_cli
+from xsample_jax.tools.cli import add_renamed, local_path, program, run_cli
 
 JSON_FILE, EXAMPLES_FILE, PAGE = "evaluation.json", "evaluation.npz", "evaluation.html"
 
@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     lines = "\n".join(f"  {name:<12}{evaluator.says}" for name, evaluator in EVALUATORS.items())
     parser = argparse.ArgumentParser(
-        prog="python -m xsample_jax.tools.evaluate",
+        prog=program("evaluate"),
         description=__doc__ + "\nevaluations:\n" + lines,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

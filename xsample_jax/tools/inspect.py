@@ -17,7 +17,7 @@ from xsample_jax.errors import DataError
 from xsample_jax.io.paths import local_copy_of
 from xsample_jax.objectives.from_config import build_objective, reads_target_temperature
 from xsample_jax.reports.inspect import PAPER_TAU_S, Question, inspect
-from xsample_jax.tools.cli import run_cli
+from xsample_jax.tools.cli import program, run_cli
 
 BOUNDS = {
     "batch_size": (1, 2**24),
@@ -56,7 +56,9 @@ def question(flags: argparse.Namespace, overrides: list[str]) -> Question:
 def run(arguments: list[str]) -> None:
     """Does what the command line says."""
     overrides, arguments = split_overrides(["inspect", *arguments])
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=program("inspect"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True, help="folder of a record set, emoji, or a config file")
     parser.add_argument("--out", default="inspect.html", help="page to write (default: %(default)s)")
     parser.add_argument("--split", help="default: that of the config, or train")

@@ -29,12 +29,15 @@ from xsample_jax.prepare.job import ImageOptions, Job
 from xsample_jax.prepare.prepare import PROBLEMS, beam_runner, local_runner, prepare
 from xsample_jax.prepare.shards import parse_splits
 from xsample_jax.prepare.sources import open_source
-from xsample_jax.tools.cli import local_path, run_cli
+from xsample_jax.tools.cli import local_path, program, run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog=program("prepare"),
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--source", required=True, help="webdataset, folder, parquet, tfds, records, icons or shapes")
     parser.add_argument(

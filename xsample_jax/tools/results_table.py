@@ -14,13 +14,11 @@ from xsample_jax.evals.catalog import HEADLINES
 from xsample_jax.reports.results_table import group_runs, results_markdown
 from xsample_jax.reports.runs import load_runs
 from xsample_jax.reports.style import insert
-from xsample_jax.tools.cli import run_cli
+from xsample_jax.tools.cli import program, run_cli
 
 
 def run(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m xsample_jax.tools.results_table", description=__doc__.split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog=program("results_table"), description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", help="run folders; the order of their objectives is that of the columns")
     parser.add_argument("--out", action="append", default=[], help="Markdown file with the markers; may be repeated")
     parser.add_argument("--baseline", help="column that the others are compared with (default: simclr)")

@@ -14,7 +14,7 @@ from xsample_jax.data.tokenizer import TOKENIZER, train_tokenizer
 from xsample_jax.errors import DataError
 from xsample_jax.io.paths import as_path
 from xsample_jax.metrics.progress_bar import progress
-from xsample_jax.tools.cli import add_renamed, run_cli
+from xsample_jax.tools.cli import add_renamed, program, run_cli
 
 
 def sampled_captions(source: RecordSource, most: int) -> Iterator[str]:
@@ -25,9 +25,7 @@ def sampled_captions(source: RecordSource, most: int) -> Iterator[str]:
 
 
 def run(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m xsample_jax.tools.train_tokenizer", description=__doc__.split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog=program("train_tokenizer"), description=__doc__.split("\n")[0])
     add_renamed(parser, "--data", "--set", required=True, metavar="FOLDER", help="a record set with captions")
     parser.add_argument("--split", default="train", help="of which the captions are (default: %(default)s)")
     parser.add_argument("--vocab", type=int, default=32_768, help="most entries (default: %(default)s)")
