@@ -18,6 +18,7 @@ from xsample_jax.config.renamed import current_metrics
 from xsample_jax.config.saved import changed_keys, check_shared, save_config
 from xsample_jax.data.dataset import Dataset, train_batches
 from xsample_jax.distributed import barrier, log_info, name_of_process
+from xsample_jax.encoder import read_initial
 from xsample_jax.errors import CheckpointError, ConfigError
 from xsample_jax.evals.baselines import suite_baselines
 from xsample_jax.evals.catalog import HEADLINES, describe, save_facts
@@ -37,7 +38,7 @@ from xsample_jax.reports.report import write_report
 from xsample_jax.setup import RunSetup, build_run, check_device_memory
 from xsample_jax.sharding import process_rows, to_global, warm_up_collectives
 from xsample_jax.state import Progress, TrainState
-from xsample_jax.weights.families import ENCODER, read_pretrained
+from xsample_jax.weights.families import ENCODER
 
 
 def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False) -> dict[str, float]:
@@ -139,7 +140,7 @@ def _restore(
             raise ConfigError("steps", setup.steps, done, "They are counted from the start of that run.")
         log_info(f"{config.name}: continuing from step {progress.step} of {config.checkpoint.resume_from}")
         return setup, state, progress
-    return setup, setup.new_state(read_pretrained(config)), Progress()
+    return setup, setup.new_state(read_initial(config)), Progress()
 
 
 # What a run tells a person, in the first process only: what it is, how large it is, what came out, and how to use that.

@@ -30,6 +30,8 @@ from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.terms import Block, image_block, key_block, other_view
 from xsample_jax.ops import products
+from xsample_jax.optim import SCHEDULE_FREE, averaged
+from xsample_jax.param_groups import ParamGroups
 from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, updated, warm_up
 
 # From a batch to the blocks that an objective compares: one encoder call for all views, and whatever else it needs.
@@ -294,7 +296,7 @@ def make_train_step(
         lowest_temperature=objective.lowest_temperature,
         class_embeddings=class_embeddings,
     )
-    loss_of = make_loss(config, model, objective, how)
+    loss_of, groups = make_loss(config, model, objective, how), ParamGroups.of(config.optimizer)
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         if mesh is not None and mesh.shape["tensor"] > 1:  # devices along the tensor axis work on the same images
@@ -305,7 +307,8 @@ def make_train_step(
         if objective.teacher is not None:
             teacher = model.merge(teacher_params(state.memory), state.statistics, training=True)
             inputs = dataclasses.replace(inputs, teacher=teacher_embeddings(objective, teacher, inputs))
-        gradient, (statistics, memory, metrics, z, features) = jax.grad(loss_of, has_aux=True)(
+        held = lambda params, *rest: loss_of(groups.hold(params), *rest)  # noqa: E731
+        gradient, (statistics, memory, metrics, z, features) = jax.grad(held, has_aux=True)(
             state.params, state.statistics, inputs
         )
         gradient = float32(gradient)
@@ -319,7 +322,10 @@ def make_train_step(
         metrics["learning_rate"] = schedule(state.step)
         if config.optimizer.ema is not None:
             metrics["ema_decay"] = warm_up(config.optimizer.ema, state.step + 1)
-        ema = moved(state.ema, params | statistics, metrics["ema_decay"]) if state.ema else {}
+        if config.optimizer.name == SCHEDULE_FREE:
+            ema = averaged(opt_state, params) | statistics
+        else:
+            ema = moved(state.ema, params | statistics, metrics["ema_decay"]) if state.ema else {}
         metrics |= finite_diagnostics(gradient, params, metrics["loss"], z)
         new = TrainState(state.step + 1, params, statistics, opt_state, memory, ema)
         return keep_if(metrics["finite"], new, state) if config.faults.non_finite == "skip" else new, metrics
