@@ -166,7 +166,7 @@ def test_evaluations_see_the_mean_of_schedule_free(monkeypatch):
 def test_split_over_devices_saved_and_restored(name, monkeypatch, tmp_path):
     """8 devices with fsdp = 2 do what one does, and a restored state goes on with the same bits."""
     monkeypatch.setattr(sharding, "SMALLEST_SHARDED", 16)
-    config = config_for(name, layer_decay=0.5)
+    config = config_for(name, layer_decay=0.5, rules=({"parameters": "bias$", "freeze": True},))
     optimizer, _ = make_optimizer(config, 4)
     mesh = sharding.make_mesh(tiny_config(mesh__fsdp=2).mesh, 16, jax.devices())
 
@@ -195,6 +195,9 @@ def test_split_over_devices_saved_and_restored(name, monkeypatch, tmp_path):
     for gradient in GRADIENTS[2:]:
         split, restored = update(split, gradient), update(restored, gradient)
     jax.tree.map(np.testing.assert_array_equal, restored, split)
+    np.testing.assert_array_equal(split.params[BIAS], PARAMETERS[BIAS])  # frozen
+    mean = averaged(split.opt_state, split.params)
+    assert mean is None or np.array_equal(mean[BIAS], PARAMETERS[BIAS])
     whole, _ = run(config)
     for path, value in whole[-1].items():
         np.testing.assert_allclose(split.params[path], value, rtol=1e-4, atol=1e-5, err_msg=path)

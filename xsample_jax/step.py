@@ -30,7 +30,7 @@ from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.terms import Block, image_block, key_block, other_view
 from xsample_jax.ops import products
-from xsample_jax.optim import SCHEDULE_FREE, averaged
+from xsample_jax.optim import averaged
 from xsample_jax.param_groups import ParamGroups
 from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, updated, warm_up
 
@@ -246,7 +246,10 @@ def make_loss(config, model: ModelDef, objective: Objective, how: Streaming) -> 
     None where the images go through the encoder in chunks.
     """
 
+    groups = ParamGroups.of(config.optimizer)
+
     def loss_of(params, statistics, inputs: StepInputs):
+        params = groups.hold(params)
         temperature = temperature_of(objective, params)
         network = model.merge(params, statistics, training=True)
         encoded = {}  # statistics of the image side, where it went through the encoder in chunks
@@ -266,6 +269,16 @@ def make_loss(config, model: ModelDef, objective: Objective, how: Streaming) -> 
         return loss, (new_statistics, memory, metrics, z, features)
 
     return loss_of
+
+
+def next_average(
+    state: TrainState, opt_state, params: dict, statistics: dict, decay: jax.Array | None
+) -> dict[str, jax.Array]:
+    """What evaluations look at after an update to `params`: see TrainState.ema. decay: None without optimizer.ema."""
+    if decay is not None:
+        return moved(state.ema, params | statistics, decay)
+    mean = averaged(opt_state, params)
+    return {} if mean is None else mean | statistics
 
 
 def make_train_step(
@@ -296,7 +309,7 @@ def make_train_step(
         lowest_temperature=objective.lowest_temperature,
         class_embeddings=class_embeddings,
     )
-    loss_of, groups = make_loss(config, model, objective, how), ParamGroups.of(config.optimizer)
+    loss_of = make_loss(config, model, objective, how)
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         if mesh is not None and mesh.shape["tensor"] > 1:  # devices along the tensor axis work on the same images
@@ -307,8 +320,7 @@ def make_train_step(
         if objective.teacher is not None:
             teacher = model.merge(teacher_params(state.memory), state.statistics, training=True)
             inputs = dataclasses.replace(inputs, teacher=teacher_embeddings(objective, teacher, inputs))
-        held = lambda params, *rest: loss_of(groups.hold(params), *rest)  # noqa: E731
-        gradient, (statistics, memory, metrics, z, features) = jax.grad(held, has_aux=True)(
+        gradient, (statistics, memory, metrics, z, features) = jax.grad(loss_of, has_aux=True)(
             state.params, state.statistics, inputs
         )
         gradient = float32(gradient)
@@ -322,10 +334,7 @@ def make_train_step(
         metrics["learning_rate"] = schedule(state.step)
         if config.optimizer.ema is not None:
             metrics["ema_decay"] = warm_up(config.optimizer.ema, state.step + 1)
-        if config.optimizer.name == SCHEDULE_FREE:
-            ema = averaged(opt_state, params) | statistics
-        else:
-            ema = moved(state.ema, params | statistics, metrics["ema_decay"]) if state.ema else {}
+        ema = next_average(state, opt_state, params, statistics, metrics.get("ema_decay"))
         metrics |= finite_diagnostics(gradient, params, metrics["loss"], z)
         new = TrainState(state.step + 1, params, statistics, opt_state, memory, ema)
         return keep_if(metrics["finite"], new, state) if config.faults.non_finite == "skip" else new, metrics
