@@ -77,6 +77,8 @@ def test_a_frozen_encoder_stays_as_it_is_and_costs_no_state():
             same = np.array_equal(value, getattr(after, part)[path])
             assert same == path.startswith("encoder/"), path
     assert np.isfinite(metrics["loss"])
+    norms = dict(zip(sorted(after.params), metrics["gradient_norms"], strict=True))
+    assert {path for path, norm in norms.items() if norm == 0} == {p for p in norms if p.startswith("encoder/")}
     encoder = parts.model.merge(after.params, after.statistics, training=True).encoder
     images = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)
     evaluated = parts.model.merge(after.params, after.statistics, training=False).encoder

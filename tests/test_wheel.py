@@ -4,12 +4,14 @@ import os
 import pathlib
 import re
 import resource
+import runpy
 import shutil
 import subprocess
 import sys
 import zipfile
 
 import pytest
+import setuptools
 
 ROOT = pathlib.Path(__file__).parent.parent
 PARTS = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CITATION.cff", "configs", "xsample_jax")
@@ -90,6 +92,15 @@ def test_the_installed_wheel_runs_in_an_empty_folder(installed, tmp_path):
     assert done.returncode == 2
     assert "Did you mean adamw" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_links_of_the_readme_lead_to_the_repository_where_one_is_named(monkeypatch):
+    monkeypatch.setattr(setuptools, "setup", lambda **arguments: None)
+    describe = runpy.run_path(str(ROOT / "setup.py"))["description"]
+    text = "[a](docs/b.md#c) ![d](e.png) [f](https://g.org) [h](#i)"
+    made = "[a](https://x.org/y/blob/HEAD/docs/b.md#c) ![d](https://x.org/y/raw/HEAD/e.png)"
+    assert describe(text, "https://x.org/y") == f"{made} [f](https://g.org) [h](#i)"
+    assert describe(text, None) == "a  [f](https://g.org) [h](#i)"
 
 
 def test_help_starts_at_once(tmp_path):
