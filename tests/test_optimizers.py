@@ -129,6 +129,16 @@ def test_muon_makes_matrices_orthogonal_and_leaves_the_rest_to_adam():
         np.testing.assert_allclose(moved, np.sign(GRADIENTS[0][name]), rtol=1e-3)
 
 
+def test_muon_takes_a_convolution_for_one_matrix():
+    conv = {"encoder/stages/0/0/conv1/kernel": RNG.normal(size=(3, 3, 4, 8)).astype(np.float32)}
+    config = config_for("muon", weight_decay=0.0, momentum=0.0)
+    (after,), _ = run(config, [jax.tree.map(np.sin, conv)], conv)
+    (path,) = conv
+    values = np.linalg.svd(((np.asarray(after[path]) - conv[path]) / RATE).reshape(36, 8), compute_uv=False)
+    assert values.max() / values.min() < 1.8
+    assert values.mean() == pytest.approx(0.2 * math.sqrt(36), rel=0.25)
+
+
 def test_schedule_free():
     """Equations 3 to 5 of the paper with AdamW's steps, where all weights of the mean are equal."""
     z = {name: p.astype(np.float64) for name, p in PARAMETERS.items()}
