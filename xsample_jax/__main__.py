@@ -1,4 +1,4 @@
-"""python -m xsample_jax [--list=presets|encoders|evaluators|sources|configs]: lists the commands, or names."""
+"""python -m xsample_jax COMMAND [--flags]: what the command xsample does."""
 
 import sys
 

@@ -13,10 +13,11 @@ from xsample_jax.augment.views import eval_view
 from xsample_jax.checkpoint_files import MODEL, find_checkpoint, read_arrays, saved_arrays, trained_config
 from xsample_jax.config import resolve
 from xsample_jax.data.decode import square
-from xsample_jax.errors import DataError
+from xsample_jax.distributed import log_info
+from xsample_jax.errors import ConfigError, DataError, raise_all
 from xsample_jax.models.towers import ENCODERS
 from xsample_jax.state import to_flat
-from xsample_jax.weights.families import ENCODER
+from xsample_jax.weights.families import ENCODER, abstract_encoder, encoder_shapes, read_pretrained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +118,27 @@ def load_encoder(path: str | Path, step: int | None = None) -> Encoder:
     found = read_arrays(run, step, wanted, sharding=None)
     found = {path.removeprefix(ENCODER): array for part in MODEL for path, array in found[part].items()}
     return Encoder(trained_config(run, step), step, found)
+
+
+def read_initial(config) -> dict[str, np.ndarray]:
+    """{path: array} of the encoder that a run starts from: of a file of weights, of another run, or {}.
+
+    Raises CheckpointError or DataError, or Problems with every array of the other run that does not fit.
+    """
+    path = config.model.init_from
+    if path is None or config.model.init_family is not None:
+        return read_pretrained(config)
+    source, shapes = load_encoder(path), encoder_shapes(abstract_encoder(config))
+    fix = f"That run has model.encoder = {source.config.model.encoder}; set model and augment.size as it has them."
+    problems = []
+    for name in sorted(shapes.keys() | source.arrays.keys()):
+        found = list(source.arrays[name].shape) if name in source.arrays else "missing"
+        wanted = list(shapes[name]) if name in shapes else "missing"
+        if found != wanted:
+            problems.append(ConfigError(f"{ENCODER}{name} of {path}", found, f"{wanted}", fix))
+    raise_all(problems, f"model.init_from = {path}")
+    log_info(f"{config.name}: the encoder starts from step {source.step} of {path}, the head anew")
+    return {ENCODER + name: value for name, value in source.arrays.items()}
 
 
 def _pixels(image: np.ndarray, place: int) -> np.ndarray:

@@ -1,8 +1,10 @@
 """The train loop: build, restore or initialize, then for every step hooks, batch and update; at the end a report."""
 
+import collections
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -16,9 +18,10 @@ from xsample_jax.config.renamed import current_metrics
 from xsample_jax.config.saved import changed_keys, check_shared, save_config
 from xsample_jax.data.dataset import Dataset, train_batches
 from xsample_jax.distributed import barrier, log_info, name_of_process
+from xsample_jax.encoder import read_initial
 from xsample_jax.errors import CheckpointError, ConfigError
 from xsample_jax.evals.baselines import suite_baselines
-from xsample_jax.evals.catalog import save_facts
+from xsample_jax.evals.catalog import HEADLINES, describe, save_facts
 from xsample_jax.evals.evaluate import evaluate_state, write_snapshot
 from xsample_jax.evals.metrics import save_examples
 from xsample_jax.faults.non_finite import RollBack
@@ -36,7 +39,7 @@ from xsample_jax.reports.report import write_report
 from xsample_jax.setup import RunSetup, build_run, check_device_memory
 from xsample_jax.sharding import process_rows, to_global, warm_up_collectives
 from xsample_jax.state import Progress, TrainState
-from xsample_jax.weights.families import read_pretrained
+from xsample_jax.weights.families import ENCODER
 
 
 def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False) -> dict[str, float]:
@@ -55,15 +58,18 @@ def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False
     first_process = jax.process_index() == 0
     with open_run_folder(workdir, first_process) as run, preemption_notice(config.faults.grace) as notice:
         folder = run.files
+        _say_start(config, run)
         # Build.
         changes = changed_keys(config, started_config(run), str(run.place), allow_config_change)
         check_shared(run.place)  # also a barrier: no process writes until all have read the folder
         finished = _read_scores(folder / EVALUATION)
         if finished is not None and not changes:
             log_info(f"{config.name}: finished. Its report: {run.place / REPORT}")
+            _say_results(config, run, finished)
             return finished
         setup, dataset = build_run(config)
         check_device_memory(setup)
+        _say_size(setup)
         warm_up_collectives(setup.mesh)
 
         # Restore, and train; a roll-back restores once more.
@@ -135,7 +141,45 @@ def _restore(
             raise ConfigError("steps", setup.steps, done, "They are counted from the start of that run.")
         log_info(f"{config.name}: continuing from step {progress.step} of {config.checkpoint.resume_from}")
         return setup, state, progress
-    return setup, setup.new_state(read_pretrained(config)), Progress()
+    return setup, setup.new_state(read_initial(config)), Progress()
+
+
+# What a run tells a person, in the first process only: what it is, how large it is, what came out, and how to use that.
+
+
+def _say_start(config, run: RunFolder) -> None:
+    """Before anything takes time: which config, on which devices, in which folder, and where to look."""
+    kinds = collections.Counter(device.device_kind for device in jax.devices())
+    devices = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
+    log_info(f"{config.name}: {config.objective.preset}, {config.model.encoder}, on {devices}")
+    log_info(f"{config.name}: folder {run.place} (to look in: tensorboard --logdir={run.place})")
+
+
+def _say_size(setup: RunSetup) -> None:
+    """Once the data is open and the shapes are known. The first step compiles, which is silent."""
+    config, params = setup.config, setup.abstract_state.params
+    encoder = _count({path: leaf for path, leaf in params.items() if path.startswith(ENCODER)})
+    log_info(f"{config.name}: {encoder:,} parameters in the encoder, {_count(params):,} in all")
+    log_info(
+        f"{config.name}: {setup.facts.count:,} records of split {config.data.split}, {setup.steps:,} steps of "
+        f"{config.batch_size:,} images; the first step compiles"
+    )
+
+
+def _count(params: Mapping) -> int:
+    return sum(math.prod(leaf.shape) for leaf in params.values())
+
+
+def _say_results(config, run: RunFolder, scores: Mapping[str, float], most: int = 4) -> None:
+    """The headline metrics of the final evaluation, or its first ones where none is a headline; how to load it."""
+    names = [name for name in HEADLINES if name in scores] or list(scores)
+    shown = [
+        f"{metric.title} {scores[metric.name] * (100 if metric.percent else 1):.3g}{'%' * metric.percent}"
+        for metric in map(describe, names[:most])
+    ]
+    if shown:
+        log_info(f"{config.name}: {'; '.join(shown)}")
+    log_info(f'{config.name}: use it: xsample_jax.load_encoder("{run.place}").encode(images)')
 
 
 def _run_steps(training: Training, dataset: Dataset, state: TrainState) -> TrainState:
@@ -237,6 +281,7 @@ def _finish(setup: RunSetup, dataset: Dataset, run: RunFolder, notice: Notice, s
         # The last file: it says that the run is finished.
         atomic_write(folder / EVALUATION, lambda partial: partial.write_text(json.dumps(scores, indent=2)))
         log_info(f"{config.name}: finished at step {steps}." + f" Report: {run.place / REPORT}" * reported)
+        _say_results(config, run, scores)
     barrier("the end of the run")
     return scores
 

@@ -1,4 +1,6 @@
-"""python -m xsample_jax.main --config=configs/quickstart.py --workdir=runs/quickstart [--config.KEY=VALUE ...]
+"""xsample train --config=quickstart --workdir=runs/quickstart [--config.KEY=VALUE ...], also python -m xsample_jax.main
+
+The config is a file or a name; `xsample list configs` and `xsample list keys` list what can be given and set.
 
 Trains what the config says, evaluates it and writes a report into the run folder. Started again on the same folder it
 resumes, or says that the run is finished. --dry_run compiles and describes the run without a single step;
@@ -35,7 +37,8 @@ _EXTRA = "Give --config=configs/quickstart.py, for example."
 
 def main(argv: list[str], overrides: list[str]) -> None:
     if len(argv) > 1:
-        raise UsageError(f"Unexpected arguments {argv[1:]}. Config values are set as --config.batch_size=512.")
+        fix = f"Did you mean --config={argv[1]}? " if not _CONFIG.value and "=" not in argv[1] else ""
+        raise UsageError(f"Unexpected arguments {argv[1:]}. {fix}Config values are set as --config.batch_size=512.")
     if not _CONFIG.value:
         raise UsageError(f"--config is missing. {_EXTRA}")
     if not _WORKDIR.value and not _DRY_RUN.value:
@@ -85,6 +88,9 @@ def _parse_flags(arguments: list[str]) -> list[str]:
 
 def run() -> None:
     """Entry point: errors of users end with their message, not with a traceback, and an exit code (exit_codes.py)."""
+    if {"--help", "-help", "-h"} & set(sys.argv[1:]):  # absl would end with 1
+        app.usage(shorthelp=True, writeto_stdout=True)
+        return
     for number in (signal.SIGUSR1, signal.SIGUSR2):  # for a profile, while steps run; before, they end nothing
         signal.signal(number, signal.SIG_IGN)
     if without_tpu():  # before jax is imported, which the config does

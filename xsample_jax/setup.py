@@ -28,7 +28,8 @@ from xsample_jax.models.towers import build_model
 from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.objectives.learned_state import init_memory, init_objective_parameters
 from xsample_jax.objectives.objective import Objective
-from xsample_jax.optim import make_optimizer
+from xsample_jax.optim import SCHEDULE_FREE, make_optimizer
+from xsample_jax.param_groups import ParamGroups, check_rules
 from xsample_jax.sharding import batch_sharding, make_mesh, replicated, state_shardings
 from xsample_jax.state import ModelDef, TrainState, define_model, init_state
 from xsample_jax.step import SIDE_INFORMATION, init_online_probe, make_train_step
@@ -108,7 +109,8 @@ class RunSetup:
                 facts.vocab_size,
                 predictor=self.objective.predictor,
                 rngs=rngs,
-            )
+            ),
+            ParamGroups.of(self.config.optimizer).frozen,
         )
 
     @cached_property
@@ -131,7 +133,7 @@ class RunSetup:
             partial(init_objective_parameters, objective, width, self.facts.classes, seed),
             lambda params: init_memory(objective, params, width, self.facts.count, side) | self._init_along(),
             self.config.precision.params,
-            self.config.optimizer.ema is not None,
+            self.config.optimizer.ema is not None or self.config.optimizer.name == SCHEDULE_FREE,
         )
 
     @cached_property
@@ -151,6 +153,7 @@ class RunSetup:
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state."""
         abstract = jax.eval_shape(self.init)
+        check_rules(ParamGroups.of(self.config.optimizer), abstract.params)
         return with_shardings(abstract, state_shardings(abstract, self.mesh, self.config.mesh.rules))
 
     def new_state(self, pretrained: Mapping[str, np.ndarray] | None = None) -> TrainState:

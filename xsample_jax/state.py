@@ -98,7 +98,8 @@ class TrainState:
 
     params: {path: array of type precision.params}. statistics: {path: float32 array}.
     memory: what the objective keeps between steps (objectives/learned_state.py), {path: array}.
-    ema: moving average of params and statistics (ema.py), {path: float32 array}; {} without optimizer.ema.
+    ema: moving average of params and statistics, or the mean of schedule-free training with its statistics,
+      {path: float32 array}; {} without optimizer.ema and such an optimizer.
     """
 
     step: jax.Array
@@ -130,10 +131,21 @@ class ModelDef:
         return nnx.merge(self.training if training else self.evaluation, *states, copy=True)
 
 
-def define_model(build: Callable[[nnx.Rngs], nnx.Module]) -> ModelDef:
-    """Structure and shapes of the model that `build` makes, without making any array."""
+def define_model(
+    build: Callable[[nnx.Rngs], nnx.Module], frozen: Callable[[str], bool] = lambda path: False
+) -> ModelDef:
+    """Structure and shapes of the model that `build` makes, without making any array.
+
+    frozen(path of a parameter): modules of which all parameters are frozen are in evaluation mode in training too, so
+    their batch norms use the running statistics and leave them as they are.
+    """
     model = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     model.train()
+    paths = list(to_flat(nnx.state(model, nnx.Param)))
+    for place, module in nnx.iter_modules(model):
+        own = [path for path in paths if path.startswith("".join(f"{part}/" for part in place))]
+        if own and all(map(frozen, own)):
+            module.eval()
     training, params, statistics = nnx.split(model, nnx.Param, ...)
     model.eval()
     evaluation = nnx.split(model, nnx.Param, ...)[0]

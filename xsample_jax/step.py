@@ -31,6 +31,8 @@ from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.terms import Block, image_block, key_block, other_view
 from xsample_jax.ops import products, unit_rows
+from xsample_jax.optim import averaged
+from xsample_jax.param_groups import ParamGroups
 from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, updated, warm_up
 
 # From a batch to the blocks that an objective compares: one encoder call for all views, and whatever else it needs.
@@ -262,7 +264,10 @@ def make_loss(config, model: ModelDef, objective: Objective, how: Streaming) -> 
     None where the images go through the encoder in chunks. A batch of another size than the config's goes in one piece.
     """
 
+    groups = ParamGroups.of(config.optimizer)
+
     def loss_of(params, statistics, inputs: StepInputs, how: Streaming | None = how):
+        params = groups.hold(params)
         temperature = temperature_of(objective, params)
         network = model.merge(params, statistics, training=True)
         encoded = {}  # statistics of the image side, where it went through the encoder in chunks
@@ -327,6 +332,16 @@ def choose_streaming(config, objective: Objective, mesh: Mesh | None, class_embe
     )
 
 
+def next_average(
+    state: TrainState, opt_state, params: dict, statistics: dict, decay: jax.Array | None
+) -> dict[str, jax.Array]:
+    """What evaluations look at after an update to `params`: see TrainState.ema. decay: None without optimizer.ema."""
+    if decay is not None:
+        return moved(state.ema, params | statistics, decay)
+    mean = averaged(opt_state, params)
+    return {} if mean is None else mean | statistics
+
+
 def make_train_step(
     config,
     model: ModelDef,
@@ -376,7 +391,7 @@ def make_train_step(
         metrics["learning_rate"] = schedule(state.step)
         if config.optimizer.ema is not None:
             metrics["ema_decay"] = warm_up(config.optimizer.ema, state.step + 1)
-        ema = moved(state.ema, params | statistics, metrics["ema_decay"]) if state.ema else {}
+        ema = next_average(state, opt_state, params, statistics, metrics.get("ema_decay"))
         metrics |= finite_diagnostics(gradient, params, metrics["loss"], z)
         if turn is not None:
             memory |= climbed

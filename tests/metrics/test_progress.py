@@ -1,8 +1,9 @@
 """The line of a long loop: on a terminal it rewrites itself and goes, elsewhere a line every half minute."""
 
 import io
+import os
 
-from xsample_jax.metrics.progress_bar import progress
+from xsample_jax.metrics.progress_bar import ProgressLine, progress
 
 
 class Terminal(io.StringIO):
@@ -42,3 +43,13 @@ def test_other_processes_and_early_ends():
         if item == 3:
             break
     assert "3/5" in stream.getvalue()
+
+
+def test_a_narrow_terminal_gets_a_line_that_it_can_rewrite(monkeypatch):
+    """A line that the terminal breaks would leave its first part behind at every step."""
+    stream = Terminal()
+    monkeypatch.setattr(stream, "fileno", lambda: 1, raising=False)
+    monkeypatch.setattr(os, "get_terminal_size", lambda number: os.terminal_size((20, 5)))
+    line = ProgressLine(100, stream=stream)
+    line.write(3, {"loss": 1.25, "kl": 0.5, "images_per_second": 1000.0})
+    assert stream.getvalue() == "\r" + "step   3/100  loss 1.2500"[:19] + "\x1b[K"

@@ -6,8 +6,10 @@ import pytest
 
 from tests.tiny import tiny_config, tiny_parts
 from tests.weights.made import made_array
+from xsample_jax import loop
 from xsample_jax.config import default_config, find_problems
-from xsample_jax.errors import DataError, Problems
+from xsample_jax.encoder import load_encoder, read_initial
+from xsample_jax.errors import CheckpointError, DataError, Problems
 from xsample_jax.loop import train
 from xsample_jax.weights.families import FAMILIES, abstract_encoder, encoder_shapes, read_pretrained
 from xsample_jax.weights.files import write_safetensors
@@ -77,6 +79,26 @@ def test_a_file_for_another_width_names_all_that_does_not_fit(tmp_path):
     with pytest.raises(Problems) as caught:
         read_pretrained(config)
     assert len(caught.value.problems) == len(encoder_shapes(abstract_encoder(config)))
+
+
+def test_the_encoder_of_another_run(tmp_path, monkeypatch, capsys):
+    """As load_encoder gives it, which is the average where that run kept one; what does not fit is named."""
+    monkeypatch.setattr(loop, "write_report", lambda runs, path: None)
+    train(tiny_config(steps=2, optimizer__ema=0.5, optimizer__learning_rate=0.1), tmp_path / "first")
+    config = tiny_config(model__init_from=str(tmp_path / "first"), objective__preset="simclr")
+    expected = load_encoder(tmp_path / "first").arrays
+    capsys.readouterr()
+    state = tiny_parts(config, jax.devices()[:2]).new_state(read_initial(config))
+    assert f"the encoder starts from step 2 of {tmp_path / 'first'}" in capsys.readouterr().out
+    everything = state.params | state.statistics
+    for name, value in expected.items():
+        np.testing.assert_array_equal(everything[f"encoder/{name}"], value, err_msg=name)
+    assert {f"encoder/{name}" for name in expected} == {name for name in everything if name.startswith("encoder/")}
+    with pytest.raises(Problems, match="encoder/stages") as caught:
+        read_initial(tiny_config(model__init_from=str(tmp_path / "first"), model__width=4))
+    assert len(caught.value.problems) == len(expected)
+    with pytest.raises(CheckpointError, match="nowhere"):
+        read_initial(tiny_config(model__init_from=str(tmp_path / "nowhere")))
 
 
 def test_without_init_from_nothing_is_read():

@@ -8,13 +8,16 @@ silence, as that is reported already.
 
 from collections.abc import Iterator
 
+from xsample_jax import param_groups
 from xsample_jax.config.rules_objective import LOSS_RULES, OBJECTIVE_RULES
 from xsample_jax.errors import ConfigError, did_you_mean
 from xsample_jax.models.towers import kind_of
 from xsample_jax.objectives.from_config import build_objective
+from xsample_jax.optim import COOLED, SCHEDULE_FREE
 from xsample_jax.sharding import find_rule_problems
 from xsample_jax.topology import TOPOLOGY, TOPOLOGY_FORM
 from xsample_jax.weights.families import FAMILIES
+from xsample_jax.weights.files import READERS
 
 # Rules about the data: its source, what is drawn from it, and the size of its views.
 
@@ -196,7 +199,8 @@ def _patches(c: dict) -> Iterator[ConfigError]:
 
 def _pretrained(c: dict) -> Iterator[ConfigError]:
     path, family, encoder, layout = (c[f"model.{name}"] for name in ("init_from", "init_family", "encoder", "layout"))
-    if (path is None) != (family is None):
+    a_run = path is not None and not path.endswith(tuple(READERS))
+    if (path is None) != (family is None) and not a_run:
         missing, fix = ("init_family", f"one of {', '.join(FAMILIES)}") if path else ("init_from", "a file of weights")
         yield ConfigError(f"model.{missing}", None, f"{fix}, as the other of the two is set", "Set both, or neither.")
     if family is not None:
@@ -257,6 +261,39 @@ def _lars_and_clipping(c: dict) -> Iterator[ConfigError]:
         )
 
 
+def _schedule(c: dict) -> Iterator[ConfigError]:
+    name, warmup, cooldown = (c[f"optimizer.{key}"] for key in ("schedule", "warmup", "cooldown"))
+    if name == "constant" and c["optimizer.final_rate"]:
+        expected = "0 with a constant schedule, which never falls"
+        yield ConfigError("optimizer.final_rate", c["optimizer.final_rate"], expected, "Use linear, cosine or wsd.")
+    if name in COOLED and warmup + cooldown > 1:
+        expected = f"at most {1 - warmup:g}: warm-up is {warmup:g} of the run"
+        yield ConfigError("optimizer.cooldown", cooldown, expected)
+    if name == "rsqrt" and not warmup:
+        yield ConfigError("optimizer.warmup", warmup, "more than 0 with rsqrt, which falls from the end of warm-up on")
+
+
+def _schedule_free(c: dict) -> Iterator[ConfigError]:
+    if c["optimizer.name"] != SCHEDULE_FREE:
+        return
+    of = f"with {SCHEDULE_FREE}"
+    if c["optimizer.schedule"] != "constant":
+        fix = "Set --config.optimizer.schedule=constant."
+        yield ConfigError("optimizer.schedule", c["optimizer.schedule"], f"constant {of}, after warm-up", fix)
+    if c["optimizer.ema"] is not None:
+        expected = f"None {of}, which has an average of its own"
+        yield ConfigError("optimizer.ema", c["optimizer.ema"], expected, "Set --config.optimizer.ema=None.")
+    if c["precision.params"] != "float32":
+        expected = f"float32 {of}, whose average is computed from the parameters"
+        yield ConfigError("precision.params", c["precision.params"], expected)
+    if c["optimizer.b1"] == 0:
+        yield ConfigError("optimizer.b1", 0.0, f"more than 0 {of}", "Set --config.optimizer.b1=0.9.")
+
+
+def _rules(c: dict) -> Iterator[ConfigError]:
+    yield from param_groups.find_rule_problems(c["optimizer.rules"])
+
+
 def _mesh(c: dict) -> Iterator[ConfigError]:
     if c["mesh.data"] == 0:
         yield ConfigError(
@@ -268,7 +305,7 @@ def _mesh(c: dict) -> Iterator[ConfigError]:
     yield from find_rule_problems(c["mesh.rules"])
 
 
-TRAINING_RULES = (_length_of_the_run, _grad_cache, _lars_and_clipping, _mesh)
+TRAINING_RULES = (_length_of_the_run, _grad_cache, _lars_and_clipping, _schedule, _schedule_free, _rules, _mesh)
 
 
 RULES = (

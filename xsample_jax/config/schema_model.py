@@ -29,12 +29,12 @@ MODEL = {
     "init_from": Key(
         str,
         None,
-        "File of pretrained weights that the encoder starts from: .safetensors, .npz, .pth, .pt or .bin. A checkpoint "
-        "of this run wins. None: from scratch.",
+        "What the encoder starts from: a file of weights (.safetensors, .npz, .pth, .pt or .bin), or a run folder or "
+        "RUN/checkpoints/STEP of ours, without init_family. A checkpoint of this run wins. None: from scratch.",
         optional=True,
     ),
     "init_family": Key(
-        str, None, "Whose names init_from has (docs/weights.md).", choices=tuple(FAMILIES), optional=True
+        str, None, "Whose names the file init_from has (docs/weights.md).", choices=tuple(FAMILIES), optional=True
     ),
     "conv_impl": Key(
         str,

@@ -1,10 +1,10 @@
 """Config keys of the update: optimizer, number types, devices, and what happens when something goes wrong."""
 
 from xsample_jax.config.key import Key
-from xsample_jax.optim import OPTIMIZERS
+from xsample_jax.optim import OPTIMIZERS, SCHEDULES
 
 OPTIMIZER = {
-    "name": Key(str, "adamw", "lars or adamw.", choices=tuple(OPTIMIZERS)),
+    "name": Key(str, "adamw", "The update rule (docs/training.md).", choices=tuple(OPTIMIZERS)),
     "learning_rate": Key(float, 1e-3, "Base learning rate; the peak follows from lr_scaling.", above=0),
     "lr_scaling": Key(
         str,
@@ -13,7 +13,19 @@ OPTIMIZER = {
         choices=("none", "linear", "sqrt"),
     ),
     "warmup": Key(float, 0.1, "Share of the steps with linear warm-up.", minimum=0, maximum=0.9),
-    "schedule": Key(str, "cosine", "After warm-up: cosine to zero, or constant.", choices=("cosine", "constant")),
+    "schedule": Key(
+        str,
+        "cosine",
+        "After warm-up: cosine or linear to final_rate, constant, rsqrt (1 / sqrt of the step) or wsd (constant); the "
+        "last two with a cooldown.",
+        choices=SCHEDULES,
+    ),
+    "final_rate": Key(
+        float, 0.0, "Rate after the last step, as a share of the peak; not of constant.", minimum=0, maximum=1
+    ),
+    "cooldown": Key(
+        float, 0.2, "rsqrt and wsd: share of the steps that end the run on a line to final_rate.", minimum=0, maximum=1
+    ),
     "weight_decay": Key(
         float,
         1e-4,
@@ -21,9 +33,30 @@ OPTIMIZER = {
         minimum=0,
         maximum=1e6,
     ),
-    "momentum": Key(float, 0.9, "LARS momentum.", minimum=0, below=1),
-    "b1": Key(float, 0.9, "AdamW first-moment decay.", minimum=0, below=1),
-    "b2": Key(float, 0.95, "AdamW second-moment decay.", minimum=0, below=1),
+    "final_weight_decay": Key(
+        float,
+        None,
+        "Weight decay after the last step, reached by half a cosine. None: weight_decay throughout.",
+        minimum=0,
+        maximum=1e6,
+        optional=True,
+    ),
+    "rules": Key(
+        tuple[dict, ...],
+        (),
+        "What is frozen, or has a rate or weight decay of its own: the first rule whose regex is found in the path of "
+        "a parameter (docs/training.md).",
+    ),
+    "layer_decay": Key(
+        float,
+        1.0,
+        "Factor of the rate from one block of the encoder to the one before it; 1: all alike.",
+        above=0,
+        maximum=1,
+    ),
+    "momentum": Key(float, 0.9, "Momentum of sgd, lars and muon.", minimum=0, below=1),
+    "b1": Key(float, 0.9, "Decay of first moments, of all others; what schedule-free mixes by.", minimum=0, below=1),
+    "b2": Key(float, 0.95, "Decay of second moments; of lion, of its momentum. Not of adafactor.", minimum=0, below=1),
     "clip_norm": Key(float, None, "Clip the global gradient norm. None: do not clip.", above=0, optional=True),
     "ema": Key(
         float,

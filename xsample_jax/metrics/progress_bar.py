@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -103,12 +104,21 @@ class ProgressLine:
         self._write(f"step {step}: " + "  ".join(shown) + "\n")
 
     def _print(self, text: str) -> None:
+        if self._rewrite:  # a line that the terminal breaks could not be rewritten
+            text = text[: _columns(self._stream) - 1]
         # "\x1b[K" clears what a longer line before has left.
         self._write(f"\r{text}\x1b[K" if self._rewrite else text + "\n")
         self._open_line = self._rewrite
 
     def _write(self, text: str) -> None:
         _write(self._stream, text)
+
+
+def _columns(stream) -> int:
+    """Width of the terminal; 1000 where it does not say."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return os.get_terminal_size(stream.fileno()).columns or 1000
+    return 1000
 
 
 def clock(seconds: float) -> str:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from xsample_jax.config.load import file_error, import_file
+from xsample_jax.config.load import file_error, find_config, import_file
 from xsample_jax.errors import ConfigError, UserError
 
 
@@ -63,12 +63,11 @@ def grid(
 
 
 def read_grid(file: str) -> tuple[str, list[Point]]:
-    """(name of the grid, its points) of `path.py` or `path.py:argument`.
+    """(name of the grid, its points) of `path.py`, `path.py:argument` or the name of one, as ablations/temperature.
 
     Raises ConfigError: no such file, no get_grid, an exception in it, no points, or two of the same name.
     """
-    path, colon, argument = file.partition(".py:")
-    path = pathlib.Path(path + ".py" if colon else path)
+    path, argument = find_config(file)
     module = import_file(path)
     get_grid = getattr(module, "get_grid", None)
     example = "See configs/ablations/temperature.py."

@@ -48,6 +48,11 @@ def run_cli(run: Callable[[Sequence[str]], int | None], arguments: Sequence[str]
         return STOPPED
 
 
+def program(tool: str) -> str:
+    """How a command was called, for its usage line: `xsample NAME`, or `python -m`."""
+    return sys.argv[0] if sys.argv[0].startswith("xsample ") else f"python -m xsample_jax.tools.{tool}"
+
+
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Returns (the `--config.key=value` arguments, all the others), both in their order."""
     overrides = [argument for argument in arguments if argument.lstrip("-").startswith("config.")]

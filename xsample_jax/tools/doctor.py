@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xsample_jax.errors import UserError
-from xsample_jax.tools.cli import local_path, run_cli, split_overrides
+from xsample_jax.tools.cli import local_path, program, run_cli, split_overrides
 
 
 def run(arguments: Sequence[str]) -> int:
     """Prints the findings; returns the exit code."""
     overrides, arguments = split_overrides(arguments)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=program("doctor"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", required=True, help="config file; values are set as --config.KEY=VALUE")
     parser.add_argument("--workdir", default=".", help="folder that the run would write to (default: this one)")
     parser.add_argument("--picture", type=local_path, default=Path("doctor.png"), help="PNG of the first batch")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from xsample_jax.errors import ConfigError
 from xsample_jax.io.paths import as_path
-from xsample_jax.tools.cli import add_renamed, run_cli
+from xsample_jax.tools.cli import add_renamed, program, run_cli
 
 TEMPLATES = {"captions": "{caption}", "classes": "a photo of a {caption}"}
 
@@ -44,7 +44,7 @@ def encoder_options(backend: str, device: str | None, dtype: str | None) -> dict
 
 
 def run(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m xsample_jax.tools.embed", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=program("embed"), description=__doc__.split("\n")[0])
     add_renamed(parser, "--data", "--set", required=True, metavar="FOLDER", help="a record set (with a manifest.json)")
     parser.add_argument("--model", help="name on the hub or folder (default: all-mpnet-base-v2, the paper's)")
     parser.add_argument("--backend", default="jax", choices=["jax", "torch"], help="torch runs any model, CLIP's too")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from xsample_jax.errors import FINISHED, UserError
 from xsample_jax.io.console import say
-from xsample_jax.tools.cli import add_renamed, local_path, run_cli, split_overrides
+from xsample_jax.tools.cli import add_renamed, local_path, program, run_cli, split_overrides
 
 JSON_FILE, EXAMPLES_FILE, PAGE = "evaluation.json", "evaluation.npz", "evaluation.html"
 
@@ -33,7 +33,7 @@ SGD = {"learning_rates": numbers, "epochs": int, "batch_size": int, "momentum": 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m xsample_jax.tools.evaluate",
+        prog=program("evaluate"),
         description=__doc__ + "\npython -m xsample_jax --list=evaluators says what each evaluation is.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xsample_jax.io.paths import local_copy_of
-from xsample_jax.tools.cli import add_renamed, local_path, run_cli
+from xsample_jax.tools.cli import add_renamed, local_path, program, run_cli
 
 FORMATS = ("safetensors", "jax_export", "onnx")
 
@@ -31,7 +31,9 @@ def export(checkpoint: str, form: str, out: str | Path, step: int | None = None)
 
 
 def run(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=program("export"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_renamed(parser, "--run", "--checkpoint", required=True, metavar="RUN", help="run folder (its --workdir)")
     parser.add_argument("--step", type=int, help="of which checkpoint (default: the newest)")
     parser.add_argument("--format", required=True, choices=FORMATS)

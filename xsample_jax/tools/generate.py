@@ -10,11 +10,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from xsample_jax.tools.cli import run_cli
+from xsample_jax.tools.cli import program, run_cli
 
 
 def run(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=program("generate"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--run", required=True, metavar="RUN", help="run folder (its --workdir)")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="the record set")
     parser.add_argument("--count", type=int, default=10_000, help="images (default 10,000)")

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from xsample_jax.errors import DataError
-from xsample_jax.tools.cli import run_cli, split_overrides
+from xsample_jax.tools.cli import program, run_cli, split_overrides
 
 BOUNDS = {
     "batch_size": (1, 2**24),
@@ -56,7 +56,9 @@ def question(flags: argparse.Namespace, overrides: list[str]):
 def run(arguments: list[str]) -> None:
     """Does what the command line says."""
     overrides, arguments = split_overrides(arguments)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=program("inspect"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True, help="folder of a record set, emoji, or a config file")
     parser.add_argument("--out", default="inspect.html", help="page to write (default: %(default)s)")
     parser.add_argument("--split", help="default: that of the config, or train")

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xsample_jax.errors import ConfigError, raise_all
-from xsample_jax.tools.cli import local_path, run_cli, split_overrides
+from xsample_jax.tools.cli import local_path, program, run_cli, split_overrides
 
 
 def run(arguments: Sequence[str]) -> None:
     overrides, rest = split_overrides(arguments)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=program("local_features"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--run", required=True, metavar="RUN", help="run folder (its --workdir)")
     parser.add_argument("--step", type=int, help="of which checkpoint (default: the newest)")
     parser.add_argument("--split", help="of the set (default: eval.split of the run)")

@@ -23,12 +23,15 @@ from pathlib import Path
 from xsample_jax.errors import DataError
 from xsample_jax.io.paths import absolute, as_path
 from xsample_jax.io.text import read_lines
-from xsample_jax.tools.cli import local_path, run_cli
+from xsample_jax.tools.cli import local_path, program, run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog=program("prepare"),
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--source",

@@ -10,11 +10,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from xsample_jax.tools.cli import run_cli
+from xsample_jax.tools.cli import program, run_cli
 
 
 def run(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m xsample_jax.tools.report", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=program("report"), description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", help="run folders, in the order of the columns")
     parser.add_argument("--out", default="report.html", help="HTML file to write (default: %(default)s)")
     parser.add_argument("--baseline", help="series or preset that the others are compared with (default: SimCLR)")

@@ -12,13 +12,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from xsample_jax.tools.cli import local_path, run_cli
+from xsample_jax.tools.cli import local_path, program, run_cli
 
 
 def run(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m xsample_jax.tools.results_page", description=__doc__.split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog=program("results_page"), description=__doc__.split("\n")[0])
     parser.add_argument("--grid", required=True, metavar="FILE[:ARG]", help="a grid that changes one key at a time")
     parser.add_argument("--runs", required=True, type=local_path, help="where tools.sweep put its runs")
     parser.add_argument("--out", required=True, type=local_path, help="Markdown file; its pictures are put beside it")

@@ -10,13 +10,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from xsample_jax.tools.cli import run_cli
+from xsample_jax.tools.cli import program, run_cli
 
 
 def run(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m xsample_jax.tools.results_table", description=__doc__.split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog=program("results_table"), description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", help="run folders; the order of their objectives is that of the columns")
     parser.add_argument("--out", action="append", default=[], help="Markdown file with the markers; may be repeated")
     parser.add_argument("--baseline", help="column that the others are compared with (default: simclr)")

@@ -15,11 +15,13 @@ import sys
 from collections.abc import Sequence
 
 from xsample_jax.errors import FAILED, REQUEUE, ConfigError
-from xsample_jax.tools.cli import local_path, run_cli
+from xsample_jax.tools.cli import local_path, program, run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=program("sweep"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--grid", required=True, metavar="FILE[:ARG]", help="python file with get_grid(arg)")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="each run has the folder OUT/NAME")
     what = parser.add_mutually_exclusive_group()

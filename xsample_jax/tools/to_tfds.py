@@ -10,11 +10,11 @@ import sys
 from collections.abc import Sequence
 
 from xsample_jax.errors import ConfigError
-from xsample_jax.tools.cli import add_renamed, local_path, run_cli
+from xsample_jax.tools.cli import add_renamed, local_path, program, run_cli
 
 
 def run(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m xsample_jax.tools.to_tfds", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=program("to_tfds"), description=__doc__.split("\n")[0])
     add_renamed(parser, "--data", "--set", required=True, metavar="FOLDER", help="a record set (with a manifest.json)")
     parser.add_argument("--out", required=True, type=local_path, metavar="FOLDER", help="data_dir of TFDS")
     chosen = parser.parse_args(arguments)

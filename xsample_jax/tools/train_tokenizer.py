@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from xsample_jax.errors import DataError
 from xsample_jax.io.paths import as_path
-from xsample_jax.tools.cli import add_renamed, run_cli
+from xsample_jax.tools.cli import add_renamed, program, run_cli
 
 
 def sampled_captions(source, most: int) -> Iterator[str]:
@@ -24,9 +24,7 @@ def sampled_captions(source, most: int) -> Iterator[str]:
 
 
 def run(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m xsample_jax.tools.train_tokenizer", description=__doc__.split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog=program("train_tokenizer"), description=__doc__.split("\n")[0])
     add_renamed(parser, "--data", "--set", required=True, metavar="FOLDER", help="a record set with captions")
     parser.add_argument("--split", default="train", help="of which the captions are (default: %(default)s)")
     parser.add_argument("--vocab", type=int, default=32_768, help="most entries (default: %(default)s)")
