@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 from scipy import stats
-from xsample_jax.reports.results import finished
 
 from xsample_jax.errors import DataError
 from xsample_jax.io.files import atomic_write
+from xsample_jax.reports.results_page import finished
 from xsample_jax.reports.runs import load_runs
 from xsample_jax.reports.style import color, picture, row, rule
 from xsample_jax.sweeps.grid import Point, read_grid
