@@ -77,8 +77,8 @@ class Adversary:
 
     @cached_property
     def ids(self) -> np.ndarray:
-        """Of generated images, int32 [rows]: below 0, where no record has any."""
-        return -1 - np.arange(self.rows, dtype=np.int32)
+        """Of generated images, int32 [rows]: the largest there are. One below 0 would be no image to an objective."""
+        return (2**31 - 1 - np.arange(self.rows)).astype(np.int32)
 
     @cached_property
     def networks(self) -> dict[str, ModelDef]:
