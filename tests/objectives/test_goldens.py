@@ -24,7 +24,9 @@ from xsample_jax.objectives.presets_image_text import COSINE_WEIGHTS
 from xsample_jax.objectives.terms import IMAGE, TEXT, VIEW_0, VIEW_1, Rows, Term, image_block, key_block
 
 CASES = {
-    case["name"]: case for case in json.loads((pathlib.Path(__file__).parent / "goldens.json").read_text())["cases"]
+    case["name"]: case
+    for file in ("goldens.json", "goldens_literature.json")
+    for case in json.loads((pathlib.Path(__file__).parent / file).read_text())["cases"]
 }
 _COMMON = json.loads((pathlib.Path(__file__).parent / "goldens.json").read_text())["common"]
 Z1, Z2, Z3, QUEUE, LABELS = (np.asarray(_COMMON[name]) for name in ("z1", "z2", "z3", "queue", "labels"))
@@ -61,10 +63,10 @@ def value(terms, blocks, tau, count=12, feature_terms=(), tau_s=0.1, **options):
     return objective_loss(objective, blocks, count, tau, **options)[0]
 
 
-def preset_value(name, blocks, count=12, temperature=None, **changes):
+def preset_value(name, blocks, count=12, temperature=None, progress=0.0, **changes):
     objective = dataclasses.replace(PRESETS[name].objective, **changes)
     tau = temperature or objective.temperature
-    return objective_loss(objective, blocks, count, tau, objective.bias or 0.0)[0]
+    return objective_loss(objective, blocks, count, tau, objective.bias or 0.0, progress)[0]
 
 
 def two_views(**side):
@@ -297,6 +299,8 @@ PRESETS_ON_GOLDENS = {
     "supcon": lambda: preset_value("supcon", two_views()),
     "dcl": lambda: preset_value("dcl", two_views()),
     "rince": lambda: preset_value("rince", two_views()),
+    "z_loss": lambda: preset_value("z_loss", two_views()),
+    "loss_reweighting": lambda: preset_value("loss_reweighting", {"image": images(Z1, Z3)}, progress=0.5),
     "macl": lambda: preset_value("macl", two_views()),
     "mv_infonce": lambda: preset_value("mv_infonce", {"image": images(Z1, Z2, Z3)}),
     "simlap": lambda: simlap(),

@@ -78,6 +78,19 @@ def square(s, t):
     return [np.mean([(s[i, k] - t[i, k]) ** 2 for k in of_row(i, t)[0]]) for i in range(ROWS)]
 
 
+def z(a, b):
+    def value(s, t):
+        rows = []
+        for i in range(ROWS):
+            valid, positive, _ = of_row(i, t)
+            scores = (s[i] - np.mean(s[i, valid])) / np.std(s[i, valid])
+            total = sum(t[i, p] for p in positive)
+            rows.append(sum(t[i, p] * softplus(a * (b - scores[p])) / a for p in positive) / total)
+        return rows
+
+    return value
+
+
 CASES = {
     "sigmoid": ({}, sigmoid, TARGET),
     "sigmoid_mean": ({}, lambda s, t: sigmoid(s, t) / VALID.sum(axis=1), TARGET),
@@ -87,6 +100,7 @@ CASES = {
     "pairwise_global": ({}, pairwise_global, TARGET),
     "joint": ({}, joint, TARGET),
     "square": ({}, square, SOFT),
+    "z": ({"sharpness": 3.0, "location": 0.5}, z(3.0, 0.5), TARGET),
 }
 
 
@@ -114,7 +128,7 @@ def test_a_constant_on_a_row(name):
     by = np.array([1.0, -2, 0, 3, 0.5])
     value, moved = (np.asarray(LINKS[name](jnp.asarray(s), jnp.asarray(target), jnp.asarray(VALID), **options))
                     for s in (LOGITS, LOGITS + by[:, None]))  # fmt: skip
-    if name in ("symmetric", "pairwise", "joint"):
+    if name in ("symmetric", "pairwise", "joint", "z"):
         np.testing.assert_allclose(moved, value, rtol=1e-5)
     elif name == "robust":
         np.testing.assert_allclose(moved, np.exp(0.3 * by) * value, rtol=1e-4)

@@ -46,7 +46,7 @@ AMONG_ZEROS = {
     "row_weight": ("focal", "inverse_one_minus_p", "dual_temperature"),
     "attraction": ("focal", "inverse_one_minus_p", "dual_temperature"),
     "repulsion": ("focal", "inverse_one_minus_p", "dual_temperature"),
-    "link": ("pairwise", "pairwise_global", "joint"),
+    "link": ("pairwise", "pairwise_global", "joint", "z"),
     "mixer": ("hard_mixtures",),
 }
 # What only the softmax has: fields of a term with the value that says nothing.
@@ -105,6 +105,7 @@ def find_clashes(term: Term, number: int, objective: Objective, field: str) -> I
     """Choices of a term that have no meaning together."""
     yield from _graph(term, field)
     yield from _softmax_only(term, field)
+    yield from _by_loss(term, field)
     yield from _zeros(term, f"{field}.graph")
     yield from _rows(term, field)
     yield from _temperature(term, objective, field)
@@ -191,6 +192,19 @@ def _has_zeros(part: Graph) -> bool:
         else:
             zeros = zeros or name_of(part.source) in SIGNED or name_of(transform) == "top_k"
     return zeros
+
+
+def _by_loss(term: Term, field: str) -> Iterator[ConfigError]:
+    """Weights by the loss of a row are for the whole row, and of the loss that they multiply."""
+    for name in ("attraction", "repulsion"):
+        if isinstance(getattr(term, name), Choice) and name_of(getattr(term, name)) == "by_loss":
+            yield ConfigError(f"{field}.{name}", "by_loss", "by_loss as the row_weight: it weighs a whole loss")
+    if isinstance(term.row_weight, Choice) and name_of(term.row_weight) == "by_loss":
+        plain = {"aggregate": "out", "attraction": 1.0, "repulsion": 1.0}
+        for name, value in plain.items():
+            if getattr(term, name) != value:
+                expected = f"{value!r}: the row_weight 'by_loss' is computed of that loss"
+                yield ConfigError(f"{field}.{name}", getattr(term, name), expected)
 
 
 def _softmax_only(term: Term, field: str) -> Iterator[ConfigError]:

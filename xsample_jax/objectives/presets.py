@@ -114,6 +114,24 @@ IMAGES = {
         "focal reweighting of KaLM-Embedding-V2, arXiv 2506.20923",
         Objective((Term(row_weight={"name": "focal", "gamma": 0.5}),), 0.1),
     ),
+    "loss_reweighting": Preset(
+        "sum w_i l_i, l_i InfoNCE of view 0 against view 1; w = softmax(min(h + 1, 1) / 0.4), h the losses scaled to "
+        "[-1, 1]; w uniform in the first tenth of the run; tau 0.1",
+        "dynamic loss-based reweighting (LinUpper), arXiv 2502.06733 (there of language models; the length of the "
+        "warm-up is ours)",
+        Objective(
+            (Term(anchors=VIEW_0, keys=VIEW_1, row_weight={"name": "by_loss", "r": 0.4, "warm_up": 0.1}),),
+            0.1,
+        ),
+        golden="dynamic reweighting: linupper, r=0.4",
+    ),
+    "z_loss": Preset(
+        "log(1 + e^{-z}), z = (s(i, i+) - mean_k s(i, k)) / std_k s(i, k) over the other views k of all images",
+        "Z-loss, arXiv 1604.08859, with a = 1 and b = 0 as in the authors' code (there on the logits of classes)",
+        # One direction: views are drawn alike, so it has the expectation of both.
+        Objective((Term(anchors=VIEW_0, keys=VIEW_1, link="z"),), 1.0),
+        golden="Z-loss a=1 b=0",
+    ),
     "macl": Preset(
         "NT-Xent with tau = 0.1 (1 + 0.5 A), A the mean positive cosine; rows weighted by 1 / (1 - p_i)",
         "MACL, arXiv 2207.07874, eqs. 7, 9",

@@ -12,7 +12,7 @@ from xsample_jax.graphs.sources import identity, label
 from xsample_jax.graphs.targets import Graph, Mixture, parts_of, source_slots, target
 from xsample_jax.objectives.cross_entropy import AGGREGATES, DENOMINATORS, Pairing, entropy, log_sum, mean_over_rows
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
-from xsample_jax.objectives.links import LINKS
+from xsample_jax.objectives.links import LINKS, z_scores
 from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES, all_products
 from xsample_jax.objectives.negatives import MIXERS, NEGATIVES
 from xsample_jax.objectives.row_weights import WEIGHTS
@@ -125,7 +125,7 @@ def concatenate(parts: list[Block]) -> Block:
 
 
 # Losses of pairs that say nothing about a row without a positive.
-OF_POSITIVES = ("robust", "symmetric")
+OF_POSITIVES = ("robust", "symmetric", "z")
 
 GRAPH, FIRST_VIEW, SECOND_VIEW = Graph(), Rows("image", 0), Rows("image", 1)
 
@@ -203,7 +203,8 @@ class FeatureTerm:
 class Pairs:
     """What a term compares, all [A, K] where nothing else is said: the input of the equation.
 
-    valid: bool, pairs that are compared at all; repelled: bool, those of them that the denominator may have.
+    valid: bool, pairs that are compared at all; repelled: bool, those of them that the denominator may have;
+    progress: share of the run that is over, for row weights.
     """
 
     logits: jax.Array
@@ -213,6 +214,7 @@ class Pairs:
     temperature: jax.Array
     u: Block
     v: Block
+    progress: jax.Array | float = 0.0
 
 
 def pairs_of(
@@ -254,7 +256,7 @@ def pairs_of(
         graph = jnp.concatenate([graph, jnp.zeros_like(extra)], axis=1)
         mixed = jnp.broadcast_to(jnp.any(negative, axis=1, keepdims=True), extra.shape)
         valid, repelled = (jnp.concatenate([of, mixed], axis=1) for of in (valid, repelled))
-    return Pairs(similarity / tau + bias, graph, valid, repelled, tau, u, v)
+    return Pairs(similarity / tau + bias, graph, valid, repelled, tau, u, v, progress)
 
 
 def views_apart(term: Term | FeatureTerm, blocks: Mapping[str, Block], images: int) -> tuple[Term | FeatureTerm, ...]:
@@ -333,7 +335,7 @@ def term_rows(term: Term, pairs: Pairs, images: int) -> tuple[jax.Array, jax.Arr
     denominator = resolve(DENOMINATORS, term.denominator, "denominator")
     pairing = Pairing(u, v, pair_view, _views(term, images, len(v["z"])), pairs.temperature)
     log_denominator = denominator(logits, weight, pairing)
-    given = (logits, graph, weight, log_denominator, u, pairs.temperature)
+    given = (logits, graph, weight, log_denominator, u, pairs.temperature, pairs.progress)
     value = AGGREGATES[term.aggregate](
         logits, graph, log_denominator, _weight(term.attraction, given), _weight(term.repulsion, given)
     )
@@ -377,7 +379,8 @@ def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax
 
     target_entropy H(T) in nats; own_view_mass: on views of the same image; same_class_mass: on the same label, own
     views included (only with labels); rows_without_positive: share of anchors that are left out;
-    rows_without_negative: share of anchors that nothing is pushed away from.
+    rows_without_negative: share of anchors that nothing is pushed away from; positive_z: z-score of the positives
+    among all keys (of the link z only).
     """
     keys, counted_anchors = len(pairs.v["z"]), counted
     graph = pairs.target[:, :keys]
@@ -390,6 +393,8 @@ def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax
     }
     if "label" in pairs.u and "label" in pairs.v:
         rows["same_class_mass"] = jnp.sum(graph * label(pairs.u, pairs.v), axis=-1)
+    if name_of(term.link) == "z":
+        rows["positive_z"] = jnp.sum(graph * z_scores(pairs.logits, pairs.valid)[:, :keys], axis=-1)
     metrics = {name: mean_over_rows(value, counted) for name, value in rows.items()}
     repelled = jnp.any(_pushed(term, pairs), axis=-1)
     if len(counted_anchors) < len(repelled):  # merged views are one anchor
