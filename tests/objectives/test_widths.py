@@ -29,9 +29,10 @@ def test_the_golden_and_its_gradient():
     passages = jnp.asarray(golden["extra"]["passages"], jnp.float32)
     own = jnp.asarray(np.where(np.arange(36) % 3 == 0, np.arange(36) // 3, -1))
     objective = Objective((Term(keys=Rows("queue")),), 0.05, widths=((16, 1.0), (8, 0.3), (4, 0.2)))
+    keys = key_block(passages) | {"id": own}
 
     def value(z):
-        blocks = {"image": image_block(z, {"id": jnp.asarray(IDS)}, 1), "queue": key_block(passages) | {"id": own}}
+        blocks = {"image": image_block(z, {"id": jnp.asarray(IDS)}, 1), "queue": keys}
         return objective_loss(objective, blocks, 12, 0.05)[0]
 
     loss, slope = quick_jit(jax.value_and_grad(value))(jnp.float32(Z1))
@@ -43,7 +44,7 @@ def test_the_golden_and_its_gradient():
 def test_it_is_the_weighted_sum_of_the_losses_of_models_that_end_there(name):
     """A model whose embedding is the prefix has the loss of the prefix: a preset of every kind."""
     objective = synthetic.small(PRESETS[name].objective)
-    inputs = synthetic.inputs_of(objective, queued=10 if objective.queue else 0)
+    inputs = jax.tree.map(jnp.asarray, synthetic.inputs_of(objective, queued=10 if objective.queue else 0))
     seen = {}
 
     def recorded(given, blocks, *rest):
@@ -61,7 +62,7 @@ def test_it_is_the_weighted_sum_of_the_losses_of_models_that_end_there(name):
         for side in cut.values():
             for entry in set(side) & {"z", "embedding", "other_view", "teacher", "text", "image", "view_0", "view_1"}:
                 length = np.linalg.norm(side[entry][:, :width], axis=1, keepdims=True)
-                side[entry] = side[entry][:, :width] / np.maximum(length, 1e-6)
+                side[entry] = jnp.asarray(side[entry][:, :width] / np.maximum(length, 1e-6))
             for entry in set(side) & {"raw", "gate"}:
                 side[entry] = side[entry][:, :width]
         alone[width] = objective_loss(objective, cut, *seen["rest"])[0]
@@ -79,7 +80,8 @@ def test_one_width_of_all_is_the_objective_itself():
     loss, metrics = objective_loss(dataclasses.replace(plain, widths=((6, 1.0),)), blocks, 4, 0.1)
     expected, of_plain = objective_loss(plain, blocks, 4, 0.1)
     assert loss == pytest.approx(float(expected), rel=1e-6)
-    assert {name: float(metrics[name]) for name in of_plain} == pytest.approx(of_plain, rel=1e-5)
+    for name, value in of_plain.items():
+        assert metrics[name] == pytest.approx(float(value), rel=1e-5), name
     np.testing.assert_allclose(np.linalg.norm(cut_rows(blocks["image"], 3)["z"], axis=1), 1, rtol=1e-6)
 
 

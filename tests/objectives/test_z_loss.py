@@ -12,9 +12,9 @@ from tests.objectives.test_goldens import CASES, IDS, Z1, Z2
 from tests.objectives.test_streamed import evaluate
 from tests.quick import quick_jit
 from xsample_jax.graphs.targets import Graph
-from xsample_jax.objectives.links import z
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.presets import PRESETS
+from xsample_jax.objectives.row_links import z
 from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.terms import TEXT, Rows, Term, image_block
 

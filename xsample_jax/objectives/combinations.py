@@ -21,6 +21,7 @@ from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.learned_state import constants_of, own_temperatures
 from xsample_jax.objectives.logits import TEMPERATURES
 from xsample_jax.objectives.objective import Objective
+from xsample_jax.objectives.row_links import OF_ORDER
 from xsample_jax.objectives.side_information import EVERY_IMAGE, STATES, provider_of
 from xsample_jax.objectives.terms import OF_VIEWS, FeatureTerm, Rows, Term, chosen_slots
 from xsample_jax.registry import Choice, name_of, options_of, slot_of
@@ -46,7 +47,7 @@ AMONG_ZEROS = {
     "row_weight": ("focal", "inverse_one_minus_p", "dual_temperature"),
     "attraction": ("focal", "inverse_one_minus_p", "dual_temperature"),
     "repulsion": ("focal", "inverse_one_minus_p", "dual_temperature"),
-    "link": ("pairwise", "pairwise_global", "joint", "z"),
+    "link": ("pairwise", "pairwise_global", "joint", "z", "soft_top_k"),
     "mixer": ("hard_mixtures",),
 }
 # What only the softmax has: fields of a term with the value that says nothing.
@@ -227,6 +228,9 @@ def _zeros(term: Term, field: str) -> Iterator[ConfigError]:
             fix = "Use the graph label or identity, or a preset whose denominator has all pairs (supcon, xclr)."
             yield ConfigError(field, describe(full[0]), expected, fix)
     alike = [(name_of(part.source), name_of(part.normalizer), part.transforms) for part in parts]
+    if name_of(term.link) in OF_ORDER and {source for source, _, _ in alike} == {"uniform"}:
+        expected = f"a graph whose pairs differ: the link {name_of(term.link)!r} asks for their order"
+        yield ConfigError(field, describe(term.graph), expected)
     if name_of(term.link).startswith("sigmoid") and set(alike) == {("uniform", "none", ())}:
         expected = f"a graph with pairs below 1: the link {name_of(term.link)!r} would only attract"
         yield ConfigError(field, describe(term.graph), expected)

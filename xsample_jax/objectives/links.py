@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from xsample_jax.graphs.targets import MASKED
 from xsample_jax.objectives.cross_entropy import log_sum
+from xsample_jax.objectives.row_links import pearson, pro, rank_kl, soft_top_k, z
 from xsample_jax.registry import Slot
 
 
@@ -70,37 +71,6 @@ def square(logits: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(valid, (logits - target) ** 2, 0.0), axis=-1) / jnp.maximum(valid.sum(axis=-1), 1)
 
 
-def z(
-    logits: jax.Array, target: jax.Array, valid: jax.Array, *, sharpness: float = 1.0, location: float = 0.0
-) -> jax.Array:
-    """Z-loss (arXiv 1604.08859): softplus(a (b - z)) / a of a positive's z-score; a sharpness, b location.
-
-    The z-score is over all valid keys of the row, so neither a factor (the temperature) nor a constant of a row
-    matters. Of several positives their mean, weighted by T. With K keys no z exceeds sqrt(K - 1): b must lie below.
-    """
-    losses = jax.nn.softplus(sharpness * (location - z_scores(logits, valid))) / sharpness
-    return jnp.sum(jnp.where(target > 0, target * losses, 0.0), axis=-1) / _at_least(target.sum(axis=-1))
-
-
-def z_scores(logits: jax.Array, valid: jax.Array) -> jax.Array:
-    """(S - mean) / standard deviation of every row over its valid keys, [A, K]; 0 in a row of equal logits."""
-    count = jnp.maximum(valid.sum(axis=-1, keepdims=True), 1)
-    mean = jnp.sum(jnp.where(valid, logits, 0.0), axis=-1, keepdims=True) / count
-    centered = jnp.where(valid, logits - mean, 0.0)
-    return centered * inverse_spread(jnp.sum(centered**2, axis=-1, keepdims=True) / count, mean)
-
-
-def inverse_spread(variance: jax.Array, mean: jax.Array) -> jax.Array:
-    """1 / standard deviation; 0 where the variance is what the rounding of equal float32 logits leaves."""
-    spread = variance > 1e-10 * (variance + mean**2)
-    return jnp.where(spread, jax.lax.rsqrt(jnp.where(spread, variance, 1.0)), 0.0)
-
-
-def _at_least(total: jax.Array) -> jax.Array:
-    """A sum of weights to divide by; 1 where it is 0, as the numerator is then."""
-    return jnp.where(total > 0, total, 1.0)
-
-
 def _positive(target: jax.Array) -> jax.Array:
     return (target > 0).astype(target.dtype)
 
@@ -119,4 +89,8 @@ LINKS = {
     "joint": Slot(joint),
     "square": Slot(square),
     "z": Slot(z, limits={"sharpness": (1e-3, 1e3)}),
+    "soft_top_k": Slot(soft_top_k, limits={"k": (0, None), "alpha": (1e-3, 1e3)}),
+    "pearson": Slot(pearson),
+    "rank_kl": Slot(rank_kl, limits={"rank_temperature": (1e-3, None)}),
+    "pro": Slot(pro),
 }

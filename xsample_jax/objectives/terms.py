@@ -12,9 +12,10 @@ from xsample_jax.graphs.sources import identity, label
 from xsample_jax.graphs.targets import Graph, Mixture, parts_of, source_slots, target
 from xsample_jax.objectives.cross_entropy import AGGREGATES, DENOMINATORS, Pairing, entropy, log_sum, mean_over_rows
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
-from xsample_jax.objectives.links import LINKS, z_scores
+from xsample_jax.objectives.links import LINKS
 from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES, all_products
 from xsample_jax.objectives.negatives import MIXERS, NEGATIVES
+from xsample_jax.objectives.row_links import OF_ORDER, z_scores
 from xsample_jax.objectives.row_weights import WEIGHTS
 from xsample_jax.registry import Choice, Slot, name_of, resolve, slot_of
 
@@ -125,7 +126,7 @@ def concatenate(parts: list[Block]) -> Block:
 
 
 # Losses of pairs that say nothing about a row without a positive.
-OF_POSITIVES = ("robust", "symmetric", "z")
+OF_POSITIVES = ("robust", "symmetric", "z", "soft_top_k")
 
 GRAPH, FIRST_VIEW, SECOND_VIEW = Graph(), Rows("image", 0), Rows("image", 1)
 
@@ -420,6 +421,8 @@ def negatives_of(term: Term, pairs: Pairs) -> jax.Array:
 
 def _pushed(term: Term, pairs: Pairs) -> jax.Array:
     """Pairs that an anchor is pushed away from, bool [A, K]."""
+    if name_of(term.link) in OF_ORDER:  # from what is not the best of its row
+        return pairs.valid & (pairs.target < jnp.max(pairs.target, axis=-1, keepdims=True))
     if name_of(term.link) != "softmax":
         return pairs.valid & (pairs.target < 1 if name_of(term.link).startswith("sigmoid") else pairs.target <= 0)
     return negatives_of(term, pairs) > 0

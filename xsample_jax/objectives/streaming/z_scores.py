@@ -1,4 +1,4 @@
-"""The Z-loss (links.z) with memory linear in the number of rows: moments in closed form, positives tile by tile.
+"""The Z-loss (row_links.z) with memory linear in the number of rows: moments in closed form, positives tile by tile.
 
     mean_i = x_i . m,  m the mean key        variance_i = x_i' C x_i,  C the covariance of the keys, [D, D]
 
@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from xsample_jax.graphs.sources import identity, label
 from xsample_jax.graphs.targets import Graph, requires, similarity
 from xsample_jax.objectives.cross_entropy import mean_over_rows
-from xsample_jax.objectives.links import inverse_spread
+from xsample_jax.objectives.row_links import inverse_spread
 from xsample_jax.objectives.streaming.loss import Streaming
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -35,11 +35,8 @@ def streamed_z(
         x, y = (z.astype(jnp.bfloat16).astype(z.dtype) for z in (x, y))
     names = {"id", "label", "row", "filled", *requires(graph)}
     u, v = ({name: side[name] for name in names & set(side)} for side in (anchors, keys))
-    if how.mesh is not None:
-        everywhere = NamedSharding(how.mesh, PartitionSpec())
-        y, v = jax.lax.with_sharding_constraint((y, v), everywhere)
     moments = _moments(x, y, v["filled"], same)
-    sums = _over_positives(graph, options, (x, u), (y, v), moments, how.block_size)
+    sums = _over_positives(graph, options, (x, u), _tiles((y, v), how), moments)
     total = jnp.where(sums["mass"] > 0, sums["mass"], 1.0)
     entropy = jnp.log(total) - sums["w_log_w"] / total
     counted = sums["mass"] > 0
@@ -72,20 +69,28 @@ def _moments(x: jax.Array, y: jax.Array, filled: jax.Array, same: bool) -> tuple
     return mean, inverse_spread(jnp.maximum(square / jnp.maximum(count, 1) - shift**2, 0.0), mean)
 
 
-def _over_positives(
-    graph: Graph, options: dict, anchors: tuple, keys: tuple, moments: tuple, block_size: int
-) -> dict[str, jax.Array]:
-    """Sums over the keys of every anchor, [A] each: of w, of w times loss, z and log w, and of parts of w."""
-    (x, u), (y, v) = anchors, keys
-    mean, inverse = moments
-    sharpness, location = options.get("sharpness", 1.0), options.get("location", 0.0)
-    size = min(block_size, len(y))
-    tiles = -(-len(y) // size)
-    with_label = "label" in u and "label" in v
+def _tiles(keys: tuple, how: Streaming) -> tuple:
+    """The arrays of the keys [K, ...] in tiles, [t, size, ...]; keys that fill up the last one are not `filled`."""
+    count = len(keys[0])
+    size = min(how.block_size, count)
+    tiles = -(-count // size)
 
     def padded(value):
-        rest = jnp.zeros((tiles * size - len(value), *value.shape[1:]), value.dtype)
+        rest = jnp.zeros((tiles * size - count, *value.shape[1:]), value.dtype)
         return jnp.concatenate([value, rest]).reshape(tiles, size, *value.shape[1:])
+
+    keys = jax.tree.map(padded, keys)
+    if how.mesh is None:
+        return keys
+    return jax.lax.with_sharding_constraint(keys, NamedSharding(how.mesh, PartitionSpec()))
+
+
+def _over_positives(graph: Graph, options: dict, anchors: tuple, tiles: tuple, moments: tuple) -> dict[str, jax.Array]:
+    """Sums over the keys of every anchor, [A] each: of w, of w times loss, z and log w, and of parts of w."""
+    x, u = anchors
+    mean, inverse = moments
+    sharpness, location = options.get("sharpness", 1.0), options.get("location", 0.0)
+    with_label = "label" in u and "label" in tiles[1]
 
     @jax.checkpoint
     def step(sums, tile):
@@ -108,4 +113,4 @@ def _over_positives(
 
     names = ("mass", "loss", "z", "w_log_w", "own", "negatives") + (("same_class",) if with_label else ())
     start = {name: jnp.zeros(len(x), x.dtype) for name in names}
-    return jax.lax.scan(step, start, jax.tree.map(padded, (y, v)))[0]
+    return jax.lax.scan(step, start, tiles)[0]
