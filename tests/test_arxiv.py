@@ -84,6 +84,7 @@ TITLES = {
     "2307.12616": "CTVIS: Consistent Training for Online Video Instance Segmentation",
     "2309.14580": "CWCL: Cross-Modal Transfer with Continuously Weighted Contrastive Loss",
     "2310.10636": "Dual-Encoders for Extreme Multi-Label Classification",
+    "2403.11391": "Investigating the Benefits of Projection Head for Representation Learning",
     "2405.18570": "It's Not a Modality Gap: Characterizing and Addressing the Contrastive Gap",
     "2407.18134": "X-Sample Contrastive Loss: Improving Contrastive Learning with Sample Similarity Graphs",
     "2409.17777": "Harnessing Shared Relations via Multimodal Mixup Contrastive Learning for Multimodal Classification",
