@@ -11,8 +11,9 @@ from tests.tiny import tiny_config
 from xsample_jax.errors import BAD_INPUT
 from xsample_jax.models import resnet
 from xsample_jax.models.vit import LAYOUTS, Shape, ViT
-from xsample_jax.reports.local_features import MOST_CLUSTERS, cluster, cluster_maps, main, overlay, palette
+from xsample_jax.reports.local_features import MOST_CLUSTERS, cluster, cluster_maps, overlay, palette
 from xsample_jax.reports.style import COLORS
+from xsample_jax.tools.local_features import main
 
 
 def test_clusters_are_those_that_are_there():

@@ -1,7 +1,7 @@
 """Sources by name."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from xsample_jax.data.records import open_records, read_manifest
@@ -71,6 +71,36 @@ def base_source(path: str, shard_size: int) -> Source:
 SHARD_SIZE = 10_000  # pictures of an input shard of folders and TFDS
 
 
+def _sources(
+    path: str, fields: Fields, table: str | None, split_by_folder: bool, shard_size: int, digits: DigitOptions
+) -> dict[str, tuple[set[str], Callable[[], Source]]]:
+    """{name: (flags that it takes, what lists it)} of every source."""
+    columns, splitting = {"--caption_fields", "--label_field", "--class_names"}, {"--splits", "--split_by_folder"}
+    return {
+        "webdataset": (
+            columns | splitting | {"--attributes"},
+            lambda: webdataset_source(path, fields, split_by_folder),
+        ),
+        "folder": (
+            columns | splitting | {"--shard_size", "--table", "--image_field", "--attributes", "--label_level"},
+            lambda: folder_source(path, fields, table, split_by_folder, shard_size),
+        ),
+        "parquet": (
+            columns | splitting | {"--attributes", "--image_field"},
+            lambda: parquet_source(path, fields, split_by_folder),
+        ),
+        "records": (set(), lambda: records_source(path)),
+        "icons": ({"--splits"}, lambda: icons_source(path)),
+        "shapes": ({"--caption_fields"}, lambda: shapes_source(fields)),
+        "digits_on_images": (
+            {"--splits", "--shard_size", "--digits", "--canvas"},
+            lambda: digits_source(base_source(path, shard_size), digits),
+        ),
+        "multi_digits": ({"--canvas", "--digit_sizes"}, lambda: multi_digits_source(digits)),
+        "tfds": (columns | {"--shard_size"}, lambda: tfds_source(path, fields, shard_size)),
+    }
+
+
 def open_source(
     name: str,
     path: str,
@@ -98,30 +128,7 @@ def open_source(
         "--attributes": fields.attributes,
         "--label_level": fields.label_level,
     }
-    columns, splitting = {"--caption_fields", "--label_field", "--class_names"}, {"--splits", "--split_by_folder"}
-    sources = {
-        "webdataset": (
-            columns | splitting | {"--attributes"},
-            lambda: webdataset_source(path, fields, split_by_folder),
-        ),
-        "folder": (
-            set(given) - {"--digits", "--canvas", "--digit_sizes"},
-            lambda: folder_source(path, fields, table, split_by_folder, shard_size or SHARD_SIZE),
-        ),
-        "parquet": (
-            columns | splitting | {"--attributes", "--image_field"},
-            lambda: parquet_source(path, fields, split_by_folder),
-        ),
-        "records": (set(), lambda: records_source(path)),
-        "icons": ({"--splits"}, lambda: icons_source(path)),
-        "shapes": ({"--caption_fields"}, lambda: shapes_source(fields)),
-        "digits_on_images": (
-            {"--splits", "--shard_size", "--digits", "--canvas"},
-            lambda: digits_source(base_source(path, shard_size or SHARD_SIZE), digits),
-        ),
-        "multi_digits": ({"--canvas", "--digit_sizes"}, lambda: multi_digits_source(digits)),
-        "tfds": (columns | {"--shard_size"}, lambda: tfds_source(path, fields, shard_size or SHARD_SIZE)),
-    }
+    sources = _sources(path, fields, table, split_by_folder, shard_size or SHARD_SIZE, digits)
     if name not in sources:
         raise DataError("--source", name, f"one of {', '.join(sources)}", did_you_mean(name, sources))
     accepted, make = sources[name]
