@@ -345,3 +345,20 @@ def test_every_claim_is_tested():
 @pytest.mark.parametrize("name", VALUES)
 def test_golden(name):
     assert float(quick_jit(VALUES[name])()) == pytest.approx(CASES[name]["expected"], rel=1e-5)
+
+
+def test_closing_the_contrastive_gap_is_its_published_sum():
+    """CLIP at tau = 0.01 and four terms of weight one, the uniformity of each side half, from the goldens' parts."""
+    blocks = image_and_text()
+    objective = PRESETS["clip_uniform"].objective
+    assert (objective.temperature, objective.learn_temperature) == (0.01, False)
+    loss, metrics = objective_loss(objective, blocks, 12, objective.temperature)
+    both = [CASES["uniform"]["expected"], float(log_mean_over_pairs(Z3, 2.0))]
+    assert metrics["feature_uniform"] == pytest.approx(np.mean(both), rel=1e-5)
+    cross = CASES["Contrastive-gap cross-uniformity"]["expected"]
+    assert metrics["feature_cross_uniform"] == pytest.approx(cross, rel=1e-5)
+    assert metrics["feature_align"] == pytest.approx(np.mean(np.sum((Z1 - Z3) ** 2, axis=1)), rel=1e-5)
+    logits = Z1 @ Z3.T / 0.01
+    rows = [np.log(np.exp(s - s.max(1, keepdims=True)).sum(1)) + s.max(1) - np.diag(s) for s in (logits, logits.T)]
+    parts = sum(float(metrics[f"feature_{name}"]) for name in ("uniform", "cross_uniform", "align"))
+    assert loss == pytest.approx(np.mean(rows) + parts, rel=1e-4)
