@@ -14,6 +14,7 @@ SUFFIXES = {".py", ".md", ".ipynb", ".toml", ".cfg", ".sh", ".yml", ".yaml", ".h
 
 TITLES = {
     "1512.03385": "Deep Residual Learning for Image Recognition",
+    "1604.08859": "The Z-loss: a shift and scale invariant classification loss belonging to the Spherical Family",
     "1604.06174": "Training Deep Nets with Sublinear Memory Cost",
     "1706.02677": "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour",
     "1706.03762": "Attention Is All You Need",
@@ -67,6 +68,7 @@ TITLES = {
     "2204.02311": "PaLM: Scaling Language Modeling with Pathways",
     "2204.03610": "Unified Contrastive Learning in Image-Text-Label Space",
     "2205.01580": "Better plain ViT baselines for ImageNet-1k",
+    "2205.13147": "Matryoshka Representation Learning",
     "2205.14135": "FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness",
     "2205.14459": "CyCLIP: Cyclic Contrastive Language-Image Pretraining",
     "2207.07874": "Model-Aware Contrastive Learning: Towards Escaping the Dilemmas",
@@ -82,14 +84,17 @@ TITLES = {
     "2307.12616": "CTVIS: Consistent Training for Online Video Instance Segmentation",
     "2309.14580": "CWCL: Cross-Modal Transfer with Continuously Weighted Contrastive Loss",
     "2310.10636": "Dual-Encoders for Extreme Multi-Label Classification",
+    "2403.11391": "Investigating the Benefits of Projection Head for Representation Learning",
     "2405.18570": "It's Not a Modality Gap: Characterizing and Addressing the Contrastive Gap",
     "2407.18134": "X-Sample Contrastive Loss: Improving Contrastive Learning with Sample Similarity Graphs",
     "2409.17777": "Harnessing Shared Relations via Multimodal Mixup Contrastive Learning for Multimodal Classification",
     "2410.18200": "Rethinking Positive Pairs in Contrastive Learning",
     "2411.01053": "Contrasting with Symile: Simple Model-Agnostic Representation Learning for Unlimited Modalities",
     "2412.11959": "Gramian Multimodal Representation Learning and Alignment",
+    "2502.06733": "Dynamic Loss-Based Sample Reweighting for Improved Large Language Model Pretraining",
     "2506.20923": "KaLM-Embedding-V2: Superior Training Techniques and Data Inspire A Versatile Embedding Model",
     "2507.06979": "A Principled Framework for Multi-View Contrastive Learning",
+    "2508.11442": "CoDiEmb: A Collaborative yet Distinct Framework for Unified Representation Learning in Information Retrieval and Semantic Textual Similarity",  # noqa: E501
     "2510.00137": "Optimizing What Matters: AUC-Driven Learning for Robust Neural Retrieval",
 }
 # What the objectives page must cite for names whose numbers were mixed up.

@@ -116,13 +116,10 @@ def step_blocks(
     network: nnx.Module,
     params: Mapping[str, jax.Array],
     inputs: StepInputs,
-    z: jax.Array,
-    raw: jax.Array | None = None,
+    raw: jax.Array,
 ) -> dict[str, Block]:
-    """The blocks of a step by name (objectives/terms.py).
-
-    z [B * V, D]: embeddings of the views; raw: the head outputs behind them, for an objective that reads them.
-    """
+    """The blocks of a step by name (objectives/terms.py). raw [B * V, D]: head outputs of the views, of any length."""
+    z = unit_rows(raw)
     per_image = {name: inputs.batch[name] for name in SIDE_INFORMATION if name in inputs.batch}
     images = len(per_image["id"])
     views = len(z) // images
@@ -279,14 +276,14 @@ def make_loss(config, model: ModelDef, objective: Objective, how: Streaming) -> 
         else:
             features, raw = network.project(inputs.images)
         z = unit_rows(raw)
-        blocks = step_blocks(objective, network, params, inputs, z, raw)
+        blocks = step_blocks(objective, network, params, inputs, raw)
         blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
         loss, metrics = objective_loss(
             objective, blocks, images, temperature, bias_of(params), inputs.progress, inputs.key, how
         )
         new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2]) | encoded
         metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
-        return loss, (new_statistics, memory, metrics, z, features)
+        return loss, (new_statistics, memory, metrics, blocks["image"]["z"], features)
 
     return loss_of
 

@@ -24,7 +24,9 @@ from xsample_jax.objectives.presets_image_text import COSINE_WEIGHTS
 from xsample_jax.objectives.terms import IMAGE, TEXT, VIEW_0, VIEW_1, Rows, Term, image_block, key_block
 
 CASES = {
-    case["name"]: case for case in json.loads((pathlib.Path(__file__).parent / "goldens.json").read_text())["cases"]
+    case["name"]: case
+    for file in ("goldens.json", "goldens_literature.json")
+    for case in json.loads((pathlib.Path(__file__).parent / file).read_text())["cases"]
 }
 _COMMON = json.loads((pathlib.Path(__file__).parent / "goldens.json").read_text())["common"]
 Z1, Z2, Z3, QUEUE, LABELS = (np.asarray(_COMMON[name]) for name in ("z1", "z2", "z3", "queue", "labels"))
@@ -61,10 +63,10 @@ def value(terms, blocks, tau, count=12, feature_terms=(), tau_s=0.1, **options):
     return objective_loss(objective, blocks, count, tau, **options)[0]
 
 
-def preset_value(name, blocks, count=12, temperature=None, **changes):
+def preset_value(name, blocks, count=12, temperature=None, progress=0.0, **changes):
     objective = dataclasses.replace(PRESETS[name].objective, **changes)
     tau = temperature or objective.temperature
-    return objective_loss(objective, blocks, count, tau, objective.bias or 0.0)[0]
+    return objective_loss(objective, blocks, count, tau, objective.bias or 0.0, progress)[0]
 
 
 def two_views(**side):
@@ -297,6 +299,8 @@ PRESETS_ON_GOLDENS = {
     "supcon": lambda: preset_value("supcon", two_views()),
     "dcl": lambda: preset_value("dcl", two_views()),
     "rince": lambda: preset_value("rince", two_views()),
+    "z_loss": lambda: preset_value("z_loss", two_views()),
+    "loss_reweighting": lambda: preset_value("loss_reweighting", {"image": images(Z1, Z3)}, progress=0.5),
     "macl": lambda: preset_value("macl", two_views()),
     "mv_infonce": lambda: preset_value("mv_infonce", {"image": images(Z1, Z2, Z3)}),
     "simlap": lambda: simlap(),
@@ -341,3 +345,20 @@ def test_every_claim_is_tested():
 @pytest.mark.parametrize("name", VALUES)
 def test_golden(name):
     assert float(quick_jit(VALUES[name])()) == pytest.approx(CASES[name]["expected"], rel=1e-5)
+
+
+def test_closing_the_contrastive_gap_is_its_published_sum():
+    """CLIP at tau = 0.01 and four terms of weight one, the uniformity of each side half, from the goldens' parts."""
+    blocks = image_and_text()
+    objective = PRESETS["clip_uniform"].objective
+    assert (objective.temperature, objective.learn_temperature) == (0.01, False)
+    loss, metrics = objective_loss(objective, blocks, 12, objective.temperature)
+    both = [CASES["uniform"]["expected"], float(log_mean_over_pairs(Z3, 2.0))]
+    assert metrics["feature_uniform"] == pytest.approx(np.mean(both), rel=1e-5)
+    cross = CASES["Contrastive-gap cross-uniformity"]["expected"]
+    assert metrics["feature_cross_uniform"] == pytest.approx(cross, rel=1e-5)
+    assert metrics["feature_align"] == pytest.approx(np.mean(np.sum((Z1 - Z3) ** 2, axis=1)), rel=1e-5)
+    logits = Z1 @ Z3.T / 0.01
+    rows = [np.log(np.exp(s - s.max(1, keepdims=True)).sum(1)) + s.max(1) - np.diag(s) for s in (logits, logits.T)]
+    parts = sum(float(metrics[f"feature_{name}"]) for name in ("uniform", "cross_uniform", "align"))
+    assert loss == pytest.approx(np.mean(rows) + parts, rel=1e-4)

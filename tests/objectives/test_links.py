@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import brentq
+from scipy.stats import rankdata
 
 from tests.quick import quick_jit
 from xsample_jax.objectives.links import LINKS
@@ -78,6 +80,58 @@ def square(s, t):
     return [np.mean([(s[i, k] - t[i, k]) ** 2 for k in of_row(i, t)[0]]) for i in range(ROWS)]
 
 
+def z(a, b):
+    def value(s, t):
+        rows = []
+        for i in range(ROWS):
+            valid, positive, _ = of_row(i, t)
+            scores = (s[i] - np.mean(s[i, valid])) / np.std(s[i, valid])
+            total = sum(t[i, p] for p in positive)
+            rows.append(sum(t[i, p] * softplus(a * (b - scores[p])) / a for p in positive) / total)
+        return rows
+
+    return value
+
+
+def soft_top_k(s, t):
+    rows = []
+    for i in range(ROWS):
+        valid, positive, _ = of_row(i, t)
+        excess = lambda b, i=i, valid=valid: np.sum(1 / (1 + np.exp(-1.5 * (s[i, valid] + b)))) - 2  # noqa: E731
+        threshold = brentq(excess, -50, 50, xtol=1e-14)
+        total = sum(t[i, p] * softplus(-1.5 * (s[i, p] + threshold)) for p in positive)
+        rows.append(total / sum(t[i, p] for p in positive))
+    return rows
+
+
+def pearson(s, t):
+    return [1 - np.corrcoef(s[i, VALID[i]], t[i, VALID[i]])[0, 1] for i in range(ROWS)]
+
+
+def rank_kl(s, t):
+    rows = []
+    for i in range(ROWS):
+        valid = of_row(i, t)[0]
+        n = len(valid)
+        score = (n - rankdata(-t[i, valid])) / (n - 1) / 0.2
+        want, have = (np.exp(x) / np.exp(x).sum() for x in (score, s[i, valid]))
+        rows.append(np.sum(want * np.log(want / have)) / n)
+    return rows
+
+
+def pro(s, t):
+    rows = []
+    for i in range(ROWS):
+        valid, parts = of_row(i, t)[0], []
+        for k in valid:
+            below = [j for j in valid if t[i, j] < t[i, k]]
+            if below:
+                top = max(t[i, k] - t[i, j] for j in below) * s[i, k]
+                parts.append(np.log(np.exp(top) + sum(np.exp((t[i, k] - t[i, j]) * s[i, j]) for j in below)) - top)
+        rows.append(np.mean(parts))
+    return rows
+
+
 CASES = {
     "sigmoid": ({}, sigmoid, TARGET),
     "sigmoid_mean": ({}, lambda s, t: sigmoid(s, t) / VALID.sum(axis=1), TARGET),
@@ -87,6 +141,11 @@ CASES = {
     "pairwise_global": ({}, pairwise_global, TARGET),
     "joint": ({}, joint, TARGET),
     "square": ({}, square, SOFT),
+    "soft_top_k": ({"k": 2, "alpha": 1.5}, soft_top_k, TARGET),
+    "pearson": ({}, pearson, SOFT),
+    "rank_kl": ({"rank_temperature": 0.2}, rank_kl, TARGET),
+    "pro": ({}, pro, 3 * SOFT),
+    "z": ({"sharpness": 3.0, "location": 0.5}, z(3.0, 0.5), TARGET),
 }
 
 
@@ -114,7 +173,7 @@ def test_a_constant_on_a_row(name):
     by = np.array([1.0, -2, 0, 3, 0.5])
     value, moved = (np.asarray(LINKS[name](jnp.asarray(s), jnp.asarray(target), jnp.asarray(VALID), **options))
                     for s in (LOGITS, LOGITS + by[:, None]))  # fmt: skip
-    if name in ("symmetric", "pairwise", "joint"):
+    if name in ("symmetric", "pairwise", "joint", "z", "soft_top_k", "pearson", "rank_kl"):
         np.testing.assert_allclose(moved, value, rtol=1e-5)
     elif name == "robust":
         np.testing.assert_allclose(moved, np.exp(0.3 * by) * value, rtol=1e-4)

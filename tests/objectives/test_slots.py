@@ -83,7 +83,7 @@ REGISTRIES = {
     "source": (SOURCES, lambda f, u, v, o: f(u, v, **o)),
     "similarity": (SIMILARITIES, lambda f, u, v, o: f(X, Y, u, v, **o)),
     "negatives": (NEGATIVES, lambda f, u, v, o: f(LOGITS, TARGET, VALID, u, v, **o)),
-    "weight": (WEIGHTS, lambda f, u, v, o: f(LOGITS, TARGET, WEIGHT, LOGITS[:, :1], u, 0.5, **o)),
+    "weight": (WEIGHTS, lambda f, u, v, o: f(LOGITS, TARGET, WEIGHT, LOGITS[:, :1], u, 0.5, 0.1, **o)),
     "temperature": (TEMPERATURES, lambda f, u, v, o: f(0.5, u, LOGITS, TARGET, 0.1, **o)),
     "denominator": (DENOMINATORS, lambda f, u, v, o: f(LOGITS, WEIGHT, Pairing(u, v, PAIR_VIEW, 1), **o)),
     "link": (LINKS, lambda f, u, v, o: f(LOGITS, TARGET, VALID, **o)),

@@ -37,6 +37,14 @@ def near_positive(i):
     return 2 - ROWS * e[i] / e.sum()
 
 
+def by_loss(i):
+    """The upper half of the losses weighs alike; three times the weight of the smallest, for r = 1 / log 3."""
+    losses = [-np.log(probability(j)) for j in range(ROWS)]
+    h = 2 * (np.array(losses) - min(losses)) / (max(losses) - min(losses)) - 1
+    powers = 3 ** np.minimum(h + 1, 1)
+    return ROWS * powers[i] / powers.sum()
+
+
 CASES = {
     "focal": ({"gamma": 0.7}, WEIGHT, lambda i: (1 - probability(i)) ** 0.7),
     "inverse_one_minus_p": ({}, WEIGHT, lambda i: 1 / (1 - probability(i))),
@@ -46,6 +54,7 @@ CASES = {
         lambda i: (1 - probability(i, 0.8)) / (1 - probability(i, 0.1)),
     ),
     "near_positive": ({}, WEIGHT, near_positive),
+    "by_loss": ({"r": 1 / np.log(3)}, WEIGHT, by_loss),
     "moving_average": ({}, NEGATIVE, lambda i: mean_negative(i) / np.exp(U["log_average"][i])),
     "moving_average_gap": (
         {},
@@ -60,7 +69,7 @@ def test_rule_against_numpy(name):
     options, weight, expected = CASES[name]
     log_denominator = np.log(np.sum(weight * np.exp(LOGITS), axis=1, keepdims=True))
     given = (jnp.asarray(x) for x in (LOGITS, TARGET, weight, log_denominator))
-    got = WEIGHTS[name](*given, {key: jnp.asarray(value) for key, value in U.items()}, TAU, **options)
+    got = WEIGHTS[name](*given, {key: jnp.asarray(value) for key, value in U.items()}, TAU, 0.5, **options)
     np.testing.assert_allclose(got, [expected(i) for i in range(ROWS)], rtol=1e-4)
 
 
@@ -69,7 +78,8 @@ def test_weights_stay_finite_on_rows_that_are_all_solved_or_far_from_their_avera
     average = {"log_average": jnp.full(ROWS, -1e3), "anchor_temperature": jnp.full(ROWS, 0.1)}
     for name, (options, weight, _) in CASES.items():
         log_denominator = jax.nn.logsumexp(logits, axis=1, keepdims=True)
-        got = WEIGHTS[name](logits, jnp.asarray(TARGET), jnp.asarray(weight), log_denominator, average, TAU, **options)
+        given = (jnp.asarray(x) for x in (logits, TARGET, weight, log_denominator))
+        got = WEIGHTS[name](*given, average, TAU, 0.5, **options)
         assert np.isfinite(got).all(), name
 
 

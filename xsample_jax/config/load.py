@@ -352,7 +352,13 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.model.width = 8
     config.model.patch_size = 8
     config.model.update(init_from=None, init_family=None)
-    config.model.head.update(hidden=(32,) * len(config.model.head.hidden), dim=16)
+    fixed_head = config.model.head.kappa is not None  # as wide as the features
+    dim = {"resnet": 64, "vit": 192}[kind_of(config.model.encoder)] if fixed_head else 16
+    config.model.head.update(hidden=(32,) * len(config.model.head.hidden), dim=dim)
+    widths = tuple(16 >> number for number in range(min(len(config.objective.widths), 3)))
+    config.objective.widths = widths
+    if config.objective.width_weights is not None:
+        config.objective.width_weights = tuple(config.objective.width_weights)[: len(widths)]
     config.model.text.update(layers=min(config.model.text.layers, 1), width=32, heads=2, length=16)
     config.mesh.topology = None
     config.checkpoint.update(every=2, metric=None, resume_from=None)

@@ -30,7 +30,7 @@ def _objective(c: dict) -> Iterator[ConfigError]:
     except ConfigError as error:
         yield error
         return
-    for rule in (_views, _temperatures, _programs, _queue):
+    for rule in (_views, _temperatures, _programs, _queue, _widths):
         yield from rule(c, objective)
 
 
@@ -103,6 +103,15 @@ def _programs(c: dict, objective: Objective) -> Iterator[ConfigError]:
             f"a ResNet for objective.preset = {preset!r}: its small crops have another size than the views",
             "Set --config.model.encoder=resnet50.",
         )
+
+
+def _widths(c: dict, objective: Objective) -> Iterator[ConfigError]:
+    widths, weights = c["objective.widths"], c["objective.width_weights"]
+    if weights is not None and len(weights) != len(widths):
+        yield ConfigError("objective.width_weights", weights, f"one for each of the {len(widths)} objective.widths")
+    if objective.widths and objective.widths[0][0] > c["model.head.dim"]:
+        expected = f"at most model.head.dim = {c['model.head.dim']}, which they are prefixes of"
+        yield ConfigError("objective.widths", widths, expected)
 
 
 def _queue(c: dict, objective: Objective) -> Iterator[ConfigError]:

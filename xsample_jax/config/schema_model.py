@@ -59,6 +59,15 @@ MODEL = {
         ),
         "dim": Key(int, 128, "Width of the embedding that the loss sees.", minimum=2, maximum=2**16),
         "batch_norm": Key(bool, True, "Batch-normalize the hidden layers of the projection head."),
+        "kappa": Key(
+            float,
+            None,
+            "A fixed head in place of the projection head: feature d times kappa**-d (1 = no head); model.head.dim is "
+            "then the width of the features, and hidden and batch_norm are those of a predictor. None: projection.",
+            minimum=1,
+            maximum=1e4,
+            optional=True,
+        ),
     },
     "text": {
         "layers": Key(

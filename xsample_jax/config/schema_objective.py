@@ -120,6 +120,16 @@ OBJECTIVE = {
         lengths=(1,),
         optional=True,
     ),
+    "widths": Key(
+        tuple[int, ...],
+        (),
+        "Matryoshka: the loss is summed over these prefixes of the embedding, from the largest down; (): all of it.",
+        minimum=2,
+        maximum=2**16,
+    ),
+    "width_weights": Key(
+        tuple[float, ...], None, "Weights of objective.widths; None: 1 each.", minimum=0, maximum=1e4, optional=True
+    ),
     "center": Key(bool, False, "Center the caption embeddings of the batch before their cosines."),
     "generator": GENERATOR,
 }

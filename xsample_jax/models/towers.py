@@ -61,6 +61,35 @@ class ProjectionHead(nnx.Module):
         return self.out(x).astype(jnp.float32)
 
 
+class ReweightingHead(nnx.Module):
+    """z_d = h_d kappa^-d: a head that learns nothing, [n, features] -> [n, features] (arXiv 2403.11391).
+
+    What a projection head does to features, made explicit: early ones count, late ones are hardly seen by the loss.
+    kappa = 1 is no head at all. A factor below what float32 can hold is 0.
+
+    Args:
+      features: width of input and result; kappa: at least 1, 1.05 in the published pretraining.
+    """
+
+    def __init__(self, features: int, kappa: float):
+        self.features, self.kappa = features, kappa
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x.astype(jnp.float32) * jnp.exp(-jnp.log(self.kappa) * jnp.arange(self.features, dtype=jnp.float32))
+
+
+def _head(config, features: int, rngs: nnx.Rngs) -> nnx.Module:
+    """The projection head of a config on features of a width; ConfigError where a fixed head cannot have head.dim."""
+    head = config.model.head
+    if head.kappa is None:
+        dtype = jnp.dtype(config.precision.compute)
+        return ProjectionHead(features, tuple(head.hidden), head.dim, head.batch_norm, dtype, rngs=rngs)
+    if head.dim != features:
+        expected = f"the width of the features, {features}: with model.head.kappa they are what the loss sees"
+        raise ConfigError("model.head.dim", head.dim, expected, f"Set --config.model.head.dim={features}.")
+    return ReweightingHead(features, head.kappa)
+
+
 def _resnet(config, rngs: nnx.Rngs, *, depth: int) -> ResNet:
     model = config.model
     dtype = jnp.dtype(config.precision.compute)
@@ -167,7 +196,7 @@ def build_model(
     encoder = make_encoder(config, rngs)
     head = config.model.head
     dtype = jnp.dtype(config.precision.compute)
-    projection = ProjectionHead(encoder.features, tuple(head.hidden), head.dim, head.batch_norm, dtype, rngs=rngs)
+    projection = _head(config, encoder.features, rngs)
     second = (
         ProjectionHead(head.dim, tuple(head.hidden), head.dim, head.batch_norm, dtype, rngs=rngs) if predictor else None
     )

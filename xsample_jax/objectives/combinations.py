@@ -21,6 +21,7 @@ from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.learned_state import constants_of, own_temperatures
 from xsample_jax.objectives.logits import TEMPERATURES
 from xsample_jax.objectives.objective import Objective
+from xsample_jax.objectives.row_links import OF_ORDER
 from xsample_jax.objectives.side_information import EVERY_IMAGE, STATES, provider_of
 from xsample_jax.objectives.terms import OF_VIEWS, FeatureTerm, Rows, Term, chosen_slots
 from xsample_jax.registry import Choice, name_of, options_of, slot_of
@@ -46,7 +47,7 @@ AMONG_ZEROS = {
     "row_weight": ("focal", "inverse_one_minus_p", "dual_temperature"),
     "attraction": ("focal", "inverse_one_minus_p", "dual_temperature"),
     "repulsion": ("focal", "inverse_one_minus_p", "dual_temperature"),
-    "link": ("pairwise", "pairwise_global", "joint"),
+    "link": ("pairwise", "pairwise_global", "joint", "z", "soft_top_k"),
     "mixer": ("hard_mixtures",),
 }
 # What only the softmax has: fields of a term with the value that says nothing.
@@ -105,6 +106,7 @@ def find_clashes(term: Term, number: int, objective: Objective, field: str) -> I
     """Choices of a term that have no meaning together."""
     yield from _graph(term, field)
     yield from _softmax_only(term, field)
+    yield from _by_loss(term, field)
     yield from _zeros(term, f"{field}.graph")
     yield from _rows(term, field)
     yield from _temperature(term, objective, field)
@@ -193,6 +195,19 @@ def _has_zeros(part: Graph) -> bool:
     return zeros
 
 
+def _by_loss(term: Term, field: str) -> Iterator[ConfigError]:
+    """Weights by the loss of a row are for the whole row, and of the loss that they multiply."""
+    for name in ("attraction", "repulsion"):
+        if isinstance(getattr(term, name), Choice) and name_of(getattr(term, name)) == "by_loss":
+            yield ConfigError(f"{field}.{name}", "by_loss", "by_loss as the row_weight: it weighs a whole loss")
+    if isinstance(term.row_weight, Choice) and name_of(term.row_weight) == "by_loss":
+        plain = {"aggregate": "out", "attraction": 1.0, "repulsion": 1.0}
+        for name, value in plain.items():
+            if getattr(term, name) != value:
+                expected = f"{value!r}: the row_weight 'by_loss' is computed of that loss"
+                yield ConfigError(f"{field}.{name}", getattr(term, name), expected)
+
+
 def _softmax_only(term: Term, field: str) -> Iterator[ConfigError]:
     link = name_of(term.link)
     for name, default in OF_SOFTMAX.items() if link != "softmax" else ():
@@ -213,6 +228,9 @@ def _zeros(term: Term, field: str) -> Iterator[ConfigError]:
             fix = "Use the graph label or identity, or a preset whose denominator has all pairs (supcon, xclr)."
             yield ConfigError(field, describe(full[0]), expected, fix)
     alike = [(name_of(part.source), name_of(part.normalizer), part.transforms) for part in parts]
+    if name_of(term.link) in OF_ORDER and {source for source, _, _ in alike} == {"uniform"}:
+        expected = f"a graph whose pairs differ: the link {name_of(term.link)!r} asks for their order"
+        yield ConfigError(field, describe(term.graph), expected)
     if name_of(term.link).startswith("sigmoid") and set(alike) == {("uniform", "none", ())}:
         expected = f"a graph with pairs below 1: the link {name_of(term.link)!r} would only attract"
         yield ConfigError(field, describe(term.graph), expected)

@@ -115,6 +115,9 @@ def build_objective(config) -> Objective:
     changes["center"] = config["center"]
     if config["memory"] is not None:
         changes["memory"] = _memory(objective, config["memory"])
+    if config["widths"]:
+        weights = config["width_weights"] or (1.0,) * len(config["widths"])
+        changes["widths"] = tuple(zip(config["widths"], weights, strict=False))
     rules = {"neighbors": ("count", config["target_neighbors"]), "same_mass": ("mass", config["target_same_mass"])}
     for rule, (option, value) in rules.items():
         if value is not None:
@@ -172,6 +175,7 @@ def find_problems(objective: Objective):
     yield from unknown_rows
     yield from _unused(objective)
     yield from _memory_constants(objective)
+    yield from _widths(objective)
     yield from _not_positive(objective.temperature, "objective.temperature")
     yield from _target_temperature(objective.target_temperature, "objective.target_temperature")
     if not objective.terms and not objective.feature_terms:
@@ -291,6 +295,19 @@ def _memory_constants(objective: Objective):
         constants_of(objective.memory)
     except ConfigError as error:
         yield error
+
+
+def _widths(objective: Objective):
+    """Prefixes of the embedding, the longest first; averages kept per image are those of one width."""
+    widths = [width for width, _ in objective.widths]
+    if widths != sorted(set(widths), reverse=True):
+        yield ConfigError("objective.widths", tuple(widths), "widths from the largest to the smallest, each once")
+    if widths and not sum(weight for _, weight in objective.widths) > 0:
+        yield ConfigError("objective.width_weights", [weight for _, weight in objective.widths], "a weight above 0")
+    if widths and objective.memory is not None:
+        expected = "(): what this objective keeps per image is of the whole embedding"
+        fix = "Set --config.objective.widths='()', or take another preset than sogclr and isogclr."
+        yield ConfigError("objective.widths", tuple(widths), expected, fix)
 
 
 def _unused(objective: Objective):

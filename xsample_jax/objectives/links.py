@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from xsample_jax.graphs.targets import MASKED
 from xsample_jax.objectives.cross_entropy import log_sum
+from xsample_jax.objectives.row_links import pearson, pro, rank_kl, soft_top_k, z
 from xsample_jax.registry import Slot
 
 
@@ -87,4 +88,9 @@ LINKS = {
     "pairwise_global": Slot(pairwise_global),
     "joint": Slot(joint),
     "square": Slot(square),
+    "z": Slot(z, limits={"sharpness": (1e-3, 1e3)}),
+    "soft_top_k": Slot(soft_top_k, limits={"k": (0, None), "alpha": (1e-3, 1e3)}),
+    "pearson": Slot(pearson),
+    "rank_kl": Slot(rank_kl, limits={"rank_temperature": (1e-3, None)}),
+    "pro": Slot(pro),
 }

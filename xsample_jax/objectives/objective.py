@@ -25,6 +25,7 @@ from xsample_jax.objectives.terms import (
     term_value,
     views_apart,
 )
+from xsample_jax.ops import unit_rows
 from xsample_jax.registry import Choice, name_of, slot_of
 
 
@@ -47,6 +48,7 @@ class Objective:
       gate: a learned gate of the pair of classes that an anchor is compared in (SimLAP).
       memory: what is kept per image between steps: None, average (SogCLR) or temperature (iSogCLR); with constants of
         their own as {"name": "temperature", "rho": 8.0} (objectives/learned_state.py).
+      widths: (width, weight) of prefixes of the embedding, in place of the whole one (loss_of_widths); (): the whole.
     """
 
     terms: tuple[Term, ...]
@@ -64,6 +66,7 @@ class Objective:
     predictor: bool = False
     gate: bool = False
     memory: Choice | None = None
+    widths: tuple[tuple[int, float], ...] = ()
 
     @property
     def lowest_temperature(self) -> float:
@@ -148,11 +151,13 @@ def objective_loss(
     Returns:
       loss (scalar, float32) and metrics of scalars: loss, those of terms.graph_metrics (weighted as the terms are),
       kl = loss - H(T) where all of the loss is cross-entropy, and feature_NAME, the share that feature terms of that
-      name have in the loss.
+      name have in the loss. With `widths` those of the first width, but for loss and kl, and the loss of each.
 
     Raises DataError for concrete embeddings that are not finite unit rows, ConfigError for a block that is not there.
     """
     check_unit_rows(blocks)
+    if objective.widths:
+        return loss_of_widths(objective, blocks, (images, temperature, bias, progress, key, how))
     if objective.center:
         blocks = {name: center_texts(block) for name, block in blocks.items()}
         # A table of all classes is not centered, and what is centered is not float16 any more.
@@ -184,6 +189,39 @@ def objective_loss(
     if not objective.feature_terms and all(term.is_cross_entropy for term in objective.terms):
         metrics["kl"] = loss - share * metrics["target_entropy"]
     return loss, metrics
+
+
+def loss_of_widths(
+    objective: Objective, blocks: Mapping[str, Block], rest: tuple
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Sum of weight times loss over the prefixes of the embedding (Matryoshka, arXiv 2205.13147; 2506.20923).
+
+    rest: the other arguments of objective_loss. What a term reads of the embedding is cut, and rows are scaled to unit
+    length again; what was chosen by the whole embedding (the neighbors of NNCLR) stays chosen.
+    """
+    whole, loss, metrics = dataclasses.replace(objective, widths=()), 0.0, {}
+    for width, weight in objective.widths:
+        cut = {name: cut_rows(block, width) for name, block in blocks.items()}
+        value, found = objective_loss(whole, cut, *rest)
+        loss += weight * value
+        kl = metrics.get("kl", 0.0) + weight * found["kl"] if "kl" in found else None
+        metrics = {**found, **metrics, f"loss_width_{width}": value} | ({} if kl is None else {"kl": kl})
+    return loss, metrics | {"loss": loss}
+
+
+# Entries of a block that are embeddings; head outputs and gates keep their scale.
+EMBEDDINGS, SCALED = ("z", "embedding", "other_view", "teacher", "text", "image"), ("raw", "gate")
+
+
+def cut_rows(block: Block, width: int) -> Block:
+    """The block with the first `width` numbers of every embedding, unit rows again."""
+
+    def cut(name, value):
+        if name in EMBEDDINGS or name.startswith("view_"):
+            return unit_rows(value[:, :width])
+        return value[:, :width] if name in SCALED else value
+
+    return {name: cut(name, value) for name, value in block.items()}
 
 
 def find_unstreamable(objective: Objective) -> list[tuple[int, str]]:

@@ -11,6 +11,7 @@ from xsample_jax.objectives.presets_memory import MEMORY
 from xsample_jax.objectives.terms import IMAGE, VIEW_0, VIEW_1, FeatureTerm, Term
 
 LABEL, CAPTION = Graph("label"), Graph("caption", "softmax")
+GRADED = Graph("caption", "none", ({"name": "affine", "scale": 2.5, "offset": 2.5},))  # 0 to 5, as graded pairs are
 
 
 def generalized_swd(prior: str, words: str) -> Preset:
@@ -113,6 +114,42 @@ IMAGES = {
         "(1 - p_i)^0.5 times NT-Xent, p_i the probability of the positive",
         "focal reweighting of KaLM-Embedding-V2, arXiv 2506.20923",
         Objective((Term(row_weight={"name": "focal", "gamma": 0.5}),), 0.1),
+    ),
+    "loss_reweighting": Preset(
+        "sum w_i l_i, l_i InfoNCE of view 0 against view 1; w = softmax(min(h + 1, 1) / 0.4), h the losses scaled to "
+        "[-1, 1]; w uniform in the first tenth of the run; tau 0.1",
+        "dynamic loss-based reweighting (LinUpper), arXiv 2502.06733 (there of language models; the length of the "
+        "warm-up is ours)",
+        Objective(
+            (Term(anchors=VIEW_0, keys=VIEW_1, row_weight={"name": "by_loss", "r": 0.4, "warm_up": 0.1}),),
+            0.1,
+        ),
+        golden="dynamic reweighting: linupper, r=0.4",
+    ),
+    "z_loss": Preset(
+        "log(1 + e^{-z}), z = (s(i, i+) - mean_k s(i, k)) / std_k s(i, k) over the other views k of all images",
+        "Z-loss, arXiv 1604.08859, with a = 1 and b = 0 as in the authors' code (there on the logits of classes)",
+        # One direction: views are drawn alike, so it has the expectation of both.
+        Objective((Term(anchors=VIEW_0, keys=VIEW_1, link="z"),), 1.0),
+        golden="Z-loss a=1 b=0",
+    ),
+    "soft_top_k": Preset(
+        "mean over i+ of -log sigmoid(s(i, i+)/tau + t_i), sum over k of sigmoid(s(i, k)/tau + t_i) = number of i+; "
+        "i+: same class; tau 0.05",
+        "soft top-k loss of DEXML, arXiv 2310.10636 (there on the scores of labels)",
+        Objective((Term(LABEL, link={"name": "soft_top_k", "k": 0}),), 0.05),
+    ),
+    "codi_graph": Preset(
+        "2 (1 - Pearson(s(i, k), y_ik)) + 0.5 PRO + 5 KL(ranks of y / 0.05, softmax(s / tau)) / n, of every row; "
+        "y = 2.5 (1 + cos(e_i, e_k)), e frozen captions; tau 0.05",
+        "order losses of CoDiEmb, arXiv 2508.11442 (there on one list of graded pairs per batch)",
+        Objective(
+            tuple(
+                Term(GRADED, link=link, weight=weight)
+                for link, weight in (("pearson", 2.0), ("pro", 0.5), ("rank_kl", 5.0))
+            ),
+            0.05,
+        ),
     ),
     "macl": Preset(
         "NT-Xent with tau = 0.1 (1 + 0.5 A), A the mean positive cosine; rows weighted by 1 / (1 - p_i)",

@@ -106,12 +106,11 @@ IMAGE_TEXT = {
         golden="SLIP = CLIP + 1.0*SimCLR",
     ),
     "clip_uniform": Preset(
-        "CLIP + uniformity of both sides and between them + alignment",
-        "closing the contrastive gap, arXiv 2405.18570, eqs. 3-5",
+        "CLIP with tau fixed at 0.01 + uniformity of both sides (their mean) and between them + alignment",
+        "closing the contrastive gap, arXiv 2405.18570, eqs. 3-5; tau as in the published code",
         Objective(
             image_text(),
-            0.07,
-            learn_temperature=True,
+            0.01,
             text="linear",
             feature_terms=(
                 FeatureTerm("uniform", VIEW_0, VIEW_0, 0.5),

@@ -1,22 +1,22 @@
 """Row weights: how much an anchor counts (w), is attracted (a), is repelled (r).
 
 Every rule is `f(logits [A, K], target [A, K], weight N [A, K], log_denominator R [A, 1] or [A, K], u, temperature,
-**options) -> [A]`. No gradient flows through them.
+progress, **options) -> [A]`, progress the share of the run that is over. No gradient flows through them.
 """
 
 import jax
 import jax.numpy as jnp
 
-from xsample_jax.objectives.cross_entropy import log_sum
+from xsample_jax.objectives.cross_entropy import cross_entropy, log_sum
 from xsample_jax.registry import Slot
 
 
-def focal(logits, target, weight, log_denominator, u, temperature, *, gamma: float = 0.5) -> jax.Array:
+def focal(logits, target, weight, log_denominator, u, temperature, progress, *, gamma: float = 0.5) -> jax.Array:
     """(1 - p)^gamma with p the probability of the positives (KaLM-Embedding-V2, arXiv 2506.20923)."""
     return _probability_of_negatives(logits, target, weight) ** gamma
 
 
-def inverse_one_minus_p(logits, target, weight, log_denominator, u, temperature) -> jax.Array:
+def inverse_one_minus_p(logits, target, weight, log_denominator, u, temperature, progress) -> jax.Array:
     """1 / (1 - p) of the positive: undoes the shrinking gradient of easy rows (MACL, arXiv 2207.07874).
 
     At most 1e6: nearer to 1, float32 cannot tell how far p is from it. At tau = 0.02 rows of cosine 0.3 more than all
@@ -27,7 +27,7 @@ def inverse_one_minus_p(logits, target, weight, log_denominator, u, temperature)
 
 
 def dual_temperature(
-    logits, target, weight, log_denominator, u, temperature, *, cold: float = 0.1, warm: float = 1.0
+    logits, target, weight, log_denominator, u, temperature, progress, *, cold: float = 0.1, warm: float = 1.0
 ) -> jax.Array:
     """(1 - p at tau = warm) / (1 - p at tau = cold), p the positive's probability (SimCo, arXiv 2203.17248, eq. 8)."""
     similarity = logits * temperature
@@ -36,14 +36,45 @@ def dual_temperature(
     return jnp.where(negative, jnp.exp(jnp.clip(at_warm - at_cold, -60.0, 60.0)), 1.0)
 
 
-def near_positive(logits, target, weight, log_denominator, u, temperature, *, sigma: float = 0.5) -> jax.Array:
+def near_positive(
+    logits, target, weight, log_denominator, u, temperature, progress, *, sigma: float = 0.5
+) -> jax.Array:
     """2 - A softmax over the anchors of <z, z+> / sigma (DCLW, arXiv 2110.06848, eq. 7): far positives pull harder."""
     best = jnp.sum(jnp.where(target > 0, target * logits * temperature, 0.0), axis=-1)
     counted = jnp.any(target > 0, axis=-1)
     return 2 - jnp.sum(counted) * jax.nn.softmax(best / sigma, where=counted)
 
 
-def moving_average(logits, target, weight, log_denominator, u, temperature) -> jax.Array:
+def by_loss(
+    logits,
+    target,
+    weight,
+    log_denominator,
+    u,
+    temperature,
+    progress,
+    *,
+    strategy: str = "linupper",
+    r: float = 0.4,
+    warm_up: float = 0.0,
+) -> jax.Array:
+    """A softmax(f(h_i) / r) over the anchors that count, h_i their loss scaled to [-1, 1] (arXiv 2502.06733).
+
+    Args:
+      strategy: linupper, f = min(h + 1, 1): the upper half of the losses counts alike, the lower less and less;
+        quadratic, f = 1 - h^2: the middle; extremes, f = |h|: both ends.
+      r: how flat the weights are; they are uniform until the share `warm_up` of the run is over.
+    """
+    counted = jnp.any(target > 0, axis=-1)
+    losses = cross_entropy(logits, target, log_denominator)
+    low, high = jnp.min(losses, where=counted, initial=jnp.inf), jnp.max(losses, where=counted, initial=-jnp.inf)
+    h = jnp.where(counted, 2 * (losses - low) / jnp.maximum(high - low, 1e-6) - 1, 0.0)
+    f = {"linupper": jnp.minimum(h + 1, 1.0), "quadratic": 1 - h**2, "extremes": jnp.abs(h)}[strategy]
+    share = jax.nn.softmax(jnp.where(progress < warm_up, 0.0, f / r), where=counted)
+    return jnp.sum(counted) * jnp.where(counted, share, 0.0)
+
+
+def moving_average(logits, target, weight, log_denominator, u, temperature, progress) -> jax.Array:
     """Z_i / u_i: Z_i the mean of e^S over the negatives, u_i its moving average (SogCLR, arXiv 2202.12387, eq. 5).
 
     Side information log_average [A]: log u_i. The gradient is that of a batch as large as the data set's average.
@@ -51,7 +82,7 @@ def moving_average(logits, target, weight, log_denominator, u, temperature) -> j
     return jnp.where(jnp.any(weight > 0, axis=-1), _over_average(_log_mean(logits, weight), u), 1.0)
 
 
-def moving_average_gap(logits, target, weight, log_denominator, u, temperature) -> jax.Array:
+def moving_average_gap(logits, target, weight, log_denominator, u, temperature, progress) -> jax.Array:
     """tau_i g_i / u_i with g_i the mean of e^{S - S+} over the negatives (iSogCLR, arXiv 2305.11965, eq. 6)."""
     gap = _log_mean(logits, weight) - jnp.sum(target * logits, axis=-1)
     ratio = jnp.where(jnp.any(weight > 0, axis=-1), _over_average(gap, u), 0.0)
@@ -88,6 +119,10 @@ WEIGHTS = {
     "inverse_one_minus_p": Slot(inverse_one_minus_p),
     "dual_temperature": Slot(dual_temperature, limits={"cold": (1e-2, None), "warm": (1e-2, None)}),
     "near_positive": Slot(near_positive, limits={"sigma": (1e-2, None)}),
+    "by_loss": Slot(
+        by_loss,
+        limits={"strategy": ("linupper", "quadratic", "extremes"), "r": (1e-3, None), "warm_up": (0, 1)},
+    ),
     "moving_average": Slot(moving_average, of_anchors=("log_average",), learns=("average",)),
     "moving_average_gap": Slot(
         moving_average_gap, of_anchors=("log_average", "anchor_temperature"), learns=("anchor_temperature",)

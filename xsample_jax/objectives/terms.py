@@ -15,6 +15,7 @@ from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.links import LINKS
 from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES, all_products
 from xsample_jax.objectives.negatives import MIXERS, NEGATIVES
+from xsample_jax.objectives.row_links import OF_ORDER, z_scores
 from xsample_jax.objectives.row_weights import WEIGHTS
 from xsample_jax.registry import Choice, Slot, name_of, resolve, slot_of
 
@@ -125,7 +126,7 @@ def concatenate(parts: list[Block]) -> Block:
 
 
 # Losses of pairs that say nothing about a row without a positive.
-OF_POSITIVES = ("robust", "symmetric")
+OF_POSITIVES = ("robust", "symmetric", "z", "soft_top_k")
 
 GRAPH, FIRST_VIEW, SECOND_VIEW = Graph(), Rows("image", 0), Rows("image", 1)
 
@@ -203,7 +204,8 @@ class FeatureTerm:
 class Pairs:
     """What a term compares, all [A, K] where nothing else is said: the input of the equation.
 
-    valid: bool, pairs that are compared at all; repelled: bool, those of them that the denominator may have.
+    valid: bool, pairs that are compared at all; repelled: bool, those of them that the denominator may have;
+    progress: share of the run that is over, for row weights.
     """
 
     logits: jax.Array
@@ -213,6 +215,7 @@ class Pairs:
     temperature: jax.Array
     u: Block
     v: Block
+    progress: jax.Array | float = 0.0
 
 
 def pairs_of(
@@ -254,7 +257,7 @@ def pairs_of(
         graph = jnp.concatenate([graph, jnp.zeros_like(extra)], axis=1)
         mixed = jnp.broadcast_to(jnp.any(negative, axis=1, keepdims=True), extra.shape)
         valid, repelled = (jnp.concatenate([of, mixed], axis=1) for of in (valid, repelled))
-    return Pairs(similarity / tau + bias, graph, valid, repelled, tau, u, v)
+    return Pairs(similarity / tau + bias, graph, valid, repelled, tau, u, v, progress)
 
 
 def views_apart(term: Term | FeatureTerm, blocks: Mapping[str, Block], images: int) -> tuple[Term | FeatureTerm, ...]:
@@ -333,7 +336,7 @@ def term_rows(term: Term, pairs: Pairs, images: int) -> tuple[jax.Array, jax.Arr
     denominator = resolve(DENOMINATORS, term.denominator, "denominator")
     pairing = Pairing(u, v, pair_view, _views(term, images, len(v["z"])), pairs.temperature)
     log_denominator = denominator(logits, weight, pairing)
-    given = (logits, graph, weight, log_denominator, u, pairs.temperature)
+    given = (logits, graph, weight, log_denominator, u, pairs.temperature, pairs.progress)
     value = AGGREGATES[term.aggregate](
         logits, graph, log_denominator, _weight(term.attraction, given), _weight(term.repulsion, given)
     )
@@ -377,7 +380,8 @@ def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax
 
     target_entropy H(T) in nats; own_view_mass: on views of the same image; same_class_mass: on the same label, own
     views included (only with labels); rows_without_positive: share of anchors that are left out;
-    rows_without_negative: share of anchors that nothing is pushed away from.
+    rows_without_negative: share of anchors that nothing is pushed away from; positive_z: z-score of the positives
+    among all keys (of the link z only).
     """
     keys, counted_anchors = len(pairs.v["z"]), counted
     graph = pairs.target[:, :keys]
@@ -390,6 +394,8 @@ def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax
     }
     if "label" in pairs.u and "label" in pairs.v:
         rows["same_class_mass"] = jnp.sum(graph * label(pairs.u, pairs.v), axis=-1)
+    if name_of(term.link) == "z":
+        rows["positive_z"] = jnp.sum(graph * z_scores(pairs.logits, pairs.valid)[:, :keys], axis=-1)
     metrics = {name: mean_over_rows(value, counted) for name, value in rows.items()}
     repelled = jnp.any(_pushed(term, pairs), axis=-1)
     if len(counted_anchors) < len(repelled):  # merged views are one anchor
@@ -415,6 +421,8 @@ def negatives_of(term: Term, pairs: Pairs) -> jax.Array:
 
 def _pushed(term: Term, pairs: Pairs) -> jax.Array:
     """Pairs that an anchor is pushed away from, bool [A, K]."""
+    if name_of(term.link) in OF_ORDER:  # from what is not the best of its row
+        return pairs.valid & (pairs.target < jnp.max(pairs.target, axis=-1, keepdims=True))
     if name_of(term.link) != "softmax":
         return pairs.valid & (pairs.target < 1 if name_of(term.link).startswith("sigmoid") else pairs.target <= 0)
     return negatives_of(term, pairs) > 0

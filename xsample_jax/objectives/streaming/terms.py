@@ -13,9 +13,10 @@ from xsample_jax.objectives.cross_entropy import mean_over_rows
 from xsample_jax.objectives.streaming import tiles
 from xsample_jax.objectives.streaming.class_table import class_table_rows
 from xsample_jax.objectives.streaming.loss import LOWEST_STATIC, Streaming, Target, streaming_rows
+from xsample_jax.objectives.streaming.z_scores import streamed_z
 from xsample_jax.objectives.terms import Block, Rows, Term, concatenate, select
 from xsample_jax.ops import cosines
-from xsample_jax.registry import name_of
+from xsample_jax.registry import name_of, options_of
 
 # Side information that differs between the views of an image, besides the single views "view_0", ...
 OF_VIEWS = ("teacher", "embedding", "other_view", "box", "row")
@@ -27,7 +28,8 @@ COSINES = {"caption": "caption_embedding", "class_text": "class_embedding"}
 
 def why_not(term: Term) -> str | None:
     """Why a term needs the whole matrix, in words; None if it can be streamed."""
-    if not term.is_cross_entropy:
+    of_moments = name_of(term.link) == "z" and term.reduce == "rows"
+    if not term.is_cross_entropy and not of_moments:
         return "its denominator, link or weights are not those of the plain cross-entropy"
     if name_of(term.similarity) != "dot" or term.mixer or term.merge_views or term.self_pairs or term.self_targets:
         return "its similarity, synthetic keys or merged views need all pairs at once"
@@ -36,7 +38,7 @@ def why_not(term: Term) -> str | None:
     if isinstance(term.graph, Mixture):
         return "its target is a mixture of graphs"
     graph, same = term.graph, term.anchors == term.keys
-    if name_of(graph.normalizer) not in ("softmax", "row_sum"):
+    if name_of(graph.normalizer) not in (("row_sum", "none") if of_moments else ("softmax", "row_sum")):
         return f"its normalizer {name_of(graph.normalizer)!r} needs whole rows"
     if any(name_of(transform) not in LOCAL for transform in graph.transforms):
         return "a transform of its graph needs whole rows"
@@ -44,11 +46,17 @@ def why_not(term: Term) -> str | None:
         return "its tau_s is a rule"
     if any(rows.beside or rows.times for rows in (term.anchors, *term.key_rows)):
         return "its rows are made of several modalities"
-    if not same and any(rows.block == term.anchors.block for rows in term.key_rows):
+    if not same and any(_overlap(term.anchors, rows) for rows in term.key_rows):
         return "its anchors are some of its keys"
     if same and name_of(graph.source) in ONE_WAY:
         return f"its source {name_of(graph.source)!r} is not symmetric"
     return None
+
+
+def _overlap(anchors: Rows, keys: Rows) -> bool:
+    """Whether two selections can have a row in common: it would be its own key."""
+    apart = None not in (anchors.view, keys.view) and anchors.view != keys.view
+    return anchors.block == keys.block and not apart
 
 
 def why_no_kernels(term: Term, objective_lowest: float, target_temperature: float, center: bool) -> str | None:
@@ -57,6 +65,8 @@ def why_no_kernels(term: Term, objective_lowest: float, target_temperature: floa
     objective_lowest: what the objective's tau cannot go below; target_temperature: its tau_s.
     """
     graph = term.graph
+    if name_of(term.link) != "softmax":
+        return f"its link {name_of(term.link)!r} is not the softmax"
     if graph.source == "class_text" and not graph.transforms and not center:
         return "a graph of class texts has a table instead of tiles"
     if name_of(graph.source) not in COSINES or graph.transforms or name_of(graph.normalizer) != "softmax":
@@ -80,6 +90,9 @@ def streamed_term(
     """Value and metrics of a term (terms.term_value, terms.graph_metrics) without any array of pairs."""
     graph, same = term.graph, term.anchors == term.keys
     anchors = select(blocks, term.anchors, images)
+    if name_of(term.link) == "z":
+        keys = concatenate([select(blocks, rows, images) for rows in term.key_rows])
+        return streamed_z(graph, options_of(term.link), anchors, keys, same, how)
     u, views = _side(anchors, graph, (term.anchors,), images)
     own_tau = isinstance(term.temperature, float | int)
     tau = term.temperature if own_tau else temperature
