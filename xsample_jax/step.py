@@ -275,7 +275,6 @@ def make_loss(config, model: ModelDef, objective: Objective, how: Streaming) -> 
             encoded = {name: value for name, value in new.items() if name.startswith(("encoder/", "head/"))}
         else:
             features, raw = network.project(inputs.images)
-        z = unit_rows(raw)
         blocks = step_blocks(objective, network, params, inputs, raw)
         blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
         loss, metrics = objective_loss(
