@@ -97,8 +97,8 @@ def test_the_installed_wheel_runs_in_an_empty_folder(installed, tmp_path):
 def test_links_of_the_readme_lead_to_the_repository_where_one_is_named(monkeypatch):
     monkeypatch.setattr(setuptools, "setup", lambda **arguments: None)
     describe = runpy.run_path(str(ROOT / "setup.py"))["description"]
-    text = "[a](docs/b.md#c) ![d](e.png) [f](https://g.org) [h](#i)"
-    made = "[a](https://x.org/y/blob/HEAD/docs/b.md#c) ![d](https://x.org/y/raw/HEAD/e.png)"
+    text = "[a](pages/b.md#c) ![d](e.png) [f](https://g.org) [h](#i)"
+    made = "[a](https://x.org/y/blob/HEAD/pages/b.md#c) ![d](https://x.org/y/raw/HEAD/e.png)"
     assert describe(text, "https://x.org/y") == f"{made} [f](https://g.org) [h](#i)"
     assert describe(text, None) == "a  [f](https://g.org) [h](#i)"
 
