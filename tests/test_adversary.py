@@ -16,9 +16,15 @@ from tests.objectives.synthetic import LinearEncoder
 from tests.quick import quick_jit
 from tests.test_resume import run_on
 from tests.tiny import random_batch, tiny_config, tiny_parts
-from xsample_jax import adversary as adversary_module
 from xsample_jax import loop
-from xsample_jax.adversary import (
+from xsample_jax.augment.differentiable import augment_differentiably, planes_of
+from xsample_jax.config.check import find_problems
+from xsample_jax.errors import ConfigError
+from xsample_jax.io.run_dir import read_history
+from xsample_jax.metrics.jsonl import read_jsonl
+from xsample_jax.models import towers
+from xsample_jax.objectives import adversary as adversary_module
+from xsample_jax.objectives.adversary import (
     ADVERSARY,
     MOMENTS,
     UPDATES,
@@ -31,12 +37,6 @@ from xsample_jax.adversary import (
     ramped,
     take_turn,
 )
-from xsample_jax.augment.differentiable import augment_differentiably, planes_of
-from xsample_jax.config.check import find_problems
-from xsample_jax.errors import ConfigError
-from xsample_jax.io.run_dir import read_history
-from xsample_jax.metrics.jsonl import read_jsonl
-from xsample_jax.models import towers
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.sharding import fetch_scalars, to_global
 

@@ -17,8 +17,8 @@ import jax
 from jax._src import clusters, distributed
 
 from xsample_jax.errors import ConfigError, ProcessError
-from xsample_jax.fingerprint import differing_files, fingerprint
 from xsample_jax.io.console import say
+from xsample_jax.io.fingerprint import differing_files, fingerprint
 from xsample_jax.rendezvous import Hello, missing, rendezvous, split_address
 
 START_LIMIT = 300.0  # seconds

@@ -27,7 +27,6 @@ from xsample_jax.evals.metrics import save_examples
 from xsample_jax.faults.non_finite import RollBack
 from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
 from xsample_jax.faults.watchdog import TimedBatches, log_save_errors
-from xsample_jax.generated_images import WatchGenerator
 from xsample_jax.hooks import Evaluate, LogMetrics, SaveAndStop, Training
 from xsample_jax.io.console import say
 from xsample_jax.io.files import EVALUATION, EXAMPLES, FACTS, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write, set_aside
@@ -35,6 +34,7 @@ from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder
 from xsample_jax.metrics.jsonl import JsonlWriter, read_jsonl
 from xsample_jax.metrics.profiling import Profiler, Timers, count_chips, count_compilations, model_flops, peak_flops
 from xsample_jax.metrics.writers import open_writers, wandb_writer
+from xsample_jax.reports.generated_images import WatchGenerator
 from xsample_jax.reports.report import write_report
 from xsample_jax.setup import RunSetup, build_run, check_device_memory
 from xsample_jax.sharding import process_rows, to_global, warm_up_collectives

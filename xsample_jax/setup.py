@@ -13,7 +13,6 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from xsample_jax.adversary import Adversary, make_adversary
 from xsample_jax.augment.views import eval_view
 from xsample_jax.checkpoint import with_shardings
 from xsample_jax.config.rules_objective import check_kernels
@@ -25,6 +24,7 @@ from xsample_jax.data.sources import check_memory, open_training_source, source_
 from xsample_jax.errors import ConfigError, DataError, UserError, did_you_mean, raise_all
 from xsample_jax.models.layers import compiler_options
 from xsample_jax.models.towers import build_model
+from xsample_jax.objectives.adversary import Adversary, make_adversary
 from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.objectives.learned_state import init_memory, init_objective_parameters
 from xsample_jax.objectives.objective import Objective

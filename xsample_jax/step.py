@@ -10,9 +10,9 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from xsample_jax.adversary import Adversary, Guests, Opponent, take_turn
 from xsample_jax.augment.views import copies_of, eval_view, make_views
 from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
+from xsample_jax.objectives.adversary import Adversary, Guests, Opponent, take_turn
 from xsample_jax.objectives.learned_state import (
     TEXT_KEYS,
     bias_of,

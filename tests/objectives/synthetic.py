@@ -104,7 +104,7 @@ def loss_of(objective: Objective, inputs: dict[str, dict]):
     )
     temperature = temperature_of(objective, trained)
     network = Network(trained["second"])
-    blocks = step_blocks(objective, network, trained, step, step.images, VIEWS)
+    blocks = step_blocks(objective, network, trained, step, step.images)
     blocks, memory = recall(objective, blocks, memory, batch, temperature)
     loss, metrics = objective_loss(objective, blocks, IMAGES, temperature, bias_of(trained), step.progress, step.key)
     return loss, (metrics, memory)

@@ -15,7 +15,7 @@ GENERATOR = {
     "kind": Key(
         str,
         None,
-        "Who makes images for the encoder to learn from (xsample_jax/adversary.py): hard (a generator that raises the "
+        "Who makes images for the encoder to learn from (objectives/adversary.py): hard (a generator that raises the "
         "objective on its images), pair (two, whose images of one latent are views of one image and grow apart) or "
         "augmented (a control without a generator: images of the batch, augmented as a discriminator sees them). None: "
         "nobody.",

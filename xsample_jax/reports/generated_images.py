@@ -5,12 +5,12 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from xsample_jax.adversary import ADVERSARY, Adversary, condition_of
 from xsample_jax.evals.diversity import COLLAPSE, WINDOW, mean_similarity
 from xsample_jax.hooks import LogMetrics, Training
 from xsample_jax.io.console import say
 from xsample_jax.io.files import GENERATED, atomic_write
 from xsample_jax.io.run_dir import log_event
+from xsample_jax.objectives.adversary import ADVERSARY, Adversary, condition_of
 from xsample_jax.reports.contact_sheet import contact_sheet
 from xsample_jax.sharding import gather_rows
 from xsample_jax.state import TrainState

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from xsample_jax.adversary import ADVERSARY, GENERATORS, Adversary, make_adversary
 from xsample_jax.checkpoint_files import find_checkpoint, read_arrays, saved_arrays, trained_config
 from xsample_jax.data.dataset import Dataset, open_for_a_look
 from xsample_jax.data.perturb import apply_perturbations
 from xsample_jax.data.records import Manifest
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import ConfigError
-from xsample_jax.generated_images import ImageMaker
 from xsample_jax.metrics.progress_bar import progress
+from xsample_jax.objectives.adversary import ADVERSARY, GENERATORS, Adversary, make_adversary
 from xsample_jax.objectives.from_config import build_objective
+from xsample_jax.reports.generated_images import ImageMaker
 from xsample_jax.setup import dataset_spec
 
 AT_ONCE = 64
