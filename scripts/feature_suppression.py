@@ -117,14 +117,17 @@ def factors_of(results: Sequence[dict]) -> list[str]:
 
 HEAD = """# Feature suppression
 
-*Made by `python -m scripts.feature_suppression` from [feature_suppression.json](feature_suppression.json).*
+*Made by `python -m scripts.feature_suppression` from*
+[feature_suppression.json](feature_suppression.json).
 
-Contrastive objectives may learn the feature that is easiest to tell images apart by and leave others
-out (*Intriguing Properties of Contrastive Losses*, arXiv 2011.02803). Here pictures whose factors are
-known get a competing feature, and a linear probe on frozen features says what is left of each factor:
-`kept` is its accuracy on the scale where guessing is 0 and no error is 1.
-The knob is how much the competing feature tells apart. Captions name the object (shape, color,
-texture, count), so X-CLR is told of what may be suppressed, and SimCLR is not.
+Contrastive objectives may learn the feature that is easiest to tell images apart by and leave
+others out (*Intriguing Properties of Contrastive Losses*, arXiv 2011.02803).
+Here images whose factors are known get a competing feature, and a linear probe on frozen features
+measures what is left of each factor: `kept` is its accuracy on the scale where guessing is 0 and no
+error is 1.
+The knob is how much the competing feature tells apart.
+Captions name the object (shape, color, texture, count), so X-CLR is told what may be suppressed,
+and SimCLR is not.
 
     python -m xsample_jax.tools.sweep --grid={spec} \\
         --out=runs/suppression --run
@@ -154,7 +157,7 @@ CONTROL = (
 
 def page(results: Sequence[dict], whole: int, spec: str = f"{GRID}:short", note: str = "") -> str:
     """The Markdown of the page. whole: number of runs of the whole grid; note: how these runs were made."""
-    lines = [HEAD.format(spec=spec), *([textwrap.fill(note, 98), ""] if note else [])]
+    lines = [HEAD.format(spec=spec), *([_sentences(note), ""] if note else [])]
     for part, (title, knob) in PARTS.items():
         of_part = [one for one in results if one["part"] == part]
         lines += [f"## {title}", ""]
@@ -175,10 +178,19 @@ def page(results: Sequence[dict], whole: int, spec: str = f"{GRID}:short", note:
         "seeds": _span_of([len(values_of(results, "seed", part=part)) for part in values_of(results, "part")]),
         "pictures": _span(results, "pictures"),
     }
-    limits = [textwrap.fill(f"- {words.format(**facts)}", 98, subsequent_indent="  ") for words in LIMITS]
+    limits = [_sentences(f"- {words.format(**facts)}", "  ") for words in LIMITS]
     if len(trained) < len(results):
-        limits.append(textwrap.fill(f"- {CONTROL}", 98, subsequent_indent="  "))
+        limits.append(_sentences(f"- {CONTROL}", "  "))
     return "\n".join([*lines, "## What this does not show", "", *limits, ""])
+
+
+def _sentences(text: str, indent: str = "") -> str:
+    """The text in lines of at most 98 characters, each sentence on lines of its own."""
+    first, *others = re.split(r"(?<=[a-z0-9)`%]\.) (?=[A-Z`])", text)
+    wrap = textwrap.TextWrapper(98, subsequent_indent=indent, break_on_hyphens=False)
+    lines = [wrap.fill(first)]
+    wrap.initial_indent = indent
+    return "\n".join([*lines, *map(wrap.fill, others)])
 
 
 def _span(results: Sequence[dict], name: str) -> str:
@@ -234,7 +246,8 @@ def _differences(results: Sequence[dict], part: str, knob: str) -> list[str]:
         if clear:
             said.append(textwrap.fill(f"- {title}: {', '.join(clear)} points", 98, subsequent_indent="  "))
     words = said or ["No interval excludes zero, so nothing is concluded."]
-    return [*lines, "", "Paired by seed; bold where the 95 % interval excludes zero. What separates:", "", *words]
+    said = ["Paired by seed; bold where the 95 % interval excludes zero.", "What separates:"]
+    return [*lines, "", *said, "", *words]
 
 
 def _cell(found: tuple[float, float, float], bold: bool = False, signed: bool = False) -> str:

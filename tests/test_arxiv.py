@@ -13,6 +13,25 @@ NUMBER = re.compile(r"(?<![\d.])([0-2]\d(?:0[1-9]|1[0-2])\.\d{4,5})(?![\d.])")
 SUFFIXES = {".py", ".md", ".ipynb", ".toml", ".cfg", ".sh", ".yml", ".yaml", ".html"}
 
 TITLES = {
+    "1412.6980": "Adam: A Method for Stochastic Optimization",
+    "1608.03983": "SGDR: Stochastic Gradient Descent with Warm Restarts",
+    "1610.09585": "Conditional Image Synthesis With Auxiliary Classifier GANs",
+    "1710.10196": "Progressive Growing of GANs for Improved Quality, Stability, and Variation",
+    "1802.05637": "cGANs with Projection Discriminator",
+    "1802.05957": "Spectral Normalization for Generative Adversarial Networks",
+    "1804.04235": "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost",
+    "1904.00962": "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes",
+    "2006.10738": "Differentiable Augmentation for Data-Efficient GAN Training",
+    "2104.14294": "Emerging Properties in Self-Supervised Vision Transformers",
+    "2106.08254": "BEiT: BERT Pre-Training of Image Transformers",
+    "2111.07991": "LiT: Zero-Shot Transfer with Locked-image text Tuning",
+    "2302.06675": "Symbolic Discovery of Optimization Algorithms",
+    "2403.12448": "Do Generated Data Always Help Contrastive Learning?",
+    "2404.06395": "MiniCPM: Unveiling the Potential of Small Language Models with Scalable Training Strategies",
+    "2405.15682": "The Road Less Scheduled",
+    "2502.16982": "Muon is Scalable for LLM Training",
+    "2202.06464": "Synthetic Data Can Also Teach: Synthesizing Effective Data for Unsupervised Visual "
+    "Representation Learning",
     "1512.03385": "Deep Residual Learning for Image Recognition",
     "1604.08859": "The Z-loss: a shift and scale invariant classification loss belonging to the Spherical Family",
     "1604.06174": "Training Deep Nets with Sublinear Memory Cost",

@@ -77,9 +77,6 @@ class UsageError(UserError):
 
 def _parse_flags(arguments: list[str]) -> list[str]:
     """The arguments that are no flags; UsageError for a flag that is unknown or wrong (absl exits with 1)."""
-    if {"--help", "-help", "-h"} & set(arguments):
-        print(f"{__doc__}\nflags:\n{flags.FLAGS.main_module_help()}")
-        sys.exit(0)  # absl's own exits with 1
     try:
         return flags.FLAGS(arguments)
     except flags.Error as error:
@@ -90,7 +87,7 @@ def run() -> None:
     """Entry point: errors of users end with their message, not with a traceback, and an exit code (exit_codes.py)."""
     if {"--help", "-help", "-h"} & set(sys.argv[1:]):  # absl would end with 1
         app.usage(shorthelp=True, writeto_stdout=True)
-        return
+        sys.exit(0)
     for number in (signal.SIGUSR1, signal.SIGUSR2):  # for a profile, while steps run; before, they end nothing
         signal.signal(number, signal.SIG_IGN)
     if without_tpu():  # before jax is imported, which the config does
