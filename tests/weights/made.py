@@ -1,4 +1,5 @@
-"""Weights and images made of names and numbers alone, the same here and where the real libraries are. Numpy only."""
+"""Weights and images made of names and numbers alone, the same here and where the real libraries are. Numpy only,
+but for made_encoder."""
 
 import zlib
 
@@ -27,3 +28,18 @@ def made_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
 def made_images(size: int, count: int = 2) -> np.ndarray:
     """float32 [count, size, size, 3], as normalized images are."""
     return (np.random.default_rng(0).random((count, size, size, 3)) * 4 - 2).astype(np.float32)
+
+
+def made_encoder(model: dict, size: int = 32):
+    """An encoder with made-up weights."""
+    from xsample_jax.config import default_config, resolve
+    from xsample_jax.encoder import Encoder
+    from xsample_jax.weights.families import abstract_encoder, encoder_shapes
+
+    config = default_config()
+    config.steps, config.augment.size = 1, size
+    config.model.update(model)
+    config = resolve(config)
+    shapes = encoder_shapes(abstract_encoder(config))
+    arrays = {path: made_array(path.replace("/var", "/running_var"), shape) for path, shape in shapes.items()}
+    return Encoder(config, 1, arrays)

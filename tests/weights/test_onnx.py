@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.weights.check_exports import made_encoder
-from tests.weights.made import made_images
+from tests.weights.made import made_encoder, made_images
 from xsample_jax.errors import DataError
 
 onnxruntime = pytest.importorskip("onnxruntime")
