@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pathlib
 import shutil
 import signal
 import tempfile
@@ -27,6 +28,7 @@ for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.
 # Tracing makes many small objects and hardly any cycles: looking for those takes an eighth of it.
 gc.set_threshold(50_000, 20, 20)
 
+MOST_MEMORY = 3 * 2**30  # bytes of a worker of tests
 # Tests that train the same tiny run, in this process or in one of their own, compile it once.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="xsample_jax_compiled_"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
@@ -51,6 +53,18 @@ def forks():
 
     with Forks() as server:
         yield server
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_are_dropped():
+    """After a module, where they have grown: thousands of tests compile more than a small machine has memory for."""
+    yield
+    import jax
+
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) if os.path.exists("/proc/self/statm") else 0
+    if pages * os.sysconf("SC_PAGE_SIZE") > MOST_MEMORY:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

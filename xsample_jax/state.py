@@ -98,8 +98,8 @@ class TrainState:
 
     params: {path: array of type precision.params}. statistics: {path: float32 array}.
     memory: what the objective keeps between steps (objectives/learned_state.py), {path: array}.
-    ema: moving average of params and statistics, or the mean of schedule-free training with its statistics,
-      {path: float32 array}; {} without optimizer.ema and such an optimizer.
+    ema: {path: float32 array}, the moving average of params and statistics, or the mean of schedule-free training with
+    its statistics; {} without optimizer.ema and such an optimizer.
     """
 
     step: jax.Array

@@ -62,7 +62,7 @@ def by_loss(
 
     Args:
       strategy: linupper, f = min(h + 1, 1): the upper half of the losses counts alike, the lower less and less;
-        quadratic, f = 1 - h^2: the middle; extremes, f = |h|: both ends.
+        quadratic, f = 1 - h^2: the middle; extremes, f = abs(h): both ends.
       r: how flat the weights are; they are uniform until the share `warm_up` of the run is over.
     """
     counted = jnp.any(target > 0, axis=-1)
