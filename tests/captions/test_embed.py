@@ -509,7 +509,9 @@ def test_the_tool_stopped_or_with_nothing_to_do(plain, tmp_path, capsys, monkeyp
     flags = [f"--data={plain}", f"--model={write_model(tmp_path / 'model', 'bert')}", "--device=cpu"]
     assert main(flags) == 0
     with monkeypatch.context() as patch:
-        patch.setattr("xsample_jax.tools.embed.open_encoder", lambda *flags, **options: HashEncoder("two", calls=1))
+        patch.setattr(
+            "xsample_jax.captions.encoders.open_encoder", lambda *flags, **options: HashEncoder("two", calls=1)
+        )
         assert main([*flags, "--overwrite"]) == 130
     assert capsys.readouterr().err.endswith("stopped; the same command continues from here\n")
     with monkeypatch.context() as patch:  # as where the set cannot be written to

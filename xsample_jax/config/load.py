@@ -101,7 +101,7 @@ def example(key: Key) -> str:
     elif of_dicts:
         return "\"({'graph': 'label'},)\""
     else:
-        value = {bool: "true", int: 100, float: 0.5, str: "TEXT"}[key.type]
+        value = {bool: "true", int: 100, float: 0.5, str: "TEXT", tuple[float, ...]: (0.5, 1.0)}[key.type]
     return (
         ",".join(element if isinstance(element, str) else f"{element:g}" for element in value)
         if isinstance(value, tuple)
