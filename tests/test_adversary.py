@@ -15,7 +15,7 @@ from tests.lives import differences
 from tests.objectives.synthetic import LinearEncoder
 from tests.quick import quick_jit
 from tests.test_resume import run_on
-from tests.tiny import random_batch, tiny_config, tiny_parts
+from tests.tiny import random_batch, run_steps, tiny_config, tiny_parts
 from xsample_jax import loop
 from xsample_jax.augment.differentiable import augment_differentiably, planes_of
 from xsample_jax.config.check import find_problems
@@ -38,7 +38,7 @@ from xsample_jax.objectives.adversary import (
     take_turn,
 )
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.sharding import fetch_scalars, to_global
+from xsample_jax.sharding import to_global
 
 KINDS = ("hard", "pair")
 
@@ -57,13 +57,7 @@ def config_with(kind, preset="simclr", **changes):
 
 
 def trained(config, devices=1, steps=3):
-    parts = tiny_parts(config, jax.devices()[:devices])
-    state, history = parts.new_state(), []
-    for step in range(steps):
-        batch = {name: random_batch(config, step)[name] for name in parts.abstract_batch}
-        state, metrics = parts.train_step(state, to_global(batch, parts.mesh))
-        history.append(fetch_scalars(metrics))
-    return parts, state, history
+    return run_steps(config, devices, steps)
 
 
 # The formulas, without a step around them.

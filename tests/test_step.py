@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.tiny import random_batch, tiny_config, tiny_parts
+from tests.tiny import random_batch, run_steps, tiny_config, tiny_parts
 from xsample_jax.objectives.learned_state import LOG_SCALE, temperature_of
 from xsample_jax.sharding import fetch_scalars, to_global
 
@@ -23,16 +23,6 @@ def preset_config(preset, **changes):
         optimizer__learning_rate=1e-3,
         **changes,
     )
-
-
-def run_steps(config, devices, steps=2):
-    parts = tiny_parts(config, jax.devices()[:devices])
-    state, history = parts.new_state(), []
-    for step in range(steps):
-        batch = {name: random_batch(config, step)[name] for name in parts.abstract_batch}
-        state, metrics = parts.train_step(state, to_global(batch, parts.mesh))
-        history.append(fetch_scalars(metrics))
-    return parts, state, history
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -1,11 +1,12 @@
 """A run small enough for tests: quickstart shrunk, and batches of random images with random captions."""
 
+import jax
 import numpy as np
 
 from xsample_jax.config import default_config, resolve, smoke
 from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.setup import DatasetSpec, RunSetup
-from xsample_jax.sharding import make_mesh
+from xsample_jax.sharding import fetch_scalars, make_mesh, to_global
 
 CAPTION_DIM = 12
 
@@ -44,3 +45,14 @@ def random_batch(config, seed=0):
         "index": rng.permutation(64)[:count].astype(np.int32),
         "caption_tokens": rng.integers(3, 50, (count, config.model.text.length)).astype(np.int32),
     }
+
+
+def run_steps(config, devices=1, steps=2):
+    """Trains on random batches; returns (parts, state, [metrics of each step])."""
+    parts = tiny_parts(config, jax.devices()[:devices])
+    state, history = parts.new_state(), []
+    for step in range(steps):
+        batch = {name: random_batch(config, step)[name] for name in parts.abstract_batch}
+        state, metrics = parts.train_step(state, to_global(batch, parts.mesh))
+        history.append(fetch_scalars(metrics))
+    return parts, state, history

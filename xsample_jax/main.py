@@ -84,7 +84,7 @@ def _parse_flags(arguments: list[str]) -> list[str]:
 
 
 def run() -> None:
-    """Entry point: errors of users end with their message, not with a traceback, and an exit code (exit_codes.py)."""
+    """Entry point: errors of users end with their message, not with a traceback, and an exit code (errors.py)."""
     if {"--help", "-help", "-h"} & set(sys.argv[1:]):  # absl would end with 1
         app.usage(shorthelp=True, writeto_stdout=True)
         sys.exit(0)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 
@@ -22,6 +21,7 @@ from xsample_jax.data.perturb import apply_perturbations
 from xsample_jax.data.records import RecordSource, open_records, read_manifest
 from xsample_jax.data.sources import check_memory, open_training_source, source_folder
 from xsample_jax.errors import ConfigError, DataError, UserError, did_you_mean, raise_all
+from xsample_jax.metrics.profiling import host_memory
 from xsample_jax.models.layers import compiler_options
 from xsample_jax.models.towers import build_model
 from xsample_jax.objectives.adversary import Adversary, make_adversary
@@ -266,7 +266,7 @@ def check_device_memory(parts: RunSetup) -> None:
     )
     devices = mesh.local_devices
     if devices[0].platform == "cpu":  # they share the memory of the host
-        each, room = each * len(devices), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        each, room = each * len(devices), host_memory()
     else:
         room = (devices[0].memory_stats() or {}).get("bytes_limit", each)
     if each > room:

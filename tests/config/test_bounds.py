@@ -1,13 +1,13 @@
 """Every value of every key is accepted or refused with a ConfigError (faults A8, A9)."""
 
 import math
+import os
 
 import jax
 import numpy as np
 import pytest
 
 from tests.tiny import tiny_config, tiny_parts
-from xsample_jax import setup
 from xsample_jax.config import default_config
 from xsample_jax.config.check import find_problems
 from xsample_jax.config.key import find_value_problem
@@ -89,7 +89,7 @@ def test_what_no_memory_holds_is_refused_before_it_is_allocated(monkeypatch):
     def check(**changes):
         check_device_memory(tiny_parts(tiny_config(**changes), jax.devices()[:1]))
 
-    monkeypatch.setattr(setup.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**18}.get)  # 1 GiB
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**18}.get)  # 1 GiB
     check()
     for changes in ({"batch_size": 2**22}, {"objective__preset": "moco", "objective__queue": 2**26}):
         with pytest.raises(ConfigError, match=r"device memory.*GiB.*batch_size"):

@@ -130,7 +130,7 @@ def test_class_names_that_a_reader_cannot_tell_apart(tmp_path):
 
 
 def test_images_that_lose_their_subject_to_the_crop(tmp_path):
-    """faults.md C11: 1 x 2 pictures are half of what is seen."""
+    """faults.md C11: the center square of an image of 40 x 20 pixels leaves out half of it."""
     wide = {"image": picture(7, width=40, height=20)}
     folder = write(tmp_path / "set", lambda number: wide if number < 7 else {})
     assert any("7 of 40 lose more than a third to the crop" in text for text in notes(config_for(folder)))

@@ -87,6 +87,17 @@ def evaluate(objective, how, devices):
     return jax.device_get((metrics, gradient))
 
 
+def assert_streamed_is_dense(objective, block_size, devices, tolerance):
+    """The same metrics as the dense form, and gradients whose error is below `tolerance` of the largest of z."""
+    dense, dense_slopes = evaluate(objective, None, 1)
+    streamed, slopes = evaluate(objective, Streaming("streaming", block_size=block_size), devices)
+    assert set(streamed) == set(dense)
+    for name, value in dense.items():
+        assert streamed[name] == pytest.approx(float(value), rel=1e-5, abs=1e-5), name
+    for name, slope in dense_slopes.items():
+        np.testing.assert_allclose(slopes[name], slope, atol=tolerance * np.abs(dense_slopes["z"]).max(), err_msg=name)
+
+
 @pytest.mark.parametrize(("name", "devices"), [*((name, n) for n in (1, 8) for name in STREAMABLE), ("xclr", 2)])
 def test_streamed_is_dense(name, devices):
     objective = PRESETS[name].objective

@@ -10,13 +10,12 @@ import pytest
 from tests.objectives import synthetic
 from tests.objectives.test_build import problems
 from tests.objectives.test_goldens import CASES, IDS, Z1
-from tests.objectives.test_streamed import evaluate
+from tests.objectives.test_streamed import assert_streamed_is_dense
 from tests.quick import quick_jit
 from tests.tiny import tiny_config
 from xsample_jax.config.check import find_problems
 from xsample_jax.objectives.objective import Objective, cut_rows, objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.terms import Rows, Term, image_block, key_block
 from xsample_jax.ops import unit_rows
 
@@ -88,13 +87,7 @@ def test_one_width_of_all_is_the_objective_itself():
 @pytest.mark.parametrize(("name", "devices"), [("xclr", 1), ("xclr", 8), ("clip", 8), ("z_loss", 8)])
 def test_streamed_is_dense(name, devices):
     objective = dataclasses.replace(PRESETS[name].objective, widths=WIDTHS)
-    dense, dense_slopes = evaluate(objective, None, 1)
-    streamed, slopes = evaluate(objective, Streaming("streaming", block_size=16), devices)
-    assert set(streamed) == set(dense)
-    for metric, value in dense.items():
-        assert streamed[metric] == pytest.approx(float(value), rel=1e-5, abs=1e-5), metric
-    for key, slope in dense_slopes.items():
-        np.testing.assert_allclose(slopes[key], slope, atol=2e-5 * np.abs(dense_slopes["z"]).max(), err_msg=key)
+    assert_streamed_is_dense(objective, 16, devices, 2e-5)
 
 
 def test_first_numbers_of_the_embedding_get_the_gradient_of_every_width():

@@ -9,7 +9,7 @@ import pytest
 
 from tests.objectives.test_build import problems
 from tests.objectives.test_goldens import CASES, IDS, Z1, Z2
-from tests.objectives.test_streamed import evaluate
+from tests.objectives.test_streamed import assert_streamed_is_dense
 from tests.quick import quick_jit
 from xsample_jax.graphs.targets import Graph
 from xsample_jax.objectives.objective import Objective, objective_loss
@@ -73,14 +73,7 @@ def test_rows_of_equal_logits_have_a_finite_value_and_no_gradient():
 )
 @pytest.mark.parametrize("devices", [1, 8])
 def test_streamed_is_dense(term, devices):
-    objective = Objective((term,), 0.2)
-    dense, dense_slopes = evaluate(objective, None, 1)
-    streamed, slopes = evaluate(objective, Streaming("streaming", block_size=8), devices)
-    assert set(streamed) == set(dense)
-    for name, value in dense.items():
-        assert streamed[name] == pytest.approx(float(value), rel=1e-5, abs=1e-5), name
-    for name, slope in dense_slopes.items():
-        np.testing.assert_allclose(slopes[name], slope, atol=1e-5 * np.abs(dense_slopes["z"]).max(), err_msg=name)
+    assert_streamed_is_dense(Objective((term,), 0.2), 8, devices, 1e-5)
 
 
 def test_what_it_has_no_meaning_for_is_refused():

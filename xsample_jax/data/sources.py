@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import copy
-import os
 import time
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -19,6 +18,7 @@ from xsample_jax.distributed import log_info
 from xsample_jax.errors import ConfigError, DataError, lookup
 from xsample_jax.io.files import atomic_write, load_arrays, save_array
 from xsample_jax.io.paths import as_path, in_bucket
+from xsample_jax.metrics.profiling import host_memory
 from xsample_jax.metrics.progress_bar import progress
 
 # Several record sets as one training split.
@@ -181,7 +181,7 @@ def _check_cache(data, folders: list[str]) -> None:
 
 def check_memory(cache: str, what: str, size: int) -> None:
     """Raises ConfigError where `size` bytes are more than half of this host's memory: the rest is needed."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = host_memory()
     if size > memory / 2:
         found = f"{cache}, for {size / 2**30:,.1f} GiB {what}"
         expected = f"at most half of the {memory / 2**30:,.1f} GiB of this host"

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 import pathlib
 import signal
 import threading
@@ -214,6 +215,11 @@ def peak_flops(devices: Iterable) -> float | None:
     devices = list(devices)
     of_chip = PEAK_FLOPS.get(devices[0].device_kind)
     return of_chip and of_chip * count_chips(devices)
+
+
+def host_memory() -> int:
+    """Bytes of memory of this host."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def memory_in_use(devices: Iterable) -> dict[str, float]:

@@ -251,8 +251,8 @@ def check_records(examples: Dataset, source: RecordSource, labels_for: str, star
             embedded = record["caption_embeddings"] is not None
             counts["embedding"] += embedded
             strict[place]
-            pixels = open_picture(record["image"], examples.image_size, "", reuse=True)
-            counts["cut"] += examples.fit == "crop" and loses_a_third(pixels)
+            if examples.fit == "crop":
+                counts["cut"] += loses_a_third(open_picture(record["image"], examples.image_size, reuse=True))
             if embedded:
                 rows.append(np.asarray(record["caption_embeddings"], np.float32))
                 captions += record["captions"]

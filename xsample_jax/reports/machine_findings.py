@@ -14,6 +14,7 @@ from xsample_jax.config.rules_objective import check_kernels
 from xsample_jax.data.dataset import train_batches
 from xsample_jax.errors import UserError
 from xsample_jax.io.paths import absolute, in_bucket
+from xsample_jax.metrics.profiling import host_memory
 from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.reports.contact_sheet import gallery_sheet
 from xsample_jax.reports.data_findings import NOTE, OK, PROBLEM, Finding, check_data, once, problems, reported
@@ -79,7 +80,7 @@ def check_host(config, channels: int) -> Iterator[Finding]:
             NOTE, "host", f"data.threads = {config.data.threads} on {cpus} CPUs: more threads than help. {fix}"
         )
     ahead = config.data.prefetch * config.batch_size * config.data.image_size**2 * channels
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = host_memory()
     text = f"{cpus} CPUs, {memory / GIB:.0f} GiB; images decoded ahead: {ahead / 2**20:,.0f} MiB"
     if ahead > memory / 2:
         yield Finding(PROBLEM, "host", f"{text}. Lower --config.data.prefetch.")
