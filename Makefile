@@ -21,7 +21,7 @@ help:
 	@echo "make results      the full comparison of docs/notes/results.md: objectives, temperatures, graphs, noise, little data"
 	@echo "make bench        install the peers (PyTorch among them) and run the CPU benchmarks: docs/notes/benchmarks.md"
 	@echo "make lint         ruff"
-	@echo "make docs         docs/config.md from the config schema, the table and picture of docs/objectives.md"
+	@echo "make docs         docs/config.md from the config schema, the table and figure of docs/objectives.md"
 	@echo "make site         docs/ with the API reference as pages, in build/site; a warning is an error"
 	@echo "make notebooks    notebooks/*.py as notebooks/ipynb/*.ipynb"
 	@echo "make goldens      tests/config/goldens.json from configs/"

@@ -26,7 +26,7 @@ def cited(key: str) -> str | None:
 def description(readme: str, home: str | None) -> str:
     """README.md where its neighbors are not: links lead to the repository `home`.
 
-    Without a repository the words of links remain, and pictures are left out.
+    Without a repository the words of links remain, and images are left out.
     """
     if home:
         target = {"!": f"{home}/raw/HEAD/", "": f"{home}/blob/HEAD/"}

@@ -2,7 +2,7 @@
 
     python -m benchmarks.all [NAME ...]       make bench
 
-benchmarks/cpu.json keeps the figures, from which the table and the pictures of docs/notes/benchmarks.md are made. With
+benchmarks/cpu.json keeps the figures, from which the table and the figures of docs/notes/benchmarks.md are made. With
 names only those are run and the others stay as they were. The exit status is 1 when a benchmark broke, a peer is not
 installed, or a figure that does not depend on the machine missed its target; times that missed theirs are only told.
 """
@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 
-from benchmarks.pictures import draw
+from benchmarks.figures import draw
 from benchmarks.table import failures, markdown, misses
 from xsample_jax.reports.style import insert
 
@@ -98,7 +98,7 @@ def main() -> int:
     print(f"\n{len(names)} benchmarks in {(time.monotonic() - begin) / 60:.1f} minutes")
     print("\n".join(["missed targets:", *(misses(ran) or ["  none"])]))
     wrong = [*(f"{name} broke" for name in broken), *failures(ran)]
-    print(*wrong, f"table and pictures: {PAGE.relative_to(ROOT)}", sep="\n")
+    print(*wrong, f"table and figures: {PAGE.relative_to(ROOT)}", sep="\n")
     return 1 if wrong else 0
 
 

@@ -3,8 +3,8 @@
     python -m benchmarks.decode [--images 40] [--repeats 5]
 
 Photographs of 500 x 375 (as ImageNet's) and of 341 x 256 (as `prepare` leaves them). The peers are Pillow and OpenCV;
-the squares are the short side resized to 256 and the center taken. Ours write where the next picture will, as in the
-pipeline every picture goes to its place in the batch. CPU-seconds, so that the figure is one of a core.
+the squares are the short side resized to 256 and the center taken. Ours write where the next image will, as in the
+pipeline every image goes to its place in the batch. CPU-seconds, so that the figure is one of a core.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from PIL import Image
 from benchmarks.prepare_cpu import photograph
 from benchmarks.report import HEADER, Comparison, faster, finish, lacking
 from benchmarks.timing import interleaved
-from xsample_jax.data.decode import decode_image, open_picture
+from xsample_jax.data.decode import decode_image, open_image
 
 SIDE = 256
 SIZES = {"500 x 375": (500, 375), "341 x 256": (341, 256)}
@@ -33,19 +33,19 @@ NEAR = {"pixels": 1.0, "a square of 256": 3.0}
 
 
 def by_pillow(data: bytes) -> Image.Image:
-    picture = Image.open(io.BytesIO(data))
-    picture.load()
-    return picture.convert("RGB")
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image.convert("RGB")
 
 
 def square_by_pillow(data: bytes) -> np.ndarray:
-    picture = by_pillow(data)
-    short = min(picture.size)
-    left, top = (picture.width - short) // 2, (picture.height - short) // 2
+    image = by_pillow(data)
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
     box = (left, top, left + short, top + short)
     if short == SIDE:
-        return np.asarray(picture.crop(box))
-    return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box))
+        return np.asarray(image.crop(box))
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box))
 
 
 def by_opencv(data: bytes) -> np.ndarray:
@@ -68,7 +68,7 @@ def square_by_opencv(data: bytes) -> np.ndarray:
 def ways(opencv: bool) -> dict[str, dict[str, Callable]]:
     """What is done -> {who: function of the bytes}."""
     found = {
-        "pixels": {"ours": functools.partial(open_picture, size=SIDE, reuse=True), "Pillow": by_pillow},
+        "pixels": {"ours": functools.partial(open_image, size=SIDE, reuse=True), "Pillow": by_pillow},
         "a square of 256": {
             "ours": functools.partial(decode_image, size=SIDE, channels=3, out=np.empty((SIDE, SIDE, 3), np.uint8)),
             "Pillow": square_by_pillow,

@@ -49,12 +49,12 @@ def with_augmentation(tiny: bool):
 def write_photographs(folder: str, count: int, different: int) -> None:
     """Records of JPEGs of 341 x 256, as `tools.prepare` leaves them, with random captions."""
     rng = np.random.default_rng(0)
-    pictures = [photograph(seed, 341, 256) for seed in range(different)]
+    images = [photograph(seed, 341, 256) for seed in range(different)]
 
     def record(number):
         embeddings = rng.normal(size=(1, 768)).astype(np.float16)
         captions = {"captions": [f"photograph {number}"], "caption_embeddings": embeddings}
-        return {"id": number, "image": pictures[number % different], "label": number % 2, "attributes": {}} | captions
+        return {"id": number, "image": images[number % different], "label": number % 2, "attributes": {}} | captions
 
     write_records(folder, "photographs", {"train": map(record, range(count))}, ["even", "odd"], {}, CAPTIONS)
 

@@ -23,7 +23,7 @@ STEPS, TOP = 3, 10
 
 
 def device_events(folder: str) -> dict[str, float]:
-    """{name: nanoseconds} of what the devices did in the trace below a folder; numbers are taken off the names."""
+    """{name: nanoseconds} of the device operations in the trace below a folder; numbers are taken off the names."""
     (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
     total = collections.Counter()
     planes = list(jax.profiler.ProfileData.from_file(str(path)).planes)

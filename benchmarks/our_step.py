@@ -25,7 +25,7 @@ def step_config(encoder: str, images: int, size: int, **changes):
 
 
 def stand_in_batch(images: int, size: int) -> dict[str, np.ndarray]:
-    """Smooth random pictures (uint8 [images, size, size, 3]), ids, no labels, float16 captions."""
+    """Smooth random images (uint8 [images, size, size, 3]), ids, no labels, float16 captions."""
     rng = np.random.default_rng(0)
     # Captions that share a part, as those of real images do: the targets spread over the batch, the loss is about one.
     captions = rng.normal(size=PLACEHOLDER_SPEC.caption_dim) + 0.5 * rng.normal(

@@ -6,7 +6,7 @@ Ours decodes in threads to uint8 squares of 256, which is what travels to the de
 jitted program. "delivered" is the host's part alone; in "views made" the device is this very CPU, which is hard on us:
 a GPU or TPU would do it beside the step. The peer does everything in PIL on the host, with the blur of torchvision or
 with PIL's own, in this process without workers (they would only add to its CPU time). CPU-seconds of all threads per
-image. Before timing, the pictures are compared with the random part switched off.
+image. Before timing, the images are compared with the random part switched off.
 """
 
 import argparse
@@ -61,8 +61,8 @@ class PilBlur:
     def __init__(self):
         self.random = np.random.default_rng(0)
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        return picture.filter(ImageFilter.GaussianBlur(self.random.uniform(0.1, 2.0)))
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return image.filter(ImageFilter.GaussianBlur(self.random.uniform(0.1, 2.0)))
 
 
 def peer(photographs: list[bytes], blur: str):
@@ -83,15 +83,15 @@ def peer(photographs: list[bytes], blur: str):
         ]
     )
 
-    class Pictures(torch.utils.data.Dataset):
+    class Images(torch.utils.data.Dataset):
         def __len__(self):
             return len(photographs)
 
         def __getitem__(self, index):
-            picture = Image.open(io.BytesIO(photographs[index])).convert("RGB")
-            return one(picture), one(picture)
+            image = Image.open(io.BytesIO(photographs[index])).convert("RGB")
+            return one(image), one(image)
 
-    loader = torch.utils.data.DataLoader(Pictures(), batch_size=BATCH)
+    loader = torch.utils.data.DataLoader(Images(), batch_size=BATCH)
 
     def run():
         for first, second in loader:
@@ -100,8 +100,8 @@ def peer(photographs: list[bytes], blur: str):
     return run
 
 
-def check_same_pictures(data: bytes, image: np.ndarray) -> None:
-    """With everything random off, a view of ours is the picture that torchvision would deliver."""
+def check_same_images(data: bytes, image: np.ndarray) -> None:
+    """With everything random off, a view of ours is the image that torchvision would deliver."""
     from torchvision import transforms as t
 
     augment = simclr_augmentation(SIZE)
@@ -127,7 +127,7 @@ def compare(images: int, repeats: int) -> tuple[list[Comparison], dict]:
             write_records(folder, "photographs", {"train": records})
             forms["delivered", size] = ours(folder)
             if size == "500 x 375":
-                check_same_pictures(
+                check_same_images(
                     photographs[0], records_dataset.Dataset(open_records(folder, "train"), SIDE, "first")[0]["image"]
                 )
                 forms["views made", size] = ours(folder, lambda batch: views(batch["image"], batch["id"]))

@@ -2,7 +2,7 @@
 
     python -m benchmarks.prepare_cpu [--images 150]
 
-The bare loop decodes, resizes and encodes pictures that are in memory; ours also reads the tar, checks, hashes, splits
+The bare loop decodes, resizes and encodes images that are in memory; ours also reads the tar, checks, hashes, splits
 and writes records. Interleaved repeats in CPU-seconds, the least of each. Memory is the peak of a fresh process.
 """
 
@@ -52,10 +52,10 @@ def write_tar(path: pathlib.Path, images: list[bytes], count: int) -> None:
 
 def bare(images: list[bytes]) -> None:
     for data in images:
-        picture = Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", min_height=2 * SIZE, min_width=2 * SIZE))
-        scale = SIZE / min(picture.size)
-        picture = picture.resize([round(side * scale) for side in picture.size], Image.Resampling.BILINEAR)
-        simplejpeg.encode_jpeg(np.ascontiguousarray(picture), QUALITY, "RGB", "420")
+        image = Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", min_height=2 * SIZE, min_width=2 * SIZE))
+        scale = SIZE / min(image.size)
+        image = image.resize([round(side * scale) for side in image.size], Image.Resampling.BILINEAR)
+        simplejpeg.encode_jpeg(np.ascontiguousarray(image), QUALITY, "RGB", "420")
 
 
 def ours(tar: pathlib.Path, size: int) -> None:

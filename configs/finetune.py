@@ -9,7 +9,7 @@ Hours:     not measured
 Expected:  not measured. The paper calls the gain of a short fine-tuning worth its small cost; its epochs, rates and
            table could not be read.
 
-[default] throughout: the recipe of imagenet.py, ten epochs, a tenth of its rate. The head starts anew; a checkpoint of
+[default] throughout: the recipe of imagenet.py, ten epochs, a tenth of its rate. The head is new; a checkpoint of
 the run itself wins over init_from, so the same command resumes.
 """
 

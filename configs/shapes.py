@@ -1,4 +1,4 @@
-"""What a representation keeps, on pictures whose factors are known: shape, color, texture, count, ground, position.
+"""What a representation keeps, on images whose factors are known: shape, color, texture, count, ground, position.
 
 Command:   python -m xsample_jax.tools.prepare --source=shapes --out=data/shapes     (once: 30 seconds)
            python -m xsample_jax.main --config=configs/shapes.py --workdir=runs/shapes/xclr
@@ -27,7 +27,7 @@ def get_config(arg=""):
     config = default_config()
     config.name = "_".join(filter(None, ("shapes", objective, caption if caption != "all" else "", augmentation)))
     config.objective.preset = objective
-    config.steps = 200  # 6 passes over the 8,000 pictures
+    config.steps = 200  # 6 passes over the 8,000 images
     config.batch_size = 256
     config.views = 2
 

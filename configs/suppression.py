@@ -1,4 +1,4 @@
-"""A feature that is easy to learn against the rest of the picture: random bits, a pasted digit, a larger digit.
+"""A feature that is easy to learn against the rest of the image: random bits, a pasted digit, a larger digit.
 
 Command:   python -m xsample_jax.tools.prepare --source=shapes --out=data/shapes     (once; other sets: see Variants)
            python -m xsample_jax.main --config=configs/suppression.py --workdir=runs/suppression/simclr \
@@ -21,7 +21,7 @@ from xsample_jax.config import default_config, parse_variant_groups, smoke
 
 PRIORS = ("generalized_lse", "generalized_swd_sphere", "generalized_swd_cube", "generalized_swd_normal")
 OBJECTIVES = ("simclr", "supcon", "clip_frozen_text", "xclr", *PRIORS)
-# What competes -> (set, side of its pictures, which of its captions names the features that are suppressed).
+# What competes -> (set, side of its images, which of its captions names the features that are suppressed).
 SETS = {
     "bits": ("data/shapes", 48, "1"),
     "digits": ("data/digits_on_shapes_16", 48, "3"),

@@ -35,12 +35,12 @@ def tidy(app, what, name, obj, options, lines: list[str]) -> None:
     lines[:] = tidied
 
 
-def copy_pictures(app, error: Exception | None) -> None:
+def copy_panels(app, error: Exception | None) -> None:
     """Sphinx copies the images of Markdown, not those of <picture>, which are dark and light."""
     for path in (ROOT / "docs").rglob("*.png") if error is None and app.builder.format == "html" else ():
         shutil.copy(path, pathlib.Path(app.outdir) / path.relative_to(ROOT / "docs"))
 
 
 def setup(app) -> None:
-    app.connect("build-finished", copy_pictures)
+    app.connect("build-finished", copy_panels)
     app.connect("autodoc-process-docstring", tidy, priority=400)  # before napoleon reads the sections

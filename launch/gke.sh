@@ -10,7 +10,7 @@
 #             --wandb-secret: the Kubernetes secret whose entry WANDB_API_KEY is the W&B key, for log.wandb
 #   status    of the JobSet and its pods
 #   logs      [--lines=20] the end of the logs of all workers; all of them are in WORKDIR/logs
-#   delete    stops the run: it saves; `run` goes on with it
+#   delete    stops the run: it saves; `run` continues it
 #
 # --dry-run prints the commands and the manifest. The context is kubectl's; `gcloud container clusters get-credentials
 # CLUSTER --location=ZONE` makes it.

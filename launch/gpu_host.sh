@@ -6,7 +6,7 @@
 #   run       in the foreground, with the trainer's exit code; Ctrl-C saves and ends with 75
 #   start     in the background: it outlives the terminal
 #   status    running | ended CODE | idle
-#   stop      saves and ends; `start` goes on with it
+#   stop      saves and ends; `start` continues it
 #   logs      [--lines=20] the end of the log
 #
 # run and start take the trainer's arguments after --; status, stop and logs only need --workdir. Relative paths are

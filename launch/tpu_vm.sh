@@ -9,7 +9,7 @@
 #             both: [--wandb-secret=NAME]   the secret in Secret Manager that holds the W&B key, for log.wandb
 #   status    what every worker does: running | ended CODE | idle | missing (not set up)
 #   logs      [--lines=20] [--worker=all] the end of the logs; all of them are in WORKDIR/logs
-#   stop      the run saves and ends; `run` goes on with it
+#   stop      the run saves and ends; `run` continues it
 #   delete    the slice, for good; the bucket stays
 #   state     of the slice, in one word: absent | pending | ready | gone | unknown
 #

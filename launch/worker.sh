@@ -146,7 +146,7 @@ status() {
   elif [[ -e $state/exit ]]; then
     echo "ended $(cat "$state/exit")"
   elif [[ -e $state/log ]]; then
-    echo "ended 137" # nobody was left to write the code down: killed, or the machine was started anew
+    echo "ended 137" # nobody was left to write the code down: killed, or the machine was restarted
   else
     echo "idle"
   fi

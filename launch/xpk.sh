@@ -8,7 +8,7 @@
 #   run       --name=NAME --type=v5litepod-64 --image=IMAGE [--slices=1] [--restarts=100]  (needs the trainer's arguments)
 #   status    [--name=NAME]            the workloads; with a name: waits for this one, 125 where it failed
 #   logs      --name=NAME [--lines=20] the end of the logs of all workers; all of them are in WORKDIR/logs
-#   delete    --name=NAME              stops the workload: it saves; `run` with another name goes on with it
+#   delete    --name=NAME              stops the workload: it saves; `run` with another name continues it
 #   delete-cluster                     for good; the bucket stays
 #
 # The image is made from launch/Dockerfile (its first lines say how). A run that was preempted (75), killed (127 to

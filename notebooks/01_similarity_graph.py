@@ -55,7 +55,7 @@ axes.step(cosines, counts / counts.sum())
 axes.set(yscale="log", xlabel="cosine of two captions", ylabel="share of pairs")
 
 # %% [markdown]
-# What does a cosine mean here? Pairs from a ladder of similarity: at which rung do the pictures stop being alike to
+# What does a cosine mean here? Pairs from a ladder of similarity: at which rung do the images stop being alike to
 # you?
 
 # %%

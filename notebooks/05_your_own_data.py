@@ -8,8 +8,8 @@
 # %% [markdown]
 # # 5. Your own data in ten lines
 #
-# Pictures and a table of captions become an encoder. So that it runs as it is, the next cell draws a folder
-# of pictures with captions; **put your own folder and table in its place**.
+# Images and a table of captions become an encoder. So that it runs as it is, the next cell draws a folder
+# of images with captions; **put your own folder and table in its place**.
 
 # %%
 import csv
@@ -57,11 +57,11 @@ encoder = xsample_jax.load_encoder(RUNS / "run")
 # %% [markdown]
 # ## Use it
 #
-# `encode` takes pictures of any sizes, as uint8 arrays, and returns a row of features for each.
+# `encode` takes images of any sizes, as uint8 arrays, and returns a row of features for each.
 
 # %%
-pictures = [np.asarray(Image.open(photos / f"{number}.png")) for number in range(min(COUNT, 500))]
-features = encoder.encode(pictures)
+images = [np.asarray(Image.open(photos / f"{number}.png")) for number in range(min(COUNT, 500))]
+features = encoder.encode(images)
 features = features / np.linalg.norm(features, axis=1, keepdims=True)
 similarity = features @ features.T - 2 * np.eye(len(features))
 for query in range(3):
@@ -71,5 +71,5 @@ for query in range(3):
 
 # %% [markdown]
 # The page about the captions is `inspect.html`, the run folder has `report.html`. For the choice of the encoder, the
-# batch size and the number of steps begin with a copy of `configs/quickstart.py`; on pictures of more than 64 pixels,
+# batch size and the number of steps begin with a copy of `configs/quickstart.py`; on images of more than 64 pixels,
 # with `configs/imagenet.py`.

@@ -1,4 +1,4 @@
-"""Embeds the class texts of ImageNet-1k anew: xsample_jax/data/imagenet/class_embeddings.npy and about.json.
+"""Embeds the class texts of ImageNet-1k again: xsample_jax/data/imagenet/class_embeddings.npy and about.json.
 
 python -m scripts.build_class_texts [--model=NAME_OR_FOLDER]
 """

@@ -3,8 +3,8 @@
     python -m scripts.build_emoji --out=xsample_jax/data/emoji
 
 The SVGs come from pinned npm packages and are rasterized, encoded and written by pinned Python packages, so that a
-second build gives the very same bytes. Caption embeddings are taken over from the set in --out when its captions are
-the same (no torch needed); --text_encoder computes them anew.
+second build gives the same bytes. Caption embeddings are taken over from the set in --out when its captions are
+the same (no torch needed); --text_encoder computes them again.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def group_names(concepts: list[Concept]) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(c.group for c in concepts)), list(dict.fromkeys(c.subgroup for c in concepts))
 
 
-# The drawings of the emoji set: from the icons of an npm package to one lossless picture of each concept.
+# The drawings of the emoji set: from the icons of an npm package to one lossless image of each concept.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,12 +116,12 @@ def draw_style(style: Style, concepts: list[Concept], npm: Path, size: int) -> d
     folder = npm / "node_modules" / "@iconify-json"
     icons = json.loads((folder / style.package / "icons.json").read_text())
     codepoints = json.loads((folder / (style.codepoints or style.package) / "chars.json").read_text())
-    pictures = {}
+    images = {}
     for index, name in match_icons(concepts, icons, codepoints).items():
-        picture = rasterize(compose_svg(icons, name), size)
-        if picture.getextrema()[3][1] > 0:  # not blank
-            pictures[index] = encode_webp(picture)
-    return pictures
+        image = rasterize(compose_svg(icons, name), size)
+        if image.getextrema()[3][1] > 0:  # not blank
+            images[index] = encode_webp(image)
+    return images
 
 
 def match_icons(concepts: list[Concept], icons: dict, codepoints: dict[str, str]) -> dict[int, str]:
@@ -166,27 +166,27 @@ def squeeze(name: str) -> str:
     return re.sub("[^a-z0-9]", "", name.lower())
 
 
-def drop_shared(pictures: dict[str, dict[int, bytes]]) -> dict[str, dict[int, bytes]]:
-    """Leaves a picture to the first concept that has it, byte for byte.
+def drop_shared(images: dict[str, dict[int, bytes]]) -> dict[str, dict[int, bytes]]:
+    """Leaves an image to the first concept that has it, byte for byte.
 
-    Some styles draw "person golfing" and "man golfing" alike: two labels for one picture, which could even lie in
+    Some styles draw "person golfing" and "man golfing" alike: two labels for one image, which could even lie in
     training and test split.
     """
     owner: dict[bytes, int] = {}
-    for drawn in pictures.values():
+    for drawn in images.values():
         for index in sorted(drawn):
             owner[drawn[index]] = min(index, owner.get(drawn[index], index))
-    return {style: {i: data for i, data in drawn.items() if owner[data] == i} for style, drawn in pictures.items()}
+    return {style: {i: data for i, data in drawn.items() if owner[data] == i} for style, drawn in images.items()}
 
 
 SIZE = 64  # pixels
 VOCABULARY = 2048
 TEMPLATE = "{caption}"
 
-# Concept split -> record splits of its pictures in the styles that are trained on, and in those that are held out.
+# Concept split -> record splits of its images in the styles that are trained on, and in those that are held out.
 SPLITS = {"train": ("train", "train_styles"), "val": ("val", "val_styles"), "test": ("test", "test_styles")}
 
-# A concept has 1 to 6 pictures in a split. Records are ordered by that number, so groups of 24 hold whole concepts (but
+# A concept has 1 to 6 images in a split. Records are ordered by that number, so groups of 24 hold whole concepts (but
 # for those with 5) and the embedding, repeated in each record of a concept, is stored about once.
 RECORDS_PER_GROUP = 24
 WRITER_OPTIONS = f"group_size:{RECORDS_PER_GROUP},brotli:11"
@@ -219,13 +219,13 @@ def check_versions(npm: Path) -> None:
 
 
 def list_records(
-    concepts: list[Concept], pictures: dict[str, dict[int, bytes]], embeddings: np.ndarray
+    concepts: list[Concept], images: dict[str, dict[int, bytes]], embeddings: np.ndarray
 ) -> dict[str, list[dict]]:
-    """Returns split -> records, ordered so that pictures of a concept are neighbors.
+    """Returns split -> records, ordered so that images of a concept are neighbors.
 
     Args:
       concepts: C concepts; a record's label is its index here.
-      pictures: style -> concept index -> image bytes.
+      images: style -> concept index -> image bytes.
       embeddings: float16 [C, captions, E].
     """
     styles = list(STYLES)
@@ -233,13 +233,13 @@ def list_records(
     splits = {name: [] for name in ("train", "val", "test", "val_styles", "test_styles", "train_styles")}
     for held_out in (False, True):
         chosen = [style for style in styles if STYLES[style].held_out == held_out]
-        drawn = {index: [s for s in chosen if index in pictures[s]] for index in range(len(concepts))}
+        drawn = {index: [s for s in chosen if index in images[s]] for index in range(len(concepts))}
         for index in sorted(drawn, key=lambda index: (-len(drawn[index]), index)):
             concept = concepts[index]
             for style in drawn[index]:
                 record = {
                     "id": index * len(styles) + styles.index(style),
-                    "image": pictures[style][index],
+                    "image": images[style][index],
                     "label": index,
                     "captions": concept.captions,
                     "caption_embeddings": embeddings[index],
@@ -281,26 +281,26 @@ def reuse_embeddings(concepts: list[Concept], folder: Path) -> tuple[np.ndarray,
     return np.stack([known[tuple(concept.captions)] for concept in concepts]), manifest.text_encoder
 
 
-def attribution(npm: Path, pictures: dict[str, dict[int, bytes]]) -> str:
+def attribution(npm: Path, images: dict[str, dict[int, bytes]]) -> str:
     """Returns the text of ATTRIBUTION.md: per style its package, version, author, license and home."""
     rows = []
     for name, style in STYLES.items():
         info = json.loads((npm / "node_modules/@iconify-json" / style.package / "info.json").read_text())
         author, license = info["author"], info["license"]
         rows.append(
-            f"| {name} | {len(pictures[name])} | `@iconify-json/{style.package}` {style.version} "
+            f"| {name} | {len(images[name])} | `@iconify-json/{style.package}` {style.version} "
             f"| [{author['name']}]({author.get('url', style.home)}) "
             f"| [{license['spdx']}]({license['url']}) | <{style.home}> |"
         )
     return "\n".join(
         [
-            "# Where the pictures come from",
+            "# Where the images come from",
             "",
             f"The drawings below were rasterized at {SIZE} x {SIZE} pixels and stored as WebP without loss; nothing",
-            "else was changed. Each picture keeps the license of its style: those of openmoji stay under CC-BY-SA-4.0.",
+            "else was changed. Each image keeps the license of its style: those of openmoji stay under CC-BY-SA-4.0.",
             "The attribute `style` of a record says which it is. Flags were left out.",
             "",
-            "| style | pictures | npm package | author | license | home |",
+            "| style | images | npm package | author | license | home |",
             "|---|---|---|---|---|---|",
             *rows,
             "",
@@ -323,19 +323,19 @@ def build(out: Path, npm: Path, text_encoder: str | None = None) -> Manifest:
         embeddings, encoder = embed_concepts(concepts, text_encoder)
     else:
         embeddings, encoder = reuse_embeddings(concepts, out)
-    pictures = drop_shared({name: draw_style(style, concepts, npm, SIZE) for name, style in STYLES.items()})
+    images = drop_shared({name: draw_style(style, concepts, npm, SIZE) for name, style in STYLES.items()})
     groups, subgroups = group_names(concepts)
     manifest = write_records(
         out,
         "emoji",
-        list_records(concepts, pictures, embeddings),
+        list_records(concepts, images, embeddings),
         class_names=[concept.label for concept in concepts],
         attributes={"style": list(STYLES), "group": groups, "subgroup": subgroups},
         text_encoder=encoder,
         options=WRITER_OPTIONS,
         overwrite=True,
     )
-    (out / "ATTRIBUTION.md").write_text(attribution(npm, pictures))
+    (out / "ATTRIBUTION.md").write_text(attribution(npm, images))
     # The vocabulary is learnt from training concepts only, as everything else is.
     captions = [caption for concept in concepts if concept.split == "train" for caption in concept.captions]
     train_tokenizer(captions, VOCABULARY, out / TOKENIZER)
@@ -348,7 +348,7 @@ def describe(manifest: Manifest, folder: Path) -> Iterator[str]:
     yield f"{manifest.name}: {len(manifest.class_names)} concepts, {size / 1e6:.2f} MB"
     yield f"  fingerprint {manifest.fingerprint}"
     for split, entry in manifest.splits.items():
-        yield f"  {split}: {entry['count']} pictures, {sum(s['bytes'] for s in entry['shards']) / 1e6:.2f} MB"
+        yield f"  {split}: {entry['count']} images, {sum(s['bytes'] for s in entry['shards']) / 1e6:.2f} MB"
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""docs/notes/feature_suppression.md with its pictures, out of the runs of configs/studies/feature_suppression.py.
+"""docs/notes/feature_suppression.md with its images, out of the runs of configs/studies/feature_suppression.py.
 
     python -m scripts.feature_suppression --grid=configs/studies/feature_suppression.py --runs=runs/suppression
     python -m scripts.feature_suppression
@@ -22,7 +22,7 @@ from xsample_jax.errors import DataError
 from xsample_jax.io.files import atomic_write
 from xsample_jax.reports.results_page import finished
 from xsample_jax.reports.runs import load_runs
-from xsample_jax.reports.style import color, picture, row, rule
+from xsample_jax.reports.style import color, image, row, rule
 from xsample_jax.sweeps.grid import Point, read_grid
 from xsample_jax.tools.cli import run_cli
 
@@ -31,8 +31,8 @@ NOTES = ROOT / "docs" / "notes"
 GRID = "configs/studies/feature_suppression.py"
 # Part -> (title, the knob in words).
 PARTS = {
-    "bits": ("Random bits beside the picture", "bits"),
-    "digits": ("A digit pasted on the picture", "different digits"),
+    "bits": ("Random bits beside the image", "bits"),
+    "digits": ("A digit pasted on the image", "different digits"),
     "sizes": ("A digit of 20 pixels beside a larger one", "side of the other digit"),
     "heads": ("Priors by depth of the head", "layers of the head"),
 }
@@ -53,7 +53,7 @@ def collect(points: Sequence[Point], folder: Path) -> list[dict]:
             {"part": part, "objective": objective, "value": knob_of(part, point.values), "seed": point.values["seed"]}
             | {key: run.config[key] for key in keys}
             | {"kept": {name: round(run.metrics[f"factor/{name}/kept"], 5) for name in names}}
-            | {"pictures": len(next(iter(run.examples.values())).values)}
+            | {"images": len(next(iter(run.examples.values())).values)}
         )
     return found
 
@@ -139,7 +139,7 @@ LIMITS = (
     "The whole grid of `configs/studies/feature_suppression.py` has {all} runs. The page rests on {done}; {missing}",
     "The runs are {steps} steps of {batch} images with a ResNet-18 of width {width}. What such an encoder keeps says "
     "little about a large one that is trained for long: suppression may grow or fade with training.",
-    "Intervals are over seeds alone ({seeds} seeds, Student's t) on the same {pictures} test pictures. With so few "
+    "Intervals are over seeds alone ({seeds} seeds, Student's t) on the same {images} test images. With so few "
     "seeds they are wide, and a difference that does not separate is not shown to be zero.",
     "Every interval of a table is one of many, and none is corrected for that.",
     "Bits enter as channels of one value, which a convolution reads at once. Features that compete in photographs "
@@ -150,7 +150,7 @@ LIMITS = (
 
 
 CONTROL = (
-    "The bits hide a part of the picture from an encoder that has learned nothing, too (row `untrained`). So a fall "
+    "The bits hide a part of the image from an encoder that has learned nothing, too (row `untrained`). So a fall "
     "against 0 bits is not all suppression; but what keeps no more of a factor than that row has learned nothing of it."
 )
 
@@ -176,7 +176,7 @@ def page(results: Sequence[dict], whole: int, spec: str = f"{GRID}:short", note:
         "batch": _span(trained, "batch_size"),
         "width": _span(trained, "model.width"),
         "seeds": _span_of([len(values_of(results, "seed", part=part)) for part in values_of(results, "part")]),
-        "pictures": _span(results, "pictures"),
+        "images": _span(results, "images"),
     }
     limits = [_sentences(f"- {words.format(**facts)}", "  ") for words in LIMITS]
     if len(trained) < len(results):
@@ -258,14 +258,14 @@ def _cell(found: tuple[float, float, float], bold: bool = False, signed: bool = 
 
 
 def draw(results: Sequence[dict], folder: Path) -> None:
-    """A picture for every part: what is kept of each factor against the knob, a color per objective."""
+    """An image for every part: what is kept of each factor against the knob, a color per objective."""
     for part, (title, knob) in PARTS.items():
         of_part = [one for one in results if one["part"] == part]
         if of_part:
             factors = factors_of(of_part)
             size = (2.3 * len(factors), 2.8)
             panels = lambda figure, theme, of=of_part, word=knob: _panels(figure, theme, of, word)  # noqa: E731
-            picture(folder, f"feature_suppression-{part}", title, title, panels, fit=True, size=size)
+            image(folder, f"feature_suppression-{part}", title, title, panels, fit=True, size=size)
 
 
 def _panels(figure, theme, results: Sequence[dict], knob: str) -> None:

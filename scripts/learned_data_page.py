@@ -1,4 +1,4 @@
-"""docs/notes/learned_data.md: what the runs of configs/studies/learned_data.py say, with tables, pictures, intervals.
+"""docs/notes/learned_data.md: what the runs of configs/studies/learned_data.py say, with tables, figures, intervals.
 
     python -m scripts.learned_data_page --runs=runs/learned_data --out=docs/notes/learned_data.md
     python -m scripts.learned_data_page --out=docs/notes/learned_data.md
@@ -23,7 +23,7 @@ from xsample_jax.errors import DataError
 from xsample_jax.io.files import EVALUATION, JSONL
 from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.reports.runs import Run, load_runs
-from xsample_jax.reports.style import color, insert, picture, row, rule
+from xsample_jax.reports.style import color, draw_panel, insert, row, rule
 from xsample_jax.sweeps.grid import Point, read_grid
 from xsample_jax.tools.cli import run_cli
 
@@ -106,7 +106,7 @@ def differences(runs: Sequence[Trained], method: str, fraction: float, metric: s
 
 
 def page(runs: Sequence[Trained], points: Sequence[Point], folder: Path, stem: str) -> str:
-    """The generated part of the page; draws its pictures into `folder`. points: of the whole grid."""
+    """The generated part of the page; draws its figures into `folder`. points: of the whole grid."""
     full = designs_of(points)
     complete = sum(run.design in full for run in runs)
     lengths = "; ".join(f"{data}: {steps} steps of {batch} images" for data, steps, batch in sorted(full))
@@ -199,7 +199,7 @@ def logged_table(runs: Sequence[Trained]) -> str:
 
 
 def draw(runs: Sequence[Trained], data: str, folder: Path, name: str) -> str:
-    """A picture of the metrics against the share of the images, as a line of Markdown; "" where none was measured."""
+    """A figure of the metrics against the share of the images, as a line of Markdown; "" where none was measured."""
     metrics = [metric for metric in SHOWN[data] if any(metric in run.metrics for run in runs)]
     if not metrics:
         return ""
@@ -224,7 +224,7 @@ def draw(runs: Sequence[Trained], data: str, folder: Path, name: str) -> str:
         axes[0].legend()
 
     caption = f"{data}: means over seeds and their {LEVEL:.0%} intervals."
-    picture(folder, name, data, caption, figure, fit=True, size=(4.2 * len(metrics), 3.6))
+    draw_panel(folder, name, data, caption, figure, fit=True, size=(4.2 * len(metrics), 3.6))
     return f"![{caption}]({name}.png)"
 
 

@@ -1,4 +1,4 @@
-"""The generated half of docs/objectives.md: the table of all objectives and a picture of their target graphs.
+"""The generated half of docs/objectives.md: the table of all objectives and a figure of their target graphs.
 
 python -m scripts.objectives_page docs/objectives.md
 """
@@ -18,7 +18,7 @@ from xsample_jax.registry import name_of, options_of
 from xsample_jax.reports.caption_graph import draw_graph
 from xsample_jax.reports.style import insert
 
-# Graphs of the picture: title, graph, tau_s.
+# Graphs of the figure: title, graph, tau_s.
 SHOWN = (
     ("identity: SimCLR, CLIP", Graph("identity"), 0.1),
     ("label: SupCon", Graph("label"), 0.1),

@@ -171,7 +171,7 @@ def _live(arguments, signals, full, hook) -> None:
         return place(batch, mesh)
 
     xsample_jax.loop.to_global = to_global
-    xsample_jax.loop.write_report = lambda runs, path: path.write_text("")  # its pictures would be half of the time
+    xsample_jax.loop.write_report = lambda runs, path: path.write_text("")  # its images would be half of the time
     exec(hook, {})
     sys.argv = ["main", *arguments]
     code = 1

@@ -387,7 +387,7 @@ def test_the_control_has_augmented_images_of_the_batch_and_no_networks(linear):
     values = np.asarray(images[0])
     assert (values == np.clip(np.rint(values), 0, 255)).all()
     holes = (np.abs(values - 127.5) < 1).all(axis=-1).mean(axis=(1, 2))
-    assert (holes >= 1 / 16).all()  # of the cutout, a sixteenth to a quarter of an image, and of what moved in
+    assert (holes >= 1 / 16).all()  # of a cutout, and of what a shift brings in
     assert found["hardness"] == pytest.approx(float(found["loss_generated"] - found["loss_real"]), abs=1e-6)
     _, state, _ = trained(config_with("augmented", "supcon", generator__start=0.0, steps=3), steps=2)
     assert [name for name in state.memory if name.startswith(ADVERSARY)] == [ADVERSARY + UPDATES]
@@ -399,8 +399,8 @@ def test_sheets_and_diversity_are_logged_and_a_collapse_is_a_warning(linear, tmp
     loop.train(config, tmp_path)
     sheets = sorted((tmp_path / "generated").iterdir())
     assert [path.name for path in sheets] == ["00000003.png", "00000004.png"]
-    picture = np.asarray(Image.open(sheets[0]).convert("RGB"))
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
+    image = np.asarray(Image.open(sheets[0]).convert("RGB"))
+    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 100
     lines = [line for line in read_jsonl(tmp_path / "metrics.jsonl") if "generator/ms_ssim_real" in line]
     assert [line["step"] for line in lines] == [3, 4]
     # Two untrained generators: their images are more alike than emoji are.

@@ -17,7 +17,7 @@ from xsample_jax.errors import ConfigError, DataError, Problems
 from xsample_jax.setup import build_run
 
 
-def pictures(count, **values):
+def images(count, **values):
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(buffer, "PNG")
     return [{"id": number, "image": buffer.getvalue(), "label": number % 2, **values} for number in range(count)]
@@ -25,8 +25,8 @@ def pictures(count, **values):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A set of 20 pictures to train on and 8 to test."""
-    out, made = tmp_path_factory.mktemp("two") / "set", pictures(28)
+    """A set of 20 images to train on and 8 to test."""
+    out, made = tmp_path_factory.mktemp("two") / "set", images(28)
     write_records(out, "set", {"train": made[:20], "test": made[20:]}, ["a", "b"])
     return out
 
@@ -57,7 +57,7 @@ def config_for(folder, **changes):
 
 
 def test_an_empty_split_is_found_before_training(tmp_path):
-    write_records(tmp_path / "a", "a", {"train": pictures(20), "test": []}, ["a", "b"])
+    write_records(tmp_path / "a", "a", {"train": images(20), "test": []}, ["a", "b"])
     with pytest.raises(DataError, match="split test = 0: expected at least one record"):
         build_run(config_for(tmp_path / "a", eval__suite="probe"))
     build_run(config_for(tmp_path / "a"))
@@ -73,7 +73,7 @@ def test_an_empty_split_is_found_before_training(tmp_path):
     [("probe", {"label": -1}, "labels of split test = 'none'"), ("shapes", {}, "attributes of split test = 'none'")],
 )
 def test_nothing_that_the_evaluation_could_predict_is_found_before_training(tmp_path, suite, values, problem):
-    made = pictures(28)
+    made = images(28)
     splits = {"train": made[:20], "test": [record | values for record in made[20:]]}
     write_records(tmp_path / "set", "set", splits)
     with pytest.raises((DataError, Problems), match=problem):
@@ -84,7 +84,7 @@ def test_nothing_that_the_evaluation_could_predict_is_found_before_training(tmp_
 
 
 def test_labels_of_some_are_enough_to_predict(tmp_path):
-    made = pictures(28, label=-1)
+    made = images(28, label=-1)
     made[18]["label"] = made[19]["label"] = made[27]["label"] = 3
     write_records(tmp_path / "set", "set", {"train": made[:20], "test": made[20:]})
     build_run(config_for(tmp_path / "set", eval__suite="probe"))
@@ -100,7 +100,7 @@ def test_labels_of_some_are_enough_to_predict(tmp_path):
 )
 def test_labels_that_no_probe_could_use_are_found_before_training(tmp_path, train, test, problem):
     """faults C9: one labeled row, no class in common, and a named set whose evaluation split has no labels."""
-    made = [record | {"label": label} for record, label in zip(pictures(28), [*train, *test], strict=True)]
+    made = [record | {"label": label} for record, label in zip(images(28), [*train, *test], strict=True)]
     write_records(tmp_path / "set", "set", {"train": made[:20], "test": made[20:]}, ["a", "b", "c", "d"])
     with pytest.raises((DataError, Problems), match=problem):
         build_run(config_for(tmp_path / "set", eval__suite="probe"))
@@ -108,7 +108,7 @@ def test_labels_that_no_probe_could_use_are_found_before_training(tmp_path, trai
 
 def test_captions_after_the_first_records_count(tmp_path):
     """faults C9: whether a set has captions is not told by its first records alone."""
-    made = pictures(100)
+    made = images(100)
     for record in made[:80]:
         record["captions"] = []
     for record in made[80:]:
@@ -119,14 +119,12 @@ def test_captions_after_the_first_records_count(tmp_path):
 
 def test_the_first_record_may_be_broken_or_lack_a_caption(tmp_path):
     """data.on_error=skip goes for it as for all others."""
-    broken, *rest = pictures(20, captions=["a square"])
+    broken, *rest = images(20, captions=["a square"])
     folder = tmp_path / "broken"
-    write_records(
-        folder, "a", {"train": [broken | {"image": b"no picture"}, *rest]}, ["a", "b"], options="group_size:1"
-    )
+    write_records(folder, "a", {"train": [broken | {"image": b"no image"}, *rest]}, ["a", "b"], options="group_size:1")
     (shard,) = folder.glob("*.arrayrecord")
     data = bytearray(shard.read_bytes())
-    data[data.find(b"no picture")] ^= 1  # its checksum is wrong: the record cannot be read
+    data[data.find(b"no image")] ^= 1  # its checksum is wrong: the record cannot be read
     shard.write_bytes(data)
     options = {
         "data__on_error": "skip",

@@ -1,4 +1,4 @@
-"""--dry_run: sizes and a picture here; a TPU slice compiled by the TPU compiler without a TPU."""
+"""--dry_run: sizes and an image here; a TPU slice compiled by the TPU compiler without a TPU."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.tiny import tiny_config
 from xsample_jax.config import load_config
-from xsample_jax.dry_run import PICTURE, compiled_report, dry_run, placeholder_setup
+from xsample_jax.dry_run import IMAGE, compiled_report, dry_run, placeholder_setup
 from xsample_jax.errors import ConfigError
 from xsample_jax.topology import topology_devices
 
@@ -25,9 +25,9 @@ def test_describes_the_run_and_draws_its_first_batch(tmp_path, capsys):
     assert report.temporaries > 0
     assert "rows of the loss: 32" in text
     assert "batch caption_embedding: float16[16, 768]" in text
-    picture = Image.open(tmp_path / PICTURE)
-    assert picture.width > 250
-    assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 100
+    image = Image.open(tmp_path / IMAGE)
+    assert image.width > 250
+    assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 100
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ def test_its_checkpoint_gives_the_features_that_it_gave(run):
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_its_checkpoint_resumes_and_takes_the_same_steps(run, monkeypatch):
-    """Steps 4 to 6 anew, by today's code from yesterday's checkpoint: the losses that yesterday's code had."""
+    """Steps 4 to 6, run by today's code from yesterday's checkpoint, have the losses of yesterday's code."""
     monkeypatch.setattr("xsample_jax.loop.write_report", lambda runs, path: None)
     before = read_jsonl(run / "metrics.jsonl")
     (run / "evaluation.json").unlink()

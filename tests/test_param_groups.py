@@ -8,8 +8,8 @@ import pytest
 from tests.tiny import random_batch, tiny_config, tiny_parts
 from xsample_jax.config import find_problems
 from xsample_jax.errors import ConfigError, Problems
+from xsample_jax.models.param_groups import ParamGroups, check_rules, layer_depths
 from xsample_jax.optim import make_optimizer
-from xsample_jax.param_groups import ParamGroups, check_rules, layer_depths
 
 FROZEN = ({"parameters": "^encoder/", "freeze": True},)
 NAMES = (

@@ -14,7 +14,7 @@ LADDER = (
     "prepare", "evals", "sweeps", "reports", "tools",
 )  # fmt: skip
 ENTRIES = ("__init__.py", "__main__.py")
-MOST_LINES, FEW_LINES, MOST_SHORT_FILES, MOST_ROOT_FILES = 450, 60, 8, 22
+MOST_LINES, FEW_LINES, MOST_SHORT_FILES, MOST_ROOT_FILES = 450, 60, 8, 20
 LONGEST_FUNCTION = 60  # from the line of its `def` to its last one, with signature and docstring
 MOST_PARAMETERS = 6  # without self and cls; * and ** count as one each
 # Functions with more: kernels and the passes around them (streaming), rules whose signature their slot fixes (logits,
@@ -47,7 +47,7 @@ WIDE = {
     "objectives/streaming/pallas.py": {"_gradient_kernel", "_operands", "_sums_kernel", "gradients_by_kernel"},
     "objectives/streaming/tiles.py": {"gradients"},
     "objectives/terms.py": {"pairs_of"},
-    "reports/style.py": {"picture"},
+    "reports/style.py": {"draw_panel"},
     "state.py": {"init_state"},
     "step.py": {"make_train_step"},
     "sweeps/local.py": {"run_points"},

@@ -247,7 +247,7 @@ class Checkpoints:
         return problems
 
     def _failure(self, write: Callable[[], object]) -> SaveError | None:
-        """The error of a write in any process. All then replace their managers: one that has failed goes on failing."""
+        """The error of a write in any process. All then replace their managers: one that has failed keeps failing."""
         _, problem = _tried(write, "writing a checkpoint")
         if not problem:
             return None

@@ -83,7 +83,7 @@ def started_config(run: RunFolder) -> ml_collections.ConfigDict | None:
 
 
 def saved_arrays(run: Path, step: int, parts: tuple[str, ...] = MODEL) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
-    """{part: {name: shape and dtype}} of what is in a checkpoint, for some parts of it; {} for one that it lacks."""
+    """{part: {name: shape and dtype}} of a checkpoint's contents, for some parts of it; {} for a part that it lacks."""
     with open_reader() as reader, _damage_is_said(run, step):
         tree = reader.metadata(checkpoint_place(run, step) / "state").tree
     return {

@@ -19,7 +19,7 @@ from jax._src import clusters, distributed
 from xsample_jax.errors import ConfigError, ProcessError
 from xsample_jax.io.console import say
 from xsample_jax.io.fingerprint import differing_files, fingerprint
-from xsample_jax.rendezvous import Hello, missing, rendezvous, split_address
+from xsample_jax.io.rendezvous import Hello, missing, rendezvous, split_address
 
 START_LIMIT = 300.0  # seconds
 WAIT_LIMIT = 600.0

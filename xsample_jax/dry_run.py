@@ -1,4 +1,4 @@
-"""--dry_run: what a run will be, before any step: sizes, shardings, memory, FLOPs, and a picture of its first batch."""
+"""--dry_run: what a run will be, before any step: sizes, shardings, memory, FLOPs, and an image of its first batch."""
 
 import collections
 import dataclasses
@@ -177,7 +177,7 @@ def advice(parts: RunSetup) -> str:
     return f"Try, the cheapest first: --config.{', --config.'.join([*keys, 'batch_size'])} smaller, or more devices."
 
 
-PICTURE = "dry_run.png"
+IMAGE = "dry_run.png"
 
 
 def dry_run(config, workdir: str | None = None, topology: str | None = None) -> CompiledReport:
@@ -185,7 +185,7 @@ def dry_run(config, workdir: str | None = None, topology: str | None = None) -> 
 
     Args:
       config: resolved config.
-      workdir: where the picture of the first augmented batch goes (default: the current folder).
+      workdir: where the image of the first augmented batch goes (default: the current folder).
       topology: a TPU slice to compile for ("v5e:16x16"); its data need not be here, stand-in shapes are used.
     """
     if topology:
@@ -195,11 +195,11 @@ def dry_run(config, workdir: str | None = None, topology: str | None = None) -> 
     report = compiled_report(parts.train_step.lower(parts.abstract_state, parts.abstract_batch).compile())
     print(describe(report, f"device ({jax.devices()[0].device_kind})"))
     check_fit(parts, report)
-    picture = as_path(workdir or ".", "--workdir") / PICTURE
-    with local_copy_of(picture) as path:
+    image = as_path(workdir or ".", "--workdir") / IMAGE
+    with local_copy_of(image) as path:
         path.parent.mkdir(parents=True, exist_ok=True)
         _draw_first_batch(config, examples, path)
-    print(f"picture of the first augmented images: {picture}")
+    print(f"image of the first augmented images: {image}")
     return report
 
 

@@ -1,4 +1,4 @@
-"""What a run is for: its encoder, from pictures to features."""
+"""What a run is for: its encoder, from images to features."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +41,7 @@ class Encoder:
 
     @cached_property
     def channels(self) -> int:
-        """Of the images that `forward` takes: 4 for a run on pictures with alpha."""
+        """Of the images that `forward` takes: 4 for a run on images with alpha."""
         return 4 if self.config.data.source.startswith("emoji") else 3
 
     @cached_property
@@ -92,8 +92,8 @@ class Encoder:
         rows = [np.zeros((0, self.features), np.float32)]
         for start in range(0, len(images), count or 1):
             part = [_pixels(image, start + place) for place, image in enumerate(images[start : start + count])]
-            pictures = np.stack([square(pixels, size, channels, fit=fit) for pixels in part])
-            padded = np.concatenate([pictures, pictures[:1].repeat(count - len(part), axis=0)])
+            images = np.stack([square(pixels, size, channels, fit=fit) for pixels in part])
+            padded = np.concatenate([images, images[:1].repeat(count - len(part), axis=0)])
             rows.append(np.asarray(self.forward(padded))[: len(part)])
         return np.concatenate(rows)
 
@@ -137,7 +137,7 @@ def read_initial(config) -> dict[str, np.ndarray]:
         if found != wanted:
             problems.append(ConfigError(f"{ENCODER}{name} of {path}", found, f"{wanted}", fix))
     raise_all(problems, f"model.init_from = {path}")
-    log_info(f"{config.name}: the encoder starts from step {source.step} of {path}, the head anew")
+    log_info(f"{config.name}: the encoder starts from step {source.step} of {path}, with a new head")
     return {ENCODER + name: value for name, value in source.arrays.items()}
 
 

@@ -47,7 +47,7 @@ def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False
 
     config: a ConfigDict, checked or not, or the name of a config file, as "configs/quickstart.py:smoke".
 
-    Called again with the same folder it resumes from the newest checkpoint with the very same batches, and when the
+    Called again with the same folder it resumes from the newest checkpoint with the same batches, and when the
     run is finished it says so and returns its metrics. docs/training.md says what happens when something goes wrong.
 
     Raises ConfigError, DataError or CheckpointError on bad input; CheckpointError when the folder holds another run

@@ -10,7 +10,7 @@ import optax
 from optax import contrib
 
 from xsample_jax.errors import ConfigError, lookup
-from xsample_jax.param_groups import ParamGroups, name_of, scale_by_group
+from xsample_jax.models.param_groups import ParamGroups, name_of, scale_by_group
 
 Schedule = Callable[[jax.Array | int], jax.Array]
 

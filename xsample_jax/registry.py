@@ -61,7 +61,7 @@ def slot_of(registry: Mapping[str, Slot], choice: Choice, field: str) -> Slot:
 
 
 def wrong_options(registry: Mapping[str, Slot], choice: Choice, field: str) -> Iterator[ConfigError]:
-    """Yields one ConfigError for every option whose value has the wrong type or lies out of its limits."""
+    """Yields one ConfigError for every option whose value has the wrong type or is outside its limits."""
     slot = registry[name_of(choice)]
     hints = typing.get_type_hints(slot.function)
     for name, value in options_of(choice).items():

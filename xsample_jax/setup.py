@@ -23,13 +23,13 @@ from xsample_jax.data.sources import check_memory, open_training_source, source_
 from xsample_jax.errors import ConfigError, DataError, UserError, did_you_mean, raise_all
 from xsample_jax.metrics.profiling import host_memory
 from xsample_jax.models.layers import compiler_options
+from xsample_jax.models.param_groups import ParamGroups, check_rules
 from xsample_jax.models.towers import build_model
 from xsample_jax.objectives.adversary import Adversary, make_adversary
 from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.objectives.learned_state import init_memory, init_objective_parameters
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.optim import SCHEDULE_FREE, make_optimizer
-from xsample_jax.param_groups import ParamGroups, check_rules
 from xsample_jax.sharding import batch_sharding, make_mesh, replicated, state_shardings
 from xsample_jax.state import ModelDef, TrainState, define_model, init_state
 from xsample_jax.step import SIDE_INFORMATION, init_online_probe, make_train_step
@@ -142,7 +142,7 @@ class RunSetup:
         return make_adversary(self.config, self.objective, self.facts.channels, self.facts.caption_dim)
 
     def _init_along(self) -> dict[str, jax.Array]:
-        """The memory of what is trained along, beside the objective's."""
+        """The memory of everything else that is trained, beside the objective's."""
         climbing = self.adversary.init() if self.adversary is not None else {}
         if not self.config.eval.online_probe:
             return climbing
@@ -242,8 +242,8 @@ def build_run(config, mesh: Mesh | None = None) -> tuple[RunSetup, Dataset]:
     check_eval_splits(config)
     examples.source = apply_perturbations(examples.source, config.data, config.seed)
     if config.data.cache == "decoded":
-        pictures = len(examples) * config.data.image_size**2 * examples.source.channels
-        check_memory("decoded", "of decoded pictures", pictures)
+        images = len(examples) * config.data.image_size**2 * examples.source.channels
+        check_memory("decoded", "of decoded images", images)
         examples.keep = True
     if config.eval.online_probe and not examples.source.manifest.class_names:
         fix = "Set --config.eval.online_probe=false."

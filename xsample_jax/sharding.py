@@ -141,7 +141,7 @@ def fetch_scalars(metrics: Mapping[str, jax.Array]) -> dict[str, float]:
 #     "largest"         the largest dimension that the fsdp axis divides is split over it; small parameters stay whole
 #     (axis, ...)       one axis name, tuple of names or None for each dimension, as in a PartitionSpec
 #
-# Optimizer moments, averages and a teacher's weights lie where their parameter lies.
+# Optimizer moments, averages and a teacher's weights are placed like their parameter.
 
 
 # Parameters below this many elements stay whole under "largest": gathering them costs more than keeping them.

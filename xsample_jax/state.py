@@ -166,7 +166,7 @@ def init_state(
 
     objective_params() gives what the objective learns besides the model; memory(params) what it remembers.
     dtype: type of the parameters of the model; average: keep a moving average for evaluation; pretrained: {path: array}
-    of the parameters and statistics that do not start anew.
+    of the parameters and statistics that are loaded.
     """
     _, params, statistics = nnx.split(model.build(nnx.Rngs(seed)), nnx.Param, ...)
     start = lambda state: {name: (pretrained or {}).get(name, value) for name, value in to_flat(state).items()}  # noqa: E731

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from xsample_jax.augment.views import copies_of, eval_view, make_views
 from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
+from xsample_jax.models.param_groups import ParamGroups
 from xsample_jax.objectives.adversary import Adversary, Guests, Opponent, take_turn
 from xsample_jax.objectives.learned_state import (
     TEXT_KEYS,
@@ -32,7 +33,6 @@ from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.terms import Block, image_block, key_block, other_view
 from xsample_jax.ops import products, unit_rows
 from xsample_jax.optim import averaged
-from xsample_jax.param_groups import ParamGroups
 from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, updated, warm_up
 
 # From a batch to the blocks that an objective compares: one encoder call for all views, and whatever else it needs.
@@ -167,7 +167,7 @@ def step_blocks(
 # A contrastive loss couples all rows of a batch, so its gradient is not the mean of the gradients of smaller batches.
 # Instead the images go through the encoder in chunks, the loss sees all embeddings at once, and the backward pass
 # encodes
-# every chunk a second time: the memory of one chunk's activations, one more forward pass, the very same gradient.
+# every chunk a second time: the memory of one chunk's activations, one more forward pass, the same gradient.
 #
 # Batch norms see one chunk at a time, which is another function than with the whole batch: smaller statistics, as on
 # several devices without synchronization. Running statistics are the means over the chunks. Encoders with layer norms
@@ -202,7 +202,7 @@ def embed_in_chunks(
 #
 # No gradient of it reaches the encoder, and its weights are kept in the memory of the train state, outside of what the
 # optimizer updates, clips and reports: the encoder learns the same with and without it. Its accuracy on a batch, taken
-# before the batch changes it, says while the run goes on whether the features get better; it is no result to report,
+# before the batch changes it, tells during the run whether the features get better; it is no result to report,
 # as
 # features move under the probe and views are augmented (tools.evaluate measures those).
 

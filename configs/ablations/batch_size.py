@@ -5,7 +5,7 @@ Command:   python -m xsample_jax.tools.sweep --grid=configs/ablations/batch_size
 Variants:  :smoke (5 small steps a run, one seed)
 Runs:      24 of about 2 minutes on 2 CPU cores
 
-The target of X-CLR depends on the batch: the more captions there are, the more of its mass lies on other images.
+The target of X-CLR depends on the batch: the more captions there are, the more of its mass falls on other images.
 """
 
 import pathlib

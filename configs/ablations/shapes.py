@@ -1,4 +1,4 @@
-"""Which factors survive: objectives, captions that name some, augmentation that erases color, on known pictures.
+"""Which factors survive: objectives, captions that name some, augmentation that erases color, on known images.
 
 Command:   python -m xsample_jax.tools.prepare --source=shapes --out=data/shapes
            python -m xsample_jax.tools.sweep --grid=configs/ablations/shapes.py --out=runs/shapes --run --jobs=2

@@ -11,7 +11,7 @@ Variants:  :bits, :digits, :sizes, :heads (one part), :short (18 runs of the par
            docs/notes/feature_suppression.md rests on); :smoke (5 small steps a run, one seed, on the embedded emoji)
 Runs:      219 of the whole study
 
-Parts: bits (k bits of a hash beside the picture; an untrained encoder as control), digits (n different digits pasted on
+Parts: bits (k bits of a hash beside the image; an untrained encoder as control), digits (n different digits pasted on
 it), sizes (a digit of 20 pixels beside one of N), heads (four priors and SimCLR, heads of 1 to 4 layers). Seeds are the
 outermost loop: a sweep that is stopped early has something of every part.
 """

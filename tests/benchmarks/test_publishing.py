@@ -1,4 +1,4 @@
-"""From the JSON of benchmarks to table, pictures and exit status."""
+"""From the JSON of benchmarks to table, figures and exit status."""
 
 import dataclasses
 import pathlib
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import all as everything
-from benchmarks.pictures import draw
+from benchmarks.figures import draw
 from benchmarks.report import at_most, faster, less_is_better
 from benchmarks.table import failures, markdown, misses
 from benchmarks.timing import Times
@@ -66,7 +66,7 @@ def test_only_what_no_machine_can_excuse_is_a_failure(record):
     assert told[1].startswith("comm_bytes wire")
 
 
-def test_a_picture_of_every_family_in_both_themes(record, tmp_path):
+def test_a_panel_of_every_family_in_both_themes(record, tmp_path):
     names = draw(record, tmp_path)
     assert names == ["loss_time", "loss_memory", "pipeline", "step", "traffic"]
     page = (ROOT / "docs" / "notes" / "benchmarks.md").read_text()

@@ -69,10 +69,10 @@ def test_reductions_of_the_gradient_are_told_from_those_of_metrics():
 
 
 @pytest.mark.parametrize("what", decode.TARGETS)
-def test_all_decoders_give_the_same_picture(what):
+def test_all_decoders_give_the_same_image(what):
     data = photograph(0, 120, 90)
     ways = decode.ways(opencv=False)[what]
     ours, pillow = (np.asarray(form(data), np.int16) for form in ways.values())
     assert ours.shape == pillow.shape
     assert np.abs(ours - pillow).mean() <= decode.NEAR[what]
-    assert np.abs(ours - ours[::-1]).mean() > 10  # the picture is none that anything would pass for
+    assert np.abs(ours - ours[::-1]).mean() > 10  # the image is none that anything would pass for

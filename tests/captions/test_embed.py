@@ -50,7 +50,7 @@ class HashEncoder:
 def captions_of(number: int) -> list[str]:
     """None, one or two captions; "the same" everywhere; emoji, right-to-left and very long text among them."""
     special = {2: ["🐏 sheep"], 3: ["مرحبا"], 5: ["x" * 10_000], 7: []}
-    return special.get(number, [f"picture {number % 27}", "the same"][: 1 + number % 2])
+    return special.get(number, [f"image {number % 27}", "the same"][: 1 + number % 2])
 
 
 @pytest.fixture
@@ -373,7 +373,7 @@ class Wrong(HashEncoder):
     ("change", "message"),
     [
         (lambda rows: rows[:, :5], "width 6"),
-        (lambda rows: rows * 0, "embedding of 'picture 0' = 'length 0.0': .*not zero"),
+        (lambda rows: rows * 0, "embedding of 'image 0' = 'length 0.0': .*not zero"),
         (lambda rows: rows * np.nan, "finite"),
     ],
 )
@@ -415,7 +415,7 @@ def test_damaged_rows_are_named(plain, content):
         embed_set(plain, HashEncoder(calls=2), show=False)
     rows = min(plain.glob(".embed-*/*.rows.npy"))
     rows.write_bytes(rows.read_bytes()[:-1] if content is None else content)
-    with pytest.raises(DataError, match=rf"rows in {rows} = .*Remove {rows.parent} and start anew"):
+    with pytest.raises(DataError, match=rf"rows in {rows} = .*Remove {rows.parent} and start again"):
         embed_set(plain, HashEncoder(), show=False)
 
 

@@ -1,4 +1,4 @@
-"""Decoding: every kind of picture that data sets contain, against pixels computed by hand."""
+"""Decoding: every kind of image that data sets contain, against pixels computed by hand."""
 
 import io
 import struct
@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from xsample_jax.data import decode as scratch
-from xsample_jax.data.decode import decode_image, decode_record, has_exif, open_picture, resized
+from xsample_jax.data.decode import decode_image, decode_record, has_exif, open_image, resized
 from xsample_jax.errors import DataError
 
 
-def encode(picture, kind="PNG", **options) -> bytes:
+def encode(image, kind="PNG", **options) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -25,14 +25,14 @@ def noise(height, width, channels=3, seed=0):
 
 
 def smooth(height, width):
-    """A picture that JPEG keeps almost unchanged: red grows to the right, green downwards, blue is flat."""
+    """An image that JPEG keeps almost unchanged: red grows to the right, green downwards, blue is flat."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([x * 255 // (width - 1), y * 255 // (height - 1), np.full_like(x, 90)], -1).astype(np.uint8)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 @pytest.mark.parametrize("channels", [3, 4])
-def test_lossless_picture_of_the_right_size_is_untouched(kind, channels):
+def test_lossless_image_of_the_right_size_is_untouched(kind, channels):
     pixels = noise(16, 16, channels)
     options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
     result = decode_image(encode(Image.fromarray(pixels), kind, **options), 16, channels)
@@ -42,7 +42,7 @@ def test_lossless_picture_of_the_right_size_is_untouched(kind, channels):
 
 
 @pytest.mark.parametrize(("height", "width", "top", "left"), [(16, 21, 0, 2), (27, 16, 5, 0), (16, 20, 0, 2)])
-def test_a_picture_whose_short_side_is_right_is_cut_not_blurred(height, width, top, left):
+def test_an_image_whose_short_side_is_right_is_cut_not_blurred(height, width, top, left):
     pixels = noise(height, width)
     result = decode_image(encode(Image.fromarray(pixels)), 16, 3)
     np.testing.assert_array_equal(result, pixels[top : top + 16, left : left + 16])
@@ -63,7 +63,7 @@ def test_alpha_is_composited_on_white():
 
 
 def test_center_square_then_half_size():
-    """40 x 16, side 8: the middle 16 columns, halved; tall pictures alike."""
+    """40 x 16, side 8: the middle 16 columns, halved; tall images alike."""
     pixels = noise(16, 40)
     expected = resized(pixels[:, 12:28], 8, 8)
     np.testing.assert_array_equal(decode_image(encode(Image.fromarray(pixels)), 8, 3), expected)
@@ -75,7 +75,7 @@ def test_reused_memory_never_reaches_a_result():
     first, second = (encode(Image.fromarray(smooth(*sides)), "JPEG") for sides in ((40, 40), (60, 50)))
     kept = [decode_image(data, size, 3) for data in (first, second) for size in (40, 24)]
     before = [pixels.copy() for pixels in kept]
-    whole = open_picture(first, 40)
+    whole = open_image(first, 40)
     copied = whole.copy()
     for data in (second, first, second):
         decode_image(data, 33, 3)
@@ -84,7 +84,7 @@ def test_reused_memory_never_reaches_a_result():
         np.testing.assert_array_equal(pixels, was)
 
 
-def test_a_picture_larger_than_the_reused_memory(monkeypatch):
+def test_an_image_larger_than_the_reused_memory(monkeypatch):
     data = encode(Image.fromarray(smooth(50, 60)), "JPEG")
     expected = decode_image(data, 32, 3)
     monkeypatch.setattr(scratch, "LARGEST", 1000)
@@ -120,7 +120,7 @@ def test_cmyk_jpeg():
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_exif_orientation(kind, orientation):
-    """The stored picture is the upright one with the camera's turn applied; decoding gives the upright one back."""
+    """The stored image is the upright one with the camera's turn applied; decoding gives the upright one back."""
     upright = smooth(40, 40)
     upright[:20, :20] = (250, 250, 0)  # no symmetry
     turned = {
@@ -151,7 +151,7 @@ def test_exif_behind_a_large_color_profile():
     late = data[:place] + 2 * filler + data[place:]
     assert has_exif(data)
     assert has_exif(late)
-    assert open_picture(late, 20).shape == (30, 20, 3)
+    assert open_image(late, 20).shape == (30, 20, 3)
     assert not has_exif(encode(Image.new("RGB", (30, 20)), "JPEG", comment=b"Exif\0\0"))
 
 
@@ -187,18 +187,18 @@ def test_gray_with_alpha_png():
 
 
 def test_palette_png_with_and_without_transparency():
-    picture = Image.new("P", (8, 8), 1)
-    picture.putpalette([255, 0, 0, 10, 20, 30])
-    picture.putpixel((0, 0), 0)
-    plain = decode_image(encode(picture), 8, 4)
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([255, 0, 0, 10, 20, 30])
+    image.putpixel((0, 0), 0)
+    plain = decode_image(encode(image), 8, 4)
     assert tuple(plain[0, 0]) == (255, 0, 0, 255)
     assert tuple(plain[5, 5]) == (10, 20, 30, 255)
-    see_through = encode(picture, transparency=1)
+    see_through = encode(image, transparency=1)
     assert decode_image(see_through, 8, 4)[5, 5, 3] == 0
     assert tuple(decode_image(see_through, 8, 3)[5, 5]) == (255, 255, 255)
 
 
-# --- pictures that cannot be decoded ---
+# --- images that cannot be decoded ---
 
 GOOD = {
     "PNG": encode(Image.fromarray(noise(32, 32))),
@@ -216,7 +216,7 @@ def test_truncated(kind, keep):
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"<svg/>", b"GIF89a" + bytes(50), bytes(1000)])
-def test_not_a_picture(data):
+def test_not_an_image(data):
     with pytest.raises(DataError, match=r"image here = .*on_error=skip"):
         decode_image(data, 16, 3, "here")
 
@@ -274,22 +274,22 @@ def turned(orientation: int) -> Image.Exif:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_tiff_is_turned_once(orientation):
     """faults C1: Pillow turns a TIFF in load(), so its tag is asked for after that."""
-    picture = Image.fromarray(noise(4, 6))
-    found = open_picture(encode(picture, "TIFF", exif=turned(orientation)), 4, formats=TIFF)
-    np.testing.assert_array_equal(found, open_picture(encode(picture, exif=turned(orientation)), 4))
+    image = Image.fromarray(noise(4, 6))
+    found = open_image(encode(image, "TIFF", exif=turned(orientation)), 4, formats=TIFF)
+    np.testing.assert_array_equal(found, open_image(encode(image, exif=turned(orientation)), 4))
 
 
 @pytest.mark.parametrize("pixels", [np.linspace(0, 1, 24, dtype=np.float32), np.arange(24, dtype=np.int32) * 10**7])
 def test_pixels_of_32_bits_are_refused_rather_than_blackened(pixels):
     """faults C1: their range is not known; 0 to 1 as bytes is black."""
     with pytest.raises(DataError, match="32 bits a pixel"):
-        open_picture(encode(Image.fromarray(pixels.reshape(4, 6)), "TIFF"), 4, formats=TIFF)
+        open_image(encode(Image.fromarray(pixels.reshape(4, 6)), "TIFF"), 4, formats=TIFF)
 
 
 def test_a_tiff_of_16_bits_keeps_its_contrast():
     """faults C1"""
     pixels = (np.arange(24).reshape(4, 6) * 2700).astype(np.uint16)
-    found = open_picture(encode(Image.fromarray(pixels), "TIFF"), 4, formats=TIFF)
+    found = open_image(encode(Image.fromarray(pixels), "TIFF"), 4, formats=TIFF)
     np.testing.assert_array_equal(found, np.repeat((pixels >> 8)[..., None], 3, -1))
 
 
@@ -324,17 +324,17 @@ def test_exif_is_read_beside_other_metadata_that_cannot_be():
     """faults C2"""
     plain = encode(Image.fromarray(noise(4, 6)), exif=turned(6))
     broken = plain[:33] + png_chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(3_000_000))) + plain[33:]
-    np.testing.assert_array_equal(open_picture(broken, 4), open_picture(plain, 4))
+    np.testing.assert_array_equal(open_image(broken, 4), open_image(plain, 4))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG"])
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0", b"x"])
 def test_broken_exif_counts_as_none(kind, exif):
     """faults C2"""
-    picture = Image.fromarray(smooth(16, 16))
+    image = Image.fromarray(smooth(16, 16))
     options = {"lossless": True} if kind == "WEBP" else {}
-    found = decode_image(encode(picture, kind, exif=exif, **options), 16, 3)
-    np.testing.assert_array_equal(found, decode_image(encode(picture, kind, **options), 16, 3))
+    found = decode_image(encode(image, kind, exif=exif, **options), 16, 3)
+    np.testing.assert_array_equal(found, decode_image(encode(image, kind, **options), 16, 3))
 
 
 def test_a_cmyk_jpeg_with_broken_segments_keeps_its_colors():

@@ -40,7 +40,7 @@ def test_size(manifest, splits):
     assert sum(path.stat().st_size for path in EMOJI_FOLDER.iterdir()) <= 20_000_000
     assert len({record["id"] for record in records}) == len(records)
     labels = {}
-    for record in records:  # no picture has two labels
+    for record in records:  # no image has two labels
         assert labels.setdefault(record["image"], record["label"]) == record["label"]
 
 
@@ -96,15 +96,15 @@ def test_embeddings_are_those_of_the_paper_s_encoder(manifest, splits):
     assert np.mean(np.sum(table[:, 0] * table[:, 1], axis=1)) > 0.7
 
 
-def test_pictures_are_64_pixels_with_alpha(splits):
+def test_images_are_64_pixels_with_alpha(splits):
     for records in splits.values():
         for record in records[::10]:
-            picture = decode_record(record, 64, 4)
-            assert picture.shape == (64, 64, 4)
-            assert picture[..., 3].max() > 100  # not blank
+            image = decode_record(record, 64, 4)
+            assert image.shape == (64, 64, 4)
+            assert image[..., 3].max() > 100  # not blank
     for record in splits["val"][::20]:
-        picture = Image.open(io.BytesIO(record["image"]))
-        assert (picture.size, picture.format) == ((64, 64), "WEBP")
+        image = Image.open(io.BytesIO(record["image"]))
+        assert (image.size, image.format) == ((64, 64), "WEBP")
     transparent = [decode_record(record, 64, 4)[..., 3].min() == 0 for record in splits["train"][::50]]
     assert np.mean(transparent) > 0.95
 

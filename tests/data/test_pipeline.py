@@ -101,7 +101,7 @@ def test_a_random_caption_is_a_function_of_the_seed_and_the_place():
         return np.array(found)
 
     first = choices()
-    assert 0.35 < first.mean() < 0.65  # the set has two captions a picture
+    assert 0.35 < first.mean() < 0.65  # the set has two captions an image
     np.testing.assert_array_equal(choices(start=160)[:160], first[160:])
     assert (choices(start=len(examples) // 16 * 16) != first).any()
     assert (choices(seed=1) != first).any()
@@ -110,7 +110,7 @@ def test_a_random_caption_is_a_function_of_the_seed_and_the_place():
     np.testing.assert_array_equal(evaluated["caption_embedding"][0], exact[0]["caption_embedding"])
 
 
-def test_kept_pictures_are_decoded_once_and_are_the_same(monkeypatch):
+def test_kept_images_are_decoded_once_and_are_the_same(monkeypatch):
     count, decode = [], pipeline.decode_image
     monkeypatch.setattr(pipeline, "decode_image", lambda *args, **out: count.append(1) or decode(*args, **out))
     for cache, decodings in (("none", 3), ("decoded", 1)):
@@ -118,10 +118,10 @@ def test_kept_pictures_are_decoded_once_and_are_the_same(monkeypatch):
         _, examples = build_run(config)
         count.clear()
         for _ in range(2):
-            pictures = [examples[index]["image"] for index in (5, 6, 5)]
-            np.testing.assert_array_equal(pictures[0], pictures[2])
-            assert pictures[0].shape == (32, 32, 4)
-            assert (pictures[0] != pictures[1]).any()
+            images = [examples[index]["image"] for index in (5, 6, 5)]
+            np.testing.assert_array_equal(images[0], images[2])
+            assert images[0].shape == (32, 32, 4)
+            assert (images[0] != images[1]).any()
         assert len(count) == 2 * decodings, cache
     monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 2 * len(examples) * 32 * 32 * 4 - 1}.get)
     with pytest.raises(ConfigError, match=r"data\.cache.*decoded, for .*half of the"):
@@ -275,13 +275,13 @@ def test_a_flipped_bit_in_a_shard_ends_the_batches_or_is_skipped(tmp_path):
     """From the file to the batches: the very record is named, or the next good one takes its place."""
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(buffer, "PNG")
-    picture = buffer.getvalue()
-    record = {"image": picture, "label": 0, "captions": [], "caption_embeddings": None, "attributes": {}}
+    image = buffer.getvalue()
+    record = {"image": image, "label": 0, "captions": [], "caption_embeddings": None, "attributes": {}}
     write_records(tmp_path, "set", {"train": [record | {"id": i} for i in range(16)]}, ["a"])
     (shard,) = tmp_path.glob("*.arrayrecord")
     data = bytearray(shard.read_bytes())
-    places = [i for i in range(len(data)) if data.startswith(picture, i)]
-    data[places[5] + 100] ^= 1  # in the sixth picture
+    places = [i for i in range(len(data)) if data.startswith(image, i)]
+    data[places[5] + 100] ^= 1  # in the sixth image
     shard.write_bytes(data)
 
     def batches(on_error):

@@ -12,7 +12,7 @@ def noise(height, width, channels=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
 
 
-def picture(height, width):
+def image(height, width):
     """Smooth colors with a little grain, as a photograph has."""
     coarse = Image.fromarray(noise(height // 40, width // 40)).resize((width, height), Image.Resampling.BICUBIC)
     grain = np.random.default_rng(1).normal(0, 6, (height, width, 3))
@@ -47,7 +47,7 @@ def test_growing_is_bilinear(width, height):
 def test_shrinking_is_near_the_triangle(step):
     """Without smoothing, linear interpolation of the noise would be 18 levels off at step 1.46, 26 at 1.95."""
     side = round(480 / step)
-    for pixels, near in ((picture(480, 480), 1.1), (noise(480, 480), 11.0 if step > 2 else 8.0)):
+    for pixels, near in ((image(480, 480), 1.1), (noise(480, 480), 11.0 if step > 2 else 8.0)):
         off = np.abs(resized(pixels, side, side) - by_hand(pixels, side, side)).mean()
         assert off < near, off
 
@@ -90,8 +90,8 @@ def test_hidden_colors_do_not_bleed():
         assert np.abs(result[..., 3] - by_hand(pixels, side, side)[..., 3]).mean() < 4
 
 
-def test_an_opaque_picture_is_the_same_with_alpha():
-    pixels = picture(120, 96)
+def test_an_opaque_image_is_the_same_with_alpha():
+    pixels = image(120, 96)
     opaque = np.dstack([pixels, np.full((120, 96), 255, np.uint8)])
     for side in (50, 96, 130):
         with_alpha = square(opaque, side, 4)
@@ -124,7 +124,7 @@ def test_wrong_channels():
 @pytest.mark.parametrize("given", [3, 4])
 @pytest.mark.parametrize("side", [9, 16, 40])
 def test_a_square_goes_to_its_place_and_nowhere_else(given, channels, side):
-    """Into the middle of a batch, which is what saves the copies; also where the picture is only cut."""
+    """Into the middle of a batch, which is what saves the copies; also where the image is only cut."""
     pixels = noise(16, 21, given)
     batch = np.full((3, side, side, channels), 77, np.uint8)
     result = square(pixels, side, channels, batch[1])

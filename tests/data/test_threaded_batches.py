@@ -1,4 +1,4 @@
-"""Batches by threads: order, fullness, and pictures that are written once, where they stay."""
+"""Batches by threads: order, fullness, and images that are written once, where they stay."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from xsample_jax.data.loader import threaded_batches
 SHAPE = (2, 3, 3)
 
 
-def picture(number):
+def pixels_of(number):
     return np.full(SHAPE, number % 251, np.uint8)
 
 
@@ -20,7 +20,7 @@ def picture(number):
 def test_full_batches_in_order_though_examples_take_odd_times(count, batch_size, threads):
     def read(number, image):
         time.sleep(0.002 * (number % 5 == 0))
-        image[:] = picture(number)
+        image[:] = pixels_of(number)
         return {"id": np.int32(number), "row": np.arange(4) + number}
 
     batches = list(threaded_batches(read, count, batch_size, SHAPE, threads, ahead=2))
@@ -29,15 +29,15 @@ def test_full_batches_in_order_though_examples_take_odd_times(count, batch_size,
         wanted = range(place * batch_size, (place + 1) * batch_size)
         np.testing.assert_array_equal(batch["id"], wanted)
         np.testing.assert_array_equal(batch["row"], [np.arange(4) + number for number in wanted])
-        np.testing.assert_array_equal(batch["image"], [picture(number) for number in wanted])
+        np.testing.assert_array_equal(batch["image"], [pixels_of(number) for number in wanted])
         assert batch.keys() == {"id", "row", "image"}
 
 
-def test_a_picture_is_written_where_it_stays():
+def test_an_image_is_written_where_it_stays():
     places = {}
 
     def read(number, image):
-        image[:] = picture(number)
+        image[:] = pixels_of(number)
         places[number] = image
         return {"id": np.int32(number)}
 
@@ -85,7 +85,7 @@ def test_an_error_of_an_example_is_that_of_its_batch():
     def read(number, image):
         if number == 11:
             raise ValueError("number 11")
-        image[:] = picture(number)
+        image[:] = pixels_of(number)
         return {"id": np.int32(number)}
 
     iterator = threaded_batches(read, 64, 8, SHAPE, 2, ahead=1)

@@ -30,7 +30,7 @@ PIL = {
 }
 
 
-def pictures():
+def sample_images():
     """Smooth, noisy, low-contrast, two-valued and flat: uint8 [5, 36, 40, 3]."""
     rng = np.random.default_rng(0)
     smooth = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)).resize((40, 36), Image.BICUBIC)

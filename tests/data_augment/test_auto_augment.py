@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data_augment.pil_reference import PIL, pictures, planes
+from tests.data_augment.pil_reference import PIL, planes, sample_images
 from xsample_jax.augment import autoaugment as aa
 from xsample_jax.augment.autoaugment import OPERATIONS
 
@@ -49,20 +49,20 @@ def test_policy_has_the_published_shape():
 
 
 def by_hand(image, sub_policy, applied, signs):
-    picture = Image.fromarray(image)
+    drawn = Image.fromarray(image)
     for (name, _, magnitude), do, sign in zip(sub_policy, applied, signs):
         if do:
             value = aa.strength(name, magnitude) * (sign if name in aa.SIGNED else 1)
             if name in ("brightness", "contrast", "color", "sharpness"):
                 value += 1
-            picture = PIL[name](picture, value)
-    return np.asarray(picture).astype(np.float32)
+            drawn = PIL[name](drawn, value)
+    return np.asarray(drawn).astype(np.float32)
 
 
 @pytest.mark.parametrize("signs", [(1, -1), (-1, 1)])
 @pytest.mark.parametrize("applied", [(True, True), (True, False), (False, True), (False, False)])
 def test_draws_choose_sub_policy_operations_and_signs(applied, signs):
-    image = pictures()[0]
+    image = sample_images()[0]
     draws = np.zeros((25, aa.DRAWS), np.float32)
     draws[:, 0] = (np.arange(25) + 0.5) / 25
     for place in range(2):

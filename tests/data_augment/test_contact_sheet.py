@@ -1,4 +1,4 @@
-"""The contact sheet: pictures land where they should, in the colors they have."""
+"""The contact sheet: images land where they should, in the colors they have."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from xsample_jax.reports import contact_sheet as module
 from xsample_jax.reports.contact_sheet import contact_sheet, unnormalize
 
 
-def test_pictures_are_on_the_sheet_in_their_order(tmp_path):
+def test_images_are_on_the_sheet_in_their_order(tmp_path):
     red = np.full((8, 8, 3), (255, 0, 0), np.uint8)
     blue = np.full((4, 4, 3), (0.0, 0.0, 1.7), np.float32)  # above 1: cut off
     clear = np.full((8, 8, 4), (0, 255, 0, 0), np.uint8)
@@ -53,10 +53,10 @@ def test_unnormalize_undoes_the_normalization():
 
 
 def test_wrong_input_is_named(tmp_path):
-    picture = np.zeros((4, 4, 3), np.uint8)
+    image = np.zeros((4, 4, 3), np.uint8)
     with pytest.raises(DataError, match="captions"):
-        contact_sheet([[picture]], [], tmp_path / "x.png")
+        contact_sheet([[image]], [], tmp_path / "x.png")
     with pytest.raises(DataError, match="captions"):
         contact_sheet([], [], tmp_path / "x.png")
-    with pytest.raises(DataError, match="picture"):
-        contact_sheet([[picture[..., 0]]], ["one"], tmp_path / "x.png")
+    with pytest.raises(DataError, match="image"):
+        contact_sheet([[image[..., 0]]], ["one"], tmp_path / "x.png")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data_augment.pil_reference import PIL, pictures, planes
+from tests.data_augment.pil_reference import PIL, planes, sample_images
 from xsample_jax.augment import autoaugment as pil_operations
 from xsample_jax.augment.autoaugment import OPERATIONS
 
@@ -29,7 +29,7 @@ apply_operation = jax.jit(pil_operations.apply_operation)
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operation_is_pils(name):
-    images = pictures()
+    images = sample_images()
     for value in VALUES.get(name, (0,)):
         done = apply_operation(planes(images), jnp.full(5, OPERATIONS.index(name)), jnp.full(5, float(value)))
         done = np.asarray(done).transpose(0, 2, 3, 1)
@@ -44,7 +44,7 @@ def test_operation_is_pils(name):
 
 
 def test_each_image_gets_its_own_operation_or_none():
-    images = np.repeat(pictures()[:1], 15, axis=0)
+    images = np.repeat(sample_images()[:1], 15, axis=0)
     operations = jnp.arange(-1, 14)
     values = jnp.asarray([0.0] + [float(VALUES.get(name, (0,))[0]) for name in OPERATIONS])
     done = np.asarray(apply_operation(planes(images), operations, values)).transpose(0, 2, 3, 1)
@@ -56,7 +56,7 @@ def test_each_image_gets_its_own_operation_or_none():
 
 def test_values_of_other_operations_do_no_harm():
     """A table that is computed but not chosen must not turn into NaN by a value meant for another operation."""
-    images = planes(pictures())
+    images = planes(sample_images())
     for value in (-30.0, 0.0, 255.0):
         done = apply_operation(images, jnp.full(5, OPERATIONS.index("invert")), jnp.full(5, value))
         np.testing.assert_array_equal(done, 255 - images)

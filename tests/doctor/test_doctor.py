@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.prepare.corpora import picture
+from tests.prepare.corpora import make_image
 from tests.tiny import tiny_config
 from xsample_jax.data.writer import write_records
 from xsample_jax.reports import data_findings
@@ -23,7 +23,7 @@ ENCODER = {"name": "e", "revision": "1", "pooling": "mean", "dim": DIM, "normali
 def record(number, **changes):
     vector = np.random.default_rng(number).normal(size=(1, DIM))
     embedding = (vector / np.linalg.norm(vector)).astype(np.float16)
-    made = {"id": number, "image": picture(number), "label": number % 3, "captions": [f"caption {number}"]}
+    made = {"id": number, "image": make_image(number), "label": number % 3, "captions": [f"caption {number}"]}
     return {**made, "caption_embeddings": embedding, **changes}
 
 
@@ -79,8 +79,8 @@ def test_cut_and_changed_files(tmp_path):
     assert any("1000 bytes" in line for line in found(folder))
 
 
-def test_broken_pictures(tmp_path):
-    folder = write(tmp_path / "set", lambda number: {"image": b"no picture"} if number in (3, 5, 6, 7) else {})
+def test_broken_images(tmp_path):
+    folder = write(tmp_path / "set", lambda number: {"image": b"no image"} if number in (3, 5, 6, 7) else {})
     lines = found(folder)
     assert sum(line.startswith("problem records") for line in lines) == 4
     assert "4 of 40 are broken" in lines[3]
@@ -131,7 +131,7 @@ def test_class_names_that_a_reader_cannot_tell_apart(tmp_path):
 
 def test_images_that_lose_their_subject_to_the_crop(tmp_path):
     """faults.md C11: the center square of an image of 40 x 20 pixels leaves out half of it."""
-    wide = {"image": picture(7, width=40, height=20)}
+    wide = {"image": make_image(7, width=40, height=20)}
     folder = write(tmp_path / "set", lambda number: wide if number < 7 else {})
     assert any("7 of 40 lose more than a third to the crop" in text for text in notes(config_for(folder)))
     assert not any("the crop" in text for text in notes(config_for(folder, data__fit="pad")))
@@ -150,10 +150,10 @@ def test_images_on_both_sides_of_a_split(tmp_path, monkeypatch):
     assert any("2 of 6" in finding.text for finding in check_data(config, every_file=True))
 
 
-def test_broken_pictures_that_a_run_skips_are_no_problem(tmp_path):
-    folder = write(tmp_path / "set", lambda number: {"image": b"no picture"} if number in (0, 5, 6, 7) else {})
+def test_broken_images_that_a_run_skips_are_no_problem(tmp_path):
+    folder = write(tmp_path / "set", lambda number: {"image": b"no image"} if number in (0, 5, 6, 7) else {})
     assert found(folder, data__on_error="skip") == []
-    folder = write(tmp_path / "all", lambda number: {"image": b"no picture"})
+    folder = write(tmp_path / "all", lambda number: {"image": b"no image"})
     assert any("40 of 40 are broken" in line for line in found(folder, data__on_error="skip"))
     zero = {"caption_embeddings": np.zeros((1, DIM), np.float16)}
     folder = write(tmp_path / "zero", lambda number: zero if number == 5 else {})
@@ -203,13 +203,13 @@ def test_splits_of_the_evaluation(tmp_path):
     assert found(tmp_path / "unlabeled", **evaluated | {"eval__suite": "none"}) == []
     (problem,) = found(write_both("empty", []), **evaluated)
     assert "split val = 0" in problem
-    (problem,) = found(write_both("broken", [record(100, image=b"no picture")]), **evaluated)
+    (problem,) = found(write_both("broken", [record(100, image=b"no image")]), **evaluated)
     assert problem.startswith("problem records     split val: image of record")
 
 
 def test_every_set_of_a_mixture_is_looked_at(tmp_path):
     folder = write(tmp_path / "set")
-    other = write(tmp_path / "other", lambda number: {"image": b"no picture"} if number == 3 else {})
+    other = write(tmp_path / "other", lambda number: {"image": b"no image"} if number == 3 else {})
     mix = {"data__mix": ({"path": str(other), "share": 0.5},)}
     (problem,) = found(folder, **mix)
     assert f"split train of {other}: image of record {other}" in problem
@@ -229,7 +229,7 @@ def test_a_finding_is_said_once(tmp_path):
         findings = diagnose(config_for(folder, **changes), str(tmp_path / "run"), tmp_path / "p.png")
         return [str(f) for f in findings if f.level == PROBLEM]
 
-    broken = write(tmp_path / "broken", lambda number: {"image": b"no picture"} if number == 0 else {})
+    broken = write(tmp_path / "broken", lambda number: {"image": b"no image"} if number == 0 else {})
     (problem,) = said(broken, steps=1)
     assert "id 0" in problem
     folder = write(tmp_path / "set")
@@ -241,13 +241,13 @@ def test_a_finding_is_said_once(tmp_path):
     assert "1000 bytes" in problem
 
 
-@pytest.mark.parametrize("picture", ["folder", "file/p.png"])
-def test_a_picture_that_cannot_be_written_costs_no_finding(tmp_path, picture):
+@pytest.mark.parametrize("image", ["folder", "file/p.png"])
+def test_an_image_that_cannot_be_written_costs_no_finding(tmp_path, image):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    findings = diagnose(config_for(write(tmp_path / "set")), str(tmp_path / "run"), tmp_path / picture)
+    findings = diagnose(config_for(write(tmp_path / "set")), str(tmp_path / "run"), tmp_path / image)
     assert {"records", "devices", "host"} <= {f.about for f in findings}
-    assert [f.level for f in findings if "--picture" in f.text] == ["note"]
+    assert [f.level for f in findings if "--out" in f.text] == ["note"]
 
 
 def test_a_workdir_that_is_a_file(tmp_path):
@@ -304,7 +304,7 @@ def test_command_line(tmp_path, capsys):
     assert printed.endswith("2 problem(s)\n")
     assert main(["--config=configs/nowhere.py"]) == 1  # a finding, like every other
     assert "nowhere" in capsys.readouterr().out
-    code = run([*flags, "--config.batch_size=16", f"--picture={tmp_path / 'p.png'}", f"--workdir={tmp_path}"])
+    code = run([*flags, "--config.batch_size=16", f"--out={tmp_path / 'p.png'}", f"--workdir={tmp_path}"])
     printed = capsys.readouterr().out
     assert code == 0, printed
     assert printed.endswith("no problem found\n")

@@ -1,4 +1,4 @@
-"""A small world in which a class is a color: pictures in the official layouts, and an encoder that sees colors."""
+"""A small world in which a class is a color: images in the official layouts, and an encoder that sees colors."""
 
 import io
 import json
@@ -33,8 +33,8 @@ COLORS = {
 ORDER = [954, 6, 407, 0, 530, 151, 11, 409, 300, 47, 402, 207]  # label -> ImageNet number: not sorted
 
 
-def picture(path: Path, number: int, side: int = 12, border: tuple | None = None) -> None:
-    """Writes a picture in the color of a class; with a border of two pixels in another color."""
+def image(path: Path, number: int, side: int = 12, border: tuple | None = None) -> None:
+    """Writes an image in the color of a class; with a border of two pixels in another color."""
     path.parent.mkdir(parents=True, exist_ok=True)
     inner = Image.new("RGB", (side, side + 4), COLORS[number])
     if border is not None:
@@ -74,7 +74,7 @@ class ColorStore:
 
 
 def write_colors(folder: Path, of_each: int = 3) -> None:
-    """A record set of pictures in nearly the colors of the classes, with splits train and val."""
+    """A record set of images in nearly the colors of the classes, with splits train and val."""
     rng, splits = np.random.default_rng(0), {"train": [], "val": []}
     for number in range(2 * of_each * len(ORDER)):
         label = number % len(ORDER)
@@ -107,8 +107,8 @@ FOLDERS_9 = (
 
 def write_sets(root):
     """All sets in their layouts. The color is what the probe will say; the folder is the truth."""
-    by_id = lambda folder, truth, name, said: picture(root / folder / WORDNET_IDS[truth] / name, said)  # noqa: E731
-    # ImageNet: 6 pictures, 4 right.
+    by_id = lambda folder, truth, name, said: image(root / folder / WORDNET_IDS[truth] / name, said)  # noqa: E731
+    # ImageNet: 6 images, 4 right.
     said = {1: (0, 0), 2: (0, 6), 3: (11, 11), 4: (11, 407), 5: (954, 954), 6: (409, 409)}
     for number, (truth, color) in said.items():
         by_id("imagenet/val", truth, f"ILSVRC2012_val_{number:08d}.JPEG", color)
@@ -116,8 +116,8 @@ def write_sets(root):
     (root / "real.json").write_text(json.dumps([[0], [0, 6], [207], [11, 407], [], [409]]))
     # V2: 3 of 4, folders by number.
     for place, (truth, color) in enumerate([(0, 0), (11, 11), (954, 954), (407, 409)]):
-        picture(root / "imagenetv2-matched-frequency-format-val" / str(truth) / f"{place}.jpeg", color)
-    # A: tench (0) and clock (409) are none of its 200 classes. A picture between tench and stingray is a stingray then.
+        image(root / "imagenetv2-matched-frequency-format-val" / str(truth) / f"{place}.jpeg", color)
+    # A: tench (0) and clock (409) are none of its 200 classes. An image between tench and stingray is a stingray then.
     for place, (truth, color) in enumerate([(6, 6), (11, 207), (151, 151), (402, 402)]):
         by_id("imagenet-a", truth, f"{place}.jpg", color)
     for place, (truth, color) in enumerate([(11, 11), (151, 47)]):
@@ -129,12 +129,10 @@ def write_sets(root):
         for place, (truth, color) in enumerate([(0, 151), (0, 207), (0, 11), (1, 11), (8, 0), (8, 409)]):
             if variant == "mixed_rand" and place == 4:
                 color = 407
-            picture(
-                root / "bg_challenge" / variant / "val" / f"{truth:02d}_{FOLDERS_9[truth]}" / f"{place}.JPEG", color
-            )
+            image(root / "bg_challenge" / variant / "val" / f"{truth:02d}_{FOLDERS_9[truth]}" / f"{place}.JPEG", color)
     # ObjectNet: alarm_clock is both clocks; an unknown folder is not looked at; the border is red, which would be 0.
     red = COLORS[0]
     for place, (folder, color) in enumerate(
         [("alarm_clock", 409), ("alarm_clock", 530), ("banana", 954), ("banana", 0), ("air_freshener", 954)]
     ):
-        picture(root / "objectnet-1.0" / "images" / folder / f"{place}.png", color, side=8, border=red)
+        image(root / "objectnet-1.0" / "images" / folder / f"{place}.png", color, side=8, border=red)

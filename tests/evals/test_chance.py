@@ -14,7 +14,7 @@ from xsample_jax.evals.features import Features
 from xsample_jax.evals.labels import few_shots
 from xsample_jax.evals.metrics import Collector, SuiteResult, majority, partners_of, random_order, unreached
 from xsample_jax.evals.retrieval import recall_at, retrieval
-from xsample_jax.evals.robust_sets import Pictures
+from xsample_jax.evals.robust_sets import Images
 from xsample_jax.evals.robustness import constant_guess
 from xsample_jax.reports.evaluation import rows_of
 
@@ -49,13 +49,13 @@ def test_recall_of_random_features_is_that_of_a_random_order():
     np.testing.assert_array_equal(partners_of(np.array([0, 99, 9]), ids), [2, 0, 40])
 
 
-def test_one_class_for_all_pictures_of_a_robust_set():
+def test_one_class_for_all_images_of_a_robust_set():
     right = np.zeros((3, 1000), bool)
-    right[0, [1, 2]] = right[1, 2] = True  # of group 2 none is right: its pictures do not count
+    right[0, [1, 2]] = right[1, 2] = True  # of group 2 none is right: its images do not count
     group = np.array([0, 0, 1, 1, 1, 2])
-    pictures = Pictures(None, group, right)
-    assert constant_guess(np.arange(1000), pictures) == 1  # class 2, right for both groups
-    assert constant_guess(np.array([1, 7]), pictures) == pytest.approx(2 / 5)
+    images = Images(None, group, right)
+    assert constant_guess(np.arange(1000), images) == 1  # class 2, right for both groups
+    assert constant_guess(np.array([1, 7]), images) == pytest.approx(2 / 5)
 
 
 def bench_of(train_label, test_label):

@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from tests.evals.color_world import ColorStore, picture
+from tests.evals.color_world import ColorStore, image
 from xsample_jax.errors import DataError
 from xsample_jax.evals.context import EvalContext, Options
 from xsample_jax.evals.metrics import Collector
@@ -20,8 +20,8 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
     for pair, color in PAIRS.items():
         for number in range(9):
-            picture(folder / "release_dataset" / "images" / pair / f"{number}.jpg", color)
-    picture(folder / "release_dataset" / "images" / "adj banana" / "0.jpg", 300)
+            image(folder / "release_dataset" / "images" / pair / f"{number}.jpg", color)
+    image(folder / "release_dataset" / "images" / "adj banana" / "0.jpg", 300)
     return folder
 
 

@@ -6,12 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.evals.color_world import COLORS, ORDER, WORDNET_IDS, ColorStore, color_config, picture, write_sets
+from tests.evals.color_world import COLORS, ORDER, WORDNET_IDS, ColorStore, color_config, image, write_sets
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.context import EvalContext, Options
 from xsample_jax.evals.metrics import Collector
-from xsample_jax.evals.robust_sets import SETS, VARIANTS, Pictures, by_wordnet_id, imagenet_numbers, table
+from xsample_jax.evals.robust_sets import SETS, VARIANTS, Images, by_wordnet_id, imagenet_numbers, table
 from xsample_jax.evals.robustness import ROBUSTNESS, correct
 
 
@@ -56,7 +56,7 @@ def test_every_set_through_one_probe(evaluated):
     assert result.interval("robustness/imagenet-9/gap").low < 0 < result.interval("robustness/imagenet-9/gap").high
 
 
-def test_pictures_of_a_folder_are_encoded_once_and_whole_where_the_protocol_says_so(evaluated):
+def test_images_of_a_folder_are_encoded_once_and_whole_where_the_protocol_says_so(evaluated):
     _, store = evaluated
     titles = [title for title, _ in store.encodings]
     assert len(titles) == len(set(titles)) == 5 + len(VARIANTS) + 1  # ReaL and ObjectNet's 113 share theirs
@@ -68,14 +68,14 @@ def test_pictures_of_a_folder_are_encoded_once_and_whole_where_the_protocol_says
 
 def test_counts_that_differ_from_the_official_ones_are_said(evaluated):
     notes = "\n".join(evaluated[0].notes)
-    assert "imagenet-a: 4 pictures are here, the official set has 7,500" in notes
-    assert "imagenet-9/only_bg_t: 6 pictures are here, the official set has 4,050" in notes
+    assert "imagenet-a: 4 images are here, the official set has 7,500" in notes
+    assert "imagenet-9/only_bg_t: 6 images are here, the official set has 4,050" in notes
 
 
 def test_a_missing_and_a_spoilt_set_are_reported_and_the_rest_goes_on(root, config, tmp_path):
     shutil.copytree(root / "sketch", tmp_path / "sketch")
-    picture(tmp_path / "imagenet-a" / WORDNET_IDS[0] / "a.jpg", 0)  # tench is none of the 200
-    picture(tmp_path / "imagenet" / "val" / WORDNET_IDS[6] / "ILSVRC2012_val_00000001.JPEG", 6)
+    image(tmp_path / "imagenet-a" / WORDNET_IDS[0] / "a.jpg", 0)  # tench is none of the 200
+    image(tmp_path / "imagenet" / "val" / WORDNET_IDS[6] / "ILSVRC2012_val_00000001.JPEG", 6)
     bench, out = EvalContext(ColorStore(), config, Options(probe="ridge", sets=tmp_path)), Collector()
     ROBUSTNESS.run(bench, out)
     assert set(out.metrics) == {"robustness/imagenet-sketch", "robustness/imagenet"}
@@ -94,11 +94,11 @@ def evaluated_in(folder, config):
     return out, store
 
 
-def test_a_picture_that_cannot_be_read_leaves_the_other_sets(root, config, tmp_path):
+def test_an_image_that_cannot_be_read_leaves_the_other_sets(root, config, tmp_path):
     for name in ("imagenet", "sketch"):
         shutil.copytree(root / name, tmp_path / name)
     shutil.copy(root / "real.json", tmp_path)
-    next((tmp_path / "imagenet").rglob("*.JPEG")).write_bytes(b"no picture")
+    next((tmp_path / "imagenet").rglob("*.JPEG")).write_bytes(b"no image")
     out, store = evaluated_in(tmp_path, config)
     assert set(out.metrics) == {"robustness/imagenet-sketch"}
     notes = [note for note in out.notes if "ILSVRC2012_val_" in note and "these are its first bytes" in note]
@@ -126,7 +126,7 @@ def test_empty_folders_are_said(root, config, tmp_path):
     assert set(out.metrics) == {"robustness/imagenet-r"}
     assert [title for title, _ in store.encodings] == ["imagenet-r"]
     for name, robust in SETS.items():
-        said = f"{name}: pictures in {tmp_path / robust.places[0]} = 0: expected at least one"
+        said = f"{name}: images in {tmp_path / robust.places[0]} = 0: expected at least one"
         assert (name == "imagenet-r") != any(note.startswith(said) for note in out.notes)
 
 
@@ -136,12 +136,12 @@ def test_real_needs_files_and_a_list_that_is_whole(root, tmp_path):
     with pytest.raises(DataError, match=r"ImageNet-ReaL.*JSON"):
         SETS["imagenet-real"].listed(tmp_path / "imagenet" / "val")
     shutil.copy(root / "real.json", tmp_path)
-    picture(tmp_path / "one.png", 0)
+    image(tmp_path / "one.png", 0)
     record = {"id": 0, "image": (tmp_path / "one.png").read_bytes(), "label": 0}
     records = [record, record | {"id": 1, "label": -1}]
     write_records(tmp_path / "imagenet" / "validation", "val", {"test": records}, [WORDNET_IDS[0]])
-    pictures = SETS["imagenet"].listed(tmp_path / "imagenet" / "validation")
-    assert pictures.right[pictures.group].any(axis=1).tolist() == [True, False]  # without a label it does not count
+    images = SETS["imagenet"].listed(tmp_path / "imagenet" / "validation")
+    assert images.right[images.group].any(axis=1).tolist() == [True, False]  # without a label it does not count
     with pytest.raises(DataError, match=r"'a record set'.*ILSVRC2012_val_"):
         SETS["imagenet-real"].listed(tmp_path / "imagenet" / "validation")
 
@@ -150,7 +150,7 @@ def test_a_record_set_stands_in_for_a_folder(root, config, tmp_path):
     names = [WORDNET_IDS[number] for number in (407, 0, 409)]
     records = []
     for place, (label, said) in enumerate([(0, 407), (1, 0), (2, 0)]):
-        picture(tmp_path / "one.png", said)
+        image(tmp_path / "one.png", said)
         records.append({"id": place, "image": (tmp_path / "one.png").read_bytes(), "label": label})
     write_records(tmp_path / "imagenet-v2", "v2", {"test": records}, names)
     bench, out = EvalContext(ColorStore(), config, Options(probe="ridge", sets=tmp_path)), Collector()
@@ -164,12 +164,12 @@ def test_candidates_limit_the_choice():
     right[0, 6] = right[1, 11] = True
     group = np.array([0, 1])
     columns = np.array([11, 0, 6])
-    everything = Pictures(lambda size: [], group, right)
+    everything = Images(lambda size: [], group, right)
     np.testing.assert_array_equal(correct(scores, columns, everything), [0, 1])  # 0 wins the first
-    few = Pictures(lambda size: [], group, right, candidates=np.array([6, 11]))
+    few = Images(lambda size: [], group, right, candidates=np.array([6, 11]))
     np.testing.assert_array_equal(correct(scores, columns, few), [1, 1])
     with pytest.raises(DataError, match="this set is about"):
-        correct(scores, columns, Pictures(lambda size: [], group, right, candidates=np.array([5])))
+        correct(scores, columns, Images(lambda size: [], group, right, candidates=np.array([5])))
 
 
 def test_tables_have_the_published_counts():

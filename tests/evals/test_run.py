@@ -40,11 +40,11 @@ def records(tmp_path):
             Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(buffer, "PNG")
             found = {"id": 1000 * split + number, "image": buffer.getvalue(), "label": number % 4}
             if broken and number == BROKEN:
-                found["image"] = b"no picture"
+                found["image"] = b"no image"
             if number != WITHOUT:
                 vector = rng.normal(size=(1, 6))
                 embedding = np.float16(vector / np.linalg.norm(vector))
-                found |= {"captions": [f"picture {number}"], "caption_embeddings": embedding}
+                found |= {"captions": [f"image {number}"], "caption_embeddings": embedding}
             return found
 
         splits = {name: [record(split, n) for n in range(images)] for split, name in enumerate(("train", "val"))}

@@ -1,16 +1,24 @@
 """Suite shapes: a factor that is in the features is kept, one that is not is at chance."""
 
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 
+from tests.tiny import tiny_config
 from xsample_jax.config import default_config
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError
+from xsample_jax.evals.baselines import baseline_store
 from xsample_jax.evals.catalog import describe
 from xsample_jax.evals.context import EvalContext
+from xsample_jax.evals.feature_store import FeatureStore
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.labels import evaluate_factors
 from xsample_jax.evals.registry import EVALUATORS, run_suite
+from xsample_jax.setup import build_run
+from xsample_jax.sharding import make_mesh
+from xsample_jax.tools.prepare import main as prepare
 
 
 def split(count, seed):
@@ -63,3 +71,30 @@ def test_the_suite_is_the_evaluator_that_the_tool_runs(tmp_path):
     config.data.source, config.data.path = "records", str(tmp_path)
     (problem,) = EVALUATORS["factors"].check(EvalContext(features_of, config))
     assert "attributes of split test" in str(problem)
+
+
+def test_from_folders_to_a_probe_of_every_attribute(tmp_path):
+    """faults C5: kind/style/*.png; --attributes names the levels, --label_level the class, the evaluation both."""
+    colors = {"circle": 200, "square": 90}, {"ink": (1.0, 0.2, 0.2), "wash": (0.2, 0.2, 1.0)}
+    rng = np.random.default_rng(0)
+    for kind, level in colors[0].items():
+        for style, hue in colors[1].items():
+            folder = tmp_path / "in" / kind / style
+            folder.mkdir(parents=True)
+            for number in range(12):
+                pixels = level * np.array(hue) + rng.normal(scale=4, size=(32, 32, 3))
+                Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+    out = tmp_path / "set"
+    flags = ("--source=folder", f"--path={tmp_path / 'in'}", f"--out={out}", "--splits=train=0.6,test=0.4")
+    assert prepare([*flags, "--attributes=kind,style", "--label_level=path", "--processes=1"]) == 0
+
+    config = tiny_config(data__source="records", data__path=str(out), objective__preset="simclr", eval__suite="shapes")
+    parts, _ = build_run(config, make_mesh(config.mesh, config.batch_size, jax.devices()[:1]))
+    store = baseline_store("pixels", FeatureStore(parts, parts.abstract_state))
+    features = store("test")
+    assert features.attribute_names == {"kind": ["circle", "square"], "style": ["ink", "wash"]}
+    words = [(0, 0, 0), (1, 0, 1), (2, 1, 0), (3, 1, 1)]  # circle/ink, circle/wash, square/ink, square/wash
+    rows = zip(features.label, features.attribute("kind"), features.attribute("style"), strict=True)
+    assert {tuple(map(int, row)) for row in rows} == set(words)
+    metrics = run_suite("shapes", store, config).metrics
+    assert metrics["factor/kind/probe"] == metrics["factor/style/probe"] == 1

@@ -1,4 +1,4 @@
-"""Synthetic negatives: unit rows without gradient, each a mixture of what it may be made of."""
+"""Synthetic negatives: unit rows without gradient, each a mixture of its allowed sources."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Small corpora as people have them: tars of img2dataset, folders of pictures."""
+"""Small corpora as people have them: tars of img2dataset, folders of images."""
 
 import io
 import json
@@ -16,8 +16,8 @@ from xsample_jax.prepare.prepare import local_runner, prepare
 from xsample_jax.prepare.webdataset import webdataset_source
 
 
-def picture(seed=0, width=40, height=30, kind="JPEG", mode="RGB", **options) -> bytes:
-    """A smooth picture with some noise, different for every seed."""
+def make_image(seed=0, width=40, height=30, kind="JPEG", mode="RGB", **options) -> bytes:
+    """A smooth image with some noise, different for every seed."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
     image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
@@ -30,7 +30,7 @@ def sample(number, **changes):
     """Members of one example: {suffix: bytes}; a change to None takes the member away."""
     caption = f"caption number {number % 7}"
     members = {
-        "jpg": picture(number),
+        "jpg": make_image(number),
         "txt": caption.encode(),
         "json": json.dumps({"caption": caption, "label": number % 3, "key": f"{number:09d}"}).encode(),
     }
@@ -58,7 +58,7 @@ def write_corpus(folder, tars=3, each=12):
 
 
 def write_emoji_tars(folder, tars, each):
-    """Pictures of the embedded set as img2dataset leaves them: JPEGs on white, first caption, group as label."""
+    """Images of the embedded set as img2dataset leaves them: JPEGs on white, first caption, group as label."""
     source = open_records(EMOJI_FOLDER, "train", channels=4)
     places = range(0, len(source), len(source) // (tars * each))  # of all groups
     for tar in range(tars):

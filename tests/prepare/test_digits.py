@@ -1,4 +1,4 @@
-"""Digits as a competing feature: which digit a picture shows, where and how, its labels, captions and vectors."""
+"""Digits as a competing feature: which digit an image shows, where and how, its labels, captions and vectors."""
 
 import collections
 import dataclasses
@@ -39,13 +39,13 @@ def small(monkeypatch):
 def test_digits_are_the_real_ones_in_turn():
     from sklearn.datasets import load_digits
 
-    pictures, digits = handwritten_digits()
+    images, digits = handwritten_digits()
     assert digits[:40].tolist() == list(range(10)) * 4
     found = load_digits()
     assert collections.Counter(digits.tolist()) == collections.Counter(found.target.tolist())
     first = found.images[found.target == 3][0]
-    np.testing.assert_array_equal(pictures[3], np.round(first * 255 / 16))
-    assert len(np.unique(pictures.reshape(len(pictures), -1), axis=0)) == len(pictures)
+    np.testing.assert_array_equal(images[3], np.round(first * 255 / 16))
+    assert len(np.unique(images.reshape(len(images), -1), axis=0)) == len(images)
 
 
 def test_pasting_is_the_maximum_at_nine_places():
@@ -77,7 +77,7 @@ def test_on_shapes(small, tmp_path):
     assert made.class_names == manifest.class_names
     assert made.attributes == manifest.attributes | {"digit": list(DIGITS)}
     assert made.text_encoder["dim"] == 45
-    pictures, digits = handwritten_digits()
+    images, digits = handwritten_digits()
     seen = set()
     for split in ("train", "test"):
         for before, after in zip(
@@ -86,9 +86,9 @@ def test_on_shapes(small, tmp_path):
             digit = after["attributes"]["digit"]
             assert after["attributes"] == before["attributes"] | {"digit": digit}
             assert (after["id"], after["label"]) == (before["id"], before["label"])
-            # The picture shows one of the 12 digits, of the value that the record says.
+            # The image shows one of the 12 digits, of the value that the record says.
             pixels, plain = decode_image(after["image"], 48, 3), decode_image(before["image"], 48, 4)
-            shown = [i for i in range(12) if (pixels == pasted(plain, resized_digit(pictures[i], 6))).all()]
+            shown = [i for i in range(12) if (pixels == pasted(plain, resized_digit(images[i], 6))).all()]
             assert digits[shown].tolist() == [digit]
             seen |= set(shown)
             word = DIGITS[digit]
@@ -106,7 +106,7 @@ def test_on_shapes(small, tmp_path):
     assert len(seen) > 8  # 40 draws of 12
 
 
-def test_digits_are_independent_of_the_picture_and_uniform():
+def test_digits_are_independent_of_the_image_and_uniform():
     source = digits_source(_folder_of(400), DigitOptions(used=10, canvas=40))
     (shard,) = source.shards
     examples = list(shard.read())
@@ -147,7 +147,7 @@ def _folder_of(count):
 def test_what_cannot_be_decoded_or_has_no_object_is_a_problem():
     def read():
         yield Problem("p", "no_image")
-        yield Example("a", b"no picture", label="cat")
+        yield Example("a", b"no image", label="cat")
         yield from _read(1)
         yield dataclasses.replace(next(_read(1)), key="c", label=None)
 
@@ -168,21 +168,21 @@ def test_the_embedded_emoji_and_a_folder_are_bases(tmp_path):
 
 @pytest.mark.parametrize("sizes", [(20, 80), (24, 24, 24), (30,)])
 def test_several_digits_are_drawn_where_and_as_their_labels_say(sizes):
-    """Every picture is the sum of the handwritten digits of its labels, each of its size, somewhere on black."""
-    pictures, digits = handwritten_digits()
+    """Every image is the sum of the handwritten digits of its labels, each of its size, somewhere on black."""
+    images, digits = handwritten_digits()
     for index in range(6):
-        picture, told = multi_digits(index, sizes, 112, training=True)
-        assert picture.shape == (112, 112)
+        image, told = multi_digits(index, sizes, 112, training=True)
+        assert image.shape == (112, 112)
         again, same = multi_digits(index, sizes, 112, training=True)
-        assert (again == picture).all()
+        assert (again == image).all()
         assert same == told
         rng = np.random.default_rng([2011, index])
         which = rng.integers(0, 1438, len(sizes))
         corners = [rng.integers(0, 112 - size + 1, 2) for size in sizes]
         drawn = np.zeros((112, 112))
         for size, (top, left), one in zip(sizes, corners, which, strict=True):
-            drawn[top : top + size, left : left + size] += resized_digit(pictures[one], size)
-        np.testing.assert_array_equal(picture, np.minimum(drawn, 255))
+            drawn[top : top + size, left : left + size] += resized_digit(images[one], size)
+        np.testing.assert_array_equal(image, np.minimum(drawn, 255))
         if len(set(sizes)) == 1:  # from left to right
             assert told == digits[which[np.argsort([left for _, left in corners], kind="stable")]].tolist()
         else:
@@ -203,8 +203,8 @@ def test_the_set_of_several_digits(small, tmp_path, capsys):
     prepare_tool.run(["--source=multi_digits", "--digit_sizes=20,40", f"--out={tmp_path / 'd'}", "--processes=1"])
     assert "d: 40 records" in capsys.readouterr().out
     record = open_records(tmp_path / "d", "test")[3]
-    picture, (first, second) = multi_digits(33, (20, 40), 112, training=False)
-    np.testing.assert_array_equal(decode_image(record["image"], 112, 3)[..., 1], picture)
+    image, (first, second) = multi_digits(33, (20, 40), 112, training=False)
+    np.testing.assert_array_equal(decode_image(record["image"], 112, 3)[..., 1], image)
     assert (record["label"], record["attributes"]) == (first, {"digit_1": first, "digit_2": second})
     assert record["captions"] == [
         f"the digits {DIGITS[first]} and {DIGITS[second]}",

@@ -1,4 +1,4 @@
-"""Folders of pictures, with folder names or a table as labels and captions."""
+"""Folders of images, with folder names or a table as labels and captions."""
 
 import errno
 import json
@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tests.prepare.corpora import picture
+from tests.prepare.corpora import make_image
 from xsample_jax.data.records import open_records
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import Fields
@@ -25,7 +25,7 @@ def photos(tmp_path):
     for number, name in enumerate(NAMES):
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(number, kind="PNG" if name.endswith("png") else "JPEG"))
+        path.write_bytes(make_image(number, kind="PNG" if name.endswith("png") else "JPEG"))
     return tmp_path / "photos"
 
 
@@ -43,7 +43,7 @@ def test_folder_names_are_labels(photos, tmp_path):
     found, report = records(source, tmp_path / "out")
     assert [label for label, _ in found["train"]] == ["cat", "cat", "dog", -1]
     assert report["no_caption"] == 4
-    assert open_records(tmp_path / "out", "train")[0]["image"] == picture(0)
+    assert open_records(tmp_path / "out", "train")[0]["image"] == make_image(0)
 
 
 def test_input_shards_do_not_change_what_is_read(photos, tmp_path):
@@ -57,7 +57,7 @@ def test_folders_as_splits(tmp_path):
     for name in ("train/cat/1.jpg", "train/dog/2.jpg", "val/dog/3.jpg"):
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True)
-        path.write_bytes(picture(1))
+        path.write_bytes(make_image(1))
     found, _ = records(folder_source(str(tmp_path / "in"), Fields(), split_by_folder=True), tmp_path / "out")
     assert {split: [label for label, _ in some] for split, some in found.items()} == {
         "train": ["cat", "dog"], "val": ["dog"],
@@ -142,7 +142,7 @@ def test_bad_tables(photos, tmp_path, name, text, message):
         folder_source(str(photos), Fields(), "nowhere.csv")
 
 
-def test_two_labels_of_one_picture_are_refused(photos, tmp_path):
+def test_two_labels_of_one_image_are_refused(photos, tmp_path):
     rows = [{"image": "top.jpg", "label": "a"}, {"image": "top.jpg", "label": "b"}]
     with pytest.raises(DataError, match=r"label of top\.jpg"):
         folder_source(str(photos), Fields(), write_table(tmp_path / "t.jsonl", rows))
@@ -159,7 +159,7 @@ def test_an_entry_of_a_table_that_is_no_label(photos, tmp_path):
             folder_source(str(photos), Fields(label="k"), table)
 
 
-def test_no_pictures(tmp_path):
+def test_no_images(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(DataError, match="None is there"):
         folder_source(str(tmp_path), Fields())
@@ -172,10 +172,10 @@ def test_hidden_folders_and_links_in_circles(photos, tmp_path):
     (photos / "dog" / "here").symlink_to(photos / "dog")
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "back").symlink_to(photos)
-    (tmp_path / "far" / "4.JPG").write_bytes(picture(9))
+    (tmp_path / "far" / "4.JPG").write_bytes(make_image(9))
     (photos / "far").symlink_to(tmp_path / "far")
     (photos / ".checkpoints").mkdir()
-    (photos / ".checkpoints" / "1.jpg").write_bytes(picture(9))
+    (photos / ".checkpoints" / "1.jpg").write_bytes(make_image(9))
     rows = [row[0] for shard in folder_source(str(photos), Fields()).shards for row in shard.read.args[1]]
     assert rows == ["cat/1.jpg", "cat/2.JPEG", "dog/1.png", "far/4.JPG", "top.jpg"]
 
@@ -210,7 +210,7 @@ def test_columns_that_only_later_rows_have(photos, tmp_path):
     assert found["train"] == [(-1, ["a cat"]), (-1, [])]
 
 
-def test_a_picture_that_cannot_be_read_now_stops_the_work(photos, tmp_path, monkeypatch):
+def test_an_image_that_cannot_be_read_now_stops_the_work(photos, tmp_path, monkeypatch):
     source = folder_source(str(photos), Fields())
 
     def flaky(path):
@@ -225,6 +225,6 @@ def test_a_class_name_that_no_manifest_could_hold(tmp_path):
     folder = os.path.join(os.fsencode(tmp_path), b"in", b"caf\xe9")
     os.makedirs(folder)
     with open(os.path.join(folder, b"1.jpg"), "wb") as file:
-        file.write(picture(1))
+        file.write(make_image(1))
     with pytest.raises(DataError, match=r"class name = .*udce9.*UTF-8.*Rename"):
         Job("t", folder_source(str(tmp_path / "in"), Fields()), {"train": 1.0})

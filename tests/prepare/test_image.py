@@ -1,4 +1,4 @@
-"""Every kind of picture that corpora hold has one outcome."""
+"""Every kind of image that corpora hold has one outcome."""
 
 import io
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.prepare.corpora import picture
+from tests.prepare.corpora import make_image
 from xsample_jax.data.decode import decode_image
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.job import ImageOptions, prepare_image
@@ -21,34 +21,34 @@ def opened(data):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_small_upright_pictures_stay_byte_for_byte(kind, mode):
-    data = picture(1, kind=kind, mode=mode)
+def test_small_upright_images_stay_byte_for_byte(kind, mode):
+    data = make_image(1, kind=kind, mode=mode)
     assert prepare_image(data, ImageOptions(size=30)) == (data, [])
     assert prepare_image(data, ImageOptions(size=None)) == (data, [])
 
 
 def test_large_ones_are_shrunk_to_the_short_side():
-    data = picture(2, width=800, height=500)
+    data = make_image(2, width=800, height=500)
     result, changes = prepare_image(data, ImageOptions(size=64, quality=95))
     assert changes == ["shrunk", "elongated"]
     image = opened(result)
     assert (image.format, image.size) == ("JPEG", (102, 64))
     expected = opened(data).resize((102, 64), Image.Resampling.BOX)
     assert np.abs(np.asarray(image, int) - np.asarray(expected, int)).mean() < 4
-    tall, _ = prepare_image(picture(2, width=50, height=500), ImageOptions(size=20))
+    tall, _ = prepare_image(make_image(2, width=50, height=500), ImageOptions(size=20))
     assert opened(tall).size == (20, 200)
 
 
 def test_quality():
-    data = picture(3, width=300, height=200)
+    data = make_image(3, width=300, height=200)
     sizes = [len(prepare_image(data, ImageOptions(100, quality))[0]) for quality in (50, 80, 95)]
     assert sizes[0] < sizes[1] < sizes[2]
 
 
-def test_turned_pictures_are_written_upright():
+def test_turned_images_are_written_upright():
     exif = Image.Exif()
     exif[0x0112] = 6
-    data = picture(4, width=40, height=20, exif=exif, quality=98)
+    data = make_image(4, width=40, height=20, exif=exif, quality=98)
     result, changes = prepare_image(data, ImageOptions(size=256))
     assert changes == ["turned", "elongated"]
     assert opened(result).size == (20, 40)
@@ -58,7 +58,7 @@ def test_turned_pictures_are_written_upright():
 
 
 def test_cmyk_becomes_rgb():
-    result, changes = prepare_image(picture(5, mode="CMYK"), ImageOptions())
+    result, changes = prepare_image(make_image(5, mode="CMYK"), ImageOptions())
     assert (changes, opened(result).mode) == (["cmyk"], "RGB")
     ink = io.BytesIO()
     Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(ink, "JPEG")
@@ -77,14 +77,14 @@ def test_16_bit_gray_becomes_8_bit_without_loss_of_contrast():
 
 
 def test_palette_stays_or_is_shrunk_in_true_color():
-    data = picture(6, kind="PNG", mode="P")
+    data = make_image(6, kind="PNG", mode="P")
     assert prepare_image(data, ImageOptions()) == (data, [])
     result, _ = prepare_image(data, ImageOptions(size=10))
     assert (opened(result).mode, min(opened(result).size)) == ("RGB", 10)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_of_an_animation_the_first_picture_is_taken(kind):
+def test_of_an_animation_the_first_image_is_taken(kind):
     first, second = Image.new("RGB", (20, 20), (255, 0, 0)), Image.new("RGB", (20, 20), (0, 0, 255))
     buffer = io.BytesIO()
     first.save(buffer, kind, save_all=True, append_images=[second], duration=100)
@@ -97,7 +97,7 @@ def test_of_an_animation_the_first_picture_is_taken(kind):
 
 def test_formats_that_records_do_not_hold_become_png_without_loss():
     for kind in ("BMP", "TIFF", "GIF", "PPM"):
-        data = picture(7, kind=kind)
+        data = make_image(7, kind=kind)
         result, _ = prepare_image(data, ImageOptions())
         assert opened(result).format == "PNG"
         np.testing.assert_array_equal(np.asarray(opened(result)), np.asarray(opened(data).convert("RGB")))
@@ -111,14 +111,14 @@ def test_16_bit_colors_become_8_bit():
     np.testing.assert_array_equal(np.asarray(opened(result)), pixels >> 8)
 
 
-def test_a_picture_too_long_for_a_jpeg_is_broken_and_no_more():
-    picture = io.BytesIO()
-    Image.new("RGB", (20, 70_000)).save(picture, "PNG")
+def test_an_image_too_long_for_a_jpeg_is_broken_and_no_more():
+    image = io.BytesIO()
+    Image.new("RGB", (20, 70_000)).save(image, "PNG")
     with pytest.raises(DataError, match=r"19 x 66500 pixels.*sides that a JPEG can have"):
-        prepare_image(picture.getvalue(), ImageOptions(size=19))
+        prepare_image(image.getvalue(), ImageOptions(size=19))
 
 
-def test_alpha_is_composited_on_white_only_where_the_picture_is_written_anew():
+def test_alpha_is_composited_on_white_only_where_the_image_is_written_anew():
     buffer = io.BytesIO()
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(buffer, "PNG")
     assert prepare_image(buffer.getvalue(), ImageOptions())[0] == buffer.getvalue()
@@ -128,16 +128,16 @@ def test_alpha_is_composited_on_white_only_where_the_picture_is_written_anew():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_raw_pixels_are_what_decoding_gives(kind):
-    data = picture(8, width=70, height=50, kind=kind)
+    data = make_image(8, width=70, height=50, kind=kind)
     result, _ = prepare_image(data, ImageOptions(size=32, raw=True))
     assert len(result) == 32 * 32 * 3 + len(b"P6\n32 32\n255\n")
     np.testing.assert_array_equal(decode_image(result, 32, 3), decode_image(data, 32, 3))
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"<html>", picture(9)[:-200], picture(9, kind="PNG")[:-30], b"GIF89a" + bytes(9)]
+    "data", [b"", b"<html>", make_image(9)[:-200], make_image(9, kind="PNG")[:-30], b"GIF89a" + bytes(9)]
 )
-def test_broken_pictures_are_refused_whatever_their_size(data):
+def test_broken_images_are_refused_whatever_their_size(data):
     for options in (ImageOptions(size=None), ImageOptions(size=8), ImageOptions(size=8, raw=True)):
         with pytest.raises(DataError):
             prepare_image(data, options)
@@ -151,8 +151,8 @@ def test_options_are_checked(options):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
-def test_damage_at_any_place_is_a_picture_or_a_data_error(kind):
-    good = picture(1, kind=kind)
+def test_damage_at_any_place_is_an_image_or_a_data_error(kind):
+    good = make_image(1, kind=kind)
     rng = np.random.default_rng(0)
     for _ in range(150):
         data = bytearray(good)

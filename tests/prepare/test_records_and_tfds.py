@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from tests.data.record_sets import write_set
-from tests.prepare.corpora import picture
+from tests.prepare.corpora import make_image
 from xsample_jax.data.decode import decode_image
 from xsample_jax.data.records import open_records
 from xsample_jax.data.sources import EMOJI_FOLDER
@@ -27,7 +27,7 @@ def make(source, out, image):
 
 
 def test_part_of_the_embedded_set_smaller(tmp_path):
-    """Everything but the pictures stays: ids, splits, labels, attributes, captions, embeddings and their encoder."""
+    """Everything but the images stays: ids, splits, labels, attributes, captions, embeddings and their encoder."""
     source = open_records(EMOJI_FOLDER, "val")
     source.preload()
     some = [{key: source[i][key] for key in KEYS} for i in range(0, len(source), 30)]
@@ -47,11 +47,11 @@ def test_part_of_the_embedded_set_smaller(tmp_path):
 
 
 def test_records_that_cannot_be_read_or_decoded_are_dropped_and_said(tmp_path):
-    records = [{"id": number, "image": picture(number) if number != 3 else b"no picture"} for number in range(9)]
+    records = [{"id": number, "image": make_image(number) if number != 3 else b"no image"} for number in range(9)]
     write_records(tmp_path / "in", "t", {"train": records}, shard_size=5, options="group_size:1,uncompressed")
     path = tmp_path / "in" / "train-00001-of-00002.arrayrecord"
     data = bytearray(path.read_bytes())
-    place = data.index(picture(6))
+    place = data.index(make_image(6))
     data[place + 20 : place + 60] = bytes(40)
     path.write_bytes(data)
     _, report = make(records_source(str(tmp_path / "in")), tmp_path / "out", ImageOptions())
@@ -69,7 +69,7 @@ def test_unfinished_or_missing_set(tmp_path):
 
 
 class Captioned(tfds.core.GeneratorBasedBuilder):
-    """Twelve pictures with a class and two captions."""
+    """Twelve images with a class and two captions."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -88,8 +88,8 @@ class Captioned(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, numbers):
         for number in numbers:
-            captions = [f"picture {number}", "🐏"]
-            yield number, {"image": io.BytesIO(picture(number)), "captions": captions, "label": number % 3}
+            captions = [f"image {number}", "🐏"]
+            yield number, {"image": io.BytesIO(make_image(number)), "captions": captions, "label": number % 3}
 
 
 def test_tfds(tmp_path, monkeypatch):
@@ -108,7 +108,7 @@ def test_tfds(tmp_path, monkeypatch):
             number = int(record["captions"][0].split()[1])
             seen.add(number)
             assert (record["captions"][1], record["label"]) == ("🐏", number % 3)
-            assert record["image"] == picture(number)  # small and upright: the stored bytes, not a second JPEG
+            assert record["image"] == make_image(number)  # small and upright: the stored bytes, not a second JPEG
     assert seen == set(range(12))
     problems = list(tfds_source(path, Fields(label="captions")).shards[-1].read())
     assert [(problem.key, problem.kind) for problem in problems] == [
@@ -144,7 +144,7 @@ def test_a_tfds_set_that_is_not_prepared_or_not_for_us(tmp_path, monkeypatch):
 def test_int8_embeddings_become_the_float16_rows_that_are_read(tmp_path):
     encoder = {"name": "e", "dim": 4, "normalised": True, "stored": "int8"}
     rows = np.array([[127, 3, -50, 9]], np.int8)
-    record = {"id": 0, "image": picture(0), "captions": ["a cat"], "caption_embeddings": rows}
+    record = {"id": 0, "image": make_image(0), "captions": ["a cat"], "caption_embeddings": rows}
     write_records(tmp_path / "in", "t", {"train": [record]}, text_encoder=encoder)
     manifest, _ = make(records_source(str(tmp_path / "in")), tmp_path / "out", ImageOptions())
     assert manifest.text_encoder["stored"] == "float16"

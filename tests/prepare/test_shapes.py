@@ -1,4 +1,4 @@
-"""The set shapes: factors are independent and known, pictures show them, captions say those that are named."""
+"""The set shapes: factors are independent and known, images show them, captions say those that are named."""
 
 import collections
 import itertools
@@ -34,7 +34,7 @@ def test_factors_are_uniform_and_independent():
 
 
 def test_factors_do_not_change():
-    """Sets of two versions must not mix: this is the first picture of all."""
+    """Sets of two versions must not mix: this is the first image of all."""
     assert caption_of(factors_of(0), CAPTIONS[0]) == "four orange checked rings on the right, on paper"
 
 
@@ -57,7 +57,7 @@ def test_captions_name_what_they_should_and_nothing_else():
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-def test_a_factor_changes_the_picture_and_nothing_else_does(factor):
+def test_a_factor_changes_the_image_and_nothing_else_does(factor):
     for index in range(6):
         values = factors_of(index)
         before = np.asarray(draw(values, index), int)
@@ -73,9 +73,9 @@ def test_ground_does_not_move_the_object_nor_the_object_the_ground():
     values = {"shape": 0, "color": 0, "texture": 0, "count": 0, "ground": 0, "position": 4}
     grounds = [np.asarray(draw(values | {"ground": g}, 3), int) for g in range(len(FACTORS["ground"]))]
     middle, corner = np.s_[22:26, 22:26], np.s_[:6, :6]
-    for picture in grounds[1:]:
-        np.testing.assert_array_equal(picture[middle], grounds[0][middle])
-        assert np.abs(picture[corner] - grounds[0][corner]).mean() > 10
+    for image in grounds[1:]:
+        np.testing.assert_array_equal(image[middle], grounds[0][middle])
+        assert np.abs(image[corner] - grounds[0][corner]).mean() > 10
     other = np.asarray(draw(values | {"color": 4}, 3), int)
     np.testing.assert_array_equal(other[corner], grounds[0][corner])
     assert np.abs(other[middle] - grounds[0][middle]).mean() > 40

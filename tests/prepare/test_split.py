@@ -19,7 +19,7 @@ def test_shares_are_met_and_order_does_not_matter():
     assert [split_of(key_hash(key), shares) for key in reversed(keys)] == found[::-1]
 
 
-def test_a_picture_stays_in_training_when_validation_shrinks():
+def test_an_image_stays_in_training_when_validation_shrinks():
     keys = [str(number) for number in range(2000)]
     before = {key for key in keys if split_of(key_hash(key), {"train": 0.8, "val": 0.2}) == "train"}
     after = {key for key in keys if split_of(key_hash(key), {"train": 0.9, "val": 0.1}) == "train"}

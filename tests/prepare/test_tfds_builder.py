@@ -18,22 +18,22 @@ def encoded(kind, color, mode="RGB"):
     return out.getvalue()
 
 
-def test_pictures_captions_embeddings_labels_and_attributes(tmp_path, capsys):
+def test_images_captions_embeddings_labels_and_attributes(tmp_path, capsys):
     images = [encoded("JPEG", (200, 10, 10)), encoded("WEBP", (10, 200, 10)), encoded("PNG", 77, "L"),
               encoded("PNG", (0, 0, 0, 51), "RGBA")]  # fmt: skip
     records = [
-        {"id": 10 + i, "image": image, "label": min(i - 1, 1), "captions": [f"picture {i}", "🐏"][: 1 + i % 2],
+        {"id": 10 + i, "image": image, "label": min(i - 1, 1), "captions": [f"image {i}", "🐏"][: 1 + i % 2],
          "caption_embeddings": np.full((1 + i % 2, 4), i + 0.5, np.float16), "attributes": {"style": i % 2}}
         for i, image in enumerate(images)
     ]  # fmt: skip
     encoder = {"name": "e", "dim": 4, "normalised": False}
     write_records(
-        tmp_path / "set", "Four Pictures", {"train": records}, class_names=("cat", "dog"),
+        tmp_path / "set", "Four Images", {"train": records}, class_names=("cat", "dog"),
         attributes={"style": ("flat", "line")}, text_encoder=encoder,
     )  # fmt: skip
     assert main([f"--set={tmp_path / 'set'}", f"--out={tmp_path / 'tfds'}"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[-2] == "four_pictures: train 4"
+    assert printed[-2] == "four_images: train 4"
     builder = tfds.builder_from_directory(printed[-1])
     found = {int(example["id"]): example for example in builder.as_data_source("train")}
     assert sorted(found) == [10, 11, 12, 13]
@@ -47,8 +47,8 @@ def test_pictures_captions_embeddings_labels_and_attributes(tmp_path, capsys):
         np.testing.assert_array_equal(example["caption_embeddings"], record["caption_embeddings"])
 
 
-def test_the_first_picture_alone_does_not_decide_on_alpha(tmp_path, capsys):
-    """faults.md C9: a set with one transparent picture in front is not turned into PNGs of four channels."""
+def test_the_first_image_alone_does_not_decide_on_alpha(tmp_path, capsys):
+    """faults.md C9: a set with one transparent image in front is not turned into PNGs of four channels."""
     images = [encoded("PNG", (0, 0, 0, 51), "RGBA"), encoded("JPEG", (200, 10, 10))]
     records = [{"id": i, "image": image, "captions": ["a"]} for i, image in enumerate(images)]
     write_records(tmp_path / "set", "mixed", {"train": records})

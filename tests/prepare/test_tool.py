@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.captions.tiny_models import write_model
-from tests.prepare.corpora import contents, picture, write_corpus, write_tar
+from tests.prepare.corpora import contents, make_image, write_corpus, write_tar
 from xsample_jax.captions.encoders import encode_texts
 from xsample_jax.data.records import open_records
 from xsample_jax.errors import DataError
@@ -18,7 +18,9 @@ def flags(source, path, out, *more):
 
 def test_what_is_printed(tmp_path, capsys):
     corpus = write_corpus(tmp_path / "in", tars=1, each=10)
-    write_tar(corpus / "bad.tar", {"a": {"jpg": b"", "txt": b"one two"}, "b": {"jpg": picture(width=99), "txt": b"."}})
+    write_tar(
+        corpus / "bad.tar", {"a": {"jpg": b"", "txt": b"one two"}, "b": {"jpg": make_image(width=99), "txt": b"."}}
+    )
     run(flags("webdataset", corpus, tmp_path / "my_set", "--size=30", "--splits=train=0.7,val=0.3"))
     printed = capsys.readouterr().out
     assert printed.startswith(f"my_set: 11 records in {tmp_path / 'my_set'}, fingerprint ")

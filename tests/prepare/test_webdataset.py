@@ -9,7 +9,7 @@ import tracemalloc
 
 import pytest
 
-from tests.prepare.corpora import make_job, picture, run, run_one, sample, write_corpus, write_tar
+from tests.prepare.corpora import make_image, make_job, run, run_one, sample, write_corpus, write_tar
 from xsample_jax.data.records import open_records
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import Example, Fields, Problem
@@ -48,7 +48,7 @@ def test_files_of_a_mac_and_unknown_members_are_passed_over(tmp_path):
     assert len(list(read_tar(str(tmp_path / "a.tar"), Fields()))) == 1
 
 
-def test_pictures_that_are_not_read_are_said(tmp_path):
+def test_images_that_are_not_read_are_said(tmp_path):
     """WebDataset takes what is behind the first dot for the kind of a member; links have no bytes of their own."""
     path = write_tar(tmp_path / "a.tar", {"000": sample(0), "img.v2": sample(1), "001": {"avif": b"x", "txt": b"t"}})
     with tarfile.open(path, "a") as tar:
@@ -59,11 +59,11 @@ def test_pictures_that_are_not_read_are_said(tmp_path):
     found = list(read_tar(str(path), Fields()))
     assert sorted(item.key for item in found if isinstance(item, Example)) == ["000"]
     assert {(item.key, item.kind, item.detail) for item in found if isinstance(item, Problem)} == {
-        ("img.v2.jpg", "unread_picture", ".v2.jpg"),
-        ("001.avif", "unread_picture", ".avif"),
+        ("img.v2.jpg", "unread_image", ".v2.jpg"),
+        ("001.avif", "unread_image", ".avif"),
         ("001", "no_image", "only txt"),
-        ("002.jpg", "unread_picture", "a link"),
-        ("003.JPG", "unread_picture", "a link"),
+        ("002.jpg", "unread_image", "a link"),
+        ("003.JPG", "unread_image", "a link"),
     }
 
 
@@ -94,7 +94,7 @@ def test_compressed_and_odd_names_of_tars(tmp_path):
     ("change", "kind"),
     [
         ({"jpg": b""}, "broken_image"),
-        ({"jpg": picture(1)[:300]}, "broken_image"),
+        ({"jpg": make_image(1)[:300]}, "broken_image"),
         ({"jpg": None}, "no_image"),
         ({"json": b"{"}, "broken_metadata"),
         ({"json": b"[1]"}, "broken_metadata"),
@@ -180,7 +180,7 @@ def test_a_tar_cut_anywhere_gives_what_is_whole_and_says_so(tmp_path):
         *examples, problem = read_tar(str(tmp_path / "a.tar"), Fields())
         assert (problem.key, problem.kind) == ("a.tar", "truncated_tar"), cut
         for example, right in zip(examples, expected):
-            # The last one may lack members that come after its picture only if the cut is right between two members.
+            # The last one may lack members that come after its image only if the cut is right between two members.
             assert isinstance(example, Problem) or example.image == right.image
 
 
@@ -261,7 +261,7 @@ def test_names_and_members_of_every_kind_of_tar(tmp_path, kind):
         tar.addfile(folder)
         for number, key in enumerate(keys):
             info = tarfile.TarInfo(f"{key}.jpg")
-            info.size, info.mtime = len(picture(number)), 1234567.5
-            tar.addfile(info, io.BytesIO(picture(number)))
+            info.size, info.mtime = len(make_image(number)), 1234567.5
+            tar.addfile(info, io.BytesIO(make_image(number)))
     found = list(read_tar(str(tmp_path / "a.tar"), Fields()))
-    assert [(item.key, item.image) for item in found] == [(key, picture(n)) for n, key in enumerate(keys)]
+    assert [(item.key, item.image) for item in found] == [(key, make_image(n)) for n, key in enumerate(keys)]

@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tests.prepare.corpora import picture, sample, write_tar
+from tests.prepare.corpora import make_image, sample, write_tar
 from xsample_jax.data.records import open_records
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import KINDS, Fields
@@ -36,20 +36,22 @@ def test_every_file_of_a_folder_is_a_record_a_drop_or_a_skip(tmp_path):
     root = tmp_path / "in"
     (root / "cat").mkdir(parents=True)
     for name in ("1.jpg", "2.JFIF", "3.jpeg"):
-        (root / "cat" / name).write_bytes(picture(1))
+        (root / "cat" / name).write_bytes(make_image(1))
     for name in ("4.heic", "5.avif", "notes.md", ".hidden.jpg", "README", "6.jpg"):
         (root / "cat" / name).write_bytes(b"x")
     os.mkfifo(root / "cat" / "pipe.png")
     (root / "cat" / "gone.png").symlink_to(root / "nowhere.png")
     _, report = make(folder_source(str(root), Fields()), tmp_path / "out")
     assert counted(report) == len(list((root / "cat").iterdir()))
-    assert (report["kept"], report["unread_picture"], report["no_image"], report["broken_image"]) == (3, 2, 2, 1)
+    assert (report["kept"], report["unread_image"], report["no_image"], report["broken_image"]) == (3, 2, 2, 1)
     assert report["skipped"] == {"files .md": 1, "files without a suffix": 1, "hidden files": 1}
 
 
 def test_every_member_of_a_tar_is_counted_where_it_is_unsorted(tmp_path):
     """faults C3: the texts of an unsorted tar are scattered members, not examples without an image."""
-    samples = [(f"{n:03d}", {"jpg": picture(n)}) for n in range(3)] + [(f"{n:03d}", {"txt": b"text"}) for n in range(3)]
+    samples = [(f"{n:03d}", {"jpg": make_image(n)}) for n in range(3)] + [
+        (f"{n:03d}", {"txt": b"text"}) for n in range(3)
+    ]
     write_tar(tmp_path / "a.tar", samples)
     _, report = make(webdataset_source(str(tmp_path / "a.tar"), Fields()), tmp_path / "out")
     assert (report["kept"], report["scattered_members"], report.get("no_image", 0)) == (3, 3, 0)
@@ -77,7 +79,7 @@ def test_a_tar_that_is_a_dangling_link_stops_the_command(tmp_path):
 def test_a_folder_that_cannot_be_listed_stops_the_command(tmp_path, monkeypatch):
     """faults C3: its class would be missing."""
     (tmp_path / "in" / "cat").mkdir(parents=True)
-    (tmp_path / "in" / "1.jpg").write_bytes(picture(1))
+    (tmp_path / "in" / "1.jpg").write_bytes(make_image(1))
     scan = os.scandir
 
     def refuse(path):
@@ -97,7 +99,7 @@ def test_a_quote_without_a_partner_does_not_swallow_rows(tmp_path, kind):
     rows = ["image,caption", 'a.jpg,"6 inch pipe', "b.jpg,a dog", 'c.jpg,6"', "d.jpg,a cat"]
     table = tmp_path / f"t.{kind}"
     table.write_text("\n".join(rows).replace(",", comma) + "\n")
-    (tmp_path / "a.jpg").write_bytes(picture(1))
+    (tmp_path / "a.jpg").write_bytes(make_image(1))
     with pytest.raises(DataError, match=r"line 2.*closes on line 4"):
         folder_source(str(tmp_path), Fields(), str(table))
 
@@ -116,8 +118,8 @@ def test_columns_of_one_name_are_refused_and_there_ones_are_named(tmp_path):
 def test_a_file_outside_the_folder_is_dropped_not_read(tmp_path, name):
     """faults C10: /dev/zero would never end."""
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.jpg").write_bytes(picture(1))
-    (tmp_path / "secret.jpg").write_bytes(picture(2))
+    (tmp_path / "in" / "a.jpg").write_bytes(make_image(1))
+    (tmp_path / "secret.jpg").write_bytes(make_image(2))
     table = tmp_path / "t.jsonl"
     table.write_text("".join(json.dumps({"image": file, "caption": "a cat"}) + "\n" for file in ("a.jpg", name)))
     _, report = make(folder_source(str(tmp_path / "in"), Fields(), str(table)), tmp_path / "out")
@@ -125,7 +127,7 @@ def test_a_file_outside_the_folder_is_dropped_not_read(tmp_path, name):
 
 
 def test_an_absolute_path_inside_the_folder_is_read(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(picture(1))
+    (tmp_path / "a.jpg").write_bytes(make_image(1))
     (tmp_path / "t.jsonl").write_text(json.dumps({"image": str(tmp_path / "a.jpg"), "caption": "a cat"}))
     _, report = make(folder_source(str(tmp_path), Fields(), str(tmp_path / "t.jsonl")), tmp_path / "out")
     assert report["kept"] == 1
@@ -155,10 +157,10 @@ def test_texts_beside_images_are_captions_and_their_folders_are_no_classes(tmp_p
     root = tmp_path / "in" / "00000"
     root.mkdir(parents=True)
     for number in range(3):
-        (root / f"{number}.jpg").write_bytes(picture(number))
+        (root / f"{number}.jpg").write_bytes(make_image(number))
         (root / f"{number}.txt").write_text(f"text {number}")
         (root / f"{number}.json").write_text(json.dumps({"caption": "no", "label": number, "style": "ab"[number % 2]}))
-    (root / "3.jpg").write_bytes(picture(3))
+    (root / "3.jpg").write_bytes(make_image(3))
     fields = Fields(attributes=("style",))
     manifest, report = make(folder_source(str(tmp_path / "in"), fields), tmp_path / "out")
     records = list(open_records(tmp_path / "out", "train"))
@@ -177,7 +179,7 @@ def test_levels_of_folders(tmp_path, level, names):
     """faults C5: unrelated folders of one name are one class only where that was asked for, and it is said."""
     for place in ("a/toon", "b/toon", "a/dog"):
         (tmp_path / "in" / place).mkdir(parents=True)
-        (tmp_path / "in" / place / "1.jpg").write_bytes(picture(1))
+        (tmp_path / "in" / place / "1.jpg").write_bytes(make_image(1))
     source = folder_source(str(tmp_path / "in"), Fields(label_level=level, attributes=("kind", "style")))
     assert source.class_names == names
     assert source.attributes == {"kind": ("a", "b"), "style": ("dog", "toon")}
@@ -197,7 +199,11 @@ def write_parquet(path, rows, features=None):
 def test_parquet_with_images(tmp_path, struct):
     """faults C4: the form in which most sets are published; class names and splits as Hugging Face writes them."""
     rows = [
-        {"image": {"bytes": picture(n), "path": f"{n}.jpg"} if struct else picture(n), "label": n % 2, "text": f"t {n}"}
+        {
+            "image": {"bytes": make_image(n), "path": f"{n}.jpg"} if struct else make_image(n),
+            "label": n % 2,
+            "text": f"t {n}",
+        }
         for n in range(5)
     ]
     rows[4]["image"] = {"bytes": None, "path": "x.jpg"} if struct else b""
@@ -232,7 +238,7 @@ def test_equal_images_are_counted_and_kept_on_one_side(tmp_path):
     root = tmp_path / "in"
     root.mkdir()
     for number in range(40):
-        (root / f"{number:02d}.jpg").write_bytes(picture(number % 10))
+        (root / f"{number:02d}.jpg").write_bytes(make_image(number % 10))
     splits = {"train": 0.5, "test": 0.5}
     _, by_name = make(folder_source(str(root), Fields()), tmp_path / "a", splits)
     manifest, by_image = make(folder_source(str(root), Fields()), tmp_path / "b", splits, split_by_image=True)
@@ -246,7 +252,7 @@ def test_a_set_of_classes_has_no_line_for_every_missing_caption_and_empty_splits
     """faults C14"""
     (tmp_path / "in" / "cat").mkdir(parents=True)
     for number in range(3):
-        (tmp_path / "in" / "cat" / f"{number}.jpg").write_bytes(picture(number))
+        (tmp_path / "in" / "cat" / f"{number}.jpg").write_bytes(make_image(number))
     _, report = make(folder_source(str(tmp_path / "in"), Fields()), tmp_path / "out", {"train": 0.999, "val": 0.001})
     assert report["no_caption"] == 3
     assert (tmp_path / "out" / "problems.jsonl").read_text() == ""

@@ -59,7 +59,7 @@ def test_what_is_written_for_a_bucket_gets_there_with_what_lies_beside_it(bucket
     with local_copy_of(f"{bucket}/out/page.html") as local:
         local.write_text("page")
         (local.parent / "page_figures").mkdir()
-        (local.parent / "page_figures" / "1.png").write_text("picture")
+        (local.parent / "page_figures" / "1.png").write_text("image")
     assert store.names(bucket.removeprefix("gs://")) == ["out/page.html", "out/page_figures/1.png"]
     with fetched(f"{bucket}/out/page.html") as local:
         assert local.read_text() == "page"

@@ -34,7 +34,7 @@ def test_the_study_of_learned_data(argument):
         header = ast.get_docstring(ast.parse(FILE.read_text()))
         assert f"--grid=configs/studies/{FILE.name}" in header
         assert int(re.search(r"^Runs: +(\d+) of", header, re.MULTILINE)[1]) == len(points)
-    # A study that is stopped early has all methods of what it has finished.
+    # A study that is stopped early has every method for each setting it has finished.
     methods = [point.values["objective.generator.kind"] for point in points[:4]]
     assert methods == [None, "augmented", "hard", "pair"]
 

@@ -67,7 +67,7 @@ def results(**kept):
     """Runs of the part bits: kept[objective] = {value: what seeds 0, 1, 2 keep of the shape}."""
     return [
         {"part": "bits", "objective": objective, "value": value, "seed": seed, "steps": 9, "batch_size": 4}
-        | {"model.width": 8, "pictures": 50, "kept": {"shape": share}}
+        | {"model.width": 8, "images": 50, "kept": {"shape": share}}
         for objective, of_value in kept.items()
         for value, shares in of_value.items()
         for seed, share in enumerate(shares)

@@ -1,4 +1,4 @@
-"""Run folders as a trainer writes them, with invented numbers and pictures."""
+"""Run folders as a trainer writes them, with invented numbers and images."""
 
 import json
 import zlib
@@ -51,7 +51,7 @@ def features_of(strength: float, seed: int):
     return of
 
 
-def picture_of(label: int, style: int, side: int = 48) -> np.ndarray:
+def image_of(label: int, style: int, side: int = 48) -> np.ndarray:
     """uint8 [side, side, 4]: shape by group, color by subgroup, frame by style."""
     label, style = int(label), int(style)
     image = Image.new("RGBA", (side, side), (0, 0, 0, 0))
@@ -126,13 +126,13 @@ def write_run(
     own = np.kron(np.eye(48), 1 - np.eye(2))
     caption = lambda label: f"<thing {label}>, {GROUPS[label % 5]}"  # noqa: E731
     drawn = lambda of, row: (  # noqa: E731
-        picture_of(of.label[row], of.attributes["style"][row]),
+        image_of(of.label[row], of.attributes["style"][row]),
         caption(of.label[row]),
     )
     save_snapshot(
         folder / "report_data.npz",
         BatchPanel(
-            images=np.stack([picture_of(l, s) for l, s in zip(batch.label, batch.attributes["style"])]),
+            images=np.stack([image_of(l, s) for l, s in zip(batch.label, batch.attributes["style"])]),
             captions=[caption(label) for label in batch.label],
             groups=[GROUPS[label % 5] for label in batch.label],
             target=softmax_graph(twice, 0.15) if soft else own,
@@ -141,7 +141,7 @@ def write_run(
             similarity=captions,
         ),
         neighbors=find_neighbors(test),
-        picture_of=partial(drawn, test),
+        image_of=partial(drawn, test),
         more=map_arrays(test)
         | error_arrays(find_errors(train, test), partial(drawn, test), partial(drawn, train), None),
     )

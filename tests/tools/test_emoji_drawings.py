@@ -32,6 +32,6 @@ def test_an_icon_serves_one_concept_but_its_mirror_image_another():
     assert match_icons(concepts, {"icons": {"left": {}}, "aliases": aliases}, {}) == {0: "left", 1: "right"}
 
 
-def test_drop_shared_leaves_a_picture_to_the_first_concept():
-    pictures = {"noto": {4: b"x", 2: b"x", 3: b"y"}, "fluent": {2: b"z", 1: b"y", 3: b"w"}}
-    assert drop_shared(pictures) == {"noto": {2: b"x"}, "fluent": {2: b"z", 1: b"y", 3: b"w"}}
+def test_drop_shared_leaves_an_image_to_the_first_concept():
+    images = {"noto": {4: b"x", 2: b"x", 3: b"y"}, "fluent": {2: b"z", 1: b"y", 3: b"w"}}
+    assert drop_shared(images) == {"noto": {2: b"x"}, "fluent": {2: b"z", 1: b"y", 3: b"w"}}

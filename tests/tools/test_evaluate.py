@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.evals.color_world import picture, write_colors, write_sets
+from tests.evals.color_world import image, write_colors, write_sets
 from tests.tiny import tiny_config
 from tests.tools.test_report import read
 from xsample_jax.checkpoint import Checkpoints
@@ -144,7 +144,7 @@ def test_a_model_of_other_data_on_the_robustness_table(run, tmp_path, capsys):
     write_sets(tmp_path / "sets")
     for pair, color in (("ancient building", 0), ("ancient clock", 6), ("broken clock", 11)):
         for number in range(4):
-            picture(tmp_path / "sets" / "release_dataset" / "images" / pair / f"{number}.jpg", color)
+            image(tmp_path / "sets" / "release_dataset" / "images" / pair / f"{number}.jpg", color)
     shutil.rmtree(tmp_path / "sets" / "imagenet-r")
     data = ["--config.data.source=records", f"--config.data.path={tmp_path / 'records'}", "--config.eval.split=val"]
     arguments = [f"--checkpoint={run}", "--evals=robustness,mit_states", "--probe=ridge", f"--sets={tmp_path / 'sets'}"]

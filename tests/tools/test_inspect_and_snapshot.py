@@ -1,4 +1,4 @@
-"""Graph pictures' numbers and the snapshot file."""
+"""Graph images' numbers and the snapshot file."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def test_fold_views_keeps_rows_and_puts_own_views_on_the_diagonal(rng):
         fold_views(target, 2)
 
 
-def test_by_group_and_picture(rng):
+def test_by_group_and_image(rng):
     order, spans = by_group(["b", "a", "b", "a", "c"])
     np.testing.assert_array_equal(order, [1, 3, 0, 2, 4])
     assert spans == [("a", 0, 2), ("b", 2, 4), ("c", 4, 5)]
@@ -102,9 +102,9 @@ def test_queries_do_not_depend_on_the_features(features):
 
 def test_snapshot_round_trip(features, rng, tmp_path):
     table = find_neighbors(features, queries=4, k=3)
-    pictures = rng.integers(0, 256, (60, 6, 6, 4), dtype=np.uint8)
+    images = rng.integers(0, 256, (60, 6, 6, 4), dtype=np.uint8)
     given = {
-        "images": pictures[:5],
+        "images": images[:5],
         "captions": [f"c{i}" for i in range(5)],
         "groups": list("abcab"),
         "target": dense_target(np.eye(5), 1.0, 2),
@@ -115,16 +115,16 @@ def test_snapshot_round_trip(features, rng, tmp_path):
         tmp_path / "report_data.npz",
         BatchPanel(**given),
         neighbors=table,
-        picture_of=lambda row: (pictures[row], f"picture {row}"),
+        image_of=lambda row: (images[row], f"image {row}"),
     )
     shot = load_snapshot(tmp_path / "report_data.npz")
     assert shot["target"].shape == (5, 5)
     assert shot["images"].shape == (5, 6, 6, 3)
-    clear = pictures[:5, ..., 3] == 0
+    clear = images[:5, ..., 3] == 0
     assert np.all(shot["images"][clear] == 255)
     for line in range(4):
-        assert shot["gallery_captions"][shot["query"][line]] == f"picture {table.query[line]}"
+        assert shot["gallery_captions"][shot["query"][line]] == f"image {table.query[line]}"
         for place in range(3):
-            assert shot["gallery_captions"][shot["neighbor"][line, place]] == f"picture {table.row[line, place]}"
+            assert shot["gallery_captions"][shot["neighbor"][line, place]] == f"image {table.row[line, place]}"
     with pytest.raises(DataError, match="target graph"):
         BatchPanel(**given | {"views": 1})

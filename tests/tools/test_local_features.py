@@ -1,4 +1,4 @@
-"""Clusters of local features: k-means finds what is there, maps are those of the encoder, pictures show them."""
+"""Clusters of local features: k-means finds what is there, maps are those of the encoder, images show them."""
 
 import jax
 import numpy as np

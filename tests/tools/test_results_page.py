@@ -1,4 +1,4 @@
-"""Tables and pictures of a grid, from invented runs."""
+"""Tables and figures of a grid, from invented runs."""
 
 import json
 import re
@@ -107,7 +107,7 @@ def test_every_metric_of_the_objectives_is_there(page):
     assert re.search(r"xclr against simclr: better on \d+ of \d+ metrics", text)
 
 
-def test_the_pictures_are_there_and_linked(page):
+def test_the_panels_are_there_and_linked(page):
     text, readme = (page / "docs" / "notes" / "results.md").read_text(), (page / "README.md").read_text()
     for name in ("results", "results-caption_noise", "results-graph"):
         assert f"({name}.png)" in text

@@ -40,7 +40,7 @@ OPERATIONS = (
     "sharpness",
 )
 
-# Color of what a warp brings in from outside of the image, as in the authors' experiments (torchvision: black).
+# Fill color for pixels from outside the image, as in the authors' experiments (torchvision: black).
 FILL = 128.0
 
 NOTHING = -1  # in place of an operation: leave the image as it is

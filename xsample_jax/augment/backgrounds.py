@@ -1,10 +1,10 @@
-"""Grounds to lay images with alpha on in evaluation: is an encoder moved by what is behind the object?
+"""Backgrounds to lay images with alpha on in evaluation: is an encoder moved by what is behind the object?
 
 After ImageNet-9 (Xiao et al. 2020, arXiv 2006.09994), which puts the same foreground on another image's background,
 of the same class (mixed-same) or of another (mixed-rand): the drop in accuracy between the two is what the background
 tells the encoder. Images with alpha have no background of their own, so the colors of another image stand in for one.
 
-Every ground is float32 0..1 and broadcasts to [B, H, W, 3], the argument `background` of `augment.eval_view`. A ground
+Every background is float32 0..1 and broadcasts to [B, H, W, 3], the argument `background` of `augment.eval_view`. It
 depends on (seed, id) and not on the place in the batch.
 """
 
@@ -74,10 +74,10 @@ def textures(ids: jax.Array, seed: int, size: int, kind: str) -> jax.Array:
 
 
 def from_images(images: jax.Array, donors: jax.Array) -> jax.Array:
-    """Returns grounds with the colors of other images, without their shapes.
+    """Returns backgrounds with the colors of other images, without their shapes.
 
     The visible pixels of a donor are blurred with a Gaussian of 1/6 of its side, counting each by its alpha; where
-    nothing visible is near, the ground fades to the donor's mean color. An invisible donor gives mid gray.
+    nothing visible is near, the background fades to the donor's mean color. An invisible donor gives mid gray.
 
     Args:
       images: uint8 [B, H, W, 3 or 4], straight alpha last.
@@ -147,12 +147,12 @@ def choose_donors(groups: np.ndarray, same: bool, seed: int) -> np.ndarray:
 
 
 def mixed_same(images: jax.Array, groups: np.ndarray, seed: int) -> jax.Array:
-    """Returns grounds in the colors of another image of the same group; see from_images and choose_donors."""
+    """Returns backgrounds in the colors of another image of the same group; see from_images and choose_donors."""
     return from_images(images, choose_donors(groups, True, seed))
 
 
 def mixed_rand(images: jax.Array, groups: np.ndarray, seed: int) -> jax.Array:
-    """Returns grounds in the colors of an image of another group; see from_images and choose_donors."""
+    """Returns backgrounds in the colors of an image of another group; see from_images and choose_donors."""
     return from_images(images, choose_donors(groups, False, seed))
 
 

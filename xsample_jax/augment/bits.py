@@ -2,7 +2,7 @@
 
 Every pixel of such a channel has the same value, 1 or -1: one bit of a hash of the delivered uint8 image. Both views of
 an image and its evaluation have the same bits, which no crop, flip or change of colors touches, so k bits tell up to
-2^k images apart without a look at the picture.
+2^k images apart without a look at the image.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""Augmentation that a gradient passes through, of what a discriminator sees: real and generated images alike.
+"""Differentiable augmentation of everything the discriminator sees, real and generated images alike.
 
 Differentiable augmentation (Zhao et al., arXiv 2006.10738): with few images a discriminator learns them by heart unless
 it only ever sees them augmented; as both kinds are, generated images do not become augmented ones. Its three policies:

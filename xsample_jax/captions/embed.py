@@ -62,7 +62,7 @@ def embed_set(
     part: tuple[int, int] | None = None,
     show: bool = True,
 ) -> EmbeddedSet:
-    """Adds the embeddings of all captions to a record set, or goes on where a call that was stopped left off.
+    """Adds the embeddings of all captions to a record set, or continues where a stopped call left off.
 
     A second call for a set that has them does nothing. Where calls were stopped makes no difference to the result.
     Of two calls for the same shards at the same time the second is refused.

@@ -228,7 +228,7 @@ class KnownRows:
         except (ValueError, EOFError, SyntaxError, OverflowError, RecursionError, MemoryError) as error:
             table, found = None, str(error)
         if found != str(self.dtype):
-            raise DataError(f"rows in {path}", found, str(self.dtype), f"Remove {path.parent} and start anew.")
+            raise DataError(f"rows in {path}", found, str(self.dtype), f"Remove {path.parent} and start again.")
         self._files.append(table)
         for index, key in enumerate(table["key"].tolist()):
             self._place[key] = (len(self._files) - 1 << 32) + index

@@ -108,7 +108,7 @@ class TorchEncoder:
 
 
 def _folder(model: str) -> Path | None:
-    """Where a model that was loaded lies."""
+    """The folder of a loaded model."""
     from huggingface_hub import snapshot_download
 
     if Path(model).is_dir():

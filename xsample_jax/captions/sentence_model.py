@@ -1,4 +1,4 @@
-"""A model folder as sentence-transformers saves it: where it lies, what it says about its model, its tokenizer."""
+"""A model folder as sentence-transformers saves it: its folder, what it says about the model, its tokenizer."""
 
 import dataclasses
 import hashlib

@@ -8,9 +8,9 @@ silence, as that is reported already.
 
 from collections.abc import Iterator
 
-from xsample_jax import param_groups
 from xsample_jax.config.rules_objective import LOSS_RULES, OBJECTIVE_RULES
 from xsample_jax.errors import ConfigError, did_you_mean
+from xsample_jax.models import param_groups
 from xsample_jax.models.towers import kind_of
 from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.optim import COOLED, SCHEDULE_FREE

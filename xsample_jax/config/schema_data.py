@@ -39,7 +39,7 @@ DATA = {
         str,
         "none",
         "ram: read the records of a folder into the memory of every host first, for small sets on slow disks. decoded: "
-        "keep every training picture in memory once it is decoded, for small sets on slow processors. disk: copy "
+        "keep every training image in memory once it is decoded, for small sets on slow processors. disk: copy "
         "shards that are in a bucket to the disk of every host (docs/data.md). none: read them where they are.",
         choices=("none", "ram", "decoded", "disk"),
     ),
@@ -157,7 +157,7 @@ AUGMENT = {
     "background": Key(
         str,
         "random_color",
-        "Ground under images with alpha: random_color per view, white, or gray.",
+        "Background under images with alpha: random_color per view, white, or gray.",
         choices=("random_color", "white", "gray"),
     ),
     "bits": Key(

@@ -1,4 +1,4 @@
-"""Config keys of what is learned: the objective, and how its loss is computed."""
+"""Config keys of the objective, and how its loss is computed."""
 
 from xsample_jax.config.key import Key
 from xsample_jax.graphs.sources import SOURCES
@@ -116,7 +116,7 @@ OBJECTIVE = {
     "memory": Key(
         tuple[dict, ...],
         None,
-        "Constants of what is kept per image: {'rho': 8.0} (objectives/learned_state.py); None: the preset's.",
+        "Constants of the per-image memory: {'rho': 8.0} (objectives/learned_state.py); None: the preset's.",
         lengths=(1,),
         optional=True,
     ),

@@ -61,7 +61,7 @@ class ShardCache:
             with partial.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != shard["sha256"]:
-                fix = "It is damaged: prepare the set again, or copy it anew."
+                fix = "It is damaged: prepare the set again, or copy it again."
                 raise DataError(f"shard {source}", found, f"SHA-256 {shard['sha256']}", fix)
             os.replace(partial, path)
         except OSError as error:

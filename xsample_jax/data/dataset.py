@@ -1,7 +1,7 @@
 """From records to batches on the host: decode in threads, batch, and remember one integer.
 
 The position in the data is one integer, batches delivered * global batch size. It means the same for any number of
-hosts, and so does the order of the rows in a batch: a run resumes on other hardware with the very same batches.
+hosts, and so does the order of the rows in a batch: a run resumes on other hardware with the same batches.
 """
 
 import copy
@@ -96,7 +96,7 @@ class Dataset:
       tokenizer, length: for caption_tokens.
       hierarchy: names of the attributes above the label in the class tree, root first, for path.
       rates: how often each record is drawn in training; None: all alike.
-      keep: every picture is decoded once and stays in memory (data.cache=decoded).
+      keep: every image is decoded once and stays in memory (data.cache=decoded).
       fit: how images become squares: crop or pad (data/decode.py).
       zero_captions: a record without a caption gets an embedding of zeros, where an evaluation can do without.
     """
@@ -116,7 +116,7 @@ class Dataset:
 
     def __post_init__(self):
         self._broken: set[int] = set()
-        self._pictures: dict[int, np.ndarray] = {}
+        self._images: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -136,7 +136,7 @@ class Dataset:
         return {"image": image} | self.drawn(index, None, image)
 
     def drawn(self, index: int, draw: int | None, image: np.ndarray) -> dict[str, np.ndarray]:
-        """Writes the picture at `index` to `image`, uint8 [size, size, channels], and returns the other entries.
+        """Writes the image at `index` to `image`, uint8 [size, size, channels], and returns the other entries.
 
         With data.caption=random the number `draw` picks its caption (None: the first).
         """
@@ -169,7 +169,7 @@ class Dataset:
 
     def _example(self, index: int, draw: int | None, image: np.ndarray) -> dict[str, np.ndarray]:
         record = self.source[index]
-        self._write_picture(record, index, image)
+        self._write_image(record, index, image)
         example = {"id": np.int32(record["id"]), "label": np.int32(record["label"])}
         if self.fields & {"caption_embedding", "caption_tokens"}:
             example |= self._caption_fields(record, index, draw)
@@ -186,9 +186,9 @@ class Dataset:
             example |= {f"attribute/{name}": np.int32(value) for name, value in record["attributes"].items()}
         return example
 
-    def _write_picture(self, record: dict, index: int, image: np.ndarray) -> None:
-        if index in self._pictures:
-            image[:] = self._pictures[index]
+    def _write_image(self, record: dict, index: int, image: np.ndarray) -> None:
+        if index in self._images:
+            image[:] = self._images[index]
             return
         try:
             decode_image(record["image"], self.image_size, self.source.channels, out=image, fit=self.fit)
@@ -198,7 +198,7 @@ class Dataset:
                 where, error.value, error.expected, 'Set --config.data.on_error="skip" to go on.'
             ) from error
         if self.keep:
-            self._pictures[index] = image.copy()
+            self._images[index] = image.copy()
 
     def _path(self, record: dict, index: int) -> np.ndarray:
         """Nodes of the class tree from below the root to the class, int32 [depth]."""
@@ -371,7 +371,7 @@ def check_not_empty(source) -> None:
 
 
 def no_records(split: str, folder) -> DataError:
-    """What is said of an empty split."""
+    """The error of an empty split."""
     fix = f"Name another split, or prepare {folder} again with a larger share for it."
     return DataError(f"split {split}", 0, "at least one record", fix)
 

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from xsample_jax.errors import DataError
 
-# Memory of a thread for pixels on their way: asking the kernel for pages anew costs a quarter of the decoding.
+# Memory of a thread for pixels on their way: asking the kernel for new pages costs a quarter of the decoding.
 
 
 LARGEST = 2**24  # bytes; what needs more gets memory of its own, that no thread keeps
@@ -39,7 +39,7 @@ def buffer_pool(use: str, *shape: int) -> np.ndarray:
 # Pixels to another size on the host, antialiased; and the center square that examples hold.
 
 
-cv2.setNumThreads(1)  # pictures are decoded in threads of their own
+cv2.setNumThreads(1)  # images are decoded in threads of their own
 
 
 FITS = ("crop", "pad")  # how an image becomes a square: data.fit
@@ -101,7 +101,7 @@ def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
 
 
 def resized(pixels: np.ndarray, width: int, height: int, out: np.ndarray | None = None) -> np.ndarray:
-    """A picture at another size: bilinear where it grows, under a triangle as wide as the step where it shrinks.
+    """An image at another size: bilinear where it grows, under a triangle as wide as the step where it shrinks.
 
     OpenCV does it in a quarter of Pillow's time, but does not antialias by itself. Linear interpolation behind the
     smoothing of `_smoothed` is that triangle exactly when a side is halved, and within a level of it on photographs for
@@ -149,12 +149,12 @@ def on_white(pixels: np.ndarray) -> np.ndarray:
     """uint8 [h, w, 3 or 4] -> [h, w, 3]: what is transparent shows white."""
     if pixels.shape[2] == 3:
         return pixels
-    picture = Image.fromarray(pixels)
-    white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-    return np.array(Image.alpha_composite(white, picture).convert("RGB"))
+    image = Image.fromarray(pixels)
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return np.array(Image.alpha_composite(white, image).convert("RGB"))
 
 
-MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # 179 million; a bigger picture is a decompression bomb to Pillow, and to us
+MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # 179 million; a bigger image is a decompression bomb to Pillow, and to us
 EXIF_ORIENTATION, TIFF_BITS = 0x0112, 258
 # What records hold. PPM is bare pixels behind a header of 15 bytes: `prepare --raw`.
 FORMATS = ("JPEG", "PNG", "WEBP", "PPM")
@@ -185,13 +185,13 @@ def decode_image(
 ) -> np.ndarray:
     """Decodes a JPEG, PNG or WebP to a square of `size` (antialiased): the center, or all of it (`fit` of `square`).
 
-    Gray, palette, 16-bit and CMYK pictures become RGB; an EXIF orientation is applied.
+    Gray, palette, 16-bit and CMYK images become RGB; an EXIF orientation is applied.
 
     Args:
-      data: the encoded picture.
+      data: the encoded image.
       size: side of the result in pixels.
-      channels: 3 (alpha composited on white) or 4 (RGBA, not premultiplied; alpha 255 where the picture has none).
-      where: names the picture in errors, as "file:index (id 7)".
+      channels: 3 (alpha composited on white) or 4 (RGBA, not premultiplied; alpha 255 where the image has none).
+      where: names the image in errors, as "file:index (id 7)".
       out: uint8 [size, size, channels], contiguous, where to write; None: memory of its own.
 
     Returns:
@@ -200,35 +200,35 @@ def decode_image(
     Raises:
       DataError: empty, truncated, damaged, too large, or of another format.
     """
-    return square(open_picture(data, size, where, reuse=True), size, channels, out, fit)
+    return square(open_image(data, size, where, reuse=True), size, channels, out, fit)
 
 
-def open_picture(
+def open_image(
     data: bytes, size: int, where: str = "", formats: tuple[str, ...] = FORMATS, reuse: bool = False
 ) -> np.ndarray:
-    """Decodes a whole picture, upright, with three channels or (where it has alpha) four.
+    """Decodes a whole image, upright, with three channels or (where it has alpha) four.
 
-    Of an animation it is the first picture. A JPEG may come out smaller than it is, but no side shorter than twice
+    Of an animation it is the first image. A JPEG may come out smaller than it is, but no side shorter than twice
     `size`. Errors as those of `decode_image`.
 
     Args:
       formats: Pillow's names of what may be read.
-      reuse: the pixels may lie where the next picture of this thread will write its own: copy what should stay.
+      reuse: the pixels may lie where the next image of this thread will write its own: copy what should stay.
 
     Returns:
       uint8 [h, w, 3 or 4].
     """
     name = f"image {where}".rstrip()
-    fix = "Replace the picture, or set data.on_error=skip."
+    fix = "Replace the image, or set data.on_error=skip."
     if not data:
         raise DataError(name, "0 bytes", "a JPEG, PNG or WebP", fix)
     try:
-        picture = _open_jpeg(data, size, reuse) if data[:3] == b"\xff\xd8\xff" else None
-        return _open_whatever_metadata(data, formats) if picture is None else picture
+        image = _open_jpeg(data, size, reuse) if data[:3] == b"\xff\xd8\xff" else None
+        return _open_whatever_metadata(data, formats) if image is None else image
     except UnidentifiedImageError:
         raise DataError(name, bytes(data[:12]), "a JPEG, PNG or WebP (these are its first bytes)", fix) from None
     except DAMAGED as error:
-        raise DataError(name, str(error)[:200], "a picture that can be decoded", fix) from error
+        raise DataError(name, str(error)[:200], "an image that can be decoded", fix) from error
 
 
 def _open_jpeg(data: bytes, size: int, reuse: bool) -> np.ndarray | None:
@@ -265,7 +265,7 @@ def has_exif(jpeg: bytes) -> bool:
 
 
 def exif_orientation(data: bytes) -> int:
-    """The EXIF orientation of a picture, 1 to 8; 1 where there is none, or none that can be read."""
+    """The EXIF orientation of an image, 1 to 8; 1 where there is none, or none that can be read."""
     for readable in (lambda: data, lambda: without_metadata(data, but_exif=True)):
         with contextlib.suppress(*DAMAGED):
             return int(Image.open(io.BytesIO(readable())).getexif().get(EXIF_ORIENTATION, 1))
@@ -310,31 +310,29 @@ def without_metadata(data: bytes, but_exif: bool = False) -> bytes:
 
 def _open_any(data: bytes, formats: tuple[str, ...]) -> np.ndarray:
     """Returns upright RGB or RGBA pixels."""
-    picture = Image.open(io.BytesIO(data), formats=formats)
-    _check_pixels(*picture.size)
-    picture.load()
+    image = Image.open(io.BytesIO(data), formats=formats)
+    _check_pixels(*image.size)
+    image.load()
     try:  # after load(), which turns a TIFF upright by itself
-        orientation = picture.getexif().get(EXIF_ORIENTATION, 1)
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     except DAMAGED:
         orientation = 1
-    if picture.mode.startswith(("I", "F")):
-        picture = Image.fromarray(_eight_bits(picture))
-    pixels = np.array(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
+    if image.mode.startswith(("I", "F")):
+        image = Image.fromarray(_eight_bits(image))
+    pixels = np.array(image.convert("RGBA" if image.has_transparency_data else "RGB"))
     return _upright(pixels, orientation)
 
 
-def _eight_bits(picture: Image.Image) -> np.ndarray:
-    """uint8 [h, w] of a gray picture of 16 bits: its high byte.
+def _eight_bits(image: Image.Image) -> np.ndarray:
+    """uint8 [h, w] of a gray image of 16 bits: its high byte.
 
     Pillow's own conversion clips at 255, so that nearly everything becomes white. Pixels of 32 bits, whole or float,
     have no agreed range: any scale would be a guess, and none makes them black. Raises ValueError for them.
     """
-    depth = picture.tag_v2.get(TIFF_BITS, (8,)) if picture.format == "TIFF" else (16,)
-    if picture.mode == "F" or max(depth) > 16:
-        raise ValueError(
-            f"{max(depth)} bits a pixel ({'float' if picture.mode == 'F' else 'integer'}); 8 or 16 are read"
-        )
-    return (np.clip(np.asarray(picture, np.int64), 0, 65535) >> 8).astype(np.uint8)
+    depth = image.tag_v2.get(TIFF_BITS, (8,)) if image.format == "TIFF" else (16,)
+    if image.mode == "F" or max(depth) > 16:
+        raise ValueError(f"{max(depth)} bits a pixel ({'float' if image.mode == 'F' else 'integer'}); 8 or 16 are read")
+    return (np.clip(np.asarray(image, np.int64), 0, 65535) >> 8).astype(np.uint8)
 
 
 def _check_pixels(width: int, height: int) -> None:

@@ -1,4 +1,4 @@
-"""Full batches read by threads, every picture written once: by its decoder, into its place in the batch."""
+"""Full batches read by threads, every image written once: by its decoder, into its place in the batch."""
 
 import dataclasses
 import functools
@@ -24,14 +24,14 @@ def threaded_batches(
 ) -> grain.DatasetIterator:
     """Batches of the examples 0 to `count` in order, read by threads, up to `ahead` batches before they are asked for.
 
-    A thread reads a piece of a batch at a time: handing over single examples costs a small picture more than its
-    decoding does (docs/notes/performance.md). Stacking pictures and joining pieces would copy each picture twice.
+    A thread reads a piece of a batch at a time: handing over single examples costs a small image more than its
+    decoding does (docs/notes/performance.md). Stacking images and joining pieces would copy each image twice.
 
     Args:
-      read: (number of the example, uint8 `image_shape` to write its picture to) -> its other entries.
+      read: (number of the example, uint8 `image_shape` to write its image to) -> its other entries.
       count: examples; those of a last batch that would not be full are left out.
       batch_size: examples of a batch.
-      image_shape: (height, width, channels) of every picture.
+      image_shape: (height, width, channels) of every image.
       threads: threads that call `read`.
       ahead: batches.
 
@@ -41,7 +41,7 @@ def threaded_batches(
     """
     piece = min(PIECE, max(1, ahead * batch_size // threads))  # some for every thread
     pieces = math.ceil(batch_size / piece)  # the last of a batch may be shorter
-    begun: dict[int, np.ndarray] = {}  # number of a batch -> its pictures, while threads write to them
+    begun: dict[int, np.ndarray] = {}  # number of a batch -> its images, while threads write to them
 
     def read_piece(number: int) -> Example:
         batch, start = number // pieces, number % pieces * piece

@@ -144,7 +144,7 @@ EMOJI_FOLDER = Path(__file__).parent / "emoji"
 
 
 def open_emoji(data, split: str) -> RecordSource:
-    """Opens a split of the emoji set, embedded or copied to `data.path`: RGBA pictures, so `channels` is 4."""
+    """Opens a split of the emoji set, embedded or copied to `data.path`: RGBA images, so `channels` is 4."""
     source = open_records(source_folder(data), split, data.fingerprint, channels=4)
     source.preload()  # at most 30 MB, and its records are packed in groups that are slow to read one by one
     return source

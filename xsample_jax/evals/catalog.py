@@ -67,19 +67,19 @@ _SETS = {
     "objectnet-113": "ObjectNet (of its 113)",
 }
 _VARIANTS = {
-    "mixed_same": "same-class ground",
-    "mixed_rand": "random-class ground",
-    "mixed_next": "next-class ground",
+    "mixed_same": "same-class background",
+    "mixed_rand": "random-class background",
+    "mixed_next": "next-class background",
     "only_fg": "foreground alone",
     "no_fg": "foreground in black",
-    "only_bg_b": "ground, object boxed out",
-    "only_bg_t": "ground, object tiled over",
+    "only_bg_b": "background, object boxed out",
+    "only_bg_t": "background, object tiled over",
 }
 _BACKGROUND = {
-    "mixed_same": "same-group ground",
-    "mixed_rand": "random-group ground",
+    "mixed_same": "same-group background",
+    "mixed_rand": "random-group background",
     "random_color": "random color",
-    "gap": "ground gap",
+    "gap": "background gap",
 }
 
 
@@ -122,11 +122,11 @@ def describe(name: str) -> Metric:
             return Metric(name, section, f"{target.capitalize()}, {_CLASSIFIER[classifier]}", direction=direction)
         case ["style", style, target, classifier]:
             return Metric(name, STYLES, f"{style}: {target}, {_CLASSIFIER.get(classifier, classifier)}")
-        case ["background", ground, target, classifier]:
+        case ["background", variant, target, classifier]:
             title = (
-                f"{_BACKGROUND.get(ground, ground).capitalize()}: {target}, {_CLASSIFIER.get(classifier, classifier)}"
+                f"{_BACKGROUND.get(variant, variant).capitalize()}: {target}, {_CLASSIFIER.get(classifier, classifier)}"
             )
-            return Metric(name, GROUNDS, title, direction=-1 if ground == "gap" else 1)
+            return Metric(name, GROUNDS, title, direction=-1 if variant == "gap" else 1)
         case ["few_shot", shots, target]:
             how = ", ridge" if target.endswith("_ridge") else ""
             return Metric(name, FEW, f"{target.removesuffix('_ridge').capitalize()}, {shots} per class{how}")

@@ -1,6 +1,6 @@
 """Evaluator "emoji": what a representation knows about concepts, styles and backgrounds it was not trained on.
 
-Probes are fitted on the features of the training split (its concepts, seen styles, plain ground) and applied,
+Probes are fitted on the features of the training split (its concepts, seen styles, plain background) and applied,
 unchanged, to held-out concepts: in seen styles, in styles never seen, and on swapped backgrounds, whose gap is
 mixed_same - mixed_rand as in ImageNet-9 (Xiao et al. 2020, arXiv 2006.09994). Names of metrics: `catalog.py`.
 """
@@ -125,4 +125,4 @@ def emoji(bench: EvalContext, out: Collector) -> None:
     out.include(evaluate_emoji(bench.features_of, bench.config.eval.split, bench.config.eval.train_split))
 
 
-EMOJI = Evaluator(emoji, "held-out concepts, unseen styles and swapped grounds of the emoji set", check)
+EMOJI = Evaluator(emoji, "held-out concepts, unseen styles and swapped backgrounds of the emoji set", check)

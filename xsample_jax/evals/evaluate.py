@@ -71,7 +71,7 @@ def write_snapshot(path: pathlib.Path, parts: RunSetup, state: TrainState, store
     groups = drawn.attributes.get("group", drawn.label)
     names = features.attribute_names.get("group", class_names)
     words = features.attribute_names.get(errors.target, class_names) if errors else None
-    picture = partial(_picture, examples, features)
+    image = partial(_image, examples, features)
     embedding = side.get("caption_embedding")
     similarity = None if embedding is None else np.asarray(embedding, np.float32)
     batch = BatchPanel(
@@ -85,11 +85,11 @@ def write_snapshot(path: pathlib.Path, parts: RunSetup, state: TrainState, store
         similarity=None if similarity is None else similarity @ similarity.T,
     )
     more = map_arrays(features, class_names)
-    more |= error_arrays(errors, picture, partial(_picture, train_examples, train), words)
-    save_snapshot(path, batch, neighbors, picture, more)
+    more |= error_arrays(errors, image, partial(_image, train_examples, train), words)
+    save_snapshot(path, batch, neighbors, image, more)
 
 
-def _picture(examples: Dataset, features: Features, row: int) -> tuple[np.ndarray, str]:
+def _image(examples: Dataset, features: Features, row: int) -> tuple[np.ndarray, str]:
     """(image, first caption) of the example that a row of features is of."""
     index = int(features.index[row])
     return examples[index]["image"], _caption(examples, index)
@@ -242,7 +242,7 @@ def evaluate_checkpoint(
       checkpoint: run folder, or RUN/checkpoints/STEP.
       overrides: `--config.KEY=VALUE` for the data that is evaluated on.
       options: of the evaluators.
-      crop: share of the side of every picture that is seen (FeatureStore).
+      crop: share of the side of every image that is seen (FeatureStore).
 
     Raises:
       Problems: all that is wrong with names, overrides, data and options, before anything is computed.

@@ -20,7 +20,7 @@ from xsample_jax.state import TrainState
 class FeatureStore:
     """Features of the splits of one state, each computed once: `store(split, background=None)`.
 
-    crop: share of the side of every picture that is seen, in its middle; 1 shows the whole center square. 224 of 256
+    crop: share of the side of every image that is seen, in its middle; 1 shows the whole center square. 224 of 256
     pixels (0.875) is the custom of ImageNet papers.
     encode: in place of that of the parts, with the same arguments and results.
     """
@@ -56,7 +56,7 @@ class FeatureStore:
         return self._features[key]
 
     def side(self, whole: bool = False) -> int:
-        """Side in pixels at which pictures from files are to be decoded, so that nothing is resized after that."""
+        """Side in pixels at which images from files are to be decoded, so that nothing is resized after that."""
         size = self.parts.config.augment.size
         return size if whole else round(size / self._crop)
 
@@ -89,24 +89,24 @@ class FeatureStore:
 
 
 def _mixed(examples: Dataset, same: bool) -> Callable[[dict], np.ndarray]:
-    """Ground from the picture of another image: of the same group, or of another (as ImageNet-9)."""
+    """A background in the colors of another image: of the same group, or of another (as ImageNet-9)."""
     records = [examples.source[index] for index in range(len(examples))]
     donors = choose_donors(np.array([record["attributes"]["group"] for record in records]), same=same, seed=0)
     donor_of = {record["id"]: int(donor) for record, donor in zip(records, donors, strict=True)}
 
-    def ground(batch: dict) -> np.ndarray:
-        pictures = np.stack([examples[donor_of[int(i)]]["image"] for i in batch["id"]])
-        return np.asarray(from_images(batch["image"], pictures), np.float32)
+    def background(batch: dict) -> np.ndarray:
+        images = np.stack([examples[donor_of[int(i)]]["image"] for i in batch["id"]])
+        return np.asarray(from_images(batch["image"], images), np.float32)
 
-    return ground
+    return background
 
 
 def _random_color(examples: Dataset) -> Callable[[dict], np.ndarray]:
-    def ground(batch: dict) -> np.ndarray:
+    def background(batch: dict) -> np.ndarray:
         colors = np.asarray(random_colors(batch["id"], seed=0), np.float32)
         return np.broadcast_to(colors.reshape(-1, 1, 1, 3), (*batch["image"].shape[:3], 3)).copy()
 
-    return ground
+    return background
 
 
 BACKGROUNDS = {

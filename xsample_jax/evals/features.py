@@ -97,7 +97,7 @@ def extract_features(
         result of the last one is fetched.
       batches: dicts with image, id, label, mask (False = padding) and, where there are any, index, caption_embedding
         and "attribute/<name>". A batch without mask has no padding.
-      background: called with the batch, gives the ground to put under its images.
+      background: called with the batch, gives the background to put under its images.
       attribute_names: the manifest's words for the attribute values.
       gather: brings {name: rows} to the host. With several processes, each of which iterates over its own rows of the
         batches, it returns the rows of all (mesh.gather_rows), so that every process has the features of the split.

@@ -1,6 +1,6 @@
 """The test sets of ImageNet classifiers in their official layouts, and which of the 1,000 classes are right for each.
 
-Every set comes down to one rule: the class that a 1,000-way probe predicts (among `candidates`) is right for a picture
+Every set comes down to one rule: the class that a 1,000-way probe predicts (among `candidates`) is right for an image
 or it is not. Tables of classes: `imagenet/` (sources in its SOURCE.md).
 """
 
@@ -15,17 +15,17 @@ import numpy as np
 
 from xsample_jax.data.class_texts import read_classes
 from xsample_jax.data.dataset import Dataset
-from xsample_jax.data.decode import open_picture, square
+from xsample_jax.data.decode import open_image, square
 from xsample_jax.data.records import MANIFEST, open_records, read_manifest
 from xsample_jax.errors import DataError, did_you_mean
 from xsample_jax.prepare.example import IMAGE_SUFFIXES
 
-# Pictures in files as examples: image, id, label, by index; what data.pipeline reads from records.
+# Images in files as examples: image, id, label, by index; what data.pipeline reads from records.
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageFiles:
-    """Random access to decoded pictures, uint8 [size, size, 3]: short side resized, center square.
+    """Random access to decoded images, uint8 [size, size, 3]: short side resized, center square.
 
     border: pixels that are cut off all around first, at the size of the file.
     """
@@ -42,25 +42,25 @@ class ImageFiles:
         return (self.size, self.size, 3)
 
     def drawn_or_next(self, index: int, draw: None, image: np.ndarray) -> tuple[dict[str, np.ndarray], bool]:
-        """As that of `data.pipeline.Examples`: the picture goes to `image`. None is ever left out."""
+        """As that of `data.pipeline.Examples`: the image goes to `image`. None is ever left out."""
         path = self.paths[index]
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise DataError("picture", str(path), f"a file that can be read ({error.strerror})") from error
+            raise DataError("image", str(path), f"a file that can be read ({error.strerror})") from error
         # A border is counted in pixels of the file: no shrinking while it is decoded.
-        pixels = open_picture(data, self.size if not self.border else 2**16, str(path), reuse=True)
+        pixels = open_image(data, self.size if not self.border else 2**16, str(path), reuse=True)
         if self.border:
             if min(pixels.shape[:2]) <= 2 * self.border:
                 sides = " x ".join(map(str, pixels.shape[1::-1]))
-                raise DataError(f"picture {path}", sides, f"more than its border of {self.border} pixels all around")
+                raise DataError(f"image {path}", sides, f"more than its border of {self.border} pixels all around")
             pixels = pixels[self.border : -self.border, self.border : -self.border]
         square(pixels, self.size, 3, image)
         return {"id": np.int32(index), "label": np.int32(-1)}, True
 
 
-def pictures_in(folders: Iterable[Path]) -> tuple[list[Path], np.ndarray]:
-    """The pictures directly inside each folder, sorted by name, and the number of their folder, int [n]."""
+def images_in(folders: Iterable[Path]) -> tuple[list[Path], np.ndarray]:
+    """The images directly inside each folder, sorted by name, and the number of their folder, int [n]."""
     paths, numbers = [], []
     for number, folder in enumerate(folders):
         found = sorted(path for path in folder.iterdir() if path.suffix[1:].lower() in IMAGE_SUFFIXES)
@@ -81,12 +81,12 @@ REAL = ("real.json", "reassessed-imagenet/real.json")
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
-    """The pictures of a set.
+class Images:
+    """The images of a set.
 
     Attributes:
       opened: (side in pixels) -> the n examples, by index.
-      group: int [n]; right: bool [groups, 1000], the classes that are right for a picture of that group. A picture for
+      group: int [n]; right: bool [groups, 1000], the classes that are right for an image of that group. An image for
         which none is does not count.
       candidates: int, the classes among which a probe chooses.
     """
@@ -100,15 +100,15 @@ class Pictures:
 @dataclasses.dataclass(frozen=True)
 class RobustSet:
     """Attributes:
-    places: where it lies below the folder of all sets; the first that is there counts.
-    lister: the pictures of that place; pictures of one place are the same, in the same order, for all sets.
-    page: where to get it; layout: how it lies there once unpacked.
-    count: pictures of the official set.
-    whole: the protocol shows the whole picture, whatever the view of other sets.
+    places: folders below that of all sets; the first that exists counts.
+    lister: the images of that place; images of one place are the same, in the same order, for all sets.
+    page: where to get it; layout: its files once unpacked.
+    count: images of the official set.
+    whole: the protocol shows the whole image, whatever the view of other sets.
     """
 
     places: tuple[str, ...]
-    lister: Callable[[Path], Pictures]
+    lister: Callable[[Path], Images]
     page: str
     layout: str
     count: int
@@ -118,16 +118,16 @@ class RobustSet:
         """The folder of the set, or None."""
         return next((root / place for place in self.places if (root / place).is_dir()), None)
 
-    def listed(self, folder: Path) -> Pictures:
-        """The pictures in the folder of the set; DataError for a folder that is not as it should be, or empty."""
-        pictures = self.lister(folder)
-        if not len(pictures.group):
-            raise DataError(f"pictures in {folder}", 0, "at least one", f"Unpack the set as {self.layout}.")
-        return pictures
+    def listed(self, folder: Path) -> Images:
+        """The images in the folder of the set; DataError for a folder that is not as it should be, or empty."""
+        images = self.lister(folder)
+        if not len(images.group):
+            raise DataError(f"images in {folder}", 0, "at least one", f"Unpack the set as {self.layout}.")
+        return images
 
 
 def files(paths: Sequence[Path], border: int = 0) -> Callable[[int], ImageFiles]:
-    """Opens pictures in files, without a border of that many pixels."""
+    """Opens images in files, without a border of that many pixels."""
     return lambda size: ImageFiles(paths, size, border)
 
 
@@ -145,7 +145,7 @@ def one_hot(classes: Sequence[Sequence[int]]) -> np.ndarray:
     return right
 
 
-def by_wordnet_id(folder: Path, subset: str | None = None) -> Pictures:
+def by_wordnet_id(folder: Path, subset: str | None = None) -> Images:
     """Folders named by WordNet ids, as ImageNet's, or a record set; `subset`: the table of the classes there are."""
     if (folder / MANIFEST).exists():
         return by_records(folder, subset)
@@ -157,8 +157,8 @@ def by_wordnet_id(folder: Path, subset: str | None = None) -> Pictures:
             known = [wordnet_id for wordnet_id, index in number.items() if index in candidates]
             expected = f"WordNet ids of the {len(candidates)} classes as names of the folders"
             raise DataError(f"folder {path}", path.name, expected, did_you_mean(path.name, known)[:200])
-    paths, place = pictures_in(folders)
-    return Pictures(files(paths), place, one_hot([[number[path.name]] for path in folders]), candidates)
+    paths, place = images_in(folders)
+    return Images(files(paths), place, one_hot([[number[path.name]] for path in folders]), candidates)
 
 
 def imagenet_numbers(class_names: Sequence[str]) -> np.ndarray | None:
@@ -174,7 +174,7 @@ def imagenet_numbers(class_names: Sequence[str]) -> np.ndarray | None:
     return None if None in numbers or not numbers else np.array(numbers)
 
 
-def by_records(folder: Path, subset: str | None = None) -> Pictures:
+def by_records(folder: Path, subset: str | None = None) -> Images:
     """A record set whose classes are ImageNet's, as `tools.prepare` makes one of TFDS' imagenet_v2, imagenet_a, ..."""
     manifest = read_manifest(folder)
     numbers = imagenet_numbers(manifest.class_names)
@@ -184,10 +184,10 @@ def by_records(folder: Path, subset: str | None = None) -> Pictures:
     candidates = np.arange(CLASSES) if subset is None else np.array(table("subsets")[subset])
     labels = np.array([source[index]["label"] for index in range(len(source))])
     right = one_hot([*([number] for number in numbers), []])  # the last row is that of -1, no label: it does not count
-    return Pictures(lambda size: Dataset(source, size, "first"), labels, right, candidates)
+    return Images(lambda size: Dataset(source, size, "first"), labels, right, candidates)
 
 
-def by_number(folder: Path) -> Pictures:
+def by_number(folder: Path) -> Images:
     """Folders named by the number of the class, 0 to 999 (ImageNet-V2), or a record set."""
     if (folder / MANIFEST).exists():
         return by_records(folder)
@@ -195,18 +195,18 @@ def by_number(folder: Path) -> Pictures:
     for path in folders:
         if not path.name.isdigit() or int(path.name) >= CLASSES:
             raise DataError(f"folder {path}", path.name, "0 to 999, the number of the class")
-    paths, place = pictures_in(folders)
-    return Pictures(files(paths), place, one_hot([[int(path.name)] for path in folders]))
+    paths, place = images_in(folders)
+    return Images(files(paths), place, one_hot([[int(path.name)] for path in folders]))
 
 
-def reassessed(folder: Path) -> Pictures:
-    """The validation pictures with the labels of real.json; those without one do not count, as its README says.
+def reassessed(folder: Path) -> Images:
+    """The validation images with the labels of real.json; those without one do not count, as its README says.
 
     Its list number i belongs to ILSVRC2012_val_0000000<i + 1>: the file names say which.
     """
     if (folder / MANIFEST).exists():
         expected = "files ILSVRC2012_val_*.JPEG in folders, as records do not keep the names by which ReaL goes"
-        raise DataError(f"pictures in {folder}", "a record set", expected)
+        raise DataError(f"images in {folder}", "a record set", expected)
     root = folder.parent.parent
     file = next((root / place for place in REAL if (root / place).is_file()), None)
     if file is None:
@@ -218,37 +218,37 @@ def reassessed(folder: Path) -> Pictures:
     except (ValueError, TypeError, IndexError) as error:
         expected = f"a list of lists of classes, 0 to {CLASSES - 1}, as JSON ({error})"
         raise DataError("ImageNet-ReaL", str(file), expected) from error
-    paths, _ = pictures_in(subfolders(folder))
+    paths, _ = images_in(subfolders(folder))
     right = []
     for path in paths:
         match = re.fullmatch(r"ILSVRC2012_val_(\d{8})", path.stem)
         if not match or not 1 <= int(match[1]) <= len(labels):
-            raise DataError(f"picture {path}", path.stem, f"ILSVRC2012_val_ and a number up to {len(labels):08d}")
+            raise DataError(f"image {path}", path.stem, f"ILSVRC2012_val_ and a number up to {len(labels):08d}")
         right.append(labels[int(match[1]) - 1])
-    return Pictures(files(paths), np.arange(len(paths)), one_hot(right))
+    return Images(files(paths), np.arange(len(paths)), one_hot(right))
 
 
-def of_imagenet9(folder: Path) -> Pictures:
+def of_imagenet9(folder: Path) -> Images:
     """Folders 00_dog to 08_fish; a prediction counts by its superclass, one of no superclass is wrong."""
     classes = list(table("imagenet9").values())
     folders = subfolders(folder)
     for path in folders:
         if not path.name[:2].isdigit() or int(path.name[:2]) >= len(classes):
             raise DataError(f"folder {path}", path.name, "00_dog to 08_fish")
-    paths, place = pictures_in(folders)
-    return Pictures(files(paths), place, one_hot([classes[int(path.name[:2])] for path in folders]))
+    paths, place = images_in(folders)
+    return Images(files(paths), place, one_hot([classes[int(path.name[:2])] for path in folders]))
 
 
-def of_objectnet(folder: Path, among_113: bool = False) -> Pictures:
+def of_objectnet(folder: Path, among_113: bool = False) -> Images:
     """The 113 of the 313 folders that ImageNet has classes for; the red border of two pixels is cut off.
 
     Predictions are 1,000-way and mapped, as in the official code; `among_113`: only classes that map to one of the 113.
     """
     classes: Mapping[str, Sequence[int]] = table("objectnet")
     folders = [path for path in subfolders(folder) if path.name in classes]
-    paths, place = pictures_in(folders)
+    paths, place = images_in(folders)
     candidates = np.unique(np.concatenate(list(classes.values()))) if among_113 else np.arange(CLASSES)
-    return Pictures(files(paths, border=2), place, one_hot([classes[path.name] for path in folders]), candidates)
+    return Images(files(paths, border=2), place, one_hot([classes[path.name] for path in folders]), candidates)
 
 
 _IMAGENET = ("imagenet/val", "imagenet/validation")

@@ -13,10 +13,10 @@ from xsample_jax.evals.metrics import Collector, difference_of_means, majority
 from xsample_jax.evals.robust_sets import (
     SETS,
     ImageFiles,
-    Pictures,
+    Images,
     RobustSet,
     imagenet_numbers,
-    pictures_in,
+    images_in,
     subfolders,
 )
 
@@ -53,18 +53,18 @@ def robustness(bench: EvalContext, out: Collector) -> None:
             missing.setdefault(robust.page, []).append(name)
             continue
         try:
-            pictures = robust.listed(folder)
+            images = robust.listed(folder)
             if folder not in scores:
-                scores[folder] = _scores(bench, probe, robust, folder, pictures)
+                scores[folder] = _scores(bench, probe, robust, folder, images)
             if isinstance(scores[folder], DataError):
                 raise scores[folder]
-            hits[name] = correct(scores[folder], columns, pictures)
-        except DataError as error:  # a set that is not as it should be; the rest goes on
+            hits[name] = correct(scores[folder], columns, images)
+        except DataError as error:  # one broken set does not stop the others
             out.note(f"{name}: {error}")
             continue
         _count(out, name, robust, len(hits[name]))
-        unit, chance = np.arange(len(hits[name])), constant_guess(columns, pictures)
-        allowed = int(np.isin(columns, pictures.candidates).sum())
+        unit, chance = np.arange(len(hits[name])), constant_guess(columns, images)
+        allowed = int(np.isin(columns, images.candidates).sum())
         out.add_per_example(f"robustness/{name}", hits[name], unit, classes=allowed, chance=chance)
         if name == GAP[1] and GAP[0] in hits:
             gap = difference_of_means(hits[GAP[0]], hits[name])
@@ -75,44 +75,44 @@ def robustness(bench: EvalContext, out: Collector) -> None:
 
 
 def _scores(
-    bench: EvalContext, probe: LinearProbe, robust: RobustSet, folder: Path, pictures: Pictures
+    bench: EvalContext, probe: LinearProbe, robust: RobustSet, folder: Path, images: Images
 ) -> np.ndarray | DataError:
-    """Scores of the n pictures of a folder, [n, K].
+    """Scores of the n images of a folder, [n, K].
 
-    The DataError of pictures that cannot be read is returned: the next set of the same folder does not try again.
+    The DataError of images that cannot be read is returned: the next set of the same folder does not try again.
     """
     try:
-        examples = pictures.opened(bench.features_of.side(whole=robust.whole))
+        examples = images.opened(bench.features_of.side(whole=robust.whole))
         features = bench.features_of.encoded(examples, str(folder.relative_to(bench.options.sets)), robust.whole)
     except DataError as error:
         return error
     return probe.scores(features.features)
 
 
-def correct(scores: np.ndarray, columns: np.ndarray, pictures) -> np.ndarray:
-    """Whether the best candidate is right, float32 [m], for the m pictures that have a right class.
+def correct(scores: np.ndarray, columns: np.ndarray, images) -> np.ndarray:
+    """Whether the best candidate is right, float32 [m], for the m images that have a right class.
 
     scores: [n, K], column j for the ImageNet class columns[j].
     """
-    allowed = np.isin(columns, pictures.candidates)
+    allowed = np.isin(columns, images.candidates)
     if not allowed.any():
         raise DataError("classes of the probe", len(columns), "some of the classes that this set is about")
     predicted = columns[allowed][scores[:, allowed].argmax(axis=1)]
-    counted = pictures.right.any(axis=1)[pictures.group]
-    return pictures.right[pictures.group, predicted][counted].astype(np.float32)
+    counted = images.right.any(axis=1)[images.group]
+    return images.right[images.group, predicted][counted].astype(np.float32)
 
 
-def constant_guess(columns: np.ndarray, pictures: Pictures) -> float:
+def constant_guess(columns: np.ndarray, images: Images) -> float:
     """Accuracy of the best single class for all images: the majority class, for several right ones an image too."""
-    allowed = columns[np.isin(columns, pictures.candidates)]
-    counted = pictures.right.any(axis=1)[pictures.group]
-    count = np.bincount(pictures.group[counted], minlength=len(pictures.right)).astype(np.float32)
-    return float((count @ pictures.right[:, allowed]).max() / max(count.sum(), 1))
+    allowed = columns[np.isin(columns, images.candidates)]
+    counted = images.right.any(axis=1)[images.group]
+    count = np.bincount(images.group[counted], minlength=len(images.right)).astype(np.float32)
+    return float((count @ images.right[:, allowed]).max() / max(count.sum(), 1))
 
 
 def _count(out: Collector, name: str, robust: RobustSet, found: int) -> None:
     if found != robust.count:
-        out.note(f"{name}: {found:,} pictures are here, the official set has {robust.count:,}")
+        out.note(f"{name}: {found:,} images are here, the official set has {robust.count:,}")
 
 
 ROBUSTNESS = Evaluator(
@@ -122,10 +122,10 @@ ROBUSTNESS = Evaluator(
 )
 
 
-# MIT-States: a linear layer for objects and one for attributes, trained on a random half of the pictures.
+# MIT-States: a linear layer for objects and one for attributes, trained on a random half of the images.
 #
 # The X-CLR paper splits the set in two equal halves at random and does not publish the seed; here it is SEED. The
-# folders of the official archive are named "<attribute> <object>"; those called "adj <object>" hold pictures without
+# folders of the official archive are named "<attribute> <object>"; those called "adj <object>" hold images without
 # an attribute and are left out, which leaves 245 objects and 115 attributes.
 
 
@@ -136,7 +136,7 @@ OBJECTS, ATTRIBUTES = 245, 115
 
 
 def find(root: Path | None) -> Path | None:
-    """The folder of the pictures below the folder of all sets, or None."""
+    """The folder of the images below the folder of all sets, or None."""
     return next((root / place for place in PLACES if (root / place).is_dir()), None) if root else None
 
 
@@ -148,7 +148,7 @@ def check_mit_states(bench: EvalContext) -> Iterator[UserError]:
 
 
 def listed(folder: Path) -> tuple[list[Path], dict[str, np.ndarray], dict[str, list[str]]]:
-    """(pictures, {"objects", "attributes": labels int [n]}, names of the labels)."""
+    """(images, {"objects", "attributes": labels int [n]}, names of the labels)."""
     pairs = []
     for path in subfolders(folder):
         attribute, _, thing = path.name.replace("_", " ").partition(" ")
@@ -156,7 +156,7 @@ def listed(folder: Path) -> tuple[list[Path], dict[str, np.ndarray], dict[str, l
             raise DataError(f"folder {path}", path.name, "an attribute, a space and an object, as 'ancient building'")
         if attribute != "adj":
             pairs.append((path, attribute, thing))
-    paths, place = pictures_in(path for path, _, _ in pairs)
+    paths, place = images_in(path for path, _, _ in pairs)
     labels, names = {}, {}
     for column, kind in ((1, "attributes"), (2, "objects")):
         words, number = np.unique([pair[column] for pair in pairs], return_inverse=True)

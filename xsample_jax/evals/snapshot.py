@@ -78,7 +78,7 @@ class BatchPanel:
     """One batch of images with its graphs, as the report draws it.
 
     Attributes:
-      images: uint8 [n, h, w, 3 or 4], before augmentation (alpha goes on white).
+      images: uint8 [n, h, w, 3 or 4], before augmentation (alpha is composited on white).
       captions, groups: n words each.
       target, student: float [N, N] with N = views * n and row = image * views + view: the target graph T and the
         student's softmax P of that batch; rows sum to 1, the diagonal is 0. Stored folded to [n, n] (`fold_views`).
@@ -127,26 +127,26 @@ def save_snapshot(
     path: str | Path,
     batch: BatchPanel,
     neighbors: NeighborTable | None = None,
-    picture_of: Callable[[int], tuple[np.ndarray, str]] | None = None,
+    image_of: Callable[[int], tuple[np.ndarray, str]] | None = None,
     more: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Writes report_data.npz.
 
     Args:
-      neighbors: of `find_neighbors`, with `picture_of(row) -> (uint8 image [h, w, 3 or 4], caption)`.
+      neighbors: of `find_neighbors`, with `image_of(row) -> (uint8 image [h, w, 3 or 4], caption)`.
       more: arrays of other parts of the report, by names with the part in front (map/xy, errors/images).
 
     Raises:
-      DataError: neighbors without their pictures.
+      DataError: neighbors without their images.
     """
     arrays = batch.arrays()
     if neighbors is not None:
-        if picture_of is None:
-            raise DataError("picture_of", None, "a function from a row to its picture and caption")
+        if image_of is None:
+            raise DataError("image_of", None, "a function from a row to its image and caption")
         rows = np.unique(np.concatenate([neighbors.query, neighbors.row.ravel()]))
-        pictures, words = zip(*(picture_of(int(row)) for row in rows), strict=True)
+        images, words = zip(*(image_of(int(row)) for row in rows), strict=True)
         arrays |= {
-            "gallery_images": _on_white(np.stack(pictures)),
+            "gallery_images": _on_white(np.stack(images)),
             "gallery_captions": np.asarray(words, dtype=np.str_),
             "gallery_rows": rows,
             "query": np.searchsorted(rows, neighbors.query),
@@ -176,7 +176,7 @@ def _on_white(images: np.ndarray) -> np.ndarray:
 
 
 # Target and student graph of a batch of held-out images, as the objective of a run sees them: two of the report's
-# pictures.
+# images.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,7 +295,7 @@ def find_errors(train: Features, test: Features, count: int = 12, k: int = 6, se
 
     wrong = np.flatnonzero(predicted != truth[rows])
     wrong = wrong[np.argsort(truth_share[wrong] - share[wrong], kind="stable")]
-    if target != "label":  # several pictures of one concept make the same error
+    if target != "label":  # several images of one concept make the same error
         _, first = np.unique(test.label[rows[wrong]], return_index=True)
         wrong = wrong[np.sort(first)]
     worst = wrong[:count]
@@ -308,8 +308,8 @@ def find_errors(train: Features, test: Features, count: int = 12, k: int = 6, se
 
 def error_arrays(
     table: ErrorTable | None,
-    picture_of: Callable[[int], tuple[np.ndarray, str]],
-    train_picture_of: Callable[[int], tuple[np.ndarray, str]],
+    image_of: Callable[[int], tuple[np.ndarray, str]],
+    train_image_of: Callable[[int], tuple[np.ndarray, str]],
     names: Sequence[str] | None,
 ) -> Mapping[str, np.ndarray]:
     """Arrays for the snapshot; `names` are the words of the target's values.
@@ -321,7 +321,7 @@ def error_arrays(
         return {}
     word = lambda value: str(names[value]) if names else str(value)  # noqa: E731
     rows = [
-        [picture_of(int(row)), *(train_picture_of(int(near)) for near in nearest)]
+        [image_of(int(row)), *(train_image_of(int(near)) for near in nearest)]
         for row, nearest in zip(table.row, table.evidence, strict=True)
     ]
     return {
@@ -338,7 +338,7 @@ def error_arrays(
 # A flat map of the evaluated images: their features on the two axes of largest variance (PCA).
 
 
-POINTS = 2000  # more than this cannot be told apart in a picture
+POINTS = 2000  # more than this cannot be told apart in an image
 VALUES = 24  # an attribute with more values than this has no colors
 MOST_COMMON = 11
 

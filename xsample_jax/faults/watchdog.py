@@ -86,7 +86,7 @@ class TimedBatches:
         )
 
 
-# A checkpoint that cannot be written (disk full, no permission) is said aloud; the training goes on.
+# A checkpoint that cannot be written (disk full, no permission) is logged as an error; training continues.
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import sys
 def say(text: str, error: bool = False) -> None:
     """Prints a line to standard output, or to standard error; what cannot be written is dropped.
 
-    A run started as `python ... | head` or with its log on a full disk goes on, and saves.
+    A run started as `python ... | head` or with its log on a full disk continues, and saves.
     """
     stream = sys.stderr if error else sys.stdout
     if stream is None:  # started with it closed

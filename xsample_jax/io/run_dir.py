@@ -130,7 +130,7 @@ HISTORY = "history.jsonl"
 
 
 def log_event(folder: pathlib.Path, event: str, **facts) -> None:
-    """Appends a line {"time", "event", ...}, from the first process; one that cannot be written is said, no more."""
+    """Appends a line {"time", "event", ...}, from the first process; one that cannot be written is only logged."""
     if jax.process_index() != 0:
         return
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -68,11 +68,11 @@ class Timers:
         self._window_steps += 1
 
     def read(self) -> dict[str, float]:
-        """Returns the numbers of the time since the last read and starts anew.
+        """Returns the numbers of the time since the last read and starts over.
 
         compile_seconds, evaluation_seconds, checkpoint_seconds: where there was any. And, if a step was finished:
         images_per_second, also per chip; seconds_per_step; data_wait_share: part of the training time spent waiting for
-        the host; mfu: model FLOPs per second as a share of what the chips can do in bfloat16 (where that is known).
+        the host; mfu: model FLOPs per second as a share of the chips' peak in bfloat16 (where that is known).
         """
         now = self._now()
         training = now - self._window_start - sum(self._window.get(name, 0.0) for name in _ASIDE)
@@ -238,7 +238,7 @@ def memory_in_use(devices: Iterable) -> dict[str, float]:
 #     --config.log.profile=100,5      steps 100 to 104, as metrics.jsonl counts them
 #     kill -USR1 PID                  the next 5 steps (or as many as log.profile says)
 #
-# The trace lies in <run folder>/profile; `pip install xprof` and `xprof --port 8791 <run folder>/profile` show it.
+# The trace is in <run folder>/profile; `pip install xprof` and `xprof --port 8791 <run folder>/profile` show it.
 
 
 STEPS_ON_SIGNAL = 5

@@ -26,7 +26,7 @@ class Writer(Protocol):
 
 
 class RetryingWriter:
-    """A writer whose lines wait, in order, while it raises OSError. The first failure of a series is said aloud."""
+    """A writer whose lines wait, in order, while it raises OSError. The first failure of a series is logged."""
 
     def __init__(self, writer):
         self._writer = writer
@@ -68,7 +68,7 @@ RUN_ID = "wandb_id.txt"
 class WandbWriter:
     """Sends the numbers of a step to a W&B run; WANDB_MODE=offline keeps them in <run folder>/wandb.
 
-    A resumed run goes on in the same W&B run, whose id is kept in the run folder. Steps that were logged before a kill
+    A resumed run continues the same W&B run, whose id is kept in the run folder. Steps that were logged before a kill
     and are done again are ignored by W&B; their numbers are the same.
 
     Args:

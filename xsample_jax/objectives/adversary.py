@@ -13,7 +13,7 @@ augmentation that a gradient passes through (augment/differentiable.py), a turn 
 with lambda and mu climbing from 0 to `weight` over `ramp`, from `start` on. The encoder never gets a gradient of this,
 nor the generators one of the encoder's step: that step sees generated images as it sees all others.
 
-The state lies under adversary/ in the memory of the train state, so checkpoints keep it: parameters, second moments and
+The state is under adversary/ in the memory of the train state, so checkpoints keep it: parameters, second moments and
 the count of updates of an Adam without momentum. A generated image takes the place of one of the batch. Where the
 objective reads side information (a caption, a class) it is made from that of the image it replaces, and keeps it.
 """

@@ -28,7 +28,7 @@ from xsample_jax.registry import Choice, Slot, resolve, slot_of
 def cross_entropy(
     logits: jax.Array, target: jax.Array, log_denominator: jax.Array, attraction=1.0, repulsion=1.0
 ) -> jax.Array:
-    """l_i of every row, [A]: the mean over positives lies outside the logarithm (SupCon "out")."""
+    """l_i of every row, [A]: the mean over positives is outside the logarithm (SupCon "out")."""
     attraction, repulsion = _column(attraction), _column(repulsion)
     pairs = target * (repulsion * log_denominator - attraction * jnp.where(target > 0, logits, 0.0))
     return jnp.sum(jnp.where(target > 0, pairs, 0.0), axis=-1)

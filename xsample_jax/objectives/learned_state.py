@@ -1,6 +1,6 @@
 """What an objective remembers between steps: an EMA encoder, a queue of keys, numbers of every image.
 
-The memory is a flat dict of arrays in the train state, so checkpoints keep it and a resumed run goes on bit-exactly:
+The memory is a flat dict of arrays in the train state, so checkpoints keep it and a resumed run is bit-exact:
 
     teacher/PATH              parameters of the EMA encoder
     queue/z [Q, D] ...        embeddings of past steps with their side information; queue/filled [Q], queue/next
@@ -59,7 +59,7 @@ SHARES = ("gamma", "momentum")  # constants that are at most 1
 
 
 def constants_of(memory: Choice) -> Average:
-    """The constants of what is kept per image: those that `memory` names, the published ones for the rest.
+    """The constants of the per-image memory: those that `memory` names, the published ones for the rest.
 
     Raises ConfigError for a constant that there is not, or one out of its range.
     """

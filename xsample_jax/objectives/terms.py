@@ -202,7 +202,7 @@ class FeatureTerm:
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """What a term compares, all [A, K] where nothing else is said: the input of the equation.
+    """What a term compares, all [A, K] unless noted: the input of the equation.
 
     valid: bool, pairs that are compared at all; repelled: bool, those of them that the denominator may have;
     progress: share of the run that is over, for row weights.

@@ -1,7 +1,7 @@
 """Sources with handwritten digits as a competing feature: digits_on_images and multi_digits (arXiv 2011.02803).
 
-The digits are the 1,797 real ones that scikit-learn ships (UCI, 8 x 8 pixels), resized. Which digit a picture has is a
-hash of its key, so that digit and picture are independent, and the same on every machine.
+The digits are the 1,797 real ones that scikit-learn ships (UCI, 8 x 8 pixels), resized. Which digit an image has is a
+hash of its key, so that digit and image are independent, and the same on every machine.
 """
 
 import dataclasses
@@ -19,11 +19,11 @@ from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import Example, InputShard, Problem, Source
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-VERSION = 1  # of the pictures: another number, other pictures
+VERSION = 1  # of the images: another number, other images
 USED, CANVAS = 16, 64  # digits_on_images: different digits, side in pixels
-SIZES, MULTI_CANVAS = (20, 20), 112  # multi_digits: sides of the digits, side of the picture
+SIZES, MULTI_CANVAS = (20, 20), 112  # multi_digits: sides of the digits, side of the image
 PLACES, SHARE = (0.15, 0.45, 0.75), 1 / 8  # of the nine pasted digits, as shares of the side; of their own side
-GROUND = 64  # under pictures with alpha: dark enough for the maximum with a white digit to show it
+GROUND = 64  # under images with alpha: dark enough for the maximum with a white digit to show it
 TRAINED_ON = 0.8  # of all digits: multi_digits draws those of its training split from them, the others from the rest
 SPLITS = {"train": 8000, "val": 1000, "test": 2000}
 PER_SHARD = 1000
@@ -35,8 +35,8 @@ class DigitOptions:
 
     Attributes:
       used: how many different digits are pasted (digits_on_images).
-      canvas: side of the pictures in pixels.
-      sizes: sides of the digits in pixels, one per digit of a picture (multi_digits).
+      canvas: side of the images in pixels.
+      sizes: sides of the digits in pixels, one per digit of an image (multi_digits).
     """
 
     used: int | None = None
@@ -46,7 +46,7 @@ class DigitOptions:
 
 @functools.cache
 def handwritten_digits() -> tuple[np.ndarray, np.ndarray]:
-    """(pictures uint8 [1797, 8, 8], white on black; digits int [1797]), digit 0 to 9 in turn as far as they reach.
+    """(images uint8 [1797, 8, 8], white on black; digits int [1797]), digit 0 to 9 in turn as far as they reach.
 
     Raises DataError without scikit-learn.
     """
@@ -56,25 +56,25 @@ def handwritten_digits() -> tuple[np.ndarray, np.ndarray]:
         fix = "pip install 'xsample_jax[digits]'"
         raise DataError("scikit-learn", None, "the library, which ships the digits", fix) from error
     found = load_digits()
-    pictures, digits = np.round(found.images * 255 / 16).astype(np.uint8), found.target
+    images, digits = np.round(found.images * 255 / 16).astype(np.uint8), found.target
     rank = np.zeros(len(digits), int)  # the how manieth of its digit
     for digit in range(10):
         rank[digits == digit] = np.arange(np.sum(digits == digit))
     order = np.lexsort((digits, rank))
-    return pictures[order], digits[order].astype(int)
+    return images[order], digits[order].astype(int)
 
 
-def resized_digit(picture: np.ndarray, side: int) -> np.ndarray:
+def resized_digit(image: np.ndarray, side: int) -> np.ndarray:
     """uint8 [8, 8] -> [side, side]."""
-    if side == len(picture):
-        return picture
-    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR))
+    if side == len(image):
+        return image
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
 
 
 def digits_source(base: Source, options: DigitOptions) -> Source:
-    """Every picture of `base` with one digit pasted nine times, in a 3 x 3 grid by the pixelwise maximum.
+    """Every image of `base` with one digit pasted nine times, in a 3 x 3 grid by the pixelwise maximum.
 
-    Pictures become squares of `canvas` pixels (alpha on dark gray), digits an eighth of that. The label stays the
+    Images become squares of `canvas` pixels (alpha on dark gray), digits an eighth of that. The label stays the
     object; the attributes are those of `base` and `digit`; a base without attributes has its label as `object`, too.
     Captions: 0 names object and digit, 1 the digit, from 2 on those of `base`. Where `base` has caption embeddings,
     caption 1 is a one-hot vector, and caption 0 both side by side, each with half of the squared length.
@@ -82,10 +82,10 @@ def digits_source(base: Source, options: DigitOptions) -> Source:
     Raises DataError for fewer than 2 digits (nothing to tell apart) or more than there are, and a canvas that is too
     small to show one.
     """
-    pictures, digits = handwritten_digits()
+    images, digits = handwritten_digits()
     used, canvas = options.used or USED, options.canvas or CANVAS
-    if options.used == 0 or not 2 <= used <= len(pictures):
-        raise DataError("--digits", options.used, f"from 2 to {len(pictures)} different digits")
+    if options.used == 0 or not 2 <= used <= len(images):
+        raise DataError("--digits", options.used, f"from 2 to {len(images)} different digits")
     if not 40 <= canvas <= 1024:
         raise DataError("--canvas", canvas, "from 40 to 1024 pixels: digits are an eighth of it")
     objects = base.class_names if not base.attributes else ()
@@ -112,8 +112,8 @@ def _with_digit(encoder: dict | None) -> dict | None:
 
 
 def paste_digits(read, used: int, canvas: int, objects: tuple[str, ...], embedded: bool) -> Iterator[Example | Problem]:
-    """Yields the examples of `read` with their digit; a picture that cannot be decoded is a problem."""
-    pictures, digits = handwritten_digits()
+    """Yields the examples of `read` with their digit; an image that cannot be decoded is a problem."""
+    images, digits = handwritten_digits()
     names = sorted(set(digits[:used]))
     side = round(canvas * SHARE)
     for example in read():
@@ -136,7 +136,7 @@ def paste_digits(read, used: int, canvas: int, objects: tuple[str, ...], embedde
             continue
         yield dataclasses.replace(
             example,
-            image=_png(pasted(pixels, resized_digit(pictures[which], side))),
+            image=_png(pasted(pixels, resized_digit(images[which], side))),
             captions=_captions(example.captions, digit),
             attributes=attributes,
             caption_embeddings=_vectors(example.caption_embeddings, digit) if embedded else None,
@@ -144,15 +144,15 @@ def paste_digits(read, used: int, canvas: int, objects: tuple[str, ...], embedde
 
 
 def pasted(pixels: np.ndarray, digit: np.ndarray) -> np.ndarray:
-    """The maximum of a picture, uint8 [S, S, 4], on GROUND and nine copies of a digit [s, s]; uint8 [S, S, 3]."""
+    """The maximum of an image, uint8 [S, S, 4], on GROUND and nine copies of a digit [s, s]; uint8 [S, S, 3]."""
     alpha = pixels[..., 3:].astype(np.float32) / 255
-    picture = np.round(pixels[..., :3] * alpha + GROUND * (1 - alpha)).astype(np.uint8)
+    image = np.round(pixels[..., :3] * alpha + GROUND * (1 - alpha)).astype(np.uint8)
     for top in PLACES:
         for left in PLACES:
-            y, x = (round(share * len(picture)) for share in (top, left))
-            part = picture[y : y + len(digit), x : x + len(digit)]
+            y, x = (round(share * len(image)) for share in (top, left))
+            part = image[y : y + len(digit), x : x + len(digit)]
             np.maximum(part, digit[..., None], out=part)
-    return picture
+    return image
 
 
 def _captions(captions: tuple[str, ...], digit: int) -> tuple[str, ...]:
@@ -175,10 +175,10 @@ def _vectors(vectors: np.ndarray | None, digit: int) -> np.ndarray | None:
 
 
 def multi_digits_source(options: DigitOptions) -> Source:
-    """11,000 pictures of digits on a black square; attributes digit_1, digit_2, ... and the label digit_1.
+    """11,000 images of digits on a black square; attributes digit_1, digit_2, ... and the label digit_1.
 
     Digits are numbered by their place in `sizes`; those of one size from left to right, as nothing else tells them
-    apart. Pixel values are added and cut off at white. Training pictures use other handwritten digits than the rest.
+    apart. Pixel values are added and cut off at white. Training images use other handwritten digits than the rest.
     Captions: 0 names all digits, 1 the first, 2 the second, ...; their vectors are one-hot, side by side.
 
     Raises DataError for sizes that do not fit on the canvas.
@@ -211,16 +211,16 @@ def multi_digits_source(options: DigitOptions) -> Source:
 
 
 def draw_digits(start: int, stop: int, sizes: tuple[int, ...], canvas: int, split: str) -> Iterator[Example]:
-    """Yields the pictures `start` to `stop`, as PNG."""
+    """Yields the images `start` to `stop`, as PNG."""
     for index in range(start, stop):
-        picture, digits = multi_digits(index, sizes, canvas, split == "train")
+        image, digits = multi_digits(index, sizes, canvas, split == "train")
         hot = np.zeros((len(sizes) + 1, len(sizes), len(DIGITS)), np.float32)
         for number, digit in enumerate(digits):
             hot[0, number, digit] = len(sizes) ** -0.5
             hot[number + 1, number, digit] = 1
         yield Example(
             key=str(index),
-            image=_png(np.repeat(picture[..., None], 3, axis=2)),
+            image=_png(np.repeat(image[..., None], 3, axis=2)),
             captions=_multi_captions(digits),
             label=digits[0],
             attributes={f"digit_{number + 1}": digit for number, digit in enumerate(digits)},
@@ -229,16 +229,16 @@ def draw_digits(start: int, stop: int, sizes: tuple[int, ...], canvas: int, spli
 
 
 def multi_digits(index: int, sizes: tuple[int, ...], canvas: int, training: bool) -> tuple[np.ndarray, list[int]]:
-    """(picture uint8 [canvas, canvas], its digits in the order of `sizes`) of number `index`."""
-    pictures, digits = handwritten_digits()
+    """(image uint8 [canvas, canvas], its digits in the order of `sizes`) of number `index`."""
+    images, digits = handwritten_digits()
     rng = np.random.default_rng([2011, index])
-    known = round(TRAINED_ON * len(pictures))
-    low, high = (0, known) if training else (known, len(pictures))
+    known = round(TRAINED_ON * len(images))
+    low, high = (0, known) if training else (known, len(images))
     which = rng.integers(low, high, len(sizes))
     corners = [rng.integers(0, canvas - size + 1, 2) for size in sizes]
     drawn = np.zeros((canvas, canvas), int)
     for size, (top, left), one in zip(sizes, corners, which, strict=True):
-        drawn[top : top + size, left : left + size] += resized_digit(pictures[one], size)
+        drawn[top : top + size, left : left + size] += resized_digit(images[one], size)
     # Digits of one size change places in the list until they are in order from left to right.
     order = sorted(range(len(sizes)), key=lambda number: (sizes.index(sizes[number]), corners[number][1], number))
     slots = sorted(range(len(sizes)), key=lambda number: (sizes.index(sizes[number]), number))

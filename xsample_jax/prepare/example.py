@@ -21,7 +21,7 @@ from xsample_jax.io.text import decode_text
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One picture as its source has it.
+    """One image as its source has it.
 
     Attributes:
       key: its name in the source.
@@ -29,7 +29,7 @@ class Example:
       captions: texts as found.
       label: index, name of a class, or None.
       attributes: further labels (see docs/data.md).
-      group: pictures of one group go into one split; None: the key decides.
+      group: images of one group go into one split; None: the key decides.
       id: kept where the source has ids of our kind; None: numbered here.
       caption_embeddings: float16 [captions, E], kept where the source has them.
     """
@@ -66,7 +66,7 @@ class Problem:
 KINDS = {
     "broken_image": "does not decode: dropped",
     "no_image": "no image, or its file is missing, outside --path, or not a regular file: dropped",
-    "unread_picture": "an image of a format that is not read (AVIF, HEIC, ...); in a tar also a link, a sparse file "
+    "unread_image": "an image of a format that is not read (AVIF, HEIC, ...); in a tar also a link, a sparse file "
     "or a name with two dots: not read",
     "scattered_members": "members of a key that are not next to each other in their tar: not read (sort it by name)",
     "broken_metadata": "JSON that cannot be read, or no label or caption where one was asked for: dropped",
@@ -89,7 +89,7 @@ class InputShard:
     Attributes:
       name: of the file or range, for messages.
       read: returns the examples and problems, in the same order every time. Must be picklable.
-      identity: of what is read and how: names, sizes, times, rows, fields. Work goes on only where it is the same.
+      identity: of what is read and how: names, sizes, times, rows, fields. Work continues only where it is the same.
       split: where all of it goes; None: the hash of the key decides.
     """
 
@@ -132,7 +132,7 @@ def chunks(items: Iterable, size: int) -> Iterator[list]:
         yield chunk
 
 
-# Which entries of a source's rows (JSON beside a picture, line of a table, TFDS example) are captions and label.
+# Which entries of a source's rows (JSON beside an image, line of a table, TFDS example) are captions and label.
 
 
 NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?")  # "3.0" too: so pandas writes a column of numbers where some are missing
@@ -145,7 +145,7 @@ class Fields:
     Attributes:
       captions: in the order in which a record will have them.
       label: of the class, a number or a name.
-      image: of the path of the picture (tables).
+      image: of the path of the image (tables).
       class_names: of the labels, when the source does not tell.
       attributes: columns or JSON entries that become attributes; of folders, names of the levels from the top.
       label_level: of folders, which level is the label: "path" (all levels joined), a number from 1, or "" (innermost).
@@ -226,7 +226,7 @@ def read_label(row: Mapping, name: str) -> int | str | None:
     return None
 
 
-# What lies below a folder: files by suffix, and the split that the first folder names.
+# What a folder contains: files by suffix, and the split that the first folder names.
 
 
 IMAGE_SUFFIXES = {

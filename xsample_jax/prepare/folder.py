@@ -1,4 +1,4 @@
-"""A folder of pictures: folder names as labels, or a table of captions and labels beside it."""
+"""A folder of images: folder names as labels, or a table of captions and labels beside it."""
 
 import collections
 import contextlib
@@ -34,7 +34,7 @@ from xsample_jax.prepare.example import (
     read_regular,
 )
 
-# CSV, JSON lines and Parquet: one row per picture or per caption.
+# CSV, JSON lines and Parquet: one row per image or per caption.
 
 
 IMAGE_COLUMNS = ("image", "file_name", "filename", "file", "path", "filepath", "image_path")
@@ -207,7 +207,7 @@ def read_files(
     for name, captions, label, values in rows:
         file = Path(root) / name
         if file.suffix[1:].lower() in UNREAD_SUFFIXES:
-            yield Problem(name, "unread_picture", file.suffix)
+            yield Problem(name, "unread_image", file.suffix)
             continue
         if os.path.isabs(name) or ".." in PurePosixPath(name).parts:
             yield Problem(name, "no_image", "outside --path")
@@ -220,7 +220,7 @@ def read_files(
                 continue
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno not in NO_FILE:
-                fix = "Give the same command again when it can be read: it goes on from here."
+                fix = "Give the same command again when it can be read: it continues from here."
                 raise DataError(f"image {name}", error.strerror, "a file that can be read", fix) from error
             yield Problem(name, "no_image", str(error))
             continue

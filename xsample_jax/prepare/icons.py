@@ -34,22 +34,22 @@ def compose_svg(icons: dict, name: str) -> str:
 
 
 def rasterize(svg: str, size: int) -> Image.Image:
-    """Draws an SVG on a transparent square, without the fonts of the machine. Returns an RGBA picture."""
+    """Draws an SVG on a transparent square, without the fonts of the machine. Returns an RGBA image."""
     import resvg_py
 
     png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
-    picture = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
-    if picture.size == (size, size):
-        return picture
+    image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+    if image.size == (size, size):
+        return image
     square = Image.new("RGBA", (size, size))  # a drawing that is not square keeps its proportions
-    square.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
+    square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
     return square
 
 
-def encode_webp(picture: Image.Image) -> bytes:
-    """Encodes without loss, the color under full transparency included; the same picture gives the same bytes."""
+def encode_webp(image: Image.Image) -> bytes:
+    """Encodes without loss, the color under full transparency included; the same image gives the same bytes."""
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", lossless=True, quality=80, method=4, exact=True)
+    image.save(buffer, "WEBP", lossless=True, quality=80, method=4, exact=True)
     return buffer.getvalue()
 
 
@@ -104,7 +104,7 @@ NUMBER = re.compile(r"( \d+)+$")  # of a variant, or what is shown: house 2, dic
 
 
 def icons_source(path: str) -> Source:
-    """Every icon of the permissively licensed sets, 64 x 64 pixels with a transparent ground.
+    """Every icon of the permissively licensed sets, 64 x 64 pixels with a transparent background.
 
     Its caption is its name without the words about its style, with the categories that its set gives it; icons of equal
     name go into one split. Attributes: the set (`style`) and its `license`; authors and links are in the package.
@@ -133,7 +133,7 @@ def _read(file: Path) -> dict:
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        fix = "Remove the folder of --path: it is fetched anew."
+        fix = "Remove the folder of --path: it is downloaded again."
         raise DataError("npm package", str(file), f"a whole {PACKAGE}@{VERSION} ({error})", fix) from error
 
 
@@ -147,15 +147,15 @@ def draw_icons(file: str, shows: dict[str, str], attributes: dict) -> Iterator[E
     for name, shown in shows.items():
         key = f"{icons['prefix']}:{name}"
         try:
-            picture = rasterize(compose_svg(icons, name), SIZE)
+            image = rasterize(compose_svg(icons, name), SIZE)
         except ValueError as error:
             yield Problem(key, "broken_image", str(error))
             continue
-        if picture.getextrema()[3][1] == 0:
+        if image.getextrema()[3][1] == 0:
             yield Problem(key, "no_image", "nothing is drawn")
             continue
         caption = ". ".join([shown, ", ".join(categories.get(name, []))]).removesuffix(". ")
-        yield Example(key, encode_webp(picture), (caption,), attributes=attributes, group=shown)
+        yield Example(key, encode_webp(image), (caption,), attributes=attributes, group=shown)
 
 
 def spoken_names(icons: dict) -> dict[str, str]:

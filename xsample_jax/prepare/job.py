@@ -18,7 +18,7 @@ from xsample_jax.data.decode import (
     has_exif,
     loses_a_third,
     on_white,
-    open_picture,
+    open_image,
     resized,
     square,
     without_metadata,
@@ -29,7 +29,7 @@ from xsample_jax.data.writer import MAX_ID
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import Source
 
-# A picture as records hold it: checked, upright, no larger than needed, in a format that decodes fast.
+# An image as records hold it: checked, upright, no larger than needed, in a format that decodes fast.
 
 
 KEPT_FORMATS = {"JPEG", "PNG", "WEBP"}
@@ -40,10 +40,10 @@ FULL_SIZE = 2**15  # more than half of any JPEG: it is not shrunk while it is de
 
 @dataclasses.dataclass(frozen=True)
 class ImageOptions:
-    """What becomes of pictures.
+    """What becomes of images.
 
     Attributes:
-      size: longest short side in pixels; larger pictures are shrunk to it, smaller ones stay. None: never shrink.
+      size: longest short side in pixels; larger images are shrunk to it, smaller ones stay. None: never shrink.
       quality: of the JPEGs that are written, 1 to 100.
       raw: store a square of `size` as bare uint8 pixels: decoding costs nothing, storage 3 * size**2 bytes.
       fit: what that square is: crop (the center) or pad (the whole image, on gray).
@@ -60,7 +60,7 @@ class ImageOptions:
         if self.fit != "crop" and not self.raw:
             raise DataError("--fit", self.fit, "nothing without --raw: other images keep their sides", "Set data.fit.")
         if self.size is not None and self.size < 1:
-            raise DataError("--size", self.size, "at least 1 pixel, or 0 for pictures as they are")
+            raise DataError("--size", self.size, "at least 1 pixel, or 0 for images as they are")
         if not 1 <= self.quality <= 100:
             raise DataError("--quality", self.quality, "1 to 100")
         if self.raw and self.size is None:
@@ -68,24 +68,24 @@ class ImageOptions:
 
 
 def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]:
-    """Decodes a picture to the last byte and returns what a record should hold of it.
+    """Decodes an image to the last byte and returns what a record should hold of it.
 
     A JPEG, PNG or WebP that is upright, 8 bits deep, in RGB, gray or palette colors and not too large stays as it is,
-    byte for byte. All else is written anew: as JPEG, or as PNG where nothing was lost before and nothing is shrunk.
-    Alpha is then composited on white, and of several pictures the first is taken.
+    byte for byte. All else is encoded again: as JPEG, or as PNG where nothing was lost before and nothing is shrunk.
+    Alpha is then composited on white, and of several images the first is taken.
 
     Returns:
       The bytes, and what is to be counted: turned, cmyk, 16_bit, animated, shrunk; one_color (all pixels alike),
       elongated (the center square loses more than a third of it).
 
     Raises:
-      DataError: the picture does not decode, or is too long for a JPEG.
+      DataError: the image does not decode, or is too long for a JPEG.
     """
-    pixels = open_picture(data, options.size or FULL_SIZE, formats=READ_FORMATS, reuse=True)
+    pixels = open_image(data, options.size or FULL_SIZE, formats=READ_FORMATS, reuse=True)
     try:
         kind, sides, changes = _header(data)
     except DAMAGED as error:
-        raise DataError("image", str(error)[:200], "a picture with a header that can be read") from error
+        raise DataError("image", str(error)[:200], "an image with a header that can be read") from error
     notes = []
     if (pixels[0] == pixels[0, 0]).all() and (pixels == pixels[0, 0]).all():
         notes.append("one_color")
@@ -122,7 +122,7 @@ def _rewrite(
 
 
 def _header(data: bytes) -> tuple[str, tuple[int, int], list[str]]:
-    """Format, sides as stored, and what is unusual about a picture and will be gone when it is written anew."""
+    """Format, sides as stored, and what is unusual about an image and will be gone when it is encoded again."""
     if data[:3] == b"\xff\xd8\xff" and not has_exif(data):
         with contextlib.suppress(ValueError):  # Pillow reads more kinds of JPEG, but takes its time
             height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
@@ -151,7 +151,7 @@ class Job:
       name: of the set.
       source: its input shards and what their numbers mean.
       splits: split -> share, for input shards that have no split of their own.
-      image: what becomes of pictures.
+      image: what becomes of images.
       require_caption: drop images without a caption.
       split_by_image: the split goes by a hash of the image, so that equal images are never on both sides of it.
       asked: the flags with which the user named entries, --caption_fields and --label_field: that no example has one,
@@ -168,7 +168,7 @@ class Job:
 
     @property
     def writer_options(self) -> str:
-        """Of ArrayRecord. Encoded pictures do not compress: trying costs 7 % of the whole work, and time when read."""
+        """Of ArrayRecord. Encoded images do not compress: trying costs 7 % of the whole work, and time when read."""
         return "group_size:1,zstd:3" if self.image.raw else "group_size:1,uncompressed"
 
     @property

@@ -68,7 +68,7 @@ _worker: tuple[Job, str] | None = None
 
 
 def _start_worker(job: Job, out: str) -> None:
-    """The job travels once per process, not once per shard: the list of a folder's pictures is long."""
+    """The job travels once per process, not once per shard: the list of a folder's images is long."""
     global _worker
     _worker = (job, out)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -126,13 +126,13 @@ JOB = "job.json"
 
 
 def prepare(job: Job, out: str | Path, runner: Runner) -> tuple[Manifest, dict]:
-    """Makes the set in `out`, or goes on where an earlier call of the same job was stopped.
+    """Makes the set in `out`, or continues where an earlier call of the same job was stopped.
 
     The result is the same bytes however often the work was interrupted, and for any runner. Until all is done there is
     no manifest, so that nothing half-written is read.
 
     Returns:
-      The manifest and the report (counts of what was kept, dropped and odd; see docs/data.md).
+      The manifest and the report (counts of records kept, dropped and odd; see docs/data.md).
 
     Raises:
       DataError: the folder holds another set or another job's work, a second process works in it, no record is left, or

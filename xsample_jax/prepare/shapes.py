@@ -1,4 +1,4 @@
-"""The controlled set `shapes` as a source: pictures drawn from six known factors, captions that name some of them."""
+"""The controlled set `shapes` as a source: images drawn from six known factors, captions that name some of them."""
 
 import hashlib
 import io
@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw
 from xsample_jax.errors import DataError, did_you_mean
 from xsample_jax.prepare.example import Example, Fields, InputShard, Source
 
-# The controlled set `shapes`: its factors, which values picture number i has, and what captions say of them.
+# The controlled set `shapes`: its factors, which values image number i has, and what captions say of them.
 #
-# Factors are independent and uniform, so chance and the similarity of any two pictures are known exactly.
+# Factors are independent and uniform, so chance and the similarity of any two images are known exactly.
 
 
 FACTORS = {
@@ -24,7 +24,7 @@ FACTORS = {
     "ground": ("sky", "grass", "sand", "brick", "night", "paper"),
     "position": ("left", "right", "top", "bottom", "center"),
 }
-# The captions of a picture, in the order of `data.caption`: what each of them names.
+# The captions of an image, in the order of `data.caption`: what each of them names.
 CAPTIONS = (tuple(FACTORS), ("shape", "color", "texture", "count"), ("shape",), ("ground",))
 
 _POSITIONS = {
@@ -35,7 +35,7 @@ _GROUNDS = {"sky": "in the sky", "night": "at night"}
 
 
 def factors_of(index: int) -> dict[str, int]:
-    """The value of every factor in picture `index`: digits of a hash, the same on every machine."""
+    """The value of every factor in image `index`: digits of a hash, the same on every machine."""
     number = int.from_bytes(hashlib.blake2b(f"shapes {index}".encode(), digest_size=16).digest(), "big")
     values = {}
     for name, names in FACTORS.items():
@@ -77,7 +77,7 @@ def check_factors(named: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in FACTORS if name in named)
 
 
-# Draws a picture of the set `shapes` from its factors: 48 x 48 pixels, one object or several alike on a ground.
+# Draws an image of the set `shapes` from its factors: 48 x 48 pixels, one object or several alike on a ground.
 
 
 SIZE = 48  # pixels
@@ -87,7 +87,7 @@ _COLORS = {
     "blue": (45, 85, 200), "purple": (125, 55, 160), "pink": (240, 130, 180), "gray": (125, 125, 130),
 }  # fmt: skip
 _CENTERS = {"left": (-0.13, 0), "right": (0.13, 0), "top": (0, -0.13), "bottom": (0, 0.13), "center": (0, 0)}
-# Places of the objects around the center of their group, and their radius, as shares of the picture's side.
+# Places of the objects around the center of their group, and their radius, as shares of the image's side.
 _GROUPS = {
     "one": (((0, 0),), 0.32),
     "two": (((-0.18, 0.08), (0.18, -0.08)), 0.19),
@@ -97,11 +97,11 @@ _GROUPS = {
 
 
 def draw(values: dict[str, int], index: int) -> Image.Image:
-    """The picture with these factors, RGB; `index` decides what no caption tells (turns, sizes, shades, grain)."""
+    """The image with these factors, RGB; `index` decides what no caption tells (turns, sizes, shades, grain)."""
     words = {name: FACTORS[name][value] for name, value in values.items()}
     # A stream for each part, so that changing one factor changes nothing else.
     of_ground, of_objects, of_color, of_texture = (np.random.default_rng([2407, index, part]) for part in range(4))
-    picture = _ground(words["ground"], of_ground)
+    image = _ground(words["ground"], of_ground)
     mask, outline = _objects(words, of_objects)
     shade, tint = of_color.uniform(0.88, 1.06), of_color.normal(0, 5, 3)
     color = np.clip(np.array(_COLORS[words["color"]]) * shade + tint, 0, 255)
@@ -109,8 +109,8 @@ def draw(values: dict[str, int], index: int) -> Image.Image:
     pattern = _texture(words["texture"], of_texture)[..., None]
     surface = pattern * light + (1 - pattern) * color
     for cover, paint in ((outline, 0.15 * color), (mask, surface)):
-        picture = (1 - cover[..., None]) * picture + cover[..., None] * paint
-    return Image.fromarray(np.clip(picture + 0.5, 0, 255).astype(np.uint8))
+        image = (1 - cover[..., None]) * image + cover[..., None] * paint
+    return Image.fromarray(np.clip(image + 0.5, 0, 255).astype(np.uint8))
 
 
 def _objects(words: dict[str, str], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -165,7 +165,7 @@ def _outline(shape: str) -> np.ndarray:
 
 
 def _texture(texture: str, rng: np.random.Generator) -> np.ndarray:
-    """Where the surface is light, float [SIZE, SIZE]; phase and direction differ from picture to picture."""
+    """Where the surface is light, float [SIZE, SIZE]; phase and direction differ from image to image."""
     turn, shift, period = rng.uniform(-0.4, 0.4), rng.uniform(0, 6, 2), 6.0
     y, x = np.mgrid[:SIZE, :SIZE]
     u, v = x * np.cos(turn) + y * np.sin(turn) + shift[0], y * np.cos(turn) - x * np.sin(turn) + shift[1]
@@ -201,19 +201,19 @@ def _ground(ground: str, rng: np.random.Generator) -> np.ndarray:
     return np.array(base) * shade + np.round(change)[..., None]
 
 
-VERSION = 1  # of the drawings: another number, other pictures
+VERSION = 1  # of the drawings: another number, other images
 SPLITS = {"train": 8000, "val": 1000, "test": 2000}
 PER_SHARD = 2000
 
 
 def shapes_source(fields: Fields) -> Source:
-    """11,000 pictures of the shapes set, drawn from their numbers; the label is the shape, all factors are attributes.
+    """11,000 images of the shapes set, drawn from their numbers; the label is the shape, all factors are attributes.
 
     Captions come with vectors whose cosine is the share of the named factors that agree, so no text model is needed and
     the graph is known exactly.
 
     Args:
-      fields: captions: the factors that the one caption of a picture names; (): four captions, those of CAPTIONS.
+      fields: captions: the factors that the one caption of an image names; (): four captions, those of CAPTIONS.
     """
     captions = (check_factors(fields.captions),) if fields.captions else CAPTIONS
     shards, start = [], 0
@@ -237,7 +237,7 @@ def shapes_source(fields: Fields) -> Source:
 
 
 def draw_range(start: int, stop: int, captions: tuple[tuple[str, ...], ...]) -> Iterator[Example]:
-    """Yields the pictures `start` to `stop`, as PNG."""
+    """Yields the images `start` to `stop`, as PNG."""
     for index in range(start, stop):
         values = factors_of(index)
         buffer = io.BytesIO()

@@ -37,7 +37,7 @@ CONTROLS = {code: " " for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 
 def clean_captions(captions: Iterable[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Returns the captions worth keeping and (kind, detail) of what is odd about them.
+    """Returns the captions worth keeping and (kind, detail) of each oddity.
 
     White space (also line breaks and control characters) becomes single spaces, what UTF-8 cannot hold becomes U+FFFD,
     empty captions go. A caption of more than MAX_LENGTH characters is cut at the last space before that. Letters of any
@@ -73,7 +73,7 @@ def _says_something(text: str) -> bool:
     return False
 
 
-# Which split a picture belongs to: a hash of its key, so that order, machine and number of pictures do not matter.
+# Which split an image belongs to: a hash of its key, so that order, machine and number of images do not matter.
 
 
 def parse_splits(text: str) -> dict[str, float]:
@@ -123,7 +123,7 @@ def prepare_shard(job: Job, number: int, out: str) -> int:
     folder, state = as_path(out), as_path(out) / STATE
     shard = job.source.shards[number]
     with _Files(job, number, folder, state) as files, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")  # on odd headers; what matters is whether the picture decodes
+        warnings.filterwarnings("ignore", module="PIL")  # on odd headers; what matters is whether the image decodes
         report = collections.Counter()
         problems: list[Problem] = []
         keys: set[int] = set()
@@ -285,7 +285,7 @@ class _Files:
 
 
 def _disk_error(path: Path, error: Exception) -> DataError:
-    fix = "Make room and give the same command again: it goes on with the input shards that are not done."
+    fix = "Make room and give the same command again: it continues with the input shards that are not done."
     return DataError(f"writing {path}", str(error)[:200], "room on the disk and the right to write", fix)
 
 

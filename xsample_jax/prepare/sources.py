@@ -60,7 +60,7 @@ DRAWN = ("shapes", "multi_digits")  # sources that need no input
 
 
 def base_source(path: str, shard_size: int) -> Source:
-    """The pictures under pasted digits: the embedded emoji set ("emoji"), a record set, or a folder of pictures."""
+    """The images under pasted digits: the embedded emoji set ("emoji"), a record set, or a folder of images."""
     if path == "emoji":
         from xsample_jax.data.sources import EMOJI_FOLDER  # jax takes seconds, which other sources should not cost
 
@@ -70,7 +70,7 @@ def base_source(path: str, shard_size: int) -> Source:
     return folder_source(path, Fields(), None, False, shard_size)
 
 
-SHARD_SIZE = 10_000  # pictures of an input shard of folders and TFDS
+SHARD_SIZE = 10_000  # images of an input shard of folders and TFDS
 
 
 NO_DIGITS = DigitOptions()

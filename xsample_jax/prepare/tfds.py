@@ -54,7 +54,7 @@ def tfds_source(path: str, fields: Fields, shard_size: int = 10_000) -> Source:
 
 
 def read_range(path: str, split: str, start: int, stop: int, fields: Fields) -> Iterator[Example | Problem]:
-    """Yields the examples `start` to `stop` of a split, pictures as the bytes that TFDS stores."""
+    """Yields the examples `start` to `stop` of a split, images as the bytes that TFDS stores."""
     import tensorflow_datasets as tfds
 
     try:
@@ -106,7 +106,7 @@ sys.modules.setdefault("importlib_resources", importlib.resources)
 
 
 def _has_alpha(record: dict) -> bool:
-    with contextlib.suppress(OSError):  # not a picture: found when it is written
+    with contextlib.suppress(OSError):  # not an image: found when it is written
         return Image.open(io.BytesIO(record["image"])).has_transparency_data
     return False
 
@@ -166,16 +166,16 @@ class RecordSet(tfds.core.GeneratorBasedBuilder):
             example = {name: record[name] for name in self.info.features if name != "image"}
             if example.get("caption_embeddings", self) is None:  # of an embedded set, where this one has no caption
                 example["caption_embeddings"] = np.zeros((0, self._manifest.text_encoder["dim"]), np.float16)
-            yield record["id"], example | {"image": io.BytesIO(self._picture(record["image"]))}
+            yield record["id"], example | {"image": io.BytesIO(self._image(record["image"]))}
 
-    def _picture(self, data: bytes) -> bytes:
+    def _image(self, data: bytes) -> bytes:
         """JPEG and PNG as they are, anything else as PNG: what every reader of TFDS decodes. All have alpha where
         most of a sample of the set do, else none: what has it is put on white, as when it is trained on."""
-        picture = Image.open(io.BytesIO(data))
-        if picture.format in ("JPEG", "PNG") and picture.has_transparency_data == self._alpha:
+        image = Image.open(io.BytesIO(data))
+        if image.format in ("JPEG", "PNG") and image.has_transparency_data == self._alpha:
             return data
-        picture, out = picture.convert("RGBA"), io.BytesIO()
+        image, out = image.convert("RGBA"), io.BytesIO()
         if not self._alpha:
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-        picture.save(out, "PNG")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        image.save(out, "PNG")
         return out.getvalue()

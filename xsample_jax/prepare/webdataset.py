@@ -122,7 +122,7 @@ def _tars_below(folder: Path) -> tuple[list[Path], Mapping[str, int]]:
     names, skipped = files_below(folder, {"tar", "tgz", *COMPRESSED})
     for name in names:
         if name.lower().endswith((".tgz", *(f".tar.{kind}" for kind in COMPRESSED))):
-            fix = "Unpack it (gunzip, for one): pictures hardly shrink, and time goes."
+            fix = "Unpack it (gunzip, for one): images hardly shrink, and time goes."
             raise DataError("--path", str(folder / name), "tars that are not compressed", fix)
     return [folder / name for name in names if name.lower().endswith(".tar")], skipped
 
@@ -147,7 +147,7 @@ def read_tar(
             except tarfile.ReadError as error:
                 yield Problem(Path(path).name, "truncated_tar", str(error))
     except OSError as error:
-        fix = "Give the same command again when it can be read: it goes on from here."
+        fix = "Give the same command again when it can be read: it continues from here."
         raise DataError(f"tar {path}", error.strerror or str(error), "a file that can be read", fix) from error
 
 
@@ -177,7 +177,7 @@ def _check_end(file, offset: int) -> None:
 def _samples(tar: tarfile.TarFile, file) -> Iterator[tuple[str, dict[str, bytes]] | Problem]:
     """Yields (key, {suffix: bytes}) of neighboring members; a suffix that comes again begins another sample.
 
-    As in WebDataset the key ends at the first dot of the name. A picture that is lost by that, by its format or as a
+    As in WebDataset the key ends at the first dot of the name. An image that is lost by that, by its format or as a
     link is a problem.
     """
     key, members = None, {}
@@ -194,7 +194,7 @@ def _samples(tar: tarfile.TarFile, file) -> Iterator[tuple[str, dict[str, bytes]
         if not plain or suffix not in IMAGE_SUFFIXES | TEXT_SUFFIXES:
             if suffix.rpartition(".")[2] in IMAGE_SUFFIXES | UNREAD_SUFFIXES:
                 detail = f".{suffix}" if plain else "a sparse file" if member.issparse() else "a link"
-                yield Problem(member.name, "unread_picture", detail)
+                yield Problem(member.name, "unread_image", detail)
             continue
         if here != key or suffix in members:
             if key is not None:
@@ -203,7 +203,7 @@ def _samples(tar: tarfile.TarFile, file) -> Iterator[tuple[str, dict[str, bytes]
         if not 0 <= member.size <= size - member.offset_data:
             raise tarfile.ReadError(f"member {member.name} has {member.size} bytes by its header, beyond the file")
         if member.size > LARGEST_FILE:
-            yield Problem(member.name, "unread_picture", f"{member.size} bytes")
+            yield Problem(member.name, "unread_image", f"{member.size} bytes")
             continue
         file.seek(member.offset_data)
         members[suffix] = file.read(member.size)

@@ -111,7 +111,7 @@ def _about_target(now: Choice, limit: Choice | None) -> Iterator[Advice]:
     if ordinary > TOO_ORDINARY:
         yield _advice(
             "warning",
-            f"{ordinary:.0%} of the target lies on ordinary pairs, which are no more alike than 95% of random pairs:",
+            f"{ordinary:.0%} of the target falls on ordinary pairs, which are no more alike than 95% of random pairs:",
             "the model is asked to draw unrelated images together.",
             f"Lower tau_s: at {limit.tau_s:.3f} it is {limit.masses['ordinary_mass']:.0%}."
             if limit is not None
@@ -120,14 +120,14 @@ def _about_target(now: Choice, limit: Choice | None) -> Iterator[Advice]:
     if same > MOSTLY_SAME:
         yield _advice(
             "warning",
-            f"{same:.0%} of the target lies on other images with the very same caption: this graph is nearly that of",
+            f"{same:.0%} of the target falls on other images with the same caption: this graph is nearly that of",
             "SupCon with the captions as classes. A larger tau_s, several captions per image (`data.caption=random`)",
             "or captions that say more make it softer.",
         )
     if own > MOSTLY_OWN:
         yield _advice(
             "warning",
-            f"{own:.0%} of the target lies on an image's own other views: this graph is nearly that of SimCLR, and the",
+            f"{own:.0%} of the target falls on an image's own other views: this graph is nearly SimCLR's, and the",
             "captions hardly count. Raise tau_s.",
         )
 

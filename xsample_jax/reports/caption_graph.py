@@ -1,4 +1,4 @@
-"""Looking at a similarity graph: its entropy and mass against tau_s, and pictures of target beside student."""
+"""Looking at a similarity graph: its entropy and mass against tau_s, and figures of target beside student."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence

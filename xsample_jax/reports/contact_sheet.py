@@ -1,6 +1,6 @@
-"""A picture of images and the views made of them: is the augmentation what one thinks it is?
+"""A sheet of images and the views made of them: is the augmentation what one thinks it is?
 
-`python -m xsample_jax.reports.contact_sheet docs/augmentation.png` draws the picture of docs/augmentation.md.
+`python -m xsample_jax.reports.contact_sheet docs/augmentation.png` draws the sheet of docs/augmentation.md.
 """
 
 import argparse
@@ -31,19 +31,19 @@ def contact_sheet(
     """Writes a PNG with one row per image: its source, its views, and its caption above them.
 
     Args:
-      rows: per image the pictures from left to right; each [H, W, 3] or [H, W, 4] (shown on a checkerboard), uint8,
+      rows: per image the images from left to right; each [H, W, 3] or [H, W, 4] (shown on a checkerboard), uint8,
         or float in 0..1 (see `unnormalize`; what is outside is cut off). Sizes may differ; grown without smoothing.
       captions: one line per row; cut with an ellipsis when too long.
       path: file to write; missing folders are made.
       titles: of the columns.
-      tile: side in pixels at which each picture is shown.
-      width: of the sheet in pixels, at least; more than the pictures need gives captions room.
+      tile: side in pixels at which each image is shown.
+      width: of the sheet in pixels, at least; more than the images need gives captions room.
 
     Returns:
       The path.
 
     Raises:
-      DataError: no rows, or not as many captions as rows, or a picture of another shape.
+      DataError: no rows, or not as many captions as rows, or an image of another shape.
     """
     if not rows or len(captions) != len(rows):
         raise DataError("captions", len(captions), f"one for each of the {len(rows)} rows, and at least one row", "")
@@ -55,11 +55,11 @@ def contact_sheet(
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT)
     for column, title in enumerate(titles):
         draw.text((_GAP + column * (tile + _GAP), _GAP), _cut(title, font, tile), _INK, font)
-    for index, (pictures, caption) in enumerate(zip(rows, captions)):
+    for index, (images, caption) in enumerate(zip(rows, captions)):
         top = _GAP + header + index * row_height
         draw.text((_GAP, top), _cut(caption, font, width - 2 * _GAP), _INK, font)
-        for column, picture in enumerate(pictures):
-            sheet.paste(_as_tile(picture, tile), (_GAP + column * (tile + _GAP), top + _LINE))
+        for column, image in enumerate(images):
+            sheet.paste(_as_tile(image, tile), (_GAP + column * (tile + _GAP), top + _LINE))
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, format="PNG")
@@ -119,13 +119,13 @@ def unnormalize(views: np.ndarray, config) -> np.ndarray:
     return np.clip(shown, 0.0, 1.0)
 
 
-def _as_tile(picture: np.ndarray, tile: int) -> Image.Image:
-    picture = np.asarray(picture)
-    if picture.ndim != 3 or picture.shape[2] not in (3, 4):
-        raise DataError("picture", picture.shape, "a shape [H, W, 3] or [H, W, 4]", "")
-    values = picture.astype(np.float32) / (255.0 if picture.dtype == np.uint8 else 1.0)
-    if picture.shape[2] == 4:
-        place = np.indices(picture.shape[:2]) * 8 // np.array(picture.shape[:2])[:, None, None]
+def _as_tile(image: np.ndarray, tile: int) -> Image.Image:
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] not in (3, 4):
+        raise DataError("image", image.shape, "a shape [H, W, 3] or [H, W, 4]", "")
+    values = image.astype(np.float32) / (255.0 if image.dtype == np.uint8 else 1.0)
+    if image.shape[2] == 4:
+        place = np.indices(image.shape[:2]) * 8 // np.array(image.shape[:2])[:, None, None]
         board = np.where(place.sum(axis=0) % 2, 0.93, 0.8)[:, :, None]
         values = values[:, :, :3] * values[:, :, 3:] + board * (1 - values[:, :, 3:])
     pixels = (np.clip(values, 0.0, 1.0) * 255 + 0.5).astype(np.uint8)
@@ -142,7 +142,7 @@ def _cut(text: str, font: ImageFont.ImageFont, width: int) -> str:
 
 
 def _drawn_images(size: int) -> tuple[np.ndarray, list[str]]:
-    """A few plain figures with alpha, for a picture that needs no data set: uint8 [n, size, size, 4] and captions."""
+    """A few plain figures with alpha, for a sheet that needs no dataset: uint8 [n, size, size, 4] and captions."""
     scale = 4 * size / 64  # drawn four times as large, for smooth edges
 
     def figure(*shapes):
@@ -174,7 +174,7 @@ def _drawn_images(size: int) -> tuple[np.ndarray, list[str]]:
 
 
 def main() -> None:
-    """Draws figures, the emoji recipe's views of them, AutoAugment's, and grounds of evaluation, side by side."""
+    """Draws figures, the emoji recipe's views of them, AutoAugment's, and backgrounds of evaluation, side by side."""
     import jax
     import jax.numpy as jnp
 
@@ -199,18 +199,18 @@ def main() -> None:
         made = np.asarray(make(images, ids, jnp.int32(0))).reshape(len(images), count, 64, 64, 3)
         return unnormalize(made, section)
 
-    def seen(ground):
-        return unnormalize(np.asarray(eval_view(images, config, ground)), config)
+    def seen(background):
+        return unnormalize(np.asarray(eval_view(images, config, background)), config)
 
     simclr, policy = views(config, 4), views(with_policy, 3)
-    grounds = [
+    shown = [
         seen(None),
         seen(backgrounds.textures(ids, 0, 64, "checker")),
         seen(backgrounds.textures(ids, 0, 64, "noise")),
         seen(backgrounds.mixed_same(images, groups, 0)),
         seen(backgrounds.mixed_rand(images, groups, 0)),
     ]
-    rows = [[images[k], *simclr[k], *policy[k], *(ground[k] for ground in grounds)] for k in range(len(images))]
+    rows = [[images[k], *simclr[k], *policy[k], *(view[k] for view in shown)] for k in range(len(images))]
     titles = ["source", *["SimCLR view"] * 4, *["ImageNet AA"] * 3]
     titles += ["eval: gray", "eval: checker", "eval: noise", "mixed same", "mixed rand"]
     print(contact_sheet(rows, captions, path, titles, tile=80))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from xsample_jax.data.dataset import Dataset, open_evaluated, open_for_a_look, spread_places, without_cache
-from xsample_jax.data.decode import loses_a_third, open_picture
+from xsample_jax.data.decode import loses_a_third, open_image
 from xsample_jax.data.records import Manifest, RecordSource, file_checksum, read_manifest, verify_records, wrong_size
 from xsample_jax.data.sources import Mixture, look_alikes, open_source, repeated, source_folder
 from xsample_jax.errors import DataError, Problems, UserError, raise_all
@@ -192,7 +192,7 @@ def check_evaluation(config) -> Iterator[Finding]:
 def check_shared_images(config, every_image: bool = False) -> Iterator[Finding]:
     """Images of the evaluated split that are in the training split too, byte for byte.
 
-    every_image: of splits of any size; else those of more than CHECKED_BYTES are left out, and that is said.
+    every_image: of splits of any size; else those of more than CHECKED_BYTES are left out, with a note.
     """
     splits = read_manifest(source_folder(config.data)).splits
     trained, evaluated = config.data.split, config.eval.split
@@ -252,7 +252,7 @@ def check_records(examples: Dataset, source: RecordSource, labels_for: str, star
             counts["embedding"] += embedded
             strict[place]
             if examples.fit == "crop":
-                counts["cut"] += loses_a_third(open_picture(record["image"], examples.image_size, reuse=True))
+                counts["cut"] += loses_a_third(open_image(record["image"], examples.image_size, reuse=True))
             if embedded:
                 rows.append(np.asarray(record["caption_embeddings"], np.float32))
                 captions += record["captions"]

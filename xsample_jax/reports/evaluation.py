@@ -66,7 +66,7 @@ def text_of(row: dict) -> tuple[str, str]:
 
 
 def levels_of(row: dict, baselines: Sequence[str]) -> list[tuple[str, str]]:
-    """(name, text) of what a value is to be compared with: chance, then every baseline; "–" where there is none."""
+    """(name, text) of the values to compare with: chance, then every baseline; "–" where there is none."""
     metric, facts = row["metric"], row["facts"]
     levels = [("chance", facts["chance"])]
     levels += [(TITLES[name], facts["baselines"].get(name)) for name in baselines]

@@ -13,7 +13,7 @@ from xsample_jax.objectives.from_config import reads_target_temperature
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.reports.caption_graph import draw_graph, target_against_temperature
 from xsample_jax.reports.runs import Series
-from xsample_jax.reports.style import COLORS, Picture, color, image_uri, picture
+from xsample_jax.reports.style import COLORS, Panel, color, draw_panel, image_uri
 
 CURVES = (
     (
@@ -65,9 +65,9 @@ def smooth(values: np.ndarray, width: int) -> np.ndarray:
     return result
 
 
-def learning_curves(series: Sequence[Series], folder: Path) -> list[Picture]:
-    """One picture per training metric that any run has logged; all series overlaid."""
-    pictures = []
+def learning_curves(series: Sequence[Series], folder: Path) -> list[Panel]:
+    """One figure per training metric that any run has logged; all series overlaid."""
+    panels = []
     for metric, title, caption in CURVES:
         curves = [one.curve(metric) for one in series]
         if not any(values.size for _, values in curves):
@@ -82,7 +82,7 @@ def learning_curves(series: Sequence[Series], folder: Path) -> list[Picture]:
                     continue
                 look = _look(place)
                 if metric not in _SMOOTH:
-                    # Schedules are often the same: the later line lies on a broader earlier one.
+                    # Schedules are often the same: the later line is drawn on a broader earlier one.
                     look["linewidth"] = 1.6 + 4.0 * (len(series) - 1 - place) / len(series)
                 width = len(steps) // 30 if metric in _SMOOTH else 0
                 if width > 1 and len(values) == 1:
@@ -93,13 +93,13 @@ def learning_curves(series: Sequence[Series], folder: Path) -> list[Picture]:
             if metric == "loss" and len(series) <= 6 and max(len(one.name) for one in series) <= 24:
                 axes.legend(fontsize=9)
 
-        pictures.append(picture(folder, f"curve_{metric}", title, caption, draw))
-    return pictures
+        panels.append(draw_panel(folder, f"curve_{metric}", title, caption, draw))
+    return panels
 
 
-def evaluation_curves(series: Sequence[Series], metrics: Sequence[Metric], folder: Path) -> list[Picture]:
+def evaluation_curves(series: Sequence[Series], metrics: Sequence[Metric], folder: Path) -> list[Panel]:
     """Metrics against steps, for those that some run was evaluated on more than once."""
-    pictures = []
+    panels = []
     for metric in metrics:
         curves = [one.evaluation_curve(metric.name) for one in series]
         if max(len(steps) for steps, _ in curves) < 2:
@@ -117,8 +117,8 @@ def evaluation_curves(series: Sequence[Series], metrics: Sequence[Metric], folde
 
         name = "evaluation_" + metric.name.replace("/", "_")
         caption = "Evaluation while training: a curve that still rises asks for more steps."
-        pictures.append(picture(folder, name, metric.title, caption, draw))
-    return pictures
+        panels.append(draw_panel(folder, name, metric.title, caption, draw))
+    return panels
 
 
 def _look(place: int) -> dict:
@@ -152,12 +152,12 @@ def _limits(axes, metric: str, curves: Sequence[np.ndarray]) -> None:
         axes.set_ylim(middle - max(0.5 * abs(middle), 0.05), middle + max(0.5 * abs(middle), 0.05))
 
 
-# Pictures of a batch's similarity graph: target, student and difference, and the target against its temperature.
+# Figures of a batch's similarity graph: target, student and difference, and the target against its temperature.
 
 
 GRAPH_CAPTIONS = (
     "What the objective asks for: blocks on the diagonal are groups that should be close.",
-    "What the trained model says: the nearer to the picture beside it, the smaller the KL.",
+    "What the trained model says: the nearer to the figure beside it, the smaller the KL.",
     "Red: the model finds the pair more alike than asked; blue: less.",
 )
 PLACEHOLDER_SPEC = "An image's own views: the objective itself has no single graph among images that could be drawn."
@@ -167,7 +167,7 @@ TEMPERATURE_CAPTIONS = (
 )
 
 
-def graph_panels(series: Series, place: int, folder: Path) -> list[Picture]:
+def graph_panels(series: Series, place: int, folder: Path) -> list[Panel]:
     """Target, student and difference of one batch, rows and columns sorted by group; none without a snapshot."""
     if series.snapshot is None:
         return []
@@ -178,7 +178,7 @@ def graph_panels(series: Series, place: int, folder: Path) -> list[Picture]:
         ("student", "Student", student, GRAPH_CAPTIONS[1]),
         ("difference", "Student minus target", student - target, GRAPH_CAPTIONS[2]),
     )
-    pictures = []
+    panels = []
     for key, title, graph, caption in panels:
 
         def draw(figure, theme, graph=graph, key=key):
@@ -194,8 +194,8 @@ def graph_panels(series: Series, place: int, folder: Path) -> list[Picture]:
             bar.ax.tick_params(labelsize=9)
             bar.ax.minorticks_off()
 
-        pictures.append(picture(folder, f"graph_{place}_{key}", title, caption, draw, fit=True))
-    return pictures
+        panels.append(draw_panel(folder, f"graph_{place}_{key}", title, caption, draw, fit=True))
+    return panels
 
 
 def target_temperature(series: Series) -> float | None:
@@ -210,7 +210,7 @@ def target_temperature(series: Series) -> float | None:
     return value if isinstance(value, float) else None
 
 
-def temperature_panels(series: Series, folder: Path) -> list[Picture]:
+def temperature_panels(series: Series, folder: Path) -> list[Panel]:
     """Own-view mass and effective neighbors of the caption target against tau_s, for the batch of a snapshot."""
     if series.snapshot is None or "similarity" not in series.snapshot:
         return []
@@ -222,7 +222,7 @@ def temperature_panels(series: Series, folder: Path) -> list[Picture]:
         ("own_view_mass", "Own-view mass against τₛ", TEMPERATURE_CAPTIONS[0]),
         ("effective_neighbors", "Effective neighbors against τₛ", TEMPERATURE_CAPTIONS[1]),
     )
-    pictures = []
+    panels = []
     for key, title, caption in panels:
 
         def draw(figure, theme, key=key):
@@ -236,24 +236,24 @@ def temperature_panels(series: Series, folder: Path) -> list[Picture]:
             if used:
                 axes.axvline(used, color=theme.muted, linestyle=":")
 
-        pictures.append(picture(folder, f"temperature_{key}", title, caption, draw))
-    return pictures
+        panels.append(draw_panel(folder, f"temperature_{key}", title, caption, draw))
+    return panels
 
 
-# Pictures of the embedding map: the evaluated images on two principal axes, colored by class, style, factor.
+# Figures of the embedding map: the evaluated images on two principal axes, colored by class, style, factor.
 
 
 UNNAMED = ("none", "other")  # words of embedding_map.py that are no value
 SIZE = (5.6, 5.4)
 
 
-def map_pictures(series: Series, place: int, folder: Path) -> list[Picture]:
-    """One picture per coloring that the snapshot of the series has (evals/snapshot.py)."""
+def map_panels(series: Series, place: int, folder: Path) -> list[Panel]:
+    """One figure per coloring that the snapshot of the series has (evals/snapshot.py)."""
     shot = series.snapshot
     if shot is None or "map/xy" not in shot:
         return []
     first, second = 100 * shot["map/share"]
-    pictures = []
+    panels = []
     for name in [key.removeprefix("map/codes/") for key in shot if key.startswith("map/codes/")]:
         codes, words = shot[f"map/codes/{name}"], shot[f"map/words/{name}"]
 
@@ -262,7 +262,7 @@ def map_pictures(series: Series, place: int, folder: Path) -> list[Picture]:
             axes.set_aspect("equal", adjustable="datalim")
             axes.set_xticklabels([])
             axes.set_yticklabels([])
-            # In random order, so that no class lies on top of all others.
+            # In random order, so that no class covers all others.
             order = np.random.default_rng(0).permutation(len(codes))
             for label, shade, of in named_colors(codes, words, theme.muted):
                 rows = order[np.isin(codes[order], of)]
@@ -274,12 +274,12 @@ def map_pictures(series: Series, place: int, folder: Path) -> list[Picture]:
 
         title = f"Colored by {name}"
         caption = f"Across: {first:.0f}% of the variance of the features; up: {second:.0f}%."
-        pictures.append(picture(folder, f"map_{place}_{name}", title, caption, draw, fit=True, size=SIZE))
-    return pictures
+        panels.append(draw_panel(folder, f"map_{place}_{name}", title, caption, draw, fit=True, size=SIZE))
+    return panels
 
 
 def named_colors(codes: np.ndarray, words: Sequence[str], gray: str) -> list[tuple[str, str, list[int]]]:
-    """(label, color, codes) of what is drawn, the gray ones first and so below all others.
+    """(label, color, codes) of the groups drawn, the gray ones first and so below all others.
 
     The most common values, at most as many as there are colors, have one each; all others, and what is no value, are
     gray: more colors than that cannot be told apart.
@@ -293,11 +293,11 @@ def named_colors(codes: np.ndarray, words: Sequence[str], gray: str) -> list[tup
     return gray_part + [(str(words[code]), COLORS[place], [code]) for place, code in enumerate(named)]
 
 
-# The picture of the suite shapes: how much of each factor the features of each series keep.
+# The figure of the suite shapes: how much of each factor the features of each series keep.
 
 
-def factor_pictures(series: Sequence[Series], folder: Path) -> list[Picture]:
-    """One picture with a dot and its interval per factor and series; none where no run has factors."""
+def factor_panels(series: Sequence[Series], folder: Path) -> list[Panel]:
+    """One figure with a dot and its interval per factor and series; none where no run has factors."""
     names = list(dict.fromkeys(name for one in series for name in one.metrics if _is_kept(name)))
     names.sort(key=lambda name: HEADLINES.index(name) if name in HEADLINES else len(HEADLINES))
     if not names:
@@ -322,14 +322,14 @@ def factor_pictures(series: Sequence[Series], folder: Path) -> list[Picture]:
         axes.yaxis.set_major_formatter("{x:.3g}%")
 
     caption = "0: no more than chance, 100%: a linear probe makes no error. Bars are 95% intervals."
-    return [picture(folder, "factors", "What the features keep of each factor", caption, draw)]
+    return [draw_panel(folder, "factors", "What the features keep of each factor", caption, draw)]
 
 
 def _is_kept(name: str) -> bool:
     return name.startswith("factor/") and name.endswith("/kept")
 
 
-# Pictures of single images in the report: nearest neighbors, and the worst errors with what they were taken for.
+# Single images in the report: nearest neighbors, and the worst errors with what they were taken for.
 
 
 _RELATION = {SAME_LABEL: "same", SAME_GROUP: "kin", OTHER: "other"}
@@ -348,7 +348,7 @@ def neighbor_gallery(series: Sequence[Series], folder: Path) -> list[dict]:
             shot["query"], shot["neighbor"], shot["cosine"], shot["relation"], strict=True
         ):
             key = (int(shot["gallery_rows"][query]), str(shot["gallery_captions"][query]))
-            entry = queries.setdefault(key, {"picture": _tile(shot["gallery_images"][query], key[1]), "series": []})
+            entry = queries.setdefault(key, {"tile": _tile(shot["gallery_images"][query], key[1]), "series": []})
             hits = [
                 _tile(shot["gallery_images"][row], str(shot["gallery_captions"][row]), f" ({similarity:.2f})")
                 | {"relation": _RELATION[int(kind)]}
@@ -367,11 +367,11 @@ def error_galleries(series: Sequence[Series]) -> list[dict]:
         shot = one.snapshot
         errors = []
         for row, (images, captions) in enumerate(zip(shot["errors/images"][:count], shot["errors/captions"])):
-            pictures = [_tile(image, str(caption)) for image, caption in zip(images, captions, strict=True)]
+            tiles = [_tile(image, str(caption)) for image, caption in zip(images, captions, strict=True)]
             errors.append(
                 {
-                    "picture": pictures[0],
-                    "evidence": pictures[1:],
+                    "tile": tiles[0],
+                    "evidence": tiles[1:],
                     "truth": str(shot["errors/truth"][row]),
                     "predicted": str(shot["errors/predicted"][row]),
                     "share": f"{shot['errors/share'][row]:.0%}",
@@ -389,13 +389,13 @@ def _tile(image: np.ndarray, caption: str, more: str = "") -> dict:
 
 
 def _sheet(shot: Mapping[str, np.ndarray], gap: int = 4) -> Image.Image:
-    """One picture of all queries (left, apart) and their neighbors."""
-    pictures = shot["gallery_images"]
-    high, wide = pictures.shape[1] + gap, pictures.shape[2] + gap
+    """One sheet of all queries (left, apart) and their neighbors."""
+    images = shot["gallery_images"]
+    high, wide = images.shape[1] + gap, images.shape[2] + gap
     rows, columns = shot["neighbor"].shape
     sheet = np.full((rows * high + gap, (columns + 1) * wide + 4 * gap, 3), 255, np.uint8)
     for line, (query, found) in enumerate(zip(shot["query"], shot["neighbor"], strict=True)):
         for place, row in enumerate([query, *found]):
             x = gap + place * wide + (3 * gap if place else 0)
-            sheet[gap + line * high :][: high - gap, x : x + wide - gap] = pictures[row]
+            sheet[gap + line * high :][: high - gap, x : x + wide - gap] = images[row]
     return Image.fromarray(sheet)

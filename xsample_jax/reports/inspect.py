@@ -1,4 +1,4 @@
-"""The page of tools.inspect: a caption graph before anything is trained, with its figures and picture cards."""
+"""The page of tools.inspect: a caption graph before anything is trained, with its figures and image cards."""
 
 import collections
 import dataclasses
@@ -24,15 +24,15 @@ from xsample_jax.reports.caption_advice import (
     softest,
 )
 from xsample_jax.reports.caption_graph import BINS, ORDINARY, CaptionSample, chain, draw_graph, read_sample
-from xsample_jax.reports.style import COLORS, Picture, figures_folder, image_uri, picture, write_page
+from xsample_jax.reports.style import COLORS, Panel, draw_panel, figures_folder, image_uri, write_page
 
-SIDE = 72  # pixels of a picture on the page
+SIDE = 72  # pixels of an image on the page
 DRAWN = 192  # images of the batch whose target is drawn
 MASS_NAMES = ("own views", "alike captions", "same caption", "ordinary pairs")
 MASS_COLORS = (COLORS[1], COLORS[2], COLORS[4], COLORS[0])
 
 
-def histogram_picture(counts: np.ndarray, ordinary: float, folder: Path) -> Picture:
+def histogram_panel(counts: np.ndarray, ordinary: float, folder: Path) -> Panel:
     """Share of pairs against their cosine, on a logarithmic scale: what matters is the thin right end."""
     cosines = (np.arange(BINS) + 0.5) * 2 / BINS - 1
     width = 10  # bins drawn as one
@@ -49,12 +49,12 @@ def histogram_picture(counts: np.ndarray, ordinary: float, folder: Path) -> Pict
         axes.set_xlabel("cosine of two captions")
 
     caption = f"Share of pairs, on a logarithmic scale. Left of the dotted line are {ORDINARY:.0%} of all pairs."
-    return picture(folder, "similarities", "How alike captions are", caption, draw)
+    return draw_panel(folder, "similarities", "How alike captions are", caption, draw)
 
 
-def curve_pictures(
+def curve_panels(
     curves: Mapping[int, Mapping[str, np.ndarray]], temperatures: np.ndarray, tau_s: float, folder: Path
-) -> list[Picture]:
+) -> list[Panel]:
     """Entropy and effective neighbors against tau_s, a line for every batch size."""
     panels = (
         ("entropy", "Target entropy against τₛ", "In nats: 0 is one positive per row."),
@@ -64,7 +64,7 @@ def curve_pictures(
             "exp(entropy) of a target row: how many of the batch's rows count as positives.",
         ),
     )
-    pictures = []
+    panels = []
     for key, title, caption in panels:
 
         def draw(figure, theme, key=key):
@@ -78,12 +78,12 @@ def curve_pictures(
             axes.legend(fontsize=9)
 
         caption += " The larger the batch, the more there is to spread over; dotted: the τₛ looked at."
-        pictures.append(picture(folder, f"{key}_against_tau", title, caption, draw))
-    return pictures
+        panels.append(draw_panel(folder, f"{key}_against_tau", title, caption, draw))
+    return panels
 
 
-def mass_picture(curves: Mapping[str, np.ndarray], temperatures: np.ndarray, tau_s: float, folder: Path) -> Picture:
-    """Where the target's mass lies, stacked, against tau_s."""
+def mass_panel(curves: Mapping[str, np.ndarray], temperatures: np.ndarray, tau_s: float, folder: Path) -> Panel:
+    """Where the target's mass is, stacked, against tau_s."""
 
     def draw(figure, theme):
         axes = figure.subplots()
@@ -93,12 +93,10 @@ def mass_picture(curves: Mapping[str, np.ndarray], temperatures: np.ndarray, tau
         axes.legend(fontsize=8, loc="lower left", frameon=True, facecolor=theme.ground, edgecolor=theme.line)
 
     caption = "Left: plain self-supervision. Right, in red: images that have nothing to do with each other."
-    return picture(folder, "masses_against_tau", "Where the target lies, against τₛ", caption, draw)
+    return draw_panel(folder, "masses_against_tau", "Where the target's mass is, against τₛ", caption, draw)
 
 
-def target_pictures(
-    embedding: np.ndarray, tau_s: float, limit: Choice | None, views: int, folder: Path
-) -> list[Picture]:
+def target_panels(embedding: np.ndarray, tau_s: float, limit: Choice | None, views: int, folder: Path) -> list[Panel]:
     """The target of one batch at the tau_s looked at and at the softest that the advice allows."""
     rows = np.random.default_rng(0).permutation(len(embedding))[:DRAWN]
     similarity = embedding[rows] @ embedding[rows].T
@@ -106,7 +104,7 @@ def target_pictures(
     wanted = {"looked_at": (tau_s, "the τₛ looked at")}
     if limit is not None and abs(np.log(limit.tau_s / tau_s)) > 0.05:
         wanted["softest"] = (limit.tau_s, f"at most {TOO_ORDINARY:.0%} on ordinary pairs, at the whole batch size")
-    pictures = []
+    panels = []
     for name, (tau, words) in wanted.items():
         target = _folded_target(similarity, tau, views)
 
@@ -123,8 +121,8 @@ def target_pictures(
 
         title = f"Target of {len(target)} images, τₛ = {tau:.3g}"
         caption = f"{words[0].upper()}{words[1:]}. Rows in an order in which neighbors are alike; logarithmic."
-        pictures.append(picture(folder, f"target_{name}", title, caption, draw, fit=True))
-    return pictures
+        panels.append(draw_panel(folder, f"target_{name}", title, caption, draw, fit=True))
+    return panels
 
 
 def _folded_target(similarity: np.ndarray, tau_s: float, views: int) -> np.ndarray:
@@ -147,14 +145,14 @@ def _tau_axis(axes, tau_s: float, theme) -> None:
 
 
 def pair_cards(source: RecordSource, sample: CaptionSample, pairs: Sequence[tuple[int, int, float]]) -> list[dict]:
-    """Pictures and captions of pairs of rows of the sample, with their cosine."""
+    """Images and captions of pairs of rows of the sample, with their cosine."""
     return [
         {"cosine": f"{cosine:.2f}", "sides": [_tile(source, sample, row) for row in (i, k)]} for i, k, cosine in pairs
     ]
 
 
 def duplicate_groups(source: RecordSource, sample: CaptionSample, count: int = 8, shown: int = 6) -> list[dict]:
-    """The captions that most records of the sample share, with some of their pictures."""
+    """The captions that most records of the sample share, with some of their images."""
     rows = collections.defaultdict(list)
     for row, caption in enumerate(sample.captions):
         rows[caption].append(row)
@@ -295,10 +293,10 @@ def _facts(asked: Question, source: RecordSource, sample: CaptionSample, graph: 
     }
 
 
-def _figures(asked: Question, graph: Graph, limit: Choice | None, folder: Path) -> list[Picture]:
+def _figures(asked: Question, graph: Graph, limit: Choice | None, folder: Path) -> list[Panel]:
     return [
-        histogram_picture(graph.counts, graph.ordinary, folder),
-        *curve_pictures(graph.curves, TEMPERATURES, asked.tau_s, folder),
-        mass_picture(graph.own, TEMPERATURES, asked.tau_s, folder),
-        *target_pictures(graph.embedding, asked.tau_s, limit, asked.views, folder),
+        histogram_panel(graph.counts, graph.ordinary, folder),
+        *curve_panels(graph.curves, TEMPERATURES, asked.tau_s, folder),
+        mass_panel(graph.own, TEMPERATURES, asked.tau_s, folder),
+        *target_panels(graph.embedding, asked.tau_s, limit, asked.views, folder),
     ]

@@ -16,7 +16,7 @@ from xsample_jax.encoder import Encoder
 from xsample_jax.reports.contact_sheet import contact_sheet
 from xsample_jax.reports.style import COLORS, figures_folder, image_uri, write_page
 
-SIDE = 96  # pixels of a picture on the page
+SIDE = 96  # pixels of an image on the page
 ROUNDS = 100  # of k-means, at most
 MOST_CLUSTERS = 12  # each has a color
 
@@ -95,7 +95,7 @@ class LocalFeatures:
     clusters: Mapping[str, np.ndarray]
 
     def rows(self) -> list[list[np.ndarray]]:
-        """The pictures of every image: itself, then one overlay for each depth."""
+        """The images of every row: itself, then one overlay for each depth."""
         return [
             [image, *(overlay(image, clusters[place]) for clusters in self.clusters.values())]
             for place, image in enumerate(self.images)
@@ -122,7 +122,7 @@ def _shown(image: np.ndarray) -> np.ndarray:
 
 
 def write_local_features(found: LocalFeatures, run: str, encoder: Encoder, config, split: str, out: Path) -> None:
-    """Writes the page, and its picture as PNG beside it."""
+    """Writes the page, and its figure as PNG beside it."""
     rows, depths = found.rows(), list(found.clusters)
     contact_sheet(rows, found.captions, figures_folder(out) / "local_features.png", ["image", *depths], SIDE)
     write_page(
@@ -135,7 +135,7 @@ def write_local_features(found: LocalFeatures, run: str, encoder: Encoder, confi
         split=split,
         depths={name: f"{clusters.shape[1]} x {clusters.shape[2]}" for name, clusters in found.clusters.items()},
         images=[
-            {"caption": caption, "pictures": [image_uri(picture) for picture in pictures]}
-            for caption, pictures in zip(found.captions, rows, strict=True)
+            {"caption": caption, "panels": [image_uri(panel) for panel in panels]}
+            for caption, panels in zip(found.captions, rows, strict=True)
         ],
     )

@@ -91,8 +91,8 @@ def check_host(config, channels: int) -> Iterator[Finding]:
         yield Finding(NOTE, "host", f"at most {files} open files: sets of more shards fail. Raise it: ulimit -Hn 65536")
 
 
-def diagnose(config, workdir: str, picture: Path, every_file: bool = False) -> list:
-    """Returns all findings about a resolved config and draws its first batch to `picture`."""
+def diagnose(config, workdir: str, sheet: Path, every_file: bool = False) -> list:
+    """Returns all findings about a resolved config and draws its first batch to `sheet`."""
     findings = [Finding(OK, "config", f"{config.name}: {config.objective.preset}, {config.model.encoder}")]
     findings += check_data(config, every_file)
     findings += check_devices(config)
@@ -103,11 +103,11 @@ def diagnose(config, workdir: str, picture: Path, every_file: bool = False) -> l
         check_device_memory(parts)
         findings += check_disk(parts, workdir)
         findings += check_host(config, examples.source.channels)
-        findings.append(draw_first_batch(config, examples, picture))
+        findings.append(draw_first_batch(config, examples, sheet))
     return once(findings)
 
 
-def draw_first_batch(config, examples, picture: Path, images: int = 12):
+def draw_first_batch(config, examples, sheet: Path, images: int = 12):
     """Draws the first images that a run will read, and their captions; returns the Finding."""
     batches = train_batches(dataclasses.replace(examples, fields=examples.fields | {"index"}), config, start=0)
     batch = next(batches)
@@ -119,7 +119,7 @@ def draw_first_batch(config, examples, picture: Path, images: int = 12):
         label = names[record["label"]] if names and record["label"] >= 0 else record["label"]
         titles.append(f"id {record['id']} [{label}] {' | '.join(record['captions']) or '(no caption)'}")
     try:
-        gallery_sheet(list(batch["image"][:images]), titles, picture)
-    except OSError as error:  # the run does not need the picture
-        return Finding(NOTE, "disk", f"no picture of the first batch: {error}. Choose another --picture.")
-    return Finding(OK, "data", f"first batch with its captions: {picture}")
+        gallery_sheet(list(batch["image"][:images]), titles, sheet)
+    except OSError as error:  # the run does not need the sheet
+        return Finding(NOTE, "disk", f"no sheet of the first batch: {error}. Choose another --out.")
+    return Finding(OK, "data", f"first batch with its captions: {sheet}")

@@ -1,6 +1,6 @@
 """One self-contained HTML page about one or several runs; runs that differ in their seed only are one series.
 
-Reads run folders (see `runs.py`), needs neither their data nor their models. Every figure also lies as PNG in
+Reads run folders (see `runs.py`), needs neither their data nor their models. Every figure is also written as PNG to
 <out>_figures beside the page.
 """
 
@@ -17,16 +17,16 @@ from xsample_jax.io.paths import as_path, local_copy_of
 from xsample_jax.reports.figures import (
     error_galleries,
     evaluation_curves,
-    factor_pictures,
+    factor_panels,
     graph_panels,
     learning_curves,
-    map_pictures,
+    map_panels,
     neighbor_gallery,
     target_temperature,
     temperature_panels,
 )
 from xsample_jax.reports.runs import Run, Series, choose_baseline, config_difference, group_seeds, load_runs, unit_of
-from xsample_jax.reports.style import Picture, color, figures_folder, write_page
+from xsample_jax.reports.style import Panel, color, figures_folder, write_page
 
 # Evaluation tables of the report: every series' metrics with intervals, and differences to a baseline.
 
@@ -214,7 +214,7 @@ def _write(series: Sequence[Series], runs: int, out: Path, baseline: str | None)
         verdicts=verdicts(series, base, differences),
         headline=short,
         sections=_sections(evaluation),
-        factors=factor_pictures(series, folder),
+        factors=factor_panels(series, folder),
         differences=differences,
         bars=_bars(differences),
         curves=learning_curves(series, folder),
@@ -303,12 +303,12 @@ def _maps(series: Sequence[Series], folder: Path) -> dict[str, list[dict]]:
     """Title -> the maps of all series in one coloring, side by side."""
     found: dict[str, list[dict]] = {}
     for place, one in enumerate(series):
-        for drawn in map_pictures(one, place, folder):
-            found.setdefault(drawn.title, []).append({"name": one.name, "color": color(place), "picture": drawn})
+        for drawn in map_panels(one, place, folder):
+            found.setdefault(drawn.title, []).append({"name": one.name, "color": color(place), "panel": drawn})
     return found
 
 
-def _temperatures(series: Sequence[Series], folder: Path) -> list[Picture]:
+def _temperatures(series: Sequence[Series], folder: Path) -> list[Panel]:
     """Of the series whose target has a temperature, if the snapshots have caption cosines."""
     able = [one for one in series if one.snapshot is not None and "similarity" in one.snapshot]
     able.sort(key=lambda one: target_temperature(one) is None)

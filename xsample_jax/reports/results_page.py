@@ -1,4 +1,4 @@
-"""Tables and pictures of a grid for a Markdown page: its objectives, and what each change of a key does to them."""
+"""Tables and figures of a grid for a Markdown page: its objectives, and what each change of a key does to them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from xsample_jax.registry import name_of
 from xsample_jax.reports.report import difference_rows, verdicts
 from xsample_jax.reports.results_table import results_markdown
 from xsample_jax.reports.runs import Series, load_runs, unit_of
-from xsample_jax.reports.style import Picture, color, picture, row, rule
+from xsample_jax.reports.style import Panel, color, draw_panel, row, rule
 from xsample_jax.sweeps.grid import Point, changes, objective_of, unchanged
 from xsample_jax.sweeps.local import FINISHED, state_of
 
@@ -48,10 +48,10 @@ def _cell(series: Series, base: Series | None, metric: Metric) -> str:
     return f"{mean} ({f'**{middle}**' if interval.clear else middle} [{low}, {high}])"
 
 
-# Pictures of a grid: how far each objective is from a baseline, and how a changed key moves the metrics.
+# Figures of a grid: how far each objective is from a baseline, and how a changed key moves the metrics.
 
 
-def forest(series: Sequence[Series], base: Series, metrics: Sequence[Metric], folder: Path, name: str) -> Picture:
+def forest(series: Sequence[Series], base: Series, metrics: Sequence[Metric], folder: Path, name: str) -> Panel:
     """A panel per metric, a line per series: the paired difference to `base` with its 95% interval."""
     others = [one for one in series if one is not base]
 
@@ -69,7 +69,7 @@ def forest(series: Sequence[Series], base: Series, metrics: Sequence[Metric], fo
     unit = unit_of([run for one in series for run in one.runs])
     caption = f"Difference to {base.name}, paired over {unit}, with 95% intervals over {unit} and seeds."
     size = (2.5 * len(metrics), 0.9 + 0.24 * len(others))
-    return picture(folder, name, f"Against {base.name}", caption, draw, fit=True, size=size)
+    return draw_panel(folder, name, f"Against {base.name}", caption, draw, fit=True, size=size)
 
 
 def _interval(axes, interval: Interval, place: int, metric: Metric) -> None:
@@ -81,7 +81,7 @@ def _interval(axes, interval: Interval, place: int, metric: Metric) -> None:
 
 def response(
     key: str, lines: Mapping[str, Mapping[object, Series]], metrics: Sequence[Metric], folder: Path, name: str
-) -> Picture:
+) -> Panel:
     """A panel per metric: its mean and 95% interval against the values of a key, a color per objective.
 
     Args:
@@ -119,7 +119,7 @@ def response(
 
     unit = unit_of([run for line in lines.values() for one in line.values() for run in one.runs])
     caption = f"{key}: means over seeds with 95% intervals over {unit} and seeds."
-    return picture(folder, name, key, caption, draw, fit=True, size=(2.6 * len(metrics), 3.0))
+    return draw_panel(folder, name, key, caption, draw, fit=True, size=(2.6 * len(metrics), 3.0))
 
 
 def as_word(value: object) -> str:
@@ -179,13 +179,13 @@ def _named(name: str, value: object, series: Series) -> Series:
 
 
 def summary_markdown(
-    objectives: Mapping[str, Series], base: Series, picture: str, names: Sequence[str] = SUMMARY
+    objectives: Mapping[str, Series], base: Series, figure: str, names: Sequence[str] = SUMMARY
 ) -> str:
-    """One table, and the picture that `page_markdown` has drawn."""
+    """One table, and the figure that `page_markdown` has drawn."""
     metrics = [describe(name) for name in names]
     table = difference_table([(one, base) for one in objectives.values()], metrics)
     reading = DIFFERENCES.format(base.name, _unit(objectives.values()))
-    return f"{_image(picture, f'Differences to {base.name}')}\n\n{table}\n\n{reading}"
+    return f"{_image(figure, f'Differences to {base.name}')}\n\n{table}\n\n{reading}"
 
 
 def page_markdown(
@@ -193,15 +193,15 @@ def page_markdown(
     total: int,
     runs: Path,
     base: str,
-    pictures: Path,
+    figures: Path,
     names: Sequence[str] = SUMMARY,
 ) -> str:
-    """The page's generated part; draws its pictures, whose names begin with the path `pictures`.
+    """The page's generated part; draws its figures, whose names begin with the path `figures`.
 
     Args:
       points: finished ones, of `total`.
       base: objective that the others are compared with.
-      names: metrics of the pictures and of the tables of changes; the table of objectives has all.
+      names: metrics of the figures and of the tables of changes; the table of objectives has all.
 
     Raises DataError: no finished run of the objective `base`.
     """
@@ -219,20 +219,20 @@ def page_markdown(
         "",
         "## Objectives",
         "",
-        _image(forest(series, level, metrics, pictures.parent, pictures.name).name, f"Differences to {base}"),
+        _image(forest(series, level, metrics, figures.parent, figures.name).name, f"Differences to {base}"),
         "",
         *(f"- {said}" for said in verdicts(series, level, difference_rows(series, level, every))),
         "",
         results_markdown({name: one.runs for name, one in objectives.items()}, base, [metric.name for metric in every]),
     ]
     for key, by_objective in responses_of(points, runs).items():
-        name = f"{pictures.name}-{key.rpartition('.')[2]}"
+        name = f"{figures.name}-{key.rpartition('.')[2]}"
         table = []
         for objective, line in by_objective.items():
             first, *changed = line.items()
             table += [(_named(objective, *first), None)]
             table += [(_named(objective, *one), first[1]) for one in changed]
-        lines += ["", f"## `{key}`", "", _image(response(key, by_objective, metrics, pictures.parent, name).name, key)]
+        lines += ["", f"## `{key}`", "", _image(response(key, by_objective, metrics, figures.parent, name).name, key)]
         lines += [
             "",
             difference_table(table, metrics),

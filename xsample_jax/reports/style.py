@@ -38,7 +38,7 @@ THEMES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class Panel:
     """One figure for the page: data URIs of both themes, a caption of one sentence."""
 
     name: str
@@ -90,7 +90,7 @@ def file_name(text: str) -> str:
     return f"{plain}-{hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=4).hexdigest()}"
 
 
-def picture(
+def draw_panel(
     folder: Path,
     name: str,
     title: str,
@@ -98,8 +98,8 @@ def picture(
     draw: Callable,
     fit: bool = False,
     size: tuple[float, float] | None = None,
-) -> Picture:
-    """Draws `draw(figure, theme)` in both themes, writes <name>.png and <name>-dark.png, returns the Picture.
+) -> Panel:
+    """Draws `draw(figure, theme)` in both themes, writes <name>.png and <name>-dark.png, returns the Panel.
 
     Args:
       fit: lay the figure out by the widths of its labels (slow) in place of fixed margins.
@@ -124,7 +124,7 @@ def picture(
         file = folder / f"{file_name(name)}{'' if theme.name == 'light' else '-dark'}.png"
         flat.quantize(256, dither=Image.Dither.NONE).save(file)
         encoded[theme.name] = data_uri(file.read_bytes())
-    return Picture(name, title, caption, encoded["light"], encoded["dark"])
+    return Panel(name, title, caption, encoded["light"], encoded["dark"])
 
 
 def data_uri(png: bytes) -> str:
@@ -137,7 +137,7 @@ def color(place: int) -> str:
     return COLORS[place % len(COLORS)]
 
 
-# HTML pages of the tools: one file, no script, every picture inside; templates/base.html is their common dress.
+# HTML pages of the tools: one file, no script, every figure inside; templates/base.html is their common dress.
 
 
 def write_page(template: str, out: Path, **values) -> Path:
@@ -199,7 +199,7 @@ def image_uri(image: np.ndarray) -> str:
 
 
 def insert(path: str | Path, name: str, markdown: str) -> None:
-    """Puts the text between the lines `<!-- name -->` and `<!-- /name -->` of a file, in place of what is there.
+    """Puts the text between the lines `<!-- name -->` and `<!-- /name -->` of a file, in place of the old text.
 
     A file that does not exist is made. Raises DataError for one without the markers.
     """

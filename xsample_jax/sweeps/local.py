@@ -22,7 +22,7 @@ from xsample_jax.sweeps.grid import Point
 # Whether one more process fits into the memory of the host, by what the others took (Linux; elsewhere unknown).
 
 
-MARGIN = 1.15  # of what was measured: runs of one grid differ a little
+MARGIN = 1.15  # over the measured memory: runs of one grid differ a little
 
 
 def available() -> int | None:

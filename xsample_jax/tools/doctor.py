@@ -2,7 +2,7 @@
 
     python -m xsample_jax.tools.doctor --config=configs/cc3m.py --config.data.path=data/cc3m [--workdir=runs/cc3m]
 
-One line for each finding; exit code 1 if one of them is a problem. Draws the first batch with its captions (--picture).
+One line for each finding; exit code 1 if one of them is a problem. Draws the first batch with its captions (--out).
 """
 
 import argparse
@@ -22,7 +22,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--config", required=True, help="config file; values are set as --config.KEY=VALUE")
     parser.add_argument("--workdir", default=".", help="folder that the run would write to (default: this one)")
-    parser.add_argument("--picture", type=local_path, default=Path("doctor.png"), help="PNG of the first batch")
+    parser.add_argument("--out", type=local_path, default=Path("doctor.png"), help="PNG of the first batch")
     parser.add_argument("--every_file", action="store_true", help="compare the checksums of all files of the set")
     flags = parser.parse_args(arguments)
     from xsample_jax.config import load_config
@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
 
     try:
         config = load_config(flags.config, overrides)
-        findings = diagnose(config, flags.workdir, flags.picture, flags.every_file)
+        findings = diagnose(config, flags.workdir, flags.out, flags.every_file)
     except UserError as error:
         findings = list(problems("config", error))
     for finding in findings:

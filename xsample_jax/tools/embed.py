@@ -2,8 +2,8 @@
 
     python -m xsample_jax.tools.embed --data=FOLDER [--model=NAME_OR_FOLDER] [--backend=torch]
 
-Stop it at any time and run it again: it goes on with the next shard. --what=classes writes the embeddings of the class
-names instead, for the class_text graph. More: docs/captions.md.
+Stop it at any time and run it again: it continues with the next shard. --what=classes writes the embeddings of the
+class names instead, for the class_text graph. More: docs/captions.md.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     python -m xsample_jax.tools.local_features --run=runs/mine --out=local_features.html
     python -m xsample_jax.tools.local_features --run=runs/mine --split=test --clusters=8 --config.data.path=data/other
 
-Writes one page and its picture as PNG beside it (docs/reports.md).
+Writes one page and its image as PNG beside it (docs/reports.md).
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Makes a record set of what you have: tars of img2dataset, a folder of pictures, a TFDS data set, another record set.
+"""Makes a record set of what you have: tars of img2dataset, a folder of images, a TFDS data set, another record set.
 
     python -m xsample_jax.tools.prepare --source=webdataset --path='cc3m/*.tar' --out=data/cc3m --require_caption
     python -m xsample_jax.tools.prepare --source=folder --path=imagenet --split_by_folder --out=data/imagenet
@@ -10,8 +10,8 @@
     python -m xsample_jax.tools.prepare --source=digits_on_images --path=emoji --digits=16 --out=data/digits_on_emoji
     python -m xsample_jax.tools.prepare --source=multi_digits --digit_sizes=20,80 --out=data/digits_20_80
 
-Stopped or killed, it goes on when the same command is given again, and ends with the same bytes. docs/data.md says what
-becomes of odd and broken pictures and captions. Flags it does not know go to the Beam runner that --runner names.
+Stopped or killed, it continues when the same command is given again, and ends with the same bytes. docs/data.md says
+what becomes of odd and broken images and captions. Flags it does not know go to the Beam runner that --runner names.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--caption_fields", default="", help="columns, JSON entries, features or factors, with commas")
     parser.add_argument("--label_field", default="", help="column, JSON entry or feature with a number or a class name")
     parser.add_argument("--class_names", type=local_path, help="file with the name of class 0, 1, ... on each line")
-    parser.add_argument("--require_caption", action="store_true", help="drop pictures without a caption")
+    parser.add_argument("--require_caption", action="store_true", help="drop images without a caption")
     parser.add_argument(
         "--embed",
         nargs="?",
@@ -70,7 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="MODEL",
         help="then embed the captions, as tools.embed does",
     )
-    parser.add_argument("--shard_size", type=int, help="pictures per input shard of folders and TFDS (default 10000)")
+    parser.add_argument("--shard_size", type=int, help="images per input shard of folders and TFDS (default 10000)")
     parser.add_argument("--digits", type=int, help="of digits_on_images: how many different ones (default 16)")
     parser.add_argument("--canvas", type=int, help="of sources with digits: side in pixels (default 64; multi: 112)")
     parser.add_argument(
@@ -88,7 +88,7 @@ def run(arguments: list[str]) -> None:
     ours = [option for action in parser._actions for option in action.option_strings]
     for flag in others:
         meant = difflib.get_close_matches(flag.partition("=")[0], ours, n=1, cutoff=0.85)
-        if meant or not flags.runner:  # Beam only warns of what it does not know, and goes on without
+        if meant or not flags.runner:  # Beam only warns about flags it does not know, and continues without
             parser.error(f"unrecognized arguments: {flag}" + (f" (did you mean {meant[0]}?)" if meant else ""))
     if flags.shard_size is not None and flags.shard_size < 1:
         raise DataError("--shard_size", flags.shard_size, "at least 1")
@@ -177,7 +177,7 @@ def summary(manifest, report: dict, out: Path):
         yield f"  {note}"
     for kind in sorted(report):
         if kind.startswith("image_") and kind not in COUNTED:
-            yield f"  {kind.removeprefix('image_').replace('_', '-')} images, written anew: {report[kind]}"
+            yield f"  {kind.removeprefix('image_').replace('_', '-')} images, encoded again: {report[kind]}"
     for kind, words in COUNTED.items():
         if report.get(kind):
             yield f"  {words}: {report[kind]} ({report[kind] / report['kept']:.0%})"

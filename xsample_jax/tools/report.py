@@ -2,7 +2,7 @@
 
     python -m xsample_jax.tools.report RUN... --out=report.html [--baseline=simclr]
 
-Reads run folders (see `runs.py`), needs neither their data nor their models. Every figure also lies as PNG in
+Reads run folders (see `runs.py`), needs neither their data nor their models. Every figure is also written as PNG to
 <out>_figures beside the page.
 """
 

@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     what.add_argument("--run", action="store_true", help="train them on this machine")
     what.add_argument("--emit", metavar="KIND", help="print launch commands: shell, gpu_host, slurm, xpk, gke, queued, "
                       "babysit")  # fmt: skip
-    what.add_argument("--collect", action="store_true", help="only write the results of what has run so far")
+    what.add_argument("--collect", action="store_true", help="only write the results of the runs finished so far")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, as far as memory goes (default 1)")
     parser.add_argument("--gpus", default="", help="with --run: GPUs, as 0,1,2,3; each run has one for itself")
     parser.add_argument("--options", default="", help="with --emit: options of the launcher, in quotes")
@@ -72,7 +72,7 @@ def sweep(arguments: Sequence[str] | None = None) -> int:
     try:
         failed = run_points(points, name, flags.out, flags.jobs if not gpus else len(gpus), gpus, environment)
     except Stopped:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; the same command continues from here", file=sys.stderr)
         return REQUEUE
     finally:
         write_results(points, flags.out)

@@ -290,7 +290,7 @@ FAMILIES = {
 }
 
 
-# The weights that a run starts from: `model.init_from`, `model.init_family`. The head always starts anew.
+# The weights that a run starts from: `model.init_from`, `model.init_family`. The head is always new.
 
 
 ENCODER = "encoder/"
@@ -306,7 +306,7 @@ def read_pretrained(config) -> dict[str, np.ndarray]:
         return {}
     family = FAMILIES[config.model.init_family]
     arrays = import_encoder(config, family, read_weights(path), path)
-    log_info(f"{config.name}: the encoder starts from {path} ({family.title}), the head anew")
+    log_info(f"{config.name}: the encoder starts from {path} ({family.title}), with a new head")
     return {ENCODER + name: value for name, value in arrays.items()}
 
 

@@ -1,10 +1,10 @@
-"""The picture of factors: drawn for runs of the suite shapes, in the order of the tables, and for no others."""
+"""The figure of factors: drawn for runs of the suite shapes, in the order of the tables, and for no others."""
 
 import numpy as np
 from PIL import Image
 
 from xsample_jax.evals.metrics import Scores
-from xsample_jax.reports.figures import factor_pictures
+from xsample_jax.reports.figures import factor_panels
 from xsample_jax.reports.runs import Run, Series
 
 
@@ -16,8 +16,8 @@ def series(tmp_path, name, kept):
 
 def test_dots_stand_where_the_numbers_are(tmp_path):
     some = [series(tmp_path, "a", {"ground": 1.0, "shape": 0.0}), series(tmp_path, "b", {"shape": 0.5, "taste": 0.2})]
-    (picture,) = factor_pictures(some, tmp_path)
-    assert picture.light.startswith("data:image/png")
+    (draw_panel,) = factor_panels(some, tmp_path)
+    assert draw_panel.light.startswith("data:image/png")
     pixels = np.asarray(Image.open(tmp_path / "factors.png").convert("RGB")).astype(int)
     rows, columns = {}, {}
     for name, color in (("a", (200, 85, 61)), ("b", (47, 127, 181))):
@@ -27,6 +27,6 @@ def test_dots_stand_where_the_numbers_are(tmp_path):
     assert columns["b"].max() > columns["a"].max()
 
 
-def test_runs_without_factors_have_no_picture(tmp_path):
+def test_runs_without_factors_have_no_panel(tmp_path):
     plain = Series("a", (Run("a", tmp_path, {}, [], [(1, {"group/knn": 0.5})], {}, None),))
-    assert factor_pictures([plain], tmp_path) == []
+    assert factor_panels([plain], tmp_path) == []

@@ -1,4 +1,4 @@
-"""One picture per family of benchmarks, light and dark, out of {name: JSON of the benchmark (report.finish)}.
+"""One figure per family of benchmarks, light and dark, out of {name: JSON of the benchmark (report.finish)}.
 
 Each shows ours beside its peers and, dotted, what the machine or the algorithm cannot go below or above.
 """
@@ -6,7 +6,7 @@ Each shows ours beside its peers and, dotted, what the machine or the algorithm 
 import pathlib
 from collections.abc import Mapping
 
-from xsample_jax.reports.style import color, picture
+from xsample_jax.reports.style import color, draw_panel
 
 LIMIT = {"linestyle": ":", "linewidth": 1.4}
 
@@ -18,7 +18,9 @@ def draw(record: Mapping[str, Mapping], folder: pathlib.Path) -> list[str]:
 
     def one(name: str, there: bool, function, *arguments) -> None:
         if there:
-            picture(folder, f"benchmarks_{name}", name, "", lambda figure, theme: function(figure, theme, *arguments))
+            draw_panel(
+                folder, f"benchmarks_{name}", name, "", lambda figure, theme: function(figure, theme, *arguments)
+            )
             made.append(name)
 
     losses = [found for name, found in record.items() if name.startswith("loss_cpu")]

@@ -236,7 +236,7 @@ def missing(count: int, present, seconds: float, where: str = "the start") -> Pr
         f"processes at {where}",
         f"{len(present)} of {count}",
         f"all {count} within {seconds:g} s; missing: process {shown}",
-        "Read the log of what is missing: it was not started, has failed, or cannot reach the address of process 0.",
+        "Read its log: it was not started, has failed, or cannot reach the address of process 0.",
     )
 
 
