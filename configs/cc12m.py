@@ -1,7 +1,7 @@
 """X-CLR on Conceptual Captions 12M: as cc3m.py with four times the images and a quarter of the epochs.
 
 Command:   python -m xsample_jax.main --config=configs/cc12m.py --workdir=runs/cc12m/xclr \\
-               --config.data.path=FOLDER       (a record set with caption embeddings; see docs/data.md)
+               --config.data.path=FOLDER       (a dataset with caption embeddings; see docs/data.md)
 Variants:  :smoke (embedded emoji, 5 small steps, seconds)
 Hardware:  TPU v5e-64 (8x8).
 Hours:     not measured

@@ -1,7 +1,7 @@
 """X-CLR on Conceptual Captions 3M: the graph is the similarity of the captions (arXiv 2407.18134, table 4).
 
 Command:   python -m xsample_jax.main --config=configs/cc3m.py --workdir=runs/cc3m/xclr \\
-               --config.data.path=FOLDER       (a record set with caption embeddings; see docs/data.md)
+               --config.data.path=FOLDER       (a dataset with caption embeddings; see docs/data.md)
 Variants:  :smoke (embedded emoji, 5 small steps, seconds)
 Hardware:  TPU v5e-16 (4x4) or 8 GPUs.
 Hours:     not measured

@@ -1,7 +1,7 @@
 """X-CLR on ImageNet-1k: ResNet-50, 100 epochs, the graph made of class names (arXiv 2407.18134, table 1).
 
 Command:   python -m xsample_jax.main --config=configs/imagenet.py --workdir=runs/imagenet/xclr \\
-               --config.data.path=FOLDER       (a record set with class names; see docs/data.md)
+               --config.data.path=FOLDER       (a dataset with class names; see docs/data.md)
            No text model is needed: embeddings of the class names ship with the package (docs/captions.md).
 Variants:  :smoke (embedded emoji, 5 small steps, seconds)
 Hardware:  TPU v5e-16 (4x4); 8 GPUs will do (the paper's batch is 8 x 128).

@@ -10,7 +10,7 @@
 #
 # X-CLR asks the similarities of image embeddings to match a graph: for every image, the softmax of its caption's
 # cosines to all others, divided by a temperature τₛ. Everything about that graph is known before training. This
-# notebook looks at it, on the emoji set that the package ships. The same as a page, for any record set:
+# notebook looks at it, on the emoji set that the package ships. The same as a page, for any dataset:
 # `python -m xsample_jax.tools.inspect --data=emoji`.
 
 # %%

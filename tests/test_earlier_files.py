@@ -1,4 +1,4 @@
-"""A run folder, a checkpoint and a record set of an earlier version are read, with warnings that give the new names."""
+"""A run folder, a checkpoint and a dataset of an earlier version are read, with warnings that give the new names."""
 
 import json
 import pathlib

@@ -107,7 +107,7 @@ class Encoder:
 def load_encoder(path: str | Path, step: int | None = None) -> Encoder:
     """The encoder of the run in folder `path`: of its newest checkpoint, or of the one after `step` steps.
 
-    It is the moving average where the run kept one (optimizer.ema). Neither a data set nor the state of the optimizer
+    It is the moving average where the run kept one (optimizer.ema). Neither a dataset nor the state of the optimizer
     is read, and any number of devices will do. Raises CheckpointError: no such checkpoint, or a damaged one.
     """
     run, step = find_checkpoint(path, step)

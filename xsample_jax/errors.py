@@ -65,7 +65,7 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A record set, a manifest, a shard or one record is not what it should be."""
+    """A dataset, a manifest, a shard or one record is not what it should be."""
 
 
 class CheckpointError(UserError):

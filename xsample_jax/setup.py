@@ -315,7 +315,7 @@ def _nothing_to_predict(suite: str, source: RecordSource, labels: np.ndarray) ->
     manifest, of_split = source.manifest, f"of split {source.split}"
     if suite == "shapes" and not manifest.attributes:
         fix = "Set --config.eval.suite=probe."
-        yield DataError(f"attributes {of_split}", "none", "a record set with attributes, one for each factor", fix)
+        yield DataError(f"attributes {of_split}", "none", "a dataset with attributes, one for each factor", fix)
     # A large set that names its classes may have labels for a few of its records: only reading all would tell.
     if suite == "probe" and not len(labels) and (_whole(source) or not manifest.class_names):
         fix = "Set --config.eval.suite=none for a set without labels."

@@ -1,4 +1,4 @@
-"""Embeddings into a record set: right rows, one encoding per text, resumable to the byte, never half a set."""
+"""Embeddings into a dataset: right rows, one encoding per text, resumable to the byte, never half a set."""
 
 import dataclasses
 import hashlib

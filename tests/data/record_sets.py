@@ -1,4 +1,4 @@
-"""A small record set that tests write, read and damage."""
+"""A small dataset that tests write, read and damage."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Decoding: every kind of image that data sets contain, against pixels computed by hand."""
+"""Decoding: every kind of image that datasets contain, against pixels computed by hand."""
 
 import io
 import struct

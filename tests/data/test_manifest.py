@@ -42,8 +42,8 @@ def test_manifest_is_what_the_contract_says(folder):
     ("text", "message"),
     [
         ("{", "readable JSON"),
-        ("[1]", "manifest of a record set"),
-        ('{"features": {}}', "manifest of a record set"),
+        ("[1]", "manifest of a dataset"),
+        ('{"features": {}}', "manifest of a dataset"),
         ('{"schema": 7}', "schema 1"),
         ('{"schema": 1}', "exactly attributes"),
     ],

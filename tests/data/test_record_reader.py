@@ -1,4 +1,4 @@
-"""Reading a record set: what was written comes back, and what is not whole is refused with file, index and fix."""
+"""Reading a dataset: what was written comes back, and what is not whole is refused with file, index and fix."""
 
 import pickle
 import threading

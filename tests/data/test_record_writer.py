@@ -1,4 +1,4 @@
-"""Writing a record set: the same bytes every time, all of a set or nothing, and no record that breaks the format."""
+"""Writing a dataset: the same bytes every time, all of a set or nothing, and no record that breaks the format."""
 
 import msgpack
 import numpy as np

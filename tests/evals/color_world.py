@@ -74,7 +74,7 @@ class ColorStore:
 
 
 def write_colors(folder: Path, of_each: int = 3) -> None:
-    """A record set of images in nearly the colors of the classes, with splits train and val."""
+    """A dataset of images in nearly the colors of the classes, with splits train and val."""
     rng, splits = np.random.default_rng(0), {"train": [], "val": []}
     for number in range(2 * of_each * len(ORDER)):
         label = number % len(ORDER)
@@ -87,7 +87,7 @@ def write_colors(folder: Path, of_each: int = 3) -> None:
 
 
 def color_config(folder: Path):
-    """A config whose record set is written to `folder`: what checks read."""
+    """A config whose dataset is written to `folder`: what checks read."""
     write_colors(folder, of_each=1)
     return tiny_config(data__source="records", data__path=str(folder), eval__suite="none", eval__split="val")
 

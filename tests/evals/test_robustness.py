@@ -142,7 +142,7 @@ def test_real_needs_files_and_a_list_that_is_whole(root, tmp_path):
     write_records(tmp_path / "imagenet" / "validation", "val", {"test": records}, [WORDNET_IDS[0]])
     images = SETS["imagenet"].listed(tmp_path / "imagenet" / "validation")
     assert images.right[images.group].any(axis=1).tolist() == [True, False]  # without a label it does not count
-    with pytest.raises(DataError, match=r"'a record set'.*ILSVRC2012_val_"):
+    with pytest.raises(DataError, match=r"'a dataset'.*ILSVRC2012_val_"):
         SETS["imagenet-real"].listed(tmp_path / "imagenet" / "validation")
 
 

@@ -1,4 +1,4 @@
-"""Evaluating real record sets: some records without a caption, one that cannot be read."""
+"""Evaluating real datasets: some records without a caption, one that cannot be read."""
 
 import dataclasses
 import io

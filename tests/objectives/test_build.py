@@ -270,7 +270,7 @@ class Unlabeled:
 def test_missing_side_information_names_the_entry_and_presets_that_work():
     for preset in ("xclr", "clip", "simclr", "sogclr"):
         check_side_information(PRESETS[preset].objective.requires, Unlabeled())
-    with pytest.raises(DataError, match="batch entry label = None: expected a data set that has it") as caught:
+    with pytest.raises(DataError, match="batch entry label = None: expected a dataset that has it") as caught:
         check_side_information(PRESETS["supcon"].objective.requires, Unlabeled())
     proposed, _, more = str(caught.value).partition("supports: ")[2].rstrip(".").partition(" and ")
     assert proposed.startswith("xclr, xclr_random, simclr, dcl")

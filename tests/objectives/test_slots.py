@@ -130,5 +130,5 @@ def test_every_provider_has_a_state_that_exists():
 
 
 def test_the_config_offers_the_graphs_that_something_provides():
-    """faults A1: objective.graph offered choices that every data set lacks."""
+    """faults A1: objective.graph offered choices that every dataset lacks."""
     assert set(SOURCES) - set(SOURCE_NAMES) == {"labels", "kernel", "geometry"}

@@ -115,6 +115,6 @@ def test_labels_without_class_names_are_an_error_before_training():
     with pytest.raises(DataError, match="batch entry class_embedding"):
         check_side_information(PRESETS["xclr_class_text"].objective.requires, Unnamed())
     for preset in ("xclr_class_text", "simlap"):
-        with pytest.raises(DataError, match="class names of the data set"):
+        with pytest.raises(DataError, match="class names of the dataset"):
             check_class_names(PRESETS[preset].objective, Unnamed())
     check_class_names(PRESETS["supcon"].objective, Unnamed())

@@ -1,4 +1,4 @@
-"""Finished record sets and TFDS data sets as sources."""
+"""Finished datasets and TFDS datasets as sources."""
 
 import importlib.resources
 import io

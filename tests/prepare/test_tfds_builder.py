@@ -1,4 +1,4 @@
-"""The TFDS form of a record set: every example comes back through TFDS itself, and through prepare as it was."""
+"""The TFDS form of a dataset: every example comes back through TFDS itself, and through prepare as it was."""
 
 import io
 

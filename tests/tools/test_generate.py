@@ -1,4 +1,4 @@
-"""Images of a run's generators as a record set: what they say of themselves, mixed with real ones, bad input."""
+"""Images of a run's generators as a dataset: what they say of themselves, mixed with real ones, bad input."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Caption embeddings into a finished record set: shard by shard, resumable, and swapped in at once at the end."""
+"""Caption embeddings into a finished dataset: shard by shard, resumable, and swapped in at once at the end."""
 
 import dataclasses
 import json
@@ -62,7 +62,7 @@ def embed_set(
     part: tuple[int, int] | None = None,
     show: bool = True,
 ) -> EmbeddedSet:
-    """Adds the embeddings of all captions to a record set, or continues where a stopped call left off.
+    """Adds the embeddings of all captions to a dataset, or continues where a stopped call left off.
 
     A second call for a set that has them does nothing. Where calls were stopped makes no difference to the result.
     Of two calls for the same shards at the same time the second is refused.
@@ -225,7 +225,7 @@ def _shared_out(ticks, records: int) -> Callable[[float], None]:
     return advance
 
 
-# Embeddings of the class names of a record set, for the class_text graph.
+# Embeddings of the class names of a dataset, for the class_text graph.
 
 
 def embed_classes(

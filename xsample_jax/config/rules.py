@@ -31,7 +31,7 @@ def _data_source(c: dict) -> Iterator[ConfigError]:
         yield ConfigError(
             "data.path",
             c["data.path"],
-            f"the folder of a prepared record set for data.source = {c['data.source']!r}",
+            f"the folder of a prepared dataset for data.source = {c['data.source']!r}",
             "Set --config.data.path=FOLDER (python -m xsample_jax.tools.prepare makes one).",
         )
     if c["data.source"] == "emoji" and c["data.path"] is not None:

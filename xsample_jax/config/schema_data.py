@@ -14,17 +14,17 @@ DATA = {
     "path": Key(
         str,
         None,
-        "Folder of the record set (manifest.json inside), here or gs://BUCKET/NAME; for records and emoji_folder.",
+        "Folder of the dataset (manifest.json inside), here or gs://BUCKET/NAME; for records and emoji_folder.",
         optional=True,
     ),
     "split": Key(str, "train", "Split that is trained on."),
     "fingerprint": Key(
-        str, None, "Refuse to open a set whose manifest has another fingerprint. None: do not check.", optional=True
+        str, None, "Refuse to open a dataset whose manifest has another fingerprint. None: do not check.", optional=True
     ),
     "mix": Key(
         tuple[dict, ...],
         (),
-        "Other record sets to train on as well: {path: its folder, share: of the images drawn}. The rest of the draws "
+        "Other datasets to train on as well: {path: its folder, share: of the images drawn}. The rest of the draws "
         "are from data.path, which alone is evaluated on.",
     ),
     "balance": Key(
@@ -38,8 +38,8 @@ DATA = {
     "cache": Key(
         str,
         "none",
-        "ram: read the records of a folder into the memory of every host first, for small sets on slow disks. decoded: "
-        "keep every training image in memory once it is decoded, for small sets on slow processors. disk: copy "
+        "ram: read the records of a folder into the memory of every host first, for small datasets on slow disks. decoded: "
+        "keep every training image in memory once it is decoded, for small datasets on slow processors. disk: copy "
         "shards that are in a bucket to the disk of every host (docs/data.md). none: read them where they are.",
         choices=("none", "ram", "decoded", "disk"),
     ),

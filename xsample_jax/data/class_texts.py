@@ -85,7 +85,7 @@ def class_text_encoder(folder: pathlib.Path, source) -> Mapping:
 def class_name_embeddings(folder: pathlib.Path, source) -> np.ndarray | None:
     """Frozen embeddings that were made from the class names alone, float16 [classes, E]; None where there are none.
 
-    They are class_embeddings.npy of the record set; else, where its classes are ImageNet's, those of the package.
+    They are class_embeddings.npy of the dataset; else, where its classes are ImageNet's, those of the package.
     Raises DataError for a file that is of other classes.
     """
     path = folder / FILE

@@ -380,7 +380,7 @@ def check_class_names(objective: Objective, source) -> None:
     """Raises DataError where an objective keeps something for every class and the set does not name its classes."""
     if objective.needs_class_names and not source.manifest.class_names:
         raise DataError(
-            "class names of the data set",
+            "class names of the dataset",
             "none",
             "a name for every class: this objective keeps something for each (class texts, or the gate of simlap)",
             "Prepare the set again with class names, or take a preset that reads labels only, as supcon.",
@@ -391,7 +391,7 @@ MOST_PRESETS = 12  # named in a message
 
 
 def check_side_information(fields: frozenset[str], source) -> None:
-    """Raises DataError (or Problems) for entries in `fields` that no data set, or not this one, can deliver.
+    """Raises DataError (or Problems) for entries in `fields` that no dataset, or not this one, can deliver.
 
     What a set has is read off its manifest and a sample of its records: a set may lack captions here and there, and on
     some sets one record cannot be read.
@@ -418,6 +418,6 @@ def check_side_information(fields: frozenset[str], source) -> None:
         if name not in has:
             problems.append(DataError(f"batch entry {name}", None, "a graph that does not read it: no set has it", fix))
         elif not has[name]:
-            expected = "a data set that has it, as the target graph or the text side of this objective reads it"
+            expected = "a dataset that has it, as the target graph or the text side of this objective reads it"
             problems.append(DataError(f"batch entry {name}", None, expected, fix))
     raise_all(problems, "what the objective reads")

@@ -1,4 +1,4 @@
-"""Reading a record set: one split, opened for random access by index. Its format: docs/data.md."""
+"""Reading a dataset: one split, opened for random access by index. Its format: docs/data.md."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ from xsample_jax.data.cache import Copy, ShardCache
 from xsample_jax.errors import DataError, RunError, did_you_mean
 from xsample_jax.io.paths import as_path, errors_of_the_store, file_sizes, in_bucket
 
-# The manifest.json of a record set: what the set holds, and whether its files are still that.
+# The manifest.json of a dataset: what the set holds, and whether its files are still that.
 #
 # A manifest names splits, shards with checksums, classes, attributes and text encoder, and carries a fingerprint over
 # all
@@ -29,7 +29,7 @@ MANIFEST = "manifest.json"
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a record set holds; the fields are those of manifest.json.
+    """What a dataset holds; the fields are those of manifest.json.
 
     Attributes:
       name: name of the set.
@@ -66,13 +66,13 @@ def read_manifest(folder: str | Path) -> Manifest:
         with errors_of_the_store(path):
             fields = json.loads(path.read_text())
     except FileNotFoundError:
-        fix = "Give the folder of a record set, or prepare the set again: it was not finished."
+        fix = "Give the folder of a dataset, or prepare the set again: it was not finished."
         raise DataError("manifest", str(path), "an existing file", fix) from None
     except (OSError, ValueError) as error:
         fix = "May this account read the bucket?" if in_bucket(path) else "Prepare the set again."
         raise DataError("manifest", str(path), f"readable JSON ({str(error)[:300]})", fix) from error
     if not isinstance(fields, dict) or "schema" not in fields:
-        raise DataError("manifest", str(path), "the manifest of a record set", "This file belongs to something else.")
+        raise DataError("manifest", str(path), "the manifest of a dataset", "This file belongs to something else.")
     if fields["schema"] != SCHEMA_VERSION:
         fix = "Prepare the set again with this version, or read it with the version that wrote it."
         raise DataError(f"schema in {path}", fields["schema"], f"schema {SCHEMA_VERSION}", fix)
@@ -184,7 +184,7 @@ READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
 
 def open_records(folder: str | Path, split: str, fingerprint: str | None = None, channels: int = 3) -> "RecordSource":
-    """Opens one split of a record set for random access.
+    """Opens one split of a dataset for random access.
 
     Args:
       folder: the set, here or in a bucket (gs://BUCKET/NAME).

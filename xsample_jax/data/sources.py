@@ -1,4 +1,4 @@
-"""From the `data` section of a config to an open record set."""
+"""From the `data` section of a config to an open dataset."""
 
 import collections
 import contextlib
@@ -21,7 +21,7 @@ from xsample_jax.io.paths import as_path, in_bucket
 from xsample_jax.metrics.profiling import host_memory
 from xsample_jax.metrics.progress_bar import progress
 
-# Several record sets as one training split.
+# Several datasets as one training split.
 
 
 class Mixture:
@@ -151,7 +151,7 @@ def open_emoji(data, split: str) -> RecordSource:
 
 
 def open_folder(data, split: str) -> RecordSource:
-    """Opens a split of the record set in `data.path`; alpha, if any, is composited on white (`channels` is 3)."""
+    """Opens a split of the dataset in `data.path`; alpha, if any, is composited on white (`channels` is 3)."""
     if not data.path:
         fix = "Give the folder that `python -m xsample_jax.tools.prepare` wrote."
         raise ConfigError("data.path", data.path, "a folder with a manifest.json when data.source=records", fix)

@@ -1,4 +1,4 @@
-"""A small byte-level BPE tokenizer for text towers that are trained from scratch; it lives beside the record set."""
+"""A small byte-level BPE tokenizer for text towers that are trained from scratch; it lives beside the dataset."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -48,7 +48,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, path: str | Path) 
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """Reads tokenizer.json of a record set; DataError when it is missing or not one of ours."""
+    """Reads tokenizer.json of a dataset; DataError when it is missing or not one of ours."""
     path = as_path(folder) / TOKENIZER
     fix = f"Write one: python -m xsample_jax.tools.train_tokenizer --data={folder}"
     try:

@@ -1,4 +1,4 @@
-"""Writing a record set: ArrayRecord shards of msgpack maps, every record checked, and the manifest last."""
+"""Writing a dataset: ArrayRecord shards of msgpack maps, every record checked, and the manifest last."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ def write_records(
     options: str = WRITER_OPTIONS,
     overwrite: bool = False,
 ) -> Manifest:
-    """Writes a record set so that a reader sees all of it or none of it.
+    """Writes a dataset so that a reader sees all of it or none of it.
 
     Shards are written into a hidden folder beside the final names, moved when all are complete, and the manifest comes
     last. The same records and options give the same bytes.

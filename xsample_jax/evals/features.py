@@ -67,9 +67,7 @@ class Features:
         """Returns int [n]; DataError that lists the attributes there are when `name` is none of them."""
         if name not in self.attributes:
             known = ", ".join(sorted(self.attributes)) or "none"
-            raise DataError(
-                "attribute", name, f"an attribute of the record set ({known})", "Choose another eval.suite."
-            )
+            raise DataError("attribute", name, f"an attribute of the dataset ({known})", "Choose another eval.suite.")
         return self.attributes[name]
 
     def where(self, attribute: str, word: str) -> "Features":

@@ -121,7 +121,7 @@ def evaluate_factors(train: Features, test: Features) -> SuiteResult:
     Images are the unit of the bootstrap. Raises DataError where there are no attributes, or one with a single value.
     """
     if not test.attributes:
-        expected = "a record set with attributes, one for each factor"
+        expected = "a dataset with attributes, one for each factor"
         raise DataError("attributes", "none", expected, "Set --config.eval.suite=probe.")
     out, unit = Collector(), np.arange(len(test))
     targets = {name: train.attribute(name) for name in test.attributes}

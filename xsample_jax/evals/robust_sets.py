@@ -146,7 +146,7 @@ def one_hot(classes: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def by_wordnet_id(folder: Path, subset: str | None = None) -> Images:
-    """Folders named by WordNet ids, as ImageNet's, or a record set; `subset`: the table of the classes there are."""
+    """Folders named by WordNet ids, as ImageNet's, or a dataset; `subset`: the table of the classes there are."""
     if (folder / MANIFEST).exists():
         return by_records(folder, subset)
     number = {wordnet_id: index for index, (wordnet_id, _) in enumerate(read_classes())}
@@ -162,7 +162,7 @@ def by_wordnet_id(folder: Path, subset: str | None = None) -> Images:
 
 
 def imagenet_numbers(class_names: Sequence[str]) -> np.ndarray | None:
-    """ImageNet's number of every class of a record set, int [classes]; None when one of them is no ImageNet class.
+    """ImageNet's number of every class of a dataset, int [classes]; None when one of them is no ImageNet class.
 
     Names are WordNet ids, or English names in any case.
     """
@@ -175,11 +175,11 @@ def imagenet_numbers(class_names: Sequence[str]) -> np.ndarray | None:
 
 
 def by_records(folder: Path, subset: str | None = None) -> Images:
-    """A record set whose classes are ImageNet's, as `tools.prepare` makes one of TFDS' imagenet_v2, imagenet_a, ..."""
+    """A dataset whose classes are ImageNet's, as `tools.prepare` makes one of TFDS' imagenet_v2, imagenet_a, ..."""
     manifest = read_manifest(folder)
     numbers = imagenet_numbers(manifest.class_names)
     if numbers is None or len(manifest.splits) != 1:
-        raise DataError(f"record set {folder}", list(manifest.splits), "one split, with the classes of ImageNet")
+        raise DataError(f"dataset {folder}", list(manifest.splits), "one split, with the classes of ImageNet")
     source = open_records(folder, next(iter(manifest.splits)))
     candidates = np.arange(CLASSES) if subset is None else np.array(table("subsets")[subset])
     labels = np.array([source[index]["label"] for index in range(len(source))])
@@ -188,7 +188,7 @@ def by_records(folder: Path, subset: str | None = None) -> Images:
 
 
 def by_number(folder: Path) -> Images:
-    """Folders named by the number of the class, 0 to 999 (ImageNet-V2), or a record set."""
+    """Folders named by the number of the class, 0 to 999 (ImageNet-V2), or a dataset."""
     if (folder / MANIFEST).exists():
         return by_records(folder)
     folders = subfolders(folder)
@@ -206,7 +206,7 @@ def reassessed(folder: Path) -> Images:
     """
     if (folder / MANIFEST).exists():
         expected = "files ILSVRC2012_val_*.JPEG in folders, as records do not keep the names by which ReaL goes"
-        raise DataError(f"images in {folder}", "a record set", expected)
+        raise DataError(f"images in {folder}", "a dataset", expected)
     root = folder.parent.parent
     file = next((root / place for place in REAL if (root / place).is_file()), None)
     if file is None:

@@ -29,7 +29,7 @@ def check_robustness(bench: EvalContext) -> Iterator[UserError]:
     names = bench.source(bench.config.eval.train_split).manifest.class_names
     if bench.target != "label" or imagenet_numbers(names) is None:
         found = f"{len(names)} classes, as {', '.join(names[:3]) or 'none'}"
-        fix = "Give a record set of ImageNet: --config.data.source=records --config.data.path=FOLDER --target=label."
+        fix = "Give a dataset of ImageNet: --config.data.source=records --config.data.path=FOLDER --target=label."
         yield DataError("classes of the probe", found, "ImageNet classes, by WordNet id or name", fix)
     root = bench.options.sets
     if root is None or not root.is_dir():

@@ -184,7 +184,7 @@ class TextSide:
         self._embed = jax.jit(embed, out_shardings=replicated(parts.mesh))
 
     def check(self, source) -> Iterator[UserError]:
-        """What a record set lacks for this model, from its manifest and a sample of its records."""
+        """What a dataset lacks for this model, from its manifest and a sample of its records."""
         if self.reads == "caption_embedding":
             there = source.manifest.text_encoder is not None
         else:
@@ -209,7 +209,7 @@ class TextSide:
         return np.concatenate(parts)
 
     def tokens(self, texts: Sequence[str]) -> np.ndarray:
-        """int32 [n, L], by the tokenizer of the record set."""
+        """int32 [n, L], by the tokenizer of the dataset."""
         tokenizer = load_tokenizer(source_folder(self._parts.config.data))
         return tokenize(tokenizer, texts, self._parts.config.model.text.length)
 

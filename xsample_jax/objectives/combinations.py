@@ -76,7 +76,7 @@ def find_unavailable(term: Term, objective: Objective, field: str) -> Iterator[C
             provider = provider_of(read)
             if provider is None:
                 expected = f"another choice: {choice!r} reads {read!r}, which nothing provides yet"
-                yield ConfigError(where, choice, expected, "No data set and no part of an objective has it.")
+                yield ConfigError(where, choice, expected, "No dataset and no part of an objective has it.")
             elif not missing:
                 without = {
                     rows.block for reads, of in sides if read in reads for rows in of if not _carries(rows, provider)

@@ -77,7 +77,7 @@ def by_loss(
 def moving_average(logits, target, weight, log_denominator, u, temperature, progress) -> jax.Array:
     """Z_i / u_i: Z_i the mean of e^S over the negatives, u_i its moving average (SogCLR, arXiv 2202.12387, eq. 5).
 
-    Side information log_average [A]: log u_i. The gradient is that of a batch as large as the data set's average.
+    Side information log_average [A]: log u_i. The gradient is that of a batch as large as the dataset's average.
     """
     return jnp.where(jnp.any(weight > 0, axis=-1), _over_average(_log_mean(logits, weight), u), 1.0)
 

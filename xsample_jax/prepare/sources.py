@@ -17,7 +17,7 @@ from xsample_jax.prepare.shapes import shapes_source
 from xsample_jax.prepare.tfds import tfds_source
 from xsample_jax.prepare.webdataset import webdataset_source
 
-# A finished record set as a source: other image size, repaired set, set without its broken records.
+# A finished dataset as a source: other image size, repaired set, set without its broken records.
 
 
 def records_source(path: str) -> Source:
@@ -60,7 +60,7 @@ DRAWN = ("shapes", "multi_digits")  # sources that need no input
 
 
 def base_source(path: str, shard_size: int) -> Source:
-    """The images under pasted digits: the embedded emoji set ("emoji"), a record set, or a folder of images."""
+    """The images under pasted digits: the embedded emoji set ("emoji"), a dataset, or a folder of images."""
     if path == "emoji":
         from xsample_jax.data.sources import EMOJI_FOLDER  # jax takes seconds, which other sources should not cost
 

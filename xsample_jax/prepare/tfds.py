@@ -1,4 +1,4 @@
-"""TFDS data sets through `tfds.data_source`, without TensorFlow: imagenet2012, cifar10, your own builders."""
+"""TFDS datasets through `tfds.data_source`, without TensorFlow: imagenet2012, cifar10, your own builders."""
 
 import contextlib
 import importlib.resources
@@ -20,7 +20,7 @@ from xsample_jax.prepare.example import Example, Fields, InputShard, Problem, So
 
 
 def tfds_source(path: str, fields: Fields, shard_size: int = 10_000) -> Source:
-    """All splits of a data set that TFDS has prepared in the array_record format.
+    """All splits of a dataset that TFDS has prepared in the array_record format.
 
     Args:
       path: a name as TFDS knows it ("cifar10", "imagenet2012:5.1.0"), or the folder of a prepared version
@@ -31,7 +31,7 @@ def tfds_source(path: str, fields: Fields, shard_size: int = 10_000) -> Source:
     builder = _builder(path)
     features = builder.info.features
     if "image" not in features:
-        raise DataError("--path", path, "a data set with a feature named image", f"It has {', '.join(features)}.")
+        raise DataError("--path", path, "a dataset with a feature named image", f"It has {', '.join(features)}.")
     for name in (*fields.captions, *([fields.label] if fields.label else [])):
         if name.partition("/")[0] not in features:
             expected = f"features of {path}: {', '.join(features)} (FEATURE/NAME for one inside a sequence)"
@@ -81,7 +81,7 @@ def _check_prepared(builder, path: str) -> None:
     """DataError where the set is not there yet, or in a format that only TensorFlow reads."""
     fix = f"Prepare it: tfds.builder({path!r}, file_format='array_record').download_and_prepare()."
     if not builder.info.splits:
-        raise DataError("--path", path, "a data set that TFDS has prepared", fix)
+        raise DataError("--path", path, "a dataset that TFDS has prepared", fix)
     if builder.info.file_format.value != "array_record":
         raise DataError("--path", path, f"array_record files, not {builder.info.file_format.value}", fix)
 
@@ -98,7 +98,7 @@ def _builder(path: str):
         raise DataError("--path", path, expected, str(error).strip().splitlines()[0][:200]) from error
 
 
-# A record set as a data set of TFDS, so that whatever reads TFDS reads it too. Needs no TensorFlow.
+# A dataset as a dataset of TFDS, so that whatever reads TFDS reads it too. Needs no TensorFlow.
 
 
 # TFDS 4.9.10 imports the backport of this module when it prepares a set, and does not install it.
@@ -112,7 +112,7 @@ def _has_alpha(record: dict) -> bool:
 
 
 class RecordSet(tfds.core.GeneratorBasedBuilder):
-    """Reads the record set in `folder`; `options` are those of every TFDS builder (data_dir, ...).
+    """Reads the dataset in `folder`; `options` are those of every TFDS builder (data_dir, ...).
 
     Features: `image` (JPEG or PNG as it is stored, other formats as PNG), `id`, `label` (-1: none; a class label where
     the set names its classes), `captions`, and where the set has them `caption_embeddings` float16 [captions, E] and
@@ -132,7 +132,7 @@ class RecordSet(tfds.core.GeneratorBasedBuilder):
         super().__init__(file_format="array_record", **options)
 
     def prepare(self) -> None:
-        """Writes the data set, unless it is there; DataError where what is there is another set."""
+        """Writes the dataset, unless it is there; DataError where what is there is another set."""
         self.download_and_prepare()
         written = tfds.builder_from_directory(self.data_path).info.description
         if f"fingerprint {self._manifest.fingerprint}," not in written:
@@ -154,7 +154,7 @@ class RecordSet(tfds.core.GeneratorBasedBuilder):
             entries["attributes"] = {name: features.ClassLabel(names=n) for name, n in manifest.attributes.items()}
         return tfds.core.DatasetInfo(
             builder=self,
-            description=f"Record set {manifest.name}, fingerprint {manifest.fingerprint}, of xsample_jax.",
+            description=f"dataset {manifest.name}, fingerprint {manifest.fingerprint}, of xsample_jax.",
             features=features.FeaturesDict(entries),
         )
 

@@ -1,4 +1,4 @@
-"""A record set of images that the generators of a run make: data inflation, for another run to train on.
+"""A dataset of images that the generators of a run make: data inflation, for another run to train on.
 
 To train on such a set beside the real one (`data.mix`, configs/recipes/adainf.py) is what AdaInf examines (arXiv
 2403.12448); it is not the joint training that makes the generators.
@@ -28,7 +28,7 @@ MEMORY = "memory"
 
 
 def write_generated(run: str | Path, out: str | Path, count: int, step: int | None = None, split: str = "") -> Manifest:
-    """Writes `count` images of the generators of a run as a record set in folder `out`, and returns its manifest.
+    """Writes `count` images of the generators of a run as a dataset in folder `out`, and returns its manifest.
 
     Image n has latents of its own, a function of n and the seed of the run, and comes from generator n mod 2 of a pair.
     Where the run's objective reads captions or classes, it is made from those of record n of the training split (again

@@ -85,9 +85,9 @@ def check_points(points: Sequence[Point], sweep: str, out: str | None = None, da
       points: of one grid.
       sweep: its name.
       out: folder with the run folders, which must be those of these configs; None: do not look.
-      data: also open the data sets, and see whether they have what the objectives read.
+      data: also open the datasets, and see whether they have what the objectives read.
 
-    Raises Problems: each wrong key, value, combination, data set or run folder once, with the points that have it.
+    Raises Problems: each wrong key, value, combination, dataset or run folder once, with the points that have it.
     """
     from xsample_jax.checkpoint_files import started_config  # orbax takes seconds, which `--help` should not cost
 
@@ -117,7 +117,7 @@ def check_points(points: Sequence[Point], sweep: str, out: str | None = None, da
 
 
 def _data_problem(config, opened: dict) -> UserError | None:
-    """What is wrong with the data of a config; every data set is opened once."""
+    """What is wrong with the data of a config; every dataset is opened once."""
     from xsample_jax.data.dataset import open_for_a_look
     from xsample_jax.objectives.from_config import build_objective
     from xsample_jax.setup import check_eval_splits

@@ -13,20 +13,20 @@ from xsample_jax.tools.cli import run_cli
 
 COMMANDS = {
     "main": "trains what a config says, evaluates it and writes a report",
-    "tools.doctor": "checks this machine, a config, a data set or a run folder",
-    "tools.embed": "adds caption embeddings to a record set",
+    "tools.doctor": "checks this machine, a config, a dataset or a run folder",
+    "tools.embed": "adds caption embeddings to a dataset",
     "tools.evaluate": "evaluates a checkpoint",
     "tools.export": "writes the encoder of a run for use elsewhere",
-    "tools.generate": "writes images of the generators of a run as a record set",
-    "tools.inspect": "shows a record set",
+    "tools.generate": "writes images of the generators of a run as a dataset",
+    "tools.inspect": "shows a dataset",
     "tools.local_features": "draws clusters of an encoder's local features over images",
-    "tools.prepare": "makes a record set of tars, folders, Parquet or TFDS",
+    "tools.prepare": "makes a dataset of tars, folders, Parquet or TFDS",
     "tools.report": "compares runs on one HTML page",
     "tools.results_page": "writes the results of a sweep as Markdown",
     "tools.results_table": "writes a table of runs into Markdown files",
     "tools.sweep": "runs a grid of configs",
-    "tools.to_tfds": "writes a record set as a TFDS data set",
-    "tools.train_tokenizer": "writes the tokenizer of a record set",
+    "tools.to_tfds": "writes a dataset as a TFDS dataset",
+    "tools.train_tokenizer": "writes the tokenizer of a dataset",
 }
 TRAIN = "train"  # the name of `main`
 KINDS = ("presets", "encoders", "evaluators", "sources", "optimizers", "configs", "keys")

@@ -1,4 +1,4 @@
-"""Adds caption embeddings to a record set.
+"""Adds caption embeddings to a dataset.
 
     python -m xsample_jax.tools.embed --data=FOLDER [--model=NAME_OR_FOLDER] [--backend=torch]
 
@@ -45,7 +45,7 @@ def encoder_options(backend: str, device: str | None, dtype: str | None) -> dict
 
 def run(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog=program("embed"), description=__doc__.split("\n")[0])
-    add_renamed(parser, "--data", "--set", required=True, metavar="FOLDER", help="a record set (with a manifest.json)")
+    add_renamed(parser, "--data", "--set", required=True, metavar="FOLDER", help="a dataset (with a manifest.json)")
     parser.add_argument("--model", help="name on the hub or folder (default: all-mpnet-base-v2, the paper's)")
     parser.add_argument("--backend", default="jax", choices=["jax", "torch"], help="torch runs any model, CLIP's too")
     parser.add_argument("--what", default="captions", choices=sorted(TEMPLATES), help="default: %(default)s")

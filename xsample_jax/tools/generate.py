@@ -1,4 +1,4 @@
-"""Writes images of the generators of a run as a record set, to train another run on.
+"""Writes images of the generators of a run as a dataset, to train another run on.
 
     python -m xsample_jax.tools.generate --run=runs/hard --out=data/generated --count=20000
 
@@ -18,7 +18,7 @@ def run(arguments: Sequence[str]) -> None:
         prog=program("generate"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", required=True, metavar="RUN", help="run folder (its --workdir)")
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="the record set")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="the dataset")
     parser.add_argument("--count", type=int, default=10_000, help="images (default 10,000)")
     parser.add_argument("--step", type=int, help="of which checkpoint (default: the newest)")
     parser.add_argument("--split", default="", help="name of the split (default: the run's training split)")

@@ -1,4 +1,4 @@
-"""Looks at the caption graph of a data set before anything is trained: how alike captions are, and which tau_s fits.
+"""Looks at the caption graph of a dataset before anything is trained: how alike captions are, and which tau_s fits.
 
     python -m xsample_jax.tools.inspect --data=emoji --out=inspect.html
     python -m xsample_jax.tools.inspect --data=data/cc3m --batch_size=1024
@@ -25,7 +25,7 @@ BOUNDS = {
 
 
 def question(flags: argparse.Namespace, overrides: list[str]):
-    """The Question of --data (a config file, the name emoji, or the folder of a record set); flags win over it."""
+    """The Question of --data (a config file, the name emoji, or the folder of a dataset); flags win over it."""
     from xsample_jax.config import default_config, load_config
     from xsample_jax.objectives.from_config import build_objective, reads_target_temperature
     from xsample_jax.reports.inspect import PAPER_TAU_S, Question
@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog=program("inspect"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", required=True, help="folder of a record set, emoji, or a config file")
+    parser.add_argument("--data", required=True, help="folder of a dataset, emoji, or a config file")
     parser.add_argument("--out", default="inspect.html", help="page to write (default: %(default)s)")
     parser.add_argument("--split", help="default: that of the config, or train")
     parser.add_argument("--caption", help="which caption of a record, as data.caption")

@@ -1,4 +1,4 @@
-"""Makes a record set of what you have: tars of img2dataset, a folder of images, a TFDS data set, another record set.
+"""Makes a dataset of what you have: tars of img2dataset, a folder of images, a TFDS dataset, another dataset.
 
     python -m xsample_jax.tools.prepare --source=webdataset --path='cc3m/*.tar' --out=data/cc3m --require_caption
     python -m xsample_jax.tools.prepare --source=folder --path=imagenet --split_by_folder --out=data/imagenet
@@ -42,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--path",
         default="",
         help="folder, pattern in quotes, or TFDS name; of icons: where its npm package is or goes; of "
-        "digits_on_images: emoji, a record set or a folder; of shapes and multi_digits: none",
+        "digits_on_images: emoji, a dataset or a folder; of shapes and multi_digits: none",
     )
     parser.add_argument("--out", required=True, help="folder of the new set, here or gs://BUCKET/NAME")
     parser.add_argument("--name", help="name of the set (default: that of the folder)")

@@ -33,7 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, as far as memory goes (default 1)")
     parser.add_argument("--gpus", default="", help="with --run: GPUs, as 0,1,2,3; each run has one for itself")
     parser.add_argument("--options", default="", help="with --emit: options of the launcher, in quotes")
-    parser.add_argument("--no_data", action="store_true", help="do not open the data sets (they are elsewhere)")
+    parser.add_argument("--no_data", action="store_true", help="do not open the datasets (they are elsewhere)")
     return parser
 
 

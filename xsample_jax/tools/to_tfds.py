@@ -1,4 +1,4 @@
-"""Writes a record set as a data set of TFDS, which other tools can read.
+"""Writes a dataset as a dataset of TFDS, which other tools can read.
 
     python -m xsample_jax.tools.to_tfds --data=data/cc3m --out=data/tfds
 
@@ -15,7 +15,7 @@ from xsample_jax.tools.cli import add_renamed, local_path, program, run_cli
 
 def run(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog=program("to_tfds"), description=__doc__.split("\n")[0])
-    add_renamed(parser, "--data", "--set", required=True, metavar="FOLDER", help="a record set (with a manifest.json)")
+    add_renamed(parser, "--data", "--set", required=True, metavar="FOLDER", help="a dataset (with a manifest.json)")
     parser.add_argument("--out", required=True, type=local_path, metavar="FOLDER", help="data_dir of TFDS")
     chosen = parser.parse_args(arguments)
     from xsample_jax.prepare.tfds import RecordSet  # TFDS takes seconds to import

@@ -1,4 +1,4 @@
-"""Writes the tokenizer.json of a record set, which text towers that are trained from scratch read.
+"""Writes the tokenizer.json of a dataset, which text towers that are trained from scratch read.
 
 python -m xsample_jax.tools.train_tokenizer --data=data/cc3m [--vocab=32768] [--captions=2000000]
 """
@@ -25,7 +25,7 @@ def sampled_captions(source, most: int) -> Iterator[str]:
 
 def run(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog=program("train_tokenizer"), description=__doc__.split("\n")[0])
-    add_renamed(parser, "--data", "--set", required=True, metavar="FOLDER", help="a record set with captions")
+    add_renamed(parser, "--data", "--set", required=True, metavar="FOLDER", help="a dataset with captions")
     parser.add_argument("--split", default="train", help="of which the captions are (default: %(default)s)")
     parser.add_argument("--vocab", type=int, default=32_768, help="most entries (default: %(default)s)")
     parser.add_argument("--captions", type=int, default=2_000_000, help="most records read (default: %(default)s)")
