@@ -38,9 +38,9 @@ DATA = {
     "cache": Key(
         str,
         "none",
-        "ram: read the records of a folder into the memory of every host first, for small datasets on slow disks. decoded: "
-        "keep every training image in memory once it is decoded, for small datasets on slow processors. disk: copy "
-        "shards that are in a bucket to the disk of every host (docs/data.md). none: read them where they are.",
+        "ram: read the records of a folder into the memory of every host first, for small datasets on slow disks. "
+        "decoded: keep every training image in memory once it is decoded, for small datasets on slow processors. disk: "
+        "copy shards that are in a bucket to the disk of every host (docs/data.md). none: read them where they are.",
         choices=("none", "ram", "decoded", "disk"),
     ),
     "image_size": Key(int, 64, "Side in pixels of the uint8 images that the host delivers.", minimum=8, maximum=2**13),
