@@ -1,4 +1,4 @@
-"""docs/notes/feature_suppression.md with its images, out of the runs of configs/studies/feature_suppression.py.
+"""docs/notes/feature_suppression.md with its figures, out of the runs of configs/studies/feature_suppression.py.
 
     python -m scripts.feature_suppression --grid=configs/studies/feature_suppression.py --runs=runs/suppression
     python -m scripts.feature_suppression
@@ -22,7 +22,7 @@ from xsample_jax.errors import DataError
 from xsample_jax.io.files import atomic_write
 from xsample_jax.reports.results_page import finished
 from xsample_jax.reports.runs import load_runs
-from xsample_jax.reports.style import color, image, row, rule
+from xsample_jax.reports.style import color, draw_panel, row, rule
 from xsample_jax.sweeps.grid import Point, read_grid
 from xsample_jax.tools.cli import run_cli
 
@@ -258,14 +258,14 @@ def _cell(found: tuple[float, float, float], bold: bool = False, signed: bool = 
 
 
 def draw(results: Sequence[dict], folder: Path) -> None:
-    """An image for every part: what is kept of each factor against the knob, a color per objective."""
+    """A figure for every part: what is kept of each factor against the knob, a color per objective."""
     for part, (title, knob) in PARTS.items():
         of_part = [one for one in results if one["part"] == part]
         if of_part:
             factors = factors_of(of_part)
             size = (2.3 * len(factors), 2.8)
             panels = lambda figure, theme, of=of_part, word=knob: _panels(figure, theme, of, word)  # noqa: E731
-            image(folder, f"feature_suppression-{part}", title, title, panels, fit=True, size=size)
+            draw_panel(folder, f"feature_suppression-{part}", title, title, panels, fit=True, size=size)
 
 
 def _panels(figure, theme, results: Sequence[dict], knob: str) -> None:

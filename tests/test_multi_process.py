@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.test_roll_call import free_address
+from tests.io.test_roll_call import free_address
 from tests.xla_flags import UNOPTIMIZED
 from xsample_jax.errors import BAD_INPUT, INCOMPLETE
 from xsample_jax.io.run_dir import read_history

@@ -21,7 +21,7 @@ from xsample_jax.io.run_dir import open_run_folder, read_history
 from xsample_jax.loop import train
 from xsample_jax.metrics.jsonl import JsonlWriter, read_jsonl
 from xsample_jax.metrics.tensorboard import EventFile
-from xsample_jax.reports.style import file_name, image
+from xsample_jax.reports.style import draw_panel, file_name
 
 pytestmark = pytest.mark.usefixtures("shallow_resnet18")
 FILES = ("config.json", "metrics.jsonl", "history.jsonl", "evaluation.json", "report_data.npz", "evaluation.npz")
@@ -74,7 +74,7 @@ def test_text_of_users_is_text_in_figures_and_file_names(tmp_path, text):
         axes.plot([0, 1], label=text.encode("utf-8", "replace").decode())
         axes.legend()
 
-    drawn = image(tmp_path, f"made/by {text}", "title", "caption", draw)
+    drawn = draw_panel(tmp_path, f"made/by {text}", "title", "caption", draw)
     assert drawn.light.startswith("data:image/png")
     assert len(list(tmp_path.iterdir())) == 2
     assert file_name("a/b") != file_name("a_b") != file_name("a:b")

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.data_augment.views import section as augment_section
-from tests.data_augment.views import some_images, views_of, whole_view
+from tests.augment.views import section as augment_section
+from tests.augment.views import some_images, views_of, whole_view
 from tests.quick import quick_jit
 from tests.tiny import random_batch, tiny_config, tiny_parts
 from xsample_jax.augment.bits import image_bits

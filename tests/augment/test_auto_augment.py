@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data_augment.pil_reference import PIL, planes, sample_images
+from tests.augment.pil_reference import PIL, planes, sample_images
 from xsample_jax.augment import autoaugment as aa
 from xsample_jax.augment.autoaugment import OPERATIONS
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data_augment.views import CROP, draw, plain, some_images, views_of, whole_view
+from tests.augment.views import CROP, draw, plain, some_images, views_of, whole_view
 from xsample_jax.augment.views import crop_boxes, resize_weights
 
 crop_boxes_jit = jax.jit(crop_boxes, static_argnums=(3, 4, 5, 6))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data_augment.views import CROP, draw, plain, section, some_images, views_of, whole_view
+from tests.augment.views import CROP, draw, plain, section, some_images, views_of, whole_view
 from xsample_jax.augment.views import copies_of, make_views
 
 
