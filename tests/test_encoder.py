@@ -73,9 +73,9 @@ def test_batches_sizes_and_alpha(encoder):
     np.testing.assert_allclose(encoder.encode(opaque), whole, rtol=1e-4, atol=1e-5)
     clear = opaque.copy()
     clear[..., 3] = 0
-    assert np.ptp(encoder.encode(clear), axis=0).max() < 1e-5  # only the ground is left
+    assert np.ptp(encoder.encode(clear), axis=0).max() < 1e-5  # only the background is left
     assert encoder.encode([]).shape == (0, encoder.features)
-    for wrong in (images.astype(np.float32), images[..., 0], images[..., :2]):
+    for wrong in (images.astype(np.float32), images[..., :2]):
         with pytest.raises(DataError, match=r"image 0 = .*uint8 \[height, width, 3\]"):
             encoder.encode(wrong)
 

@@ -1,20 +1,24 @@
 """What a run is for: its encoder, from images to features."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 
 import jax
 import numpy as np
 from flax import nnx
+from PIL import Image, ImageOps
 
 from xsample_jax.augment.views import eval_view
 from xsample_jax.checkpoint_files import MODEL, find_checkpoint, read_arrays, saved_arrays, trained_config
 from xsample_jax.config import resolve
-from xsample_jax.data.decode import square
+from xsample_jax.data.decode import ALL_FORMATS, open_image, square
 from xsample_jax.distributed import log_info
 from xsample_jax.errors import ConfigError, DataError, raise_all
+from xsample_jax.io.files import read_regular
+from xsample_jax.io.paths import as_path
 from xsample_jax.models.towers import ENCODERS
 from xsample_jax.state import to_flat
 from xsample_jax.weights.families import ENCODER, abstract_encoder, encoder_shapes, read_pretrained
@@ -74,27 +78,34 @@ class Encoder:
         run = jax.jit(lambda state, images: nnx.merge(graph, state).maps(eval_view(images, config)))
         return {name: np.asarray(map_, np.float32) for name, map_ in jax.device_get(run(state, images)).items()}
 
-    def encode(self, images: Sequence[np.ndarray], batch_size: int = 64) -> np.ndarray:
+    def encode(self, images, batch_size: int = 64) -> np.ndarray:
         """Features of images as the evaluation of the run sees them: square (`data.fit`), resized, normalized.
 
         Args:
-          images: uint8 [n, h, w, 3], or n images [h, w, 3] of any sizes; a fourth channel is alpha.
+          images: a sequence of images of any sizes, or one image. An image is an array uint8 [h, w], [h, w, 3] or,
+            with alpha, [h, w, 4]; a PIL image; the bytes of an image file; or the path of one.
           batch_size: images that go through the network at once.
 
         Returns:
-          float32 [n, features].
+          float32 [n, features]; [features] for one image.
 
         Raises:
-          DataError: an image of another type or shape.
+          DataError: an image of another type or shape, or a file that cannot be read or decoded.
         """
+        if _is_one(images):
+            return self.encode([images], 1)[0]
         size, channels, fit = self.config.data.image_size, self.channels, self.config.data.fit
+
+        def prepare(entry: tuple[int, object]) -> np.ndarray:
+            return square(_pixels(entry[1], entry[0], size), size, channels, fit=fit)
+
         count = min(batch_size, len(images))
         rows = [np.zeros((0, self.features), np.float32)]
-        for start in range(0, len(images), count or 1):
-            part = [_pixels(image, start + place) for place, image in enumerate(images[start : start + count])]
-            images = np.stack([square(pixels, size, channels, fit=fit) for pixels in part])
-            padded = np.concatenate([images, images[:1].repeat(count - len(part), axis=0)])
-            rows.append(np.asarray(self.forward(padded))[: len(part)])
+        with ThreadPoolExecutor() as threads:
+            for start in range(0, len(images), count or 1):
+                squares = np.stack(list(threads.map(prepare, enumerate(images[start : start + count], start))))
+                padded = np.concatenate([squares, squares[:1].repeat(count - len(squares), axis=0)])
+                rows.append(np.asarray(self.forward(padded))[: len(squares)])
         return np.concatenate(rows)
 
     def with_model(self, **changes) -> "Encoder":
@@ -141,9 +152,33 @@ def read_initial(config) -> dict[str, np.ndarray]:
     return {ENCODER + name: value for name, value in source.arrays.items()}
 
 
-def _pixels(image: np.ndarray, place: int) -> np.ndarray:
-    image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4) or not image.size:
-        found = f"{image.dtype} {list(image.shape)}"
-        raise DataError(f"image {place}", found, "uint8 [height, width, 3], or 4 with alpha")
-    return image
+def _is_one(images) -> bool:
+    """Whether it is one image, not a sequence of them."""
+    if isinstance(images, np.ndarray):
+        return images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (3, 4))
+    return isinstance(images, str | Path | bytes | Image.Image)
+
+
+def _pixels(image, place: int, size: int) -> np.ndarray:
+    """uint8 [h, w, 3 or 4] of whatever `Encoder.encode` takes for an image."""
+    if isinstance(image, str | Path):
+        try:
+            image, place = read_regular(as_path(image)), image
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise DataError(f"image {image}", reason, "a file that can be read") from error
+    if isinstance(image, bytes):
+        try:
+            return open_image(image, size, str(place), ALL_FORMATS)
+        except DataError as error:
+            raise DataError(error.field, error.value, error.expected, "Replace it, or leave it out.") from error
+    if isinstance(image, Image.Image):
+        image = ImageOps.exif_transpose(image).convert("RGBA" if image.has_transparency_data else "RGB")
+    pixels = np.asarray(image)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or not pixels.size:
+        found = f"{pixels.dtype} {list(pixels.shape)}"
+        expected = "uint8 [height, width, 3], or 4 with alpha; a PIL image, bytes of a file or its path"
+        raise DataError(f"image {place}", found, expected)
+    return pixels

@@ -23,6 +23,7 @@ from xsample_jax.tools.evaluate import SGD, make_parser, read_protocol
 # What names a file or folder that does not exist, for each command.
 MISSING = {
     "embed": ["--data=nowhere", "--model=nowhere/model"],
+    "encode": ["--run=nowhere", "--path=nowhere", "--out=x.npy"],
     "evaluate": ["--run=nowhere", "--evals=knn"],
     "export": ["--run=nowhere", "--format=safetensors", "--out=x"],
     "generate": ["--run=nowhere", "--out=x"],

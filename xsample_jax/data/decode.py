@@ -158,6 +158,8 @@ MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # 179 million; a bigger image is a deco
 EXIF_ORIENTATION, TIFF_BITS = 0x0112, 258
 # What records hold. PPM is bare pixels behind a header of 15 bytes: `prepare --raw`.
 FORMATS = ("JPEG", "PNG", "WEBP", "PPM")
+# What files of other people may be as well.
+ALL_FORMATS = (*FORMATS, "GIF", "BMP", "TIFF")
 # What Pillow's readers raise on damaged files.
 DAMAGED = (
     OSError,

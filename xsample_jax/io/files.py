@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import pathlib
+import stat
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,8 @@ import numpy as np
 
 from xsample_jax.errors import DataError
 from xsample_jax.io.paths import in_bucket, move_in
+
+LARGEST_FILE = 2**28  # bytes; no image of the sizes that are read is larger
 
 
 def atomic_write(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
@@ -47,6 +50,16 @@ def set_aside(path: pathlib.Path) -> pathlib.Path:
     aside = next(name for name in names if not os.path.lexists(name))
     path.rename(aside)
     return aside
+
+
+def read_regular(path: pathlib.Path) -> bytes:
+    """The bytes of a regular file; raises ValueError for a device, a pipe or one larger than LARGEST_FILE."""
+    about = path.stat()  # before it is opened: opening a pipe waits for a writer
+    if not stat.S_ISREG(about.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "not a regular file")
+    if about.st_size > LARGEST_FILE:
+        raise ValueError(f"{about.st_size} bytes, more than {LARGEST_FILE}")
+    return path.read_bytes()
 
 
 def settle(local: pathlib.Path, path: pathlib.Path) -> None:

@@ -3,12 +3,10 @@
 import collections
 import contextlib
 import dataclasses
-import errno
 import json
 import numbers
 import os
 import re
-import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -234,7 +232,6 @@ IMAGE_SUFFIXES = {
 }  # fmt: skip
 UNREAD_SUFFIXES = {"avif", "heic", "heif", "jp2", "jxl", "j2k", "svg", "ico", "tga", "dng", "cr2", "nef", "arw", "raw"}
 TEXT_SUFFIXES = {"txt", "json", "cls"}
-LARGEST_FILE = 2**28  # bytes; no image of the sizes that are read is larger
 
 
 def files_below(root: Path, suffixes: Collection[str]) -> tuple[list[str], collections.Counter]:
@@ -277,16 +274,6 @@ def files_below(root: Path, suffixes: Collection[str]) -> tuple[list[str], colle
 def _identity(folder: str | Path) -> tuple[int, int]:
     about = os.stat(folder)
     return about.st_dev, about.st_ino
-
-
-def read_regular(path: Path) -> bytes:
-    """The bytes of a regular file; raises ValueError for a device, a pipe or a file that no image can be."""
-    about = path.stat()  # before it is opened: opening a pipe waits for a writer
-    if not stat.S_ISREG(about.st_mode):
-        raise IsADirectoryError(errno.EISDIR, "not a regular file")
-    if about.st_size > LARGEST_FILE:
-        raise ValueError(f"{about.st_size} bytes, more than {LARGEST_FILE}")
-    return path.read_bytes()
 
 
 def example_of_members(key: str, members: Mapping[str, bytes], fields: Fields, labels: Mapping) -> Iterator:

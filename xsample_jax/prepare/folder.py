@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from xsample_jax.errors import DataError, did_you_mean
+from xsample_jax.io.files import read_regular
 from xsample_jax.io.text import file_encoding
 from xsample_jax.prepare.example import (
     IMAGE_SUFFIXES,
@@ -31,7 +32,6 @@ from xsample_jax.prepare.example import (
     number_values,
     read_captions,
     read_label,
-    read_regular,
 )
 
 # CSV, JSON lines and Parquet: one row per image or per caption.

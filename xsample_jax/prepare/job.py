@@ -12,6 +12,7 @@ import simplejpeg
 from PIL import Image
 
 from xsample_jax.data.decode import (
+    ALL_FORMATS,
     DAMAGED,
     FITS,
     exif_orientation,
@@ -34,7 +35,6 @@ from xsample_jax.prepare.example import Source
 
 KEPT_FORMATS = {"JPEG", "PNG", "WEBP"}
 LOSSLESS_FORMATS = {"PNG", "GIF", "BMP", "TIFF", "PPM"}
-READ_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 FULL_SIZE = 2**15  # more than half of any JPEG: it is not shrunk while it is decoded
 
 
@@ -81,7 +81,7 @@ def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]
     Raises:
       DataError: the image does not decode, or is too long for a JPEG.
     """
-    pixels = open_image(data, options.size or FULL_SIZE, formats=READ_FORMATS, reuse=True)
+    pixels = open_image(data, options.size or FULL_SIZE, formats=ALL_FORMATS, reuse=True)
     try:
         kind, sides, changes = _header(data)
     except DAMAGED as error:
@@ -128,9 +128,9 @@ def _header(data: bytes) -> tuple[str, tuple[int, int], list[str]]:
             height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
             return "JPEG", (width, height), ["cmyk"] if colors in ("CMYK", "YCCK") else []
     try:
-        header = Image.open(io.BytesIO(data), formats=READ_FORMATS)
+        header = Image.open(io.BytesIO(data), formats=ALL_FORMATS)
     except DAMAGED:
-        header = Image.open(io.BytesIO(without_metadata(data)), formats=READ_FORMATS)
+        header = Image.open(io.BytesIO(without_metadata(data)), formats=ALL_FORMATS)
     found = []
     if exif_orientation(data) in range(2, 9):
         found.append("turned")

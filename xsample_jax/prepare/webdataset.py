@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 
 from xsample_jax.errors import DataError
+from xsample_jax.io.files import LARGEST_FILE
 from xsample_jax.io.paths import as_path, fetched, in_bucket, matching
 from xsample_jax.prepare.example import (
     IMAGE_SUFFIXES,
-    LARGEST_FILE,
     TEXT_SUFFIXES,
     UNREAD_SUFFIXES,
     Example,

@@ -15,6 +15,7 @@ COMMANDS = {
     "main": "trains what a config says, evaluates it and writes a report",
     "tools.doctor": "checks this machine, a config, a dataset or a run folder",
     "tools.embed": "adds caption embeddings to a dataset",
+    "tools.encode": "writes features of images as Parquet or NumPy",
     "tools.evaluate": "evaluates a checkpoint",
     "tools.export": "writes the encoder of a run for use elsewhere",
     "tools.generate": "writes images of the generators of a run as a dataset",

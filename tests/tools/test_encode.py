@@ -1,0 +1,165 @@
+"""tools.encode: features of a folder and of a split, the same as `Encoder.encode`'s; stopped, continued, bad input."""
+
+import contextlib
+import json
+import os
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from tests.objectives.synthetic import LinearEncoder
+from tests.tiny import tiny_config
+from xsample_jax.checkpoint import Checkpoints
+from xsample_jax.config import config_to_json
+from xsample_jax.data.sources import open_source
+from xsample_jax.encoder import load_encoder
+from xsample_jax.errors import BAD_INPUT, DataError
+from xsample_jax.evals import feature_table
+from xsample_jax.models import towers
+from xsample_jax.setup import build_run
+from xsample_jax.state import Progress
+from xsample_jax.tools.encode import main
+
+
+@pytest.fixture(autouse=True)
+def linear(monkeypatch):
+    monkeypatch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: LinearEncoder(rngs))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder with a checkpoint of an untrained state."""
+    folder = tmp_path_factory.mktemp("encode") / "run"
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: LinearEncoder(rngs))
+        config = tiny_config(objective__preset="simclr", name="a run")
+        setup, _ = build_run(config)
+        with contextlib.closing(Checkpoints(folder, config.checkpoint)) as checkpoints:
+            checkpoints.save(setup.new_state(), Progress(step=1), config_to_json(config))
+            checkpoints.wait()
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Seven images in two folders, in modes and formats that people have; a text beside them."""
+    root, rng = tmp_path / "photos", np.random.default_rng(0)
+    kinds = ("a.png", "b.JPG", "in/c.webp", "in/d.gif", "in/e.tiff", "in/f.bmp", "in/g.png")
+    for number, name in enumerate(kinds):
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (40 + number, 50, 3), dtype=np.uint8)
+        image = Image.fromarray(pixels)
+        image = image.convert("L") if number == 6 else image
+        image.save(file)
+    (root / "notes.txt").write_text("no image")
+    return root
+
+
+def table(path):
+    found = pyarrow.parquet.read_table(path)
+    return found, np.stack(found["features"].to_numpy())
+
+
+def test_a_folder_as_parquet_and_as_numpy(run, photos, tmp_path, capsys):
+    out = tmp_path / "out.parquet"
+    assert main([f"--run={run}", f"--path={photos}", f"--out={out}", "--batch_size=3"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"7 rows of features: {out}"
+    found, features = table(out)
+    assert found["name"].to_pylist() == [
+        "a.png",
+        "b.JPG",
+        *(f"in/{name}" for name in ("c.webp", "d.gif", "e.tiff", "f.bmp", "g.png")),
+    ]
+    assert json.loads(found.schema.metadata[b"xsample_jax"]) == {"run": "a run", "step": 1, "encoder": "resnet18"}
+    encoder = load_encoder(run)
+    expected = encoder.encode(
+        [np.asarray(Image.open(photos / name).convert("RGB")) for name in found["name"].to_pylist()]
+    )
+    # A JPEG is decoded by another library here; all other pixels are the same.
+    np.testing.assert_allclose(features[1], expected[1], atol=0.05)
+    np.testing.assert_allclose(np.delete(features, 1, 0), np.delete(expected, 1, 0), rtol=1e-4, atol=1e-5)
+    assert main([f"--run={run}", f"--path={photos}", f"--out={tmp_path / 'out.npy'}"]) == 0
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), features, rtol=1e-4, atol=1e-5)
+    assert json.loads((tmp_path / "out.json").read_text())["name"] == found["name"].to_pylist()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "out.npy", "out.parquet", "photos"]
+
+
+def test_whatever_an_image_is_and_one_alone(run, photos):
+    encoder, path = load_encoder(run), photos / "in" / "f.bmp"
+    array = np.asarray(Image.open(path).convert("RGB"))
+    one = encoder.encode(path)
+    assert one.shape == (encoder.features,)
+    for same in (array, str(path), path.read_bytes(), Image.open(path)):
+        np.testing.assert_allclose(encoder.encode(same), one, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(encoder.encode([same, array]), [one, one], rtol=1e-5, atol=1e-6)
+    gray = np.asarray(Image.open(photos / "in" / "g.png"))
+    assert gray.ndim == 2
+    np.testing.assert_allclose(encoder.encode(gray), encoder.encode(np.stack([gray] * 3, axis=2)), rtol=1e-5, atol=1e-6)
+
+
+def test_a_split_of_the_runs_dataset(run, tmp_path):
+    assert main([f"--run={run}", "--split=val_styles", f"--out={tmp_path / 'x.parquet'}"]) == 0
+    found, features = table(tmp_path / "x.parquet")
+    encoder = load_encoder(run)
+    source = open_source(encoder.config.data, "val_styles")
+    assert found["id"].to_pylist() == [source[row]["id"] for row in range(len(source))]
+    assert found["caption"].to_pylist()[3] == source[3]["captions"][0]
+    np.testing.assert_allclose(features[3], encoder.encode(source[3]["image"]), rtol=1e-4, atol=1e-5)
+
+
+def test_stopped_it_continues_and_another_call_is_not_mixed_in(run, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(feature_table, "PART", 2)
+    flags = [f"--run={run}", f"--path={photos}", f"--out={tmp_path / 'out.npy'}"]
+    broken, good = photos / "in" / "e.tiff", (photos / "in" / "e.tiff").read_bytes()
+    broken.write_bytes(good[:40])
+    times = os.stat(broken)
+    assert main(flags) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert str(broken) in said
+    assert "Replace it, or leave it out" in said
+    parts = tmp_path / ".out.npy.parts"
+    assert sorted(path.name for path in parts.iterdir()) == ["0.npy", "2.npy", "about.json"]
+    first = os.stat(parts / "0.npy").st_mtime_ns
+    assert main([*flags, "--skip_broken"]) == 0
+    assert "(1 images left out)" in capsys.readouterr().out
+    assert not parts.exists()
+    assert len(np.load(tmp_path / "out.npy")) == 6
+    assert "in/e.tiff" not in json.loads((tmp_path / "out.json").read_text())["name"]
+
+    assert main(flags) == BAD_INPUT  # leaves parts, of the broken file
+    kept = os.stat(parts / "0.npy").st_mtime_ns
+    assert kept != first
+    broken.write_bytes(good)
+    assert times.st_size != os.stat(broken).st_size
+    assert main(flags) == BAD_INPUT
+    assert f"rm -r {parts}" in capsys.readouterr().err
+    assert os.stat(parts / "0.npy").st_mtime_ns == kept
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--path=nowhere", "--out=x.npy"], "--path = "),
+        (["--path=.", "--out=x.csv"], "ends with .parquet or .npy"),
+        (["--path=.", "--out=no/folder/x.npy"], "mkdir -p"),
+        (["--split=nosuch", "--out=x.npy"], "nosuch"),
+        (["--path=.", "--data=.", "--out=x.npy"], "needs --split"),
+        (["--path=.", "--batch_size=0", "--out=x.npy"], "expected 1 or more"),
+    ],
+)
+def test_bad_input_is_one_line(run, photos, monkeypatch, capsys, flags, said):
+    monkeypatch.chdir(photos)
+    assert main([f"--run={run}", *flags]) == BAD_INPUT
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+
+
+def test_a_pipe_is_no_image(run, photos):
+    os.mkfifo(photos / "h.png")
+    with pytest.raises(DataError, match=r"h\.png.*not a regular file"):
+        load_encoder(run).encode(photos / "h.png")

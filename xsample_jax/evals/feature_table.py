@@ -1,0 +1,167 @@
+"""Features of a folder of images, or of a split of a dataset, as one table: Parquet or NumPy.
+
+Rows are computed in parts that are kept beside the table until it is complete, so that a call that was stopped
+continues, and the table is there as a whole or not at all.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from xsample_jax.data.sources import open_source
+from xsample_jax.distributed import log_info
+from xsample_jax.encoder import Encoder
+from xsample_jax.errors import DataError
+from xsample_jax.io.files import atomic_write, load_arrays, save_array
+from xsample_jax.metrics.progress_bar import progress
+from xsample_jax.prepare.example import IMAGE_SUFFIXES, files_below
+
+PART = 1024  # images whose features are kept at once
+SUFFIXES = (".parquet", ".npy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """What is to be encoded.
+
+    Attributes:
+      image: number of a row -> what `Encoder.encode` takes.
+      columns: name -> a value for every row, beside its features.
+      identity: changes where other rows, or the same in another order, are meant.
+    """
+
+    image: Callable[[int], object]
+    columns: dict[str, Sequence]
+    identity: str
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+
+def images_in(path: Path) -> Images:
+    """All images below a folder, by name, or one file. Raises DataError where there is none."""
+    if path.is_dir():
+        names, skipped = files_below(path, IMAGE_SUFFIXES)
+        for kind, count in skipped.items():
+            log_info(f"{path}: {count} {kind} left out")
+    else:
+        path, names = path.parent, [path.name] if path.exists() else []
+    if not names:
+        expected = f"a file, or a folder with images ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        raise DataError("--path", str(path), expected)
+    stats = [(path / name).stat() for name in names]
+    about = [(name, one.st_size, one.st_mtime_ns) for name, one in zip(names, stats, strict=True)]
+    return Images(lambda row: path / names[row], {"name": names}, json.dumps([str(path), about]))
+
+
+def images_of(data, split: str) -> Images:
+    """The images of a split of a dataset, with id, label and first caption. Raises DataError as `open_source`."""
+    source = open_source(data, split)
+    columns = {"id": [], "label": [], "caption": []}
+    for row in range(len(source)):
+        record = source[row]
+        columns["id"].append(record["id"])
+        columns["label"].append(record.get("label", -1))
+        columns["caption"].append((record.get("captions") or [""])[0])
+    return Images(lambda row: source[row]["image"], columns, f"{source.manifest.fingerprint} {split}")
+
+
+def write_features(
+    encoder: Encoder, images: Images, out: Path, batch_size: int = 64, skip: bool = False
+) -> tuple[int, int]:
+    """Writes the table; returns (rows, images that were left out).
+
+    Parquet: the columns of `images` and `features`, a fixed-size list of float32; its metadata names the run, the step
+    and the encoder.
+    NumPy: float32 [rows, width], and NAME.json beside it with the other columns.
+
+    Args:
+      out: file with one of SUFFIXES.
+      skip: leave out images that cannot be read or decoded; otherwise the first one ends the call.
+
+    Raises:
+      DataError: another suffix, an image that cannot be decoded, or parts of another call in the way.
+    """
+    if out.suffix not in SUFFIXES:
+        raise DataError("--out", str(out), f"a name that ends with {' or '.join(SUFFIXES)}")
+    if not out.parent.is_dir():
+        raise DataError("--out", str(out), "a file in a folder that exists", f"Make it: mkdir -p {out.parent}")
+    parts = out.with_name(f".{out.name}.parts")
+    _open_parts(parts, {"encoder": _digest_of(encoder), "images": _digest_of(images), "part": PART})
+    starts = range(0, len(images), PART)
+    for start in progress(starts, f"features for {out.name}", len(starts)):
+        if not (part := parts / f"{start}.npy").exists():
+            rows = range(start, min(start + PART, len(images)))
+            found = _encoded(encoder, images, rows, batch_size, skip)
+            atomic_write(part, lambda partial, found=found: save_array(partial, found))
+    features = np.concatenate([load_arrays(parts / f"{start}.npy") for start in starts])
+    kept = np.flatnonzero(features[:, 0] == 0)  # 1: left out
+    columns = {name: [values[row] for row in kept] for name, values in images.columns.items()}
+    about = {"run": encoder.config.name, "step": encoder.step, "encoder": encoder.config.model.encoder}
+    write = _write_parquet if out.suffix == ".parquet" else _write_numpy
+    write(out, features[kept, 1:], columns, about)
+    shutil.rmtree(parts)
+    return len(kept), len(features) - len(kept)
+
+
+def _digest_of(what: Encoder | Images) -> str:
+    if isinstance(what, Images):
+        return hashlib.sha256(what.identity.encode("utf-8", "surrogateescape")).hexdigest()
+    digest = hashlib.sha256(json.dumps(what.config.to_dict(), sort_keys=True, default=str).encode())
+    for name, array in sorted(what.arrays.items()):
+        digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _open_parts(parts: Path, what: dict) -> None:
+    """The folder of parts, new or of an earlier call for the same table; DataError where it is another's."""
+    about = parts / "about.json"
+    if about.exists():
+        if json.loads(about.read_text(encoding="utf-8")) != what:
+            expected = "parts of the same encoder and images"
+            raise DataError(
+                "--out", str(parts), expected, f"Remove this folder, or choose another --out: rm -r {parts}"
+            )
+        log_info(f"continuing: {len(list(parts.glob('*.npy')))} parts of {PART} images are there")
+        return
+    parts.mkdir(exist_ok=True)
+    atomic_write(about, lambda partial: partial.write_text(json.dumps(what), encoding="utf-8"))
+
+
+def _encoded(encoder: Encoder, images: Images, rows: Sequence[int], batch_size: int, skip: bool) -> np.ndarray:
+    """float32 [rows, 1 + features], the first column 0, or 1 for an image that was left out."""
+    batch = [images.image(row) for row in rows]
+    try:
+        return np.pad(encoder.encode(batch, batch_size), ((0, 0), (1, 0)))
+    except DataError:
+        if not skip:
+            raise
+    found = np.zeros((len(batch), 1 + encoder.features), np.float32)
+    for place, image in enumerate(batch):  # one of them is broken: which?
+        try:
+            found[place, 1:] = encoder.encode([image], 1)[0]
+        except DataError as error:
+            log_info(f"left out: {error}")
+            found[place, 0] = 1
+    return found
+
+
+def _write_parquet(out: Path, features: np.ndarray, columns: dict[str, list], about: dict) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(features.reshape(-1)), features.shape[1])
+    table = pyarrow.table(columns | {"features": rows})
+    table = table.replace_schema_metadata({"xsample_jax": json.dumps(about)})
+    atomic_write(out, lambda partial: pyarrow.parquet.write_table(table, partial))
+
+
+def _write_numpy(out: Path, features: np.ndarray, columns: dict[str, list], about: dict) -> None:
+    text = json.dumps(about | columns, ensure_ascii=False)
+    atomic_write(out.with_suffix(".json"), lambda partial: partial.write_text(text, encoding="utf-8"))
+    atomic_write(out, lambda partial: save_array(partial, features))

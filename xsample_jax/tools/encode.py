@@ -1,0 +1,54 @@
+"""Features of images, by the encoder of a run: a table for search, clustering or a classifier of your own.
+
+    python -m xsample_jax.tools.encode --run=runs/mine --path=photos --out=photos.parquet
+    python -m xsample_jax.tools.encode --run=runs/mine --split=test --out=test.npy     # of the run's dataset
+
+Stopped at any time, it continues when the same command is given again. More: docs/weights.md.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from xsample_jax.tools.cli import local_path, program, run_cli
+
+
+def run(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog=program("encode"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", required=True, metavar="RUN", help="run folder (its --workdir)")
+    parser.add_argument("--step", type=int, help="of which checkpoint (default: the newest)")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--path", type=local_path, help="folder of images, searched at any depth, or one image")
+    what.add_argument("--split", help="split of a dataset: of --data, or of the one that the run was trained on")
+    parser.add_argument("--data", type=local_path, metavar="FOLDER", help="dataset (default: that of the run)")
+    parser.add_argument("--out", required=True, type=local_path, metavar="FILE", help=".parquet, or .npy with a .json")
+    parser.add_argument("--batch_size", type=int, default=64, help="images at once (default 64)")
+    parser.add_argument("--skip_broken", action="store_true", help="leave out images that cannot be decoded")
+    chosen = parser.parse_args(arguments)
+    if chosen.batch_size < 1:
+        parser.error("argument --batch_size: expected 1 or more")
+    if chosen.data and not chosen.split:
+        parser.error("argument --data: needs --split")
+    from xsample_jax.encoder import load_encoder
+    from xsample_jax.evals.feature_table import images_in, images_of, write_features
+
+    encoder = load_encoder(chosen.run, chosen.step)
+    if chosen.split:
+        data = encoder.config.data.copy_and_resolve_references().unlock()
+        if chosen.data:
+            data.source, data.path, data.fingerprint = "records", str(chosen.data), None
+        images = images_of(data, chosen.split)
+    else:
+        images = images_in(chosen.path)
+    rows, left_out = write_features(encoder, images, chosen.out, chosen.batch_size, chosen.skip_broken)
+    print(f"{rows} rows of features: {chosen.out}" + f" ({left_out} images left out)" * bool(left_out))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_cli(run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
