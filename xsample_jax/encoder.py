@@ -22,6 +22,7 @@ from xsample_jax.io.paths import as_path
 from xsample_jax.models.towers import ENCODERS
 from xsample_jax.state import to_flat
 from xsample_jax.weights.families import ENCODER, abstract_encoder, encoder_shapes, read_pretrained
+from xsample_jax.weights.hub import is_published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,12 +133,12 @@ def load_encoder(path: str | Path, step: int | None = None) -> Encoder:
 
 
 def read_initial(config) -> dict[str, np.ndarray]:
-    """{path: array} of the encoder that a run starts from: of a file of weights, of another run, or {}.
+    """{path: array} of the encoder that a run starts from: published weights, a file, another run, or {}.
 
     Raises CheckpointError or DataError, or Problems with every array of the other run that does not fit.
     """
     path = config.model.init_from
-    if path is None or config.model.init_family is not None:
+    if path is None or config.model.init_family is not None or is_published(path):
         return read_pretrained(config)
     source, shapes = load_encoder(path), encoder_shapes(abstract_encoder(config))
     fix = f"That run has model.encoder = {source.config.model.encoder}; set model and augment.size as it has them."

@@ -105,7 +105,10 @@ def export_onnx(encoder: Encoder, out: str | Path) -> str:
 
 
 SHAPE = ("encoder", "layout", "width", "stem", "patch_size")
-_TIMM_NAMES = {"ti": "tiny", "s": "small", "b": "base"}
+_TIMM_NAMES = {
+    "ti": "tiny_patch16", "s": "small_patch16", "b": "base_patch16", "l": "large_patch16", "h": "huge_patch14",
+    "so400m": "base_patch16",
+}  # fmt: skip
 _TIMM_ACTIVATIONS = {"gelu": {}, "gelu_tanh": {"act_layer": "gelu_tanh"}}
 
 
@@ -167,8 +170,19 @@ def how_to_load(config) -> str:
             f"quick_gelu={quick}; its visual.proj is not in the file"
         )
     options = {"img_size": config.augment.size, "patch_size": model.patch_size, "num_classes": 0}
-    if not layout.token:
+    if layout.attention_pool:
+        options |= {"class_token": False, "global_pool": "map"}
+    elif not layout.token:
         options |= {"class_token": False, "global_pool": "avg", "fc_norm": False}
+    if layout.scale is not None:
+        options |= {"init_values": layout.scale}
+    if layout.registers:
+        options |= {"reg_tokens": layout.registers}
+    if layout.token and not layout.token_position:
+        options |= {"no_embed_class": True}
+    if shape.hidden is not None:
+        options |= {"embed_dim": shape.width, "depth": shape.depth, "num_heads": shape.heads}
+        options |= {"mlp_ratio": round(shape.hidden / shape.width, 4)}
     options |= _TIMM_ACTIVATIONS[layout.activation]
-    name = f"vit_{_TIMM_NAMES[model.encoder.removeprefix('vit_')]}_patch16_224"
+    name = f"vit_{_TIMM_NAMES[model.encoder.removeprefix('vit_')]}_224"
     return f"timm.create_model({name!r}, {', '.join(f'{key}={value!r}' for key, value in options.items())})"

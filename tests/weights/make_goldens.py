@@ -78,7 +78,19 @@ def vits() -> dict:
         "timm_vit_token": case(make(), 24, lambda m, x: m.forward_head(m.forward_features(x), pre_logits=True)),
         "timm_vit_mean": case(make(**mean), 24),
         "timm_vit_mean_tanh": case(make(**mean, act_layer=gelu_tanh), 24),
+        "timm_dinov2": case(make(num_classes=0, init_values=1e-5), 24),
+        "timm_dinov2_reg": case(make(num_classes=0, init_values=1e-5, reg_tokens=4, no_embed_class=True), 24),
+        "timm_deit3": case(make(num_classes=0, init_values=1e-6, no_embed_class=True), 24),
+        "timm_siglip": case(make(num_classes=0, class_token=False, global_pool="map", mlp_ratio=3.75), 24),
     }
+
+
+def resized_positions() -> dict:
+    """Learned positions of 7 x 7 patches and a class token, as timm resamples them for other images."""
+    from timm.layers import resample_abs_pos_embed
+
+    found = torch.from_numpy(made_images(5, 10)[None].reshape(1, -1)[:, : 50 * 12].reshape(1, 50, 12))
+    return {str(side): resample_abs_pos_embed(found, (side, side))[0].numpy().round(6).tolist() for side in (3, 10)}
 
 
 def clips() -> dict:
@@ -139,8 +151,8 @@ def whole_models() -> dict:
     import timm
 
     mean = {"class_token": False, "global_pool": "avg", "fc_norm": False}
-    made = {name: timm.create_model(name, num_classes=0) for name in ("resnet18", "resnet34", "resnet50")}
-    sizes = {"vit_ti": "tiny", "vit_s": "small", "vit_b": "base"}
+    made = {name: timm.create_model(name, num_classes=0) for name in ("resnet18", "resnet34", "resnet50", "resnet101")}
+    sizes = {"vit_ti": "tiny", "vit_s": "small", "vit_b": "base", "vit_l": "large"}
     made |= {name: timm.create_model(f"vit_{size}_patch16_224", num_classes=0, **mean) for name, size in sizes.items()}
     return {name: shapes_of(module) for name, module in made.items()}
 
@@ -181,7 +193,7 @@ def main() -> None:
     if flags.big_vision:
         cases |= big_visions(flags.big_vision)
     versions = {name: sys.modules[name].__version__ for name in ("torch", "torchvision", "timm", "open_clip")}
-    parts = {"versions": versions, "cases": cases, "names": whole_models()}
+    parts = {"versions": versions, "cases": cases, "names": whole_models(), "positions": resized_positions()}
     text = ",\n".join(f"{json.dumps(name)}: {{\n{lines(found)}\n}}" for name, found in parts.items())
     path.write_text(f"{{{text}}}\n")
     write_torch_file()

@@ -25,6 +25,10 @@ CONFIGS = {
     "vit_plain": {"encoder": "vit_ti", "layout": "plain"},
     "vit_timm": {"encoder": "vit_ti", "layout": "timm"},
     "vit_big_vision": {"encoder": "vit_s", "layout": "big_vision"},
+    "vit_dinov2": {"encoder": "vit_ti", "layout": "dinov2"},
+    "vit_dinov2_reg": {"encoder": "vit_ti", "layout": "dinov2_reg"},
+    "vit_deit3": {"encoder": "vit_ti", "layout": "deit3"},
+    "vit_siglip": {"encoder": "vit_ti", "layout": "siglip"},
     "vit_open_clip": {"encoder": "vit_ti", "layout": "open_clip"},
     "vit_openai_clip": {"encoder": "vit_ti", "layout": "openai_clip"},
 }

@@ -16,7 +16,7 @@ from xsample_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from xsample_jax.models.vit import Layout, Shape, ViT
 from xsample_jax.state import to_flat
 from xsample_jax.weights.families import FAMILIES
-from xsample_jax.weights.name_map import to_ours, to_theirs
+from xsample_jax.weights.name_map import resized_positions, to_ours, to_theirs
 
 GOLDENS = json.loads((Path(__file__).parent / "goldens.json").read_text())
 CASES = {
@@ -27,6 +27,10 @@ CASES = {
     "timm_vit_token": ("timm_vit", "timm"),
     "timm_vit_mean": ("timm_vit", Layout("learned")),
     "timm_vit_mean_tanh": ("timm_vit", "big_vision"),
+    "timm_dinov2": ("timm_vit", "dinov2"),
+    "timm_dinov2_reg": ("timm_vit", "dinov2_reg"),
+    "timm_deit3": ("timm_vit", "deit3"),
+    "timm_siglip": ("timm_vit", "siglip"),
     "open_clip_vit": ("open_clip_vit", "open_clip"),
     "openai_clip_vit": ("open_clip_vit", "openai_clip"),
     "big_vision": ("big_vision_vit", "big_vision"),
@@ -45,7 +49,8 @@ def shallow(monkeypatch):
 def build(variant):
     if isinstance(variant, int):
         return ResNet(variant, rngs=nnx.Rngs(0))
-    return ViT(Shape(32, 2, 4), 8, 24, layout=variant, rngs=nnx.Rngs(0))
+    hidden = 120 if variant == "siglip" else None  # of the golden: so400m is not four times as wide inside either
+    return ViT(Shape(32, 2, 4, hidden), 8, 24, layout=variant, rngs=nnx.Rngs(0))
 
 
 def abstract(variant):
@@ -78,6 +83,22 @@ def test_features_are_those_of_the_library(name):
     assert features.shape == expected.shape
     assert expected.std(axis=0).mean() > 0.01  # the two images differ
     np.testing.assert_allclose(features, expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("side", [3, 10])
+def test_positions_for_images_of_another_size_are_those_of_timm(side):
+    found = made_images(5, 10).reshape(-1)[: 50 * 12].reshape(1, 50, 12)
+    resized = resized_positions(found, side * side + 1, "a file")
+    np.testing.assert_allclose(resized[0], np.array(GOLDENS["positions"][str(side)]), atol=2e-4)
+    np.testing.assert_array_equal(resized[0, 0], found[0, 0])  # of the class token
+    assert resized_positions(found, 50, "a file") is found
+    assert resized_positions(found, 51, "a file") is found  # no square: the shapes tell
+
+
+@pytest.mark.parametrize("layout", ["dinov2", "dinov2_reg", "deit3", "siglip"])
+def test_a_layout_without_its_parts_says_which(layout):
+    with pytest.raises(Problems, match=r"only in the layout"):
+        imported(f"timm_{layout}", variant="plain")
 
 
 def test_a_wrong_activation_is_seen():

@@ -18,6 +18,7 @@ from xsample_jax.sharding import find_rule_problems
 from xsample_jax.topology import TOPOLOGY, TOPOLOGY_FORM
 from xsample_jax.weights.families import FAMILIES
 from xsample_jax.weights.files import READERS
+from xsample_jax.weights.hub import SCHEME
 
 # Rules about the data: its source, what is drawn from it, and the size of its views.
 
@@ -199,7 +200,9 @@ def _patches(c: dict) -> Iterator[ConfigError]:
 
 def _pretrained(c: dict) -> Iterator[ConfigError]:
     path, family, encoder, layout = (c[f"model.{name}"] for name in ("init_from", "init_family", "encoder", "layout"))
-    a_run = path is not None and not path.endswith(tuple(READERS))
+    a_run = path is not None and not path.endswith(tuple(READERS))  # or published weights: a folder, or hf:NAME
+    if path is not None and path.startswith(SCHEME) and family is not None:
+        yield ConfigError("model.init_family", family, f"None: {path} says whose names it has")
     if (path is None) != (family is None) and not a_run:
         missing, fix = ("init_family", f"one of {', '.join(FAMILIES)}") if path else ("init_from", "a file of weights")
         yield ConfigError(f"model.{missing}", None, f"{fix}, as the other of the two is set", "Set both, or neither.")

@@ -29,8 +29,9 @@ MODEL = {
     "init_from": Key(
         str,
         None,
-        "What the encoder starts from: a file of weights (.safetensors, .npz, .pth, .pt or .bin), or a run folder or "
-        "RUN/checkpoints/STEP of ours, without init_family. A checkpoint of this run wins. None: from scratch.",
+        "What the encoder starts from: hf:ORGANIZATION/NAME or a folder with such weights of timm or open_clip; a run "
+        "folder or RUN/checkpoints/STEP of ours; or, with init_family, a file (.safetensors, .npz, .pth, .pt or "
+        ".bin). A checkpoint of this run wins. None: from scratch.",
         optional=True,
     ),
     "init_family": Key(

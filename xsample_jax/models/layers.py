@@ -293,32 +293,75 @@ class SelfAttention(nnx.Module):
         return self.out(mixed.reshape(n, t, width))
 
 
-class Mlp(nnx.Module):
-    """Linear to four times the width, GELU (or another of ACTIVATIONS), linear back."""
+class AttentionPool(nnx.Module):
+    """One learned query attends to all tokens, then an MLP beside it: [n, t, width] -> [n, width].
 
-    def __init__(self, width: int, activation: str = "gelu", *, dtype, rngs: nnx.Rngs):
-        self.activation = activation
-        self.expand = nnx.Linear(width, 4 * width, dtype=dtype, kernel_init=_weights, rngs=rngs)
-        self.contract = nnx.Linear(4 * width, width, dtype=dtype, kernel_init=_weights, rngs=rngs)
+    The head MAP of Zhai et al., arXiv 2106.04560, as SigLIP has it.
+    """
+
+    def __init__(self, width: int, heads: int, mlp: "Mlp", epsilon: float = 1e-6, *, dtype, rngs: nnx.Rngs):
+        self.heads = heads
+        self.probe = nnx.Param(nnx.initializers.xavier_uniform()(rngs.params(), (1, width), jnp.float32))
+        linear = functools.partial(nnx.Linear, width, dtype=dtype, kernel_init=_weights, rngs=rngs)
+        self.query, self.key_value, self.out = linear(width), linear(2 * width), linear(width)
+        self.norm = layer_norm(width, epsilon, dtype=dtype, rngs=rngs)
+        self.mlp = mlp
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        n, width = len(x), x.shape[-1]
+        split = (n, -1, self.heads, width // self.heads)
+        probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), (n, 1, width))
+        key, value = jnp.split(self.key_value(x), 2, axis=-1)
+        mixed = attention(self.query(probe).reshape(split), key.reshape(split), value.reshape(split), None)
+        pooled = self.out(mixed.reshape(n, width))
+        return pooled + self.mlp(self.norm(pooled))
+
+
+class Mlp(nnx.Module):
+    """Linear to `hidden` (default: four times the width), GELU (or another of ACTIVATIONS), linear back."""
+
+    def __init__(self, width: int, activation: str = "gelu", hidden: int | None = None, *, dtype, rngs: nnx.Rngs):
+        self.activation, hidden = activation, hidden or 4 * width
+        self.expand = nnx.Linear(width, hidden, dtype=dtype, kernel_init=_weights, rngs=rngs)
+        self.contract = nnx.Linear(hidden, width, dtype=dtype, kernel_init=_weights, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.contract(ACTIVATIONS[self.activation](self.expand(x)))
 
 
 class Block(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)). Shapes as in `SelfAttention`."""
+    """x + attention(norm(x)), then x + mlp(norm(x)). Shapes as in `SelfAttention`.
+
+    hidden: width inside the MLP (`Mlp`). scale: both branches are multiplied by learned factors per channel that start
+    at this value (LayerScale, Touvron et al., arXiv 2103.17239); None: they are not.
+    """
 
     def __init__(
-        self, width: int, heads: int, epsilon: float = 1e-6, activation: str = "gelu", *, dtype, rngs: nnx.Rngs
+        self,
+        width: int,
+        heads: int,
+        epsilon: float = 1e-6,
+        activation: str = "gelu",
+        hidden: int | None = None,
+        scale: float | None = None,
+        *,
+        dtype,
+        rngs: nnx.Rngs,
     ):
         self.norm1 = layer_norm(width, epsilon, dtype=dtype, rngs=rngs)
         self.attention = SelfAttention(width, heads, dtype=dtype, rngs=rngs)
         self.norm2 = layer_norm(width, epsilon, dtype=dtype, rngs=rngs)
-        self.mlp = Mlp(width, activation, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(width, activation, hidden, dtype=dtype, rngs=rngs)
+        factors = lambda: None if scale is None else nnx.Param(jnp.full(width, scale, jnp.float32))  # noqa: E731
+        self.scale1, self.scale2 = nnx.data(factors()), nnx.data(factors())
 
     def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
-        x = x + self.attention(self.norm1(x), keep)
-        return x + self.mlp(self.norm2(x))
+        x = x + _scaled(self.attention(self.norm1(x), keep), self.scale1)
+        return x + _scaled(self.mlp(self.norm2(x)), self.scale2)
+
+
+def _scaled(x: jax.Array, factors: nnx.Param | None) -> jax.Array:
+    return x if factors is None else x * factors[...].astype(x.dtype)
 
 
 # What a block keeps for the backward pass (rematerialization, Chen et al., arXiv 1604.06174).

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from xsample_jax.errors import ConfigError, lookup
+from xsample_jax.models import resnet, vit
 from xsample_jax.models.layers import BatchNorm
 from xsample_jax.models.resnet import ResNet
 from xsample_jax.models.text import LinearText, TextTower
@@ -109,15 +110,11 @@ def _vit(config, rngs: nnx.Rngs, *, variant: str) -> ViT:
 # Name -> function of (config, rngs) that returns a module: images [n, s, s, 3 + augment.bits] -> float32
 # [n, module.features].
 ENCODERS = {
-    "resnet18": partial(_resnet, depth=18),
-    "resnet34": partial(_resnet, depth=34),
-    "resnet50": partial(_resnet, depth=50),
-    "vit_ti": partial(_vit, variant="ti"),
-    "vit_s": partial(_vit, variant="s"),
-    "vit_b": partial(_vit, variant="b"),
+    **{f"resnet{depth}": partial(_resnet, depth=depth) for depth in resnet.LAYOUTS},
+    **{f"vit_{variant}": partial(_vit, variant=variant) for variant in vit.VARIANTS},
 }
 # Encoders of one kind, the smallest first: they share the rules of a config and the names of weights.
-KINDS = {"resnet": ("resnet18", "resnet34", "resnet50"), "vit": ("vit_ti", "vit_s", "vit_b")}
+KINDS = {kind: tuple(name for name in ENCODERS if name.startswith(kind)) for kind in ("resnet", "vit")}
 
 
 def kind_of(encoder: str) -> str:

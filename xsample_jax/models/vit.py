@@ -14,19 +14,27 @@ import numpy as np
 from flax import nnx
 
 from xsample_jax.errors import ConfigError, lookup
-from xsample_jax.models.layers import Block, block_runner, layer_norm
+from xsample_jax.models.layers import AttentionPool, Block, Mlp, block_runner, layer_norm
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Width of the tokens, number of blocks and attention heads per block."""
+    """Width of the tokens, blocks, attention heads per block, and width inside the MLPs (None: four times `width`)."""
 
     width: int
     depth: int
     heads: int
+    hidden: int | None = None
 
 
-VARIANTS = {"ti": Shape(192, 12, 3), "s": Shape(384, 12, 6), "b": Shape(768, 12, 12)}
+VARIANTS = {
+    "ti": Shape(192, 12, 3),
+    "s": Shape(384, 12, 6),
+    "b": Shape(768, 12, 12),
+    "l": Shape(1024, 24, 16),
+    "h": Shape(1280, 32, 16),
+    "so400m": Shape(1152, 27, 16, 4304),  # the shape-optimized one of arXiv 2305.13035
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +43,12 @@ class Layout:
 
     Attributes:
       position: "sincos" (fixed, no parameters, any image that the patches divide) or "learned" (one image size only).
-      token: a class token comes first, and its last state is the feature; else the mean over the patches.
+      token: a class token comes first, and its last state is the feature.
+      attention_pool: the feature is what AttentionPool (models/layers.py) makes of all tokens. With neither, it is the
+        mean over the patches.
+      registers: tokens after the class token that nothing reads at the end (Darcet et al., arXiv 2309.16588).
+      token_position: the class token has a learned position of its own; else the patches alone have one.
+      scale: LayerScale of the blocks (models/layers.py) and where it starts; None: without.
       norm_first: a layer norm before the first block.
       patch_bias: the map of the patches has a bias.
       epsilon: of all layer norms.
@@ -48,6 +61,10 @@ class Layout:
     patch_bias: bool = True
     epsilon: float = 1e-6
     activation: str = "gelu"
+    attention_pool: bool = False
+    registers: int = 0
+    token_position: bool = True
+    scale: float | None = None
 
 
 _CLIP = Layout("learned", token=True, norm_first=True, patch_bias=False, epsilon=1e-5)
@@ -59,6 +76,10 @@ LAYOUTS = {
     "big_vision": Layout("learned", activation="gelu_tanh"),
     "big_vision_sincos": Layout(activation="gelu_tanh"),
     "big_vision_token": Layout("learned", token=True, activation="gelu_tanh"),
+    "dinov2": Layout("learned", token=True, scale=1e-5),
+    "dinov2_reg": Layout("learned", token=True, scale=1e-5, registers=4, token_position=False),
+    "deit3": Layout("learned", token=True, scale=1e-6, token_position=False),
+    "siglip": Layout("learned", attention_pool=True),  # as timm computes it; big_vision trained with gelu_tanh
 }
 
 
@@ -113,7 +134,7 @@ class ViT(nnx.Module):
         shape = variant if isinstance(variant, Shape) else lookup(VARIANTS, variant, "model.encoder")
         layout = layout if isinstance(layout, Layout) else lookup(LAYOUTS, layout, "model.layout")
         _check_divides(patch_size, image_size)
-        tokens = (image_size // patch_size) ** 2 + layout.token
+        positions = (image_size // patch_size) ** 2 + (layout.token and layout.token_position)
         width = self.features = shape.width
         self.patch_size, self.image_size = patch_size, image_size
         self.dtype = dtype
@@ -127,19 +148,30 @@ class ViT(nnx.Module):
         )
         learned = lambda *size: nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), size, jnp.float32))  # noqa: E731
         self.token = nnx.data(learned(width) if layout.token else None)
-        self.position = nnx.data(learned(tokens, width) if layout.position == "learned" else None)
+        self.position = nnx.data(learned(positions, width) if layout.position == "learned" else None)
+        self.registers = nnx.data(learned(layout.registers, width) if layout.registers else None)
         first = layer_norm(width, layout.epsilon, dtype=dtype, rngs=rngs) if layout.norm_first else None
         self.norm_first = nnx.data(first)
-        block = partial(Block, width, shape.heads, layout.epsilon, layout.activation, dtype=dtype, rngs=rngs)
+        options = (layout.epsilon, layout.activation, shape.hidden, layout.scale)
+        block = partial(Block, width, shape.heads, *options, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List([block() for _ in range(shape.depth)])
         self.norm = layer_norm(width, layout.epsilon, dtype=jnp.float32, rngs=rngs)
+        pool = None
+        if layout.attention_pool:
+            mlp = Mlp(width, layout.activation, shape.hidden, dtype=dtype, rngs=rngs)
+            pool = AttentionPool(width, shape.heads, mlp, layout.epsilon, dtype=dtype, rngs=rngs)
+        self.pool = nnx.data(pool)
+        self.token_position = layout.token_position
         self.run = block_runner(remat)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         x = self._tokens(images)
         for block in self.blocks:
             x = self.run(block, x)
-        return jnp.mean(self.norm(x), axis=1) if self.token is None else self.norm(x[:, 0])
+        if self.token is not None:
+            return self.norm(x[:, 0])
+        x = self.norm(x)
+        return jnp.mean(x, axis=1) if self.pool is None else self.pool(x.astype(self.dtype)).astype(jnp.float32)
 
     def maps(self, images: jax.Array) -> dict[str, jax.Array]:
         """The tokens of the patches [n, h, w, width] after about every fourth part of the blocks, by name."""
@@ -149,7 +181,7 @@ class ViT(nnx.Module):
         for number, block in enumerate(self.blocks, 1):
             x = self.run(block, x)
             if number in shown:
-                patches = x[:, 1:] if self.token is not None else x
+                patches = x[:, -(height // self.patch_size) * (side // self.patch_size) :]
                 grid = (height // self.patch_size, side // self.patch_size)
                 found[f"block {number}"] = patches.reshape(n, *grid, -1)
         return found
@@ -164,16 +196,22 @@ class ViT(nnx.Module):
         patches = images.reshape(n, rows, p, columns, p, channels).swapaxes(2, 3)
         patches = patches.reshape(n, rows * columns, channels * p**2)
         x = self.patch(patches)
+        table = self.position[...] if self.position is not None else sincos_positions(rows, columns, self.features)
+        if self.token is None or not self.token_position:
+            x = x + table.astype(self.dtype)
         if self.token is not None:
-            token = jnp.broadcast_to(self.token[...].astype(x.dtype), (n, 1, self.features))
-            x = jnp.concatenate([token, x], axis=1)
-        if self.position is None:
-            x = x + sincos_positions(rows, columns, self.features).astype(self.dtype)
-        else:
-            x = x + self.position[...].astype(self.dtype)
+            first = self.token[...][None] if self.registers is None else _stacked(self.token, self.registers)
+            first = jnp.broadcast_to(first.astype(x.dtype), (n, *first.shape))
+            x = jnp.concatenate([first, x], axis=1)
+            if self.token_position:
+                x = x + table.astype(self.dtype)
         if self.norm_first is not None:
             x = self.norm_first(x)
         return x
+
+
+def _stacked(token: nnx.Param, registers: nnx.Param) -> jax.Array:
+    return jnp.concatenate([token[...][None], registers[...]])
 
 
 def _check_divides(patch_size: int, image_size: int) -> None:

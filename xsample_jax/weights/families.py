@@ -11,6 +11,7 @@ from xsample_jax.models.towers import ENCODERS
 from xsample_jax.models.vit import ViT, sincos_positions
 from xsample_jax.state import to_flat
 from xsample_jax.weights.files import read_weights
+from xsample_jax.weights.hub import check_fits, find_published
 from xsample_jax.weights.name_map import (
     CONV,
     DENSE,
@@ -76,6 +77,7 @@ RESNET = Family(
 # timm's VisionTransformer: `blocks.0.attn.qkv.weight`, `blocks.0.norm1.weight`, ...; DeiT, DINO and MAE share them.
 
 
+_TIMM_POOL = {"query": "q", "key_value": "kv", "out": "proj", "mlp/expand": "mlp.fc1", "mlp/contract": "mlp.fc2"}
 _TIMM_LAYERS = {"attention/out": "attn.proj", "mlp/expand": "mlp.fc1", "mlp/contract": "mlp.fc2"}
 
 
@@ -85,6 +87,7 @@ def timm_vit_rules(encoder: ViT) -> tuple[Rule, ...]:
         Rule("patch/kernel", "patch_embed.proj.weight", PATCH),
         Rule("patch/bias", "patch_embed.proj.bias"),
         Rule("token", "cls_token", TOKEN),
+        Rule("registers", "reg_token", POSITION),
         Rule("position", "pos_embed", POSITION),
         Rule(r"blocks/(\d+)/attention/qkv/kernel", "blocks.{0}.attn.qkv.weight", qkv_weight(heads)),
         Rule(r"blocks/(\d+)/attention/qkv/bias", "blocks.{0}.attn.qkv.bias", qkv_bias(heads)),
@@ -95,8 +98,14 @@ def timm_vit_rules(encoder: ViT) -> tuple[Rule, ...]:
         *(Rule(rf"blocks/(\d+)/{ours}/bias", f"blocks.{{0}}.{name}.bias", SAME) for ours, name in _TIMM_LAYERS.items()),
         Rule(r"blocks/(\d+)/norm(\d)/scale", "blocks.{0}.norm{1}.weight"),
         Rule(r"blocks/(\d+)/norm(\d)/bias", "blocks.{0}.norm{1}.bias"),
+        Rule(r"blocks/(\d+)/scale(\d)", "blocks.{0}.ls{1}.gamma"),
         Rule("norm/scale", "norm.weight"),
         Rule("norm/bias", "norm.bias"),
+        Rule("pool/probe", "attn_pool.latent", POSITION),
+        Rule("pool/norm/scale", "attn_pool.norm.weight"),
+        Rule("pool/norm/bias", "attn_pool.norm.bias"),
+        *(Rule(f"pool/{ours}/kernel", f"attn_pool.{name}.weight", DENSE) for ours, name in _TIMM_POOL.items()),
+        *(Rule(f"pool/{ours}/bias", f"attn_pool.{name}.bias") for ours, name in _TIMM_POOL.items()),
     )
 
 
@@ -111,14 +120,29 @@ def constants(encoder: ViT) -> dict:
 TIMM_VIT = Family(
     "ViT of timm",
     timm_vit_rules,
-    layouts=("big_vision", "big_vision_sincos", "big_vision_token", "plain", "timm"),
-    ignored=r"head\.(weight|bias)",
+    layouts=(
+        "big_vision",
+        "big_vision_sincos",
+        "big_vision_token",
+        "deit3",
+        "dinov2",
+        "dinov2_reg",
+        "plain",
+        "siglip",
+        "timm",
+    ),
+    ignored=r"head\.(weight|bias)|mask_token",
     constants=constants,
+    position="pos_embed",
     refused={
         r"fc_norm\..*": "the norm before the pooling (timm's fc_norm=False): none of our layouts averages first",
         r"norm_pre\..*": "no norm before the blocks: weights of CLIP are of the family open_clip_vit",
-        r"dist_token|reg_token|head_dist\..*": "one class token, no distillation or register tokens",
-        r"blocks\.\d+\.(ls\d|attn\.[qk]_norm)\..*": "plain blocks, without LayerScale or norms of queries and keys",
+        r"dist_token|head_dist\..*": "one class token, no distillation token",
+        r"reg_token": "register tokens only in the layout dinov2_reg, and four of them",
+        r"attn_pool\..*": "attention pooling only in the layout siglip",
+        r"blocks\.\d+\.ls\d\.gamma": "LayerScale only in the layouts dinov2, dinov2_reg and deit3",
+        r"blocks\.\d+\.attn\.[qk]_norm\..*": "plain attention, without norms of queries and keys",
+        r"blocks\.\d+\.mlp\.w12\..*": "an MLP with GELU, not SwiGLU",
     },
 )
 
@@ -163,6 +187,7 @@ OPEN_CLIP_VIT = Family(
     "ViT image tower of open_clip or OpenAI's CLIP",
     open_clip_vit_rules,
     layouts=("open_clip", "openai_clip"),
+    position="visual.positional_embedding",
     ignored=r"(?!visual\.).*|visual\.proj",
     refused={
         r"visual\.(attnpool|layer\d|conv[23]|bn\d)\b.*": "a ViT: CLIP's ResNets (three convolutions as stem, attention "
@@ -273,6 +298,7 @@ BIG_VISION_VIT = Family(
     "ViT of big_vision (.npz)",
     big_vision_vit_rules,
     layouts=("big_vision", "big_vision_sincos", "big_vision_token"),
+    position="pos_embedding",
     ignored=r"(head|pre_logits)/.*|txt/.*|t|b",
     refused={
         r"MAPHead_0/.*|probe": "the mean or a class token as features: attention pooling (as SigLIP has it) is not "
@@ -304,8 +330,13 @@ def read_pretrained(config) -> dict[str, np.ndarray]:
     path = config.model.init_from
     if path is None:
         return {}
-    family = FAMILIES[config.model.init_family]
-    arrays = import_encoder(config, family, read_weights(path), path)
+    file, family = path, config.model.init_family
+    if family is None:
+        published = find_published(path)
+        check_fits(config, published)
+        file, family = published.file, published.family
+    family = FAMILIES[family]
+    arrays = import_encoder(config, family, read_weights(file), path)
     log_info(f"{config.name}: the encoder starts from {path} ({family.title}), with a new head")
     return {ENCODER + name: value for name, value in arrays.items()}
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 
+from xsample_jax.distributed import log_info
 from xsample_jax.errors import ConfigError, DataError, Problems
 
 
@@ -58,6 +59,7 @@ class Family:
       refused: {regex: reason} of names that say that our encoders cannot compute this model.
       prepare: their arrays -> their arrays under the names of the rules.
       constants: encoder -> {name: array} that they store and we do not, as fixed position tables.
+      position: their name of a ViT's learned positions, [..., tokens, width], which may be of another image size.
     """
 
     title: str
@@ -68,6 +70,7 @@ class Family:
     refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prepare: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = dict
     constants: Callable[[object], Mapping[str, np.ndarray]] = lambda encoder: {}
+    position: str = ""
 
 
 def to_ours(
@@ -85,7 +88,9 @@ def to_ours(
     Raises:
       Problems: every name that is missing, left over or of another shape, at once.
     """
-    theirs = family.prepare(theirs)
+    theirs = dict(family.prepare(theirs))
+    if family.position in theirs and "position" in shapes:
+        theirs[family.position] = resized_positions(theirs[family.position], shapes["position"][0], where)
     rules, constants = family.rules(encoder), family.constants(encoder)
     ours, used, problems = {}, set(), []
     for path, shape in shapes.items():
@@ -141,6 +146,24 @@ def _rule_of(rules: Sequence[Rule], path: str) -> tuple[Rule, tuple[str, ...]]:
 
 def _close(found: np.ndarray, expected: np.ndarray) -> bool:
     return found.shape == expected.shape and np.allclose(np.asarray(found, np.float32), expected, atol=1e-5)
+
+
+def resized_positions(found: np.ndarray, tokens: int, where: str) -> np.ndarray:
+    """Learned positions [..., t, width] for another number of tokens; as they are where no square grid explains it.
+
+    The grid of the patches is resampled by cubic convolution, antialiased, in float32, as timm does; the position of a
+    class token stays. That another grid was found is logged.
+    """
+    count, width = found.shape[-2:]
+    for token in (0, 1):
+        old, new = math.isqrt(count - token), math.isqrt(tokens - token)
+        if old != new and old**2 == count - token and new**2 == tokens - token:
+            rows = np.asarray(found, np.float32).reshape(count, width)
+            grid = jax.image.resize(rows[token:].reshape(old, old, width), (new, new, width), "cubic", antialias=True)
+            log_info(f"{where}: learned positions of {old} x {old} patches resampled to {new} x {new}")
+            rows = np.concatenate([rows[:token], np.asarray(grid).reshape(-1, width)])
+            return rows.reshape(*found.shape[:-2], tokens, width)
+    return found
 
 
 # The forms in which other libraries keep the arrays of our ViT (models/vit.py, models/layers.py).
