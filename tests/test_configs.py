@@ -12,6 +12,7 @@ from xsample_jax import setup as build_run
 from xsample_jax.config import load_config
 from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.models import towers
+from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.sharding import make_mesh
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -20,7 +21,7 @@ CONFIGS = sorted(
     for path in (ROOT / "configs").rglob("*.py")
     if path.parent.name not in ("ablations", "studies")  # grids: tests/sweeps
 )
-OBJECTIVES = [path for path in CONFIGS if "objectives" in path]
+OF_PRESETS = ("baselines", "objective.py")  # differ from the quickstart in their preset alone
 
 
 @pytest.mark.slow
@@ -29,7 +30,9 @@ def test_the_quickstart_runs_as_it_is(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in CONFIGS if path not in OBJECTIVES and "quickstart" not in path])
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if not any(name in path for name in (*OF_PRESETS, "quickstart"))]
+)
 def test_smoke_variant_runs(path, tmp_path, shallow_resnet18, shallow_vit):
     check_smoke_run(path, tmp_path)
 
@@ -56,13 +59,14 @@ def objective_only(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", OBJECTIVES)
-def test_every_objective_trains(path, tmp_path, objective_only):
-    check_smoke_run(path, tmp_path)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_objective_trains(preset, tmp_path, objective_only):
+    check_smoke_run(f"configs/objective.py:{preset},smoke", tmp_path, suite="none", steps=3)
 
 
-def check_smoke_run(path, workdir):
-    config = load_config(f"{ROOT / path}:smoke")
+def check_smoke_run(path, workdir, suite=None, steps=None):
+    config = load_config(str(ROOT / path) + ("" if "smoke" in path else ":smoke"))
+    config.eval.suite, config.steps = suite or config.eval.suite, steps or config.steps
     loop.train(config, workdir)
     lines = read_jsonl(workdir / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, config.steps + 1))

