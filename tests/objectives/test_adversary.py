@@ -66,7 +66,7 @@ OF_KIND = {"hard": "simclr", "pair": "xclr"}
 
 @functools.cache
 def five_steps(kind, devices):
-    """(state, history) of a run whose generators are not used in three steps, a little in the next, and then in full."""
+    """(memory, history): its generators are not used in three steps, a little in the next, and then in full."""
     preset = OF_KIND[kind or "hard"]
     start = {"generator__start": 0.5, "generator__ramp": 0.3}
     config = config_with(kind, preset, steps=5, **start) if kind else tiny_config(objective__preset=preset, steps=5)
