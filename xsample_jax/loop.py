@@ -7,7 +7,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 
@@ -33,7 +33,7 @@ from xsample_jax.io.files import EVALUATION, EXAMPLES, FACTS, JSONL, PROFILE, RE
 from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder
 from xsample_jax.metrics.jsonl import JsonlWriter, read_jsonl
 from xsample_jax.metrics.profiling import Profiler, Timers, count_chips, count_compilations, model_flops, peak_flops
-from xsample_jax.metrics.writers import open_writers, wandb_writer
+from xsample_jax.metrics.writers import check_writers, more_writers, open_writers
 from xsample_jax.reports.generated_images import WatchGenerator
 from xsample_jax.reports.report import write_report
 from xsample_jax.setup import RunSetup, build_run, check_device_memory
@@ -42,10 +42,14 @@ from xsample_jax.state import Progress, TrainState
 from xsample_jax.weights.families import ENCODER
 
 
-def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False) -> dict[str, float]:
+def train(
+    config, workdir: str | pathlib.Path, allow_config_change: bool = False, on_log: Callable | None = None
+) -> dict[str, float]:
     """Trains and evaluates what `config` describes and returns the final metrics of the evaluation.
 
     config: a ConfigDict, checked or not, or the name of a config file, as "configs/quickstart.py:smoke".
+    on_log: called with (step, {metric: value}) for every line of metrics, on the first process; those of evaluations
+      are `eval/NAME`. An OSError that it raises is told once, and the line is kept for the next call.
 
     Called again with the same folder it resumes from the newest checkpoint with the same batches, and when the
     run is finished it says so and returns its metrics. docs/training.md says what happens when something goes wrong.
@@ -55,6 +59,7 @@ def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False
     when it was asked to stop and has saved.
     """
     config = load_config(config) if isinstance(config, str) else resolve(config)
+    check_writers(config)
     first_process = jax.process_index() == 0
     with open_run_folder(workdir, first_process) as run, preemption_notice(config.faults.grace) as notice:
         folder = run.files
@@ -80,7 +85,7 @@ def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False
                     set_aside(folder / EVALUATION) if finished is None else (folder / EVALUATION).unlink()
                 save_config(config, folder, changes)
             while progress.step < setup.steps:
-                behind, training = None, _open_training(setup, run, checkpoints, notice, progress)
+                behind, training = None, _open_training(setup, run, checkpoints, notice, progress, on_log)
                 try:
                     state = _run_steps(training, dataset, state)
                 except RollBack as bad:
@@ -92,7 +97,7 @@ def train(config, workdir: str | pathlib.Path, allow_config_change: bool = False
                     setup, state, progress = _restore(setup, checkpoints, {})
                     progress.data_position, progress.rollbacks = behind, rollbacks
             checkpoints.wait()
-            return _finish(setup, dataset, run, notice, state)
+            return _finish(setup, dataset, run, notice, state, on_log)
 
 
 def _read_scores(path: pathlib.Path) -> dict[str, float] | None:
@@ -232,7 +237,12 @@ def _run_steps(training: Training, dataset: Dataset, state: TrainState) -> Train
 
 
 def _open_training(
-    setup: RunSetup, run: RunFolder, checkpoints: Checkpoints, notice: Notice, progress: Progress
+    setup: RunSetup,
+    run: RunFolder,
+    checkpoints: Checkpoints,
+    notice: Notice,
+    progress: Progress,
+    on_log: Callable | None,
 ) -> Training:
     """The clocks and writers of the steps to come, with what else their hooks share."""
     config, steps, devices = setup.config, setup.steps, list(setup.mesh.devices.flat)
@@ -246,7 +256,7 @@ def _open_training(
         seconds_left=lambda step: timers.seconds_left(steps - step),
         enabled=jax.process_index() == 0,
         every=config.log.every,
-        wandb=wandb_writer(config, run.files),
+        more=more_writers(config, run.files, on_log),
     )
     if config.optimizer.ema is not None:
         log_info(f"{config.name}: evaluations use the moving average of the model, decay {config.optimizer.ema}")
@@ -254,7 +264,9 @@ def _open_training(
     return Training(setup, run, checkpoints, notice, writers, timers, progress)
 
 
-def _finish(setup: RunSetup, dataset: Dataset, run: RunFolder, notice: Notice, state: TrainState) -> dict[str, float]:
+def _finish(
+    setup: RunSetup, dataset: Dataset, run: RunFolder, notice: Notice, state: TrainState, on_log: Callable | None
+) -> dict[str, float]:
     """The final evaluation and the report."""
     config, steps, first_process, folder = setup.config, setup.steps, jax.process_index() == 0, run.files
     if dataset.skipped:
@@ -274,8 +286,8 @@ def _finish(setup: RunSetup, dataset: Dataset, run: RunFolder, notice: Notice, s
         JsonlWriter(folder / JSONL, steps, every=config.log.every).close()  # mends what happened to it since
         lines = read_jsonl(folder / JSONL)
         if not any(name.startswith("eval/") for line in lines if line["step"] == steps for name in line) and scores:
-            wandb = wandb_writer(config, folder)
-            with contextlib.closing(open_writers(folder, total_steps=steps, resume_step=steps, wandb=wandb)) as writers:
+            more = more_writers(config, folder, on_log)
+            with contextlib.closing(open_writers(folder, total_steps=steps, resume_step=steps, more=more)) as writers:
                 writers.write(steps, {f"eval/{name}": value for name, value in scores.items()})
         reported = _try_to_report(folder)
         # The last file: it says that the run is finished.

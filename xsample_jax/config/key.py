@@ -4,7 +4,7 @@ import dataclasses
 import math
 import numbers
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ class Key:
       type: bool, int, float, str, or `tuple[int, ...]`-like for tuples. An int is accepted for a float.
       default: the value when a config says nothing; None only where `optional`.
       help: one line: meaning and unit.
-      choices: the only allowed values, if any.
+      choices: the only allowed values, if any; a registry as it is, so that what is added to it counts.
       minimum, maximum: inclusive bounds; `above`, `below`: exclusive ones. Applied to each element of a tuple.
       optional: None is allowed (and means what `help` says).
       lengths: the allowed numbers of elements of a tuple; () = any.
@@ -30,7 +30,7 @@ class Key:
     type: Any
     default: Any
     help: str
-    choices: tuple = ()
+    choices: Collection = ()
     minimum: float | None = None
     maximum: float | None = None
     above: float | None = None

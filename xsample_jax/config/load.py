@@ -348,12 +348,12 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.data.update(source="emoji", path=None, split="train", fingerprint=None, mix=(), cache="none")
     config.data.update(image_size=32, threads=2, prefetch=2)
     config.augment.size = 32
-    config.model.encoder = KINDS[kind_of(config.model.encoder)][0]
+    config.model.encoder = KINDS.get(kind_of(config.model.encoder), (config.model.encoder,))[0]
     config.model.width = 8
     config.model.patch_size = 8
     config.model.update(init_from=None, init_family=None)
     fixed_head = config.model.head.kappa is not None  # as wide as the features
-    dim = {"resnet": 64, "vit": 192}[kind_of(config.model.encoder)] if fixed_head else 16
+    dim = {"resnet": 64, "vit": 192}.get(kind_of(config.model.encoder), config.model.head.dim) if fixed_head else 16
     config.model.head.update(hidden=(32,) * len(config.model.head.hidden), dim=dim)
     widths = tuple(16 >> number for number in range(min(len(config.objective.widths), 3)))
     config.objective.widths = widths
@@ -363,5 +363,5 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.mesh.topology = None
     config.checkpoint.update(every=2, metric=None, resume_from=None)
     config.eval.update(suite="none", split="test", train_split="train", every=None, batch_size=64, baselines=())
-    config.log.update(every=1, profile=(), wandb=None)
+    config.log.update(every=1, profile=(), wandb=None, to=None)
     return config

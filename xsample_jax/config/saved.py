@@ -102,6 +102,7 @@ OF_THE_MACHINE = (
     "data.prefetch",
     "log.profile",
     "log.wandb",
+    "log.to",
     "faults.data_timeout",
     "faults.grace",
 )

@@ -57,6 +57,12 @@ LOG = {
         lengths=(0, 2),
     ),
     "wandb": Key(str, None, "Weights & Biases project to log to as well (extra wandb). None: do not.", optional=True),
+    "to": Key(
+        str,
+        None,
+        "module:Class to log to as well, made with (config, run folder). None: do not.",
+        optional=True,
+    ),
 }
 
 

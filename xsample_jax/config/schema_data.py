@@ -9,7 +9,7 @@ DATA = {
         "emoji",
         "emoji (embedded in the package), emoji_folder (a copy of it with other embeddings) or records (a prepared "
         "folder).",
-        choices=tuple(SOURCES),
+        choices=SOURCES,
     ),
     "path": Key(
         str,

@@ -10,7 +10,7 @@ MODEL = {
         str,
         "resnet50",
         "Image encoder (models/towers.py).",
-        choices=tuple(ENCODERS),
+        choices=ENCODERS,
     ),
     "width": Key(int, 64, "ResNet: channels of the first stage.", minimum=4, maximum=2**14),
     "stem": Key(
@@ -24,7 +24,7 @@ MODEL = {
         str,
         "plain",
         "ViT: plain (fixed positions, mean over patches), or as the weights of init_family need it: docs/weights.md.",
-        choices=tuple(LAYOUTS),
+        choices=LAYOUTS,
     ),
     "init_from": Key(
         str,
@@ -35,7 +35,7 @@ MODEL = {
         optional=True,
     ),
     "init_family": Key(
-        str, None, "Whose names the file init_from has (docs/weights.md).", choices=tuple(FAMILIES), optional=True
+        str, None, "Whose names the file init_from has (docs/weights.md).", choices=FAMILIES, optional=True
     ),
     "conv_impl": Key(
         str,

@@ -5,7 +5,6 @@ from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.side_information import provider_of
 
-PRESET_NAMES = tuple(PRESETS)
 # Sources that some data or some objective can provide with what they read.
 SOURCE_NAMES = tuple(
     name for name, slot in SOURCES.items() if all(provider_of(read) for read in slot.anchor_reads | slot.key_reads)
@@ -65,7 +64,7 @@ GENERATOR = {
 }
 
 OBJECTIVE = {
-    "preset": Key(str, "xclr", "Named objective (docs/objectives.md).", choices=PRESET_NAMES),
+    "preset": Key(str, "xclr", "Named objective (docs/objectives.md).", choices=PRESETS),
     "graph": Key(
         str,
         None,

@@ -4,7 +4,7 @@ from xsample_jax.config.key import Key
 from xsample_jax.optim import OPTIMIZERS, SCHEDULES
 
 OPTIMIZER = {
-    "name": Key(str, "adamw", "The update rule (docs/training.md).", choices=tuple(OPTIMIZERS)),
+    "name": Key(str, "adamw", "The update rule (docs/training.md).", choices=OPTIMIZERS),
     "learning_rate": Key(float, 1e-3, "Base learning rate; the peak follows from lr_scaling.", above=0),
     "lr_scaling": Key(
         str,

@@ -1,6 +1,7 @@
-"""Where numbers go while a run trains: metrics.jsonl (the record), TensorBoard, the screen, Weights & Biases."""
+"""Where numbers go while a run trains: metrics.jsonl (the record), TensorBoard, the screen, and where a user asks."""
 
 import collections
+import importlib
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -77,20 +78,11 @@ class WandbWriter:
       name: of the run.
       config: what W&B shows as the config of the run.
 
-    Raises:
-      ConfigError: the package wandb is not installed.
     """
 
     def __init__(self, project: str, folder: str | Path, name: str, config: Mapping[str, object]):
-        try:
-            import wandb
-        except ImportError as error:
-            raise ConfigError(
-                "log.wandb",
-                project,
-                "the package wandb, or None",
-                "Install it with pip install 'xsample_jax[wandb]', or set --config.log.wandb=None.",
-            ) from error
+        import wandb
+
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / RUN_ID
@@ -107,10 +99,57 @@ class WandbWriter:
         self._run.finish()
 
 
-def wandb_writer(config, folder: str | Path) -> Callable[[], WandbWriter] | None:
-    """What opens the writer that a config asks for; None where `log.wandb` is."""
-    project = config.log.wandb
-    return None if project is None else lambda: WandbWriter(project, folder, config.name, config.to_dict())
+# A writer of the user's own (`log.to`), or a function (`on_log` of `train`).
+
+
+class CallbackWriter:
+    """Calls `on_log(step, values)`."""
+
+    def __init__(self, on_log: Callable[[int, dict[str, float]], None]):
+        self._on_log = on_log
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._on_log(step, dict(values))
+
+    def close(self) -> None:
+        pass
+
+
+def find_writer(name: str) -> Callable[[object, Path], Writer]:
+    """What "module:Class" names: called with (config, run folder) it makes a Writer. Raises ConfigError."""
+    module, _, attribute = name.partition(":")
+    expected = "module:Class, a class whose objects have write(step, values) and close()"
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError("log.to", name, f"{expected} ({error})", "Is its folder in PYTHONPATH?") from error
+    if not all(callable(getattr(found, method, None)) for method in ("write", "close")):
+        raise ConfigError("log.to", name, expected)
+    return found
+
+
+def check_writers(config) -> None:
+    """Raises ConfigError for a writer that a config asks for and that is not installed."""
+    if config.log.to is not None:
+        find_writer(config.log.to)
+    if config.log.wandb is not None:
+        try:
+            importlib.import_module("wandb")
+        except ImportError as error:
+            fix = "Install it with pip install 'xsample_jax[wandb]', or set --config.log.wandb=None."
+            raise ConfigError("log.wandb", config.log.wandb, "the package wandb, or None", fix) from error
+
+
+def more_writers(config, folder: str | Path, on_log: Callable | None = None) -> list[Callable[[], Writer]]:
+    """What opens the writers that a config and the caller of `train` ask for."""
+    found: list[Callable[[], Writer]] = []
+    if config.log.wandb is not None:
+        found.append(lambda: WandbWriter(config.log.wandb, folder, config.name, config.to_dict()))
+    if config.log.to is not None:
+        found.append(lambda: find_writer(config.log.to)(config, Path(folder)))
+    if on_log is not None:
+        found.append(lambda: CallbackWriter(on_log))
+    return found
 
 
 class FanOut:
@@ -142,19 +181,19 @@ def open_writers(
     every: int | None = None,
     enabled: bool = True,
     stream=None,
-    wandb: Callable[[], Writer] | None = None,
+    more: Sequence[Callable[[], Writer]] = (),
 ) -> FanOut:
     """Opens metrics.jsonl, TensorBoard's events and the progress line, in the run folder.
 
-    enabled: False on all processes but the first; the result then writes nothing. wandb: makes one more writer.
+    enabled: False on all processes but the first; the result then writes nothing. more: each makes one more writer.
     """
     if not enabled:
         return FanOut(())
-    more = [wandb()] if wandb is not None else []  # first: where it cannot be, nothing is written at all
+    others = [make() for make in more]  # first: where one cannot be made, nothing is written at all
     writers = (
         JsonlWriter(Path(folder) / JSONL, resume_step, evaluated, every),
         TensorBoardWriter(Path(folder) / "tensorboard", resume_step),
         ProgressLine(total_steps, seconds_left, stream),
-        *more,
+        *others,
     )
     return FanOut(writers)

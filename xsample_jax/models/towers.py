@@ -116,10 +116,12 @@ ENCODERS = {
 # Encoders of one kind, the smallest first: they share the rules of a config and the names of weights.
 KINDS = {kind: tuple(name for name in ENCODERS if name.startswith(kind)) for kind in ("resnet", "vit")}
 
+OWN = "own"
+
 
 def kind_of(encoder: str) -> str:
-    """The kind, a name of KINDS, of an encoder, a name of ENCODERS."""
-    return next(kind for kind, names in KINDS.items() if encoder in names)
+    """The kind of an encoder, a name of ENCODERS: a name of KINDS, or OWN for one that was added from outside."""
+    return next((kind for kind, names in KINDS.items() if encoder in names), OWN)
 
 
 class Towers(nnx.Module):
