@@ -47,9 +47,12 @@ def train(
 ) -> dict[str, float]:
     """Trains and evaluates what `config` describes and returns the final metrics of the evaluation.
 
-    config: a ConfigDict, checked or not, or the name of a config file, as "configs/quickstart.py:smoke".
-    on_log: called with (step, {metric: value}) for every line of metrics, on the first process; those of evaluations
-      are `eval/NAME`. An OSError that it raises is told once, and the line is kept for the next call.
+    Args:
+      config: a ConfigDict, checked or not, or the name of a config file, as "configs/quickstart.py:smoke".
+      workdir: the run folder.
+      allow_config_change: continue a run of another config in this folder.
+      on_log: called with (step, {metric: value}) for every line of metrics, on the first process; those of evaluations
+        are `eval/NAME`. An OSError that it raises is logged, and the line is kept for the next call.
 
     Called again with the same folder it resumes from the newest checkpoint with the same batches, and when the
     run is finished it says so and returns its metrics. docs/training.md says what happens when something goes wrong.
