@@ -80,6 +80,7 @@ setuptools.setup(
             "emoji/*.md",
             "emoji/*.txt",
         ],
+        "xsample_jax.models": ["demo.npz"],
         "xsample_jax.reports": ["templates/*"],
     },
     install_requires=[

@@ -15,6 +15,7 @@ import xsample_jax
 from tests.tiny import tiny_config
 from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.data.decode import decode_image
+from xsample_jax.data.sources import open_source
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, Problems
 from xsample_jax.setup import build_run
 from xsample_jax.tools.export import main as export_main
@@ -168,3 +169,45 @@ def test_onnx_without_its_extra_says_so(run, tmp_path, capsys, monkeypatch):
     assert export_main(["--checkpoint", str(run[1]), "--format=onnx", f"--out={tmp_path / 'e.onnx'}"]) == 2
     assert "pip install -e .[onnx]" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_one_file_gives_the_same_features(encoder, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    encoder.save(tmp_path / "e.npz")
+    again = xsample_jax.load_encoder(tmp_path / "e.npz")
+    np.testing.assert_array_equal(again.encode(images), encoder.encode(images))
+    assert (again.step, again.config.to_dict()) == (encoder.step, encoder.config.to_dict())
+    with pytest.raises(DataError, match=r"ends with \.npz"):
+        encoder.save(tmp_path / "e.bin")
+    with np.load(tmp_path / "e.npz") as file:
+        arrays = dict(file)
+    one = next(name for name in arrays if name.endswith("kernel"))
+    wrong = {"no about": {k: v for k, v in arrays.items() if k != "about.json"}, "no kernel": arrays.copy()}
+    wrong["not json"] = arrays | {"about.json": np.frombuffer(b"{", np.uint8)}
+    wrong["another shape"] = arrays | {one: arrays[one][..., :1]}
+    del wrong["no kernel"][one]
+    for content in wrong.values():
+        np.savez(tmp_path / "wrong.npz", **content)
+        with pytest.raises(DataError, match="Save it again"):
+            xsample_jax.load_encoder(tmp_path / "wrong.npz")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "e.npz").read_bytes()[:100])
+    for name in ("cut.npz", "missing.npz"):
+        with pytest.raises(DataError, match=name):
+            xsample_jax.load_encoder(tmp_path / name)
+
+
+def test_the_demo_tells_drawings_of_one_concept_from_others():
+    """The packaged encoder, on held-out concepts: the nearest drawing of another style is often the same concept."""
+    encoder = xsample_jax.load_encoder("demo")
+    source = open_source(encoder.config.data, "test")
+    records = [source[row] for row in range(300)]
+    features = encoder.encode([record["image"] for record in records])
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    labels = np.array([record["label"] for record in records])
+    cosines = features @ features.T
+    np.fill_diagonal(cosines, -1)
+    hits = np.mean(labels[np.argmax(cosines, axis=1)] == labels)
+    same = labels[:, None] == labels
+    chance = np.mean((same.sum(1) - 1) / (len(labels) - 1))
+    assert hits > 5 * chance
+    assert hits > 0.2

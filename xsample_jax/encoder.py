@@ -1,6 +1,7 @@
 """What a run is for: its encoder, from images to features."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
@@ -13,16 +14,19 @@ from PIL import Image, ImageOps
 
 from xsample_jax.augment.views import eval_view
 from xsample_jax.checkpoint_files import MODEL, find_checkpoint, read_arrays, saved_arrays, trained_config
-from xsample_jax.config import resolve
+from xsample_jax.config import config_from_json, config_to_json, resolve
 from xsample_jax.data.decode import ALL_FORMATS, open_image, square
 from xsample_jax.distributed import log_info
 from xsample_jax.errors import ConfigError, DataError, raise_all
-from xsample_jax.io.files import read_regular
+from xsample_jax.io.files import load_arrays, read_regular, write_arrays
 from xsample_jax.io.paths import as_path
 from xsample_jax.models.towers import ENCODERS
 from xsample_jax.state import to_flat
 from xsample_jax.weights.families import ENCODER, abstract_encoder, encoder_shapes, read_pretrained
 from xsample_jax.weights.hub import is_published
+
+SAVED, ABOUT = ".npz", "about.json"  # an encoder as one file, and its entry with step and config
+DEMO, DEMO_FILE = "demo", Path(__file__).parent / "models" / "demo.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +113,15 @@ class Encoder:
                 rows.append(np.asarray(self.forward(padded))[: len(squares)])
         return np.concatenate(rows)
 
+    def save(self, path: str | Path) -> None:
+        """Writes one `.npz` file that `load_encoder` reads: weights, statistics and config, without a run folder."""
+        path = as_path(path)
+        if path.suffix != SAVED:
+            raise DataError("path", str(path), f"a name that ends with {SAVED}")
+        about = json.dumps({"step": self.step, "config": json.loads(config_to_json(self.config))})
+        arrays = {name: np.asarray(array) for name, array in self.arrays.items()}
+        write_arrays(path, arrays | {ABOUT: np.frombuffer(about.encode(), np.uint8)})
+
     def with_model(self, **changes) -> "Encoder":
         """The same weights with other values in the config's section `model`, as conv_impl="conv"."""
         config = self.config.copy_and_resolve_references().unlock()
@@ -120,8 +133,13 @@ def load_encoder(path: str | Path, step: int | None = None) -> Encoder:
     """The encoder of the run in folder `path`: of its newest checkpoint, or of the one after `step` steps.
 
     It is the moving average where the run kept one (optimizer.ema). Neither a dataset nor the state of the optimizer
-    is read, and any number of devices will do. Raises CheckpointError: no such checkpoint, or a damaged one.
+    is read, and any number of devices will do. A path that ends with `.npz` is a file of `Encoder.save`; "demo" is a
+    small encoder that comes with the package (docs/weights.md).
+
+    Raises CheckpointError: no such checkpoint, or a damaged one; DataError: a file that `Encoder.save` did not write.
     """
+    if path == DEMO or str(path).endswith(SAVED):
+        return _read_saved(DEMO_FILE if path == DEMO else as_path(path))
     run, step = find_checkpoint(path, step)
     wanted = {
         part: {name: leaf for name, leaf in leaves.items() if name.startswith(ENCODER)}
@@ -130,6 +148,24 @@ def load_encoder(path: str | Path, step: int | None = None) -> Encoder:
     found = read_arrays(run, step, wanted, sharding=None)
     found = {path.removeprefix(ENCODER): array for part in MODEL for path, array in found[part].items()}
     return Encoder(trained_config(run, step), step, found)
+
+
+def _read_saved(path: Path) -> Encoder:
+    try:
+        arrays = load_arrays(path)
+    except OSError as error:
+        raise DataError("encoder", str(path), f"a file of Encoder.save ({error.strerror})") from error
+    try:
+        about = json.loads(bytes(arrays.pop(ABOUT)))
+        config = config_from_json(json.dumps(about["config"]))
+        encoder = Encoder(config, int(about["step"]), arrays)
+        shapes = encoder_shapes(abstract_encoder(config))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        found = f"{type(error).__name__}: {error}"[:100]
+        raise DataError("encoder", str(path), f"a file of Encoder.save ({found})", "Save it again.") from error
+    if {name: array.shape for name, array in arrays.items()} != shapes:
+        raise DataError("encoder", str(path), "the arrays of its own config", "Save it again.")
+    return encoder
 
 
 def read_initial(config) -> dict[str, np.ndarray]:
