@@ -4,6 +4,7 @@ Everything about single slots (what they read, need and accept) is derived from 
 rules below are about pairs of them.
 """
 
+import dataclasses
 from collections.abc import Iterator
 
 from xsample_jax.errors import ConfigError
@@ -15,6 +16,7 @@ from xsample_jax.graphs.targets import (
     Mixture,
     bounds_after,
     describe,
+    highest_weight,
     parts_of,
 )
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
@@ -60,6 +62,9 @@ OF_SOFTMAX = {
     "repulsion": 1.0,
     "merge_views": False,
 }
+# Blocks without gradient.
+WITHOUT_GRADIENT = ("teacher", "text_teacher", "queue", "text_queue", "neighbors")
+LEVELS = ("weight", "initial")  # options of a rule of progress that are weights
 HIGHEST_EXPONENT = 60.0  # e^60 and its gradient are float32 numbers
 OF_MEMORY = ("average", "anchor_temperature")
 
@@ -126,8 +131,11 @@ def _graph(term: Term, field: str) -> Iterator[ConfigError]:
     """Weights of a mixture, and values that a normalizer or a link cannot take."""
     if isinstance(term.graph, Mixture):
         for weight in term.graph.weights:
-            if not 0 <= weight < float("inf"):
+            levels = [weight] if isinstance(weight, int | float) else [*map(options_of(weight).get, LEVELS)]
+            if not all(0 <= level < float("inf") for level in levels if level is not None):
                 yield ConfigError(f"{field}.graph.weights", weight, "a finite number, at least 0")
+            if term.graph.ramp and not isinstance(weight, int | float):
+                yield ConfigError(f"{field}.graph.ramp", term.graph.ramp, "0 for a mixture whose weights are rules")
     link = name_of(term.link)
     for part in parts_of(term.graph):
         normalizer = name_of(part.normalizer)
@@ -240,7 +248,8 @@ def _zeros(term: Term, field: str) -> Iterator[ConfigError]:
 
 
 def _weights(graph: Graph | Mixture) -> tuple[float, ...]:
-    return graph.weights if isinstance(graph, Mixture) else (1.0,)
+    """The largest weights that the graphs of a mixture get."""
+    return tuple(map(highest_weight, graph.weights)) if isinstance(graph, Mixture) else (1.0,)
 
 
 def _rows(term: Term, field: str) -> Iterator[ConfigError]:
@@ -248,6 +257,7 @@ def _rows(term: Term, field: str) -> Iterator[ConfigError]:
     if term.anchors.block not in EVERY_IMAGE:
         expected = f"rows of the images of the batch ({', '.join(EVERY_IMAGE)})"
         yield ConfigError(f"{field}.anchors", term.anchors.block, expected)
+    yield from _moved(((term.anchors,), term.key_rows), f"{field}.keys")
     for name, rows in [("anchors", term.anchors), *(("keys", rows) for rows in term.key_rows)]:
         yield from find_unequal_parts(rows, f"{field}.{name}")
     anchors, keys = _modes(term.anchors), {_modes(rows) for rows in term.key_rows}
@@ -260,7 +270,9 @@ def _rows(term: Term, field: str) -> Iterator[ConfigError]:
         expected = "volume: rows with several modalities beside each other are no unit rows"
         yield ConfigError(f"{field}.similarity", term.similarity, expected)
     own = all(name_of(part.source) in ("identity", "geometry") for part in parts_of(term.graph))
-    alone = term.key_rows == (term.anchors,) and _count(term.anchors) == 1 and not term.self_pairs
+    anchors_alone = dataclasses.replace(term.anchors, still=False)
+    alone = all(dataclasses.replace(rows, still=False) == anchors_alone for rows in term.key_rows)
+    alone = alone and _count(term.anchors) == 1 and not term.self_pairs
     if own and name_of(term.link) != "square" and (alone or not any(r.block in EVERY_IMAGE for r in term.key_rows)):
         expected = "keys among which an anchor has a positive: another row of its image"
         yield ConfigError(f"{field}.keys", "; ".join(rows.block for rows in term.key_rows), expected)
@@ -269,6 +281,14 @@ def _rows(term: Term, field: str) -> Iterator[ConfigError]:
         yield ConfigError(f"{field}.keys", "; ".join(rows.block for rows in term.key_rows), expected)
     if term.merge_views and term.anchors.times is not None:
         yield ConfigError(f"{field}.merge_views", True, "false: the anchors are products, not views")
+
+
+def _moved(ends: tuple[tuple[Rows, ...], ...], field: str) -> Iterator[ConfigError]:
+    """A term all of whose rows are without gradient teaches nothing."""
+    fixed = [rows for end in ends for rows in end if rows.still or rows.block in WITHOUT_GRADIENT]
+    if len(fixed) == sum(map(len, ends)) and any(rows.still for rows in fixed):
+        expected = "rows with a gradient on one side: the others have none"
+        yield ConfigError(f"{field}.still", True, expected, "Leave still=True out on one side.")
 
 
 def find_unequal_parts(rows: Rows, field: str) -> Iterator[ConfigError]:
@@ -285,6 +305,7 @@ def find_unequal_parts(rows: Rows, field: str) -> Iterator[ConfigError]:
 
 def find_feature_clashes(term: FeatureTerm, field: str) -> Iterator[ConfigError]:
     """A feature term compares row i of x with row i of y: rows of the same images."""
+    yield from _moved(((term.x,), (term.y,)), f"{field}.y")
     yield from find_unequal_parts(term.x, f"{field}.x")
     yield from find_unequal_parts(term.y, f"{field}.y")
     counts, modes = (_count(term.x), _count(term.y)), (_modes(term.x), _modes(term.y))
@@ -357,6 +378,7 @@ def _memory(term: Term, number: int, objective: Objective, field: str) -> Iterat
         "have no mixer": term.mixer is None,
         "have no rule of progress for its temperature": isinstance(term.temperature, int | float)
         or name_of(term.temperature) != "schedule",
+        "have no rule of progress for the weights of its graphs": not _in_phases(term.graph),
     }
     for name, choice in readers:
         wrong = [words for words, holds in needs.items() if not holds]
@@ -364,6 +386,11 @@ def _memory(term: Term, number: int, objective: Objective, field: str) -> Iterat
             yield ConfigError(f"{field}.{name}", choice, f"a term that reads what is kept per image to {wrong[0]}")
     if number == 0 and not readers and objective.memory is not None and term.mixer is not None:
         yield ConfigError(f"{field}.mixer", name_of(term.mixer), f"None with the memory {objective.memory!r}")
+
+
+def _in_phases(graph: Graph | Mixture) -> bool:
+    """Whether the weights of a mixture depend on the progress of the run."""
+    return isinstance(graph, Mixture) and (graph.ramp > 0 or not all(isinstance(w, int | float) for w in graph.weights))
 
 
 def _views(term: Term, field: str) -> Iterator[ConfigError]:

@@ -6,7 +6,15 @@ from collections.abc import Collection, Mapping
 
 from xsample_jax.errors import ConfigError, UserError, did_you_mean, is_finite, lookup, raise_all
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.graphs.targets import NORMALIZERS, TRANSFORMS, WITH_TEMPERATURE, Graph, Mixture, parts_of
+from xsample_jax.graphs.targets import (
+    NORMALIZERS,
+    PROGRESS_RULES,
+    TRANSFORMS,
+    WITH_TEMPERATURE,
+    Graph,
+    Mixture,
+    parts_of,
+)
 from xsample_jax.graphs.targets import RULES as TARGET_RULES
 from xsample_jax.objectives.combinations import (
     OF_MEMORY,
@@ -169,6 +177,7 @@ def find_problems(objective: Objective):
         field = f"objective.feature_terms[{number}]"
         wrong = list(_unknown(FEATURE_TERMS, term.name, f"{field}.name"))
         yield from wrong
+        yield from _weight(term.weight, f"{field}.weight")
         yield from _views_apart(term, (term.x, term.y), f"{field}.each_view")
         if not wrong and not unknown_rows:
             yield from find_feature_clashes(term, field)
@@ -204,13 +213,14 @@ def _wrong_choices(term: Term, field: str):
     yield from _not_positive(term.temperature, f"{field}.temperature")
     if "by" in options_of(term.denominator):
         yield from _unknown(SOURCES, term.denominator["by"], f"{field}.denominator.by")
-    if not is_finite(term.weight):
-        yield ConfigError(f"{field}.weight", term.weight, "a finite number")
+    yield from _weight(term.weight, f"{field}.weight")
     if term.reduce not in ("rows", "pairs"):
         yield ConfigError(f"{field}.reduce", term.reduce, "rows or pairs")
     if isinstance(term.graph, Mixture) and len(term.graph.weights) != len(term.graph.graphs):
         expected = f"one weight for each of the {len(term.graph.graphs)} graphs"
         yield ConfigError(f"{field}.graph.weights", term.graph.weights, expected)
+    for weight in term.graph.weights if isinstance(term.graph, Mixture) else ():
+        yield from _weight(weight, f"{field}.graph.weights")
     for part in parts_of(term.graph):
         yield from _target_temperature(part.target_temperature, f"{field}.graph.target_temperature")
         yield from _unknown(SOURCES, part.source, f"{field}.graph.source")
@@ -229,9 +239,13 @@ def needed_views(objective: Objective) -> int:
     """Views of an image that the objective compares at least."""
     of_views = [rows for found in objective.rows for rows in _nested(found) if rows.block in OF_VIEWS]
     views = [1 if rows.view is None else rows.view + 1 for rows in of_views]
-    within = any(term.anchors == term.keys == Rows("image") for term in objective.terms)
+    within = any(_all_views(term.anchors) and any(map(_all_views, term.key_rows)) for term in objective.terms)
     of_slots = [slot.views for term in objective.terms for _, _, slot in chosen_slots(term)]
     return max([1, *views, 2 if within else 1, *of_slots])
+
+
+def _all_views(rows: Rows) -> bool:
+    return dataclasses.replace(rows, still=False) == Rows("image")
 
 
 def _nested(rows: Rows) -> list[Rows]:
@@ -278,6 +292,25 @@ def _missing(needs: Mapping, name: str, objective: Objective, field: str):
 def _ramp(value, field: str):
     if not 0 <= value <= 1:
         yield ConfigError(field, value, "a share of the run, from 0 to 1")
+
+
+def _weight(value, field: str):
+    """Problems of a weight: a number that is not finite, or a rule of progress that makes no sense."""
+    if isinstance(value, int | float):
+        if not is_finite(value):
+            yield ConfigError(field, value, "a finite number")
+        return
+    wrong = list(_unknown(PROGRESS_RULES, value, field))
+    yield from wrong
+    options = options_of(value)
+    yield from (
+        ConfigError(f"{field}.{name}", options[name], "a finite number")
+        for name in ("weight", "initial")
+        if not wrong and name in options and not is_finite(options[name])
+    )
+    if not wrong and options.get("start", 0.0) > options["share"]:
+        expected = f"at most share = {options['share']:g}, where the ramp ends"
+        yield ConfigError(f"{field}.start", options["start"], expected)
 
 
 def _views_apart(term: Term | FeatureTerm, ends: tuple[Rows, ...], field: str):

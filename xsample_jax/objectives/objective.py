@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from xsample_jax.graphs.targets import weight_at
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.logits import LOWEST_TEMPERATURE
 from xsample_jax.objectives.side_information import batch_entries
@@ -145,7 +146,7 @@ def objective_loss(
       blocks: the rows of the step by name (objectives/terms.py).
       images: number of images B of the batch.
       temperature: the base temperature tau, a scalar; bias: of the logits.
-      progress: share of the run that is over, for temperature schedules.
+      progress: share of the run that is over, for temperatures and weights that depend on it.
       key: random key, for synthetic keys and feature terms that draw.
       how: whether terms are written out densely or streamed; None: densely.
     Returns:
@@ -162,7 +163,7 @@ def objective_loss(
         blocks = {name: center_texts(block) for name, block in blocks.items()}
         # A table of all classes is not centered, and what is centered is not float16 any more.
         how = how and dataclasses.replace(how, class_embeddings=None, caption_wire="float32")
-    share = sum(term.weight for term in objective.terms) or 1.0
+    share = _sum_of_weights(objective, progress)
     reasons = dict(find_unstreamable(objective))
     loss, metrics = 0.0, {}
     apart = [(n, one) for n, term in enumerate(objective.terms) for one in views_apart(term, blocks, images)]
@@ -175,13 +176,13 @@ def objective_loss(
             pairs = pairs_of(term, blocks, images, temperature, tau_s, bias, progress, term_key)
             value, counted = term_value(term, pairs, images)
             found = graph_metrics(term, pairs, counted)
-        loss += term.weight * value
+        loss += (weight := weight_at(term.weight, progress)) * value
         for name, metric in found.items():
-            metrics[name] = metrics.get(name, 0.0) + term.weight / share * metric
+            metrics[name] = metrics.get(name, 0.0) + weight / share * metric
     for number, whole in enumerate(objective.feature_terms, len(objective.terms)):
         term_key = None if key is None else jax.random.fold_in(key, number)
         for term in views_apart(whole, blocks, images):
-            part = term.weight * feature_value(term, blocks, images, term_key)
+            part = weight_at(term.weight, progress) * feature_value(term, blocks, images, term_key)
             name = f"feature_{name_of(term.name)}"
             metrics[name] = metrics.get(name, 0.0) + part
             loss += part
@@ -189,6 +190,12 @@ def objective_loss(
     if not objective.feature_terms and all(term.is_cross_entropy for term in objective.terms):
         metrics["kl"] = loss - share * metrics["target_entropy"]
     return loss, metrics
+
+
+def _sum_of_weights(objective: Objective, progress: jax.Array | float) -> jax.Array | float:
+    """Of the terms; 1 where it is 0, as what is divided by it is 0 then."""
+    share = sum(weight_at(term.weight, progress) for term in objective.terms)
+    return (share or 1.0) if isinstance(share, float | int) else jnp.where(share == 0, 1.0, share)
 
 
 def loss_of_widths(

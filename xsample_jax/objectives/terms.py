@@ -9,7 +9,7 @@ import numpy as np
 
 from xsample_jax.errors import ConfigError, DataError, lookup
 from xsample_jax.graphs.sources import identity, label
-from xsample_jax.graphs.targets import Graph, Mixture, parts_of, source_slots, target
+from xsample_jax.graphs.targets import Graph, Mixture, parts_of, scaled_weight, source_slots, target
 from xsample_jax.objectives.cross_entropy import AGGREGATES, DENOMINATORS, Pairing, entropy, log_sum, mean_over_rows
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.links import LINKS
@@ -43,12 +43,14 @@ class Rows:
       view: keep only this view of every image; None: all rows.
       beside: another selection with the same samples, put beside it: [n, 2 D] (the modalities of GRAM).
       times: another selection with the same samples: all products of the two, [n * n, D] (the keys of Symile).
+      still: no gradient flows into these rows.
     """
 
     block: str = "image"
     view: int | None = None
     beside: "Rows | None" = None
     times: "Rows | None" = None
+    still: bool = False
 
 
 IMAGE, TEXT = Rows("image"), Rows("text")
@@ -114,6 +116,8 @@ def select(blocks: Mapping[str, Block], rows: Rows, images: int) -> Block:
         other = select(blocks, rows.times, images)
         matched = jnp.where(jnp.eye(images, dtype=bool), block["id"][:, None], -1).reshape(-1)
         block = key_block(all_products(block["z"], other["z"]), id=matched)
+    if rows.still:
+        block = block | {name: jax.lax.stop_gradient(block[name]) for name in ("z", "raw") if name in block}
     return block
 
 
@@ -149,7 +153,7 @@ class Term:
       self_pairs: a row is its own key too, in the denominator N; self_targets: in the target T.
       each_view: one term for each view of the images, and their mean, instead of one over the rows of all views.
       reduce: rows (mean over anchors with a positive) or pairs (sum over anchors / number of positive pairs).
-      weight: factor of the term in the loss.
+      weight: factor of the term in the loss, a number or a rule of progress (graphs/targets.py).
     """
 
     graph: Graph | Mixture = GRAPH
@@ -170,7 +174,7 @@ class Term:
     self_targets: bool = False
     each_view: bool = False
     reduce: str = "rows"
-    weight: float = 1.0
+    weight: Choice | float = 1.0
 
     @property
     def key_rows(self) -> tuple[Rows, ...]:
@@ -196,7 +200,7 @@ class FeatureTerm:
     name: Choice
     x: Rows = FIRST_VIEW
     y: Rows = SECOND_VIEW
-    weight: float = 1.0
+    weight: Choice | float = 1.0
     each_view: bool = False
 
 
@@ -272,10 +276,9 @@ def views_apart(term: Term | FeatureTerm, blocks: Mapping[str, Block], images: i
         return dataclasses.replace(rows, view=view) if rows.block in OF_VIEWS and rows.view is None else rows
 
     ends = ("anchors", "keys") if isinstance(term, Term) else ("x", "y")
+    weight = scaled_weight(term.weight, 1 / views)
     return tuple(
-        dataclasses.replace(
-            term, each_view=False, weight=term.weight / views, **{end: at(getattr(term, end), view) for end in ends}
-        )
+        dataclasses.replace(term, each_view=False, weight=weight, **{end: at(getattr(term, end), view) for end in ends})
         for view in range(views)
     )
 
