@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from xsample_jax.objectives.from_config import needed_views
 from xsample_jax.objectives.learned_state import bias_of, init_memory, init_objective_parameters, recall, temperature_of
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.ops import unit_rows
@@ -71,9 +72,9 @@ def inputs_of(objective: Objective, seed: int = 0, queued: int = 0, collapsed: b
         z = rng.normal(size=(count, WIDTH)).astype(np.float32)
         return np.ones_like(z) if collapsed else z
 
-    batch = batch_of(rng)
-    trained = {"images": rows(IMAGES * VIEWS), "local": rows(IMAGES * LOCAL), "text": rows(IMAGES)}
-    batch |= {"teacher_image": rows(IMAGES * VIEWS), "teacher_text": rows(IMAGES)}
+    batch, views = batch_of(rng), max(VIEWS, needed_views(objective))
+    trained = {"images": rows(IMAGES * views), "local": rows(IMAGES * LOCAL), "text": rows(IMAGES)}
+    batch |= {"teacher_image": rows(IMAGES * views), "teacher_text": rows(IMAGES)}
     trained["second"] = np.eye(WIDTH, dtype=np.float32) + 0.1 * rng.normal(size=(WIDTH, WIDTH)).astype(np.float32)
     trained |= {
         name: np.asarray(value) for name, value in init_objective_parameters(objective, WIDTH, CLASSES, seed).items()

@@ -25,7 +25,7 @@ from xsample_jax.objectives.terms import IMAGE, TEXT, VIEW_0, VIEW_1, Rows, Term
 
 CASES = {
     case["name"]: case
-    for file in ("goldens.json", "goldens_literature.json")
+    for file in ("goldens.json", "goldens_literature.json", "goldens_rows.json")
     for case in json.loads((pathlib.Path(__file__).parent / file).read_text())["cases"]
 }
 _COMMON = json.loads((pathlib.Path(__file__).parent / "goldens.json").read_text())["common"]
@@ -39,7 +39,7 @@ def extra(name, key):
 
 def interleaved(*views):
     """Views [B, D] as rows image * V + view."""
-    return jnp.asarray(np.stack(views, axis=1).reshape(-1, views[0].shape[1]))
+    return jnp.stack(list(map(jnp.asarray, views)), axis=1).reshape(-1, views[0].shape[1])
 
 
 def images(*views, first_row=0, per_row=None, **per_image):
@@ -301,6 +301,8 @@ PRESETS_ON_GOLDENS = {
     "rince": lambda: preset_value("rince", two_views()),
     "z_loss": lambda: preset_value("z_loss", two_views()),
     "loss_reweighting": lambda: preset_value("loss_reweighting", {"image": images(Z1, Z3)}, progress=0.5),
+    "groco": lambda: preset_value("groco", two_views()),
+    "cacr": lambda: preset_value("cacr", {"image": images(Z1, Z2, Z3)}),
     "macl": lambda: preset_value("macl", two_views()),
     "mv_infonce": lambda: preset_value("mv_infonce", {"image": images(Z1, Z2, Z3)}),
     "simlap": lambda: simlap(),

@@ -8,6 +8,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tests.objectives import synthetic
 from tests.quick import COMPILER_OPTIONS
 from tests.tiny import random_batch, tiny_config, tiny_parts
+from xsample_jax.objectives.from_config import needed_views
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.terms import image_block
@@ -26,6 +27,7 @@ def test_train_step_has_shapes(preset):
     text = PRESETS[preset].objective.text
     config = tiny_config(
         objective__preset=preset,
+        views=max(2, needed_views(PRESETS[preset].objective)),
         model__text__layers=1 if text == "transformer" else 0,
         augment__crop_scale=(),
         augment__jitter=0.0,

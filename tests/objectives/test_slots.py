@@ -21,6 +21,7 @@ RNG = np.random.default_rng(11)
 ANCHORS, KEYS, WIDTH = 4, 6, 5
 OPTIONS = {"hardest": {"k": 2}, "rank": {"by": "caption"}, "top_k": {"k": 2}, "power": {"exponent": 2.0}}
 OPTIONS |= {"threshold": {"at": 0.1}, "neighbors": {"count": 2.0}, "same_mass": {"mass": 0.5}}
+OPTIONS |= {"whitened_contrast": {"width": WIDTH}}
 
 
 class Recorded(dict):
@@ -45,7 +46,8 @@ class Recorded(dict):
 
 def side(rows):
     """Everything that anything reads."""
-    integers = {name: RNG.integers(0, 3, rows) for name in ("id", "row", "label", "second_label", "owner", "group")}
+    whole = ("id", "row", "view", "label", "second_label", "owner", "group")
+    integers = {name: RNG.integers(0, 3, rows) for name in whole}
     wide = (
         "caption_embedding",
         "class_embedding",

@@ -49,19 +49,19 @@ AMONG_ZEROS = {
     "row_weight": ("focal", "inverse_one_minus_p", "dual_temperature"),
     "attraction": ("focal", "inverse_one_minus_p", "dual_temperature"),
     "repulsion": ("focal", "inverse_one_minus_p", "dual_temperature"),
-    "link": ("pairwise", "pairwise_global", "joint", "z", "soft_top_k"),
+    "link": ("pairwise", "pairwise_global", "joint", "z", "soft_top_k", "group_order", "conditional"),
     "mixer": ("hard_mixtures",),
 }
 # What only the softmax has: fields of a term with the value that says nothing.
 OF_SOFTMAX = {
     "denominator": "shared",
-    "negatives": "everything",
     "aggregate": "out",
     "row_weight": 1.0,
     "attraction": 1.0,
     "repulsion": 1.0,
     "merge_views": False,
 }
+GRADED = ("importance", "clusters_apart")  # rules whose weights differ
 # Blocks without gradient.
 WITHOUT_GRADIENT = ("teacher", "text_teacher", "queue", "text_queue", "neighbors")
 LEVELS = ("weight", "initial")  # options of a rule of progress that are weights
@@ -223,6 +223,12 @@ def _softmax_only(term: Term, field: str) -> Iterator[ConfigError]:
         if value != default:
             expected = f"{default!r}: the link {link!r} looks at pairs and has no denominator"
             yield ConfigError(f"{field}.{name}", value, expected, "Take the link softmax, or leave this out.")
+    if link != "softmax" and name_of(term.negatives) in GRADED:
+        expected = f"negatives that count alike: the link {link!r} takes a pair or leaves it out"
+        yield ConfigError(f"{field}.negatives", name_of(term.negatives), expected)
+    if link == "conditional" and name_of(term.similarity) != "negative_distance":
+        expected = "negative_distance: the link 'conditional' weighs pairs by their distance"
+        yield ConfigError(f"{field}.similarity", term.similarity, expected)
 
 
 def _zeros(term: Term, field: str) -> Iterator[ConfigError]:

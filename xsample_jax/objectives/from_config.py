@@ -303,11 +303,6 @@ def _weight(value, field: str):
     wrong = list(_unknown(PROGRESS_RULES, value, field))
     yield from wrong
     options = options_of(value)
-    yield from (
-        ConfigError(f"{field}.{name}", options[name], "a finite number")
-        for name in ("weight", "initial")
-        if not wrong and name in options and not is_finite(options[name])
-    )
     if not wrong and options.get("start", 0.0) > options["share"]:
         expected = f"at most share = {options['share']:g}, where the ramp ends"
         yield ConfigError(f"{field}.start", options["start"], expected)

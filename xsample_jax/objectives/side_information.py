@@ -34,6 +34,7 @@ class Provider:
 PROVIDERS: Mapping[str, Provider] = {
     "id": Provider(ALL),
     "row": Provider(ALL),
+    "view": Provider(ALL),
     "embedding": Provider(ALL),
     "other_view": Provider(("image",)),
     "label": Provider(STORED, ("label",)),

@@ -15,7 +15,7 @@ from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.links import LINKS
 from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES, all_products
 from xsample_jax.objectives.negatives import MIXERS, NEGATIVES
-from xsample_jax.objectives.row_links import OF_ORDER, z_scores
+from xsample_jax.objectives.row_links import OF_ORDER, positive_margin, z_scores
 from xsample_jax.objectives.row_weights import WEIGHTS
 from xsample_jax.registry import Choice, Slot, name_of, resolve, slot_of
 
@@ -130,7 +130,7 @@ def concatenate(parts: list[Block]) -> Block:
 
 
 # Losses of pairs that say nothing about a row without a positive.
-OF_POSITIVES = ("robust", "symmetric", "z", "soft_top_k")
+OF_POSITIVES = ("robust", "symmetric", "z", "soft_top_k", "group_order")
 
 GRAPH, FIRST_VIEW, SECOND_VIEW = Graph(), Rows("image", 0), Rows("image", 1)
 
@@ -145,7 +145,8 @@ class Term:
       similarity: how alike two embeddings are (objectives/logits.py).
       temperature: a rule (objectives/logits.py), or a number in place of the objective's temperature.
       link: softmax (the cross-entropy), or another from objectives/links.py.
-      denominator: shared, own, views or rank; negatives: the weights N in it (objectives/negatives.py).
+      denominator: shared, own, views or rank; negatives: the weights N in it (objectives/negatives.py), or for another
+        link than softmax which pairs without target it looks at.
       aggregate: out or in: the mean over positives outside or inside the logarithm.
       row_weight, attraction, repulsion: w, a, r; a number or a rule (objectives/row_weights.py).
       mixer: synthetic keys (objectives/negatives.py), or None.
@@ -252,8 +253,11 @@ def pairs_of(
         tau = term.temperature
     else:
         tau = resolve(TEMPERATURES, term.temperature, "temperature")(temperature, u, similarity, graph, progress)
+    rule = resolve(NEGATIVES, term.negatives, "negatives")
+    if name_of(term.link) != "softmax" and term.negatives != "everything":
+        repelled = rule(similarity / tau + bias, graph, repelled, u, v) > 0
+        valid &= (graph > 0) | repelled
     if term.mixer is not None:
-        rule = resolve(NEGATIVES, term.negatives, "negatives")
         negative = (graph <= 0) & (rule(similarity / tau + bias, graph, repelled, u, v) > 0)
         synthetic = resolve(MIXERS, term.mixer, "mixer")(u["z"], v["z"], negative, _keys_of_rows(key, u))
         extra = compare(u["z"], synthetic, u, v)
@@ -384,7 +388,8 @@ def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax
     target_entropy H(T) in nats; own_view_mass: on views of the same image; same_class_mass: on the same label, own
     views included (only with labels); rows_without_positive: share of anchors that are left out;
     rows_without_negative: share of anchors that nothing is pushed away from; positive_z: z-score of the positives
-    among all keys (of the link z only).
+    among all keys (of the link z only); positive_margin: how far the last positive of a row stands above its nearest
+    negative (of the link group_order only).
     """
     keys, counted_anchors = len(pairs.v["z"]), counted
     graph = pairs.target[:, :keys]
@@ -399,6 +404,8 @@ def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax
         rows["same_class_mass"] = jnp.sum(graph * label(pairs.u, pairs.v), axis=-1)
     if name_of(term.link) == "z":
         rows["positive_z"] = jnp.sum(graph * z_scores(pairs.logits, pairs.valid)[:, :keys], axis=-1)
+    if name_of(term.link) == "group_order":
+        rows["positive_margin"] = positive_margin(pairs.logits, pairs.target, pairs.valid)
     metrics = {name: mean_over_rows(value, counted) for name, value in rows.items()}
     repelled = jnp.any(_pushed(term, pairs), axis=-1)
     if len(counted_anchors) < len(repelled):  # merged views are one anchor

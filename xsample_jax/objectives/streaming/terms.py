@@ -28,7 +28,7 @@ COSINES = {"caption": "caption_embedding", "class_text": "class_embedding"}
 
 def why_not(term: Term) -> str | None:
     """Why a term needs the whole matrix, in words; None if it can be streamed."""
-    of_moments = name_of(term.link) == "z" and term.reduce == "rows"
+    of_moments = name_of(term.link) == "z" and term.reduce == "rows" and term.negatives == "everything"
     if not term.is_cross_entropy and not of_moments:
         return "its denominator, link or weights are not those of the plain cross-entropy"
     if name_of(term.similarity) != "dot" or term.mixer or term.merge_views or term.self_pairs or term.self_targets:
