@@ -27,6 +27,7 @@ from xsample_jax.objectives.learned_state import (
     teacher_params,
     temperature_of,
 )
+from xsample_jax.objectives.mixed_rows import MIXED, MIXED_TEXT, draw_mixtures, mixed_block
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.terms import Block, image_block, key_block, other_view
@@ -39,6 +40,7 @@ from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, upd
 
 
 LOCAL_SEED = 2**20  # small crops are drawn from another seed than the views of the same image
+MIXING = 2**20 + 2  # folded into the key of the step for what is mixed with what
 # Entries of a batch that graphs read, one row per image.
 SIDE_INFORMATION = ("id", "label", "labels", "path", "target", "caption_embedding", "class_embedding")
 
@@ -136,6 +138,8 @@ def step_blocks(
     other = {"other_view": other_view(z, views)} | ({"raw": raw} if objective.raw else {})
     if teacher:
         other |= {"teacher": other_view(teacher["image"], views)}
+        if "same_view_teacher" in objective.reads:
+            other |= {"same_view_teacher": teacher["image"]}
     blocks = {"image": image_block(z, per_image | of_view, views, 0, **other)}
     if text is not None:
         own = {"teacher": teacher["text"]} if teacher else {}
@@ -157,6 +161,10 @@ def step_blocks(
     if objective.local_views:
         _, local = network.embed(inputs.local)
         blocks["local"] = image_block(local, per_image | of_view, len(local) // images, 3 * len(z))
+    for number, (name, of) in enumerate(((MIXED, "image"), (MIXED_TEXT, "text"))):
+        if any(rows.block == name for rows in objective.rows):
+            drawn = draw_mixtures(jax.random.fold_in(inputs.key, MIXING + number), per_image["id"])
+            blocks[name] = mixed_block(blocks[of], *drawn, (7 + number) * len(z))
     if objective.predictor:
         blocks["predicted"] = image_block(network.predict(z), per_image, views, 4 * len(z))
     return blocks

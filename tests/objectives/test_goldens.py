@@ -18,6 +18,7 @@ from xsample_jax.graphs.targets import Graph, Mixture, sinkhorn
 from xsample_jax.objectives.cross_entropy import cross_entropy, log_sum
 from xsample_jax.objectives.feature_losses import align, barlow_twins, cross_uniform, spectral, uniform, vicreg
 from xsample_jax.objectives.links import joint, pairwise_global, sigmoid, sigmoid_mean, symmetric
+from xsample_jax.objectives.mixed_rows import LEAST, mixed_block
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.presets_image_text import COSINE_WEIGHTS
@@ -248,6 +249,23 @@ def m3col():
     return sum(cross_entropy(s, t, log_sum(s, np.ones((12, 12)))[:, None]).mean() for s, t in directions) / 2
 
 
+def m3col_blocks(image, text, mixtures):
+    """One view of every image, its text, and both mixed; mixtures: (partner, beta) of images and of texts."""
+    per_image = {"text": jax.lax.stop_gradient(text), "image": jax.lax.stop_gradient(image)}
+    blocks = {"image": images(image, **per_image), "text": texts(text, **per_image)}
+    for name, of, drawn, row in zip(("mixed", "mixed_text"), ("image", "text"), mixtures, (2000, 3000), strict=True):
+        blocks[name] = mixed_block(blocks[of], *drawn, row)
+    return blocks
+
+
+def m3col_first_phase(image):
+    """The blocks of the golden; a beta of 0, whose row of the transposed target is empty, is the least there is."""
+    given = {name: extra(PRESETS["m3col"].golden, name) for name in ("perm_image", "perm_text")}
+    betas = [jnp.maximum(jnp.float32(extra(PRESETS["m3col"].golden, f"beta_{of}")), LEAST) for of in ("image", "text")]
+    orders = [jnp.asarray(order) for order in given.values()]
+    return m3col_blocks(image, jnp.float32(Z3), list(zip(orders, betas, strict=True)))
+
+
 def rmt():
     name = "RMT symmetric CE = .5 CE(T,S)+.5 CE(S,T)"
     logits = jnp.asarray(extra(name, "student_logits"))
@@ -313,6 +331,7 @@ PRESETS_ON_GOLDENS = {
         {"image": images(Z1, caption_embedding=Z3), "text": texts(Z2, caption_embedding=Z3)},
         temperature=0.07,
     ),
+    "m3col": lambda: preset_value("m3col", m3col_first_phase(jnp.float32(Z1)), progress=0.3),
     "clip": lambda: preset_value("clip", image_and_text(), temperature=1 / 5),
     "clip_frozen_text": lambda: preset_value("clip_frozen_text", image_and_text(), temperature=1 / 5),
     "unicl": lambda: preset_value("unicl", image_and_text(), temperature=0.1),

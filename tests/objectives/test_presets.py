@@ -73,7 +73,7 @@ def test_devices_do_not_matter_and_collapse_and_empty_queues_are_survived(preset
     assert np.abs(gradient["images"]).max() > 0
     for devices in (2, 8):
         other, other_gradient = compiled(objective, inputs, devices)(inputs)
-        assert other == pytest.approx(loss, rel=1e-6)
+        assert other == pytest.approx(loss, rel=1e-6, abs=1e-6)  # abs: of CACR, a difference of larger sums
         largest = max(np.abs(leaf).max() for leaf in gradient.values())
         for name, leaf in gradient.items():
             np.testing.assert_allclose(other_gradient[name], leaf, atol=1e-6 * largest, rtol=1e-5, err_msg=name)

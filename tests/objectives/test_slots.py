@@ -46,13 +46,14 @@ class Recorded(dict):
 
 def side(rows):
     """Everything that anything reads."""
-    whole = ("id", "row", "view", "label", "second_label", "owner", "group")
+    whole = ("id", "row", "view", "label", "second_label", "owner", "group", "first", "partner")
     integers = {name: RNG.integers(0, 3, rows) for name in whole}
     wide = (
         "caption_embedding",
         "class_embedding",
         "embedding",
         "teacher",
+        "same_view_teacher",
         "text",
         "image",
         "other_view",
@@ -62,7 +63,9 @@ def side(rows):
     floats = {name: RNG.normal(size=(rows, WIDTH)) for name in (*wide, "view_0", "view_1", "view_2")}
     several = {"labels": RNG.integers(0, 2, (rows, 4)), "path": RNG.integers(0, 2, (rows, 3))}
     several |= {"cluster": RNG.integers(0, 2, (rows, 3)), "box": RNG.uniform(0.1, 0.5, (rows, 4))}
-    one = {name: RNG.uniform(0.1, 1, rows) for name in ("log_average", "anchor_temperature", "class_temperature")}
+    one = {
+        name: RNG.uniform(0.1, 1, rows) for name in ("log_average", "anchor_temperature", "class_temperature", "beta")
+    }
     return Recorded({name: jnp.asarray(x) for name, x in (integers | floats | several | one).items()})
 
 
@@ -98,6 +101,7 @@ REGISTRIES = {
 }
 CASES = [(kind, name, OPTIONS.get(name, {})) for kind, (registry, _) in REGISTRIES.items() for name in registry]
 CASES += [("source", "swapped", {"of": 2}), ("source", "teacher", {"own": False})]
+CASES += [("source", "teacher", {"same_view": True}), ("source", "teacher", {"queue_only": True})]
 CASES += [("source", "hierarchy", {"measure": "path"})]
 CASES += [("denominator", "rank", {"by": name}) for name in SOURCES if name != "caption"]
 

@@ -51,9 +51,10 @@ def blocks_of(x):
         "image": jax.lax.stop_gradient(x["z"].reshape(IMAGES, VIEWS, WIDTH).mean(1)),
     }
     rows = IMAGES * VIEWS
+    of_teacher = {"teacher": other_view(x["teacher"], VIEWS), "same_view_teacher": x["teacher"]}
     teacher = image_block(x["teacher"], per_image, VIEWS, 2 * rows, teacher=x["teacher"])
     return {
-        "image": image_block(x["z"], per_image, VIEWS, 0, teacher=other_view(x["teacher"], VIEWS)),
+        "image": image_block(x["z"], per_image, VIEWS, 0, **of_teacher),
         "text": image_block(x["text"], per_image, 1, rows, teacher=x["text"]),
         "predicted": image_block(x["predicted"], per_image, VIEWS, 4 * rows),
         "teacher": teacher,

@@ -24,7 +24,7 @@ from xsample_jax.objectives.learned_state import constants_of, own_temperatures
 from xsample_jax.objectives.logits import TEMPERATURES
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.row_links import OF_ORDER
-from xsample_jax.objectives.side_information import EVERY_IMAGE, STATES, provider_of
+from xsample_jax.objectives.side_information import EVERY_IMAGE, MIXED, STATES, provider_of
 from xsample_jax.objectives.terms import OF_VIEWS, FeatureTerm, Rows, Term, chosen_slots
 from xsample_jax.registry import Choice, name_of, options_of, slot_of
 
@@ -41,7 +41,7 @@ SIGNED = (
     "random",
 )
 # Sources that are zero for some pairs.
-WITH_ZEROS = ("identity", "label", "labels", "other_label", "second_label", "geometry")
+WITH_ZEROS = ("identity", "label", "labels", "other_label", "second_label", "geometry", "mixed", "mixed_keys")
 
 # Choices that look for negatives among the pairs without target, by the field of a term.
 AMONG_ZEROS = {
@@ -260,7 +260,7 @@ def _weights(graph: Graph | Mixture) -> tuple[float, ...]:
 
 def _rows(term: Term, field: str) -> Iterator[ConfigError]:
     """Rows that cannot be anchors, or that do not fit beside each other or against each other."""
-    if term.anchors.block not in EVERY_IMAGE:
+    if term.anchors.block not in (*EVERY_IMAGE, *MIXED):
         expected = f"rows of the images of the batch ({', '.join(EVERY_IMAGE)})"
         yield ConfigError(f"{field}.anchors", term.anchors.block, expected)
     yield from _moved(((term.anchors,), term.key_rows), f"{field}.keys")
@@ -314,7 +314,9 @@ def find_feature_clashes(term: FeatureTerm, field: str) -> Iterator[ConfigError]
     yield from _moved(((term.x,), (term.y,)), f"{field}.y")
     yield from find_unequal_parts(term.x, f"{field}.x")
     yield from find_unequal_parts(term.y, f"{field}.y")
-    counts, modes = (_count(term.x), _count(term.y)), (_modes(term.x), _modes(term.y))
+    counts, modes = [_count(term.x), _count(term.y)], (_modes(term.x), _modes(term.y))
+    if term.each_view:  # one view of the images at a time
+        counts = [1 if count == "views" else count for count in counts]
     if slot_of(FEATURE_TERMS, term.name, "feature term").raw:
         for name, rows in (("x", term.x), ("y", term.y)):
             if rows.block != "image" or rows.beside is not None or rows.times is not None:

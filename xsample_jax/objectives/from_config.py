@@ -100,11 +100,14 @@ BLOCK_NEEDS = {
     "prototypes": "prototypes",
     "local": "local_views",
     "predicted": "predictor",
+    "mixed": None,
+    "mixed_text": "text",
 }
 SETTABLE = ("teacher", "queue", "prototypes")  # of them, what a config can ask for
 VIEWS_OF = {
     "text": 1,
     "text_teacher": 1,
+    "mixed_text": 1,
     "queue": 0,
     "text_queue": 0,
     "prototypes": 0,

@@ -217,7 +217,8 @@ def loss_of_widths(
 
 
 # Entries of a block that are embeddings; head outputs and gates keep their scale.
-EMBEDDINGS, SCALED = ("z", "embedding", "other_view", "teacher", "text", "image"), ("raw", "gate")
+EMBEDDINGS = ("z", "embedding", "other_view", "teacher", "same_view_teacher", "text", "image")
+SCALED = ("raw", "gate")
 
 
 def cut_rows(block: Block, width: int) -> Block:

@@ -115,6 +115,23 @@ MEMORY = {
             queue=4096,
         ),
     ),
+    "mesa": Preset(
+        "SimCLR + 20 KL(softmax(t(i, k) / 0.5) || softmax(s(i, k) / 0.5)) from a twentieth of the run on, t the "
+        "cosines of the EMA encoder on the same views; tau 0.1",
+        "MESA, arXiv 2205.14083: 0.8 of 25 KL at 5 times tau (there of the logits of classes; momentum and start ours)",
+        Objective(
+            (
+                Term(),
+                Term(
+                    Graph({"name": "teacher", "same_view": True}, "softmax", target_temperature=0.5),
+                    temperature=0.5,
+                    weight={"name": "after", "share": 0.05, "weight": 20.0},
+                ),
+            ),
+            0.1,
+            teacher=0.999,
+        ),
+    ),
     "mochi": Preset(
         "MoCo with synthetic negatives: mixtures of the hardest ones, and of them with the anchor; tau 0.2",
         "MoCHi, arXiv 2010.01028, eqs. 4, 5",

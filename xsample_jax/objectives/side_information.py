@@ -12,6 +12,7 @@ from xsample_jax.registry import name_of
 
 # Blocks of a step by what they carry (step_blocks.py).
 EVERY_IMAGE = ("image", "text", "teacher", "text_teacher", "neighbors", "local", "predicted")
+MIXED = ("mixed", "mixed_text")  # a row is of two images: it has no id, label or caption of its own
 STORED = (*EVERY_IMAGE, "queue", "text_queue")
 ALL = (*STORED, "prototypes")
 
@@ -42,6 +43,10 @@ PROVIDERS: Mapping[str, Provider] = {
     "caption_embedding": Provider(STORED, ("caption_embedding",)),
     "class_embedding": Provider(STORED, ("class_embedding",)),
     "teacher": Provider(("image", "text", "teacher", "text_teacher", "queue", "text_queue"), state="teacher"),
+    "same_view_teacher": Provider(("image",), state="teacher"),
+    "first": Provider(MIXED),
+    "partner": Provider(MIXED),
+    "beta": Provider(MIXED),
     "text": Provider(EVERY_IMAGE, state="text"),
     "image": Provider(EVERY_IMAGE, state="text"),
     "gate": Provider(EVERY_IMAGE, ("label",), state="gate"),
