@@ -75,6 +75,7 @@ def inputs_of(objective: Objective, seed: int = 0, queued: int = 0, collapsed: b
     batch, views = batch_of(rng), max(VIEWS, needed_views(objective))
     trained = {"images": rows(IMAGES * views), "local": rows(IMAGES * LOCAL), "text": rows(IMAGES)}
     batch |= {"teacher_image": rows(IMAGES * views), "teacher_text": rows(IMAGES)}
+    batch |= {"frozen": rows(IMAGES * views), "means": rows(IMAGES)}
     trained["second"] = np.eye(WIDTH, dtype=np.float32) + 0.1 * rng.normal(size=(WIDTH, WIDTH)).astype(np.float32)
     trained |= {
         name: np.asarray(value) for name, value in init_objective_parameters(objective, WIDTH, CLASSES, seed).items()
@@ -102,6 +103,7 @@ def loss_of(objective: Objective, inputs: dict[str, dict]):
         progress=jnp.float32(0.3),
         key=jax.random.key(5),
         teacher=jax.lax.stop_gradient(teacher) if objective.teacher is not None else {},
+        frozen={"features": batch["frozen"], "means": batch["means"]} if objective.frozen else {},
     )
     temperature = temperature_of(objective, trained)
     network = Network(trained["second"])

@@ -266,6 +266,14 @@ def m3col_first_phase(image):
     return m3col_blocks(image, jnp.float32(Z3), list(zip(orders, betas, strict=True)))
 
 
+def norm_direction_blocks(scale):
+    """Students (1 + i / 3) z1, teachers 2.5 z2, centers 5 times the class means of z3; scale: of the students."""
+    students = scale * (1 + jnp.arange(12) / 3)[:, None] * Z1
+    centers = np.stack([5 * Z3[label == LABELS].mean(axis=0) for label in LABELS])
+    rows = {"raw": lambda z: students, "frozen_features": lambda z: 2.5 * Z2}
+    return {"image": images(Z1, per_row=rows, class_center=centers)}
+
+
 def rmt():
     name = "RMT symmetric CE = .5 CE(T,S)+.5 CE(S,T)"
     logits = jnp.asarray(extra(name, "student_logits"))
@@ -331,6 +339,7 @@ PRESETS_ON_GOLDENS = {
         {"image": images(Z1, caption_embedding=Z3), "text": texts(Z2, caption_embedding=Z3)},
         temperature=0.07,
     ),
+    "norm_direction": lambda: preset_value("norm_direction", norm_direction_blocks(1.0)),
     "m3col": lambda: preset_value("m3col", m3col_first_phase(jnp.float32(Z1)), progress=0.3),
     "clip": lambda: preset_value("clip", image_and_text(), temperature=1 / 5),
     "clip_frozen_text": lambda: preset_value("clip_frozen_text", image_and_text(), temperature=1 / 5),

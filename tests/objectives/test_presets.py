@@ -33,6 +33,8 @@ def test_train_step_has_shapes(preset):
         augment__jitter=0.0,
         augment__gray=0.0,
     )
+    if PRESETS[preset].objective.frozen:
+        config.model.head.dim = 4  # the features of the encoder
     parts = tiny_parts(config, jax.devices()[:1])
     assert set(parts.abstract_batch) <= set(random_batch(config))
     state, metrics = jax.eval_shape(parts.train_step, parts.abstract_state, parts.abstract_batch)

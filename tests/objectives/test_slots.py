@@ -54,6 +54,9 @@ def side(rows):
         "embedding",
         "teacher",
         "same_view_teacher",
+        "frozen",
+        "frozen_features",
+        "class_center",
         "text",
         "image",
         "other_view",
@@ -83,6 +86,11 @@ def keys_of(function):
     )
 
 
+def side_of(function, u):
+    """The side information of a feature term that reads some."""
+    return [u] if any(slot.anchor_reads and slot.function is function for slot in FEATURE_TERMS.values()) else []
+
+
 # How a function of every registry is called: f(slot, u, v, options).
 REGISTRIES = {
     "source": (SOURCES, lambda f, u, v, o: f(u, v, **o)),
@@ -94,7 +102,7 @@ REGISTRIES = {
     "link": (LINKS, lambda f, u, v, o: f(LOGITS, TARGET, VALID, **o)),
     "aggregate": (AGGREGATES, lambda f, u, v, o: f(LOGITS, TARGET, LOGITS[:, :1], **o)),
     "mixer": (MIXERS, lambda f, u, v, o: f(X, Y, VALID, jax.random.key(0), **o)),
-    "feature term": (FEATURE_TERMS, lambda f, u, v, o: f(X, X, *keys_of(f), **o)),
+    "feature term": (FEATURE_TERMS, lambda f, u, v, o: f(X, X, *side_of(f, u), *keys_of(f), **o)),
     "normalizer": (NORMALIZERS, lambda f, u, v, o: f(LOGITS, VALID, 0.5, **o)),
     "transform": (TRANSFORMS, lambda f, u, v, o: f(LOGITS, VALID, **o)),
     "target temperature": (RULES, lambda f, u, v, o: f(LOGITS, VALID, **o)),

@@ -20,6 +20,7 @@ source(u, v) = source(v, u) transposed. Side information:
     row                 int   [A]      number of the row in the step, -1 = a key of no image of the batch
     teacher             float [A, D]   embedding of the next view by the EMA encoder (a key's own, for teacher keys)
     same_view_teacher   float [A, D]   embedding of the row's own view by the EMA encoder
+    frozen              float [A, F]   features of the row's own view by the frozen teacher, unit rows
     first, partner      int   [A]      ids of the two images that a mixed row is made of; beta float [A]: share of first
 """
 
@@ -168,6 +169,11 @@ def second_label(u: dict, v: dict) -> jax.Array:
     return same.astype(jnp.float32)
 
 
+def frozen(u: dict, v: dict) -> jax.Array:
+    """Cosine of the features by a frozen teacher: SEED, DistillCLIP."""
+    return cosines(u["frozen"], v["frozen"])
+
+
 def mixed(u: dict, v: dict) -> jax.Array:
     """beta on the first image that a mixed anchor is made of, 1 - beta on its partner (M3CoL, arXiv 2409.17777)."""
     beta, of_key = u["beta"][:, None], v["id"][None, :]
@@ -213,6 +219,7 @@ SOURCES = {
     ),
     "swapped_keys": Slot(swapped_keys, of_anchors=("embedding",), of_keys=("other_view",), views=2),
     "second_label": Slot(second_label, of_anchors=("second_label",), of_keys=("label",), learns=("gate",)),
+    "frozen": Slot(frozen, reads=("frozen",), learns=("frozen",)),
     "mixed": Slot(mixed, of_anchors=("first", "partner", "beta"), of_keys=("id",)),
     "mixed_keys": Slot(mixed_keys, of_anchors=("id",), of_keys=("first", "partner", "beta")),
 }

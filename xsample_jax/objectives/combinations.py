@@ -26,7 +26,7 @@ from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.row_links import OF_ORDER
 from xsample_jax.objectives.side_information import EVERY_IMAGE, MIXED, STATES, provider_of
 from xsample_jax.objectives.terms import OF_VIEWS, FeatureTerm, Rows, Term, chosen_slots
-from xsample_jax.registry import Choice, name_of, options_of, slot_of
+from xsample_jax.registry import Choice, Slot, name_of, options_of, slot_of
 
 # Sources whose values can be negative: a row sum of them is no distribution.
 SIGNED = (
@@ -63,7 +63,7 @@ OF_SOFTMAX = {
 }
 GRADED = ("importance", "clusters_apart")  # rules whose weights differ
 # Blocks without gradient.
-WITHOUT_GRADIENT = ("teacher", "text_teacher", "queue", "text_queue", "neighbors")
+WITHOUT_GRADIENT = ("teacher", "text_teacher", "queue", "text_queue", "neighbors", "frozen")
 LEVELS = ("weight", "initial")  # options of a rule of progress that are weights
 HIGHEST_EXPONENT = 60.0  # e^60 and its gradient are float32 numbers
 OF_MEMORY = ("average", "anchor_temperature")
@@ -72,24 +72,25 @@ OF_MEMORY = ("average", "anchor_temperature")
 def find_unavailable(term: Term, objective: Objective, field: str) -> Iterator[ConfigError]:
     """What the slots of a term read or need and nothing provides, or the rows that they compare do not carry."""
     for name, choice, slot in chosen_slots(term):
-        where = f"{field}.{name}"
-        missing = [state for state in slot.learns if not STATES[state](objective)]
-        for state in missing:
-            yield _no_state(where, choice, state)
         sides = ((slot.anchor_reads, (term.anchors,)), (slot.key_reads, term.key_rows))
-        for read in sorted(slot.anchor_reads | slot.key_reads):
-            provider = provider_of(read)
-            if provider is None:
-                expected = f"another choice: {choice!r} reads {read!r}, which nothing provides yet"
-                yield ConfigError(where, choice, expected, "No data set and no part of an objective has it.")
-            elif not missing:
-                without = {
-                    rows.block for reads, of in sides if read in reads for rows in of if not _carries(rows, provider)
-                }
-                for block in sorted(without):
-                    expected = f"a choice that does not read {read!r}, which rows of the block {block!r} do not have"
-                    fix = f"Blocks that have it: {', '.join(provider.blocks)}."
-                    yield ConfigError(where, choice, expected, fix)
+        yield from _unavailable(f"{field}.{name}", choice, slot, sides, objective)
+
+
+def _unavailable(where: str, choice: str, slot: Slot, sides: tuple, objective: Objective) -> Iterator[ConfigError]:
+    missing = [state for state in slot.learns if not STATES[state](objective)]
+    for state in missing:
+        yield _no_state(where, choice, state)
+    for read in sorted(slot.anchor_reads | slot.key_reads):
+        provider = provider_of(read)
+        if provider is None:
+            expected = f"another choice: {choice!r} reads {read!r}, which nothing provides yet"
+            yield ConfigError(where, choice, expected, "No data set and no part of an objective has it.")
+        elif not missing:
+            read_of = [rows for reads, of in sides if read in reads for rows in of]
+            for block in sorted({rows.block for rows in read_of if not _carries(rows, provider)}):
+                expected = f"a choice that does not read {read!r}, which rows of the block {block!r} do not have"
+                fix = f"Blocks that have it: {', '.join(provider.blocks)}."
+                yield ConfigError(where, choice, expected, fix)
 
 
 def _carries(rows: Rows, provider) -> bool:
@@ -99,9 +100,13 @@ def _carries(rows: Rows, provider) -> bool:
 def _no_state(field: str, choice: str, state: str) -> ConfigError:
     from xsample_jax.objectives.presets import PRESETS  # presets are made of terms, which are checked here
 
-    settable = state in ("teacher", "queue", "prototypes")
+    settable = state in ("teacher", "queue", "prototypes", "frozen")
     having = ", ".join(sorted(key for key, preset in PRESETS.items() if STATES[state](preset.objective)))
-    words = {"average": "moving average per image", "anchor_temperature": "temperature per image"}.get(state, state)
+    words = {
+        "average": "moving average per image",
+        "anchor_temperature": "temperature per image",
+        "frozen": "frozen teacher",
+    }.get(state, state)
     expected = f"an objective with a {words.replace('_', ' ')}, which {choice!r} is made of"
     own = f"Set --config.objective.{state}, or take" if settable else "Take"
     return ConfigError(field, choice, expected, f"{own} a preset that has one: {having}.")
@@ -309,15 +314,20 @@ def find_unequal_parts(rows: Rows, field: str) -> Iterator[ConfigError]:
         yield from find_unequal_parts(inner, f"{field}.{name}")
 
 
-def find_feature_clashes(term: FeatureTerm, field: str) -> Iterator[ConfigError]:
+def find_feature_clashes(term: FeatureTerm, objective: Objective, field: str) -> Iterator[ConfigError]:
     """A feature term compares row i of x with row i of y: rows of the same images."""
+    slot = slot_of(FEATURE_TERMS, term.name, "feature term")
+    yield from _unavailable(f"{field}.name", name_of(term.name), slot, ((slot.anchor_reads, (term.x,)),), objective)
+    if name_of(term.name) == "norm_direction" and not options_of(term.name).get("raw", True):
+        expected = "true: rows of length one cannot grow, and the term would be 1 - cos, which is align"
+        yield ConfigError(f"{field}.name.raw", False, expected)
     yield from _moved(((term.x,), (term.y,)), f"{field}.y")
     yield from find_unequal_parts(term.x, f"{field}.x")
     yield from find_unequal_parts(term.y, f"{field}.y")
     counts, modes = [_count(term.x), _count(term.y)], (_modes(term.x), _modes(term.y))
     if term.each_view:  # one view of the images at a time
         counts = [1 if count == "views" else count for count in counts]
-    if slot_of(FEATURE_TERMS, term.name, "feature term").raw:
+    if slot.raw:
         for name, rows in (("x", term.x), ("y", term.y)):
             if rows.block != "image" or rows.beside is not None or rows.times is not None:
                 expected = f"the block 'image': {name_of(term.name)!r} reads head outputs, which only its rows keep"

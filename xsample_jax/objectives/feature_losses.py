@@ -1,7 +1,8 @@
 """Terms that look at embeddings rather than at pairs of the graph: feature correlations, alignment, uniformity.
 
 Every term is `f(x [A, D], y [A, D], **options) -> scalar`; the rows of x and y belong to the same images.
-A term that draws random numbers gets a key after them: `f(x, y, key, **options)`.
+A term that reads side information gets that of x after them, one that draws random numbers then a key: `f(x, y, side,
+key, **options)`.
 """
 
 import jax
@@ -141,6 +142,25 @@ def whitened_contrast(
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.diagonal(logits))
 
 
+def norm_direction(x: jax.Array, y: jax.Array, side: dict, *, raw: bool = True) -> jax.Array:
+    """ND (arXiv 2305.17007): mean of 1 - <x, c / |c|> / max(|x|, |t|), c the teacher's mean feature of the row's class.
+
+    While a row is shorter than the teacher's t it gains by growing along c; a longer one only by turning. y is not
+    read.
+
+    Args:
+      x: head outputs [A, F], of any length; raw: always true, as unit rows cannot grow.
+      side: frozen_features [A, F], t; class_center [A, F], c; rows without a class (c = 0) are left out of the mean.
+    """
+    del y, raw
+    center, teacher = side["class_center"], side["frozen_features"]
+    known = jnp.any(center != 0, axis=-1)
+    length = jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=-1), 1e-12))
+    longest = jnp.maximum(length, jnp.linalg.norm(teacher, axis=-1))
+    values = 1 - jnp.sum(x * unit_rows(center), axis=-1) / longest
+    return jnp.sum(jnp.where(known, values, 0.0)) / jnp.maximum(jnp.sum(known), 1)
+
+
 def channel_orders(key: jax.Array, width: int) -> jax.Array:
     """Two random orders of `width` channels, [2, width]."""
     return jax.vmap(lambda one: jax.random.permutation(one, width))(jax.random.split(key))
@@ -205,6 +225,9 @@ FEATURE_TERMS = {
         raw=True,
         draws=True,
         limits={"width": (1, 2**16), "temperature": (1e-3, 1e3)},
+    ),
+    "norm_direction": Slot(
+        norm_direction, of_anchors=("frozen_features", "class_center"), learns=("frozen",), raw=True
     ),
     "mean_square": Slot(mean_square, chosen=lambda raw=False: {"raw": raw}),
     "sliced_wasserstein": Slot(

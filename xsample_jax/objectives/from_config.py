@@ -100,10 +100,11 @@ BLOCK_NEEDS = {
     "prototypes": "prototypes",
     "local": "local_views",
     "predicted": "predictor",
+    "frozen": "frozen",
     "mixed": None,
     "mixed_text": "text",
 }
-SETTABLE = ("teacher", "queue", "prototypes")  # of them, what a config can ask for
+SETTABLE = ("teacher", "queue", "prototypes", "frozen")  # of them, what a config can ask for
 VIEWS_OF = {
     "text": 1,
     "text_teacher": 1,
@@ -123,7 +124,7 @@ def build_objective(config) -> Objective:
     objective = lookup(PRESETS, config["preset"], "objective.preset").objective
     fields = ("temperature", "learn_temperature", "target_temperature", "teacher", "queue", "prototypes")
     changes = {name: config[name] for name in fields if config[name] is not None}
-    changes["center"] = config["center"]
+    changes |= {"center": config["center"]} | ({"frozen": True} if config["frozen"] is not None else {})
     if config["memory"] is not None:
         changes["memory"] = _memory(objective, config["memory"])
     if config["widths"]:
@@ -183,7 +184,7 @@ def find_problems(objective: Objective):
         yield from _weight(term.weight, f"{field}.weight")
         yield from _views_apart(term, (term.x, term.y), f"{field}.each_view")
         if not wrong and not unknown_rows:
-            yield from find_feature_clashes(term, field)
+            yield from find_feature_clashes(term, objective, field)
     yield from unknown_rows
     yield from _unused(objective)
     yield from _memory_constants(objective)
@@ -335,6 +336,9 @@ def _widths(objective: Objective):
         yield ConfigError("objective.widths", tuple(widths), "widths from the largest to the smallest, each once")
     if widths and not sum(weight for _, weight in objective.widths) > 0:
         yield ConfigError("objective.width_weights", [weight for _, weight in objective.widths], "a weight above 0")
+    if widths and "class_center" in objective.reads:
+        expected = "(): norm_direction compares whole head outputs with the teacher's features"
+        yield ConfigError("objective.widths", tuple(widths), expected)
     if widths and objective.memory is not None:
         expected = "(): what this objective keeps per image is of the whole embedding"
         fix = "Set --config.objective.widths='()', or take another preset than sogclr and isogclr."
@@ -353,6 +357,7 @@ def _unused(objective: Objective):
         yield ConfigError("objective.gate", True, "false: no term of this objective reads it", "Take another preset.")
     teacher = queue or bool({"teacher", "text_teacher"} & (blocks | sources))
     read = {"teacher": teacher, "queue": queue, "prototypes": "prototypes" in blocks}
+    read["frozen"] = "frozen" in blocks or "frozen" in objective.learns
     for name, used in read.items():
         value = getattr(objective, name)
         if value and not used:

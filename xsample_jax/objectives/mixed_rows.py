@@ -4,16 +4,30 @@ A mixed row is beta x_i + (1 - beta) x_j, of unit length, j another image of the
 the other modality, which are not mixed; the graph sources mixed and mixed_keys say how much of i and of j it should be.
 """
 
+from collections.abc import Iterable, Mapping
+
 import jax
 import jax.numpy as jnp
 
-from xsample_jax.objectives.terms import Block, image_block
+from xsample_jax.objectives.terms import Block, Rows, image_block
 from xsample_jax.ops import unit_rows
 
-MIXED, MIXED_TEXT = "mixed", "mixed_text"
+OF = {"mixed": "image", "mixed_text": "text"}  # block: what is mixed in it
+DRAW = 2**20 + 2  # folded into the key of the step
 # As in the published code: half of the rows are mixed, and beta ~ Beta(0.15, 0.15) is mostly near 0 or 1.
 SHARE_MIXED, CONCENTRATION = 0.5, 0.15
 LEAST = 1e-6  # a row keeps some of its own image, so that the transposed target has no empty row
+
+
+def mixed_blocks(blocks: Mapping[str, Block], wanted: Iterable[Rows], key: jax.Array, images: int) -> dict[str, Block]:
+    """Those of the two mixed blocks that `wanted` selects from, for a batch of `images`; key: of the step."""
+    found, names, last = {}, {rows.block for rows in wanted}, len(blocks["image"]["z"])
+    for number, (name, of) in enumerate(OF.items()):
+        if name in names:
+            ids = blocks[of]["id"][:: len(blocks[of]["z"]) // images]
+            drawn = draw_mixtures(jax.random.fold_in(key, DRAW + number), ids)
+            found[name] = mixed_block(blocks[of], *drawn, (7 + number) * last)
+    return found
 
 
 def draw_mixtures(key: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:

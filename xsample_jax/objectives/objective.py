@@ -27,7 +27,7 @@ from xsample_jax.objectives.terms import (
     views_apart,
 )
 from xsample_jax.ops import unit_rows
-from xsample_jax.registry import Choice, name_of, slot_of
+from xsample_jax.registry import Choice, Slot, name_of, slot_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Objective:
       center: take the batch mean off the text embeddings before their cosines.
       text: the text side: None, linear (of frozen caption embeddings) or transformer (of tokens).
       teacher: momentum of the EMA encoder behind the block "teacher"; None: none.
+      frozen: features of the encoder of a finished run, the block "frozen" (objectives/frozen.py).
       queue: rows of the blocks "queue" and "text_queue", embeddings of past steps (the teacher's, where there is one);
         0: none.
       prototypes: rows of the learned block "prototypes"; 0: none.
@@ -61,6 +62,7 @@ class Objective:
     center: bool = False
     text: str | None = None
     teacher: float | None = None
+    frozen: bool = False
     queue: int = 0
     prototypes: int = 0
     local_views: int = 0
@@ -75,10 +77,15 @@ class Objective:
         return LOWEST_TEMPERATURE if self.learn_temperature else self.temperature
 
     @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Everything that the terms and feature terms choose."""
+        of_terms = [slot for term in self.terms for _, _, slot in chosen_slots(term)]
+        return (*of_terms, *(slot_of(FEATURE_TERMS, term.name, "feature term") for term in self.feature_terms))
+
+    @property
     def reads(self) -> frozenset[str]:
         """Side information that the slots of the terms read, the union of what they declare."""
-        slots = [slot for term in self.terms for _, _, slot in chosen_slots(term)]
-        return frozenset(name for slot in slots for name in slot.anchor_reads | slot.key_reads)
+        return frozenset(name for slot in self.slots for name in slot.anchor_reads | slot.key_reads)
 
     @property
     def raw(self) -> bool:
@@ -88,7 +95,7 @@ class Objective:
     @property
     def learns(self) -> frozenset[str]:
         """State that the slots of the terms need, the union of what they declare (side_information.STATES)."""
-        return frozenset(name for term in self.terms for _, _, slot in chosen_slots(term) for name in slot.learns)
+        return frozenset(name for slot in self.slots for name in slot.learns)
 
     @property
     def requires(self) -> frozenset[str]:

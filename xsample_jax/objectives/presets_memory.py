@@ -5,7 +5,7 @@ i: anchor, k: key, i+: a positive of i, s: similarity, tau: temperature, T: targ
 
 from xsample_jax.graphs.targets import Graph, Mixture
 from xsample_jax.objectives.objective import Objective, Preset
-from xsample_jax.objectives.terms import VIEW_0, VIEW_1, FeatureTerm, Rows, Term
+from xsample_jax.objectives.terms import IMAGE, VIEW_0, VIEW_1, FeatureTerm, Rows, Term
 
 TEACHER_0, TEACHER_1 = Rows("teacher", 0), Rows("teacher", 1)
 QUEUE, PROTOTYPES = Rows("queue"), Rows("prototypes")
@@ -114,6 +114,20 @@ MEMORY = {
             teacher=0.99,
             queue=4096,
         ),
+    ),
+    "seed": Preset(
+        "KL(softmax over k of t_i.t_k / 0.01 || softmax over k of z_i.t_k / 0.2), t features of a frozen encoder of "
+        "all views of the batch, i itself among the k",
+        "SEED, arXiv 2101.04731, temperatures from memory (there against a queue); with temperatures of 0.05 the "
+        "distillation of KaLM-Embedding-V2, arXiv 2506.20923",
+        Objective((Term(Graph("frozen", "softmax", target_temperature=0.01), keys=Rows("frozen")),), 0.2, frozen=True),
+    ),
+    "norm_direction": Preset(
+        "mean of 1 - <h_i, c_i / |c_i|> / max(|h_i|, |t_i|), h head outputs, t features of a frozen encoder, c_i their "
+        "running mean in the class of i",
+        "ND, arXiv 2305.17007 (there beside a classifier's losses, with class means of the training set)",
+        Objective((), 1.0, frozen=True, feature_terms=(FeatureTerm("norm_direction", IMAGE, IMAGE),)),
+        golden="ND loss where some students are longer than their teachers",
     ),
     "mesa": Preset(
         "SimCLR + 20 KL(softmax(t(i, k) / 0.5) || softmax(s(i, k) / 0.5)) from a twentieth of the run on, t the "

@@ -11,7 +11,7 @@ from typing import Any
 from xsample_jax.registry import name_of
 
 # Blocks of a step by what they carry (step_blocks.py).
-EVERY_IMAGE = ("image", "text", "teacher", "text_teacher", "neighbors", "local", "predicted")
+EVERY_IMAGE = ("image", "text", "teacher", "text_teacher", "neighbors", "local", "predicted", "frozen")
 MIXED = ("mixed", "mixed_text")  # a row is of two images: it has no id, label or caption of its own
 STORED = (*EVERY_IMAGE, "queue", "text_queue")
 ALL = (*STORED, "prototypes")
@@ -44,6 +44,9 @@ PROVIDERS: Mapping[str, Provider] = {
     "class_embedding": Provider(STORED, ("class_embedding",)),
     "teacher": Provider(("image", "text", "teacher", "text_teacher", "queue", "text_queue"), state="teacher"),
     "same_view_teacher": Provider(("image",), state="teacher"),
+    "frozen": Provider(("image", "frozen"), state="frozen"),
+    "frozen_features": Provider(("image", "frozen"), state="frozen"),
+    "class_center": Provider(("image", "frozen"), ("label",), state="frozen"),
     "first": Provider(MIXED),
     "partner": Provider(MIXED),
     "beta": Provider(MIXED),
@@ -58,6 +61,7 @@ PROVIDERS: Mapping[str, Provider] = {
 # State of an objective by name: whether it has it.
 STATES: Mapping[str, Callable[[Any], bool]] = {
     "teacher": lambda objective: objective.teacher is not None,  # a teacher may have the momentum 0
+    "frozen": lambda objective: objective.frozen,
     "queue": lambda objective: objective.queue > 0,
     "prototypes": lambda objective: objective.prototypes > 0,
     "local_views": lambda objective: objective.local_views > 0,

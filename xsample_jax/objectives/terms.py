@@ -24,12 +24,12 @@ from xsample_jax.registry import Choice, Slot, name_of, resolve, slot_of
 # A block is a dict of arrays with one row per embedding: "z" [n, D] (unit rows, with gradient where there is one) and
 # side information (graphs/sources.py). Blocks of a step: image (all views, row = image * V + view), local (small
 # crops), predicted, text, teacher and text_teacher (EMA encoders), queue and text_queue (keys of past steps),
-# neighbors (in the queue), prototypes, mixed and mixed_text (rows of two images).
+# neighbors (in the queue), prototypes, mixed and mixed_text (rows of two images), frozen (of a frozen teacher).
 
 
 Block = dict[str, jax.Array]
 
-OF_VIEWS = ("image", "teacher", "predicted", "neighbors", "mixed")  # blocks with one row per view
+OF_VIEWS = ("image", "teacher", "predicted", "neighbors", "mixed", "frozen")  # blocks with one row per view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Rows:
     """Which rows of a step: a block, or one view of it.
 
     Attributes:
-      block: image, local, predicted, text, teacher, text_teacher, queue, text_queue, neighbors, prototypes, mixed or
-        mixed_text.
+      block: image, local, predicted, text, teacher, text_teacher, queue, text_queue, neighbors, prototypes, mixed,
+        mixed_text or frozen.
       view: keep only this view of every image; None: all rows.
       beside: another selection with the same samples, put beside it: [n, 2 D] (the modalities of GRAM).
       times: another selection with the same samples: all products of the two, [n * n, D] (the keys of Symile).
@@ -378,7 +378,9 @@ def feature_value(
         expected = f'an entry "raw", the head outputs that the term {name_of(term.name)!r} reads'
         raise ConfigError("blocks", sorted(selected[0]), expected)
     x, y = (block["raw" if slot.raw else "z"] for block in selected)
-    return resolve(FEATURE_TERMS, term.name, "feature term")(x, y, *([key] if slot.draws else []))
+    side = [{name: selected[0][name] for name in slot.anchor_reads}] if slot.anchor_reads else []
+    drawn = [key] if slot.draws else []
+    return resolve(FEATURE_TERMS, term.name, "feature term")(x, y, *side, *drawn)
 
 
 def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax.Array]:

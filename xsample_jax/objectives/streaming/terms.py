@@ -19,7 +19,7 @@ from xsample_jax.ops import cosines
 from xsample_jax.registry import name_of, options_of
 
 # Side information that differs between the views of an image, besides the single views "view_0", ...
-OF_VIEWS = ("teacher", "same_view_teacher", "embedding", "other_view", "box", "row")
+OF_VIEWS = ("teacher", "same_view_teacher", "frozen", "embedding", "other_view", "box", "row")
 # Blocks whose rows are not views of the images of the batch.
 ROWS_OF_NO_IMAGE = ("queue", "text_queue", "prototypes")
 # Sources that are the cosine of one entry of the side information.
