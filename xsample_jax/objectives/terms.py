@@ -83,7 +83,7 @@ def check_unit_rows(blocks: Mapping[str, Block]) -> None:
     Looks at values, so it is silent on traced arrays: inside a compiled step the model scales its rows itself.
     """
     for name, block in blocks.items():
-        if isinstance(block["z"], jax.core.Tracer):
+        if any(isinstance(block[entry], jax.core.Tracer) for entry in ("z", "filled")):
             continue
         length = np.linalg.norm(np.asarray(block["z"], np.float64), axis=-1)
         bad = np.flatnonzero(np.asarray(block["filled"]) & ~(np.abs(length - 1) < 1e-2))
