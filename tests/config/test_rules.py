@@ -114,7 +114,7 @@ KERNELS = {"loss__kernel": "pallas", "loss__impl": "streaming"}
             "objective.terms[0].anchors.view",
             "an integer or None",
         ),
-        ({"objective__terms": ({"weight": "x"},)}, "objective.terms[0].weight", "a number"),
+        ({"objective__terms": ({"weight": "x"},)}, "objective.terms[0].weight", "a number, or a rule of progress"),
         ({"objective__terms": ({"similarity": 3},)}, "objective.terms[0].similarity", "a name or a dict"),
         (
             {"objective__terms": ({"graph": {"source": "caption", "transforms": "affine"}},)},

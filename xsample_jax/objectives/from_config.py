@@ -304,6 +304,9 @@ def _weight(value, field: str):
         if not is_finite(value):
             yield ConfigError(field, value, "a finite number")
         return
+    if name_of(value) not in PROGRESS_RULES:
+        yield ConfigError(field, value, f"a number, or a rule of progress: {', '.join(PROGRESS_RULES)}")
+        return
     wrong = list(_unknown(PROGRESS_RULES, value, field))
     yield from wrong
     options = options_of(value)
@@ -336,13 +339,19 @@ def _widths(objective: Objective):
         yield ConfigError("objective.widths", tuple(widths), "widths from the largest to the smallest, each once")
     if widths and not sum(weight for _, weight in objective.widths) > 0:
         yield ConfigError("objective.width_weights", [weight for _, weight in objective.widths], "a weight above 0")
-    if widths and "class_center" in objective.reads:
+    if widths and any("class_center" in slot.anchor_reads for slot in _feature_slots(objective)):
         expected = "(): norm_direction compares whole head outputs with the teacher's features"
         yield ConfigError("objective.widths", tuple(widths), expected)
     if widths and objective.memory is not None:
         expected = "(): what this objective keeps per image is of the whole embedding"
         fix = "Set --config.objective.widths='()', or take another preset than sogclr and isogclr."
         yield ConfigError("objective.widths", tuple(widths), expected, fix)
+
+
+def _feature_slots(objective: Objective) -> list[Slot]:
+    """Those of the feature terms whose names there are; the others are reported by themselves."""
+    names = [name_of(term.name) for term in objective.feature_terms]
+    return [FEATURE_TERMS[name] for name in names if name in FEATURE_TERMS]
 
 
 def _unused(objective: Objective):
@@ -357,7 +366,7 @@ def _unused(objective: Objective):
         yield ConfigError("objective.gate", True, "false: no term of this objective reads it", "Take another preset.")
     teacher = queue or bool({"teacher", "text_teacher"} & (blocks | sources))
     read = {"teacher": teacher, "queue": queue, "prototypes": "prototypes" in blocks}
-    read["frozen"] = "frozen" in blocks or "frozen" in objective.learns
+    read["frozen"] = "frozen" in blocks | sources or any("frozen" in slot.learns for slot in _feature_slots(objective))
     for name, used in read.items():
         value = getattr(objective, name)
         if value and not used:
