@@ -15,7 +15,7 @@ from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
 from xsample_jax.objectives.adversary import Adversary, Guests, Opponent, take_turn
 from xsample_jax.objectives.frozen import frozen_features, move_class_means
 from xsample_jax.objectives.learned_state import (
-    TEXT_KEYS,
+    QUEUES,
     bias_of,
     clamped,
     gate_of,
@@ -161,9 +161,8 @@ def step_blocks(
         of_texts = image_block(teacher["text"], per_image, 1, 6 * len(z), teacher=teacher["text"])
         blocks["text_teacher"] = of_texts
     if objective.queue:
-        blocks["queue"] = queue_block(inputs.memory)
-        if TEXT_KEYS in inputs.memory:
-            blocks["text_queue"] = queue_block(inputs.memory, TEXT_KEYS)
+        kept = {name: keys for name, keys in QUEUES.items() if keys in inputs.memory}
+        blocks |= {name: queue_block(inputs.memory, keys) for name, keys in kept.items()}
         if any(rows.block == "neighbors" for rows in objective.rows):
             blocks["neighbors"] = image_block(nearest(inputs.memory, z), per_image, views, 5 * len(z))
     if objective.prototypes:

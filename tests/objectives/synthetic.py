@@ -86,6 +86,8 @@ def inputs_of(objective: Objective, seed: int = 0, queued: int = 0, collapsed: b
         z = rows(queued)
         memory["queue/z"][:queued] = z / np.linalg.norm(z, axis=1, keepdims=True)
         memory["queue/filled"][:queued] = True
+        if "queue/frozen_z" in memory:
+            memory["queue/frozen_z"][:queued] = memory["queue/z"][:queued]
         memory["queue/label"][:queued] = rng.integers(0, CLASSES, queued)
         memory["queue/caption_embedding"][:queued] = rng.normal(size=(queued, 6))
     return {"trained": trained, "batch": batch, "memory": memory}

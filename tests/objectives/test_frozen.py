@@ -19,7 +19,7 @@ from xsample_jax.loop import train
 from xsample_jax.objectives.frozen import COUNTS, FINGERPRINT, FROZEN, MEANS, frozen_memory, move_class_means
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.terms import key_block
+from xsample_jax.objectives.terms import Rows, key_block
 from xsample_jax.sharding import to_global
 from xsample_jax.state import TrainState
 
@@ -51,7 +51,8 @@ def test_seed_with_given_keys_is_the_distillation_of_kalm():
     passages = jnp.float32(golden["extra"]["passages"])
     objective = PRESETS["seed"].objective
     (term,) = objective.terms
-    term = dataclasses.replace(term, graph=dataclasses.replace(term.graph, target_temperature=0.05))
+    graph = dataclasses.replace(term.graph, target_temperature=0.05)
+    term = dataclasses.replace(term, graph=graph, keys=Rows("frozen"))
 
     def kl(z, passages):
         blocks = {"image": images(z, frozen=Z3), "frozen": key_block(passages, frozen=passages)}
@@ -97,6 +98,9 @@ def test_a_step_trains_the_student_alone_on_any_number_of_devices(preset):
         found[devices] = (float(metrics["loss"]), jax.device_get(state))
         for name, value in parts.frozen.arrays.items():
             np.testing.assert_array_equal(found[devices][1].memory[FROZEN + name], value)
+        if preset == "seed":  # features of the first view of both batches
+            queue = found[devices][1].memory["queue/frozen_z"]
+            np.testing.assert_allclose(np.linalg.norm(queue, axis=1), np.arange(len(queue)) < 16, rtol=1e-5)
         assert any(np.abs(value - start[name]).max() > 0 for name, value in found[devices][1].params.items())
     assert found[8][0] == pytest.approx(found[1][0], rel=1e-5)
     for name, value in found[1][1].params.items():
@@ -163,6 +167,7 @@ def test_a_teacher_that_is_not_there_is_named(tmp_path):
     [
         ({"preset": "simclr", "frozen": "runs/teacher"}, "objective.frozen", "no term of this objective reads"),
         ({"preset": "simclr", "terms": ({"keys": "frozen"},)}, "rows.block", "a frozen"),
+        ({"preset": "moco", "terms": ({"keys": "frozen_queue"},)}, "rows.block", "a frozen"),
         (
             {"preset": "norm_direction", "terms": ({"name": {"name": "norm_direction", "raw": False}},)},
             "objective.feature_terms[0].name.raw",

@@ -60,6 +60,7 @@ def blocks_of(x):
         "predicted": image_block(x["predicted"], per_image, VIEWS, 4 * rows),
         "teacher": teacher,
         "frozen": image_block(x["teacher"][:, ::-1], per_image, VIEWS, 9 * rows, frozen=x["teacher"][:, ::-1]),
+        "frozen_queue": key_block(x["queue"], frozen=x["queue"], filled=jnp.arange(32) < 20),
         "neighbors": image_block(x["teacher"], per_image, VIEWS, 5 * rows),
         "queue": key_block(
             x["queue"],

@@ -63,7 +63,7 @@ OF_SOFTMAX = {
 }
 GRADED = ("importance", "clusters_apart")  # rules whose weights differ
 # Blocks without gradient.
-WITHOUT_GRADIENT = ("teacher", "text_teacher", "queue", "text_queue", "neighbors", "frozen")
+WITHOUT_GRADIENT = ("teacher", "text_teacher", "queue", "text_queue", "neighbors", "frozen", "frozen_queue")
 LEVELS = ("weight", "initial")  # options of a rule of progress that are weights
 HIGHEST_EXPONENT = 60.0  # e^60 and its gradient are float32 numbers
 OF_MEMORY = ("average", "anchor_temperature")

@@ -96,6 +96,7 @@ BLOCK_NEEDS = {
     "text_teacher": "teacher",
     "queue": "queue",
     "text_queue": "queue",
+    "frozen_queue": "queue",
     "neighbors": "queue",
     "prototypes": "prototypes",
     "local": "local_views",
@@ -111,6 +112,7 @@ VIEWS_OF = {
     "mixed_text": 1,
     "queue": 0,
     "text_queue": 0,
+    "frozen_queue": 0,
     "prototypes": 0,
 }  # blocks whose views are known without a batch; 0: has none
 
@@ -358,7 +360,7 @@ def _unused(objective: Objective):
     """What an objective keeps up at a cost and no term reads."""
     blocks = {part.block for rows in objective.rows for part in _nested(rows)}
     sources = {name_of(part.source) for term in objective.terms for part in parts_of(term.graph)}
-    queue = bool(blocks & {"queue", "text_queue", "neighbors"})
+    queue = bool(blocks & {"queue", "text_queue", "frozen_queue", "neighbors"})
     if objective.memory is not None and not objective.learns & set(OF_MEMORY):
         fix = "Take another preset: sogclr and isogclr keep it."
         yield ConfigError("objective.memory", objective.memory, "None: no term of this objective reads it", fix)
@@ -366,7 +368,8 @@ def _unused(objective: Objective):
         yield ConfigError("objective.gate", True, "false: no term of this objective reads it", "Take another preset.")
     teacher = queue or bool({"teacher", "text_teacher"} & (blocks | sources))
     read = {"teacher": teacher, "queue": queue, "prototypes": "prototypes" in blocks}
-    read["frozen"] = "frozen" in blocks | sources or any("frozen" in slot.learns for slot in _feature_slots(objective))
+    of_features = any("frozen" in slot.learns for slot in _feature_slots(objective))
+    read["frozen"] = bool(blocks & {"frozen", "frozen_queue"}) or "frozen" in sources or of_features
     for name, used in read.items():
         value = getattr(objective, name)
         if value and not used:
@@ -379,6 +382,8 @@ def _unknown_rows(rows: Rows, objective: Objective):
     for part in _nested(rows):
         found = list(_unknown(dict.fromkeys(BLOCK_NEEDS, len), part.block, "rows.block"))
         found = found or list(_missing(BLOCK_NEEDS, part.block, objective, "rows.block"))
+        if part.block == "frozen_queue":
+            found = found or list(_missing({part.block: "frozen"}, part.block, objective, "rows.block"))
         if part.block.startswith("text_"):
             found = found or list(_missing({part.block: "text"}, part.block, objective, "rows.block"))
         yield from found

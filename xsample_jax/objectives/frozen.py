@@ -80,7 +80,9 @@ def find_misfits(theirs, config, objective: Objective, width: int) -> Iterator[C
     if kind_of(theirs.model.encoder) == "vit" and config.augment.size != theirs.augment.size:
         expected = f"{theirs.augment.size}, the only size that the ViT of {path} can see"
         yield ConfigError("augment.size", config.augment.size, expected)
-    compared = any(rows.block == "frozen" for rows in objective.rows) or "class_center" in objective.reads
+    compared = (
+        any(rows.block in ("frozen", "frozen_queue") for rows in objective.rows) or "class_center" in objective.reads
+    )
     if compared and config.model.head.dim != width:
         expected = f"{width}, the width of the features of {path}, which embeddings are compared with"
         fix = f"Set --config.model.head.dim={width}."

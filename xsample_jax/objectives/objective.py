@@ -42,8 +42,8 @@ class Objective:
       text: the text side: None, linear (of frozen caption embeddings) or transformer (of tokens).
       teacher: momentum of the EMA encoder behind the block "teacher"; None: none.
       frozen: features of the encoder of a finished run, the block "frozen" (objectives/frozen.py).
-      queue: rows of the blocks "queue" and "text_queue", embeddings of past steps (the teacher's, where there is one);
-        0: none.
+      queue: rows of the blocks "queue" and "text_queue", embeddings of past steps (the teacher's, where there is one),
+        and "frozen_queue", features of the frozen teacher; 0: none.
       prototypes: rows of the learned block "prototypes"; 0: none.
       local_views: small crops per image, the block "local"; 0: none.
       predictor: a head on the student's embeddings that its keys do not have (MoCo v3, BYOL).

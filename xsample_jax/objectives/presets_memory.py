@@ -116,11 +116,21 @@ MEMORY = {
         ),
     ),
     "seed": Preset(
-        "KL(softmax over k of t_i.t_k / 0.01 || softmax over k of z_i.t_k / 0.2), t features of a frozen encoder of "
-        "all views of the batch, i itself among the k",
-        "SEED, arXiv 2101.04731, temperatures from memory (there against a queue); with temperatures of 0.05 the "
-        "distillation of KaLM-Embedding-V2, arXiv 2506.20923",
-        Objective((Term(Graph("frozen", "softmax", target_temperature=0.01), keys=Rows("frozen")),), 0.2, frozen=True),
+        "KL(softmax over k of t_i.t_k / 0.01 || softmax over k of z_i.t_k / 0.2), t features of a frozen encoder, k over "
+        "all views of the batch, i itself among them, and a queue",
+        "SEED, arXiv 2101.04731, temperatures from memory (there a queue of 65,536 and the own view); with temperatures "
+        "of 0.05 the distillation of KaLM-Embedding-V2, arXiv 2506.20923",
+        Objective(
+            (
+                Term(
+                    Graph("frozen", "softmax", target_temperature=0.01),
+                    keys=(Rows("frozen"), Rows("frozen_queue")),
+                ),
+            ),
+            0.2,
+            frozen=True,
+            queue=4096,
+        ),
     ),
     "norm_direction": Preset(
         "mean of 1 - <h_i, c_i / |c_i|> / max(|h_i|, |t_i|), h head outputs, t features of a frozen encoder, c_i their "

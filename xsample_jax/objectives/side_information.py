@@ -13,7 +13,7 @@ from xsample_jax.registry import name_of
 # Blocks of a step by what they carry (step_blocks.py).
 EVERY_IMAGE = ("image", "text", "teacher", "text_teacher", "neighbors", "local", "predicted", "frozen")
 MIXED = ("mixed", "mixed_text")  # a row is of two images: it has no id, label or caption of its own
-STORED = (*EVERY_IMAGE, "queue", "text_queue")
+STORED = (*EVERY_IMAGE, "queue", "text_queue", "frozen_queue")
 ALL = (*STORED, "prototypes")
 
 
@@ -44,7 +44,7 @@ PROVIDERS: Mapping[str, Provider] = {
     "class_embedding": Provider(STORED, ("class_embedding",)),
     "teacher": Provider(("image", "text", "teacher", "text_teacher", "queue", "text_queue"), state="teacher"),
     "same_view_teacher": Provider(("image",), state="teacher"),
-    "frozen": Provider(("image", "frozen"), state="frozen"),
+    "frozen": Provider(("image", "frozen", "frozen_queue"), state="frozen"),
     "frozen_features": Provider(("image", "frozen"), state="frozen"),
     "class_center": Provider(("image", "frozen"), ("label",), state="frozen"),
     "first": Provider(MIXED),

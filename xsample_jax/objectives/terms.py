@@ -24,7 +24,8 @@ from xsample_jax.registry import Choice, Slot, name_of, resolve, slot_of
 # A block is a dict of arrays with one row per embedding: "z" [n, D] (unit rows, with gradient where there is one) and
 # side information (graphs/sources.py). Blocks of a step: image (all views, row = image * V + view), local (small
 # crops), predicted, text, teacher and text_teacher (EMA encoders), queue and text_queue (keys of past steps),
-# neighbors (in the queue), prototypes, mixed and mixed_text (rows of two images), frozen (of a frozen teacher).
+# neighbors (in the queue), prototypes, mixed and mixed_text (rows of two images), frozen and frozen_queue (of a
+# frozen teacher).
 
 
 Block = dict[str, jax.Array]
@@ -38,7 +39,7 @@ class Rows:
 
     Attributes:
       block: image, local, predicted, text, teacher, text_teacher, queue, text_queue, neighbors, prototypes, mixed,
-        mixed_text or frozen.
+        mixed_text, frozen or frozen_queue.
       view: keep only this view of every image; None: all rows.
       beside: another selection with the same samples, put beside it: [n, 2 D] (the modalities of GRAM).
       times: another selection with the same samples: all products of the two, [n * n, D] (the keys of Symile).
