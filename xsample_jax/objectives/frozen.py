@@ -1,8 +1,8 @@
 """A frozen teacher: the encoder of a finished run, its features of the views, and their means over the classes.
 
 Its weights are kept in the memory of the train state, below "frozen/": no optimizer sees them, checkpoints have them,
-and they lie on the devices as the parameters do. FINGERPRINT says whose they are, so that a run that is resumed with
-another teacher is refused.
+and large ones are split over the fsdp axis. FINGERPRINT says whose they are, so that a run that is resumed with another
+teacher is refused.
 """
 
 import zlib

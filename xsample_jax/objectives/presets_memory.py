@@ -116,10 +116,10 @@ MEMORY = {
         ),
     ),
     "seed": Preset(
-        "KL(softmax over k of t_i.t_k / 0.01 || softmax over k of z_i.t_k / 0.2), t features of a frozen encoder, k over "
-        "all views of the batch, i itself among them, and a queue",
-        "SEED, arXiv 2101.04731, temperatures from memory (there a queue of 65,536 and the own view); with temperatures "
-        "of 0.05 the distillation of KaLM-Embedding-V2, arXiv 2506.20923",
+        "KL(softmax over k of t_i.t_k / 0.01 || softmax over k of z_i.t_k / 0.2), t features of a frozen encoder, k "
+        "over all views of the batch, i itself among them, and a queue",
+        "SEED, arXiv 2101.04731, temperatures from memory (there a queue of 65,536 and the own view); with "
+        "temperatures of 0.05 the distillation of KaLM-Embedding-V2, arXiv 2506.20923",
         Objective(
             (
                 Term(
