@@ -83,10 +83,11 @@ def test_group_order_of_rows_of_all_kinds():
     target = jnp.zeros((5, 9)).at[:, :2].set(1.0).at[3].set(1.0).at[4].set(0.0)
     valid = jnp.ones((5, 9), bool).at[2, 5:].set(False)
 
-    def values(s, **options):
+    def order(s, **options):
         return group_order(s, target, valid, k=4, **options)
 
-    both = quick_jit(jax.value_and_grad(lambda s: values(s).sum()))
+    values = quick_jit(order, static_argnames="positives")
+    both = quick_jit(jax.value_and_grad(lambda s: order(s).sum()))
     loss, slope = both(logits)
     np.testing.assert_allclose(values(logits + 0.7), values(logits), atol=1e-5)
     np.testing.assert_allclose(values(logits)[3:], 0, atol=1e-6)
@@ -162,17 +163,19 @@ def test_a_whitened_copy_is_the_published_one_and_has_no_correlation_left():
 def test_whitening_survives_collapse_and_can_hold_its_matrices():
     """Rows of rank one have finite values and gradients; without `through` the matrices have no gradient."""
     key, flat = jax.random.key(2), jnp.ones((8, 8)) * jnp.linspace(1, 2, 8)[:, None]
+    both = quick_jit(jax.value_and_grad(lambda z: whitened_contrast(z, z, key)))
     for rows in (flat, jnp.ones((8, 8))):
-        value, slope = jax.value_and_grad(lambda z: whitened_contrast(z, z, key))(rows)
+        value, slope = both(rows)
         assert np.isfinite(value)
         assert np.isfinite(slope).all()
 
     def slope(through):
-        return jax.grad(lambda z: whitened_contrast(z, VIEWS[1], key, temperature=1.0, through=through))(VIEWS[0])
+        contrast = lambda z: whitened_contrast(z, VIEWS[1], key, temperature=1.0, through=through)  # noqa: E731
+        return quick_jit(jax.grad(contrast))(VIEWS[0]) * VIEWS[0]
 
     # A matrix that follows its rows takes the scale of every group away, and with it the gradient along it.
     groups = np.asarray(feature_losses.channel_orders(key, 16)[0]).reshape(4, 4)
-    along = {through: [float(jnp.sum((slope(through) * VIEWS[0])[:, g])) for g in groups] for through in (True, False)}
+    along = {through: np.asarray(slope(through))[:, groups].sum(axis=(0, 2)) for through in (True, False)}
     np.testing.assert_allclose(along[True], 0, atol=1e-5)
     assert np.abs(along[False]).max() > 1e-2
     other = whitened_contrast(*VIEWS[:2], jax.random.key(3))

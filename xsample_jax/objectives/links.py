@@ -94,7 +94,7 @@ LINKS = {
     "pearson": Slot(pearson),
     "rank_kl": Slot(rank_kl, limits={"rank_temperature": (1e-3, None)}),
     "pro": Slot(pro),
-    "group_order": Slot(group_order, limits={"k": (1, 1024), "positives": (1, 64), "steepness": (1e-3, 1e3)}),
+    "group_order": Slot(group_order, limits={"k": (1, 64), "positives": (1, 64), "steepness": (1e-3, 1e3)}),
     "conditional": Slot(
         conditional,
         limits={"part": ("both", "attraction", "repulsion"), "far": (0, 1e3), "near": (0, 1e3)},

@@ -116,8 +116,8 @@ MEMORY = {
         ),
     ),
     "seed": Preset(
-        "KL(softmax over k of t_i.t_k / 0.01 || softmax over k of z_i.t_k / 0.2), t features of a frozen encoder, k "
-        "over all views of the batch, i itself among them, and a queue",
+        "T = softmax over k of t_i.t_k / 0.01, s(i, k) = z_i.t_k, t features of a frozen encoder, k over all views of "
+        "the batch, i itself among them, and a queue; tau 0.2",
         "SEED, arXiv 2101.04731, temperatures from memory (there a queue of 65,536 and the own view); with "
         "temperatures of 0.05 the distillation of KaLM-Embedding-V2, arXiv 2506.20923",
         Objective(
@@ -140,8 +140,8 @@ MEMORY = {
         golden="ND loss where some students are longer than their teachers",
     ),
     "mesa": Preset(
-        "SimCLR + 20 KL(softmax(t(i, k) / 0.5) || softmax(s(i, k) / 0.5)) from a twentieth of the run on, t the "
-        "cosines of the EMA encoder on the same views; tau 0.1",
+        "SimCLR + from a twentieth of the run on 20 times the cross-entropy of softmax(s(i, k) / 0.5) to T = "
+        "softmax(t(i, k) / 0.5), t the cosines of the EMA encoder on the same views; tau 0.1",
         "MESA, arXiv 2205.14083: 0.8 of 25 KL at 5 times tau (there of the logits of classes; momentum and start ours)",
         Objective(
             (

@@ -144,7 +144,7 @@ def group_order(
     the share of the input that ends on the places of its own group.
 
     Args:
-      k: negatives at most; a row with fewer has a network of its own size. positives: of the least similar ones.
+      k: negatives at most; a row with fewer has a network of its own size. positives: at most, the least similar ones.
       steepness: of the comparators.
     """
     most = logits.shape[-1]
