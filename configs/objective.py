@@ -1,5 +1,7 @@
 """Any preset of docs/objectives.md on the data, encoder, augmentation and steps of configs/quickstart.py.
 
+A preset that compares three views of an image has three; seed and norm_direction also need objective.frozen.
+
 Command:   python -m xsample_jax.main --config=configs/objective.py:simclr --workdir=runs/objectives/simclr
 Variants:  the name of a preset, as :simclr, :clip or :barlow_twins; :smoke, also as ":simclr,smoke"
 Hardware:  2 CPU cores; any accelerator.
@@ -10,6 +12,7 @@ Expected:  docs/notes/results.md for the presets that are compared there; not me
 import pathlib
 
 from xsample_jax.config import parse_variants, read_config_file, smoke
+from xsample_jax.objectives.from_config import needed_views
 from xsample_jax.objectives.presets import PRESETS
 
 QUICKSTART = pathlib.Path(__file__).parent / "quickstart.py"
@@ -21,6 +24,7 @@ def get_config(arg=""):
     config = read_config_file(QUICKSTART)
     config.name = name
     config.objective.preset = name
+    config.views = max(config.views, needed_views(PRESETS[name].objective))
     if PRESETS[name].objective.text == "transformer":
         config.model.text.layers = 2
         config.model.text.width = 64  # about as many products as this small image encoder

@@ -2,11 +2,15 @@
 
 import jax
 import numpy as np
+from flax import nnx
 
 from xsample_jax.config import default_config, resolve, smoke
+from xsample_jax.encoder import Encoder
+from xsample_jax.models.towers import ENCODERS
 from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.setup import DatasetSpec, RunSetup
 from xsample_jax.sharding import fetch_scalars, make_mesh, to_global
+from xsample_jax.state import to_flat
 
 CAPTION_DIM = 12
 
@@ -30,7 +34,15 @@ def tiny_parts(config, devices):
     facts = DatasetSpec(count=64, channels=3, caption_dim=CAPTION_DIM, vocab_size=50)
     reads_classes = "class_embedding" in build_objective(config.objective).requires
     classes = np.random.default_rng(1).normal(size=(5, CAPTION_DIM)).astype(np.float16) if reads_classes else None
-    return RunSetup(config, facts, make_mesh(config.mesh, config.batch_size, devices), classes)
+    parts = RunSetup(config, facts, make_mesh(config.mesh, config.batch_size, devices), classes)
+    if parts.objective.frozen and config.objective.frozen is None:
+        parts.__dict__["frozen"] = untrained(config)  # in the place of one that is read from a run
+    return parts
+
+
+def untrained(config, seed=9):
+    """The encoder of a config as it starts: a frozen teacher."""
+    return Encoder(config, 0, to_flat(nnx.state(ENCODERS[config.model.encoder](config, nnx.Rngs(seed)))))
 
 
 def random_batch(config, seed=0):

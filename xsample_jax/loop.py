@@ -126,6 +126,7 @@ def _restore(
     config = setup.config
     if checkpoints.latest_step() is not None:
         state, progress = checkpoints.restore(setup.abstract_state, config)
+        setup.check_frozen(state)
         if "batch_size" in changes or "epochs" in changes:
             progress.counted_from = (progress.step, progress.data_position)
         setup = dataclasses.replace(setup, counted_from=tuple(progress.counted_from))
@@ -142,6 +143,7 @@ def _restore(
                     "checkpoint.resume_from", config.checkpoint.resume_from, "a run folder with a checkpoint in it"
                 )
             state, progress = other.restore(setup.abstract_state, config)
+            setup.check_frozen(state)
         progress.counted_from = (progress.step, progress.data_position)
         setup = dataclasses.replace(setup, counted_from=progress.counted_from)
         if progress.step >= setup.steps:

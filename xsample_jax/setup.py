@@ -20,13 +20,15 @@ from xsample_jax.data.dataset import Dataset, check_class_names, no_records, ope
 from xsample_jax.data.perturb import apply_perturbations
 from xsample_jax.data.records import RecordSource, open_records, read_manifest
 from xsample_jax.data.sources import check_memory, open_training_source, source_folder
-from xsample_jax.errors import ConfigError, DataError, UserError, did_you_mean, raise_all
+from xsample_jax.encoder import Encoder, load_encoder
+from xsample_jax.errors import CheckpointError, ConfigError, DataError, UserError, did_you_mean, raise_all
 from xsample_jax.metrics.profiling import host_memory
 from xsample_jax.models.layers import compiler_options
 from xsample_jax.models.param_groups import ParamGroups, check_rules
 from xsample_jax.models.towers import build_model
 from xsample_jax.objectives.adversary import Adversary, make_adversary
 from xsample_jax.objectives.from_config import build_objective
+from xsample_jax.objectives.frozen import FINGERPRINT, define_frozen, find_misfits, frozen_memory, init_class_means
 from xsample_jax.objectives.learned_state import init_memory, init_objective_parameters
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.optim import SCHEDULE_FREE, make_optimizer
@@ -121,6 +123,7 @@ class RunSetup:
     @cached_property
     def init(self) -> Callable[[], TrainState]:
         objective, width, seed = self.objective, self.config.model.head.dim, self.config.seed
+        frozen = self.frozen_memory  # read now: within the trace of the state it could not be
         side = {name: self.abstract_batch[name] for name in SIDE_INFORMATION if name in self.abstract_batch}
         if self.class_embeddings is not None:
             side["class_embedding"] = jax.ShapeDtypeStruct(self.class_embeddings.shape, self.class_embeddings.dtype)
@@ -131,7 +134,11 @@ class RunSetup:
             self.optimizer[0],
             seed,
             partial(init_objective_parameters, objective, width, self.facts.classes, seed),
-            lambda params: init_memory(objective, params, width, self.facts.count, side) | self._init_along(),
+            lambda params: {
+                **init_memory(objective, params, width, self.facts.count, side),
+                **self._init_along(),
+                **self._init_frozen(frozen),
+            },
             self.config.precision.params,
             self.config.optimizer.ema is not None or self.config.optimizer.name == SCHEDULE_FREE,
         )
@@ -140,6 +147,45 @@ class RunSetup:
     def adversary(self) -> Adversary | None:
         """What makes images for the encoder to learn from, where the config asks for it."""
         return make_adversary(self.config, self.objective, self.facts.channels, self.facts.caption_dim)
+
+    @cached_property
+    def frozen(self) -> Encoder | None:
+        """The frozen teacher of an objective that has one.
+
+        Raises ConfigError or Problems: there is no run to take it from, or it does not fit this run.
+        """
+        if not self.objective.frozen:
+            return None
+        path = self.config.objective.frozen
+        if path is None:
+            expected = f"the folder of a finished run: objective.preset = {self.config.objective.preset!r} learns from "
+            raise ConfigError("objective.frozen", None, expected + "its encoder", "Set --config.objective.frozen=RUN.")
+        teacher = load_encoder(path)
+        raise_all(list(find_misfits(teacher.config, self.config, self.objective, teacher.features)), "the teacher")
+        return teacher
+
+    @cached_property
+    def frozen_memory(self) -> dict[str, np.ndarray]:
+        """The weights of the frozen teacher as entries of the memory; {} without one."""
+        return frozen_memory(self.frozen.arrays) if self.frozen is not None else {}
+
+    def _init_frozen(self, frozen: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """The memory of the frozen teacher: zeros of the shapes of its weights, which new_state puts in their place."""
+        if self.frozen is None:
+            return {}
+        shapes = {name: jnp.zeros(value.shape, value.dtype) for name, value in frozen.items()}
+        return shapes | init_class_means(self.objective, self.facts.classes, self.frozen.features)
+
+    def check_frozen(self, state: TrainState) -> None:
+        """Raises CheckpointError where a state has learned from another frozen teacher than the one of this run."""
+        if self.frozen is None or int(state.memory[FINGERPRINT]) == int(self.frozen_memory[FINGERPRINT]):
+            return
+        raise CheckpointError(
+            "objective.frozen",
+            self.config.objective.frozen,
+            "the teacher that this run began with; the weights there are of another one",
+            "Give the run folder or RUN/checkpoints/STEP of then, or start in another folder.",
+        )
 
     def _init_along(self) -> dict[str, jax.Array]:
         """The memory of everything else that is trained, beside the objective's."""
@@ -160,6 +206,8 @@ class RunSetup:
         """The state at step 0, made where it belongs; `pretrained` {path: array} takes the place of new values."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         # It runs once: on CPU optimizing the random number code would take ten times longer than running it.
+        if self.frozen is not None:
+            pretrained = {**(pretrained or {}), **self.frozen_memory}
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         options = {"xla_backend_optimization_level": 0} if on_cpu else None
         return jax.jit(self.init, out_shardings=shardings, compiler_options=options)(pretrained=pretrained)
@@ -197,6 +245,7 @@ class RunSetup:
             self.mesh,
             self.class_embeddings,
             self.adversary,
+            define_frozen(self.frozen.config) if self.frozen is not None else None,
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         batch = {name: leaf.sharding for name, leaf in self.abstract_batch.items()}

@@ -166,12 +166,12 @@ def init_state(
 
     objective_params() gives what the objective learns besides the model; memory(params) what it remembers.
     dtype: type of the parameters of the model; average: keep a moving average for evaluation; pretrained: {path: array}
-    of the parameters and statistics that are loaded.
+    of the parameters, the statistics and the memory that are loaded.
     """
     _, params, statistics = nnx.split(model.build(nnx.Rngs(seed)), nnx.Param, ...)
     start = lambda state: {name: (pretrained or {}).get(name, value) for name, value in to_flat(state).items()}  # noqa: E731
     params, statistics = keep_as(start(params), dtype), start(statistics)
-    remembered = memory(params)
+    remembered = {name: (pretrained or {}).get(name, value) for name, value in memory(params).items()}
     params |= objective_params()
     ema = start_average(params | statistics) if average else {}
     return TrainState(jnp.zeros((), jnp.int32), params, statistics, optimizer.init(float32(params)), remembered, ema)

@@ -14,8 +14,9 @@ from xsample_jax.augment.views import copies_of, eval_view, make_views
 from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
 from xsample_jax.models.param_groups import ParamGroups
 from xsample_jax.objectives.adversary import Adversary, Guests, Opponent, take_turn
+from xsample_jax.objectives.frozen import frozen_features, move_class_means
 from xsample_jax.objectives.learned_state import (
-    TEXT_KEYS,
+    QUEUES,
     bias_of,
     clamped,
     gate_of,
@@ -28,6 +29,7 @@ from xsample_jax.objectives.learned_state import (
     teacher_params,
     temperature_of,
 )
+from xsample_jax.objectives.mixed_rows import mixed_blocks
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.terms import Block, image_block, key_block, other_view
@@ -52,6 +54,8 @@ class StepInputs:
       batch: the batch of the host, one row per image.
       memory: what the objective remembers (objectives/learned_state.py).
       teacher: embeddings of the EMA encoder: image [B * V, D], and text [B, D] where there is a text side.
+      frozen: features [B * V, F] of the frozen teacher, and the means of the images' classes [B, F] where a term reads
+        them.
       progress: share of the run that is over. key: random key of the step.
     """
 
@@ -62,6 +66,7 @@ class StepInputs:
     progress: jax.Array
     key: jax.Array
     teacher: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
+    frozen: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
 
 
 def local_crops(augment):
@@ -136,7 +141,16 @@ def step_blocks(
     other = {"other_view": other_view(z, views)} | ({"raw": raw} if objective.raw else {})
     if teacher:
         other |= {"teacher": other_view(teacher["image"], views)}
+        if "same_view_teacher" in objective.reads:
+            other |= {"same_view_teacher": teacher["image"]}
+    if inputs.frozen:
+        unit = unit_rows(inputs.frozen["features"])
+        other |= {"frozen": unit, "frozen_features": inputs.frozen["features"]}
+        per_image |= {"class_center": inputs.frozen["means"]} if "means" in inputs.frozen else {}
     blocks = {"image": image_block(z, per_image | of_view, views, 0, **other)}
+    if inputs.frozen:
+        of_frozen = {"frozen": unit, "frozen_features": inputs.frozen["features"]}
+        blocks["frozen"] = image_block(unit, per_image, views, 9 * len(z), **of_frozen)
     if text is not None:
         own = {"teacher": teacher["text"]} if teacher else {}
         blocks["text"] = image_block(text, per_image, 1, len(z), **own)
@@ -147,9 +161,8 @@ def step_blocks(
         of_texts = image_block(teacher["text"], per_image, 1, 6 * len(z), teacher=teacher["text"])
         blocks["text_teacher"] = of_texts
     if objective.queue:
-        blocks["queue"] = queue_block(inputs.memory)
-        if TEXT_KEYS in inputs.memory:
-            blocks["text_queue"] = queue_block(inputs.memory, TEXT_KEYS)
+        kept = {name: keys for name, keys in QUEUES.items() if keys in inputs.memory}
+        blocks |= {name: queue_block(inputs.memory, keys) for name, keys in kept.items()}
         if any(rows.block == "neighbors" for rows in objective.rows):
             blocks["neighbors"] = image_block(nearest(inputs.memory, z), per_image, views, 5 * len(z))
     if objective.prototypes:
@@ -157,6 +170,7 @@ def step_blocks(
     if objective.local_views:
         _, local = network.embed(inputs.local)
         blocks["local"] = image_block(local, per_image | of_view, len(local) // images, 3 * len(z))
+    blocks |= mixed_blocks(blocks, objective.rows, inputs.key, images)
     if objective.predictor:
         blocks["predicted"] = image_block(network.predict(z), per_image, views, 4 * len(z))
     return blocks
@@ -254,17 +268,32 @@ ROUNDING = 1  # folded into the key of the step for the rounding of bfloat16 par
 TURN = 2**20 + 1  # and for the turn of the adversary
 
 
-def make_loss(config, model: ModelDef, objective: Objective, how: Streaming) -> Callable:
+def with_frozen(objective: Objective, frozen: ModelDef | None, inputs: StepInputs) -> StepInputs:
+    """The inputs with the features of the frozen teacher, and a memory whose means of classes have seen this batch."""
+    if frozen is None:
+        return inputs
+    features = frozen_features(frozen, inputs.memory, inputs.images)
+    if "class_center" not in objective.reads:
+        return dataclasses.replace(inputs, frozen={"features": features})
+    means, new = move_class_means(inputs.memory, features, inputs.batch["label"])
+    memory = {**inputs.memory, **new}
+    return dataclasses.replace(inputs, frozen={"features": features, "means": means}, memory=memory)
+
+
+def make_loss(
+    config, model: ModelDef, objective: Objective, how: Streaming, frozen: ModelDef | None = None
+) -> Callable:
     """The loss of a step as a function of (params, statistics, StepInputs), whose gradient the step takes.
 
     It returns (loss, (statistics after the step, memory, metrics, z [B * V, D], features [B * V, F])); the features are
     None where the images go through the encoder in chunks. A batch of another size than the config's goes in one piece.
+    frozen: the frozen teacher of an objective that has one.
     """
 
     groups = ParamGroups.of(config.optimizer)
 
     def loss_of(params, statistics, inputs: StepInputs, how: Streaming | None = how):
-        params = groups.hold(params)
+        params, inputs = groups.hold(params), with_frozen(objective, frozen, inputs)
         temperature = temperature_of(objective, params)
         network = model.merge(params, statistics, training=True)
         encoded = {}  # statistics of the image side, where it went through the encoder in chunks
@@ -348,6 +377,7 @@ def make_train_step(
     mesh: Mesh | None = None,
     class_embeddings: np.ndarray | None = None,
     adversary: Adversary | None = None,
+    frozen: ModelDef | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """The train step for a config, to be jitted with a donated state.
 
@@ -356,10 +386,11 @@ def make_train_step(
     global arrays: under jit its value and gradient do not depend on the number of devices. `steps`: of the whole run;
     `mesh`: over which a streamed loss splits its rows; `class_embeddings` [classes, E]: for graphs of class texts. A
     record that occurs twice in a batch (where epochs meet, in small or balanced sets) gets different views each time.
-    `adversary` makes some of the images (adversary.py); None: the batch is trained on as it is.
+    `adversary` makes some of the images (adversary.py); None: the batch is trained on as it is. `frozen`: the frozen
+    teacher of an objective that has one.
     """
 
-    loss_of = make_loss(config, model, objective, choose_streaming(config, objective, mesh, class_embeddings))
+    loss_of = make_loss(config, model, objective, choose_streaming(config, objective, mesh, class_embeddings), frozen)
     turn = make_turn(config, model, objective, adversary, loss_of, steps) if adversary is not None else None
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:

@@ -4,6 +4,7 @@ import pytest
 
 from tests.config.goldens import read_spec
 from xsample_jax.config import diff_configs
+from xsample_jax.objectives.from_config import needed_views
 from xsample_jax.objectives.presets import PRESETS
 
 
@@ -13,6 +14,8 @@ def test_config_is_quickstart_with_this_objective(name):
     allowed = {"name", "objective.preset"}
     if PRESETS[name].objective.text == "transformer":
         allowed |= {"model.text.layers", "model.text.width"}
+    if needed_views(PRESETS[name].objective) > quickstart.views:
+        allowed |= {"views"}
     assert config.objective.preset == name
     assert set(diff_configs(quickstart, config)) <= allowed
 

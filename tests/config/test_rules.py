@@ -37,6 +37,9 @@ KERNELS = {"loss__kernel": "pallas", "loss__impl": "streaming"}
         ),
         ({"augment__size": 129}, "augment.size", "--config.data.image_size=129"),
         ({"model__encoder": "vit_ti", "model__patch_size": 5}, "model.patch_size", "2, 4, 8, 16, 32"),
+        ({"objective__preset": "cacr"}, "views", "--config.views=3"),
+        ({"objective__preset": "whitened_cse", "views": 3, "batch_size": 6}, "batch_size", "--config.batch_size=8"),
+        ({"objective__preset": "whitened_cse", "views": 3, "model__head__dim": 30}, "model.head.dim", "dim=32"),
         ({"objective__preset": "clip"}, "model.text.layers", "--config.model.text.layers=6"),
         (
             {"objective__preset": "clip_frozen_text", "model__text__layers": 2},
@@ -111,7 +114,7 @@ KERNELS = {"loss__kernel": "pallas", "loss__impl": "streaming"}
             "objective.terms[0].anchors.view",
             "an integer or None",
         ),
-        ({"objective__terms": ({"weight": "x"},)}, "objective.terms[0].weight", "a number"),
+        ({"objective__terms": ({"weight": "x"},)}, "objective.terms[0].weight", "a number, or a rule of progress"),
         ({"objective__terms": ({"similarity": 3},)}, "objective.terms[0].similarity", "a name or a dict"),
         (
             {"objective__terms": ({"graph": {"source": "caption", "transforms": "affine"}},)},

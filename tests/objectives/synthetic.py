@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from xsample_jax.objectives.from_config import needed_views
 from xsample_jax.objectives.learned_state import bias_of, init_memory, init_objective_parameters, recall, temperature_of
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.ops import unit_rows
@@ -71,9 +72,10 @@ def inputs_of(objective: Objective, seed: int = 0, queued: int = 0, collapsed: b
         z = rng.normal(size=(count, WIDTH)).astype(np.float32)
         return np.ones_like(z) if collapsed else z
 
-    batch = batch_of(rng)
-    trained = {"images": rows(IMAGES * VIEWS), "local": rows(IMAGES * LOCAL), "text": rows(IMAGES)}
-    batch |= {"teacher_image": rows(IMAGES * VIEWS), "teacher_text": rows(IMAGES)}
+    batch, views = batch_of(rng), max(VIEWS, needed_views(objective))
+    trained = {"images": rows(IMAGES * views), "local": rows(IMAGES * LOCAL), "text": rows(IMAGES)}
+    batch |= {"teacher_image": rows(IMAGES * views), "teacher_text": rows(IMAGES)}
+    batch |= {"frozen": rows(IMAGES * views), "means": rows(IMAGES)}
     trained["second"] = np.eye(WIDTH, dtype=np.float32) + 0.1 * rng.normal(size=(WIDTH, WIDTH)).astype(np.float32)
     trained |= {
         name: np.asarray(value) for name, value in init_objective_parameters(objective, WIDTH, CLASSES, seed).items()
@@ -84,6 +86,8 @@ def inputs_of(objective: Objective, seed: int = 0, queued: int = 0, collapsed: b
         z = rows(queued)
         memory["queue/z"][:queued] = z / np.linalg.norm(z, axis=1, keepdims=True)
         memory["queue/filled"][:queued] = True
+        if "queue/frozen_z" in memory:
+            memory["queue/frozen_z"][:queued] = memory["queue/z"][:queued]
         memory["queue/label"][:queued] = rng.integers(0, CLASSES, queued)
         memory["queue/caption_embedding"][:queued] = rng.normal(size=(queued, 6))
     return {"trained": trained, "batch": batch, "memory": memory}
@@ -101,6 +105,7 @@ def loss_of(objective: Objective, inputs: dict[str, dict]):
         progress=jnp.float32(0.3),
         key=jax.random.key(5),
         teacher=jax.lax.stop_gradient(teacher) if objective.teacher is not None else {},
+        frozen={"features": batch["frozen"], "means": batch["means"]} if objective.frozen else {},
     )
     temperature = temperature_of(objective, trained)
     network = Network(trained["second"])

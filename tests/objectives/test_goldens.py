@@ -18,6 +18,7 @@ from xsample_jax.graphs.targets import Graph, Mixture, sinkhorn
 from xsample_jax.objectives.cross_entropy import cross_entropy, log_sum
 from xsample_jax.objectives.feature_losses import align, barlow_twins, cross_uniform, spectral, uniform, vicreg
 from xsample_jax.objectives.links import joint, pairwise_global, sigmoid, sigmoid_mean, symmetric
+from xsample_jax.objectives.mixed_rows import LEAST, mixed_block
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.presets_image_text import COSINE_WEIGHTS
@@ -25,7 +26,7 @@ from xsample_jax.objectives.terms import IMAGE, TEXT, VIEW_0, VIEW_1, Rows, Term
 
 CASES = {
     case["name"]: case
-    for file in ("goldens.json", "goldens_literature.json")
+    for file in ("goldens.json", "goldens_literature.json", "goldens_rows.json")
     for case in json.loads((pathlib.Path(__file__).parent / file).read_text())["cases"]
 }
 _COMMON = json.loads((pathlib.Path(__file__).parent / "goldens.json").read_text())["common"]
@@ -39,7 +40,7 @@ def extra(name, key):
 
 def interleaved(*views):
     """Views [B, D] as rows image * V + view."""
-    return jnp.asarray(np.stack(views, axis=1).reshape(-1, views[0].shape[1]))
+    return jnp.stack(list(map(jnp.asarray, views)), axis=1).reshape(-1, views[0].shape[1])
 
 
 def images(*views, first_row=0, per_row=None, **per_image):
@@ -248,6 +249,31 @@ def m3col():
     return sum(cross_entropy(s, t, log_sum(s, np.ones((12, 12)))[:, None]).mean() for s, t in directions) / 2
 
 
+def m3col_blocks(image, text, mixtures):
+    """One view of every image, its text, and both mixed; mixtures: (partner, beta) of images and of texts."""
+    per_image = {"text": jax.lax.stop_gradient(text), "image": jax.lax.stop_gradient(image)}
+    blocks = {"image": images(image, **per_image), "text": texts(text, **per_image)}
+    for name, of, drawn, row in zip(("mixed", "mixed_text"), ("image", "text"), mixtures, (2000, 3000), strict=True):
+        blocks[name] = mixed_block(blocks[of], *drawn, row)
+    return blocks
+
+
+def m3col_first_phase(image):
+    """The blocks of the golden; a beta of 0, whose row of the transposed target is empty, is the least there is."""
+    given = {name: extra(PRESETS["m3col"].golden, name) for name in ("perm_image", "perm_text")}
+    betas = [jnp.maximum(jnp.float32(extra(PRESETS["m3col"].golden, f"beta_{of}")), LEAST) for of in ("image", "text")]
+    orders = [jnp.asarray(order) for order in given.values()]
+    return m3col_blocks(image, jnp.float32(Z3), list(zip(orders, betas, strict=True)))
+
+
+def norm_direction_blocks(scale):
+    """Students (1 + i / 3) z1, teachers 2.5 z2, centers 5 times the class means of z3; scale: of the students."""
+    students = scale * (1 + jnp.arange(12) / 3)[:, None] * Z1
+    centers = np.stack([5 * Z3[label == LABELS].mean(axis=0) for label in LABELS])
+    rows = {"raw": lambda z: students, "frozen_features": lambda z: 2.5 * Z2}
+    return {"image": images(Z1, per_row=rows, class_center=centers)}
+
+
 def rmt():
     name = "RMT symmetric CE = .5 CE(T,S)+.5 CE(S,T)"
     logits = jnp.asarray(extra(name, "student_logits"))
@@ -301,6 +327,8 @@ PRESETS_ON_GOLDENS = {
     "rince": lambda: preset_value("rince", two_views()),
     "z_loss": lambda: preset_value("z_loss", two_views()),
     "loss_reweighting": lambda: preset_value("loss_reweighting", {"image": images(Z1, Z3)}, progress=0.5),
+    "groco": lambda: preset_value("groco", two_views()),
+    "cacr": lambda: preset_value("cacr", {"image": images(Z1, Z2, Z3)}),
     "macl": lambda: preset_value("macl", two_views()),
     "mv_infonce": lambda: preset_value("mv_infonce", {"image": images(Z1, Z2, Z3)}),
     "simlap": lambda: simlap(),
@@ -311,6 +339,8 @@ PRESETS_ON_GOLDENS = {
         {"image": images(Z1, caption_embedding=Z3), "text": texts(Z2, caption_embedding=Z3)},
         temperature=0.07,
     ),
+    "norm_direction": lambda: preset_value("norm_direction", norm_direction_blocks(1.0)),
+    "m3col": lambda: preset_value("m3col", m3col_first_phase(jnp.float32(Z1)), progress=0.3),
     "clip": lambda: preset_value("clip", image_and_text(), temperature=1 / 5),
     "clip_frozen_text": lambda: preset_value("clip_frozen_text", image_and_text(), temperature=1 / 5),
     "unicl": lambda: preset_value("unicl", image_and_text(), temperature=0.1),

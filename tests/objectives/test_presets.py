@@ -8,6 +8,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tests.objectives import synthetic
 from tests.quick import COMPILER_OPTIONS
 from tests.tiny import random_batch, tiny_config, tiny_parts
+from xsample_jax.objectives.from_config import needed_views
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.terms import image_block
@@ -26,11 +27,14 @@ def test_train_step_has_shapes(preset):
     text = PRESETS[preset].objective.text
     config = tiny_config(
         objective__preset=preset,
+        views=max(2, needed_views(PRESETS[preset].objective)),
         model__text__layers=1 if text == "transformer" else 0,
         augment__crop_scale=(),
         augment__jitter=0.0,
         augment__gray=0.0,
     )
+    if PRESETS[preset].objective.frozen:
+        config.model.head.dim = 4  # the features of the encoder
     parts = tiny_parts(config, jax.devices()[:1])
     assert set(parts.abstract_batch) <= set(random_batch(config))
     state, metrics = jax.eval_shape(parts.train_step, parts.abstract_state, parts.abstract_batch)
@@ -71,7 +75,7 @@ def test_devices_do_not_matter_and_collapse_and_empty_queues_are_survived(preset
     assert np.abs(gradient["images"]).max() > 0
     for devices in (2, 8):
         other, other_gradient = compiled(objective, inputs, devices)(inputs)
-        assert other == pytest.approx(loss, rel=1e-6)
+        assert other == pytest.approx(loss, rel=1e-6, abs=1e-6)  # abs: of CACR, a difference of larger sums
         largest = max(np.abs(leaf).max() for leaf in gradient.values())
         for name, leaf in gradient.items():
             np.testing.assert_allclose(other_gradient[name], leaf, atol=1e-6 * largest, rtol=1e-5, err_msg=name)

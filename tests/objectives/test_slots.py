@@ -21,6 +21,7 @@ RNG = np.random.default_rng(11)
 ANCHORS, KEYS, WIDTH = 4, 6, 5
 OPTIONS = {"hardest": {"k": 2}, "rank": {"by": "caption"}, "top_k": {"k": 2}, "power": {"exponent": 2.0}}
 OPTIONS |= {"threshold": {"at": 0.1}, "neighbors": {"count": 2.0}, "same_mass": {"mass": 0.5}}
+OPTIONS |= {"whitened_contrast": {"width": WIDTH}}
 
 
 class Recorded(dict):
@@ -45,12 +46,17 @@ class Recorded(dict):
 
 def side(rows):
     """Everything that anything reads."""
-    integers = {name: RNG.integers(0, 3, rows) for name in ("id", "row", "label", "second_label", "owner", "group")}
+    whole = ("id", "row", "view", "label", "second_label", "owner", "group", "first", "partner")
+    integers = {name: RNG.integers(0, 3, rows) for name in whole}
     wide = (
         "caption_embedding",
         "class_embedding",
         "embedding",
         "teacher",
+        "same_view_teacher",
+        "frozen",
+        "frozen_features",
+        "class_center",
         "text",
         "image",
         "other_view",
@@ -60,7 +66,9 @@ def side(rows):
     floats = {name: RNG.normal(size=(rows, WIDTH)) for name in (*wide, "view_0", "view_1", "view_2")}
     several = {"labels": RNG.integers(0, 2, (rows, 4)), "path": RNG.integers(0, 2, (rows, 3))}
     several |= {"cluster": RNG.integers(0, 2, (rows, 3)), "box": RNG.uniform(0.1, 0.5, (rows, 4))}
-    one = {name: RNG.uniform(0.1, 1, rows) for name in ("log_average", "anchor_temperature", "class_temperature")}
+    one = {
+        name: RNG.uniform(0.1, 1, rows) for name in ("log_average", "anchor_temperature", "class_temperature", "beta")
+    }
     return Recorded({name: jnp.asarray(x) for name, x in (integers | floats | several | one).items()})
 
 
@@ -78,6 +86,11 @@ def keys_of(function):
     )
 
 
+def side_of(function, u):
+    """The side information of a feature term that reads some."""
+    return [u] if any(slot.anchor_reads and slot.function is function for slot in FEATURE_TERMS.values()) else []
+
+
 # How a function of every registry is called: f(slot, u, v, options).
 REGISTRIES = {
     "source": (SOURCES, lambda f, u, v, o: f(u, v, **o)),
@@ -89,13 +102,14 @@ REGISTRIES = {
     "link": (LINKS, lambda f, u, v, o: f(LOGITS, TARGET, VALID, **o)),
     "aggregate": (AGGREGATES, lambda f, u, v, o: f(LOGITS, TARGET, LOGITS[:, :1], **o)),
     "mixer": (MIXERS, lambda f, u, v, o: f(X, Y, VALID, jax.random.key(0), **o)),
-    "feature term": (FEATURE_TERMS, lambda f, u, v, o: f(X, X, *keys_of(f), **o)),
+    "feature term": (FEATURE_TERMS, lambda f, u, v, o: f(X, X, *side_of(f, u), *keys_of(f), **o)),
     "normalizer": (NORMALIZERS, lambda f, u, v, o: f(LOGITS, VALID, 0.5, **o)),
     "transform": (TRANSFORMS, lambda f, u, v, o: f(LOGITS, VALID, **o)),
     "target temperature": (RULES, lambda f, u, v, o: f(LOGITS, VALID, **o)),
 }
 CASES = [(kind, name, OPTIONS.get(name, {})) for kind, (registry, _) in REGISTRIES.items() for name in registry]
 CASES += [("source", "swapped", {"of": 2}), ("source", "teacher", {"own": False})]
+CASES += [("source", "teacher", {"same_view": True}), ("source", "teacher", {"queue_only": True})]
 CASES += [("source", "hierarchy", {"measure": "path"})]
 CASES += [("denominator", "rank", {"by": name}) for name in SOURCES if name != "caption"]
 

@@ -51,12 +51,16 @@ def blocks_of(x):
         "image": jax.lax.stop_gradient(x["z"].reshape(IMAGES, VIEWS, WIDTH).mean(1)),
     }
     rows = IMAGES * VIEWS
+    of_teacher = {"teacher": other_view(x["teacher"], VIEWS), "same_view_teacher": x["teacher"]}
+    of_teacher |= {"frozen": x["teacher"][:, ::-1]}
     teacher = image_block(x["teacher"], per_image, VIEWS, 2 * rows, teacher=x["teacher"])
     return {
-        "image": image_block(x["z"], per_image, VIEWS, 0, teacher=other_view(x["teacher"], VIEWS)),
+        "image": image_block(x["z"], per_image, VIEWS, 0, **of_teacher),
         "text": image_block(x["text"], per_image, 1, rows, teacher=x["text"]),
         "predicted": image_block(x["predicted"], per_image, VIEWS, 4 * rows),
         "teacher": teacher,
+        "frozen": image_block(x["teacher"][:, ::-1], per_image, VIEWS, 9 * rows, frozen=x["teacher"][:, ::-1]),
+        "frozen_queue": key_block(x["queue"], frozen=x["queue"], filled=jnp.arange(32) < 20),
         "neighbors": image_block(x["teacher"], per_image, VIEWS, 5 * rows),
         "queue": key_block(
             x["queue"],

@@ -12,6 +12,7 @@ from xsample_jax.objectives.logits import HIGHEST_TEMPERATURE, LOWEST_TEMPERATUR
 from xsample_jax.objectives.objective import Objective, find_unstreamable, find_without_kernels
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.streaming.pallas import LANES, images_of_tile
+from xsample_jax.registry import name_of, options_of
 
 TARGET_TEMPERATURES = ("target_temperature", "target_neighbors", "target_same_mass")
 
@@ -30,7 +31,7 @@ def _objective(c: dict) -> Iterator[ConfigError]:
     except ConfigError as error:
         yield error
         return
-    for rule in (_views, _temperatures, _programs, _queue, _widths):
+    for rule in (_views, _temperatures, _programs, _queue, _widths, _whitening):
         yield from rule(c, objective)
 
 
@@ -112,6 +113,24 @@ def _widths(c: dict, objective: Objective) -> Iterator[ConfigError]:
     if objective.widths and objective.widths[0][0] > c["model.head.dim"]:
         expected = f"at most model.head.dim = {c['model.head.dim']}, which they are prefixes of"
         yield ConfigError("objective.widths", widths, expected)
+
+
+def _whitening(c: dict, objective: Objective) -> Iterator[ConfigError]:
+    """Groups of channels that a batch can whiten: their covariances have full rank, with twice as many rows."""
+    groups = [term.name for term in objective.feature_terms if name_of(term.name) == "whitened_contrast"]
+    widths = [width for width, _ in objective.widths] or [c["model.head.dim"]]
+    for group in sorted({options_of(name).get("width", 4) for name in groups}):
+        if 2 * group > c["batch_size"]:
+            yield ConfigError(
+                "batch_size",
+                c["batch_size"],
+                f"at least {2 * group}, twice the channels of a group that whitened_contrast whitens (width = {group})",
+                f"Set --config.batch_size={2 * group}, or a smaller width.",
+            )
+        if any(width % group for width in widths):
+            key = "objective.widths" if objective.widths else "model.head.dim"
+            expected = f"a multiple of {group}, the channels of a group that whitened_contrast whitens"
+            yield ConfigError(key, c[key], expected, f"Set --config.model.head.dim={-(-max(widths) // group) * group}.")
 
 
 def _queue(c: dict, objective: Objective) -> Iterator[ConfigError]:

@@ -108,6 +108,13 @@ OBJECTIVE = {
         below=1,
         optional=True,
     ),
+    "frozen": Key(
+        str,
+        None,
+        "Folder of a finished run (or RUN/checkpoints/STEP) whose encoder is the frozen teacher (docs/objectives.md); "
+        "its weights become part of the checkpoints. None: none.",
+        optional=True,
+    ),
     "queue": Key(
         int, None, "Rows of the queue of past keys; None: the preset's.", minimum=0, maximum=2**26, optional=True
     ),

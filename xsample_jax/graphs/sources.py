@@ -19,6 +19,9 @@ source(u, v) = source(v, u) transposed. Side information:
     text, image         float [A, D]   embedding of the image's text, mean embedding of its views, without gradient
     row                 int   [A]      number of the row in the step, -1 = a key of no image of the batch
     teacher             float [A, D]   embedding of the next view by the EMA encoder (a key's own, for teacher keys)
+    same_view_teacher   float [A, D]   embedding of the row's own view by the EMA encoder
+    frozen              float [A, F]   features of the row's own view by the frozen teacher, unit rows
+    first, partner      int   [A]      ids of the two images that a mixed row is made of; beta float [A]: share of first
 """
 
 import jax
@@ -122,12 +125,14 @@ def geometry(u: dict, v: dict) -> jax.Array:
     return identity(u, v) * common / jnp.maximum(area_u[:, None] + area_v[None, :] - common, 1e-12)
 
 
-def teacher(u: dict, v: dict, *, own: bool = True, queue_only: bool = False) -> jax.Array:
+def teacher(u: dict, v: dict, *, own: bool = True, queue_only: bool = False, same_view: bool = False) -> jax.Array:
     """Cosine of the embeddings by the EMA encoder: ReSSL, ALBEF.
 
-    Without `own` the own pair is left out; with `queue_only` every key of an image of the batch is (SCE).
+    Without `own` the own pair is left out; with `queue_only` every key of an image of the batch is (SCE). With
+    `same_view` they are those of the very views that are compared (MESA), else of the next view of each image.
     """
-    similarity = cosines(u["teacher"], v["teacher"])
+    name = "same_view_teacher" if same_view else "teacher"
+    similarity = cosines(u[name], v[name])
     if queue_only:
         return jnp.where(v["row"][None, :] < 0, similarity, -1e30)
     return similarity if own else jnp.where(identity(u, v) > 0, -1e9, similarity)
@@ -164,6 +169,22 @@ def second_label(u: dict, v: dict) -> jax.Array:
     return same.astype(jnp.float32)
 
 
+def frozen(u: dict, v: dict) -> jax.Array:
+    """Cosine of the features by a frozen teacher: SEED, DistillCLIP."""
+    return cosines(u["frozen"], v["frozen"])
+
+
+def mixed(u: dict, v: dict) -> jax.Array:
+    """beta on the first image that a mixed anchor is made of, 1 - beta on its partner (M3CoL, arXiv 2409.17777)."""
+    beta, of_key = u["beta"][:, None], v["id"][None, :]
+    return beta * (u["first"][:, None] == of_key) + (1 - beta) * (u["partner"][:, None] == of_key)
+
+
+def mixed_keys(u: dict, v: dict) -> jax.Array:
+    """What a mixed key has of the anchor's image: the transpose of `mixed`."""
+    return mixed(v, u).T
+
+
 SOURCES = {
     "identity": Slot(identity, reads=("id",)),
     "uniform": Slot(uniform, reads=("id",)),
@@ -180,9 +201,10 @@ SOURCES = {
         teacher,
         reads=("teacher",),
         learns=("teacher",),
-        chosen=lambda own=True, queue_only=False: (
-            {"of_keys": ("row",)} if queue_only else {} if own else {"reads": ("teacher", "id")}
-        ),
+        chosen=lambda own=True, queue_only=False, same_view=False: {
+            "reads": ("same_view_teacher" if same_view else "teacher", *(() if own or queue_only else ("id",))),
+            "of_keys": ("row",) if queue_only else (),
+        },
     ),
     "self_similarity": Slot(self_similarity, reads=("embedding",)),
     "text_similarity": Slot(text_similarity, reads=("text",), learns=("text",)),
@@ -197,6 +219,10 @@ SOURCES = {
     ),
     "swapped_keys": Slot(swapped_keys, of_anchors=("embedding",), of_keys=("other_view",), views=2),
     "second_label": Slot(second_label, of_anchors=("second_label",), of_keys=("label",), learns=("gate",)),
+    "frozen": Slot(frozen, reads=("frozen",), learns=("frozen",)),
+    "mixed": Slot(mixed, of_anchors=("first", "partner", "beta"), of_keys=("id",)),
+    "mixed_keys": Slot(mixed_keys, of_anchors=("id",), of_keys=("first", "partner", "beta")),
 }
 
-ONE_WAY = ("swapped", "swapped_keys", "second_label")  # not symmetric: anchors and keys give different things
+# Not symmetric: anchors and keys give different things.
+ONE_WAY = ("swapped", "swapped_keys", "second_label", "mixed", "mixed_keys")

@@ -176,6 +176,61 @@ def _rising(value: Callable[[jax.Array], jax.Array], wanted: float) -> jax.Array
     return jnp.exp((low + high) / 2)
 
 
+# Weights of terms and of graphs that depend on the share of the run that is over: a number, or a rule
+# `f(progress, share, **options) -> scalar`. No gradient flows through them.
+
+
+def before(progress: jax.Array | float, *, share: float, weight: float = 1.0) -> jax.Array:
+    """`weight` until `share` of the run is over, then 0."""
+    return jnp.where(progress < share, weight, 0.0)
+
+
+def after(progress: jax.Array | float, *, share: float, weight: float = 1.0) -> jax.Array:
+    """0 until `share` of the run is over, then `weight`."""
+    return jnp.where(progress < share, 0.0, weight)
+
+
+def ramp(
+    progress: jax.Array | float, *, share: float, weight: float = 1.0, start: float = 0.0, initial: float = 0.0
+) -> jax.Array:
+    """`initial` until the share `start` of the run is over, `weight` from `share` on, linear in between."""
+    done = jnp.clip((progress - start) / jnp.maximum(share - start, 1e-9), 0.0, 1.0)
+    return (1 - done) * initial + done * weight
+
+
+_SHARE = {"share": (0, 1)}
+PROGRESS_RULES = {
+    "before": Slot(before, limits=_SHARE),
+    "after": Slot(after, limits=_SHARE),
+    "ramp": Slot(ramp, limits={**_SHARE, "start": (0, 1)}),
+}
+
+
+def weight_at(weight: Choice | float, progress: jax.Array | float) -> jax.Array | float:
+    """A weight when the share `progress` of the run is over."""
+    if isinstance(weight, float | int):
+        return weight
+    return jax.lax.stop_gradient(resolve(PROGRESS_RULES, weight, "weight")(progress))
+
+
+def scaled_weight(weight: Choice | float, factor: float) -> Choice | float:
+    """A weight times a number, at all times."""
+    if isinstance(weight, float | int):
+        return weight * factor
+    options = options_of(weight)
+    levels = {name: options.get(name, default) * factor for name, default in (("weight", 1.0), ("initial", 0.0))}
+    levels = {name: value for name, value in levels.items() if name == "weight" or name in options}
+    return {"name": name_of(weight), **options, **levels}
+
+
+def highest_weight(weight: Choice | float) -> float:
+    """The largest that a weight gets during a run, by its absolute value."""
+    if isinstance(weight, float | int):
+        return weight
+    levels = [options_of(weight).get("weight", 1.0), options_of(weight).get("initial", 0.0)]
+    return max(levels, key=abs)
+
+
 @dataclasses.dataclass(frozen=True)
 class Graph:
     """One target graph.
@@ -197,17 +252,18 @@ class Graph:
 class Mixture:
     """sum_m weights[m] * T_m: label smoothing, and hard targets softened by a teacher (SCE, ALBEF).
 
-    ramp: share of the run over which the weights move linearly from 1 on the first graph alone to `weights`; 0: none.
+    weights: numbers, or rules of progress (PROGRESS_RULES). ramp: share of the run over which numbers move linearly
+    from 1 on the first graph alone to `weights`; 0: none.
     """
 
     graphs: tuple[Graph, ...]
-    weights: tuple[float, ...]
+    weights: tuple[Choice | float, ...]
     ramp: float = 0.0
 
     def weights_at(self, progress: jax.Array | float) -> tuple:
         """The weights when the share `progress` of the run is over."""
         if not self.ramp:
-            return self.weights
+            return tuple(weight_at(weight, progress) for weight in self.weights)
         done = jnp.minimum(progress / self.ramp, 1.0)
         return tuple((1 - done) * (number == 0) + done * weight for number, weight in enumerate(self.weights))
 
@@ -259,11 +315,22 @@ def describe(graph: Graph | Mixture) -> str:
     if isinstance(graph, Mixture):
         parts = zip(graph.weights, graph.graphs, strict=True)
         ramp = f" after a ramp over {graph.ramp:.3g} of the run" if graph.ramp else ""
-        return " + ".join(f"{weight:g} {describe(part)}" for weight, part in parts) + ramp
+        return " + ".join(f"{describe_weight(weight)} {describe(part)}" for weight, part in parts) + ramp
     inner = _word(graph.source)
     for transform in graph.transforms:
         inner = f"{_word(transform)} of {inner}"
     return f"{_word(graph.normalizer)}({inner})" if name_of(graph.normalizer) != "none" else inner
+
+
+def describe_weight(weight: Choice | float) -> str:
+    """A weight in words, as "0.9" or "0.1 after 0.33 of the run"."""
+    if isinstance(weight, float | int):
+        return f"{weight:g}"
+    options = {"weight": 1.0, "initial": 0.0, "start": 0.0} | options_of(weight)
+    level, share = f"{options['weight']:g}", f"{options['share']:.3g} of the run"
+    if name_of(weight) != "ramp":
+        return f"{level} {name_of(weight)} {share}"
+    return f"{options['initial']:g} to {level} from {options['start']:.3g} to {share}"
 
 
 def _word(choice: Choice) -> str:

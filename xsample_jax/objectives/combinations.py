@@ -4,6 +4,7 @@ Everything about single slots (what they read, need and accept) is derived from 
 rules below are about pairs of them.
 """
 
+import dataclasses
 from collections.abc import Iterator
 
 from xsample_jax.errors import ConfigError
@@ -15,6 +16,7 @@ from xsample_jax.graphs.targets import (
     Mixture,
     bounds_after,
     describe,
+    highest_weight,
     parts_of,
 )
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
@@ -22,9 +24,9 @@ from xsample_jax.objectives.learned_state import constants_of, own_temperatures
 from xsample_jax.objectives.logits import TEMPERATURES
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.row_links import OF_ORDER
-from xsample_jax.objectives.side_information import EVERY_IMAGE, STATES, provider_of
+from xsample_jax.objectives.side_information import EVERY_IMAGE, MIXED, STATES, provider_of
 from xsample_jax.objectives.terms import OF_VIEWS, FeatureTerm, Rows, Term, chosen_slots
-from xsample_jax.registry import Choice, name_of, options_of, slot_of
+from xsample_jax.registry import Choice, Slot, name_of, options_of, slot_of
 
 # Sources whose values can be negative: a row sum of them is no distribution.
 SIGNED = (
@@ -39,7 +41,7 @@ SIGNED = (
     "random",
 )
 # Sources that are zero for some pairs.
-WITH_ZEROS = ("identity", "label", "labels", "other_label", "second_label", "geometry")
+WITH_ZEROS = ("identity", "label", "labels", "other_label", "second_label", "geometry", "mixed", "mixed_keys")
 
 # Choices that look for negatives among the pairs without target, by the field of a term.
 AMONG_ZEROS = {
@@ -47,19 +49,22 @@ AMONG_ZEROS = {
     "row_weight": ("focal", "inverse_one_minus_p", "dual_temperature"),
     "attraction": ("focal", "inverse_one_minus_p", "dual_temperature"),
     "repulsion": ("focal", "inverse_one_minus_p", "dual_temperature"),
-    "link": ("pairwise", "pairwise_global", "joint", "z", "soft_top_k"),
+    "link": ("pairwise", "pairwise_global", "joint", "z", "soft_top_k", "group_order", "conditional"),
     "mixer": ("hard_mixtures",),
 }
 # What only the softmax has: fields of a term with the value that says nothing.
 OF_SOFTMAX = {
     "denominator": "shared",
-    "negatives": "everything",
     "aggregate": "out",
     "row_weight": 1.0,
     "attraction": 1.0,
     "repulsion": 1.0,
     "merge_views": False,
 }
+GRADED = ("importance", "clusters_apart")  # rules whose weights differ
+# Blocks without gradient.
+WITHOUT_GRADIENT = ("teacher", "text_teacher", "queue", "text_queue", "neighbors", "frozen", "frozen_queue")
+LEVELS = ("weight", "initial")  # options of a rule of progress that are weights
 HIGHEST_EXPONENT = 60.0  # e^60 and its gradient are float32 numbers
 OF_MEMORY = ("average", "anchor_temperature")
 
@@ -67,24 +72,25 @@ OF_MEMORY = ("average", "anchor_temperature")
 def find_unavailable(term: Term, objective: Objective, field: str) -> Iterator[ConfigError]:
     """What the slots of a term read or need and nothing provides, or the rows that they compare do not carry."""
     for name, choice, slot in chosen_slots(term):
-        where = f"{field}.{name}"
-        missing = [state for state in slot.learns if not STATES[state](objective)]
-        for state in missing:
-            yield _no_state(where, choice, state)
         sides = ((slot.anchor_reads, (term.anchors,)), (slot.key_reads, term.key_rows))
-        for read in sorted(slot.anchor_reads | slot.key_reads):
-            provider = provider_of(read)
-            if provider is None:
-                expected = f"another choice: {choice!r} reads {read!r}, which nothing provides yet"
-                yield ConfigError(where, choice, expected, "No dataset and no part of an objective has it.")
-            elif not missing:
-                without = {
-                    rows.block for reads, of in sides if read in reads for rows in of if not _carries(rows, provider)
-                }
-                for block in sorted(without):
-                    expected = f"a choice that does not read {read!r}, which rows of the block {block!r} do not have"
-                    fix = f"Blocks that have it: {', '.join(provider.blocks)}."
-                    yield ConfigError(where, choice, expected, fix)
+        yield from _unavailable(f"{field}.{name}", choice, slot, sides, objective)
+
+
+def _unavailable(where: str, choice: str, slot: Slot, sides: tuple, objective: Objective) -> Iterator[ConfigError]:
+    missing = [state for state in slot.learns if not STATES[state](objective)]
+    for state in missing:
+        yield _no_state(where, choice, state)
+    for read in sorted(slot.anchor_reads | slot.key_reads):
+        provider = provider_of(read)
+        if provider is None:
+            expected = f"another choice: {choice!r} reads {read!r}, which nothing provides yet"
+            yield ConfigError(where, choice, expected, "No dataset and no part of an objective has it.")
+        elif not missing:
+            read_of = [rows for reads, of in sides if read in reads for rows in of]
+            for block in sorted({rows.block for rows in read_of if not _carries(rows, provider)}):
+                expected = f"a choice that does not read {read!r}, which rows of the block {block!r} do not have"
+                fix = f"Blocks that have it: {', '.join(provider.blocks)}."
+                yield ConfigError(where, choice, expected, fix)
 
 
 def _carries(rows: Rows, provider) -> bool:
@@ -94,9 +100,13 @@ def _carries(rows: Rows, provider) -> bool:
 def _no_state(field: str, choice: str, state: str) -> ConfigError:
     from xsample_jax.objectives.presets import PRESETS  # presets are made of terms, which are checked here
 
-    settable = state in ("teacher", "queue", "prototypes")
+    settable = state in ("teacher", "queue", "prototypes", "frozen")
     having = ", ".join(sorted(key for key, preset in PRESETS.items() if STATES[state](preset.objective)))
-    words = {"average": "moving average per image", "anchor_temperature": "temperature per image"}.get(state, state)
+    words = {
+        "average": "moving average per image",
+        "anchor_temperature": "temperature per image",
+        "frozen": "frozen teacher",
+    }.get(state, state)
     expected = f"an objective with a {words.replace('_', ' ')}, which {choice!r} is made of"
     own = f"Set --config.objective.{state}, or take" if settable else "Take"
     return ConfigError(field, choice, expected, f"{own} a preset that has one: {having}.")
@@ -126,8 +136,11 @@ def _graph(term: Term, field: str) -> Iterator[ConfigError]:
     """Weights of a mixture, and values that a normalizer or a link cannot take."""
     if isinstance(term.graph, Mixture):
         for weight in term.graph.weights:
-            if not 0 <= weight < float("inf"):
+            levels = [weight] if isinstance(weight, int | float) else [*map(options_of(weight).get, LEVELS)]
+            if not all(0 <= level < float("inf") for level in levels if level is not None):
                 yield ConfigError(f"{field}.graph.weights", weight, "a finite number, at least 0")
+            if term.graph.ramp and not isinstance(weight, int | float):
+                yield ConfigError(f"{field}.graph.ramp", term.graph.ramp, "0 for a mixture whose weights are rules")
     link = name_of(term.link)
     for part in parts_of(term.graph):
         normalizer = name_of(part.normalizer)
@@ -215,6 +228,12 @@ def _softmax_only(term: Term, field: str) -> Iterator[ConfigError]:
         if value != default:
             expected = f"{default!r}: the link {link!r} looks at pairs and has no denominator"
             yield ConfigError(f"{field}.{name}", value, expected, "Take the link softmax, or leave this out.")
+    if link != "softmax" and name_of(term.negatives) in GRADED:
+        expected = f"negatives that count alike: the link {link!r} takes a pair or leaves it out"
+        yield ConfigError(f"{field}.negatives", name_of(term.negatives), expected)
+    if link == "conditional" and name_of(term.similarity) != "negative_distance":
+        expected = "negative_distance: the link 'conditional' weighs pairs by their distance"
+        yield ConfigError(f"{field}.similarity", term.similarity, expected)
 
 
 def _zeros(term: Term, field: str) -> Iterator[ConfigError]:
@@ -240,14 +259,16 @@ def _zeros(term: Term, field: str) -> Iterator[ConfigError]:
 
 
 def _weights(graph: Graph | Mixture) -> tuple[float, ...]:
-    return graph.weights if isinstance(graph, Mixture) else (1.0,)
+    """The largest weights that the graphs of a mixture get."""
+    return tuple(map(highest_weight, graph.weights)) if isinstance(graph, Mixture) else (1.0,)
 
 
 def _rows(term: Term, field: str) -> Iterator[ConfigError]:
     """Rows that cannot be anchors, or that do not fit beside each other or against each other."""
-    if term.anchors.block not in EVERY_IMAGE:
+    if term.anchors.block not in (*EVERY_IMAGE, *MIXED):
         expected = f"rows of the images of the batch ({', '.join(EVERY_IMAGE)})"
         yield ConfigError(f"{field}.anchors", term.anchors.block, expected)
+    yield from _moved(((term.anchors,), term.key_rows), f"{field}.keys")
     for name, rows in [("anchors", term.anchors), *(("keys", rows) for rows in term.key_rows)]:
         yield from find_unequal_parts(rows, f"{field}.{name}")
     anchors, keys = _modes(term.anchors), {_modes(rows) for rows in term.key_rows}
@@ -260,7 +281,9 @@ def _rows(term: Term, field: str) -> Iterator[ConfigError]:
         expected = "volume: rows with several modalities beside each other are no unit rows"
         yield ConfigError(f"{field}.similarity", term.similarity, expected)
     own = all(name_of(part.source) in ("identity", "geometry") for part in parts_of(term.graph))
-    alone = term.key_rows == (term.anchors,) and _count(term.anchors) == 1 and not term.self_pairs
+    anchors_alone = dataclasses.replace(term.anchors, still=False)
+    alone = all(dataclasses.replace(rows, still=False) == anchors_alone for rows in term.key_rows)
+    alone = alone and _count(term.anchors) == 1 and not term.self_pairs
     if own and name_of(term.link) != "square" and (alone or not any(r.block in EVERY_IMAGE for r in term.key_rows)):
         expected = "keys among which an anchor has a positive: another row of its image"
         yield ConfigError(f"{field}.keys", "; ".join(rows.block for rows in term.key_rows), expected)
@@ -269,6 +292,14 @@ def _rows(term: Term, field: str) -> Iterator[ConfigError]:
         yield ConfigError(f"{field}.keys", "; ".join(rows.block for rows in term.key_rows), expected)
     if term.merge_views and term.anchors.times is not None:
         yield ConfigError(f"{field}.merge_views", True, "false: the anchors are products, not views")
+
+
+def _moved(ends: tuple[tuple[Rows, ...], ...], field: str) -> Iterator[ConfigError]:
+    """A term all of whose rows are without gradient teaches nothing."""
+    fixed = [rows for end in ends for rows in end if rows.still or rows.block in WITHOUT_GRADIENT]
+    if len(fixed) == sum(map(len, ends)) and any(rows.still for rows in fixed):
+        expected = "rows with a gradient on one side: the others have none"
+        yield ConfigError(f"{field}.still", True, expected, "Leave still=True out on one side.")
 
 
 def find_unequal_parts(rows: Rows, field: str) -> Iterator[ConfigError]:
@@ -283,12 +314,20 @@ def find_unequal_parts(rows: Rows, field: str) -> Iterator[ConfigError]:
         yield from find_unequal_parts(inner, f"{field}.{name}")
 
 
-def find_feature_clashes(term: FeatureTerm, field: str) -> Iterator[ConfigError]:
+def find_feature_clashes(term: FeatureTerm, objective: Objective, field: str) -> Iterator[ConfigError]:
     """A feature term compares row i of x with row i of y: rows of the same images."""
+    slot = slot_of(FEATURE_TERMS, term.name, "feature term")
+    yield from _unavailable(f"{field}.name", name_of(term.name), slot, ((slot.anchor_reads, (term.x,)),), objective)
+    if name_of(term.name) == "norm_direction" and not options_of(term.name).get("raw", True):
+        expected = "true: rows of length one cannot grow, and the term would be 1 - cos, which is align"
+        yield ConfigError(f"{field}.name.raw", False, expected)
+    yield from _moved(((term.x,), (term.y,)), f"{field}.y")
     yield from find_unequal_parts(term.x, f"{field}.x")
     yield from find_unequal_parts(term.y, f"{field}.y")
-    counts, modes = (_count(term.x), _count(term.y)), (_modes(term.x), _modes(term.y))
-    if slot_of(FEATURE_TERMS, term.name, "feature term").raw:
+    counts, modes = [_count(term.x), _count(term.y)], (_modes(term.x), _modes(term.y))
+    if term.each_view:  # one view of the images at a time
+        counts = [1 if count == "views" else count for count in counts]
+    if slot.raw:
         for name, rows in (("x", term.x), ("y", term.y)):
             if rows.block != "image" or rows.beside is not None or rows.times is not None:
                 expected = f"the block 'image': {name_of(term.name)!r} reads head outputs, which only its rows keep"
@@ -357,6 +396,7 @@ def _memory(term: Term, number: int, objective: Objective, field: str) -> Iterat
         "have no mixer": term.mixer is None,
         "have no rule of progress for its temperature": isinstance(term.temperature, int | float)
         or name_of(term.temperature) != "schedule",
+        "have no rule of progress for the weights of its graphs": not _in_phases(term.graph),
     }
     for name, choice in readers:
         wrong = [words for words, holds in needs.items() if not holds]
@@ -364,6 +404,11 @@ def _memory(term: Term, number: int, objective: Objective, field: str) -> Iterat
             yield ConfigError(f"{field}.{name}", choice, f"a term that reads what is kept per image to {wrong[0]}")
     if number == 0 and not readers and objective.memory is not None and term.mixer is not None:
         yield ConfigError(f"{field}.mixer", name_of(term.mixer), f"None with the memory {objective.memory!r}")
+
+
+def _in_phases(graph: Graph | Mixture) -> bool:
+    """Whether the weights of a mixture depend on the progress of the run."""
+    return isinstance(graph, Mixture) and (graph.ramp > 0 or not all(isinstance(w, int | float) for w in graph.weights))
 
 
 def _views(term: Term, field: str) -> Iterator[ConfigError]:

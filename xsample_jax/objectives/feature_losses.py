@@ -1,12 +1,14 @@
 """Terms that look at embeddings rather than at pairs of the graph: feature correlations, alignment, uniformity.
 
 Every term is `f(x [A, D], y [A, D], **options) -> scalar`; the rows of x and y belong to the same images.
-A term that draws random numbers gets a key after them: `f(x, y, key, **options)`.
+A term that reads side information gets that of x after them, one that draws random numbers then a key: `f(x, y, side,
+key, **options)`.
 """
 
 import jax
 import jax.numpy as jnp
 
+from xsample_jax.graphs.targets import MASKED
 from xsample_jax.ops import products, squared_distances, unit_rows
 from xsample_jax.registry import Slot
 
@@ -113,6 +115,87 @@ def prior_samples(key: jax.Array, shape: tuple[int, ...], prior: str) -> jax.Arr
     return jax.random.normal(key, shape)
 
 
+def near_kernel(x: jax.Array, y: jax.Array, *, near: float = 1.0, t: float = 2.0) -> jax.Array:
+    """CACR's repulsion with an RBF cost (arXiv 2105.03746): log mean_i sum_{k != i} w_ik exp(-t |x_i - y_k|^2).
+
+    w_ik is the softmax over k != i of -near |x_i - y_k|^2: near rows count more. Gradient flows through it.
+    """
+    distances, off = squared_distances(x, y), ~jnp.eye(len(x), dtype=bool)
+    log_weight = jax.nn.log_softmax(jnp.where(off, -near * distances, MASKED), axis=-1)
+    return jax.nn.logsumexp(log_weight - t * distances, b=off) - jnp.log(len(x))
+
+
+def whitened_contrast(
+    x: jax.Array, y: jax.Array, key: jax.Array, *, width: int = 4, temperature: float = 0.05, through: bool = True
+) -> jax.Array:
+    """InfoNCE of x against y after shuffled group whitening of each (WhitenedCSE, arXiv 2305.17746).
+
+    Args:
+      x, y: head outputs [A, D] of two copies of the same images, D a multiple of `width`.
+      key: x and y each get an order of the channels of their own from it, the same on every device.
+      width: channels of a group, at most A / 2. through: whether gradient flows through the whitening matrices; none
+        does in the published code.
+    """
+    orders = channel_orders(key, x.shape[1])
+    x, y = (unit_rows(whitened(z, order, width, through)) for z, order in zip((x, y), orders, strict=True))
+    logits = products(x, y) / temperature
+    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.diagonal(logits))
+
+
+def norm_direction(x: jax.Array, y: jax.Array, side: dict, *, raw: bool = True) -> jax.Array:
+    """ND (arXiv 2305.17007): mean of 1 - <x, c / |c|> / max(|x|, |t|), c the teacher's mean feature of the row's class.
+
+    While a row is shorter than the teacher's t it gains by growing along c; a longer one only by turning. y is not
+    read.
+
+    Args:
+      x: head outputs [A, F], of any length; raw: always true, as unit rows cannot grow.
+      side: frozen_features [A, F], t; class_center [A, F], c; rows without a class (c = 0) are left out of the mean.
+    """
+    del y, raw
+    center, teacher = side["class_center"], side["frozen_features"]
+    known = jnp.any(center != 0, axis=-1)
+    length = jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=-1), 1e-12))
+    longest = jnp.maximum(length, jnp.linalg.norm(teacher, axis=-1))
+    values = 1 - jnp.sum(x * unit_rows(center), axis=-1) / longest
+    return jnp.sum(jnp.where(known, values, 0.0)) / jnp.maximum(jnp.sum(known), 1)
+
+
+def channel_orders(key: jax.Array, width: int) -> jax.Array:
+    """Two random orders of `width` channels, [2, width]."""
+    return jax.vmap(lambda one: jax.random.permutation(one, width))(jax.random.split(key))
+
+
+def whitened(z: jax.Array, order: jax.Array, width: int, through: bool = True) -> jax.Array:
+    """z [A, D] with channels in `order` cut into groups of `width`, every group whitened over the rows (ZCA).
+
+    The covariance of every group (divided by A) becomes the identity; channels return to their places.
+    """
+    centered = (z - z.mean(axis=0))[:, order].reshape(len(z), -1, width)
+    covariance = jnp.einsum("agi,agj->gij", centered, centered, precision=HIGHEST) / len(z)
+    root = inverse_root(covariance)
+    root = root if through else jax.lax.stop_gradient(root)
+    rows = jnp.einsum("agi,gij->agj", centered, root, precision=HIGHEST).reshape(z.shape)
+    return rows[:, jnp.argsort(order)]
+
+
+def inverse_root(matrices: jax.Array) -> jax.Array:
+    """A^(-1/2) of symmetric positive matrices [G, d, d], by Newton-Schulz iterations: products only, which have a
+    gradient for equal eigenvalues too. A ridge of 1e-6 of the mean eigenvalue keeps a singular matrix finite."""
+    width = matrices.shape[-1]
+    one = jnp.eye(width, dtype=matrices.dtype)
+    trace = jnp.trace(matrices, axis1=1, axis2=2)[:, None, None] + 1e-12
+    near_one = (matrices + 1e-6 / width * trace * one) / (trace * (1 + 1e-6))
+
+    def step(_, pair):
+        root, inverse = pair
+        turn = 1.5 * one - 0.5 * jnp.matmul(inverse, root, precision=HIGHEST)
+        return jnp.matmul(root, turn, precision=HIGHEST), jnp.matmul(turn, inverse, precision=HIGHEST)
+
+    _, inverse = jax.lax.fori_loop(0, 25, step, (near_one, jnp.broadcast_to(one, near_one.shape)))
+    return inverse * jax.lax.rsqrt(trace)
+
+
 def _log_mean_kernel(x: jax.Array, y: jax.Array, t: float) -> jax.Array:
     off = ~jnp.eye(len(x), dtype=bool)
     return jax.nn.logsumexp(-t * squared_distances(x, y), b=off) - jnp.log(len(x) * (len(x) - 1))
@@ -136,6 +219,16 @@ FEATURE_TERMS = {
     "vicreg": Slot(vicreg),
     "spectral": Slot(spectral),
     "cyclic": Slot(cyclic),
+    "near_kernel": Slot(near_kernel, limits={"near": (0, 1e3), "t": (0, 1e3)}),
+    "whitened_contrast": Slot(
+        whitened_contrast,
+        raw=True,
+        draws=True,
+        limits={"width": (1, 2**16), "temperature": (1e-3, 1e3)},
+    ),
+    "norm_direction": Slot(
+        norm_direction, of_anchors=("frozen_features", "class_center"), learns=("frozen",), raw=True
+    ),
     "mean_square": Slot(mean_square, chosen=lambda raw=False: {"raw": raw}),
     "sliced_wasserstein": Slot(
         sliced_wasserstein,

@@ -6,7 +6,15 @@ from collections.abc import Collection, Mapping
 
 from xsample_jax.errors import ConfigError, UserError, did_you_mean, is_finite, lookup, raise_all
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.graphs.targets import NORMALIZERS, TRANSFORMS, WITH_TEMPERATURE, Graph, Mixture, parts_of
+from xsample_jax.graphs.targets import (
+    NORMALIZERS,
+    PROGRESS_RULES,
+    TRANSFORMS,
+    WITH_TEMPERATURE,
+    Graph,
+    Mixture,
+    parts_of,
+)
 from xsample_jax.graphs.targets import RULES as TARGET_RULES
 from xsample_jax.objectives.combinations import (
     OF_MEMORY,
@@ -88,17 +96,23 @@ BLOCK_NEEDS = {
     "text_teacher": "teacher",
     "queue": "queue",
     "text_queue": "queue",
+    "frozen_queue": "queue",
     "neighbors": "queue",
     "prototypes": "prototypes",
     "local": "local_views",
     "predicted": "predictor",
+    "frozen": "frozen",
+    "mixed": None,
+    "mixed_text": "text",
 }
-SETTABLE = ("teacher", "queue", "prototypes")  # of them, what a config can ask for
+SETTABLE = ("teacher", "queue", "prototypes", "frozen")  # of them, what a config can ask for
 VIEWS_OF = {
     "text": 1,
     "text_teacher": 1,
+    "mixed_text": 1,
     "queue": 0,
     "text_queue": 0,
+    "frozen_queue": 0,
     "prototypes": 0,
 }  # blocks whose views are known without a batch; 0: has none
 
@@ -112,7 +126,7 @@ def build_objective(config) -> Objective:
     objective = lookup(PRESETS, config["preset"], "objective.preset").objective
     fields = ("temperature", "learn_temperature", "target_temperature", "teacher", "queue", "prototypes")
     changes = {name: config[name] for name in fields if config[name] is not None}
-    changes["center"] = config["center"]
+    changes |= {"center": config["center"]} | ({"frozen": True} if config["frozen"] is not None else {})
     if config["memory"] is not None:
         changes["memory"] = _memory(objective, config["memory"])
     if config["widths"]:
@@ -169,9 +183,10 @@ def find_problems(objective: Objective):
         field = f"objective.feature_terms[{number}]"
         wrong = list(_unknown(FEATURE_TERMS, term.name, f"{field}.name"))
         yield from wrong
+        yield from _weight(term.weight, f"{field}.weight")
         yield from _views_apart(term, (term.x, term.y), f"{field}.each_view")
         if not wrong and not unknown_rows:
-            yield from find_feature_clashes(term, field)
+            yield from find_feature_clashes(term, objective, field)
     yield from unknown_rows
     yield from _unused(objective)
     yield from _memory_constants(objective)
@@ -204,13 +219,14 @@ def _wrong_choices(term: Term, field: str):
     yield from _not_positive(term.temperature, f"{field}.temperature")
     if "by" in options_of(term.denominator):
         yield from _unknown(SOURCES, term.denominator["by"], f"{field}.denominator.by")
-    if not is_finite(term.weight):
-        yield ConfigError(f"{field}.weight", term.weight, "a finite number")
+    yield from _weight(term.weight, f"{field}.weight")
     if term.reduce not in ("rows", "pairs"):
         yield ConfigError(f"{field}.reduce", term.reduce, "rows or pairs")
     if isinstance(term.graph, Mixture) and len(term.graph.weights) != len(term.graph.graphs):
         expected = f"one weight for each of the {len(term.graph.graphs)} graphs"
         yield ConfigError(f"{field}.graph.weights", term.graph.weights, expected)
+    for weight in term.graph.weights if isinstance(term.graph, Mixture) else ():
+        yield from _weight(weight, f"{field}.graph.weights")
     for part in parts_of(term.graph):
         yield from _target_temperature(part.target_temperature, f"{field}.graph.target_temperature")
         yield from _unknown(SOURCES, part.source, f"{field}.graph.source")
@@ -229,9 +245,13 @@ def needed_views(objective: Objective) -> int:
     """Views of an image that the objective compares at least."""
     of_views = [rows for found in objective.rows for rows in _nested(found) if rows.block in OF_VIEWS]
     views = [1 if rows.view is None else rows.view + 1 for rows in of_views]
-    within = any(term.anchors == term.keys == Rows("image") for term in objective.terms)
+    within = any(_all_views(term.anchors) and any(map(_all_views, term.key_rows)) for term in objective.terms)
     of_slots = [slot.views for term in objective.terms for _, _, slot in chosen_slots(term)]
     return max([1, *views, 2 if within else 1, *of_slots])
+
+
+def _all_views(rows: Rows) -> bool:
+    return dataclasses.replace(rows, still=False) == Rows("image")
 
 
 def _nested(rows: Rows) -> list[Rows]:
@@ -280,6 +300,23 @@ def _ramp(value, field: str):
         yield ConfigError(field, value, "a share of the run, from 0 to 1")
 
 
+def _weight(value, field: str):
+    """Problems of a weight: a number that is not finite, or a rule of progress that makes no sense."""
+    if isinstance(value, int | float):
+        if not is_finite(value):
+            yield ConfigError(field, value, "a finite number")
+        return
+    if name_of(value) not in PROGRESS_RULES:
+        yield ConfigError(field, value, f"a number, or a rule of progress: {', '.join(PROGRESS_RULES)}")
+        return
+    wrong = list(_unknown(PROGRESS_RULES, value, field))
+    yield from wrong
+    options = options_of(value)
+    if not wrong and options.get("start", 0.0) > options["share"]:
+        expected = f"at most share = {options['share']:g}, where the ramp ends"
+        yield ConfigError(f"{field}.start", options["start"], expected)
+
+
 def _views_apart(term: Term | FeatureTerm, ends: tuple[Rows, ...], field: str):
     """One problem where a term of each view on its own compares views of one image: a view has no other view."""
     whole = [rows.block for rows in ends if rows.block in OF_VIEWS and rows.view is None]
@@ -304,17 +341,26 @@ def _widths(objective: Objective):
         yield ConfigError("objective.widths", tuple(widths), "widths from the largest to the smallest, each once")
     if widths and not sum(weight for _, weight in objective.widths) > 0:
         yield ConfigError("objective.width_weights", [weight for _, weight in objective.widths], "a weight above 0")
+    if widths and any("class_center" in slot.anchor_reads for slot in _feature_slots(objective)):
+        expected = "(): norm_direction compares whole head outputs with the teacher's features"
+        yield ConfigError("objective.widths", tuple(widths), expected)
     if widths and objective.memory is not None:
         expected = "(): what this objective keeps per image is of the whole embedding"
         fix = "Set --config.objective.widths='()', or take another preset than sogclr and isogclr."
         yield ConfigError("objective.widths", tuple(widths), expected, fix)
 
 
+def _feature_slots(objective: Objective) -> list[Slot]:
+    """Those of the feature terms whose names there are; the others are reported by themselves."""
+    names = [name_of(term.name) for term in objective.feature_terms]
+    return [FEATURE_TERMS[name] for name in names if name in FEATURE_TERMS]
+
+
 def _unused(objective: Objective):
     """What an objective keeps up at a cost and no term reads."""
     blocks = {part.block for rows in objective.rows for part in _nested(rows)}
     sources = {name_of(part.source) for term in objective.terms for part in parts_of(term.graph)}
-    queue = bool(blocks & {"queue", "text_queue", "neighbors"})
+    queue = bool(blocks & {"queue", "text_queue", "frozen_queue", "neighbors"})
     if objective.memory is not None and not objective.learns & set(OF_MEMORY):
         fix = "Take another preset: sogclr and isogclr keep it."
         yield ConfigError("objective.memory", objective.memory, "None: no term of this objective reads it", fix)
@@ -322,6 +368,8 @@ def _unused(objective: Objective):
         yield ConfigError("objective.gate", True, "false: no term of this objective reads it", "Take another preset.")
     teacher = queue or bool({"teacher", "text_teacher"} & (blocks | sources))
     read = {"teacher": teacher, "queue": queue, "prototypes": "prototypes" in blocks}
+    of_features = any("frozen" in slot.learns for slot in _feature_slots(objective))
+    read["frozen"] = bool(blocks & {"frozen", "frozen_queue"}) or "frozen" in sources or of_features
     for name, used in read.items():
         value = getattr(objective, name)
         if value and not used:
@@ -334,6 +382,8 @@ def _unknown_rows(rows: Rows, objective: Objective):
     for part in _nested(rows):
         found = list(_unknown(dict.fromkeys(BLOCK_NEEDS, len), part.block, "rows.block"))
         found = found or list(_missing(BLOCK_NEEDS, part.block, objective, "rows.block"))
+        if part.block == "frozen_queue":
+            found = found or list(_missing({part.block: "frozen"}, part.block, objective, "rows.block"))
         if part.block.startswith("text_"):
             found = found or list(_missing({part.block: "text"}, part.block, objective, "rows.block"))
         yield from found

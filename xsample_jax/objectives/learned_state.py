@@ -24,7 +24,8 @@ from xsample_jax.registry import Choice, name_of, options_of
 from xsample_jax.state import moved, start_average
 
 TEACHER, QUEUE, IMAGE = "teacher/", "queue/", "image/"
-TEXT_KEYS = QUEUE + "text_z"
+TEXT_KEYS, FROZEN_KEYS = QUEUE + "text_z", QUEUE + "frozen_z"
+QUEUES = {"queue": QUEUE + "z", "text_queue": TEXT_KEYS, "frozen_queue": FROZEN_KEYS}  # block: its rows in the memory
 UNSEEN = -1e9  # log_average of an image that no step has seen yet
 
 
@@ -102,8 +103,8 @@ def init_memory(
         size = objective.queue
         memory |= {QUEUE + name: jnp.zeros((size, *leaf.shape[1:]), leaf.dtype) for name, leaf in side.items()}
         memory[QUEUE + "z"] = jnp.zeros((size, width), jnp.float32)
-        if any(rows.block == "text_queue" for rows in objective.rows):
-            memory[TEXT_KEYS] = jnp.zeros((size, width), jnp.float32)
+        wanted = {rows.block for rows in objective.rows} & {"text_queue", "frozen_queue"}
+        memory |= {QUEUES[name]: jnp.zeros((size, width), jnp.float32) for name in wanted}
         memory[QUEUE + "filled"] = jnp.zeros((size,), bool)
         memory[QUEUE + "next"] = jnp.zeros((), jnp.int32)
     if objective.memory is not None:
@@ -129,11 +130,12 @@ def move_teacher(memory: Mapping[str, jax.Array], params: Mapping[str, jax.Array
 def queue_block(memory: Mapping[str, jax.Array], keys: str = QUEUE + "z") -> Block:
     """The queue as keys; what was never filled is no valid key. The teacher graph reads the keys themselves.
 
-    keys: queue/z, or queue/text_z for the texts of the same images.
+    keys: queue/z, or those of the texts of the same images, or of their features by a frozen teacher (QUEUES).
     """
     side = {name.removeprefix(QUEUE): value for name, value in memory.items() if name.startswith(QUEUE)}
-    side = {name: value for name, value in side.items() if name not in ("z", "text_z", "next")}
-    return key_block(memory[keys], teacher=memory[keys], **side)
+    side = {name: value for name, value in side.items() if name not in ("z", "text_z", "frozen_z", "next")}
+    own = {"frozen" if keys == FROZEN_KEYS else "teacher": memory[keys]}
+    return key_block(memory[keys], **own, **side)
 
 
 def own_temperatures(objective: Objective) -> bool:
@@ -178,6 +180,8 @@ def recall(
         keys = {name: value[:: len(keys["z"]) // images] for name, value in keys.items()}
         if TEXT_KEYS in memory:
             keys["text_z"] = blocks["text_teacher" if objective.teacher is not None else "text"]["z"]
+        if FROZEN_KEYS in memory:
+            keys["frozen_z"] = blocks["frozen"]["z"][:: len(blocks["frozen"]["z"]) // images]
         new |= push(memory, keys)
     if objective.memory is None:
         return blocks, new

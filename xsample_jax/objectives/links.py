@@ -1,6 +1,7 @@
 """Other ways than a softmax to make the logits S match the target T, on the same pairs.
 
-Every link is `f(logits [A, K], target [A, K], valid [A, K], **options) -> [A]`.
+Every link is `f(logits [A, K], target [A, K], valid [A, K], **options) -> [A]`; valid: the pairs that it compares, of
+those without target only what the negatives of the term let in.
 """
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 
 from xsample_jax.graphs.targets import MASKED
 from xsample_jax.objectives.cross_entropy import log_sum
-from xsample_jax.objectives.row_links import pearson, pro, rank_kl, soft_top_k, z
+from xsample_jax.objectives.row_links import conditional, group_order, pearson, pro, rank_kl, soft_top_k, z
 from xsample_jax.registry import Slot
 
 
@@ -93,4 +94,9 @@ LINKS = {
     "pearson": Slot(pearson),
     "rank_kl": Slot(rank_kl, limits={"rank_temperature": (1e-3, None)}),
     "pro": Slot(pro),
+    "group_order": Slot(group_order, limits={"k": (1, 64), "positives": (1, 64), "steepness": (1e-3, 1e3)}),
+    "conditional": Slot(
+        conditional,
+        limits={"part": ("both", "attraction", "repulsion"), "far": (0, 1e3), "near": (0, 1e3)},
+    ),
 }

@@ -27,6 +27,12 @@ def other_images(logits: jax.Array, target: jax.Array, valid: jax.Array, u: dict
     return (valid & (identity(u, v) == 0)).astype(logits.dtype)
 
 
+def same_view(logits: jax.Array, target: jax.Array, valid: jax.Array, u: dict, v: dict) -> jax.Array:
+    """1 on other images in the anchor's own view: the negatives of GroCo (arXiv 2301.02009)."""
+    same = (u["view"][:, None] == v["view"][None, :]) & (u["view"][:, None] >= 0)
+    return (valid & same & (identity(u, v) == 0)).astype(logits.dtype)
+
+
 def own_and_queue(logits: jax.Array, target: jax.Array, valid: jax.Array, u: dict, v: dict) -> jax.Array:
     """1 on keys of the anchor's image and on those of no image of the batch, as a queue's: MoCo (arXiv 1911.05722)."""
     return (valid & ((identity(u, v) > 0) | (v["row"][None, :] < 0))).astype(logits.dtype)
@@ -86,6 +92,7 @@ NEGATIVES = {
     "everything": Slot(everything),
     "not_positive": Slot(not_positive),
     "other_images": Slot(other_images, reads=("id",)),
+    "same_view": Slot(same_view, reads=("id", "view")),
     "own_and_queue": Slot(own_and_queue, reads=("id",), of_keys=("row",)),
     "hardest": Slot(hardest, limits={"k": (1, None)}),
     "importance": Slot(importance),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from xsample_jax.graphs.targets import weight_at
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.logits import LOWEST_TEMPERATURE
 from xsample_jax.objectives.side_information import batch_entries
@@ -26,7 +27,7 @@ from xsample_jax.objectives.terms import (
     views_apart,
 )
 from xsample_jax.ops import unit_rows
-from xsample_jax.registry import Choice, name_of, slot_of
+from xsample_jax.registry import Choice, Slot, name_of, slot_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +41,9 @@ class Objective:
       center: take the batch mean off the text embeddings before their cosines.
       text: the text side: None, linear (of frozen caption embeddings) or transformer (of tokens).
       teacher: momentum of the EMA encoder behind the block "teacher"; None: none.
-      queue: rows of the blocks "queue" and "text_queue", embeddings of past steps (the teacher's, where there is one);
-        0: none.
+      frozen: features of the encoder of a finished run, the block "frozen" (objectives/frozen.py).
+      queue: rows of the blocks "queue" and "text_queue", embeddings of past steps (the teacher's, where there is one),
+        and "frozen_queue", features of the frozen teacher; 0: none.
       prototypes: rows of the learned block "prototypes"; 0: none.
       local_views: small crops per image, the block "local"; 0: none.
       predictor: a head on the student's embeddings that its keys do not have (MoCo v3, BYOL).
@@ -60,6 +62,7 @@ class Objective:
     center: bool = False
     text: str | None = None
     teacher: float | None = None
+    frozen: bool = False
     queue: int = 0
     prototypes: int = 0
     local_views: int = 0
@@ -74,10 +77,15 @@ class Objective:
         return LOWEST_TEMPERATURE if self.learn_temperature else self.temperature
 
     @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Everything that the terms and feature terms choose."""
+        of_terms = [slot for term in self.terms for _, _, slot in chosen_slots(term)]
+        return (*of_terms, *(slot_of(FEATURE_TERMS, term.name, "feature term") for term in self.feature_terms))
+
+    @property
     def reads(self) -> frozenset[str]:
         """Side information that the slots of the terms read, the union of what they declare."""
-        slots = [slot for term in self.terms for _, _, slot in chosen_slots(term)]
-        return frozenset(name for slot in slots for name in slot.anchor_reads | slot.key_reads)
+        return frozenset(name for slot in self.slots for name in slot.anchor_reads | slot.key_reads)
 
     @property
     def raw(self) -> bool:
@@ -87,7 +95,7 @@ class Objective:
     @property
     def learns(self) -> frozenset[str]:
         """State that the slots of the terms need, the union of what they declare (side_information.STATES)."""
-        return frozenset(name for term in self.terms for _, _, slot in chosen_slots(term) for name in slot.learns)
+        return frozenset(name for slot in self.slots for name in slot.learns)
 
     @property
     def requires(self) -> frozenset[str]:
@@ -145,7 +153,7 @@ def objective_loss(
       blocks: the rows of the step by name (objectives/terms.py).
       images: number of images B of the batch.
       temperature: the base temperature tau, a scalar; bias: of the logits.
-      progress: share of the run that is over, for temperature schedules.
+      progress: share of the run that is over, for temperatures and weights that depend on it.
       key: random key, for synthetic keys and feature terms that draw.
       how: whether terms are written out densely or streamed; None: densely.
     Returns:
@@ -162,7 +170,7 @@ def objective_loss(
         blocks = {name: center_texts(block) for name, block in blocks.items()}
         # A table of all classes is not centered, and what is centered is not float16 any more.
         how = how and dataclasses.replace(how, class_embeddings=None, caption_wire="float32")
-    share = sum(term.weight for term in objective.terms) or 1.0
+    share = _sum_of_weights(objective, progress)
     reasons = dict(find_unstreamable(objective))
     loss, metrics = 0.0, {}
     apart = [(n, one) for n, term in enumerate(objective.terms) for one in views_apart(term, blocks, images)]
@@ -175,13 +183,13 @@ def objective_loss(
             pairs = pairs_of(term, blocks, images, temperature, tau_s, bias, progress, term_key)
             value, counted = term_value(term, pairs, images)
             found = graph_metrics(term, pairs, counted)
-        loss += term.weight * value
+        loss += (weight := weight_at(term.weight, progress)) * value
         for name, metric in found.items():
-            metrics[name] = metrics.get(name, 0.0) + term.weight / share * metric
+            metrics[name] = metrics.get(name, 0.0) + weight / share * metric
     for number, whole in enumerate(objective.feature_terms, len(objective.terms)):
         term_key = None if key is None else jax.random.fold_in(key, number)
         for term in views_apart(whole, blocks, images):
-            part = term.weight * feature_value(term, blocks, images, term_key)
+            part = weight_at(term.weight, progress) * feature_value(term, blocks, images, term_key)
             name = f"feature_{name_of(term.name)}"
             metrics[name] = metrics.get(name, 0.0) + part
             loss += part
@@ -189,6 +197,12 @@ def objective_loss(
     if not objective.feature_terms and all(term.is_cross_entropy for term in objective.terms):
         metrics["kl"] = loss - share * metrics["target_entropy"]
     return loss, metrics
+
+
+def _sum_of_weights(objective: Objective, progress: jax.Array | float) -> jax.Array | float:
+    """Of the terms; 1 where it is 0, as what is divided by it is 0 then."""
+    share = sum(weight_at(term.weight, progress) for term in objective.terms)
+    return (share or 1.0) if isinstance(share, float | int) else jnp.where(share == 0, 1.0, share)
 
 
 def loss_of_widths(
@@ -210,7 +224,8 @@ def loss_of_widths(
 
 
 # Entries of a block that are embeddings; head outputs and gates keep their scale.
-EMBEDDINGS, SCALED = ("z", "embedding", "other_view", "teacher", "text", "image"), ("raw", "gate")
+EMBEDDINGS = ("z", "embedding", "other_view", "teacher", "same_view_teacher", "text", "image")
+SCALED = ("raw", "gate")
 
 
 def cut_rows(block: Block, width: int) -> Block:

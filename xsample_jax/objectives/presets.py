@@ -8,7 +8,7 @@ from xsample_jax.graphs.targets import Graph
 from xsample_jax.objectives.objective import Objective, Preset
 from xsample_jax.objectives.presets_image_text import IMAGE_TEXT
 from xsample_jax.objectives.presets_memory import MEMORY
-from xsample_jax.objectives.terms import IMAGE, VIEW_0, VIEW_1, FeatureTerm, Term
+from xsample_jax.objectives.terms import IMAGE, VIEW_0, VIEW_1, FeatureTerm, Rows, Term
 
 LABEL, CAPTION = Graph("label"), Graph("caption", "softmax")
 GRADED = Graph("caption", "none", ({"name": "affine", "scale": 2.5, "offset": 2.5},))  # 0 to 5, as graded pairs are
@@ -28,6 +28,23 @@ def generalized_swd(prior: str, words: str) -> Preset:
             ),
         ),
     )
+
+
+def far_and_near(views: int) -> tuple[Term, ...]:
+    """CACR's attraction within all views of an image, and its repulsion between each two views."""
+    distance = {"similarity": "negative_distance"}
+    pairs = [(first, second) for second in range(views) for first in range(second)]
+    apart = [
+        Term(
+            anchors=Rows("image", first),
+            keys=Rows("image", second),
+            link={"name": "conditional", "part": "repulsion"},
+            weight=1 / len(pairs),
+            **distance,
+        )
+        for first, second in pairs
+    ]
+    return (Term(link={"name": "conditional", "part": "attraction"}, **distance), *apart)
 
 
 IMAGES = {
@@ -149,6 +166,48 @@ IMAGES = {
                 for link, weight in (("pearson", 2.0), ("pro", 0.5), ("rank_kl", 5.0))
             ),
             0.05,
+        ),
+    ),
+    "groco": Preset(
+        "mean over the 10 negatives of view v nearest to (i, v) and the other views of i of -log of the share that a "
+        "relaxed sorting network leaves in its group, the positives after the negatives; keys without gradient",
+        "GroCo, arXiv 2301.02009",
+        Objective(
+            (Term(keys=Rows("image", still=True), link={"name": "group_order", "k": 10}, negatives="same_view"),),
+            1.0,
+        ),
+        golden="GroCo: 2 views, 10 nearest negatives",
+    ),
+    "cacr": Preset(
+        "sum over the other views i+ of softmax(d^2) d^2, d the distance to i+, less the mean over pairs of views of "
+        "sum over other images k of softmax(-0.9 d^2) d^2; three views",
+        "CACR, arXiv 2105.03746, with the constants of its public code for CIFAR-10 (there with five views)",
+        Objective(far_and_near(3), 1.0),
+        golden="CACR total, Euclidean cost, three views",
+    ),
+    "cacr_rbf": Preset(
+        "the attraction of cacr + the mean over pairs of views of log mean over i of sum over other images k of "
+        "softmax(-d^2) e^{-2 d^2}; three views",
+        "CACR with an RBF cost, arXiv 2105.03746",
+        Objective(
+            far_and_near(3)[:1],
+            1.0,
+            feature_terms=tuple(
+                FeatureTerm("near_kernel", Rows("image", first), Rows("image", second), 1 / 3)
+                for first, second in ((0, 1), (0, 2), (1, 2))
+            ),
+        ),
+    ),
+    "whitened_cse": Preset(
+        "InfoNCE of view 0 against view 1 and against view 2, head outputs whitened in random groups of 4 channels, "
+        "each copy in an order of its own; tau 0.05; three views",
+        "WhitenedCSE, arXiv 2305.17746 (there of sentences, three copies by dropout, and groups of 6 before the head)",
+        Objective(
+            (),
+            1.0,
+            feature_terms=tuple(
+                FeatureTerm({"name": "whitened_contrast", "width": 4}, VIEW_0, Rows("image", view)) for view in (1, 2)
+            ),
         ),
     ),
     "macl": Preset(

@@ -3,6 +3,8 @@
 i: anchor, k: key, i+: a positive of i, s: similarity, tau: temperature, T: target graph, B: images of the batch.
 """
 
+import dataclasses
+
 from xsample_jax.graphs.targets import Graph, Mixture
 from xsample_jax.objectives.objective import Objective, Preset
 from xsample_jax.objectives.terms import IMAGE, TEXT, VIEW_0, VIEW_1, FeatureTerm, Rows, Term
@@ -39,6 +41,22 @@ def image_text(**fields) -> tuple[Term, Term]:
     return both_ways(IMAGE, TEXT, each_view=True, **fields)
 
 
+# The second phase of M3CoL: each direction has the other modality's own similarities for its target.
+SOFT = (
+    Term(Graph("text_similarity", "softmax", target_temperature=0.125), keys=TEXT, each_view=True),
+    Term(Graph("image_similarity", "softmax", target_temperature=0.125), TEXT, IMAGE, each_view=True),
+)
+
+
+def mixed_with(block: str, others: Rows) -> tuple[Term, Term]:
+    """M3CoL's first phase: mixed rows against those of the other modality, and back."""
+    fields = {"temperature": 0.1, "each_view": True, "weight": {"name": "before", "share": 1 / 3, "weight": 0.5}}
+    return (
+        Term(Graph("mixed"), anchors=Rows(block), keys=others, **fields),
+        Term(Graph("mixed_keys", "none"), anchors=others, keys=Rows(block), **fields),
+    )
+
+
 IMAGE_TEXT = {
     "cwcl": Preset(
         "image->text: T = rowsum((1 + cos(e_i, e_k)) / 2); text->image: T = 1 on the own pair; sum of both; tau 0.07",
@@ -56,12 +74,35 @@ IMAGE_TEXT = {
         "tau 0.125",
         "second phase of M3CoL, arXiv 2409.17777 (there with weight 0.1, beside a loss on mixed samples)",
         Objective(
+            SOFT,
+            0.125,
+            text="linear",
+        ),
+    ),
+    "m3col": Preset(
+        "in the first third of the run image<->text cross-entropy of rows mixed as beta x_i + (1 - beta) x_j, T = beta "
+        "on i and 1 - beta on j, tau 0.1, mean of both directions, of mixed images + of mixed texts; then soft_clip",
+        "M3CoL, arXiv 2409.17777, embeddings mixed as in the public code (there with weight 0.1, beside classifiers)",
+        Objective(
             (
-                Term(Graph("text_similarity", "softmax", target_temperature=0.125), keys=TEXT, each_view=True),
-                Term(Graph("image_similarity", "softmax", target_temperature=0.125), TEXT, IMAGE, each_view=True),
+                *mixed_with("mixed", TEXT),
+                *mixed_with("mixed_text", IMAGE),
+                *(dataclasses.replace(term, weight={"name": "after", "share": 1 / 3}) for term in SOFT),
             ),
             0.125,
             text="linear",
+        ),
+        golden="M3CoL first phase, both modalities mixed",
+    ),
+    "barlip": Preset(
+        "CLIP + 0.025 (sum (C_dd - 1)^2 + 0.005 sum off-diagonal C_de^2), C the cross-correlation of images and texts",
+        "BarLIP, arXiv 2305.08675 (there with heads of its own, and two texts per image)",
+        Objective(
+            image_text(),
+            0.07,
+            learn_temperature=True,
+            text="linear",
+            feature_terms=(FeatureTerm("barlow_twins", IMAGE, TEXT, 0.025, each_view=True),),
         ),
     ),
     "clip": Preset(

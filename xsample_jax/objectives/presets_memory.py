@@ -5,7 +5,7 @@ i: anchor, k: key, i+: a positive of i, s: similarity, tau: temperature, T: targ
 
 from xsample_jax.graphs.targets import Graph, Mixture
 from xsample_jax.objectives.objective import Objective, Preset
-from xsample_jax.objectives.terms import VIEW_0, VIEW_1, FeatureTerm, Rows, Term
+from xsample_jax.objectives.terms import IMAGE, VIEW_0, VIEW_1, FeatureTerm, Rows, Term
 
 TEACHER_0, TEACHER_1 = Rows("teacher", 0), Rows("teacher", 1)
 QUEUE, PROTOTYPES = Rows("queue"), Rows("prototypes")
@@ -113,6 +113,47 @@ MEMORY = {
             0.1,
             teacher=0.99,
             queue=4096,
+        ),
+    ),
+    "seed": Preset(
+        "T = softmax over k of t_i.t_k / 0.01, s(i, k) = z_i.t_k, t features of a frozen encoder, k over all views of "
+        "the batch, i itself among them, and a queue; tau 0.2",
+        "SEED, arXiv 2101.04731, temperatures from memory (there a queue of 65,536 and the own view); with "
+        "temperatures of 0.05 the distillation of KaLM-Embedding-V2, arXiv 2506.20923",
+        Objective(
+            (
+                Term(
+                    Graph("frozen", "softmax", target_temperature=0.01),
+                    keys=(Rows("frozen"), Rows("frozen_queue")),
+                ),
+            ),
+            0.2,
+            frozen=True,
+            queue=4096,
+        ),
+    ),
+    "norm_direction": Preset(
+        "mean of 1 - <h_i, c_i / |c_i|> / max(|h_i|, |t_i|), h head outputs, t features of a frozen encoder, c_i their "
+        "running mean in the class of i",
+        "ND, arXiv 2305.17007 (there beside a classifier's losses, with class means of the training set)",
+        Objective((), 1.0, frozen=True, feature_terms=(FeatureTerm("norm_direction", IMAGE, IMAGE),)),
+        golden="ND loss where some students are longer than their teachers",
+    ),
+    "mesa": Preset(
+        "SimCLR + from a twentieth of the run on 20 times the cross-entropy of softmax(s(i, k) / 0.5) to T = "
+        "softmax(t(i, k) / 0.5), t the cosines of the EMA encoder on the same views; tau 0.1",
+        "MESA, arXiv 2205.14083: 0.8 of 25 KL at 5 times tau (there of the logits of classes; momentum and start ours)",
+        Objective(
+            (
+                Term(),
+                Term(
+                    Graph({"name": "teacher", "same_view": True}, "softmax", target_temperature=0.5),
+                    temperature=0.5,
+                    weight={"name": "after", "share": 0.05, "weight": 20.0},
+                ),
+            ),
+            0.1,
+            teacher=0.999,
         ),
     ),
     "mochi": Preset(

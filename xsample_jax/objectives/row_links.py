@@ -131,3 +131,82 @@ def pro(logits: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Array:
     # One key at a time: all pairs of keys of every row would be A K^2 numbers.
     values, counts = jax.lax.map(of_key, jnp.arange(logits.shape[-1]))
     return jnp.sum(values, axis=0) / jnp.maximum(jnp.sum(counts, axis=0), 1)
+
+
+def group_order(
+    logits: jax.Array, target: jax.Array, valid: jax.Array, *, k: int = 10, positives: int = 4, steepness: float = 1.0
+) -> jax.Array:
+    """GroCo (arXiv 2301.02009): positives come after the k nearest negatives when the row is sorted.
+
+    The values [k largest negatives ascending, positives ascending] go through an odd-even transposition network whose
+    comparators exchange only in part: for (a, b) the minimum is alpha a + (1 - alpha) b and the maximum
+    (1 - alpha) a + alpha b, alpha = 1/2 + atan(steepness (b - a)) / pi. The value is the mean over inputs of -log of
+    the share of the input that ends on the places of its own group.
+
+    Args:
+      k: negatives at most; a row with fewer has a network of its own size. positives: at most, the least similar ones.
+      steepness: of the comparators.
+    """
+    most = logits.shape[-1]
+    positive, negative = valid & (target > 0), valid & (target <= 0)
+    near = jax.lax.top_k(jnp.where(negative, logits, MASKED), min(k, most))[0][:, ::-1]
+    far = -jax.lax.top_k(jnp.where(positive, -logits, MASKED), min(positives, most))[0]
+    values = jnp.concatenate([near, far], axis=1)
+    is_positive = jnp.arange(values.shape[1]) >= near.shape[1]
+    # The inputs that a row lacks go to its end, where no comparator touches them.
+    there = jnp.abs(values) < -MASKED / 2
+    order = jnp.argsort(~there, axis=1, stable=True)
+    values, there = (jnp.take_along_axis(x, order, axis=1) for x in (values, there))
+    of_positive = is_positive[order] & there
+    # share [A, input, place]: how much of the input is at the place; an input belongs where it began, at its group.
+    share = sorting_shares(jnp.where(there, values, 0.0), jnp.sum(there, axis=1), steepness)
+    at_home = jnp.sum(jnp.where(of_positive[:, :, None] == of_positive[:, None, :], share, 0.0), axis=2)
+    losses = jnp.where(there, -jnp.log(jnp.maximum(at_home, 1e-12)), 0.0)
+    return jnp.sum(losses, axis=1) / jnp.maximum(jnp.sum(there, axis=1), 1)
+
+
+def positive_margin(logits: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Array:
+    """Least similar positive less most similar negative of every row, [A]; 0 where a row lacks one of them."""
+    positive, negative = valid & (target > 0), valid & (target <= 0)
+    lowest = jnp.min(logits, axis=-1, where=positive, initial=jnp.inf)
+    highest = jnp.max(logits, axis=-1, where=negative, initial=-jnp.inf)
+    both = jnp.any(positive, axis=-1) & jnp.any(negative, axis=-1)
+    return jnp.where(both, lowest - highest, 0.0)
+
+
+def sorting_shares(values: jax.Array, count: jax.Array, steepness: float) -> jax.Array:
+    """What the relaxed odd-even network makes of the first `count` [A] of the values [A, n] of every row.
+
+    Returns the shares [A, input, place]; rows and columns of the inputs that count sum to one over those.
+    """
+    number = values.shape[1]
+    share = jnp.broadcast_to(jnp.eye(number, dtype=values.dtype), (len(values), number, number))
+    for layer in range(number):
+        first = layer % 2
+        low, high = slice(first, number - 1, 2), slice(first + 1, number, 2)
+        a, b = values[:, low], values[:, high]
+        compared = (jnp.arange(first + 1, number, 2) < count[:, None]) & (layer < count[:, None])
+        alpha = jnp.where(compared, 0.5 + jnp.arctan(steepness * (b - a)) / jnp.pi, 1.0)
+        values = values.at[:, low].set(alpha * a + (1 - alpha) * b).at[:, high].set((1 - alpha) * a + alpha * b)
+        a, b, alpha = share[:, :, low], share[:, :, high], alpha[:, None, :]
+        share = share.at[:, :, low].set(alpha * a + (1 - alpha) * b).at[:, :, high].set((1 - alpha) * a + alpha * b)
+    return share
+
+
+def conditional(
+    logits: jax.Array, target: jax.Array, valid: jax.Array, *, part: str = "both", far: float = 1.0, near: float = 0.9
+) -> jax.Array:
+    """CACR (arXiv 2105.03746), for S = -|x - y|^2: far positives pull harder, near negatives push harder.
+
+    attraction: sum over positives of softmax(-far S) (-S). repulsion: sum over negatives of softmax(near S) S. Gradient
+    flows through both softmaxes, as in the published code. part: attraction, repulsion or both.
+    """
+    pull = -_weighted_mean(logits, valid & (target > 0), -far)
+    push = _weighted_mean(logits, valid & (target <= 0), near)
+    return {"attraction": pull, "repulsion": push, "both": pull + push}[part]
+
+
+def _weighted_mean(logits: jax.Array, among: jax.Array, sharpness: float) -> jax.Array:
+    """sum over the pairs `among` of softmax(sharpness S) S, [A]; 0 for a row that has none."""
+    weight = jax.nn.softmax(jnp.where(among, sharpness * logits, MASKED), axis=-1)
+    return jnp.sum(jnp.where(among, weight * logits, 0.0), axis=-1)

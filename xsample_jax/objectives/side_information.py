@@ -11,8 +11,9 @@ from typing import Any
 from xsample_jax.registry import name_of
 
 # Blocks of a step by what they carry (step_blocks.py).
-EVERY_IMAGE = ("image", "text", "teacher", "text_teacher", "neighbors", "local", "predicted")
-STORED = (*EVERY_IMAGE, "queue", "text_queue")
+EVERY_IMAGE = ("image", "text", "teacher", "text_teacher", "neighbors", "local", "predicted", "frozen")
+MIXED = ("mixed", "mixed_text")  # a row is of two images: it has no id, label or caption of its own
+STORED = (*EVERY_IMAGE, "queue", "text_queue", "frozen_queue")
 ALL = (*STORED, "prototypes")
 
 
@@ -34,6 +35,7 @@ class Provider:
 PROVIDERS: Mapping[str, Provider] = {
     "id": Provider(ALL),
     "row": Provider(ALL),
+    "view": Provider(ALL),
     "embedding": Provider(ALL),
     "other_view": Provider(("image",)),
     "label": Provider(STORED, ("label",)),
@@ -41,6 +43,13 @@ PROVIDERS: Mapping[str, Provider] = {
     "caption_embedding": Provider(STORED, ("caption_embedding",)),
     "class_embedding": Provider(STORED, ("class_embedding",)),
     "teacher": Provider(("image", "text", "teacher", "text_teacher", "queue", "text_queue"), state="teacher"),
+    "same_view_teacher": Provider(("image",), state="teacher"),
+    "frozen": Provider(("image", "frozen", "frozen_queue"), state="frozen"),
+    "frozen_features": Provider(("image", "frozen"), state="frozen"),
+    "class_center": Provider(("image", "frozen"), ("label",), state="frozen"),
+    "first": Provider(MIXED),
+    "partner": Provider(MIXED),
+    "beta": Provider(MIXED),
     "text": Provider(EVERY_IMAGE, state="text"),
     "image": Provider(EVERY_IMAGE, state="text"),
     "gate": Provider(EVERY_IMAGE, ("label",), state="gate"),
@@ -52,6 +61,7 @@ PROVIDERS: Mapping[str, Provider] = {
 # State of an objective by name: whether it has it.
 STATES: Mapping[str, Callable[[Any], bool]] = {
     "teacher": lambda objective: objective.teacher is not None,  # a teacher may have the momentum 0
+    "frozen": lambda objective: objective.frozen,
     "queue": lambda objective: objective.queue > 0,
     "prototypes": lambda objective: objective.prototypes > 0,
     "local_views": lambda objective: objective.local_views > 0,

@@ -9,13 +9,13 @@ import numpy as np
 
 from xsample_jax.errors import ConfigError, DataError, lookup
 from xsample_jax.graphs.sources import identity, label
-from xsample_jax.graphs.targets import Graph, Mixture, parts_of, source_slots, target
+from xsample_jax.graphs.targets import Graph, Mixture, parts_of, scaled_weight, source_slots, target
 from xsample_jax.objectives.cross_entropy import AGGREGATES, DENOMINATORS, Pairing, entropy, log_sum, mean_over_rows
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.links import LINKS
 from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES, all_products
 from xsample_jax.objectives.negatives import MIXERS, NEGATIVES
-from xsample_jax.objectives.row_links import OF_ORDER, z_scores
+from xsample_jax.objectives.row_links import OF_ORDER, positive_margin, z_scores
 from xsample_jax.objectives.row_weights import WEIGHTS
 from xsample_jax.registry import Choice, Slot, name_of, resolve, slot_of
 
@@ -23,15 +23,14 @@ from xsample_jax.registry import Choice, Slot, name_of, resolve, slot_of
 #
 # A block is a dict of arrays with one row per embedding: "z" [n, D] (unit rows, with gradient where there is one) and
 # side information (graphs/sources.py). Blocks of a step: image (all views, row = image * V + view), local (small
-# crops),
-# predicted, text, teacher and text_teacher (EMA encoders), queue and text_queue (keys of past steps), neighbors (in
-# the
-# queue), prototypes.
+# crops), predicted, text, teacher and text_teacher (EMA encoders), queue and text_queue (keys of past steps),
+# neighbors (in the queue), prototypes, mixed and mixed_text (rows of two images), frozen and frozen_queue (of a
+# frozen teacher).
 
 
 Block = dict[str, jax.Array]
 
-OF_VIEWS = ("image", "teacher", "predicted", "neighbors")  # blocks with one row per view
+OF_VIEWS = ("image", "teacher", "predicted", "neighbors", "mixed", "frozen")  # blocks with one row per view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +38,19 @@ class Rows:
     """Which rows of a step: a block, or one view of it.
 
     Attributes:
-      block: image, local, predicted, text, teacher, text_teacher, queue, text_queue, neighbors or prototypes.
+      block: image, local, predicted, text, teacher, text_teacher, queue, text_queue, neighbors, prototypes, mixed,
+        mixed_text, frozen or frozen_queue.
       view: keep only this view of every image; None: all rows.
       beside: another selection with the same samples, put beside it: [n, 2 D] (the modalities of GRAM).
       times: another selection with the same samples: all products of the two, [n * n, D] (the keys of Symile).
+      still: no gradient flows into these rows.
     """
 
     block: str = "image"
     view: int | None = None
     beside: "Rows | None" = None
     times: "Rows | None" = None
+    still: bool = False
 
 
 IMAGE, TEXT = Rows("image"), Rows("text")
@@ -82,7 +84,7 @@ def check_unit_rows(blocks: Mapping[str, Block]) -> None:
     Looks at values, so it is silent on traced arrays: inside a compiled step the model scales its rows itself.
     """
     for name, block in blocks.items():
-        if isinstance(block["z"], jax.core.Tracer):
+        if any(isinstance(block[entry], jax.core.Tracer) for entry in ("z", "filled")):
             continue
         length = np.linalg.norm(np.asarray(block["z"], np.float64), axis=-1)
         bad = np.flatnonzero(np.asarray(block["filled"]) & ~(np.abs(length - 1) < 1e-2))
@@ -114,6 +116,8 @@ def select(blocks: Mapping[str, Block], rows: Rows, images: int) -> Block:
         other = select(blocks, rows.times, images)
         matched = jnp.where(jnp.eye(images, dtype=bool), block["id"][:, None], -1).reshape(-1)
         block = key_block(all_products(block["z"], other["z"]), id=matched)
+    if rows.still:
+        block = block | {name: jax.lax.stop_gradient(block[name]) for name in ("z", "raw") if name in block}
     return block
 
 
@@ -126,7 +130,7 @@ def concatenate(parts: list[Block]) -> Block:
 
 
 # Losses of pairs that say nothing about a row without a positive.
-OF_POSITIVES = ("robust", "symmetric", "z", "soft_top_k")
+OF_POSITIVES = ("robust", "symmetric", "z", "soft_top_k", "group_order")
 
 GRAPH, FIRST_VIEW, SECOND_VIEW = Graph(), Rows("image", 0), Rows("image", 1)
 
@@ -141,7 +145,8 @@ class Term:
       similarity: how alike two embeddings are (objectives/logits.py).
       temperature: a rule (objectives/logits.py), or a number in place of the objective's temperature.
       link: softmax (the cross-entropy), or another from objectives/links.py.
-      denominator: shared, own, views or rank; negatives: the weights N in it (objectives/negatives.py).
+      denominator: shared, own, views or rank; negatives: the weights N in it (objectives/negatives.py), or for another
+        link than softmax which pairs without target it looks at.
       aggregate: out or in: the mean over positives outside or inside the logarithm.
       row_weight, attraction, repulsion: w, a, r; a number or a rule (objectives/row_weights.py).
       mixer: synthetic keys (objectives/negatives.py), or None.
@@ -149,7 +154,7 @@ class Term:
       self_pairs: a row is its own key too, in the denominator N; self_targets: in the target T.
       each_view: one term for each view of the images, and their mean, instead of one over the rows of all views.
       reduce: rows (mean over anchors with a positive) or pairs (sum over anchors / number of positive pairs).
-      weight: factor of the term in the loss.
+      weight: factor of the term in the loss, a number or a rule of progress (graphs/targets.py).
     """
 
     graph: Graph | Mixture = GRAPH
@@ -170,7 +175,7 @@ class Term:
     self_targets: bool = False
     each_view: bool = False
     reduce: str = "rows"
-    weight: float = 1.0
+    weight: Choice | float = 1.0
 
     @property
     def key_rows(self) -> tuple[Rows, ...]:
@@ -196,7 +201,7 @@ class FeatureTerm:
     name: Choice
     x: Rows = FIRST_VIEW
     y: Rows = SECOND_VIEW
-    weight: float = 1.0
+    weight: Choice | float = 1.0
     each_view: bool = False
 
 
@@ -248,8 +253,11 @@ def pairs_of(
         tau = term.temperature
     else:
         tau = resolve(TEMPERATURES, term.temperature, "temperature")(temperature, u, similarity, graph, progress)
+    rule = resolve(NEGATIVES, term.negatives, "negatives")
+    if name_of(term.link) != "softmax" and term.negatives != "everything":
+        repelled = rule(similarity / tau + bias, graph, repelled, u, v) > 0
+        valid &= (graph > 0) | repelled
     if term.mixer is not None:
-        rule = resolve(NEGATIVES, term.negatives, "negatives")
         negative = (graph <= 0) & (rule(similarity / tau + bias, graph, repelled, u, v) > 0)
         synthetic = resolve(MIXERS, term.mixer, "mixer")(u["z"], v["z"], negative, _keys_of_rows(key, u))
         extra = compare(u["z"], synthetic, u, v)
@@ -272,10 +280,9 @@ def views_apart(term: Term | FeatureTerm, blocks: Mapping[str, Block], images: i
         return dataclasses.replace(rows, view=view) if rows.block in OF_VIEWS and rows.view is None else rows
 
     ends = ("anchors", "keys") if isinstance(term, Term) else ("x", "y")
+    weight = scaled_weight(term.weight, 1 / views)
     return tuple(
-        dataclasses.replace(
-            term, each_view=False, weight=term.weight / views, **{end: at(getattr(term, end), view) for end in ends}
-        )
+        dataclasses.replace(term, each_view=False, weight=weight, **{end: at(getattr(term, end), view) for end in ends})
         for view in range(views)
     )
 
@@ -372,7 +379,9 @@ def feature_value(
         expected = f'an entry "raw", the head outputs that the term {name_of(term.name)!r} reads'
         raise ConfigError("blocks", sorted(selected[0]), expected)
     x, y = (block["raw" if slot.raw else "z"] for block in selected)
-    return resolve(FEATURE_TERMS, term.name, "feature term")(x, y, *([key] if slot.draws else []))
+    side = [{name: selected[0][name] for name in slot.anchor_reads}] if slot.anchor_reads else []
+    drawn = [key] if slot.draws else []
+    return resolve(FEATURE_TERMS, term.name, "feature term")(x, y, *side, *drawn)
 
 
 def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax.Array]:
@@ -381,7 +390,8 @@ def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax
     target_entropy H(T) in nats; own_view_mass: on views of the same image; same_class_mass: on the same label, own
     views included (only with labels); rows_without_positive: share of anchors that are left out;
     rows_without_negative: share of anchors that nothing is pushed away from; positive_z: z-score of the positives
-    among all keys (of the link z only).
+    among all keys (of the link z only); positive_margin: how far the last positive of a row stands above its nearest
+    negative (of the link group_order only).
     """
     keys, counted_anchors = len(pairs.v["z"]), counted
     graph = pairs.target[:, :keys]
@@ -396,6 +406,8 @@ def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax
         rows["same_class_mass"] = jnp.sum(graph * label(pairs.u, pairs.v), axis=-1)
     if name_of(term.link) == "z":
         rows["positive_z"] = jnp.sum(graph * z_scores(pairs.logits, pairs.valid)[:, :keys], axis=-1)
+    if name_of(term.link) == "group_order":
+        rows["positive_margin"] = positive_margin(pairs.logits, pairs.target, pairs.valid)
     metrics = {name: mean_over_rows(value, counted) for name, value in rows.items()}
     repelled = jnp.any(_pushed(term, pairs), axis=-1)
     if len(counted_anchors) < len(repelled):  # merged views are one anchor

@@ -19,16 +19,16 @@ from xsample_jax.ops import cosines
 from xsample_jax.registry import name_of, options_of
 
 # Side information that differs between the views of an image, besides the single views "view_0", ...
-OF_VIEWS = ("teacher", "embedding", "other_view", "box", "row")
+OF_VIEWS = ("teacher", "same_view_teacher", "frozen", "embedding", "other_view", "box", "row")
 # Blocks whose rows are not views of the images of the batch.
-ROWS_OF_NO_IMAGE = ("queue", "text_queue", "prototypes")
+ROWS_OF_NO_IMAGE = ("queue", "text_queue", "frozen_queue", "prototypes")
 # Sources that are the cosine of one entry of the side information.
 COSINES = {"caption": "caption_embedding", "class_text": "class_embedding"}
 
 
 def why_not(term: Term) -> str | None:
     """Why a term needs the whole matrix, in words; None if it can be streamed."""
-    of_moments = name_of(term.link) == "z" and term.reduce == "rows"
+    of_moments = name_of(term.link) == "z" and term.reduce == "rows" and term.negatives == "everything"
     if not term.is_cross_entropy and not of_moments:
         return "its denominator, link or weights are not those of the plain cross-entropy"
     if name_of(term.similarity) != "dot" or term.mixer or term.merge_views or term.self_pairs or term.self_targets:
@@ -139,7 +139,7 @@ def _side(block: Block, graph: Graph, rows: tuple[Rows, ...], images: int) -> tu
     Only of a queue some rows may not be filled; of any other block that entry would only keep the kernels away.
     """
     names = {"id", "label", *requires(graph)} & set(block)
-    if any(one.block in ("queue", "text_queue") for one in rows):
+    if any(one.block in ("queue", "text_queue", "frozen_queue") for one in rows):
         names.add("filled")
     shared = not _of_views(graph) and len(rows) == 1 and rows[0].view is None and rows[0].block not in ROWS_OF_NO_IMAGE
     views = max(len(block["z"]) // images, 1) if shared else 1

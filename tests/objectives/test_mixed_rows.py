@@ -1,0 +1,159 @@
+"""Rows of two images (M3CoL), an EMA encoder on the same views (MESA), and BarLIP: goldens and what each claims."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.objectives import synthetic
+from tests.objectives.test_build import problems
+from tests.objectives.test_goldens import (
+    CASES,
+    QUEUE,
+    Z1,
+    Z2,
+    Z3,
+    images,
+    m3col_blocks,
+    m3col_first_phase,
+    preset_value,
+    texts,
+)
+from tests.quick import quick_jit
+from xsample_jax.graphs.targets import target
+from xsample_jax.objectives.mixed_rows import draw_mixtures
+from xsample_jax.objectives.objective import objective_loss
+from xsample_jax.objectives.presets import PRESETS
+from xsample_jax.objectives.terms import Rows, key_block
+from xsample_jax.ops import unit_rows
+
+M3COL = PRESETS["m3col"].objective
+
+
+def value_and_slope(loss):
+    """(value, norm of the gradient in the rows z1)."""
+    value, slope = quick_jit(jax.value_and_grad(loss))(jnp.float32(Z1))
+    return float(value), float(np.linalg.norm(slope))
+
+
+def test_the_first_phase_of_m3col_has_the_parts_and_gradient_of_its_golden():
+    also = CASES[PRESETS["m3col"].golden]["also"]
+
+    def loss(z):
+        blocks = m3col_first_phase(z)
+        # In the published code rows that are not mixed pass the scaling to unit length, and those to mix do not.
+        return preset_value("m3col", {**blocks, "image": blocks["image"] | {"z": unit_rows(z)}})
+
+    _, slope = value_and_slope(loss)
+    assert slope == pytest.approx(also["gradient_norm_z1"], rel=1e-4)
+    for part, terms in (("image", M3COL.terms[:2]), ("text", M3COL.terms[2:4])):
+        value = preset_value("m3col", m3col_first_phase(jnp.float32(Z1)), terms=terms)
+        assert value == pytest.approx(also[part], rel=2e-5)
+
+
+def test_after_a_third_of_the_run_m3col_is_soft_clip():
+    blocks = m3col_first_phase(jnp.float32(Z1))
+    assert preset_value("m3col", blocks, progress=0.5) == pytest.approx(
+        float(preset_value("soft_clip", blocks)), rel=1e-6
+    )
+
+
+def test_unmixed_rows_are_clip_and_an_image_that_is_its_own_partner_keeps_its_target():
+    """beta = 1: both parts are CLIP at tau = 0.1; rows of T sum to one also where the partner is the image."""
+    unmixed = (jnp.roll(jnp.arange(12), 1), jnp.ones(12))
+    first = preset_value("m3col", m3col_blocks(jnp.float32(Z1), jnp.float32(Z3), [unmixed, unmixed]))
+    clip = preset_value("clip", {"image": images(Z1), "text": texts(Z3)}, temperature=0.1)
+    assert first == pytest.approx(2 * float(clip), rel=1e-5)
+    odd = (jnp.arange(12).at[:2].set(jnp.array([1, 0])), jnp.linspace(0.1, 0.9, 12))
+    blocks = m3col_blocks(jnp.float32(Z1), jnp.float32(Z3), [odd, odd])
+    graph = target(M3COL.terms[0].graph, blocks["mixed"], blocks["text"], jnp.ones((12, 12), bool), 0.1)
+    np.testing.assert_allclose(graph.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(jnp.diagonal(graph)[2:], 1, rtol=1e-6)
+    np.testing.assert_allclose(graph[:2, :2], [[0.1, 0.9], [1 - odd[1][1], odd[1][1]]], rtol=1e-5)
+    back = target(M3COL.terms[1].graph, blocks["text"], blocks["mixed"], jnp.ones((12, 12), bool), 0.1)
+    np.testing.assert_array_equal(back, graph.T)
+
+
+def test_mixtures_do_not_depend_on_the_order_of_the_batch():
+    """Every image is the partner of one other; about half are mixed, mostly with a beta near 0 or 1."""
+    ids, key = jnp.arange(400) * 7 + 1, jax.random.key(0)
+    partner, beta = quick_jit(draw_mixtures)(key, ids)
+    assert sorted(partner.tolist()) == list(range(400))
+    assert not np.any(np.asarray(partner) == np.arange(400))
+    mixed = np.asarray(beta)[np.asarray(beta) < 1]
+    assert 0.4 < len(mixed) / 400 < 0.55
+    assert np.mean((mixed < 0.1) | (mixed > 0.9)) > 0.5
+    shuffle = np.random.default_rng(0).permutation(400)
+    other, other_beta = quick_jit(draw_mixtures)(key, ids[shuffle])
+    np.testing.assert_array_equal(ids[shuffle][other], ids[partner][shuffle])
+    np.testing.assert_array_equal(other_beta, beta[shuffle])
+
+
+def test_mesa_adds_the_published_trajectory_term_from_its_start_on():
+    """SAF's golden has rows of logits 4 z.q against ten fixed columns; MESA's past is the EMA encoder."""
+    golden, (_, term) = CASES["SAF trajectory loss"], PRESETS["mesa"].objective.terms
+    graph = dataclasses.replace(term.graph, target_temperature=5 / 4)
+    past = dataclasses.replace(term, graph=graph, temperature=5 / 4, keys=Rows("prototypes"))
+    assert past.weight["weight"] == pytest.approx(25 * 0.8)
+
+    def kl(z, progress):
+        columns = jnp.float32(QUEUE[:10])
+        blocks = {"image": images(z, same_view_teacher=Z2), "prototypes": key_block(columns, same_view_teacher=columns)}
+        objective = dataclasses.replace(PRESETS["mesa"].objective, terms=(past,))
+        return objective_loss(objective, blocks, 12, 0.1, progress=progress)[1]["kl"]
+
+    value, slope = value_and_slope(lambda z: kl(z, 0.5) / 0.8)
+    assert value == pytest.approx(golden["expected"], rel=1e-4)
+    assert slope == pytest.approx(golden["also"]["gradient_norm_z1"], rel=1e-4)
+    assert kl(jnp.float32(Z1), 0.01) == 0
+    assert kl(jnp.float32(Z2), 0.5) == pytest.approx(0, abs=1e-4)  # the past is now
+
+
+def test_mesa_compares_the_same_views_by_the_steps_own_blocks():
+    """With a teacher that is the student the term has no gradient; with the next views of it, it has one."""
+    objective = PRESETS["mesa"].objective
+    inputs = synthetic.inputs_of(objective)
+    inputs["batch"]["teacher_image"] = inputs["trained"]["images"]
+    term = objective.terms[1]
+    for same, close in ((True, True), (False, False)):
+        graph = dataclasses.replace(term.graph, source={"name": "teacher", "same_view": same})
+        alone = dataclasses.replace(objective, terms=(dataclasses.replace(term, graph=graph),))
+        slope = quick_jit(lambda given, of=alone: synthetic.loss_and_gradient(of, given)[1]["images"])(inputs)
+        assert bool(np.abs(slope).max() < 1e-5) == close
+
+
+def test_the_correlation_term_of_barlip_gives_the_golden():
+    """The golden has two texts per image: a pair of the clean image and text, and four of two views and two texts."""
+    golden = CASES["BarLIP term (clip-rocket)"]
+    feature = PRESETS["barlip"].objective.feature_terms
+
+    def term(views, text):
+        blocks = {"image": images(*views), "text": texts(text)}
+        return preset_value("barlip", blocks, terms=(), feature_terms=feature)
+
+    def loss(rows):
+        first, second, text = rows
+        other = jnp.float32(golden["extra"]["text2"])
+        return (term((first,), text) + 2 * term((first, second), text) + 2 * term((first, second), other)) / 5
+
+    value, slopes = quick_jit(jax.value_and_grad(loss))(tuple(map(jnp.float32, (Z1, Z2, Z3))))
+    assert value == pytest.approx(golden["expected"], rel=1e-5)
+    for slope, norm in zip(slopes, golden["extra"]["grad_norm"].values(), strict=True):
+        assert np.linalg.norm(slope) == pytest.approx(norm, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("term", "field", "words"),
+    [
+        ({"anchors": "mixed", "keys": "text", "graph": "identity"}, "graph.source", "'id'"),
+        ({"anchors": "mixed", "keys": "text", "graph": "label"}, "graph.source", "'label'"),
+        ({"anchors": "image", "keys": "text", "graph": "mixed"}, "graph.source", "'beta'"),
+        ({"anchors": "text", "keys": "mixed", "graph": "mixed"}, "graph.source", "'beta'"),
+        ({"graph": {"source": {"name": "teacher", "same_view": True}, "normalizer": "softmax"}}, "source", "a teacher"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(term, field, words):
+    found = problems(preset="clip_frozen_text", terms=(term,))
+    assert any(problem.field.endswith(field) and words in str(problem) for problem in found)
