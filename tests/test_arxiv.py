@@ -25,6 +25,7 @@ TITLES = {
     "2104.14294": "Emerging Properties in Self-Supervised Vision Transformers",
     "2106.08254": "BEiT: BERT Pre-Training of Image Transformers",
     "2111.07991": "LiT: Zero-Shot Transfer with Locked-image text Tuning",
+    "2302.02334": "Revisiting Discriminative vs. Generative Classifiers: Theory and Implications",
     "2302.06675": "Symbolic Discovery of Optimization Algorithms",
     "2403.12448": "Do Generated Data Always Help Contrastive Learning?",
     "2404.06395": "MiniCPM: Unveiling the Potential of Small Language Models with Scalable Training Strategies",

@@ -50,6 +50,10 @@ _CLASSIFIER = {
     "sgd_top5": "SGD probe, top 5",
     "sgd_ece": "SGD probe, calibration error",
     "sgd_auc": "SGD probe, area under ROC",
+    "naive_bayes": "naive Bayes",
+    "naive_bayes_top5": "naive Bayes, top 5",
+    "naive_bayes_ece": "naive Bayes, calibration error",
+    "naive_bayes_auc": "naive Bayes, area under ROC",
 }
 _DIRECTION = {
     "image_to_image": "Image → image of its label",
@@ -130,6 +134,13 @@ def describe(name: str) -> Metric:
         case ["few_shot", shots, target]:
             how = ", ridge" if target.endswith("_ridge") else ""
             return Metric(name, FEW, f"{target.removesuffix('_ridge').capitalize()}, {shots} per class{how}")
+        case ["curve", "crossing", target]:
+            title = f"{target.capitalize()}: labels from which logistic is ahead of naive Bayes"
+            return Metric(name, FEW, title, percent=False, direction=0)
+        case ["curve", size, target]:
+            words = "naive Bayes" if target.endswith("_naive_bayes") else "logistic, C = 1"
+            which = target.removesuffix("_naive_bayes").removesuffix("_logistic")
+            return Metric(name, FEW, f"{which.capitalize()}, {int(size):,} labels: {words}")
         case ["zero_shot", *how, target]:
             top = ", top 5" if target.endswith("_top5") else ""
             words = "Zero-shot by mapped features" if how == ["mapped"] else "Zero-shot"

@@ -193,5 +193,7 @@ def all_geometry(bench: EvalContext, out: Collector) -> None:
 
 
 GEOMETRY = Evaluator(
-    all_geometry, "alignment, tolerance, uniformity, effective rank, modality gap, rank correlation with the captions"
+    all_geometry,
+    "alignment, tolerance, uniformity, effective rank, modality gap, rank correlation with the captions",
+    metrics=("geometry/...", "spearman/captions"),
 )

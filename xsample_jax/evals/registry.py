@@ -9,6 +9,7 @@ from xsample_jax.evals.emoji import EMOJI
 from xsample_jax.evals.geometry import GEOMETRY
 from xsample_jax.evals.labels import FACTORS, FEW_SHOT, KNN, LOGISTIC, RIDGE, SGD
 from xsample_jax.evals.metrics import Collector, FeaturesOf, SuiteResult
+from xsample_jax.evals.naive_bayes import NAIVE_BAYES
 from xsample_jax.evals.retrieval import RETRIEVAL
 from xsample_jax.evals.robustness import MIT_STATES, ROBUSTNESS
 from xsample_jax.evals.zero_shot import ZERO_SHOT
@@ -18,6 +19,7 @@ EVALUATORS: dict[str, Evaluator] = {
     "probe": RIDGE,
     "logistic": LOGISTIC,
     "sgd": SGD,
+    "naive_bayes": NAIVE_BAYES,
     "few_shot": FEW_SHOT,
     "zero_shot": ZERO_SHOT,
     "retrieval": RETRIEVAL,
