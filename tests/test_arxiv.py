@@ -92,6 +92,7 @@ TITLES = {
     "2205.14135": "FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness",
     "2205.14459": "CyCLIP: Cyclic Contrastive Language-Image Pretraining",
     "2207.07874": "Model-Aware Contrastive Learning: Towards Escaping the Dilemmas",
+    "2210.14140": "Contrastive Search Is What You Need For Neural Text Generation",
     "2210.01189": "Rank-N-Contrast: Learning Continuous Representations for Regression",
     "2211.13081": "Robust Mean Teacher for Continual and Gradual Test-Time Adaptation",
     "2212.13847": "Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Adaptively Weighted Negative Samples",  # noqa: E501

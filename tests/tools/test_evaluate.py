@@ -87,9 +87,12 @@ def prompts(monkeypatch, tmp_path):
 
 
 def test_table_json_examples_and_page(run, capsys, tmp_path, prompts):
-    names = "knn,probe,logistic,few_shot,zero_shot,retrieval,geometry"
+    names = "knn,probe,logistic,few_shot,zero_shot,retrieval,geometry,encoding"
+    records = len(open_source(tiny_config().data, "test_styles"))
+    np.save(tmp_path / "responses.npy", np.random.default_rng(0).normal(size=(records, 2)))
     arguments = [f"--checkpoint={run}", f"--evals={names}", "--target=group", *SPLITS, f"--out={tmp_path / 'out'}"]
-    arguments += [f"--prompts={prompts}", '--config.eval.baselines=("untrained", "pixels")']
+    arguments += [f"--responses={tmp_path / 'responses.npy'}", f"--prompts={prompts}"]
+    arguments += ['--config.eval.baselines=("untrained", "pixels")']
     assert evaluate.run(arguments) == 0
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
@@ -97,7 +100,7 @@ def test_table_json_examples_and_page(run, capsys, tmp_path, prompts):
     assert found["data"]["split"] == "test_styles"
     metrics, examples = found["metrics"], load_examples(tmp_path / "out" / "evaluation.npz")
     assert {"group/knn", "group/logistic_ece", "few_shot/10/group_ridge", "zero_shot/mapped/label",
-            "retrieval/image_to_image/R@5", "geometry/tolerance", "spearman/captions"} <= set(metrics)  # fmt: skip
+            "retrieval/image_to_image/R@5", "geometry/tolerance", "spearman/captions", "encoding/mean"} <= set(metrics)  # fmt: skip
     outline, text = read(tmp_path / "out" / "evaluation.html")
     assert not outline.sources  # nothing is fetched
     for name, numbers in metrics.items():
@@ -234,11 +237,12 @@ def test_all_that_is_wrong_is_said_at_once_and_before_any_compute(run, tmp_path)
     with pytest.raises(ConfigError, match="one template on each line"):
         evaluate.run([f"--checkpoint={run}", "--evals=zero_shot", f"--prompts={tmp_path / 'no.txt'}"])
     with pytest.raises(Problems) as several:
-        evaluate.run([f"--checkpoint={run}", "--evals=knn,mit_states,robustness", "--target=grop"])
+        evaluate.run([f"--checkpoint={run}", "--evals=knn,mit_states,robustness,encoding", "--target=grop"])
     text = str(several.value)
     assert "Did you mean group" in text
     assert "Get MIT-States from" in text
     assert "ImageNet classes" in text
+    assert "--responses = None: expected a .npy file" in text
     with pytest.raises(Problems, match=r"model.width"):
         evaluate.run([f"--checkpoint={run}", "--evals=knn", "--config.model.width=64"])
     with pytest.raises(Problems, match=r"eval.split"):
@@ -352,3 +356,9 @@ def test_image_text_retrieval_and_zero_shot_by_hand(clip, prompts):
     assert metrics["zero_shot/label"] == pytest.approx(np.mean(rank < 1), abs=2.01 / len(test))
     gap = np.linalg.norm(test.embedding.mean(axis=0) - texts.mean(axis=0))
     assert metrics["geometry/modality_gap"] == pytest.approx(gap, abs=1e-5)
+    images, words = unit(test.embedding.mean(axis=0)), unit(texts.mean(axis=0))
+    assert metrics["gap/centroid_cosine"] == pytest.approx(images @ words, abs=1e-5)
+    assert metrics["gap/pair_alignment"] == pytest.approx(
+        np.mean(2 - 2 * np.sum(test.embedding * texts, axis=1)), rel=1e-4
+    )
+    assert 0.5 <= metrics["gap/separability"] <= 1

@@ -44,6 +44,7 @@ class Options:
         embeddings that come with the set.
       text_encoder: name or folder of the sentence encoder for prompts; None: the one of the set's captions.
       sgd: how the SGD probe is trained.
+      responses: .npy file [records, R] that the encoding evaluator predicts, a row for each record of eval.split.
     """
 
     target: str | None = None
@@ -52,6 +53,7 @@ class Options:
     prompts: tuple[str, ...] = ()
     text_encoder: str | None = None
     sgd: SgdProtocol = SIMCLR
+    responses: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)

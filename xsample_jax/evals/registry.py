@@ -6,6 +6,7 @@
 from xsample_jax.errors import lookup
 from xsample_jax.evals.context import EvalContext, Evaluator, Options
 from xsample_jax.evals.emoji import EMOJI
+from xsample_jax.evals.encoding import ENCODING
 from xsample_jax.evals.geometry import GEOMETRY
 from xsample_jax.evals.labels import FACTORS, FEW_SHOT, KNN, LOGISTIC, RIDGE, SGD
 from xsample_jax.evals.metrics import Collector, FeaturesOf, SuiteResult
@@ -25,6 +26,7 @@ EVALUATORS: dict[str, Evaluator] = {
     "retrieval": RETRIEVAL,
     "geometry": GEOMETRY,
     "factors": FACTORS,
+    "encoding": ENCODING,
     "emoji": EMOJI,
     "robustness": ROBUSTNESS,
     "mit_states": MIT_STATES,
