@@ -25,6 +25,7 @@ MISSING = {
     "embed": ["--data=nowhere", "--model=nowhere/model"],
     "evaluate": ["--run=nowhere", "--evals=knn"],
     "export": ["--run=nowhere", "--format=safetensors", "--out=x"],
+    "filters": ["--run=nowhere"],
     "generate": ["--run=nowhere", "--out=x"],
     "inspect": ["--data=nowhere"],
     "prepare": ["--source=folder", "--path=nowhere", "--out=out"],

@@ -100,7 +100,8 @@ def test_table_json_examples_and_page(run, capsys, tmp_path, prompts):
     assert found["data"]["split"] == "test_styles"
     metrics, examples = found["metrics"], load_examples(tmp_path / "out" / "evaluation.npz")
     assert {"group/knn", "group/logistic_ece", "few_shot/10/group_ridge", "zero_shot/mapped/label",
-            "retrieval/image_to_image/R@5", "geometry/tolerance", "spearman/captions", "encoding/mean"} <= set(metrics)  # fmt: skip
+            "retrieval/image_to_image/R@5", "geometry/tolerance", "spearman/captions",
+            "encoding/mean"} <= set(metrics)  # fmt: skip
     outline, text = read(tmp_path / "out" / "evaluation.html")
     assert not outline.sources  # nothing is fetched
     for name, numbers in metrics.items():

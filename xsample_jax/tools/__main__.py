@@ -17,6 +17,7 @@ COMMANDS = {
     "tools.embed": "adds caption embeddings to a record set",
     "tools.evaluate": "evaluates a checkpoint",
     "tools.export": "writes the encoder of a run for use elsewhere",
+    "tools.filters": "looks at the 3x3 filters of an encoder",
     "tools.generate": "writes images of the generators of a run as a record set",
     "tools.inspect": "shows a record set",
     "tools.local_features": "draws clusters of an encoder's local features over images",
