@@ -117,6 +117,7 @@ TITLES = {
     "2506.20923": "KaLM-Embedding-V2: Superior Training Techniques and Data Inspire A Versatile Embedding Model",
     "2507.06979": "A Principled Framework for Multi-View Contrastive Learning",
     "2508.11442": "CoDiEmb: A Collaborative yet Distinct Framework for Unified Representation Learning in Information Retrieval and Semantic Textual Similarity",  # noqa: E501
+    "2510.14824": "Supervised Fine-Tuning or Contrastive Learning? Towards Better Multimodal LLM Reranking",
     "2510.00137": "Optimizing What Matters: AUC-Driven Learning for Robust Neural Retrieval",
 }
 # What the objectives page must cite for names whose numbers were mixed up.
