@@ -150,8 +150,7 @@ def objective_loss(
       key: random key, for synthetic keys and feature terms that draw.
       how: whether terms are written out densely or streamed; None: densely.
     Returns:
-      loss (scalar, float32) and metrics of scalars: loss, those of terms.graph_metrics (weighted as the terms are;
-      those of `pulls` where every term has them),
+      loss (scalar, float32) and metrics of scalars: loss, those of terms.graph_metrics (weighted as the terms are),
       kl = loss - H(T) where all of the loss is cross-entropy, and feature_NAME, the share that feature terms of that
       name have in the loss. With `widths` those of the first width, but for loss and kl, and the loss of each.
 

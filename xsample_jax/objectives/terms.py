@@ -408,7 +408,7 @@ def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax
     if not term.merge_views and (term.is_cross_entropy or name_of(term.link) in ("sigmoid", "sigmoid_mean")):
         weight = negatives_of(term, pairs) if term.is_cross_entropy else pairs.valid
         rows |= pulls(pairs.logits, pairs.target, weight, term.is_cross_entropy)
-    metrics = {name: mean_over_rows(value, counted) for name, value in rows.items()}
+    metrics = {name: mean_over_rows(value, counted[: len(value)]) for name, value in rows.items()}
     repelled = jnp.any(_pushed(term, pairs), axis=-1)
     if len(counted_anchors) < len(repelled):  # merged views are one anchor
         repelled = jnp.any(repelled.reshape(len(counted_anchors), -1), axis=-1)
