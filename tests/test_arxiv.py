@@ -84,6 +84,8 @@ TITLES = {
     "2202.10401": "Vision-Language Pre-Training with Triple Contrastive Learning",
     "2202.12387": "Provable Stochastic Optimization for Global Contrastive Learning: Small Batch Does Not Harm Performance",  # noqa: E501
     "2203.02053": "Mind the Gap: Understanding the Modality Gap in Multi-modal Contrastive Representation Learning",
+    "2203.05482": "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing "
+    "inference time",
     "2203.15331": "CNN Filter DB: An Empirical Investigation of Trained Convolutional Filters",
     "2203.17248": "Dual Temperature Helps Contrastive Learning Without Many Negative Samples",
     "2204.02311": "PaLM: Scaling Language Modeling with Pathways",

@@ -30,6 +30,7 @@ MISSING = {
     "inspect": ["--data=nowhere"],
     "prepare": ["--source=folder", "--path=nowhere", "--out=out"],
     "report": ["nowhere"],
+    "soup": ["nowhere", "nowhere", "--out=x"],
     "sweep": ["--grid=nowhere.py", "--out=out"],
     "to_tfds": ["--data=nowhere", "--out=out"],
     "train_tokenizer": ["--data=nowhere"],

@@ -11,6 +11,7 @@ import pytest
 from tests.evals.color_world import picture, write_colors, write_sets
 from tests.tiny import tiny_config
 from tests.tools.test_report import read
+from xsample_jax.augment.views import make_views
 from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.checkpoint_files import FORMAT, find_checkpoint, text_checksum
 from xsample_jax.config import config_to_json
@@ -330,6 +331,25 @@ def test_crop_shows_the_middle(run):
     np.testing.assert_allclose(middle.features[0], inner, atol=1e-5)
     assert FeatureStore(loaded.parts, loaded.state, 0.875).side() == 37  # of which 32 are seen
     assert FeatureStore(loaded.parts, loaded.state, 0.875).side(whole=True) == 32
+
+
+def test_features_are_the_mean_over_random_views_whatever_the_batch(run):
+    where = find_checkpoint(run)
+    settings = (("0", "16"), ("2", "16"), ("2", "24"))
+    flags = ([*SPLITS, f"--config.eval.views={views}", f"--config.eval.batch_size={b}"] for views, b in settings)
+    plain, of_two, other_batch = (load_model(*where, read_config(*where, changes)) for changes in flags)
+    found, again = (FeatureStore(of.parts, of.state)("test_styles") for of in (of_two, other_batch))
+    np.testing.assert_allclose(found.features, again.features, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found.embedding, axis=1), 1, rtol=1e-5)
+    parts, examples = of_two.parts, FeatureStore(of_two.parts, of_two.state).examples("test_styles")
+    images, ids = np.stack([examples[n]["image"] for n in range(8)]), np.array([examples[n]["id"] for n in range(8)])
+    alpha = images[..., 3:] / 255
+    opaque = np.round(images[..., :3] * alpha + 127.5 * (1 - alpha)).astype(np.uint8)  # on gray, as the plain view
+    views = make_views(opaque, ids, parts.config.seed, 0, parts.config.augment, 2)
+    network = parts.model.merge(of_two.state.params, of_two.state.statistics, training=False)
+    expected = np.asarray(network.embed(views)[0]).reshape(8, 2, -1).mean(axis=1)
+    np.testing.assert_allclose(found.features[:8], expected, rtol=2e-2, atol=2e-3)  # of pixels rounded to 8 bits
+    assert np.abs(found.features[:8] - FeatureStore(plain.parts, plain.state)("test_styles").features[:8]).max() > 0.01
 
 
 def unit(x):

@@ -25,6 +25,7 @@ COMMANDS = {
     "tools.report": "compares runs on one HTML page",
     "tools.results_page": "writes the results of a sweep as Markdown",
     "tools.results_table": "writes a table of runs into Markdown files",
+    "tools.soup": "averages the weights of runs",
     "tools.sweep": "runs a grid of configs",
     "tools.to_tfds": "writes a record set as a TFDS data set",
     "tools.train_tokenizer": "writes the tokenizer of a record set",
