@@ -21,7 +21,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="RUN or RUN/checkpoints/STEP, two or more")
     parser.add_argument("--out", required=True, type=local_path, metavar="FOLDER", help="the run folder to write")
     chosen = parser.parse_args(arguments)
-    from xsample_jax.soup import write_soup
+    from xsample_jax.export import write_soup
 
     print("\n".join(write_soup(chosen.runs, chosen.out)))
 

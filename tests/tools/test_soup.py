@@ -11,8 +11,8 @@ from xsample_jax.checkpoint_files import find_checkpoint, read_arrays, saved_arr
 from xsample_jax.encoder import load_encoder, read_initial
 from xsample_jax.errors import BAD_INPUT
 from xsample_jax.evals.evaluate import load_model, read_config
+from xsample_jax.export import average_weights
 from xsample_jax.models import resnet
-from xsample_jax.soup import average_weights
 from xsample_jax.tools import export
 from xsample_jax.tools.soup import main
 
