@@ -89,6 +89,8 @@ TITLES = {
     "2203.15331": "CNN Filter DB: An Empirical Investigation of Trained Convolutional Filters",
     "2203.17248": "Dual Temperature Helps Contrastive Learning Without Many Negative Samples",
     "2204.02311": "PaLM: Scaling Language Modeling with Pathways",
+    "2204.03162": "Winoground: Probing Vision and Language Models for Visio-Linguistic Compositionality",
+    "2210.01936": "When and why vision-language models behave like bags-of-words, and what to do about it?",
     "2204.03610": "Unified Contrastive Learning in Image-Text-Label Space",
     "2205.01580": "Better plain ViT baselines for ImageNet-1k",
     "2205.13147": "Matryoshka Representation Learning",

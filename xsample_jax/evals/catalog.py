@@ -178,6 +178,8 @@ def describe(name: str) -> Metric:
             return Metric(name, RETRIEVAL, f"{pair.replace('_to_', ' → ')}, R@1")
         case ["retrieval", direction, k]:
             return Metric(name, RETRIEVAL, f"{_DIRECTION.get(direction, direction)}, {k}")
+        case ["swapped_captions", kind]:
+            return Metric(name, RETRIEVAL, f"Own caption before one with another {kind if kind != 'all' else 'word'}")
         case ["encoding", column]:
             which = "mean of the columns" if column == "mean" else f"column {column}"
             return Metric(name, ENCODING, f"Pearson's r, {which}", percent=False)

@@ -292,7 +292,7 @@ def _baselines(run: Path, store: FeatureStore, bench: EvalContext, evals: list[s
     def compute(baseline: str, name: str) -> dict[str, float]:
         if baseline not in stores:
             stores[baseline] = benches(baseline)
-        if name == "zero_shot" and bench.text_side is not None and baseline == PIXELS:
+        if name in ("zero_shot", "swapped_captions") and bench.text_side is not None and baseline == PIXELS:
             return {}  # pixels have no text side
         out = Collector()
         log_info(f"{TITLES[baseline]}: {name}")
