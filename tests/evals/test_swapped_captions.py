@@ -3,11 +3,14 @@
 import json
 import types
 
+import jax
 import numpy as np
 import pytest
 
+from tests.captions.tiny_models import write_model
 from tests.tiny import tiny_config
 from tests.tools.test_evaluate import SPLITS, save_run
+from xsample_jax.captions.encoders import JaxEncoder
 from xsample_jax.data.sources import open_source
 from xsample_jax.evals import swapped_captions as module
 from xsample_jax.evals.context import EvalContext, Options
@@ -83,6 +86,29 @@ def test_planted_answers_are_found_and_chance_is_half(monkeypatch):
         0.5, abs=0.1
     )
     assert found_of(monkeypatch, np.zeros((COUNT, 16))).metrics["swapped_captions/all"] == 0.5  # ties
+
+
+def test_features_are_mapped_to_a_frozen_encoder_that_must_be_that_of_the_captions(tmp_path, monkeypatch):
+    folder = write_model(tmp_path / "m", "mpnet")
+    captions = sorted({caption.partition(",")[0] for caption in CAPTIONS}) * 20
+    rows = JaxEncoder(str(folder), devices=jax.devices()[:1]).encode(captions)
+    turned = rows @ np.linalg.qr(RNG.normal(size=(16, 16)))[0].astype(np.float32)
+    features = Features(turned, None, np.arange(len(rows)), np.full(len(rows), -1), caption_embedding=rows)
+    settings = types.SimpleNamespace(split="test", train_split="train")
+    config = types.SimpleNamespace(eval=settings, data=types.SimpleNamespace(source="records"))
+    bench = EvalContext(lambda split: features, config, Options(text_encoder=str(folder)))
+    manifest = types.SimpleNamespace(text_encoder={"dim": 16, "template": "{caption}"})
+    bench.source = lambda split: types.SimpleNamespace(manifest=manifest, split=split)
+    monkeypatch.setattr(module, "captions_of", lambda bench, index: [captions[n] for n in index])
+    monkeypatch.setattr(module, "sampled_records", lambda source: [{"captions": captions[:3]}])
+    assert list(SWAPPED_CAPTIONS.check(bench)) == []
+    out = Collector()
+    SWAPPED_CAPTIONS.run(bench, out)
+    assert out.metrics["swapped_captions/color"] == 1
+    assert out.metrics["swapped_captions/count"] == 0.5  # its vocabulary has no numbers: both texts are one
+    manifest.text_encoder["dim"] = 768
+    (problem,) = SWAPPED_CAPTIONS.check(bench)
+    assert "16 wide': expected that of the captions, 768 wide" in str(problem)
 
 
 @pytest.fixture

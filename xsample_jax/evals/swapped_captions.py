@@ -11,11 +11,12 @@ the other caption is made by a rule without a parser:
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from xsample_jax.captions.encoders import encode_unique, open_encoder
+from xsample_jax.captions.encoders import encode_unique, fill_template, open_encoder
+from xsample_jax.captions.sentence_model import find_folder, read_folder
 from xsample_jax.data.dataset import sampled_records, select_caption
 from xsample_jax.data.records import unit_rows
 from xsample_jax.errors import DataError, UserError
@@ -102,7 +103,8 @@ def _texts_to_rows(bench: EvalContext) -> Callable[[Sequence[str]], np.ndarray]:
     if text is not None and text.reads == "caption_tokens":
         return lambda texts: text.embed(text.tokens(texts))
     encoder = open_encoder(bench.options.text_encoder)
-    frozen = lambda texts: unit_rows(encode_unique(encoder, texts))  # noqa: E731
+    template = bench.source(bench.config.eval.split).manifest.text_encoder.get("template", "{caption}")
+    frozen = lambda texts: unit_rows(encode_unique(encoder, fill_template(template, texts)))  # noqa: E731
     return frozen if text is None else lambda texts: text.embed(frozen(texts))
 
 
@@ -121,9 +123,19 @@ def check(bench: EvalContext) -> Iterator[UserError]:
         if bench.source(bench.config.eval.train_split).manifest.text_encoder is None:
             fix = "Embed them with xsample_jax.tools.embed, or evaluate a model with a text side (clip)."
             yield DataError("caption embeddings of the training split", None, "targets of the map to texts", fix)
-    if (text is None or text.reads == "caption_embedding") and bench.options.text_encoder is None:
+    if text is None or text.reads == "caption_embedding":
+        yield from _check_encoder(bench.options.text_encoder, source.manifest.text_encoder)
+
+
+def _check_encoder(name: str | None, captions: Mapping | None) -> Iterator[UserError]:
+    """Whether the sentence encoder is there and can be that of the captions; reads its settings, not its weights."""
+    if name is None:
         expected = "the sentence encoder of the captions: the exchanged ones have no embeddings yet"
         yield DataError("--text_encoder", None, expected, "Give its folder, or evaluate a model with a text tower.")
+        return
+    width = read_folder(find_folder(name)).config["hidden_size"]
+    if captions and width != captions["dim"]:
+        yield DataError("--text_encoder", f"{name}, {width} wide", f"that of the captions, {captions['dim']} wide")
 
 
 SWAPPED_CAPTIONS = Evaluator(
