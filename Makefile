@@ -21,7 +21,7 @@ help:
 	@echo "make results      the full comparison of docs/notes/results.md: objectives, temperatures, graphs, noise, little data"
 	@echo "make bench        install the peers (PyTorch among them) and run the CPU benchmarks: docs/notes/benchmarks.md"
 	@echo "make lint         ruff"
-	@echo "make docs         docs/config.md from the config schema, the table and figure of docs/objectives.md"
+	@echo "make docs         docs/config.md from the config schema, tables of docs/objectives.md and docs/evaluation.md"
 	@echo "make site         docs/ with the API reference as pages, in build/site; a warning is an error"
 	@echo "make notebooks    notebooks/*.py as notebooks/ipynb/*.ipynb"
 	@echo "make goldens      tests/config/goldens.json from configs/"
@@ -53,6 +53,7 @@ lint: .venv/installed-test
 docs: .venv/installed
 	$(PYTHON) -m xsample_jax.config.manual docs/config.md
 	$(PYTHON) -m scripts.objectives_page docs/objectives.md
+	$(PYTHON) -m scripts.evaluators_page docs/evaluation.md
 
 site: .venv/installed-docs
 	$(PYTHON) -m sphinx -W --keep-going -q -b html docs build/site

@@ -25,6 +25,7 @@ TITLES = {
     "2104.14294": "Emerging Properties in Self-Supervised Vision Transformers",
     "2106.08254": "BEiT: BERT Pre-Training of Image Transformers",
     "2111.07991": "LiT: Zero-Shot Transfer with Locked-image text Tuning",
+    "2302.02334": "Revisiting Discriminative vs. Generative Classifiers: Theory and Implications",
     "2302.06675": "Symbolic Discovery of Optimization Algorithms",
     "2403.12448": "Do Generated Data Always Help Contrastive Learning?",
     "2404.06395": "MiniCPM: Unveiling the Potential of Small Language Models with Scalable Training Strategies",
@@ -83,14 +84,20 @@ TITLES = {
     "2202.10401": "Vision-Language Pre-Training with Triple Contrastive Learning",
     "2202.12387": "Provable Stochastic Optimization for Global Contrastive Learning: Small Batch Does Not Harm Performance",  # noqa: E501
     "2203.02053": "Mind the Gap: Understanding the Modality Gap in Multi-modal Contrastive Representation Learning",
+    "2203.05482": "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing "
+    "inference time",
+    "2203.15331": "CNN Filter DB: An Empirical Investigation of Trained Convolutional Filters",
     "2203.17248": "Dual Temperature Helps Contrastive Learning Without Many Negative Samples",
     "2204.02311": "PaLM: Scaling Language Modeling with Pathways",
+    "2204.03162": "Winoground: Probing Vision and Language Models for Visio-Linguistic Compositionality",
+    "2210.01936": "When and why vision-language models behave like bags-of-words, and what to do about it?",
     "2204.03610": "Unified Contrastive Learning in Image-Text-Label Space",
     "2205.01580": "Better plain ViT baselines for ImageNet-1k",
     "2205.13147": "Matryoshka Representation Learning",
     "2205.14135": "FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness",
     "2205.14459": "CyCLIP: Cyclic Contrastive Language-Image Pretraining",
     "2207.07874": "Model-Aware Contrastive Learning: Towards Escaping the Dilemmas",
+    "2210.14140": "Contrastive Search Is What You Need For Neural Text Generation",
     "2210.01189": "Rank-N-Contrast: Learning Continuous Representations for Regression",
     "2211.13081": "Robust Mean Teacher for Continual and Gradual Test-Time Adaptation",
     "2212.13847": "Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Adaptively Weighted Negative Samples",  # noqa: E501
@@ -120,6 +127,7 @@ TITLES = {
     "2506.20923": "KaLM-Embedding-V2: Superior Training Techniques and Data Inspire A Versatile Embedding Model",
     "2507.06979": "A Principled Framework for Multi-View Contrastive Learning",
     "2508.11442": "CoDiEmb: A Collaborative yet Distinct Framework for Unified Representation Learning in Information Retrieval and Semantic Textual Similarity",  # noqa: E501
+    "2510.14824": "Supervised Fine-Tuning or Contrastive Learning? Towards Better Multimodal LLM Reranking",
     "2510.00137": "Optimizing What Matters: AUC-Driven Learning for Robust Neural Retrieval",
 }
 # What the objectives page must cite for names whose numbers were mixed up.

@@ -342,3 +342,17 @@ def test_a_stranger_finds_it_in_one_guess(room, file, says):
     assert f"{room}/" in line
     assert re.search(rf"\b{file}: [^;]*{says}", line)
     assert (ROOT / "xsample_jax" / room / f"{file}.py").is_file()
+
+
+def test_every_system_has_one_state_and_the_presets_it_names_exist():
+    lines = (DOCS / "notes" / "systems.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    assert len({row[0] for row in rows}) == len(rows) == 1 + 70
+    for _, system, state, how, golden in rows[1:]:
+        assert state in ("whole", "loss", "part", "not yet", "out"), system
+        named = set(re.findall(r"`(\w+)`", how.partition(";")[0])) if re.match("presets? ", how) else set()
+        assert named <= set(PRESETS), system
+        if golden == "preset":
+            assert any(PRESETS[name].golden for name in named), system
+        assert (state == "out") == ("[offer](#" in how), system
+        assert how != "–" or state == "not yet", system

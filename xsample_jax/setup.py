@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from xsample_jax.augment.views import eval_view
+from xsample_jax.augment.views import draw_numbers, eval_view, map_random_views
 from xsample_jax.checkpoint import with_shardings
 from xsample_jax.config.rules_objective import check_kernels
 from xsample_jax.data.class_texts import load_class_embeddings
@@ -31,6 +31,7 @@ from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.objectives.frozen import FINGERPRINT, define_frozen, find_misfits, frozen_memory, init_class_means
 from xsample_jax.objectives.learned_state import init_memory, init_objective_parameters
 from xsample_jax.objectives.objective import Objective
+from xsample_jax.ops import unit_rows
 from xsample_jax.optim import SCHEDULE_FREE, make_optimizer
 from xsample_jax.sharding import batch_sharding, make_mesh, replicated, state_shardings
 from xsample_jax.state import ModelDef, TrainState, define_model, init_state
@@ -259,15 +260,24 @@ class RunSetup:
 
     @cached_property
     def encode(self) -> Callable:
-        """jitted encode(state, images uint8 [b, H, W, C], background or None) -> (features [b, F], z [b, D]).
+        """jitted encode(state, images uint8 [b, H, W, C], background or None, ids) -> (features [b, F], z [b, D]).
 
-        By the moving average of the model where the state has one.
+        By the moving average of the model where the state has one. ids: int [b] of the images; with them the features
+        are the mean over eval.views random views, and so is z, unit rows again; without them those of the plain view.
         """
+        config = self.config
 
-        def encode(state: TrainState, images, background=None):
+        def encode(state: TrainState, images, background=None, ids=None):
             state = state.averaged()
-            network = self.model.merge(state.params, state.statistics, training=False)
-            return network.embed(eval_view(images, self.config.augment, background))
+
+            def embed(view):
+                return self.model.merge(state.params, state.statistics, training=False).embed(view)
+
+            if ids is None:
+                return embed(eval_view(images, config.augment, background))
+            numbers = draw_numbers(config.seed, 0, ids, config.eval.views)
+            features, z = map_random_views(embed, images, numbers, config.augment, background)
+            return features.mean(axis=0), unit_rows(z.mean(axis=0))
 
         return jax.jit(encode, out_shardings=batch_sharding(self.mesh))
 

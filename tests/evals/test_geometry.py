@@ -1,6 +1,8 @@
 """Geometry and retrieval against loops and scipy."""
 
 import itertools
+import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -9,10 +11,16 @@ from scipy.stats import rankdata, spearmanr
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.geometry import (
     add_caption_correlation,
+    add_gap,
     alignment,
     caption_correlation,
+    centroid_cosine,
+    cross_uniformity,
     effective_rank,
+    isotropy,
     modality_gap,
+    separability,
+    singular_above_one,
     uniformity,
 )
 from xsample_jax.evals.metrics import Collector, Scores, bootstrap, ranks
@@ -66,6 +74,59 @@ def test_modality_gap_is_the_distance_of_the_means(rng):
     images, texts = rng.normal(size=(50, 6)) + 0.4, rng.normal(size=(50, 6))
     expected = np.linalg.norm(unit(images).mean(0) - unit(texts).mean(0))
     assert modality_gap(images, texts).mean() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_gap_is_the_published_one():
+    """Golden: abrar-fahim/contrastive-gap, transcribed."""
+    here = pathlib.Path(__file__).parent
+    cases = json.loads((here / "goldens.json").read_text())["cases"]
+    case = next(case for case in cases if case["name"].startswith("contrastive gap metrics"))
+    common = json.loads((here.parent / "objectives" / "goldens.json").read_text())["common"]
+    images, texts = np.asarray(common["z1"]), np.asarray(common["z3"])
+    assert modality_gap(images, texts).mean() == pytest.approx(case["expected"], rel=1e-5)
+    assert centroid_cosine(images, texts).mean() == pytest.approx(case["also"]["centroid_cosine"], rel=1e-5)
+    assert singular_above_one(images) == case["also"]["singular_above_1"]
+
+
+def test_pairs_of_the_gap_are_their_definitions(rng):
+    x, y = rng.normal(size=(30, 5)), rng.normal(size=(30, 5))
+    u, v = unit(x), unit(y)
+    kernel = [np.exp(-2 * np.sum((u[i] - v[k]) ** 2)) for i, k in itertools.permutations(range(30), 2)]
+    assert cross_uniformity(x, y).mean() == pytest.approx(np.log(np.mean(kernel)), rel=1e-6)
+    cosines = [u[i] @ u[k] for i, k in itertools.combinations(range(30), 2)]
+    assert isotropy(x).mean() == pytest.approx(1 - np.mean(cosines), rel=1e-6)
+    assert isotropy(np.tile([3.0, 4.0], (9, 1))).mean() == pytest.approx(0, abs=1e-6)
+    assert isotropy(np.concatenate([np.eye(4), -np.eye(4)])).mean() == pytest.approx(1 + 1 / 7)
+
+
+def test_the_interval_of_the_gap_is_that_of_recomputing(rng):
+    x, y = rng.normal(size=(400, 4)) + [0.6, 0, 0.3, 0], rng.normal(size=(400, 4)) + [0, 0.8, 0.2, 0]
+    measures = (centroid_cosine, cross_uniformity, lambda a, b: isotropy(a))
+    for measure in measures:
+        interval = bootstrap([Scores(measure(x, y), np.arange(400))])
+        halves = [rng.permutation(400)[:200] for _ in range(150)]  # half without return: the same spread
+        drawn = [measure(x[half], y[half]).mean() for half in halves]
+        assert interval.high - interval.low == pytest.approx(3.92 * np.std(drawn), rel=0.25)
+
+
+def test_modalities_that_are_one_cannot_be_told_apart_and_shifted_ones_can(rng):
+    x = rng.normal(size=(200, 6)) + [0, 3, 0, 0, 0, 0]
+    apart = x + [9, 0, 0, 0, 0, 0]
+    for texts, expected in ((x, 0.5), (apart, 1.0)):
+        out = Collector()
+        add_gap(out, x, texts, np.arange(200), np.arange(200))
+        assert out.metrics["gap/separability"] == pytest.approx(expected, abs=0.02)
+        assert out.facts["gap/separability"].n == 40  # held out
+        assert (out.metrics["gap/pair_alignment"] == 0) == (texts is x)
+        assert (out.metrics["gap/centroid_cosine"] > 0.9999) == (texts is x)
+    # An independent draw of one distribution: at chance within what 80 answers can say.
+    right, rows = separability(x, rng.normal(size=(200, 6)) + [0, 3, 0, 0, 0, 0], np.arange(200) // 4)
+    assert abs(right.mean() - 0.5) < 0.2
+    assert len(np.unique(rows // 4)) == 10  # whole captions
+    out = Collector()
+    add_gap(out, x, np.tile(apart[:1], (200, 1)), np.zeros(200, int), np.arange(200))
+    assert "gap/separability" not in out.metrics
+    assert "single caption" in out.notes[0]
 
 
 def test_effective_rank(rng):

@@ -1,5 +1,9 @@
 """Terms on small batches against loops: what a row is, which rows count, and what is reported about the graph."""
 
+import dataclasses
+import json
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +13,20 @@ from tests.quick import quick_jit
 from xsample_jax.graphs.targets import Graph, Mixture
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.terms import TEXT, FeatureTerm, Rows, Term, image_block, key_block
+from xsample_jax.objectives.terms import (
+    TEXT,
+    FeatureTerm,
+    Rows,
+    Term,
+    image_block,
+    key_block,
+    pairs_of,
+    term_rows,
+)
+
+HERE = pathlib.Path(__file__).parent
+COMMON = json.loads((HERE / "goldens.json").read_text())["common"]
+MEASURED = json.loads((HERE.parent / "evals" / "goldens.json").read_text())["cases"]
 
 RNG = np.random.default_rng(10)
 B, V, D, TAU = 5, 2, 6, 0.3
@@ -129,6 +146,53 @@ def test_metrics_of_the_graph():
     kl = np.mean([sum(t * np.log(t / q) for t, q in zip(ts, qs) if t > 0) for ts, qs in zip(graph, p)])
     assert metrics["kl"] == pytest.approx(kl, rel=1e-6)
     assert loss == pytest.approx(kl + entropy, rel=1e-6)
+
+
+@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+def test_the_weights_of_the_gradient_are_the_published_ones(link):
+    """Golden (transcribed from arXiv 2510.14824): image i against text k, z1 and z3, tau 0.1."""
+    case = next(case for case in MEASURED if case["name"].startswith("weight and direction"))
+    z1, z3 = (jnp.asarray(COMMON[name]) for name in ("z1", "z3"))
+    both = {"image": image_block(z1, {"id": jnp.arange(12)}, 1), "text": image_block(z3, {"id": jnp.arange(12)}, 1, 12)}
+    term = Term(anchors=Rows("image"), keys=TEXT, link=link)
+    _, metrics = objective_loss(Objective((term,), 0.1), both, 12, 0.1)
+    expected = case["also"] | {"positive_weight_infonce": case["expected"]}
+    of = "infonce" if link == "softmax" else link
+    assert metrics["weight_positive"] == pytest.approx(expected[f"positive_weight_{of}"], rel=1e-5)
+    assert metrics["weight_negative"] == pytest.approx(expected[f"negative_weight_{of}"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "term",
+    [Term(Graph("caption", "softmax")), Term(keys=(Rows("text"), Rows("queue")), self_pairs=True),
+     Term(link="sigmoid", graph=Graph("label", "none"))],
+)  # fmt: skip
+def test_the_weights_are_those_of_automatic_differentiation(term):
+    with jax.enable_x64(True):
+        pairs = pairs_of(term, blocks(), B, TAU, 0.2)
+        of_logits = lambda logits: term_rows(term, dataclasses.replace(pairs, logits=logits), B)  # noqa: E731
+        slope, counted = jax.grad(lambda s: of_logits(s)[0].sum())(pairs.logits), of_logits(pairs.logits)[1]
+        slope, counted = np.asarray(slope), np.asarray(counted)
+    _, metrics = value(term, target_temperature=0.2)
+    push = np.maximum(slope, 0)
+    mean = push.sum(axis=1) / np.maximum((push > 0).sum(axis=1), 1)
+    assert metrics["weight_positive"] == pytest.approx(np.maximum(-slope, 0).sum(axis=1)[counted].mean(), rel=1e-6)
+    assert metrics["weight_negative"] == pytest.approx(mean[counted].mean(), rel=1e-6)
+    assert metrics["weight_top_negative"] == pytest.approx(push.max(axis=1)[counted].mean(), rel=1e-6)
+    if term.link == "softmax":  # what competes sums to zero
+        np.testing.assert_allclose(slope[counted].sum(axis=1), 0, atol=1e-9)
+
+
+def test_a_small_temperature_silences_the_gradient_of_what_is_right_and_weights_need_every_term():
+    right = {"image": image_block(jnp.asarray(unit(4)).repeat(2, axis=0), {"id": jnp.arange(4)}, 2)}
+    pulled = [float(objective_loss(Objective((Term(),), tau), right, 4, tau)[1]["weight_positive"])
+              for tau in (1.0, 0.1, 0.01)]  # fmt: skip
+    assert pulled[0] > 0.5
+    assert pulled == sorted(pulled, reverse=True)
+    assert pulled[2] < 1e-6
+    both = Objective((Term(), Term(link="robust")), TAU)
+    _, metrics = jax.eval_shape(lambda b: objective_loss(both, b, B, TAU), blocks())
+    assert "weight_positive" not in metrics
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from tests.evals.color_world import image, write_colors, write_sets
 from tests.tiny import tiny_config
 from tests.tools.test_report import read
+from xsample_jax.augment.views import make_views
 from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.checkpoint_files import FORMAT, find_checkpoint, text_checksum
 from xsample_jax.config import config_to_json
@@ -87,9 +88,12 @@ def prompts(monkeypatch, tmp_path):
 
 
 def test_table_json_examples_and_page(run, capsys, tmp_path, prompts):
-    names = "knn,probe,logistic,few_shot,zero_shot,retrieval,geometry"
+    names = "knn,probe,logistic,few_shot,zero_shot,retrieval,geometry,encoding"
+    records = len(open_source(tiny_config().data, "test_styles"))
+    np.save(tmp_path / "responses.npy", np.random.default_rng(0).normal(size=(records, 2)))
     arguments = [f"--checkpoint={run}", f"--evals={names}", "--target=group", *SPLITS, f"--out={tmp_path / 'out'}"]
-    arguments += [f"--prompts={prompts}", '--config.eval.baselines=("untrained", "pixels")']
+    arguments += [f"--responses={tmp_path / 'responses.npy'}", f"--prompts={prompts}"]
+    arguments += ['--config.eval.baselines=("untrained", "pixels")']
     assert evaluate.run(arguments) == 0
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
@@ -97,7 +101,8 @@ def test_table_json_examples_and_page(run, capsys, tmp_path, prompts):
     assert found["data"]["split"] == "test_styles"
     metrics, examples = found["metrics"], load_examples(tmp_path / "out" / "evaluation.npz")
     assert {"group/knn", "group/logistic_ece", "few_shot/10/group_ridge", "zero_shot/mapped/label",
-            "retrieval/image_to_image/R@5", "geometry/tolerance", "spearman/captions"} <= set(metrics)  # fmt: skip
+            "retrieval/image_to_image/R@5", "geometry/tolerance", "spearman/captions",
+            "encoding/mean"} <= set(metrics)  # fmt: skip
     outline, text = read(tmp_path / "out" / "evaluation.html")
     assert not outline.sources  # nothing is fetched
     for name, numbers in metrics.items():
@@ -234,11 +239,12 @@ def test_all_that_is_wrong_is_said_at_once_and_before_any_compute(run, tmp_path)
     with pytest.raises(ConfigError, match="one template on each line"):
         evaluate.run([f"--checkpoint={run}", "--evals=zero_shot", f"--prompts={tmp_path / 'no.txt'}"])
     with pytest.raises(Problems) as several:
-        evaluate.run([f"--checkpoint={run}", "--evals=knn,mit_states,robustness", "--target=grop"])
+        evaluate.run([f"--checkpoint={run}", "--evals=knn,mit_states,robustness,encoding", "--target=grop"])
     text = str(several.value)
     assert "Did you mean group" in text
     assert "Get MIT-States from" in text
     assert "ImageNet classes" in text
+    assert "--responses = None: expected a .npy file" in text
     with pytest.raises(Problems, match=r"model.width"):
         evaluate.run([f"--checkpoint={run}", "--evals=knn", "--config.model.width=64"])
     with pytest.raises(Problems, match=r"eval.split"):
@@ -327,6 +333,25 @@ def test_crop_shows_the_middle(run):
     assert FeatureStore(loaded.parts, loaded.state, 0.875).side(whole=True) == 32
 
 
+def test_features_are_the_mean_over_random_views_whatever_the_batch(run):
+    where = find_checkpoint(run)
+    settings = (("0", "16"), ("2", "16"), ("2", "24"))
+    flags = ([*SPLITS, f"--config.eval.views={views}", f"--config.eval.batch_size={b}"] for views, b in settings)
+    plain, of_two, other_batch = (load_model(*where, read_config(*where, changes)) for changes in flags)
+    found, again = (FeatureStore(of.parts, of.state)("test_styles") for of in (of_two, other_batch))
+    np.testing.assert_allclose(found.features, again.features, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found.embedding, axis=1), 1, rtol=1e-5)
+    parts, examples = of_two.parts, FeatureStore(of_two.parts, of_two.state).examples("test_styles")
+    images, ids = np.stack([examples[n]["image"] for n in range(8)]), np.array([examples[n]["id"] for n in range(8)])
+    alpha = images[..., 3:] / 255
+    opaque = np.round(images[..., :3] * alpha + 127.5 * (1 - alpha)).astype(np.uint8)  # on gray, as the plain view
+    views = make_views(opaque, ids, parts.config.seed, 0, parts.config.augment, 2)
+    network = parts.model.merge(of_two.state.params, of_two.state.statistics, training=False)
+    expected = np.asarray(network.embed(views)[0]).reshape(8, 2, -1).mean(axis=1)
+    np.testing.assert_allclose(found.features[:8], expected, rtol=2e-2, atol=2e-3)  # of pixels rounded to 8 bits
+    assert np.abs(found.features[:8] - FeatureStore(plain.parts, plain.state)("test_styles").features[:8]).max() > 0.01
+
+
 def unit(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
@@ -352,3 +377,9 @@ def test_image_text_retrieval_and_zero_shot_by_hand(clip, prompts):
     assert metrics["zero_shot/label"] == pytest.approx(np.mean(rank < 1), abs=2.01 / len(test))
     gap = np.linalg.norm(test.embedding.mean(axis=0) - texts.mean(axis=0))
     assert metrics["geometry/modality_gap"] == pytest.approx(gap, abs=1e-5)
+    images, words = unit(test.embedding.mean(axis=0)), unit(texts.mean(axis=0))
+    assert metrics["gap/centroid_cosine"] == pytest.approx(images @ words, abs=1e-5)
+    assert metrics["gap/pair_alignment"] == pytest.approx(
+        np.mean(2 - 2 * np.sum(test.embedding * texts, axis=1)), rel=1e-4
+    )
+    assert 0.5 <= metrics["gap/separability"] <= 1

@@ -1,17 +1,22 @@
 """tools.inspect on the embedded set and on sets made here: its page, what it reads, its errors."""
 
 import io
+import json
+import pathlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.data.record_sets import ENCODER
+from tests.tools.test_evaluate import save_run
 from tests.tools.test_report import read
 from xsample_jax.data.records import open_records
 from xsample_jax.data.writer import write_records
-from xsample_jax.errors import DataError
+from xsample_jax.errors import CheckpointError, DataError
+from xsample_jax.models import resnet
 from xsample_jax.reports.caption_graph import read_sample
+from xsample_jax.reports.gradients import weights_and_directions
 from xsample_jax.tools import inspect
 
 
@@ -152,3 +157,35 @@ def test_a_set_without_embeddings_is_told_to_embed(tmp_path):
     folder = write_set(tmp_path / "set", 20, lambda number: False)
     with pytest.raises(DataError, match=r"tools\.embed --data="):
         inspect.run([f"--data={folder}", f"--out={tmp_path / 'page.html'}"])
+
+
+def test_weights_and_directions_are_the_published_ones():
+    """Golden, transcribed from arXiv 2510.14824: z1 against z3 at tau = 0.1."""
+    tests = pathlib.Path(__file__).parents[1]
+    cases = json.loads((tests / "evals" / "goldens.json").read_text())["cases"]
+    case = next(case for case in cases if case["name"].startswith("weight and direction"))
+    common = json.loads((tests / "objectives" / "goldens.json").read_text())["common"]
+    z1, z3 = (np.asarray(common[name]) for name in ("z1", "z3"))
+    found, apart = (weights_and_directions(z1, z3, 0.1, compete) for compete in (True, False))
+    assert found["positive"].mean() == pytest.approx(case["expected"], rel=1e-5)
+    assert found["negative"].mean() == pytest.approx(case["also"]["negative_weight_infonce"], rel=1e-5)
+    assert apart["positive"].mean() == pytest.approx(case["also"]["positive_weight_sigmoid"], rel=1e-5)
+    assert apart["negative"].mean() == pytest.approx(case["also"]["negative_weight_sigmoid"], rel=1e-5)
+    np.testing.assert_allclose(found["norm"], case["also"]["row_gradient_norms"], rtol=1e-5)
+    np.testing.assert_allclose(found["cosine"], case["also"]["row_direction_cosine_with_positive"], rtol=1e-5)
+
+
+def test_the_gradient_of_a_run_is_printed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(resnet.LAYOUTS, 18, (resnet.BasicBlock, (1,)))
+    save_run(tmp_path / "run", steps=(3,), eval__split="test_styles")
+    out = tmp_path / "page.html"
+    flags = [f"--data={write_set(tmp_path / 'set', 20)}", f"--out={out}", "--batch_size=16"]
+    with pytest.raises(CheckpointError, match="nowhere"):
+        inspect.run([*flags, f"--run={tmp_path / 'nowhere'}"])
+    assert not out.exists()
+    inspect.run([*flags, f"--run={tmp_path / 'run'}"])
+    *_, head, softmax, sigmoid, last = capsys.readouterr().out.splitlines()
+    assert head == "gradient at step 3: two views of 229 images of split test_styles, tau 0.1"
+    assert softmax.startswith("  softmax: weight of the positive 0.")
+    assert sigmoid.startswith("  sigmoid: ")
+    assert last == str(out)

@@ -11,6 +11,9 @@ Images with alpha are laid on their ground right after the crop; AutoAugment com
 In between an image is laid out [B, y, channel, x], for the sake of the products. Values are 0..1, float32 throughout.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -325,6 +328,24 @@ def eval_view(images: jax.Array, config, background: jax.Array | None = None) ->
     rows = resize_weights(zero, zero + height, height, config.size)
     columns = resize_weights(zero, zero + width, width, config.size)
     return with_bits(_normalize(resize(whole, rows, columns), config), images, config.bits)
+
+
+def map_random_views(
+    f: Callable[[jax.Array], Any],
+    images: jax.Array,
+    numbers: dict[str, jax.Array],
+    config,
+    background: jax.Array | None = None,
+) -> Any:
+    """f of random views of every image, one view of the whole batch after the other: results [views, ...].
+
+    For evaluation: images lie on the ground of `eval_view`, not on a random one. f: float32 [B, S, S, 3 + config.bits]
+    -> arrays. numbers: as draw_numbers returns them. Other arguments as of eval_view.
+    """
+    ground = jnp.asarray(_fixed_ground(config) if background is None else background, jnp.float32)
+    whole = _composite(_to_planes(images), jnp.swapaxes(jnp.broadcast_to(ground, (*images.shape[:3], 3)), 2, 3))
+    of_view = {choice: jnp.moveaxis(of_all, 1, 0) for choice, of_all in numbers.items()}
+    return jax.lax.map(lambda draws: f(with_bits(_one_view(whole, draws, config), images, config.bits)), of_view)
 
 
 def draw_numbers(

@@ -33,6 +33,13 @@ EVAL = {
     "train_split": Key(str, "train", "Split whose features train the probes."),
     "every": Key(int, None, "Steps between evaluations. None: only at the end.", minimum=1, optional=True),
     "batch_size": Key(int, 256, "Images per evaluation step over all devices.", minimum=1, maximum=2**20),
+    "views": Key(
+        int,
+        0,
+        "Features are the mean over so many random views of every image, as augment makes them; 0: the plain view.",
+        minimum=0,
+        maximum=256,
+    ),
     "baselines": Key(
         tuple[str, ...],
         ("untrained", "pixels"),

@@ -42,7 +42,10 @@ def untrained_state(parts: RunSetup) -> TrainState:
 
 
 def pixel_features(parts: RunSetup) -> Callable:
-    """As `Parts.encode`: (state, images uint8 [b, H, W, C], background or None) -> (float32 [b, 768], None)."""
+    """As `RunSetup.encode`: (state, images uint8 [b, H, W, C], background or None, ids) -> (float32 [b, 768], None).
+
+    Of the plain view, whatever eval.views is: ids are not read.
+    """
 
     def encode(images, background=None):
         view = eval_view(images, parts.config.augment, background)
@@ -51,7 +54,7 @@ def pixel_features(parts: RunSetup) -> Callable:
         return small.reshape(len(view), -1), None
 
     jitted = jax.jit(encode, out_shardings=batch_sharding(parts.mesh))
-    return lambda state, images, background=None: jitted(images, background)
+    return lambda state, images, background=None, ids=None: jitted(images, background)
 
 
 def baseline_store(name: str, store: FeatureStore) -> FeatureStore:
@@ -113,7 +116,7 @@ def data_of(store: FeatureStore) -> dict:
         "fingerprints": [_fingerprint(store, split) for split in splits],
         "data": config.data.to_dict(),
         "augment": config.augment.to_dict(),
-    }
+    } | ({"views": config.eval.views} if config.eval.views else {})
 
 
 def _fingerprint(store: FeatureStore, split: str) -> str | None:

@@ -17,10 +17,11 @@ SECTIONS = (
     "Few labels",
     "Robustness",
     "Retrieval and captions",
+    "Encoding",
     "Geometry",
     "Other",
 )
-CONCEPTS, FACTORS, STYLES, GROUNDS, CLASSES, FEW, ROBUST, RETRIEVAL, GEOMETRY, OTHER = SECTIONS
+CONCEPTS, FACTORS, STYLES, GROUNDS, CLASSES, FEW, ROBUST, RETRIEVAL, ENCODING, GEOMETRY, OTHER = SECTIONS
 # The metrics that a summary shows, in this order, where a run has them.
 HEADLINES = (
     "subgroup/knn",
@@ -50,6 +51,10 @@ _CLASSIFIER = {
     "sgd_top5": "SGD probe, top 5",
     "sgd_ece": "SGD probe, calibration error",
     "sgd_auc": "SGD probe, area under ROC",
+    "naive_bayes": "naive Bayes",
+    "naive_bayes_top5": "naive Bayes, top 5",
+    "naive_bayes_ece": "naive Bayes, calibration error",
+    "naive_bayes_auc": "naive Bayes, area under ROC",
 }
 _DIRECTION = {
     "image_to_image": "Image → image of its label",
@@ -81,6 +86,23 @@ _BACKGROUND = {
     "random_color": "random color",
     "gap": "background gap",
 }
+# Metrics whose names have no parts to fill in: section, title, whether it is a share, direction (as in Metric).
+_SINGLE = {
+    "robustness/imagenet-9/gap": (ROBUST, "ImageNet-9: background gap", True, -1),
+    "spearman/captions": (RETRIEVAL, "Rank correlation with captions", False, 1),
+    "geometry/alignment": (GEOMETRY, "Alignment of images of one label", False, -1),
+    "geometry/tolerance": (GEOMETRY, "Tolerance: cosine within a class", False, 0),
+    "geometry/uniformity": (GEOMETRY, "Uniformity", False, -1),
+    "geometry/isotropy": (GEOMETRY, "Isotropy: 1 \N{MINUS SIGN} mean cosine", False, 0),
+    "geometry/effective_rank": (GEOMETRY, "Effective rank of the features", False, 0),
+    "geometry/modality_gap": (GEOMETRY, "Modality gap of images and texts", False, 0),
+    "gap/centroid_cosine": (GEOMETRY, "Cosine of the mean image and the mean text", False, 0),
+    "gap/pair_alignment": (GEOMETRY, "Squared distance of an image and its text", False, -1),
+    "gap/cross_uniformity": (GEOMETRY, "Uniformity of images against texts of others", False, 0),
+    "gap/separability": (GEOMETRY, "Images told from texts by a linear classifier", True, 0),
+    "gap/singular_above_one/images": (GEOMETRY, "Singular values above 1, images", False, 0),
+    "gap/singular_above_one/texts": (GEOMETRY, "Singular values above 1, texts", False, 0),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +133,9 @@ class Metric:
 
 def describe(name: str) -> Metric:
     """Returns the description of a metric of any suite; an unknown one is shown under its own name."""
+    if name in _SINGLE:
+        section, title, percent, direction = _SINGLE[name]
+        return Metric(name, section, title, percent, direction)
     match name.split("/"):
         case ["factor", factor, "kept"]:
             return Metric(name, FACTORS, f"{factor.capitalize()}, kept above chance")
@@ -130,12 +155,17 @@ def describe(name: str) -> Metric:
         case ["few_shot", shots, target]:
             how = ", ridge" if target.endswith("_ridge") else ""
             return Metric(name, FEW, f"{target.removesuffix('_ridge').capitalize()}, {shots} per class{how}")
+        case ["curve", "crossing", target]:
+            title = f"{target.capitalize()}: labels from which logistic is ahead of naive Bayes"
+            return Metric(name, FEW, title, percent=False, direction=0)
+        case ["curve", size, target]:
+            words = "naive Bayes" if target.endswith("_naive_bayes") else "logistic, C = 1"
+            which = target.removesuffix("_naive_bayes").removesuffix("_logistic")
+            return Metric(name, FEW, f"{which.capitalize()}, {int(size):,} labels: {words}")
         case ["zero_shot", *how, target]:
             top = ", top 5" if target.endswith("_top5") else ""
             words = "Zero-shot by mapped features" if how == ["mapped"] else "Zero-shot"
             return Metric(name, CLASSES, f"{words}{top}")
-        case ["robustness", "imagenet-9", "gap"]:
-            return Metric(name, ROBUST, "ImageNet-9: background gap", direction=-1)
         case ["robustness", "imagenet-9", variant]:
             without_object = variant in ("no_fg", "only_bg_b", "only_bg_t")  # more is no merit there
             title = f"ImageNet-9: {_VARIANTS.get(variant, variant)}"
@@ -148,18 +178,11 @@ def describe(name: str) -> Metric:
             return Metric(name, RETRIEVAL, f"{pair.replace('_to_', ' → ')}, R@1")
         case ["retrieval", direction, k]:
             return Metric(name, RETRIEVAL, f"{_DIRECTION.get(direction, direction)}, {k}")
-        case ["spearman", "captions"]:
-            return Metric(name, RETRIEVAL, "Rank correlation with captions", percent=False)
-        case ["geometry", "alignment"]:
-            return Metric(name, GEOMETRY, "Alignment of images of one label", percent=False, direction=-1)
-        case ["geometry", "tolerance"]:
-            return Metric(name, GEOMETRY, "Tolerance: cosine within a class", percent=False, direction=0)
-        case ["geometry", "uniformity"]:
-            return Metric(name, GEOMETRY, "Uniformity", percent=False, direction=-1)
-        case ["geometry", "effective_rank"]:
-            return Metric(name, GEOMETRY, "Effective rank of the features", percent=False, direction=0)
-        case ["geometry", "modality_gap"]:
-            return Metric(name, GEOMETRY, "Modality gap of images and texts", percent=False, direction=0)
+        case ["swapped_captions", kind]:
+            return Metric(name, RETRIEVAL, f"Own caption before one with another {kind if kind != 'all' else 'word'}")
+        case ["encoding", column]:
+            which = "mean of the columns" if column == "mean" else f"column {column}"
+            return Metric(name, ENCODING, f"Pearson's r, {which}", percent=False)
     return Metric(name, OTHER, name, percent=False, direction=0)
 
 

@@ -11,7 +11,15 @@ from xsample_jax.config.rules import EMOJI
 from xsample_jax.data.sources import open_source
 from xsample_jax.errors import DataError, UserError, lookup
 from xsample_jax.evals.features import Features
-from xsample_jax.evals.linear_probes import SIMCLR, LinearProbe, SgdProtocol, fit_logistic, fit_probes, fit_sgd
+from xsample_jax.evals.linear_probes import (
+    SIMCLR,
+    LinearProbe,
+    SgdProtocol,
+    fit_logistic,
+    fit_naive_bayes,
+    fit_probes,
+    fit_sgd,
+)
 from xsample_jax.evals.metrics import Collector, FeaturesOf
 
 # Name -> function of (features, labels, groups, options).
@@ -19,6 +27,7 @@ PROBES = {
     "ridge": lambda x, labels, groups, options: fit_probes(x, {"": labels}, groups)[""],
     "logistic": lambda x, labels, groups, options: fit_logistic(x, labels, groups),
     "sgd": lambda x, labels, groups, options: fit_sgd(x, labels, groups, options.sgd),
+    "naive_bayes": lambda x, labels, groups, options: fit_naive_bayes(x, labels),
 }
 
 
@@ -35,6 +44,7 @@ class Options:
         embeddings that come with the set.
       text_encoder: name or folder of the sentence encoder for prompts; None: the one of the set's captions.
       sgd: how the SGD probe is trained.
+      responses: .npy file [records, R] that the encoding evaluator predicts, a row for each record of eval.split.
     """
 
     target: str | None = None
@@ -43,6 +53,7 @@ class Options:
     prompts: tuple[str, ...] = ()
     text_encoder: str | None = None
     sgd: SgdProtocol = SIMCLR
+    responses: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,10 +150,12 @@ def check_two_splits(bench: EvalContext) -> Iterator[UserError]:
 class Evaluator:
     """Attributes:
     run: adds the metrics of a bench to a collector.
-    says: one line about it, for `--help`.
+    says: one line about it, for `--help` and the table of docs/evaluation.md.
     check: yields (or raises) what is missing, from manifests and file names alone.
+    metrics: the names of its metrics as that table shows them.
     """
 
     run: Callable[[EvalContext, Collector], None]
     says: str
     check: Callable[[EvalContext], Iterator[UserError]] = check_split
+    metrics: tuple[str, ...] = ()

@@ -125,4 +125,9 @@ def emoji(bench: EvalContext, out: Collector) -> None:
     out.include(evaluate_emoji(bench.features_of, bench.config.eval.split, bench.config.eval.train_split))
 
 
-EMOJI = Evaluator(emoji, "held-out concepts, unseen styles and swapped backgrounds of the emoji set", check)
+EMOJI = Evaluator(
+    emoji,
+    "held-out concepts, unseen styles and swapped backgrounds of the emoji set",
+    check,
+    ("group/...", "subgroup/...", "style/...", "background/...", "few_shot/...", "retrieval/..."),
+)

@@ -20,6 +20,7 @@ from xsample_jax.errors import CheckpointError, ConfigError, DataError, Problems
 from xsample_jax.evals.baselines import baseline_store, baselines_of, data_of
 from xsample_jax.evals.catalog import PIXELS, TITLES
 from xsample_jax.evals.context import EvalContext, Options
+from xsample_jax.evals.encoding import fingerprint
 from xsample_jax.evals.feature_store import FeatureStore
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.metrics import Collector, Interval, SuiteResult
@@ -291,7 +292,7 @@ def _baselines(run: Path, store: FeatureStore, bench: EvalContext, evals: list[s
     def compute(baseline: str, name: str) -> dict[str, float]:
         if baseline not in stores:
             stores[baseline] = benches(baseline)
-        if name == "zero_shot" and bench.text_side is not None and baseline == PIXELS:
+        if name in ("zero_shot", "swapped_captions") and bench.text_side is not None and baseline == PIXELS:
             return {}  # pixels have no text side
         out = Collector()
         log_info(f"{TITLES[baseline]}: {name}")
@@ -309,6 +310,7 @@ def _baselines(run: Path, store: FeatureStore, bench: EvalContext, evals: list[s
     if found:
         what = data_of(store) | {"splits": [config.eval.train_split, config.eval.split], "crop": crop}
         what |= {"target": bench.target, "options": dataclasses.asdict(bench.options)}
+        what |= {"responses": fingerprint(bench.options.responses)}
         for name in evals:
             measured = baselines_of(run, list(found), what | {"eval": name}, partial(compute, name=name))
             for baseline, metrics in measured.items():

@@ -74,18 +74,19 @@ class FeatureStore:
             partial(self._encode, crop=1.0 if whole else self._crop),
             progress(batches, f"features of {title}{by}", count, enabled=jax.process_index() == 0),
             background=background,
+            with_ids=parts.config.eval.views > 0,
             attribute_names=attribute_names,
             gather=partial(gather_rows, mesh=parts.mesh),
         )
 
-    def _encode(self, images: np.ndarray, background: np.ndarray | None = None, crop: float = 1.0):
+    def _encode(self, images: np.ndarray, background: np.ndarray | None = None, ids=None, crop: float = 1.0):
         arrays = {"image": images} if background is None else {"image": images, "background": background}
         side = images.shape[1]
         inner = round(crop * side)
         middle = slice((side - inner) // 2, (side - inner) // 2 + inner)
         arrays = {name: array[:, middle, middle] for name, array in arrays.items()}
-        arrays = to_global(arrays, self.parts.mesh)
-        return self._encoder(self.state, arrays["image"], arrays.get("background"))
+        arrays = to_global(arrays if ids is None else arrays | {"ids": np.asarray(ids, np.int32)}, self.parts.mesh)
+        return self._encoder(self.state, arrays["image"], arrays.get("background"), arrays.get("ids"))
 
 
 def _mixed(examples: Dataset, same: bool) -> Callable[[dict], np.ndarray]:

@@ -84,6 +84,7 @@ def extract_features(
     batches: Iterable[Mapping[str, np.ndarray]],
     *,
     background: Callable[[Mapping[str, np.ndarray]], np.ndarray] | None = None,
+    with_ids: bool = False,
     attribute_names: Mapping[str, Sequence[str]] | None = None,
     gather: Callable[[Mapping], Mapping] = jax.device_get,
 ) -> Features:
@@ -96,6 +97,7 @@ def extract_features(
       batches: dicts with image, id, label, mask (False = padding) and, where there are any, index, caption_embedding
         and "attribute/<name>". A batch without mask has no padding.
       background: called with the batch, gives the background to put under its images.
+      with_ids: encode also gets ids=int [b], those of the images.
       attribute_names: the manifest's words for the attribute values.
       gather: brings {name: rows} to the host. With several processes, each of which iterates over its own rows of the
         batches, it returns the rows of all (mesh.gather_rows), so that every process has the features of the split.
@@ -104,7 +106,7 @@ def extract_features(
     waiting = None
     for batch in batches:
         extra = () if background is None else (background(batch),)
-        dispatched = (encode(batch["image"], *extra), batch)
+        dispatched = (encode(batch["image"], *extra, **({"ids": batch["id"]} if with_ids else {})), batch)
         if waiting is not None:
             parts.append(_fetch(*waiting, gather))
         waiting = dispatched

@@ -5,6 +5,7 @@ import numpy as np
 from xsample_jax.data.records import unit_rows
 from xsample_jax.evals.context import EvalContext, Evaluator
 from xsample_jax.evals.features import Features
+from xsample_jax.evals.linear_probes import hold_out, logistic_path
 from xsample_jax.evals.metrics import Collector, ranks
 
 
@@ -60,6 +61,64 @@ def modality_gap(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     difference = unit_rows(images).astype(np.float64) - unit_rows(texts)
     gap = difference.mean(axis=0)
     return difference @ gap / max(np.linalg.norm(gap), 1e-30)
+
+
+# The contrastive gap (Fahim et al. 2024, arXiv 2405.18570, section 3): how far images and texts keep apart.
+#
+# images, texts: [n, D], row i of both from one example; made unit length here. Contributions are float64 [n].
+
+
+def centroid_cosine(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """Cosine of the mean image and the mean text embedding, as contributions to first order."""
+    x, y = (unit_rows(rows).astype(np.float64) for rows in (images, texts))
+    lengths = [max(np.linalg.norm(rows.mean(axis=0)), 1e-30) for rows in (x, y)]
+    a, b = x.mean(axis=0) / lengths[0], y.mean(axis=0) / lengths[1]
+    cosine = a @ b
+    along = (x @ (b - cosine * a)) / lengths[0] + (y @ (a - cosine * b)) / lengths[1]
+    return cosine + along - along.mean()
+
+
+def cross_uniformity(images: np.ndarray, texts: np.ndarray, t: float = 2.0) -> np.ndarray:
+    """log mean exp(-t |x_i - y_k|^2) over pairs i != k of different examples, as contributions to first order."""
+    kernel = np.exp(t * (2 * (unit_rows(images) @ unit_rows(texts).T).astype(np.float64) - 2))
+    np.fill_diagonal(kernel, 0.0)
+    rows, columns = (kernel.sum(axis=axis) / max(len(kernel) - 1, 1) for axis in (1, 0))
+    mean = rows.mean()
+    return np.log(mean) + (rows + columns) / mean - 2
+
+
+def separability(
+    images: np.ndarray, texts: np.ndarray, groups: np.ndarray, share: float = 0.2, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """How well a linear classifier tells images from texts: logistic regression on 80% of the groups, C = 1.
+
+    Args:
+      groups: int [n]; examples of one group, as those of one caption, are held out together.
+
+    Returns:
+      (share of the two that is right, float32 [m], row numbers int [m]) of the examples held out; 0.5 is a guess.
+    """
+    held = hold_out(groups, share, seed)
+    rows = [np.concatenate([unit_rows(images[keep]), unit_rows(texts[keep])]) for keep in (~held, held)]
+    fitted, asked = (np.repeat([0, 1], len(x) // 2) for x in rows)
+    probe = logistic_path(rows[0], fitted, [2 / len(fitted)])[0]
+    return (probe.predict(rows[1]) == asked).reshape(2, -1).mean(axis=0, dtype=np.float32), np.flatnonzero(held)
+
+
+def singular_above_one(rows: np.ndarray) -> int:
+    """How many singular values of the unit rows [n, D] are above 1: directions that more than one row is worth."""
+    rows = unit_rows(rows).astype(np.float64)
+    return int(np.sum(np.linalg.eigvalsh(rows.T @ rows) > 1))
+
+
+def isotropy(z: np.ndarray) -> np.ndarray:
+    """1 - mean cosine over pairs of different rows of z [n, D], as contributions float64 [n] (arXiv 2210.14140).
+
+    It is 0 where all rows are alike and about 1 where they point in all directions.
+    """
+    z = unit_rows(z).astype(np.float64)
+    of_row = (z @ z.sum(axis=0) - 1) / max(len(z) - 1, 1)
+    return 1 - (2 * of_row - of_row.mean())
 
 
 def effective_rank(features: np.ndarray) -> float:
@@ -121,6 +180,7 @@ def caption_correlation(
 
 
 MOST_CAPTIONS = 2000  # of the rank correlation, which compares every two
+MOST_PAIRS = 4096  # of the gap, as of uniformity
 
 
 def add_geometry(out: Collector, of: Features, concepts: np.ndarray, units: np.ndarray, kinds: np.ndarray) -> None:
@@ -141,6 +201,7 @@ def add_geometry(out: Collector, of: Features, concepts: np.ndarray, units: np.n
     if len(z) > 1:
         values, rows = uniformity(z)
         out.add_per_example("geometry/uniformity", values, units[rows])
+        out.add_per_example("geometry/isotropy", isotropy(z), units)
     out.scalar("geometry/effective_rank", effective_rank(of.features))
 
 
@@ -183,8 +244,27 @@ def captions(bench: EvalContext, out: Collector) -> None:
     if test.caption_embedding is not None:
         add_caption_correlation(out, test)
     if bench.text_side is not None:
-        rows, texts, _ = bench.text_side.of_split(bench.config.eval.split)
-        out.add_per_example("geometry/modality_gap", modality_gap(test.embedding[rows], texts), bench.units(test)[rows])
+        rows, texts, ids = bench.text_side.of_split(bench.config.eval.split)
+        units = bench.units(test)[rows]
+        out.add_per_example("geometry/modality_gap", modality_gap(test.embedding[rows], texts), units)
+        add_gap(out, test.embedding[rows], texts, ids, units)
+
+
+def add_gap(out: Collector, images: np.ndarray, texts: np.ndarray, ids: np.ndarray, units: np.ndarray) -> None:
+    """Adds the metrics of the contrastive gap. images, texts: [n, D]; ids: of the captions; units: of the bootstrap."""
+    if len(images) > MOST_PAIRS:
+        keep = np.random.default_rng(0).choice(len(images), MOST_PAIRS, replace=False)
+        images, texts, ids, units = images[keep], texts[keep], ids[keep], units[keep]
+    out.add_per_example("gap/centroid_cosine", centroid_cosine(images, texts), units)
+    out.add_per_example("gap/pair_alignment", np.sum((unit_rows(images) - unit_rows(texts)) ** 2, axis=1), units)
+    for name, rows in (("images", images), ("texts", texts)):
+        out.scalar(f"gap/singular_above_one/{name}", singular_above_one(rows))
+    if len(np.unique(ids)) < 2:
+        out.note("gap/separability, gap/cross_uniformity: not measured, the split has a single caption")
+        return
+    out.add_per_example("gap/cross_uniformity", cross_uniformity(images, texts), units)
+    right, rows = separability(images, texts, ids)
+    out.add_per_example("gap/separability", right, units[rows], classes=2, chance=0.5)
 
 
 def all_geometry(bench: EvalContext, out: Collector) -> None:
@@ -193,5 +273,7 @@ def all_geometry(bench: EvalContext, out: Collector) -> None:
 
 
 GEOMETRY = Evaluator(
-    all_geometry, "alignment, tolerance, uniformity, effective rank, modality gap, rank correlation with the captions"
+    all_geometry,
+    "alignment, tolerance, uniformity, isotropy, effective rank; agreement with captions; gap of images and texts",
+    metrics=("geometry/...", "spearman/captions", "gap/..."),
 )

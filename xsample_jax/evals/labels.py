@@ -53,18 +53,18 @@ def guess(rows: Labeled, k: int = 1) -> dict:
 
 
 def ridge(bench: EvalContext, out: Collector) -> None:
-    _accuracy(bench, out, "ridge", "probe")
+    add_accuracy(bench, out, "ridge", "probe")
 
 
 def logistic(bench: EvalContext, out: Collector) -> None:
-    _calibration(bench, out, "logistic", _accuracy(bench, out, "logistic", "logistic"))
+    add_calibration(bench, out, "logistic", add_accuracy(bench, out, "logistic", "logistic"))
 
 
 def sgd(bench: EvalContext, out: Collector) -> None:
-    _calibration(bench, out, "sgd", _accuracy(bench, out, "sgd", "sgd"))
+    add_calibration(bench, out, "sgd", add_accuracy(bench, out, "sgd", "sgd"))
 
 
-def _accuracy(bench: EvalContext, out: Collector, kind: str, name: str) -> np.ndarray:
+def add_accuracy(bench: EvalContext, out: Collector, kind: str, name: str) -> np.ndarray:
     """Adds top-1 and, of more than five classes, top-5 accuracy; returns the scores [m, K]."""
     rows, probe = bench.labeled, bench.probe(kind)
     scores = probe.scores(rows.test)
@@ -77,7 +77,8 @@ def _accuracy(bench: EvalContext, out: Collector, kind: str, name: str) -> np.nd
     return scores
 
 
-def _calibration(bench: EvalContext, out: Collector, name: str, scores: np.ndarray) -> None:
+def add_calibration(bench: EvalContext, out: Collector, name: str, scores: np.ndarray) -> None:
+    """Adds calibration error and area under ROC of a probe whose scores [m, K] are logits."""
     rows, classes = bench.labeled, bench.probe(name).classes
     probabilities = softmax(scores)
     correct = classes[scores.argmax(axis=1)] == rows.test_labels
@@ -99,11 +100,31 @@ def few_shots(bench: EvalContext, out: Collector) -> None:
         out.note(said)
 
 
-KNN = Evaluator(knn, "weighted kNN, 20 neighbors", check_target)
-RIDGE = Evaluator(ridge, "linear probe in closed form", check_target)
-LOGISTIC = Evaluator(logistic, "linear probe by L-BFGS, L2 sweep; calibration error, AUC", check_target)
-SGD = Evaluator(sgd, "linear probe by SGD, rate sweep; calibration error, AUC", check_target)
-FEW_SHOT = Evaluator(few_shots, "1, 2, 5, 10 examples per class, 20 draws", check_target)
+def _named(classifier: str, *endings: str) -> tuple[str, ...]:
+    return (f"<target>/{classifier}", *endings)
+
+
+_PROBABILITIES = ("_top5", "_ece", "_auc")
+KNN = Evaluator(knn, "weighted kNN, 20 neighbors", check_target, _named("knn"))
+RIDGE = Evaluator(ridge, "linear probe by ridge regression, in closed form", check_target, _named("probe", "_top5"))
+LOGISTIC = Evaluator(
+    logistic,
+    "multinomial logistic regression by L-BFGS, L2 from 7 values; calibration error, AUC",
+    check_target,
+    _named("logistic", *_PROBABILITIES),
+)
+SGD = Evaluator(
+    sgd,
+    "linear probe by SGD: momentum 0.9, cosine, 90 epochs, batch 4,096, 6 rates; calibration error, AUC",
+    check_target,
+    _named("sgd", *_PROBABILITIES),
+)
+FEW_SHOT = Evaluator(
+    few_shots,
+    "1, 2, 5, 10 examples per class, 20 draws: nearest class mean, and ridge regression",
+    check_target,
+    ("few_shot/<k>/<target>", "..._ridge"),
+)
 
 
 # One linear probe per factor, for sets whose factors are known and independent.
@@ -154,4 +175,9 @@ def factors(bench: EvalContext, out: Collector) -> None:
     out.include(evaluate_factors(bench.train, bench.test))
 
 
-FACTORS = Evaluator(factors, "a linear probe for every attribute, and what is kept of each above chance", check_factors)
+FACTORS = Evaluator(
+    factors,
+    "a linear probe for every attribute, and what is kept of each above chance",
+    check_factors,
+    ("factor/<name>/probe", "factor/<name>/kept"),
+)

@@ -102,10 +102,18 @@ def _interval(mean: float, draws: np.ndarray, level: float, seeds: int) -> Inter
     return Interval(mean, float(low), float(high), seeds)
 
 
+def resampled(runs: Sequence[Scores], resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """The mean over runs of one metric under every resample of concepts and runs, float64 [resamples].
+
+    Metrics of the same concepts and of as many runs are resampled alike: functions of several of them get an interval.
+    """
+    return _resample_runs(_means(runs, _all_concepts(runs), resamples, seed), seed + 1)
+
+
 def bootstrap(runs: Sequence[Scores], resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0) -> Interval:
     """Mean over runs (seeds) of one metric with its percentile interval, over concepts and runs."""
-    means = _means(runs, _all_concepts(runs), resamples, seed)
-    return _interval(float(np.mean([run.mean() for run in runs])), _resample_runs(means, seed + 1), level, len(runs))
+    mean = float(np.mean([run.mean() for run in runs]))
+    return _interval(mean, resampled(runs, resamples, seed), level, len(runs))
 
 
 def paired_difference(

@@ -6,11 +6,14 @@
 from xsample_jax.errors import lookup
 from xsample_jax.evals.context import EvalContext, Evaluator, Options
 from xsample_jax.evals.emoji import EMOJI
+from xsample_jax.evals.encoding import ENCODING
 from xsample_jax.evals.geometry import GEOMETRY
 from xsample_jax.evals.labels import FACTORS, FEW_SHOT, KNN, LOGISTIC, RIDGE, SGD
 from xsample_jax.evals.metrics import Collector, FeaturesOf, SuiteResult
+from xsample_jax.evals.naive_bayes import NAIVE_BAYES
 from xsample_jax.evals.retrieval import RETRIEVAL
 from xsample_jax.evals.robustness import MIT_STATES, ROBUSTNESS
+from xsample_jax.evals.swapped_captions import SWAPPED_CAPTIONS
 from xsample_jax.evals.zero_shot import ZERO_SHOT
 
 EVALUATORS: dict[str, Evaluator] = {
@@ -18,11 +21,14 @@ EVALUATORS: dict[str, Evaluator] = {
     "probe": RIDGE,
     "logistic": LOGISTIC,
     "sgd": SGD,
+    "naive_bayes": NAIVE_BAYES,
     "few_shot": FEW_SHOT,
     "zero_shot": ZERO_SHOT,
     "retrieval": RETRIEVAL,
+    "swapped_captions": SWAPPED_CAPTIONS,
     "geometry": GEOMETRY,
     "factors": FACTORS,
+    "encoding": ENCODING,
     "emoji": EMOJI,
     "robustness": ROBUSTNESS,
     "mit_states": MIT_STATES,

@@ -106,4 +106,9 @@ def _add(out: Collector, direction: str, hits: dict, rows: np.ndarray, units: np
             out.note(f"{name}: the gallery has only {size} images or texts")
 
 
-RETRIEVAL = Evaluator(retrieval, "recall at 1, 5, 10: image to image of its label; image to text and back", check)
+RETRIEVAL = Evaluator(
+    retrieval,
+    "recall at 1, 5, 10: image to image of its label; image to text and back",
+    check,
+    tuple(f"retrieval/{direction}/R@k" for direction in ("image_to_image", "image_to_text", "text_to_image")),
+)

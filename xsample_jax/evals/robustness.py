@@ -119,6 +119,7 @@ ROBUSTNESS = Evaluator(
     robustness,
     "ImageNet, ReaL, V2, A, R, Sketch, ImageNet-9 and its gap, ObjectNet, by one probe (--sets)",
     check_robustness,
+    ("robustness/<set>",),
 )
 
 
@@ -187,4 +188,9 @@ def mit_states(bench: EvalContext, out: Collector) -> None:
         )
 
 
-MIT_STATES = Evaluator(mit_states, "objects and attributes of MIT-States, fixed halves (--sets)", check_mit_states)
+MIT_STATES = Evaluator(
+    mit_states,
+    "objects and attributes of MIT-States: a linear layer each, fixed halves (--sets)",
+    check_mit_states,
+    ("mit_states/objects", "mit_states/attributes"),
+)

@@ -156,7 +156,12 @@ def _maps(of: Spectrum, features: np.ndarray, targets: np.ndarray, l2_values):
         yield l2, lambda x, w=w: of.standardize(x) @ w + center
 
 
-ZERO_SHOT = Evaluator(zero_shot, "nearest class text, by the model's text side or a map to the frozen texts", check)
+ZERO_SHOT = Evaluator(
+    zero_shot,
+    "nearest class text, by the model's text side or a map to the frozen texts",
+    check,
+    ("zero_shot/label", "zero_shot/mapped/label", "_top5"),
+)
 
 
 # The text side of a trained model: unit embeddings of the captions of a split, or of any texts.

@@ -150,6 +150,39 @@ def entropy(target: jax.Array) -> jax.Array:
     return -jnp.sum(jnp.where(target > 0, target * jnp.log(jnp.where(target > 0, target, 1.0)), 0.0), axis=-1)
 
 
+def pulls(logits: jax.Array, target: jax.Array, weight: jax.Array, compete: bool) -> dict[str, jax.Array]:
+    """How strongly a row pulls and pushes its keys: the weights of its gradient (arXiv 2510.14824).
+
+    The gradient of a row is sum_k w_ik (direction of key k). Where pairs compete, in the cross-entropy, w = p - T: the
+    weights of a row sum to zero. In the sigmoid links every pair stands alone, w = sigmoid(S) - T.
+
+    Args:
+      logits, target: [A, K]; weight: [A, K], N of the denominator, or where pairs do not compete which are valid.
+        The first PULLED rows are looked at: all of them would cost as much as the loss.
+
+    Returns:
+      [min(A, PULLED)] each: weight_positive, the sum of -w over the keys that are pulled (w < 0), of a single positive
+      1 - p; weight_negative, the mean of w over those that are pushed; weight_top_negative, the largest w. No gradient.
+      The streaming loss does not have them: p and T of a pair need both sums over the row, a second pass over all
+      pairs. An objective has them where all its terms do.
+    """
+    logits, target, weight = jax.lax.stop_gradient([of[:PULLED] for of in (logits, target, weight)])
+    if compete:
+        slope = weight * jnp.exp(jnp.where(weight > 0, logits - log_sum(logits, weight)[:, None], 0.0)) - target
+    else:  # sigmoid(S) - T, written so that no digits are lost where both are near 1
+        slope = (1 - target) * jax.nn.sigmoid(logits) - target * jax.nn.sigmoid(-logits)
+    slope = jnp.where(weight > 0, slope, 0.0)
+    push = jnp.maximum(slope, 0.0)
+    return {
+        "weight_positive": jnp.sum(jnp.maximum(-slope, 0.0), axis=-1),
+        "weight_negative": jnp.sum(push, axis=-1) / jnp.maximum(jnp.sum(push > 0, axis=-1), 1),
+        "weight_top_negative": jnp.max(push, axis=-1),
+    }
+
+
+PULLS, PULLED = ("weight_positive", "weight_negative", "weight_top_negative"), 256
+
+
 def mean_over_rows(values: jax.Array, counted: jax.Array) -> jax.Array:
     """Mean of `values` [A] over the rows where `counted` [A] is true; 0 when there is none."""
     return jnp.sum(jnp.where(counted, values, 0.0)) / jnp.maximum(jnp.sum(counted), 1)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from xsample_jax.graphs.targets import weight_at
+from xsample_jax.objectives.cross_entropy import PULLS
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.logits import LOWEST_TEMPERATURE
 from xsample_jax.objectives.side_information import batch_entries
@@ -172,18 +173,18 @@ def objective_loss(
         how = how and dataclasses.replace(how, class_embeddings=None, caption_wire="float32")
     share = _sum_of_weights(objective, progress)
     reasons = dict(find_unstreamable(objective))
-    loss, metrics = 0.0, {}
+    loss, metrics, unknown = 0.0, {}, set()
     apart = [(n, one) for n, term in enumerate(objective.terms) for one in views_apart(term, blocks, images)]
     for number, term in apart:
         term_key = None if key is None else jax.random.fold_in(key, number)
-        tau_s = objective.target_temperature
         if how is not None and how.wants(reasons.get(number), *count_rows(term, blocks, images)):
-            value, found = streamed_term(term, blocks, images, temperature, tau_s, how)
+            value, found = streamed_term(term, blocks, images, temperature, objective.target_temperature, how)
         else:
-            pairs = pairs_of(term, blocks, images, temperature, tau_s, bias, progress, term_key)
+            pairs = pairs_of(term, blocks, images, temperature, objective.target_temperature, bias, progress, term_key)
             value, counted = term_value(term, pairs, images)
             found = graph_metrics(term, pairs, counted)
         loss += (weight := weight_at(term.weight, progress)) * value
+        unknown |= set(PULLS) - found.keys()
         for name, metric in found.items():
             metrics[name] = metrics.get(name, 0.0) + weight / share * metric
     for number, whole in enumerate(objective.feature_terms, len(objective.terms)):
@@ -193,7 +194,7 @@ def objective_loss(
             name = f"feature_{name_of(term.name)}"
             metrics[name] = metrics.get(name, 0.0) + part
             loss += part
-    metrics["loss"] = loss
+    metrics = {name: value for name, value in metrics.items() if name not in unknown} | {"loss": loss}
     if not objective.feature_terms and all(term.is_cross_entropy for term in objective.terms):
         metrics["kl"] = loss - share * metrics["target_entropy"]
     return loss, metrics

@@ -10,7 +10,15 @@ import numpy as np
 from xsample_jax.errors import ConfigError, DataError, lookup
 from xsample_jax.graphs.sources import identity, label
 from xsample_jax.graphs.targets import Graph, Mixture, parts_of, scaled_weight, source_slots, target
-from xsample_jax.objectives.cross_entropy import AGGREGATES, DENOMINATORS, Pairing, entropy, log_sum, mean_over_rows
+from xsample_jax.objectives.cross_entropy import (
+    AGGREGATES,
+    DENOMINATORS,
+    Pairing,
+    entropy,
+    log_sum,
+    mean_over_rows,
+    pulls,
+)
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.links import LINKS
 from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES, all_products
@@ -391,7 +399,8 @@ def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax
     views included (only with labels); rows_without_positive: share of anchors that are left out;
     rows_without_negative: share of anchors that nothing is pushed away from; positive_z: z-score of the positives
     among all keys (of the link z only); positive_margin: how far the last positive of a row stands above its nearest
-    negative (of the link group_order only).
+    negative (of the link group_order only); weight_positive, weight_negative and weight_top_negative of `pulls` (of the
+    cross-entropy and the sigmoid links, where views are not merged).
     """
     keys, counted_anchors = len(pairs.v["z"]), counted
     graph = pairs.target[:, :keys]
@@ -408,7 +417,10 @@ def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax
         rows["positive_z"] = jnp.sum(graph * z_scores(pairs.logits, pairs.valid)[:, :keys], axis=-1)
     if name_of(term.link) == "group_order":
         rows["positive_margin"] = positive_margin(pairs.logits, pairs.target, pairs.valid)
-    metrics = {name: mean_over_rows(value, counted) for name, value in rows.items()}
+    if not term.merge_views and (term.is_cross_entropy or name_of(term.link) in ("sigmoid", "sigmoid_mean")):
+        weight = negatives_of(term, pairs) if term.is_cross_entropy else pairs.valid
+        rows |= pulls(pairs.logits, pairs.target, weight, term.is_cross_entropy)
+    metrics = {name: mean_over_rows(value, counted[: len(value)]) for name, value in rows.items()}
     repelled = jnp.any(_pushed(term, pairs), axis=-1)
     if len(counted_anchors) < len(repelled):  # merged views are one anchor
         repelled = jnp.any(repelled.reshape(len(counted_anchors), -1), axis=-1)

@@ -42,8 +42,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--evals", required=True, help="names of evaluations, with commas between, as knn,logistic")
     parser.add_argument("--out", help="folder for the results (default: RUN/evaluations/STEP)")
     parser.add_argument("--target", help="what probes predict: label or an attribute (emoji: subgroup; else label)")
-    parser.add_argument("--probe", default="logistic", help="for robustness: ridge, logistic or sgd (%(default)s)")
+    probes = "ridge, logistic, sgd or naive_bayes"
+    parser.add_argument("--probe", default="logistic", help=f"for robustness: {probes} (%(default)s)")
     parser.add_argument("--sets", type=local_path, help="folder with the test sets of robustness and mit_states")
+    parser.add_argument("--responses", type=local_path, help="file [records, R] that encoding predicts, .npy")
     parser.add_argument("--crop", type=float, default=1.0, help="middle share of the side that is seen (default: all)")
     parser.add_argument(
         "--prompts", type=local_path, help="file with a template for class names on each line, with {caption}"
@@ -98,6 +100,7 @@ def run(arguments: Sequence[str]) -> int:
         prompts=read_prompts(chosen.prompts),
         text_encoder=chosen.text_encoder,
         sgd=read_protocol(chosen),
+        responses=chosen.responses,
     )
     where = find_checkpoint(chosen.run)
     start(detect_process(), config_to_json(read_config(*where, overrides)), describe_difference)

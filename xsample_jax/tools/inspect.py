@@ -4,6 +4,7 @@
     python -m xsample_jax.tools.inspect --data=data/cc3m --batch_size=1024
     python -m xsample_jax.tools.inspect --data=configs/cc3m.py --config.data.path=data/cc3m
 
+With --run=RUN it also prints how strongly a trained run's gradient pulls and pushes, and where to.
 Of a large set it reads a sample (--sample), and says so. Writes one page and its figures as PNG beside it. With a
 config, split, caption, batch size, views and tau_s are those of the run.
 """
@@ -61,6 +62,7 @@ def run(arguments: list[str]) -> None:
     )
     parser.add_argument("--data", required=True, help="folder of a dataset, emoji, or a config file")
     parser.add_argument("--out", default="inspect.html", help="page to write (default: %(default)s)")
+    parser.add_argument("--run", metavar="RUN", help="also print weights and directions of a run's gradient")
     parser.add_argument("--split", help="default: that of the config, or train")
     parser.add_argument("--caption", help="which caption of a record, as data.caption")
     parser.add_argument("--batch_size", type=int, help="images of a batch (default: that of the config, or 256)")
@@ -78,9 +80,17 @@ def run(arguments: list[str]) -> None:
     from xsample_jax.io.paths import local_copy_of
     from xsample_jax.reports.inspect import inspect
 
+    if flags.run is not None:
+        from xsample_jax.checkpoint_files import find_checkpoint
+
+        find_checkpoint(flags.run)  # a wrong one is said before the set is read
     with local_copy_of(flags.out) as out:
-        lines = inspect(question(flags, overrides), out, flags.sample, flags.seed)
-    print("\n".join([*lines[:-1], flags.out]))
+        lines = inspect(question(flags, overrides), out, flags.sample, flags.seed)[:-1]
+    if flags.run is not None:
+        from xsample_jax.reports.gradients import gradient_lines
+
+        lines += gradient_lines(flags.run)
+    print("\n".join([*lines, flags.out]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
