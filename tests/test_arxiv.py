@@ -91,6 +91,8 @@ TITLES = {
     "2205.14135": "FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness",
     "2205.14459": "CyCLIP: Cyclic Contrastive Language-Image Pretraining",
     "2207.07874": "Model-Aware Contrastive Learning: Towards Escaping the Dilemmas",
+    "2212.00552": "An Effective Deployment of Contrastive Learning in Multi-label Text Classification",
+    "2402.11816": "Learning the Unlearned: Mitigating Feature Suppression in Contrastive Learning",
     "2210.01189": "Rank-N-Contrast: Learning Continuous Representations for Regression",
     "2211.13081": "Robust Mean Teacher for Continual and Gradual Test-Time Adaptation",
     "2212.13847": "Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Adaptively Weighted Negative Samples",  # noqa: E501

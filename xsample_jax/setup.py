@@ -28,6 +28,7 @@ from xsample_jax.objectives.adversary import Adversary, make_adversary
 from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.objectives.learned_state import init_memory, init_objective_parameters
 from xsample_jax.objectives.objective import Objective
+from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.optim import SCHEDULE_FREE, make_optimizer
 from xsample_jax.param_groups import ParamGroups, check_rules
 from xsample_jax.sharding import batch_sharding, make_mesh, replicated, state_shardings
@@ -40,7 +41,7 @@ from xsample_jax.step import SIDE_INFORMATION, init_online_probe, make_train_ste
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
     """What shapes depend on: records in the split, image channels, width of caption embeddings, size of the vocabulary,
-    number of classes, depth of the class tree."""
+    number of classes, depth of the class tree, and the shape of one record's entries of data.side by name."""
 
     count: int
     channels: int
@@ -48,6 +49,7 @@ class DatasetSpec:
     vocab_size: int | None = None
     classes: int = 1000
     depth: int = 3
+    side: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 # Shapes for compiling a config whose data is elsewhere: RGB photographs, all-mpnet-base-v2 embeddings.
@@ -66,6 +68,7 @@ def dataset_spec(examples: Dataset) -> DatasetSpec:
         vocab_size,
         len(examples.source.manifest.class_names),
         len(examples.hierarchy) + 1,
+        {name: first[name].shape for name in examples.side},
     )
 
 
@@ -177,6 +180,8 @@ class RunSetup:
             "path": ((batch, facts.depth), jnp.int32),
             "index": ((batch,), jnp.int32),
         }
+        for name, kind in BY_RECORD.items():  # without a data set, one number of each record stands in
+            shapes[name] = ((batch, *facts.side.get(name, (1,) * kind.wide)), jnp.dtype(kind.dtype))
         names = {"image", "id", "label"} | self.objective.requires
         sharding = batch_sharding(self.mesh)
         return {

@@ -131,4 +131,4 @@ def test_every_provider_has_a_state_that_exists():
 
 def test_the_config_offers_the_graphs_that_something_provides():
     """faults A1: objective.graph offered choices that every data set lacks."""
-    assert set(SOURCES) - set(SOURCE_NAMES) == {"labels", "kernel", "geometry"}
+    assert set(SOURCES) - set(SOURCE_NAMES) == {"geometry"}

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from xsample_jax import param_groups
 from xsample_jax.config.rules_objective import LOSS_RULES, OBJECTIVE_RULES
+from xsample_jax.data.side import find_side_problems
 from xsample_jax.errors import ConfigError, did_you_mean
 from xsample_jax.models.towers import kind_of
 from xsample_jax.objectives.from_config import build_objective
@@ -64,6 +65,10 @@ def _mix(c: dict) -> Iterator[ConfigError]:
         yield ConfigError("data.mix", f"shares of {total:g}", "less than 1 in all: data.path gets the rest")
     if c["data.mix"] and c["data.source"] != "records":
         yield ConfigError("data.mix", c["data.mix"], f"() with data.source = {c['data.source']}", "Use records.")
+
+
+def _side(c: dict) -> Iterator[ConfigError]:
+    yield from find_side_problems(c["data.side"], mixed=bool(c["data.mix"]))
 
 
 def _noise(c: dict) -> Iterator[ConfigError]:
@@ -125,7 +130,7 @@ def _hue(c: dict) -> Iterator[ConfigError]:
         )
 
 
-DATA_RULES = (_data_source, _mix, _noise, _samples_per_class, _fraction, _view_size, _hue)
+DATA_RULES = (_data_source, _mix, _side, _noise, _samples_per_class, _fraction, _view_size, _hue)
 
 
 # Rules about evaluations, and about the checkpoints that they rank.

@@ -63,6 +63,13 @@ DATA = {
         ("group", "subgroup"),
         "Attributes of the records above the class in the class tree, root first, for the hierarchy graph.",
     ),
+    "side": Key(
+        tuple[dict, ...],
+        (),
+        "Further entries of every record: {name: cluster, group, target, labels, class_temperature or weight; file: a "
+        ".npz by record index, or attributes: names of attributes} (docs/side_information.md). Those that nothing "
+        "reads are not opened.",
+    ),
     "samples_per_class": Key(
         int,
         None,

@@ -10,18 +10,20 @@ import itertools
 import logging
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from xsample_jax.data.decode import decode_image
 from xsample_jax.data.loader import Rates, draw_order, scrambled, threaded_batches
 from xsample_jax.data.records import unit_rows
+from xsample_jax.data.side import FROM_ATTRIBUTES, Reader, open_side
 from xsample_jax.data.sources import Mixture, open_source, open_training_source, source_folder
 from xsample_jax.data.tokenizer import load_tokenizer, tokenize
 from xsample_jax.errors import DataError, raise_all
 from xsample_jax.objectives.from_config import build_objective, presets_that_read
 from xsample_jax.objectives.objective import Objective
+from xsample_jax.objectives.side_information import BY_RECORD
 
 # Which caption of a record training sees, and its embedding: the key `data.caption`.
 
@@ -99,6 +101,7 @@ class Dataset:
       keep: every picture is decoded once and stays in memory (data.cache=decoded).
       fit: how images become squares: crop or pad (data/decode.py).
       zero_captions: a record without a caption gets an embedding of zeros, where an evaluation can do without.
+      side: readers of the entries of data.side that are in `fields` (data/side.py).
     """
 
     source: Sequence
@@ -113,6 +116,7 @@ class Dataset:
     keep: bool = False
     fit: str = "crop"
     zero_captions: bool = False
+    side: Mapping[str, Reader] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         self._broken: set[int] = set()
@@ -184,6 +188,9 @@ class Dataset:
             example["path"] = self._path(record, index)
         if "attributes" in self.fields:
             example |= {f"attribute/{name}": np.int32(value) for name, value in record["attributes"].items()}
+        if self.side:
+            place = self.source.place(index)
+            example |= {name: read(record, place) for name, read in self.side.items()}
         return example
 
     def _write_picture(self, record: dict, index: int, image: np.ndarray) -> None:
@@ -320,7 +327,8 @@ def open_dataset(config, split: str, fields: frozenset[str], source=None) -> Dat
     """The decoded examples of a split, or of `source`, with the entries in `fields`; DataError when it lacks one."""
     source = open_source(config.data, split) if source is None else source
     check_not_empty(source)
-    check_side_information(fields, source)
+    given = [entry["name"] for entry in config.data.side]
+    check_side_information(fields, source, given)
     folder = source_folder(config.data)
     tokenizer = load_tokenizer(folder) if "caption_tokens" in fields else None
     return Dataset(
@@ -333,6 +341,7 @@ def open_dataset(config, split: str, fields: frozenset[str], source=None) -> Dat
         length=config.model.text.length,
         hierarchy=tuple(config.data.hierarchy),
         fit=config.data.fit,
+        side=open_side(config.data.side, source, fields & set(given)),
     )
 
 
@@ -390,11 +399,11 @@ def check_class_names(objective: Objective, source) -> None:
 MOST_PRESETS = 12  # named in a message
 
 
-def check_side_information(fields: frozenset[str], source) -> None:
+def check_side_information(fields: frozenset[str], source, side: Collection[str] = ()) -> None:
     """Raises DataError (or Problems) for entries in `fields` that no data set, or not this one, can deliver.
 
     What a set has is read off its manifest and a sample of its records: a set may lack captions here and there, and on
-    some sets one record cannot be read.
+    some sets one record cannot be read. `side`: the entries that data.side gives.
     """
 
     def some(test) -> bool:
@@ -409,13 +418,18 @@ def check_side_information(fields: frozenset[str], source) -> None:
         "path": labels and some(lambda record: record["attributes"]),
         "index": True,
         "attributes": True,
-    }
+    } | dict.fromkeys(side, True)
     presets = presets_that_read([name for name, there in has.items() if there])
     more = f" and {len(presets) - MOST_PRESETS} more" if len(presets) > MOST_PRESETS else ""
     fix = f"Presets that this dataset supports: {', '.join(presets[:MOST_PRESETS])}{more}."
     problems = []
     for name in sorted(fields):
-        if name not in has:
+        if name in BY_RECORD and name not in has:
+            kind = BY_RECORD[name]
+            by = "attributes or a file" if name in FROM_ATTRIBUTES else "a file"
+            expected = f"{by} for {name!r} ({kind.says}) in data.side"
+            problems.append(DataError(f"batch entry {name}", None, expected, f"It comes from {kind.how}. {fix}"))
+        elif name not in has:
             problems.append(DataError(f"batch entry {name}", None, "a graph that does not read it: no set has it", fix))
         elif not has[name]:
             expected = "a data set that has it, as the target graph or the text side of this objective reads it"

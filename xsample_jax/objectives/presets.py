@@ -65,6 +65,17 @@ IMAGES = {
         Objective((Term(LABEL),), 0.1),
         golden="SupCon-out (SupContrast)",
     ),
+    "y_aware": Preset(
+        "T = rowsum(exp(-|t_i - t_k|^2 / 2)) over k != i, t real-valued labels; tau 0.1",
+        "y-Aware, arXiv 2106.08808; the width of the kernel is ours, and the published code divides columns, not rows",
+        Objective((Term(Graph({"name": "kernel", "bandwidth": 1.0}, "row_sum")),), 0.1),
+    ),
+    "multi_label": Preset(
+        "T = rowsum(|L_i and L_k| / |L_i or L_k|) over k != i, L sets of labels; tau 0.1",
+        "Jaccard similarity contrastive loss, arXiv 2212.00552 (there of texts; the equation was not compared with the "
+        "paper)",
+        Objective((Term(Graph("labels", "row_sum")),), 0.1),
+    ),
     "supcon_in": Preset(
         "-log of the mean over i+ of e^{s(i, i+)/tau} / sum over k != i of e^{s(i, k)/tau}",
         "SupCon (in), arXiv 2004.11362, eq. 3",
