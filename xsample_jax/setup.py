@@ -19,6 +19,7 @@ from xsample_jax.data.class_texts import load_class_embeddings
 from xsample_jax.data.dataset import Dataset, check_class_names, no_records, open_dataset, readable, spread_places
 from xsample_jax.data.perturb import apply_perturbations
 from xsample_jax.data.records import RecordSource, open_records, read_manifest
+from xsample_jax.data.side import read_groups, recorded_rates
 from xsample_jax.data.sources import check_memory, open_training_source, source_folder
 from xsample_jax.errors import ConfigError, DataError, UserError, did_you_mean, raise_all
 from xsample_jax.metrics.profiling import host_memory
@@ -240,7 +241,8 @@ def build_run(config, mesh: Mesh | None = None) -> tuple[RunSetup, Dataset]:
     source, rates = open_training_source(config.data)
     check_class_names(objective, source)
     examples = open_dataset(config, config.data.split, fields, source)
-    examples.rates = rates
+    examples.rates = recorded_rates(config.data, source) if rates is None else rates
+    examples.groups = read_groups(config.data, source, config.batch_size)
     classes = None
     if "class_embedding" in fields:
         classes = load_class_embeddings(source_folder(config.data), examples.source)

@@ -17,6 +17,7 @@ from xsample_jax.data.sources import open_training_source
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import ConfigError, DataError, Problems, UserError
 from xsample_jax.models import towers
+from xsample_jax.objectives.row_weights import recorded
 from xsample_jax.setup import build_run
 
 ATTRIBUTES = {"age": ("18", "25.5", "40"), "color": ("red", "blue"), "count": ("one", "two", "three")}
@@ -196,3 +197,88 @@ def test_a_run_reads_what_its_objective_asks_for(folder, clusters, monkeypatch):
     state, metrics = parts.train_step(parts.new_state(), jax.device_put(batch))
     assert np.isfinite(metrics["loss"])
     np.testing.assert_array_equal(state.memory["queue/cluster"][:16], batch["cluster"])
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_batches_of_one_group(folder, hosts):
+    """Pure, equal for any number of hosts and after a resume, each record at most once in a pass, in another order."""
+    groups = np.repeat([2, 0, 5, -1], [19, 10, 9, 2])[np.random.default_rng(0).permutation(40)]
+    config = config_for(folder, batch_size=4)
+    examples = open_dataset(config, "train", frozenset())
+    examples.groups = groups
+    parts = np.split(np.arange(4), hosts)
+    batches = [first_batches(examples, config, count=16, rows=rows)["id"].reshape(16, -1) for rows in parts]
+    found = np.concatenate(batches, axis=1) - 100
+    np.testing.assert_array_equal(found, first_batches(examples, config, count=16)["id"].reshape(16, 4) - 100)
+    of_batch = groups[found]
+    assert (of_batch == of_batch[:, :1]).all()
+    for one_pass in (found[:8], found[8:]):  # 4 + 2 + 2 batches
+        names, counts = np.unique(groups[one_pass[:, 0]], return_counts=True)
+        assert dict(zip(names.tolist(), counts.tolist(), strict=True)) == {0: 2, 2: 4, 5: 2}
+        assert len(np.unique(one_pass)) == 32
+    assert set(found[:8].ravel()) != set(found[8:].ravel())
+    later = first_batches(examples, config, count=3, start=5 * 4, rows=parts[-1])["id"].reshape(3, -1) - 100
+    np.testing.assert_array_equal(later, found[5:8, parts[-1]])
+    # After batches of another size the next whole batch comes first.
+    np.testing.assert_array_equal(first_batches(examples, config, count=1, start=18)["id"] - 100, found[5])
+
+
+def test_groups_come_from_labels_clusters_and_attributes(folder, clusters, tmp_path):
+    source = open_records(folder, "train")
+    color = of_attributes("group", "color")
+    for side, by in (((), "label"), ((color,), "group"), ((of_attributes("cluster", "color"),), "cluster")):
+        _, examples = build_run(config_for(folder, *side, data__batches_of=by))
+        np.testing.assert_array_equal(examples.groups, np.arange(40) % 2)
+    write_side(tmp_path / "one.npz", np.arange(40) // 20, source)
+    _, examples = build_run(config_for(folder, of_file(tmp_path / "one.npz"), data__batches_of="cluster"))
+    np.testing.assert_array_equal(examples.groups, np.arange(40) // 20)
+    assert build_run(config_for(folder, color))[1].groups is None
+    with pytest.raises(ConfigError, match=r"batch_size = 16: expected at most 13, the records of group 1"):
+        build_run(config_for(folder, of_attributes("group", "age"), data__batches_of="group"))
+    with pytest.raises(ConfigError, match=r"expected one clustering in data\.side: it has 2"):
+        build_run(config_for(folder, of_file(clusters), data__batches_of="cluster"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data__batches_of": "cluster"}, "an entry 'cluster' in data.side"),
+        (
+            {"data__batches_of": "label", "data__balance": 0.5},
+            r"data\.batches_of = 'label': expected none with data\.balance",
+        ),
+        ({"data__batches_of": "label", "data__fraction": 0.5}, r"none with data\.fraction"),
+        ({"data__batches_of": "label", "data__on_error": "skip"}, r"data\.on_error = 'skip'"),
+        (
+            {"data__batches_of": "label", "data__label_noise": 0.5, "objective__preset": "supcon"},
+            r"None with data\.label_noise",
+        ),
+        ({"data__side": ({"name": "weight", "file": "w"},), "data__batches_of": "label"}, "None with a weight"),
+        (
+            {"data__side": ({"name": "weight", "file": "w"},), "data__balance": 0.5},
+            r"data\.side = 'weight': expected none",
+        ),
+    ],
+)
+def test_two_rules_of_what_is_drawn_are_refused(folder, changes, message):
+    with pytest.raises(UserError, match=message):
+        config_for(folder, **changes)
+
+
+def test_weighted_draws_have_the_expectation_of_uniform_ones(folder, tmp_path):
+    """Images are drawn with the rates, and the mean of values times their row weights is the mean of all images."""
+    weights = np.random.default_rng(1).uniform(0.2, 5, 40)
+    write_side(tmp_path / "weights.npz", weights, open_records(folder, "train"))
+    config = config_for(folder, of_file(tmp_path / "weights.npz", "weight"), objective__preset="weighted_draws")
+    _, examples = build_run(config)
+    found = first_batches(examples, config, count=400)
+    place = found["id"] - 100
+    np.testing.assert_allclose(found["weight"], (weights / weights.mean())[place], rtol=1e-6)
+    share = np.bincount(place, minlength=40) / len(place)
+    error = 0.5 / 160**0.5 / 40  # of 160 epochs, in each of which the part of a draw is a draw or none
+    np.testing.assert_allclose(share, weights / weights.sum(), atol=4 * error)
+    row_weight = np.asarray(recorded(None, None, None, None, {"weight": found["weight"]}, 0.1, 0.0))
+    values = np.log(weights)  # a mean of the draws alone is far off
+    drawn = row_weight * values[place]
+    assert drawn.mean() == pytest.approx(values.mean(), abs=3 * drawn.std() / len(drawn) ** 0.5)
+    assert np.mean(values[place]) > values.mean() + 0.2

@@ -4,6 +4,10 @@ import numpy as np
 import pytest
 
 from tests.objectives.test_goldens import Z1, Z2, preset_value, two_views
+from xsample_jax.graphs.targets import Graph
+from xsample_jax.objectives.from_config import find_problems
+from xsample_jax.objectives.objective import Objective
+from xsample_jax.objectives.terms import Term
 
 RNG = np.random.default_rng(3)
 TARGET = RNG.normal(size=(12, 2))
@@ -46,3 +50,52 @@ def test_what_does_not_tell_images_apart_is_a_known_objective():
     assert float(one_hot) == pytest.approx(float(preset_value("supcon", two_views(label=classes))), rel=1e-6)
     none = preset_value("multi_label", two_views(labels=np.zeros((12, 3), int)))
     assert float(none) == pytest.approx(float(preset_value("simclr", two_views())), rel=1e-6)
+
+
+def test_clusters_that_tell_all_images_apart_are_dcl():
+    """N_ik = M on other images: MEOW's first term is DCL + log M (and no pair is in it where all share a cluster)."""
+    apart = preset_value("cluster_dcl", two_views(cluster=np.stack([np.arange(12)] * 3, axis=1)))
+    logits = Z1 @ Z2.T / 0.4
+    others = np.where(np.eye(12), 0, np.exp(logits)).sum(axis=1)
+    assert float(apart) == pytest.approx(np.mean(np.log(3 * others) - np.diag(logits)), rel=1e-5)
+    together = preset_value("cluster_dcl", two_views(cluster=np.zeros((12, 3), int)))
+    assert float(together) == pytest.approx(-np.mean(np.diag(logits)), rel=1e-5)
+
+
+def test_subclasses_that_are_the_classes_are_supcon():
+    classes, ones = np.arange(12) % 3, np.ones(12)
+    of = {"label": classes, "cluster": classes[:, None]}
+    supcon = float(preset_value("supcon", two_views(label=classes)))
+    assert float(preset_value("sbcl", two_views(class_temperature=ones, **of))) == pytest.approx(
+        1.25 * supcon, rel=1e-6
+    )
+    unknown = {"label": classes, "cluster": np.full((12, 1), -1), "class_temperature": ones}
+    expected = float(preset_value("simclr", two_views())) + 0.25 * supcon
+    assert float(preset_value("sbcl", two_views(**unknown))) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_temperature_of_a_class_is_that_of_its_anchors():
+    """The second term in loops, where every class has another temperature."""
+    classes, factor = np.arange(12) % 3, np.array([0.5, 1.0, 2.0])
+    blocks = two_views(label=classes, cluster=np.arange(12)[:, None], class_temperature=factor[classes])
+    z, total = np.stack([Z1, Z2], axis=1).reshape(24, -1), 0.0
+    for i in range(24):
+        keys = [k for k in range(24) if k != i]
+        logits = np.array([z[i] @ z[k] for k in keys]) / (0.1 * factor[classes[i // 2]])
+        positive = np.array([classes[i // 2] == classes[k // 2] for k in keys])
+        total += (np.log(np.exp(logits).sum()) - logits[positive].mean()) / 24
+    expected = float(preset_value("simclr", two_views())) + 0.25 * total
+    assert float(preset_value("sbcl", blocks)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_rows_that_are_drawn_more_often_weigh_less():
+    weights = np.linspace(0.5, 2, 12)
+    z, rows = np.stack([Z1, Z2], axis=1).reshape(24, -1), []
+    for i in range(24):
+        keys = [k for k in range(24) if k != i]
+        rows.append(np.log(np.exp([z[i] @ z[k] / 0.1 for k in keys]).sum()) - z[i] @ z[i ^ 1] / 0.1)
+    value = float(preset_value("weighted_draws", two_views(weight=weights)))
+    assert value == pytest.approx(np.mean(np.array(rows) / np.repeat(weights, 2)), rel=1e-5)
+    term = Term(Graph("identity", "none"), merge_views=True, aggregate="in", row_weight="recorded")
+    (problem,) = find_problems(Objective((term,), 0.1))
+    assert problem.field == "objective.terms[0].row_weight"

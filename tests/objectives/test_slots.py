@@ -60,7 +60,9 @@ def side(rows):
     floats = {name: RNG.normal(size=(rows, WIDTH)) for name in (*wide, "view_0", "view_1", "view_2")}
     several = {"labels": RNG.integers(0, 2, (rows, 4)), "path": RNG.integers(0, 2, (rows, 3))}
     several |= {"cluster": RNG.integers(0, 2, (rows, 3)), "box": RNG.uniform(0.1, 0.5, (rows, 4))}
-    one = {name: RNG.uniform(0.1, 1, rows) for name in ("log_average", "anchor_temperature", "class_temperature")}
+    one = {
+        name: RNG.uniform(0.1, 1, rows) for name in ("log_average", "anchor_temperature", "class_temperature", "weight")
+    }
     return Recorded({name: jnp.asarray(x) for name, x in (integers | floats | several | one).items()})
 
 

@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import itertools
 import logging
+import math
 import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import numpy as np
 
 from xsample_jax.data.decode import decode_image
-from xsample_jax.data.loader import Rates, draw_order, scrambled, threaded_batches
+from xsample_jax.data.loader import Rates, draw_order, one_group_order, scrambled, threaded_batches
 from xsample_jax.data.records import unit_rows
 from xsample_jax.data.side import FROM_ATTRIBUTES, Reader, open_side
 from xsample_jax.data.sources import Mixture, open_source, open_training_source, source_folder
@@ -98,6 +99,7 @@ class Dataset:
       tokenizer, length: for caption_tokens.
       hierarchy: names of the attributes above the label in the class tree, root first, for path.
       rates: how often each record is drawn in training; None: all alike.
+      groups: int [records], of which every training batch has one only; None: batches of all.
       keep: every picture is decoded once and stays in memory (data.cache=decoded).
       fit: how images become squares: crop or pad (data/decode.py).
       zero_captions: a record without a caption gets an embedding of zeros, where an evaluation can do without.
@@ -113,6 +115,7 @@ class Dataset:
     length: int = 0
     hierarchy: tuple[str, ...] = ()
     rates: Rates | None = None
+    groups: np.ndarray | None = None
     keep: bool = False
     fit: str = "crop"
     zero_captions: bool = False
@@ -244,14 +247,18 @@ class Dataset:
 def train_batches(examples: Dataset, config, start: int, rows: Sequence[int] | None = None):
     """Endless shuffled batches, from global example `start` on; close() the iterator when done.
 
-    Every epoch has its own order, a function of config.seed and examples.rates alone. `rows`: which rows of every
-    global batch to read, in the order in which they come (mesh.process_rows; default all), so that the rows of all
-    processes are one global batch, in the same order for any number of processes.
+    Every epoch has its own order, a function of config.seed and examples.rates (or groups) alone. `rows`: which rows
+    of every global batch to read, in the order in which they come (mesh.process_rows; default all), so that the rows of
+    all processes are one global batch, in the same order for any number of processes.
     """
     batch_size = config.batch_size
     rows = range(batch_size) if rows is None else [int(row) for row in rows]
     share = len(rows)
-    index = draw_order(len(examples), config.seed, examples.rates)
+    if examples.groups is None:
+        index = draw_order(len(examples), config.seed, examples.rates)
+    else:
+        index = one_group_order(examples.groups, batch_size, config.seed)
+        start = math.ceil(start / batch_size) * batch_size  # of a run whose batches had another size
 
     def read(number: int, image: np.ndarray) -> dict[str, np.ndarray]:
         place = start + number // share * batch_size + rows[number % share]

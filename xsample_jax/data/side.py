@@ -14,6 +14,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from xsample_jax.data.loader import Rates
+from xsample_jax.data.sources import read_labels
+from xsample_jax.distributed import log_info
 from xsample_jax.errors import ConfigError, DataError, UserError, did_you_mean, raise_all
 from xsample_jax.io.files import load_arrays, write_arrays
 from xsample_jax.io.paths import as_path
@@ -81,7 +84,10 @@ def open_side(entries: Sequence[Mapping], source, names: Collection[str]) -> dic
             continue
         try:
             if "file" in entry:
-                readers[name] = _at(read_side(entry["file"], name, source, f"{field}.file"))
+                values = read_side(entry["file"], name, source, f"{field}.file")
+                if name == "weight":  # rates are compared with their mean
+                    values = (values / values.mean(dtype=np.float64)).astype(values.dtype)
+                readers[name] = _at(values)
             else:
                 readers[name] = _of_attributes(name, tuple(entry["attributes"]), source, field)
         except UserError as error:
@@ -92,6 +98,59 @@ def open_side(entries: Sequence[Mapping], source, names: Collection[str]) -> dic
 
 def _at(values: np.ndarray) -> Reader:
     return lambda record, place: values[place]
+
+
+# What the order of training batches depends on.
+
+
+def read_groups(data, source, batch_size: int) -> np.ndarray | None:
+    """int [records], -1 for none: the groups of `data.batches_of`; None where batches are of all records.
+
+    Raises ConfigError for groups of several clusterings, or for one that does not fill a batch.
+    """
+    by = data.batches_of
+    if by is None:
+        return None
+    groups = read_labels(source) if by == "label" else _of_all_records(data.side, source, by)
+    if groups.ndim > 1 and groups.shape[1] > 1:
+        raise ConfigError("data.batches_of", by, f"one clustering in data.side: it has {groups.shape[1]}")
+    groups = groups.reshape(len(source))
+    names, sizes = np.unique(groups[groups >= 0], return_counts=True)
+    if not len(names):
+        raise ConfigError("data.batches_of", by, f"records of split {source.split} that have one")
+    smallest = sizes.argmin()
+    if sizes[smallest] < batch_size:
+        expected = f"at most {sizes[smallest]}, the records of {by} {names[smallest]}, with data.batches_of = {by!r}"
+        raise ConfigError("batch_size", batch_size, expected, "Take fewer clusters, or smaller batches.")
+    left_out = len(groups) - int(np.sum(sizes // batch_size * batch_size))
+    log_info(f"batches of one {by}: {len(names)} groups; each pass leaves out {left_out} of {len(groups):,} records")
+    return groups
+
+
+def recorded_rates(data, source) -> Rates | None:
+    """How often each record is drawn where data.side has a weight; None where it has none."""
+    if not any(entry["name"] == "weight" for entry in data.side):
+        return None
+    weights = _of_all_records(data.side, source, "weight")
+    return Rates(weights.astype(np.float64), np.zeros(len(source), np.int64))
+
+
+def _of_all_records(entries: Sequence[Mapping], source, name: str) -> np.ndarray:
+    """An entry of data.side of all records, [records] or [records, M]. Of attributes, every record is read."""
+    read = open_side(entries, source, {name})[name]
+    if any(entry["name"] == name and "file" in entry for entry in entries):
+        return np.stack([read({}, place) for place in range(len(source))])
+
+    def value(place: int) -> np.ndarray:
+        try:
+            return read(source[place], place)
+        except DataError:  # training will meet it too, and stop or go on as data.on_error says
+            return np.full((1,) * BY_RECORD[name].wide, -1)
+
+    return np.stack([value(place) for place in range(len(source))])
+
+
+# Values of a file, and of attributes.
 
 
 def read_side(path: str, name: str, source, field: str = "side file") -> np.ndarray:

@@ -92,6 +92,26 @@ IMAGES = {
         "DCLW, arXiv 2110.06848, eq. 7",
         Objective((Term(negatives="other_images", attraction="near_positive"),), 0.1),
     ),
+    "cluster_dcl": Preset(
+        "-s(i, i+)/tau + log sum over k of N_ik e^{s(i, k)/tau}, N_ik clusterings that keep the images i and k apart; "
+        "view 0 against view 1; tau 0.4",
+        "the first term of MEOW, arXiv 2212.13847 (there on graphs, with clusters renewed every step, and beside "
+        "ProtoNCE)",
+        Objective((Term(anchors=VIEW_0, keys=VIEW_1, negatives="clusters_apart"),), 0.4),
+        golden="MEOW cluster-weighted negatives (N weights)",
+    ),
+    "sbcl": Preset(
+        "SupCon with i+ of the same subclass + 0.25 SupCon with i+ of the same class and tau times that of the class; "
+        "tau 0.1",
+        "SBCL, arXiv 2306.15925 (there subclasses and temperatures are renewed every 10 epochs)",
+        Objective((Term(Graph("cluster")), Term(LABEL, temperature="per_class", weight=0.25)), 0.1),
+        golden="SBCL ccl: subclass graph + .25 class graph",
+    ),
+    "weighted_draws": Preset(
+        "NT-Xent of images drawn with the rates w, rows weighted by mean(w) / w_i; tau 0.1",
+        "importance sampling of the anchors",
+        Objective((Term(row_weight="recorded"),), 0.1),
+    ),
     "decoupled_softmax": Preset(
         "mean over i+ of -log e^{s(i, i+)/tau} / (e^{s(i, i+)/tau} + sum over negatives)",
         "DEXML, arXiv 2310.10636, eq. 5",

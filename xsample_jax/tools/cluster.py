@@ -1,10 +1,10 @@
-"""Clusters the records of a split by the features of a run, for objectives that read `cluster` (docs/side_information.md).
+"""Clusters the records of a split by the features of a run, for objectives that read `cluster`.
 
     python -m xsample_jax.tools.cluster --run=runs/mine --k=100 --k=300 --out=clusters.npz
     python -m xsample_jax.tools.cluster --run=runs/stage1 --k=10 --digits=stage0.npz --out=stage1.npz
     python -m xsample_jax.tools.cluster --run=runs/mine --per_class --temperatures=tau.npz --out=subclasses.npz
 
-k-means on features of unit length. Train on the file with
+k-means on features of unit length (docs/side_information.md). Train on the file with
 --config.data.side="({'name': 'cluster', 'file': 'clusters.npz'},)".
 """
 
