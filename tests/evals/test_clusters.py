@@ -19,6 +19,7 @@ from xsample_jax.evals.clusters import (
     subclasses,
     temperatures_of,
     with_digit,
+    without_small,
 )
 from xsample_jax.evals.features import Features
 from xsample_jax.models import resnet
@@ -32,6 +33,12 @@ def test_pseudo_labels_are_the_digits_of_the_stages():
     assert with_digit(np.array([-1, 0, 2]), np.array([1, -1, 1]), 3).tolist() == [-1, -1, 7]
     with pytest.raises(ConfigError, match="below 2"):
         with_digit(np.array([2**30]), np.array([0]), 3)
+
+
+def test_small_clusters_can_be_left_out():
+    given = np.array([[0, 1], [0, 2], [3, 1], [0, -1]], np.int32)
+    assert without_small(given, 2).tolist() == [[0, 1], [0, -1], [-1, 1], [0, -1]]
+    assert without_small(given[:, 0], 1).tolist() == [0, 0, 3, 0]
 
 
 def test_subclasses_and_temperatures_of_classes():
@@ -105,6 +112,8 @@ def test_the_tool_writes_what_training_reads(tmp_path, monkeypatch, capsys):
         (["--k=70000"], "to 65,536"),
         (["--k=230"], "--k = 230: expected at most 229"),
         (["--k=2", "--k=3", f"--digits={first}"], "one --k"),
+        (["--k=2", "--smallest=230"], "no cluster of clustering 0"),
+        (["--k=2", "--smallest=0"], "--smallest = 0: expected a number of at least 1"),
         (["--k=2", f"--temperatures={tau}"], "--temperatures"),
         (["--k=2", f"--digits={first}", "--split=val_styles"], "= 'test_styles': expected 'val_styles'"),
     ]

@@ -82,6 +82,15 @@ def with_digit(previous: np.ndarray, clusters: np.ndarray, count: int) -> np.nda
     return np.where((previous >= 0) & (clusters >= 0), numbers, -1).astype(np.int32)
 
 
+def without_small(clusters: np.ndarray, smallest: int) -> np.ndarray:
+    """Clusters int [n, M] or [n] with -1 for those of fewer than `smallest` records, which fill no batch."""
+    columns = clusters.reshape(len(clusters), -1).copy()
+    for column in columns.T:
+        _, number, sizes = np.unique(column, return_inverse=True, return_counts=True)
+        column[sizes[number] < smallest] = -1
+    return columns.reshape(clusters.shape)
+
+
 # Subclass-balancing contrastive learning (SBCL, arXiv 2306.15925): large classes fall into subclasses as large as the
 # smallest classes, and the temperature of a class says how spread out it is.
 

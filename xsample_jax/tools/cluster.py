@@ -28,6 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--per_class", action="store_true", help="subclasses of every class, as many as SBCL has")
     parser.add_argument("--temperatures", type=local_path, help="with --per_class: side file for class_temperature")
+    parser.add_argument("--smallest", type=int, default=1, help="fewest records of a cluster; smaller: -1 (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the first centers (default 0)")
     parser.add_argument("--out", type=local_path, required=True, help="side file to write (.npz)")
     return parser
@@ -43,8 +44,9 @@ def check_flags(chosen: argparse.Namespace) -> None:
         raise ConfigError("--digits", str(chosen.digits), "one --k: a stage adds one digit")
     if chosen.temperatures is not None and not chosen.per_class:
         raise ConfigError("--temperatures", str(chosen.temperatures), "--per_class: they are of its subclasses")
-    if chosen.seed < 0:
-        raise ConfigError("--seed", chosen.seed, "a number of at least 0")
+    if chosen.seed < 0 or chosen.smallest < 1:
+        name = "seed" if chosen.seed < 0 else "smallest"
+        raise ConfigError(f"--{name}", getattr(chosen, name), f"a number of at least {int(name == 'smallest')}")
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -82,10 +84,13 @@ def run(arguments: Sequence[str]) -> None:
     values = clusters.by_record(values, features, records)
     if previous is not None:
         values = clusters.with_digit(previous[:, 0], values[:, 0], chosen.k[0])
-    write_side(chosen.out, values, source)
+    values = clusters.without_small(values, chosen.smallest)
     for column, numbers in enumerate(values.reshape(records, -1).T):
         sizes = np.unique(numbers[numbers >= 0], return_counts=True)[1]
+        if not len(sizes):
+            raise ConfigError("--smallest", chosen.smallest, f"fewer: no cluster of clustering {column} has that many")
         print(f"clustering {column}: {len(sizes)} clusters of {sizes.min()} to {sizes.max()} records")
+    write_side(chosen.out, values, source)
     print(chosen.out)
     if chosen.temperatures is not None:
         factors = clusters.temperatures_of(points, labels)
