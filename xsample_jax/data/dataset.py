@@ -355,9 +355,12 @@ def open_dataset(config, split: str, fields: frozenset[str], source=None) -> Dat
 def open_evaluated(config, split: str, source=None) -> Dataset:
     """The examples of a split as evaluations read them: attributes and, where the set has them, caption embeddings.
 
-    A record without a caption gets an embedding of zeros.
+    A record without a caption gets an embedding of zeros. What the objective reads of data.side is there, too, where it
+    is made of attributes.
     """
-    examples = open_dataset(config, split, frozenset({"attributes"}), source)
+    made = {entry["name"] for entry in config.data.side if "attributes" in entry}
+    fields = made & build_objective(config.objective).requires if made else set()
+    examples = open_dataset(config, split, frozenset({"attributes", *fields}), source)
     if examples.source.manifest.text_encoder is not None:
         examples.fields, examples.zero_captions = examples.fields | {"caption_embedding"}, True
     return examples
