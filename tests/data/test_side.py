@@ -10,6 +10,7 @@ from PIL import Image
 from tests.objectives.synthetic import LinearEncoder
 from tests.tiny import tiny_config
 from xsample_jax.data.dataset import open_dataset, train_batches
+from xsample_jax.data.loader import draw_order
 from xsample_jax.data.perturb import apply_perturbations
 from xsample_jax.data.records import open_records
 from xsample_jax.data.side import read_side, write_side
@@ -133,6 +134,12 @@ def test_entries_without_meaning_are_errors_of_the_config(folder, entry, message
         config_for(folder, entry)
     with pytest.raises(UserError, match="every entry once"):
         config_for(folder, of_file("a"), of_file("b"))
+
+
+def test_a_generator_is_refused_where_its_images_would_lack_an_entry(folder):
+    reads = {"objective__preset": "y_aware", "objective__generator__kind": "hard"}
+    with pytest.raises(UserError, match=r"generator\.kind = 'hard': .*which reads target of every image"):
+        config_for(folder, of_attributes("target", "age"), **reads)
 
 
 def test_files_that_do_not_fit_the_records_are_refused(folder, clusters, tmp_path):
@@ -271,13 +278,16 @@ def test_weighted_draws_have_the_expectation_of_uniform_ones(folder, tmp_path):
     write_side(tmp_path / "weights.npz", weights, open_records(folder, "train"))
     config = config_for(folder, of_file(tmp_path / "weights.npz", "weight"), objective__preset="weighted_draws")
     _, examples = build_run(config)
-    found = first_batches(examples, config, count=400)
-    place = found["id"] - 100
-    np.testing.assert_allclose(found["weight"], (weights / weights.mean())[place], rtol=1e-6)
+    index = draw_order(40, config.seed, examples.rates)
+    place = np.array([index(number) for number in range(6400)])
+    found = first_batches(examples, config)
+    np.testing.assert_array_equal(found["id"] - 100, place[:48])
+    weight = (weights / weights.mean())[place]
+    np.testing.assert_allclose(found["weight"], weight[:48], rtol=1e-6)
     share = np.bincount(place, minlength=40) / len(place)
     error = 0.5 / 160**0.5 / 40  # of 160 epochs, in each of which the part of a draw is a draw or none
     np.testing.assert_allclose(share, weights / weights.sum(), atol=4 * error)
-    row_weight = np.asarray(recorded(None, None, None, None, {"weight": found["weight"]}, 0.1, 0.0))
+    row_weight = np.asarray(recorded(None, None, None, None, {"weight": weight}, 0.1, 0.0))
     values = np.log(weights)  # a mean of the draws alone is far off
     drawn = row_weight * values[place]
     assert drawn.mean() == pytest.approx(values.mean(), abs=3 * drawn.std() / len(drawn) ** 0.5)

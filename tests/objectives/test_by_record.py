@@ -1,13 +1,15 @@
 """Presets that read what data.side gives of every record, against plain numpy loops in float64."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.objectives.test_goldens import Z1, Z2, preset_value, two_views
+from tests.objectives.test_goldens import CASES, LABELS, Z1, Z2, Z3, preset_value, two_views
 from xsample_jax.graphs.targets import Graph
 from xsample_jax.objectives.from_config import find_problems
-from xsample_jax.objectives.objective import Objective
-from xsample_jax.objectives.terms import Term
+from xsample_jax.objectives.objective import Objective, objective_loss
+from xsample_jax.objectives.terms import VIEW_0, VIEW_1, Term, image_block
 
 RNG = np.random.default_rng(3)
 TARGET = RNG.normal(size=(12, 2))
@@ -99,3 +101,19 @@ def test_rows_that_are_drawn_more_often_weigh_less():
     term = Term(Graph("identity", "none"), merge_views=True, aggregate="in", row_weight="recorded")
     (problem,) = find_problems(Objective((term,), 0.1))
     assert problem.field == "objective.terms[0].row_weight"
+
+
+def test_batches_of_one_pseudo_label_have_the_gradient_of_the_published_loss():
+    """CLIP whose negatives are of one group, as a batch of that group has them (MCL)."""
+    case = CASES["MCL: batches of one pseudo-label"]
+    ends = ((VIEW_0, VIEW_1), (VIEW_1, VIEW_0))
+    terms = tuple(Term(anchors=x, keys=y, negatives="same_group", weight=0.5) for x, y in ends)
+
+    def loss(z):
+        rows = jnp.stack([z, jnp.asarray(Z3, jnp.float32)], axis=1).reshape(24, -1)
+        block = image_block(rows, {"id": jnp.arange(12), "group": jnp.asarray(LABELS)}, 2)
+        return objective_loss(Objective(terms, 0.2), {"image": block}, 12, 0.2)[0]
+
+    value, slope = jax.jit(jax.value_and_grad(loss))(jnp.asarray(Z1, jnp.float32))
+    assert float(value) == pytest.approx(case["expected"], rel=1e-5)
+    assert np.linalg.norm(slope) == pytest.approx(case["also"]["gradient_norm_z1"], rel=1e-5)
