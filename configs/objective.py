@@ -16,6 +16,9 @@ from xsample_jax.objectives.from_config import needed_views
 from xsample_jax.objectives.presets import PRESETS
 
 QUICKSTART = pathlib.Path(__file__).parent / "quickstart.py"
+# Attributes of the emoji for what objectives read of every record. The emoji have no numbers: in the order of Unicode
+# neighboring subgroups are alike, so its place stands in for one.
+SIDE = {"target": ("subgroup",), "labels": ("style", "group", "subgroup"), "cluster": ("group", "subgroup")}
 
 
 def get_config(arg=""):
@@ -25,6 +28,10 @@ def get_config(arg=""):
     config.name = name
     config.objective.preset = name
     config.views = max(config.views, needed_views(PRESETS[name].objective))
+    reads = PRESETS[name].objective.requires
+    config.data.side = tuple(
+        {"name": entry, "attributes": attributes} for entry, attributes in SIDE.items() if entry in reads
+    )
     if PRESETS[name].objective.text == "transformer":
         config.model.text.layers = 2
         config.model.text.width = 64  # about as many products as this small image encoder

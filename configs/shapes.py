@@ -2,7 +2,8 @@
 
 Command:   python -m xsample_jax.tools.prepare --source=shapes --out=data/shapes     (once: 30 seconds)
            python -m xsample_jax.main --config=configs/shapes.py --workdir=runs/shapes/xclr
-Variants:  objective :xclr (the default), :simclr, :supcon (class = shape), :clip_frozen_text;
+Variants:  objective :xclr (the default), :simclr, :supcon (class = shape), :clip_frozen_text,
+           :y_aware (target = count), :multi_label (labels = shape, color, texture, count);
            what the caption names :all (the default), :object (shape, color, texture, count), :shape, :ground;
            augmentation :erase_color (strong color jitter, and gray); one of each, as ":xclr,ground,erase_color";
            :smoke (embedded emoji, 5 small steps, seconds)
@@ -15,7 +16,15 @@ Every run is measured by one linear probe per factor; what chance is and which p
 
 from xsample_jax.config import default_config, parse_variant_groups, smoke
 
-OBJECTIVES = ("xclr", "simclr", "supcon", "clip_frozen_text")
+OBJECTIVES = ("xclr", "simclr", "supcon", "clip_frozen_text", "y_aware", "multi_label")
+# What two of them read of every image: attributes of shapes, and of the embedded emoji for :smoke.
+SIDE = {
+    "y_aware": ({"name": "target", "attributes": ("count",)}, {"name": "target", "attributes": ("subgroup",)}),
+    "multi_label": (
+        {"name": "labels", "attributes": ("shape", "color", "texture", "count")},
+        {"name": "labels", "attributes": ("style", "group", "subgroup")},
+    ),
+}
 CAPTIONS = ("all", "object", "shape", "ground")  # as prepare/shapes.py writes them into the records
 AUGMENTATIONS = ("erase_color",)
 
@@ -34,6 +43,7 @@ def get_config(arg=""):
     config.data.source, config.data.path = "records", "data/shapes"
     config.data.image_size = 48
     config.data.caption = str(CAPTIONS.index(caption))
+    config.data.side = SIDE[objective][small : small + 1] if objective in SIDE else ()
     # Mild views: neither moving nor turning erases a factor, and nothing touches colors.
     config.augment.size = 32
     config.augment.crop_scale = (0.7, 1.0)

@@ -13,6 +13,10 @@ NUMBER = re.compile(r"(?<![\d.])([0-2]\d(?:0[1-9]|1[0-2])\.\d{4,5})(?![\d.])")
 SUFFIXES = {".py", ".md", ".ipynb", ".toml", ".cfg", ".sh", ".yml", ".yaml", ".html"}
 
 TITLES = {
+    "2103.17239": "Going deeper with Image Transformers",
+    "2106.04560": "Scaling Vision Transformers",
+    "2305.13035": "Getting ViT in Shape: Scaling Laws for Compute-Optimal Model Design",
+    "2309.16588": "Vision Transformers Need Registers",
     "1412.6980": "Adam: A Method for Stochastic Optimization",
     "1608.03983": "SGDR: Stochastic Gradient Descent with Warm Restarts",
     "1610.09585": "Conditional Image Synthesis With Auxiliary Classifier GANs",
@@ -98,6 +102,8 @@ TITLES = {
     "2205.14459": "CyCLIP: Cyclic Contrastive Language-Image Pretraining",
     "2207.07874": "Model-Aware Contrastive Learning: Towards Escaping the Dilemmas",
     "2210.14140": "Contrastive Search Is What You Need For Neural Text Generation",
+    "2212.00552": "An Effective Deployment of Contrastive Learning in Multi-label Text Classification",
+    "2402.11816": "Learning the Unlearned: Mitigating Feature Suppression in Contrastive Learning",
     "2210.01189": "Rank-N-Contrast: Learning Continuous Representations for Regression",
     "2211.13081": "Robust Mean Teacher for Continual and Gradual Test-Time Adaptation",
     "2212.13847": "Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Adaptively Weighted Negative Samples",  # noqa: E501

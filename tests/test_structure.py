@@ -42,6 +42,7 @@ WIDE = {
         "moving_average",
         "moving_average_gap",
         "near_positive",
+        "recorded",
     },
     "objectives/streaming/mesh.py": {"gradients", "local"},
     "objectives/streaming/pallas.py": {"_gradient_kernel", "_operands", "_sums_kernel", "gradients_by_kernel"},

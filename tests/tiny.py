@@ -13,6 +13,7 @@ from xsample_jax.sharding import fetch_scalars, make_mesh, to_global
 from xsample_jax.state import to_flat
 
 CAPTION_DIM = 12
+SIDE = {"cluster": (2,), "target": (2,), "labels": (4,)}  # of one image, in `random_batch`
 
 
 def tiny_config(**changes):
@@ -31,7 +32,7 @@ def tiny_config(**changes):
 
 
 def tiny_parts(config, devices):
-    facts = DatasetSpec(count=64, channels=3, caption_dim=CAPTION_DIM, vocab_size=50)
+    facts = DatasetSpec(count=64, channels=3, caption_dim=CAPTION_DIM, vocab_size=50, side=SIDE)
     reads_classes = "class_embedding" in build_objective(config.objective).requires
     classes = np.random.default_rng(1).normal(size=(5, CAPTION_DIM)).astype(np.float16) if reads_classes else None
     parts = RunSetup(config, facts, make_mesh(config.mesh, config.batch_size, devices), classes)
@@ -56,6 +57,12 @@ def random_batch(config, seed=0):
         "path": rng.integers(0, 4, (count, 3)).astype(np.int32),
         "index": rng.permutation(64)[:count].astype(np.int32),
         "caption_tokens": rng.integers(3, 50, (count, config.model.text.length)).astype(np.int32),
+        "cluster": rng.integers(-1, 3, (count, 2)).astype(np.int32),
+        "group": rng.integers(0, 3, count).astype(np.int32),
+        "target": rng.normal(size=(count, 2)).astype(np.float32),
+        "labels": rng.integers(0, 2, (count, 4)).astype(np.int32),
+        "class_temperature": rng.uniform(0.5, 2, count).astype(np.float32),
+        "weight": rng.uniform(0.5, 2, count).astype(np.float32),
     }
 
 

@@ -19,6 +19,7 @@ from xsample_jax.data.class_texts import load_class_embeddings
 from xsample_jax.data.dataset import Dataset, check_class_names, no_records, open_dataset, readable, spread_places
 from xsample_jax.data.perturb import apply_perturbations
 from xsample_jax.data.records import RecordSource, open_records, read_manifest
+from xsample_jax.data.side import read_groups, recorded_rates
 from xsample_jax.data.sources import check_memory, open_training_source, source_folder
 from xsample_jax.encoder import Encoder, load_encoder
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, UserError, did_you_mean, raise_all
@@ -31,6 +32,7 @@ from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.objectives.frozen import FINGERPRINT, define_frozen, find_misfits, frozen_memory, init_class_means
 from xsample_jax.objectives.learned_state import init_memory, init_objective_parameters
 from xsample_jax.objectives.objective import Objective
+from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.ops import unit_rows
 from xsample_jax.optim import SCHEDULE_FREE, make_optimizer
 from xsample_jax.sharding import batch_sharding, make_mesh, replicated, state_shardings
@@ -43,7 +45,7 @@ from xsample_jax.step import SIDE_INFORMATION, init_online_probe, make_train_ste
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
     """What shapes depend on: records in the split, image channels, width of caption embeddings, size of the vocabulary,
-    number of classes, depth of the class tree."""
+    number of classes, depth of the class tree, and the shape of one record's entries of data.side by name."""
 
     count: int
     channels: int
@@ -51,6 +53,7 @@ class DatasetSpec:
     vocab_size: int | None = None
     classes: int = 1000
     depth: int = 3
+    side: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 # Shapes for compiling a config whose data is elsewhere: RGB photographs, all-mpnet-base-v2 embeddings.
@@ -69,6 +72,7 @@ def dataset_spec(examples: Dataset) -> DatasetSpec:
         vocab_size,
         len(examples.source.manifest.class_names),
         len(examples.hierarchy) + 1,
+        {name: first[name].shape for name in examples.side},
     )
 
 
@@ -226,6 +230,8 @@ class RunSetup:
             "path": ((batch, facts.depth), jnp.int32),
             "index": ((batch,), jnp.int32),
         }
+        for name, kind in BY_RECORD.items():  # without a dataset, one number of each record stands in
+            shapes[name] = ((batch, *facts.side.get(name, (1,) * kind.wide)), jnp.dtype(kind.dtype))
         names = {"image", "id", "label"} | self.objective.requires
         sharding = batch_sharding(self.mesh)
         return {
@@ -294,7 +300,8 @@ def build_run(config, mesh: Mesh | None = None) -> tuple[RunSetup, Dataset]:
     source, rates = open_training_source(config.data)
     check_class_names(objective, source)
     examples = open_dataset(config, config.data.split, fields, source)
-    examples.rates = rates
+    examples.rates = recorded_rates(config.data, source) if rates is None else rates
+    examples.groups = read_groups(config.data, source, config.batch_size)
     classes = None
     if "class_embedding" in fields:
         classes = load_class_embeddings(source_folder(config.data), examples.source)

@@ -31,6 +31,7 @@ from xsample_jax.objectives.learned_state import (
 )
 from xsample_jax.objectives.mixed_rows import mixed_blocks
 from xsample_jax.objectives.objective import Objective, objective_loss
+from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.terms import Block, image_block, key_block, other_view
 from xsample_jax.ops import products, unit_rows
@@ -42,7 +43,7 @@ from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, upd
 
 LOCAL_SEED = 2**20  # small crops are drawn from another seed than the views of the same image
 # Entries of a batch that graphs read, one row per image.
-SIDE_INFORMATION = ("id", "label", "labels", "path", "target", "caption_embedding", "class_embedding")
+SIDE_INFORMATION = ("id", "label", "path", "caption_embedding", "class_embedding", *BY_RECORD)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from tests.config.goldens import read_spec
 from xsample_jax.config import diff_configs
 from xsample_jax.objectives.from_config import needed_views
 from xsample_jax.objectives.presets import PRESETS
+from xsample_jax.objectives.side_information import BY_RECORD
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -16,6 +17,9 @@ def test_config_is_quickstart_with_this_objective(name):
         allowed |= {"model.text.layers", "model.text.width"}
     if needed_views(PRESETS[name].objective) > quickstart.views:
         allowed |= {"views"}
+    if PRESETS[name].objective.requires & set(BY_RECORD):
+        allowed |= {"data.side"}
+        assert {entry["name"] for entry in config.data.side} <= PRESETS[name].objective.requires
     assert config.objective.preset == name
     assert set(diff_configs(quickstart, config)) <= allowed
 

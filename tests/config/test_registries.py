@@ -17,7 +17,7 @@ from xsample_jax.weights.families import FAMILIES
         ("data.source", DATA_SOURCES),
         ("model.encoder", ENCODERS),
         ("objective.preset", PRESETS),
-        ("objective.graph", set(GRAPH_SOURCES) - {"labels", "kernel", "geometry"}),  # nothing provides what they read
+        ("objective.graph", set(GRAPH_SOURCES) - {"geometry"}),  # nothing provides what it reads
         ("optimizer.name", OPTIMIZERS),
     ],
 )

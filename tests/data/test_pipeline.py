@@ -53,7 +53,7 @@ def test_position_is_one_integer_for_any_number_of_hosts(examples):
 class Counting:
     """Examples that note what is read of them."""
 
-    rates = None
+    rates = groups = None
 
     def __init__(self, examples):
         self.examples, self.read = examples, []

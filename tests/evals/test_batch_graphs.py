@@ -48,9 +48,10 @@ def test_a_graph_whose_entries_are_not_there_is_not_drawn():
 
 
 @pytest.mark.usefixtures("shallow_resnet18")
-@pytest.mark.parametrize("preset", ["xclr_class_text", "xclr_hierarchy"])
+@pytest.mark.parametrize("preset", ["xclr_class_text", "xclr_hierarchy", "y_aware"])
 def test_target_is_that_of_the_objective(preset):
-    config = tiny_config(objective__preset=preset, data__hierarchy=("group", "subgroup"))
+    target = ({"name": "target", "attributes": ("style", "group")},) if preset == "y_aware" else ()
+    config = tiny_config(objective__preset=preset, data__hierarchy=("group", "subgroup"), data__side=target)
     parts, _ = build_run(config)
     state = parts.new_state()
     examples = FeatureStore(parts, state).examples("train")
@@ -61,11 +62,15 @@ def test_target_is_that_of_the_objective(preset):
         texts = np.repeat(parts.class_embeddings[side["label"]].astype(np.float64), config.views, axis=0)
         texts /= np.linalg.norm(texts, axis=1, keepdims=True)
         similarity = texts @ texts.T
+    elif preset == "y_aware":
+        numbers = [[example[f"attribute/{name}"] for name in ("style", "group")] for example in batch]
+        numbers = np.repeat(np.array(numbers, float), config.views, axis=0)
+        similarity = -((numbers[:, None] - numbers) ** 2).sum(axis=2) / 2  # the logarithm of its weights
     else:
         path = np.repeat(side["path"], config.views, axis=0)
         shared = 1 + np.cumprod(path[:, None] == path[None], axis=-1).sum(axis=-1)
         similarity = shared / (1 + path.shape[1])  # Wu-Palmer of leaves of one depth
-    logits = similarity / parts.objective.target_temperature
+    logits = similarity / (1 if preset == "y_aware" else parts.objective.target_temperature)
     np.fill_diagonal(logits, -np.inf)
     weight = np.exp(logits - logits.max(axis=1, keepdims=True))
     assert not graphs.stand_in

@@ -23,6 +23,7 @@ def information(seed, rows):
         "label": rng.integers(-1, 3, rows),
         "second_label": rng.integers(-1, 3, rows),
         "labels": rng.integers(0, 2, (rows, 4)),
+        "cluster": rng.integers(-1, 2, (rows, 2)),
         "path": LEAVES[rng.permutation(rows) % len(LEAVES)],
         "target": rng.normal(size=(rows, 2)),
         # Corners and sides on a grid of eighths, so that areas can be counted.
@@ -49,6 +50,7 @@ U["id"][:3], V["id"][:3] = (2, 3, -1), (3, 2, -1)  # at least two pairs of one i
 U["label"][:3], V["label"][:3] = (1, 2, -1), (2, 1, -1)
 U["box"][:2], V["box"][:2] = [[0, 0, 0.5, 0.5], [0, 0, 1, 1]], [[0, 0.5, 0.5, 0.5], [0.25, 0.125, 0.5, 0.25]]
 U["labels"][0], V["labels"][1] = 0, 0  # no label at all
+U["cluster"][:3], V["cluster"][:3] = [[1, 0], [-1, 1], [0, 0]], [[1, 0], [-1, 1], [0, 1]]
 
 
 def cosine(a, b):
@@ -62,6 +64,11 @@ def same_image(u, v):
 def jaccard(u, v):
     first, second = (set(np.flatnonzero(side["labels"])) for side in (u, v))
     return max(same_image(u, v), len(first & second) / len(first | second) if first | second else 0.0)
+
+
+def one_cluster(u, v):
+    together = all(a == b >= 0 for a, b in zip(u["cluster"], v["cluster"], strict=True))
+    return float(together or same_image(u, v))
 
 
 def nodes(path):
@@ -124,6 +131,7 @@ DEFINITIONS = [
     ("uniform", {}, lambda u, v: 1.0),
     ("label", {}, lambda u, v: max(same_image(u, v), float(u["label"] == v["label"] and u["label"] != -1))),
     ("labels", {}, jaccard),
+    ("cluster", {}, one_cluster),
     ("other_label", {}, lambda u, v: float(u["label"] != -1 and v["label"] != -1 and u["label"] != v["label"])),
     ("caption", {}, lambda u, v: cosine(u["caption_embedding"], v["caption_embedding"])),
     ("class_text", {}, lambda u, v: cosine(u["class_embedding"], v["class_embedding"])),

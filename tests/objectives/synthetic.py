@@ -46,7 +46,7 @@ def small(objective: Objective) -> Objective:
 def batch_of(rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Side information of every kind: ids out of order, unknown labels, shared captions and classes."""
     label = np.array([0, 1, 0, 2, -1, 1, 4, -1])
-    caption = rng.normal(size=(IMAGES, 6))
+    caption, own = rng.normal(size=(IMAGES, 6)), np.random.default_rng(7)  # by record: the other draws stay as they are
     caption[3] = caption[2]
     return {
         "id": (7 * np.arange(IMAGES) + 3).astype(np.int32),
@@ -55,6 +55,10 @@ def batch_of(rng: np.random.Generator) -> dict[str, np.ndarray]:
         "labels": rng.integers(0, 2, (IMAGES, CLASSES)).astype(np.int32),
         "path": np.stack([label % 2, label % 3, label], axis=1).astype(np.int32),
         "target": rng.normal(size=(IMAGES, 2)).astype(np.float32),
+        "cluster": own.integers(-1, 3, (IMAGES, 2)).astype(np.int32),
+        "group": own.integers(-1, 2, IMAGES).astype(np.int32),
+        "class_temperature": own.uniform(0.5, 2, IMAGES).astype(np.float32),
+        "weight": own.uniform(0.5, 2, IMAGES).astype(np.float32),
         "caption_embedding": caption.astype(np.float32),
         "class_embedding": rng.normal(size=(CLASSES + 1, 6))[label].astype(np.float32),
         "text": rng.normal(size=(IMAGES, WIDTH)).astype(np.float32),

@@ -287,15 +287,26 @@ def test_everything_that_a_set_lacks_is_reported_at_once():
         check_side_information(build(terms=terms).requires, Unlabeled())
     assert [problem.field for problem in caught.value.problems] == ["batch entry label", "batch entry path"]
     with pytest.raises(DataError, match="no set has it"):
-        check_side_information(frozenset({"target"}), Unlabeled())
+        check_side_information(frozenset({"box"}), Unlabeled())
+
+
+def test_what_data_side_can_give_says_so_and_who_makes_it():
+    """An objective that reads clusters is not trained on a set without: the entry, its sources, and what would work."""
+    reads = build(preset="simclr", terms=({"negatives": "clusters_apart"},)).requires
+    with pytest.raises(DataError, match="batch entry cluster = None: expected attributes or a file for 'cluster'") as e:
+        check_side_information(reads, Unlabeled())
+    assert "It comes from tools.cluster or attributes" in str(e.value)
+    assert "supports: xclr, xclr_random, simclr, dcl" in str(e.value)
+    check_side_information(reads, Unlabeled(), ["cluster"])
+    with pytest.raises(DataError, match="a file for 'class_temperature'"):
+        check_side_information(frozenset({"class_temperature"}), Unlabeled(), ["cluster"])
 
 
 @pytest.mark.parametrize(
     ("term", "field", "words"),
     [
-        *(({"negatives": n}, "negatives", "nothing provides") for n in ("same_group", "clusters_apart", "same_owner")),
-        ({"temperature": "per_class"}, "temperature", "'class_temperature'"),
-        ({"denominator": {"name": "rank", "by": "kernel"}}, "denominator", "'target'"),
+        ({"negatives": "same_owner"}, "negatives", "nothing provides"),
+        ({"denominator": {"name": "rank", "by": "geometry"}}, "denominator", "'box'"),
         ({"denominator": {"name": "rank", "by": 5}}, "denominator.by", "a name"),
         ({"negatives": "neither_label"}, "negatives", "simlap"),
         ({"similarity": "gated"}, "similarity", "simlap"),
@@ -307,7 +318,7 @@ def test_everything_that_a_set_lacks_is_reported_at_once():
         ({"temperature": {"name": "schedule", "low": -1.0}}, "temperature.low", "at least 0.001"),
         ({"denominator": "views", "keys": {"block": "image", "view": 1}}, "denominator", "rows of one view"),
         ({"link": "joint", "row_weight": "focal"}, "row_weight", "has no denominator"),
-        ({"graph": "labels"}, "graph.source", "'labels'"),
+        ({"graph": "geometry"}, "graph.source", "'box'"),
     ],
 )
 def test_what_a_term_chooses_is_checked_before_it_is_traced(term, field, words):

@@ -22,6 +22,7 @@ from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES
 from xsample_jax.objectives.negatives import NEGATIVES
 from xsample_jax.objectives.objective import Objective, find_unstreamable, objective_loss
 from xsample_jax.objectives.row_weights import WEIGHTS
+from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.terms import TEXT, Rows, Term, image_block, key_block, other_view, pairs_of, term_value
 from xsample_jax.ops import unit_rows
@@ -44,6 +45,12 @@ def inputs(label=(0, 1, 0, -1, 1), seed=0):
         "caption_embedding": normal(B, 4),
         "class_embedding": normal(B, 4),
         "path": np.array([[0, 1], [0, 2], [1, 1], [1, -1], [-1, -1]]),
+        "cluster": np.array([[0, 1], [0, 0], [1, 1], [-1, 0], [1, 2]]),
+        "group": np.array([0, 0, 1, 1, -1]),
+        "target": normal(B, 2),
+        "labels": np.array([[1, 0, 1], [0, 0, 0], [1, 1, 0], [0, 0, 1], [1, 0, 1]]),
+        "class_temperature": rng.uniform(0.5, 2, B).astype(np.float32),
+        "weight": rng.uniform(0.5, 2, B).astype(np.float32),
         "image": normal(B, V, D),
         "teacher_image": normal(B, V, D),
         "text": normal(B, D),
@@ -55,13 +62,17 @@ def inputs(label=(0, 1, 0, -1, 1), seed=0):
         "queue": normal(4, D),
         "queue_label": np.array([0, 1, 2, -1]),
         "queue_caption": normal(4, 4),
+        "queue_cluster": np.array([[0, 0], [1, 2], [-1, -1], [0, 1]]),
+        "queue_group": np.array([0, 1, 0, -1]),
+        "queue_target": normal(4, 2),
+        "queue_labels": np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 1, 1]]),
         "queue_path": np.array([[0, 1], [1, 1], [-1, -1], [0, 2]]),
         "prototypes": normal(3, D),
     }
     return {name: jnp.asarray(x) for name, x in per_image.items()}, {name: jnp.asarray(x) for name, x in shared.items()}
 
 
-SIDE = ("id", "label", "second_label", "gate", "caption_embedding", "class_embedding", "path")
+SIDE = ("id", "label", "second_label", "gate", "caption_embedding", "class_embedding", "path", *BY_RECORD)
 
 
 def blocks_of(images, shared):
@@ -73,6 +84,8 @@ def blocks_of(images, shared):
     kept = {name: jnp.repeat(images[name], V, axis=0) for name in ("log_average", "anchor_temperature")}
     other = {"other_view": other_view(z, V), "teacher": other_view(teacher, V), **kept}
     queue = {"label": shared["queue_label"], "path": shared["queue_path"]}
+    queue |= {name: shared[f"queue_{name}"] for name in ("cluster", "group", "target", "labels")}
+    queue |= {name: jnp.ones(4) for name in ("class_temperature", "weight")}
     queue |= {"caption_embedding": shared["queue_caption"], "class_embedding": shared["queue_caption"]}
     filled = jnp.asarray([True, True, True, False])
     keys = unit_rows(shared["queue"])

@@ -116,10 +116,13 @@ VALUES = {
     "NTXent multi-pos (PML: denom=own, pair mean)": lambda: value(
         Term(Graph("label", "none"), denominator="own", negatives="not_positive", reduce="pairs"), two_views(), 0.1
     ),
-    "MEOW cluster-weighted negatives (N weights)": lambda: value(
-        Term(anchors=VIEW_0, keys=VIEW_1, negatives="clusters_apart"),
-        two_views(cluster=extra("MEOW cluster-weighted negatives (N weights)", "im2cluster").T),
-        0.5,
+    "MEOW cluster-weighted negatives (N weights)": lambda: meow(),
+    "MCL: batches of one pseudo-label": lambda: value(
+        tuple(
+            Term(anchors=x, keys=y, negatives="same_group", weight=0.5) for x, y in ((VIEW_0, VIEW_1), (VIEW_1, VIEW_0))
+        ),
+        {"image": images(Z1, Z3, group=LABELS)},
+        0.2,
     ),
     "ReSSL (teacher graph over queue)": lambda: value(
         Term(Graph("teacher", "softmax", target_temperature=0.04), keys=Rows("queue")),
@@ -232,12 +235,15 @@ def mochi():
     return cross_entropy(logits, target, log_sum(logits, jnp.ones(logits.shape))[:, None]).mean()
 
 
+def meow():
+    name = "MEOW cluster-weighted negatives (N weights)"
+    return preset_value("cluster_dcl", two_views(cluster=extra(name, "im2cluster").T), temperature=0.5)
+
+
 def sbcl():
-    """The subclass graph, then a quarter of the class graph, each as SupCon."""
+    """Every class with the temperature of the others, as in the published loss."""
     subclass = extra("SBCL ccl: subclass graph + .25 class graph", "subclass").astype(int)
-    return preset_value("supcon", {"image": images(Z1, Z2, label=subclass)}) + 0.25 * preset_value(
-        "supcon", two_views()
-    )
+    return preset_value("sbcl", two_views(cluster=subclass[:, None], class_temperature=np.ones(12)))
 
 
 def m3col():
@@ -324,6 +330,8 @@ PRESETS_ON_GOLDENS = {
     "simclr": lambda: preset_value("simclr", two_views()),
     "supcon": lambda: preset_value("supcon", two_views()),
     "dcl": lambda: preset_value("dcl", two_views()),
+    "cluster_dcl": lambda: meow(),
+    "sbcl": lambda: sbcl(),
     "rince": lambda: preset_value("rince", two_views()),
     "z_loss": lambda: preset_value("z_loss", two_views()),
     "loss_reweighting": lambda: preset_value("loss_reweighting", {"image": images(Z1, Z3)}, progress=0.5),

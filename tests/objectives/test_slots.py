@@ -67,7 +67,8 @@ def side(rows):
     several = {"labels": RNG.integers(0, 2, (rows, 4)), "path": RNG.integers(0, 2, (rows, 3))}
     several |= {"cluster": RNG.integers(0, 2, (rows, 3)), "box": RNG.uniform(0.1, 0.5, (rows, 4))}
     one = {
-        name: RNG.uniform(0.1, 1, rows) for name in ("log_average", "anchor_temperature", "class_temperature", "beta")
+        name: RNG.uniform(0.1, 1, rows)
+        for name in ("log_average", "anchor_temperature", "class_temperature", "beta", "weight")
     }
     return Recorded({name: jnp.asarray(x) for name, x in (integers | floats | several | one).items()})
 
@@ -145,4 +146,4 @@ def test_every_provider_has_a_state_that_exists():
 
 def test_the_config_offers_the_graphs_that_something_provides():
     """faults A1: objective.graph offered choices that every dataset lacks."""
-    assert set(SOURCES) - set(SOURCE_NAMES) == {"labels", "kernel", "geometry"}
+    assert set(SOURCES) - set(SOURCE_NAMES) == {"geometry"}

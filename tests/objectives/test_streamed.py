@@ -47,6 +47,8 @@ def blocks_of(x):
         "label": x["label"],
         "path": jnp.stack([x["label"] // 2, x["label"], jnp.arange(IMAGES)], axis=1),
         "caption_embedding": x["captions"],
+        "target": jnp.stack([x["label"] / 2, jnp.arange(IMAGES) % 4], axis=1),
+        "labels": (jnp.arange(5) < x["label"][:, None]).astype(jnp.int32),
         "class_embedding": x["captions"][x["label"]],
         "text": jax.lax.stop_gradient(x["text"]),
         "image": jax.lax.stop_gradient(x["z"].reshape(IMAGES, VIEWS, WIDTH).mean(1)),
@@ -151,6 +153,7 @@ def test_an_objective_reaches_the_kernels():
 
 def test_the_presets_of_the_paper_can_be_streamed():
     assert {"xclr", "xclr_class_text", "xclr_hierarchy", "simclr", "supcon", "clip", "cwcl", "ressl"} <= set(STREAMABLE)
+    assert {"y_aware", "multi_label"} <= set(STREAMABLE)
 
 
 def test_auto_streams_what_is_large_and_what_is_on_several_devices():

@@ -9,9 +9,10 @@ from PIL import Image
 import xsample_jax
 from tests.tiny import tiny_config
 from xsample_jax.errors import BAD_INPUT
+from xsample_jax.evals.clusters import k_means
 from xsample_jax.models import resnet
 from xsample_jax.models.vit import LAYOUTS, Shape, ViT
-from xsample_jax.reports.local_features import MOST_CLUSTERS, cluster, cluster_maps, overlay, palette
+from xsample_jax.reports.local_features import MOST_CLUSTERS, cluster_maps, overlay, palette
 from xsample_jax.reports.style import COLORS
 from xsample_jax.tools.local_features import main
 
@@ -20,13 +21,13 @@ def test_clusters_are_those_that_are_there():
     rng = np.random.default_rng(0)
     truth = rng.permutation(np.repeat(np.arange(4), [80, 60, 40, 20]))
     points = 10 * rng.normal(size=(4, 6))[truth] + 0.1 * rng.normal(size=(200, 6))
-    np.testing.assert_array_equal(cluster(points, 4), truth)  # numbered by size
-    np.testing.assert_array_equal(cluster(points[::-1], 4, seed=5), truth[::-1])
+    np.testing.assert_array_equal(k_means(points, 4), truth)  # numbered by size
+    np.testing.assert_array_equal(k_means(points[::-1], 4, seed=5), truth[::-1])
 
 
 def test_the_end_of_k_means_is_a_fixed_point():
     points = np.random.default_rng(1).normal(size=(300, 5))
-    found = cluster(points, 5)
+    found = k_means(points, 5)
     centers = np.stack([points[found == number].mean(axis=0) for number in range(5)])
     distances = ((points[:, None] - centers) ** 2).sum(axis=2)
     np.testing.assert_array_equal(distances.argmin(axis=1), found)
@@ -36,8 +37,8 @@ def test_the_end_of_k_means_is_a_fixed_point():
 
 
 def test_fewer_points_than_clusters():
-    assert cluster(np.ones((7, 3)), 4).tolist() == [0] * 7
-    two = cluster(np.repeat(np.eye(2), [5, 2], axis=0), 6)
+    assert k_means(np.ones((7, 3)), 4).tolist() == [0] * 7
+    two = k_means(np.repeat(np.eye(2), [5, 2], axis=0), 6)
     assert two.tolist() == [0] * 5 + [1] * 2
 
 

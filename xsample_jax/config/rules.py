@@ -9,10 +9,12 @@ silence, as that is reported already.
 from collections.abc import Iterator
 
 from xsample_jax.config.rules_objective import LOSS_RULES, OBJECTIVE_RULES
+from xsample_jax.data.side import find_side_problems
 from xsample_jax.errors import ConfigError, did_you_mean
 from xsample_jax.models import param_groups
 from xsample_jax.models.towers import kind_of
 from xsample_jax.objectives.from_config import build_objective
+from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.optim import COOLED, SCHEDULE_FREE
 from xsample_jax.sharding import find_rule_problems
 from xsample_jax.topology import TOPOLOGY, TOPOLOGY_FORM
@@ -65,6 +67,33 @@ def _mix(c: dict) -> Iterator[ConfigError]:
         yield ConfigError("data.mix", f"shares of {total:g}", "less than 1 in all: data.path gets the rest")
     if c["data.mix"] and c["data.source"] != "records":
         yield ConfigError("data.mix", c["data.mix"], f"() with data.source = {c['data.source']}", "Use records.")
+
+
+def _side(c: dict) -> Iterator[ConfigError]:
+    yield from find_side_problems(c["data.side"], mixed=bool(c["data.mix"]))
+
+
+# What is about the whole of a set, and draws its records in its own way.
+OF_DRAWS = {"data.mix": (), "data.balance": 0.0, "data.samples_per_class": None, "data.fraction": 1.0}
+
+
+def _draws(c: dict) -> Iterator[ConfigError]:
+    """Weights of records and batches of one group: each decides alone which records are drawn."""
+    given, by = {entry["name"] for entry in c["data.side"] if "name" in entry}, c["data.batches_of"]
+    if by in ("cluster", "group") and by not in given:
+        yield ConfigError("data.batches_of", by, f"an entry {by!r} in data.side", f"It comes from {BY_RECORD[by].how}.")
+    if by is not None and "weight" in given:
+        yield ConfigError("data.batches_of", by, "None with a weight in data.side, which decides what is drawn")
+    if by == "label" and c["data.label_noise"]:
+        yield ConfigError("data.batches_of", by, "None with data.label_noise, which changes labels")
+    if by is not None and c["data.on_error"] == "skip":
+        expected = "raise with data.batches_of: the record in place of a broken one would be of another group"
+        yield ConfigError("data.on_error", "skip", expected, "Prepare the set again without its broken records.")
+    for key, neutral in OF_DRAWS.items():
+        for field, value in (("data.batches_of", by), ("data.side", "weight" if "weight" in given else None)):
+            if value is not None and c[key] != neutral:
+                fix = f"Set --config.{key}={neutral}."
+                yield ConfigError(field, value, f"none with {key}, which says what is drawn too", fix)
 
 
 def _noise(c: dict) -> Iterator[ConfigError]:
@@ -126,7 +155,7 @@ def _hue(c: dict) -> Iterator[ConfigError]:
         )
 
 
-DATA_RULES = (_data_source, _mix, _noise, _samples_per_class, _fraction, _view_size, _hue)
+DATA_RULES = (_data_source, _mix, _side, _draws, _noise, _samples_per_class, _fraction, _view_size, _hue)
 
 
 # Rules about evaluations, and about the checkpoints that they rank.

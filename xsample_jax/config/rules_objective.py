@@ -11,6 +11,7 @@ from xsample_jax.objectives.from_config import build_objective, needed_views, re
 from xsample_jax.objectives.logits import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from xsample_jax.objectives.objective import Objective, find_unstreamable, find_without_kernels
 from xsample_jax.objectives.presets import PRESETS
+from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.objectives.streaming.pallas import LANES, images_of_tile
 from xsample_jax.registry import name_of, options_of
 
@@ -177,6 +178,23 @@ def _text_tower(c: dict) -> Iterator[ConfigError]:
 FEWEST_GENERATED = 2  # a contrast needs another image
 
 
+def _not_generated(c: dict) -> Iterator[ConfigError]:
+    """A generator is told classes and captions, but not what data.side gives, so its images would have none of it."""
+    try:
+        reads = build_objective(_section(c)).requires & set(BY_RECORD)
+    except ConfigError:
+        return  # reported by _objective
+    kind, preset = c["objective.generator.kind"], c["objective.preset"]
+    if kind is not None and c["objective.generator.share"] and reads:
+        yield ConfigError(
+            "objective.generator.kind",
+            kind,
+            f"None for objective.preset = {preset!r}, which reads {', '.join(sorted(reads))} of every image: a "
+            "generated image has none",
+            "Set --config.objective.generator.kind=None, or --config.objective.preset=simclr.",
+        )
+
+
 def _generator(c: dict) -> Iterator[ConfigError]:
     kind, share, start, ramp = (c[f"objective.generator.{name}"] for name in ("kind", "share", "start", "ramp"))
     if kind is None or share == 0:
@@ -221,7 +239,7 @@ def _generator(c: dict) -> Iterator[ConfigError]:
         )
 
 
-OBJECTIVE_RULES = (_objective, _text_tower, _generator)
+OBJECTIVE_RULES = (_objective, _text_tower, _generator, _not_generated)
 
 
 # The kernels for TPU: what they can do, said before anything compiles.

@@ -63,6 +63,21 @@ DATA = {
         ("group", "subgroup"),
         "Attributes of the records above the class in the class tree, root first, for the hierarchy graph.",
     ),
+    "side": Key(
+        tuple[dict, ...],
+        (),
+        "Further entries of every record: {name: cluster, group, target, labels, class_temperature or weight; file: a "
+        ".npz by record index, or attributes: names of attributes} (docs/side_information.md). Those that nothing "
+        "reads are not opened.",
+    ),
+    "batches_of": Key(
+        str,
+        None,
+        "Every batch is of one label, or of one cluster or group of data.side; records that do not fill a last batch "
+        "are left out, others each time. None: of all records.",
+        choices=("label", "cluster", "group"),
+        optional=True,
+    ),
     "samples_per_class": Key(
         int,
         None,

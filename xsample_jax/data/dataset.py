@@ -8,20 +8,23 @@ import copy
 import dataclasses
 import itertools
 import logging
+import math
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from xsample_jax.data.decode import decode_image
-from xsample_jax.data.loader import Rates, draw_order, scrambled, threaded_batches
+from xsample_jax.data.loader import Rates, draw_order, one_group_order, scrambled, threaded_batches
 from xsample_jax.data.records import unit_rows
+from xsample_jax.data.side import FROM_ATTRIBUTES, Reader, open_side
 from xsample_jax.data.sources import Mixture, open_source, open_training_source, source_folder
 from xsample_jax.data.tokenizer import load_tokenizer, tokenize
 from xsample_jax.errors import DataError, raise_all
 from xsample_jax.objectives.from_config import build_objective, presets_that_read
 from xsample_jax.objectives.objective import Objective
+from xsample_jax.objectives.side_information import BY_RECORD
 
 # Which caption of a record training sees, and its embedding: the key `data.caption`.
 
@@ -96,9 +99,11 @@ class Dataset:
       tokenizer, length: for caption_tokens.
       hierarchy: names of the attributes above the label in the class tree, root first, for path.
       rates: how often each record is drawn in training; None: all alike.
+      groups: int [records], of which every training batch has one only; None: batches of all.
       keep: every image is decoded once and stays in memory (data.cache=decoded).
       fit: how images become squares: crop or pad (data/decode.py).
       zero_captions: a record without a caption gets an embedding of zeros, where an evaluation can do without.
+      side: readers of the entries of data.side that are in `fields` (data/side.py).
     """
 
     source: Sequence
@@ -110,9 +115,11 @@ class Dataset:
     length: int = 0
     hierarchy: tuple[str, ...] = ()
     rates: Rates | None = None
+    groups: np.ndarray | None = None
     keep: bool = False
     fit: str = "crop"
     zero_captions: bool = False
+    side: Mapping[str, Reader] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         self._broken: set[int] = set()
@@ -184,6 +191,9 @@ class Dataset:
             example["path"] = self._path(record, index)
         if "attributes" in self.fields:
             example |= {f"attribute/{name}": np.int32(value) for name, value in record["attributes"].items()}
+        if self.side:
+            place = self.source.place(index)
+            example |= {name: read(record, place) for name, read in self.side.items()}
         return example
 
     def _write_image(self, record: dict, index: int, image: np.ndarray) -> None:
@@ -237,14 +247,18 @@ class Dataset:
 def train_batches(examples: Dataset, config, start: int, rows: Sequence[int] | None = None):
     """Endless shuffled batches, from global example `start` on; close() the iterator when done.
 
-    Every epoch has its own order, a function of config.seed and examples.rates alone. `rows`: which rows of every
-    global batch to read, in the order in which they come (mesh.process_rows; default all), so that the rows of all
-    processes are one global batch, in the same order for any number of processes.
+    Every epoch has its own order, a function of config.seed and examples.rates (or groups) alone. `rows`: which rows
+    of every global batch to read, in the order in which they come (mesh.process_rows; default all), so that the rows of
+    all processes are one global batch, in the same order for any number of processes.
     """
     batch_size = config.batch_size
     rows = range(batch_size) if rows is None else [int(row) for row in rows]
     share = len(rows)
-    index = draw_order(len(examples), config.seed, examples.rates)
+    if examples.groups is None:
+        index = draw_order(len(examples), config.seed, examples.rates)
+    else:
+        index = one_group_order(examples.groups, batch_size, config.seed)
+        start = math.ceil(start / batch_size) * batch_size  # of a run whose batches had another size
 
     def read(number: int, image: np.ndarray) -> dict[str, np.ndarray]:
         place = start + number // share * batch_size + rows[number % share]
@@ -320,7 +334,8 @@ def open_dataset(config, split: str, fields: frozenset[str], source=None) -> Dat
     """The decoded examples of a split, or of `source`, with the entries in `fields`; DataError when it lacks one."""
     source = open_source(config.data, split) if source is None else source
     check_not_empty(source)
-    check_side_information(fields, source)
+    given = [entry["name"] for entry in config.data.side]
+    check_side_information(fields, source, given)
     folder = source_folder(config.data)
     tokenizer = load_tokenizer(folder) if "caption_tokens" in fields else None
     return Dataset(
@@ -333,15 +348,19 @@ def open_dataset(config, split: str, fields: frozenset[str], source=None) -> Dat
         length=config.model.text.length,
         hierarchy=tuple(config.data.hierarchy),
         fit=config.data.fit,
+        side=open_side(config.data.side, source, fields & set(given)),
     )
 
 
 def open_evaluated(config, split: str, source=None) -> Dataset:
     """The examples of a split as evaluations read them: attributes and, where the set has them, caption embeddings.
 
-    A record without a caption gets an embedding of zeros.
+    A record without a caption gets an embedding of zeros. What the objective reads of data.side is there, too, where it
+    is made of attributes.
     """
-    examples = open_dataset(config, split, frozenset({"attributes"}), source)
+    made = {entry["name"] for entry in config.data.side if "attributes" in entry}
+    fields = made & build_objective(config.objective).requires if made else set()
+    examples = open_dataset(config, split, frozenset({"attributes", *fields}), source)
     if examples.source.manifest.text_encoder is not None:
         examples.fields, examples.zero_captions = examples.fields | {"caption_embedding"}, True
     return examples
@@ -390,11 +409,11 @@ def check_class_names(objective: Objective, source) -> None:
 MOST_PRESETS = 12  # named in a message
 
 
-def check_side_information(fields: frozenset[str], source) -> None:
+def check_side_information(fields: frozenset[str], source, side: Collection[str] = ()) -> None:
     """Raises DataError (or Problems) for entries in `fields` that no dataset, or not this one, can deliver.
 
     What a set has is read off its manifest and a sample of its records: a set may lack captions here and there, and on
-    some sets one record cannot be read.
+    some sets one record cannot be read. `side`: the entries that data.side gives.
     """
 
     def some(test) -> bool:
@@ -409,13 +428,18 @@ def check_side_information(fields: frozenset[str], source) -> None:
         "path": labels and some(lambda record: record["attributes"]),
         "index": True,
         "attributes": True,
-    }
+    } | dict.fromkeys(side, True)
     presets = presets_that_read([name for name, there in has.items() if there])
     more = f" and {len(presets) - MOST_PRESETS} more" if len(presets) > MOST_PRESETS else ""
     fix = f"Presets that this dataset supports: {', '.join(presets[:MOST_PRESETS])}{more}."
     problems = []
     for name in sorted(fields):
-        if name not in has:
+        if name in BY_RECORD and name not in has:
+            kind = BY_RECORD[name]
+            by = "attributes or a file" if name in FROM_ATTRIBUTES else "a file"
+            expected = f"{by} for {name!r} ({kind.says}) in data.side"
+            problems.append(DataError(f"batch entry {name}", None, expected, f"It comes from {kind.how}. {fix}"))
+        elif name not in has:
             problems.append(DataError(f"batch entry {name}", None, "a graph that does not read it: no set has it", fix))
         elif not has[name]:
             expected = "a dataset that has it, as the target graph or the text side of this objective reads it"

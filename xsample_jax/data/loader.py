@@ -155,6 +155,39 @@ def _epoch(rates: Rates, seed: int, epoch: int) -> np.ndarray:
     return line[np.minimum(np.searchsorted(ends, places, side="right"), len(line) - 1)]
 
 
+def one_group_order(groups: np.ndarray, batch_size: int, seed: int) -> Callable[[int], int]:
+    """As `draw_order`, for batches of one group each: places n * batch_size to (n + 1) * batch_size are of one group.
+
+    Every pass shuffles the records of each group, cuts them into batches, leaves out those of a last batch that would
+    not be full, and shuffles the batches of all groups (feature-aware negatives of MCL, arXiv 2402.11816).
+
+    Args:
+      groups: int [records], -1 for a record of no group, which is never drawn; every other group fills a batch.
+    """
+    line = np.argsort(groups, kind="stable")[np.sum(groups < 0) :]
+    parts = np.split(line, np.flatnonzero(np.diff(groups[line])) + 1)
+
+    def one_pass(number: int) -> np.ndarray:
+        key = scrambled(seed ^ 0x2545F4914F6CDD1D, number)
+        drawn, batches = _uniform(key, len(groups)), []
+        for members in parts:
+            whole = len(members) // batch_size * batch_size
+            batches.append(members[np.argsort(drawn[members], kind="stable")][:whole].reshape(-1, batch_size))
+        every = np.concatenate(batches)
+        return every[np.argsort(_uniform(scrambled(key, 0), len(every)), kind="stable")]
+
+    passes, lock = functools.lru_cache(maxsize=3)(one_pass), threading.Lock()
+    count = sum(len(members) // batch_size for members in parts)
+
+    def index(place: int) -> int:
+        batch, row = divmod(place, batch_size)
+        with lock:
+            batches = passes(batch // count)
+        return int(batches[batch % count, row])
+
+    return index
+
+
 def _uniform(key: int, count: int) -> np.ndarray:
     """float64 [count] in [0, 1): `scrambled` of 0, 1, 2, ..., all at once, the same with every version of numpy."""
     z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN) + np.uint64(key)

@@ -130,6 +130,10 @@ class Perturbed:
     def locate(self, i: int) -> str:
         return self._source.locate(self._index(i))
 
+    def place(self, i: int) -> int:
+        """Which record of the split it is, as data.side counts them."""
+        return self._source.place(self._index(i))
+
     def _index(self, i: int) -> int:
         return i if self._indices is None else int(self._indices[i])
 

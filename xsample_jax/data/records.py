@@ -269,6 +269,10 @@ class RecordSource:
         number, offset = self._position(i)
         return f"{self._shards[number]['file']}:{offset}"
 
+    def place(self, i: int) -> int:
+        """Which record of the split it is, as data.side counts them (data/perturb.py leaves some out)."""
+        return i
+
     def __getitem__(self, i: int) -> dict:
         """Returns record `i`; IndexError past the end, DataError with file and index for a broken record."""
         number, offset = self._position(i)

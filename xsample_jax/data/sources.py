@@ -59,6 +59,10 @@ class Mixture:
         which, place = self._position(i)
         return f"{self.sources[which].folder}/{self.sources[which].locate(place)}"
 
+    def place(self, i: int) -> int:
+        """Which record it is, as data.side counts them."""
+        return i
+
     def labels(self, of_sources: Sequence[np.ndarray]) -> np.ndarray:
         """Labels of the mixture, int32 [records], from those of its sets."""
         pairs = zip(self._classes, of_sources, strict=True)

@@ -19,6 +19,7 @@ from xsample_jax.io.files import load_arrays, write_arrays
 from xsample_jax.io.paths import as_path
 from xsample_jax.objectives.learned_state import temperature_of
 from xsample_jax.objectives.objective import Objective, center_texts
+from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.objectives.terms import IMAGE, Term, image_block, pairs_of
 from xsample_jax.registry import name_of
 from xsample_jax.setup import RunSetup
@@ -214,7 +215,7 @@ def graphs_of(parts: RunSetup, state: TrainState, images: np.ndarray, side: Mapp
 
 def side_of(parts: RunSetup, examples: Sequence[Mapping]) -> dict[str, np.ndarray]:
     """What the graphs of an objective read of some examples, one row each, as far as the set has it."""
-    names = [name for name in ("id", "label", "caption_embedding") if name in examples[0]]
+    names = [name for name in ("id", "label", "caption_embedding", *BY_RECORD) if name in examples[0]]
     side = {name: np.stack([example[name] for example in examples]) for name in names}
     inner = [f"attribute/{name}" for name in parts.config.data.hierarchy]
     if inner and all(name in example for name in inner for example in examples):

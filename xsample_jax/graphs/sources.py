@@ -10,6 +10,7 @@ source(u, v) = source(v, u) transposed. Side information:
     labels              0/1   [A, C]   several labels of one image
     path                int   [A, L]   nodes of a tree from below the root to the leaf, -1 = above this depth
     target              float [A, R]   real-valued labels
+    cluster             int   [A, M]   clusters of M clusterings, -1 = unknown
     caption_embedding   float [A, E]   frozen text embedding of the caption, any norm > 0
     class_embedding     float [A, E]   frozen embedding of the text of the class, gathered by label
     box                 float [A, 4]   crop of the view in its image: y, x, height, width, each in 0..1
@@ -58,6 +59,12 @@ def labels(u: dict, v: dict) -> jax.Array:
     common = u_set @ v_set.T
     union = u_set.sum(axis=1)[:, None] + v_set.sum(axis=1)[None, :] - common
     return jnp.maximum(common / jnp.maximum(union, 1), identity(u, v))
+
+
+def cluster(u: dict, v: dict) -> jax.Array:
+    """1 where both rows are of one image, or in one known cluster of every clustering: subclasses of SBCL."""
+    same = (u["cluster"][:, None, :] == v["cluster"][None, :, :]) & (u["cluster"][:, None, :] >= 0)
+    return jnp.maximum(jnp.all(same, axis=-1).astype(jnp.float32), identity(u, v))
 
 
 def other_label(u: dict, v: dict) -> jax.Array:
@@ -190,6 +197,7 @@ SOURCES = {
     "uniform": Slot(uniform, reads=("id",)),
     "label": Slot(label, reads=("id", "label")),
     "labels": Slot(labels, reads=("id", "labels")),
+    "cluster": Slot(cluster, reads=("id", "cluster")),
     "other_label": Slot(other_label, reads=("label",)),
     "caption": Slot(caption, reads=("caption_embedding",)),
     "class_text": Slot(class_text, reads=("class_embedding",)),

@@ -24,7 +24,8 @@ from xsample_jax.objectives.learned_state import constants_of, own_temperatures
 from xsample_jax.objectives.logits import TEMPERATURES
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.row_links import OF_ORDER
-from xsample_jax.objectives.side_information import EVERY_IMAGE, MIXED, STATES, provider_of
+from xsample_jax.objectives.row_weights import WEIGHTS
+from xsample_jax.objectives.side_information import BY_RECORD, EVERY_IMAGE, MIXED, STATES, provider_of
 from xsample_jax.objectives.terms import OF_VIEWS, FeatureTerm, Rows, Term, chosen_slots
 from xsample_jax.registry import Choice, Slot, name_of, options_of, slot_of
 
@@ -41,7 +42,17 @@ SIGNED = (
     "random",
 )
 # Sources that are zero for some pairs.
-WITH_ZEROS = ("identity", "label", "labels", "other_label", "second_label", "geometry", "mixed", "mixed_keys")
+WITH_ZEROS = (
+    "identity",
+    "label",
+    "labels",
+    "cluster",
+    "other_label",
+    "second_label",
+    "geometry",
+    "mixed",
+    "mixed_keys",
+)
 
 # Choices that look for negatives among the pairs without target, by the field of a term.
 AMONG_ZEROS = {
@@ -117,6 +128,7 @@ def find_clashes(term: Term, number: int, objective: Objective, field: str) -> I
     yield from _graph(term, field)
     yield from _softmax_only(term, field)
     yield from _by_loss(term, field)
+    yield from _merged(term, field)
     yield from _zeros(term, f"{field}.graph")
     yield from _rows(term, field)
     yield from _temperature(term, objective, field)
@@ -219,6 +231,14 @@ def _by_loss(term: Term, field: str) -> Iterator[ConfigError]:
             if getattr(term, name) != value:
                 expected = f"{value!r}: the row_weight 'by_loss' is computed of that loss"
                 yield ConfigError(f"{field}.{name}", getattr(term, name), expected)
+
+
+def _merged(term: Term, field: str) -> Iterator[ConfigError]:
+    """Merged views are one anchor, and what a weight reads of anchors is of every view."""
+    for name in ("row_weight", "attraction", "repulsion") if term.merge_views else ():
+        choice = getattr(term, name)
+        if isinstance(choice, Choice) and set(slot_of(WEIGHTS, choice, name).anchor_reads) & set(BY_RECORD):
+            yield ConfigError(f"{field}.{name}", choice, "another weight, or merge_views=False: views share an anchor")
 
 
 def _softmax_only(term: Term, field: str) -> Iterator[ConfigError]:

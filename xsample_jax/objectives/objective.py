@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from xsample_jax.graphs.targets import weight_at
 from xsample_jax.objectives.cross_entropy import PULLS
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
+from xsample_jax.objectives.graph_metrics import graph_metrics
 from xsample_jax.objectives.logits import LOWEST_TEMPERATURE
 from xsample_jax.objectives.side_information import batch_entries
 from xsample_jax.objectives.streaming.loss import Streaming
@@ -22,7 +23,6 @@ from xsample_jax.objectives.terms import (
     chosen_slots,
     count_rows,
     feature_value,
-    graph_metrics,
     pairs_of,
     term_value,
     views_apart,
@@ -158,7 +158,7 @@ def objective_loss(
       key: random key, for synthetic keys and feature terms that draw.
       how: whether terms are written out densely or streamed; None: densely.
     Returns:
-      loss (scalar, float32) and metrics of scalars: loss, those of terms.graph_metrics (weighted as the terms are),
+      loss (scalar, float32) and metrics of scalars: loss, those of graph_metrics (weighted as the terms are),
       kl = loss - H(T) where all of the loss is cross-entropy, and feature_NAME, the share that feature terms of that
       name have in the loss. With `widths` those of the first width, but for loss and kl, and the loss of each.
 

@@ -82,6 +82,17 @@ IMAGES = {
         Objective((Term(LABEL),), 0.1),
         golden="SupCon-out (SupContrast)",
     ),
+    "y_aware": Preset(
+        "T = rowsum(exp(-|t_i - t_k|^2 / 2)) over k != i, t real-valued labels; tau 0.1",
+        "y-Aware, arXiv 2106.08808; the width of the kernel is ours, and the published code divides columns, not rows",
+        Objective((Term(Graph({"name": "kernel", "bandwidth": 1.0}, "row_sum")),), 0.1),
+    ),
+    "multi_label": Preset(
+        "T = rowsum(|L_i and L_k| / |L_i or L_k|) over k != i, L sets of labels; tau 0.1",
+        "Jaccard similarity contrastive loss, arXiv 2212.00552 (there of texts; the equation was not compared with the "
+        "paper)",
+        Objective((Term(Graph("labels", "row_sum")),), 0.1),
+    ),
     "supcon_in": Preset(
         "-log of the mean over i+ of e^{s(i, i+)/tau} / sum over k != i of e^{s(i, k)/tau}",
         "SupCon (in), arXiv 2004.11362, eq. 3",
@@ -97,6 +108,26 @@ IMAGES = {
         "-w_i s(i, i+)/tau + log sum over other images; w_i = 2 - A softmax over anchors of s(i, i+)/0.5",
         "DCLW, arXiv 2110.06848, eq. 7",
         Objective((Term(negatives="other_images", attraction="near_positive"),), 0.1),
+    ),
+    "cluster_dcl": Preset(
+        "-s(i, i+)/tau + log sum over k of N_ik e^{s(i, k)/tau}, N_ik clusterings that keep the images i and k apart; "
+        "view 0 against view 1; tau 0.4",
+        "the first term of MEOW, arXiv 2212.13847 (there on graphs, with clusters renewed every step, and beside "
+        "ProtoNCE)",
+        Objective((Term(anchors=VIEW_0, keys=VIEW_1, negatives="clusters_apart"),), 0.4),
+        golden="MEOW cluster-weighted negatives (N weights)",
+    ),
+    "sbcl": Preset(
+        "SupCon with i+ of the same subclass + 0.25 SupCon with i+ of the same class and tau times that of the class; "
+        "tau 0.1",
+        "SBCL, arXiv 2306.15925 (there subclasses and temperatures are renewed every 10 epochs)",
+        Objective((Term(Graph("cluster")), Term(LABEL, temperature="per_class", weight=0.25)), 0.1),
+        golden="SBCL ccl: subclass graph + .25 class graph",
+    ),
+    "weighted_draws": Preset(
+        "NT-Xent of images drawn with the rates w, rows weighted by mean(w) / w_i; tau 0.1",
+        "importance sampling of the anchors",
+        Objective((Term(row_weight="recorded"),), 0.1),
     ),
     "decoupled_softmax": Preset(
         "mean over i+ of -log e^{s(i, i+)/tau} / (e^{s(i, i+)/tau} + sum over negatives)",

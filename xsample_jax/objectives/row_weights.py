@@ -74,6 +74,15 @@ def by_loss(
     return jnp.sum(counted) * jnp.where(counted, share, 0.0)
 
 
+def recorded(logits, target, weight, log_denominator, u, temperature, progress) -> jax.Array:
+    """1 / w_i of images that are drawn with the rates w of mean 1 (data.side): the mean over anchors drawn alike.
+
+    Side information weight [A]. Over the anchors the loss has the expectation of uniform draws; the keys that they are
+    compared with remain those of the batch, which are drawn with the rates.
+    """
+    return 1 / u["weight"]
+
+
 def moving_average(logits, target, weight, log_denominator, u, temperature, progress) -> jax.Array:
     """Z_i / u_i: Z_i the mean of e^S over the negatives, u_i its moving average (SogCLR, arXiv 2202.12387, eq. 5).
 
@@ -123,6 +132,7 @@ WEIGHTS = {
         by_loss,
         limits={"strategy": ("linupper", "quadratic", "extremes"), "r": (1e-3, None), "warm_up": (0, 1)},
     ),
+    "recorded": Slot(recorded, of_anchors=("weight",)),
     "moving_average": Slot(moving_average, of_anchors=("log_average",), learns=("average",)),
     "moving_average_gap": Slot(
         moving_average_gap, of_anchors=("log_average", "anchor_temperature"), learns=("anchor_temperature",)

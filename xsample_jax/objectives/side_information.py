@@ -1,7 +1,8 @@
 """Who provides the side information that slots read, and which rows carry it.
 
 Every name that a slot declares (choice.Slot) is looked up here: a name without a provider is refused by the check of
-the config. To provide another one, add it to PROVIDERS and put it into the blocks (step.py).
+the config. To provide another one, add it to PROVIDERS and put it into the blocks (step.py); one that a dataset has
+for each of its records is an entry of BY_RECORD alone.
 """
 
 import dataclasses
@@ -32,6 +33,40 @@ class Provider:
     state: str | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class ByRecord:
+    """What the config key data.side can give for every record, from a file or from attributes (data/side.py).
+
+    Attributes:
+      dtype: of the entry of a batch.
+      wide: several numbers of each record, [records, M]; else one, [records].
+      lowest, highest: bounds of a value.
+      says: what it is, in a few words; how: where it usually comes from.
+    """
+
+    dtype: str
+    wide: bool
+    says: str
+    how: str
+    lowest: float = -float("inf")
+    highest: float = float("inf")
+
+
+BY_RECORD: Mapping[str, ByRecord] = {
+    "cluster": ByRecord(
+        "int32", True, "clusters, a column for each clustering, -1 = unknown", "tools.cluster or attributes", -1
+    ),
+    "group": ByRecord("int32", False, "a group, -1 = none", "an attribute or a file of yours", -1),
+    "target": ByRecord("float32", True, "real-valued labels", "attributes or a file of yours", -1e15, 1e15),
+    "labels": ByRecord(
+        "int32", True, "several labels of one image, 0 or 1 for each", "attributes or a file of yours", 0, 1
+    ),
+    "class_temperature": ByRecord(
+        "float32", False, "the temperature of the class of a record, times tau", "tools.cluster --per_class", 1e-3, 1e3
+    ),
+    "weight": ByRecord("float32", False, "how often a record is drawn", "a file of yours", 1e-6, 1e6),
+}
+
 PROVIDERS: Mapping[str, Provider] = {
     "id": Provider(ALL),
     "row": Provider(ALL),
@@ -56,6 +91,7 @@ PROVIDERS: Mapping[str, Provider] = {
     "second_label": Provider(EVERY_IMAGE, ("label",), state="gate"),
     "log_average": Provider(("image",), ("index",), state="memory"),
     "anchor_temperature": Provider(("image",), ("index",), state="anchor_temperature"),
+    **{name: Provider(STORED, (name,)) for name in BY_RECORD},
 }
 
 # State of an objective by name: whether it has it.

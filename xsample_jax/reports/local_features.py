@@ -13,48 +13,12 @@ import numpy as np
 
 from xsample_jax.data.dataset import open_dataset, spread_places
 from xsample_jax.encoder import Encoder
+from xsample_jax.evals.clusters import k_means
 from xsample_jax.reports.contact_sheet import contact_sheet
 from xsample_jax.reports.style import COLORS, figures_folder, image_uri, write_page
 
 SIDE = 96  # pixels of an image on the page
-ROUNDS = 100  # of k-means, at most
 MOST_CLUSTERS = 12  # each has a color
-
-
-def cluster(points: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """k-means of points [n, D] from k-means++ centers: the cluster of each, int [n]; fewer where points are alike.
-
-    Clusters are numbered by size, the largest first, so that the same points give the same colors.
-    """
-    points = np.asarray(points, np.float64)
-    centers = _first_centers(points, count, np.random.default_rng(seed))
-    nearest = np.full(len(points), -1)
-    for _ in range(ROUNDS):
-        found = _square_distances(points, centers).argmin(axis=1)
-        if (found == nearest).all():
-            break
-        nearest = found
-        for number in range(len(centers)):
-            if (nearest == number).any():
-                centers[number] = points[nearest == number].mean(axis=0)
-    sizes = np.bincount(nearest, minlength=len(centers))
-    return np.argsort(np.argsort(-sizes, kind="stable"))[nearest]
-
-
-def _first_centers(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """k-means++ (Arthur and Vassilvitskii 2007): each center is drawn by its squared distance to the nearest before."""
-    centers = [points[rng.integers(len(points))]]
-    while len(centers) < count:
-        far = _square_distances(points, np.stack(centers)).min(axis=1)
-        if not far.sum() > 1e-12 * len(points):
-            break  # no other point is left
-        centers.append(points[rng.choice(len(points), p=far / far.sum())])
-    return np.stack(centers)
-
-
-def _square_distances(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    square = (points**2).sum(axis=1)[:, None] - 2 * points @ centers.T + (centers**2).sum(axis=1)
-    return np.maximum(square, 0.0)
 
 
 def cluster_maps(maps: Mapping[str, np.ndarray], count: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -63,7 +27,7 @@ def cluster_maps(maps: Mapping[str, np.ndarray], count: int, seed: int = 0) -> d
     for name, map_ in maps.items():
         rows = map_.reshape(-1, map_.shape[-1]).astype(np.float64)
         rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-        found[name] = cluster(rows, count, seed).reshape(map_.shape[:3])
+        found[name] = k_means(rows, count, seed).reshape(map_.shape[:3])
     return found
 
 

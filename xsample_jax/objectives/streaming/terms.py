@@ -87,7 +87,7 @@ def streamed_term(
     target_temperature: float,
     how: Streaming,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Value and metrics of a term (terms.term_value, terms.graph_metrics) without any array of pairs."""
+    """Value and metrics of a term (terms.term_value, graph_metrics) without any array of pairs."""
     graph, same = term.graph, term.anchors == term.keys
     anchors = select(blocks, term.anchors, images)
     if name_of(term.link) == "z":

@@ -22,7 +22,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 def streamed_z(
     graph: Graph, options: dict, anchors: dict, keys: dict, same: bool, how: Streaming
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Value and metrics of a term with the link z (terms.term_value, terms.graph_metrics), without arrays of pairs.
+    """Value and metrics of a term with the link z (terms.term_value, graph_metrics), without arrays of pairs.
 
     Args:
       graph: T, of which each pair can be computed by itself; options: those of the link.
