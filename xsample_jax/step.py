@@ -71,9 +71,9 @@ class StepInputs:
 
 
 def local_crops(augment):
-    """The augment section for small crops: their size and area, the rest as for the views."""
+    """The augment section for small crops: their size and area, the rest as for the views without `per_view`."""
     local = augment.copy_and_resolve_references()
-    local.size, local.crop_scale = augment.local_size, augment.local_crop_scale
+    local.size, local.crop_scale, local.per_view = augment.local_size, augment.local_crop_scale, ()
     return local
 
 

@@ -5,12 +5,14 @@ view and blur is again two matrix products (photometric.py). Every random number
 (seed, step, image id, view), so that a view does not depend on the place of its image in the batch, on the number of
 devices, or on what a run did before it was resumed.
 
-Order of the operations (SimCLR, arXiv 2002.05709, appendix A): crop and flip, color jitter, gray, blur, normalize.
-Images with alpha are laid on their ground right after the crop; AutoAugment comes between that and the jitter.
+Order of the operations (SimCLR, arXiv 2002.05709, appendix A; BYOL, arXiv 2006.07733, appendix B): crop and flip,
+color jitter, gray, blur, solarize, normalize. Images with alpha are laid on their background right after the crop;
+AutoAugment comes between that and the jitter.
 
 In between an image is laid out [B, y, channel, x], for the sake of the products. Values are 0..1, float32 throughout.
 """
 
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -197,6 +199,12 @@ def blur(view: jax.Array, draws: dict[str, jax.Array], config) -> jax.Array:
     return resize(view, weights, weights)
 
 
+def solarize(view: jax.Array, draws: dict[str, jax.Array], config) -> jax.Array:
+    """Inverts the values from one half on, of a random `config.solarize` of the views."""
+    inverted = jnp.where(view >= 0.5, 1.0 - view, view)
+    return jnp.where((draws["solarize"] < config.solarize)[:, :, None, None], inverted, view)
+
+
 def jitter_map(mean: jax.Array, factors: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the affine map of the colors that is brightness, contrast, saturation and hue in any order.
 
@@ -259,7 +267,13 @@ _DRAWS = {
     "gray": 1,
     "blur": 1,
     "blur_sigma": 1,
+    "solarize": 1,  # last: the numbers before it are those of runs that are older
 }
+
+# What `augment.per_view` may change for one view.
+PER_VIEW = (
+    "crop_scale", "crop_ratio", "flip", "jitter", "jitter_strength", "gray", "blur", "blur_sigma", "solarize",
+)  # fmt: skip
 
 
 def make_views(
@@ -302,8 +316,19 @@ def views_from_numbers(images: jax.Array, numbers: dict[str, jax.Array], config)
     source = _to_planes(images)
     # One view after the other, each over the whole batch: temporaries stay small, the batch dimension stays first.
     of_view = {choice: jnp.moveaxis(of_all, 1, 0) for choice, of_all in numbers.items()}
-    stacked = jax.lax.map(lambda draws: _one_view(source, draws, config), of_view)
+    if config.per_view:
+        views = len(of_view["flip"])
+        draws_of = lambda view: {choice: of_all[view] for choice, of_all in of_view.items()}  # noqa: E731
+        stacked = jnp.stack([_one_view(source, draws_of(view), _of_view(config, view)) for view in range(views)])
+    else:
+        stacked = jax.lax.map(lambda draws: _one_view(source, draws, config), of_view)
     return with_bits(jnp.moveaxis(stacked, 0, 1).reshape(-1, *stacked.shape[2:]), images, config.bits)
+
+
+def _of_view(config, view: int):
+    """The augment section for one view: with its changes of `per_view`, whose last entry serves all later views."""
+    changes = config.per_view[min(view, len(config.per_view) - 1)]
+    return types.SimpleNamespace(**{**config.to_dict(), **changes})
 
 
 def eval_view(images: jax.Array, config, background: jax.Array | None = None) -> jax.Array:
@@ -386,6 +411,8 @@ def _one_view(source: jax.Array, draws: dict[str, jax.Array], config) -> jax.Arr
         view = to_gray(view, draws, config)
     if config.blur > 0:
         view = blur(view, draws, config)
+    if config.solarize > 0:
+        view = solarize(view, draws, config)
     return _normalize(view, config)
 
 

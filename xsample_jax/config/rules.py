@@ -8,7 +8,10 @@ silence, as that is reported already.
 
 from collections.abc import Iterator
 
+from xsample_jax.augment.views import PER_VIEW
+from xsample_jax.config.key import find_value_problem
 from xsample_jax.config.rules_objective import LOSS_RULES, OBJECTIVE_RULES
+from xsample_jax.config.schema_data import AUGMENT
 from xsample_jax.data.side import find_side_problems
 from xsample_jax.errors import ConfigError, did_you_mean
 from xsample_jax.models import param_groups
@@ -147,6 +150,25 @@ def _view_size(c: dict) -> Iterator[ConfigError]:
         )
 
 
+def _per_view(c: dict) -> Iterator[ConfigError]:
+    changes, views = c["augment.per_view"], c["views"]
+    if len(changes) > views:
+        yield ConfigError("augment.per_view", f"{len(changes)} entries", f"at most views = {views}", "Set views.")
+    for view, changed in enumerate(changes):
+        for name, value in changed.items():
+            field = f"augment.per_view[{view}].{name}"
+            if name not in PER_VIEW:
+                fix = did_you_mean(name, PER_VIEW)
+                yield ConfigError(field, value, f"one of the keys {', '.join(PER_VIEW)}", fix)
+                continue
+            value = tuple(value) if isinstance(value, list) else value
+            problem = find_value_problem(field, AUGMENT[name], value)
+            if problem is not None:
+                yield problem
+            elif name == "jitter_strength" and value[3] > 0.5:
+                yield ConfigError(field, value, "a hue range (the last) <= 0.5, which is all hues", "Use 0.1.")
+
+
 def _hue(c: dict) -> Iterator[ConfigError]:
     strength = c["augment.jitter_strength"]
     if strength[3] > 0.5:
@@ -155,7 +177,7 @@ def _hue(c: dict) -> Iterator[ConfigError]:
         )
 
 
-DATA_RULES = (_data_source, _mix, _side, _draws, _noise, _samples_per_class, _fraction, _view_size, _hue)
+DATA_RULES = (_data_source, _mix, _side, _draws, _noise, _samples_per_class, _fraction, _view_size, _hue, _per_view)
 
 
 # Rules about evaluations, and about the checkpoints that they rank.

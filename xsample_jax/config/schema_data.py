@@ -168,6 +168,15 @@ AUGMENT = {
         lengths=(2,),
         increasing=True,
     ),
+    "solarize": Key(
+        float, 0.0, "Probability of solarization (values from one half on are inverted).", minimum=0, maximum=1
+    ),
+    "per_view": Key(
+        tuple[dict, ...],
+        (),
+        "Changes of keys above for single views, as ({'blur': 1.0}, {'blur': 0.1, 'solarize': 0.2}); the last entry "
+        "serves all later views (docs/augmentation.md). (): all views alike.",
+    ),
     "auto_augment": Key(bool, False, "AutoAugment, ImageNet policy, one draw per image and view."),
     "background": Key(
         str,
