@@ -33,11 +33,11 @@ def compiled(config, topology):
 @pytest.mark.parametrize(
     ("topology", "config"),
     [
-        ("v5e:4x4", "cc3m"),
+        ("v5e:4x4", "baselines/clip"),
         ("v4:2x2x4", "baselines/simclr"),
         ("v5p:4x4x8", "imagenet"),
         ("v6e:16x16", "baselines/supcon"),
-        ("tpu7x:2x2x1", "baselines/clip"),
+        ("tpu7x:2x2x1", "cc3m"),
         ("2xv5e:4x4", "quickstart"),
     ],
 )

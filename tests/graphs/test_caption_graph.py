@@ -121,7 +121,7 @@ def level_of(embedding, tau_s, ordinary=0.5, words=""):
 
 def test_advice_warns_of_each_way_a_graph_goes_wrong(embedding):
     distinct = embedding[::2]
-    assert level_of(distinct, 0.01, words="nearly that of SimCLR") == {"warning"}
+    assert level_of(distinct, 0.01, words="nearly SimCLR's") == {"warning"}
     assert level_of(distinct, 0.9, words="ordinary pairs") >= {"warning"}
     assert level_of(embedding, 0.02, words="nearly that of") == set()  # half own views, half the same caption
     copies = np.repeat(embedding[:60:2], 10, axis=0)

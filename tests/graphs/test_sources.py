@@ -49,6 +49,11 @@ U, V = information(0, 9), information(1, 6)
 U["id"][:3], V["id"][:3] = (2, 3, -1), (3, 2, -1)  # at least two pairs of one image, and two rows of none
 U["label"][:3], V["label"][:3] = (1, 2, -1), (2, 1, -1)
 U["box"][:2], V["box"][:2] = [[0, 0, 0.5, 0.5], [0, 0, 1, 1]], [[0, 0.5, 0.5, 0.5], [0.25, 0.125, 0.5, 0.25]]
+for side, seed in ((U, 2), (V, 3)):
+    rng = np.random.default_rng(seed)
+    side["frozen"] = rng.normal(size=(len(side["id"]), 5))
+    side["first"], side["partner"] = rng.integers(0, 4, (2, len(side["id"])))
+    side["beta"] = rng.uniform(size=len(side["id"]))
 U["labels"][0], V["labels"][1] = 0, 0  # no label at all
 U["cluster"][:3], V["cluster"][:3] = [[1, 0], [-1, 1], [0, 0]], [[1, 0], [-1, 1], [0, 1]]
 
@@ -110,6 +115,10 @@ def overlap(u, v):
     return same_image(u, v) * len(first & second) / len(first | second)
 
 
+def mixed(u, v):
+    return u["beta"] * (u["first"] == v["id"]) + (1 - u["beta"]) * (u["partner"] == v["id"])
+
+
 def kernel(bandwidth, power):
     def value(u, v):
         return np.exp(-0.5 * np.linalg.norm(u["target"] - v["target"]) ** power / bandwidth**power)
@@ -150,6 +159,9 @@ DEFINITIONS = [
     ("swapped", {}, lambda u, v: cosine(u["other_view"], v["embedding"])),
     ("swapped", {"of": 1}, lambda u, v: cosine(u["view_1"], v["embedding"])),
     ("swapped_keys", {}, lambda u, v: cosine(u["embedding"], v["other_view"])),
+    ("frozen", {}, lambda u, v: cosine(u["frozen"], v["frozen"])),
+    ("mixed", {}, mixed),
+    ("mixed_keys", {}, lambda u, v: mixed(v, u)),
     ("second_label", {}, lambda u, v: float(u["second_label"] == v["label"] and v["label"] != -1)),
 ]
 

@@ -120,5 +120,5 @@ def test_attention_starts_as_three_xavier_maps():
 
 
 def test_unknown_variant_is_a_config_error():
-    with pytest.raises(ConfigError, match="one of b, s, ti"):
+    with pytest.raises(ConfigError, match="one of b, h, l, s, so400m, ti"):
         ViT("xl", rngs=nnx.Rngs(0))

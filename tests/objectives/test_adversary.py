@@ -38,6 +38,7 @@ from xsample_jax.objectives.adversary import (
     ramped,
     take_turn,
 )
+from xsample_jax.objectives.cross_entropy import PULLS
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.sharding import to_global
 
@@ -334,7 +335,7 @@ def test_before_its_start_the_encoder_learns_as_without_it(linear):
 def test_the_same_on_one_and_on_eight_devices(linear, kind):
     (one, expected), (eight, history) = five_steps(kind, 1), five_steps(kind, 8)
     for a, b in zip(expected, history, strict=True):
-        assert a.keys() == b.keys()
+        assert a.keys() - set(PULLS) == b.keys() - set(PULLS)  # a streamed loss does not tell these
         for name in ("loss", "loss_real", "loss_generated", "discriminator_loss", "generator_loss"):
             assert a[name] == pytest.approx(b[name], rel=2e-4, abs=2e-5), name
     for name, value in one.items():

@@ -132,6 +132,39 @@ def pro(s, t):
     return rows
 
 
+def group_order(k, most, steepness):
+    def value(s, t):
+        rows = []
+        for i in range(ROWS):
+            _, positive, negative = of_row(i, t)
+            near, far = sorted(s[i, negative])[-k:], sorted(s[i, positive])[:most]
+            values, n = [*near, *far], len(near) + len(far)
+            share = np.eye(n)  # [input, place]
+            for layer in range(n):
+                for a in range(layer % 2, n - 1, 2):
+                    alpha = 0.5 + np.arctan(steepness * (values[a + 1] - values[a])) / np.pi
+                    exchange = np.array([[alpha, 1 - alpha], [1 - alpha, alpha]])
+                    values[a : a + 2] = exchange @ values[a : a + 2]
+                    share[:, a : a + 2] = share[:, a : a + 2] @ exchange
+            kind = np.arange(n) >= len(near)
+            rows.append(-np.mean([np.log(share[place][kind == kind[place]].sum()) for place in range(n)]))
+        return rows
+
+    return value
+
+
+def conditional(far, near):
+    def value(s, t):
+        rows = []
+        for i in range(ROWS):
+            _, positive, negative = of_row(i, t)
+            pull, push = np.exp(-far * s[i, positive]), np.exp(near * s[i, negative])
+            rows.append(push @ s[i, negative] / push.sum() - pull @ s[i, positive] / pull.sum())
+        return rows
+
+    return value
+
+
 CASES = {
     "sigmoid": ({}, sigmoid, TARGET),
     "sigmoid_mean": ({}, lambda s, t: sigmoid(s, t) / VALID.sum(axis=1), TARGET),
@@ -145,6 +178,8 @@ CASES = {
     "pearson": ({}, pearson, SOFT),
     "rank_kl": ({"rank_temperature": 0.2}, rank_kl, TARGET),
     "pro": ({}, pro, 3 * SOFT),
+    "group_order": ({"k": 3, "positives": 2, "steepness": 1.5}, group_order(3, 2, 1.5), TARGET),
+    "conditional": ({"far": 0.7, "near": 0.4}, conditional(0.7, 0.4), TARGET),
     "z": ({"sharpness": 3.0, "location": 0.5}, z(3.0, 0.5), TARGET),
 }
 
@@ -173,7 +208,9 @@ def test_a_constant_on_a_row(name):
     by = np.array([1.0, -2, 0, 3, 0.5])
     value, moved = (np.asarray(LINKS[name](jnp.asarray(s), jnp.asarray(target), jnp.asarray(VALID), **options))
                     for s in (LOGITS, LOGITS + by[:, None]))  # fmt: skip
-    if name in ("symmetric", "pairwise", "joint", "z", "soft_top_k", "pearson", "rank_kl"):
+    if name in (
+        "symmetric", "pairwise", "joint", "z", "soft_top_k", "pearson", "rank_kl", "group_order", "conditional",
+    ):  # fmt: skip
         np.testing.assert_allclose(moved, value, rtol=1e-5)
     elif name == "robust":
         np.testing.assert_allclose(moved, np.exp(0.3 * by) * value, rtol=1e-4)

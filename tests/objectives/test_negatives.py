@@ -18,6 +18,7 @@ U = {
     "second_label": np.array([1, 1, 2, 0, 2]),
     "cluster": RNG.integers(0, 2, (ROWS, 3)),
     "group": np.array([0, 0, 1, 1, 1]),
+    "view": np.array([0, 1, 0, 1, -1]),
 }
 V = {
     "row": np.array([0, 1, 2, 3, 4, -1, -1, 7]),
@@ -26,6 +27,7 @@ V = {
     "cluster": RNG.integers(0, 2, (KEYS, 3)),
     "owner": np.array([0, 0, 1, 1, 2, 2, 3, 3]),
     "group": np.array([0, 0, 0, 0, 1, 1, 1, 1]),
+    "view": np.array([0, 1, 0, 1, 0, 1, -1, 0]),
 }
 
 
@@ -54,6 +56,10 @@ DEFINITIONS = {
     "same_label": ({}, lambda i, k: U["label"][i] == V["label"][k] != -1),
     "neither_label": ({}, lambda i, k: V["label"][k] not in (-1, U["label"][i], U["second_label"][i])),
     "same_owner": ({}, lambda i, k: V["owner"][k] == U["id"][i] or TARGET[i, k] > 0),
+    "same_view": (
+        {},
+        lambda i, k: U["view"][i] == V["view"][k] >= 0 and (U["id"][i] != V["id"][k] or U["id"][i] == -1),
+    ),
     "same_group": ({}, lambda i, k: U["group"][i] == V["group"][k]),
 }
 

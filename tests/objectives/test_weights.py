@@ -20,6 +20,7 @@ WEIGHT = (RNG.uniform(size=(ROWS, KEYS)) < 0.8).astype(float)
 WEIGHT[np.arange(ROWS), np.arange(ROWS)] = 1
 NEGATIVE = WEIGHT * (TARGET == 0)
 U = {"log_average": RNG.normal(size=ROWS), "anchor_temperature": RNG.uniform(0.05, 0.5, ROWS)}
+U["weight"] = np.array([0.5, 2, 1, 1, 0.5])
 
 
 def probability(i, tau=TAU):
@@ -55,6 +56,7 @@ CASES = {
     ),
     "near_positive": ({}, WEIGHT, near_positive),
     "by_loss": ({"r": 1 / np.log(3)}, WEIGHT, by_loss),
+    "recorded": ({}, WEIGHT, lambda i: 1 / U["weight"][i]),
     "moving_average": ({}, NEGATIVE, lambda i: mean_negative(i) / np.exp(U["log_average"][i])),
     "moving_average_gap": (
         {},
@@ -76,6 +78,7 @@ def test_rule_against_numpy(name):
 def test_weights_stay_finite_on_rows_that_are_all_solved_or_far_from_their_average():
     logits = jnp.asarray(100 * TARGET - 100 * (1 - TARGET))
     average = {"log_average": jnp.full(ROWS, -1e3), "anchor_temperature": jnp.full(ROWS, 0.1)}
+    average["weight"] = jnp.full(ROWS, 1e-6)
     for name, (options, weight, _) in CASES.items():
         log_denominator = jax.nn.logsumexp(logits, axis=1, keepdims=True)
         given = (jnp.asarray(x) for x in (logits, TARGET, weight, log_denominator))

@@ -173,13 +173,13 @@ def graph_panels(series: Series, place: int, folder: Path) -> list[Panel]:
         return []
     target, student, groups = (series.snapshot[name] for name in ("target", "student", "groups"))
     asked = PLACEHOLDER_SPEC if series.snapshot.get("stand_in", False) else GRAPH_CAPTIONS[0]
-    panels = (
+    wanted = (
         ("target", "Target", target, asked),
         ("student", "Student", student, GRAPH_CAPTIONS[1]),
         ("difference", "Student minus target", student - target, GRAPH_CAPTIONS[2]),
     )
     panels = []
-    for key, title, graph, caption in panels:
+    for key, title, graph, caption in wanted:
 
         def draw(figure, theme, graph=graph, key=key):
             axes = figure.subplots()
@@ -218,12 +218,12 @@ def temperature_panels(series: Series, folder: Path) -> list[Panel]:
     views = int(series.snapshot["views"])
     curves = target_against_temperature(series.snapshot["similarity"], temperatures, views)
     used = target_temperature(series)
-    panels = (
+    wanted = (
         ("own_view_mass", "Own-view mass against τₛ", TEMPERATURE_CAPTIONS[0]),
         ("effective_neighbors", "Effective neighbors against τₛ", TEMPERATURE_CAPTIONS[1]),
     )
     panels = []
-    for key, title, caption in panels:
+    for key, title, caption in wanted:
 
         def draw(figure, theme, key=key):
             axes = figure.subplots()

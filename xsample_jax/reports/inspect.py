@@ -56,7 +56,7 @@ def curve_panels(
     curves: Mapping[int, Mapping[str, np.ndarray]], temperatures: np.ndarray, tau_s: float, folder: Path
 ) -> list[Panel]:
     """Entropy and effective neighbors against tau_s, a line for every batch size."""
-    panels = (
+    wanted = (
         ("entropy", "Target entropy against τₛ", "In nats: 0 is one positive per row."),
         (
             "effective_neighbors",
@@ -65,7 +65,7 @@ def curve_panels(
         ),
     )
     panels = []
-    for key, title, caption in panels:
+    for key, title, caption in wanted:
 
         def draw(figure, theme, key=key):
             axes = figure.subplots()
