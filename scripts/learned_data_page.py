@@ -219,9 +219,10 @@ def draw(runs: Sequence[Trained], data: str, folder: Path, name: str) -> str:
             axis.set_xticks(shown, [f"{fraction:.0%}" for fraction in shown])
             axis.set_xticks([], minor=True)
             axis.set_xlabel("share of the training images")
+            axis.margins(x=0.15)
             axis.set_title(metric)
         axes[0].set_ylabel("percent")
-        axes[0].legend()
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(METHODS))
 
     caption = f"{data}: means over seeds and their {LEVEL:.0%} intervals."
     draw_panel(folder, name, data, caption, figure, fit=True, size=(4.2 * len(metrics), 3.6))

@@ -83,7 +83,7 @@ def run(arguments: list[str]) -> None:
     if flags.run is not None:
         from xsample_jax.checkpoint_files import find_checkpoint
 
-        find_checkpoint(flags.run)  # a wrong one is said before the set is read
+        find_checkpoint(flags.run)  # a wrong one is an error before the dataset is read
     with local_copy_of(flags.out) as out:
         lines = inspect(question(flags, overrides), out, flags.sample, flags.seed)[:-1]
     if flags.run is not None:
