@@ -17,6 +17,7 @@ from xsample_jax.config import load_config, resolve
 from xsample_jax.config.renamed import current_metrics
 from xsample_jax.config.saved import changed_keys, check_shared, save_config
 from xsample_jax.data.dataset import Dataset, train_batches
+from xsample_jax.data.side import side_checksums
 from xsample_jax.distributed import barrier, log_info, name_of_process
 from xsample_jax.encoder import read_initial
 from xsample_jax.errors import CheckpointError, ConfigError
@@ -30,7 +31,7 @@ from xsample_jax.faults.watchdog import TimedBatches, log_save_errors
 from xsample_jax.hooks import Evaluate, LogMetrics, SaveAndStop, Training
 from xsample_jax.io.console import say
 from xsample_jax.io.files import EVALUATION, EXAMPLES, FACTS, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write, set_aside
-from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder
+from xsample_jax.io.run_dir import HISTORY, RunFolder, log_event, open_run_folder, read_history
 from xsample_jax.metrics.jsonl import JsonlWriter, read_jsonl
 from xsample_jax.metrics.profiling import Profiler, Timers, count_chips, count_compilations, model_flops, peak_flops
 from xsample_jax.metrics.writers import check_writers, more_writers, open_writers
@@ -77,6 +78,7 @@ def train(
             return finished
         setup, dataset = build_run(config)
         check_device_memory(setup)
+        _check_side_files(config, folder, allow_config_change)
         _say_size(setup)
         warm_up_collectives(setup.mesh)
 
@@ -101,6 +103,21 @@ def train(
                     progress.data_position, progress.rollbacks = behind, rollbacks
             checkpoints.wait()
             return _finish(setup, dataset, run, notice, state, on_log)
+
+
+def _check_side_files(config, folder: pathlib.Path, allow_change: bool) -> None:
+    """Records the checksums of the files of data.side; CheckpointError where one was replaced since the run began."""
+    found = side_checksums(config.data.side)
+    events = read_history(folder) if (folder / HISTORY).exists() else []
+    before = next((event["files"] for event in reversed(events) if event["event"] == "side files"), {})
+    changed = sorted(name for name in found.keys() & before.keys() if found[name] != before[name])
+    if changed and not allow_change:
+        fix = "Put them back, or allow the others with --allow_config_change."
+        raise CheckpointError(
+            "data.side", f"other files for {', '.join(changed)}", "those that the run began with", fix
+        )
+    if found != before:
+        log_event(folder, "side files", files=found)
 
 
 def _read_scores(path: pathlib.Path) -> dict[str, float] | None:

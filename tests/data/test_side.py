@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.objectives.synthetic import LinearEncoder
 from tests.tiny import tiny_config
+from xsample_jax import loop
 from xsample_jax.data.dataset import open_dataset, train_batches
 from xsample_jax.data.loader import draw_order
 from xsample_jax.data.perturb import apply_perturbations
@@ -16,7 +17,8 @@ from xsample_jax.data.records import open_records
 from xsample_jax.data.side import read_side, write_side
 from xsample_jax.data.sources import open_training_source
 from xsample_jax.data.writer import write_records
-from xsample_jax.errors import ConfigError, DataError, Problems, UserError
+from xsample_jax.errors import CheckpointError, ConfigError, DataError, Problems, UserError
+from xsample_jax.io.run_dir import read_history
 from xsample_jax.models import towers
 from xsample_jax.objectives.row_weights import recorded
 from xsample_jax.setup import build_run
@@ -292,3 +294,22 @@ def test_weighted_draws_have_the_expectation_of_uniform_ones(folder, tmp_path):
     drawn = row_weight * values[place]
     assert drawn.mean() == pytest.approx(values.mean(), abs=3 * drawn.std() / len(drawn) ** 0.5)
     assert np.mean(values[place]) > values.mean() + 0.2
+
+
+def test_a_run_does_not_go_on_with_other_values_unasked(folder, tmp_path, monkeypatch):
+    """The config names the file, not what is in it: clusters made anew under the old name are another run."""
+    monkeypatch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: LinearEncoder(rngs))
+    monkeypatch.setattr(loop, "write_report", lambda runs, path: None)
+    source, path, run = open_records(folder, "train"), tmp_path / "weight.npz", tmp_path / "run"
+    write_side(path, 1.0 + np.arange(40) % 2, source)
+    config = config_for(folder, of_file(path, "weight"), objective__preset="weighted_draws", steps=1)
+    loop.train(config, run)
+    (run / "evaluation.json").unlink()  # as if it had been stopped before its end
+    loop.train(config, run)
+    (run / "evaluation.json").unlink()
+    write_side(path, 1.0 + np.arange(40) % 3, source)
+    with pytest.raises(CheckpointError, match=r"data\.side = 'other files for weight'.*--allow_config_change"):
+        loop.train(config, run)
+    loop.train(config, run, allow_config_change=True)
+    seen = [event["files"]["weight"] for event in read_history(run) if event["event"] == "side files"]
+    assert len(seen) == len(set(seen)) == 2

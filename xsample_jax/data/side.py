@@ -10,6 +10,7 @@ so that a file of another set, another version of it or another split is refused
 there are, and of which type: BY_RECORD of objectives/side_information.py.
 """
 
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -240,6 +241,12 @@ def _numbers(names: Sequence[str]) -> np.ndarray:
     except ValueError:
         return np.arange(len(names), dtype=np.float64)
     return values if np.isfinite(values).all() else np.arange(len(names), dtype=np.float64)
+
+
+def side_checksums(entries: Sequence[Mapping]) -> dict[str, str]:
+    """{entry: checksum of its file} of those entries of data.side that are files; OSError for one that is gone."""
+    files = {entry["name"]: as_path(entry["file"]) for entry in entries if "file" in entry}
+    return {name: f"{zlib.crc32(path.read_bytes()):08x}" for name, path in files.items()}
 
 
 def write_side(path, values: np.ndarray, source) -> None:
