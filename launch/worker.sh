@@ -112,7 +112,8 @@ train() {
   [[ -z $shown ]] || wait "$shown" || true # the last lines
   echo "$code" >"$state/exit.new"
   mv "$state/exit.new" "$state/exit"
-  { mkdir -p "$workdir/logs" && cp "$log" "$attempt" && echo "exit code $code" >>"$attempt"; } ||
+  echo "exit code $code" >>"$log" # before the copy: one of copy_log that is under way has it then, too
+  { mkdir -p "$workdir/logs" && cp "$log" "$attempt"; } ||
     echo "warning: the log could not be copied to $attempt" >&2
   exit "$code"
 }

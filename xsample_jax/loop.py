@@ -31,7 +31,7 @@ from xsample_jax.faults.watchdog import TimedBatches, log_save_errors
 from xsample_jax.hooks import Evaluate, LogMetrics, SaveAndStop, Training
 from xsample_jax.io.console import say
 from xsample_jax.io.files import EVALUATION, EXAMPLES, FACTS, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write, set_aside
-from xsample_jax.io.run_dir import HISTORY, RunFolder, log_event, open_run_folder, read_history
+from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder, read_history
 from xsample_jax.metrics.jsonl import JsonlWriter, read_jsonl
 from xsample_jax.metrics.profiling import Profiler, Timers, count_chips, count_compilations, model_flops, peak_flops
 from xsample_jax.metrics.writers import check_writers, more_writers, open_writers
@@ -108,8 +108,8 @@ def train(
 def _check_side_files(config, folder: pathlib.Path, allow_change: bool) -> None:
     """Records the checksums of the files of data.side; CheckpointError where one was replaced since the run began."""
     found = side_checksums(config.data.side)
-    events = read_history(folder) if (folder / HISTORY).exists() else []
-    before = next((event["files"] for event in reversed(events) if event["event"] == "side files"), {})
+    recorded = (event.get("files") for event in reversed(read_history(folder)) if event["event"] == "side files")
+    before = next((files for files in recorded if isinstance(files, dict)), {})
     changed = sorted(name for name in found.keys() & before.keys() if found[name] != before[name])
     if changed and not allow_change:
         fix = "Put them back, or allow the others with --allow_config_change."

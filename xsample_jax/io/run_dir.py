@@ -143,11 +143,13 @@ def log_event(folder: pathlib.Path, event: str, **facts) -> None:
 
 
 def read_history(folder: pathlib.Path) -> list[dict]:
-    """Returns the events in order; a torn last line is left out."""
+    """Returns the events in order, without lines that are damaged; none where the file cannot be read."""
+    try:
+        lines = (folder / HISTORY).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
     events = []
-    for line in (folder / HISTORY).read_text(encoding="utf-8").splitlines():
-        try:
+    for line in lines:
+        with contextlib.suppress(json.JSONDecodeError, RecursionError):
             events.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return events
+    return [event for event in events if isinstance(event, dict) and "event" in event]
