@@ -145,7 +145,7 @@ def log_event(folder: pathlib.Path, event: str, **facts) -> None:
 def read_history(folder: pathlib.Path) -> list[dict]:
     """Returns the events in order, without lines that are damaged; none where the file cannot be read."""
     try:
-        lines = (folder / HISTORY).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (folder / HISTORY).read_bytes().decode("utf-8", "replace").splitlines()
     except OSError:
         return []
     events = []
