@@ -297,7 +297,7 @@ def test_weighted_draws_have_the_expectation_of_uniform_ones(folder, tmp_path):
 
 
 def test_a_run_does_not_go_on_with_other_values_unasked(folder, tmp_path, monkeypatch):
-    """The config names the file, not what is in it: clusters made anew under the old name are another run."""
+    """The config names the file, not what is in it: a file with other values under the same name is another run."""
     monkeypatch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: LinearEncoder(rngs))
     monkeypatch.setattr(loop, "write_report", lambda runs, path: None)
     source, path, run = open_records(folder, "train"), tmp_path / "weight.npz", tmp_path / "run"

@@ -394,7 +394,7 @@ def test_the_control_has_augmented_images_of_the_batch_and_no_networks(linear):
     values = np.asarray(images[0])
     assert (values == np.clip(np.rint(values), 0, 255)).all()
     holes = (np.abs(values - 127.5) < 1).all(axis=-1).mean(axis=(1, 2))
-    assert (holes >= 1 / 16).all()  # of a cutout, and of what a shift brings in
+    assert (holes >= 1 / 16).all()  # the cutout, and the border that a shift leaves
     assert found["hardness"] == pytest.approx(float(found["loss_generated"] - found["loss_real"]), abs=1e-6)
     _, state, _ = trained(config_with("augmented", "supcon", generator__start=0.0, steps=3), steps=2)
     assert [name for name in state.memory if name.startswith(ADVERSARY)] == [ADVERSARY + UPDATES]

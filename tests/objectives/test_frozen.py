@@ -1,4 +1,4 @@
-"""A frozen teacher: goldens of what learns from one (ND, KaLM's distillation), its state, and what is refused."""
+"""A frozen teacher: goldens of objectives that learn from one (ND, KaLM's distillation), its state, bad input."""
 
 import dataclasses
 

@@ -10,12 +10,12 @@ so that a file of another set, another version of it or another split is refused
 there are, and of which type: BY_RECORD of objectives/side_information.py.
 """
 
-import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from xsample_jax.data.loader import Rates
+from xsample_jax.data.records import file_checksum
 from xsample_jax.data.sources import read_labels
 from xsample_jax.distributed import log_info
 from xsample_jax.errors import ConfigError, DataError, UserError, did_you_mean, raise_all
@@ -85,16 +85,21 @@ def open_side(entries: Sequence[Mapping], source, names: Collection[str]) -> dic
             continue
         try:
             if "file" in entry:
-                values = read_side(entry["file"], name, source, f"{field}.file")
-                if name == "weight":  # rates are compared with their mean
-                    values = (values / values.mean(dtype=np.float64)).astype(values.dtype)
-                readers[name] = _at(values)
+                readers[name] = _at(_of_file(entry, source, field))
             else:
                 readers[name] = _of_attributes(name, tuple(entry["attributes"]), source, field)
         except UserError as error:
             problems.append(error)
     raise_all(problems, "data.side")
     return readers
+
+
+def _of_file(entry: Mapping, source, field: str) -> np.ndarray:
+    """The values of all records, [records] or [records, M]."""
+    values = read_side(entry["file"], entry["name"], source, f"{field}.file")
+    if entry["name"] == "weight":  # rates are compared with their mean
+        values = (values / values.mean(dtype=np.float64)).astype(values.dtype)
+    return values
 
 
 def _at(values: np.ndarray) -> Reader:
@@ -138,9 +143,10 @@ def recorded_rates(data, source) -> Rates | None:
 
 def _of_all_records(entries: Sequence[Mapping], source, name: str) -> np.ndarray:
     """An entry of data.side of all records, [records] or [records, M]. Of attributes, every record is read."""
+    for number, entry in enumerate(entries):
+        if entry["name"] == name and "file" in entry:
+            return _of_file(entry, source, f"data.side[{number}]")
     read = open_side(entries, source, {name})[name]
-    if any(entry["name"] == name and "file" in entry for entry in entries):
-        return np.stack([read({}, place) for place in range(len(source))])
 
     def value(place: int) -> np.ndarray:
         try:
@@ -246,7 +252,7 @@ def _numbers(names: Sequence[str]) -> np.ndarray:
 def side_checksums(entries: Sequence[Mapping]) -> dict[str, str]:
     """{entry: checksum of its file} of those entries of data.side that are files; OSError for one that is gone."""
     files = {entry["name"]: as_path(entry["file"]) for entry in entries if "file" in entry}
-    return {name: f"{zlib.crc32(path.read_bytes()):08x}" for name, path in files.items()}
+    return {name: file_checksum(path) for name, path in files.items()}
 
 
 def write_side(path, values: np.ndarray, source) -> None:

@@ -284,7 +284,7 @@ def fit_naive_bayes(features: np.ndarray, labels: np.ndarray) -> LinearProbe:
     Its scores are log posteriors up to one constant for each row.
     """
     classes, position, count = np.unique(labels, return_inverse=True, return_counts=True)
-    standardize = fit_standardizer(features)  # squares of what has a large mean would lose all digits
+    standardize = fit_standardizer(features)  # squares of features with a large mean would lose all digits
     sums, squares = class_sums(standardize(features), position, len(classes))
     means, total = sums / count[:, None], len(labels)
     variance = (squares - count[:, None] * means**2).sum(axis=0) / total

@@ -87,7 +87,7 @@ class InputShard:
     Attributes:
       name: of the file or range, for messages.
       read: returns the examples and problems, in the same order every time. Must be picklable.
-      identity: of what is read and how: names, sizes, times, rows, fields. Work continues only where it is the same.
+      identity: names, sizes, times, rows and fields of the input. Work continues only where it is the same.
       split: where all of it goes; None: the hash of the key decides.
     """
 
