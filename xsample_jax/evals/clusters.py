@@ -142,12 +142,6 @@ def temperatures_of(points: np.ndarray, labels: np.ndarray) -> np.ndarray:
 # From the features of a split to values for all of its records.
 
 
-def unit_features(features: Features) -> np.ndarray:
-    """float32 [n, F] of unit length: k-means of them is by cosine."""
-    rows = features.features
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-
-
 def by_record(values: np.ndarray, features: Features, records: int, unknown: float = -1) -> np.ndarray:
     """Values [n, ...] of rows of features as those of all records of the split; `unknown` for one that was skipped."""
     found = np.full((records, *values.shape[1:]), unknown, values.dtype)

@@ -2,7 +2,7 @@
 
 A measurement is an array [records, R] in a file, a row for each record of eval.split in its order. Each of its columns
 is predicted by ridge regression from the features, fitted to four fifths of the images and asked about the rest, five
-times; its number is Pearson's r of what was predicted and what was measured (the method: Naselaris et al. 2011).
+times; its number is Pearson's r of the predicted and the measured values (the method: Naselaris et al. 2011).
 """
 
 import hashlib
@@ -103,7 +103,7 @@ def pearson(truth: np.ndarray, guess: np.ndarray, folds: np.ndarray) -> np.ndarr
     """Pearson's r of every column over the rows of all folds, as contributions to first order, float64 [n, R].
 
     truth, guess: float [n, R]. Means are those of each fold: the means of regressions that were fitted to the rest lean
-    the other way, and over all rows r of what cannot be predicted would be below zero. A constant guess has an r of 0.
+    the other way, and over all rows r of an unpredictable target would be below zero. A constant guess has an r of 0.
     """
     units = []
     for values in (truth, guess):

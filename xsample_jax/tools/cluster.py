@@ -56,6 +56,7 @@ def run(arguments: Sequence[str]) -> None:
     import numpy as np
 
     from xsample_jax.checkpoint_files import find_checkpoint
+    from xsample_jax.data.records import unit_rows
     from xsample_jax.data.side import read_side, write_side
     from xsample_jax.data.sources import open_source
     from xsample_jax.errors import DataError
@@ -71,7 +72,7 @@ def run(arguments: Sequence[str]) -> None:
         raise ConfigError("--digits", str(chosen.digits), f"one clustering: it has {previous.shape[1]}")
     loaded = load_model(*where, config)
     features = FeatureStore(loaded.parts, loaded.state)(source.split)
-    points, records = clusters.unit_features(features), len(source)
+    points, records = unit_rows(features.features), len(source)  # of unit length: k-means by cosine
     if chosen.k and max(chosen.k) > len(points):
         raise ConfigError("--k", max(chosen.k), f"at most {len(points)}, the records of split {source.split}")
     if chosen.per_class:
