@@ -3,8 +3,8 @@
     python -m scripts.feature_suppression --grid=configs/studies/feature_suppression.py --runs=runs/suppression
     python -m scripts.feature_suppression
 
-The first command reads the finished runs into docs/notes/feature_suppression.json and makes the page; the second makes
-it again from that file.
+The first command reads the finished runs into docs/notes/feature_suppression.json, beside those that are there
+already, and makes the page; the second makes it again from that file.
 """
 
 import argparse
@@ -68,6 +68,12 @@ def knob_of(part: str, values: Mapping[str, object]) -> int:
     if not numbers:
         raise DataError("data.path", values["data.path"], "a path that ends with the value of the knob")
     return int(numbers[-1])
+
+
+def identity(run: Mapping[str, object]) -> tuple:
+    """What a run was, without what came out."""
+    keys = ("part", "objective", "value", "seed", "steps", "batch_size", "model.width")
+    return (list(PARTS).index(run["part"]), *(run[key] for key in keys[1:]))
 
 
 # Results to numbers: means over seeds with 95 % intervals of Student's t over seeds.
@@ -297,7 +303,9 @@ def make_page(arguments: Sequence[str]) -> int:
     if flags.runs:
         _, points = read_grid(flags.grid)
         content = {"grid": flags.grid, "whole": len(read_grid(str(ROOT / GRID))[1]), "note": flags.note}
-        content["runs"] = collect(points, flags.runs)
+        earlier = json.loads(stored.read_text())["runs"] if stored.is_file() else []
+        content["runs"] = list({identity(run): run for run in [*earlier, *collect(points, flags.runs)]}.values())
+        content["runs"].sort(key=identity)
         lines = ",\n".join(f"  {json.dumps(run)}" for run in content["runs"])
         head = "{" + ", ".join(f'"{name}": {json.dumps(content[name])}' for name in ("grid", "whole", "note"))
         head += ', "runs": [\n'

@@ -7,8 +7,9 @@ Command:   python -m xsample_jax.tools.prepare --source=shapes --out=data/shapes
                --out=data/digits_20_$n; done
            python -m xsample_jax.tools.sweep --grid=configs/studies/feature_suppression.py --out=runs/suppression --run
            python -m scripts.feature_suppression --runs=runs/suppression
-Variants:  :bits, :digits, :sizes, :heads (one part), :short (18 runs of the part bits, smaller and shorter: what
-           docs/notes/feature_suppression.md rests on); :smoke (5 small steps a run, one seed, on the embedded emoji)
+Variants:  :bits, :digits, :sizes, :heads (one part), :short (123 runs of all parts, smaller and shorter, with fewer
+           values of each knob: what docs/notes/feature_suppression.md rests on), both as ":heads,short"; :smoke (5 small
+           steps a run, one seed, on the embedded emoji)
 Runs:      219 of the whole study
 
 Parts: bits (k bits of a hash beside the image; an untrained encoder as control), digits (n different digits pasted on
@@ -34,8 +35,8 @@ PARTS = {
     "sizes": ("sizes", COMPARED, "data.path", tuple(f"data/digits_20_{n}" for n in (20, 40, 80))),
     "heads": ("bits", PRIORS, "model.head.hidden", DEPTHS),
 }
-SHORT = {"bits": ("bits", ("simclr", "xclr"), "augment.bits", (0, 16))}
-SHORT_RUN = {"steps": (100,), "batch_size": (128,), "model.width": (8,)}
+SHORT = {"bits": (0, 8, 16), "digits": PARTS["digits"][3][::3], "sizes": PARTS["sizes"][3][::2], "heads": DEPTHS[::3]}
+SHORT_RUN = {"steps": (100,), "batch_size": (128,), "model.width": (8,), "eval.baselines": ((),)}
 # The control of the bits: what an encoder keeps that has learned nothing (one step at a rate of nothing).
 UNTRAINED = {"steps": (1,), "optimizer.learning_rate": (1e-12,)}
 # In seconds: on the smallest splits of the embedded set, but with the probes of every run of the study.
@@ -44,12 +45,12 @@ SMOKE = {"data.path": None, "eval.suite": "shapes", "eval.train_split": "val", "
 
 def get_grid(arg=""):
     (part, short), small = parse_variant_groups(arg, (tuple(PARTS), ("short",)))
-    parts = SHORT if short else PARTS
-    parts = {name: parts[name] for name in parts if part in (None, name)}
+    parts = {name: PARTS[name] for name in PARTS if part in (None, name)}
     points = []
     for seed in SEEDS[:1] if small else SEEDS:
         for name, (competing, objectives, key, values) in parts.items():
             tags = {f"{name}-{one}": f"{CONFIG}:{competing},{one}" + (",smoke" if small else "") for one in objectives}
+            values = SHORT[name] if short else values
             axes = {key: values if not small or key != "data.path" else (None,)}
             if small:
                 axes[key] = axes[key][-1:]

@@ -4,8 +4,8 @@ Command:   python -m xsample_jax.tools.prepare --source=shapes --out=data/shapes
            python -m xsample_jax.tools.sweep --grid=configs/studies/learned_data.py --out=runs/learned_data \\
                --run --jobs=2
            python -m scripts.learned_data_page --runs=runs/learned_data --out=docs/notes/learned_data.md
-Variants:  :emoji, :shapes (one set only); :short (12 runs: emoji, 10 %, 60 steps of 64 images); :smoke (5 small steps a
-           run, emoji, one seed), also as ":emoji,smoke"
+Variants:  :emoji, :shapes (one set only); :short (60 steps of 64 images: what docs/notes/learned_data.md rests on);
+           :smoke (5 small steps a run, emoji, one seed); two as ":emoji,short"
 Runs:      72 of about 2 minutes (plain) and more on 2 CPU cores, those with a generator not measured at this length
 
 SimCLR on 10, 30 and 100 % of the training images of two sets, for the same number of steps: plain; augmented (a quarter
@@ -16,7 +16,7 @@ networks of the generators have half of the default width.
 
 import pathlib
 
-from xsample_jax.config import parse_variants
+from xsample_jax.config import parse_variant_groups
 from xsample_jax.sweeps.grid import grid
 
 CONFIGS = pathlib.Path(__file__).parent.parent
@@ -26,16 +26,15 @@ METHODS = ("plain", "augmented", "hard", "pair")
 
 
 def get_grid(arg=""):
-    chosen, small = parse_variants(arg, (*BASES, "short"))
-    short = chosen == "short"
-    if small or short:
-        bases = {"emoji": BASES["emoji"] + ",smoke" * small}
+    (chosen, short), small = parse_variant_groups(arg, (tuple(BASES), ("short",)))
+    if small:
+        bases = {"emoji": BASES["emoji"] + ",smoke"}
     else:
         bases = {name: config for name, config in BASES.items() if chosen in (None, name)}
     kinds = [(None if method == "plain" else method, 16) for method in METHODS]
     axes = {
         "seed": SEEDS[:1] if small else SEEDS,
-        "data.fraction": FRACTIONS[:1] if short else FRACTIONS,
+        "data.fraction": FRACTIONS,
         ("objective.generator.kind", "objective.generator.width"): kinds,
     }
     if short:

@@ -19,7 +19,7 @@ from xsample_jax.sweeps.launch import check_points
 FILE = Path(__file__).parent.parent.parent / "configs" / "studies" / "learned_data.py"
 
 
-@pytest.mark.parametrize("argument", ["", ":emoji", ":short", ":smoke"])
+@pytest.mark.parametrize("argument", ["", ":emoji", ":short", ":emoji,short", ":smoke"])
 def test_the_study_of_learned_data(argument):
     name, points = read_grid(f"{FILE}{argument}")
     check_points(points, name, data=argument == ":smoke")  # the set of shapes is made first
@@ -27,9 +27,10 @@ def test_the_study_of_learned_data(argument):
     seeds = {point.values["seed"] for point in points}
     assert len(points) == len(cells) * len(seeds)
     assert {kind for _, _, kind in cells} == {None, "augmented", "hard", "pair"}
-    assert {fraction for _, fraction, _ in cells} == ({0.1} if argument == ":short" else {0.1, 0.3, 1.0})
+    assert {fraction for _, fraction, _ in cells} == {0.1, 0.3, 1.0}
+    assert {point.values.get("steps") for point in points} == ({60} if "short" in argument else {None})
     assert len(seeds) == (1 if argument == ":smoke" else 3)
-    assert {tag for tag, _, _ in cells} == ({"emoji", "shapes"} if not argument else {"emoji"})
+    assert {tag for tag, _, _ in cells} == ({"emoji", "shapes"} if argument in ("", ":short") else {"emoji"})
     if not argument:
         header = ast.get_docstring(ast.parse(FILE.read_text()))
         assert f"--grid=configs/studies/{FILE.name}" in header

@@ -30,7 +30,10 @@ def test_every_point_is_right_and_counted():
         if argument != ":smoke":
             assert {point.values["seed"] for point in points} == {0, 1, 2}
         parts = {point.tag.partition("-")[0] for point in points}
-        assert parts == ({"bits"} if argument == ":short" else set(page.PARTS))
+        assert parts == set(page.PARTS)
+        if argument == ":short":  # the ends of every knob at least
+            assert int(re.search(r":short \((\d+) runs", header)[1]) == len(points)
+            assert {page.knob_of("bits", p.values) for p in points if "augment.bits" in p.values} == {0, 8, 16}
 
 
 def test_parts_ask_what_they_say():
@@ -57,6 +60,12 @@ def test_a_smoke_point_becomes_a_page(tmp_path):
     assert [found[name] for name in ("part", "objective", "value", "seed")] == ["bits", "simclr", 16, 0]
     assert all(kept <= 1 for kept in found["kept"].values())
     assert {"group", "subgroup"} <= set(found["kept"])
+    # What is stored of other runs stays; what is stored of this one is replaced.
+    other = found | {"seed": 7}
+    stored = {"grid": "", "whole": 9, "note": "", "runs": [other, found | {"kept": {}}]}
+    (tmp_path / "feature_suppression.json").write_text(json.dumps(stored))
+    assert page.make_page([f"--grid={STUDY}:smoke", f"--runs={tmp_path / 'runs'}", f"--out={tmp_path}"]) == 0
+    assert json.loads((tmp_path / "feature_suppression.json").read_text())["runs"] == [found, other]
     text = page.page([found], 204)
     assert "The page rests on one run" in " ".join(text.split())
     assert text.count("Not run.") == 3
