@@ -7,9 +7,9 @@ Command:   python -m xsample_jax.tools.prepare --source=shapes --out=data/shapes
                --out=data/digits_20_$n; done
            python -m xsample_jax.tools.sweep --grid=configs/studies/feature_suppression.py --out=runs/suppression --run
            python -m scripts.feature_suppression --runs=runs/suppression
-Variants:  :bits, :digits, :sizes, :heads (one part), :short (123 runs of all parts, smaller and shorter, with fewer
-           values of each knob: what docs/notes/feature_suppression.md rests on), both as ":heads,short"; :smoke (5 small
-           steps a run, one seed, on the embedded emoji)
+Variants:  :bits, :digits, :sizes, :heads (one part), :short (123 runs of all parts, smaller and shorter, fewer
+           values of each knob: docs/notes/feature_suppression.md rests on them), both as ":heads,short"; :smoke (5
+           small steps a run, one seed, on the embedded emoji)
 Runs:      219 of the whole study
 
 Parts: bits (k bits of a hash beside the image; an untrained encoder as control), digits (n different digits pasted on
