@@ -43,6 +43,7 @@ def select_caption(
 
     Returns:
       (caption or None, float16 [E] of unit length or None). Without captions "first" and "random" give (None, None).
+      An own vector of the record (captions/vectors.py) is its embedding with any caption, or none.
 
     Raises:
       DataError: the record has no embeddings to average, or not that many captions.
@@ -55,6 +56,8 @@ def select_caption(
             fix = "Embed its captions with `python -m xsample_jax.tools.embed`, or set data.caption=first."
             raise DataError("data.caption", which, f"caption embeddings in the set of {where}", fix)
         return None, _unit(unit_rows(embeddings).mean(axis=0), record, where)
+    if embeddings is not None and len(embeddings) == 1 != len(captions):  # a vector of the record, for any caption
+        captions, embeddings = captions or [None], np.repeat(embeddings, len(captions) or 1, axis=0)
     if which in ("first", "random"):
         if not captions:
             return None, None
