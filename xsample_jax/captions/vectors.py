@@ -86,15 +86,11 @@ class VectorFile:
 
 def _read(path: Path, key: str) -> tuple[list, np.ndarray]:
     """(keys, rows float [n, E]) of a file."""
-    if path.suffix not in SUFFIXES:
-        raise DataError("--vectors", str(path), f"a name that ends with {', '.join(SUFFIXES)}", f"It holds {FORMS}.")
-    if not path.is_file():
-        raise DataError("--vectors", str(path), "an existing file", f"It holds {FORMS}.")
-    columns = _parquet_columns(path) if path.suffix == ".parquet" else _numpy_columns(path)
+    columns = read_columns(path, "--vectors")
     if key not in columns:
         raise DataError("--key", key, f"a name in {path}: {', '.join(columns)}", did_you_mean(key, columns))
-    wide = {name: rows for name, rows in columns.items() if isinstance(rows, np.ndarray) and rows.ndim == 2}
-    wide = {name: rows for name, rows in wide.items() if rows.dtype.kind in "fiu" and name != key}
+    wide = vectors_in(columns)
+    wide.pop(key, None)
     if len(wide) != 1:
         found = f"{path} with {', '.join(wide) or 'no array [n, E]'}"
         raise DataError("--vectors", found, "one array of vectors", f"It holds {FORMS}.")
@@ -105,6 +101,24 @@ def _read(path: Path, key: str) -> tuple[list, np.ndarray]:
     if not len(rows) or not rows.shape[1]:
         raise DataError("--vectors", f"{path}, {list(rows.shape)}", "at least one vector")
     return keys, rows
+
+
+def read_columns(path: Path, flag: str) -> dict[str, np.ndarray | list]:
+    """Arrays and lists of a file by name; DataError about `flag` for a file that is missing or of another form."""
+    if path.suffix not in SUFFIXES:
+        raise DataError(flag, str(path), f"a name that ends with {', '.join(SUFFIXES)}", f"It holds {FORMS}.")
+    if not path.is_file():
+        raise DataError(flag, str(path), "an existing file", f"It holds {FORMS}.")
+    return _parquet_columns(path) if path.suffix == ".parquet" else _numpy_columns(path)
+
+
+def vectors_in(columns: Mapping[str, np.ndarray | list]) -> dict[str, np.ndarray]:
+    """The columns that are numbers [n, E]."""
+    return {
+        name: rows
+        for name, rows in columns.items()
+        if isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype.kind in "fiu"
+    }
 
 
 def _numpy_columns(path: Path) -> dict[str, np.ndarray | list]:

@@ -15,6 +15,7 @@ from xsample_jax.prepare.icons import icons_source
 from xsample_jax.prepare.parquet import parquet_source
 from xsample_jax.prepare.shapes import shapes_source
 from xsample_jax.prepare.tfds import tfds_source
+from xsample_jax.prepare.vectors import vectors_source
 from xsample_jax.prepare.webdataset import webdataset_source
 
 # A finished dataset as a source: other image size, repaired set, set without its broken records.
@@ -118,6 +119,10 @@ def open_source(name: str, path: str, fields: Fields, options: Options = Options
             lambda path: digits_source(base_source(path, size), options.digits),
         ),
         "multi_digits": ({"--canvas", "--digit_sizes"}, lambda path: multi_digits_source(options.digits)),
+        "vectors": (
+            columns | {"--splits", "--attributes", "--image_field", "--shard_size"},
+            lambda path: vectors_source(path, fields, size),
+        ),
         "tfds": (columns | {"--shard_size"}, lambda path: tfds_source(path, fields, size)),
     }
     if name not in sources:

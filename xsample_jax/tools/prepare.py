@@ -36,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--source",
         required=True,
-        help="webdataset, folder, parquet, tfds, records, icons, shapes, digits_on_images or multi_digits",
+        help="webdataset, folder, parquet, tfds, records, vectors, icons, shapes, digits_on_images or multi_digits",
     )
     parser.add_argument(
         "--path",
@@ -58,7 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--label_level", default="", help="of folders: path, or the level that is the label, from 1")
     parser.add_argument("--attributes", default="", help="columns, JSON entries or levels of folders, with commas")
     parser.add_argument("--table", help="of --source=folder: .csv, .tsv, .jsonl or .parquet")
-    parser.add_argument("--image_field", default="", help="column of the table with paths relative to --path")
+    parser.add_argument("--image_field", default="", help="column with paths relative to --path, images, or vectors")
     parser.add_argument("--caption_fields", default="", help="columns, JSON entries, features or factors, with commas")
     parser.add_argument("--label_field", default="", help="column, JSON entry or feature with a number or a class name")
     parser.add_argument("--class_names", type=local_path, help="file with the name of class 0, 1, ... on each line")
