@@ -33,11 +33,11 @@ EMOJI_SPLITS = ("train", "val", "test", "train_styles", "val_styles", "test_styl
 
 
 def _data_source(c: dict) -> Iterator[ConfigError]:
-    if c["data.source"] in ("records", "emoji_folder", "vectors") and not c["data.path"]:
+    if c["data.source"] in ("records", "emoji_folder", "folder", "vectors") and not c["data.path"]:
         yield ConfigError(
             "data.path",
             c["data.path"],
-            f"the folder of a prepared dataset for data.source = {c['data.source']!r}",
+            f"a folder of images, or of a prepared dataset, for data.source = {c['data.source']!r}",
             "Set --config.data.path=FOLDER (python -m xsample_jax.tools.prepare makes one).",
         )
     if c["data.source"] == "emoji" and c["data.path"] is not None:

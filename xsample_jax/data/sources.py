@@ -200,7 +200,19 @@ def open_vectors(data, split: str) -> RecordSource:
     return source
 
 
-SOURCES = {"emoji": open_emoji, "emoji_folder": open_emoji, "records": open_folder, "vectors": open_vectors}
+def refuse_images(data, split: str) -> RecordSource:
+    """Raises ConfigError: a folder of images is prepared where a run starts (prepare/prepare.py), only there."""
+    fix = "Prepare it: python -m xsample_jax.tools.prepare --source=folder --path=FOLDER --out=NEW."
+    raise ConfigError("data.source", "folder", "records, except where a run starts", fix)
+
+
+SOURCES = {
+    "emoji": open_emoji,
+    "emoji_folder": open_emoji,
+    "folder": refuse_images,
+    "records": open_folder,
+    "vectors": open_vectors,
+}
 
 
 def source_folder(data) -> Path:

@@ -3,6 +3,7 @@
     python -m xsample_jax.tools.prepare --source=webdataset --path='cc3m/*.tar' --out=data/cc3m --require_caption
     python -m xsample_jax.tools.prepare --source=folder --path=imagenet --split_by_folder --out=data/imagenet
     python -m xsample_jax.tools.prepare --source=folder --path=photos --table=photos.csv --out=data/photos --embed
+    python -m xsample_jax.tools.prepare --source=hf --path=USER/NAME --out=data/NAME
     python -m xsample_jax.tools.prepare --source=tfds --path=imagenet2012:5.1.0 --out=data/imagenet
     python -m xsample_jax.tools.prepare --source=records --path=data/big --size=128 --out=data/small
     python -m xsample_jax.tools.prepare --source=icons --path=data/npm --splits=train=0.98,val=0.02 --out=data/icons
@@ -36,13 +37,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--source",
         required=True,
-        help="webdataset, folder, parquet, tfds, records, vectors, icons, shapes, digits_on_images or multi_digits",
+        help="webdataset, folder, parquet, hf, tfds, records, vectors, icons, shapes, digits_on_images or multi_digits",
     )
     parser.add_argument(
         "--path",
         default="",
-        help="folder, pattern in quotes, or TFDS name; of icons: where its npm package is or goes; of "
-        "digits_on_images: emoji, a dataset or a folder; of shapes and multi_digits: none",
+        help="folder, pattern in quotes, or name of TFDS or the Hugging Face hub; of icons: where its npm package is "
+        "or goes; of digits_on_images: emoji, a dataset or a folder; of shapes and multi_digits: none",
     )
     parser.add_argument("--out", required=True, help="folder of the new set, here or gs://BUCKET/NAME")
     parser.add_argument("--name", help="name of the set (default: that of the folder)")
