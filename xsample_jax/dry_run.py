@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xsample_jax.augment.vectors import CHANNELS
 from xsample_jax.augment.views import make_views
 from xsample_jax.config.rules_objective import check_kernels
 from xsample_jax.data.dataset import train_batches
+from xsample_jax.data.vectors import draw_vectors
 from xsample_jax.errors import ConfigError, shorten
 from xsample_jax.io.paths import as_path, local_copy_of
 from xsample_jax.objectives.from_config import build_objective
@@ -227,7 +229,9 @@ def placeholder_setup(config, devices) -> RunSetup:
     mesh, objective = make_mesh(config.mesh, config.batch_size, devices), build_objective(config.objective)
     check_kernels(config, objective, mesh)
     classes = np.ones((PLACEHOLDER_SPEC.classes, PLACEHOLDER_SPEC.caption_dim), np.float16)
-    return RunSetup(config, PLACEHOLDER_SPEC, mesh, classes if "class_embedding" in objective.requires else None)
+    channels = CHANNELS if config.data.source == "vectors" else PLACEHOLDER_SPEC.channels
+    facts = dataclasses.replace(PLACEHOLDER_SPEC, channels=channels)
+    return RunSetup(config, facts, mesh, classes if "class_embedding" in objective.requires else None)
 
 
 def _print_sizes(parts: RunSetup) -> None:
@@ -258,6 +262,9 @@ def _draw_first_batch(config, examples, path: pathlib.Path, images: int = 8) -> 
     sources, ids = batch["image"][:images], batch["id"][:images]
     step = jnp.zeros((), jnp.int32)
     views = jax.device_get(make_views(sources, ids, config.seed, step, config.augment, config.views))
+    if views.ndim == 2:  # vectors: there is nothing to see
+        contact_sheet([[image] for image in draw_vectors(sources)], [f"id {i}" for i in ids], path, ["vector"])
+        return
     views = unnormalize(views, config.augment).reshape(len(sources), config.views, *views.shape[1:])
     rows = [[source, *of_image] for source, of_image in zip(sources, views, strict=True)]
     titles = ["image", *(f"view {number + 1}" for number in range(config.views))]

@@ -48,8 +48,9 @@ def main(argv: list[str], overrides: list[str]) -> None:
     config = load_config(_CONFIG.value, overrides)
     if _DRY_RUN.value:
         from xsample_jax.dry_run import dry_run
+        from xsample_jax.prepare.prepare import prepare_folder
 
-        dry_run(config, workdir=_WORKDIR.value, topology=_TOPOLOGY.value)
+        dry_run(prepare_folder(config), workdir=_WORKDIR.value, topology=_TOPOLOGY.value)
         return
     from xsample_jax.config.saved import describe_difference
     from xsample_jax.distributed import detect_process, name_of_process, start

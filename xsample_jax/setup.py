@@ -12,6 +12,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from xsample_jax.augment.vectors import CHANNELS
 from xsample_jax.augment.views import draw_numbers, eval_view, map_random_views
 from xsample_jax.checkpoint import with_shardings
 from xsample_jax.config.rules_objective import check_kernels
@@ -21,6 +22,7 @@ from xsample_jax.data.perturb import apply_perturbations
 from xsample_jax.data.records import RecordSource, open_records, read_manifest
 from xsample_jax.data.side import read_groups, recorded_rates
 from xsample_jax.data.sources import check_memory, open_training_source, source_folder
+from xsample_jax.data.vectors import image_shape
 from xsample_jax.encoder import Encoder, load_encoder
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, UserError, did_you_mean, raise_all
 from xsample_jax.metrics.profiling import host_memory
@@ -96,6 +98,12 @@ class RunSetup:
     @cached_property
     def objective(self) -> Objective:
         return build_objective(self.config.objective)
+
+    @property
+    def view_shape(self) -> tuple[int, ...]:
+        """Of one view, with alpha where images have it."""
+        size, channels = self.config.augment.size, self.facts.channels
+        return (self.config.data.image_size,) if channels == CHANNELS else (size, size, channels)
 
     @cached_property
     def steps(self) -> int:
@@ -222,7 +230,7 @@ class RunSetup:
         """Shapes, dtypes and shardings of a training batch."""
         config, facts, batch = self.config, self.facts, self.config.batch_size
         shapes = {
-            "image": ((batch, config.data.image_size, config.data.image_size, facts.channels), jnp.uint8),
+            "image": ((batch, *image_shape(config.data.image_size, facts.channels)), jnp.uint8),
             "id": ((batch,), jnp.int32),
             "label": ((batch,), jnp.int32),
             "caption_embedding": ((batch, facts.caption_dim), jnp.float16),
@@ -308,7 +316,7 @@ def build_run(config, mesh: Mesh | None = None) -> tuple[RunSetup, Dataset]:
     check_eval_splits(config)
     examples.source = apply_perturbations(examples.source, config.data, config.seed)
     if config.data.cache == "decoded":
-        images = len(examples) * config.data.image_size**2 * examples.source.channels
+        images = len(examples) * math.prod(examples.image_shape)
         check_memory("decoded", "of decoded images", images)
         examples.keep = True
     if config.eval.online_probe and not examples.source.manifest.class_names:
@@ -324,7 +332,7 @@ def check_device_memory(parts: RunSetup) -> None:
     activations come on top of it. `--dry_run` compiles the step and counts those too.
     """
     config, mesh = parts.config, parts.mesh
-    views = (config.batch_size * config.views, config.augment.size, config.augment.size, parts.facts.channels)
+    views = (config.batch_size * config.views, *parts.view_shape)
     images = jax.ShapeDtypeStruct(views, jnp.float32, sharding=batch_sharding(mesh))
     arrays = (parts.abstract_state, parts.abstract_state.params, parts.abstract_batch, images)
     each = sum(

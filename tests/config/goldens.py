@@ -15,6 +15,7 @@ VARIANTS = {
     "cc12m": ("",),
     "icons": ("",),
     "finetune": ("",),
+    "vectors": ("", "simclr"),
     "shapes": (
         "",
         "simclr",

@@ -23,6 +23,8 @@ import numpy as np
 from xsample_jax.augment.autoaugment import DRAWS as AUTO_AUGMENT_DRAWS
 from xsample_jax.augment.autoaugment import auto_augment
 from xsample_jax.augment.bits import with_bits
+from xsample_jax.augment.vectors import CHANNELS as VECTOR
+from xsample_jax.augment.vectors import as_vectors, change
 
 # Random resized crop and flip as two small matrix products `W_y X W_x^T`, which run on matrix units: no gathers.
 #
@@ -288,7 +290,7 @@ def make_views(
     """Returns `views` random views of every image. To be called inside jit; `step` may be traced.
 
     Args:
-      images: uint8 [B, H, W, C]; C = 3, or 4 with straight (not premultiplied) alpha last.
+      images: uint8 [B, H, W, C]; C = 3, or 4 with straight (not premultiplied) alpha last; or vectors (vectors.py).
       ids: int [B]. Images with the same id get the same random choices.
       copies: int [B] of `copies_of`, for batches in which a record may stand several times: each time it gets random
         choices of its own. None: no record does.
@@ -313,7 +315,7 @@ def copies_of(ids: jax.Array) -> jax.Array:
 
 def views_from_numbers(images: jax.Array, numbers: dict[str, jax.Array], config) -> jax.Array:
     """The part of make_views in which nothing is random: `numbers` as draw_numbers returns them."""
-    source = _to_planes(images)
+    source = as_vectors(images) if images.shape[3] == VECTOR else _to_planes(images)
     # One view after the other, each over the whole batch: temporaries stay small, the batch dimension stays first.
     of_view = {choice: jnp.moveaxis(of_all, 1, 0) for choice, of_all in numbers.items()}
     if config.per_view:
@@ -343,6 +345,8 @@ def eval_view(images: jax.Array, config, background: jax.Array | None = None) ->
     Returns:
       float32 [B, S, S, 3 + config.bits].
     """
+    if images.shape[3] == VECTOR:
+        return as_vectors(images)
     source = _to_planes(images)
     if background is None:
         background = _fixed_ground(config)
@@ -367,9 +371,11 @@ def map_random_views(
     For evaluation: images lie on the ground of `eval_view`, not on a random one. f: float32 [B, S, S, 3 + config.bits]
     -> arrays. numbers: as draw_numbers returns them. Other arguments as of eval_view.
     """
+    of_view = {choice: jnp.moveaxis(of_all, 1, 0) for choice, of_all in numbers.items()}
+    if images.shape[3] == VECTOR:
+        return jax.lax.map(lambda draws: f(change(as_vectors(images), draws, config)), of_view)
     ground = jnp.asarray(_fixed_ground(config) if background is None else background, jnp.float32)
     whole = _composite(_to_planes(images), jnp.swapaxes(jnp.broadcast_to(ground, (*images.shape[:3], 3)), 2, 3))
-    of_view = {choice: jnp.moveaxis(of_all, 1, 0) for choice, of_all in numbers.items()}
     return jax.lax.map(lambda draws: f(with_bits(_one_view(whole, draws, config), images, config.bits)), of_view)
 
 
@@ -398,6 +404,8 @@ def draw_numbers(
 
 def _one_view(source: jax.Array, draws: dict[str, jax.Array], config) -> jax.Array:
     """source [B, H, C, W] premultiplied 0..1, draws [B, width] each -> float32 [B, S, S, 3] normalized."""
+    if source.ndim == 2:
+        return change(source, draws, config)
     view = crop(source, draws, config)
     if source.shape[2] == 4:
         ground = draws["ground"] if config.background == "random_color" else _fixed_ground(config)

@@ -98,7 +98,7 @@ def _programs(c: dict, objective: Objective) -> Iterator[ConfigError]:
             f"auto or dense for objective.preset = {preset!r}, whose term {number} cannot be streamed: {reason}",
             "Set --config.loss.impl=auto.",
         )
-    if objective.local_views and kind_of(c["model.encoder"]) == "vit":
+    if objective.local_views and kind_of(c["model.encoder"]) in ("vit", "mlp"):
         yield ConfigError(
             "model.encoder",
             c["model.encoder"],

@@ -154,6 +154,11 @@ def stored_dtype(text_encoder: dict) -> np.dtype:
     return DTYPES[stored]
 
 
+def rows_of(captions: int, text_encoder: dict) -> int:
+    """Rows of a record with so many captions: one each, or a single one where the vectors are of records (`per`)."""
+    return 1 if text_encoder.get("per") == "record" else captions
+
+
 def to_stored(rows: np.ndarray, stored: str) -> np.ndarray:
     """Unit rows [n, E] as they are stored.
 
@@ -166,8 +171,8 @@ def to_stored(rows: np.ndarray, stored: str) -> np.ndarray:
 
 
 def from_stored(raw: bytes, captions: int, text_encoder: dict) -> np.ndarray:
-    """float16 [captions, E] from the bytes of a record; int8 rows are scaled back to unit length."""
-    rows = np.frombuffer(raw, stored_dtype(text_encoder)).reshape(captions, text_encoder["dim"])
+    """float16 [rows, E] (rows_of) from the bytes of a record; int8 rows are scaled back to unit length."""
+    rows = np.frombuffer(raw, stored_dtype(text_encoder)).reshape(rows_of(captions, text_encoder), text_encoder["dim"])
     if rows.dtype != np.int8:
         return rows
     return unit_rows(rows).astype(np.float16)
@@ -225,8 +230,8 @@ class RecordSource:
     """One split: `len(source)` and `source[i]`; a grain data source as it is. Picklable, safe to share between threads.
 
     `source[i]` is {"id": int, "image": encoded bytes, "label": int, "captions": list of str, "caption_embeddings":
-    float16 [n, E], or None without captions or where they are not embedded, "attributes": {name: int}, "location":
-    "file:index"}.
+    float16 [n, E], or None without captions or where they are not embedded (own vectors: [1, E], captions or not),
+    "attributes": {name: int}, "location": "file:index"}.
 
     Attributes:
       folder, split, manifest: what was opened.

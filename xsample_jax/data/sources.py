@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from xsample_jax.augment.vectors import CHANNELS
 from xsample_jax.data.cache import shard_cache
 from xsample_jax.data.loader import Rates, record_rates
 from xsample_jax.data.records import PRECISION, Manifest, RecordSource, differing, open_records, read_manifest
@@ -192,7 +193,26 @@ def check_memory(cache: str, what: str, size: int) -> None:
         raise ConfigError("data.cache", found, expected, "Set --config.data.cache=none.")
 
 
-SOURCES = {"emoji": open_emoji, "emoji_folder": open_emoji, "records": open_folder}
+def open_vectors(data, split: str) -> RecordSource:
+    """Opens a split of a dataset whose records hold vectors; `channels` is the number of bytes of one of theirs."""
+    source = open_folder(data, split)
+    source.channels = CHANNELS
+    return source
+
+
+def refuse_images(data, split: str) -> RecordSource:
+    """Raises ConfigError: a folder of images is prepared where a run starts (prepare/prepare.py), only there."""
+    fix = "Prepare it: python -m xsample_jax.tools.prepare --source=folder --path=FOLDER --out=NEW."
+    raise ConfigError("data.source", "folder", "records, except where a run starts", fix)
+
+
+SOURCES = {
+    "emoji": open_emoji,
+    "emoji_folder": open_emoji,
+    "folder": refuse_images,
+    "records": open_folder,
+    "vectors": open_vectors,
+}
 
 
 def source_folder(data) -> Path:

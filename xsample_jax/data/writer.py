@@ -13,7 +13,7 @@ import msgpack
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from xsample_jax.data.records import MANIFEST, Manifest, file_checksum, stored_dtype
+from xsample_jax.data.records import MANIFEST, Manifest, file_checksum, rows_of, stored_dtype
 from xsample_jax.errors import DataError
 from xsample_jax.io.paths import as_path, in_bucket
 
@@ -45,7 +45,8 @@ def write_records(
       name: name of the set.
       splits: split -> records. A record is a dict with `id` (int, unique in the set, 0 <= id < 2**31), `image` (encoded
         bytes) and optionally `label` (int, -1 = none), `captions` (strings), `caption_embeddings` (float16,
-        or as `text_encoder` says, [captions, E], array or its bytes) and `attributes` ({name: int}).
+        or as `text_encoder` says, [captions, E], or [1, E] where its `per` is "record"; array or its bytes) and
+        `attributes` ({name: int}).
       class_names: names of the labels.
       attributes: names of the values of each attribute.
       text_encoder: description of the encoder of the embeddings (with "dim" = E); needed when records carry embeddings.
@@ -211,12 +212,13 @@ def pack_record(record: dict, manifest: Manifest, where: str) -> bytes:
         if not manifest.text_encoder:
             refuse("caption_embeddings", "given", "no embeddings in a set whose text_encoder is None")
         dim, dtype = manifest.text_encoder["dim"], stored_dtype(manifest.text_encoder)
-        expected = f"{dtype} [{len(captions)}, {dim}]"
+        rows = rows_of(len(captions), manifest.text_encoder)
+        expected = f"{dtype} [{rows}, {dim}]"
         if isinstance(embeddings, bytes):
-            if len(embeddings) != dtype.itemsize * dim * len(captions):
+            if len(embeddings) != dtype.itemsize * dim * rows:
                 refuse("caption_embeddings", f"{len(embeddings)} bytes", expected)
-            embeddings = np.frombuffer(embeddings, dtype).reshape(len(captions), dim)
-        if embeddings.shape != (len(captions), dim) or embeddings.dtype != dtype:
+            embeddings = np.frombuffer(embeddings, dtype).reshape(rows, dim)
+        if embeddings.shape != (rows, dim) or embeddings.dtype != dtype:
             refuse("caption_embeddings", f"{embeddings.dtype} {embeddings.shape}", expected)
         if not np.isfinite(embeddings).all():
             refuse("caption_embeddings", "a value that is not finite", "finite numbers")

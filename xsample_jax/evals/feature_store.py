@@ -82,9 +82,10 @@ class FeatureStore:
     def _encode(self, images: np.ndarray, background: np.ndarray | None = None, ids=None, crop: float = 1.0):
         arrays = {"image": images} if background is None else {"image": images, "background": background}
         side = images.shape[1]
-        inner = round(crop * side)
-        middle = slice((side - inner) // 2, (side - inner) // 2 + inner)
-        arrays = {name: array[:, middle, middle] for name, array in arrays.items()}
+        if side == images.shape[2]:  # not of vectors, which have no middle
+            inner = round(crop * side)
+            middle = slice((side - inner) // 2, (side - inner) // 2 + inner)
+            arrays = {name: array[:, middle, middle] for name, array in arrays.items()}
         arrays = to_global(arrays if ids is None else arrays | {"ids": np.asarray(ids, np.int32)}, self.parts.mesh)
         return self._encoder(self.state, arrays["image"], arrays.get("background"), arrays.get("ids"))
 

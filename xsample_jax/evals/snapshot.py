@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xsample_jax.augment.vectors import CHANNELS
 from xsample_jax.augment.views import make_views
 from xsample_jax.config.renamed import warn_renamed
 from xsample_jax.data.records import unit_rows
+from xsample_jax.data.vectors import draw_vectors
 from xsample_jax.errors import DataError
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.knn import neighbors, vote
@@ -170,6 +172,9 @@ def load_snapshot(path: str | Path) -> dict[str, np.ndarray]:
 
 def _on_white(images: np.ndarray) -> np.ndarray:
     images = np.asarray(images)
+    if images.shape[-1] == CHANNELS:
+        drawn = draw_vectors(images.reshape(-1, *images.shape[-3:]))
+        return drawn.reshape(*images.shape[:-3], *drawn.shape[1:])
     if images.shape[-1] == 3:
         return images.astype(np.uint8)
     alpha = images[..., 3:].astype(np.float32) / 255

@@ -1,5 +1,7 @@
 """The whole model: an image encoder, its projection head and, for image-text objectives, a text tower."""
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -79,6 +81,43 @@ class ReweightingHead(nnx.Module):
         return x.astype(jnp.float32) * jnp.exp(-jnp.log(self.kappa) * jnp.arange(self.features, dtype=jnp.float32))
 
 
+# The encoder of vectors, and of very small images.
+
+
+class MLP(nnx.Module):
+    """(linear, batch norm, ReLU) per layer on standardized inputs: [n, ...] -> features [n, width] float32.
+
+    Inputs are standardized by a batch norm, too: columns of a table have units, and its running statistics are then
+    part of the encoder.
+
+    Args:
+      inputs: shape of one input, as (E,) or (s, s, 3).
+      depth: layers.
+      width: of each of them.
+      dtype: type of activations and products; parameters and batch statistics are float32.
+      rngs: source of the initial parameters.
+    """
+
+    def __init__(self, inputs: Sequence[int], depth: int, width: int, dtype=jnp.float32, *, rngs: nnx.Rngs):
+        he, wide = nnx.initializers.he_normal(), math.prod(inputs)
+        widths = [wide, *[width] * depth]
+        self.standardize = BatchNorm(wide, rngs=rngs)
+        self.layers = nnx.List(
+            [
+                nnx.Linear(a, b, use_bias=False, dtype=dtype, kernel_init=he, rngs=rngs)
+                for a, b in itertools.pairwise(widths)
+            ]
+        )
+        self.norms = nnx.List([BatchNorm(width, rngs=rngs) for _ in range(depth)])
+        self.features, self.dtype = width, dtype
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        x = self.standardize(inputs.reshape(len(inputs), -1).astype(jnp.float32)).astype(self.dtype)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = jax.nn.relu(norm(layer(x)))
+        return x.astype(jnp.float32)
+
+
 def _head(config, features: int, rngs: nnx.Rngs) -> nnx.Module:
     """The projection head of a config on features of a width; ConfigError where a fixed head cannot have head.dim."""
     head = config.model.head
@@ -107,14 +146,21 @@ def _vit(config, rngs: nnx.Rngs, *, variant: str) -> ViT:
     return ViT(variant, model.patch_size, size, dtype, **options, rngs=rngs)
 
 
+def _mlp(config, rngs: nnx.Rngs, *, depth: int) -> MLP:
+    size = config.augment.size
+    inputs = (config.data.image_size,) if config.data.source == "vectors" else (size, size, 3 + config.augment.bits)
+    return MLP(inputs, depth, config.model.width, jnp.dtype(config.precision.compute), rngs=rngs)
+
+
 # Name -> function of (config, rngs) that returns a module: images [n, s, s, 3 + augment.bits] -> float32
 # [n, module.features].
 ENCODERS = {
     **{f"resnet{depth}": partial(_resnet, depth=depth) for depth in resnet.LAYOUTS},
     **{f"vit_{variant}": partial(_vit, variant=variant) for variant in vit.VARIANTS},
+    **{f"mlp{depth}": partial(_mlp, depth=depth) for depth in (1, 2, 3, 4)},
 }
 # Encoders of one kind, the smallest first: they share the rules of a config and the names of weights.
-KINDS = {kind: tuple(name for name in ENCODERS if name.startswith(kind)) for kind in ("resnet", "vit")}
+KINDS = {kind: tuple(name for name in ENCODERS if name.startswith(kind)) for kind in ("resnet", "vit", "mlp")}
 
 OWN = "own"
 

@@ -26,6 +26,7 @@ from xsample_jax.data.decode import (
 )
 from xsample_jax.data.records import SCHEMA_VERSION, Manifest
 from xsample_jax.data.sources import as_read, repeated
+from xsample_jax.data.vectors import is_vector
 from xsample_jax.data.writer import MAX_ID
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import Source
@@ -71,8 +72,8 @@ def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]
     """Decodes an image to the last byte and returns what a record should hold of it.
 
     A JPEG, PNG or WebP that is upright, 8 bits deep, in RGB, gray or palette colors and not too large stays as it is,
-    byte for byte. All else is encoded again: as JPEG, or as PNG where nothing was lost before and nothing is shrunk.
-    Alpha is then composited on white, and of several images the first is taken.
+    byte for byte, and so does a vector. All else is encoded again: as JPEG, or as PNG where nothing was lost before
+    and nothing is shrunk. Alpha is then composited on white, and of several images the first is taken.
 
     Returns:
       The bytes, and what is to be counted: turned, cmyk, 16_bit, animated, shrunk; one_color (all pixels alike),
@@ -81,6 +82,8 @@ def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]
     Raises:
       DataError: the image does not decode, or is too long for a JPEG.
     """
+    if is_vector(data):
+        return data, []
     pixels = open_image(data, options.size or FULL_SIZE, formats=ALL_FORMATS, reuse=True)
     try:
         kind, sides, changes = _header(data)
