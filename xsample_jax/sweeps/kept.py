@@ -33,7 +33,7 @@ FORMAT = 1
 UNITS = "units"
 CURVE = 30  # logged lines that are kept of a run
 LOGGED = ("step", "loss", "kl", "target_entropy", "temperature")
-# Keys that do not say what was computed: names, places, and how a machine works. The fingerprint says which data it was.
+# Keys that do not say what was computed: names, places, how a machine works. The fingerprint says which data it was.
 NOT_COMPARED = (*OF_THE_MACHINE, "name", "data.path", "checkpoint.every", "log.every")
 
 
@@ -47,7 +47,7 @@ FILES = ("loop.py", "ops.py", "optim.py", "setup.py", "sharding.py", "state.py",
 
 @functools.cache
 def code_digest(package: Path = PACKAGE) -> str:
-    """12 hex digits that change with the code that trains and evaluates, not with its comments, format or docstrings."""
+    """12 hex digits that change with the code that trains and evaluates, not with comments, format or docstrings."""
     files = [package / name for name in FILES]
     files += [path for name in ROOMS for path in sorted((package / name).rglob("*.py"))]
     found = hashlib.sha256()

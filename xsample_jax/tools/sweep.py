@@ -34,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
                       "babysit")  # fmt: skip
     what.add_argument("--collect", action="store_true", help="only write the results of the runs finished so far")
     what.add_argument(
-        "--keep", metavar="NAME", help="with --results: only evaluate this finished run and write its file"
+        "--keep", metavar="NAME", help="with --results: only evaluate this finished run, and write its file"
     )
     parser.add_argument("--results", metavar="FOLDER", help="where the small file of every finished run is and stays")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, as far as memory goes (default 1)")
