@@ -269,7 +269,7 @@ def said_of_code(runs: Iterable[Run]) -> str:
     if not older:
         return ""
     return (
-        f" {older} of them (marked †) were made by other code than today's: the code that trains or evaluates changed."
+        f" {older} of them (marked †) are of other code than today's: what trains or evaluates has changed since."
     )
 
 
