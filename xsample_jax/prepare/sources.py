@@ -61,12 +61,19 @@ def read_range(path: str, split: str, start: int, stop: int) -> Iterator[Example
 DRAWN = ("shapes", "multi_digits")  # sources that need no input
 
 
-def base_source(path: str, shard_size: int) -> Source:
-    """The images under pasted digits: the embedded emoji set ("emoji"), a dataset, or a folder of images."""
+def set_folder(path: str) -> str:
+    """The folder of a dataset, from the root on, or of the embedded emoji set ("emoji")."""
     if path == "emoji":
         from xsample_jax.data.sources import EMOJI_FOLDER  # jax takes seconds, which other sources should not cost
 
-        return records_source(str(EMOJI_FOLDER))
+        return str(EMOJI_FOLDER)
+    return path if in_bucket(path) else os.path.abspath(path)
+
+
+def base_source(path: str, shard_size: int) -> Source:
+    """The images under pasted digits: the embedded emoji set ("emoji"), a dataset, or a folder of images."""
+    if path == "emoji":
+        return records_source(set_folder(path))
     if os.path.isfile(os.path.join(path, "manifest.json")):
         return records_source(path)
     return folder_source(path, Fields(), None, False, shard_size)

@@ -63,6 +63,16 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--caption_fields", default="", help="columns, JSON entries, features or factors, with commas")
     parser.add_argument("--label_field", default="", help="column, JSON entry or feature with a number or a class name")
     parser.add_argument("--class_names", type=local_path, help="file with the name of class 0, 1, ... on each line")
+    parser.add_argument(
+        "--leave_out",
+        action="append",
+        default=[],
+        metavar="ATTRIBUTE=VALUES",
+        help="leave out the records with these values, as style=noto,twemoji; can be given several times",
+    )
+    parser.add_argument(
+        "--leave_out_near", metavar="SET", help="leave out near images of a dataset (a folder or emoji)"
+    )
     parser.add_argument("--require_caption", action="store_true", help="drop images without a caption")
     parser.add_argument(
         "--embed",
@@ -114,8 +124,9 @@ def read_job(flags: argparse.Namespace):
     from xsample_jax.prepare.digits import DigitOptions
     from xsample_jax.prepare.example import Fields
     from xsample_jax.prepare.job import ImageOptions, Job
+    from xsample_jax.prepare.leave_out import LeftOut, leave_out, parse_left_out
     from xsample_jax.prepare.shards import parse_splits
-    from xsample_jax.prepare.sources import Options, open_source
+    from xsample_jax.prepare.sources import Options, open_source, set_folder
 
     if flags.split_by_image and not flags.splits:
         raise DataError("--split_by_image", True, "shares beside it", "Add --splits=train=0.98,val=0.02.")
@@ -135,9 +146,11 @@ def read_job(flags: argparse.Namespace):
         DigitOptions(flags.digits, flags.canvas, read_sizes(flags.digit_sizes)),
     )
     splits = parse_splits(flags.splits or "train=1")
+    source = open_source(flags.source, flags.path, fields, options)
+    near = set_folder(flags.leave_out_near) if flags.leave_out_near else None
     return Job(
         flags.name or absolute(flags.out, "--out").resolve().name,
-        open_source(flags.source, flags.path, fields, options),
+        leave_out(source, LeftOut(parse_left_out(flags.leave_out, source), near)),
         splits,
         ImageOptions(flags.size or None, flags.quality, flags.raw, flags.fit),
         flags.require_caption,
