@@ -125,6 +125,7 @@ ROWS = [
     (TEXT, Rows("image", 0, times=Rows("image", 1))),
 ]
 SMALL = {"name": "hard_mixtures", "hardest": 3, "mixed": 2, "with_anchor": 1}
+MIX = {"name": "positive_and_negative", "mixed": 3}
 FIELDS = {
     "similarity": list(SIMILARITIES),
     "link": ["softmax", *LINKS, {"name": "robust", "q": 0.0}],
@@ -136,7 +137,7 @@ FIELDS = {
     "attraction": [1.0, *WEIGHTS],
     "repulsion": [1.0, *WEIGHTS],
     "temperature": ["base", 0.2, *TEMPERATURES],
-    "mixer": [None, SMALL],
+    "mixer": [None, SMALL, MIX, {"name": "own_mixtures", "hardest": 3}, {"name": "between_targets", "positives": 4}],
     "merge_views": [False, True],
     "self_pairs": [False, True],
     "reduce": ["rows", "pairs"],
@@ -151,6 +152,7 @@ STARTS = [
     Term(anchors=Rows("image", 0), keys=(Rows("teacher", 1), Rows("queue")), mixer=SMALL),
     Term(Graph("identity", "none"), keys=TEXT, link="sigmoid"),
     Term(negatives="other_images", repulsion="moving_average"),
+    Term(Graph("label", "none"), link="multi_similarity", mixer=MIX),
 ]
 
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.objectives.golden_inputs import CASES, LABELS, Z1, Z2, Z3, images, preset_value
 from tests.objectives.test_build import build, problems
-from tests.objectives.test_goldens import CASES, LABELS, Z1, Z2, Z3, images, preset_value
 from tests.quick import quick_jit
 from tests.tiny import random_batch, tiny_config, tiny_parts, untrained
 from xsample_jax.checkpoint_files import find_checkpoint, read_arrays, saved_arrays

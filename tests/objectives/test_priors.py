@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.objectives import synthetic
+from tests.objectives.golden_inputs import Z1, Z2
 from tests.objectives.test_build import problems
-from tests.objectives.test_goldens import Z1, Z2
 from tests.quick import quick_jit
 from tests.tiny import random_batch, tiny_config, tiny_parts
 from xsample_jax.errors import ConfigError

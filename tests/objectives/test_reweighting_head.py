@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.objectives.test_goldens import CASES, LABELS, Z1, Z2
+from tests.objectives.golden_inputs import CASES, LABELS, Z1, Z2
 from tests.quick import quick_jit
 from tests.tiny import tiny_config, tiny_parts
 from xsample_jax.errors import ConfigError

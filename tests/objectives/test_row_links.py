@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.objectives.golden_inputs import CASES, QUEUE, Z1, Z3, extra
 from tests.objectives.test_build import problems
-from tests.objectives.test_goldens import CASES, QUEUE, Z1, Z3, extra
 from tests.quick import quick_jit
 from xsample_jax.graphs.targets import Graph
 from xsample_jax.objectives.objective import objective_loss

@@ -12,7 +12,8 @@ from xsample_jax.objectives.cross_entropy import AGGREGATES, DENOMINATORS, Pairi
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.links import LINKS
 from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES
-from xsample_jax.objectives.negatives import MIXERS, NEGATIVES
+from xsample_jax.objectives.mixers import MIXERS, Among
+from xsample_jax.objectives.negatives import NEGATIVES
 from xsample_jax.objectives.row_weights import WEIGHTS
 from xsample_jax.objectives.side_information import PROVIDERS, STATES, provider_of
 from xsample_jax.registry import Slot, slot_of
@@ -100,15 +101,16 @@ REGISTRIES = {
     "weight": (WEIGHTS, lambda f, u, v, o: f(LOGITS, TARGET, WEIGHT, LOGITS[:, :1], u, 0.5, 0.1, **o)),
     "temperature": (TEMPERATURES, lambda f, u, v, o: f(0.5, u, LOGITS, TARGET, 0.1, **o)),
     "denominator": (DENOMINATORS, lambda f, u, v, o: f(LOGITS, WEIGHT, Pairing(u, v, PAIR_VIEW, 1), **o)),
-    "link": (LINKS, lambda f, u, v, o: f(LOGITS, TARGET, VALID, **o)),
+    "link": (LINKS, lambda f, u, v, o: f(LOGITS, TARGET, VALID, *((u, v) if o else ()), **o)),
     "aggregate": (AGGREGATES, lambda f, u, v, o: f(LOGITS, TARGET, LOGITS[:, :1], **o)),
-    "mixer": (MIXERS, lambda f, u, v, o: f(X, Y, VALID, jax.random.key(0), **o)),
+    "mixer": (MIXERS, lambda f, u, v, o: f(X, Y, Among(TARGET, TARGET == 0, u, v), jax.random.key(0), **o)),
     "feature term": (FEATURE_TERMS, lambda f, u, v, o: f(X, X, *side_of(f, u), *keys_of(f), **o)),
     "normalizer": (NORMALIZERS, lambda f, u, v, o: f(LOGITS, VALID, 0.5, **o)),
     "transform": (TRANSFORMS, lambda f, u, v, o: f(LOGITS, VALID, **o)),
     "target temperature": (RULES, lambda f, u, v, o: f(LOGITS, VALID, **o)),
 }
 CASES = [(kind, name, OPTIONS.get(name, {})) for kind, (registry, _) in REGISTRIES.items() for name in registry]
+CASES += [("link", "conditional", {"through": "batch"})]
 CASES += [("source", "swapped", {"of": 2}), ("source", "teacher", {"own": False})]
 CASES += [("source", "teacher", {"same_view": True}), ("source", "teacher", {"queue_only": True})]
 CASES += [("source", "hierarchy", {"measure": "path"})]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.objectives import synthetic
+from tests.objectives.golden_inputs import CASES, IDS, Z1
 from tests.objectives.test_build import problems
-from tests.objectives.test_goldens import CASES, IDS, Z1
 from tests.objectives.test_streamed import assert_streamed_is_dense
 from tests.quick import quick_jit
 from tests.tiny import tiny_config

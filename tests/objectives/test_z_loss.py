@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.objectives.golden_inputs import CASES, IDS, Z1, Z2
 from tests.objectives.test_build import problems
-from tests.objectives.test_goldens import CASES, IDS, Z1, Z2
 from tests.objectives.test_streamed import assert_streamed_is_dense
 from tests.quick import quick_jit
 from xsample_jax.graphs.targets import Graph

@@ -89,6 +89,12 @@ def kernel(u: dict, v: dict, *, bandwidth: float = 1.0, power: float = 2.0) -> j
     return jnp.exp(-0.5 * (distance / bandwidth) ** power)
 
 
+def same_target(u: dict, v: dict) -> jax.Array:
+    """1 where both rows are of one image, or have the same first real-valued label: SupReMix (arXiv 2309.16633)."""
+    same = (u["target"][:, :1] == v["target"][None, :, 0]).astype(jnp.float32)
+    return jnp.maximum(same, identity(u, v))
+
+
 def hierarchy(u: dict, v: dict, *, measure: str = "wu_palmer") -> jax.Array:
     """Similarity of two leaves of a given tree, from the depth of their lowest common ancestor.
 
@@ -202,6 +208,7 @@ SOURCES = {
     "caption": Slot(caption, reads=("caption_embedding",)),
     "class_text": Slot(class_text, reads=("class_embedding",)),
     "kernel": Slot(kernel, reads=("target",), limits={"bandwidth": (1e-6, None), "power": (0.1, None)}),
+    "same_target": Slot(same_target, reads=("id", "target")),
     "hierarchy": Slot(hierarchy, reads=("id", "path"), limits={"measure": MEASURES}),
     "random": Slot(random, reads=("id",), limits={"width": (1, 4096), "seed": (0, 2**32 - 1)}),
     "geometry": Slot(geometry, reads=("id", "box")),

@@ -245,6 +245,7 @@ def needed_views(objective: Objective) -> int:
     """Views of an image that the objective compares at least."""
     of_views = [rows for found in objective.rows for rows in _nested(found) if rows.block in OF_VIEWS]
     views = [1 if rows.view is None else rows.view + 1 for rows in of_views]
+    views += [max(2, rows.without + 1) for rows in of_views if rows.without is not None]
     within = any(_all_views(term.anchors) and any(map(_all_views, term.key_rows)) for term in objective.terms)
     of_slots = [slot.views for term in objective.terms for _, _, slot in chosen_slots(term)]
     return max([1, *views, 2 if within else 1, *of_slots])
@@ -319,7 +320,7 @@ def _weight(value, field: str):
 
 def _views_apart(term: Term | FeatureTerm, ends: tuple[Rows, ...], field: str):
     """One problem where a term of each view on its own compares views of one image: a view has no other view."""
-    whole = [rows.block for rows in ends if rows.block in OF_VIEWS and rows.view is None]
+    whole = [rows.block for rows in ends if rows.block in OF_VIEWS and rows.view is rows.without is None]
     if term.each_view and (not whole or len(set(whole)) < len(whole)):
         expected = "false, or one end of the term that has all views, as image against text"
         yield ConfigError(field, True, expected)
@@ -388,9 +389,13 @@ def _unknown_rows(rows: Rows, objective: Objective):
             found = found or list(_missing({part.block: "text"}, part.block, objective, "rows.block"))
         yield from found
         views = {**VIEWS_OF, "local": objective.local_views}.get(part.block)
-        if not found and part.view is not None and (part.view < 0 or (views is not None and part.view >= views)):
-            limit = "None" if views == 0 else "a number from 0" + (f" to {views - 1}" if views else "")
-            yield ConfigError("rows.view", part.view, f"{limit} for the block {part.block!r}")
+        for name in () if found else ("view", "without"):
+            view = getattr(part, name)
+            if view is not None and (view < 0 or (views is not None and view >= views)):
+                limit = "None" if views == 0 else "a number from 0" + (f" to {views - 1}" if views else "")
+                yield ConfigError(f"rows.{name}", view, f"{limit} for the block {part.block!r}")
+        if None not in (part.view, part.without):
+            yield ConfigError("rows.without", part.without, "None with a view of its own")
 
 
 def _with_source(term: Term, source: str) -> Term:

@@ -22,7 +22,7 @@ def dot(x: jax.Array, y: jax.Array, u: dict, v: dict) -> jax.Array:
 
 def negative_distance(x: jax.Array, y: jax.Array, u: dict, v: dict, *, power: float = 2.0) -> jax.Array:
     """-|x_i - y_k|^power."""
-    square = squared_distances(x, y)
+    square = jnp.sum((x[:, None] - y) ** 2, axis=-1) if y.ndim == 3 else squared_distances(x, y)
     if power == 2.0:
         return -square
     near = square < 1e-12  # the root has no finite slope at 0

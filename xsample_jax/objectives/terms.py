@@ -17,9 +17,10 @@ from xsample_jax.objectives.cross_entropy import (
     mean_over_rows,
 )
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
-from xsample_jax.objectives.links import LINKS
+from xsample_jax.objectives.links import COUNTING, LINKS
 from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES, all_products
-from xsample_jax.objectives.negatives import MIXERS, NEGATIVES
+from xsample_jax.objectives.mixers import MIXERS, Among
+from xsample_jax.objectives.negatives import NEGATIVES
 from xsample_jax.objectives.row_weights import WEIGHTS
 from xsample_jax.registry import Choice, Slot, name_of, resolve, slot_of
 
@@ -48,6 +49,7 @@ class Rows:
       beside: another selection with the same samples, put beside it: [n, 2 D] (the modalities of GRAM).
       times: another selection with the same samples: all products of the two, [n * n, D] (the keys of Symile).
       still: no gradient flows into these rows.
+      without: keep all views but this one.
     """
 
     block: str = "image"
@@ -55,6 +57,7 @@ class Rows:
     beside: "Rows | None" = None
     times: "Rows | None" = None
     still: bool = False
+    without: int | None = None
 
 
 IMAGE, TEXT = Rows("image"), Rows("text")
@@ -107,11 +110,15 @@ def select(blocks: Mapping[str, Block], rows: Rows, images: int) -> Block:
     Raises ConfigError for a block or a view that this step does not have.
     """
     block = lookup(blocks, rows.block, "rows.block")
+    views = len(block["z"]) // images
+    for name in ("view", "without"):
+        if getattr(rows, name) is not None and not 0 <= getattr(rows, name) < views:
+            raise ConfigError(f"rows.{name}", getattr(rows, name), f"one of the {views} views of {rows.block}, from 0")
     if rows.view is not None:
-        views = len(block["z"]) // images
-        if not 0 <= rows.view < views:
-            raise ConfigError("rows.view", rows.view, f"one of the {views} views of {rows.block}, from 0")
         block = {name: value[rows.view :: views] for name, value in block.items()}
+    if rows.without is not None:
+        kept = np.flatnonzero(np.arange(images * views) % views != rows.without)
+        block = {name: value[kept] for name, value in block.items()}
     if rows.beside is not None:
         other = select(blocks, rows.beside, images)
         block = block | {name: jnp.concatenate([block[name], other[name]], axis=1) for name in ("z", "embedding")}
@@ -134,7 +141,7 @@ def concatenate(parts: list[Block]) -> Block:
 
 
 # Losses of pairs that say nothing about a row without a positive.
-OF_POSITIVES = ("robust", "symmetric", "z", "soft_top_k", "group_order")
+OF_POSITIVES = ("robust", "symmetric", "z", "soft_top_k", "group_order", "multi_similarity")
 
 GRAPH, FIRST_VIEW, SECOND_VIEW = Graph(), Rows("image", 0), Rows("image", 1)
 
@@ -214,7 +221,8 @@ class Pairs:
     """What a term compares, all [A, K] unless noted: the input of the equation.
 
     valid: bool, pairs that are compared at all; repelled: bool, those of them that the denominator may have;
-    progress: share of the run that is over, for row weights.
+    progress: share of the run that is over, for row weights; synthetic [A, M]: weights of the last M keys, which no row
+    is.
     """
 
     logits: jax.Array
@@ -225,6 +233,13 @@ class Pairs:
     u: Block
     v: Block
     progress: jax.Array | float = 0.0
+    synthetic: jax.Array | None = None
+
+    @property
+    def counts(self) -> jax.Array:
+        """How often every pair counts, float [A, K]: once if it is valid, a synthetic key as its mixer says."""
+        once = self.valid.astype(self.logits.dtype)
+        return once if self.synthetic is None else once.at[:, -self.synthetic.shape[1] :].set(self.synthetic)
 
 
 def pairs_of(
@@ -261,15 +276,24 @@ def pairs_of(
     if name_of(term.link) != "softmax" and term.negatives != "everything":
         repelled = rule(similarity / tau + bias, graph, repelled, u, v) > 0
         valid &= (graph > 0) | repelled
-    if term.mixer is not None:
-        negative = (graph <= 0) & (rule(similarity / tau + bias, graph, repelled, u, v) > 0)
-        synthetic = resolve(MIXERS, term.mixer, "mixer")(u["z"], v["z"], negative, _keys_of_rows(key, u))
-        extra = compare(u["z"], synthetic, u, v)
-        similarity = jnp.concatenate([similarity, extra], axis=1)
-        graph = jnp.concatenate([graph, jnp.zeros_like(extra)], axis=1)
-        mixed = jnp.broadcast_to(jnp.any(negative, axis=1, keepdims=True), extra.shape)
-        valid, repelled = (jnp.concatenate([of, mixed], axis=1) for of in (valid, repelled))
-    return Pairs(similarity / tau + bias, graph, valid, repelled, tau, u, v, progress)
+    pairs = Pairs(similarity / tau + bias, graph, valid, repelled, tau, u, v, progress)
+    if term.mixer is None:
+        return pairs
+    negative = (graph <= 0) & (rule(pairs.logits, graph, repelled, u, v) > 0)
+    return _with_synthetic(term, pairs, negative, bias, _keys_of_rows(key, u))
+
+
+def _with_synthetic(term: Term, pairs: Pairs, negative: jax.Array, bias, keys: jax.Array) -> Pairs:
+    """The pairs with the synthetic keys of the term's mixer after the real ones."""
+    u, v = pairs.u, pairs.v
+    made = resolve(MIXERS, term.mixer, "mixer")(u["z"], v["z"], Among(pairs.target, negative, u, v), keys)
+    logits = resolve(SIMILARITIES, term.similarity, "similarity")(u["z"], made.rows, u, v) / pairs.temperature + bias
+    weight, there = jax.lax.stop_gradient(made.weight).astype(logits.dtype), made.weight > 0
+    real = [jnp.zeros_like(of) if made.alone else of for of in (pairs.target * made.kept, pairs.valid, pairs.repelled)]
+    synthetic = [jnp.where(there, jax.lax.stop_gradient(made.target), 0.0), there, there]
+    target, valid, repelled = (jnp.concatenate(both, axis=1) for both in zip(real, synthetic, strict=True))
+    changes = {"target": target, "valid": valid, "repelled": repelled, "synthetic": weight}
+    return dataclasses.replace(pairs, logits=jnp.concatenate([pairs.logits, logits], axis=1), **changes)
 
 
 def views_apart(term: Term | FeatureTerm, blocks: Mapping[str, Block], images: int) -> tuple[Term | FeatureTerm, ...]:
@@ -281,7 +305,11 @@ def views_apart(term: Term | FeatureTerm, blocks: Mapping[str, Block], images: i
     def at(rows, view):
         if isinstance(rows, tuple):
             return tuple(at(one, view) for one in rows)
-        return dataclasses.replace(rows, view=view) if rows.block in OF_VIEWS and rows.view is None else rows
+        return (
+            dataclasses.replace(rows, view=view)
+            if rows.block in OF_VIEWS and rows.view is rows.without is None
+            else rows
+        )
 
     ends = ("anchors", "keys") if isinstance(term, Term) else ("x", "y")
     weight = scaled_weight(term.weight, 1 / views)
@@ -336,7 +364,10 @@ def term_rows(term: Term, pairs: Pairs, images: int) -> tuple[jax.Array, jax.Arr
     """(value of every anchor [A], whether it counts [A]): anchors without a positive are left out of the mean."""
     logits, graph, valid, u, v = pairs.logits, pairs.target, pairs.valid, pairs.u, pairs.v
     if name_of(term.link) != "softmax":
-        values = resolve(LINKS, term.link, "link")(logits, graph, valid)
+        slot = slot_of(LINKS, term.link, "link")
+        side = (u, v) if slot.anchor_reads | slot.key_reads else ()
+        count = pairs.counts if name_of(term.link) in COUNTING else valid
+        values = resolve(LINKS, term.link, "link")(logits, graph, count, *side)
         needs_positive = name_of(term.link) in OF_POSITIVES
         return values, jnp.any(graph > 0, axis=-1) if needs_positive else jnp.ones(len(logits), bool)
     weight = jax.lax.stop_gradient(negatives_of(term, pairs))
@@ -394,11 +425,11 @@ def log_denominators(term: Term, pairs: Pairs) -> jax.Array:
 
 
 def negatives_of(term: Term, pairs: Pairs) -> jax.Array:
-    """N [A, K] of a term: the weights in its denominator; synthetic keys weigh one."""
+    """N [A, K] of a term: the weights in its denominator."""
     keys = len(pairs.v["z"])
     rule = resolve(NEGATIVES, term.negatives, "negatives")
     weight = rule(pairs.logits[:, :keys], pairs.target[:, :keys], pairs.repelled[:, :keys], pairs.u, pairs.v)
-    return jnp.concatenate([weight, pairs.repelled[:, keys:].astype(weight.dtype)], axis=1)
+    return weight if pairs.synthetic is None else jnp.concatenate([weight, pairs.synthetic], axis=1)
 
 
 def _weight(choice: Choice | float, given: tuple):

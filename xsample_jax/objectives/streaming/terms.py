@@ -46,6 +46,8 @@ def why_not(term: Term) -> str | None:
         return "its tau_s is a rule"
     if any(rows.beside or rows.times for rows in (term.anchors, *term.key_rows)):
         return "its rows are made of several modalities"
+    if any(rows.without is not None for rows in (term.anchors, *term.key_rows)):
+        return "its rows leave out one view of every image"
     if not same and any(_overlap(term.anchors, rows) for rows in term.key_rows):
         return "its anchors are some of its keys"
     if same and name_of(graph.source) in ONE_WAY:
