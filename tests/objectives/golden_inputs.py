@@ -7,9 +7,9 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 
+from xsample_jax.objectives.blocks import image_block, key_block
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.terms import image_block, key_block
 
 CASES = {
     case["name"]: case

@@ -16,10 +16,10 @@ from xsample_jax.encoder import load_encoder
 from xsample_jax.errors import CheckpointError, ConfigError, Problems
 from xsample_jax.io.files import EVALUATION
 from xsample_jax.loop import train
+from xsample_jax.objectives.blocks import Rows, key_block
 from xsample_jax.objectives.frozen import COUNTS, FINGERPRINT, FROZEN, MEANS, frozen_memory, move_class_means
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.terms import Rows, key_block
 from xsample_jax.sharding import to_global
 from xsample_jax.state import TrainState
 

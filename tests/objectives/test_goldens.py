@@ -30,6 +30,7 @@ from tests.objectives.golden_inputs import (
 )
 from tests.quick import quick_jit
 from xsample_jax.graphs.targets import Graph, Mixture, sinkhorn
+from xsample_jax.objectives.blocks import IMAGE, TEXT, VIEW_0, VIEW_1, Rows, key_block
 from xsample_jax.objectives.cross_entropy import cross_entropy, log_sum
 from xsample_jax.objectives.feature_losses import align, barlow_twins, cross_uniform, spectral, uniform, vicreg
 from xsample_jax.objectives.links import joint, pairwise_global, sigmoid, sigmoid_mean, symmetric
@@ -37,7 +38,7 @@ from xsample_jax.objectives.mixed_rows import LEAST, mixed_block
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.presets_image_text import COSINE_WEIGHTS
-from xsample_jax.objectives.terms import IMAGE, TEXT, VIEW_0, VIEW_1, Rows, Term, key_block
+from xsample_jax.objectives.terms import Term
 
 # One function per golden: the value of our objective on the golden's inputs.
 
@@ -300,6 +301,9 @@ PRESETS_ON_GOLDENS = {
     "cacr": lambda: preset_value("cacr", {"image": images(Z1, Z2, Z3)}),
     "metrix": mixed_inputs.metrix,
     "supremix": mixed_inputs.supremix,
+    "sepclr": mixed_inputs.sepclr,
+    "adameow": mixed_inputs.adameow,
+    "interclr": mixed_inputs.interclr,
     "macl": lambda: preset_value("macl", two_views()),
     "mv_infonce": lambda: preset_value("mv_infonce", {"image": images(Z1, Z2, Z3)}),
     "simlap": lambda: simlap(),

@@ -187,6 +187,12 @@ def frozen(u: dict, v: dict) -> jax.Array:
     return cosines(u["frozen"], v["frozen"])
 
 
+def own_center(u: dict, v: dict) -> jax.Array:
+    """1 where the key is the center of the anchor's cluster in one of the clusterings: ProtoNCE of PCL and MEOW."""
+    own = u["cluster"][:, v["clustering"]]
+    return ((own == v["center"][None, :]) & (own >= 0)).astype(jnp.float32)
+
+
 def mixed(u: dict, v: dict) -> jax.Array:
     """beta on the first image that a mixed anchor is made of, 1 - beta on its partner (M3CoL, arXiv 2409.17777)."""
     beta, of_key = u["beta"][:, None], v["id"][None, :]
@@ -235,9 +241,10 @@ SOURCES = {
     "swapped_keys": Slot(swapped_keys, of_anchors=("embedding",), of_keys=("other_view",), views=2),
     "second_label": Slot(second_label, of_anchors=("second_label",), of_keys=("label",), learns=("gate",)),
     "frozen": Slot(frozen, reads=("frozen",), learns=("frozen",)),
+    "own_center": Slot(own_center, of_anchors=("cluster",), of_keys=("clustering", "center"), learns=("centers",)),
     "mixed": Slot(mixed, of_anchors=("first", "partner", "beta"), of_keys=("id",)),
     "mixed_keys": Slot(mixed_keys, of_anchors=("id",), of_keys=("first", "partner", "beta")),
 }
 
 # Not symmetric: anchors and keys give different things.
-ONE_WAY = ("swapped", "swapped_keys", "second_label", "mixed", "mixed_keys")
+ONE_WAY = ("swapped", "swapped_keys", "second_label", "own_center", "mixed", "mixed_keys")

@@ -16,17 +16,18 @@ from xsample_jax.graphs.targets import (
     highest_weight,
     parts_of,
 )
+from xsample_jax.objectives.blocks import OF_VIEWS, Rows
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.graph_values import find_masked, has_zeros, value_bounds
 from xsample_jax.objectives.learned_state import constants_of, own_temperatures
 from xsample_jax.objectives.links import COUNTING, OF_SHARES
 from xsample_jax.objectives.logits import TEMPERATURES
-from xsample_jax.objectives.mixers import OF_LINKS
+from xsample_jax.objectives.mixers import MIXERS, OF_LINKS
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.row_links import OF_ORDER
 from xsample_jax.objectives.row_weights import WEIGHTS
 from xsample_jax.objectives.side_information import BY_RECORD, EVERY_IMAGE, MIXED, STATES, provider_of
-from xsample_jax.objectives.terms import OF_VIEWS, FeatureTerm, Rows, Term, chosen_slots
+from xsample_jax.objectives.terms import FeatureTerm, Term, chosen_slots
 from xsample_jax.registry import Choice, Slot, name_of, options_of, slot_of
 
 # Choices that look for negatives among the pairs without target, by the field of a term.
@@ -36,7 +37,7 @@ AMONG_ZEROS = {
     "attraction": ("focal", "inverse_one_minus_p", "dual_temperature"),
     "repulsion": ("focal", "inverse_one_minus_p", "dual_temperature"),
     "link": ("pairwise", "pairwise_global", "joint", "z", "soft_top_k", "group_order", "conditional"),
-    "mixer": ("hard_mixtures", "own_mixtures", "positive_and_negative", "between_targets"),
+    "mixer": tuple(MIXERS),
 }
 # What only the softmax has: fields of a term with the value that says nothing.
 OF_SOFTMAX = {
@@ -129,6 +130,8 @@ def _synthetic(term: Term, field: str) -> Iterator[ConfigError]:
     if (mixer in OF_LINKS) != (link in COUNTING):
         expected = f"{' or '.join(COUNTING)} with the mixer {OF_LINKS[0]!r}, and only with it"
         yield ConfigError(f"{field}.mixer", mixer, expected)
+    if mixer == "semi_hard" and (link != "softmax" or name_of(term.similarity) != "dot"):
+        yield ConfigError(f"{field}.mixer", mixer, "the link softmax and the similarity dot with the mixer 'semi_hard'")
     if mixer == "between_targets":
         plain = (name_of(term.denominator), term.aggregate, term.reduce) == ("shared", "out", "rows")
         sums = all(name_of(part.normalizer) == "row_sum" for part in parts_of(term.graph))

@@ -16,6 +16,7 @@ from xsample_jax.graphs.targets import (
     parts_of,
 )
 from xsample_jax.graphs.targets import RULES as TARGET_RULES
+from xsample_jax.objectives.blocks import OF_VIEWS, Rows
 from xsample_jax.objectives.combinations import (
     OF_MEMORY,
     find_clashes,
@@ -27,8 +28,8 @@ from xsample_jax.objectives.learned_state import constants_of
 from xsample_jax.objectives.links import LINKS
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.side_information import STATES
-from xsample_jax.objectives.terms import CHOICES, OF_VIEWS, FeatureTerm, Rows, Term, chosen_slots
+from xsample_jax.objectives.side_information import OF_HEADS, STATES
+from xsample_jax.objectives.terms import CHOICES, FeatureTerm, Term, chosen_slots
 from xsample_jax.registry import Slot, in_words, is_of, name_of, options_of, resolve, wrong_options
 
 # A term written as plain data (config objective.terms): dicts, names and numbers, each of the type of its field.
@@ -99,6 +100,7 @@ BLOCK_NEEDS = {
     "frozen_queue": "queue",
     "neighbors": "queue",
     "prototypes": "prototypes",
+    "centers": "centers",
     "local": "local_views",
     "predicted": "predictor",
     "frozen": "frozen",
@@ -114,6 +116,7 @@ VIEWS_OF = {
     "text_queue": 0,
     "frozen_queue": 0,
     "prototypes": 0,
+    "centers": 0,
 }  # blocks whose views are known without a batch; 0: has none
 
 
@@ -371,6 +374,13 @@ def _unused(objective: Objective):
     read = {"teacher": teacher, "queue": queue, "prototypes": "prototypes" in blocks}
     of_features = any("frozen" in slot.learns for slot in _feature_slots(objective))
     read["frozen"] = bool(blocks & {"frozen", "frozen_queue"}) or "frozen" in sources or of_features
+    heads = {part.head for rows in objective.rows for part in _nested(rows)}
+    for name in objective.heads:
+        later = {head.of for head in objective.heads.values()}
+        if name not in heads | later:
+            yield ConfigError("objective.heads", name, "heads that a term reads", "Take another preset.")
+    read["centers"] = "centers" in blocks
+    read["pair_network"] = "pair_network" in objective.learns
     for name, used in read.items():
         value = getattr(objective, name)
         if value and not used:
@@ -394,6 +404,9 @@ def _unknown_rows(rows: Rows, objective: Objective):
             if view is not None and (view < 0 or (views is not None and view >= views)):
                 limit = "None" if views == 0 else "a number from 0" + (f" to {views - 1}" if views else "")
                 yield ConfigError(f"rows.{name}", view, f"{limit} for the block {part.block!r}")
+        if part.head is not None and (part.head not in objective.heads or part.block not in OF_HEADS):
+            expected = f"a named head of the objective ({', '.join(objective.heads) or 'it has none'}), on rows of "
+            yield ConfigError("rows.head", part.head, expected + ", ".join(OF_HEADS))
         if None not in (part.view, part.without):
             yield ConfigError("rows.without", part.without, "None with a view of its own")
 

@@ -27,6 +27,7 @@ WITH_ZEROS = (
     "same_target",
     "other_label",
     "second_label",
+    "own_center",
     "geometry",
     "mixed",
     "mixed_keys",

@@ -26,7 +26,8 @@ class Mixtures(NamedTuple):
     """Synthetic keys of every anchor.
 
     rows [A, M, D]; target [A, M]: T of them; weight [A, M]: N of them, or how often a link counts them (0: not there).
-    kept: factor of the targets of the real keys, a scalar or [A, 1]; alone: the real keys are not compared at all.
+    kept: factor of the targets of the real keys, a scalar or [A, 1]; alone: the real keys are not compared at all;
+    offset: added to their similarities, a scalar or [A, M].
     """
 
     rows: jax.Array
@@ -34,6 +35,7 @@ class Mixtures(NamedTuple):
     weight: jax.Array
     kept: jax.Array | float = 1.0
     alone: bool = False
+    offset: jax.Array | float = 0.0
 
 
 def hard_mixtures(
@@ -164,7 +166,37 @@ def between_targets(
     )
 
 
+def semi_hard(
+    x: jax.Array,
+    y: jax.Array,
+    among: Among,
+    key: jax.Array,
+    *,
+    pool: int = 1024,
+    number: int = 256,
+    margin: float = -0.5,
+) -> Mixtures:
+    """InterCLR (arXiv 2008.11702): a drawn key of T > 0, and `number` drawn among the `pool` nearest negatives, alone.
+
+    The cosine with the positive is less `margin`: below 0 it is taken for nearer than it is. An anchor without a
+    positive has no negatives either. Gradient flows into the keys where they have one.
+    """
+    still = products(jax.lax.stop_gradient(x), jax.lax.stop_gradient(y))
+    for_positive, for_negative = jnp.moveaxis(jax.vmap(jax.random.split)(_of_rows(key, x)), 1, 0)
+    positive = draw_positives(for_positive, still, among.target > 0, 1)
+    hard, count = _nearest(x, y, among.negative, pool)
+    near = jnp.zeros(still.shape, bool).at[jnp.arange(len(x))[:, None], hard].set(jnp.arange(hard.shape[1]) < count)
+    negative, _ = spread(for_negative, still, near, number)
+    there = jnp.take_along_axis(near, negative, axis=1) & (jnp.arange(negative.shape[1]) < count)
+    has = jnp.any(among.target > 0, axis=1, keepdims=True)
+    own = jnp.concatenate([has, has & there], axis=1).astype(x.dtype)
+    first = (jnp.arange(own.shape[1]) == 0).astype(x.dtype)
+    rows = jnp.concatenate([y[positive], y[negative]], axis=1)
+    return Mixtures(rows, own * first, own, alone=True, offset=-margin * first)
+
+
 MIXERS = {
+    "semi_hard": Slot(semi_hard, limits={"pool": (1, 2**20), "number": (1, 2**20), "margin": (-2, 2)}),
     "hard_mixtures": Slot(hard_mixtures, limits=dict.fromkeys(("hardest", "mixed", "with_anchor"), (1, 2**20))),
     "own_mixtures": Slot(
         own_mixtures, limits=dict.fromkeys(("hardest", "pairs", "lists"), (1, 2**20)) | {"sharpness": (0, 1e3)}
