@@ -33,11 +33,12 @@ from xsample_jax.objectives.frozen import FINGERPRINT, define_frozen, find_misfi
 from xsample_jax.objectives.learned_state import init_memory, init_objective_parameters
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.side_information import BY_RECORD
+from xsample_jax.objectives.step_blocks import SIDE_INFORMATION
 from xsample_jax.ops import unit_rows
 from xsample_jax.optim import SCHEDULE_FREE, make_optimizer
 from xsample_jax.sharding import batch_sharding, make_mesh, replicated, state_shardings
 from xsample_jax.state import ModelDef, TrainState, define_model, init_state
-from xsample_jax.step import SIDE_INFORMATION, init_online_probe, make_train_step
+from xsample_jax.step import init_online_probe, make_train_step
 
 # What the shapes of a run depend on of its data.
 

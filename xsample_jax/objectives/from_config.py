@@ -182,6 +182,8 @@ def find_problems(objective: Objective):
         if not wrong and not unknown_rows:
             yield from find_unavailable(term, objective, field)
             yield from find_clashes(term, number, objective, field)
+        if any(part.raw for rows in (term.anchors, *term.key_rows) for part in _nested(rows)):
+            yield ConfigError("rows.raw", True, "false: only feature terms compare rows of any length")
     for number, term in enumerate(objective.feature_terms):
         field = f"objective.feature_terms[{number}]"
         wrong = list(_unknown(FEATURE_TERMS, term.name, f"{field}.name"))
@@ -407,6 +409,8 @@ def _unknown_rows(rows: Rows, objective: Objective):
         if part.head is not None and (part.head not in objective.heads or part.block not in OF_HEADS):
             expected = f"a named head of the objective ({', '.join(objective.heads) or 'it has none'}), on rows of "
             yield ConfigError("rows.head", part.head, expected + ", ".join(OF_HEADS))
+        if part.raw and part.head is None and part.block != "image":
+            yield ConfigError("rows.raw", True, "a named head, or the block 'image', which keeps its head outputs")
         if None not in (part.view, part.without):
             yield ConfigError("rows.without", part.without, "None with a view of its own")
 

@@ -252,7 +252,7 @@ def spread(key: jax.Array, similarity: jax.Array, among: jax.Array, most: int) -
     """(places [A, M], how many pairs each stands for [A, M]) of the pairs `among` of every anchor.
 
     All of them where there are at most `most`; else one from each of `most` equal stretches of their order by
-    similarity, so that every pair has the same chance.
+    similarity, so that every pair has the same chance; one at the edge of two may be drawn twice.
     """
     order = jnp.argsort(jnp.where(among, -similarity, jnp.inf), axis=1)
     count, number = jnp.sum(among, axis=1, keepdims=True), min(most, among.shape[1])

@@ -97,7 +97,8 @@ class Objective:
     @property
     def raw(self) -> bool:
         """Whether a feature term reads outputs of the projection head before they are scaled to unit length."""
-        return any(slot_of(FEATURE_TERMS, term.name, "feature term").raw for term in self.feature_terms)
+        slots = any(slot_of(FEATURE_TERMS, term.name, "feature term").raw for term in self.feature_terms)
+        return slots or any(rows.raw and rows.head is None for rows in self.rows)
 
     @property
     def learns(self) -> frozenset[str]:
