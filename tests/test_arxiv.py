@@ -27,6 +27,8 @@ TITLES = {
     "1904.00962": "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes",
     "2006.10738": "Differentiable Augmentation for Data-Efficient GAN Training",
     "2104.14294": "Emerging Properties in Self-Supervised Vision Transformers",
+    "2106.04990": "It Takes Two to Tango: Mixup for Deep Metric Learning",
+    "2309.16633": "Mixup Your Own Pairs",
     "2106.08254": "BEiT: BERT Pre-Training of Image Transformers",
     "2111.07991": "LiT: Zero-Shot Transfer with Locked-image text Tuning",
     "2302.02334": "Revisiting Discriminative vs. Generative Classifiers: Theory and Implications",

@@ -20,7 +20,7 @@ from xsample_jax.data.class_texts import load_class_embeddings
 from xsample_jax.data.dataset import Dataset, check_class_names, no_records, open_dataset, readable, spread_places
 from xsample_jax.data.perturb import apply_perturbations
 from xsample_jax.data.records import RecordSource, open_records, read_manifest
-from xsample_jax.data.side import read_groups, recorded_rates
+from xsample_jax.data.side import count_clusters, read_groups, recorded_rates
 from xsample_jax.data.sources import check_memory, open_training_source, source_folder
 from xsample_jax.data.vectors import image_shape
 from xsample_jax.encoder import Encoder, load_encoder
@@ -35,11 +35,12 @@ from xsample_jax.objectives.frozen import FINGERPRINT, define_frozen, find_misfi
 from xsample_jax.objectives.learned_state import init_memory, init_objective_parameters
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.side_information import BY_RECORD
+from xsample_jax.objectives.step_blocks import SIDE_INFORMATION
 from xsample_jax.ops import unit_rows
 from xsample_jax.optim import SCHEDULE_FREE, make_optimizer
 from xsample_jax.sharding import batch_sharding, make_mesh, replicated, state_shardings
 from xsample_jax.state import ModelDef, TrainState, define_model, init_state
-from xsample_jax.step import SIDE_INFORMATION, init_online_probe, make_train_step
+from xsample_jax.step import init_online_probe, make_train_step
 
 # What the shapes of a run depend on of its data.
 
@@ -47,7 +48,8 @@ from xsample_jax.step import SIDE_INFORMATION, init_online_probe, make_train_ste
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
     """What shapes depend on: records in the split, image channels, width of caption embeddings, size of the vocabulary,
-    number of classes, depth of the class tree, and the shape of one record's entries of data.side by name."""
+    number of classes, depth of the class tree, the shape of one record's entries of data.side by name, and how many
+    clusterings there are and the most clusters of one."""
 
     count: int
     channels: int
@@ -56,6 +58,7 @@ class DatasetSpec:
     classes: int = 1000
     depth: int = 3
     side: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    clusters: tuple[int, int] = (1, 1000)
 
 
 # Shapes for compiling a config whose data is elsewhere: RGB photographs, all-mpnet-base-v2 embeddings.
@@ -123,6 +126,7 @@ class RunSetup:
                 facts.caption_dim,
                 facts.vocab_size,
                 predictor=self.objective.predictor,
+                heads=self.objective.heads,
                 rngs=rngs,
             ),
             ParamGroups.of(self.config.optimizer).frozen,
@@ -148,7 +152,7 @@ class RunSetup:
             seed,
             partial(init_objective_parameters, objective, width, self.facts.classes, seed),
             lambda params: {
-                **init_memory(objective, params, width, self.facts.count, side),
+                **init_memory(objective, params, width, self.facts.count, side, self.facts.clusters),
                 **self._init_along(),
                 **self._init_frozen(frozen),
             },
@@ -322,7 +326,10 @@ def build_run(config, mesh: Mesh | None = None) -> tuple[RunSetup, Dataset]:
     if config.eval.online_probe and not examples.source.manifest.class_names:
         fix = "Set --config.eval.online_probe=false."
         raise ConfigError("eval.online_probe", True, "False for a set without class names", fix)
-    return RunSetup(config, dataset_spec(examples), mesh, classes), examples
+    facts = dataset_spec(examples)
+    if objective.centers:
+        facts = dataclasses.replace(facts, clusters=count_clusters(config.data, source))
+    return RunSetup(config, facts, mesh, classes), examples
 
 
 def check_device_memory(parts: RunSetup) -> None:

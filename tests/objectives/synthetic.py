@@ -23,8 +23,21 @@ IMAGES, VIEWS, LOCAL, WIDTH, QUEUE, PROTOTYPES, CLASSES = 8, 2, 2, 8, 16, 6, 5
 class Network:
     """Stands in for the model: its images are the raw embeddings, its texts an entry of the batch."""
 
-    def __init__(self, second: jax.Array):
-        self.second = second
+    def __init__(self, second: jax.Array, heads: dict[str, jax.Array], objective: Objective):
+        self.second, self.heads, self.of = second, heads, {name: head.of for name, head in objective.heads.items()}
+
+    def project(self, images):
+        return images, images
+
+    def project_named(self, side, features):
+        found = {side: features}
+        for name, of in self.of.items():
+            if of in found:
+                found[name] = found[of] @ self.heads[name]
+        return {name: z for name, z in found.items() if name != side}
+
+    def text_features(self, batch):
+        return batch["text"]
 
     def embed(self, images):
         return None, unit_rows(images)
@@ -59,6 +72,7 @@ def batch_of(rng: np.random.Generator) -> dict[str, np.ndarray]:
         "group": own.integers(-1, 2, IMAGES).astype(np.int32),
         "class_temperature": own.uniform(0.5, 2, IMAGES).astype(np.float32),
         "weight": own.uniform(0.5, 2, IMAGES).astype(np.float32),
+        "is_target": own.integers(0, 2, IMAGES).astype(np.int32),
         "caption_embedding": caption.astype(np.float32),
         "class_embedding": rng.normal(size=(CLASSES + 1, 6))[label].astype(np.float32),
         "text": rng.normal(size=(IMAGES, WIDTH)).astype(np.float32),
@@ -81,11 +95,15 @@ def inputs_of(objective: Objective, seed: int = 0, queued: int = 0, collapsed: b
     batch |= {"teacher_image": rows(IMAGES * views), "teacher_text": rows(IMAGES)}
     batch |= {"frozen": rows(IMAGES * views), "means": rows(IMAGES)}
     trained["second"] = np.eye(WIDTH, dtype=np.float32) + 0.1 * rng.normal(size=(WIDTH, WIDTH)).astype(np.float32)
+    for name in objective.heads:
+        trained[f"heads/{name}"] = rng.normal(size=(WIDTH, WIDTH)).astype(np.float32)
     trained |= {
         name: np.asarray(value) for name, value in init_objective_parameters(objective, WIDTH, CLASSES, seed).items()
     }
-    side = {name: batch[name] for name in ("label", "caption_embedding")}
-    memory = {name: np.array(value) for name, value in init_memory(objective, {}, WIDTH, IMAGES, side).items()}
+    side = {name: batch[name] for name in ("label", "caption_embedding", "cluster")}
+    clusters = (batch["cluster"].shape[1], 3)
+    memory = init_memory(objective, {}, WIDTH, IMAGES, side, clusters)
+    memory = {name: np.array(value) for name, value in memory.items()}
     if queued:
         z = rows(queued)
         memory["queue/z"][:queued] = z / np.linalg.norm(z, axis=1, keepdims=True)
@@ -93,14 +111,23 @@ def inputs_of(objective: Objective, seed: int = 0, queued: int = 0, collapsed: b
         if "queue/frozen_z" in memory:
             memory["queue/frozen_z"][:queued] = memory["queue/z"][:queued]
         memory["queue/label"][:queued] = rng.integers(0, CLASSES, queued)
+        memory["queue/cluster"][:queued] = rng.integers(-1, 3, (queued, 2))
         memory["queue/caption_embedding"][:queued] = rng.normal(size=(queued, 6))
     return {"trained": trained, "batch": batch, "memory": memory}
+
+
+def network_of(objective: Objective, trained: dict) -> Network:
+    """The stand-in for the model, with a linear map for every named head."""
+    return Network(trained["second"], {name: trained[f"heads/{name}"] for name in objective.heads}, objective)
 
 
 def loss_of(objective: Objective, inputs: dict[str, dict]):
     """(loss, (metrics, memory after the step)) of the objective, through the blocks of the real step."""
     trained, batch, memory = inputs["trained"], inputs["batch"], inputs["memory"]
+    network = network_of(objective, trained)
     teacher = {"image": unit_rows(batch["teacher_image"]), "text": unit_rows(batch["teacher_text"])}
+    for name, rows in (("image", "teacher_image"), ("text", "teacher_text")):
+        teacher[f"{name}_heads"] = network.project_named(name, batch[rows])
     step = StepInputs(
         images=trained["images"],
         local=trained["local"],
@@ -112,8 +139,8 @@ def loss_of(objective: Objective, inputs: dict[str, dict]):
         frozen={"features": batch["frozen"], "means": batch["means"]} if objective.frozen else {},
     )
     temperature = temperature_of(objective, trained)
-    network = Network(trained["second"])
-    blocks = step_blocks(objective, network, trained, step, step.images)
+    named = network.project_named("image", step.images)
+    blocks = step_blocks(objective, network, trained, step, step.images, named)
     blocks, memory = recall(objective, blocks, memory, batch, temperature)
     loss, metrics = objective_loss(objective, blocks, IMAGES, temperature, bias_of(trained), step.progress, step.key)
     return loss, (metrics, memory)

@@ -133,6 +133,20 @@ def read_groups(data, source, batch_size: int) -> np.ndarray | None:
     return groups
 
 
+def count_clusters(data, source) -> tuple[int, int]:
+    """(clusterings, the most clusters of one) of the entry cluster in data.side; (0, 0) where there is none.
+
+    Raises ConfigError or DataError as open_side does.
+    """
+    for number, entry in enumerate(data.side):
+        if entry["name"] == "cluster" and "file" in entry:
+            values = _of_file(entry, source, f"data.side[{number}]")
+            return values.shape[1], int(values.max()) + 1
+        if entry["name"] == "cluster":
+            return len(entry["attributes"]), max(len(source.manifest.attributes[one]) for one in entry["attributes"])
+    return 0, 0
+
+
 def recorded_rates(data, source) -> Rates | None:
     """How often each record is drawn where data.side has a weight; None where it has none."""
     if not any(entry["name"] == "weight" for entry in data.side):

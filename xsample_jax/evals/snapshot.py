@@ -19,10 +19,11 @@ from xsample_jax.evals.knn import neighbors, vote
 from xsample_jax.graphs.targets import MASKED, fold_views, requires
 from xsample_jax.io.files import load_arrays, write_arrays
 from xsample_jax.io.paths import as_path
+from xsample_jax.objectives.blocks import IMAGE, image_block
 from xsample_jax.objectives.learned_state import temperature_of
 from xsample_jax.objectives.objective import Objective, center_texts
 from xsample_jax.objectives.side_information import BY_RECORD
-from xsample_jax.objectives.terms import IMAGE, Term, image_block, pairs_of
+from xsample_jax.objectives.terms import Term, pairs_of
 from xsample_jax.registry import name_of
 from xsample_jax.setup import RunSetup
 from xsample_jax.sharding import replicated

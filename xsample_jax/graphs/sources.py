@@ -89,6 +89,12 @@ def kernel(u: dict, v: dict, *, bandwidth: float = 1.0, power: float = 2.0) -> j
     return jnp.exp(-0.5 * (distance / bandwidth) ** power)
 
 
+def same_target(u: dict, v: dict) -> jax.Array:
+    """1 where both rows are of one image, or have the same first real-valued label: SupReMix (arXiv 2309.16633)."""
+    same = (u["target"][:, :1] == v["target"][None, :, 0]).astype(jnp.float32)
+    return jnp.maximum(same, identity(u, v))
+
+
 def hierarchy(u: dict, v: dict, *, measure: str = "wu_palmer") -> jax.Array:
     """Similarity of two leaves of a given tree, from the depth of their lowest common ancestor.
 
@@ -181,6 +187,12 @@ def frozen(u: dict, v: dict) -> jax.Array:
     return cosines(u["frozen"], v["frozen"])
 
 
+def own_center(u: dict, v: dict) -> jax.Array:
+    """1 where the key is the center of the anchor's cluster in one of the clusterings: ProtoNCE of PCL and MEOW."""
+    own = u["cluster"][:, v["clustering"]]
+    return ((own == v["center"][None, :]) & (own >= 0)).astype(jnp.float32)
+
+
 def mixed(u: dict, v: dict) -> jax.Array:
     """beta on the first image that a mixed anchor is made of, 1 - beta on its partner (M3CoL, arXiv 2409.17777)."""
     beta, of_key = u["beta"][:, None], v["id"][None, :]
@@ -202,6 +214,7 @@ SOURCES = {
     "caption": Slot(caption, reads=("caption_embedding",)),
     "class_text": Slot(class_text, reads=("class_embedding",)),
     "kernel": Slot(kernel, reads=("target",), limits={"bandwidth": (1e-6, None), "power": (0.1, None)}),
+    "same_target": Slot(same_target, reads=("id", "target")),
     "hierarchy": Slot(hierarchy, reads=("id", "path"), limits={"measure": MEASURES}),
     "random": Slot(random, reads=("id",), limits={"width": (1, 4096), "seed": (0, 2**32 - 1)}),
     "geometry": Slot(geometry, reads=("id", "box")),
@@ -228,9 +241,10 @@ SOURCES = {
     "swapped_keys": Slot(swapped_keys, of_anchors=("embedding",), of_keys=("other_view",), views=2),
     "second_label": Slot(second_label, of_anchors=("second_label",), of_keys=("label",), learns=("gate",)),
     "frozen": Slot(frozen, reads=("frozen",), learns=("frozen",)),
+    "own_center": Slot(own_center, of_anchors=("cluster",), of_keys=("clustering", "center"), learns=("centers",)),
     "mixed": Slot(mixed, of_anchors=("first", "partner", "beta"), of_keys=("id",)),
     "mixed_keys": Slot(mixed_keys, of_anchors=("id",), of_keys=("first", "partner", "beta")),
 }
 
 # Not symmetric: anchors and keys give different things.
-ONE_WAY = ("swapped", "swapped_keys", "second_label", "mixed", "mixed_keys")
+ONE_WAY = ("swapped", "swapped_keys", "second_label", "own_center", "mixed", "mixed_keys")

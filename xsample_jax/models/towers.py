@@ -11,75 +11,12 @@ from flax import nnx
 
 from xsample_jax.errors import ConfigError, lookup
 from xsample_jax.models import resnet, vit
+from xsample_jax.models.heads import Head, NamedHeads, ProjectionHead, projection_of
 from xsample_jax.models.layers import BatchNorm
 from xsample_jax.models.resnet import ResNet
 from xsample_jax.models.text import LinearText, TextTower
 from xsample_jax.models.vit import ViT
 from xsample_jax.ops import unit_rows
-
-# From features to what the loss sees: the projection MLP of SimCLR (Chen et al., arXiv 2002.05709).
-
-
-class ProjectionHead(nnx.Module):
-    """(linear, batch norm, ReLU) per hidden width, then linear without bias: [n, features] -> [n, out] float32.
-
-    The last layer has no bias: it would add one common vector to all rows, which only pulls their cosines together.
-
-    Args:
-      features: width of the input.
-      hidden: widths of the hidden layers; () makes the head one linear map.
-      out: width of the result.
-      batch_norm: normalize the hidden layers over the batch (global, in float32); without it they have biases.
-      dtype: type of the hidden layers and of the operands of the last product, which accumulates into float32.
-      rngs: source of the initial parameters.
-    """
-
-    def __init__(
-        self,
-        features: int,
-        hidden: Sequence[int],
-        out: int,
-        batch_norm: bool = True,
-        dtype=jnp.float32,
-        *,
-        rngs: nnx.Rngs,
-    ):
-        layers, norms, width = [], [], features
-        for units in hidden:
-            he = nnx.initializers.he_normal()
-            layers.append(nnx.Linear(width, units, use_bias=not batch_norm, dtype=dtype, kernel_init=he, rngs=rngs))
-            if batch_norm:
-                norms.append(BatchNorm(units, rngs=rngs))
-            width = units
-        self.layers = nnx.List(layers)
-        self.norms = nnx.List(norms)
-        self.out = nnx.Linear(width, out, use_bias=False, dtype=dtype, preferred_element_type=jnp.float32, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for number, layer in enumerate(self.layers):
-            x = layer(x)
-            if self.norms:
-                x = self.norms[number](x)
-            x = jax.nn.relu(x)
-        return self.out(x).astype(jnp.float32)
-
-
-class ReweightingHead(nnx.Module):
-    """z_d = h_d kappa^-d: a head that learns nothing, [n, features] -> [n, features] (arXiv 2403.11391).
-
-    What a projection head does to features, made explicit: early ones count, late ones are hardly seen by the loss.
-    kappa = 1 is no head at all. A factor below what float32 can hold is 0.
-
-    Args:
-      features: width of input and result; kappa: at least 1, 1.05 in the published pretraining.
-    """
-
-    def __init__(self, features: int, kappa: float):
-        self.features, self.kappa = features, kappa
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return x.astype(jnp.float32) * jnp.exp(-jnp.log(self.kappa) * jnp.arange(self.features, dtype=jnp.float32))
-
 
 # The encoder of vectors, and of very small images.
 
@@ -116,18 +53,6 @@ class MLP(nnx.Module):
         for layer, norm in zip(self.layers, self.norms, strict=True):
             x = jax.nn.relu(norm(layer(x)))
         return x.astype(jnp.float32)
-
-
-def _head(config, features: int, rngs: nnx.Rngs) -> nnx.Module:
-    """The projection head of a config on features of a width; ConfigError where a fixed head cannot have head.dim."""
-    head = config.model.head
-    if head.kappa is None:
-        dtype = jnp.dtype(config.precision.compute)
-        return ProjectionHead(features, tuple(head.hidden), head.dim, head.batch_norm, dtype, rngs=rngs)
-    if head.dim != features:
-        expected = f"the width of the features, {features}: with model.head.kappa they are what the loss sees"
-        raise ConfigError("model.head.dim", head.dim, expected, f"Set --config.model.head.dim={features}.")
-    return ReweightingHead(features, head.kappa)
 
 
 def _resnet(config, rngs: nnx.Rngs, *, depth: int) -> ResNet:
@@ -174,12 +99,18 @@ class Towers(nnx.Module):
     """Encoder, projection head and perhaps a text tower. `.train()` and `.eval()` switch the batch norms of all."""
 
     def __init__(
-        self, encoder: nnx.Module, head: nnx.Module, text: nnx.Module | None = None, predictor: nnx.Module | None = None
+        self,
+        encoder: nnx.Module,
+        head: nnx.Module,
+        text: nnx.Module | None = None,
+        predictor: nnx.Module | None = None,
+        heads: NamedHeads | None = None,
     ):
         self.encoder = encoder
         self.head = head
         self.text = nnx.data(text)
         self.predictor = nnx.data(predictor)
+        self.heads = nnx.data(heads)
 
     def features(self, images: jax.Array) -> jax.Array:
         """What is kept after training: images [n, s, s, 3] -> [n, F] float32."""
@@ -198,6 +129,14 @@ class Towers(nnx.Module):
     def predict(self, z: jax.Array) -> jax.Array:
         """What the student makes of its embeddings before they are compared with a teacher's: [n, D] -> unit [n, D]."""
         return unit_rows(self.predictor(z))
+
+    def project_named(self, side: str, features: jax.Array) -> dict[str, jax.Array]:
+        """Outputs [n, D] of any length of the named heads of a side, image or text, on its features [n, F]; by name."""
+        return {} if self.heads is None else self.heads(side, features)
+
+    def text_features(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """What the named heads of the text side read, [n, width] float32."""
+        return self.text.features(batch[self.text.reads])
 
     def embed_text(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Unit rows [n, D] float32 of `batch[self.text.reads]`: caption_embedding [n, E] or caption_tokens [n, L].
@@ -221,6 +160,7 @@ def build_model(
     vocab_size: int | None = None,
     *,
     predictor: bool = False,
+    heads: Mapping[str, Head] | None = None,
     rngs: nnx.Rngs,
 ) -> Towers:
     """Builds the model that a config describes; under `nnx.eval_shape` it costs nothing.
@@ -231,6 +171,7 @@ def build_model(
       caption_dim: width of the caption embeddings, for "linear".
       vocab_size: number of token ids, for "transformer".
       predictor: a second head on the embeddings, of the hidden widths of the projection head (BYOL, MoCo v3).
+      heads: named heads beside the projection head (models/heads.py).
       rngs: source of the initial parameters.
 
     Raises:
@@ -241,11 +182,14 @@ def build_model(
     encoder = make_encoder(config, rngs)
     head = config.model.head
     dtype = jnp.dtype(config.precision.compute)
-    projection = _head(config, encoder.features, rngs)
+    projection = projection_of(config, encoder.features, rngs)
     second = (
         ProjectionHead(head.dim, tuple(head.hidden), head.dim, head.batch_norm, dtype, rngs=rngs) if predictor else None
     )
-    return Towers(encoder, projection, make_text and make_text(config, caption_dim, vocab_size, rngs), second)
+    text_tower = make_text and make_text(config, caption_dim, vocab_size, rngs)
+    widths = {"image": encoder.features, "text": text_tower and text_tower.width}
+    named = NamedHeads(heads, widths, config, rngs=rngs) if heads else None
+    return Towers(encoder, projection, text_tower, second, named)
 
 
 def _linear_text(config, caption_dim: int | None, vocab_size: int | None, rngs: nnx.Rngs) -> LinearText:

@@ -1,14 +1,16 @@
 """Terms that look at embeddings rather than at pairs of the graph: feature correlations, alignment, uniformity.
 
 Every term is `f(x [A, D], y [A, D], **options) -> scalar`; the rows of x and y belong to the same images.
-A term that reads side information gets that of x after them, one that draws random numbers then a key: `f(x, y, side,
-key, **options)`.
+A term that reads side information gets that of x after them, and then that of y where it reads some of keys; one that
+draws random numbers then a key: `f(x, y, side, key, **options)`.
 """
 
 import jax
 import jax.numpy as jnp
 
 from xsample_jax.graphs.targets import MASKED
+from xsample_jax.objectives.pair_losses import adaptive_contrast, learned_negatives
+from xsample_jax.objectives.separation import align_targets, joint_entropy, uniform_targets, vanish
 from xsample_jax.ops import products, squared_distances, unit_rows
 from xsample_jax.registry import Slot
 
@@ -228,6 +230,24 @@ FEATURE_TERMS = {
     ),
     "norm_direction": Slot(
         norm_direction, of_anchors=("frozen_features", "class_center"), learns=("frozen",), raw=True
+    ),
+    "align_targets": Slot(align_targets, of_anchors=("is_target",)),
+    "uniform_targets": Slot(uniform_targets, of_anchors=("is_target",), limits={"t": (0, 1e3)}),
+    "vanish": Slot(vanish, of_anchors=("is_target",)),
+    "joint_entropy": Slot(joint_entropy, of_anchors=("is_target",), limits={"t": (0, 1e3)}),
+    "adaptive_contrast": Slot(
+        adaptive_contrast,
+        of_anchors=("pair_first", "pair_out"),
+        of_keys=("pair_second",),
+        learns=("pair_network",),
+        limits={"beta": (0, 1e3), "coldest": (1e-6, 1e3), "warmest": (1e-6, 1e3)},
+    ),
+    "learned_negatives": Slot(
+        learned_negatives,
+        of_anchors=("pair_first", "pair_out"),
+        of_keys=("pair_second",),
+        learns=("pair_network",),
+        limits={"temperature": (1e-2, 1e2), "floor": (1e-9, 0.5)},
     ),
     "mean_square": Slot(mean_square, chosen=lambda raw=False: {"raw": raw}),
     "sliced_wasserstein": Slot(

@@ -16,6 +16,7 @@ from xsample_jax.graphs.targets import (
     parts_of,
 )
 from xsample_jax.graphs.targets import RULES as TARGET_RULES
+from xsample_jax.objectives.blocks import OF_VIEWS, Rows
 from xsample_jax.objectives.combinations import (
     OF_MEMORY,
     find_clashes,
@@ -27,8 +28,8 @@ from xsample_jax.objectives.learned_state import constants_of
 from xsample_jax.objectives.links import LINKS
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.side_information import STATES
-from xsample_jax.objectives.terms import CHOICES, OF_VIEWS, FeatureTerm, Rows, Term, chosen_slots
+from xsample_jax.objectives.side_information import OF_HEADS, STATES
+from xsample_jax.objectives.terms import CHOICES, FeatureTerm, Term, chosen_slots
 from xsample_jax.registry import Slot, in_words, is_of, name_of, options_of, resolve, wrong_options
 
 # A term written as plain data (config objective.terms): dicts, names and numbers, each of the type of its field.
@@ -99,6 +100,7 @@ BLOCK_NEEDS = {
     "frozen_queue": "queue",
     "neighbors": "queue",
     "prototypes": "prototypes",
+    "centers": "centers",
     "local": "local_views",
     "predicted": "predictor",
     "frozen": "frozen",
@@ -114,6 +116,7 @@ VIEWS_OF = {
     "text_queue": 0,
     "frozen_queue": 0,
     "prototypes": 0,
+    "centers": 0,
 }  # blocks whose views are known without a batch; 0: has none
 
 
@@ -179,6 +182,8 @@ def find_problems(objective: Objective):
         if not wrong and not unknown_rows:
             yield from find_unavailable(term, objective, field)
             yield from find_clashes(term, number, objective, field)
+        if any(part.raw for rows in (term.anchors, *term.key_rows) for part in _nested(rows)):
+            yield ConfigError("rows.raw", True, "false: only feature terms compare rows of any length")
     for number, term in enumerate(objective.feature_terms):
         field = f"objective.feature_terms[{number}]"
         wrong = list(_unknown(FEATURE_TERMS, term.name, f"{field}.name"))
@@ -245,6 +250,7 @@ def needed_views(objective: Objective) -> int:
     """Views of an image that the objective compares at least."""
     of_views = [rows for found in objective.rows for rows in _nested(found) if rows.block in OF_VIEWS]
     views = [1 if rows.view is None else rows.view + 1 for rows in of_views]
+    views += [max(2, rows.without + 1) for rows in of_views if rows.without is not None]
     within = any(_all_views(term.anchors) and any(map(_all_views, term.key_rows)) for term in objective.terms)
     of_slots = [slot.views for term in objective.terms for _, _, slot in chosen_slots(term)]
     return max([1, *views, 2 if within else 1, *of_slots])
@@ -319,7 +325,7 @@ def _weight(value, field: str):
 
 def _views_apart(term: Term | FeatureTerm, ends: tuple[Rows, ...], field: str):
     """One problem where a term of each view on its own compares views of one image: a view has no other view."""
-    whole = [rows.block for rows in ends if rows.block in OF_VIEWS and rows.view is None]
+    whole = [rows.block for rows in ends if rows.block in OF_VIEWS and rows.view is rows.without is None]
     if term.each_view and (not whole or len(set(whole)) < len(whole)):
         expected = "false, or one end of the term that has all views, as image against text"
         yield ConfigError(field, True, expected)
@@ -370,6 +376,13 @@ def _unused(objective: Objective):
     read = {"teacher": teacher, "queue": queue, "prototypes": "prototypes" in blocks}
     of_features = any("frozen" in slot.learns for slot in _feature_slots(objective))
     read["frozen"] = bool(blocks & {"frozen", "frozen_queue"}) or "frozen" in sources or of_features
+    heads = {part.head for rows in objective.rows for part in _nested(rows)}
+    for name in objective.heads:
+        later = {head.of for head in objective.heads.values()}
+        if name not in heads | later:
+            yield ConfigError("objective.heads", name, "heads that a term reads", "Take another preset.")
+    read["centers"] = "centers" in blocks
+    read["pair_network"] = "pair_network" in objective.learns
     for name, used in read.items():
         value = getattr(objective, name)
         if value and not used:
@@ -388,9 +401,18 @@ def _unknown_rows(rows: Rows, objective: Objective):
             found = found or list(_missing({part.block: "text"}, part.block, objective, "rows.block"))
         yield from found
         views = {**VIEWS_OF, "local": objective.local_views}.get(part.block)
-        if not found and part.view is not None and (part.view < 0 or (views is not None and part.view >= views)):
-            limit = "None" if views == 0 else "a number from 0" + (f" to {views - 1}" if views else "")
-            yield ConfigError("rows.view", part.view, f"{limit} for the block {part.block!r}")
+        for name in () if found else ("view", "without"):
+            view = getattr(part, name)
+            if view is not None and (view < 0 or (views is not None and view >= views)):
+                limit = "None" if views == 0 else "a number from 0" + (f" to {views - 1}" if views else "")
+                yield ConfigError(f"rows.{name}", view, f"{limit} for the block {part.block!r}")
+        if part.head is not None and (part.head not in objective.heads or part.block not in OF_HEADS):
+            expected = f"a named head of the objective ({', '.join(objective.heads) or 'it has none'}), on rows of "
+            yield ConfigError("rows.head", part.head, expected + ", ".join(OF_HEADS))
+        if part.raw and part.head is None and part.block != "image":
+            yield ConfigError("rows.raw", True, "a named head, or the block 'image', which keeps its head outputs")
+        if None not in (part.view, part.without):
+            yield ConfigError("rows.without", part.without, "None with a view of its own")
 
 
 def _with_source(term: Term, source: str) -> Term:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import jax
 import jax.numpy as jnp
 
-from xsample_jax.objectives.terms import Block, Rows, image_block
+from xsample_jax.objectives.blocks import Block, Rows, image_block
 from xsample_jax.ops import unit_rows
 
 OF = {"mixed": "image", "mixed_text": "text"}  # block: what is mixed in it

@@ -6,8 +6,9 @@ i: anchor, k: key, i+: a positive of i, s: similarity, tau: temperature, T: targ
 import dataclasses
 
 from xsample_jax.graphs.targets import Graph, Mixture
+from xsample_jax.objectives.blocks import IMAGE, TEXT, VIEW_0, VIEW_1, Rows
 from xsample_jax.objectives.objective import Objective, Preset
-from xsample_jax.objectives.terms import IMAGE, TEXT, VIEW_0, VIEW_1, FeatureTerm, Rows, Term
+from xsample_jax.objectives.terms import FeatureTerm, Term
 
 IDENTITY, LABEL = Graph("identity"), Graph("label")
 SMOOTHED = Mixture((IDENTITY, Graph("uniform")), (0.9, 0.1))  # label smoothing 0.1

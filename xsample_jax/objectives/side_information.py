@@ -13,9 +13,10 @@ from xsample_jax.registry import name_of
 
 # Blocks of a step by what they carry (step_blocks.py).
 EVERY_IMAGE = ("image", "text", "teacher", "text_teacher", "neighbors", "local", "predicted", "frozen")
+OF_HEADS = ("image", "text", "teacher", "text_teacher", "local")  # blocks with the outputs of named heads
 MIXED = ("mixed", "mixed_text")  # a row is of two images: it has no id, label or caption of its own
 STORED = (*EVERY_IMAGE, "queue", "text_queue", "frozen_queue")
-ALL = (*STORED, "prototypes")
+ALL = (*STORED, "prototypes", "centers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,9 @@ BY_RECORD: Mapping[str, ByRecord] = {
     "class_temperature": ByRecord(
         "float32", False, "the temperature of the class of a record, times tau", "tools.cluster --per_class", 1e-3, 1e3
     ),
+    "is_target": ByRecord(
+        "int32", False, "1 in the set of interest, 0 in the background", "an attribute or a file of yours", -1, 1
+    ),
     "weight": ByRecord("float32", False, "how often a record is drawn", "a file of yours", 1e-6, 1e6),
 }
 
@@ -89,6 +93,13 @@ PROVIDERS: Mapping[str, Provider] = {
     "image": Provider(EVERY_IMAGE, state="text"),
     "gate": Provider(EVERY_IMAGE, ("label",), state="gate"),
     "second_label": Provider(EVERY_IMAGE, ("label",), state="gate"),
+    "pair_first": Provider(("image", "text"), state="pair_network"),
+    "pair_second": Provider(("image", "text"), state="pair_network"),
+    "pair_out": Provider(("image", "text"), state="pair_network"),
+    "head_temperature": Provider(OF_HEADS, state="heads"),
+    "clustering": Provider(("centers",), state="centers"),
+    "center": Provider(("centers",), state="centers"),
+    "sharpness": Provider(("centers",), state="centers"),
     "log_average": Provider(("image",), ("index",), state="memory"),
     "anchor_temperature": Provider(("image",), ("index",), state="anchor_temperature"),
     **{name: Provider(STORED, (name,)) for name in BY_RECORD},
@@ -104,6 +115,9 @@ STATES: Mapping[str, Callable[[Any], bool]] = {
     "text": lambda objective: objective.text is not None,
     "predictor": lambda objective: objective.predictor,
     "gate": lambda objective: objective.gate,
+    "heads": lambda objective: bool(objective.heads),
+    "pair_network": lambda objective: objective.pair_network is not None,
+    "centers": lambda objective: objective.centers,
     "average": lambda objective: objective.memory is not None and name_of(objective.memory) == "average",
     "anchor_temperature": lambda objective: objective.memory is not None and name_of(objective.memory) == "temperature",
     "memory": lambda objective: objective.memory is not None,

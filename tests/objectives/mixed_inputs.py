@@ -1,0 +1,91 @@
+"""Presets with synthetic keys on the inputs of their goldens, with the draws that the goldens have."""
+
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests.objectives.golden_inputs import Z1, Z2, Z3, extra, images, interleaved, preset_value, queue
+from xsample_jax.objectives import mixers
+from xsample_jax.objectives.pair_network import PAIR, pair_entries
+from xsample_jax.objectives.presets import PRESETS
+from xsample_jax.ops import unit_rows
+
+SUPREMIX = "SupReMix (mixed negatives, mixed positives, distance weights)"
+
+
+def first_positive(key, similarity, positive, number):
+    """The first positive of an anchor stands for all, as in the published code of Metrix."""
+    return jnp.broadcast_to(jnp.argmax(positive, axis=1)[:, None], (len(positive), number))
+
+
+def metrix(z=Z1, **changes):
+    ratios = lambda key, places, a, b: jnp.full(places.shape, 0.3)  # noqa: E731
+    with mock.patch.multiple(mixers, draw_positives=first_positive, draw_ratios=ratios):
+        return preset_value("metrix", {"image": images(z)}, key=jax.random.key(0), **changes)
+
+
+def given_ratios(key, places, a, b):
+    """alpha_ik of the golden, whose rows are view by view; ours are image by image."""
+    rows = np.arange(24).reshape(2, 12).T.reshape(-1)
+    given = jnp.asarray(extra(SUPREMIX, "alpha")[np.ix_(rows, rows)])
+    return jnp.take_along_axis(given, places, axis=1)
+
+
+def supremix(first=Z1, second=Z2, **changes):
+    target = extra(SUPREMIX, "target")[:, None]
+    blocks = {"image": images(first, second, target=target)}
+    with mock.patch.object(mixers, "draw_ratios", given_ratios):
+        return preset_value("supremix", blocks, key=jax.random.key(0), **changes)
+
+
+SEPCLR, ADAMEOW = "SepCLR total (k-JEM)", "AdaMEOW learned negative weights"
+INTERCLR, AMCL = "InterCLR: .75 intra-image + .25 inter-image", "AMCL: NT-Xent with 3 heads, no regularizer"
+
+
+def sepclr(views=(Z1, Z2), salient=None, **changes):
+    salient = [extra(SEPCLR, name) for name in ("s1", "s2")] if salient is None else salient
+    rows = {"head/salient": lambda z: interleaved(*salient)}
+    blocks = {"image": images(*views, per_row=rows, is_target=extra(SEPCLR, "is_target").astype(int))}
+    return preset_value("sepclr", blocks, **changes)
+
+
+def network_of(first, second, bias, out, last):
+    """Parameters of a network of pairs."""
+    given = {"first": first, "second": second, "bias": bias, "out/weights": out[:, 0], "out/bias": last[0]}
+    return {PAIR + name: jnp.asarray(value) for name, value in given.items()}
+
+
+def adameow(views=(Z1, Z2), **changes):
+    first, bias, out, last = (jnp.asarray(extra(ADAMEOW, name)) for name in ("m1", "c1", "m2", "c2"))
+    params = network_of(first, first, bias, out, last)
+    blocks = {"image": images(*views)}
+    blocks["image"] |= pair_entries(params, blocks["image"]["z"])
+    return preset_value("adameow", blocks, **changes)
+
+
+def amcl(views=(Z1, Z2), **changes):
+    weights, bias, out, last = (jnp.asarray(extra(AMCL, name)) for name in ("w1", "b1", "w2", "b2"))
+    params, half = network_of(weights[:8], weights[8:], bias, out, last), extra(AMCL, "heads")
+    block = images(*views)
+    for name, matrix in zip(PRESETS["amcl"].objective.heads, half, strict=True):
+        raw = block["z"] @ jnp.asarray(matrix)
+        block[f"head/{name}"] = raw
+        block |= {f"head/{name}/{part}": rows for part, rows in pair_entries(params, unit_rows(raw)).items()}
+    return preset_value("amcl", {"image": block}, **changes)
+
+
+def interclr(first=Z1, **changes):
+    """The bank of the golden is the queue; both draws are those of the golden."""
+    positive, negatives, label = (extra(INTERCLR, name).astype(int) for name in ("positive", "negatives", "bank_label"))
+    own = label[positive]
+    blocks = {
+        "image": images(first, Z2, cluster=own[:, None]),
+        "teacher": images(Z3, Z2, first_row=90, cluster=own[:, None]),
+        "queue": queue(cluster=jnp.asarray(label)[:, None]),
+    }
+    of_positive = lambda key, similarity, among, number: jnp.asarray(positive)[:, None]  # noqa: E731
+    of_negative = lambda key, similarity, among, most: (jnp.asarray(negatives), jnp.ones(negatives.shape))  # noqa: E731
+    with mock.patch.multiple(mixers, draw_positives=of_positive, spread=of_negative):
+        return preset_value("interclr", blocks, key=jax.random.key(0), **changes)

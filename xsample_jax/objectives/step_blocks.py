@@ -1,0 +1,155 @@
+"""From a batch to the blocks that an objective compares: one encoder call for all views, and whatever else it needs."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from xsample_jax.objectives.blocks import OF_HEAD, Block, image_block, key_block, other_view
+from xsample_jax.objectives.learned_state import (
+    QUEUES,
+    gate_of,
+    nearest,
+    prototypes_of,
+    queue_block,
+    second_classes,
+    temperature_of_head,
+)
+from xsample_jax.objectives.mixed_rows import mixed_blocks
+from xsample_jax.objectives.objective import Objective
+from xsample_jax.objectives.pair_network import pair_entries
+from xsample_jax.objectives.side_information import BY_RECORD
+from xsample_jax.ops import unit_rows
+
+# Entries of a batch that graphs read, one row per image.
+SIDE_INFORMATION = ("id", "label", "path", "caption_embedding", "class_embedding", *BY_RECORD)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepInputs:
+    """What the blocks of a step are made of.
+
+    Attributes:
+      images: views [B * V, S, S, 3]; local: small crops [B * L, s, s, 3] or None.
+      batch: the batch of the host, one row per image.
+      memory: what the objective remembers (objectives/learned_state.py).
+      teacher: embeddings of the EMA encoder: image [B * V, D], and text [B, D] where there is a text side.
+      frozen: features [B * V, F] of the frozen teacher, and the means of the images' classes [B, F] where a term reads
+        them.
+      progress: share of the run that is over. key: random key of the step.
+    """
+
+    images: jax.Array
+    local: jax.Array | None
+    batch: Mapping[str, jax.Array]
+    memory: Mapping[str, jax.Array]
+    progress: jax.Array
+    key: jax.Array
+    teacher: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
+    frozen: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
+
+
+def step_blocks(
+    objective: Objective,
+    network: nnx.Module,
+    params: Mapping[str, jax.Array],
+    inputs: StepInputs,
+    raw: jax.Array,
+    named: Mapping[str, jax.Array],
+) -> dict[str, Block]:
+    """The blocks of a step by name (objectives/terms.py).
+
+    raw [B * V, D]: outputs of the projection head on the views, of any length; named: those of the named heads.
+    """
+    z = unit_rows(raw)
+    per_image = {name: inputs.batch[name] for name in SIDE_INFORMATION if name in inputs.batch}
+    images = len(per_image["id"])
+    views = len(z) // images
+    text = network.embed_text(inputs.batch) if objective.text is not None else None
+    if objective.gate:
+        # Every image is compared in its own class and in that of another image of the batch.
+        second = second_classes(inputs.key, per_image["id"], per_image["label"])
+        per_image |= {"second_label": second, "gate": gate_of(params, per_image["label"], second)}
+    if text is not None:
+        mean = jax.lax.stop_gradient(z).reshape(images, views, -1).mean(axis=1)
+        per_image |= {"text": jax.lax.stop_gradient(text), "image": mean}
+    of_view = {f"view_{view}": jax.lax.stop_gradient(z[view::views]) for view in range(views)}
+    teacher = inputs.teacher
+    other = {"other_view": other_view(z, views)} | ({"raw": raw} if objective.raw else {})
+    other |= head_entries(objective, params, named, z)
+    if teacher:
+        other |= {"teacher": other_view(teacher["image"], views)}
+        if "same_view_teacher" in objective.reads:
+            other |= {"same_view_teacher": teacher["image"]}
+    if inputs.frozen:
+        unit = unit_rows(inputs.frozen["features"])
+        other |= {"frozen": unit, "frozen_features": inputs.frozen["features"]}
+        per_image |= {"class_center": inputs.frozen["means"]} if "means" in inputs.frozen else {}
+    blocks = {"image": image_block(z, per_image | of_view, views, 0, **other)}
+    if inputs.frozen:
+        of_frozen = {"frozen": unit, "frozen_features": inputs.frozen["features"]}
+        blocks["frozen"] = image_block(unit, per_image, views, 9 * len(z), **of_frozen)
+    blocks |= _text_and_teacher(objective, network, params, inputs, per_image, text)
+    if objective.queue:
+        kept = {name: keys for name, keys in QUEUES.items() if keys in inputs.memory}
+        blocks |= {name: queue_block(inputs.memory, keys) for name, keys in kept.items()}
+        if any(rows.block == "neighbors" for rows in objective.rows):
+            blocks["neighbors"] = image_block(nearest(inputs.memory, z), per_image, views, 5 * len(z))
+    if objective.prototypes:
+        blocks["prototypes"] = key_block(prototypes_of(params))
+    if objective.local_views:
+        features, local = network.project(inputs.local)
+        own = head_entries(objective, params, network.project_named("image", features), None)
+        per_crop = per_image | of_view
+        blocks["local"] = image_block(unit_rows(local), per_crop, len(local) // images, 3 * len(z), **own)
+    blocks |= mixed_blocks(blocks, objective.rows, inputs.key, images)
+    if objective.predictor:
+        blocks["predicted"] = image_block(network.predict(z), per_image, views, 4 * len(z))
+    return blocks
+
+
+def head_entries(
+    objective: Objective, params: Mapping[str, jax.Array], named: Mapping[str, jax.Array], z: jax.Array | None
+) -> dict[str, jax.Array]:
+    """Entries of a block for the named heads whose outputs are `named`, and for a network of pairs of rows z."""
+    found = {}
+    for name, raw in named.items():
+        entry = OF_HEAD + name
+        found[entry] = raw
+        if objective.heads[name].temperature is not None:
+            found[f"{entry}/head_temperature"] = jnp.broadcast_to(temperature_of_head(params, name), (len(raw),))
+        if objective.pair_network is not None:
+            found |= {f"{entry}/{part}": rows for part, rows in pair_entries(params, unit_rows(raw)).items()}
+    if objective.pair_network is not None and z is not None:
+        found |= pair_entries(params, z)
+    return found
+
+
+def _text_and_teacher(
+    objective: Objective,
+    network: nnx.Module,
+    params: Mapping[str, jax.Array],
+    inputs: StepInputs,
+    per_image: Mapping[str, jax.Array],
+    text: jax.Array | None,
+) -> dict[str, Block]:
+    """The blocks text, teacher and text_teacher of a step that has them. text [B, D]: unit rows, or None."""
+    teacher, blocks = inputs.teacher, {}
+    rows = len(inputs.images)
+    if text is not None:
+        own = {"teacher": teacher["text"]} if teacher else {}
+        read = any(part.block == "text" and part.head is not None for part in objective.rows)
+        named = network.project_named("text", network.text_features(inputs.batch)) if read else {}
+        blocks["text"] = image_block(text, per_image, 1, rows, **own, **head_entries(objective, params, named, text))
+    if teacher:
+        named = head_entries(objective, params, teacher.get("image_heads", {}), None)
+        of_views = rows // len(per_image["id"])
+        own = {"teacher": teacher["image"], **named}
+        blocks["teacher"] = image_block(teacher["image"], per_image, of_views, 2 * rows, **own)
+    if teacher and text is not None:
+        named = head_entries(objective, params, teacher.get("text_heads", {}), None)
+        own = {"teacher": teacher["text"], **named}
+        blocks["text_teacher"] = image_block(teacher["text"], per_image, 1, 6 * rows, **own)
+    return blocks
