@@ -262,22 +262,20 @@ def page_markdown(
     return "\n".join(lines)
 
 
-<<<<<<< HEAD
 def said_of_code(runs: Iterable[Run]) -> str:
     """A sentence about the runs that other code than today's has made; "" where there are none."""
     runs = list(runs)
     older = sum(run.outdated for run in runs)
     if not older:
         return ""
-    return (
-        f" {older} of them (marked †) are of other code than today's: what trains or evaluates has changed since."
-    )
-=======
+    return f" {older} of them (marked †) are of other code than today's: what trains or evaluates has changed since."
+
+
 MOST_COLUMNS = 12  # objectives that fit beside each other
 
 
 def _table_of(objectives: Mapping[str, Series], base: str, metrics: Sequence[Metric], every: Sequence[Metric]) -> str:
-    """All metrics with a column for each objective, or where they are many a row for each with the metrics asked for."""
+    """All metrics with a column for each objective; of many objectives a row for each with the metrics asked for."""
     if len(objectives) <= MOST_COLUMNS:
         columns = {name: one.runs for name, one in objectives.items()}
         return results_markdown(columns, base, [metric.name for metric in every])
@@ -285,7 +283,6 @@ def _table_of(objectives: Mapping[str, Series], base: str, metrics: Sequence[Met
     ordered = sorted(objectives.values(), key=lambda one: -(first.direction or 1) * one.metrics[first.name])
     table = difference_table([(one, level) for one in ordered], metrics)
     return f"{table}\n\n{DIFFERENCES.format(base, _unit(ordered))}"
->>>>>>> systems22
 
 
 def _unit(series: Iterable[Series]) -> str:
