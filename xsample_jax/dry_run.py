@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xsample_jax.augment.ids import ids_of
 from xsample_jax.augment.vectors import CHANNELS
 from xsample_jax.augment.views import make_views
 from xsample_jax.config.rules_objective import check_kernels
@@ -268,4 +269,4 @@ def _draw_first_batch(config, examples, path: pathlib.Path, images: int = 8) -> 
     views = unnormalize(views, config.augment).reshape(len(sources), config.views, *views.shape[1:])
     rows = [[source, *of_image] for source, of_image in zip(sources, views, strict=True)]
     titles = ["image", *(f"view {number + 1}" for number in range(config.views))]
-    contact_sheet(rows, [f"id {i}" for i in ids], path, titles)
+    contact_sheet(rows, [f"id {i}" for i in ids_of(ids)], path, titles)

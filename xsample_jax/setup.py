@@ -12,6 +12,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from xsample_jax.augment.ids import NARROW
 from xsample_jax.augment.vectors import CHANNELS
 from xsample_jax.augment.views import draw_numbers, eval_view, map_random_views
 from xsample_jax.checkpoint import with_shardings
@@ -48,8 +49,8 @@ from xsample_jax.step import init_online_probe, make_train_step
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
     """What shapes depend on: records in the split, image channels, width of caption embeddings, size of the vocabulary,
-    number of classes, depth of the class tree, the shape of one record's entries of data.side by name, and how many
-    clusterings there are and the most clusters of one."""
+    number of classes, depth of the class tree, the shape of one record's entries of data.side by name, how many
+    clusterings there are and the most clusters of one, and whether ids are of two words (augment/ids.py)."""
 
     count: int
     channels: int
@@ -59,6 +60,7 @@ class DatasetSpec:
     depth: int = 3
     side: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     clusters: tuple[int, int] = (1, 1000)
+    wide_ids: bool = False
 
 
 # Shapes for compiling a config whose data is elsewhere: RGB photographs, all-mpnet-base-v2 embeddings.
@@ -78,6 +80,7 @@ def dataset_spec(examples: Dataset) -> DatasetSpec:
         len(examples.source.manifest.class_names),
         len(examples.hierarchy) + 1,
         {name: first[name].shape for name in examples.side},
+        first["id"].shape == (2,),
     )
 
 
@@ -235,7 +238,7 @@ class RunSetup:
         config, facts, batch = self.config, self.facts, self.config.batch_size
         shapes = {
             "image": ((batch, *image_shape(config.data.image_size, facts.channels)), jnp.uint8),
-            "id": ((batch,), jnp.int32),
+            "id": ((batch, 2) if facts.wide_ids else (batch,), jnp.int32),
             "label": ((batch,), jnp.int32),
             "caption_embedding": ((batch, facts.caption_dim), jnp.float16),
             "caption_tokens": ((batch, config.model.text.length), jnp.int32),
@@ -280,8 +283,9 @@ class RunSetup:
     def encode(self) -> Callable:
         """jitted encode(state, images uint8 [b, H, W, C], background or None, ids) -> (features [b, F], z [b, D]).
 
-        By the moving average of the model where the state has one. ids: int [b] of the images; with them the features
-        are the mean over eval.views random views, and so is z, unit rows again; without them those of the plain view.
+        By the moving average of the model where the state has one. ids: int [b] or [b, 2] of the images; with them
+        the features are the mean over eval.views random views, and so is z, unit rows again; without them those of the
+        plain view.
         """
         config = self.config
 
@@ -311,6 +315,9 @@ def build_run(config, mesh: Mesh | None = None) -> tuple[RunSetup, Dataset]:
     fields = objective.requires
     source, rates = open_training_source(config.data)
     check_class_names(objective, source)
+    if "index" in fields and len(source) > NARROW:
+        expected = f"one that keeps no number for each image: there are {len(source):,}, more than {NARROW:,}"
+        raise ConfigError("objective.preset", config.objective.preset, expected, "Take simclr, for example.")
     examples = open_dataset(config, config.data.split, fields, source)
     examples.rates = recorded_rates(config.data, source) if rates is None else rates
     examples.groups = read_groups(config.data, source, config.batch_size)

@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from xsample_jax.augment.ids import with_numbers, words_of
 from xsample_jax.augment.views import copies_of, eval_view, make_views
 from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
 from xsample_jax.models.param_groups import ParamGroups
@@ -58,7 +59,7 @@ def make_inputs(
         def make(images, ids, copies):
             return make_views(images, ids, seed, state.step, augment, views, copies)
 
-        made = make(batch["image"], batch["id"], copies)
+        made = make(batch["image"], words_of(batch), copies)
         return made if guests is None else guests.other_views(made, make, views, copies)
 
     local = objective.local_views
@@ -308,6 +309,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         if mesh is not None and mesh.shape["tensor"] > 1:  # devices along the tensor axis work on the same images
             batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
+        batch = with_numbers(batch)
         if class_embeddings is not None:  # every device has them: nothing travels
             batch = batch | {"class_embedding": jnp.asarray(class_embeddings)[batch["label"]]}
         guests, climbed, of_turn = None, {}, {}

@@ -23,6 +23,7 @@ import numpy as np
 from xsample_jax.augment.autoaugment import DRAWS as AUTO_AUGMENT_DRAWS
 from xsample_jax.augment.autoaugment import auto_augment
 from xsample_jax.augment.bits import with_bits
+from xsample_jax.augment.ids import fold_in_id
 from xsample_jax.augment.vectors import CHANNELS as VECTOR
 from xsample_jax.augment.vectors import as_vectors, change
 
@@ -291,7 +292,7 @@ def make_views(
 
     Args:
       images: uint8 [B, H, W, C]; C = 3, or 4 with straight (not premultiplied) alpha last; or vectors (vectors.py).
-      ids: int [B]. Images with the same id get the same random choices.
+      ids: int [B] or [B, 2] (augment/ids.py). Images with the same id get the same random choices.
       copies: int [B] of `copies_of`, for batches in which a record may stand several times: each time it gets random
         choices of its own. None: no record does.
       seed: of the run.
@@ -393,7 +394,7 @@ def draw_numbers(
     of_step = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
 
     def one(image_id, copy, view):
-        key = jax.random.fold_in(jax.random.fold_in(of_step, image_id), view + views * copy)
+        key = jax.random.fold_in(fold_in_id(of_step, image_id), view + views * copy)
         return jax.random.uniform(key, (sum(_DRAWS.values()),), jnp.float32)
 
     copies = jnp.zeros(len(ids), jnp.int32) if copies is None else copies

@@ -15,10 +15,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from xsample_jax.augment.ids import id_entry
 from xsample_jax.augment.vectors import CHANNELS
 from xsample_jax.data.caption_choice import select_caption
 from xsample_jax.data.decode import decode_image
-from xsample_jax.data.loader import Rates, draw_order, one_group_order, scrambled, threaded_batches
+from xsample_jax.data.loader import Rates, Shares, draw_order, one_group_order, threaded_batches
+from xsample_jax.data.permutation import scrambled
 from xsample_jax.data.side import FROM_ATTRIBUTES, Reader, open_side
 from xsample_jax.data.sources import Mixture, open_source, open_training_source, source_folder
 from xsample_jax.data.tokenizer import load_tokenizer, tokenize
@@ -62,7 +64,7 @@ class Dataset:
     tokenizer: object = None
     length: int = 0
     hierarchy: tuple[str, ...] = ()
-    rates: Rates | None = None
+    rates: Rates | Shares | None = None
     groups: np.ndarray | None = None
     keep: bool = False
     fit: str = "crop"
@@ -125,14 +127,14 @@ class Dataset:
     def _example(self, index: int, draw: int | None, image: np.ndarray) -> dict[str, np.ndarray]:
         record = self.source[index]
         self._write_image(record, index, image)
-        example = {"id": np.int32(record["id"]), "label": np.int32(record["label"])}
+        id = id_entry(record["id"], getattr(self.source, "wide_ids", False))
+        example = {"id": id, "label": np.int32(record["label"])}
         if self.fields & {"caption_embedding", "caption_tokens"}:
             example |= self._caption_fields(record, index, draw)
         if "class_embedding" in self.fields and record["label"] < 0:
             where = f"label of record {self.source.locate(index)}, id {record['id']}"
-            raise DataError(
-                where, -1, "a class, which the class_text graph reads", "Use --config.objective.graph=caption."
-            )
+            fix = "Use --config.objective.graph=caption."
+            raise DataError(where, -1, "a class, which the class_text graph reads", fix)
         if "index" in self.fields:
             example["index"] = np.int32(index)
         if "path" in self.fields:
@@ -155,9 +157,8 @@ class Dataset:
                 decode_image(record["image"], self.image_size, self.source.channels, out=image, fit=self.fit)
         except DataError as error:
             where = f"image of record {self.source.locate(index)}, id {record['id']}"
-            raise DataError(
-                where, error.value, error.expected, 'Set --config.data.on_error="skip" to go on.'
-            ) from error
+            fix = 'Set --config.data.on_error="skip" to go on.'
+            raise DataError(where, error.value, error.expected, fix) from error
         if self.keep:
             self._images[index] = image.copy()
 
@@ -230,14 +231,15 @@ def eval_batches(
     """
     count = len(examples)
     rows = range(batch_size) if rows is None else [int(row) for row in rows]
-    indices = [start + row for start in range(0, count, batch_size) for row in rows]
+    share = len(rows)
 
     def read(number: int, image: np.ndarray) -> dict[str, np.ndarray]:
-        index = indices[number]
+        index = number // share * batch_size + rows[number % share]
         found, there = examples.drawn_or_next(index % count, None, image)
         return found | {"mask": np.bool_(there and index < count), "index": np.int32(index)}
 
-    yield from threaded_batches(read, len(indices), len(rows), examples.image_shape, threads, ahead=2)
+    wanted = math.ceil(count / batch_size) * share
+    yield from threaded_batches(read, wanted, share, examples.image_shape, threads, ahead=2)
 
 
 # A few records of a split, to learn what a set has that its manifest does not say.

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xsample_jax.augment.ids import with_numbers, words_of
 from xsample_jax.augment.vectors import CHANNELS
 from xsample_jax.augment.views import make_views
 from xsample_jax.config.renamed import warn_renamed
@@ -207,7 +208,8 @@ def graphs_of(parts: RunSetup, state: TrainState, images: np.ndarray, side: Mapp
     def graphs(state, images, side):
         state = state.averaged()
         network = parts.model.merge(state.params, state.statistics, training=False)
-        _, z = network.embed(make_views(images, side["id"], config.seed, 0, config.augment, config.views))
+        side = with_numbers(side)
+        _, z = network.embed(make_views(images, words_of(side), config.seed, 0, config.augment, config.views))
         block = image_block(z, side, config.views)
         block = center_texts(block) if objective.center else block
         tau = temperature_of(objective, state.params)

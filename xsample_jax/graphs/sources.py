@@ -6,6 +6,7 @@ look at one pair at a time, so that a tile of a graph needs only the tile's rows
 source(u, v) = source(v, u) transposed. Side information:
 
     id                  int   [A]      image id; the views of an image share it, -1 = nothing (equal to nothing)
+    id_words            int   [A, 2]   the id in the two words that random numbers are drawn from (augment/ids.py)
     label               int   [A]      class index, -1 = unknown (equal to nothing, not even to another unknown)
     labels              0/1   [A, C]   several labels of one image
     path                int   [A, L]   nodes of a tree from below the root to the leaf, -1 = above this depth
@@ -28,6 +29,7 @@ source(u, v) = source(v, u) transposed. Side information:
 import jax
 import jax.numpy as jnp
 
+from xsample_jax.augment.ids import fold_in_id, words_of
 from xsample_jax.errors import ConfigError
 from xsample_jax.ops import cosines
 from xsample_jax.registry import Slot
@@ -123,9 +125,9 @@ def random(u: dict, v: dict, *, seed: int = 0, width: int = 16) -> jax.Array:
     """Cosines of random vectors drawn from the image ids: a graph that says nothing, the control of an ablation."""
 
     def vectors(ids):
-        return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), (width,)))(ids)
+        return jax.vmap(lambda i: jax.random.normal(fold_in_id(jax.random.key(seed), i), (width,)))(ids)
 
-    return cosines(vectors(u["id"]), vectors(v["id"]))
+    return cosines(vectors(words_of(u)), vectors(words_of(v)))
 
 
 def geometry(u: dict, v: dict) -> jax.Array:
@@ -216,7 +218,7 @@ SOURCES = {
     "kernel": Slot(kernel, reads=("target",), limits={"bandwidth": (1e-6, None), "power": (0.1, None)}),
     "same_target": Slot(same_target, reads=("id", "target")),
     "hierarchy": Slot(hierarchy, reads=("id", "path"), limits={"measure": MEASURES}),
-    "random": Slot(random, reads=("id",), limits={"width": (1, 4096), "seed": (0, 2**32 - 1)}),
+    "random": Slot(random, reads=("id_words",), limits={"width": (1, 4096), "seed": (0, 2**32 - 1)}),
     "geometry": Slot(geometry, reads=("id", "box")),
     "teacher": Slot(
         teacher,

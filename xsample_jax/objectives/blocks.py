@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xsample_jax.augment.ids import to_words
 from xsample_jax.errors import ConfigError, DataError, lookup
 from xsample_jax.objectives.logits import all_products
 from xsample_jax.ops import unit_rows
@@ -61,6 +62,7 @@ def image_block(z: jax.Array, per_image: Mapping[str, jax.Array], views: int, fi
     side = {name: jnp.repeat(value, views, axis=0) for name, value in per_image.items()}
     rows = jnp.arange(len(z), dtype=jnp.int32)
     known = {"row": first_row + rows, "view": rows % views, "filled": jnp.ones(len(z), bool)}
+    known |= {"id_words": to_words(side["id"])} if "id" in side else {}
     return {"z": z, "embedding": jax.lax.stop_gradient(z)} | known | side | per_row
 
 
@@ -68,6 +70,7 @@ def key_block(z: jax.Array, **side) -> Block:
     """Keys that are nobody's own row: queue entries, prototypes. Without an id they equal nothing."""
     nothing = jnp.full(len(z), -1, jnp.int32)
     known = {"row": nothing, "view": nothing, "id": nothing, "filled": jnp.ones(len(z), bool)}
+    known |= {"id_words": to_words(nothing)}
     return {"z": z, "embedding": jax.lax.stop_gradient(z)} | known | side
 
 
@@ -121,8 +124,10 @@ def select(blocks: Mapping[str, Block], rows: Rows, images: int) -> Block:
         block |= {"row": jnp.full_like(block["row"], -1)}
     if rows.times is not None:
         other = select(blocks, rows.times, images)
-        matched = jnp.where(jnp.eye(images, dtype=bool), block["id"][:, None], -1).reshape(-1)
-        block = key_block(all_products(block["z"], other["z"]), id=matched)
+        own = jnp.eye(images, dtype=bool)
+        matched = jnp.where(own, block["id"][:, None], -1).reshape(-1)
+        words = jnp.where(own[..., None], block["id_words"][:, None], to_words(jnp.full(1, -1))).reshape(-1, 2)
+        block = key_block(all_products(block["z"], other["z"]), id=matched, id_words=words)
     if rows.still:
         block = block | {name: jax.lax.stop_gradient(block[name]) for name in ("z", "raw") if name in block}
     return block

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from xsample_jax.augment.ids import fold_in_id
 from xsample_jax.errors import ConfigError, did_you_mean, lookup
 from xsample_jax.objectives.blocks import Block, key_block
 from xsample_jax.objectives.cluster_centers import CENTER, center_block, init_centers, move_centers
@@ -348,13 +349,13 @@ def gate_of(params: Mapping[str, jax.Array], first: jax.Array, second: jax.Array
     return jnp.where(known[:, None], gate, 1.0)
 
 
-def second_classes(key: jax.Array, image: jax.Array, label: jax.Array) -> jax.Array:
+def second_classes(key: jax.Array, ids: jax.Array, label: jax.Array) -> jax.Array:
     """The class of another image of the batch for every image [B]: the second one that it is compared in.
 
     The other image follows in an order drawn from the key and the image ids, whatever their order in the batch.
     -1 where one of the two has no class.
     """
-    drawn = jax.vmap(lambda number: jax.random.uniform(jax.random.fold_in(key, number)))(image)
+    drawn = jax.vmap(lambda id: jax.random.uniform(fold_in_id(key, id)))(ids)
     order = jnp.argsort(drawn)
     second = jnp.zeros_like(label).at[order].set(jnp.roll(label[order], -1))
     return jnp.where(label >= 0, second, -1)

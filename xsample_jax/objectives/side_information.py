@@ -73,6 +73,7 @@ BY_RECORD: Mapping[str, ByRecord] = {
 
 PROVIDERS: Mapping[str, Provider] = {
     "id": Provider(ALL),
+    "id_words": Provider(ALL),
     "row": Provider(ALL),
     "view": Provider(ALL),
     "embedding": Provider(ALL),

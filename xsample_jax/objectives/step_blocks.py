@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from xsample_jax.augment.ids import words_of
 from xsample_jax.objectives.blocks import OF_HEAD, Block, image_block, key_block, other_view
 from xsample_jax.objectives.learned_state import (
     QUEUES,
@@ -24,7 +25,7 @@ from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.ops import unit_rows
 
 # Entries of a batch that graphs read, one row per image.
-SIDE_INFORMATION = ("id", "label", "path", "caption_embedding", "class_embedding", *BY_RECORD)
+SIDE_INFORMATION = ("id", "id_words", "label", "path", "caption_embedding", "class_embedding", *BY_RECORD)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ def step_blocks(
     text = network.embed_text(inputs.batch) if objective.text is not None else None
     if objective.gate:
         # Every image is compared in its own class and in that of another image of the batch.
-        second = second_classes(inputs.key, per_image["id"], per_image["label"])
+        second = second_classes(inputs.key, words_of(per_image), per_image["label"])
         per_image |= {"second_label": second, "gate": gate_of(params, per_image["label"], second)}
     if text is not None:
         mean = jax.lax.stop_gradient(z).reshape(images, views, -1).mean(axis=1)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from xsample_jax.augment.ids import fold_in_id, words_of
 from xsample_jax.errors import ConfigError
 from xsample_jax.graphs.targets import Graph, Mixture, parts_of, scaled_weight, source_slots, target
 from xsample_jax.objectives.blocks import IMAGE, OF_VIEWS, Block, Rows, concatenate, select
@@ -206,7 +207,7 @@ def views_apart(term: Term | FeatureTerm, blocks: Mapping[str, Block], images: i
 
 def _keys_of_rows(key: jax.Array, u: Block) -> jax.Array:
     """A random key for every anchor, of its image and view: the same wherever in the batch it is."""
-    return jax.vmap(lambda image, view: jax.random.fold_in(jax.random.fold_in(key, image), view))(u["id"], u["view"])
+    return jax.vmap(lambda id, view: jax.random.fold_in(fold_in_id(key, id), view))(words_of(u), u["view"])
 
 
 def count_rows(term: Term, blocks: Mapping[str, Block], images: int) -> tuple[int, int]:

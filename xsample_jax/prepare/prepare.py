@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from xsample_jax.data.records import MANIFEST, Manifest, open_records, read_manifest
-from xsample_jax.data.writer import manifest_text
+from xsample_jax.data.writer import large_id, manifest_text
 from xsample_jax.errors import ConfigError, DataError
 from xsample_jax.io.files import atomic_write, load_arrays
 from xsample_jax.io.locks import leased, locked
@@ -202,6 +202,7 @@ def _finish(job: Job, out: Path) -> tuple[Manifest, dict]:
         for split, entry in part["splits"].items():
             merged = splits.setdefault(split, {"count": 0, "shards": []})
             merged["count"] += entry["count"]
+            merged |= large_id(max(merged.get("largest_id", 0), entry.pop("largest_id", 0)))
             merged["shards"].append(entry)
     problems = out / PROBLEMS if counts["kept"] else state / "problems"
     atomic_write(problems, lambda partial: _join_problems(state, total, partial))
