@@ -299,8 +299,7 @@ def make_train_step(
     global arrays: under jit its value and gradient do not depend on the number of devices. `steps`: of the whole run;
     `mesh`: over which a streamed loss splits its rows; `class_embeddings` [classes, E]: for graphs of class texts. A
     record that occurs twice in a batch (where epochs meet, in small or balanced sets) gets different views each time.
-    `adversary` makes some of the images (adversary.py); None: the batch is trained on as it is. `frozen`: the frozen
-    teacher of an objective that has one.
+    `adversary` makes some of the images (adversary.py); `frozen`: the frozen teacher of an objective that has one.
     """
 
     loss_of = make_loss(config, model, objective, choose_streaming(config, objective, mesh, class_embeddings), frozen)

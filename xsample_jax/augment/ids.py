@@ -17,7 +17,7 @@ from xsample_jax.errors import DataError
 
 MAX_ID = 2**63 - 1
 NARROW = 2**31  # ids below it are one word
-LARGE = -1  # no image has this id: what is drawn for ids of two words begins here
+LARGE = np.uint32(2**32 - 1)  # -1, which no image has: what is drawn for ids of two words begins here
 
 
 def id_entry(id: int, wide: bool) -> np.ndarray:
