@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 
 import numpy as np
 
@@ -81,27 +82,30 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def measure(what: str, count: int) -> dict:
-    """{"seconds": of a draw, "bytes": that the process grew by} of what a run asks of a set of `count` records."""
-    before = peak()
-    start = time.process_time()
-    source = StandIn(count)
-    if what == "draw":
-        index = draw_order(count, 0)
-    elif what == "mixture":
-        sizes = [count - count // 5, count // 5]
-        index = draw_order(count, 0, record_rates(sizes, [0.5, 0.5], None, 0.0))
-    elif what == "fraction":
-        index = Perturbed(source, indices=choose_fraction(source, 0.1, 0)).__getitem__
-    else:
-        raise ValueError(what)
-    if what == "fraction":
-        places = np.random.default_rng(0).integers(0, count // 10, DRAWS).tolist()
-    else:
-        places = [7 * count + 2**33 + 7 + number for number in range(DRAWS)]  # far from the start, as a run resumes
-    index(places[0])
-    begun = time.process_time() - start
-    return {"start": begun, "seconds": timed(index, places), "bytes": peak() - before}
+def measure(count: int) -> dict:
+    """Per use of a set of `count` records: {"start": CPU-seconds to begin, "seconds": of a draw, "bytes": grown by}.
+
+    Places are seven epochs and 2**33 draws into a run, as where it resumes. What keeps a number of each record is left
+    out where that takes long.
+    """
+    source, found = StandIn(count), {}
+    sizes = [count - count // 5, count // 5]
+    uses = {
+        "draw": lambda: draw_order(count, 0),
+        "mixture": lambda: draw_order(count, 0, record_rates(sizes, [0.5, 0.5], None, 0.0)),
+        "fraction": lambda: Perturbed(source, indices=choose_fraction(source, 0.1, 0)).locate,
+    }
+    far = range(7 * count + 2**33 + 7, 7 * count + 2**33 + 7 + DRAWS)
+    for name, use in uses.items():
+        if name != "draw" and 10**7 < count <= KEPT:
+            continue
+        before, start = peak(), time.process_time()
+        index = use()
+        places = range(count // 10 - min(DRAWS, count // 10), count // 10) if name == "fraction" else far
+        index(places[0])
+        begun = time.process_time() - start
+        found[name] = {"start": begun, "seconds": timed(index, places), "bytes": peak() - before}
+    return found
 
 
 def write_shards(folder: pathlib.Path, shards: int) -> None:
@@ -133,18 +137,19 @@ def in_a_process(*words: str) -> dict:
 
 
 def draw_table() -> list[str]:
-    rows = ["| records | draw | mixture of two | `data.fraction=0.1` | memory |", "|---|---|---|---|---|"]
+    rows = ["| records | draw | mixture of two | `data.fraction=0.1` |", "|---|---|---|---|"]
     for count in COUNTS:
-        cells, most = [], 0
-        for what in ("draw", "mixture", "fraction"):
-            if what != "draw" and 10**7 < count <= KEPT:
+        found = in_a_process(f"--row={count}")
+        cells = []
+        for name in ("draw", "mixture", "fraction"):
+            one = found.get(name)
+            if one is None:
                 cells.append("not run: a number of each record is kept")
                 continue
-            found = in_a_process(f"--row={what}", f"--count={count}")
-            most = max(most, found["bytes"])
-            began = f", {found['start']:.1f} s to start" if found["start"] > 0.1 else ""
-            cells.append(f"{1e6 * found['seconds']:.1f} µs{began}")
-        rows.append(f"| {count:,} | {' | '.join(cells)} | {most / 2**20:,.0f} MiB |")
+            began = f", {one['start']:.1f} s to start" if one["start"] > 0.1 else ""
+            cells.append(f"{1e6 * one['seconds']:.1f} µs, {one['bytes'] / 2**20:,.0f} MiB{began}")
+        rows.append(f"| {count:,} | {' | '.join(cells)} |")
+        print(rows[-1], flush=True)
     return rows
 
 
@@ -160,6 +165,7 @@ def start_table() -> list[str]:
         cells = [f"{size / 1e6:,.0f} MB", f"{found['wall']:.1f} s ({found['cpu']:.1f} CPU-s)"]
         cells += [f"{found['bytes'] / 2**30:.2f} GiB", f"{1e6 * found['seconds']:.1f} µs"]
         rows.append(f"| {shards:,} | {' | '.join(cells)} |")
+        print(rows[-1], flush=True)
     return rows
 
 
@@ -206,8 +212,9 @@ def plan_of(images: float, given: argparse.Namespace) -> dict[str, str]:
 def parse(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--plan", action="store_true", help="print the plan on paper alone")
-    for name, help_ in (("row", "one row of the table"), ("start", "open this folder"), ("write", "write shards here")):
-        parser.add_argument(f"--{name}", help=argparse.SUPPRESS if name != "row" else help_)
+    parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--start", help=argparse.SUPPRESS)
+    parser.add_argument("--write", help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, default=10**6, help=argparse.SUPPRESS)
     parser.add_argument("--case", default="cc12m on v5e-64", help="of benchmarks/slices.json: what trains")
     assumptions = {
@@ -227,18 +234,17 @@ def parse(words: list[str] | None) -> argparse.Namespace:
 def main(words: list[str] | None = None) -> None:
     given = parse(words)
     if given.row:
-        print(json.dumps(measure(given.row, given.count)))
+        print(json.dumps(measure(given.row)))
     elif given.start:
         print(json.dumps(measure_start(given.start)))
     elif given.write:
         write_shards(pathlib.Path(given.write), given.count)
     else:
-        tables = {"plan": plan_table(given)}
-        if not given.plan:
-            tables = {"draws": draw_table(), "start": start_table()} | tables
-        for name, table in tables.items():
-            print("\n".join(table) + "\n")
-            insert(PAGE, name, "\n".join(table))
+        for name, table in {"draws": draw_table, "start": start_table, "plan": partial(plan_table, given)}.items():
+            if name == "plan" or not given.plan:
+                lines = table()
+                print("\n".join(lines) + "\n", flush=True)
+                insert(PAGE, name, "\n".join(lines))
 
 
 if __name__ == "__main__":
