@@ -20,7 +20,7 @@ from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.optim import COOLED, SCHEDULE_FREE
 from xsample_jax.sharding import find_rule_problems
-from xsample_jax.topology import TOPOLOGY, TOPOLOGY_FORM
+from xsample_jax.topology import TOPOLOGY_FORM, is_topology
 from xsample_jax.weights.families import FAMILIES
 from xsample_jax.weights.files import READERS
 from xsample_jax.weights.hub import SCHEME
@@ -392,8 +392,8 @@ def _mesh(c: dict) -> Iterator[ConfigError]:
             "mesh.data", 0, "a number of devices, or -1 for all that are left", "Set --config.mesh.data=-1."
         )
     topology = c["mesh.topology"]
-    if topology is not None and not TOPOLOGY.fullmatch(topology):
-        yield ConfigError("mesh.topology", topology, f"a TPU slice, {TOPOLOGY_FORM}")
+    if topology is not None and not is_topology(topology):
+        yield ConfigError("mesh.topology", topology, TOPOLOGY_FORM)
     yield from find_rule_problems(c["mesh.rules"])
 
 
