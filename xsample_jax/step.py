@@ -24,7 +24,7 @@ from xsample_jax.objectives.learned_state import (
     temperature_of,
 )
 from xsample_jax.objectives.objective import Objective, objective_loss
-from xsample_jax.objectives.step_blocks import StepInputs, step_blocks
+from xsample_jax.objectives.step_blocks import StepInputs, step_blocks, view_batch
 from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.ops import products, unit_rows
 from xsample_jax.optim import averaged
@@ -80,6 +80,10 @@ def teacher_embeddings(objective: Objective, teacher: nnx.Module, inputs: StepIn
     if objective.text is not None:
         found["text"] = teacher.embed_text(inputs.batch)
         found["text_heads"] = teacher.project_named("text", teacher.text_features(inputs.batch))
+    if objective.text_views:
+        versions = view_batch(inputs.batch, inputs.key, objective.text_views)
+        found["text_views"] = teacher.embed_text(versions)
+        found["text_views_heads"] = teacher.project_named("text", teacher.text_features(versions))
     return jax.lax.stop_gradient(found)
 
 

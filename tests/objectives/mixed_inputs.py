@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.objectives.golden_inputs import Z1, Z2, Z3, extra, images, interleaved, preset_value, queue
+from xsample_jax.models.heads import standardized
 from xsample_jax.objectives import mixers
 from xsample_jax.objectives.pair_network import PAIR, pair_entries
 from xsample_jax.objectives.presets import PRESETS
@@ -89,3 +90,42 @@ def interclr(first=Z1, **changes):
     of_negative = lambda key, similarity, among, most: (jnp.asarray(negatives), jnp.ones(negatives.shape))  # noqa: E731
     with mock.patch.multiple(mixers, draw_positives=of_positive, spread=of_negative):
         return preset_value("interclr", blocks, key=jax.random.key(0), **changes)
+
+
+ROCKET = "SwALIP total = .2 SwALIP + CL2L (clip-rocket)"
+
+
+def rocket(name, views=(Z1, Z2, Z3), extra_heads=None, **changes):
+    """Weak and first strong view z1, second z2; caption and first version z3, second text2; scales 20 and 10.
+
+    extra_heads: {head: (outputs of image views 0, 1, 2; of the caption; of the two versions)} of rows.
+    """
+    first, second, text = views
+    images_of, texts_of, versions = (first, first, second), (text,), (text, extra(ROCKET, "text2"))
+    heads = {"local": lambda z: z} | (extra_heads or {})
+    per_row = [{}, {}, {}]
+    for head, change in heads.items():
+        per = change if isinstance(change, dict) else {"image": change, "text": change}
+        for entries, side, rows in zip(
+            per_row, ("image", "text", "text"), (images_of, texts_of, versions), strict=True
+        ):
+            z, name_of = interleaved(*(per[side](one) for one in rows)), f"head/{head}_{side}"
+            count = len(rows)
+            entries |= {name_of: z, f"{name_of}/head_temperature": jnp.full(len(z), 0.1)}
+            entries |= {f"{name_of}/view_{v}": jnp.repeat(z[v::count], count, axis=0) for v in range(count)}
+    blocks = {
+        "image": images(*images_of) | per_row[0],
+        "text": images(*texts_of, first_row=1000) | per_row[1],
+        "text_views": images(*versions, first_row=2000) | per_row[2],
+    }
+    for of, teacher in (("image", "teacher"), ("text", "text_teacher"), ("text_views", "text_views_teacher")):
+        blocks[teacher] = jax.lax.stop_gradient(blocks[of])
+    return preset_value(name, blocks, temperature=1 / 20, **changes)
+
+
+def barlip(views=(Z1, Z2, Z3), **changes):
+    return rocket("barlip_heads", views, {"barlow": standardized}, **changes)
+
+
+def swalip(views=(Z1, Z2, Z3), **changes):
+    return rocket("swalip_heads", views, **changes)

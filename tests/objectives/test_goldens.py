@@ -304,6 +304,8 @@ PRESETS_ON_GOLDENS = {
     "sepclr": mixed_inputs.sepclr,
     "adameow": mixed_inputs.adameow,
     "interclr": mixed_inputs.interclr,
+    "barlip_heads": mixed_inputs.barlip,
+    "swalip_heads": mixed_inputs.swalip,
     "macl": lambda: preset_value("macl", two_views()),
     "mv_infonce": lambda: preset_value("mv_infonce", {"image": images(Z1, Z2, Z3)}),
     "simlap": lambda: simlap(),

@@ -97,7 +97,8 @@ class Head:
       of: what it reads: the features of a side, "image" or "text", or the name of a head declared before it.
       hidden: widths of its hidden layers. dim: width of its output. batch_norm: whether they are normalized.
       standardized: its output has mean 0 and variance 1 over the batch in every channel.
-      temperature: where a learned temperature of its own starts (rule "of_head"); None: it has none.
+      temperature: where a learned temperature of its own starts (rule "of_head"), or the name of the head whose
+        temperature it shares; None: it has none.
     """
 
     of: str = "image"
@@ -105,7 +106,7 @@ class Head:
     dim: int | None = None
     batch_norm: bool | None = None
     standardized: bool = False
-    temperature: float | None = None
+    temperature: float | str | None = None
 
 
 class NamedHeads(nnx.Module):

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from xsample_jax.graphs.targets import MASKED
-from xsample_jax.objectives.pair_losses import adaptive_contrast, learned_negatives
-from xsample_jax.objectives.separation import align_targets, joint_entropy, uniform_targets, vanish
+from xsample_jax.objectives.pair_network import adaptive_contrast, learned_negatives
 from xsample_jax.ops import products, squared_distances, unit_rows
 from xsample_jax.registry import Slot
 
@@ -33,9 +32,13 @@ def cross_uniform(x: jax.Array, y: jax.Array, *, t: float = 2.0) -> jax.Array:
     return _log_mean_kernel(x, y, t)
 
 
-def barlow_twins(x: jax.Array, y: jax.Array, *, off_diagonal: float = 5e-3) -> jax.Array:
-    """Cross-correlation of standardized features to the identity (arXiv 2103.03230, eq. 1)."""
-    correlation = jnp.matmul(_standardized(x).T, _standardized(y), precision=HIGHEST) / len(x)
+def barlow_twins(x: jax.Array, y: jax.Array, *, off_diagonal: float = 5e-3, standardize: bool = True) -> jax.Array:
+    """Cross-correlation of standardized features to the identity (arXiv 2103.03230, eq. 1).
+
+    standardize: False for outputs of a head that are standardized already (BarLIP).
+    """
+    x, y = (_standardized(z) if standardize else z for z in (x, y))
+    correlation = jnp.matmul(x.T, y, precision=HIGHEST) / len(x)
     diagonal = jnp.diagonal(correlation)
     return jnp.sum((diagonal - 1) ** 2) + off_diagonal * (jnp.sum(correlation**2) - jnp.sum(diagonal**2))
 
@@ -142,6 +145,51 @@ def whitened_contrast(
     x, y = (unit_rows(whitened(z, order, width, through)) for z, order in zip((x, y), orders, strict=True))
     logits = products(x, y) / temperature
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.diagonal(logits))
+
+
+# SepCLR: what a set of interest has in common with a background, and what is its own, in two heads. The terms read
+# is_target [A]: 1 in the set of interest, 0 in the background, -1 for neither.
+
+
+def align_targets(x: jax.Array, y: jax.Array, side: dict) -> jax.Array:
+    """mean over the images of interest of |x_i - y_i|^2; 0 where there are none."""
+    return _mean_among(jnp.sum((x - y) ** 2, axis=-1), side["is_target"] == 1)
+
+
+def vanish(x: jax.Array, y: jax.Array, side: dict) -> jax.Array:
+    """mean over the images of the background of |x_i|^2: nothing of theirs is salient. y is not read."""
+    del y
+    return _mean_among(jnp.sum(x * x, axis=-1), side["is_target"] == 0)
+
+
+def uniform_targets(x: jax.Array, y: jax.Array, side: dict, *, t: float = 1.0) -> jax.Array:
+    """log of the mean over pairs i != k of exp(-t |x_i - x_k|^2), rows outside the set of interest at 0.
+
+    y is not read.
+    """
+    del y
+    x = _of_interest(x, side)
+    off = ~jnp.eye(len(x), dtype=bool)
+    return jax.nn.logsumexp(-t * squared_distances(x, x), b=off) - jnp.log(len(x) * (len(x) - 1))
+
+
+def joint_entropy(x: jax.Array, y: jax.Array, side: dict, *, t: float = 1.0) -> jax.Array:
+    """mean_i log mean_k exp(-t (|x_i - x_k|^2 + |y_i - y_k|^2)), k = i among them: the k-JEM of SepCLR.
+
+    x: rows of the head of what is common; y: of the salient head, at 0 outside the set of interest. It is low where
+    rows of the two heads together are spread.
+    """
+    y = _of_interest(y, side)
+    both = squared_distances(x, x) + squared_distances(y, y)
+    return jnp.mean(jax.nn.logsumexp(-t * both, axis=1)) - jnp.log(len(x))
+
+
+def _of_interest(x: jax.Array, side: dict) -> jax.Array:
+    return jnp.where((side["is_target"] == 1)[:, None], x, 0.0)
+
+
+def _mean_among(values: jax.Array, among: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(among, values, 0.0)) / jnp.maximum(jnp.sum(among), 1)
 
 
 def norm_direction(x: jax.Array, y: jax.Array, side: dict, *, raw: bool = True) -> jax.Array:

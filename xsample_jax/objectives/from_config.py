@@ -28,7 +28,7 @@ from xsample_jax.objectives.learned_state import constants_of
 from xsample_jax.objectives.links import LINKS
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.side_information import OF_HEADS, STATES
+from xsample_jax.objectives.side_information import OF_HEADS, STATES, TEXT_VIEWS
 from xsample_jax.objectives.terms import CHOICES, FeatureTerm, Term, chosen_slots
 from xsample_jax.registry import Slot, in_words, is_of, name_of, options_of, resolve, wrong_options
 
@@ -95,6 +95,8 @@ BLOCK_NEEDS = {
     "text": "text",
     "teacher": "teacher",
     "text_teacher": "teacher",
+    "text_views": "text_views",
+    "text_views_teacher": "text_views",
     "queue": "queue",
     "text_queue": "queue",
     "frozen_queue": "queue",
@@ -372,7 +374,7 @@ def _unused(objective: Objective):
         yield ConfigError("objective.memory", objective.memory, "None: no term of this objective reads it", fix)
     if objective.gate and "gate" not in objective.learns:
         yield ConfigError("objective.gate", True, "false: no term of this objective reads it", "Take another preset.")
-    teacher = queue or bool({"teacher", "text_teacher"} & (blocks | sources))
+    teacher = queue or bool({"teacher", "text_teacher", "text_views_teacher"} & (blocks | sources))
     read = {"teacher": teacher, "queue": queue, "prototypes": "prototypes" in blocks}
     of_features = any("frozen" in slot.learns for slot in _feature_slots(objective))
     read["frozen"] = bool(blocks & {"frozen", "frozen_queue"}) or "frozen" in sources or of_features
@@ -381,6 +383,7 @@ def _unused(objective: Objective):
         later = {head.of for head in objective.heads.values()}
         if name not in heads | later:
             yield ConfigError("objective.heads", name, "heads that a term reads", "Take another preset.")
+    read["text_views"] = bool(blocks & set(TEXT_VIEWS))
     read["centers"] = "centers" in blocks
     read["pair_network"] = "pair_network" in objective.learns
     for name, used in read.items():
@@ -400,7 +403,10 @@ def _unknown_rows(rows: Rows, objective: Objective):
         if part.block.startswith("text_"):
             found = found or list(_missing({part.block: "text"}, part.block, objective, "rows.block"))
         yield from found
-        views = {**VIEWS_OF, "local": objective.local_views}.get(part.block)
+        if part.block == "text_views_teacher":
+            found = found or list(_missing({part.block: "teacher"}, part.block, objective, "rows.block"))
+        texts = dict.fromkeys(TEXT_VIEWS, objective.text_views)
+        views = {**VIEWS_OF, **texts, "local": objective.local_views}.get(part.block)
         for name in () if found else ("view", "without"):
             view = getattr(part, name)
             if view is not None and (view < 0 or (views is not None and view >= views)):

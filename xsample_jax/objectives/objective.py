@@ -53,6 +53,7 @@ class Objective:
         their own as {"name": "temperature", "rho": 8.0} (objectives/learned_state.py).
       heads: heads with names, each after the one that it reads (models/heads.py); terms say which rows are of which.
       pair_network: a learned number of every pair (AMCL, AdaMEOW; objectives/pair_network.py).
+      text_views: versions of every caption without some of its words, the block "text_views"; 0: none.
       centers: of the clusterings in data.side, the block "centers" (objectives/cluster_centers.py).
       widths: (width, weight) of prefixes of the embedding, in place of the whole one (loss_of_widths); (): the whole.
     """
@@ -77,6 +78,7 @@ class Objective:
     heads: Mapping[str, Head] = dataclasses.field(default_factory=dict)
     pair_network: PairNetwork | None = None
     centers: bool = False
+    text_views: int = 0
 
     @property
     def lowest_temperature(self) -> float:

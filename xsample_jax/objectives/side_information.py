@@ -13,9 +13,10 @@ from xsample_jax.registry import name_of
 
 # Blocks of a step by what they carry (step_blocks.py).
 EVERY_IMAGE = ("image", "text", "teacher", "text_teacher", "neighbors", "local", "predicted", "frozen")
-OF_HEADS = ("image", "text", "teacher", "text_teacher", "local")  # blocks with the outputs of named heads
+TEXT_VIEWS = ("text_views", "text_views_teacher")
+OF_HEADS = ("image", "text", "teacher", "text_teacher", "local", *TEXT_VIEWS)  # blocks with the outputs of named heads
 MIXED = ("mixed", "mixed_text")  # a row is of two images: it has no id, label or caption of its own
-STORED = (*EVERY_IMAGE, "queue", "text_queue", "frozen_queue")
+STORED = (*EVERY_IMAGE, *TEXT_VIEWS, "queue", "text_queue", "frozen_queue")
 ALL = (*STORED, "prototypes", "centers")
 
 
@@ -117,6 +118,7 @@ STATES: Mapping[str, Callable[[Any], bool]] = {
     "gate": lambda objective: objective.gate,
     "heads": lambda objective: bool(objective.heads),
     "pair_network": lambda objective: objective.pair_network is not None,
+    "text_views": lambda objective: objective.text_views > 0,
     "centers": lambda objective: objective.centers,
     "average": lambda objective: objective.memory is not None and name_of(objective.memory) == "average",
     "anchor_temperature": lambda objective: objective.memory is not None and name_of(objective.memory) == "temperature",
@@ -127,7 +129,7 @@ STATES: Mapping[str, Callable[[Any], bool]] = {
 def provider_of(name: str) -> Provider | None:
     """The provider of side information; None where nothing provides it."""
     if name.startswith("view_") and name.removeprefix("view_").isdigit():
-        return Provider(("image", "local"))
+        return Provider(("image", "local", "text_views"))
     return PROVIDERS.get(name)
 
 
