@@ -80,6 +80,11 @@ def teacher_embeddings(objective: Objective, teacher: nnx.Module, inputs: StepIn
     if objective.text is not None:
         found["text"] = teacher.embed_text(inputs.batch)
         found["text_heads"] = teacher.project_named("text", teacher.text_features(inputs.batch))
+    read = {rows.block for rows in objective.rows}
+    if "teacher_cells" in read:  # of the second view, which the first one is compared with
+        found["cells"] = teacher_cells(teacher, inputs)
+    if "teacher_words" in read:
+        found["words"] = teacher.embed_words(inputs.batch)
     if objective.text_views:
         versions = view_batch(inputs.batch, inputs.key, objective.text_views)
         found["text_views"] = teacher.embed_text(versions)
@@ -192,6 +197,25 @@ def with_frozen(objective: Objective, frozen: ModelDef | None, inputs: StepInput
     means, new = move_class_means(inputs.memory, features, inputs.batch["label"])
     memory = {**inputs.memory, **new}
     return dataclasses.replace(inputs, frozen={"features": features, "means": means}, memory=memory)
+
+
+def teacher_cells(teacher: nnx.Module, inputs: StepInputs) -> jax.Array:
+    """Unit rows [B * C, D] of the C windows of view 1 of every image by the EMA encoder (TCL), image by image."""
+    views = len(inputs.images) // len(inputs.batch["id"])
+    pooled = pool_windows(teacher.cells(inputs.images[1::views]))
+    return unit_rows(teacher.head(pooled.reshape(-1, pooled.shape[-1])))
+
+
+def pool_windows(cells: jax.Array) -> jax.Array:
+    """Means of a map [n, h, w, F] over windows of a side of the root of h, [n, windows, F] (TCL, arXiv 2202.10401).
+
+    A map whose sides the window does not divide is cut at its far ends.
+    """
+    n, rows, columns, width = cells.shape
+    side = max(1, int(min(rows, columns) ** 0.5))
+    rows, columns = rows // side, columns // side
+    parts = cells[:, : rows * side, : columns * side].reshape(n, rows, side, columns, side, width)
+    return parts.mean(axis=(2, 4)).reshape(n, rows * columns, width)
 
 
 def make_loss(

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.objectives.golden_inputs import Z1, Z2, Z3, extra, images, interleaved, preset_value, queue
+from tests.objectives.golden_inputs import QUEUE, Z1, Z2, Z3, extra, images, interleaved, preset_value, queue, texts
 from xsample_jax.models.heads import standardized
 from xsample_jax.objectives import mixers
+from xsample_jax.objectives.blocks import key_block
 from xsample_jax.objectives.pair_network import PAIR, pair_entries
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.ops import unit_rows
@@ -129,3 +130,24 @@ def barlip(views=(Z1, Z2, Z3), **changes):
 
 def swalip(views=(Z1, Z2, Z3), **changes):
     return rocket("swalip_heads", views, **changes)
+
+
+TCL = "TCL: six contrastive terms"
+
+
+def tcl(first=Z1, **changes):
+    """View 1 of the images by the EMA encoder is z2; the queue of texts is that of images, turned."""
+    ema_text, cells, words = (extra(TCL, name) for name in ("ema_text", "local_image", "local_text"))
+    there, turned = extra(TCL, "text_mask").astype(bool), jnp.asarray(QUEUE[::-1].copy())
+    image = images(first, Z1, per_row={"teacher": lambda z: interleaved(Z2, Z2)})
+    blocks = {
+        "image": image,
+        "text": texts(Z3, per_row={"teacher": lambda z: jnp.asarray(ema_text)}),
+        "teacher": images(Z1, Z2, first_row=90, per_row={"teacher": lambda z: z}),
+        "text_teacher": images(ema_text, first_row=200, per_row={"teacher": lambda z: z}),
+        "queue": queue(teacher=jnp.asarray(QUEUE)),
+        "text_queue": key_block(turned, label=jnp.full(len(turned), -1), teacher=turned),
+        "teacher_cells": images(*np.moveaxis(cells, 1, 0), first_row=300),
+        "teacher_words": images(*np.moveaxis(words, 1, 0), first_row=400) | {"filled": jnp.asarray(there.reshape(-1))},
+    }
+    return preset_value("tcl_contrastive", blocks, progress=0.5, **changes)

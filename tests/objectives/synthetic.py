@@ -72,6 +72,7 @@ def batch_of(rng: np.random.Generator) -> dict[str, np.ndarray]:
         "group": own.integers(-1, 2, IMAGES).astype(np.int32),
         "class_temperature": own.uniform(0.5, 2, IMAGES).astype(np.float32),
         "weight": own.uniform(0.5, 2, IMAGES).astype(np.float32),
+        "parts": own.normal(size=(3 * IMAGES, WIDTH)).astype(np.float32),
         "caption_tokens": own.integers(3, 9, (IMAGES, 6)).astype(np.int32),
         "is_target": own.integers(0, 2, IMAGES).astype(np.int32),
         "caption_embedding": caption.astype(np.float32),
@@ -129,6 +130,12 @@ def loss_of(objective: Objective, inputs: dict[str, dict]):
     teacher = {"image": unit_rows(batch["teacher_image"]), "text": unit_rows(batch["teacher_text"])}
     for name, rows in (("image", "teacher_image"), ("text", "teacher_text")):
         teacher[f"{name}_heads"] = network.project_named(name, batch[rows])
+    blocks_read = {rows.block for rows in objective.rows}
+    if "teacher_cells" in blocks_read:
+        teacher["cells"] = unit_rows(jnp.repeat(batch["teacher_image"][::2], 3, axis=0) + batch["parts"])
+    if "teacher_words" in blocks_read:
+        words = batch["teacher_text"][:, None] + batch["parts"].reshape(IMAGES, 3, WIDTH)
+        teacher["words"] = unit_rows(words), batch["caption_tokens"][:, :3] > 4
     if objective.text_views:
         texts = jnp.repeat(batch["teacher_text"], objective.text_views, axis=0)
         teacher |= {"text_views": unit_rows(texts), "text_views_heads": network.project_named("text", texts)}

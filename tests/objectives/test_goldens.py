@@ -304,6 +304,7 @@ PRESETS_ON_GOLDENS = {
     "sepclr": mixed_inputs.sepclr,
     "adameow": mixed_inputs.adameow,
     "interclr": mixed_inputs.interclr,
+    "tcl_contrastive": mixed_inputs.tcl,
     "barlip_heads": mixed_inputs.barlip,
     "swalip_heads": mixed_inputs.swalip,
     "macl": lambda: preset_value("macl", two_views()),

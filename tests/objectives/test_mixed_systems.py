@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from tests.objectives.golden_inputs import CASES, LABELS, QUEUE, Z1, Z2, Z3, images, preset_value, queue
-from tests.objectives.mixed_inputs import SUPREMIX, metrix, supremix
+from tests.objectives.mixed_inputs import SUPREMIX, TCL, metrix, supremix, tcl
 from tests.objectives.test_build import problems
 from tests.quick import quick_jit
 from xsample_jax.objectives.links import contrastive, multi_similarity
 from xsample_jax.objectives.mixers import Among, between_targets, own_mixtures, positive_and_negative, spread
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.ops import unit_rows
+from xsample_jax.step import pool_windows
 
 METRIX, SIMILARITY = CASES[PRESETS["metrix"].golden], CASES["Metrix, multi-similarity, mixed part"]
 FAR = CASES["CACR at ImageNet scale: InfoNCE of several views, far ones weigh more"]
@@ -215,3 +216,22 @@ def test_what_makes_no_sense_is_refused(term, field, words):
     (problem,) = problems(terms=(term,))
     assert problem.field.endswith(field)
     assert words in str(problem)
+
+
+def test_tcl_has_the_parts_and_the_gradient_of_the_published_code():
+    case = CASES[TCL]
+    value, slope = quick_jit(jax.value_and_grad(tcl))(X)
+    assert value == pytest.approx(case["expected"], rel=1e-5)
+    assert norms(slope) == pytest.approx([case["also"]["gradient_norm_z1"]], rel=1e-4)
+    parts = ("i2t", "t2i", "i2i", "t2t", "g2l_image", "g2l_text")
+    for term, part in zip(PRESETS["tcl_contrastive"].objective.terms, parts, strict=True):
+        alone = tcl(terms=(dataclasses.replace(term, weight=1.0),))
+        assert alone == pytest.approx(case["also"][part], rel=1e-5, abs=1e-7), part
+
+
+def test_windows_of_a_map_are_those_of_the_published_code():
+    case = CASES["TCL: patch pooling"]
+    pooled = pool_windows(jnp.asarray(case["extra"]["x"]).reshape(2, 4, 4, 3))
+    np.testing.assert_allclose(pooled, case["also"]["pooled"], rtol=1e-6)
+    assert np.sum(np.square(pooled)) == pytest.approx(case["expected"], rel=1e-5)
+    assert pool_windows(jnp.ones((1, 1, 1, 2))).shape == (1, 1, 2)

@@ -126,6 +126,12 @@ class Towers(nnx.Module):
         features = self.encoder(images)
         return features, self.head(features)
 
+    def cells(self, images: jax.Array) -> jax.Array:
+        """The last map of the encoder before it is pooled: images [n, s, s, 3] -> [n, h, w, F] float32."""
+        *_, last = self.encoder.maps(images).values()
+        norm = getattr(self.encoder, "norm", None)  # a ViT normalizes its last tokens
+        return (last if norm is None else norm(last)).astype(jnp.float32)
+
     def predict(self, z: jax.Array) -> jax.Array:
         """What the student makes of its embeddings before they are compared with a teacher's: [n, D] -> unit [n, D]."""
         return unit_rows(self.predictor(z))
@@ -137,6 +143,11 @@ class Towers(nnx.Module):
     def text_features(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """What the named heads of the text side read, [n, width] float32."""
         return self.text.features(batch[self.text.reads])
+
+    def embed_words(self, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """(unit rows [n, t, D] of all tokens of a transformer, which of them are no padding bool [n, t])."""
+        z, there = self.text.words(batch[self.text.reads])
+        return unit_rows(z), there
 
     def embed_text(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Unit rows [n, D] float32 of `batch[self.text.reads]`: caption_embedding [n, E] or caption_tokens [n, L].

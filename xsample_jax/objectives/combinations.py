@@ -26,7 +26,15 @@ from xsample_jax.objectives.mixers import MIXERS, OF_LINKS
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.row_links import OF_ORDER
 from xsample_jax.objectives.row_weights import WEIGHTS
-from xsample_jax.objectives.side_information import BY_RECORD, EVERY_IMAGE, MIXED, STATES, TEXT_VIEWS, provider_of
+from xsample_jax.objectives.side_information import (
+    BY_RECORD,
+    EVERY_IMAGE,
+    LOCALS,
+    MIXED,
+    STATES,
+    TEXT_VIEWS,
+    provider_of,
+)
 from xsample_jax.objectives.terms import FeatureTerm, Term, chosen_slots
 from xsample_jax.registry import Choice, Slot, name_of, options_of, slot_of
 
@@ -51,7 +59,7 @@ OF_SOFTMAX = {
 GRADED = ("importance", "clusters_apart")  # rules whose weights differ
 # Blocks without gradient.
 WITHOUT_GRADIENT = ("teacher", "text_teacher", "queue", "text_queue", "neighbors", "frozen", "frozen_queue")
-WITHOUT_GRADIENT += ("text_views_teacher",)
+WITHOUT_GRADIENT += ("text_views_teacher", *LOCALS)
 LEVELS = ("weight", "initial")  # options of a rule of progress that are weights
 HIGHEST_EXPONENT = 60.0  # e^60 and its gradient are float32 numbers
 OF_MEMORY = ("average", "anchor_temperature")

@@ -54,7 +54,7 @@ def read_out(hidden: jax.Array, out: jax.Array) -> jax.Array:
     return jnp.matmul(hidden, out[:-1], precision=jax.lax.Precision.HIGHEST) + out[-1]
 
 
-# Losses with it, through which gradient flows. Feature terms (feature_losses.py): row i of x and row i of y are views of
+# Losses with it, through which gradient flows. Feature terms (feature_losses.py): rows i of x and of y are views of
 # one image; of_x, of_y carry the halves of the network.
 
 

@@ -227,4 +227,28 @@ IMAGE_TEXT = {
             queue=4096,
         ),
     ),
+    "tcl_contrastive": Preset(
+        "mean of six: image<->the EMA encoders' texts and images with queues, as in momentum_distillation; view 0<->"
+        "the EMA encoder's view 1, caption<->the EMA encoder's, with queues; view 0 and caption against the EMA encoders' "
+        "windows of view 1 and words, each against those of other images; tau 0.07",
+        "TCL without matching and masked words, arXiv 2202.10401 (there queues of 65,536)",
+        Objective(
+            (
+                Term(DISTILLED, VIEW_0, (Rows("text_teacher"), Rows("text_queue")), weight=1 / 6),
+                Term(DISTILLED, TEXT, (Rows("teacher", 1), Rows("queue")), weight=1 / 6),
+                Term(anchors=VIEW_0, keys=(Rows("teacher", 1), Rows("queue")), weight=1 / 6),
+                Term(anchors=TEXT, keys=(Rows("text_teacher"), Rows("text_queue")), weight=1 / 6),
+                *(
+                    Term(anchors=one, keys=Rows(parts), denominator="own", negatives="other_images", weight=1 / 6)
+                    for one, parts in ((VIEW_0, "teacher_cells"), (TEXT, "teacher_words"))
+                ),
+            ),
+            0.07,
+            learn_temperature=True,
+            text="transformer",
+            teacher=0.995,
+            queue=4096,
+        ),
+        golden="TCL: six contrastive terms",
+    ),
 }

@@ -16,7 +16,8 @@ EVERY_IMAGE = ("image", "text", "teacher", "text_teacher", "neighbors", "local",
 TEXT_VIEWS = ("text_views", "text_views_teacher")
 OF_HEADS = ("image", "text", "teacher", "text_teacher", "local", *TEXT_VIEWS)  # blocks with the outputs of named heads
 MIXED = ("mixed", "mixed_text")  # a row is of two images: it has no id, label or caption of its own
-STORED = (*EVERY_IMAGE, *TEXT_VIEWS, "queue", "text_queue", "frozen_queue")
+LOCALS = ("teacher_cells", "teacher_words")  # parts of images and of texts, by EMA encoders
+STORED = (*EVERY_IMAGE, *TEXT_VIEWS, *LOCALS, "queue", "text_queue", "frozen_queue")
 ALL = (*STORED, "prototypes", "centers")
 
 

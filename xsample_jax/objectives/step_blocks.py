@@ -172,6 +172,14 @@ def _text_and_teacher(
     if teacher and text is not None:
         own = {"teacher": teacher["text"], **entries(teacher.get("text_heads", {}))}
         blocks["text_teacher"] = image_block(teacher["text"], per_image, 1, 6 * rows, **own)
+    if "cells" in teacher:
+        z, cells = teacher["cells"], len(teacher["cells"]) // images
+        blocks["teacher_cells"] = image_block(z, per_image, cells, 16 * rows)
+    if "words" in teacher:
+        z, there = teacher["words"]
+        own = {"filled": there.reshape(-1)}
+        words = image_block(z.reshape(-1, z.shape[-1]), per_image, z.shape[1], 64 * rows)
+        blocks["teacher_words"] = words | own
     if teacher and objective.text_views:
         z, own = teacher["text_views"], entries(teacher.get("text_views_heads", {}))
         blocks["text_views_teacher"] = image_block(z, per_image, objective.text_views, 13 * rows, **own)
