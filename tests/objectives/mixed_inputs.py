@@ -5,9 +5,10 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from tests.objectives.golden_inputs import QUEUE, Z1, Z2, Z3, extra, images, interleaved, preset_value, queue, texts
-from xsample_jax.models.heads import standardized
+from xsample_jax.models.heads import Propagation, standardized
 from xsample_jax.objectives import mixers
 from xsample_jax.objectives.blocks import key_block
 from xsample_jax.objectives.pair_network import PAIR, pair_entries
@@ -151,3 +152,24 @@ def tcl(first=Z1, **changes):
         "teacher_words": images(*np.moveaxis(words, 1, 0), first_row=400) | {"filled": jnp.asarray(there.reshape(-1))},
     }
     return preset_value("tcl_contrastive", blocks, progress=0.5, **changes)
+
+
+PIXPRO = "PixPro: propagation and both directions"
+
+
+def pixpro(maps=None, **changes):
+    """Maps of three images in two views; keys are the maps with their channels turned by one, without gradient."""
+    given = [jnp.asarray(extra(PIXPRO, name), jnp.float32) for name in ("dense1", "dense2")] if maps is None else maps
+    maps = [jnp.moveaxis(one, 1, -1) for one in given]
+    head = Propagation(6, 2.0, rngs=nnx.Rngs(0))
+    head.value.kernel[...] = jnp.asarray(extra(PIXPRO, "value_weight"), jnp.float32).T
+    head.value.bias[...] = jnp.asarray(extra(PIXPRO, "value_bias"), jnp.float32)
+    crops = jnp.stack([jnp.asarray(extra(PIXPRO, name), jnp.float32) for name in ("coord1", "coord2")], axis=1)
+    both = jnp.stack(maps, axis=1).reshape(6, 3, 3, 6)
+    keys = jax.lax.stop_gradient(jnp.roll(both, 1, axis=-1))
+    own = {"crop": crops.reshape(6, 4)}
+    blocks = {
+        "image": images(Z1[:3], Z2[:3]) | own | {"head/propagated": head(both)},
+        "teacher": images(Z1[:3], Z2[:3], first_row=90) | own | {"head/dense": keys},
+    }
+    return preset_value("pixpro", blocks, 3, **changes)

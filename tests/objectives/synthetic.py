@@ -30,10 +30,11 @@ class Network:
         return images, images
 
     def project_named(self, side, features):
-        found = {side: features}
+        found = {side: features} | ({"cells": cells_of(features)} if side == "image" else {})
         for name, of in self.of.items():
             if of in found:
                 found[name] = found[of] @ self.heads[name]
+        found.pop("cells", None)
         return {name: z for name, z in found.items() if name != side}
 
     def text_features(self, batch):
@@ -47,6 +48,11 @@ class Network:
 
     def predict(self, z):
         return unit_rows(z @ self.second)
+
+
+def cells_of(images: jax.Array) -> jax.Array:
+    """A map [n, 2, 2, WIDTH] of every row."""
+    return jnp.stack([jnp.roll(images, by, axis=1) for by in range(4)], axis=1).reshape(-1, 2, 2, images.shape[1])
 
 
 def small(objective: Objective) -> Objective:
@@ -72,6 +78,7 @@ def batch_of(rng: np.random.Generator) -> dict[str, np.ndarray]:
         "group": own.integers(-1, 2, IMAGES).astype(np.int32),
         "class_temperature": own.uniform(0.5, 2, IMAGES).astype(np.float32),
         "weight": own.uniform(0.5, 2, IMAGES).astype(np.float32),
+        "boxes": np.tile(own.uniform([0, 0, 0.5, 0.5], [0.4, 0.4, 1, 1], (IMAGES, 4)), (4, 1)).astype(np.float32),
         "parts": own.normal(size=(3 * IMAGES, WIDTH)).astype(np.float32),
         "caption_tokens": own.integers(3, 9, (IMAGES, 6)).astype(np.int32),
         "is_target": own.integers(0, 2, IMAGES).astype(np.int32),
@@ -144,6 +151,7 @@ def loss_of(objective: Objective, inputs: dict[str, dict]):
         local=trained["local"],
         batch={**batch, "text": trained["text"]},
         memory=memory,
+        boxes=batch["boxes"][: len(trained["images"])],
         progress=jnp.float32(0.3),
         key=jax.random.key(5),
         teacher=jax.lax.stop_gradient(teacher) if objective.teacher is not None else {},

@@ -305,6 +305,7 @@ PRESETS_ON_GOLDENS = {
     "adameow": mixed_inputs.adameow,
     "interclr": mixed_inputs.interclr,
     "tcl_contrastive": mixed_inputs.tcl,
+    "pixpro": mixed_inputs.pixpro,
     "barlip_heads": mixed_inputs.barlip,
     "swalip_heads": mixed_inputs.swalip,
     "macl": lambda: preset_value("macl", two_views()),

@@ -128,9 +128,15 @@ class Towers(nnx.Module):
 
     def cells(self, images: jax.Array) -> jax.Array:
         """The last map of the encoder before it is pooled: images [n, s, s, 3] -> [n, h, w, F] float32."""
-        *_, last = self.encoder.maps(images).values()
-        norm = getattr(self.encoder, "norm", None)  # a ViT normalizes its last tokens
-        return (last if norm is None else norm(last)).astype(jnp.float32)
+        return self.encoder.with_map(images)[1]
+
+    def outputs(self, images: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        """As project, and the outputs of the named heads of the images: [n, D], of the cells of maps [n, h, w, D]."""
+        if self.heads is None or "cells" not in self.heads.reads.values():
+            features, raw = self.project(images)
+            return features, raw, self.project_named("image", features)
+        features, cells = self.encoder.with_map(images)
+        return features, self.head(features), self.project_named("image", features) | self.project_named("cells", cells)
 
     def predict(self, z: jax.Array) -> jax.Array:
         """What the student makes of its embeddings before they are compared with a teacher's: [n, D] -> unit [n, D]."""
@@ -198,7 +204,7 @@ def build_model(
         ProjectionHead(head.dim, tuple(head.hidden), head.dim, head.batch_norm, dtype, rngs=rngs) if predictor else None
     )
     text_tower = make_text and make_text(config, caption_dim, vocab_size, rngs)
-    widths = {"image": encoder.features, "text": text_tower and text_tower.width}
+    widths = {"image": encoder.features, "cells": encoder.features, "text": text_tower and text_tower.width}
     named = NamedHeads(heads, widths, config, rngs=rngs) if heads else None
     return Towers(encoder, projection, text_tower, second, named)
 

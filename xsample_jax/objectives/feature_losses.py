@@ -147,6 +147,35 @@ def whitened_contrast(
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.diagonal(logits))
 
 
+def near_cells(x: jax.Array, y: jax.Array, of_x: dict, of_y: dict, *, at: float = 0.7) -> jax.Array:
+    """PixPro: -2 times the mean cosine of cells that show nearly the same place, mean over images.
+
+    Args:
+      x, y: maps [A, h, w, D] of two crops of the same images.
+      of_x, of_y: crop [A, 4]: x0, y0, x1, y1 in the image, x0 > x1 for a flipped one. at: cells are near where their
+        centers are less than this share of the larger diagonal of a cell apart. An image without such cells gives 0.
+    """
+    (places, size), (others, other_size) = (
+        _cell_places(side["crop"], z.shape[1:3]) for side, z in ((of_x, x), (of_y, y))
+    )
+    apart = jnp.linalg.norm(places[:, :, None] - others[:, None], axis=-1)
+    near = apart < at * jnp.maximum(size, other_size)[:, None, None]
+    q, k = (unit_rows(z.reshape(len(z), -1, z.shape[-1])) for z in (x, y))
+    cosine = jnp.einsum("aid,ajd->aij", q, k, precision=HIGHEST)
+    total = jnp.sum(jnp.where(near, cosine, 0.0), axis=(1, 2))
+    return -2 * jnp.mean(total / (jnp.sum(near, axis=(1, 2)) + 1e-6))
+
+
+def _cell_places(crop: jax.Array, grid: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+    """(centers of the cells [A, h w, 2], y then x; their diagonal [A]) of crops x0, y0, x1, y1 [A, 4] with a grid."""
+    rows, columns = grid
+    high, wide = (crop[:, 3] - crop[:, 1]) / rows, (crop[:, 2] - crop[:, 0]) / columns
+    y = crop[:, 1:2] + (jnp.arange(rows) + 0.5) * high[:, None]
+    x = crop[:, 0:1] + (jnp.arange(columns) + 0.5) * wide[:, None]
+    both = jnp.broadcast_arrays(y[:, :, None], x[:, None, :])
+    return jnp.stack(both, axis=-1).reshape(len(crop), -1, 2), jnp.sqrt(high**2 + wide**2)
+
+
 # SepCLR: what a set of interest has in common with a background, and what is its own, in two heads. The terms read
 # is_target [A]: 1 in the set of interest, 0 in the background, -1 for neither.
 
@@ -278,6 +307,9 @@ FEATURE_TERMS = {
     ),
     "norm_direction": Slot(
         norm_direction, of_anchors=("frozen_features", "class_center"), learns=("frozen",), raw=True
+    ),
+    "near_cells": Slot(
+        near_cells, of_anchors=("crop",), of_keys=("crop",), learns=("cells",), limits={"at": (1e-3, 100)}
     ),
     "align_targets": Slot(align_targets, of_anchors=("is_target",)),
     "uniform_targets": Slot(uniform_targets, of_anchors=("is_target",), limits={"t": (0, 1e3)}),

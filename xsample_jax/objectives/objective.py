@@ -246,7 +246,7 @@ def cut_rows(block: Block, width: int) -> Block:
         if name in EMBEDDINGS or name.startswith("view_"):
             return unit_rows(value[:, :width])
         of_head = name.startswith(OF_HEAD) and "/" not in name.removeprefix(OF_HEAD)
-        return value[:, :width] if name in SCALED or of_head else value
+        return value[..., :width] if name in SCALED or of_head else value
 
     return {name: cut(name, value) for name, value in block.items()}
 

@@ -229,8 +229,8 @@ IMAGE_TEXT = {
     ),
     "tcl_contrastive": Preset(
         "mean of six: image<->the EMA encoders' texts and images with queues, as in momentum_distillation; view 0<->"
-        "the EMA encoder's view 1, caption<->the EMA encoder's, with queues; view 0 and caption against the EMA encoders' "
-        "windows of view 1 and words, each against those of other images; tau 0.07",
+        "the EMA encoder's view 1, caption<->the EMA encoder's, with queues; view 0 and caption against the EMA "
+        "encoders' windows of view 1 and words, each against those of other images; tau 0.07",
         "TCL without matching and masked words, arXiv 2202.10401 (there queues of 65,536)",
         Objective(
             (

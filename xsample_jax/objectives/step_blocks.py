@@ -39,6 +39,7 @@ class StepInputs:
       teacher: embeddings of the EMA encoder: image [B * V, D], and text [B, D] where there is a text side.
       frozen: features [B * V, F] of the frozen teacher, and the means of the images' classes [B, F] where a term reads
         them.
+      boxes: of the views in their images [B * V, 4] (augment/boxes.py), or None.
       progress: share of the run that is over. key: random key of the step.
     """
 
@@ -50,6 +51,7 @@ class StepInputs:
     key: jax.Array
     teacher: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
     frozen: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
+    boxes: jax.Array | None = None
 
 
 def step_blocks(
@@ -79,7 +81,7 @@ def step_blocks(
     of_view = {f"view_{view}": jax.lax.stop_gradient(z[view::views]) for view in range(views)}
     teacher = inputs.teacher
     other = {"other_view": other_view(z, views)} | ({"raw": raw} if objective.raw else {})
-    other |= head_entries(objective, params, named, z, images)
+    other |= head_entries(objective, params, named, z, images) | _boxes(inputs)
     if teacher:
         other |= {"teacher": other_view(teacher["image"], views)}
         if "same_view_teacher" in objective.reads:
@@ -135,6 +137,10 @@ def head_entries(
     return found
 
 
+def _boxes(inputs: StepInputs) -> dict[str, jax.Array]:
+    return {} if inputs.boxes is None else {"crop": inputs.boxes}
+
+
 def _views_of(objective: Objective, raw: jax.Array, images: int) -> dict[str, jax.Array]:
     """The single views of every image [n, D], without gradient, which a graph reads of a head's outputs [n, D]."""
     z, views = jax.lax.stop_gradient(unit_rows(raw)), len(raw) // images
@@ -167,7 +173,7 @@ def _text_and_teacher(
         z = network.embed_text(versions)
         blocks["text_views"] = image_block(z, per_image, objective.text_views, 10 * rows, **entries(named, z))
     if teacher:
-        own = {"teacher": teacher["image"], **entries(teacher.get("image_heads", {}))}
+        own = {"teacher": teacher["image"], **entries(teacher.get("image_heads", {})), **_boxes(inputs)}
         blocks["teacher"] = image_block(teacher["image"], per_image, rows // images, 2 * rows, **own)
     if teacher and text is not None:
         own = {"teacher": teacher["text"], **entries(teacher.get("text_heads", {}))}
