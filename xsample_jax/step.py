@@ -26,7 +26,7 @@ from xsample_jax.objectives.learned_state import (
 )
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.side_information import STATES
-from xsample_jax.objectives.step_blocks import StepInputs, step_blocks, view_batch
+from xsample_jax.objectives.step_blocks import StepInputs, hard_batch, step_blocks, view_batch
 from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.ops import products, unit_rows
 from xsample_jax.optim import averaged
@@ -91,6 +91,8 @@ def teacher_embeddings(objective: Objective, teacher: nnx.Module, inputs: StepIn
         found["cells"] = teacher_cells(teacher, inputs)
     if "teacher_words" in read:
         found["words"] = teacher.embed_words(inputs.batch)
+    if objective.hard_texts:
+        found["hard_text"] = teacher.embed_text(hard_batch(inputs.batch, inputs.key, objective.hard_texts)[0])
     if objective.text_views:
         versions = view_batch(inputs.batch, inputs.key, objective.text_views)
         found["text_views"] = teacher.embed_text(versions)

@@ -13,6 +13,7 @@ from xsample_jax.objectives import mixers
 from xsample_jax.objectives.blocks import key_block
 from xsample_jax.objectives.pair_network import PAIR, pair_entries
 from xsample_jax.objectives.presets import PRESETS
+from xsample_jax.objectives.step_blocks import hard_block
 from xsample_jax.ops import unit_rows
 
 SUPREMIX = "SupReMix (mixed negatives, mixed positives, distance weights)"
@@ -173,3 +174,28 @@ def pixpro(maps=None, **changes):
         "teacher": images(Z1[:3], Z2[:3], first_row=90) | own | {"head/dense": keys},
     }
     return preset_value("pixpro", blocks, 3, **changes)
+
+
+DEGLA = "DeGLA total with two hard texts and a moved teacher, gradients"
+
+
+def degla(image=Z1, text=Z3, hard=None, **changes):
+    """Image i owns the wrong captions 2 i and 2 i + 1, text i those of i and i + 12: as the published code has it, two
+    layouts of the same rows. So the third and the fourth term get blocks of their own here."""
+    hard = jnp.asarray(extra(DEGLA, "neg_text")) if hard is None else hard
+    ema_image, ema_text = (jnp.asarray(extra(DEGLA, name)) for name in ("teacher_image", "teacher_text"))
+
+    def blocks_of(owner):
+        return {
+            "image": images(image),
+            "text": texts(text) | {"owner": jnp.arange(12)},
+            "teacher": images(ema_image, first_row=90),
+            "text_teacher": images(ema_text[:12], first_row=200) | {"owner": jnp.arange(12)},
+            "hard_text": hard_block(hard, jnp.arange(12), jnp.ones(24, bool)) | {"owner": owner},
+            "hard_text_teacher": hard_block(ema_text[12:], jnp.arange(12), jnp.ones(24, bool)),
+        }
+
+    of_images, of_texts = (blocks_of(jnp.asarray(owner)) for owner in (np.repeat(range(12), 2), np.tile(range(12), 2)))
+    *others, last = PRESETS["degla"].objective.terms
+    total = preset_value("degla", of_images, temperature=1 / 5, terms=tuple(others), **changes)
+    return total + preset_value("degla", of_texts, temperature=1 / 5, terms=(last,), feature_terms=())

@@ -143,6 +143,9 @@ def loss_of(objective: Objective, inputs: dict[str, dict]):
     if "teacher_words" in blocks_read:
         words = batch["teacher_text"][:, None] + batch["parts"].reshape(IMAGES, 3, WIDTH)
         teacher["words"] = unit_rows(words), batch["caption_tokens"][:, :3] > 4
+    if objective.hard_texts:
+        texts = jnp.repeat(batch["teacher_text"], objective.hard_texts, axis=0)
+        teacher["hard_text"] = unit_rows(texts)
     if objective.text_views:
         texts = jnp.repeat(batch["teacher_text"], objective.text_views, axis=0)
         teacher |= {"text_views": unit_rows(texts), "text_views_heads": network.project_named("text", texts)}

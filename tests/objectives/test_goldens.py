@@ -306,6 +306,7 @@ PRESETS_ON_GOLDENS = {
     "interclr": mixed_inputs.interclr,
     "tcl_contrastive": mixed_inputs.tcl,
     "pixpro": mixed_inputs.pixpro,
+    "degla": mixed_inputs.degla,
     "barlip_heads": mixed_inputs.barlip,
     "swalip_heads": mixed_inputs.swalip,
     "macl": lambda: preset_value("macl", two_views()),

@@ -29,6 +29,7 @@ from xsample_jax.objectives.row_weights import WEIGHTS
 from xsample_jax.objectives.side_information import (
     BY_RECORD,
     EVERY_IMAGE,
+    HARD,
     LOCALS,
     MIXED,
     STATES,
@@ -59,7 +60,7 @@ OF_SOFTMAX = {
 GRADED = ("importance", "clusters_apart")  # rules whose weights differ
 # Blocks without gradient.
 WITHOUT_GRADIENT = ("teacher", "text_teacher", "queue", "text_queue", "neighbors", "frozen", "frozen_queue")
-WITHOUT_GRADIENT += ("text_views_teacher", *LOCALS)
+WITHOUT_GRADIENT += ("text_views_teacher", "hard_text_teacher", *LOCALS)
 LEVELS = ("weight", "initial")  # options of a rule of progress that are weights
 HIGHEST_EXPONENT = 60.0  # e^60 and its gradient are float32 numbers
 OF_MEMORY = ("average", "anchor_temperature")
@@ -322,10 +323,10 @@ def find_feature_clashes(term: FeatureTerm, objective: Objective, field: str) ->
 
 def _count(rows: Rows, alone: bool = False) -> int | str | None:
     """Rows per image: a number, a word for "as many as it has views", or None for rows of no image."""
-    if rows.block not in (*EVERY_IMAGE, *TEXT_VIEWS) or (rows.times is not None and not alone):
+    if rows.block not in (*EVERY_IMAGE, *TEXT_VIEWS, *HARD) or (rows.times is not None and not alone):
         return None
-    if rows.view is None and rows.block in TEXT_VIEWS:
-        return "versions"
+    if rows.view is None and rows.block in (*TEXT_VIEWS, *HARD):
+        return "versions" if rows.block in TEXT_VIEWS else "wrong versions"
     if rows.view is not None or rows.block in ("text", "text_teacher"):
         return 1
     if rows.without is not None:

@@ -88,6 +88,11 @@ def mean_square(x: jax.Array, y: jax.Array, *, raw: bool = False) -> jax.Array:
     return jnp.mean((x - y) ** 2)
 
 
+def square_sum(x: jax.Array, y: jax.Array) -> jax.Array:
+    """sum over rows and dimensions of (x - y)^2: the distillation of DeGLA, which grows with the batch."""
+    return jnp.sum((x - y) ** 2)
+
+
 def sliced_wasserstein(x: jax.Array, y: jax.Array, key: jax.Array, *, prior: str = "sphere") -> jax.Array:
     """Squared distance of sorted projections of x and of samples of a prior (arXiv 2011.02803); y is not read.
 
@@ -329,6 +334,7 @@ FEATURE_TERMS = {
         learns=("pair_network",),
         limits={"temperature": (1e-2, 1e2), "floor": (1e-9, 0.5)},
     ),
+    "square_sum": Slot(square_sum),
     "mean_square": Slot(mean_square, chosen=lambda raw=False: {"raw": raw}),
     "sliced_wasserstein": Slot(
         sliced_wasserstein,

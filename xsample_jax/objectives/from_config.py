@@ -27,7 +27,7 @@ from xsample_jax.objectives.learned_state import constants_of
 from xsample_jax.objectives.links import LINKS
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.side_information import LOCALS, OF_HEADS, STATES, TEXT_VIEWS
+from xsample_jax.objectives.side_information import HARD, OF_HEADS, STATES, TEXT_VIEWS
 from xsample_jax.objectives.term_data import read_terms
 from xsample_jax.objectives.terms import CHOICES, FeatureTerm, Term, chosen_slots
 from xsample_jax.registry import Slot, name_of, options_of, resolve, wrong_options
@@ -39,6 +39,8 @@ BLOCK_NEEDS = {
     "teacher": "teacher",
     "text_teacher": "teacher",
     "text_views": "text_views",
+    "hard_text": "hard_texts",
+    "hard_text_teacher": "hard_texts",
     "teacher_cells": "teacher",
     "teacher_words": "teacher",
     "text_views_teacher": "text_views",
@@ -309,7 +311,9 @@ def _unused(objective: Objective):
         yield ConfigError("objective.memory", objective.memory, "None: no term of this objective reads it", fix)
     if objective.gate and "gate" not in objective.learns:
         yield ConfigError("objective.gate", True, "false: no term of this objective reads it", "Take another preset.")
-    teacher = queue or bool({"teacher", "text_teacher", "text_views_teacher", *LOCALS} & (blocks | sources))
+    teacher = queue or bool(
+        {"teacher", "text_teacher", "text_views_teacher", "hard_text_teacher", *LOCALS} & (blocks | sources)
+    )
     read = {"teacher": teacher, "queue": queue, "prototypes": "prototypes" in blocks}
     of_features = any("frozen" in slot.learns for slot in _feature_slots(objective))
     read["frozen"] = bool(blocks & {"frozen", "frozen_queue"}) or "frozen" in sources or of_features
@@ -318,6 +322,7 @@ def _unused(objective: Objective):
         later = {head.of for head in objective.heads.values()}
         if name not in heads | later:
             yield ConfigError("objective.heads", name, "heads that a term reads", "Take another preset.")
+    read["hard_texts"] = "hard_text" in blocks
     read["text_views"] = bool(blocks & set(TEXT_VIEWS))
     read["centers"] = "centers" in blocks
     read["pair_network"] = "pair_network" in objective.learns
@@ -341,9 +346,9 @@ def _unknown_rows(rows: Rows, objective: Objective):
         if part.block == "teacher_words" and objective.text != "transformer":
             expected = "an objective with a text transformer: a frozen caption embedding has no words"
             yield ConfigError("rows.block", part.block, expected)
-        if part.block == "text_views_teacher":
+        if part.block in ("text_views_teacher", "hard_text_teacher"):
             found = found or list(_missing({part.block: "teacher"}, part.block, objective, "rows.block"))
-        texts = dict.fromkeys(TEXT_VIEWS, objective.text_views)
+        texts = dict.fromkeys(TEXT_VIEWS, objective.text_views) | dict.fromkeys(HARD, objective.hard_texts)
         views = {**VIEWS_OF, **texts, "local": objective.local_views}.get(part.block)
         for name in () if found else ("view", "without"):
             view = getattr(part, name)

@@ -54,6 +54,7 @@ class Objective:
       heads: heads with names, each after the one that it reads (models/heads.py); terms say which rows are of which.
       pair_network: a learned number of every pair (AMCL, AdaMEOW; objectives/pair_network.py).
       text_views: versions of every caption without some of its words, the block "text_views"; 0: none.
+      hard_texts: versions of every caption with two words exchanged, the block "hard_text"; 0: none.
       centers: of the clusterings in data.side, the block "centers" (objectives/cluster_centers.py).
       widths: (width, weight) of prefixes of the embedding, in place of the whole one (loss_of_widths); (): the whole.
     """
@@ -79,6 +80,7 @@ class Objective:
     pair_network: PairNetwork | None = None
     centers: bool = False
     text_views: int = 0
+    hard_texts: int = 0
 
     @property
     def lowest_temperature(self) -> float:

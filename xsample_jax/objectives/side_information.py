@@ -16,9 +16,10 @@ EVERY_IMAGE = ("image", "text", "teacher", "text_teacher", "neighbors", "local",
 TEXT_VIEWS = ("text_views", "text_views_teacher")
 OF_HEADS = ("image", "text", "teacher", "text_teacher", "local", *TEXT_VIEWS)  # blocks with the outputs of named heads
 MIXED = ("mixed", "mixed_text")  # a row is of two images: it has no id, label or caption of its own
+HARD = ("hard_text", "hard_text_teacher")  # versions of captions that are wrong: they belong to an image, by `owner`
 LOCALS = ("teacher_cells", "teacher_words")  # parts of images and of texts, by EMA encoders
 STORED = (*EVERY_IMAGE, *TEXT_VIEWS, *LOCALS, "queue", "text_queue", "frozen_queue")
-ALL = (*STORED, "prototypes", "centers")
+ALL = (*STORED, *HARD, "prototypes", "centers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +99,7 @@ PROVIDERS: Mapping[str, Provider] = {
     "pair_first": Provider(("image", "text"), state="pair_network"),
     "pair_second": Provider(("image", "text"), state="pair_network"),
     "pair_out": Provider(("image", "text"), state="pair_network"),
+    "owner": Provider(("image", "text", "text_teacher", *HARD)),
     "crop": Provider(("image", "teacher"), state="cells"),
     "head_temperature": Provider(OF_HEADS, state="heads"),
     "clustering": Provider(("centers",), state="centers"),
@@ -122,6 +124,7 @@ STATES: Mapping[str, Callable[[Any], bool]] = {
     "cells": lambda objective: any(head.of == "cells" for head in objective.heads.values()),
     "pair_network": lambda objective: objective.pair_network is not None,
     "text_views": lambda objective: objective.text_views > 0,
+    "hard_texts": lambda objective: objective.hard_texts > 0,
     "centers": lambda objective: objective.centers,
     "average": lambda objective: objective.memory is not None and name_of(objective.memory) == "average",
     "anchor_temperature": lambda objective: objective.memory is not None and name_of(objective.memory) == "temperature",

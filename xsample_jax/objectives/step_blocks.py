@@ -172,12 +172,19 @@ def _text_and_teacher(
         named = network.project_named("text", network.text_features(versions))
         z = network.embed_text(versions)
         blocks["text_views"] = image_block(z, per_image, objective.text_views, 10 * rows, **entries(named, z))
+    if objective.hard_texts:
+        wrong, there = hard_batch(inputs.batch, inputs.key, objective.hard_texts)
+        blocks["hard_text"] = hard_block(network.embed_text(wrong), per_image["id"], there)
+        blocks["text"]["owner"] = per_image["id"]
     if teacher:
         own = {"teacher": teacher["image"], **entries(teacher.get("image_heads", {})), **_boxes(inputs)}
         blocks["teacher"] = image_block(teacher["image"], per_image, rows // images, 2 * rows, **own)
     if teacher and text is not None:
         own = {"teacher": teacher["text"], **entries(teacher.get("text_heads", {}))}
         blocks["text_teacher"] = image_block(teacher["text"], per_image, 1, 6 * rows, **own)
+    if teacher and objective.hard_texts:
+        blocks["hard_text_teacher"] = hard_block(teacher["hard_text"], per_image["id"], there)
+        blocks["text_teacher"]["owner"] = per_image["id"]
     if "cells" in teacher:
         z, cells = teacher["cells"], len(teacher["cells"]) // images
         blocks["teacher_cells"] = image_block(z, per_image, cells, 16 * rows)
@@ -223,3 +230,48 @@ def drop_tokens(tokens: jax.Array, image: jax.Array, key: jax.Array, views: int,
         return jnp.where(gone, PADDING, row)
 
     return jax.vmap(of_image)(tokens, image).reshape(-1, tokens.shape[1])
+
+
+def hard_block(z: jax.Array, image: jax.Array, there: jax.Array) -> Block:
+    """Wrong captions z [B * H, D] as keys that are no image's own and belong to one; there: those that there are."""
+    return key_block(z, owner=jnp.repeat(image, len(z) // len(image))) | {"filled": there}
+
+
+def hard_batch(batch: Mapping[str, jax.Array], key: jax.Array, number: int) -> tuple[dict[str, jax.Array], jax.Array]:
+    """(the texts of a batch, `number` of each with two words exchanged; whether there is one, bool [B * number]).
+
+    A caption whose words are all alike has none.
+    """
+    key = jax.random.fold_in(key, VERSIONS + 1)
+    tokens, there = exchange_words(batch["caption_tokens"], batch["id"], key, number)
+    found = {"text": jnp.repeat(batch["text"], number, axis=0)} if "text" in batch else {}
+    return found | {"caption_tokens": tokens}, there
+
+
+def exchange_words(tokens: jax.Array, image: jax.Array, key: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
+    """(int [B, L] -> [B * number, L] with two different tokens exchanged, bool [B * number] whether there are two).
+
+    The first is drawn among the tokens between start and end, the second among those that differ from it.
+    """
+
+    def exchange(row, key):
+        for_first, for_second = jax.random.split(key)
+        word = (row != PADDING) & (row != START) & (row != END)
+        first = _draw(for_first, word)
+        other = word & (row != row[first])
+        second = _draw(for_second, other)
+        changed = row.at[first].set(row[second]).at[second].set(row[first])
+        there = jnp.any(other)
+        return jnp.where(there, changed, row), there
+
+    def of_image(row, which):
+        keys = jax.vmap(lambda one: jax.random.fold_in(jax.random.fold_in(key, which), one))(jnp.arange(number))
+        return jax.vmap(lambda one: exchange(row, one))(keys)
+
+    changed, there = jax.vmap(of_image)(tokens, image)
+    return changed.reshape(-1, tokens.shape[1]), there.reshape(-1)
+
+
+def _draw(key: jax.Array, among: jax.Array) -> jax.Array:
+    """A place of `among` bool [L], each with the same chance."""
+    return jnp.argmax(jnp.where(among, jax.random.uniform(key, among.shape), -1.0))
