@@ -244,7 +244,7 @@ def test_degla_has_the_gradients_of_the_published_code():
     assert value == pytest.approx(case["expected"], rel=1e-5)
     assert norms(slopes[0]) == pytest.approx([case["also"]["gradient_norm_image"]], rel=1e-4)
     of_texts = float(np.linalg.norm(np.concatenate(slopes[1:])))
-    assert of_texts == pytest.approx(case["also"]["gradient_norms_texts"], rel=1e-4)
+    assert of_texts == pytest.approx(case["also"]["gradient_norm_texts"], rel=1e-4)
 
 
 def test_wrong_captions_have_two_words_exchanged():

@@ -311,9 +311,8 @@ def _unused(objective: Objective):
         yield ConfigError("objective.memory", objective.memory, "None: no term of this objective reads it", fix)
     if objective.gate and "gate" not in objective.learns:
         yield ConfigError("objective.gate", True, "false: no term of this objective reads it", "Take another preset.")
-    teacher = queue or bool(
-        {"teacher", "text_teacher", "text_views_teacher", "hard_text_teacher", *LOCALS} & (blocks | sources)
-    )
+    of_teacher = {name for name in BLOCK_NEEDS if "teacher" in name}
+    teacher = queue or bool(of_teacher & (blocks | sources))
     read = {"teacher": teacher, "queue": queue, "prototypes": "prototypes" in blocks}
     of_features = any("frozen" in slot.learns for slot in _feature_slots(objective))
     read["frozen"] = bool(blocks & {"frozen", "frozen_queue"}) or "frozen" in sources or of_features
