@@ -264,12 +264,12 @@ def _rows(term: Term, field: str) -> Iterator[ConfigError]:
     if (
         own
         and name_of(term.link) != "square"
-        and (alone or not any(r.block in (*EVERY_IMAGE, *TEXT_VIEWS) for r in term.key_rows))
+        and (alone or not any(r.block in (*EVERY_IMAGE, *TEXT_VIEWS, *LOCALS) for r in term.key_rows))
     ):
         expected = "keys among which an anchor has a positive: another row of its image"
         yield ConfigError(f"{field}.keys", "; ".join(rows.block for rows in term.key_rows), expected)
     if name_of(term.negatives) == "own_and_queue" and all(
-        rows.block in (*EVERY_IMAGE, *TEXT_VIEWS) for rows in term.key_rows
+        rows.block in (*EVERY_IMAGE, *TEXT_VIEWS, *LOCALS) for rows in term.key_rows
     ):
         expected = "keys of a queue or prototypes, for negatives='own_and_queue'"
         yield ConfigError(f"{field}.keys", "; ".join(rows.block for rows in term.key_rows), expected)
