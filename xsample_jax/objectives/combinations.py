@@ -194,7 +194,7 @@ def _merged(term: Term, field: str) -> Iterator[ConfigError]:
     """Merged views are one anchor, and what a weight reads of anchors is of every view."""
     for name in ("row_weight", "attraction", "repulsion") if term.merge_views else ():
         choice = getattr(term, name)
-        if isinstance(choice, Choice) and set(slot_of(WEIGHTS, choice, name).anchor_reads) & set(BY_RECORD):
+        if isinstance(choice, Choice) and set(slot_of(WEIGHTS, choice, name).anchor_reads) & {"id", *BY_RECORD}:
             yield ConfigError(f"{field}.{name}", choice, "another weight, or merge_views=False: views share an anchor")
 
 
