@@ -30,9 +30,11 @@ WIDE = {
     "models/layers.py": {"__init__"},
     "models/resnet.py": {"__init__"},
     "models/text.py": {"__init__"},
+    "models/towers.py": {"build_model"},
     "models/vit.py": {"__init__"},
     "objectives/logits.py": {"model_aware", "schedule"},
-    "objectives/mixers.py": {"between_targets", "hard_mixtures", "own_mixtures"},
+    "objectives/mixers.py": {"between_targets", "hard_mixtures", "own_mixtures", "semi_hard"},
+    "objectives/pair_network.py": {"adaptive_contrast"},
     "objectives/row_links.py": {"conditional"},
     "objectives/objective.py": {"objective_loss"},
     "objectives/row_weights.py": {

@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from xsample_jax.augment.boxes import view_boxes
 from xsample_jax.augment.ids import with_numbers, words_of
 from xsample_jax.augment.views import copies_of, eval_view, make_views
 from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
@@ -25,7 +26,8 @@ from xsample_jax.objectives.learned_state import (
     temperature_of,
 )
 from xsample_jax.objectives.objective import Objective, objective_loss
-from xsample_jax.objectives.step_blocks import StepInputs, step_blocks
+from xsample_jax.objectives.side_information import STATES
+from xsample_jax.objectives.step_blocks import StepInputs, hard_batch, step_blocks, view_batch
 from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.ops import products, unit_rows
 from xsample_jax.optim import averaged
@@ -62,10 +64,14 @@ def make_inputs(
         made = make(batch["image"], words_of(batch), copies)
         return made if guests is None else guests.other_views(made, make, views, copies)
 
-    local = objective.local_views
+    local, boxes = objective.local_views, None
+    if STATES["cells"](objective):
+        shape = (config.views, *batch["image"].shape[1:3])
+        boxes = view_boxes(words_of(batch), config.seed, state.step, config.augment, shape, copies)
     return StepInputs(
         images=views_of(config.augment, config.views, config.seed),
         local=views_of(local_crops(config.augment), local, config.seed + LOCAL_SEED) if local else None,
+        boxes=boxes,
         batch=batch,
         memory=state.memory,
         progress=state.step / steps,
@@ -76,11 +82,22 @@ def make_inputs(
 def teacher_embeddings(objective: Objective, teacher: nnx.Module, inputs: StepInputs) -> dict:
     """Embeddings of the views (and texts) by the EMA encoder and its named heads, without gradient; batch norms use
     the batch."""
-    features, raw = teacher.project(inputs.images)
-    found = {"image": unit_rows(raw), "image_heads": teacher.project_named("image", features)}
+    _, raw, named = teacher.outputs(inputs.images)
+    found = {"image": unit_rows(raw), "image_heads": named}
     if objective.text is not None:
         found["text"] = teacher.embed_text(inputs.batch)
         found["text_heads"] = teacher.project_named("text", teacher.text_features(inputs.batch))
+    read = {rows.block for rows in objective.rows}
+    if "teacher_cells" in read:  # of the second view, which the first one is compared with
+        found["cells"] = teacher_cells(teacher, inputs)
+    if "teacher_words" in read:
+        found["words"] = teacher.embed_words(inputs.batch)
+    if objective.hard_texts:
+        found["hard_text"] = teacher.embed_text(hard_batch(inputs.batch, inputs.key, objective.hard_texts)[0])
+    if objective.text_views:
+        versions = view_batch(inputs.batch, inputs.key, objective.text_views)
+        found["text_views"] = teacher.embed_text(versions)
+        found["text_views_heads"] = teacher.project_named("text", teacher.text_features(versions))
     return jax.lax.stop_gradient(found)
 
 
@@ -112,14 +129,13 @@ def embed_in_chunks(
     @jax.checkpoint
     def encode(part):
         network = model.merge(params, statistics, training=True)
-        features, z = network.project(part.reshape(-1, *part.shape[2:]))
-        rows = (z, network.project_named("image", features))
-        by_image = jax.tree.map(lambda z: z.reshape(-1, views, z.shape[-1]), rows)
+        _, *rows = network.outputs(part.reshape(-1, *part.shape[2:]))
+        by_image = jax.tree.map(lambda z: z.reshape(-1, views, *z.shape[1:]), tuple(rows))
         return by_image, to_flat(nnx.split(network, nnx.Param, ...)[2])
 
     parts = images.reshape(-1, chunks, views, *images.shape[1:])
     rows, new = jax.lax.map(encode, jnp.moveaxis(parts, 1, 0))
-    z, named = jax.tree.map(lambda z: jnp.moveaxis(z, 0, 1).reshape(-1, z.shape[-1]), rows)
+    z, named = jax.tree.map(lambda z: jnp.moveaxis(z, 0, 1).reshape(-1, *z.shape[3:]), rows)
     return z, named, {name: value.mean(axis=0) for name, value in new.items()}
 
 
@@ -191,6 +207,25 @@ def with_frozen(objective: Objective, frozen: ModelDef | None, inputs: StepInput
     return dataclasses.replace(inputs, frozen={"features": features, "means": means}, memory=memory)
 
 
+def teacher_cells(teacher: nnx.Module, inputs: StepInputs) -> jax.Array:
+    """Unit rows [B * C, D] of the C windows of view 1 of every image by the EMA encoder (TCL), image by image."""
+    views = len(inputs.images) // len(inputs.batch["id"])
+    pooled = pool_windows(teacher.cells(inputs.images[1::views]))
+    return unit_rows(teacher.head(pooled.reshape(-1, pooled.shape[-1])))
+
+
+def pool_windows(cells: jax.Array) -> jax.Array:
+    """Means of a map [n, h, w, F] over windows of a side of the root of h, [n, windows, F] (TCL, arXiv 2202.10401).
+
+    A map whose sides the window does not divide is cut at its far ends.
+    """
+    n, rows, columns, width = cells.shape
+    side = max(1, int(min(rows, columns) ** 0.5))
+    rows, columns = rows // side, columns // side
+    parts = cells[:, : rows * side, : columns * side].reshape(n, rows, side, columns, side, width)
+    return parts.mean(axis=(2, 4)).reshape(n, rows * columns, width)
+
+
 def make_loss(
     config, model: ModelDef, objective: Objective, how: Streaming, frozen: ModelDef | None = None
 ) -> Callable:
@@ -215,8 +250,7 @@ def make_loss(
             raw, named, new = embed_in_chunks(model, params, statistics, inputs.images, config.views, chunks)
             encoded = {name: value for name, value in new.items() if name.startswith(("encoder/", "head/", "heads/"))}
         else:
-            features, raw = network.project(inputs.images)
-            named = network.project_named("image", features)
+            features, raw, named = network.outputs(inputs.images)
         blocks = step_blocks(objective, network, params, inputs, raw, named)
         blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
         loss, metrics = objective_loss(
@@ -261,7 +295,7 @@ def with_teacher(model: ModelDef, objective: Objective, state: TrainState, input
 
 def choose_streaming(config, objective: Objective, mesh: Mesh | None, class_embeddings: np.ndarray | None) -> Streaming:
     """How the loss of a step is computed, as config.loss says."""
-    names = ("impl", "block_size", "kernel", "collective", "comm_dtype", "caption_comm_dtype")
+    names = ("impl", "block_size", "kernel", "collective", "comm_dtype", "caption_comm_dtype", "groups")
     return Streaming(
         **{name: config.loss[name] for name in names},
         mesh=mesh,

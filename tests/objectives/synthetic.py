@@ -30,10 +30,11 @@ class Network:
         return images, images
 
     def project_named(self, side, features):
-        found = {side: features}
+        found = {side: features} | ({"cells": cells_of(features)} if side == "image" else {})
         for name, of in self.of.items():
             if of in found:
                 found[name] = found[of] @ self.heads[name]
+        found.pop("cells", None)
         return {name: z for name, z in found.items() if name != side}
 
     def text_features(self, batch):
@@ -47,6 +48,11 @@ class Network:
 
     def predict(self, z):
         return unit_rows(z @ self.second)
+
+
+def cells_of(images: jax.Array) -> jax.Array:
+    """A map [n, 2, 2, WIDTH] of every row."""
+    return jnp.stack([jnp.roll(images, by, axis=1) for by in range(4)], axis=1).reshape(-1, 2, 2, images.shape[1])
 
 
 def small(objective: Objective) -> Objective:
@@ -72,6 +78,9 @@ def batch_of(rng: np.random.Generator) -> dict[str, np.ndarray]:
         "group": own.integers(-1, 2, IMAGES).astype(np.int32),
         "class_temperature": own.uniform(0.5, 2, IMAGES).astype(np.float32),
         "weight": own.uniform(0.5, 2, IMAGES).astype(np.float32),
+        "boxes": np.tile(own.uniform([0, 0, 0.5, 0.5], [0.4, 0.4, 1, 1], (IMAGES, 4)), (4, 1)).astype(np.float32),
+        "parts": own.normal(size=(3 * IMAGES, WIDTH)).astype(np.float32),
+        "caption_tokens": own.integers(3, 9, (IMAGES, 6)).astype(np.int32),
         "is_target": own.integers(0, 2, IMAGES).astype(np.int32),
         "caption_embedding": caption.astype(np.float32),
         "class_embedding": rng.normal(size=(CLASSES + 1, 6))[label].astype(np.float32),
@@ -128,11 +137,24 @@ def loss_of(objective: Objective, inputs: dict[str, dict]):
     teacher = {"image": unit_rows(batch["teacher_image"]), "text": unit_rows(batch["teacher_text"])}
     for name, rows in (("image", "teacher_image"), ("text", "teacher_text")):
         teacher[f"{name}_heads"] = network.project_named(name, batch[rows])
+    blocks_read = {rows.block for rows in objective.rows}
+    if "teacher_cells" in blocks_read:
+        teacher["cells"] = unit_rows(jnp.repeat(batch["teacher_image"][::2], 3, axis=0) + batch["parts"])
+    if "teacher_words" in blocks_read:
+        words = batch["teacher_text"][:, None] + batch["parts"].reshape(IMAGES, 3, WIDTH)
+        teacher["words"] = unit_rows(words), batch["caption_tokens"][:, :3] > 4
+    if objective.hard_texts:
+        texts = jnp.repeat(batch["teacher_text"], objective.hard_texts, axis=0)
+        teacher["hard_text"] = unit_rows(texts)
+    if objective.text_views:
+        texts = jnp.repeat(batch["teacher_text"], objective.text_views, axis=0)
+        teacher |= {"text_views": unit_rows(texts), "text_views_heads": network.project_named("text", texts)}
     step = StepInputs(
         images=trained["images"],
         local=trained["local"],
         batch={**batch, "text": trained["text"]},
         memory=memory,
+        boxes=batch["boxes"][: len(trained["images"])],
         progress=jnp.float32(0.3),
         key=jax.random.key(5),
         teacher=jax.lax.stop_gradient(teacher) if objective.teacher is not None else {},
@@ -161,3 +183,8 @@ class LinearEncoder(nnx.Module):
 
     def __call__(self, images):
         return self.linear(images.mean(axis=(1, 2)))
+
+    def with_map(self, images):
+        side = images.shape[1] // 2
+        cells = images[:, : 2 * side, : 2 * side].reshape(len(images), 2, side, 2, side, -1).mean(axis=(2, 4))
+        return self(images), self.linear(cells)

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from tests.objectives.golden_inputs import CASES, LABELS, QUEUE, Z1, Z2, Z3, images, preset_value, queue
-from tests.objectives.mixed_inputs import SUPREMIX, metrix, supremix
+from tests.objectives.mixed_inputs import DEGLA, SUPREMIX, TCL, degla, metrix, supremix, tcl
 from tests.objectives.test_build import problems
 from tests.quick import quick_jit
 from xsample_jax.objectives.links import contrastive, multi_similarity
 from xsample_jax.objectives.mixers import Among, between_targets, own_mixtures, positive_and_negative, spread
 from xsample_jax.objectives.presets import PRESETS
+from xsample_jax.objectives.step_blocks import exchange_words
 from xsample_jax.ops import unit_rows
+from xsample_jax.step import pool_windows
 
 METRIX, SIMILARITY = CASES[PRESETS["metrix"].golden], CASES["Metrix, multi-similarity, mixed part"]
 FAR = CASES["CACR at ImageNet scale: InfoNCE of several views, far ones weigh more"]
@@ -215,3 +217,54 @@ def test_what_makes_no_sense_is_refused(term, field, words):
     (problem,) = problems(terms=(term,))
     assert problem.field.endswith(field)
     assert words in str(problem)
+
+
+def test_tcl_has_the_parts_and_the_gradient_of_the_published_code():
+    case = CASES[TCL]
+    value, slope = quick_jit(jax.value_and_grad(tcl))(X)
+    assert value == pytest.approx(case["expected"], rel=1e-5)
+    assert norms(slope) == pytest.approx([case["also"]["gradient_norm_z1"]], rel=1e-4)
+    parts = ("i2t", "t2i", "i2i", "t2t", "g2l_image", "g2l_text")
+    for term, part in zip(PRESETS["tcl_contrastive"].objective.terms, parts, strict=True):
+        alone = tcl(terms=(dataclasses.replace(term, weight=1.0),))
+        assert alone == pytest.approx(case["also"][part], rel=1e-5, abs=1e-6), part
+
+
+def test_windows_of_a_map_are_those_of_the_published_code():
+    case = CASES["TCL: patch pooling"]
+    pooled = pool_windows(jnp.asarray(case["extra"]["x"]).reshape(2, 4, 4, 3))
+    np.testing.assert_allclose(pooled, case["also"]["pooled"], rtol=1e-6)
+    assert np.sum(np.square(pooled)) == pytest.approx(case["expected"], rel=1e-5)
+    assert pool_windows(jnp.ones((1, 1, 1, 2))).shape == (1, 1, 2)
+
+
+def test_degla_has_the_gradients_of_the_published_code():
+    case, hard = CASES[DEGLA], jnp.float32(CASES[DEGLA]["extra"]["neg_text"])
+    value, slopes = quick_jit(jax.value_and_grad(degla, (0, 1, 2)))(X, Z, hard)
+    assert value == pytest.approx(case["expected"], rel=1e-5)
+    assert norms(slopes[0]) == pytest.approx([case["also"]["gradient_norm_image"]], rel=1e-4)
+    of_texts = float(np.linalg.norm(np.concatenate(slopes[1:])))
+    assert of_texts == pytest.approx(case["also"]["gradient_norm_texts"], rel=1e-4)
+
+
+def test_wrong_captions_have_two_words_exchanged():
+    """The same words in another order, start and end in their places; a caption of one word has none."""
+    rng = np.random.default_rng(0)
+    tokens = np.zeros((40, 12), np.int32)
+    for row, length in zip(tokens, rng.integers(1, 10, 40), strict=True):
+        row[: length + 2] = [1, *rng.integers(3, 9, length), 2]
+    tokens[0, :5] = [1, 7, 7, 2, 0]
+    tokens[0, 5:] = 0
+    ids, key = jnp.arange(40), jax.random.key(0)
+    found, there = map(np.asarray, exchange_words(jnp.asarray(tokens), ids, key, 3))
+    found, there = found.reshape(40, 3, 12), there.reshape(40, 3)
+    for row, wrong, is_there in zip(tokens, found, there, strict=True):
+        words = row[row > 2]
+        assert (is_there == (len(set(words.tolist())) > 1)).all()
+        for one in wrong:
+            assert sorted(one) == sorted(row)
+            assert (one != row).sum() == (2 if is_there[0] else 0)
+            np.testing.assert_array_equal(one[row <= 2], row[row <= 2])
+    assert (found[:, 0] != found[:, 1]).any()
+    turned, _ = exchange_words(jnp.asarray(tokens[::-1]), ids[::-1], key, 3)
+    np.testing.assert_array_equal(np.asarray(turned).reshape(40, 3, 12)[::-1], found)

@@ -9,7 +9,7 @@ from xsample_jax.config.schema_objective import SOURCE_NAMES
 from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.graphs.targets import NORMALIZERS, RULES, TRANSFORMS
 from xsample_jax.objectives.cross_entropy import AGGREGATES, DENOMINATORS, Pairing
-from xsample_jax.objectives.feature_losses import FEATURE_TERMS
+from xsample_jax.objectives.feature_losses import FEATURE_TERMS, near_cells
 from xsample_jax.objectives.links import LINKS
 from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES
 from xsample_jax.objectives.mixers import MIXERS, Among
@@ -69,6 +69,7 @@ def side(rows):
     )
     floats = {name: RNG.normal(size=(rows, WIDTH)) for name in (*wide, "view_0", "view_1", "view_2")}
     several = {"labels": RNG.integers(0, 2, (rows, 4)), "path": RNG.integers(0, 2, (rows, 3))}
+    several |= {"crop": RNG.uniform(0.1, 0.5, (rows, 4))}
     several |= {"cluster": RNG.integers(0, 2, (rows, 3)), "box": RNG.uniform(0.1, 0.5, (rows, 4))}
     one = {
         name: RNG.uniform(0.1, 1, rows)
@@ -106,6 +107,11 @@ def side_of(function, u, v):
     return [side for side, names in ((u, slot.anchor_reads), (v, slot.of_keys)) if names]
 
 
+def map_of(function):
+    """Rows of the two ends of a feature term; maps for the one that compares cells."""
+    return (X.reshape(ANCHORS, 1, 1, WIDTH),) * 2 if function is near_cells else (X, Y[:ANCHORS])
+
+
 # How a function of every registry is called: f(slot, u, v, options).
 REGISTRIES = {
     "source": (SOURCES, lambda f, u, v, o: f(u, v, **o)),
@@ -117,7 +123,7 @@ REGISTRIES = {
     "link": (LINKS, lambda f, u, v, o: f(LOGITS, TARGET, VALID, *((u, v) if o else ()), **o)),
     "aggregate": (AGGREGATES, lambda f, u, v, o: f(LOGITS, TARGET, LOGITS[:, :1], **o)),
     "mixer": (MIXERS, lambda f, u, v, o: f(X, Y, Among(TARGET, TARGET == 0, u, v), jax.random.key(0), **o)),
-    "feature term": (FEATURE_TERMS, lambda f, u, v, o: f(X, Y[:ANCHORS], *side_of(f, u, v), *keys_of(f), **o)),
+    "feature term": (FEATURE_TERMS, lambda f, u, v, o: f(*map_of(f), *side_of(f, u, v), *keys_of(f), **o)),
     "normalizer": (NORMALIZERS, lambda f, u, v, o: f(LOGITS, VALID, 0.5, **o)),
     "transform": (TRANSFORMS, lambda f, u, v, o: f(LOGITS, VALID, **o)),
     "target temperature": (RULES, lambda f, u, v, o: f(LOGITS, VALID, **o)),
@@ -136,7 +142,7 @@ def test_a_slot_reads_exactly_what_it_declares(kind, name, options):
     registry, call = REGISTRIES[kind]
     assert isinstance(registry[name], Slot)
     slot = slot_of(registry, {"name": name, **options}, kind)
-    u, v = side(ANCHORS), side(KEYS)
+    u, v = side(ANCHORS), side(ANCHORS if kind == "feature term" else KEYS)  # of features, rows of the same images
     call(slot.function, u, v, options)
     # A shape that is asked of the id is no information.
     assert u.read == slot.anchor_reads

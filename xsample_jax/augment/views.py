@@ -322,14 +322,16 @@ def views_from_numbers(images: jax.Array, numbers: dict[str, jax.Array], config)
     if config.per_view:
         views = len(of_view["flip"])
         draws_of = lambda view: {choice: of_all[view] for choice, of_all in of_view.items()}  # noqa: E731
-        stacked = jnp.stack([_one_view(source, draws_of(view), _of_view(config, view)) for view in range(views)])
+        stacked = jnp.stack([_one_view(source, draws_of(view), config_of_view(config, view)) for view in range(views)])
     else:
         stacked = jax.lax.map(lambda draws: _one_view(source, draws, config), of_view)
     return with_bits(jnp.moveaxis(stacked, 0, 1).reshape(-1, *stacked.shape[2:]), images, config.bits)
 
 
-def _of_view(config, view: int):
+def config_of_view(config, view: int):
     """The augment section for one view: with its changes of `per_view`, whose last entry serves all later views."""
+    if not config.per_view:
+        return config
     changes = config.per_view[min(view, len(config.per_view) - 1)]
     return types.SimpleNamespace(**{**config.to_dict(), **changes})
 

@@ -178,6 +178,11 @@ def swapped_keys(u: dict, v: dict) -> jax.Array:
     return cosines(u["embedding"], v["other_view"])
 
 
+def swapped_pair(u: dict, v: dict, *, of_anchor: int = 0, of_key: int = 0) -> jax.Array:
+    """Cosine of the view `of_anchor` of the anchor with the view `of_key` of the key, both of their heads (SwALIP)."""
+    return cosines(u[f"view_{of_anchor}"], v[f"view_{of_key}"])
+
+
 def second_label(u: dict, v: dict) -> jax.Array:
     """1 where the key has the second class that the anchor is compared in (SimLAP)."""
     same = (u["second_label"][:, None] == v["label"][None, :]) & (v["label"][None, :] >= 0)
@@ -241,6 +246,16 @@ SOURCES = {
         chosen=lambda of=None: {} if of is None else {"of_anchors": (f"view_{of}",), "views": of + 1},
     ),
     "swapped_keys": Slot(swapped_keys, of_anchors=("embedding",), of_keys=("other_view",), views=2),
+    "swapped_pair": Slot(
+        swapped_pair,
+        of_anchors=("view_0",),
+        of_keys=("view_0",),
+        limits={"of_anchor": (0, 64), "of_key": (0, 64)},
+        chosen=lambda of_anchor=0, of_key=0: {
+            "of_anchors": (f"view_{of_anchor}",),
+            "of_keys": (f"view_{of_key}",),
+        },
+    ),
     "second_label": Slot(second_label, of_anchors=("second_label",), of_keys=("label",), learns=("gate",)),
     "frozen": Slot(frozen, reads=("frozen",), learns=("frozen",)),
     "own_center": Slot(own_center, of_anchors=("cluster",), of_keys=("clustering", "center"), learns=("centers",)),
@@ -249,4 +264,4 @@ SOURCES = {
 }
 
 # Not symmetric: anchors and keys give different things.
-ONE_WAY = ("swapped", "swapped_keys", "second_label", "own_center", "mixed", "mixed_keys")
+ONE_WAY = ("swapped", "swapped_keys", "swapped_pair", "second_label", "own_center", "mixed", "mixed_keys")

@@ -9,6 +9,7 @@ from flax import nnx
 
 from xsample_jax.errors import ConfigError
 from xsample_jax.models.layers import BatchNorm
+from xsample_jax.ops import unit_rows
 
 # From features to what the loss sees: the projection MLP of SimCLR (Chen et al., arXiv 2002.05709).
 
@@ -94,10 +95,13 @@ class Head:
     """A named head. None stands for what the section model.head of the config says.
 
     Attributes:
-      of: what it reads: the features of a side, "image" or "text", or the name of a head declared before it.
+      of: what it reads: the features of a side, "image" or "text", the "cells" of the last map of an image (then it is
+        applied to each), or the name of a head declared before it.
       hidden: widths of its hidden layers. dim: width of its output. batch_norm: whether they are normalized.
       standardized: its output has mean 0 and variance 1 over the batch in every channel.
-      temperature: where a learned temperature of its own starts (rule "of_head"); None: it has none.
+      temperature: where a learned temperature of its own starts (rule "of_head"), or the name of the head whose
+        temperature it shares; None: it has none.
+      propagation: in place of an MLP, every cell of a map collects from those like it, by this power (Propagation).
     """
 
     of: str = "image"
@@ -105,7 +109,8 @@ class Head:
     dim: int | None = None
     batch_norm: bool | None = None
     standardized: bool = False
-    temperature: float | None = None
+    temperature: float | str | None = None
+    propagation: float | None = None
 
 
 class NamedHeads(nnx.Module):
@@ -118,12 +123,16 @@ class NamedHeads(nnx.Module):
     def __init__(self, heads: Mapping[str, Head], widths: Mapping[str, int | None], config, *, rngs: nnx.Rngs):
         self.reads = {name: head.of for name, head in heads.items()}
         self.standardized = tuple(name for name, head in heads.items() if head.standardized)
+        self.propagating = tuple(name for name, head in heads.items() if head.propagation is not None)
         own, known = config.model.head, dict(widths)
         dtype, made = jnp.dtype(config.precision.compute), {}
         for name, head in heads.items():
             hidden = tuple(own.hidden) if head.hidden is None else head.hidden
             norm = own.batch_norm if head.batch_norm is None else head.batch_norm
             known[name] = head.dim or own.dim
+            if head.propagation is not None:
+                made[name] = Propagation(known[head.of], head.propagation, rngs=rngs)
+                continue
             made[name] = ProjectionHead(known[head.of], hidden, known[name], norm, dtype, rngs=rngs)
         self.modules = nnx.Dict(made)
 
@@ -131,9 +140,31 @@ class NamedHeads(nnx.Module):
         found = {side: features}
         for name, of in self.reads.items():
             if of in found:
-                z = self.modules[name](found[of])
+                x = found[of]
+                flat = self.modules[name](x if x.ndim == 2 or name in self.propagating else x.reshape(-1, x.shape[-1]))
+                z = flat.reshape(*x.shape[:-1], -1)
                 found[name] = standardized(z) if name in self.standardized else z
         return {name: z for name, z in found.items() if name != side}
+
+
+class Propagation(nnx.Module):
+    """PixPro's smoothing of a map by itself: [n, h, w, D] -> unit rows [n, h, w, D].
+
+    y_i = normalized sum over cells j of relu(cos(x_i, x_j))^power V_j, V_j = normalized (W x_j + b); the weights of the
+    sum are not normalized.
+    """
+
+    def __init__(self, width: int, power: float, *, rngs: nnx.Rngs):
+        self.power = power
+        self.value = nnx.Linear(width, width, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        rows = x.reshape(len(x), -1, x.shape[-1])
+        value, z = unit_rows(self.value(rows)), unit_rows(rows)
+        like = jax.nn.relu(jnp.einsum("nid,njd->nij", z, z, precision=jax.lax.Precision.HIGHEST))
+        weight = jnp.where(like > 0, jnp.where(like > 0, like, 1.0) ** self.power, 0.0)
+        collected = jnp.einsum("nij,njd->nid", weight, value, precision=jax.lax.Precision.HIGHEST)
+        return unit_rows(collected).reshape(x.shape)
 
 
 def standardized(z: jax.Array, epsilon: float = 1e-5) -> jax.Array:

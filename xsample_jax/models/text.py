@@ -82,8 +82,17 @@ class TextTower(nnx.Module):
     def __call__(self, tokens: jax.Array) -> jax.Array:
         return self.out(self.features(tokens)).astype(jnp.float32)
 
+    def words(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(what the map to the result makes of every token [n, t, out] float32, whether it is no padding [n, t])."""
+        return self.out(self.norm(self._states(tokens))).astype(jnp.float32), tokens != PADDING
+
     def features(self, tokens: jax.Array) -> jax.Array:
         """The normalized state at the end token, [n, width]: what is mapped to the result."""
+        x = self._states(tokens)
+        end = jnp.argmax(tokens == END, axis=1)
+        return self.norm(jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0])
+
+    def _states(self, tokens: jax.Array) -> jax.Array:
         count = tokens.shape[1]
         if count > self.length:
             raise ConfigError("model.text.length", self.length, f"at least the {count} tokens per caption of the batch")
@@ -92,6 +101,4 @@ class TextTower(nnx.Module):
         keep = tokens != PADDING
         for block in self.blocks:
             x = self.run(block, x, keep)
-        end = jnp.argmax(tokens == END, axis=1)
-        x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
-        return self.norm(x)
+        return x

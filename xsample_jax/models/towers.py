@@ -126,6 +126,18 @@ class Towers(nnx.Module):
         features = self.encoder(images)
         return features, self.head(features)
 
+    def cells(self, images: jax.Array) -> jax.Array:
+        """The last map of the encoder before it is pooled: images [n, s, s, 3] -> [n, h, w, F] float32."""
+        return self.encoder.with_map(images)[1]
+
+    def outputs(self, images: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        """As project, and the outputs of the named heads of the images: [n, D], of the cells of maps [n, h, w, D]."""
+        if self.heads is None or "cells" not in self.heads.reads.values():
+            features, raw = self.project(images)
+            return features, raw, self.project_named("image", features)
+        features, cells = self.encoder.with_map(images)
+        return features, self.head(features), self.project_named("image", features) | self.project_named("cells", cells)
+
     def predict(self, z: jax.Array) -> jax.Array:
         """What the student makes of its embeddings before they are compared with a teacher's: [n, D] -> unit [n, D]."""
         return unit_rows(self.predictor(z))
@@ -137,6 +149,11 @@ class Towers(nnx.Module):
     def text_features(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """What the named heads of the text side read, [n, width] float32."""
         return self.text.features(batch[self.text.reads])
+
+    def embed_words(self, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """(unit rows [n, t, D] of all tokens of a transformer, which of them are no padding bool [n, t])."""
+        z, there = self.text.words(batch[self.text.reads])
+        return unit_rows(z), there
 
     def embed_text(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Unit rows [n, D] float32 of `batch[self.text.reads]`: caption_embedding [n, E] or caption_tokens [n, L].
@@ -187,7 +204,7 @@ def build_model(
         ProjectionHead(head.dim, tuple(head.hidden), head.dim, head.batch_norm, dtype, rngs=rngs) if predictor else None
     )
     text_tower = make_text and make_text(config, caption_dim, vocab_size, rngs)
-    widths = {"image": encoder.features, "text": text_tower and text_tower.width}
+    widths = {"image": encoder.features, "cells": encoder.features, "text": text_tower and text_tower.width}
     named = NamedHeads(heads, widths, config, rngs=rngs) if heads else None
     return Towers(encoder, projection, text_tower, second, named)
 

@@ -33,7 +33,8 @@ class Rows:
 
     Attributes:
       block: image, local, predicted, text, teacher, text_teacher, queue, text_queue, neighbors, prototypes, centers,
-        mixed, mixed_text, frozen or frozen_queue.
+        mixed, mixed_text, frozen, frozen_queue, text_views, text_views_teacher,
+        teacher_cells, teacher_words, hard_text or hard_text_teacher.
       view: keep only this view of every image; None: all rows.
       beside: another selection with the same samples, put beside it: [n, 2 D] (the modalities of GRAM).
       times: another selection with the same samples: all products of the two, [n * n, D] (the keys of Symile).

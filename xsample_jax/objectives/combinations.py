@@ -26,7 +26,16 @@ from xsample_jax.objectives.mixers import MIXERS, OF_LINKS
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.row_links import OF_ORDER
 from xsample_jax.objectives.row_weights import WEIGHTS
-from xsample_jax.objectives.side_information import BY_RECORD, EVERY_IMAGE, MIXED, STATES, provider_of
+from xsample_jax.objectives.side_information import (
+    BY_RECORD,
+    EVERY_IMAGE,
+    HARD,
+    LOCALS,
+    MIXED,
+    STATES,
+    TEXT_VIEWS,
+    provider_of,
+)
 from xsample_jax.objectives.terms import FeatureTerm, Term, chosen_slots
 from xsample_jax.registry import Choice, Slot, name_of, options_of, slot_of
 
@@ -51,6 +60,7 @@ OF_SOFTMAX = {
 GRADED = ("importance", "clusters_apart")  # rules whose weights differ
 # Blocks without gradient.
 WITHOUT_GRADIENT = ("teacher", "text_teacher", "queue", "text_queue", "neighbors", "frozen", "frozen_queue")
+WITHOUT_GRADIENT += ("text_views_teacher", "hard_text_teacher", *LOCALS)
 LEVELS = ("weight", "initial")  # options of a rule of progress that are weights
 HIGHEST_EXPONENT = 60.0  # e^60 and its gradient are float32 numbers
 OF_MEMORY = ("average", "anchor_temperature")
@@ -184,7 +194,7 @@ def _merged(term: Term, field: str) -> Iterator[ConfigError]:
     """Merged views are one anchor, and what a weight reads of anchors is of every view."""
     for name in ("row_weight", "attraction", "repulsion") if term.merge_views else ():
         choice = getattr(term, name)
-        if isinstance(choice, Choice) and set(slot_of(WEIGHTS, choice, name).anchor_reads) & set(BY_RECORD):
+        if isinstance(choice, Choice) and set(slot_of(WEIGHTS, choice, name).anchor_reads) & {"id", *BY_RECORD}:
             yield ConfigError(f"{field}.{name}", choice, "another weight, or merge_views=False: views share an anchor")
 
 
@@ -232,7 +242,7 @@ def _weights(graph: Graph | Mixture) -> tuple[float, ...]:
 
 def _rows(term: Term, field: str) -> Iterator[ConfigError]:
     """Rows that cannot be anchors, or that do not fit beside each other or against each other."""
-    if term.anchors.block not in (*EVERY_IMAGE, *MIXED):
+    if term.anchors.block not in (*EVERY_IMAGE, *MIXED, *TEXT_VIEWS):
         expected = f"rows of the images of the batch ({', '.join(EVERY_IMAGE)})"
         yield ConfigError(f"{field}.anchors", term.anchors.block, expected)
     yield from _moved(((term.anchors,), term.key_rows), f"{field}.keys")
@@ -251,10 +261,16 @@ def _rows(term: Term, field: str) -> Iterator[ConfigError]:
     anchors_alone = dataclasses.replace(term.anchors, still=False)
     alone = all(dataclasses.replace(rows, still=False) == anchors_alone for rows in term.key_rows)
     alone = alone and _count(term.anchors) == 1 and not term.self_pairs
-    if own and name_of(term.link) != "square" and (alone or not any(r.block in EVERY_IMAGE for r in term.key_rows)):
+    if (
+        own
+        and name_of(term.link) != "square"
+        and (alone or not any(r.block in (*EVERY_IMAGE, *TEXT_VIEWS, *LOCALS) for r in term.key_rows))
+    ):
         expected = "keys among which an anchor has a positive: another row of its image"
         yield ConfigError(f"{field}.keys", "; ".join(rows.block for rows in term.key_rows), expected)
-    if name_of(term.negatives) == "own_and_queue" and all(rows.block in EVERY_IMAGE for rows in term.key_rows):
+    if name_of(term.negatives) == "own_and_queue" and all(
+        rows.block in (*EVERY_IMAGE, *TEXT_VIEWS, *LOCALS) for rows in term.key_rows
+    ):
         expected = "keys of a queue or prototypes, for negatives='own_and_queue'"
         yield ConfigError(f"{field}.keys", "; ".join(rows.block for rows in term.key_rows), expected)
     if term.merge_views and term.anchors.times is not None:
@@ -307,8 +323,10 @@ def find_feature_clashes(term: FeatureTerm, objective: Objective, field: str) ->
 
 def _count(rows: Rows, alone: bool = False) -> int | str | None:
     """Rows per image: a number, a word for "as many as it has views", or None for rows of no image."""
-    if rows.block not in EVERY_IMAGE or (rows.times is not None and not alone):
+    if rows.block not in (*EVERY_IMAGE, *TEXT_VIEWS, *HARD) or (rows.times is not None and not alone):
         return None
+    if rows.view is None and rows.block in (*TEXT_VIEWS, *HARD):
+        return "versions" if rows.block in TEXT_VIEWS else "wrong versions"
     if rows.view is not None or rows.block in ("text", "text_teacher"):
         return 1
     if rows.without is not None:

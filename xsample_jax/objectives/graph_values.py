@@ -16,6 +16,7 @@ SIGNED = (
     "image_similarity",
     "swapped",
     "swapped_keys",
+    "swapped_pair",
     "random",
 )
 # Sources that are zero for some pairs.

@@ -290,7 +290,7 @@ def init_objective_parameters(objective: Objective, width: int, classes: int, se
     found = {}
     if objective.learn_temperature:
         found[LOG_SCALE] = initial_log_scale(objective.temperature)
-    own = {name: head.temperature for name, head in objective.heads.items() if head.temperature is not None}
+    own = {name: head.temperature for name, head in objective.heads.items() if isinstance(head.temperature, float)}
     found |= {log_scale_of(name): initial_log_scale(start) for name, start in own.items()}
     if objective.pair_network is not None:
         found |= init_pair_network(objective.pair_network, width, jax.random.fold_in(keys[0], 1))

@@ -53,6 +53,8 @@ class Objective:
         their own as {"name": "temperature", "rho": 8.0} (objectives/learned_state.py).
       heads: heads with names, each after the one that it reads (models/heads.py); terms say which rows are of which.
       pair_network: a learned number of every pair (AMCL, AdaMEOW; objectives/pair_network.py).
+      text_views: versions of every caption without some of its words, the block "text_views"; 0: none.
+      hard_texts: versions of every caption with two words exchanged, the block "hard_text"; 0: none.
       centers: of the clusterings in data.side, the block "centers" (objectives/cluster_centers.py).
       widths: (width, weight) of prefixes of the embedding, in place of the whole one (loss_of_widths); (): the whole.
     """
@@ -77,6 +79,8 @@ class Objective:
     heads: Mapping[str, Head] = dataclasses.field(default_factory=dict)
     pair_network: PairNetwork | None = None
     centers: bool = False
+    text_views: int = 0
+    hard_texts: int = 0
 
     @property
     def lowest_temperature(self) -> float:
@@ -244,7 +248,7 @@ def cut_rows(block: Block, width: int) -> Block:
         if name in EMBEDDINGS or name.startswith("view_"):
             return unit_rows(value[:, :width])
         of_head = name.startswith(OF_HEAD) and "/" not in name.removeprefix(OF_HEAD)
-        return value[:, :width] if name in SCALED or of_head else value
+        return value[..., :width] if name in SCALED or of_head else value
 
     return {name: cut(name, value) for name, value in block.items()}
 

@@ -61,6 +61,26 @@ MIXED = {
         Objective((), 1.0, feature_terms=sepclr(), heads={"salient": Head()}),
         golden="SepCLR total (k-JEM)",
     ),
+    "pixpro": Preset(
+        "-2 mean over cells i of a view and j of the other with centers less than 0.7 diagonals of a cell apart of "
+        "cos(y_i, k_j), both ways; k a map by the EMA encoder, y the student's, each cell the sum of its like cells",
+        "PixPro (there a momentum that rises to 1)",
+        Objective(
+            (),
+            1.0,
+            teacher=0.99,
+            feature_terms=tuple(
+                FeatureTerm(
+                    "near_cells",
+                    Rows("image", view, head="propagated", raw=True),
+                    Rows("teacher", 1 - view, head="dense", raw=True),
+                )
+                for view in (0, 1)
+            ),
+            heads={"dense": Head(of="cells"), "propagated": Head(of="dense", propagation=2.0)},
+        ),
+        golden="PixPro: propagation and both directions",
+    ),
     "amcl": Preset(
         "sum over three heads of -s(i, i+)/tau+ + s(i, k*)/tau* + 0.1 (O(tau+) - O(tau*)), k* the nearest of the other "
         "images in view 1, tau in (1e-5, 2) a learned function of the pair, O(tau) = D/2 log tau + 1/tau",
