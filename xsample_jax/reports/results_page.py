@@ -268,9 +268,7 @@ def said_of_code(runs: Iterable[Run]) -> str:
     older = sum(run.outdated for run in runs)
     if not older:
         return ""
-    return (
-        f" {older} of them (marked †) are of other code than today's: what trains or evaluates has changed since."
-    )
+    return f" {older} of them (marked †) are of other code than today's: what trains or evaluates has changed since."
 
 
 def _unit(series: Iterable[Series]) -> str:
