@@ -9,10 +9,10 @@ Variants:  :10k, :30k, :100k, :all (one size only); :ablations (X-CLR at 30k, on
            run, one seed); also ":10k,short": 300 steps of 256 images in place of 2,000 of 512, and ":both" lengths
 Runs:      120 of about 17 minutes on 2 CPU cores; short ones take about a minute and a half
 
-Every size is seen for the same number of images. All objectives of one seed come before the next, so a study that is
-stopped early has compared them. What :search finds goes into configs/icons.py; so far every objective has the learning
-rate of configs/quickstart.py and the temperature of its preset. The test concepts are those of split test of the emoji
-set, on which nothing was chosen.
+Every size is seen for the same number of images. At each size the objectives come one by one with all their seeds, the
+most telling comparisons first, so a study that is stopped early has intervals for those. What :search finds goes into
+configs/icons.py; so far every objective has the learning rate of configs/quickstart.py and the temperature of its
+preset. The test concepts are those of split test of the emoji set, on which nothing was chosen.
 """
 
 import pathlib
@@ -60,12 +60,10 @@ def size_and_length(size: str, length: str | None, small: bool) -> dict:
 
 
 def compared(size: str, length: str | None, small: bool) -> list:
-    """Every objective at one size, seed by seed."""
-    points = []
-    for seed in SEEDS[size][:1] if small else SEEDS[size]:
-        for name in OBJECTIVES:
-            points += grid(base(name, small), size_and_length(size, length, small) | {"seed": (seed,)})
-    return points
+    """Every objective at one size, with its seeds."""
+    seeds = SEEDS[size][:1] if small else SEEDS[size]
+    axes = size_and_length(size, length, small) | {"seed": seeds}
+    return [point for name in OBJECTIVES for point in grid(base(name, small), axes)]
 
 
 def ablated(length: str | None, small: bool) -> list:

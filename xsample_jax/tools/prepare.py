@@ -63,17 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--caption_fields", default="", help="columns, JSON entries, features or factors, with commas")
     parser.add_argument("--label_field", default="", help="column, JSON entry or feature with a number or a class name")
     parser.add_argument("--class_names", type=local_path, help="file with the name of class 0, 1, ... on each line")
-    parser.add_argument(
-        "--leave_out",
-        action="append",
-        default=[],
-        metavar="ATTRIBUTE=VALUES",
-        help="leave out the records with these values, as style=noto,twemoji; can be given several times",
-    )
-    parser.add_argument(
-        "--leave_out_near", metavar="SET", help="leave out near images of a dataset (a folder or emoji)"
-    )
-    parser.add_argument("--require_caption", action="store_true", help="drop images without a caption")
+    add_choice(parser)
     parser.add_argument(
         "--embed",
         nargs="?",
@@ -90,6 +80,21 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="on this machine (default: its CPUs)")
     parser.add_argument("--runner", help="work on Apache Beam instead: DirectRunner, DataflowRunner, FlinkRunner, ...")
     return parser
+
+
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say which records a set is made without."""
+    parser.add_argument(
+        "--leave_out",
+        action="append",
+        default=[],
+        metavar="ATTRIBUTE=VALUES",
+        help="leave out the records with these values, as style=noto,twemoji; can be given several times",
+    )
+    parser.add_argument(
+        "--leave_out_near", metavar="SET", help="leave out near images of a dataset (a folder or emoji)"
+    )
+    parser.add_argument("--require_caption", action="store_true", help="drop images without a caption")
 
 
 def run(arguments: list[str]) -> None:
