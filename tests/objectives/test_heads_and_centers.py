@@ -26,8 +26,7 @@ from tests.objectives.mixed_inputs import (
 from tests.objectives.test_build import problems
 from tests.quick import quick_jit
 from tests.tiny import tiny_config
-from xsample_jax.augment.boxes import view_boxes
-from xsample_jax.augment.views import make_views
+from xsample_jax.augment.views import make_views, view_boxes
 from xsample_jax.objectives.cluster_centers import CENTER, center_block, center_temperatures, init_centers, move_centers
 from xsample_jax.objectives.feature_losses import near_cells
 from xsample_jax.objectives.mixers import Among, semi_hard

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xsample_jax.augment.colors import LUMA, blur_weights
 from xsample_jax.augment.ids import fold_in_id
-from xsample_jax.augment.views import LUMA, blur_weights
 from xsample_jax.errors import ConfigError, DataError, lookup
 
 _NAMED = {"black": 0.0, "gray": 0.5, "white": 1.0}

@@ -40,7 +40,7 @@ class StepInputs:
       teacher: embeddings of the EMA encoder: image [B * V, D], and text [B, D] where there is a text side.
       frozen: features [B * V, F] of the frozen teacher, and the means of the images' classes [B, F] where a term reads
         them.
-      boxes: of the views in their images [B * V, 4] (augment/boxes.py), or None.
+      boxes: of the views in their images [B * V, 4] (view_boxes), or None.
       progress: share of the run that is over. key: random key of the step.
     """
 
