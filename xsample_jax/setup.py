@@ -80,7 +80,7 @@ def dataset_spec(examples: Dataset) -> DatasetSpec:
         len(examples.source.manifest.class_names),
         len(examples.hierarchy) + 1,
         {name: first[name].shape for name in examples.side},
-        first["id"].shape == (2,),
+        wide_ids=first["id"].shape == (2,),
     )
 
 

@@ -72,3 +72,11 @@ def with_numbers(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     new = (high != jnp.roll(high, 1)) | (low != jnp.roll(low, 1)) | (place == 0)
     first = order[jax.lax.cummax(jnp.where(new, place, 0))]
     return {**batch, "id": jnp.zeros_like(place).at[order].set(first), "id_words": words}
+
+
+def copies_of(ids: jax.Array) -> jax.Array:
+    """How many earlier rows of the batch have the id of a row: 0 for the first, 1, 2, ... int32 [B]."""
+    order = jnp.argsort(ids, stable=True)
+    sorted_ids = ids[order]
+    since_first = jnp.arange(len(ids)) - jnp.searchsorted(sorted_ids, sorted_ids, method="sort")
+    return jnp.zeros(len(ids), jnp.int32).at[order].set(since_first.astype(jnp.int32))
