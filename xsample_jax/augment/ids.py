@@ -55,7 +55,7 @@ def fold_in_id(key: jax.Array, id: jax.Array) -> jax.Array:
 
 def words_of(side: Mapping[str, jax.Array]) -> jax.Array:
     """What keys of random numbers are made of, for rows of a batch or a block: int32 [n] or [n, 2]."""
-    return side.get("id_words", side["id"])
+    return side["id_words"] if "id_words" in side else side["id"]
 
 
 def with_numbers(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
