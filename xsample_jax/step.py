@@ -10,8 +10,8 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from xsample_jax.augment.ids import with_numbers, words_of
-from xsample_jax.augment.views import copies_of, eval_view, make_views, view_boxes
+from xsample_jax.augment.ids import copies_of, with_numbers, words_of
+from xsample_jax.augment.views import eval_view, make_views, view_boxes
 from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
 from xsample_jax.models.param_groups import ParamGroups
 from xsample_jax.objectives.adversary import Adversary, Guests, Opponent, take_turn

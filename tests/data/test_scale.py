@@ -12,8 +12,8 @@ import pytest
 from benchmarks.scale import DATACOMP, StandIn
 from tests.tiny import tiny_config
 from xsample_jax.augment.backgrounds import random_colors
-from xsample_jax.augment.ids import fold_in_id, id_entry, ids_of, with_numbers, words_of
-from xsample_jax.augment.views import copies_of, draw_numbers
+from xsample_jax.augment.ids import copies_of, fold_in_id, id_entry, ids_of, with_numbers, words_of
+from xsample_jax.augment.views import draw_numbers
 from xsample_jax.data import sources
 from xsample_jax.data.dataset import Dataset, train_batches
 from xsample_jax.data.loader import Shares, draw_order, record_rates

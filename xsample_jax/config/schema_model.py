@@ -40,7 +40,7 @@ MODEL = {
     "conv_impl": Key(
         str,
         "auto",
-        "conv (XLA convolution), dot (matrix products), auto (dot on CPU, else conv).",
+        "conv (XLA convolution), dot (matrix products), auto (dot on the CPUs of a mesh, else conv).",
         choices=("auto", "conv", "dot"),
     ),
     "remat": Key(

@@ -12,7 +12,7 @@ from flax import nnx
 from xsample_jax.errors import ConfigError, lookup
 from xsample_jax.models import resnet, vit
 from xsample_jax.models.heads import Head, NamedHeads, ProjectionHead, projection_of
-from xsample_jax.models.layers import BatchNorm
+from xsample_jax.models.layers import BatchNorm, resolve_implementation
 from xsample_jax.models.resnet import ResNet
 from xsample_jax.models.text import LinearText, TextTower
 from xsample_jax.models.vit import ViT
@@ -168,6 +168,16 @@ class Towers(nnx.Module):
         if self.text.reads not in batch:
             raise ConfigError("batch", sorted(batch), f"an entry {self.text.reads!r} for the text tower")
         return unit_rows(self.text(batch[self.text.reads]))
+
+
+def config_for(config, platform: str):
+    """The config with what model.conv_impl = auto means on a platform (of a jax.Device) in its place."""
+    if config.model.conv_impl != "auto":
+        return config
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.conv_impl = resolve_implementation("auto", platform)
+    return config
 
 
 def build_model(
