@@ -306,7 +306,7 @@ def test_what_data_side_can_give_says_so_and_who_makes_it():
 @pytest.mark.parametrize(
     ("term", "field", "words"),
     [
-        ({"negatives": "same_owner"}, "negatives", "nothing provides"),
+        ({"negatives": "same_owner"}, "negatives", "degla"),
         ({"denominator": {"name": "rank", "by": "geometry"}}, "denominator", "'box'"),
         ({"denominator": {"name": "rank", "by": 5}}, "denominator.by", "a name"),
         ({"negatives": "neither_label"}, "negatives", "simlap"),
