@@ -201,7 +201,7 @@ def test_a_preset_written_out_is_the_preset():
         ({"terms": ({"keys": "text"},)}, "rows.block", "clip_frozen_text"),
         ({"terms": ({"keys": ("image", "queue")},)}, "rows.block", "--config.objective.queue"),
         ({"terms": ({"keys": {"block": "image", "beside": "teacher"}},)}, "rows.block", "--config.objective.teacher"),
-        ({"terms": ({"name": "aligned"},)}, "objective.feature_terms[0].name", "Did you mean align?"),
+        ({"terms": ({"name": "aligned"},)}, "objective.feature_terms[0].name", "Did you mean align"),
     ],
 )
 def test_mistakes_are_named_with_their_fix(changes, field, words):
