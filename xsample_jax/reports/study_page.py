@@ -146,7 +146,7 @@ def conclusions(levels: Mapping[Setting, Mapping[str, Series]], base: str, metri
             said.append(f"- {where}: {', '.join(words)}.")
     if not said:
         return []
-    chance = f" (of {asked} intervals, about {0.05 * asked:.0f} exclude zero by chance)" if asked else ""
+    chance = f" (of {asked} intervals, about {0.05 * asked:.1f} exclude zero by chance)" if asked else ""
     return [f"What the intervals say{chance}:", "", *said]
 
 
