@@ -91,6 +91,7 @@ def test_every_import_is_declared(metadata):
         "digits",
         "emoji",
         "gcs",
+        "hf",
         "logging",
         "onnx",
         "wandb",

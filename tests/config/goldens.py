@@ -26,6 +26,7 @@ VARIANTS = {
         "held_out",
     ),
     "finetune": ("",),
+    "vectors": ("", "simclr"),
     "shapes": (
         "",
         "simclr",

@@ -14,6 +14,7 @@ from xsample_jax.evals.naive_bayes import NAIVE_BAYES
 from xsample_jax.evals.retrieval import RETRIEVAL
 from xsample_jax.evals.robustness import MIT_STATES, ROBUSTNESS
 from xsample_jax.evals.swapped_captions import SWAPPED_CAPTIONS
+from xsample_jax.evals.widths import WIDTHS
 from xsample_jax.evals.zero_shot import ZERO_SHOT
 
 EVALUATORS: dict[str, Evaluator] = {
@@ -23,6 +24,7 @@ EVALUATORS: dict[str, Evaluator] = {
     "sgd": SGD,
     "naive_bayes": NAIVE_BAYES,
     "few_shot": FEW_SHOT,
+    "widths": WIDTHS,
     "zero_shot": ZERO_SHOT,
     "retrieval": RETRIEVAL,
     "swapped_captions": SWAPPED_CAPTIONS,

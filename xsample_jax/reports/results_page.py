@@ -243,7 +243,7 @@ def page_markdown(
         "",
         *(f"- {said}" for said in verdicts(series, level, difference_rows(series, level, every))),
         "",
-        results_markdown({name: one.runs for name, one in objectives.items()}, base, [metric.name for metric in every]),
+        _table_of(objectives, base, metrics, every),
     ]
     for key, by_objective in responses_of(points, runs).items():
         name = f"{figures.name}-{key.rpartition('.')[2]}"
@@ -269,6 +269,20 @@ def said_of_code(runs: Iterable[Run]) -> str:
     if not older:
         return ""
     return f" {older} of them (marked †) are of other code than today's: what trains or evaluates has changed since."
+
+
+MOST_COLUMNS = 12  # objectives that fit beside each other
+
+
+def _table_of(objectives: Mapping[str, Series], base: str, metrics: Sequence[Metric], every: Sequence[Metric]) -> str:
+    """All metrics with a column for each objective; of many objectives a row for each with the metrics asked for."""
+    if len(objectives) <= MOST_COLUMNS:
+        columns = {name: one.runs for name, one in objectives.items()}
+        return results_markdown(columns, base, [metric.name for metric in every])
+    level, (first, *_) = objectives[base], metrics
+    ordered = sorted(objectives.values(), key=lambda one: -(first.direction or 1) * one.metrics[first.name])
+    table = difference_table([(one, level) for one in ordered], metrics)
+    return f"{table}\n\n{DIFFERENCES.format(base, _unit(ordered))}"
 
 
 def _unit(series: Iterable[Series]) -> str:

@@ -170,10 +170,14 @@ Seeds = list[Point]
 
 
 def unchanged(points: Sequence[Point]) -> dict[str, Seeds]:
-    """{objective: points without a change}, in order of first appearance; see objective_of."""
+    """{objective: points without a change}, in order of first appearance; see objective_of.
+
+    What all points of a grid set alike is no change.
+    """
     levels: dict[str, Seeds] = {}
+    shared = _shared(points)
     for point in points:
-        if not _changed(point):
+        if not _changed(point, shared):
             levels.setdefault(objective_of(point), []).append(point)
     return levels
 
@@ -185,8 +189,9 @@ def changes(points: Sequence[Point]) -> dict[str, dict[str, dict[object, Seeds]]
     """
     levels = unchanged(points)
     found: dict[str, dict[str, dict[object, Seeds]]] = {}
+    shared = _shared(points)
     for point in points:
-        keys = _changed(point)
+        keys = _changed(point, shared)
         if len(keys) > 1 or (keys and objective_of(point) not in levels):
             raise ConfigError(
                 f"point {point.name}",
@@ -199,8 +204,16 @@ def changes(points: Sequence[Point]) -> dict[str, dict[str, dict[object, Seeds]]
     return found
 
 
-def _changed(point: Point) -> Mapping[str, object]:
-    return {key: value for key, value in point.values.items() if key != "seed"}
+def _shared(points: Sequence[Point]) -> frozenset[str]:
+    """Keys that all points of a grid of several configs set to one value."""
+    if len({point.config for point in points}) < 2:
+        return frozenset()
+    first = points[0].values
+    return frozenset(key for key in first if all(point.values.get(key) == first[key] for point in points))
+
+
+def _changed(point: Point, shared: frozenset[str]) -> Mapping[str, object]:
+    return {key: value for key, value in point.values.items() if key != "seed" and key not in shared}
 
 
 def objective_of(point: Point) -> str:
