@@ -43,7 +43,7 @@ results: .venv/installed
 	$(MAKE) results-pages
 
 results-pages: .venv/installed
-	$(PAGE) --grid=configs/studies/evidence.py:both --out=docs/notes/evidence.md
+	$(PAGE) --grid=configs/studies/evidence.py:both --baseline=xclr --out=docs/notes/evidence.md
 	$(if $(wildcard results/results/*.json),$(PAGE) --grid=configs/ablations/results.py --out=docs/notes/results.md --summary=README.md)
 
 test: .venv/installed-test
