@@ -287,6 +287,24 @@ def _patches(c: dict) -> Iterator[ConfigError]:
         )
 
 
+ALL_BUT_LORA = "{'parameters': '^encoder/(?!.*/lora/)', 'freeze': True}"
+
+
+def _of_vits(c: dict) -> Iterator[ConfigError]:
+    """Patches and low-rank factors are of ViTs; and the factors are for a frozen encoder."""
+    encoder = c["model.encoder"]
+    for key in ("model.patch_dropout", "model.lora"):
+        if c[key] and kind_of(encoder) != "vit":
+            yield ConfigError(
+                key, c[key], f"0 for model.encoder = {encoder!r}: it is for a ViT", f"Set --config.{key}=0."
+            )
+    if c["model.lora"] and not any(rule.get("freeze") for rule in c["optimizer.rules"]):
+        fix = f'Set "--config.optimizer.rules={ALL_BUT_LORA}".'
+        yield ConfigError("optimizer.rules", c["optimizer.rules"], "a rule that freezes what model.lora adds to", fix)
+    if c["model.patch_dropout"] and c["objective.generator.kind"] is not None:
+        yield ConfigError("model.patch_dropout", c["model.patch_dropout"], "0 with objective.generator", "Set 0.")
+
+
 def _pretrained(c: dict) -> Iterator[ConfigError]:
     path, family, encoder, layout = (c[f"model.{name}"] for name in ("init_from", "init_family", "encoder", "layout"))
     a_run = path is not None and not path.endswith(tuple(READERS))  # or published weights: a folder, or hf:NAME
@@ -313,7 +331,7 @@ def _pretrained(c: dict) -> Iterator[ConfigError]:
         )
 
 
-MODEL_RULES = (_patches, _pretrained)
+MODEL_RULES = (_patches, _of_vits, _pretrained)
 
 
 # Rules about the update: length of the run, parts of a batch, optimizer and mesh.
