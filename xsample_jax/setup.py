@@ -119,6 +119,10 @@ class RunSetup:
         left = self.config.epochs * self.facts.count - position
         return max(1, step + math.ceil(max(0.0, left) / self.config.batch_size))
 
+    def end_at(self, step: int) -> None:
+        """Makes `step` the last one, whatever the config says; the compiled step keeps its schedule."""
+        self.__dict__["steps"] = step
+
     @cached_property
     def model(self) -> ModelDef:
         facts = self.facts

@@ -266,6 +266,9 @@ def _best_checkpoint(c: dict) -> Iterator[ConfigError]:
             f"a divisor of checkpoint.every = {c['checkpoint.every']}: checkpoint.metric ranks what was evaluated",
             f"Set --config.eval.every={c['checkpoint.every']}, or --config.checkpoint.metric=None.",
         )
+    if c["eval.patience"] is not None and (metric is None or not c["eval.every"]):
+        fix = "Set --config.checkpoint.metric and --config.eval.every, or --config.eval.patience=None."
+        yield ConfigError("eval.patience", c["eval.patience"], "None without a metric to look at now and then", fix)
     if metric is not None and c["checkpoint.keep_best"] == 0:
         yield ConfigError(
             "checkpoint.keep_best", 0, f"at least 1 to keep the best by {metric!r}", "Set 1, or no metric."
