@@ -123,6 +123,10 @@ class RunSetup:
     def _platform(self) -> str:
         return self.mesh.devices.flat[0].platform
 
+    def end_at(self, step: int) -> None:
+        """Makes `step` the last one, whatever the config says; the compiled step keeps its schedule."""
+        self.__dict__["steps"] = step
+
     @cached_property
     def model(self) -> ModelDef:
         facts = self.facts
