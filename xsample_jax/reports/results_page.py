@@ -1,5 +1,6 @@
 """Tables and figures of a grid for a Markdown page: its objectives, and what each change of a key does to them."""
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -63,12 +64,12 @@ def forest(series: Sequence[Series], base: Series, metrics: Sequence[Metric], fo
             axes.set_yticks(range(len(others)), [one.name for one in others])
             axes.set_ylim(len(others) - 0.5, -0.5)
             axes.grid(axis="y", visible=False)
-            axes.set_title(metric.title, fontsize=9.5)
+            axes.set_title(textwrap.fill(metric.title, 26), fontsize=9.5)
             axes.set_xlabel("points" if metric.percent else "")
 
     unit = unit_of([run for one in series for run in one.runs])
     caption = f"Difference to {base.name}, paired over {unit}, with 95% intervals over {unit} and seeds."
-    size = (2.5 * len(metrics), 0.9 + 0.24 * len(others))
+    size = (2.5 * len(metrics), 1.1 + 0.24 * len(others))
     return draw_panel(folder, name, f"Against {base.name}", caption, draw, fit=True, size=size)
 
 
@@ -111,7 +112,7 @@ def response(
             if not ordered:
                 axes.tick_params(axis="x", rotation=30)
             axes.grid(axis="x", visible=False)
-            axes.set_title(metric.title, fontsize=9.5)
+            axes.set_title(textwrap.fill(metric.title, 26), fontsize=9.5)
             axes.yaxis.set_major_formatter("{x:.3g}%" if metric.percent else "{x:.3g}")
         figure.supxlabel(key, fontsize=9.5, color=theme.muted)
         if len(lines) > 1:
