@@ -24,7 +24,6 @@ PLAIN = {
     "augment__crop_scale": (),
     "augment__jitter": 0.0,
     "augment__gray": 0.0,
-    "model__conv_impl": "conv",
     "precision__compute": "bfloat16",
 }
 
