@@ -19,12 +19,14 @@ from xsample_jax.objectives.learned_state import (
     QUEUES,
     bias_of,
     clamped,
+    classes_of,
     gate_of,
     move_teacher,
     nearest,
     prototypes_of,
     queue_block,
     recall,
+    refresh_teacher,
     second_classes,
     teacher_params,
     temperature_of,
@@ -43,7 +45,7 @@ from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, upd
 
 LOCAL_SEED = 2**20  # small crops are drawn from another seed than the views of the same image
 # Entries of a batch that graphs read, one row per image.
-SIDE_INFORMATION = ("id", "label", "path", "caption_embedding", "class_embedding", *BY_RECORD)
+SIDE_INFORMATION = ("id", "label", "path", "caption_embedding", "class_embedding", "part", *BY_RECORD)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +170,8 @@ def step_blocks(
             blocks["neighbors"] = image_block(nearest(inputs.memory, z), per_image, views, 5 * len(z))
     if objective.prototypes:
         blocks["prototypes"] = key_block(prototypes_of(params))
+    if objective.classes:
+        blocks["classes"] = classes_of(params)
     if objective.local_views:
         _, local = network.embed(inputs.local)
         blocks["local"] = image_block(local, per_image | of_view, len(local) // images, 3 * len(z))
@@ -347,6 +351,13 @@ def with_teacher(model: ModelDef, objective: Objective, state: TrainState, input
     return dataclasses.replace(inputs, teacher=teacher_embeddings(objective, teacher, inputs))
 
 
+def at_task(objective: Objective, state: TrainState, batch: Mapping[str, jax.Array]) -> TrainState:
+    """The state before a step, where a task begins with the student as its teacher."""
+    if not objective.by_task:
+        return state
+    return dataclasses.replace(state, memory=refresh_teacher(state.memory, state.params, batch["task"]))
+
+
 def choose_streaming(config, objective: Objective, mesh: Mesh | None, class_embeddings: np.ndarray | None) -> Streaming:
     """How the loss of a step is computed, as config.loss says."""
     names = ("impl", "block_size", "kernel", "collective", "comm_dtype", "caption_comm_dtype")
@@ -386,9 +397,8 @@ def make_train_step(
     the encoder in one call, row = image * V + view, so batch norms see one global batch. The loss is a function of
     global arrays: under jit its value and gradient do not depend on the number of devices. `steps`: of the whole run;
     `mesh`: over which a streamed loss splits its rows; `class_embeddings` [classes, E]: for graphs of class texts. A
-    record that occurs twice in a batch (where epochs meet, in small or balanced sets) gets different views each time.
-    `adversary` makes some of the images (adversary.py); None: the batch is trained on as it is. `frozen`: the frozen
-    teacher of an objective that has one.
+    record that is twice in a batch (where epochs meet, in small or balanced sets) gets different views each time.
+    `adversary` makes some of the images (adversary.py), if any; `frozen`: the frozen teacher, if there is one.
     """
 
     loss_of = make_loss(config, model, objective, choose_streaming(config, objective, mesh, class_embeddings), frozen)
@@ -399,6 +409,7 @@ def make_train_step(
             batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
         if class_embeddings is not None:  # every device has them: nothing travels
             batch = batch | {"class_embedding": jnp.asarray(class_embeddings)[batch["label"]]}
+        state = at_task(objective, state, batch)
         guests, climbed, of_turn = None, {}, {}
         if turn is not None:
             climbed, guests, of_turn = turn(state, batch)
@@ -411,7 +422,7 @@ def make_train_step(
         gradient = float32(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, float32(state.params))
         params = clamped(updated(state.params, updates, jax.random.fold_in(inputs.key, ROUNDING)))
-        if objective.teacher is not None:
+        if objective.teacher is not None and not objective.by_task:
             memory |= move_teacher(state.memory, params, objective.teacher)
         if config.eval.online_probe:
             probe, metrics["online_probe"] = train_online_probe(state.memory, features, batch["label"])

@@ -59,6 +59,7 @@ def batch_of(rng: np.random.Generator) -> dict[str, np.ndarray]:
         "group": own.integers(-1, 2, IMAGES).astype(np.int32),
         "class_temperature": own.uniform(0.5, 2, IMAGES).astype(np.float32),
         "weight": own.uniform(0.5, 2, IMAGES).astype(np.float32),
+        "part": np.array([0, 0, 1, 0, 1, 1, 0, 1], np.int32),
         "caption_embedding": caption.astype(np.float32),
         "class_embedding": rng.normal(size=(CLASSES + 1, 6))[label].astype(np.float32),
         "text": rng.normal(size=(IMAGES, WIDTH)).astype(np.float32),

@@ -149,7 +149,7 @@ def _epoch(rates: Rates, seed: int, epoch: int) -> np.ndarray:
     take turns, steps of equal width would meet some of them always and others never.
     """
     key = scrambled(seed ^ 0x5DEECE66D, epoch)
-    line = np.argsort(rates.group + _uniform(key, len(rates.group)), kind="stable")
+    line = np.argsort(rates.group + uniform(key, len(rates.group)), kind="stable")
     ends = np.cumsum(rates.each[line])
     places = (np.arange(len(line)) + key / 2**64) * (ends[-1] / len(line))
     return line[np.minimum(np.searchsorted(ends, places, side="right"), len(line) - 1)]
@@ -169,12 +169,12 @@ def one_group_order(groups: np.ndarray, batch_size: int, seed: int) -> Callable[
 
     def one_pass(number: int) -> np.ndarray:
         key = scrambled(seed ^ 0x2545F4914F6CDD1D, number)
-        drawn, batches = _uniform(key, len(groups)), []
+        drawn, batches = uniform(key, len(groups)), []
         for members in parts:
             whole = len(members) // batch_size * batch_size
             batches.append(members[np.argsort(drawn[members], kind="stable")][:whole].reshape(-1, batch_size))
         every = np.concatenate(batches)
-        return every[np.argsort(_uniform(scrambled(key, 0), len(every)), kind="stable")]
+        return every[np.argsort(uniform(scrambled(key, 0), len(every)), kind="stable")]
 
     passes, lock = functools.lru_cache(maxsize=3)(one_pass), threading.Lock()
     count = sum(len(members) // batch_size for members in parts)
@@ -188,7 +188,7 @@ def one_group_order(groups: np.ndarray, batch_size: int, seed: int) -> Callable[
     return index
 
 
-def _uniform(key: int, count: int) -> np.ndarray:
+def uniform(key: int, count: int) -> np.ndarray:
     """float64 [count] in [0, 1): `scrambled` of 0, 1, 2, ..., all at once, the same with every version of numpy."""
     z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN) + np.uint64(key)
     z = (z ^ z >> np.uint64(30)) * np.uint64(FIRST)

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from xsample_jax.data.dataset import sampled_records
 from xsample_jax.data.loader import scrambled
-from xsample_jax.data.sources import read_labels
+from xsample_jax.data.sources import read_labels, sampled_records
 from xsample_jax.errors import DataError
 
 # Random choices that belong to a record: the same for the same seed and key, in any order and on any machine.

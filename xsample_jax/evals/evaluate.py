@@ -129,6 +129,7 @@ def read_config(run: Path, step: int, overrides: Sequence[str] = ()) -> ml_colle
     config = ml_collections.ConfigDict(trained_config(run, step).to_dict(), type_safe=False)
     # What it was trained on, its own evaluation and the ranking of its checkpoints are over.
     config.data.update(mix=(), balance=0.0, side=(), batches_of=None)
+    config.data.episodes.way, config.eval.stop = 0, ()
     config.eval.suite, config.checkpoint.metric = "none", None
     problems = [
         ConfigError(name, text, f"a key that a trained model leaves open: {', '.join(CHANGEABLE)}")
@@ -292,6 +293,8 @@ def _baselines(run: Path, store: FeatureStore, bench: EvalContext, evals: list[s
     def compute(baseline: str, name: str) -> dict[str, float]:
         if baseline not in stores:
             stores[baseline] = benches(baseline)
+        if name == "classifier":
+            return {}  # neither pixels nor a model at step 0 have learned classes
         if name in ("zero_shot", "swapped_captions") and bench.text_side is not None and baseline == PIXELS:
             return {}  # pixels have no text side
         out = Collector()

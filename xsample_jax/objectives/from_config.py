@@ -27,7 +27,7 @@ from xsample_jax.objectives.learned_state import constants_of
 from xsample_jax.objectives.links import LINKS
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.side_information import STATES
+from xsample_jax.objectives.side_information import EVERY_IMAGE, STATES
 from xsample_jax.objectives.terms import CHOICES, OF_VIEWS, FeatureTerm, Rows, Term, chosen_slots
 from xsample_jax.registry import Slot, in_words, is_of, name_of, options_of, resolve, wrong_options
 
@@ -99,6 +99,7 @@ BLOCK_NEEDS = {
     "frozen_queue": "queue",
     "neighbors": "queue",
     "prototypes": "prototypes",
+    "classes": "classes",
     "local": "local_views",
     "predicted": "predictor",
     "frozen": "frozen",
@@ -114,6 +115,7 @@ VIEWS_OF = {
     "text_queue": 0,
     "frozen_queue": 0,
     "prototypes": 0,
+    "classes": 0,
 }  # blocks whose views are known without a batch; 0: has none
 
 
@@ -386,6 +388,9 @@ def _unknown_rows(rows: Rows, objective: Objective):
             found = found or list(_missing({part.block: "frozen"}, part.block, objective, "rows.block"))
         if part.block.startswith("text_"):
             found = found or list(_missing({part.block: "text"}, part.block, objective, "rows.block"))
+        if not found and part.part is not None and (part.part not in (0, 1) or part.block not in EVERY_IMAGE):
+            expected = f"0 or 1, for a block that has parts: {', '.join(EVERY_IMAGE)}"
+            yield ConfigError("rows.part", part.part, expected)
         yield from found
         views = {**VIEWS_OF, "local": objective.local_views}.get(part.block)
         if not found and part.view is not None and (part.view < 0 or (views is not None and part.view >= views)):

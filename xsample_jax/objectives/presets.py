@@ -8,6 +8,7 @@ from xsample_jax.graphs.targets import Graph
 from xsample_jax.objectives.objective import Objective, Preset
 from xsample_jax.objectives.presets_image_text import IMAGE_TEXT
 from xsample_jax.objectives.presets_memory import MEMORY
+from xsample_jax.objectives.presets_plans import PLANS
 from xsample_jax.objectives.terms import IMAGE, VIEW_0, VIEW_1, FeatureTerm, Rows, Term
 
 LABEL, CAPTION = Graph("label"), Graph("caption", "softmax")
@@ -347,4 +348,4 @@ IMAGES = {
 }
 
 
-PRESETS = IMAGES | IMAGE_TEXT | MEMORY
+PRESETS = IMAGES | IMAGE_TEXT | MEMORY | PLANS

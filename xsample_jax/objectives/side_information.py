@@ -15,7 +15,7 @@ from xsample_jax.registry import name_of
 EVERY_IMAGE = ("image", "text", "teacher", "text_teacher", "neighbors", "local", "predicted", "frozen")
 MIXED = ("mixed", "mixed_text")  # a row is of two images: it has no id, label or caption of its own
 STORED = (*EVERY_IMAGE, "queue", "text_queue", "frozen_queue")
-ALL = (*STORED, "prototypes")
+ALL = (*STORED, "prototypes", "classes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,8 @@ PROVIDERS: Mapping[str, Provider] = {
     "view": Provider(ALL),
     "embedding": Provider(ALL),
     "other_view": Provider(("image",)),
-    "label": Provider(STORED, ("label",)),
+    "label": Provider((*STORED, "classes"), ("label",)),
+    "part": Provider(EVERY_IMAGE, ("part",)),
     "path": Provider(STORED, ("path",)),
     "caption_embedding": Provider(STORED, ("caption_embedding",)),
     "class_embedding": Provider(STORED, ("class_embedding",)),
@@ -100,6 +101,7 @@ STATES: Mapping[str, Callable[[Any], bool]] = {
     "frozen": lambda objective: objective.frozen,
     "queue": lambda objective: objective.queue > 0,
     "prototypes": lambda objective: objective.prototypes > 0,
+    "classes": lambda objective: objective.classes,
     "local_views": lambda objective: objective.local_views > 0,
     "text": lambda objective: objective.text is not None,
     "predictor": lambda objective: objective.predictor,

@@ -28,8 +28,8 @@ from xsample_jax.registry import Choice, Slot, name_of, resolve, slot_of
 # A block is a dict of arrays with one row per embedding: "z" [n, D] (unit rows, with gradient where there is one) and
 # side information (graphs/sources.py). Blocks of a step: image (all views, row = image * V + view), local (small
 # crops), predicted, text, teacher and text_teacher (EMA encoders), queue and text_queue (keys of past steps),
-# neighbors (in the queue), prototypes, mixed and mixed_text (rows of two images), frozen and frozen_queue (of a
-# frozen teacher).
+# neighbors (in the queue), prototypes, classes (a learned row for each), mixed and mixed_text (rows of two images),
+# frozen and frozen_queue (of a frozen teacher).
 
 
 Block = dict[str, jax.Array]
@@ -42,12 +42,14 @@ class Rows:
     """Which rows of a step: a block, or one view of it.
 
     Attributes:
-      block: image, local, predicted, text, teacher, text_teacher, queue, text_queue, neighbors, prototypes, mixed,
-        mixed_text, frozen or frozen_queue.
+      block: image, local, predicted, text, teacher, text_teacher, queue, text_queue, neighbors, prototypes, classes,
+        mixed, mixed_text, frozen or frozen_queue.
       view: keep only this view of every image; None: all rows.
       beside: another selection with the same samples, put beside it: [n, 2 D] (the modalities of GRAM).
       times: another selection with the same samples: all products of the two, [n * n, D] (the keys of Symile).
       still: no gradient flows into these rows.
+      part: only rows of this part of a batch by plan (data/plans.py): 0 kept, new or support, 1 to forget, rehearsed
+        or query. The others are there, but are no keys, and as anchors they do not count.
     """
 
     block: str = "image"
@@ -55,6 +57,7 @@ class Rows:
     beside: "Rows | None" = None
     times: "Rows | None" = None
     still: bool = False
+    part: int | None = None
 
 
 IMAGE, TEXT = Rows("image"), Rows("text")
@@ -120,6 +123,8 @@ def select(blocks: Mapping[str, Block], rows: Rows, images: int) -> Block:
         other = select(blocks, rows.times, images)
         matched = jnp.where(jnp.eye(images, dtype=bool), block["id"][:, None], -1).reshape(-1)
         block = key_block(all_products(block["z"], other["z"]), id=matched)
+    if rows.part is not None:
+        block = block | {"filled": block["filled"] & (block["part"] == rows.part)}
     if rows.still:
         block = block | {name: jax.lax.stop_gradient(block[name]) for name in ("z", "raw") if name in block}
     return block
@@ -246,7 +251,8 @@ def pairs_of(
     """
     u = select(blocks, term.anchors, images)
     v = concatenate([select(blocks, rows, images) for rows in term.key_rows])
-    filled = jnp.ones((len(u["z"]), 1), bool) & v["filled"][None, :]
+    there = jnp.ones(len(u["z"]), bool) if term.anchors.part is None else u["filled"]
+    filled = there[:, None] & v["filled"][None, :]
     others = filled & ((u["row"][:, None] != v["row"][None, :]) | (u["row"][:, None] < 0))
     attracted, repelled = (filled if own else others for own in (term.self_targets, term.self_pairs))
     valid = attracted | repelled
@@ -338,7 +344,8 @@ def term_rows(term: Term, pairs: Pairs, images: int) -> tuple[jax.Array, jax.Arr
     if name_of(term.link) != "softmax":
         values = resolve(LINKS, term.link, "link")(logits, graph, valid)
         needs_positive = name_of(term.link) in OF_POSITIVES
-        return values, jnp.any(graph > 0, axis=-1) if needs_positive else jnp.ones(len(logits), bool)
+        counted = u["filled"] if term.anchors.part is not None else jnp.ones(len(logits), bool)
+        return values, jnp.any(graph > 0, axis=-1) if needs_positive else counted
     weight = jax.lax.stop_gradient(negatives_of(term, pairs))
     pair_view = jnp.where(u["view"][:, None] == v["view"][None, :], v["view"][None, :], -1)
     if term.merge_views:
