@@ -1,8 +1,8 @@
 """Classes in four tasks, one after the other: COCONUT on images, rehearsal, and neither (arXiv 2310.02699).
 
 Command:   python -m xsample_jax.main --config=configs/continual.py --workdir=runs/continual/coconut
-Variants:  :coconut (the default), :coconut_ntpt (the teacher in the denominator, too), :rehearsal (the classifier on new
-           and rehearsed images), :finetuning (the classifier on new images only); :smoke, also as ":rehearsal,smoke"
+Variants:  :coconut (the default), :coconut_ntpt (the teacher in the denominator, too), :rehearsal (the classifier on
+           new and rehearsed images), :finetuning (new images only); :smoke, also as ":rehearsal,smoke"
 Hardware:  2 CPU cores; any accelerator.
 Hours:     HOURS
 Expected:  EXPECTED
@@ -14,7 +14,7 @@ lost since they were best.
 
 from xsample_jax.config import default_config, parse_variants, smoke
 
-TASKS, STEPS = 4, 100
+TASKS, STEPS = 4, 50
 
 
 def get_config(arg=""):

@@ -21,7 +21,7 @@ def get_config(arg=""):
     config.name = f"episodes_{objective}"
     config.objective.preset = objective
     config.views = 2 if objective == "simclr" else 1
-    config.steps = 400
+    config.steps = 200
     config.batch_size = 128
     if objective != "simclr":
         config.data.episodes.update(way=32, shot=1, query=3)

@@ -2,7 +2,7 @@
 
 Command:   python -m xsample_jax.main --config=configs/unlearn.py:original --workdir=runs/unlearn/original
            python -m xsample_jax.main --config=configs/unlearn.py --workdir=runs/unlearn/forgotten \\
-               --config.model.init_from=runs/unlearn/original --config.data.forget.classes='(5,)'
+               --config.model.init_from=runs/unlearn/original --config.data.forget.classes='(1,)'
            python -m xsample_jax.main --config=configs/unlearn.py:retrained --workdir=runs/unlearn/retrained
            python -m xsample_jax.tools.report runs/unlearn/original runs/unlearn/forgotten runs/unlearn/retrained
 Variants:  :original (trained on everything), :retrained (trained without what is to be forgotten); :smoke, also as
@@ -19,7 +19,7 @@ images (records).
 
 from xsample_jax.config import default_config, parse_variants, smoke
 
-FORGET = (5,)  # the group flags
+FORGET = (1,)  # people and their bodies, a fifth of the images
 
 
 def get_config(arg=""):

@@ -27,7 +27,17 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 OTHERS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "launch/README.md")]
 GUIDE = [
-    *("getting_started", "data", "side_information", "captions", "augmentation", "objectives", "models", "training"),
+    *(
+        "getting_started",
+        "data",
+        "side_information",
+        "plans",
+        "captions",
+        "augmentation",
+        "objectives",
+        "models",
+        "training",
+    ),
     *("scaling", "evaluation", "reports", "sweeps", "weights", "config"),
 ]
 WIDTH, CODE_WIDTH, LENGTH, README_LENGTH = 100, 120, 350, 150

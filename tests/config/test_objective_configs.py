@@ -3,7 +3,7 @@
 import pytest
 
 from tests.config.goldens import read_spec
-from xsample_jax.config import diff_configs
+from xsample_jax.config import diff_configs, flat_keys
 from xsample_jax.objectives.from_config import needed_views
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.side_information import BY_RECORD
@@ -20,6 +20,10 @@ def test_config_is_quickstart_with_this_objective(name):
     if PRESETS[name].objective.requires & set(BY_RECORD):
         allowed |= {"data.side"}
         assert {entry["name"] for entry in config.data.side} <= PRESETS[name].objective.requires
+    if PRESETS[name].objective.requires & {"part", "task"}:
+        plans = {"unlearning": "data.forget.", "coconut": "data.tasks.", "coconut_ntpt": "data.tasks."}
+        plan = plans.get(name, "data.episodes.")
+        allowed |= {"data.label", "eval.suite"} | {key for key in flat_keys(config) if key.startswith(plan)}
     assert config.objective.preset == name
     assert set(diff_configs(quickstart, config)) <= allowed
 

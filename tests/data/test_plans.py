@@ -116,7 +116,7 @@ def test_an_attribute_can_be_the_class():
     source = open_source(config.data, "test")
     assert len(source.manifest.class_names) == 8
     assert all(source[n]["label"] == source[n]["attributes"]["group"] for n in (0, 50, 600))
-    with pytest.raises(ConfigError, match="an attribute of .*Did you mean group"):
+    with pytest.raises(ConfigError, match=r"an attribute of .*Did you mean group"):
         Relabeled(source, "groop")
 
 

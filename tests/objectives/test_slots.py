@@ -70,7 +70,8 @@ def side(rows):
         name: RNG.uniform(0.1, 1, rows)
         for name in ("log_average", "anchor_temperature", "class_temperature", "beta", "weight")
     }
-    return Recorded({name: jnp.asarray(x) for name, x in (integers | floats | several | one).items()})
+    part = {"part": np.arange(rows) % 2}
+    return Recorded({name: jnp.asarray(x) for name, x in (integers | floats | several | one | part).items()})
 
 
 X, Y = (jnp.asarray(RNG.normal(size=(rows, WIDTH)), jnp.float32) for rows in (ANCHORS, KEYS))

@@ -86,7 +86,7 @@ DATA = {
     ),
     "forget": {
         "classes": Key(
-            tuple[int, ...], (), "Classes to forget (docs/training.md): numbers of the classes, from 0.", minimum=0
+            tuple[int, ...], (), "Classes to forget (docs/plans.md): numbers of the classes, from 0.", minimum=0
         ),
         "ids": Key(str, None, "Records to forget: a text file with the id of one on each line.", optional=True),
         "share": Key(
@@ -100,7 +100,7 @@ DATA = {
     },
     "tasks": {
         "count": Key(
-            int, 0, "Tasks that follow each other, each of other classes (docs/training.md). 0: none.", minimum=0
+            int, 0, "Tasks that follow each other, each of other classes (docs/plans.md). 0: none.", minimum=0
         ),
         "steps": Key(int, 100, "Batches of a task.", minimum=1),
         "keep": Key(int, 20, "Images of every class of earlier tasks that are rehearsed; 0: none.", minimum=0),
@@ -108,7 +108,7 @@ DATA = {
     },
     "episodes": {
         "way": Key(
-            int, 0, "Every batch is an episode of this many classes (docs/training.md). 0: no episodes.", minimum=0
+            int, 0, "Every batch is an episode of this many classes (docs/plans.md). 0: no episodes.", minimum=0
         ),
         "shot": Key(int, 1, "Images of each class that are its support.", minimum=1),
         "query": Key(int, 4, "Other images of each class, which are its queries.", minimum=1),

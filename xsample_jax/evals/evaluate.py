@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -237,6 +237,7 @@ def evaluate_checkpoint(
     overrides: Sequence[str] = (),
     options: Options = DEFAULT,
     crop: float = 1.0,
+    beside: Sequence[str | Path] = (),
 ) -> Evaluation:
     """Runs evaluators (names of EVALUATORS) on a checkpoint.
 
@@ -245,6 +246,8 @@ def evaluate_checkpoint(
       overrides: `--config.KEY=VALUE` for the data that is evaluated on.
       options: of the evaluators.
       crop: share of the side of every image that is seen (FeatureStore).
+      beside: further checkpoints whose features stand beside those of the first, as one encoder (the stages of MCL,
+        arXiv 2402.11816). Embeddings, text side and the baseline `untrained` are those of the first.
 
     Raises:
       Problems: all that is wrong with names, overrides, data and options, before anything is computed.
@@ -257,7 +260,7 @@ def evaluate_checkpoint(
     if problems:
         raise Problems(problems, "the evaluation")
     loaded = load_model(run, step, config)  # seconds; it says whether there is a text side
-    store = FeatureStore(loaded.parts, loaded.state, crop)
+    store = FeatureStore(loaded.parts, loaded.state, crop, side_by_side([loaded, *_load_beside(beside, config)]))
     text = TextSide(loaded.parts, loaded.state, store) if loaded.parts.objective.text is not None else None
     bench = EvalContext(store, config, options, text)
     for name in evals:
@@ -283,6 +286,34 @@ def evaluate_checkpoint(
     result = out.result()
     intervals = {name: interval for name in result.metrics if (interval := result.interval(name)) is not None}
     return Evaluation(run, step, config, bench.target, result, intervals, baselines)
+
+
+def _load_beside(checkpoints: Sequence[str | Path], config) -> list[LoadedModel]:
+    """The models of further checkpoints; ConfigError for one that takes other images."""
+    found = []
+    for checkpoint in checkpoints:
+        where = find_checkpoint(checkpoint)
+        other = read_config(*where, [f"--config.eval.views={config.eval.views}"])
+        for name in ("image_size", "fit"):
+            if other.data[name] != config.data[name]:
+                expected = f"{config.data[name]!r}, as of the first run: all see the same images"
+                raise ConfigError(f"data.{name} of {checkpoint}", other.data[name], expected)
+        found.append(load_model(*where, other))
+    return found
+
+
+def side_by_side(models: Sequence[LoadedModel]) -> Callable | None:
+    """As `RunSetup.encode`, with the features of all models beside each other; None for a single one."""
+    if len(models) == 1:
+        return None
+
+    def encode(state: TrainState, images, background=None, ids=None):
+        first, *others = models
+        features, z = first.parts.encode(state, images, background, ids)
+        more = [model.parts.encode(model.state, images, background, ids)[0] for model in others]
+        return jnp.concatenate([features, *more], axis=1), z
+
+    return encode
 
 
 def _baselines(run: Path, store: FeatureStore, bench: EvalContext, evals: list[str], crop: float) -> dict[str, dict]:
