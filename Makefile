@@ -12,13 +12,15 @@ unexport PYTHONDONTWRITEBYTECODE
 # On CPUs a step asks the kernel for its gigabyte of buffers anew: in pages of 2 MB it is there a tenth of a step sooner.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart results test bench bench-gpu lint docs site goldens notebooks clean help
+.PHONY: quickstart results results-pages test bench bench-gpu lint docs site goldens notebooks clean help
 
 help:
 	@echo "make quickstart   install, train X-CLR and SimCLR on the embedded set, write $(RUNS)/quickstart/report.html"
 	@echo "make test         install the test extras and run the whole suite"
+	@echo "make test-gpu-aot install the GPU compiler and compile train steps for GPUs that are not here"
 	@echo "make bench-gpu    everything that is measured on one GPU, in 8 minutes"
-	@echo "make results      the full comparison of docs/notes/results.md: objectives, temperatures, graphs, noise, little data"
+	@echo "make results      what is missing of the runs behind docs/notes/evidence.md and docs/notes/results.md (days on a CPU)"
+	@echo "make results-pages  their tables and figures, from results/ alone: no data, no training"
 	@echo "make bench        install the peers (PyTorch among them) and run the CPU benchmarks: docs/notes/benchmarks.md"
 	@echo "make lint         ruff"
 	@echo "make docs         docs/config.md from the config schema, tables of docs/objectives.md and docs/evaluation.md"
@@ -31,13 +33,18 @@ quickstart: .venv/installed
 	$(PYTHON) -m xsample_jax.main --config=configs/quickstart.py:simclr --workdir=$(RUNS)/quickstart/simclr
 	$(PYTHON) -m xsample_jax.tools.report $(RUNS)/quickstart/xclr $(RUNS)/quickstart/simclr --out=$(RUNS)/quickstart/report.html
 
-# Runs that are finished are skipped: a second call goes on where the first was stopped.
+# A run that is finished leaves a file in results/, and is never run again: stop it at any time, and give it again.
 JOBS ?= 1
-RESULTS := configs/ablations/results.py
+GRIDS := configs/ablations/results.py configs/studies/evidence.py
+PAGE := $(PYTHON) -m xsample_jax.tools.results_page --results=results
 
 results: .venv/installed
-	$(PYTHON) -m xsample_jax.tools.sweep --grid=$(RESULTS) --out=$(RUNS)/results --run --jobs=$(JOBS)
-	$(PYTHON) -m xsample_jax.tools.results_page --grid=$(RESULTS) --runs=$(RUNS)/results --out=docs/notes/results.md --summary=README.md
+	for grid in $(GRIDS); do $(PYTHON) -m xsample_jax.tools.sweep --grid=$$grid --out=$(RUNS)/$$(basename $$grid .py) --run --jobs=$(JOBS) --results=results || exit; done
+	$(MAKE) results-pages
+
+results-pages: .venv/installed
+	$(PAGE) --grid=configs/studies/evidence.py:both --out=docs/notes/evidence.md
+	$(if $(wildcard results/results/*.json),$(PAGE) --grid=configs/ablations/results.py --out=docs/notes/results.md --summary=README.md)
 
 test: .venv/installed-test
 	$(PYTHON) -m pytest -n auto --dist=worksteal $(PYTEST_ARGS)
@@ -74,8 +81,17 @@ TINY ?=
 bench-gpu: .venv/installed-bench-gpu
 	$(PYTHON) -m benchmarks.gpu_suite $(TINY) --out $(RUNS)/gpu.json
 
+# The GPU compiler (5.6 GB) in an environment of its own; no GPU is needed.
+test-gpu-aot: .venv-gpu/installed
+	.venv-gpu/bin/python -m pytest tests/test_gpu_aot.py $(PYTEST_ARGS)
+
+.venv-gpu/installed: setup.py constraints.txt
+	$(PY) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install $(PIP_ARGS) -e ".[cuda12]" pytest -c constraints.txt
+	@touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-gpu build dist *.egg-info
 
 # The stamps are newer than what they were made from, so a second call installs nothing.
 .venv/installed: setup.py constraints.txt

@@ -14,6 +14,7 @@ TEXT = ["sentence-transformers>=5", "transformers"]  # brings torch: only the co
 DOCS = ["sphinx>=8", "furo", "myst-parser"]  # the pages of docs/, with an API reference: make site
 LOGGING = ["tensorboard"]  # to look at the event files; they are written without it
 ONNX = ["jax2onnx", "onnxruntime"]  # for tools.export --format=onnx
+HUB = ["datasets>=4"]  # reads datasets of the Hugging Face hub
 BEAM = ["apache-beam>=2.77"]  # prepares data on a cluster; older ones want older pyarrow
 
 
@@ -114,6 +115,7 @@ setuptools.setup(
         "cuda13": ["jax[cuda13]>=0.10.0"],
         "bench-gpu": ["jax[cuda12]>=0.10.0", "torch", "timm", "inf-cl"],  # the peers on a GPU
         "beam": BEAM,
+        "hf": HUB,  # for the source hf of tools.prepare
         "export": ["flatbuffers"],  # for tools.export --format=jax_export
         "onnx": ONNX,
         "emoji": ["resvg-py==0.5.0"],  # pinned: the embedded set is rebuilt bit for bit
@@ -134,6 +136,7 @@ setuptools.setup(
         "test": [
             *BEAM,
             *DOCS,
+            *HUB,
             *ONNX,
             "flatbuffers",
             "fsspec",

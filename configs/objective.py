@@ -18,7 +18,12 @@ from xsample_jax.objectives.presets import PRESETS
 QUICKSTART = pathlib.Path(__file__).parent / "quickstart.py"
 # Attributes of the emoji for what objectives read of every record. The emoji have no numbers: in the order of Unicode
 # neighboring subgroups are alike, so its place stands in for one.
-SIDE = {"target": ("subgroup",), "labels": ("style", "group", "subgroup"), "cluster": ("group", "subgroup")}
+SIDE = {
+    "target": ("subgroup",),
+    "labels": ("style", "group", "subgroup"),
+    "cluster": ("group", "subgroup"),
+    "is_target": ("style",),
+}
 
 
 def get_config(arg=""):

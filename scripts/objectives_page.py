@@ -46,6 +46,8 @@ def _row(name: str, preset: Preset) -> str:
         "images only" if not objective.requires - {"index"} else ", ".join(sorted(objective.requires - {"index"})),
         *(["EMA encoder"] if objective.teacher is not None and not objective.by_task else []),
         *(["encoder of before the task"] if objective.by_task else []),
+        *([f"{len(objective.heads)} named heads"] if objective.heads else []),
+        *(["network of pairs"] if objective.pair_network is not None else []),
         *(["a finished run"] if objective.frozen else []),
         *(["queue"] if objective.queue else []),
         *(["prototypes"] if objective.prototypes else []),

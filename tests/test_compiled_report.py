@@ -20,6 +20,20 @@ def test_collectives_are_counted_once_with_their_bytes():
     assert found == {("all-reduce", "f32"): (2, 128 * 4 * 4 + 30 * 4), ("all-gather", "bf16"): (1, 64 * 16 * 2)}
 
 
+COMBINED = """
+  %ags = ((u16[8,4]{1,0}, s8[4,9]{1,0}), (u16[64,4]{1,0}, s8[32,9]{1,0})) all-gather-start(%z, %c), dimensions={0}
+  %agd = (u16[64,4]{1,0}, s8[32,9]{1,0}) all-gather-done(%ags)
+  %ars = (bf16[10]{0}, f32[20]{0}) all-reduce-start(%a, %b), to_apply=%add
+"""
+
+
+def test_combined_collectives_are_counted_by_their_types():
+    """As the GPU compiler writes them: the operands of a combined start are a tuple of their own."""
+    found = {(c.op, c.dtype): (c.count, c.bytes) for c in collectives(COMBINED)}
+    gathered = {("all-gather", "u16"): (1, 64 * 4 * 2), ("all-gather", "s8"): (1, 32 * 9)}
+    assert found == gathered | {("all-reduce", "bf16"): (1, 20), ("all-reduce", "f32"): (1, 80)}
+
+
 def test_report_of_a_real_program():
     mesh = make_mesh(ConfigDict({"data": 8, "fsdp": 1, "tensor": 1}), 8)
     rows = jax.ShapeDtypeStruct((64, 32), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("data")))

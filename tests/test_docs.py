@@ -33,6 +33,7 @@ GUIDE = [
         "side_information",
         "plans",
         "captions",
+        "vectors",
         "augmentation",
         "objectives",
         "models",

@@ -91,6 +91,7 @@ def test_every_import_is_declared(metadata):
         "digits",
         "emoji",
         "gcs",
+        "hf",
         "logging",
         "onnx",
         "wandb",
@@ -174,11 +175,15 @@ def test_quickstart_is_the_job_by_hand():
     )
 
 
-def test_results_is_one_sweep_and_its_page():
-    sweep, page = make("results", "-o", ".venv/installed", "JOBS=2").splitlines()
-    grid = "--grid=configs/ablations/results.py"
-    assert sweep.endswith(f"-m xsample_jax.tools.sweep {grid} --out=runs/results --run --jobs=2")
-    assert f"-m xsample_jax.tools.results_page {grid} --runs=runs/results --out=docs/notes/results.md" in page
+def test_results_runs_what_is_missing_and_pages_need_results_alone():
+    sweeps = make("results", "-o", ".venv/installed", "JOBS=2").splitlines()[0]
+    assert "for grid in configs/ablations/results.py configs/studies/evidence.py" in sweeps
+    assert "-m xsample_jax.tools.sweep --grid=$grid --out=runs/$(basename $grid .py) --run --jobs=2" in sweeps
+    assert "--results=results" in sweeps
+    pages = make("results-pages", "-o", ".venv/installed").splitlines()
+    tool = "-m xsample_jax.tools.results_page --results=results --grid=configs/studies/evidence.py:both"
+    assert pages[0].endswith(f"{tool} --out=docs/notes/evidence.md")
+    assert not any("--runs" in line for line in pages)
 
 
 def test_install_uses_venv_pip_and_constraints(tmp_path):

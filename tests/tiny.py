@@ -32,7 +32,7 @@ def tiny_config(**changes):
 
 
 def tiny_parts(config, devices):
-    facts = DatasetSpec(count=64, channels=3, caption_dim=CAPTION_DIM, vocab_size=50, side=SIDE)
+    facts = DatasetSpec(count=64, channels=3, caption_dim=CAPTION_DIM, vocab_size=50, side=SIDE, clusters=(2, 3))
     reads_classes = "class_embedding" in build_objective(config.objective).requires
     classes = np.random.default_rng(1).normal(size=(5, CAPTION_DIM)).astype(np.float16) if reads_classes else None
     parts = RunSetup(config, facts, make_mesh(config.mesh, config.batch_size, devices), classes)
@@ -58,6 +58,7 @@ def random_batch(config, seed=0):
         "index": rng.permutation(64)[:count].astype(np.int32),
         "caption_tokens": rng.integers(3, 50, (count, config.model.text.length)).astype(np.int32),
         "cluster": rng.integers(-1, 3, (count, 2)).astype(np.int32),
+        "is_target": np.arange(count, dtype=np.int32) % 2,
         "group": rng.integers(0, 3, count).astype(np.int32),
         "target": rng.normal(size=(count, 2)).astype(np.float32),
         "labels": rng.integers(0, 2, (count, 4)).astype(np.int32),

@@ -5,21 +5,25 @@ import dataclasses
 import math
 import pathlib
 import re
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xsample_jax.augment.ids import ids_of
+from xsample_jax.augment.vectors import CHANNELS
 from xsample_jax.augment.views import make_views
 from xsample_jax.config.rules_objective import check_kernels
 from xsample_jax.data.dataset import train_batches
+from xsample_jax.data.vectors import draw_vectors
 from xsample_jax.errors import ConfigError, shorten
 from xsample_jax.io.paths import as_path, local_copy_of
 from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.reports.contact_sheet import contact_sheet, unnormalize
 from xsample_jax.setup import PLACEHOLDER_SPEC, RunSetup, build_run
 from xsample_jax.sharding import bytes_per_device, make_mesh
-from xsample_jax.topology import topology_devices
+from xsample_jax.topology import compiler_options, gpu_memory, topology_devices
 
 # What a compiled step says about itself: memory, FLOPs, the compiler's time estimate and its collectives.
 
@@ -29,6 +33,7 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, 
 _COLLECTIVES = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"
 _INSTRUCTION = re.compile(rf"= (?P<shapes>.*?) (?P<op>{_COLLECTIVES})(?P<start>-start)?\(")
 _SHAPE = re.compile(r"(?P<dtype>[a-z]+[0-9]*)\[(?P<dims>[\d,]*)\]")
+_LIBRARY_CALL = re.compile(r'custom_call_target="__(cu\w+)\$([\w$]+)"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +48,11 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class CompiledReport:
-    """Figures of one device. `seconds` is the compiler's own estimate (TPU only), never a measurement."""
+    """Figures of one device. `seconds` is the compiler's own estimate (TPU only), never a measurement.
+
+    flops and bytes_accessed are 0 where the compiler does not count them (GPU); library_calls: {name: how many} of
+    cuBLAS and cuDNN (GPU).
+    """
 
     arguments: int
     outputs: int
@@ -53,6 +62,7 @@ class CompiledReport:
     bytes_accessed: float
     seconds: float | None
     collectives: tuple[Collective, ...]
+    library_calls: Mapping[str, int]
 
     @property
     def peak(self) -> int:
@@ -62,7 +72,7 @@ class CompiledReport:
 
 def compiled_report(compiled) -> CompiledReport:
     """Reads the analyses of a jax `Compiled`."""
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis() or {}, compiled.as_text()
     seconds = cost.get("optimal_seconds")
     return CompiledReport(
         memory.argument_size_in_bytes,
@@ -72,26 +82,30 @@ def compiled_report(compiled) -> CompiledReport:
         cost.get("flops", 0.0),
         cost.get("bytes accessed", 0.0),
         seconds if seconds and seconds > 0 else None,
-        collectives(compiled.as_text()),
+        collectives(text),
+        collections.Counter(f"{call[1]} {call[2].replace('$', ' ')}" for call in _LIBRARY_CALL.finditer(text)),
     )
 
 
 def collective_arrays(hlo: str) -> list[list[tuple[str, str, tuple[int, ...]]]]:
     """(op, dtype, shape) of every array that a collective of an HLO text results in, a list for each collective.
 
-    An asynchronous pair counts once, at its start. The start of an all-gather or a permute lists its operand beside its
-    result: the larger of the two is counted.
+    An asynchronous pair counts once, at its start. The start of an all-gather or a permute lists its operands before
+    its results: as two tuples where it combines several, and else as one of each, of which the larger is counted.
     """
     found = []
     for line in hlo.splitlines():
         match = _INSTRUCTION.search(line)
         if not match:
             continue
+        with_operands = match["start"] and match["op"] in ("all-gather", "collective-permute")
+        _, combined, results = match["shapes"].partition("), (")
+        shapes = results if with_operands and combined else match["shapes"]
         arrays = [
             (match["op"], shape["dtype"], tuple(int(d) for d in shape["dims"].split(",") if d))
-            for shape in _SHAPE.finditer(match["shapes"])
+            for shape in _SHAPE.finditer(shapes)
         ]
-        if match["start"] and match["op"] in ("all-gather", "collective-permute"):
+        if with_operands and not combined:
             arrays = [max(arrays, key=_bytes_of)]
         if arrays:
             found.append(arrays)
@@ -102,8 +116,8 @@ def collectives(hlo: str) -> tuple[Collective, ...]:
     """Collectives of an HLO text by kind and dtype."""
     found: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
     for arrays in collective_arrays(hlo):
-        op, dtype, _ = arrays[0]
-        found[op, dtype].append(sum(_bytes_of(array) for array in arrays))
+        for op, dtype in dict.fromkeys(array[:2] for array in arrays):
+            found[op, dtype].append(sum(_bytes_of(array) for array in arrays if array[1] == dtype))
     return tuple(Collective(op, dtype, len(sizes), sum(sizes)) for (op, dtype), sizes in sorted(found.items()))
 
 
@@ -117,8 +131,9 @@ def describe(report: CompiledReport, device: str) -> str:
     lines = [
         f"memory per {device}: {report.peak / GIB:.3f} GiB (state and batch {report.arguments / GIB:.3f}, "
         f"temporaries {report.temporaries / GIB:.3f})",
-        f"FLOPs per step and {device}: {report.flops:.3e}; bytes accessed: {report.bytes_accessed:.3e}",
     ]
+    if report.flops:
+        lines.append(f"FLOPs per step and {device}: {report.flops:.3e}; bytes accessed: {report.bytes_accessed:.3e}")
     if report.seconds is not None:
         lines.append(
             f"compiler's time estimate: {1e3 * report.seconds:.1f} ms per step (an estimate, not a measurement)"
@@ -127,15 +142,30 @@ def describe(report: CompiledReport, device: str) -> str:
         lines.append(f"collective {item.op} {item.dtype}: {item.count} with {item.bytes / 2**20:.2f} MiB per {device}")
     if not report.collectives:
         lines.append("collectives: none")
+    if report.library_calls:
+        lines.append("library calls: " + ", ".join(f"{count} {name}" for name, count in report.library_calls.items()))
     return "\n".join(lines)
 
 
 # Does a step fit the memory of its devices? If not: what takes the space, and which config key gives it back.
 
 
-def check_fit(parts: RunSetup, report: CompiledReport) -> None:
-    """Raises ConfigError when a device needs more for the step than config.mesh.memory_limit allows."""
+def check_fit(parts: RunSetup, report: CompiledReport, topology: str | None = None) -> None:
+    """Raises ConfigError when a device needs more for the step than it has, or than config.mesh.memory_limit allows.
+
+    topology: of described devices; the TPU compiler refuses by itself what does not fit, that of GPUs does not.
+    """
     limit = parts.config.mesh.memory_limit
+    there = gpu_memory(topology) if topology else None
+    if there is not None and report.peak > there[0] * there[1]:
+        memory, fraction = there
+        raise ConfigError(
+            "mesh.topology",
+            topology,
+            f"GPUs that hold the {report.peak / GIB:.2f} GiB of the step; jax takes {fraction:.0%} of their "
+            f"{memory / GIB:.1f} GiB (XLA_PYTHON_CLIENT_MEM_FRACTION)",
+            advice(parts),
+        )
     if limit is not None and report.peak > limit * GIB:
         raise ConfigError(
             "mesh.memory_limit",
@@ -186,10 +216,11 @@ def dry_run(config, workdir: str | None = None, topology: str | None = None) -> 
     Args:
       config: resolved config.
       workdir: where the image of the first augmented batch goes (default: the current folder).
-      topology: a TPU slice to compile for ("v5e:16x16"); its data need not be here, stand-in shapes are used.
+      topology: a TPU slice or GPUs to compile for ("v5e:16x16", "h100x8"); the data need not be here, stand-in shapes
+        are used.
     """
     if topology:
-        return _describe_slice(config, topology)
+        return _describe_topology(config, topology)
     parts, examples = build_run(config)
     _print_sizes(parts)
     report = compiled_report(parts.train_step.lower(parts.abstract_state, parts.abstract_batch).compile())
@@ -203,22 +234,24 @@ def dry_run(config, workdir: str | None = None, topology: str | None = None) -> 
     return report
 
 
-def _describe_slice(config, topology: str) -> CompiledReport:
+def _describe_topology(config, topology: str) -> CompiledReport:
     devices = topology_devices(topology)
     with config.unlocked():
         config.model.conv_impl = "conv" if config.model.conv_impl == "auto" else config.model.conv_impl
     parts = placeholder_setup(config, devices)
-    print(f"TPU slice {topology}: {len(devices)} devices, {devices[0].device_kind}")
+    kind = "GPU" if gpu_memory(topology) else "TPU"
+    place = "GPUs" if kind == "GPU" else "TPU slice"
+    print(f"{place} {topology}: {len(devices)} devices, {devices[0].device_kind}")
     _print_sizes(parts)
     lowered = parts.train_step.lower(parts.abstract_state, parts.abstract_batch)
     try:
-        report = compiled_report(lowered.compile())
+        report = compiled_report(lowered.compile(compiler_options=compiler_options(devices)))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise overflow(parts, topology, error) from error
-    print(describe(report, "TPU device"))
-    check_fit(parts, report)
+    print(describe(report, f"{kind} device"))
+    check_fit(parts, report, topology)
     return report
 
 
@@ -227,7 +260,9 @@ def placeholder_setup(config, devices) -> RunSetup:
     mesh, objective = make_mesh(config.mesh, config.batch_size, devices), build_objective(config.objective)
     check_kernels(config, objective, mesh)
     classes = np.ones((PLACEHOLDER_SPEC.classes, PLACEHOLDER_SPEC.caption_dim), np.float16)
-    return RunSetup(config, PLACEHOLDER_SPEC, mesh, classes if "class_embedding" in objective.requires else None)
+    channels = CHANNELS if config.data.source == "vectors" else PLACEHOLDER_SPEC.channels
+    facts = dataclasses.replace(PLACEHOLDER_SPEC, channels=channels)
+    return RunSetup(config, facts, mesh, classes if "class_embedding" in objective.requires else None)
 
 
 def _print_sizes(parts: RunSetup) -> None:
@@ -258,7 +293,10 @@ def _draw_first_batch(config, examples, path: pathlib.Path, images: int = 8) -> 
     sources, ids = batch["image"][:images], batch["id"][:images]
     step = jnp.zeros((), jnp.int32)
     views = jax.device_get(make_views(sources, ids, config.seed, step, config.augment, config.views))
+    if views.ndim == 2:  # vectors: there is nothing to see
+        contact_sheet([[image] for image in draw_vectors(sources)], [f"id {i}" for i in ids], path, ["vector"])
+        return
     views = unnormalize(views, config.augment).reshape(len(sources), config.views, *views.shape[1:])
     rows = [[source, *of_image] for source, of_image in zip(sources, views, strict=True)]
     titles = ["image", *(f"view {number + 1}" for number in range(config.views))]
-    contact_sheet(rows, [f"id {i}" for i in ids], path, titles)
+    contact_sheet(rows, [f"id {i}" for i in ids_of(ids)], path, titles)

@@ -12,10 +12,12 @@ import numpy as np
 from flax import nnx
 from PIL import Image, ImageOps
 
+from xsample_jax.augment.vectors import CHANNELS
 from xsample_jax.augment.views import eval_view
 from xsample_jax.checkpoint_files import MODEL, find_checkpoint, read_arrays, saved_arrays, trained_config
 from xsample_jax.config import config_from_json, config_to_json, resolve
 from xsample_jax.data.decode import ALL_FORMATS, open_image, square
+from xsample_jax.data.vectors import decode_vector, encode_vector
 from xsample_jax.distributed import log_info
 from xsample_jax.errors import ConfigError, DataError, raise_all
 from xsample_jax.io.files import load_arrays, read_regular, write_arrays
@@ -50,8 +52,9 @@ class Encoder:
 
     @cached_property
     def channels(self) -> int:
-        """Of the images that `forward` takes: 4 for a run on images with alpha."""
-        return 4 if self.config.data.source.startswith("emoji") else 3
+        """Of the images that `forward` takes: 4 for a run on images with alpha, 2 for one on vectors (their bytes)."""
+        source = self.config.data.source
+        return CHANNELS if source == "vectors" else 4 if source.startswith("emoji") else 3
 
     @cached_property
     def module(self) -> nnx.Module:
@@ -86,6 +89,8 @@ class Encoder:
     def encode(self, images, batch_size: int = 64) -> np.ndarray:
         """Features of images as the evaluation of the run sees them: square (`data.fit`), resized, normalized.
 
+        An encoder of vectors takes numbers [n, E], or [E] for one, in the place of images.
+
         Args:
           images: a sequence of images of any sizes, or one image. An image is an array uint8 [h, w], [h, w, 3] or,
             with alpha, [h, w, 4]; a PIL image; the bytes of an image file; or the path of one.
@@ -97,11 +102,14 @@ class Encoder:
         Raises:
           DataError: an image of another type or shape, or a file that cannot be read or decoded.
         """
-        if _is_one(images):
-            return self.encode([images], 1)[0]
         size, channels, fit = self.config.data.image_size, self.channels, self.config.data.fit
+        if _is_one(images, channels):
+            return self.encode([images], 1)[0]
 
         def prepare(entry: tuple[int, object]) -> np.ndarray:
+            if channels == CHANNELS:
+                data = entry[1] if isinstance(entry[1], bytes) else encode_vector(entry[1], str(entry[0]))
+                return decode_vector(data, size, str(entry[0]))
             return square(_pixels(entry[1], entry[0], size), size, channels, fit=fit)
 
         count = min(batch_size, len(images))
@@ -212,8 +220,10 @@ def _read_whole(config, wanted: Mapping) -> dict[str, np.ndarray]:
     return {name: array for part in MODEL for name, array in arrays[part].items()}
 
 
-def _is_one(images) -> bool:
-    """Whether it is one image, not a sequence of them."""
+def _is_one(images, channels: int) -> bool:
+    """Whether it is one image (or, with the channels of vectors, one of those), not a sequence of them."""
+    if isinstance(images, np.ndarray) and channels == CHANNELS:
+        return images.ndim == 1
     if isinstance(images, np.ndarray):
         return images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (3, 4))
     return isinstance(images, str | Path | bytes | Image.Image)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from xsample_jax.augment.vectors import CHANNELS
 from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.checkpoint_files import CHECKPOINTS, find_checkpoint, read_arrays, saved_arrays, trained_config
 from xsample_jax.config import config_to_json
@@ -33,6 +34,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 def export_jax(encoder: Encoder, out: str | Path, platforms: Sequence[str] = PLATFORMS) -> str:
     """Writes the file, for any number of images, and returns in words what it takes."""
+    _check_images(encoder)
     encoder = encoder.with_model(conv_impl="conv")  # "dot" is for one platform
     size, channels = encoder.config.data.image_size, encoder.channels
     (count,) = jax.export.symbolic_shape("n")
@@ -120,6 +122,7 @@ _TIMM_ACTIVATIONS = {"gelu": {}, "gelu_tanh": {"act_layer": "gelu_tanh"}}
 
 def export_safetensors(encoder: Encoder, out: str | Path) -> str:
     """Writes the file and returns, in words, how to load it; also in the file's metadata, with mean, std and size."""
+    _check_images(encoder)
     _check_colors(encoder)
     family = family_of(encoder.config)
     arrays = to_theirs(FAMILIES[family], encoder.module, encoder.arrays)
@@ -140,6 +143,13 @@ def export_safetensors(encoder: Encoder, out: str | Path) -> str:
     }
     write_safetensors(out, arrays, metadata)
     return loading
+
+
+def _check_images(encoder: Encoder) -> None:
+    """Raises DataError for an encoder of vectors, of which no format here says anything."""
+    if encoder.channels == CHANNELS:
+        fix = "Keep it as one file: load_encoder(RUN).save('encoder.npz')."
+        raise DataError("data.source of the run", "vectors", "an encoder of images, for an export", fix)
 
 
 def _check_colors(encoder: Encoder) -> None:

@@ -36,6 +36,7 @@ from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder, read_h
 from xsample_jax.metrics.jsonl import JsonlWriter, read_jsonl
 from xsample_jax.metrics.profiling import Profiler, Timers, count_chips, count_compilations, model_flops, peak_flops
 from xsample_jax.metrics.writers import check_writers, more_writers, open_writers
+from xsample_jax.prepare.prepare import prepare_folder
 from xsample_jax.reports.generated_images import WatchGenerator
 from xsample_jax.reports.report import write_report
 from xsample_jax.setup import RunSetup, build_run, check_device_memory
@@ -63,7 +64,7 @@ def train(
     (unless `allow_config_change`) or is in use; DivergedError, SaveError or StalledError when the run breaks; Preempted
     when it was asked to stop and has saved.
     """
-    config = load_config(config) if isinstance(config, str) else resolve(config)
+    config = prepare_folder(load_config(config) if isinstance(config, str) else resolve(config))
     check_writers(config)
     first_process = jax.process_index() == 0
     with open_run_folder(workdir, first_process) as run, preemption_notice(config.faults.grace) as notice:

@@ -4,8 +4,8 @@ The config is a file or a name; `xsample list configs` and `xsample list keys` l
 
 Trains what the config says, evaluates it and writes a report into the run folder. Started again on the same folder it
 resumes, or says that the run is finished. --dry_run compiles and describes the run without a single step;
---dry_run --topology=v5e:4x4 does so for a TPU slice with the TPU compiler, on any machine. On several hosts every
-process gets the same command (docs/scaling.md).
+--dry_run --topology=v5e:4x4 does so for a TPU slice with the TPU compiler, --topology=h100x8 for GPUs with theirs, on
+any machine. On several hosts every process gets the same command (docs/scaling.md).
 """
 
 import os
@@ -24,7 +24,7 @@ from xsample_jax.topology import quiet_environment, without_tpu
 _CONFIG = flags.DEFINE_string("config", None, "Config file, as configs/quickstart.py or configs/quickstart.py:smoke.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder: config, metrics, checkpoints, evaluation, report.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Describe the run (shapes, memory, FLOPs, first batch); train nothing.")
-_TOPOLOGY = flags.DEFINE_string("topology", None, "With --dry_run: compile for this TPU slice, as v5e:16x16.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "With --dry_run: compile for a TPU slice or GPUs: v5e:16x16, h100x8.")
 _ADDRESS = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, where no launcher says it.")
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes; 1: run alone, whatever the launcher.")
 _PROCESS = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
@@ -48,8 +48,9 @@ def main(argv: list[str], overrides: list[str]) -> None:
     config = load_config(_CONFIG.value, overrides)
     if _DRY_RUN.value:
         from xsample_jax.dry_run import dry_run
+        from xsample_jax.prepare.prepare import prepare_folder
 
-        dry_run(config, workdir=_WORKDIR.value, topology=_TOPOLOGY.value)
+        dry_run(prepare_folder(config), workdir=_WORKDIR.value, topology=_TOPOLOGY.value)
         return
     from xsample_jax.config.saved import describe_difference
     from xsample_jax.distributed import detect_process, name_of_process, start

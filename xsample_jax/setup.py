@@ -12,6 +12,8 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from xsample_jax.augment.ids import NARROW
+from xsample_jax.augment.vectors import CHANNELS
 from xsample_jax.augment.views import draw_numbers, eval_view, map_random_views
 from xsample_jax.checkpoint import with_shardings
 from xsample_jax.config.rules_objective import check_kernels
@@ -20,8 +22,9 @@ from xsample_jax.data.dataset import Dataset, check_class_names, no_records, ope
 from xsample_jax.data.perturb import apply_perturbations
 from xsample_jax.data.plans import read_plan
 from xsample_jax.data.records import RecordSource, open_records, read_manifest
-from xsample_jax.data.side import read_groups, recorded_rates
+from xsample_jax.data.side import count_clusters, read_groups, recorded_rates
 from xsample_jax.data.sources import check_memory, open_training_source, readable, source_folder, spread_places
+from xsample_jax.data.vectors import image_shape
 from xsample_jax.encoder import Encoder, load_encoder
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, UserError, did_you_mean, raise_all
 from xsample_jax.metrics.profiling import host_memory
@@ -34,11 +37,12 @@ from xsample_jax.objectives.frozen import FINGERPRINT, define_frozen, find_misfi
 from xsample_jax.objectives.learned_state import init_memory, init_objective_parameters
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.side_information import BY_RECORD
+from xsample_jax.objectives.step_blocks import SIDE_INFORMATION
 from xsample_jax.ops import unit_rows
 from xsample_jax.optim import SCHEDULE_FREE, make_optimizer
 from xsample_jax.sharding import batch_sharding, make_mesh, replicated, state_shardings
 from xsample_jax.state import ModelDef, TrainState, define_model, init_state
-from xsample_jax.step import SIDE_INFORMATION, init_online_probe, make_train_step
+from xsample_jax.step import init_online_probe, make_train_step
 
 # What the shapes of a run depend on of its data.
 
@@ -46,7 +50,8 @@ from xsample_jax.step import SIDE_INFORMATION, init_online_probe, make_train_ste
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
     """What shapes depend on: records in the split, image channels, width of caption embeddings, size of the vocabulary,
-    number of classes, depth of the class tree, and the shape of one record's entries of data.side by name."""
+    number of classes, depth of the class tree, the shape of one record's entries of data.side by name, how many
+    clusterings there are and the most clusters of one, and whether ids are of two words (augment/ids.py)."""
 
     count: int
     channels: int
@@ -55,6 +60,8 @@ class DatasetSpec:
     classes: int = 1000
     depth: int = 3
     side: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    clusters: tuple[int, int] = (1, 1000)
+    wide_ids: bool = False
 
 
 # Shapes for compiling a config whose data is elsewhere: RGB photographs, all-mpnet-base-v2 embeddings.
@@ -74,6 +81,7 @@ def dataset_spec(examples: Dataset) -> DatasetSpec:
         len(examples.source.manifest.class_names),
         len(examples.hierarchy) + 1,
         {name: first[name].shape for name in examples.side},
+        first["id"].shape == (2,),
     )
 
 
@@ -98,6 +106,12 @@ class RunSetup:
     def objective(self) -> Objective:
         return build_objective(self.config.objective)
 
+    @property
+    def view_shape(self) -> tuple[int, ...]:
+        """Of one view, with alpha where images have it."""
+        size, channels = self.config.augment.size, self.facts.channels
+        return (self.config.data.image_size,) if channels == CHANNELS else (size, size, channels)
+
     @cached_property
     def steps(self) -> int:
         if self.config.steps is not None:
@@ -116,6 +130,7 @@ class RunSetup:
                 facts.caption_dim,
                 facts.vocab_size,
                 predictor=self.objective.predictor,
+                heads=self.objective.heads,
                 rngs=rngs,
             ),
             ParamGroups.of(self.config.optimizer).frozen,
@@ -141,7 +156,7 @@ class RunSetup:
             seed,
             partial(init_objective_parameters, objective, width, self.facts.classes, seed),
             lambda params: {
-                **init_memory(objective, params, width, self.facts.count, side),
+                **init_memory(objective, params, width, self.facts.count, side, self.facts.clusters),
                 **self._init_along(),
                 **self._init_frozen(frozen),
             },
@@ -223,8 +238,8 @@ class RunSetup:
         """Shapes, dtypes and shardings of a training batch."""
         config, facts, batch = self.config, self.facts, self.config.batch_size
         shapes = {
-            "image": ((batch, config.data.image_size, config.data.image_size, facts.channels), jnp.uint8),
-            "id": ((batch,), jnp.int32),
+            "image": ((batch, *image_shape(config.data.image_size, facts.channels)), jnp.uint8),
+            "id": ((batch, 2) if facts.wide_ids else (batch,), jnp.int32),
             "label": ((batch,), jnp.int32),
             "caption_embedding": ((batch, facts.caption_dim), jnp.float16),
             "caption_tokens": ((batch, config.model.text.length), jnp.int32),
@@ -271,8 +286,9 @@ class RunSetup:
     def encode(self) -> Callable:
         """jitted encode(state, images uint8 [b, H, W, C], background or None, ids) -> (features [b, F], z [b, D]).
 
-        By the moving average of the model where the state has one. ids: int [b] of the images; with them the features
-        are the mean over eval.views random views, and so is z, unit rows again; without them those of the plain view.
+        By the moving average of the model where the state has one. ids: int [b] or [b, 2] of the images; with them
+        the features are the mean over eval.views random views, and so is z, unit rows again; without them those of the
+        plain view.
         """
         config = self.config
 
@@ -302,6 +318,9 @@ def build_run(config, mesh: Mesh | None = None) -> tuple[RunSetup, Dataset]:
     fields = objective.requires
     source, rates = open_training_source(config.data)
     check_class_names(objective, source)
+    if "index" in fields and len(source) > NARROW:
+        expected = f"one that keeps no number for each image: there are {len(source):,}, more than {NARROW:,}"
+        raise ConfigError("objective.preset", config.objective.preset, expected, "Take simclr, for example.")
     examples = open_dataset(config, config.data.split, fields, source)
     examples.rates = recorded_rates(config.data, source) if rates is None else rates
     examples.groups = read_groups(config.data, source, config.batch_size)
@@ -312,13 +331,16 @@ def build_run(config, mesh: Mesh | None = None) -> tuple[RunSetup, Dataset]:
     examples.plan = read_plan(config, examples.source)
     examples.source = apply_perturbations(examples.source, config.data, config.seed)
     if config.data.cache == "decoded":
-        images = len(examples) * config.data.image_size**2 * examples.source.channels
+        images = len(examples) * math.prod(examples.image_shape)
         check_memory("decoded", "of decoded images", images)
         examples.keep = True
     if config.eval.online_probe and not examples.source.manifest.class_names:
         fix = "Set --config.eval.online_probe=false."
         raise ConfigError("eval.online_probe", True, "False for a set without class names", fix)
-    return RunSetup(config, dataset_spec(examples), mesh, classes), examples
+    facts = dataset_spec(examples)
+    if objective.centers:
+        facts = dataclasses.replace(facts, clusters=count_clusters(config.data, source))
+    return RunSetup(config, facts, mesh, classes), examples
 
 
 def check_device_memory(parts: RunSetup) -> None:
@@ -328,7 +350,7 @@ def check_device_memory(parts: RunSetup) -> None:
     activations come on top of it. `--dry_run` compiles the step and counts those too.
     """
     config, mesh = parts.config, parts.mesh
-    views = (config.batch_size * config.views, config.augment.size, config.augment.size, parts.facts.channels)
+    views = (config.batch_size * config.views, *parts.view_shape)
     images = jax.ShapeDtypeStruct(views, jnp.float32, sharding=batch_sharding(mesh))
     arrays = (parts.abstract_state, parts.abstract_state.params, parts.abstract_batch, images)
     each = sum(

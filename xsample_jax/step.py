@@ -10,66 +10,30 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from xsample_jax.augment.views import copies_of, eval_view, make_views
+from xsample_jax.augment.ids import with_numbers, words_of
+from xsample_jax.augment.views import copies_of, eval_view, make_views, view_boxes
 from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
 from xsample_jax.models.param_groups import ParamGroups
 from xsample_jax.objectives.adversary import Adversary, Guests, Opponent, take_turn
 from xsample_jax.objectives.frozen import frozen_features, move_class_means
 from xsample_jax.objectives.learned_state import (
-    QUEUES,
     bias_of,
     clamped,
-    classes_of,
-    gate_of,
     move_teacher,
-    nearest,
-    prototypes_of,
-    queue_block,
     recall,
     refresh_teacher,
-    second_classes,
     teacher_params,
     temperature_of,
 )
-from xsample_jax.objectives.mixed_rows import mixed_blocks
 from xsample_jax.objectives.objective import Objective, objective_loss
-from xsample_jax.objectives.side_information import BY_RECORD
+from xsample_jax.objectives.side_information import STATES
+from xsample_jax.objectives.step_blocks import StepInputs, hard_batch, step_blocks, view_batch
 from xsample_jax.objectives.streaming.loss import Streaming
-from xsample_jax.objectives.terms import Block, image_block, key_block, other_view
 from xsample_jax.ops import products, unit_rows
 from xsample_jax.optim import averaged
 from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, updated, warm_up
 
-# From a batch to the blocks that an objective compares: one encoder call for all views, and whatever else it needs.
-
-
 LOCAL_SEED = 2**20  # small crops are drawn from another seed than the views of the same image
-# Entries of a batch that graphs read, one row per image.
-SIDE_INFORMATION = ("id", "label", "path", "caption_embedding", "class_embedding", "part", *BY_RECORD)
-
-
-@dataclasses.dataclass(frozen=True)
-class StepInputs:
-    """What the blocks of a step are made of.
-
-    Attributes:
-      images: views [B * V, S, S, 3]; local: small crops [B * L, s, s, 3] or None.
-      batch: the batch of the host, one row per image.
-      memory: what the objective remembers (objectives/learned_state.py).
-      teacher: embeddings of the EMA encoder: image [B * V, D], and text [B, D] where there is a text side.
-      frozen: features [B * V, F] of the frozen teacher, and the means of the images' classes [B, F] where a term reads
-        them.
-      progress: share of the run that is over. key: random key of the step.
-    """
-
-    images: jax.Array
-    local: jax.Array | None
-    batch: Mapping[str, jax.Array]
-    memory: Mapping[str, jax.Array]
-    progress: jax.Array
-    key: jax.Array
-    teacher: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
-    frozen: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
 
 
 def local_crops(augment):
@@ -97,13 +61,17 @@ def make_inputs(
         def make(images, ids, copies):
             return make_views(images, ids, seed, state.step, augment, views, copies)
 
-        made = make(batch["image"], batch["id"], copies)
+        made = make(batch["image"], words_of(batch), copies)
         return made if guests is None else guests.other_views(made, make, views, copies)
 
-    local = objective.local_views
+    local, boxes = objective.local_views, None
+    if STATES["cells"](objective):
+        shape = (config.views, *batch["image"].shape[1:3])
+        boxes = view_boxes(words_of(batch), config.seed, state.step, config.augment, shape, copies)
     return StepInputs(
         images=views_of(config.augment, config.views, config.seed),
         local=views_of(local_crops(config.augment), local, config.seed + LOCAL_SEED) if local else None,
+        boxes=boxes,
         batch=batch,
         memory=state.memory,
         progress=state.step / steps,
@@ -111,74 +79,26 @@ def make_inputs(
     )
 
 
-def teacher_embeddings(objective: Objective, teacher: nnx.Module, inputs: StepInputs) -> dict[str, jax.Array]:
-    """Embeddings of the views (and texts) by the EMA encoder, without gradient; batch norms use the batch."""
-    found = {"image": teacher.embed(inputs.images)[1]}
+def teacher_embeddings(objective: Objective, teacher: nnx.Module, inputs: StepInputs) -> dict:
+    """Embeddings of the views (and texts) by the EMA encoder and its named heads, without gradient; batch norms use
+    the batch."""
+    _, raw, named = teacher.outputs(inputs.images)
+    found = {"image": unit_rows(raw), "image_heads": named}
     if objective.text is not None:
         found["text"] = teacher.embed_text(inputs.batch)
+        found["text_heads"] = teacher.project_named("text", teacher.text_features(inputs.batch))
+    read = {rows.block for rows in objective.rows}
+    if "teacher_cells" in read:  # of the second view, which the first one is compared with
+        found["cells"] = teacher_cells(teacher, inputs)
+    if "teacher_words" in read:
+        found["words"] = teacher.embed_words(inputs.batch)
+    if objective.hard_texts:
+        found["hard_text"] = teacher.embed_text(hard_batch(inputs.batch, inputs.key, objective.hard_texts)[0])
+    if objective.text_views:
+        versions = view_batch(inputs.batch, inputs.key, objective.text_views)
+        found["text_views"] = teacher.embed_text(versions)
+        found["text_views_heads"] = teacher.project_named("text", teacher.text_features(versions))
     return jax.lax.stop_gradient(found)
-
-
-def step_blocks(
-    objective: Objective,
-    network: nnx.Module,
-    params: Mapping[str, jax.Array],
-    inputs: StepInputs,
-    raw: jax.Array,
-) -> dict[str, Block]:
-    """The blocks of a step by name (objectives/terms.py). raw [B * V, D]: head outputs of the views, of any length."""
-    z = unit_rows(raw)
-    per_image = {name: inputs.batch[name] for name in SIDE_INFORMATION if name in inputs.batch}
-    images = len(per_image["id"])
-    views = len(z) // images
-    text = network.embed_text(inputs.batch) if objective.text is not None else None
-    if objective.gate:
-        # Every image is compared in its own class and in that of another image of the batch.
-        second = second_classes(inputs.key, per_image["id"], per_image["label"])
-        per_image |= {"second_label": second, "gate": gate_of(params, per_image["label"], second)}
-    if text is not None:
-        mean = jax.lax.stop_gradient(z).reshape(images, views, -1).mean(axis=1)
-        per_image |= {"text": jax.lax.stop_gradient(text), "image": mean}
-    of_view = {f"view_{view}": jax.lax.stop_gradient(z[view::views]) for view in range(views)}
-    teacher = inputs.teacher
-    other = {"other_view": other_view(z, views)} | ({"raw": raw} if objective.raw else {})
-    if teacher:
-        other |= {"teacher": other_view(teacher["image"], views)}
-        if "same_view_teacher" in objective.reads:
-            other |= {"same_view_teacher": teacher["image"]}
-    if inputs.frozen:
-        unit = unit_rows(inputs.frozen["features"])
-        other |= {"frozen": unit, "frozen_features": inputs.frozen["features"]}
-        per_image |= {"class_center": inputs.frozen["means"]} if "means" in inputs.frozen else {}
-    blocks = {"image": image_block(z, per_image | of_view, views, 0, **other)}
-    if inputs.frozen:
-        of_frozen = {"frozen": unit, "frozen_features": inputs.frozen["features"]}
-        blocks["frozen"] = image_block(unit, per_image, views, 9 * len(z), **of_frozen)
-    if text is not None:
-        own = {"teacher": teacher["text"]} if teacher else {}
-        blocks["text"] = image_block(text, per_image, 1, len(z), **own)
-    if teacher:
-        of_teacher = image_block(teacher["image"], per_image, views, 2 * len(z), teacher=teacher["image"])
-        blocks["teacher"] = of_teacher
-    if teacher and text is not None:
-        of_texts = image_block(teacher["text"], per_image, 1, 6 * len(z), teacher=teacher["text"])
-        blocks["text_teacher"] = of_texts
-    if objective.queue:
-        kept = {name: keys for name, keys in QUEUES.items() if keys in inputs.memory}
-        blocks |= {name: queue_block(inputs.memory, keys) for name, keys in kept.items()}
-        if any(rows.block == "neighbors" for rows in objective.rows):
-            blocks["neighbors"] = image_block(nearest(inputs.memory, z), per_image, views, 5 * len(z))
-    if objective.prototypes:
-        blocks["prototypes"] = key_block(prototypes_of(params))
-    if objective.classes:
-        blocks["classes"] = classes_of(params)
-    if objective.local_views:
-        _, local = network.embed(inputs.local)
-        blocks["local"] = image_block(local, per_image | of_view, len(local) // images, 3 * len(z))
-    blocks |= mixed_blocks(blocks, objective.rows, inputs.key, images)
-    if objective.predictor:
-        blocks["predicted"] = image_block(network.predict(z), per_image, views, 4 * len(z))
-    return blocks
 
 
 # Exact large batches with a bounded encoder memory (GradCache, Gao et al. 2021, arXiv 2101.06983).
@@ -195,26 +115,28 @@ def step_blocks(
 
 def embed_in_chunks(
     model: ModelDef, params: dict, statistics: dict, images: jax.Array, views: int, chunks: int
-) -> tuple[jax.Array, dict]:
-    """Head outputs of all views, `chunks` parts of the batch one after the other.
+) -> tuple[jax.Array, dict[str, jax.Array], dict]:
+    """Outputs of all heads on all views, `chunks` parts of the batch one after the other.
 
     Args:
       images: [B * views, S, S, 3], row = image * views + view; B a multiple of `chunks`.
 
     Returns:
-      (head outputs [B * views, D], statistics after the step: means over the chunks). Every chunk takes every
-      `chunks`-th image, so that on a mesh each device encodes its own rows of each chunk.
+      (head outputs [B * views, D], those of named heads, statistics after the step: means over the chunks).
+      Every chunk takes every `chunks`-th image, so that on a mesh each device encodes its own rows of each chunk.
     """
 
     @jax.checkpoint
     def encode(part):
         network = model.merge(params, statistics, training=True)
-        _, z = network.project(part.reshape(-1, *part.shape[2:]))
-        return z.reshape(-1, views, z.shape[-1]), to_flat(nnx.split(network, nnx.Param, ...)[2])
+        _, *rows = network.outputs(part.reshape(-1, *part.shape[2:]))
+        by_image = jax.tree.map(lambda z: z.reshape(-1, views, *z.shape[1:]), tuple(rows))
+        return by_image, to_flat(nnx.split(network, nnx.Param, ...)[2])
 
     parts = images.reshape(-1, chunks, views, *images.shape[1:])
-    z, new = jax.lax.map(encode, jnp.moveaxis(parts, 1, 0))
-    return jnp.moveaxis(z, 0, 1).reshape(-1, z.shape[-1]), {name: value.mean(axis=0) for name, value in new.items()}
+    rows, new = jax.lax.map(encode, jnp.moveaxis(parts, 1, 0))
+    z, named = jax.tree.map(lambda z: jnp.moveaxis(z, 0, 1).reshape(-1, *z.shape[3:]), rows)
+    return z, named, {name: value.mean(axis=0) for name, value in new.items()}
 
 
 # Online probe: a linear classifier of the labels that is trained along, on the features of every step.
@@ -285,6 +207,25 @@ def with_frozen(objective: Objective, frozen: ModelDef | None, inputs: StepInput
     return dataclasses.replace(inputs, frozen={"features": features, "means": means}, memory=memory)
 
 
+def teacher_cells(teacher: nnx.Module, inputs: StepInputs) -> jax.Array:
+    """Unit rows [B * C, D] of the C windows of view 1 of every image by the EMA encoder (TCL), image by image."""
+    views = len(inputs.images) // len(inputs.batch["id"])
+    pooled = pool_windows(teacher.cells(inputs.images[1::views]))
+    return unit_rows(teacher.head(pooled.reshape(-1, pooled.shape[-1])))
+
+
+def pool_windows(cells: jax.Array) -> jax.Array:
+    """Means of a map [n, h, w, F] over windows of a side of the root of h, [n, windows, F] (TCL, arXiv 2202.10401).
+
+    A map whose sides the window does not divide is cut at its far ends.
+    """
+    n, rows, columns, width = cells.shape
+    side = max(1, int(min(rows, columns) ** 0.5))
+    rows, columns = rows // side, columns // side
+    parts = cells[:, : rows * side, : columns * side].reshape(n, rows, side, columns, side, width)
+    return parts.mean(axis=(2, 4)).reshape(n, rows * columns, width)
+
+
 def make_loss(
     config, model: ModelDef, objective: Objective, how: Streaming, frozen: ModelDef | None = None
 ) -> Callable:
@@ -305,11 +246,12 @@ def make_loss(
         features = None
         images = len(inputs.batch["id"])
         if config.loss.grad_cache > 1 and images == config.batch_size:
-            raw, new = embed_in_chunks(model, params, statistics, inputs.images, config.views, config.loss.grad_cache)
-            encoded = {name: value for name, value in new.items() if name.startswith(("encoder/", "head/"))}
+            chunks = config.loss.grad_cache
+            raw, named, new = embed_in_chunks(model, params, statistics, inputs.images, config.views, chunks)
+            encoded = {name: value for name, value in new.items() if name.startswith(("encoder/", "head/", "heads/"))}
         else:
-            features, raw = network.project(inputs.images)
-        blocks = step_blocks(objective, network, params, inputs, raw)
+            features, raw, named = network.outputs(inputs.images)
+        blocks = step_blocks(objective, network, params, inputs, raw, named)
         blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
         loss, metrics = objective_loss(
             objective, blocks, images, temperature, bias_of(params), inputs.progress, inputs.key, how
@@ -360,7 +302,7 @@ def at_task(objective: Objective, state: TrainState, batch: Mapping[str, jax.Arr
 
 def choose_streaming(config, objective: Objective, mesh: Mesh | None, class_embeddings: np.ndarray | None) -> Streaming:
     """How the loss of a step is computed, as config.loss says."""
-    names = ("impl", "block_size", "kernel", "collective", "comm_dtype", "caption_comm_dtype")
+    names = ("impl", "block_size", "kernel", "collective", "comm_dtype", "caption_comm_dtype", "groups")
     return Streaming(
         **{name: config.loss[name] for name in names},
         mesh=mesh,
@@ -396,9 +338,9 @@ def make_train_step(
     A batch is uint8 images [B, H, W, C] with their side information (one row per image); all V * B views go through
     the encoder in one call, row = image * V + view, so batch norms see one global batch. The loss is a function of
     global arrays: under jit its value and gradient do not depend on the number of devices. `steps`: of the whole run;
-    `mesh`: over which a streamed loss splits its rows; `class_embeddings` [classes, E]: for graphs of class texts. A
-    record that is twice in a batch (where epochs meet, in small or balanced sets) gets different views each time.
-    `adversary` makes some of the images (adversary.py), if any; `frozen`: the frozen teacher, if there is one.
+    `mesh`: over which a streamed loss splits its rows; `class_embeddings` [classes, E]: for graphs of class texts.
+    `adversary` makes some of the images (adversary.py), if any; `frozen`: the frozen teacher, if there is one. A record
+    that is twice in a batch (where epochs meet, in small or balanced sets) gets different views each time.
     """
 
     loss_of = make_loss(config, model, objective, choose_streaming(config, objective, mesh, class_embeddings), frozen)
@@ -407,6 +349,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         if mesh is not None and mesh.shape["tensor"] > 1:  # devices along the tensor axis work on the same images
             batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
+        batch = with_numbers(batch)
         if class_embeddings is not None:  # every device has them: nothing travels
             batch = batch | {"class_embedding": jnp.asarray(class_embeddings)[batch["label"]]}
         state = at_task(objective, state, batch)
@@ -414,8 +357,7 @@ def make_train_step(
         if turn is not None:
             climbed, guests, of_turn = turn(state, batch)
             batch = guests.seated(batch)
-        inputs = make_inputs(config, objective, state, batch, steps, guests)
-        inputs = with_teacher(model, objective, state, inputs)
+        inputs = with_teacher(model, objective, state, make_inputs(config, objective, state, batch, steps, guests))
         gradient, (statistics, memory, metrics, z, features) = jax.grad(loss_of, has_aux=True)(
             state.params, state.statistics, inputs
         )

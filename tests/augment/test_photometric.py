@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import gaussian_filter1d
 
 from tests.augment.views import plain, some_images, views_of, whole_view
-from xsample_jax.augment.views import blur_weights, jitter_map
+from xsample_jax.augment.colors import blur_weights, jitter_map
 
 LUMA = np.array([0.299, 0.587, 0.114])
 

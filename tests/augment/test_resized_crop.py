@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.augment.views import CROP, draw, plain, some_images, views_of, whole_view
-from xsample_jax.augment.views import crop_boxes, resize_weights
+from xsample_jax.augment.crops import crop_boxes, resize_weights
 
 crop_boxes_jit = jax.jit(crop_boxes, static_argnums=(3, 4, 5, 6))
 resize_weights_jit = jax.jit(resize_weights, static_argnums=(2, 3))

@@ -56,7 +56,7 @@ def test_defaults_with_a_length_are_right():
         ("augment__local_crop_scale", [(0.05, 0.3), (0.1, 1)], [(), (0, 0.3), (0.3, 0.1), (0.1, 1.1)]),
         ("objective__graph", [None, "label", "class_text"], ["text"]),
         ("mesh__data", [-1, 8], [0, -2]),
-        ("mesh__topology", [None, "v5e:4x4", "v5p:2x2x4"], ["4x4", "v5e", "v5e-16"]),
+        ("mesh__topology", [None, "v5e:4x4", "v5p:2x2x4", "h100x8", "4xb200x8"], ["4x4", "v5e", "v5e-16", "x100x8"]),
     ],
 )
 def test_values(name, right, wrong):

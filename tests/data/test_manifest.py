@@ -23,7 +23,7 @@ def edit_manifest(folder, refresh_fingerprint=False, **fields):
 def test_manifest_describes_the_files(folder):
     manifest = read_manifest(folder)
     assert [shard["count"] for shard in manifest.splits["train"]["shards"]] == [10, 10, 5]
-    for shard in manifest.splits["train"]["shards"] + manifest.splits["test"]["shards"]:
+    for shard in (*manifest.splits["train"]["shards"], *manifest.splits["test"]["shards"]):
         data = (folder / shard["file"]).read_bytes()
         assert (shard["bytes"], shard["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
     fields = {key: value for key, value in json.loads((folder / "manifest.json").read_text()).items()}

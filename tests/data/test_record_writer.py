@@ -98,7 +98,7 @@ def test_crash_between_shards_and_manifest_does_not_open(folder, monkeypatch):
     ("change", "message"),
     [
         ({"id": -1}, "id = -1"),
-        ({"id": 2**31}, "id = 2147483648"),
+        ({"id": 2**63}, "id = 9223372036854775808"),
         ({"id": True}, "id = True"),
         ({"id": "7"}, "id = '7'"),
         ({"image": b""}, "image"),

@@ -23,8 +23,22 @@ IMAGES, VIEWS, LOCAL, WIDTH, QUEUE, PROTOTYPES, CLASSES = 8, 2, 2, 8, 16, 6, 5
 class Network:
     """Stands in for the model: its images are the raw embeddings, its texts an entry of the batch."""
 
-    def __init__(self, second: jax.Array):
-        self.second = second
+    def __init__(self, second: jax.Array, heads: dict[str, jax.Array], objective: Objective):
+        self.second, self.heads, self.of = second, heads, {name: head.of for name, head in objective.heads.items()}
+
+    def project(self, images):
+        return images, images
+
+    def project_named(self, side, features):
+        found = {side: features} | ({"cells": cells_of(features)} if side == "image" else {})
+        for name, of in self.of.items():
+            if of in found:
+                found[name] = found[of] @ self.heads[name]
+        found.pop("cells", None)
+        return {name: z for name, z in found.items() if name != side}
+
+    def text_features(self, batch):
+        return batch["text"]
 
     def embed(self, images):
         return None, unit_rows(images)
@@ -34,6 +48,11 @@ class Network:
 
     def predict(self, z):
         return unit_rows(z @ self.second)
+
+
+def cells_of(images: jax.Array) -> jax.Array:
+    """A map [n, 2, 2, WIDTH] of every row."""
+    return jnp.stack([jnp.roll(images, by, axis=1) for by in range(4)], axis=1).reshape(-1, 2, 2, images.shape[1])
 
 
 def small(objective: Objective) -> Objective:
@@ -60,6 +79,10 @@ def batch_of(rng: np.random.Generator) -> dict[str, np.ndarray]:
         "class_temperature": own.uniform(0.5, 2, IMAGES).astype(np.float32),
         "weight": own.uniform(0.5, 2, IMAGES).astype(np.float32),
         "part": np.array([0, 0, 1, 0, 1, 1, 0, 1], np.int32),
+        "boxes": np.tile(own.uniform([0, 0, 0.5, 0.5], [0.4, 0.4, 1, 1], (IMAGES, 4)), (4, 1)).astype(np.float32),
+        "parts": own.normal(size=(3 * IMAGES, WIDTH)).astype(np.float32),
+        "caption_tokens": own.integers(3, 9, (IMAGES, 6)).astype(np.int32),
+        "is_target": own.integers(0, 2, IMAGES).astype(np.int32),
         "caption_embedding": caption.astype(np.float32),
         "class_embedding": rng.normal(size=(CLASSES + 1, 6))[label].astype(np.float32),
         "text": rng.normal(size=(IMAGES, WIDTH)).astype(np.float32),
@@ -82,11 +105,15 @@ def inputs_of(objective: Objective, seed: int = 0, queued: int = 0, collapsed: b
     batch |= {"teacher_image": rows(IMAGES * views), "teacher_text": rows(IMAGES)}
     batch |= {"frozen": rows(IMAGES * views), "means": rows(IMAGES)}
     trained["second"] = np.eye(WIDTH, dtype=np.float32) + 0.1 * rng.normal(size=(WIDTH, WIDTH)).astype(np.float32)
+    for name in objective.heads:
+        trained[f"heads/{name}"] = rng.normal(size=(WIDTH, WIDTH)).astype(np.float32)
     trained |= {
         name: np.asarray(value) for name, value in init_objective_parameters(objective, WIDTH, CLASSES, seed).items()
     }
-    side = {name: batch[name] for name in ("label", "caption_embedding")}
-    memory = {name: np.array(value) for name, value in init_memory(objective, {}, WIDTH, IMAGES, side).items()}
+    side = {name: batch[name] for name in ("label", "caption_embedding", "cluster")}
+    clusters = (batch["cluster"].shape[1], 3)
+    memory = init_memory(objective, {}, WIDTH, IMAGES, side, clusters)
+    memory = {name: np.array(value) for name, value in memory.items()}
     if queued:
         z = rows(queued)
         memory["queue/z"][:queued] = z / np.linalg.norm(z, axis=1, keepdims=True)
@@ -94,27 +121,49 @@ def inputs_of(objective: Objective, seed: int = 0, queued: int = 0, collapsed: b
         if "queue/frozen_z" in memory:
             memory["queue/frozen_z"][:queued] = memory["queue/z"][:queued]
         memory["queue/label"][:queued] = rng.integers(0, CLASSES, queued)
+        memory["queue/cluster"][:queued] = rng.integers(-1, 3, (queued, 2))
         memory["queue/caption_embedding"][:queued] = rng.normal(size=(queued, 6))
     return {"trained": trained, "batch": batch, "memory": memory}
+
+
+def network_of(objective: Objective, trained: dict) -> Network:
+    """The stand-in for the model, with a linear map for every named head."""
+    return Network(trained["second"], {name: trained[f"heads/{name}"] for name in objective.heads}, objective)
 
 
 def loss_of(objective: Objective, inputs: dict[str, dict]):
     """(loss, (metrics, memory after the step)) of the objective, through the blocks of the real step."""
     trained, batch, memory = inputs["trained"], inputs["batch"], inputs["memory"]
+    network = network_of(objective, trained)
     teacher = {"image": unit_rows(batch["teacher_image"]), "text": unit_rows(batch["teacher_text"])}
+    for name, rows in (("image", "teacher_image"), ("text", "teacher_text")):
+        teacher[f"{name}_heads"] = network.project_named(name, batch[rows])
+    blocks_read = {rows.block for rows in objective.rows}
+    if "teacher_cells" in blocks_read:
+        teacher["cells"] = unit_rows(jnp.repeat(batch["teacher_image"][::2], 3, axis=0) + batch["parts"])
+    if "teacher_words" in blocks_read:
+        words = batch["teacher_text"][:, None] + batch["parts"].reshape(IMAGES, 3, WIDTH)
+        teacher["words"] = unit_rows(words), batch["caption_tokens"][:, :3] > 4
+    if objective.hard_texts:
+        texts = jnp.repeat(batch["teacher_text"], objective.hard_texts, axis=0)
+        teacher["hard_text"] = unit_rows(texts)
+    if objective.text_views:
+        texts = jnp.repeat(batch["teacher_text"], objective.text_views, axis=0)
+        teacher |= {"text_views": unit_rows(texts), "text_views_heads": network.project_named("text", texts)}
     step = StepInputs(
         images=trained["images"],
         local=trained["local"],
         batch={**batch, "text": trained["text"]},
         memory=memory,
+        boxes=batch["boxes"][: len(trained["images"])],
         progress=jnp.float32(0.3),
         key=jax.random.key(5),
         teacher=jax.lax.stop_gradient(teacher) if objective.teacher is not None else {},
         frozen={"features": batch["frozen"], "means": batch["means"]} if objective.frozen else {},
     )
     temperature = temperature_of(objective, trained)
-    network = Network(trained["second"])
-    blocks = step_blocks(objective, network, trained, step, step.images)
+    named = network.project_named("image", step.images)
+    blocks = step_blocks(objective, network, trained, step, step.images, named)
     blocks, memory = recall(objective, blocks, memory, batch, temperature)
     loss, metrics = objective_loss(objective, blocks, IMAGES, temperature, bias_of(trained), step.progress, step.key)
     return loss, (metrics, memory)
@@ -135,3 +184,8 @@ class LinearEncoder(nnx.Module):
 
     def __call__(self, images):
         return self.linear(images.mean(axis=(1, 2)))
+
+    def with_map(self, images):
+        side = images.shape[1] // 2
+        cells = images[:, : 2 * side, : 2 * side].reshape(len(images), 2, side, 2, side, -1).mean(axis=(2, 4))
+        return self(images), self.linear(cells)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xsample_jax.errors import ConfigError
-from xsample_jax.objectives.terms import Rows, concatenate, image_block, key_block, other_view, select
+from xsample_jax.objectives.blocks import Rows, concatenate, image_block, key_block, other_view, select
 
 RNG = np.random.default_rng(8)
 B, V, D = 4, 3, 5

@@ -10,10 +10,11 @@ from xsample_jax.config import flat_keys
 from xsample_jax.data.dataset import check_side_information
 from xsample_jax.errors import ConfigError, DataError, Problems
 from xsample_jax.graphs.targets import Graph, Mixture
+from xsample_jax.objectives.blocks import IMAGE, TEXT, Rows
 from xsample_jax.objectives.from_config import build_objective, find_problems, needed_views, presets_that_read
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.terms import IMAGE, TEXT, FeatureTerm, Rows, Term
+from xsample_jax.objectives.terms import FeatureTerm, Term
 
 DEFAULTS = {
     name.removeprefix("objective."): key.default

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.objectives.test_goldens import CASES, LABELS, Z1, Z2, Z3, preset_value, two_views
+from tests.objectives.golden_inputs import CASES, LABELS, Z1, Z2, Z3, preset_value, two_views
 from xsample_jax.graphs.targets import Graph
+from xsample_jax.objectives.blocks import VIEW_0, VIEW_1, image_block
 from xsample_jax.objectives.from_config import find_problems
 from xsample_jax.objectives.objective import Objective, objective_loss
-from xsample_jax.objectives.terms import VIEW_0, VIEW_1, Term, image_block
+from xsample_jax.objectives.terms import Term
 
 RNG = np.random.default_rng(3)
 TARGET = RNG.normal(size=(12, 2))

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.graphs.targets import NORMALIZERS, Graph, Mixture
+from xsample_jax.objectives.blocks import TEXT, Rows, image_block, key_block, other_view
 from xsample_jax.objectives.cross_entropy import DENOMINATORS
 from xsample_jax.objectives.from_config import find_problems
 from xsample_jax.objectives.links import LINKS
@@ -24,7 +25,7 @@ from xsample_jax.objectives.objective import Objective, find_unstreamable, objec
 from xsample_jax.objectives.row_weights import WEIGHTS
 from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.objectives.streaming.loss import Streaming
-from xsample_jax.objectives.terms import TEXT, Rows, Term, image_block, key_block, other_view, pairs_of, term_value
+from xsample_jax.objectives.terms import Term, pairs_of, term_value
 from xsample_jax.ops import unit_rows
 
 B, V, D, CLASSES, TAU = 5, 2, 6, 3, 0.3
@@ -47,6 +48,7 @@ def inputs(label=(0, 1, 0, -1, 1), seed=0):
         "path": np.array([[0, 1], [0, 2], [1, 1], [1, -1], [-1, -1]]),
         "cluster": np.array([[0, 1], [0, 0], [1, 1], [-1, 0], [1, 2]]),
         "group": np.array([0, 0, 1, 1, -1]),
+        "is_target": np.array([0, 1, 1, 0, -1]),
         "target": normal(B, 2),
         "labels": np.array([[1, 0, 1], [0, 0, 0], [1, 1, 0], [0, 0, 1], [1, 0, 1]]),
         "class_temperature": rng.uniform(0.5, 2, B).astype(np.float32),
@@ -64,6 +66,7 @@ def inputs(label=(0, 1, 0, -1, 1), seed=0):
         "queue_caption": normal(4, 4),
         "queue_cluster": np.array([[0, 0], [1, 2], [-1, -1], [0, 1]]),
         "queue_group": np.array([0, 1, 0, -1]),
+        "queue_is_target": np.array([0, 1, 0, -1]),
         "queue_target": normal(4, 2),
         "queue_labels": np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 1, 1]]),
         "queue_path": np.array([[0, 1], [1, 1], [-1, -1], [0, 2]]),
@@ -84,7 +87,7 @@ def blocks_of(images, shared):
     kept = {name: jnp.repeat(images[name], V, axis=0) for name in ("log_average", "anchor_temperature")}
     other = {"other_view": other_view(z, V), "teacher": other_view(teacher, V), **kept}
     queue = {"label": shared["queue_label"], "path": shared["queue_path"]}
-    queue |= {name: shared[f"queue_{name}"] for name in ("cluster", "group", "target", "labels")}
+    queue |= {name: shared[f"queue_{name}"] for name in ("cluster", "group", "is_target", "target", "labels")}
     queue |= {name: jnp.ones(4) for name in ("class_temperature", "weight")}
     queue |= {"caption_embedding": shared["queue_caption"], "class_embedding": shared["queue_caption"]}
     filled = jnp.asarray([True, True, True, False])
@@ -125,6 +128,7 @@ ROWS = [
     (TEXT, Rows("image", 0, times=Rows("image", 1))),
 ]
 SMALL = {"name": "hard_mixtures", "hardest": 3, "mixed": 2, "with_anchor": 1}
+MIX = {"name": "positive_and_negative", "mixed": 3}
 FIELDS = {
     "similarity": list(SIMILARITIES),
     "link": ["softmax", *LINKS, {"name": "robust", "q": 0.0}],
@@ -136,7 +140,7 @@ FIELDS = {
     "attraction": [1.0, *WEIGHTS],
     "repulsion": [1.0, *WEIGHTS],
     "temperature": ["base", 0.2, *TEMPERATURES],
-    "mixer": [None, SMALL],
+    "mixer": [None, SMALL, MIX, {"name": "own_mixtures", "hardest": 3}, {"name": "between_targets", "positives": 4}],
     "merge_views": [False, True],
     "self_pairs": [False, True],
     "reduce": ["rows", "pairs"],
@@ -151,6 +155,7 @@ STARTS = [
     Term(anchors=Rows("image", 0), keys=(Rows("teacher", 1), Rows("queue")), mixer=SMALL),
     Term(Graph("identity", "none"), keys=TEXT, link="sigmoid"),
     Term(negatives="other_images", repulsion="moving_average"),
+    Term(Graph("label", "none"), link="multi_similarity", mixer=MIX),
 ]
 
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.objectives.golden_inputs import CASES, LABELS, Z1, Z2, Z3, images, preset_value
 from tests.objectives.test_build import build, problems
-from tests.objectives.test_goldens import CASES, LABELS, Z1, Z2, Z3, images, preset_value
 from tests.quick import quick_jit
 from tests.tiny import random_batch, tiny_config, tiny_parts, untrained
 from xsample_jax.checkpoint_files import find_checkpoint, read_arrays, saved_arrays
@@ -16,10 +16,10 @@ from xsample_jax.encoder import load_encoder
 from xsample_jax.errors import CheckpointError, ConfigError, Problems
 from xsample_jax.io.files import EVALUATION
 from xsample_jax.loop import train
+from xsample_jax.objectives.blocks import Rows, key_block
 from xsample_jax.objectives.frozen import COUNTS, FINGERPRINT, FROZEN, MEANS, frozen_memory, move_class_means
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.terms import Rows, key_block
 from xsample_jax.sharding import to_global
 from xsample_jax.state import TrainState
 

@@ -5,78 +5,40 @@ which, and from where. Inputs: z1, z2, z3 [12, 16] views or modalities, queue [4
 """
 
 import dataclasses
-import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.objectives import mixed_inputs
+from tests.objectives.golden_inputs import (
+    CASES,
+    LABELS,
+    QUEUE,
+    Z1,
+    Z2,
+    Z3,
+    extra,
+    image_and_text,
+    images,
+    preset_value,
+    queue,
+    texts,
+    two_views,
+    value,
+)
 from tests.quick import quick_jit
 from xsample_jax.graphs.targets import Graph, Mixture, sinkhorn
+from xsample_jax.objectives.blocks import IMAGE, TEXT, VIEW_0, VIEW_1, Rows, key_block
 from xsample_jax.objectives.cross_entropy import cross_entropy, log_sum
 from xsample_jax.objectives.feature_losses import align, barlow_twins, cross_uniform, spectral, uniform, vicreg
 from xsample_jax.objectives.links import joint, pairwise_global, sigmoid, sigmoid_mean, symmetric
 from xsample_jax.objectives.mixed_rows import LEAST, mixed_block
-from xsample_jax.objectives.objective import Objective, objective_loss
+from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.presets_image_text import COSINE_WEIGHTS
-from xsample_jax.objectives.terms import IMAGE, TEXT, VIEW_0, VIEW_1, Rows, Term, image_block, key_block
-
-CASES = {
-    case["name"]: case
-    for file in ("goldens.json", "goldens_literature.json", "goldens_rows.json")
-    for case in json.loads((pathlib.Path(__file__).parent / file).read_text())["cases"]
-}
-_COMMON = json.loads((pathlib.Path(__file__).parent / "goldens.json").read_text())["common"]
-Z1, Z2, Z3, QUEUE, LABELS = (np.asarray(_COMMON[name]) for name in ("z1", "z2", "z3", "queue", "labels"))
-IDS = np.arange(12)
-
-
-def extra(name, key):
-    return np.asarray(CASES[name]["extra"][key])
-
-
-def interleaved(*views):
-    """Views [B, D] as rows image * V + view."""
-    return jnp.stack(list(map(jnp.asarray, views)), axis=1).reshape(-1, views[0].shape[1])
-
-
-def images(*views, first_row=0, per_row=None, **per_image):
-    side = {"id": IDS[: len(views[0])], "label": LABELS[: len(views[0])], **per_image}
-    z = interleaved(*views)
-    rows = {name: value(z) for name, value in (per_row or {}).items()}
-    return image_block(z, {name: jnp.asarray(value) for name, value in side.items()}, len(views), first_row, **rows)
-
-
-def texts(z, **per_image):
-    return images(z, first_row=1000, **per_image)
-
-
-def queue(**side):
-    return key_block(jnp.asarray(QUEUE), label=jnp.full(len(QUEUE), -1), **side)
-
-
-def value(terms, blocks, tau, count=12, feature_terms=(), tau_s=0.1, **options):
-    terms = terms if isinstance(terms, tuple) else (terms,)
-    objective = Objective(terms, tau, tau_s, feature_terms)
-    return objective_loss(objective, blocks, count, tau, **options)[0]
-
-
-def preset_value(name, blocks, count=12, temperature=None, progress=0.0, **changes):
-    objective = dataclasses.replace(PRESETS[name].objective, **changes)
-    tau = temperature or objective.temperature
-    return objective_loss(objective, blocks, count, tau, objective.bias or 0.0, progress)[0]
-
-
-def two_views(**side):
-    return {"image": images(Z1, Z2, **side)}
-
-
-def image_and_text(text=Z3, image=Z1):
-    return {"image": images(image), "text": texts(text)}
-
+from xsample_jax.objectives.terms import Term
 
 # One function per golden: the value of our objective on the golden's inputs.
 
@@ -337,6 +299,16 @@ PRESETS_ON_GOLDENS = {
     "loss_reweighting": lambda: preset_value("loss_reweighting", {"image": images(Z1, Z3)}, progress=0.5),
     "groco": lambda: preset_value("groco", two_views()),
     "cacr": lambda: preset_value("cacr", {"image": images(Z1, Z2, Z3)}),
+    "metrix": mixed_inputs.metrix,
+    "supremix": mixed_inputs.supremix,
+    "sepclr": mixed_inputs.sepclr,
+    "adameow": mixed_inputs.adameow,
+    "interclr": mixed_inputs.interclr,
+    "tcl_contrastive": mixed_inputs.tcl,
+    "pixpro": mixed_inputs.pixpro,
+    "degla": mixed_inputs.degla,
+    "barlip_heads": mixed_inputs.barlip,
+    "swalip_heads": mixed_inputs.swalip,
     "macl": lambda: preset_value("macl", two_views()),
     "mv_infonce": lambda: preset_value("mv_infonce", {"image": images(Z1, Z2, Z3)}),
     "simlap": lambda: simlap(),

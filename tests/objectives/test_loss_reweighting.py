@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.objectives.golden_inputs import CASES, IDS, Z1, Z3
 from tests.objectives.test_build import problems
-from tests.objectives.test_goldens import CASES, IDS, Z1, Z3
 from tests.quick import quick_jit
+from xsample_jax.objectives.blocks import image_block
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.row_weights import by_loss
-from xsample_jax.objectives.terms import image_block
 
 PRESET = PRESETS["loss_reweighting"].objective
 PLAIN = dataclasses.replace(PRESET, terms=(dataclasses.replace(PRESET.terms[0], row_weight=1.0),))

@@ -10,6 +10,7 @@ import pytest
 from tests.objectives import synthetic
 from tests.quick import quick_jit
 from xsample_jax.graphs.targets import Graph
+from xsample_jax.objectives.blocks import image_block, key_block
 from xsample_jax.objectives.learned_state import (
     UNSEEN,
     OwnTemperature,
@@ -24,7 +25,7 @@ from xsample_jax.objectives.learned_state import (
 )
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.terms import Term, image_block, key_block
+from xsample_jax.objectives.terms import Term
 
 PUBLISHED = OwnTemperature()
 GAMMA, CLIP, MOMENTUM = PUBLISHED.gamma, PUBLISHED.clip, PUBLISHED.momentum

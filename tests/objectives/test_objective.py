@@ -12,9 +12,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from xsample_jax.errors import DataError
 from xsample_jax.graphs.targets import Graph
+from xsample_jax.objectives.blocks import image_block
 from xsample_jax.objectives.objective import Objective, center_texts, objective_loss
 from xsample_jax.objectives.presets import PRESETS as ALL_PRESETS
-from xsample_jax.objectives.terms import Term, image_block
+from xsample_jax.objectives.terms import Term
 
 GOLDENS = json.loads((pathlib.Path(__file__).parent / "goldens.json").read_text())
 EXPECTED = {case["name"]: case["expected"] for case in GOLDENS["cases"]}

@@ -9,10 +9,11 @@ from tests.objectives.test_build import build, problems
 from tests.objectives.test_streamed import assert_streamed_is_dense, blocks_of, inputs
 from tests.quick import quick_jit
 from xsample_jax.graphs.targets import Graph, Mixture, describe, weight_at
+from xsample_jax.objectives.blocks import TEXT, VIEW_0, VIEW_1, Rows, select
 from xsample_jax.objectives.from_config import needed_views
 from xsample_jax.objectives.objective import Objective, find_unstreamable, objective_loss
 from xsample_jax.objectives.streaming.loss import Streaming
-from xsample_jax.objectives.terms import TEXT, VIEW_0, VIEW_1, FeatureTerm, Rows, Term, select
+from xsample_jax.objectives.terms import FeatureTerm, Term
 
 IMAGES = 16
 BEFORE, AFTER = ({"name": name, "share": 0.5, "weight": 3.0} for name in ("before", "after"))

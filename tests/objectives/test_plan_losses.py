@@ -9,11 +9,11 @@ import pytest
 
 from tests.objectives.test_goldens import CASES, LABELS, Z1, Z2, images
 from tests.quick import quick_jit
+from xsample_jax.objectives.blocks import IMAGE, key_block
 from xsample_jax.objectives.episodes import icnn, proto_triplet, prototypical
 from xsample_jax.objectives.feature_losses import past_positives
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.terms import IMAGE, key_block
 
 
 def unlearn(forget, kept, labels, kept_labels=LABELS, part=((1,) * 12, (0,) * 12)):

@@ -3,15 +3,16 @@
 import jax
 import numpy as np
 import pytest
+from jax.extend.core import jaxpr_as_fun
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tests.objectives import synthetic
 from tests.quick import COMPILER_OPTIONS
 from tests.tiny import random_batch, tiny_config, tiny_parts
+from xsample_jax.objectives.blocks import image_block
 from xsample_jax.objectives.from_config import needed_views
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.terms import image_block
 
 
 def test_every_preset_says_what_it_is():
@@ -47,7 +48,19 @@ def test_train_step_has_shapes(preset):
     assert set(parts.abstract_batch) == {"image", "id", "label"} | read
 
 
-def compiled(objective, inputs, devices):
+def traced(objective, inputs):
+    """The loss and gradient as a program that is traced once and compiled for any number of devices."""
+
+    def loss_and_gradient(inputs):
+        (loss, _), gradient = synthetic.loss_and_gradient(objective, inputs)
+        return loss, gradient
+
+    jaxpr, shapes = jax.make_jaxpr(loss_and_gradient, return_shape=True)(inputs)
+    evaluate, structure = jaxpr_as_fun(jaxpr), jax.tree.structure(shapes)
+    return lambda inputs: jax.tree.unflatten(structure, evaluate(*jax.tree.leaves(inputs)))
+
+
+def compiled(loss_and_gradient, inputs, devices):
     """The loss and gradient, with all rows split over devices, as a function that returns host arrays."""
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
 
@@ -56,11 +69,6 @@ def compiled(objective, inputs, devices):
         return NamedSharding(mesh, rows)
 
     shardings = jax.tree.map(sharding, inputs)
-
-    def loss_and_gradient(inputs):
-        (loss, _), gradient = synthetic.loss_and_gradient(objective, inputs)
-        return loss, gradient
-
     program = jax.jit(loss_and_gradient, in_shardings=(shardings,), compiler_options=COMPILER_OPTIONS)
     return lambda given: jax.device_get(program(jax.device_put(given, shardings)))
 
@@ -69,12 +77,13 @@ def compiled(objective, inputs, devices):
 def test_devices_do_not_matter_and_collapse_and_empty_queues_are_survived(preset):
     objective = synthetic.small(PRESETS[preset].objective)
     inputs = synthetic.inputs_of(objective, queued=10 if objective.queue else 0)
-    on_one = compiled(objective, inputs, 1)
+    function = traced(objective, inputs)
+    on_one = compiled(function, inputs, 1)
     loss, gradient = on_one(inputs)
     assert np.isfinite(loss)
     assert np.abs(gradient["images"]).max() > 0
     for devices in (2, 8):
-        other, other_gradient = compiled(objective, inputs, devices)(inputs)
+        other, other_gradient = compiled(function, inputs, devices)(inputs)
         assert other == pytest.approx(loss, rel=1e-6, abs=1e-6)  # abs: of CACR, a difference of larger sums
         largest = max(np.abs(leaf).max() for leaf in gradient.values())
         for name, leaf in gradient.items():

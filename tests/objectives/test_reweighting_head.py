@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.objectives.test_goldens import CASES, LABELS, Z1, Z2
+from tests.objectives.golden_inputs import CASES, LABELS, Z1, Z2
 from tests.quick import quick_jit
 from tests.tiny import tiny_config, tiny_parts
 from xsample_jax.errors import ConfigError
-from xsample_jax.models.towers import ReweightingHead
+from xsample_jax.models.heads import ReweightingHead
+from xsample_jax.objectives.blocks import image_block
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.terms import image_block
 from xsample_jax.ops import unit_rows
 
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.objectives.golden_inputs import CASES, Z1, Z2, Z3, extra, images
 from tests.objectives.test_build import problems
-from tests.objectives.test_goldens import CASES, Z1, Z2, Z3, extra, images
 from tests.quick import quick_jit
 from xsample_jax.objectives import feature_losses
 from xsample_jax.objectives.feature_losses import near_kernel, whitened, whitened_contrast

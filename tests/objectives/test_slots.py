@@ -9,10 +9,11 @@ from xsample_jax.config.schema_objective import SOURCE_NAMES
 from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.graphs.targets import NORMALIZERS, RULES, TRANSFORMS
 from xsample_jax.objectives.cross_entropy import AGGREGATES, DENOMINATORS, Pairing
-from xsample_jax.objectives.feature_losses import FEATURE_TERMS
+from xsample_jax.objectives.feature_losses import FEATURE_TERMS, near_cells
 from xsample_jax.objectives.links import LINKS
 from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES
-from xsample_jax.objectives.negatives import MIXERS, NEGATIVES
+from xsample_jax.objectives.mixers import MIXERS, Among
+from xsample_jax.objectives.negatives import NEGATIVES
 from xsample_jax.objectives.row_weights import WEIGHTS
 from xsample_jax.objectives.side_information import PROVIDERS, STATES, provider_of
 from xsample_jax.registry import Slot, slot_of
@@ -46,7 +47,8 @@ class Recorded(dict):
 
 def side(rows):
     """Everything that anything reads."""
-    whole = ("id", "row", "view", "label", "second_label", "owner", "group", "first", "partner")
+    whole = ("id", "row", "view", "label", "second_label", "owner", "group", "first", "partner", "is_target", "center")
+    whole += ("clustering",)
     integers = {name: RNG.integers(0, 3, rows) for name in whole}
     wide = (
         "caption_embedding",
@@ -62,14 +64,26 @@ def side(rows):
         "other_view",
         "gate",
         "target",
+        "pair_first",
+        "pair_second",
     )
     floats = {name: RNG.normal(size=(rows, WIDTH)) for name in (*wide, "view_0", "view_1", "view_2")}
     several = {"labels": RNG.integers(0, 2, (rows, 4)), "path": RNG.integers(0, 2, (rows, 3))}
+    several |= {"crop": RNG.uniform(0.1, 0.5, (rows, 4))}
     several |= {"cluster": RNG.integers(0, 2, (rows, 3)), "box": RNG.uniform(0.1, 0.5, (rows, 4))}
     one = {
         name: RNG.uniform(0.1, 1, rows)
-        for name in ("log_average", "anchor_temperature", "class_temperature", "beta", "weight")
+        for name in (
+            "log_average",
+            "anchor_temperature",
+            "class_temperature",
+            "beta",
+            "weight",
+            "head_temperature",
+            "sharpness",
+        )
     }
+    one["pair_out"] = RNG.normal(size=(rows, WIDTH + 1))
     part = {"part": np.arange(rows) % 2}
     return Recorded({name: jnp.asarray(x) for name, x in (integers | floats | several | one | part).items()})
 
@@ -88,9 +102,15 @@ def keys_of(function):
     )
 
 
-def side_of(function, u):
+def side_of(function, u, v):
     """The side information of a feature term that reads some."""
-    return [u] if any(slot.anchor_reads and slot.function is function for slot in FEATURE_TERMS.values()) else []
+    slot = next(slot for slot in FEATURE_TERMS.values() if slot.function is function)
+    return [side for side, names in ((u, slot.anchor_reads), (v, slot.of_keys)) if names]
+
+
+def map_of(function):
+    """Rows of the two ends of a feature term; maps for the one that compares cells."""
+    return (X.reshape(ANCHORS, 1, 1, WIDTH),) * 2 if function is near_cells else (X, Y[:ANCHORS])
 
 
 # How a function of every registry is called: f(slot, u, v, options).
@@ -101,15 +121,16 @@ REGISTRIES = {
     "weight": (WEIGHTS, lambda f, u, v, o: f(LOGITS, TARGET, WEIGHT, LOGITS[:, :1], u, 0.5, 0.1, **o)),
     "temperature": (TEMPERATURES, lambda f, u, v, o: f(0.5, u, LOGITS, TARGET, 0.1, **o)),
     "denominator": (DENOMINATORS, lambda f, u, v, o: f(LOGITS, WEIGHT, Pairing(u, v, PAIR_VIEW, 1), **o)),
-    "link": (LINKS, lambda f, u, v, o: f(LOGITS, TARGET, VALID, **o)),
+    "link": (LINKS, lambda f, u, v, o: f(LOGITS, TARGET, VALID, *((u, v) if o else ()), **o)),
     "aggregate": (AGGREGATES, lambda f, u, v, o: f(LOGITS, TARGET, LOGITS[:, :1], **o)),
-    "mixer": (MIXERS, lambda f, u, v, o: f(X, Y, VALID, jax.random.key(0), **o)),
-    "feature term": (FEATURE_TERMS, lambda f, u, v, o: f(X, X, *side_of(f, u), *keys_of(f), **o)),
+    "mixer": (MIXERS, lambda f, u, v, o: f(X, Y, Among(TARGET, TARGET == 0, u, v), jax.random.key(0), **o)),
+    "feature term": (FEATURE_TERMS, lambda f, u, v, o: f(*map_of(f), *side_of(f, u, v), *keys_of(f), **o)),
     "normalizer": (NORMALIZERS, lambda f, u, v, o: f(LOGITS, VALID, 0.5, **o)),
     "transform": (TRANSFORMS, lambda f, u, v, o: f(LOGITS, VALID, **o)),
     "target temperature": (RULES, lambda f, u, v, o: f(LOGITS, VALID, **o)),
 }
 CASES = [(kind, name, OPTIONS.get(name, {})) for kind, (registry, _) in REGISTRIES.items() for name in registry]
+CASES += [("link", "conditional", {"through": "batch"})]
 CASES += [("source", "swapped", {"of": 2}), ("source", "teacher", {"own": False})]
 CASES += [("source", "teacher", {"same_view": True}), ("source", "teacher", {"queue_only": True})]
 CASES += [("source", "hierarchy", {"measure": "path"})]
@@ -122,7 +143,7 @@ def test_a_slot_reads_exactly_what_it_declares(kind, name, options):
     registry, call = REGISTRIES[kind]
     assert isinstance(registry[name], Slot)
     slot = slot_of(registry, {"name": name, **options}, kind)
-    u, v = side(ANCHORS), side(KEYS)
+    u, v = side(ANCHORS), side(ANCHORS if kind == "feature term" else KEYS)  # of features, rows of the same images
     call(slot.function, u, v, options)
     # A shape that is asked of the id is no information.
     assert u.read == slot.anchor_reads

@@ -9,11 +9,12 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from xsample_jax.graphs.targets import Graph
+from xsample_jax.objectives.blocks import Rows, image_block, key_block, other_view
 from xsample_jax.objectives.cross_entropy import PULLS
 from xsample_jax.objectives.objective import Objective, find_unstreamable, objective_loss
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.streaming.loss import Streaming
-from xsample_jax.objectives.terms import Rows, Term, image_block, key_block, other_view
+from xsample_jax.objectives.terms import Term
 
 IMAGES, VIEWS, WIDTH = 16, 2, 8
 STREAMABLE = [

@@ -196,3 +196,41 @@ def test_float32_side_information_is_rounded_on_any_number_of_devices():
         for n in (1, 8)
     ]
     assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
+def grouped_by_hand(groups, case):
+    """The loss within each group of images by itself, on one device: the mean of independent losses."""
+    arrays, values, slopes = batch(), [], []
+    for images in np.split(np.arange(IMAGES), groups):
+        rows = (images[:, None] * VIEWS + np.arange(VIEWS)).reshape(-1)
+        part = {"z": arrays["z"][rows], "y": arrays["y"][images]}
+        part["side"] = {name: value[images] for name, value in arrays["side"].items()}
+        (value, _), slope = loss_and_gradient(None, **case)(part)
+        values.append(float(value))
+        slopes.append(slope)
+    return np.mean(values), [np.concatenate([slope[which] for slope in slopes]) / groups for which in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("case", "groups", "exchange"),
+    [(CLIP, 2, "gather"), (CLIP, 8, "gather"), (CLIP, 4, "ring"), (XCLR, 4, "gather"), (XCLR, 2, "ring")],
+)
+def test_groups_of_devices_are_losses_of_their_own(case, groups, exchange):
+    """M2-Encoder: the mean of independent losses, with its gradient in both towers."""
+    (value, _), gradient = run(8, 2, collective=exchange, groups=groups, **case)
+    expected, slopes = grouped_by_hand(groups, case)
+    assert value == pytest.approx(expected, rel=1e-6)
+    for got, wanted in zip(gradient[:2], slopes, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=2e-6 * max(np.abs(wanted).max(), 1e-6) / 0.07)
+
+
+def test_what_travels_falls_with_the_number_of_groups():
+    """The compiled collectives run within the groups: their results are a group's rows."""
+    images, width = 2048, 128
+    for groups in (1, 2, 4):
+        found = bytes_of(compiled(8, images, groups=groups, **CLIP))
+        assert {op for op, _ in found} == {"all-gather", "all-reduce"}
+        expected = (4 * width * images * (VIEWS + 1) + 2 * 4 * images * VIEWS) // groups
+        assert found["all-gather", "f32"] == expected
+    ring = bytes_of(compiled(8, images, collective="ring", groups=4, **CLIP))
+    assert {op for op, _ in ring} == {"collective-permute", "all-reduce"}

@@ -11,18 +11,10 @@ import pytest
 
 from tests.quick import quick_jit
 from xsample_jax.graphs.targets import Graph, Mixture
+from xsample_jax.objectives.blocks import TEXT, Rows, image_block, key_block
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.terms import (
-    TEXT,
-    FeatureTerm,
-    Rows,
-    Term,
-    image_block,
-    key_block,
-    pairs_of,
-    term_rows,
-)
+from xsample_jax.objectives.terms import FeatureTerm, Term, pairs_of, term_rows
 
 HERE = pathlib.Path(__file__).parent
 COMMON = json.loads((HERE / "goldens.json").read_text())["common"]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from xsample_jax.graphs.targets import Graph
+from xsample_jax.objectives.blocks import image_block
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.row_weights import WEIGHTS
-from xsample_jax.objectives.terms import Term, image_block
+from xsample_jax.objectives.terms import Term
 
 RNG = np.random.default_rng(4)
 ROWS, KEYS, TAU = 5, 7, 0.2

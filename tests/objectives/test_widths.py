@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 from tests.objectives import synthetic
+from tests.objectives.golden_inputs import CASES, IDS, Z1
 from tests.objectives.test_build import problems
-from tests.objectives.test_goldens import CASES, IDS, Z1
 from tests.objectives.test_streamed import assert_streamed_is_dense
 from tests.quick import quick_jit
 from tests.tiny import tiny_config
 from xsample_jax.config.check import find_problems
+from xsample_jax.objectives.blocks import Rows, image_block, key_block
 from xsample_jax.objectives.objective import Objective, cut_rows, objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.terms import Rows, Term, image_block, key_block
+from xsample_jax.objectives.terms import Term
 from xsample_jax.ops import unit_rows
 
 WIDTHS = ((8, 1.0), (4, 0.5), (2, 0.25))

@@ -230,7 +230,8 @@ def test_an_error_in_a_worker_process_arrives_as_it_is(tmp_path):
 def test_more_examples_than_ids_are_refused(corpus, tmp_path, monkeypatch):
     from xsample_jax.prepare import job
 
-    monkeypatch.setattr(job, "MAX_ID", 35)
+    monkeypatch.setattr(job, "NARROW", 36)
+    monkeypatch.setattr(job, "SMALL_SHARD", 10)
     with pytest.raises(DataError, match="at most 10 examples"):
         run(make_job(corpus), tmp_path / "out")
 

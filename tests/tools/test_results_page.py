@@ -1,5 +1,6 @@
 """Tables and figures of a grid, from invented runs."""
 
+import dataclasses
 import json
 import re
 
@@ -11,7 +12,7 @@ from tests.tools.synthetic_runs import write_run
 from xsample_jax.evals.metrics import load_examples, paired_difference
 from xsample_jax.reports import results_page
 from xsample_jax.reports.runs import Series, load_runs
-from xsample_jax.sweeps.grid import read_grid
+from xsample_jax.sweeps.grid import read_grid, unchanged
 from xsample_jax.tools.results_page import main as main_results_page
 
 GRID = """
@@ -140,3 +141,17 @@ def test_nothing_finished_or_no_baseline_is_said(sweep, tmp_path, capsys):
     assert main_results_page([*call, f"--runs={root}", "--metrics", "group/prob"]) == 2
     assert "group/probe" in capsys.readouterr().err
     assert not (tmp_path / "x.md").exists()
+
+
+def test_many_objectives_have_a_row_each(sweep, tmp_path, monkeypatch):
+    """Best first, with the difference to the baseline; keys that all points share are no change."""
+    monkeypatch.setattr(results_page, "MOST_COLUMNS", 1)
+    file, root = sweep
+    points = [point for point in read_grid(str(file))[1] if set(point.values) == {"seed"}]
+    shared = [dataclasses.replace(point, values={**point.values, "steps": 5}) for point in points]
+    assert unchanged(shared) == {name: [p for p in shared if p.tag == name] for name in ("xclr", "simclr")}
+    text = results_page.page_markdown(points, 4, root, "simclr", tmp_path / "page")
+    (best,), (level,) = rows(text, "xclr "), rows(text, "simclr ")
+    assert text.index(best) < text.index(level)
+    assert len(re.findall(r"\(.*?\[", best)) == len(results_page.SUMMARY)
+    assert "[" not in level

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xsample_jax.augment.views import LUMA, blur_weights
+from xsample_jax.augment.colors import LUMA, blur_weights
+from xsample_jax.augment.ids import fold_in_id
 from xsample_jax.errors import ConfigError, DataError, lookup
 
 _NAMED = {"black": 0.0, "gray": 0.5, "white": 1.0}
@@ -157,7 +158,7 @@ def mixed_rand(images: jax.Array, groups: np.ndarray, seed: int) -> jax.Array:
 
 
 def _keys(ids: jax.Array, seed: int) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl="threefry2x32"), jnp.asarray(ids))
+    return jax.vmap(fold_in_id, (None, 0))(jax.random.key(seed, impl="threefry2x32"), jnp.asarray(ids))
 
 
 def _two_colors(key: jax.Array) -> tuple[jax.Array, jax.Array]:

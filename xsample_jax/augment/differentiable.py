@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xsample_jax.augment.ids import fold_in_id
+
 SHIFT = 1 / 8  # largest translation, as a share of the side
 HOLE = 1 / 2  # side of the hole, as a share of the side
 _DRAWS = 7
@@ -39,9 +41,9 @@ def augment_differentiably(planes: jax.Array, key: jax.Array, ids: jax.Array) ->
     """Images with other colors, moved and with a hole: planes [n, S, S, C] in -1..1, of any channels.
 
     Args:
-      key: of the step. ids: int [n]; a row's random numbers come from (key, id), not from its place.
+      key: of the step. ids: int [n] or [n, 2]; a row's random numbers come from (key, id), not from its place.
     """
-    draws = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), (_DRAWS,)))(ids)
+    draws = jax.vmap(lambda i: jax.random.uniform(fold_in_id(key, i), (_DRAWS,)))(ids)
     color, place = draws[:, :3, None, None, None], draws[:, 3:]
     return cut_out(moved(recolored(planes, *jnp.moveaxis(color, 1, 0)), place[:, :2]), place[:, 2:])
 

@@ -10,6 +10,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from xsample_jax.captions.embed_state import KnownRows, Piece, WorkFolder, alone, leftovers, remove, text_key
 from xsample_jax.captions.encoders import describe, encode_unique, fill_template
+from xsample_jax.captions.vectors import VectorFile
 from xsample_jax.data.cache import shard_cache
 from xsample_jax.data.class_texts import ABOUT, FILE, spelled_out
 from xsample_jax.data.records import (
@@ -69,7 +70,7 @@ def embed_set(
 
     Args:
       folder: a finished set.
-      encoder: of `open_encoder`.
+      encoder: of `open_encoder`; or a VectorFile, whose vectors are those of the records, not of their captions.
       template: text with {caption} that each caption is put into.
       stored: "float16", or "int8" for half the bytes.
       overwrite: replace embeddings of another model, template or type.
@@ -99,6 +100,8 @@ def embed_set(
             there = differing(manifest.text_encoder, text_encoder)
             fix = "Pass --overwrite to replace them; one set holds embeddings of one model only."
             raise DataError(f"text_encoder of {folder}", there, "no embeddings, or those of this very model", fix)
+        if isinstance(encoder, VectorFile):
+            encoder.check_keys(folder, manifest, show)
         return _embed(WorkFolder(folder, manifest, text_encoder), manifest, encoder, part, show)
 
 
@@ -138,11 +141,10 @@ def _embed_shard(
     new: list[str] = []  # the captions of `texts`: a template has words that every model knows
     counted = without = 0
     for index in range(len(source)):
-        captions = source[index]["captions"]
-        counted += len(captions)
-        without += not captions
-        filled = fill_template(work.draft.text_encoder["template"], captions)
-        for caption, text in zip(captions, filled, strict=True):
+        filled = _texts_of(source[index], encoder, work.draft)
+        counted += len(filled)
+        without += not filled
+        for caption, text in filled:
             if (key := text_key(text)) not in known and key not in texts:
                 texts[key] = text
                 new.append(caption)
@@ -152,9 +154,17 @@ def _embed_shard(
         table["row"] = _encode(list(texts.values()), encoder, work.draft.text_encoder, advance)
     atomic_write(work.rows(piece), lambda path: save_array(path, table))
     known.add(work.rows(piece))
-    atomic_write(work.shard(piece), lambda path: _rewrite(source, work.draft, known, path))
+    atomic_write(work.shard(piece), lambda path: _rewrite(source, work.draft, encoder, known, path))
     advance(1.0)
     return counted, len(texts), without, *_unread_and_cut(encoder, new)
+
+
+def _texts_of(record: dict, encoder, manifest: Manifest) -> list[tuple[str, str]]:
+    """(caption, text whose embedding is stored) for every row of a record; of own vectors its key, twice."""
+    if isinstance(encoder, VectorFile):
+        return [(encoder.text_of(record, manifest),) * 2]
+    captions = record["captions"]
+    return list(zip(captions, fill_template(manifest.text_encoder["template"], captions), strict=True))
 
 
 def _unread_and_cut(encoder, captions: Sequence[str]) -> tuple[int, int]:
@@ -180,7 +190,7 @@ def _encode(texts: Sequence[str], encoder, text_encoder: dict, advance: Callable
     return to_stored(vectors, text_encoder["stored"])
 
 
-def _rewrite(source: RecordSource, manifest: Manifest, known: KnownRows, path: Path) -> None:
+def _rewrite(source: RecordSource, manifest: Manifest, encoder, known: KnownRows, path: Path) -> None:
     """The records of one shard with their embeddings, grouped and compressed as they were."""
     reader = ArrayRecordReader(str(source.file(0)))
     options = reader.writer_options_string()
@@ -190,8 +200,7 @@ def _rewrite(source: RecordSource, manifest: Manifest, known: KnownRows, path: P
         for index in range(len(source)):
             record = source[index]
             where = record.pop("location")
-            texts = fill_template(manifest.text_encoder["template"], record["captions"])
-            rows = known.rows([text_key(text) for text in texts])
+            rows = known.rows([text_key(text) for _, text in _texts_of(record, encoder, manifest)])
             writer.write(pack_record(record | {"caption_embeddings": rows}, manifest, where))
     finally:
         writer.close()

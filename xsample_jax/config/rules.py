@@ -16,12 +16,12 @@ from xsample_jax.config.schema_data import AUGMENT
 from xsample_jax.data.side import find_side_problems
 from xsample_jax.errors import ConfigError, did_you_mean
 from xsample_jax.models import param_groups
-from xsample_jax.models.towers import kind_of
+from xsample_jax.models.towers import OWN, kind_of
 from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.optim import COOLED, SCHEDULE_FREE
 from xsample_jax.sharding import find_rule_problems
-from xsample_jax.topology import TOPOLOGY, TOPOLOGY_FORM
+from xsample_jax.topology import TOPOLOGY_FORM, is_topology
 from xsample_jax.weights.families import FAMILIES
 from xsample_jax.weights.files import READERS
 from xsample_jax.weights.hub import SCHEME
@@ -34,11 +34,11 @@ EMOJI_SPLITS = ("train", "val", "test", "train_styles", "val_styles", "test_styl
 
 
 def _data_source(c: dict) -> Iterator[ConfigError]:
-    if c["data.source"] in ("records", "emoji_folder") and not c["data.path"]:
+    if c["data.source"] in ("records", "emoji_folder", "folder", "vectors") and not c["data.path"]:
         yield ConfigError(
             "data.path",
             c["data.path"],
-            f"the folder of a prepared dataset for data.source = {c['data.source']!r}",
+            f"a folder of images, or of a prepared dataset, for data.source = {c['data.source']!r}",
             "Set --config.data.path=FOLDER (python -m xsample_jax.tools.prepare makes one).",
         )
     if c["data.source"] == "emoji" and c["data.path"] is not None:
@@ -69,7 +69,7 @@ def _mix(c: dict) -> Iterator[ConfigError]:
             total += share
     if total >= 1:
         yield ConfigError("data.mix", f"shares of {total:g}", "less than 1 in all: data.path gets the rest")
-    if c["data.mix"] and c["data.source"] != "records":
+    if c["data.mix"] and c["data.source"] not in ("records", "vectors"):
         yield ConfigError("data.mix", c["data.mix"], f"() with data.source = {c['data.source']}", "Use records.")
 
 
@@ -138,6 +138,10 @@ def _fraction(c: dict) -> Iterator[ConfigError]:
 
 def _view_size(c: dict) -> Iterator[ConfigError]:
     size, delivered = c["augment.size"], c["data.image_size"]
+    if c["data.source"] == "vectors":
+        return
+    if not SMALLEST <= delivered <= LARGEST:
+        yield ConfigError("data.image_size", delivered, f"{SMALLEST} to {LARGEST:,} pixels")
     if size > 2 * delivered:
         yield ConfigError(
             "augment.size",
@@ -145,6 +149,28 @@ def _view_size(c: dict) -> Iterator[ConfigError]:
             f"at most twice data.image_size ({delivered}): the views would be enlarged more than 2x",
             f"Set --config.data.image_size={size}, or make the views smaller.",
         )
+
+
+SMALLEST, LARGEST = 8, 2**13
+# What is about images alone, with what it is where there are vectors in their place.
+OF_IMAGES = {"augment.bits": 0, "augment.per_view": (), "objective.generator.kind": None}
+
+
+def _vectors(c: dict) -> Iterator[ConfigError]:
+    """Vectors go through a perceptron, or an encoder from outside; and only they have their augmentation."""
+    if c["data.source"] != "vectors":
+        for key in ("augment.noise", "augment.dropout"):
+            if c[key]:
+                yield ConfigError(key, c[key], "0 for images", "It is for data.source=vectors (docs/vectors.md).")
+        return
+    encoder = c["model.encoder"]
+    if kind_of(encoder) not in ("mlp", OWN):
+        fix = "Set --config.model.encoder=mlp2."
+        yield ConfigError("model.encoder", encoder, "a perceptron (mlp1 to mlp4) for data.source = 'vectors'", fix)
+    for key, neutral in OF_IMAGES.items():
+        if c[key] != neutral:
+            fix = f"Set --config.{key}={neutral}."
+            yield ConfigError(key, c[key], f"{neutral} for data.source = 'vectors': it is about images", fix)
 
 
 def _per_view(c: dict) -> Iterator[ConfigError]:
@@ -184,6 +210,7 @@ DATA_RULES = (
     _samples_per_class,
     _fraction,
     _view_size,
+    _vectors,
     _hue,
     _per_view,
 )
@@ -366,8 +393,8 @@ def _mesh(c: dict) -> Iterator[ConfigError]:
             "mesh.data", 0, "a number of devices, or -1 for all that are left", "Set --config.mesh.data=-1."
         )
     topology = c["mesh.topology"]
-    if topology is not None and not TOPOLOGY.fullmatch(topology):
-        yield ConfigError("mesh.topology", topology, f"a TPU slice, {TOPOLOGY_FORM}")
+    if topology is not None and not is_topology(topology):
+        yield ConfigError("mesh.topology", topology, TOPOLOGY_FORM)
     yield from find_rule_problems(c["mesh.rules"])
 
 

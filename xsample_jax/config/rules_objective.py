@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from jax.sharding import Mesh
 
 from xsample_jax.errors import ConfigError, Problems, raise_all
+from xsample_jax.graphs.targets import parts_of
 from xsample_jax.models.generator import SMALLEST
 from xsample_jax.models.towers import kind_of
 from xsample_jax.objectives.from_config import build_objective, needed_views, reads_target_temperature
@@ -35,7 +36,7 @@ def _objective(c: dict) -> Iterator[ConfigError]:
     if objective.by_task and c["objective.teacher"] is not None:
         expected = f"None for objective.preset = {c['objective.preset']!r}, whose teacher stands still in every task"
         yield ConfigError("objective.teacher", c["objective.teacher"], expected)
-    for rule in (_views, _temperatures, _programs, _queue, _widths, _whitening):
+    for rule in (_views, _temperatures, _programs, _queue, _widths, _whitening, _groups):
         yield from rule(c, objective)
 
 
@@ -101,13 +102,29 @@ def _programs(c: dict, objective: Objective) -> Iterator[ConfigError]:
             f"auto or dense for objective.preset = {preset!r}, whose term {number} cannot be streamed: {reason}",
             "Set --config.loss.impl=auto.",
         )
-    if objective.local_views and kind_of(c["model.encoder"]) == "vit":
+    if objective.local_views and kind_of(c["model.encoder"]) in ("vit", "mlp"):
         yield ConfigError(
             "model.encoder",
             c["model.encoder"],
             f"a ResNet for objective.preset = {preset!r}: its small crops have another size than the views",
             "Set --config.model.encoder=resnet50.",
         )
+
+
+def _groups(c: dict, objective: Objective) -> Iterator[ConfigError]:
+    """Rows are compared within groups of devices: only by a loss whose every term is streamed by tiles."""
+    groups, preset = c["loss.groups"], c["objective.preset"]
+    if groups == 1:
+        return
+    expected, fix = f"1 for objective.preset = {preset!r}", "Set --config.loss.groups=1."
+    reasons = [f"term {number}: {reason}" for number, reason in find_unstreamable(objective)]
+    reasons += ["the link z looks at all rows" for term in objective.terms if name_of(term.link) == "z"]
+    reasons += ["it has feature terms, which see the whole batch"] if objective.feature_terms else []
+    tables = (name_of(part.source) == "class_text" for term in objective.terms for part in parts_of(term.graph))
+    reasons += ["a graph of class texts has a table of all rows"] if any(tables) else []
+    reasons += ["loss.impl is dense"] if c["loss.impl"] == "dense" else []
+    if reasons:
+        yield ConfigError("loss.groups", groups, f"{expected}: {reasons[0]}", fix)
 
 
 def _widths(c: dict, objective: Objective) -> Iterator[ConfigError]:
@@ -249,7 +266,11 @@ OBJECTIVE_RULES = (_objective, _text_tower, _generator, _not_generated)
 
 
 def check_kernels(config, objective: Objective, mesh: Mesh) -> None:
-    """Raises ConfigError (or Problems) where loss.kernel is pallas, and devices are no TPUs or have a wrong share."""
+    """Raises ConfigError (or Problems) where loss.groups do not divide the devices, or where loss.kernel is pallas, and
+    devices are no TPUs or have a wrong share."""
+    if mesh.size % config.loss.groups:
+        expected = f"a divisor of the {mesh.size} devices, each of which is in one group"
+        raise ConfigError("loss.groups", config.loss.groups, expected, "Set --config.loss.groups=1.")
     if config.loss.kernel != "pallas":
         return
     platform = mesh.devices.flat[0].platform

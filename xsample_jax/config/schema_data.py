@@ -7,14 +7,15 @@ DATA = {
     "source": Key(
         str,
         "emoji",
-        "emoji (embedded in the package), emoji_folder (a copy of it with other embeddings) or records (a prepared "
-        "folder).",
+        "emoji (embedded in the package), emoji_folder (a copy of it with other embeddings), records (a prepared "
+        "folder), folder (of images, prepared into a cache when a run starts: docs/data.md) or vectors (a prepared "
+        "folder of vectors in the place of images: docs/vectors.md).",
         choices=SOURCES,
     ),
     "path": Key(
         str,
         None,
-        "Folder of the dataset (manifest.json inside), here or gs://BUCKET/NAME; for records and emoji_folder.",
+        "Folder of the dataset (manifest.json inside), here or gs://BUCKET/NAME; not for emoji.",
         optional=True,
     ),
     "split": Key(str, "train", "Split that is trained on."),
@@ -43,7 +44,13 @@ DATA = {
         "copy shards that are in a bucket to the disk of every host (docs/data.md). none: read them where they are.",
         choices=("none", "ram", "decoded", "disk"),
     ),
-    "image_size": Key(int, 64, "Side in pixels of the uint8 images that the host delivers.", minimum=8, maximum=2**13),
+    "image_size": Key(
+        int,
+        64,
+        "Side in pixels of the uint8 images that the host delivers; of data.source=vectors, their width.",
+        minimum=1,
+        maximum=2**16,
+    ),
     "fit": Key(
         str,
         "crop",
@@ -225,6 +232,16 @@ AUGMENT = {
         "Extra channels with bits of a hash of the image, alike in all views: a competing feature.",
         minimum=0,
         maximum=32,
+    ),
+    "noise": Key(
+        float,
+        0.0,
+        "Of vectors: Gaussian noise, in standard deviations of each feature over the batch.",
+        minimum=0,
+        maximum=10,
+    ),
+    "dropout": Key(
+        float, 0.0, "Of vectors: probability that a feature becomes its mean over the batch.", minimum=0, maximum=1
     ),
     "mean": Key(tuple[float, ...], (0.485, 0.456, 0.406), "Per-channel mean taken off (0..1 scale).", lengths=(3,)),
     "std": Key(

@@ -169,6 +169,14 @@ LOSS = {
         "falls with their number, twice the bytes travel) or auto (ring above 512 MiB).",
         choices=("auto", "gather", "ring"),
     ),
+    "groups": Key(
+        int,
+        1,
+        "Groups of neighboring devices within which rows are compared (M2-Encoder): the rows that travel and are held "
+        "fall with their number, and so do the negatives. For losses that can be streamed.",
+        minimum=1,
+        maximum=2**16,
+    ),
     "comm_dtype": Key(
         str,
         "float32",

@@ -116,7 +116,8 @@ MESH = {
     "topology": Key(
         str,
         None,
-        "TPU slice this config is for, as v5e:4x4 (2xv5e:4x4: two of them); --dry_run --topology compiles for it.",
+        "TPU slice or GPUs that this config is for, as v5e:4x4 (2xv5e:4x4: two of them) or h100x8; --dry_run "
+        "--topology compiles for it.",
         optional=True,
     ),
 }

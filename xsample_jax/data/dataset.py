@@ -14,71 +14,21 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from xsample_jax.augment.ids import id_entry
+from xsample_jax.augment.vectors import CHANNELS
+from xsample_jax.data.caption_choice import select_caption
 from xsample_jax.data.decode import decode_image
-from xsample_jax.data.loader import Rates, draw_order, one_group_order, scrambled, threaded_batches
+from xsample_jax.data.loader import Rates, Shares, draw_order, one_group_order, threaded_batches
+from xsample_jax.data.permutation import scrambled
 from xsample_jax.data.plans import Plan, is_planned
-from xsample_jax.data.records import unit_rows
 from xsample_jax.data.side import FROM_ATTRIBUTES, Reader, open_side
 from xsample_jax.data.sources import Mixture, open_source, open_training_source, sampled_records, source_folder
 from xsample_jax.data.tokenizer import load_tokenizer, tokenize
+from xsample_jax.data.vectors import decode_vector, image_shape
 from xsample_jax.errors import DataError, raise_all
 from xsample_jax.objectives.from_config import build_objective, presets_that_read
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.side_information import BY_RECORD
-
-# Which caption of a record training sees, and its embedding: the key `data.caption`.
-
-
-def select_caption(
-    record: dict, which: str, where: str = "manifest.json", draw: int | None = None, needed: bool = True
-) -> tuple[str | None, np.ndarray | None]:
-    """Picks the caption and the embedding that `data.caption` asks for.
-
-    Args:
-      record: as a RecordSource returns it.
-      which: "first", "mean" (renormalized mean of the embeddings; no single caption), "random", or an index as text.
-      where: names the set in errors, as the path of its manifest.
-      draw: a random number >= 0, for "random"; None (evaluation) takes the first.
-      needed: a record without what is asked for is an error; else it gives (None, None).
-
-    Returns:
-      (caption or None, float16 [E] of unit length or None). Without captions "first" and "random" give (None, None).
-
-    Raises:
-      DataError: the record has no embeddings to average, or not that many captions.
-    """
-    captions, embeddings = record["captions"], record["caption_embeddings"]
-    if which == "mean":
-        if embeddings is None:
-            if not needed:
-                return None, None
-            fix = "Embed its captions with `python -m xsample_jax.tools.embed`, or set data.caption=first."
-            raise DataError("data.caption", which, f"caption embeddings in the set of {where}", fix)
-        return None, _unit(unit_rows(embeddings).mean(axis=0), record, where)
-    if which in ("first", "random"):
-        if not captions:
-            return None, None
-        index = draw % len(captions) if which == "random" and draw is not None else 0
-    else:
-        index = int(which)
-    if index >= len(captions):
-        if not needed:
-            return None, None
-        expected = f"one of the {len(captions)} captions that a record has in the set of {where}"
-        fix = "Set data.caption=first or a smaller index, or prepare the set with more captions."
-        raise DataError("data.caption", which, expected, fix)
-    embedding = None if embeddings is None else _unit(embeddings[index].astype(np.float32), record, where)
-    return captions[index], embedding
-
-
-def _unit(vector: np.ndarray, record: dict, where: str) -> np.ndarray:
-    """Scales to unit length in float32, then rounds to float16."""
-    norm = np.linalg.norm(vector)
-    if not norm > 1e-6:
-        field = f"caption embedding of id {record['id']}"
-        raise DataError(field, "a zero vector", f"a direction, in the set of {where}", "Embed the captions again.")
-    return (vector / norm).astype(np.float16)
-
 
 MOST_TRIES = 100  # records drawn in place of one that cannot be read; if all fail, nine in ten of the set are broken
 MAX_REPORTED = 100  # unreadable records reported individually
@@ -115,7 +65,7 @@ class Dataset:
     tokenizer: object = None
     length: int = 0
     hierarchy: tuple[str, ...] = ()
-    rates: Rates | None = None
+    rates: Rates | Shares | None = None
     groups: np.ndarray | None = None
     plan: Plan | None = None
     keep: bool = False
@@ -138,7 +88,7 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        return (self.image_size, self.image_size, self.source.channels)
+        return image_shape(self.image_size, self.source.channels)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         image = np.empty(self.image_shape, np.uint8)
@@ -179,14 +129,14 @@ class Dataset:
     def _example(self, index: int, draw: int | None, image: np.ndarray) -> dict[str, np.ndarray]:
         record = self.source[index]
         self._write_image(record, index, image)
-        example = {"id": np.int32(record["id"]), "label": np.int32(record["label"])}
+        id = id_entry(record["id"], getattr(self.source, "wide_ids", False))
+        example = {"id": id, "label": np.int32(record["label"])}
         if self.fields & {"caption_embedding", "caption_tokens"}:
             example |= self._caption_fields(record, index, draw)
         if "class_embedding" in self.fields and record["label"] < 0:
             where = f"label of record {self.source.locate(index)}, id {record['id']}"
-            raise DataError(
-                where, -1, "a class, which the class_text graph reads", "Use --config.objective.graph=caption."
-            )
+            fix = "Use --config.objective.graph=caption."
+            raise DataError(where, -1, "a class, which the class_text graph reads", fix)
         if "index" in self.fields:
             example["index"] = np.int32(index)
         if "path" in self.fields:
@@ -203,12 +153,14 @@ class Dataset:
             image[:] = self._images[index]
             return
         try:
-            decode_image(record["image"], self.image_size, self.source.channels, out=image, fit=self.fit)
+            if self.source.channels == CHANNELS:
+                image[:] = decode_vector(record["image"], self.image_size)
+            else:
+                decode_image(record["image"], self.image_size, self.source.channels, out=image, fit=self.fit)
         except DataError as error:
             where = f"image of record {self.source.locate(index)}, id {record['id']}"
-            raise DataError(
-                where, error.value, error.expected, 'Set --config.data.on_error="skip" to go on.'
-            ) from error
+            fix = 'Set --config.data.on_error="skip" to go on.'
+            raise DataError(where, error.value, error.expected, fix) from error
         if self.keep:
             self._images[index] = image.copy()
 
@@ -285,14 +237,15 @@ def eval_batches(
     """
     count = len(examples)
     rows = range(batch_size) if rows is None else [int(row) for row in rows]
-    indices = [start + row for start in range(0, count, batch_size) for row in rows]
+    share = len(rows)
 
     def read(number: int, image: np.ndarray) -> dict[str, np.ndarray]:
-        index = indices[number]
+        index = number // share * batch_size + rows[number % share]
         found, there = examples.drawn_or_next(index % count, None, image)
         return found | {"mask": np.bool_(there and index < count), "index": np.int32(index)}
 
-    yield from threaded_batches(read, len(indices), len(rows), examples.image_shape, threads, ahead=2)
+    wanted = math.ceil(count / batch_size) * share
+    yield from threaded_batches(read, wanted, share, examples.image_shape, threads, ahead=2)
 
 
 # The decoded examples of a split, with the side information that an objective reads, or why the set lacks it.

@@ -15,7 +15,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from xsample_jax.errors import DataError
+from xsample_jax.data.vectors import is_vector
+from xsample_jax.errors import ConfigError, DataError
 
 # Memory of a thread for pixels on their way: asking the kernel for new pages costs a quarter of the decoding.
 
@@ -202,6 +203,9 @@ def decode_image(
     Raises:
       DataError: empty, truncated, damaged, too large, or of another format.
     """
+    if is_vector(data):
+        expected = "vectors: this dataset has them in the place of images"
+        raise ConfigError("data.source", "records", expected, "Set --config.data.source=vectors.")
     return square(open_image(data, size, where, reuse=True), size, channels, out, fit)
 
 

@@ -1,13 +1,17 @@
 """Full batches read by threads, every image written once: by its decoder, into its place in the batch."""
 
+import bisect
 import dataclasses
 import functools
+import itertools
 import math
 import threading
 from collections.abc import Callable, Sequence
 
 import grain
 import numpy as np
+
+from xsample_jax.data.permutation import FIRST, GOLDEN, SECOND, permuted, scrambled
 
 # Examples that a thread reads at a time, at most.
 PIECE = 32
@@ -76,7 +80,9 @@ class Rates:
     group: np.ndarray
 
 
-def record_rates(sizes: list[int], shares: list[float], labels: np.ndarray | None, balance: float) -> Rates | None:
+def record_rates(
+    sizes: list[int], shares: list[float], labels: np.ndarray | None, balance: float
+) -> "Rates | Shares | None":
     """Returns the rates for `draw_order`, or None where every record is drawn alike.
 
     Args:
@@ -89,6 +95,8 @@ def record_rates(sizes: list[int], shares: list[float], labels: np.ndarray | Non
     """
     if not shares and not balance:
         return None
+    if not balance and sum(sizes) > KEPT:
+        return Shares(tuple(sizes), tuple(shares))
     rates, groups = np.ones(sum(sizes)), np.zeros(sum(sizes), np.int64)
     start = first = 0
     for size, share in zip(sizes, shares or [None], strict=True):
@@ -108,18 +116,26 @@ def record_rates(sizes: list[int], shares: list[float], labels: np.ndarray | Non
 # Which record stands at each place of the endless order in which a run draws them: a function of seed and place.
 
 
-GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+# Up to here the order is grain's, in which old runs go on. It cuts places off at 32 bits: larger sets have one of ours.
+GRAIN = 2**31
+# Up to here a number of each record is kept where records have rates; 2**29 of them take 40 GB.
+KEPT = 2**29
 
 
-def scrambled(seed: int, place: int) -> int:
-    """A number of 64 bits that looks random, of a place in the endless order of a run (splitmix64)."""
-    z = (seed * 0xD1342543DE82EF95 + (place + 1) * GOLDEN) % 2**64
-    z = (z ^ z >> 30) * FIRST % 2**64
-    z = (z ^ z >> 27) * SECOND % 2**64
-    return z ^ z >> 31
+@dataclasses.dataclass(frozen=True)
+class Shares:
+    """Part of the draws that comes from each set of a mixture that is too large for rates by record.
+
+    Attributes:
+      sizes: records of each set.
+      shares: they add up to 1.
+    """
+
+    sizes: tuple[int, ...]
+    shares: tuple[float, ...]
 
 
-def draw_order(count: int, seed: int, rates: Rates | None = None) -> Callable[[int], int]:
+def draw_order(count: int, seed: int, rates: Rates | Shares | None = None) -> Callable[[int], int]:
     """Returns place 0, 1, 2, ... -> index of a record; `count` places are an epoch, and each has its own order.
 
     Args:
@@ -128,16 +144,53 @@ def draw_order(count: int, seed: int, rates: Rates | None = None) -> Callable[[i
         says. The draws of a group, and of groups that lie together (the classes of a set), differ by less than one
         from what their rates add up to.
     """
-    order = grain.MapDataset.range(count).seed(seed).shuffle().repeat(None)
+    order = _each_once(count, seed)
     if rates is None:
-        return lambda place: int(order[place])
+        return order
+    if isinstance(rates, Shares):
+        return _by_share(order, rates, seed)
     drawn = functools.lru_cache(maxsize=3)(lambda epoch: _epoch(rates, seed, epoch))  # one ends while the next begins
     lock = threading.Lock()  # else every thread would make it
 
     def index(place: int) -> int:
         with lock:
             draws = drawn(place // count)
-        return int(draws[order[place]])
+        return int(draws[order(place)])
+
+    return index
+
+
+def _each_once(count: int, seed: int) -> Callable[[int], int]:
+    """Place -> index: every record once in an epoch. Takes the same time and memory for any number of records."""
+    if count <= GRAIN:
+        order = grain.MapDataset.range(count).seed(seed).shuffle().repeat(None)
+        return lambda place: int(order[place])
+
+    def index(place: int) -> int:
+        epoch, here = divmod(place, count)
+        return permuted(here, count, scrambled(seed ^ 0x3C6EF372FE94F82B, epoch))
+
+    return index
+
+
+def _by_share(order: Callable[[int], int], rates: Shares, seed: int) -> Callable[[int], int]:
+    """Place -> index, with nothing kept for each record.
+
+    An epoch gives every set its share of the draws, up to one. Within a set they are whole passes and a part of one,
+    so that the draws of two records of a set differ by one at most; every pass has its own order.
+    """
+    count, first = sum(rates.sizes), [0, *itertools.accumulate(rates.sizes)]
+    until = [0.0, *itertools.accumulate(rates.shares)]
+
+    def index(place: int) -> int:
+        key = scrambled(seed ^ 0x5DEECE66D, place // count)
+        # The same random offset at every border: a set with a share of 1.5 draws has two in half of the epochs.
+        borders = [0, *(min(count, int(share * count + key / 2**64)) for share in until[1:-1]), count]
+        drawn = order(place)
+        which = bisect.bisect_right(borders, drawn, hi=len(borders) - 1) - 1
+        size = rates.sizes[which]
+        number, here = divmod(drawn - borders[which], size)
+        return first[which] + permuted(here, size, scrambled(key + which, number))
 
     return index
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from xsample_jax.data.loader import scrambled
-from xsample_jax.data.sources import read_labels, sampled_records
+from xsample_jax.data.loader import KEPT
+from xsample_jax.data.permutation import Permuted, many_scrambled, scrambled
+from xsample_jax.data.sources import check_kept, read_labels, sampled_records
 from xsample_jax.errors import DataError
 
 # Random choices that belong to a record: the same for the same seed and key, in any order and on any machine.
@@ -84,6 +85,7 @@ def choose_samples(source, count: int, seed: int) -> np.ndarray:
 
     Those of a smaller count are among those of a larger one. Raises DataError for a set without labels.
     """
+    check_kept("data.samples_per_class", count, len(source), 120, "None")
     of_class: dict[int, list[int]] = collections.defaultdict(list)
     for index, label in enumerate(read_labels(source).tolist()):
         if label >= 0:
@@ -97,12 +99,19 @@ def choose_samples(source, count: int, seed: int) -> np.ndarray:
 # A share of the training images (data.fraction).
 
 
-def choose_fraction(source, fraction: float, seed: int) -> np.ndarray:
-    """Indices of `fraction` of the records, rounded, at least one, ascending. Those of a smaller share are among those
-    of a larger one."""
+def choose_fraction(source, fraction: float, seed: int) -> Sequence[int]:
+    """Indices of `fraction` of the records, rounded, at least one. Those of a smaller share are among those of a
+    larger one.
+
+    Ascending up to KEPT records; of a larger set nothing is kept, and they come in a random order.
+    """
     count = max(1, round(fraction * len(source)))
-    drawn = sorted(range(len(source)), key=lambda i: number("fraction", seed, i))
-    return np.sort(np.array(drawn[:count]))
+    if len(source) > KEPT:
+        return Permuted(count, len(source), number("fraction", seed, 0))
+    drawn = many_scrambled(scrambled(seed, zlib.crc32(b"fraction")), len(source))
+    if count == len(drawn):
+        return np.arange(count)
+    return np.sort(np.argpartition(drawn, count - 1)[:count])
 
 
 class Perturbed:
@@ -112,12 +121,15 @@ class Perturbed:
       source: what it is made of.
       change: record -> record.
       indices: which records of `source`, in this order; None: all.
+
+    The other attributes are those of `source`.
     """
 
     def __init__(self, source, change: Callable[[dict], dict] | None = None, indices: Sequence[int] | None = None):
         self._source, self._change, self._indices = source, change, indices
         self.folder, self.split = source.folder, source.split
         self.manifest, self.channels = source.manifest, source.channels
+        self.wide_ids = getattr(source, "wide_ids", False)
 
     def __len__(self) -> int:
         return len(self._source) if self._indices is None else len(self._indices)
@@ -152,5 +164,6 @@ def apply_perturbations(source, data, seed: int):
     if data.caption_noise:
         source = Perturbed(source, wrong_captions(source, data.caption_noise, seed))
     if data.label_noise:
+        check_kept("data.label_noise", data.label_noise, len(whole), 4, "0")
         source = Perturbed(source, wrong_labels(read_labels(whole), data.label_noise, seed))
     return source

@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import hashlib
-import json
 import resource
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,9 +12,11 @@ import msgpack
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
+from xsample_jax.augment.ids import NARROW
 from xsample_jax.data.cache import Copy, ShardCache
+from xsample_jax.data.shard_list import ShardList, canonical_text, read_fields
 from xsample_jax.errors import DataError, RunError, did_you_mean
-from xsample_jax.io.paths import as_path, errors_of_the_store, file_sizes, in_bucket
+from xsample_jax.io.paths import as_path, errors_of_the_store, file_size, file_sizes, in_bucket
 
 # The manifest.json of a dataset: what the set holds, and whether its files are still that.
 #
@@ -33,7 +35,8 @@ class Manifest:
 
     Attributes:
       name: name of the set.
-      splits: split -> {"count": int, "shards": [{"file", "count", "bytes", "sha256"}, ...]}.
+      splits: split -> {"count": int, "shards": [{"file", "count", "bytes", "sha256"}, ...]}, and "largest_id" where it
+        is 2**31 or more. Of a manifest that was read, shards are a ShardList.
       class_names: name of each value of `label`; empty when the set has no classes.
       attributes: attribute name -> name of each of its values.
       text_encoder: {"name", "revision", "pooling", "dim", "normalised", "template"} of the caption embeddings, or None.
@@ -51,7 +54,7 @@ class Manifest:
 
     def with_fingerprint(self) -> "Manifest":
         """Returns the manifest with its fingerprint computed from the other fields."""
-        return dataclasses.replace(self, fingerprint=_fingerprint(dataclasses.asdict(self)))
+        return dataclasses.replace(self, fingerprint=_fingerprint(vars(self)))
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -64,7 +67,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     path = as_path(folder) / MANIFEST
     try:
         with errors_of_the_store(path):
-            fields = json.loads(path.read_text())
+            fields = read_fields(path.read_text())
     except FileNotFoundError:
         fix = "Give the folder of a dataset, or prepare the set again: it was not finished."
         raise DataError("manifest", str(path), "an existing file", fix) from None
@@ -135,9 +138,10 @@ def file_checksum(path: str | Path) -> str:
 
 def _fingerprint(fields: dict) -> str:
     """Hash of the canonical JSON (sorted keys, no spaces) of every manifest field but the fingerprint itself."""
-    rest = {key: value for key, value in fields.items() if key != "fingerprint"}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    found = hashlib.sha256()
+    for text in canonical_text({key: value for key, value in fields.items() if key != "fingerprint"}):
+        found.update(text.encode())
+    return found.hexdigest()
 
 
 # How embeddings lie in a record: float16, or one byte a coordinate (`text_encoder["stored"]` of the manifest).
@@ -154,6 +158,11 @@ def stored_dtype(text_encoder: dict) -> np.dtype:
     return DTYPES[stored]
 
 
+def rows_of(captions: int, text_encoder: dict) -> int:
+    """Rows of a record with so many captions: one each, or a single one where the vectors are of records (`per`)."""
+    return 1 if text_encoder.get("per") == "record" else captions
+
+
 def to_stored(rows: np.ndarray, stored: str) -> np.ndarray:
     """Unit rows [n, E] as they are stored.
 
@@ -166,8 +175,8 @@ def to_stored(rows: np.ndarray, stored: str) -> np.ndarray:
 
 
 def from_stored(raw: bytes, captions: int, text_encoder: dict) -> np.ndarray:
-    """float16 [captions, E] from the bytes of a record; int8 rows are scaled back to unit length."""
-    rows = np.frombuffer(raw, stored_dtype(text_encoder)).reshape(captions, text_encoder["dim"])
+    """float16 [rows, E] (rows_of) from the bytes of a record; int8 rows are scaled back to unit length."""
+    rows = np.frombuffer(raw, stored_dtype(text_encoder)).reshape(rows_of(captions, text_encoder), text_encoder["dim"])
     if rows.dtype != np.int8:
         return rows
     return unit_rows(rows).astype(np.float16)
@@ -181,6 +190,9 @@ def unit_rows(x: np.ndarray) -> np.ndarray:
 
 # No read-ahead: shuffled access would throw it away.
 READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+LISTED, SAMPLED = 10_000, 32  # shards whose sizes are compared when a set is opened: all, or of more than that a sample
+# What stays open at most: shards, and the records in them, of each of which a reader keeps the place in the file.
+MOST_OPEN, MOST_INDEXED = 16_384, 2**29
 
 
 def open_records(folder: str | Path, split: str, fingerprint: str | None = None, channels: int = 3) -> "RecordSource":
@@ -204,12 +216,16 @@ def open_records(folder: str | Path, split: str, fingerprint: str | None = None,
         choices = ", ".join(manifest.splits)
         raise DataError("split", split, f"a split of {folder}: {choices}", did_you_mean(split, manifest.splits))
     shards = manifest.splits[split]["shards"]
-    sizes = file_sizes(folder)
-    for shard in shards:
+    if len(shards) <= LISTED:
+        sizes, looked_at = file_sizes(folder), shards
+    else:  # a listing takes minutes in a bucket, and every shard is checked when it is opened
+        looked_at = [shards[number] for number in np.linspace(0, len(shards) - 1, SAMPLED).astype(int)]
+        sizes = {shard["file"]: size for shard in looked_at if (size := file_size(folder / shard["file"])) is not None}
+    for shard in looked_at:
         problem = wrong_size(folder, shard, sizes)
         if problem:
             raise problem
-    _allow_open_files(2 * len(shards))  # a copy in the cache is held open beside its reader
+    _allow_open_files(2 * min(len(shards), MOST_OPEN))  # a copy in the cache is held open beside its reader
     return RecordSource(folder, split, manifest, channels)
 
 
@@ -225,25 +241,33 @@ class RecordSource:
     """One split: `len(source)` and `source[i]`; a grain data source as it is. Picklable, safe to share between threads.
 
     `source[i]` is {"id": int, "image": encoded bytes, "label": int, "captions": list of str, "caption_embeddings":
-    float16 [n, E], or None without captions or where they are not embedded, "attributes": {name: int}, "location":
-    "file:index"}.
+    float16 [n, E], or None without captions or where they are not embedded (own vectors: [1, E], captions or not),
+    "attributes": {name: int}, "location": "file:index"}.
 
     Attributes:
       folder, split, manifest: what was opened.
       channels: 3, or 4 for images with alpha.
+      wide_ids: there are ids of 2**31 or more.
     """
 
     def __init__(self, folder: Path, split: str, manifest: Manifest, channels: int):
         self.folder, self.split, self.manifest, self.channels = as_path(folder), split, manifest, channels
-        self._shards = manifest.splits[split]["shards"]
-        self._ends = np.cumsum([shard["count"] for shard in self._shards])
+        shards = manifest.splits[split]["shards"]
+        self._shards = shards if isinstance(shards, ShardList) else ShardList(shards)
+        self._ends = np.cumsum(self._shards.counts)
+        self.wide_ids = manifest.splits[split].get("largest_id", 0) >= NARROW
         self._readers: dict[int, ArrayRecordReader] = {}
         self._memory: dict[int, list[bytes]] = {}
         self._cache: ShardCache | None = None
         self._copies: dict[int, Copy] = {}
+        self._lock = threading.Lock()
 
     def __getstate__(self):
-        return {**self.__dict__, "_readers": {}, "_memory": {}, "_copies": {}}  # open files stay in their process
+        # open files stay in their process
+        return {**self.__dict__, "_readers": {}, "_memory": {}, "_copies": {}, "_lock": None}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def read_through(self, cache: ShardCache) -> None:
         """From here on shards are read from copies on this host's disk."""
@@ -316,7 +340,17 @@ class RecordSource:
             if opened.num_records() != self._shards[number]["count"]:
                 raise ValueError(f"{opened.num_records()} records, the manifest says {self._shards[number]['count']}")
             reader = self._readers.setdefault(number, opened)
+            self._close_some()
         return reader
+
+    def _close_some(self) -> None:
+        """Lets go of the shards that were opened first where too much is open; who reads one just now still has it."""
+        with self._lock:
+            most = min(MOST_OPEN, MOST_INDEXED // max(1, int(self._shards.counts.max(initial=1))))
+            while len(self._readers) > max(1, most):
+                oldest = next(iter(self._readers))
+                self._readers.pop(oldest, None)
+                self._copies.pop(oldest, None)
 
     def file(self, number: int) -> Path:
         """Where shard `number` is read: where it is, or its copy on this host."""

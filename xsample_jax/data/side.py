@@ -16,7 +16,7 @@ import numpy as np
 
 from xsample_jax.data.loader import Rates
 from xsample_jax.data.records import file_checksum
-from xsample_jax.data.sources import read_labels
+from xsample_jax.data.sources import RATED, check_kept, read_labels
 from xsample_jax.distributed import log_info
 from xsample_jax.errors import ConfigError, DataError, UserError, did_you_mean, raise_all
 from xsample_jax.io.files import load_arrays, write_arrays
@@ -117,6 +117,7 @@ def read_groups(data, source, batch_size: int) -> np.ndarray | None:
     by = data.batches_of
     if by is None:
         return None
+    check_kept("data.batches_of", by, len(source), 40, "None")
     groups = read_labels(source) if by == "label" else _of_all_records(data.side, source, by)
     if groups.ndim > 1 and groups.shape[1] > 1:
         raise ConfigError("data.batches_of", by, f"one clustering in data.side: it has {groups.shape[1]}")
@@ -133,10 +134,25 @@ def read_groups(data, source, batch_size: int) -> np.ndarray | None:
     return groups
 
 
+def count_clusters(data, source) -> tuple[int, int]:
+    """(clusterings, the most clusters of one) of the entry cluster in data.side; (0, 0) where there is none.
+
+    Raises ConfigError or DataError as open_side does.
+    """
+    for number, entry in enumerate(data.side):
+        if entry["name"] == "cluster" and "file" in entry:
+            values = _of_file(entry, source, f"data.side[{number}]")
+            return values.shape[1], int(values.max()) + 1
+        if entry["name"] == "cluster":
+            return len(entry["attributes"]), max(len(source.manifest.attributes[one]) for one in entry["attributes"])
+    return 0, 0
+
+
 def recorded_rates(data, source) -> Rates | None:
     """How often each record is drawn where data.side has a weight; None where it has none."""
     if not any(entry["name"] == "weight" for entry in data.side):
         return None
+    check_kept("data.side", "weight", len(source), RATED, "()")
     weights = _of_all_records(data.side, source, "weight")
     return Rates(weights.astype(np.float64), np.zeros(len(source), np.int64))
 
@@ -166,6 +182,7 @@ def read_side(path: str, name: str, source, field: str = "side file") -> np.ndar
     Raises ConfigError where the file is missing, of another set or split, or holds what the entry cannot be; DataError
     where it is damaged.
     """
+    check_kept("data.side", path, len(source), 16, "()")  # the array, and its copy of the type of the entry
     try:
         found = load_arrays(as_path(path, field))
     except FileNotFoundError:

@@ -13,9 +13,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from xsample_jax.augment.ids import NARROW
+from xsample_jax.augment.vectors import CHANNELS
 from xsample_jax.data.cache import shard_cache
-from xsample_jax.data.loader import Rates, record_rates
+from xsample_jax.data.loader import Rates, Shares, record_rates
 from xsample_jax.data.records import PRECISION, Manifest, RecordSource, differing, open_records, read_manifest
+from xsample_jax.data.shard_list import ShardList
 from xsample_jax.distributed import log_info
 from xsample_jax.errors import ConfigError, DataError, did_you_mean, lookup
 from xsample_jax.io.files import atomic_write, load_arrays, save_array
@@ -40,6 +43,7 @@ class Mixture:
         self.sources, self.channels = list(sources), sources[0].channels
         self.folder, self.split = sources[0].folder, sources[0].split
         self._ends = np.cumsum([len(source) for source in sources])
+        self.wide_ids = int(self._ends[-1]) > NARROW  # its ids are places
         self.manifest = _merged(sources)
         number = {name: place for place, name in enumerate(self.manifest.class_names)}
         # Label of a set -> label of the mixture. The last entry is for -1.
@@ -95,7 +99,7 @@ def _merged(sources: Sequence) -> Manifest:
         for name, values in manifests[0].attributes.items()
         if name in common and all(manifest.attributes[name] == values for manifest in manifests)
     }
-    shards = [shard for source in sources for shard in source.manifest.splits[source.split]["shards"]]
+    shards = ShardList(shard for source in sources for shard in source.manifest.splits[source.split]["shards"])
     return Manifest(
         name="+".join(manifest.name for manifest in manifests),
         splits={split: {"count": sum(map(len, sources)), "shards": shards}},
@@ -204,7 +208,7 @@ def read_labels(source) -> np.ndarray:
         return load_arrays(path)
     start, first = time.monotonic(), jax.process_index() == 0
     places = progress(range(len(source)), f"labels of {source.split}", len(source), enabled=first)
-    labels = np.array([_label(source, place) for place in places], np.int32)
+    labels = np.fromiter((_label(source, place) for place in places), np.int32, len(source))
     if first and time.monotonic() - start > LONG:
         with contextlib.suppress(DataError):  # a set that is only to be read: the next run reads it once more
             atomic_write(path, lambda partial: save_array(partial, labels))
@@ -256,7 +260,7 @@ def open_folder(data, split: str) -> RecordSource:
 
 
 def _size(manifest: Manifest, split: str) -> int:
-    return sum(shard["bytes"] for shard in manifest.splits.get(split, {"shards": []})["shards"])
+    return int(manifest.splits[split]["shards"].sizes.sum()) if split in manifest.splits else 0
 
 
 def _check_cache(data, folders: list[str]) -> None:
@@ -278,7 +282,40 @@ def check_memory(cache: str, what: str, size: int) -> None:
         raise ConfigError("data.cache", found, expected, "Set --config.data.cache=none.")
 
 
-SOURCES = {"emoji": open_emoji, "emoji_folder": open_emoji, "records": open_folder}
+def check_kept(field: str, value, records: int, size: int, none: str) -> None:
+    """Raises ConfigError where `size` bytes for each of the records are more than half of this host's memory.
+
+    value: what the config has for `field`; `none`: the value that needs no memory.
+    """
+    memory = host_memory()
+    if records * size > memory / 2:
+        expected = (
+            f"{none} for {records:,} records: it keeps {size} bytes for each, {records * size / 2**30:,.0f} GiB, and "
+            f"this host has {memory / 2**30:,.1f} GiB, half of it for that"
+        )
+        raise ConfigError(field, value, expected, f"Set --config.{field}={none}, or train on a part of the set.")
+
+
+def open_vectors(data, split: str) -> RecordSource:
+    """Opens a split of a dataset whose records hold vectors; `channels` is the number of bytes of one of theirs."""
+    source = open_folder(data, split)
+    source.channels = CHANNELS
+    return source
+
+
+def refuse_images(data, split: str) -> RecordSource:
+    """Raises ConfigError: a folder of images is prepared where a run starts (prepare/prepare.py), only there."""
+    fix = "Prepare it: python -m xsample_jax.tools.prepare --source=folder --path=FOLDER --out=NEW."
+    raise ConfigError("data.source", "folder", "records, except where a run starts", fix)
+
+
+SOURCES = {
+    "emoji": open_emoji,
+    "emoji_folder": open_emoji,
+    "folder": refuse_images,
+    "records": open_folder,
+    "vectors": open_vectors,
+}
 
 
 def source_folder(data) -> Path:
@@ -301,7 +338,10 @@ def open_source(data, split: str) -> RecordSource:
     return source if data.label is None else Relabeled(source, data.label)
 
 
-def open_training_source(data) -> tuple[RecordSource | Mixture, Rates | None]:
+RATED = 80  # bytes for each record that has a rate of its own: its rate and group, the orders of two epochs
+
+
+def open_training_source(data) -> tuple[RecordSource | Mixture, Rates | Shares | None]:
     """Opens the split that is trained on, with the sets of data.mix; and how often each record is drawn (rates.py).
 
     Raises as `open_source` does, and DataError for sets that do not go together.
@@ -315,6 +355,8 @@ def open_training_source(data) -> tuple[RecordSource | Mixture, Rates | None]:
             other.update(path=entry["path"], fingerprint=None)
         sources.append(open_source(other, data.split))
     shares = [1 - sum(entry["share"] for entry in data.mix), *(entry["share"] for entry in data.mix)]
+    if data.balance:
+        check_kept("data.balance", data.balance, sum(map(len, sources)), RATED, "0")
     labels = [read_labels(source) for source in sources] if data.balance else None
     if len(sources) == 1:
         source, labels = sources[0], labels and labels[0]

@@ -1,6 +1,5 @@
 """Writing a dataset: ArrayRecord shards of msgpack maps, every record checked, and the manifest last."""
 
-import dataclasses
 import json
 import os
 import re
@@ -13,12 +12,13 @@ import msgpack
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from xsample_jax.data.records import MANIFEST, Manifest, file_checksum, stored_dtype
+from xsample_jax.augment.ids import MAX_ID, NARROW
+from xsample_jax.data.records import MANIFEST, Manifest, file_checksum, rows_of, stored_dtype
 from xsample_jax.errors import DataError
 from xsample_jax.io.paths import as_path, in_bucket
 
 KEYS = {"id", "image", "label", "captions", "caption_embeddings", "attributes"}
-MAX_ID = 2**31 - 1  # ids become int32 random keys on the device
+MAX_LABEL = 2**31 - 1
 
 # One record per group: random access reads nothing but the record asked for. Images are compressed already.
 WRITER_OPTIONS = "group_size:1,zstd:3"
@@ -43,9 +43,10 @@ def write_records(
     Args:
       folder: where the set goes; made if missing. Other files in it are left alone.
       name: name of the set.
-      splits: split -> records. A record is a dict with `id` (int, unique in the set, 0 <= id < 2**31), `image` (encoded
+      splits: split -> records. A record is a dict with `id` (int, unique in the set, 0 <= id < 2**63), `image` (encoded
         bytes) and optionally `label` (int, -1 = none), `captions` (strings), `caption_embeddings` (float16,
-        or as `text_encoder` says, [captions, E], array or its bytes) and `attributes` ({name: int}).
+        or as `text_encoder` says, [captions, E], or [1, E] where its `per` is "record"; array or its bytes) and
+        `attributes` ({name: int}).
       class_names: names of the labels.
       attributes: names of the values of each attribute.
       text_encoder: description of the encoder of the embeddings (with "dim" = E); needed when records carry embeddings.
@@ -118,7 +119,7 @@ def check_split(name: str, field: str = "split", fix: str = "") -> None:
 
 def manifest_text(manifest: Manifest) -> str:
     """Returns the text of manifest.json."""
-    return json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(vars(manifest), indent=1, ensure_ascii=False, default=list) + "\n"  # list: of a ShardList
 
 
 def _write_split(
@@ -142,7 +143,13 @@ def _write_split(
         final = path.with_name(f"{split}-{number:05d}-of-{len(temporary):05d}.arrayrecord")
         path.rename(final)
         shards.append(shard_entry(final, count))
-    return {"count": sum(shard["count"] for shard in shards), "shards": shards}, ids
+    entry = {"count": sum(shard["count"] for shard in shards), "shards": shards}
+    return entry | large_id(max((int(part.max(initial=0)) for part in ids), default=0)), ids
+
+
+def large_id(largest: int) -> dict[str, int]:
+    """What the entry of a split says of its largest id: nothing where one word holds it, as in every set of old."""
+    return {"largest_id": largest} if largest >= NARROW else {}
 
 
 def shard_entry(path: Path, count: int, file: str | None = None) -> dict:
@@ -196,7 +203,7 @@ def pack_record(record: dict, manifest: Manifest, where: str) -> bytes:
         refuse("id", packed["id"], f"an int from 0 to {MAX_ID}")
     if not isinstance(packed["image"], bytes) or not packed["image"]:
         refuse("image", type(packed["image"]).__name__, "the bytes of an encoded image, not empty")
-    label_end = len(manifest.class_names) or MAX_ID
+    label_end = len(manifest.class_names) or MAX_LABEL
     if not _is_int(packed["label"]) or not -1 <= packed["label"] < label_end:
         refuse("label", packed["label"], f"an int, -1 (none) to {label_end - 1}")
     packed["id"], packed["label"] = int(packed["id"]), int(packed["label"])
@@ -211,12 +218,13 @@ def pack_record(record: dict, manifest: Manifest, where: str) -> bytes:
         if not manifest.text_encoder:
             refuse("caption_embeddings", "given", "no embeddings in a set whose text_encoder is None")
         dim, dtype = manifest.text_encoder["dim"], stored_dtype(manifest.text_encoder)
-        expected = f"{dtype} [{len(captions)}, {dim}]"
+        rows = rows_of(len(captions), manifest.text_encoder)
+        expected = f"{dtype} [{rows}, {dim}]"
         if isinstance(embeddings, bytes):
-            if len(embeddings) != dtype.itemsize * dim * len(captions):
+            if len(embeddings) != dtype.itemsize * dim * rows:
                 refuse("caption_embeddings", f"{len(embeddings)} bytes", expected)
-            embeddings = np.frombuffer(embeddings, dtype).reshape(len(captions), dim)
-        if embeddings.shape != (len(captions), dim) or embeddings.dtype != dtype:
+            embeddings = np.frombuffer(embeddings, dtype).reshape(rows, dim)
+        if embeddings.shape != (rows, dim) or embeddings.dtype != dtype:
             refuse("caption_embeddings", f"{embeddings.dtype} {embeddings.shape}", expected)
         if not np.isfinite(embeddings).all():
             refuse("caption_embeddings", "a value that is not finite", "finite numbers")

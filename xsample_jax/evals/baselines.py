@@ -49,6 +49,8 @@ def pixel_features(parts: RunSetup) -> Callable:
 
     def encode(images, background=None):
         view = eval_view(images, parts.config.augment, background)
+        if view.ndim == 2:  # vectors
+            return view, None
         side = min(SIDE, view.shape[1])
         small = jax.image.resize(view, (len(view), side, side, view.shape[3]), "linear", antialias=True)
         return small.reshape(len(view), -1), None

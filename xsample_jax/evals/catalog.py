@@ -15,13 +15,14 @@ SECTIONS = (
     "Swapped backgrounds",
     "Classification",
     "Few labels",
+    "Widths",
     "Robustness",
     "Retrieval and captions",
     "Encoding",
     "Geometry",
     "Other",
 )
-CONCEPTS, FACTORS, STYLES, GROUNDS, CLASSES, FEW, ROBUST, RETRIEVAL, ENCODING, GEOMETRY, OTHER = SECTIONS
+CONCEPTS, FACTORS, STYLES, GROUNDS, CLASSES, FEW, WIDTHS, ROBUST, RETRIEVAL, ENCODING, GEOMETRY, OTHER = SECTIONS
 # The metrics that a summary shows, in this order, where a run has them.
 HEADLINES = (
     "subgroup/knn",
@@ -145,6 +146,9 @@ def describe(name: str) -> Metric:
             section = CONCEPTS if target in ("group", "subgroup") else CLASSES
             direction = -1 if classifier.endswith("_ece") else 1
             return Metric(name, section, f"{target.capitalize()}, {_CLASSIFIER[classifier]}", direction=direction)
+        case ["width", width, target, how]:
+            words = {"R@1": "recall at 1"}.get(how, _CLASSIFIER.get(how, how))
+            return Metric(name, WIDTHS, f"{target.capitalize()}, {words}: first {int(width):,} of the embedding")
         case ["style", style, target, classifier]:
             return Metric(name, STYLES, f"{style}: {target}, {_CLASSIFIER.get(classifier, classifier)}")
         case ["background", variant, target, classifier]:

@@ -45,6 +45,7 @@ class Options:
       text_encoder: name or folder of the sentence encoder for prompts; None: the one of the set's captions.
       sgd: how the SGD probe is trained.
       responses: .npy file [records, R] that the encoding evaluator predicts, a row for each record of eval.split.
+      widths: of the prefixes of the embedding that the evaluator widths cuts; (): those of the run.
     """
 
     target: str | None = None
@@ -54,6 +55,7 @@ class Options:
     text_encoder: str | None = None
     sgd: SgdProtocol = SIMCLR
     responses: Path | None = None
+    widths: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

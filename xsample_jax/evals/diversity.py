@@ -9,7 +9,7 @@ import itertools
 
 import numpy as np
 
-from xsample_jax.augment.views import LUMA
+from xsample_jax.augment.colors import LUMA
 from xsample_jax.errors import DataError
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, from fine to coarse

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from xsample_jax.augment.backgrounds import choose_donors, from_images, random_colors
+from xsample_jax.augment.ids import ids_of
 from xsample_jax.data.dataset import Dataset, eval_batches, open_evaluated
 from xsample_jax.errors import lookup
 from xsample_jax.evals.features import Features, extract_features
@@ -82,9 +83,10 @@ class FeatureStore:
     def _encode(self, images: np.ndarray, background: np.ndarray | None = None, ids=None, crop: float = 1.0):
         arrays = {"image": images} if background is None else {"image": images, "background": background}
         side = images.shape[1]
-        inner = round(crop * side)
-        middle = slice((side - inner) // 2, (side - inner) // 2 + inner)
-        arrays = {name: array[:, middle, middle] for name, array in arrays.items()}
+        if side == images.shape[2]:  # not of vectors, which have no middle
+            inner = round(crop * side)
+            middle = slice((side - inner) // 2, (side - inner) // 2 + inner)
+            arrays = {name: array[:, middle, middle] for name, array in arrays.items()}
         arrays = to_global(arrays if ids is None else arrays | {"ids": np.asarray(ids, np.int32)}, self.parts.mesh)
         return self._encoder(self.state, arrays["image"], arrays.get("background"), arrays.get("ids"))
 
@@ -96,7 +98,7 @@ def _mixed(examples: Dataset, same: bool) -> Callable[[dict], np.ndarray]:
     donor_of = {record["id"]: int(donor) for record, donor in zip(records, donors, strict=True)}
 
     def background(batch: dict) -> np.ndarray:
-        images = np.stack([examples[donor_of[int(i)]]["image"] for i in batch["id"]])
+        images = np.stack([examples[donor_of[int(i)]]["image"] for i in ids_of(batch["id"])])
         return np.asarray(from_images(batch["image"], images), np.float32)
 
     return background

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from xsample_jax.augment.ids import ids_of
 from xsample_jax.errors import DataError
 
 _ATTRIBUTE = "attribute/"
@@ -97,7 +98,7 @@ def extract_features(
       batches: dicts with image, id, label, mask (False = padding) and, where there are any, index, caption_embedding
         and "attribute/<name>". A batch without mask has no padding.
       background: called with the batch, gives the background to put under its images.
-      with_ids: encode also gets ids=int [b], those of the images.
+      with_ids: encode also gets ids=int [b] or [b, 2], those of the images.
       attribute_names: the manifest's words for the attribute values.
       gather: brings {name: rows} to the host. With several processes, each of which iterates over its own rows of the
         batches, it returns the rows of all (mesh.gather_rows), so that every process has the features of the split.
@@ -119,7 +120,7 @@ def extract_features(
     return Features(
         features=column("features"),
         embedding=column("embedding") if "embedding" in names else None,
-        id=column("id"),
+        id=ids_of(column("id")),
         label=column("label"),
         attributes={name.removeprefix(_ATTRIBUTE): column(name) for name in names if name.startswith(_ATTRIBUTE)},
         attribute_names=dict(attribute_names or {}),

@@ -16,6 +16,7 @@ from xsample_jax.evals.naive_bayes import NAIVE_BAYES
 from xsample_jax.evals.retrieval import RETRIEVAL
 from xsample_jax.evals.robustness import MIT_STATES, ROBUSTNESS
 from xsample_jax.evals.swapped_captions import SWAPPED_CAPTIONS
+from xsample_jax.evals.widths import WIDTHS
 from xsample_jax.evals.zero_shot import ZERO_SHOT
 
 EVALUATORS: dict[str, Evaluator] = {
@@ -27,6 +28,7 @@ EVALUATORS: dict[str, Evaluator] = {
     "few_shot": FEW_SHOT,
     "episodes": EPISODES,
     "classifier": CLASSIFIER,
+    "widths": WIDTHS,
     "zero_shot": ZERO_SHOT,
     "retrieval": RETRIEVAL,
     "swapped_captions": SWAPPED_CAPTIONS,

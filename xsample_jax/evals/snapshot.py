@@ -8,19 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xsample_jax.augment.ids import with_numbers, words_of
+from xsample_jax.augment.vectors import CHANNELS
 from xsample_jax.augment.views import make_views
 from xsample_jax.config.renamed import warn_renamed
 from xsample_jax.data.records import unit_rows
+from xsample_jax.data.vectors import draw_vectors
 from xsample_jax.errors import DataError
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.knn import neighbors, vote
 from xsample_jax.graphs.targets import MASKED, fold_views, requires
 from xsample_jax.io.files import load_arrays, write_arrays
 from xsample_jax.io.paths import as_path
+from xsample_jax.objectives.blocks import IMAGE, image_block
 from xsample_jax.objectives.learned_state import temperature_of
 from xsample_jax.objectives.objective import Objective, center_texts
 from xsample_jax.objectives.side_information import BY_RECORD
-from xsample_jax.objectives.terms import IMAGE, Term, image_block, pairs_of
+from xsample_jax.objectives.terms import Term, pairs_of
 from xsample_jax.registry import name_of
 from xsample_jax.setup import RunSetup
 from xsample_jax.sharding import replicated
@@ -170,6 +174,9 @@ def load_snapshot(path: str | Path) -> dict[str, np.ndarray]:
 
 def _on_white(images: np.ndarray) -> np.ndarray:
     images = np.asarray(images)
+    if images.shape[-1] == CHANNELS:
+        drawn = draw_vectors(images.reshape(-1, *images.shape[-3:]))
+        return drawn.reshape(*images.shape[:-3], *drawn.shape[1:])
     if images.shape[-1] == 3:
         return images.astype(np.uint8)
     alpha = images[..., 3:].astype(np.float32) / 255
@@ -201,7 +208,8 @@ def graphs_of(parts: RunSetup, state: TrainState, images: np.ndarray, side: Mapp
     def graphs(state, images, side):
         state = state.averaged()
         network = parts.model.merge(state.params, state.statistics, training=False)
-        _, z = network.embed(make_views(images, side["id"], config.seed, 0, config.augment, config.views))
+        side = with_numbers(side)
+        _, z = network.embed(make_views(images, words_of(side), config.seed, 0, config.augment, config.views))
         block = image_block(z, side, config.views)
         block = center_texts(block) if objective.center else block
         tau = temperature_of(objective, state.params)

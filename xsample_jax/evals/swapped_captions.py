@@ -17,13 +17,13 @@ import numpy as np
 
 from xsample_jax.captions.encoders import encode_unique, fill_template, open_encoder
 from xsample_jax.captions.sentence_model import find_folder, read_folder
-from xsample_jax.data.dataset import select_caption
+from xsample_jax.data.caption_choice import select_caption
 from xsample_jax.data.records import unit_rows
 from xsample_jax.data.sources import sampled_records
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.context import EvalContext, Evaluator, check_two_splits
 from xsample_jax.evals.metrics import Collector
-from xsample_jax.evals.zero_shot import fit_map
+from xsample_jax.evals.zero_shot import fit_map, without_text
 
 CYCLES = {
     "color": (("red", "blue", "yellow", "green", "orange", "purple", "pink", "brown"), ("black", "white")),
@@ -133,6 +133,9 @@ def _check_encoder(name: str | None, captions: Mapping | None) -> Iterator[UserE
     if name is None:
         expected = "the sentence encoder of the captions: the exchanged ones have no embeddings yet"
         yield DataError("--text_encoder", None, expected, "Give its folder, or evaluate a model with a text tower.")
+        return
+    if captions and (refused := without_text(captions)):
+        yield refused
         return
     width = read_folder(find_folder(name)).config["hidden_size"]
     if captions and width != captions["dim"]:

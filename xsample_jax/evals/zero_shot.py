@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from xsample_jax.captions.encoders import encode_unique, fill_template, open_encoder
+from xsample_jax.data.caption_choice import select_caption
 from xsample_jax.data.class_texts import TEMPLATE, class_name_embeddings, class_text_encoder, spelled_out
-from xsample_jax.data.dataset import select_caption
 from xsample_jax.data.records import unit_rows
 from xsample_jax.data.sources import open_source, sampled_records, source_folder
 from xsample_jax.data.tokenizer import load_tokenizer, tokenize
@@ -91,6 +91,9 @@ def check(bench: EvalContext) -> Iterator[UserError]:
             fix = "Embed them with xsample_jax.tools.embed, or evaluate a model with a text side (clip)."
             yield DataError(f"caption embeddings of split {train.split}", None, "targets of the map to texts", fix)
     captions = source.manifest.text_encoder
+    if frozen and captions and (refused := without_text(captions)):
+        yield refused
+        return
     made = frozen and names and not bench.options.prompts
     if made and class_name_embeddings(source_folder(bench.config.data), source) is None:
         yield missing_class_texts(bench)
@@ -102,6 +105,14 @@ def check(bench: EvalContext) -> Iterator[UserError]:
             yield DataError("encoder of the class texts", _named(made), expected, fix)
     if frozen and bench.options.prompts and not (bench.options.text_encoder or source.manifest.text_encoder):
         yield DataError("--prompts", bench.options.prompts[0], "an encoder for them", "Name it: --text_encoder=FOLDER.")
+
+
+def without_text(text_encoder: Mapping) -> DataError | None:
+    """The refusal of vectors that no text has (captions/vectors.py): no class or caption can be embedded like them."""
+    if text_encoder.get("per") != "record":
+        return None
+    fix = "Leave the evaluator out, or embed the captions: python -m xsample_jax.tools.embed --overwrite."
+    return DataError("text encoder of the dataset", text_encoder["name"], "a model that embeds texts", fix)
 
 
 def _same_encoder(a: Mapping, b: Mapping) -> bool:

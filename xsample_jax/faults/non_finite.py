@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from xsample_jax.augment.ids import ids_of
 from xsample_jax.errors import DivergedError
 from xsample_jax.io.console import say
 from xsample_jax.io.run_dir import log_event
@@ -144,15 +145,16 @@ def _dump(pending: Pending, metrics, names, folder) -> pathlib.Path:
     norms = dict(zip(names, metrics["gradient_norms"].tolist(), strict=True))
     rows, largest, mean = metrics["embeddings"].tolist()
     batch, entries = pending.batch, {}
+    ids = ids_of(batch["id"])
     for name, value in batch.items():
         if np.issubdtype(value.dtype, np.floating):
             wrong = ~np.isfinite(value.reshape(len(value), -1)).all(axis=1)
-            entries[name] = {"ids_not_finite": batch["id"][wrong].tolist(), "largest": float(np.nanmax(np.abs(value)))}
+            entries[name] = {"ids_not_finite": ids[wrong].tolist(), "largest": float(np.nanmax(np.abs(value)))}
     scalars = {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
     report = {
         "step": pending.step,
         "data_position": pending.data_position,
-        "ids": batch["id"].tolist(),
+        "ids": ids.tolist(),
         "metrics": scalars,
         "embeddings": {"rows_not_finite": int(rows), "largest": largest, "norm_of_mean": mean},
         "batch": entries,

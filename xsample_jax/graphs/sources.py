@@ -6,6 +6,7 @@ look at one pair at a time, so that a tile of a graph needs only the tile's rows
 source(u, v) = source(v, u) transposed. Side information:
 
     id                  int   [A]      image id; the views of an image share it, -1 = nothing (equal to nothing)
+    id_words            int   [A, 2]   the id in the two words that random numbers are drawn from (augment/ids.py)
     label               int   [A]      class index, -1 = unknown (equal to nothing, not even to another unknown)
     labels              0/1   [A, C]   several labels of one image
     path                int   [A, L]   nodes of a tree from below the root to the leaf, -1 = above this depth
@@ -28,6 +29,7 @@ source(u, v) = source(v, u) transposed. Side information:
 import jax
 import jax.numpy as jnp
 
+from xsample_jax.augment.ids import fold_in_id, words_of
 from xsample_jax.errors import ConfigError
 from xsample_jax.ops import cosines
 from xsample_jax.registry import Slot
@@ -89,6 +91,12 @@ def kernel(u: dict, v: dict, *, bandwidth: float = 1.0, power: float = 2.0) -> j
     return jnp.exp(-0.5 * (distance / bandwidth) ** power)
 
 
+def same_target(u: dict, v: dict) -> jax.Array:
+    """1 where both rows are of one image, or have the same first real-valued label: SupReMix (arXiv 2309.16633)."""
+    same = (u["target"][:, :1] == v["target"][None, :, 0]).astype(jnp.float32)
+    return jnp.maximum(same, identity(u, v))
+
+
 def hierarchy(u: dict, v: dict, *, measure: str = "wu_palmer") -> jax.Array:
     """Similarity of two leaves of a given tree, from the depth of their lowest common ancestor.
 
@@ -117,9 +125,9 @@ def random(u: dict, v: dict, *, seed: int = 0, width: int = 16) -> jax.Array:
     """Cosines of random vectors drawn from the image ids: a graph that says nothing, the control of an ablation."""
 
     def vectors(ids):
-        return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), (width,)))(ids)
+        return jax.vmap(lambda i: jax.random.normal(fold_in_id(jax.random.key(seed), i), (width,)))(ids)
 
-    return cosines(vectors(u["id"]), vectors(v["id"]))
+    return cosines(vectors(words_of(u)), vectors(words_of(v)))
 
 
 def geometry(u: dict, v: dict) -> jax.Array:
@@ -170,6 +178,11 @@ def swapped_keys(u: dict, v: dict) -> jax.Array:
     return cosines(u["embedding"], v["other_view"])
 
 
+def swapped_pair(u: dict, v: dict, *, of_anchor: int = 0, of_key: int = 0) -> jax.Array:
+    """Cosine of the view `of_anchor` of the anchor with the view `of_key` of the key, both of their heads (SwALIP)."""
+    return cosines(u[f"view_{of_anchor}"], v[f"view_{of_key}"])
+
+
 def second_label(u: dict, v: dict) -> jax.Array:
     """1 where the key has the second class that the anchor is compared in (SimLAP)."""
     same = (u["second_label"][:, None] == v["label"][None, :]) & (v["label"][None, :] >= 0)
@@ -179,6 +192,12 @@ def second_label(u: dict, v: dict) -> jax.Array:
 def frozen(u: dict, v: dict) -> jax.Array:
     """Cosine of the features by a frozen teacher: SEED, DistillCLIP."""
     return cosines(u["frozen"], v["frozen"])
+
+
+def own_center(u: dict, v: dict) -> jax.Array:
+    """1 where the key is the center of the anchor's cluster in one of the clusterings: ProtoNCE of PCL and MEOW."""
+    own = u["cluster"][:, v["clustering"]]
+    return ((own == v["center"][None, :]) & (own >= 0)).astype(jnp.float32)
 
 
 def mixed(u: dict, v: dict) -> jax.Array:
@@ -202,8 +221,9 @@ SOURCES = {
     "caption": Slot(caption, reads=("caption_embedding",)),
     "class_text": Slot(class_text, reads=("class_embedding",)),
     "kernel": Slot(kernel, reads=("target",), limits={"bandwidth": (1e-6, None), "power": (0.1, None)}),
+    "same_target": Slot(same_target, reads=("id", "target")),
     "hierarchy": Slot(hierarchy, reads=("id", "path"), limits={"measure": MEASURES}),
-    "random": Slot(random, reads=("id",), limits={"width": (1, 4096), "seed": (0, 2**32 - 1)}),
+    "random": Slot(random, reads=("id_words",), limits={"width": (1, 4096), "seed": (0, 2**32 - 1)}),
     "geometry": Slot(geometry, reads=("id", "box")),
     "teacher": Slot(
         teacher,
@@ -226,11 +246,22 @@ SOURCES = {
         chosen=lambda of=None: {} if of is None else {"of_anchors": (f"view_{of}",), "views": of + 1},
     ),
     "swapped_keys": Slot(swapped_keys, of_anchors=("embedding",), of_keys=("other_view",), views=2),
+    "swapped_pair": Slot(
+        swapped_pair,
+        of_anchors=("view_0",),
+        of_keys=("view_0",),
+        limits={"of_anchor": (0, 64), "of_key": (0, 64)},
+        chosen=lambda of_anchor=0, of_key=0: {
+            "of_anchors": (f"view_{of_anchor}",),
+            "of_keys": (f"view_{of_key}",),
+        },
+    ),
     "second_label": Slot(second_label, of_anchors=("second_label",), of_keys=("label",), learns=("gate",)),
     "frozen": Slot(frozen, reads=("frozen",), learns=("frozen",)),
+    "own_center": Slot(own_center, of_anchors=("cluster",), of_keys=("clustering", "center"), learns=("centers",)),
     "mixed": Slot(mixed, of_anchors=("first", "partner", "beta"), of_keys=("id",)),
     "mixed_keys": Slot(mixed_keys, of_anchors=("id",), of_keys=("first", "partner", "beta")),
 }
 
 # Not symmetric: anchors and keys give different things.
-ONE_WAY = ("swapped", "swapped_keys", "second_label", "mixed", "mixed_keys")
+ONE_WAY = ("swapped", "swapped_keys", "swapped_pair", "second_label", "own_center", "mixed", "mixed_keys")

@@ -86,6 +86,14 @@ def file_sizes(folder: pathlib.Path) -> Mapping[str, int]:
         return {}
 
 
+def file_size(path: pathlib.Path) -> int | None:
+    """Bytes of a file, here or in a bucket; None where it is not there."""
+    try:
+        return _store().size(os.fspath(path)) if in_bucket(path) else path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
 def upload(local: pathlib.Path, target: pathlib.Path) -> None:
     """Copies a finished local file to a path in a bucket, where it appears as a whole."""
     with errors_of_the_store(target):

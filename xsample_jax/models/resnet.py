@@ -143,8 +143,12 @@ class ResNet(nnx.Module):
         self.run = block_runner(remat)
 
     def __call__(self, images: jax.Array) -> jax.Array:
+        return self.with_map(images)[0]
+
+    def with_map(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(features [n, F], the map [n, h, w, F] that they are the mean of), float32."""
         *_, last = self.maps(images).values()
-        return jnp.mean(last, axis=(1, 2), dtype=jnp.float32)
+        return jnp.mean(last, axis=(1, 2), dtype=jnp.float32), last.astype(jnp.float32)
 
     def maps(self, images: jax.Array) -> dict[str, jax.Array]:
         """The map [n, h, w, channels] after each stage, by name, from shallow to deep."""

@@ -21,8 +21,17 @@ class LinearText(nnx.Module):
     def __init__(self, dim: int, out: int, *, rngs: nnx.Rngs):
         self.out = nnx.Linear(dim, out, use_bias=False, rngs=rngs)
 
+    @property
+    def width(self) -> int:
+        """Of the features."""
+        return self.out.in_features
+
+    def features(self, embeddings: jax.Array) -> jax.Array:
+        """What is mapped to the result: the caption embedding in float32."""
+        return embeddings.astype(jnp.float32)
+
     def __call__(self, embeddings: jax.Array) -> jax.Array:
-        return self.out(embeddings.astype(jnp.float32))
+        return self.out(self.features(embeddings))
 
 
 class TextTower(nnx.Module):
@@ -62,7 +71,7 @@ class TextTower(nnx.Module):
         if width % heads:
             raise ConfigError("model.text.heads", heads, f"a divisor of model.text.width = {width}")
         normal = nnx.initializers.normal
-        self.length = length
+        self.length, self.width = length, width
         self.tokens = nnx.Embed(vocab, width, dtype=dtype, embedding_init=normal(0.02), rngs=rngs)
         self.position = nnx.Param(normal(0.01)(rngs.params(), (length, width), jnp.float32))
         self.blocks = nnx.List([Block(width, heads, dtype=dtype, rngs=rngs) for _ in range(layers)])
@@ -71,6 +80,19 @@ class TextTower(nnx.Module):
         self.out = nnx.Linear(width, out, use_bias=False, dtype=dtype, preferred_element_type=jnp.float32, rngs=rngs)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
+        return self.out(self.features(tokens)).astype(jnp.float32)
+
+    def words(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(what the map to the result makes of every token [n, t, out] float32, whether it is no padding [n, t])."""
+        return self.out(self.norm(self._states(tokens))).astype(jnp.float32), tokens != PADDING
+
+    def features(self, tokens: jax.Array) -> jax.Array:
+        """The normalized state at the end token, [n, width]: what is mapped to the result."""
+        x = self._states(tokens)
+        end = jnp.argmax(tokens == END, axis=1)
+        return self.norm(jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0])
+
+    def _states(self, tokens: jax.Array) -> jax.Array:
         count = tokens.shape[1]
         if count > self.length:
             raise ConfigError("model.text.length", self.length, f"at least the {count} tokens per caption of the batch")
@@ -79,6 +101,4 @@ class TextTower(nnx.Module):
         keep = tokens != PADDING
         for block in self.blocks:
             x = self.run(block, x, keep)
-        end = jnp.argmax(tokens == END, axis=1)
-        x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
-        return self.out(self.norm(x)).astype(jnp.float32)
+        return x

@@ -1,5 +1,7 @@
 """The whole model: an image encoder, its projection head and, for image-text objectives, a text tower."""
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -9,86 +11,48 @@ from flax import nnx
 
 from xsample_jax.errors import ConfigError, lookup
 from xsample_jax.models import resnet, vit
+from xsample_jax.models.heads import Head, NamedHeads, ProjectionHead, projection_of
 from xsample_jax.models.layers import BatchNorm
 from xsample_jax.models.resnet import ResNet
 from xsample_jax.models.text import LinearText, TextTower
 from xsample_jax.models.vit import ViT
 from xsample_jax.ops import unit_rows
 
-# From features to what the loss sees: the projection MLP of SimCLR (Chen et al., arXiv 2002.05709).
+# The encoder of vectors, and of very small images.
 
 
-class ProjectionHead(nnx.Module):
-    """(linear, batch norm, ReLU) per hidden width, then linear without bias: [n, features] -> [n, out] float32.
+class MLP(nnx.Module):
+    """(linear, batch norm, ReLU) per layer on standardized inputs: [n, ...] -> features [n, width] float32.
 
-    The last layer has no bias: it would add one common vector to all rows, which only pulls their cosines together.
+    Inputs are standardized by a batch norm, too: columns of a table have units, and its running statistics are then
+    part of the encoder.
 
     Args:
-      features: width of the input.
-      hidden: widths of the hidden layers; () makes the head one linear map.
-      out: width of the result.
-      batch_norm: normalize the hidden layers over the batch (global, in float32); without it they have biases.
-      dtype: type of the hidden layers and of the operands of the last product, which accumulates into float32.
+      inputs: shape of one input, as (E,) or (s, s, 3).
+      depth: layers.
+      width: of each of them.
+      dtype: type of activations and products; parameters and batch statistics are float32.
       rngs: source of the initial parameters.
     """
 
-    def __init__(
-        self,
-        features: int,
-        hidden: Sequence[int],
-        out: int,
-        batch_norm: bool = True,
-        dtype=jnp.float32,
-        *,
-        rngs: nnx.Rngs,
-    ):
-        layers, norms, width = [], [], features
-        for units in hidden:
-            he = nnx.initializers.he_normal()
-            layers.append(nnx.Linear(width, units, use_bias=not batch_norm, dtype=dtype, kernel_init=he, rngs=rngs))
-            if batch_norm:
-                norms.append(BatchNorm(units, rngs=rngs))
-            width = units
-        self.layers = nnx.List(layers)
-        self.norms = nnx.List(norms)
-        self.out = nnx.Linear(width, out, use_bias=False, dtype=dtype, preferred_element_type=jnp.float32, rngs=rngs)
+    def __init__(self, inputs: Sequence[int], depth: int, width: int, dtype=jnp.float32, *, rngs: nnx.Rngs):
+        he, wide = nnx.initializers.he_normal(), math.prod(inputs)
+        widths = [wide, *[width] * depth]
+        self.standardize = BatchNorm(wide, rngs=rngs)
+        self.layers = nnx.List(
+            [
+                nnx.Linear(a, b, use_bias=False, dtype=dtype, kernel_init=he, rngs=rngs)
+                for a, b in itertools.pairwise(widths)
+            ]
+        )
+        self.norms = nnx.List([BatchNorm(width, rngs=rngs) for _ in range(depth)])
+        self.features, self.dtype = width, dtype
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for number, layer in enumerate(self.layers):
-            x = layer(x)
-            if self.norms:
-                x = self.norms[number](x)
-            x = jax.nn.relu(x)
-        return self.out(x).astype(jnp.float32)
-
-
-class ReweightingHead(nnx.Module):
-    """z_d = h_d kappa^-d: a head that learns nothing, [n, features] -> [n, features] (arXiv 2403.11391).
-
-    What a projection head does to features, made explicit: early ones count, late ones are hardly seen by the loss.
-    kappa = 1 is no head at all. A factor below what float32 can hold is 0.
-
-    Args:
-      features: width of input and result; kappa: at least 1, 1.05 in the published pretraining.
-    """
-
-    def __init__(self, features: int, kappa: float):
-        self.features, self.kappa = features, kappa
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return x.astype(jnp.float32) * jnp.exp(-jnp.log(self.kappa) * jnp.arange(self.features, dtype=jnp.float32))
-
-
-def _head(config, features: int, rngs: nnx.Rngs) -> nnx.Module:
-    """The projection head of a config on features of a width; ConfigError where a fixed head cannot have head.dim."""
-    head = config.model.head
-    if head.kappa is None:
-        dtype = jnp.dtype(config.precision.compute)
-        return ProjectionHead(features, tuple(head.hidden), head.dim, head.batch_norm, dtype, rngs=rngs)
-    if head.dim != features:
-        expected = f"the width of the features, {features}: with model.head.kappa they are what the loss sees"
-        raise ConfigError("model.head.dim", head.dim, expected, f"Set --config.model.head.dim={features}.")
-    return ReweightingHead(features, head.kappa)
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        x = self.standardize(inputs.reshape(len(inputs), -1).astype(jnp.float32)).astype(self.dtype)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = jax.nn.relu(norm(layer(x)))
+        return x.astype(jnp.float32)
 
 
 def _resnet(config, rngs: nnx.Rngs, *, depth: int) -> ResNet:
@@ -107,14 +71,21 @@ def _vit(config, rngs: nnx.Rngs, *, variant: str) -> ViT:
     return ViT(variant, model.patch_size, size, dtype, **options, rngs=rngs)
 
 
+def _mlp(config, rngs: nnx.Rngs, *, depth: int) -> MLP:
+    size = config.augment.size
+    inputs = (config.data.image_size,) if config.data.source == "vectors" else (size, size, 3 + config.augment.bits)
+    return MLP(inputs, depth, config.model.width, jnp.dtype(config.precision.compute), rngs=rngs)
+
+
 # Name -> function of (config, rngs) that returns a module: images [n, s, s, 3 + augment.bits] -> float32
 # [n, module.features].
 ENCODERS = {
     **{f"resnet{depth}": partial(_resnet, depth=depth) for depth in resnet.LAYOUTS},
     **{f"vit_{variant}": partial(_vit, variant=variant) for variant in vit.VARIANTS},
+    **{f"mlp{depth}": partial(_mlp, depth=depth) for depth in (1, 2, 3, 4)},
 }
 # Encoders of one kind, the smallest first: they share the rules of a config and the names of weights.
-KINDS = {kind: tuple(name for name in ENCODERS if name.startswith(kind)) for kind in ("resnet", "vit")}
+KINDS = {kind: tuple(name for name in ENCODERS if name.startswith(kind)) for kind in ("resnet", "vit", "mlp")}
 
 OWN = "own"
 
@@ -128,12 +99,18 @@ class Towers(nnx.Module):
     """Encoder, projection head and perhaps a text tower. `.train()` and `.eval()` switch the batch norms of all."""
 
     def __init__(
-        self, encoder: nnx.Module, head: nnx.Module, text: nnx.Module | None = None, predictor: nnx.Module | None = None
+        self,
+        encoder: nnx.Module,
+        head: nnx.Module,
+        text: nnx.Module | None = None,
+        predictor: nnx.Module | None = None,
+        heads: NamedHeads | None = None,
     ):
         self.encoder = encoder
         self.head = head
         self.text = nnx.data(text)
         self.predictor = nnx.data(predictor)
+        self.heads = nnx.data(heads)
 
     def features(self, images: jax.Array) -> jax.Array:
         """What is kept after training: images [n, s, s, 3] -> [n, F] float32."""
@@ -149,9 +126,34 @@ class Towers(nnx.Module):
         features = self.encoder(images)
         return features, self.head(features)
 
+    def cells(self, images: jax.Array) -> jax.Array:
+        """The last map of the encoder before it is pooled: images [n, s, s, 3] -> [n, h, w, F] float32."""
+        return self.encoder.with_map(images)[1]
+
+    def outputs(self, images: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        """As project, and the outputs of the named heads of the images: [n, D], of the cells of maps [n, h, w, D]."""
+        if self.heads is None or "cells" not in self.heads.reads.values():
+            features, raw = self.project(images)
+            return features, raw, self.project_named("image", features)
+        features, cells = self.encoder.with_map(images)
+        return features, self.head(features), self.project_named("image", features) | self.project_named("cells", cells)
+
     def predict(self, z: jax.Array) -> jax.Array:
         """What the student makes of its embeddings before they are compared with a teacher's: [n, D] -> unit [n, D]."""
         return unit_rows(self.predictor(z))
+
+    def project_named(self, side: str, features: jax.Array) -> dict[str, jax.Array]:
+        """Outputs [n, D] of any length of the named heads of a side, image or text, on its features [n, F]; by name."""
+        return {} if self.heads is None else self.heads(side, features)
+
+    def text_features(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """What the named heads of the text side read, [n, width] float32."""
+        return self.text.features(batch[self.text.reads])
+
+    def embed_words(self, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """(unit rows [n, t, D] of all tokens of a transformer, which of them are no padding bool [n, t])."""
+        z, there = self.text.words(batch[self.text.reads])
+        return unit_rows(z), there
 
     def embed_text(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Unit rows [n, D] float32 of `batch[self.text.reads]`: caption_embedding [n, E] or caption_tokens [n, L].
@@ -175,6 +177,7 @@ def build_model(
     vocab_size: int | None = None,
     *,
     predictor: bool = False,
+    heads: Mapping[str, Head] | None = None,
     rngs: nnx.Rngs,
 ) -> Towers:
     """Builds the model that a config describes; under `nnx.eval_shape` it costs nothing.
@@ -185,6 +188,7 @@ def build_model(
       caption_dim: width of the caption embeddings, for "linear".
       vocab_size: number of token ids, for "transformer".
       predictor: a second head on the embeddings, of the hidden widths of the projection head (BYOL, MoCo v3).
+      heads: named heads beside the projection head (models/heads.py).
       rngs: source of the initial parameters.
 
     Raises:
@@ -195,11 +199,14 @@ def build_model(
     encoder = make_encoder(config, rngs)
     head = config.model.head
     dtype = jnp.dtype(config.precision.compute)
-    projection = _head(config, encoder.features, rngs)
+    projection = projection_of(config, encoder.features, rngs)
     second = (
         ProjectionHead(head.dim, tuple(head.hidden), head.dim, head.batch_norm, dtype, rngs=rngs) if predictor else None
     )
-    return Towers(encoder, projection, make_text and make_text(config, caption_dim, vocab_size, rngs), second)
+    text_tower = make_text and make_text(config, caption_dim, vocab_size, rngs)
+    widths = {"image": encoder.features, "cells": encoder.features, "text": text_tower and text_tower.width}
+    named = NamedHeads(heads, widths, config, rngs=rngs) if heads else None
+    return Towers(encoder, projection, text_tower, second, named)
 
 
 def _linear_text(config, caption_dim: int | None, vocab_size: int | None, rngs: nnx.Rngs) -> LinearText:

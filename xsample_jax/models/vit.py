@@ -165,12 +165,25 @@ class ViT(nnx.Module):
         self.run = block_runner(remat)
 
     def __call__(self, images: jax.Array) -> jax.Array:
+        x = self._states(images)
+        if self.token is not None:
+            return self.norm(x[:, 0])
+        return self._pooled(self.norm(x))
+
+    def with_map(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(features [n, F], the normalized tokens of the patches [n, h, w, F]), float32."""
+        x = self.norm(self._states(images))
+        rows, columns = (side // self.patch_size for side in images.shape[1:3])
+        cells = x[:, -rows * columns :].reshape(len(x), rows, columns, -1).astype(jnp.float32)
+        return x[:, 0] if self.token is not None else self._pooled(x), cells
+
+    def _states(self, images: jax.Array) -> jax.Array:
         x = self._tokens(images)
         for block in self.blocks:
             x = self.run(block, x)
-        if self.token is not None:
-            return self.norm(x[:, 0])
-        x = self.norm(x)
+        return x
+
+    def _pooled(self, x: jax.Array) -> jax.Array:
         return jnp.mean(x, axis=1) if self.pool is None else self.pool(x.astype(self.dtype)).astype(jnp.float32)
 
     def maps(self, images: jax.Array) -> dict[str, jax.Array]:

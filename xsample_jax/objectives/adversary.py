@@ -28,6 +28,7 @@ import numpy as np
 from flax import nnx
 
 from xsample_jax.augment.differentiable import augment_differentiably, images_of, planes_of
+from xsample_jax.augment.ids import fold_in_id, to_words, words_of
 from xsample_jax.models.generator import Discriminator, Generator
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.ops import unit_rows
@@ -111,7 +112,7 @@ class Adversary:
 
     def latents(self, key: jax.Array, ids: jax.Array) -> jax.Array:
         """Standard normal [n, L], from (key, id)."""
-        return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (self.options.latent,)))(ids)
+        return jax.vmap(lambda i: jax.random.normal(fold_in_id(key, i), (self.options.latent,)))(ids)
 
     def _network(self, name: str, state: Mapping[str, jax.Array]) -> nnx.Module:
         own = {path.removeprefix(f"{name}/"): value for path, value in state.items() if path.startswith(f"{name}/")}
@@ -191,7 +192,7 @@ def take_turn(
         found |= of_generators
     entering = adversary.generate(state, adversary.latents(key, adversary.ids), condition)
     if not adversary.generators:
-        planes = augment_differentiably(planes_of(real["image"]), key, real["id"])
+        planes = augment_differentiably(planes_of(real["image"]), key, words_of(real))
         entering = (images_of(planes),)
     entering = tuple(jnp.round(jax.lax.stop_gradient(images)) for images in entering)
     if "loss_generated" not in found:
@@ -220,7 +221,7 @@ def _train_discriminator(adversary, state, key, real, condition) -> tuple[Arrays
     """One update of the discriminator: hinge loss on as many real as generated images, of each generator."""
     latents = adversary.latents(jax.random.fold_in(key, 0), adversary.ids)
     made = [planes_of(images) for images in adversary.generate(state, latents, condition)]
-    shown = augment_differentiably(planes_of(real["image"]), jax.random.fold_in(key, 1), real["id"])
+    shown = augment_differentiably(planes_of(real["image"]), jax.random.fold_in(key, 1), words_of(real))
     hidden = [
         augment_differentiably(planes, jax.random.fold_in(key, 10 + number), adversary.ids)
         for number, planes in enumerate(made)
@@ -314,7 +315,7 @@ class Guests:
         if len(self.images) == 1:
             return made
         by_image = made.reshape(-1, views, *made.shape[1:])
-        other = make(self.images[1], self.rows["id"], copies[self.places]).reshape(-1, views, *made.shape[1:])
+        other = make(self.images[1], words_of(self.rows), copies[self.places]).reshape(-1, views, *made.shape[1:])
         kept = by_image[self.places, 1::2]
         return by_image.at[self.places, 1::2].set(jnp.where(self.there, other[:, 1::2], kept)).reshape(made.shape)
 
@@ -325,7 +326,8 @@ def side_of_generated(adversary: Adversary, real: Mapping[str, jax.Array]) -> Ar
     rows = {name: value for name, value in real.items() if name != "image"}
     if adversary.generators and "label" not in adversary.reads:
         rows["label"] = jnp.full_like(rows["label"], -1)
-    return rows | {"id": jnp.asarray(adversary.ids)}
+    ids = jnp.asarray(adversary.ids)
+    return rows | {"id": ids} | ({"id_words": to_words(ids)} if "id_words" in rows else {})
 
 
 # Side information as a vector that a network reads.

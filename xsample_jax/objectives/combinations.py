@@ -9,50 +9,35 @@ from collections.abc import Iterator
 
 from xsample_jax.errors import ConfigError
 from xsample_jax.graphs.targets import (
-    LOCAL,
     NON_NEGATIVE,
-    WITH_TEMPERATURE,
     Graph,
     Mixture,
-    bounds_after,
     describe,
     highest_weight,
     parts_of,
 )
+from xsample_jax.objectives.blocks import OF_VIEWS, Rows
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
+from xsample_jax.objectives.graph_values import find_masked, has_zeros, value_bounds
 from xsample_jax.objectives.learned_state import constants_of, own_temperatures
+from xsample_jax.objectives.links import COUNTING, OF_SHARES
 from xsample_jax.objectives.logits import TEMPERATURES
+from xsample_jax.objectives.mixers import MIXERS, OF_LINKS
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.row_links import OF_ORDER
 from xsample_jax.objectives.row_weights import WEIGHTS
-from xsample_jax.objectives.side_information import BY_RECORD, EVERY_IMAGE, MIXED, STATES, provider_of
-from xsample_jax.objectives.terms import OF_VIEWS, FeatureTerm, Rows, Term, chosen_slots
+from xsample_jax.objectives.side_information import (
+    BY_RECORD,
+    EVERY_IMAGE,
+    HARD,
+    LOCALS,
+    MIXED,
+    STATES,
+    TEXT_VIEWS,
+    provider_of,
+)
+from xsample_jax.objectives.terms import FeatureTerm, Term, chosen_slots
 from xsample_jax.registry import Choice, Slot, name_of, options_of, slot_of
-
-# Sources whose values can be negative: a row sum of them is no distribution.
-SIGNED = (
-    "caption",
-    "class_text",
-    "teacher",
-    "self_similarity",
-    "text_similarity",
-    "image_similarity",
-    "swapped",
-    "swapped_keys",
-    "random",
-)
-# Sources that are zero for some pairs.
-WITH_ZEROS = (
-    "identity",
-    "label",
-    "labels",
-    "cluster",
-    "other_label",
-    "second_label",
-    "geometry",
-    "mixed",
-    "mixed_keys",
-)
 
 # Choices that look for negatives among the pairs without target, by the field of a term.
 AMONG_ZEROS = {
@@ -61,7 +46,7 @@ AMONG_ZEROS = {
     "attraction": ("focal", "inverse_one_minus_p", "dual_temperature"),
     "repulsion": ("focal", "inverse_one_minus_p", "dual_temperature"),
     "link": ("pairwise", "pairwise_global", "joint", "z", "soft_top_k", "group_order", "conditional"),
-    "mixer": ("hard_mixtures",),
+    "mixer": tuple(MIXERS),
 }
 # What only the softmax has: fields of a term with the value that says nothing.
 OF_SOFTMAX = {
@@ -75,6 +60,7 @@ OF_SOFTMAX = {
 GRADED = ("importance", "clusters_apart")  # rules whose weights differ
 # Blocks without gradient.
 WITHOUT_GRADIENT = ("teacher", "text_teacher", "queue", "text_queue", "neighbors", "frozen", "frozen_queue")
+WITHOUT_GRADIENT += ("text_views_teacher", "hard_text_teacher", *LOCALS)
 LEVELS = ("weight", "initial")  # options of a rule of progress that are weights
 HIGHEST_EXPONENT = 60.0  # e^60 and its gradient are float32 numbers
 OF_MEMORY = ("average", "anchor_temperature")
@@ -135,13 +121,33 @@ def find_clashes(term: Term, number: int, objective: Objective, field: str) -> I
     yield from _memory(term, number, objective, field)
     yield from _views(term, field)
     if term.mixer is not None:
-        if name_of(term.similarity) != "dot":
-            yield ConfigError(f"{field}.similarity", term.similarity, "dot for a term with a mixer")
-        if name_of(term.denominator) not in ("shared", "own"):
-            expected = "shared or own: synthetic keys have no rank and no view"
-            yield ConfigError(f"{field}.denominator", term.denominator, expected)
-        if name_of(term.link) == "square":
-            yield ConfigError(f"{field}.link", term.link, "softmax: synthetic keys are negatives")
+        yield from _synthetic(term, field)
+
+
+def _synthetic(term: Term, field: str) -> Iterator[ConfigError]:
+    """What compares synthetic keys: their rows are of one anchor each, and they have no side information."""
+    mixer, link = name_of(term.mixer), name_of(term.link)
+    if name_of(term.similarity) not in ("dot", "negative_distance"):
+        expected = "dot or negative_distance for a term with a mixer"
+        yield ConfigError(f"{field}.similarity", term.similarity, expected)
+    if mixer == "hard_mixtures" and name_of(term.similarity) == "negative_distance":
+        yield ConfigError(f"{field}.similarity", term.similarity, "dot for a term with a mixer of hard negatives")
+    if name_of(term.denominator) not in ("shared", "own"):
+        expected = "shared or own: synthetic keys have no rank and no view"
+        yield ConfigError(f"{field}.denominator", term.denominator, expected)
+    if link == "square":
+        yield ConfigError(f"{field}.link", term.link, "softmax: synthetic keys are negatives")
+    if (mixer in OF_LINKS) != (link in COUNTING):
+        expected = f"{' or '.join(COUNTING)} with the mixer {OF_LINKS[0]!r}, and only with it"
+        yield ConfigError(f"{field}.mixer", mixer, expected)
+    if mixer == "semi_hard" and (link != "softmax" or name_of(term.similarity) != "dot"):
+        yield ConfigError(f"{field}.mixer", mixer, "the link softmax and the similarity dot with the mixer 'semi_hard'")
+    if mixer == "between_targets":
+        plain = (name_of(term.denominator), term.aggregate, term.reduce) == ("shared", "out", "rows")
+        sums = all(name_of(part.normalizer) == "row_sum" for part in parts_of(term.graph))
+        if link != "softmax" or not plain or not sums or name_of(term.similarity) != "dot":
+            expected = "another mixer: between_targets adds positives to rows of T that sum to one, under one softmax"
+            yield ConfigError(f"{field}.mixer", mixer, expected)
 
 
 def _graph(term: Term, field: str) -> Iterator[ConfigError]:
@@ -156,10 +162,10 @@ def _graph(term: Term, field: str) -> Iterator[ConfigError]:
     link = name_of(term.link)
     for part in parts_of(term.graph):
         normalizer = name_of(part.normalizer)
-        yield from _masks(part, field)
+        yield from find_masked(part, field)
         if link == "square":  # a regression has no weights that could be negative
             continue
-        lowest, highest = _bounds(part)
+        lowest, highest = value_bounds(part)
         if normalizer in NON_NEGATIVE and lowest < 0:
             yield ConfigError(
                 "objective.graph",
@@ -167,57 +173,8 @@ def _graph(term: Term, field: str) -> Iterator[ConfigError]:
                 f"similarities >= 0 for the normalizer {normalizer!r}: cosines can be negative",
                 "Use a preset with a softmax, as --config.objective.preset=xclr, or the transform affine.",
             )
-        if link.startswith("sigmoid") and normalizer == "none" and highest > 1:
+        if link in OF_SHARES and normalizer == "none" and highest > 1:
             yield ConfigError(f"{field}.graph", describe(part), f"values of at most 1 for the link {link!r}")
-
-
-def _bounds(part: Graph) -> tuple[float, float]:
-    """Between which values the similarities of a graph lie after its transforms."""
-    lowest, highest = (-1.0 if name_of(part.source) in SIGNED else 0.0), 1.0
-    for transform in part.transforms:
-        if name_of(transform) in LOCAL:
-            lowest, highest = bounds_after((transform,), lowest, highest)
-        else:
-            lowest, highest = min(lowest, 0.0), max(highest, 0.0)
-        if name_of(transform) == "threshold" and options_of(transform)["at"] >= 0:
-            lowest = 0.0
-        if name_of(transform) == "power":
-            lowest = 0.0
-    return lowest, highest
-
-
-def _masks(part: Graph, field: str) -> Iterator[ConfigError]:
-    """Pairs that are masked with a large negative number need a softmax right after it."""
-    masked = [number for number, one in enumerate(part.transforms) if _is_masked_top_k(one)]
-    soft = name_of(part.normalizer) in WITH_TEMPERATURE
-    if masked and (not soft or masked[-1] != len(part.transforms) - 1 or len(masked) > 1):
-        fix = "Set its option masked=False, or take the normalizer softmax."
-        expected = "a masking top_k only as the last transform before a softmax: it leaves out what it does not keep"
-        yield ConfigError(f"{field}.graph.transforms", describe(part), expected, fix)
-    without_own = name_of(part.source) == "teacher" and not options_of(part.source).get("own", True)
-    if without_own and (not soft or len(masked) < len(part.transforms)):
-        expected = "the normalizer softmax or sinkhorn and no transform: own=False leaves the own pair out"
-        yield ConfigError(f"{field}.graph", describe(part), expected)
-
-
-def _is_masked_top_k(transform: Choice) -> bool:
-    return name_of(transform) == "top_k" and options_of(transform).get("masked", True)
-
-
-def _has_zeros(part: Graph) -> bool:
-    """Whether some pairs of a graph have no target."""
-    if name_of(part.normalizer) in WITH_TEMPERATURE:
-        return any(_is_masked_top_k(one) for one in part.transforms)
-    zeros = name_of(part.source) in WITH_ZEROS
-    for transform in part.transforms:
-        options = options_of(transform)
-        if name_of(transform) == "affine":
-            zeros = zeros and options.get("offset", 0.5) == 0
-        elif name_of(transform) == "threshold":
-            zeros = zeros or options["at"] > 0
-        else:
-            zeros = zeros or name_of(part.source) in SIGNED or name_of(transform) == "top_k"
-    return zeros
 
 
 def _by_loss(term: Term, field: str) -> Iterator[ConfigError]:
@@ -237,7 +194,7 @@ def _merged(term: Term, field: str) -> Iterator[ConfigError]:
     """Merged views are one anchor, and what a weight reads of anchors is of every view."""
     for name in ("row_weight", "attraction", "repulsion") if term.merge_views else ():
         choice = getattr(term, name)
-        if isinstance(choice, Choice) and set(slot_of(WEIGHTS, choice, name).anchor_reads) & set(BY_RECORD):
+        if isinstance(choice, Choice) and set(slot_of(WEIGHTS, choice, name).anchor_reads) & {"id", *BY_RECORD}:
             yield ConfigError(f"{field}.{name}", choice, "another weight, or merge_views=False: views share an anchor")
 
 
@@ -251,15 +208,15 @@ def _softmax_only(term: Term, field: str) -> Iterator[ConfigError]:
     if link != "softmax" and name_of(term.negatives) in GRADED:
         expected = f"negatives that count alike: the link {link!r} takes a pair or leaves it out"
         yield ConfigError(f"{field}.negatives", name_of(term.negatives), expected)
-    if link == "conditional" and name_of(term.similarity) != "negative_distance":
-        expected = "negative_distance: the link 'conditional' weighs pairs by their distance"
+    if link in ("conditional", "contrastive") and name_of(term.similarity) != "negative_distance":
+        expected = f"negative_distance: the link {link!r} weighs pairs by their distance"
         yield ConfigError(f"{field}.similarity", term.similarity, expected)
 
 
 def _zeros(term: Term, field: str) -> Iterator[ConfigError]:
     """Negatives among the pairs without target, of a graph that leaves none: such a loss is constant."""
     parts = [part for part, weight in zip(parts_of(term.graph), _weights(term.graph)) if weight]
-    full = [part for part in parts if not _has_zeros(part)]
+    full = [part for part in parts if not has_zeros(part)]
     for name, choices in AMONG_ZEROS.items():
         choice = getattr(term, name)
         if full and isinstance(choice, Choice) and name_of(choice) in choices:
@@ -270,7 +227,7 @@ def _zeros(term: Term, field: str) -> Iterator[ConfigError]:
     if name_of(term.link) in OF_ORDER and {source for source, _, _ in alike} == {"uniform"}:
         expected = f"a graph whose pairs differ: the link {name_of(term.link)!r} asks for their order"
         yield ConfigError(field, describe(term.graph), expected)
-    if name_of(term.link).startswith("sigmoid") and set(alike) == {("uniform", "none", ())}:
+    if name_of(term.link) in OF_SHARES and set(alike) == {("uniform", "none", ())}:
         expected = f"a graph with pairs below 1: the link {name_of(term.link)!r} would only attract"
         yield ConfigError(field, describe(term.graph), expected)
     if name_of(term.link) == "symmetric" and not full:
@@ -285,7 +242,7 @@ def _weights(graph: Graph | Mixture) -> tuple[float, ...]:
 
 def _rows(term: Term, field: str) -> Iterator[ConfigError]:
     """Rows that cannot be anchors, or that do not fit beside each other or against each other."""
-    if term.anchors.block not in (*EVERY_IMAGE, *MIXED):
+    if term.anchors.block not in (*EVERY_IMAGE, *MIXED, *TEXT_VIEWS):
         expected = f"rows of the images of the batch ({', '.join(EVERY_IMAGE)})"
         yield ConfigError(f"{field}.anchors", term.anchors.block, expected)
     yield from _moved(((term.anchors,), term.key_rows), f"{field}.keys")
@@ -304,10 +261,16 @@ def _rows(term: Term, field: str) -> Iterator[ConfigError]:
     anchors_alone = dataclasses.replace(term.anchors, still=False)
     alone = all(dataclasses.replace(rows, still=False) == anchors_alone for rows in term.key_rows)
     alone = alone and _count(term.anchors) == 1 and not term.self_pairs
-    if own and name_of(term.link) != "square" and (alone or not any(r.block in EVERY_IMAGE for r in term.key_rows)):
+    if (
+        own
+        and name_of(term.link) != "square"
+        and (alone or not any(r.block in (*EVERY_IMAGE, *TEXT_VIEWS, *LOCALS) for r in term.key_rows))
+    ):
         expected = "keys among which an anchor has a positive: another row of its image"
         yield ConfigError(f"{field}.keys", "; ".join(rows.block for rows in term.key_rows), expected)
-    if name_of(term.negatives) == "own_and_queue" and all(rows.block in EVERY_IMAGE for rows in term.key_rows):
+    if name_of(term.negatives) == "own_and_queue" and all(
+        rows.block in (*EVERY_IMAGE, *TEXT_VIEWS, *LOCALS) for rows in term.key_rows
+    ):
         expected = "keys of a queue or prototypes, for negatives='own_and_queue'"
         yield ConfigError(f"{field}.keys", "; ".join(rows.block for rows in term.key_rows), expected)
     if term.merge_views and term.anchors.times is not None:
@@ -360,10 +323,14 @@ def find_feature_clashes(term: FeatureTerm, objective: Objective, field: str) ->
 
 def _count(rows: Rows, alone: bool = False) -> int | str | None:
     """Rows per image: a number, a word for "as many as it has views", or None for rows of no image."""
-    if rows.block not in EVERY_IMAGE or (rows.times is not None and not alone):
+    if rows.block not in (*EVERY_IMAGE, *TEXT_VIEWS, *HARD) or (rows.times is not None and not alone):
         return None
+    if rows.view is None and rows.block in (*TEXT_VIEWS, *HARD):
+        return "versions" if rows.block in TEXT_VIEWS else "wrong versions"
     if rows.view is not None or rows.block in ("text", "text_teacher"):
         return 1
+    if rows.without is not None:
+        return f"all but view {rows.without}"
     return "views" if rows.block in OF_VIEWS else "local"
 
 

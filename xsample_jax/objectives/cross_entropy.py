@@ -6,6 +6,7 @@
     own      R_ik = log( exp S_ik + sum_k' N_ik' exp S_ik' )       N without the positives: they do not compete
     views    R_ik = sum over views g of log sum over pairs within view g of N exp S         one denominator per view
     debiased as own, the sum over N less the share tau+ of same-class keys that N is expected to have
+    clusterings  one denominator per clustering, over keys that are centers of clusters
     rank     R_ik = log sum over k' with o_ik' <= o_ik of exp S_ik'       o: similarity to the anchor; only the less
                                                                           similar ones compete with k
 
@@ -104,6 +105,15 @@ def views(logits: jax.Array, weight: jax.Array, pairing: Pairing) -> jax.Array:
     return sum(repelled(logits, w) for w in of_view)[:, None]
 
 
+def clusterings(logits: jax.Array, weight: jax.Array, pairing: Pairing) -> jax.Array:
+    """[A, K]: a center competes with the centers of its own clustering (ProtoNCE of PCL and MEOW)."""
+    same = pairing.v["clustering"][:, None] == pairing.v["clustering"][None, :]
+    scale = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, where=weight > 0, initial=MASKED))
+    among = jnp.where(weight > 0, weight * jnp.exp(jnp.where(weight > 0, logits - scale, 0.0)), 0.0)
+    total = jnp.matmul(among, same.astype(logits.dtype), precision=jax.lax.Precision.HIGHEST)
+    return jnp.where(total > 0, scale + jnp.log(jnp.where(total > 0, total, 1.0)), 0.0)
+
+
 def rank(logits: jax.Array, weight: jax.Array, pairing: Pairing, *, by: Choice) -> jax.Array:
     """[A, K]: the key k competes with itself and with what is no more similar to the anchor than k is.
 
@@ -141,6 +151,7 @@ DENOMINATORS = {
     "own": Slot(own),
     "debiased": Slot(debiased, limits={"tau_plus": (0.0, 0.99)}),
     "views": Slot(views, views=2),
+    "clusterings": Slot(clusterings, of_keys=("clustering",), learns=("centers",)),
     "rank": Slot(rank, chosen=_read_by),
 }
 

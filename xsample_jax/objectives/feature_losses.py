@@ -1,8 +1,8 @@
 """Terms that look at embeddings rather than at pairs of the graph: feature correlations, alignment, uniformity.
 
 Every term is `f(x [A, D], y [A, D], **options) -> scalar`; the rows of x and y belong to the same images.
-A term that reads side information gets that of x after them, one that draws random numbers then a key: `f(x, y, side,
-key, **options)`.
+A term that reads side information gets that of x after them, and then that of y where it reads some of keys; one that
+draws random numbers then a key: `f(x, y, side, key, **options)`.
 """
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from xsample_jax.graphs.targets import MASKED
 from xsample_jax.objectives.episodes import SETS, icnn, proto_triplet, prototypical
+from xsample_jax.objectives.pair_network import adaptive_contrast, learned_negatives
 from xsample_jax.ops import products, squared_distances, unit_rows
 from xsample_jax.registry import Slot
 
@@ -32,9 +33,13 @@ def cross_uniform(x: jax.Array, y: jax.Array, *, t: float = 2.0) -> jax.Array:
     return _log_mean_kernel(x, y, t)
 
 
-def barlow_twins(x: jax.Array, y: jax.Array, *, off_diagonal: float = 5e-3) -> jax.Array:
-    """Cross-correlation of standardized features to the identity (arXiv 2103.03230, eq. 1)."""
-    correlation = jnp.matmul(_standardized(x).T, _standardized(y), precision=HIGHEST) / len(x)
+def barlow_twins(x: jax.Array, y: jax.Array, *, off_diagonal: float = 5e-3, standardize: bool = True) -> jax.Array:
+    """Cross-correlation of standardized features to the identity (arXiv 2103.03230, eq. 1).
+
+    standardize: False for outputs of a head that are standardized already (BarLIP).
+    """
+    x, y = (_standardized(z) if standardize else z for z in (x, y))
+    correlation = jnp.matmul(x.T, y, precision=HIGHEST) / len(x)
     diagonal = jnp.diagonal(correlation)
     return jnp.sum((diagonal - 1) ** 2) + off_diagonal * (jnp.sum(correlation**2) - jnp.sum(diagonal**2))
 
@@ -82,6 +87,11 @@ def mean_square(x: jax.Array, y: jax.Array, *, raw: bool = False) -> jax.Array:
     """mean over rows and dimensions of (x - y)^2: the attraction of arXiv 2011.02803; `raw`: of head outputs."""
     del raw  # read by the slot: which rows x and y are
     return jnp.mean((x - y) ** 2)
+
+
+def square_sum(x: jax.Array, y: jax.Array) -> jax.Array:
+    """sum over rows and dimensions of (x - y)^2: the distillation of DeGLA, which grows with the batch."""
+    return jnp.sum((x - y) ** 2)
 
 
 def sliced_wasserstein(x: jax.Array, y: jax.Array, key: jax.Array, *, prior: str = "sphere") -> jax.Array:
@@ -141,6 +151,80 @@ def whitened_contrast(
     x, y = (unit_rows(whitened(z, order, width, through)) for z, order in zip((x, y), orders, strict=True))
     logits = products(x, y) / temperature
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.diagonal(logits))
+
+
+def near_cells(x: jax.Array, y: jax.Array, of_x: dict, of_y: dict, *, at: float = 0.7) -> jax.Array:
+    """PixPro: -2 times the mean cosine of cells that show nearly the same place, mean over images.
+
+    Args:
+      x, y: maps [A, h, w, D] of two crops of the same images.
+      of_x, of_y: crop [A, 4]: x0, y0, x1, y1 in the image, x0 > x1 for a flipped one. at: cells are near where their
+        centers are less than this share of the larger diagonal of a cell apart. An image without such cells gives 0.
+    """
+    (places, size), (others, other_size) = (
+        _cell_places(side["crop"], z.shape[1:3]) for side, z in ((of_x, x), (of_y, y))
+    )
+    apart = jnp.linalg.norm(places[:, :, None] - others[:, None], axis=-1)
+    near = apart < at * jnp.maximum(size, other_size)[:, None, None]
+    q, k = (unit_rows(z.reshape(len(z), -1, z.shape[-1])) for z in (x, y))
+    cosine = jnp.einsum("aid,ajd->aij", q, k, precision=HIGHEST)
+    total = jnp.sum(jnp.where(near, cosine, 0.0), axis=(1, 2))
+    return -2 * jnp.mean(total / (jnp.sum(near, axis=(1, 2)) + 1e-6))
+
+
+def _cell_places(crop: jax.Array, grid: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+    """(centers of the cells [A, h w, 2], y then x; their diagonal [A]) of crops x0, y0, x1, y1 [A, 4] with a grid."""
+    rows, columns = grid
+    high, wide = (crop[:, 3] - crop[:, 1]) / rows, (crop[:, 2] - crop[:, 0]) / columns
+    y = crop[:, 1:2] + (jnp.arange(rows) + 0.5) * high[:, None]
+    x = crop[:, 0:1] + (jnp.arange(columns) + 0.5) * wide[:, None]
+    both = jnp.broadcast_arrays(y[:, :, None], x[:, None, :])
+    return jnp.stack(both, axis=-1).reshape(len(crop), -1, 2), jnp.sqrt(high**2 + wide**2)
+
+
+# SepCLR: what a set of interest has in common with a background, and what is its own, in two heads. The terms read
+# is_target [A]: 1 in the set of interest, 0 in the background, -1 for neither.
+
+
+def align_targets(x: jax.Array, y: jax.Array, side: dict) -> jax.Array:
+    """mean over the images of interest of |x_i - y_i|^2; 0 where there are none."""
+    return _mean_among(jnp.sum((x - y) ** 2, axis=-1), side["is_target"] == 1)
+
+
+def vanish(x: jax.Array, y: jax.Array, side: dict) -> jax.Array:
+    """mean over the images of the background of |x_i|^2: nothing of theirs is salient. y is not read."""
+    del y
+    return _mean_among(jnp.sum(x * x, axis=-1), side["is_target"] == 0)
+
+
+def uniform_targets(x: jax.Array, y: jax.Array, side: dict, *, t: float = 1.0) -> jax.Array:
+    """log of the mean over pairs i != k of exp(-t |x_i - x_k|^2), rows outside the set of interest at 0.
+
+    y is not read.
+    """
+    del y
+    x = _of_interest(x, side)
+    off = ~jnp.eye(len(x), dtype=bool)
+    return jax.nn.logsumexp(-t * squared_distances(x, x), b=off) - jnp.log(len(x) * (len(x) - 1))
+
+
+def joint_entropy(x: jax.Array, y: jax.Array, side: dict, *, t: float = 1.0) -> jax.Array:
+    """mean_i log mean_k exp(-t (|x_i - x_k|^2 + |y_i - y_k|^2)), k = i among them: the k-JEM of SepCLR.
+
+    x: rows of the head of what is common; y: of the salient head, at 0 outside the set of interest. It is low where
+    rows of the two heads together are spread.
+    """
+    y = _of_interest(y, side)
+    both = squared_distances(x, x) + squared_distances(y, y)
+    return jnp.mean(jax.nn.logsumexp(-t * both, axis=1)) - jnp.log(len(x))
+
+
+def _of_interest(x: jax.Array, side: dict) -> jax.Array:
+    return jnp.where((side["is_target"] == 1)[:, None], x, 0.0)
+
+
+def _mean_among(values: jax.Array, among: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(among, values, 0.0)) / jnp.maximum(jnp.sum(among), 1)
 
 
 def norm_direction(x: jax.Array, y: jax.Array, side: dict, *, raw: bool = True) -> jax.Array:
@@ -259,6 +343,28 @@ FEATURE_TERMS = {
     "prototypical": Slot(prototypical, of_anchors=("label", "part"), raw=True),
     "proto_triplet": Slot(proto_triplet, of_anchors=("label", "part"), raw=True, limits={"margin": (0, 1e3)}),
     "icnn": Slot(icnn, of_anchors=("label", "part"), raw=True, limits={"rows": SETS, "k": (1, 2**12)}),
+    "near_cells": Slot(
+        near_cells, of_anchors=("crop",), of_keys=("crop",), learns=("cells",), limits={"at": (1e-3, 100)}
+    ),
+    "align_targets": Slot(align_targets, of_anchors=("is_target",)),
+    "uniform_targets": Slot(uniform_targets, of_anchors=("is_target",), limits={"t": (0, 1e3)}),
+    "vanish": Slot(vanish, of_anchors=("is_target",)),
+    "joint_entropy": Slot(joint_entropy, of_anchors=("is_target",), limits={"t": (0, 1e3)}),
+    "adaptive_contrast": Slot(
+        adaptive_contrast,
+        of_anchors=("pair_first", "pair_out"),
+        of_keys=("pair_second",),
+        learns=("pair_network",),
+        limits={"beta": (0, 1e3), "coldest": (1e-6, 1e3), "warmest": (1e-6, 1e3)},
+    ),
+    "learned_negatives": Slot(
+        learned_negatives,
+        of_anchors=("pair_first", "pair_out"),
+        of_keys=("pair_second",),
+        learns=("pair_network",),
+        limits={"temperature": (1e-2, 1e2), "floor": (1e-9, 0.5)},
+    ),
+    "square_sum": Slot(square_sum),
     "mean_square": Slot(mean_square, chosen=lambda raw=False: {"raw": raw}),
     "sliced_wasserstein": Slot(
         sliced_wasserstein,

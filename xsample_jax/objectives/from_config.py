@@ -1,10 +1,9 @@
 """From a config to an objective: a preset with some of its values replaced, or terms written out in full."""
 
 import dataclasses
-import typing
 from collections.abc import Collection, Mapping
 
-from xsample_jax.errors import ConfigError, UserError, did_you_mean, is_finite, lookup, raise_all
+from xsample_jax.errors import ConfigError, UserError, is_finite, lookup, raise_all
 from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.graphs.targets import (
     NORMALIZERS,
@@ -16,6 +15,7 @@ from xsample_jax.graphs.targets import (
     parts_of,
 )
 from xsample_jax.graphs.targets import RULES as TARGET_RULES
+from xsample_jax.objectives.blocks import OF_VIEWS, Rows
 from xsample_jax.objectives.combinations import (
     OF_MEMORY,
     find_clashes,
@@ -27,66 +27,10 @@ from xsample_jax.objectives.learned_state import constants_of
 from xsample_jax.objectives.links import LINKS
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.side_information import EVERY_IMAGE, STATES
-from xsample_jax.objectives.terms import CHOICES, OF_VIEWS, FeatureTerm, Rows, Term, chosen_slots
-from xsample_jax.registry import Slot, in_words, is_of, name_of, options_of, resolve, wrong_options
-
-# A term written as plain data (config objective.terms): dicts, names and numbers, each of the type of its field.
-
-
-def term_from_dict(values: Mapping, field: str) -> Term | FeatureTerm:
-    """A term from plain data; ConfigError for a field that a term does not have."""
-    values = dict(values)
-    kind = FeatureTerm if "name" in values else Term
-    values = {name: _value(name, value, field) for name, value in values.items()}
-    return _made(kind, values, field)
-
-
-def _value(name: str, value, field: str):
-    """Plain data of one field as what a term holds."""
-    if name in ("anchors", "x", "y"):
-        return _rows(value, f"{field}.{name}")
-    if name == "keys" and isinstance(value, list | tuple):
-        return tuple(_rows(rows, f"{field}.keys") for rows in value)
-    if name == "keys":
-        return _rows(value, f"{field}.keys")
-    if name == "graph":
-        return _graph(value, f"{field}.graph")
-    return value
-
-
-def _rows(value, field: str) -> Rows:
-    if isinstance(value, str):
-        return Rows(value)
-    if not isinstance(value, Mapping):
-        raise ConfigError(field, value, "a block, as 'image', or a dict, as {'block': 'image', 'view': 0}")
-    values = {name: _rows(part, field) if name in ("beside", "times") else part for name, part in value.items()}
-    return _made(Rows, values, field)
-
-
-def _graph(value, field: str) -> Graph | Mixture:
-    if isinstance(value, str):
-        return Graph(value)
-    if not isinstance(value, Mapping):
-        raise ConfigError(field, value, "a source, as 'caption', or a dict, as {'source': 'caption'}")
-    values = {name: tuple(part) if isinstance(part, list) else part for name, part in value.items()}
-    if isinstance(values.get("graphs"), tuple):
-        values["graphs"] = tuple(_graph(part, field) for part in values["graphs"])
-        return _made(Mixture, {"weights": ()} | values, field)
-    return _made(Graph, values, field)
-
-
-def _made(kind: type, values: dict, field: str):
-    known = [item.name for item in dataclasses.fields(kind)]
-    for name in values:
-        if name not in known:
-            raise ConfigError(f"{field}.{name}", values[name], f"a field of {kind.__name__}", did_you_mean(name, known))
-    hints = typing.get_type_hints(kind)
-    for name, value in values.items():
-        if not is_of(hints[name], value):
-            raise ConfigError(f"{field}.{name}", value, in_words(hints[name]))
-    return kind(**values)
-
+from xsample_jax.objectives.side_information import EVERY_IMAGE, HARD, OF_HEADS, STATES, TEXT_VIEWS
+from xsample_jax.objectives.term_data import read_terms
+from xsample_jax.objectives.terms import CHOICES, FeatureTerm, Term, chosen_slots
+from xsample_jax.registry import Slot, name_of, options_of, resolve, wrong_options
 
 # What a block of rows needs that only some objectives have: attribute of Objective.
 BLOCK_NEEDS = {
@@ -94,12 +38,19 @@ BLOCK_NEEDS = {
     "text": "text",
     "teacher": "teacher",
     "text_teacher": "teacher",
+    "text_views": "text_views",
+    "hard_text": "hard_texts",
+    "hard_text_teacher": "hard_texts",
+    "teacher_cells": "teacher",
+    "teacher_words": "teacher",
+    "text_views_teacher": "text_views",
     "queue": "queue",
     "text_queue": "queue",
     "frozen_queue": "queue",
     "neighbors": "queue",
     "prototypes": "prototypes",
     "classes": "classes",
+    "centers": "centers",
     "local": "local_views",
     "predicted": "predictor",
     "frozen": "frozen",
@@ -116,6 +67,9 @@ VIEWS_OF = {
     "frozen_queue": 0,
     "prototypes": 0,
     "classes": 0,
+    "centers": 0,
+    "teacher_cells": 0,
+    "teacher_words": 0,
 }  # blocks whose views are known without a batch; 0: has none
 
 
@@ -139,7 +93,7 @@ def build_objective(config) -> Objective:
         if value is not None:
             changes["target_temperature"] = {"name": rule, option: value}
     if config["terms"] is not None:
-        made = _each_term(config["terms"])
+        made = read_terms(config["terms"])
         changes["terms"] = tuple(term for term in made if isinstance(term, Term))
         changes["feature_terms"] = tuple(term for term in made if isinstance(term, FeatureTerm))
     objective = dataclasses.replace(objective, **changes)
@@ -181,6 +135,8 @@ def find_problems(objective: Objective):
         if not wrong and not unknown_rows:
             yield from find_unavailable(term, objective, field)
             yield from find_clashes(term, number, objective, field)
+        if any(part.raw for rows in (term.anchors, *term.key_rows) for part in _nested(rows)):
+            yield ConfigError("rows.raw", True, "false: only feature terms compare rows of any length")
     for number, term in enumerate(objective.feature_terms):
         field = f"objective.feature_terms[{number}]"
         wrong = list(_unknown(FEATURE_TERMS, term.name, f"{field}.name"))
@@ -247,6 +203,7 @@ def needed_views(objective: Objective) -> int:
     """Views of an image that the objective compares at least."""
     of_views = [rows for found in objective.rows for rows in _nested(found) if rows.block in OF_VIEWS]
     views = [1 if rows.view is None else rows.view + 1 for rows in of_views]
+    views += [max(2, rows.without + 1) for rows in of_views if rows.without is not None]
     within = any(_all_views(term.anchors) and any(map(_all_views, term.key_rows)) for term in objective.terms)
     of_slots = [slot.views for term in objective.terms for _, _, slot in chosen_slots(term)]
     return max([1, *views, 2 if within else 1, *of_slots])
@@ -259,18 +216,6 @@ def _all_views(rows: Rows) -> bool:
 def _nested(rows: Rows) -> list[Rows]:
     """The selection and those inside it."""
     return [rows] + [part for inner in (rows.beside, rows.times) if inner is not None for part in _nested(inner)]
-
-
-def _each_term(terms: Collection[Mapping]) -> list[Term | FeatureTerm]:
-    """The terms of plain data; raises what is wrong with any of them at once."""
-    made, problems = [], []
-    for number, values in enumerate(terms):
-        try:
-            made.append(term_from_dict(values, f"objective.terms[{number}]"))
-        except ConfigError as error:
-            problems.append(error)
-    raise_all(problems, "the objective")
-    return made
 
 
 def _not_positive(value, field: str):
@@ -321,7 +266,7 @@ def _weight(value, field: str):
 
 def _views_apart(term: Term | FeatureTerm, ends: tuple[Rows, ...], field: str):
     """One problem where a term of each view on its own compares views of one image: a view has no other view."""
-    whole = [rows.block for rows in ends if rows.block in OF_VIEWS and rows.view is None]
+    whole = [rows.block for rows in ends if rows.block in OF_VIEWS and rows.view is rows.without is None]
     if term.each_view and (not whole or len(set(whole)) < len(whole)):
         expected = "false, or one end of the term that has all views, as image against text"
         yield ConfigError(field, True, expected)
@@ -368,10 +313,20 @@ def _unused(objective: Objective):
         yield ConfigError("objective.memory", objective.memory, "None: no term of this objective reads it", fix)
     if objective.gate and "gate" not in objective.learns:
         yield ConfigError("objective.gate", True, "false: no term of this objective reads it", "Take another preset.")
-    teacher = queue or bool({"teacher", "text_teacher"} & (blocks | sources))
+    of_teacher = {name for name in BLOCK_NEEDS if "teacher" in name}
+    teacher = queue or bool(of_teacher & (blocks | sources))
     read = {"teacher": teacher, "queue": queue, "prototypes": "prototypes" in blocks}
     of_features = any("frozen" in slot.learns for slot in _feature_slots(objective))
     read["frozen"] = bool(blocks & {"frozen", "frozen_queue"}) or "frozen" in sources or of_features
+    heads = {part.head for rows in objective.rows for part in _nested(rows)}
+    for name in objective.heads:
+        later = {head.of for head in objective.heads.values()}
+        if name not in heads | later:
+            yield ConfigError("objective.heads", name, "heads that a term reads", "Take another preset.")
+    read["hard_texts"] = "hard_text" in blocks
+    read["text_views"] = bool(blocks & set(TEXT_VIEWS))
+    read["centers"] = "centers" in blocks
+    read["pair_network"] = "pair_network" in objective.learns
     for name, used in read.items():
         value = getattr(objective, name)
         if value and not used:
@@ -392,10 +347,25 @@ def _unknown_rows(rows: Rows, objective: Objective):
             expected = f"0 or 1, for a block that has parts: {', '.join(EVERY_IMAGE)}"
             yield ConfigError("rows.part", part.part, expected)
         yield from found
-        views = {**VIEWS_OF, "local": objective.local_views}.get(part.block)
-        if not found and part.view is not None and (part.view < 0 or (views is not None and part.view >= views)):
-            limit = "None" if views == 0 else "a number from 0" + (f" to {views - 1}" if views else "")
-            yield ConfigError("rows.view", part.view, f"{limit} for the block {part.block!r}")
+        if part.block == "teacher_words" and objective.text != "transformer":
+            expected = "an objective with a text transformer: a frozen caption embedding has no words"
+            yield ConfigError("rows.block", part.block, expected)
+        if part.block in ("text_views_teacher", "hard_text_teacher"):
+            found = found or list(_missing({part.block: "teacher"}, part.block, objective, "rows.block"))
+        texts = dict.fromkeys(TEXT_VIEWS, objective.text_views) | dict.fromkeys(HARD, objective.hard_texts)
+        views = {**VIEWS_OF, **texts, "local": objective.local_views}.get(part.block)
+        for name in () if found else ("view", "without"):
+            view = getattr(part, name)
+            if view is not None and (view < 0 or (views is not None and view >= views)):
+                limit = "None" if views == 0 else "a number from 0" + (f" to {views - 1}" if views else "")
+                yield ConfigError(f"rows.{name}", view, f"{limit} for the block {part.block!r}")
+        if part.head is not None and (part.head not in objective.heads or part.block not in OF_HEADS):
+            expected = f"a named head of the objective ({', '.join(objective.heads) or 'it has none'}), on rows of "
+            yield ConfigError("rows.head", part.head, expected + ", ".join(OF_HEADS))
+        if part.raw and part.head is None and part.block != "image":
+            yield ConfigError("rows.raw", True, "a named head, or the block 'image', which keeps its head outputs")
+        if None not in (part.view, part.without):
+            yield ConfigError("rows.without", part.without, "None with a view of its own")
 
 
 def _with_source(term: Term, source: str) -> Term:

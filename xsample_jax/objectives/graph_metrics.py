@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from xsample_jax.graphs.sources import identity, label
 from xsample_jax.objectives.cross_entropy import entropy, mean_over_rows, pulls
+from xsample_jax.objectives.links import OF_SHARES
 from xsample_jax.objectives.row_links import OF_ORDER, positive_margin, z_scores
 from xsample_jax.objectives.terms import Pairs, Term, negatives_of
 from xsample_jax.registry import name_of
@@ -53,5 +54,5 @@ def _pushed(term: Term, pairs: Pairs) -> jax.Array:
     if name_of(term.link) in OF_ORDER:  # from what is not the best of its row
         return pairs.valid & (pairs.target < jnp.max(pairs.target, axis=-1, keepdims=True))
     if name_of(term.link) != "softmax":
-        return pairs.valid & (pairs.target < 1 if name_of(term.link).startswith("sigmoid") else pairs.target <= 0)
+        return pairs.valid & (pairs.target < 1 if name_of(term.link) in OF_SHARES else pairs.target <= 0)
     return negatives_of(term, pairs) > 0

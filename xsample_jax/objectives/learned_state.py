@@ -5,6 +5,7 @@ The memory is a flat dict of arrays in the train state, so checkpoints keep it a
     teacher/PATH              parameters of the EMA encoder
     queue/z [Q, D] ...        embeddings of past steps with their side information; queue/filled [Q], queue/next
     queue/text_z [Q, D]       embeddings of the texts of the same images, for objectives that compare with them
+    center/...                centers of clusterings (objectives/cluster_centers.py)
     image/log_average [n]     moving average of an image's denominator, as a logarithm (SogCLR)
     image/temperature [n], image/velocity [n]     an image's own temperature and its momentum (iSogCLR)
 """
@@ -15,10 +16,14 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from xsample_jax.augment.ids import fold_in_id
 from xsample_jax.errors import ConfigError, did_you_mean, lookup
+from xsample_jax.objectives.blocks import Block, key_block
+from xsample_jax.objectives.cluster_centers import CENTER, center_block, init_centers, move_centers
 from xsample_jax.objectives.logits import clamped_log_scale, initial_log_scale, learned_temperature
 from xsample_jax.objectives.objective import Objective
-from xsample_jax.objectives.terms import Block, Pairs, Term, key_block, log_denominators, negatives_of, pairs_of
+from xsample_jax.objectives.pair_network import init_pair_network
+from xsample_jax.objectives.terms import Pairs, Term, log_denominators, negatives_of, pairs_of
 from xsample_jax.ops import products, unit_rows
 from xsample_jax.registry import Choice, name_of, options_of
 from xsample_jax.state import moved, start_average
@@ -87,6 +92,7 @@ def init_memory(
     width: int,
     images: int,
     side: Mapping[str, jax.ShapeDtypeStruct],
+    clusters: tuple[int, int] = (0, 0),
 ) -> dict[str, jax.Array]:
     """The memory before the first step.
 
@@ -94,6 +100,7 @@ def init_memory(
       params: parameters of the model, which the teacher starts as.
       width: D of the embeddings; images: number of images of the training split.
       side: shapes [B, ...] of the batch entries that the queue keeps beside the embeddings.
+      clusters: how many clusterings there are, and the most clusters of one, for an objective with centers.
     """
     memory = {}
     if objective.teacher is not None:
@@ -109,6 +116,8 @@ def init_memory(
         memory |= {QUEUES[name]: jnp.zeros((size, width), jnp.float32) for name in wanted}
         memory[QUEUE + "filled"] = jnp.zeros((size,), bool)
         memory[QUEUE + "next"] = jnp.zeros((), jnp.int32)
+    if objective.centers:
+        memory |= init_centers(clusters, width) | {CENTER + "images": jnp.asarray(images, jnp.float32)}
     if objective.memory is not None:
         memory[IMAGE + "log_average"] = jnp.full((images,), UNSEEN, jnp.float32)
         constants = constants_of(objective.memory)
@@ -203,6 +212,10 @@ def recall(
         if FROZEN_KEYS in memory:
             keys["frozen_z"] = blocks["frozen"]["z"][:: len(blocks["frozen"]["z"]) // images]
         new |= push(memory, keys)
+    if objective.centers:
+        of_rows = blocks["teacher" if objective.teacher is not None else "image"]
+        new |= move_centers(memory, of_rows["z"], of_rows["cluster"])
+        blocks["centers"] = center_block(new, memory[CENTER + "images"])
     if objective.memory is None:
         return blocks, new
     index, views = batch["index"], len(blocks["image"]["z"]) // images
@@ -301,6 +314,10 @@ def init_objective_parameters(objective: Objective, width: int, classes: int, se
         found[CLASSES] = jax.random.normal(key, (classes, width)) / jnp.sqrt(width)
     if objective.learn_temperature:
         found[LOG_SCALE] = initial_log_scale(objective.temperature)
+    own = {name: head.temperature for name, head in objective.heads.items() if isinstance(head.temperature, float)}
+    found |= {log_scale_of(name): initial_log_scale(start) for name, start in own.items()}
+    if objective.pair_network is not None:
+        found |= init_pair_network(objective.pair_network, width, jax.random.fold_in(keys[0], 1))
     if objective.bias is not None:
         found[BIAS] = jnp.asarray(objective.bias, jnp.float32)
     if objective.prototypes:
@@ -314,12 +331,22 @@ def init_objective_parameters(objective: Objective, width: int, classes: int, se
 
 def clamped(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """The parameters of a step after its update, the learned temperature within its bounds."""
-    return {name: clamped_log_scale(value) if name == LOG_SCALE else value for name, value in params.items()}
+    return {name: clamped_log_scale(value) if name.endswith("/log_scale") else value for name, value in params.items()}
 
 
 def temperature_of(objective: Objective, params: Mapping[str, jax.Array]) -> jax.Array | float:
     """The base temperature: learned where there is a parameter for it."""
     return learned_temperature(params[LOG_SCALE]) if LOG_SCALE in params else objective.temperature
+
+
+def log_scale_of(head: str) -> str:
+    """The path of the parameter behind the temperature of a named head."""
+    return f"objective/heads/{head}/log_scale"
+
+
+def temperature_of_head(params: Mapping[str, jax.Array], head: str) -> jax.Array:
+    """The learned temperature of a named head."""
+    return learned_temperature(params[log_scale_of(head)])
 
 
 def bias_of(params: Mapping[str, jax.Array]) -> jax.Array | float:
@@ -352,13 +379,13 @@ def gate_of(params: Mapping[str, jax.Array], first: jax.Array, second: jax.Array
     return jnp.where(known[:, None], gate, 1.0)
 
 
-def second_classes(key: jax.Array, image: jax.Array, label: jax.Array) -> jax.Array:
+def second_classes(key: jax.Array, ids: jax.Array, label: jax.Array) -> jax.Array:
     """The class of another image of the batch for every image [B]: the second one that it is compared in.
 
     The other image follows in an order drawn from the key and the image ids, whatever their order in the batch.
     -1 where one of the two has no class.
     """
-    drawn = jax.vmap(lambda number: jax.random.uniform(jax.random.fold_in(key, number)))(image)
+    drawn = jax.vmap(lambda id: jax.random.uniform(fold_in_id(key, id)))(ids)
     order = jnp.argsort(drawn)
     second = jnp.zeros_like(label).at[order].set(jnp.roll(label[order], -1))
     return jnp.where(label >= 0, second, -1)

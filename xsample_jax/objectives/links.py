@@ -72,6 +72,49 @@ def square(logits: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(valid, (logits - target) ** 2, 0.0), axis=-1) / jnp.maximum(valid.sum(axis=-1), 1)
 
 
+def contrastive(
+    logits: jax.Array, target: jax.Array, count: jax.Array, *, near: float = 0.0, far: float = 0.5
+) -> jax.Array:
+    """Contrastive loss with margins, for S = -|x - y|: attraction above the distance `near`, repulsion below `far`.
+
+    T is the share of a pair that is a positive: sum of T max(d - near, 0) over the pairs of all rows / the number of
+    those that are not 0, and the same of (1 - T) max(far - d, 0), times the rows, so that their mean is the loss. The
+    form for mixed pairs is that of Metrix (arXiv 2106.04990). count: how often a pair counts.
+    """
+    pull, push = target * jax.nn.relu(-logits - near), (1 - target) * jax.nn.relu(far + logits)
+    return sum(_mean_of_nonzero(part, count) for part in (pull, push))
+
+
+def _mean_of_nonzero(pairs: jax.Array, count: jax.Array) -> jax.Array:
+    """Sums of rows over the mean number per row of pairs that are not 0, [A]."""
+    number = jnp.sum(jnp.where(pairs > 0, count, 0.0)) / len(pairs)
+    return jnp.sum(pairs * count, axis=-1) / jnp.where(number > 0, number, 1.0)
+
+
+def multi_similarity(
+    logits: jax.Array,
+    target: jax.Array,
+    count: jax.Array,
+    *,
+    attraction: float = 2.0,
+    repulsion: float = 50.0,
+    at: float = 0.5,
+) -> jax.Array:
+    """log(1 + sum T e^{-a (S - at)}) / a + log(1 + sum (1 - T) e^{r (S - at)}) / r, T shares as in `contrastive`.
+
+    The constants are those of a public library; the form for mixed pairs is written from memory of arXiv 2106.04990.
+    """
+    pull = jax.nn.softplus(log_sum(-attraction * (logits - at), target * count)) / attraction
+    push = jax.nn.softplus(log_sum(repulsion * (logits - at), (1 - target) * count)) / repulsion
+    return pull + push
+
+
+# Links for which T is the share of a pair that is positive, so that any pair below 1 pushes.
+OF_SHARES = ("sigmoid", "sigmoid_mean", "contrastive", "multi_similarity")
+# Links that can count a pair several times, as mixtures that stand for others do.
+COUNTING = ("contrastive", "multi_similarity")
+
+
 def _positive(target: jax.Array) -> jax.Array:
     return (target > 0).astype(target.dtype)
 
@@ -89,6 +132,10 @@ LINKS = {
     "pairwise_global": Slot(pairwise_global),
     "joint": Slot(joint),
     "square": Slot(square),
+    "contrastive": Slot(contrastive, limits={"near": (0, 2), "far": (0, 2)}),
+    "multi_similarity": Slot(
+        multi_similarity, limits={"attraction": (1e-3, 1e3), "repulsion": (1e-3, 1e3), "at": (-1, 1)}
+    ),
     "z": Slot(z, limits={"sharpness": (1e-3, 1e3)}),
     "soft_top_k": Slot(soft_top_k, limits={"k": (0, None), "alpha": (1e-3, 1e3)}),
     "pearson": Slot(pearson),
@@ -97,6 +144,12 @@ LINKS = {
     "group_order": Slot(group_order, limits={"k": (1, 64), "positives": (1, 64), "steepness": (1e-3, 1e3)}),
     "conditional": Slot(
         conditional,
-        limits={"part": ("both", "attraction", "repulsion"), "far": (0, 1e3), "near": (0, 1e3)},
+        limits={
+            "part": ("both", "attraction", "repulsion"),
+            "far": (0, 1e3),
+            "near": (0, 1e3),
+            "through": ("all", "batch", "none"),
+        },
+        chosen=lambda through="all", **rest: {"of_keys": ("row",)} if through == "batch" else {},
     ),
 }

@@ -22,7 +22,7 @@ def dot(x: jax.Array, y: jax.Array, u: dict, v: dict) -> jax.Array:
 
 def negative_distance(x: jax.Array, y: jax.Array, u: dict, v: dict, *, power: float = 2.0) -> jax.Array:
     """-|x_i - y_k|^power."""
-    square = squared_distances(x, y)
+    square = jnp.sum((x[:, None] - y) ** 2, axis=-1) if y.ndim == 3 else squared_distances(x, y)
     if power == 2.0:
         return -square
     near = square < 1e-12  # the root has no finite slope at 0
@@ -45,6 +45,11 @@ def gated(x: jax.Array, y: jax.Array, u: dict, v: dict) -> jax.Array:
     dots = jnp.matmul(left * gate, y.T, precision=HIGHEST)
     norms = jnp.matmul(gate**2, (y**2).T, precision=HIGHEST)
     return dots * jax.lax.rsqrt(jnp.maximum(norms, 1e-12))
+
+
+def by_density(x: jax.Array, y: jax.Array, u: dict, v: dict) -> jax.Array:
+    """x_i . y_k times the sharpness [K] of the key: centers of dense clusters have a lower temperature (ProtoNCE)."""
+    return products(x, y) * v["sharpness"][None, :]
 
 
 def volume(x: jax.Array, y: jax.Array, u: dict, v: dict) -> jax.Array:
@@ -70,6 +75,7 @@ SIMILARITIES = {
     "dot": Slot(dot),
     "negative_distance": Slot(negative_distance, limits={"power": (0.1, 8)}),
     "margin": Slot(margin, reads=("id",)),
+    "by_density": Slot(by_density, of_keys=("sharpness",), learns=("centers",)),
     "gated": Slot(gated, of_anchors=("gate",), learns=("gate",)),
     "volume": Slot(volume),
 }
@@ -132,6 +138,11 @@ def per_anchor(base, u, similarity, target, progress):
     return u["anchor_temperature"][:, None]
 
 
+def of_head(base, u, similarity, target, progress):
+    """The learned temperature of the anchor's named head, whose gradient flows; the base is not read."""
+    return u["head_temperature"][:, None]
+
+
 def model_aware(base, u, similarity, target, progress, *, alpha: float = 0.5, center: float = 0.0):
     """base (1 + alpha (A - center)), A the mean similarity of positives (MACL, arXiv 2207.07874, eq. 7)."""
     aligned = jnp.sum(target * jax.lax.stop_gradient(similarity)) / jnp.maximum(jnp.sum(target), 1e-12)
@@ -143,5 +154,6 @@ TEMPERATURES = {
     "schedule": Slot(schedule, limits={"low": (1e-3, None)}),
     "per_class": Slot(per_class, of_anchors=("class_temperature",)),
     "per_anchor": Slot(per_anchor, of_anchors=("anchor_temperature",), learns=("anchor_temperature",)),
+    "of_head": Slot(of_head, of_anchors=("head_temperature",), learns=("heads",)),
     "model_aware": Slot(model_aware, limits={"alpha": (0, 0.99), "center": (-1, 1)}),
 }

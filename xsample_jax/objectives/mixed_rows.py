@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 import jax
 import jax.numpy as jnp
 
-from xsample_jax.objectives.terms import Block, Rows, image_block
+from xsample_jax.augment.ids import fold_in_id
+from xsample_jax.objectives.blocks import Block, Rows, image_block
 from xsample_jax.ops import unit_rows
 
 OF = {"mixed": "image", "mixed_text": "text"}  # block: what is mixed in it
@@ -24,26 +25,26 @@ def mixed_blocks(blocks: Mapping[str, Block], wanted: Iterable[Rows], key: jax.A
     found, names, last = {}, {rows.block for rows in wanted}, len(blocks["image"]["z"])
     for number, (name, of) in enumerate(OF.items()):
         if name in names:
-            ids = blocks[of]["id"][:: len(blocks[of]["z"]) // images]
+            ids = blocks[of]["id_words"][:: len(blocks[of]["z"]) // images]
             drawn = draw_mixtures(jax.random.fold_in(key, DRAW + number), ids)
             found[name] = mixed_block(blocks[of], *drawn, (7 + number) * last)
     return found
 
 
-def draw_mixtures(key: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+def draw_mixtures(key: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(place of the partner of every image int [B], beta float32 [B]); beta is 1 for images that are not mixed.
 
     Partners follow each other in an order drawn from the key and the ids, so that every image is the partner of one
     other, whatever the order of the batch.
     """
 
-    def draw(number):
-        for_order, for_choice, for_beta = jax.random.split(jax.random.fold_in(key, number), 3)
+    def draw(id):
+        for_order, for_choice, for_beta = jax.random.split(fold_in_id(key, id), 3)
         beta = jax.random.beta(for_beta, CONCENTRATION, CONCENTRATION)
         mixed = jax.random.uniform(for_choice) < SHARE_MIXED
         return jax.random.uniform(for_order), jnp.where(mixed, jnp.clip(beta, LEAST, 1.0), 1.0)
 
-    place, beta = jax.vmap(draw)(image)
+    place, beta = jax.vmap(draw)(ids)
     order = jnp.argsort(place)
     return jnp.zeros_like(order).at[order].set(jnp.roll(order, -1)), beta
 
@@ -60,5 +61,5 @@ def mixed_block(block: Block, partner: jax.Array, beta: jax.Array, first_row: in
     share = beta[:, None, None]
     mixed = unit_rows(share * z + (1 - share) * z[partner]).reshape(block["z"].shape)
     ids = block["id"][::views]
-    side = {"id": ids, "first": ids, "partner": ids[partner], "beta": beta}
+    side = {"id": ids, "id_words": block["id_words"][::views], "first": ids, "partner": ids[partner], "beta": beta}
     return image_block(mixed, side, views, first_row)

@@ -1,4 +1,4 @@
-"""Denominator weights N [A, K]: what an anchor is pushed away from, and how hard; and synthetic keys.
+"""Denominator weights N [A, K]: what an anchor is pushed away from, and how hard.
 
 Every rule is `f(logits [A, K], target [A, K], valid bool [A, K], u, v, **options) -> float [A, K]`, zero where
 invalid; u, v: side information of anchors and keys. No gradient flows into the weights.
@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from xsample_jax.graphs.sources import identity
-from xsample_jax.ops import products, unit_rows
 from xsample_jax.registry import Slot
 
 
@@ -88,6 +87,11 @@ def same_group(logits: jax.Array, target: jax.Array, valid: jax.Array, u: dict, 
     return (valid & same).astype(logits.dtype)
 
 
+def target_distance(logits: jax.Array, target: jax.Array, valid: jax.Array, u: dict, v: dict) -> jax.Array:
+    """1 + |t_i - t_k| of the first of the real-valued labels: SupReMix (arXiv 2309.16633)."""
+    return jnp.where(valid, 1 + jnp.abs(u["target"][:, :1] - v["target"][None, :, 0]), 0.0).astype(logits.dtype)
+
+
 NEGATIVES = {
     "everything": Slot(everything),
     "not_positive": Slot(not_positive),
@@ -101,48 +105,5 @@ NEGATIVES = {
     "neither_label": Slot(neither_label, reads=("label",), of_anchors=("second_label",), learns=("gate",)),
     "same_owner": Slot(same_owner, of_anchors=("id",), of_keys=("owner",)),
     "same_group": Slot(same_group, reads=("group",)),
+    "target_distance": Slot(target_distance, reads=("target",)),
 }
-
-
-# Synthetic keys made of real ones: extra negatives of one anchor each (MoCHi, arXiv 2010.01028).
-#
-# Every mixer is `f(x [A, D], y [K, D], negative bool [A, K], key [A], **options) -> [A, M, D]` unit rows without
-# gradient; key: a random key for every anchor, or one for all.
-
-
-def hard_mixtures(
-    x: jax.Array,
-    y: jax.Array,
-    negative: jax.Array,
-    key: jax.Array,
-    *,
-    hardest: int = 64,
-    mixed: int = 16,
-    with_anchor: int = 8,
-) -> jax.Array:
-    """Mixtures of the `hardest` negatives of every anchor: `mixed` of two of them, `with_anchor` of one and the anchor.
-
-    alpha n_i + (1 - alpha) n_j with alpha ~ U(0, 1), and beta x + (1 - beta) n_j with beta ~ U(0, 0.5), scaled to
-    unit length (eqs. 4, 5): harder than what is there, yet never more anchor than negative. An anchor with fewer
-    negatives mixes those that it has.
-    """
-    x, y = jax.lax.stop_gradient(x), jax.lax.stop_gradient(y)
-    among = jnp.where(negative, products(x, y), -jnp.inf)
-    _, hard = jax.lax.top_k(among, min(hardest, y.shape[0]))
-    key = key if key.ndim else jax.random.split(key, len(x))
-    draw = iter(jax.vmap(lambda of_row: jax.random.split(of_row, 5), out_axes=1)(key))
-    count = jnp.clip(jnp.sum(negative, axis=1, keepdims=True), 1, hard.shape[1])
-
-    def some(number):
-        chosen = jax.vmap(lambda of_row, most: jax.random.randint(of_row, (number,), 0, most[0]))(next(draw), count)
-        return y[jnp.take_along_axis(hard, chosen, axis=1)]
-
-    first, second, third = some(mixed), some(mixed), some(with_anchor)
-    alpha = jax.vmap(lambda of_row: jax.random.uniform(of_row, (mixed, 1)))(next(draw))
-    beta = 0.5 * jax.vmap(lambda of_row: jax.random.uniform(of_row, (with_anchor, 1)))(next(draw))
-    return unit_rows(
-        jnp.concatenate([alpha * first + (1 - alpha) * second, beta * x[:, None] + (1 - beta) * third], axis=1)
-    )
-
-
-MIXERS = {"hard_mixtures": Slot(hard_mixtures, limits=dict.fromkeys(("hardest", "mixed", "with_anchor"), (1, 2**20)))}

@@ -7,19 +7,19 @@ import jax
 import jax.numpy as jnp
 
 from xsample_jax.graphs.targets import weight_at
+from xsample_jax.models.heads import Head
+from xsample_jax.objectives.blocks import OF_HEAD, Block, Rows, check_unit_rows
 from xsample_jax.objectives.cross_entropy import PULLS
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.graph_metrics import graph_metrics
 from xsample_jax.objectives.logits import LOWEST_TEMPERATURE
+from xsample_jax.objectives.pair_network import PairNetwork
 from xsample_jax.objectives.side_information import batch_entries
 from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.streaming.terms import streamed_term, why_no_kernels, why_not
 from xsample_jax.objectives.terms import (
-    Block,
     FeatureTerm,
-    Rows,
     Term,
-    check_unit_rows,
     chosen_slots,
     count_rows,
     feature_value,
@@ -53,6 +53,11 @@ class Objective:
       gate: a learned gate of the pair of classes that an anchor is compared in (SimLAP).
       memory: what is kept per image between steps: None, average (SogCLR) or temperature (iSogCLR); with constants of
         their own as {"name": "temperature", "rho": 8.0} (objectives/learned_state.py).
+      heads: heads with names, each after the one that it reads (models/heads.py); terms say which rows are of which.
+      pair_network: a learned number of every pair (AMCL, AdaMEOW; objectives/pair_network.py).
+      text_views: versions of every caption without some of its words, the block "text_views"; 0: none.
+      hard_texts: versions of every caption with two words exchanged, the block "hard_text"; 0: none.
+      centers: of the clusterings in data.side, the block "centers" (objectives/cluster_centers.py).
       widths: (width, weight) of prefixes of the embedding, in place of the whole one (loss_of_widths); (): the whole.
     """
 
@@ -75,6 +80,11 @@ class Objective:
     gate: bool = False
     memory: Choice | None = None
     widths: tuple[tuple[int, float], ...] = ()
+    heads: Mapping[str, Head] = dataclasses.field(default_factory=dict)
+    pair_network: PairNetwork | None = None
+    centers: bool = False
+    text_views: int = 0
+    hard_texts: int = 0
 
     @property
     def lowest_temperature(self) -> float:
@@ -94,8 +104,9 @@ class Objective:
 
     @property
     def raw(self) -> bool:
-        """Whether a feature term reads head outputs before they are scaled to unit length."""
-        return any(slot_of(FEATURE_TERMS, term.name, "feature term").raw for term in self.feature_terms)
+        """Whether a feature term reads outputs of the projection head before they are scaled to unit length."""
+        slots = any(slot_of(FEATURE_TERMS, term.name, "feature term").raw for term in self.feature_terms)
+        return slots or any(rows.raw and rows.head is None for rows in self.rows)
 
     @property
     def learns(self) -> frozenset[str]:
@@ -107,6 +118,7 @@ class Objective:
         """Entries of a batch that the slots, the text side and what is learned read."""
         text = {"linear": {"caption_embedding"}, "transformer": {"caption_tokens"}, None: set()}[self.text]
         own = ({"label"} if self.gate else set()) | ({"index"} if self.memory else set())
+        own |= {"cluster"} if self.centers else set()
         own |= {"task"} if self.by_task else set()
         parts = {"part"} if any(rows.part is not None for rows in self.rows) else set()
         return batch_entries(self.reads) | text | own | parts
@@ -241,7 +253,8 @@ def cut_rows(block: Block, width: int) -> Block:
     def cut(name, value):
         if name in EMBEDDINGS or name.startswith("view_"):
             return unit_rows(value[:, :width])
-        return value[:, :width] if name in SCALED else value
+        of_head = name.startswith(OF_HEAD) and "/" not in name.removeprefix(OF_HEAD)
+        return value[..., :width] if name in SCALED or of_head else value
 
     return {name: cut(name, value) for name, value in block.items()}
 

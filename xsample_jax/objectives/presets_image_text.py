@@ -6,8 +6,9 @@ i: anchor, k: key, i+: a positive of i, s: similarity, tau: temperature, T: targ
 import dataclasses
 
 from xsample_jax.graphs.targets import Graph, Mixture
+from xsample_jax.objectives.blocks import IMAGE, TEXT, VIEW_0, VIEW_1, Rows
 from xsample_jax.objectives.objective import Objective, Preset
-from xsample_jax.objectives.terms import IMAGE, TEXT, VIEW_0, VIEW_1, FeatureTerm, Rows, Term
+from xsample_jax.objectives.terms import FeatureTerm, Term
 
 IDENTITY, LABEL = Graph("identity"), Graph("label")
 SMOOTHED = Mixture((IDENTITY, Graph("uniform")), (0.9, 0.1))  # label smoothing 0.1
@@ -17,6 +18,7 @@ BALANCED_KEYS = Graph("swapped_keys", "sinkhorn", target_temperature=0.05)
 # The published code ramps the share of the teacher up over the first of 30 epochs.
 DISTILLED = Mixture((IDENTITY, Graph("teacher", "softmax", target_temperature=0.07)), (0.6, 0.4), ramp=1 / 30)
 PAIR = Rows("image", 1, beside=TEXT)
+HARD = Rows("hard_text")
 SYMILE = tuple(
     Term(anchors=anchor, keys=Rows(first.block, first.view, times=second), weight=1 / 3)
     for anchor, first, second in ((VIEW_0, VIEW_1, TEXT), (VIEW_1, VIEW_0, TEXT), (TEXT, VIEW_0, VIEW_1))
@@ -225,5 +227,61 @@ IMAGE_TEXT = {
             teacher=0.995,
             queue=4096,
         ),
+    ),
+    "tcl_contrastive": Preset(
+        "mean of six: image<->the EMA encoders' texts and images with queues, as in momentum_distillation; view 0<->"
+        "the EMA encoder's view 1, caption<->the EMA encoder's, with queues; view 0 and caption against the EMA "
+        "encoders' windows of view 1 and words, each against those of other images; tau 0.07",
+        "TCL without matching and masked words, arXiv 2202.10401 (there queues of 65,536)",
+        Objective(
+            (
+                Term(DISTILLED, VIEW_0, (Rows("text_teacher"), Rows("text_queue")), weight=1 / 6),
+                Term(DISTILLED, TEXT, (Rows("teacher", 1), Rows("queue")), weight=1 / 6),
+                Term(anchors=VIEW_0, keys=(Rows("teacher", 1), Rows("queue")), weight=1 / 6),
+                Term(anchors=TEXT, keys=(Rows("text_teacher"), Rows("text_queue")), weight=1 / 6),
+                *(
+                    Term(anchors=one, keys=Rows(parts), denominator="own", negatives="other_images", weight=1 / 6)
+                    for one, parts in ((VIEW_0, "teacher_cells"), (TEXT, "teacher_words"))
+                ),
+            ),
+            0.07,
+            learn_temperature=True,
+            text="transformer",
+            teacher=0.995,
+            queue=4096,
+        ),
+        golden="TCL: six contrastive terms",
+    ),
+    "degla": Preset(
+        "CLIP, its images also against all wrong captions + 0.1 image against its caption and its own four wrong ones "
+        "+ 0.1 caption against the EMA encoder's and its own wrong ones at tau 0.1 + 0.005 sum of the squared changes "
+        "from the EMA encoders of all rows",
+        "DeGLA, weights of its public code (there wrong captions by a language model, ours with two words exchanged; "
+        "from pretrained weights)",
+        Objective(
+            (
+                Term(keys=(TEXT, HARD), each_view=True, weight=0.5),
+                Term(anchors=TEXT, keys=IMAGE, each_view=True, weight=0.5),
+                Term(keys=(TEXT, HARD), negatives="same_owner", each_view=True, weight=0.1),
+                Term(
+                    anchors=TEXT,
+                    keys=(Rows("text_teacher"), HARD),
+                    negatives="same_owner",
+                    temperature=0.1,
+                    weight=0.1,
+                ),
+            ),
+            0.07,
+            learn_temperature=True,
+            text="transformer",
+            teacher=0.9996,
+            hard_texts=4,
+            feature_terms=(
+                FeatureTerm("square_sum", IMAGE, Rows("teacher"), 0.005, each_view=True),
+                FeatureTerm("square_sum", TEXT, Rows("text_teacher"), 0.005),
+                FeatureTerm("square_sum", HARD, Rows("hard_text_teacher"), 0.005),
+            ),
+        ),
+        golden="DeGLA total with two hard texts and a moved teacher, gradients",
     ),
 }

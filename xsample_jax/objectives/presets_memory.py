@@ -4,8 +4,9 @@ i: anchor, k: key, i+: a positive of i, s: similarity, tau: temperature, T: targ
 """
 
 from xsample_jax.graphs.targets import Graph, Mixture
+from xsample_jax.objectives.blocks import IMAGE, VIEW_0, VIEW_1, Rows
 from xsample_jax.objectives.objective import Objective, Preset
-from xsample_jax.objectives.terms import IMAGE, VIEW_0, VIEW_1, FeatureTerm, Rows, Term
+from xsample_jax.objectives.terms import FeatureTerm, Term
 
 TEACHER_0, TEACHER_1 = Rows("teacher", 0), Rows("teacher", 1)
 QUEUE, PROTOTYPES = Rows("queue"), Rows("prototypes")

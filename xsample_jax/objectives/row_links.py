@@ -194,19 +194,33 @@ def sorting_shares(values: jax.Array, count: jax.Array, steepness: float) -> jax
 
 
 def conditional(
-    logits: jax.Array, target: jax.Array, valid: jax.Array, *, part: str = "both", far: float = 1.0, near: float = 0.9
+    logits: jax.Array,
+    target: jax.Array,
+    valid: jax.Array,
+    *side: dict,
+    part: str = "both",
+    far: float = 1.0,
+    near: float = 0.9,
+    through: str = "all",
 ) -> jax.Array:
     """CACR (arXiv 2105.03746), for S = -|x - y|^2: far positives pull harder, near negatives push harder.
 
-    attraction: sum over positives of softmax(-far S) (-S). repulsion: sum over negatives of softmax(near S) S. Gradient
-    flows through both softmaxes, as in the published code. part: attraction, repulsion or both.
+    attraction: sum over positives of softmax(-far S) (-S). repulsion: sum over negatives of softmax(near S) S.
+
+    Args:
+      part: attraction, repulsion or both.
+      through: whether gradient flows through the two softmaxes: all (as in the published code without a queue), none,
+        or batch (only through the scores of keys of the batch: its code with a queue); side: of both ends, for batch.
     """
-    pull = -_weighted_mean(logits, valid & (target > 0), -far)
-    push = _weighted_mean(logits, valid & (target <= 0), near)
+    weighing = logits if through == "all" else jax.lax.stop_gradient(logits)
+    if through == "batch":
+        weighing = jnp.where(side[1]["row"][None, :] >= 0, logits, weighing)
+    pull = -_weighted_mean(logits, -far * weighing, valid & (target > 0))
+    push = _weighted_mean(logits, near * weighing, valid & (target <= 0))
     return {"attraction": pull, "repulsion": push, "both": pull + push}[part]
 
 
-def _weighted_mean(logits: jax.Array, among: jax.Array, sharpness: float) -> jax.Array:
-    """sum over the pairs `among` of softmax(sharpness S) S, [A]; 0 for a row that has none."""
-    weight = jax.nn.softmax(jnp.where(among, sharpness * logits, MASKED), axis=-1)
+def _weighted_mean(logits: jax.Array, weighing: jax.Array, among: jax.Array) -> jax.Array:
+    """sum over the pairs `among` of softmax(weighing) S, [A]; 0 for a row that has none."""
+    weight = jax.nn.softmax(jnp.where(among, weighing, MASKED), axis=-1)
     return jnp.sum(jnp.where(among, weight * logits, 0.0), axis=-1)

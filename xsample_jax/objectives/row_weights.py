@@ -7,6 +7,7 @@ progress, **options) -> [A]`, progress the share of the run that is over. No gra
 import jax
 import jax.numpy as jnp
 
+from xsample_jax.graphs.targets import MASKED
 from xsample_jax.objectives.cross_entropy import cross_entropy, log_sum
 from xsample_jax.registry import Slot
 
@@ -83,6 +84,17 @@ def recorded(logits, target, weight, log_denominator, u, temperature, progress) 
     return 1 / u["weight"]
 
 
+def far_views(logits, target, weight, log_denominator, u, temperature, progress) -> jax.Array:
+    """Views of an image that are far from their positive count more: n softmax of |x - y|^2 / tau over its n anchors.
+
+    CACR at the scale of ImageNet (arXiv 2105.03746), for cosines of unit rows.
+    """
+    cosine = temperature * jnp.sum(target * logits, axis=-1) / jnp.maximum(jnp.sum(target, axis=-1), 1e-12)
+    same = u["id"][:, None] == u["id"][None, :]
+    score = jnp.where(same, ((2 - 2 * cosine) / jnp.reshape(temperature, -1))[None, :], MASKED)
+    return jnp.sum(same, axis=1) * jnp.diagonal(jax.nn.softmax(score, axis=1))
+
+
 def moving_average(logits, target, weight, log_denominator, u, temperature, progress) -> jax.Array:
     """Z_i / u_i: Z_i the mean of e^S over the negatives, u_i its moving average (SogCLR, arXiv 2202.12387, eq. 5).
 
@@ -132,6 +144,7 @@ WEIGHTS = {
         by_loss,
         limits={"strategy": ("linupper", "quadratic", "extremes"), "r": (1e-3, None), "warm_up": (0, 1)},
     ),
+    "far_views": Slot(far_views, of_anchors=("id",)),
     "recorded": Slot(recorded, of_anchors=("weight",)),
     "moving_average": Slot(moving_average, of_anchors=("log_average",), learns=("average",)),
     "moving_average_gap": Slot(

@@ -13,9 +13,13 @@ from xsample_jax.registry import name_of
 
 # Blocks of a step by what they carry (step_blocks.py).
 EVERY_IMAGE = ("image", "text", "teacher", "text_teacher", "neighbors", "local", "predicted", "frozen")
+TEXT_VIEWS = ("text_views", "text_views_teacher")
+OF_HEADS = ("image", "text", "teacher", "text_teacher", "local", *TEXT_VIEWS)  # blocks with the outputs of named heads
 MIXED = ("mixed", "mixed_text")  # a row is of two images: it has no id, label or caption of its own
-STORED = (*EVERY_IMAGE, "queue", "text_queue", "frozen_queue")
-ALL = (*STORED, "prototypes", "classes")
+HARD = ("hard_text", "hard_text_teacher")  # versions of captions that are wrong: they belong to an image, by `owner`
+LOCALS = ("teacher_cells", "teacher_words")  # parts of images and of texts, by EMA encoders
+STORED = (*EVERY_IMAGE, *TEXT_VIEWS, *LOCALS, "queue", "text_queue", "frozen_queue")
+ALL = (*STORED, *HARD, "prototypes", "centers", "classes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +68,15 @@ BY_RECORD: Mapping[str, ByRecord] = {
     "class_temperature": ByRecord(
         "float32", False, "the temperature of the class of a record, times tau", "tools.cluster --per_class", 1e-3, 1e3
     ),
+    "is_target": ByRecord(
+        "int32", False, "1 in the set of interest, 0 in the background", "an attribute or a file of yours", -1, 1
+    ),
     "weight": ByRecord("float32", False, "how often a record is drawn", "a file of yours", 1e-6, 1e6),
 }
 
 PROVIDERS: Mapping[str, Provider] = {
     "id": Provider(ALL),
+    "id_words": Provider(ALL),
     "row": Provider(ALL),
     "view": Provider(ALL),
     "embedding": Provider(ALL),
@@ -90,6 +98,15 @@ PROVIDERS: Mapping[str, Provider] = {
     "image": Provider(EVERY_IMAGE, state="text"),
     "gate": Provider(EVERY_IMAGE, ("label",), state="gate"),
     "second_label": Provider(EVERY_IMAGE, ("label",), state="gate"),
+    "pair_first": Provider(("image", "text"), state="pair_network"),
+    "pair_second": Provider(("image", "text"), state="pair_network"),
+    "pair_out": Provider(("image", "text"), state="pair_network"),
+    "owner": Provider(("image", "text", "text_teacher", *HARD)),
+    "crop": Provider(("image", "teacher"), state="cells"),
+    "head_temperature": Provider(OF_HEADS, state="heads"),
+    "clustering": Provider(("centers",), state="centers"),
+    "center": Provider(("centers",), state="centers"),
+    "sharpness": Provider(("centers",), state="centers"),
     "log_average": Provider(("image",), ("index",), state="memory"),
     "anchor_temperature": Provider(("image",), ("index",), state="anchor_temperature"),
     **{name: Provider(STORED, (name,)) for name in BY_RECORD},
@@ -106,6 +123,12 @@ STATES: Mapping[str, Callable[[Any], bool]] = {
     "text": lambda objective: objective.text is not None,
     "predictor": lambda objective: objective.predictor,
     "gate": lambda objective: objective.gate,
+    "heads": lambda objective: bool(objective.heads),
+    "cells": lambda objective: any(head.of == "cells" for head in objective.heads.values()),
+    "pair_network": lambda objective: objective.pair_network is not None,
+    "text_views": lambda objective: objective.text_views > 0,
+    "hard_texts": lambda objective: objective.hard_texts > 0,
+    "centers": lambda objective: objective.centers,
     "average": lambda objective: objective.memory is not None and name_of(objective.memory) == "average",
     "anchor_temperature": lambda objective: objective.memory is not None and name_of(objective.memory) == "temperature",
     "memory": lambda objective: objective.memory is not None,
@@ -115,7 +138,7 @@ STATES: Mapping[str, Callable[[Any], bool]] = {
 def provider_of(name: str) -> Provider | None:
     """The provider of side information; None where nothing provides it."""
     if name.startswith("view_") and name.removeprefix("view_").isdigit():
-        return Provider(("image", "local"))
+        return Provider(("image", "local", "text_views"))
     return PROVIDERS.get(name)
 
 

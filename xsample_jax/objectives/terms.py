@@ -5,10 +5,11 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from xsample_jax.errors import ConfigError, DataError, lookup
+from xsample_jax.augment.ids import fold_in_id, words_of
+from xsample_jax.errors import ConfigError
 from xsample_jax.graphs.targets import Graph, Mixture, parts_of, scaled_weight, source_slots, target
+from xsample_jax.objectives.blocks import IMAGE, OF_VIEWS, Block, Rows, concatenate, select
 from xsample_jax.objectives.cross_entropy import (
     AGGREGATES,
     DENOMINATORS,
@@ -17,129 +18,15 @@ from xsample_jax.objectives.cross_entropy import (
     mean_over_rows,
 )
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
-from xsample_jax.objectives.links import LINKS
-from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES, all_products
-from xsample_jax.objectives.negatives import MIXERS, NEGATIVES
+from xsample_jax.objectives.links import COUNTING, LINKS
+from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES
+from xsample_jax.objectives.mixers import MIXERS, Among
+from xsample_jax.objectives.negatives import NEGATIVES
 from xsample_jax.objectives.row_weights import WEIGHTS
 from xsample_jax.registry import Choice, Slot, name_of, resolve, slot_of
 
-# Blocks: the rows that an objective compares, with everything that is known about them.
-#
-# A block is a dict of arrays with one row per embedding: "z" [n, D] (unit rows, with gradient where there is one) and
-# side information (graphs/sources.py). Blocks of a step: image (all views, row = image * V + view), local (small
-# crops), predicted, text, teacher and text_teacher (EMA encoders), queue and text_queue (keys of past steps),
-# neighbors (in the queue), prototypes, classes (a learned row for each), mixed and mixed_text (rows of two images),
-# frozen and frozen_queue (of a frozen teacher).
-
-
-Block = dict[str, jax.Array]
-
-OF_VIEWS = ("image", "teacher", "predicted", "neighbors", "mixed", "frozen")  # blocks with one row per view
-
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """Which rows of a step: a block, or one view of it.
-
-    Attributes:
-      block: image, local, predicted, text, teacher, text_teacher, queue, text_queue, neighbors, prototypes, classes,
-        mixed, mixed_text, frozen or frozen_queue.
-      view: keep only this view of every image; None: all rows.
-      beside: another selection with the same samples, put beside it: [n, 2 D] (the modalities of GRAM).
-      times: another selection with the same samples: all products of the two, [n * n, D] (the keys of Symile).
-      still: no gradient flows into these rows.
-      part: only rows of this part of a batch by plan (data/plans.py): 0 kept, new or support, 1 to forget, rehearsed
-        or query. The others are there, but are no keys, and as anchors they do not count.
-    """
-
-    block: str = "image"
-    view: int | None = None
-    beside: "Rows | None" = None
-    times: "Rows | None" = None
-    still: bool = False
-    part: int | None = None
-
-
-IMAGE, TEXT = Rows("image"), Rows("text")
-VIEW_0, VIEW_1 = Rows("image", 0), Rows("image", 1)
-
-
-def image_block(z: jax.Array, per_image: Mapping[str, jax.Array], views: int, first_row: int = 0, **per_row) -> Block:
-    """The block of `views` embeddings per image. z [B * views, D]; per_image: side information [B, ...]."""
-    side = {name: jnp.repeat(value, views, axis=0) for name, value in per_image.items()}
-    rows = jnp.arange(len(z), dtype=jnp.int32)
-    known = {"row": first_row + rows, "view": rows % views, "filled": jnp.ones(len(z), bool)}
-    return {"z": z, "embedding": jax.lax.stop_gradient(z)} | known | side | per_row
-
-
-def key_block(z: jax.Array, **side) -> Block:
-    """Keys that are nobody's own row: queue entries, prototypes. Without an id they equal nothing."""
-    nothing = jnp.full(len(z), -1, jnp.int32)
-    known = {"row": nothing, "view": nothing, "id": nothing, "filled": jnp.ones(len(z), bool)}
-    return {"z": z, "embedding": jax.lax.stop_gradient(z)} | known | side
-
-
-def other_view(z: jax.Array, views: int) -> jax.Array:
-    """The next view of the same image for every row, without gradient. [B * V, D] -> [B * V, D]."""
-    by_image = z.reshape(-1, views, z.shape[-1])
-    return jax.lax.stop_gradient(jnp.roll(by_image, -1, axis=1).reshape(z.shape))
-
-
-def check_unit_rows(blocks: Mapping[str, Block]) -> None:
-    """Raises DataError where an embedding is not finite or not of length one.
-
-    Looks at values, so it is silent on traced arrays: inside a compiled step the model scales its rows itself.
-    """
-    for name, block in blocks.items():
-        if any(isinstance(block[entry], jax.core.Tracer) for entry in ("z", "filled")):
-            continue
-        length = np.linalg.norm(np.asarray(block["z"], np.float64), axis=-1)
-        bad = np.flatnonzero(np.asarray(block["filled"]) & ~(np.abs(length - 1) < 1e-2))
-        if bad.size:
-            raise DataError(
-                f"embeddings of block {name!r}",
-                f"row {bad[0]} has length {length[bad[0]]:.4g}",
-                "finite rows of length one",
-                "Scale them with xsample_jax.ops.unit_rows.",
-            )
-
-
-def select(blocks: Mapping[str, Block], rows: Rows, images: int) -> Block:
-    """The rows that `rows` names, of a step on `images` images.
-
-    Raises ConfigError for a block or a view that this step does not have.
-    """
-    block = lookup(blocks, rows.block, "rows.block")
-    if rows.view is not None:
-        views = len(block["z"]) // images
-        if not 0 <= rows.view < views:
-            raise ConfigError("rows.view", rows.view, f"one of the {views} views of {rows.block}, from 0")
-        block = {name: value[rows.view :: views] for name, value in block.items()}
-    if rows.beside is not None:
-        other = select(blocks, rows.beside, images)
-        block = block | {name: jnp.concatenate([block[name], other[name]], axis=1) for name in ("z", "embedding")}
-        block |= {"row": jnp.full_like(block["row"], -1)}
-    if rows.times is not None:
-        other = select(blocks, rows.times, images)
-        matched = jnp.where(jnp.eye(images, dtype=bool), block["id"][:, None], -1).reshape(-1)
-        block = key_block(all_products(block["z"], other["z"]), id=matched)
-    if rows.part is not None:
-        block = block | {"filled": block["filled"] & (block["part"] == rows.part)}
-    if rows.still:
-        block = block | {name: jax.lax.stop_gradient(block[name]) for name in ("z", "raw") if name in block}
-    return block
-
-
-def concatenate(parts: list[Block]) -> Block:
-    """Several blocks as one: the keys of MoCo are the teacher's rows and the queue. Keeps what all of them have."""
-    if len(parts) == 1:
-        return parts[0]
-    names = set.intersection(*(set(part) for part in parts))
-    return {name: jnp.concatenate([part[name] for part in parts]) for name in sorted(names)}
-
-
 # Losses of pairs that say nothing about a row without a positive.
-OF_POSITIVES = ("robust", "symmetric", "z", "soft_top_k", "group_order")
+OF_POSITIVES = ("robust", "symmetric", "z", "soft_top_k", "group_order", "multi_similarity")
 
 GRAPH, FIRST_VIEW, SECOND_VIEW = Graph(), Rows("image", 0), Rows("image", 1)
 
@@ -219,7 +106,8 @@ class Pairs:
     """What a term compares, all [A, K] unless noted: the input of the equation.
 
     valid: bool, pairs that are compared at all; repelled: bool, those of them that the denominator may have;
-    progress: share of the run that is over, for row weights.
+    progress: share of the run that is over, for row weights; synthetic [A, M]: weights of the last M keys, which no row
+    is.
     """
 
     logits: jax.Array
@@ -230,6 +118,13 @@ class Pairs:
     u: Block
     v: Block
     progress: jax.Array | float = 0.0
+    synthetic: jax.Array | None = None
+
+    @property
+    def counts(self) -> jax.Array:
+        """How often every pair counts, float [A, K]: once if it is valid, a synthetic key as its mixer says."""
+        once = self.valid.astype(self.logits.dtype)
+        return once if self.synthetic is None else once.at[:, -self.synthetic.shape[1] :].set(self.synthetic)
 
 
 def pairs_of(
@@ -267,15 +162,25 @@ def pairs_of(
     if name_of(term.link) != "softmax" and term.negatives != "everything":
         repelled = rule(similarity / tau + bias, graph, repelled, u, v) > 0
         valid &= (graph > 0) | repelled
-    if term.mixer is not None:
-        negative = (graph <= 0) & (rule(similarity / tau + bias, graph, repelled, u, v) > 0)
-        synthetic = resolve(MIXERS, term.mixer, "mixer")(u["z"], v["z"], negative, _keys_of_rows(key, u))
-        extra = compare(u["z"], synthetic, u, v)
-        similarity = jnp.concatenate([similarity, extra], axis=1)
-        graph = jnp.concatenate([graph, jnp.zeros_like(extra)], axis=1)
-        mixed = jnp.broadcast_to(jnp.any(negative, axis=1, keepdims=True), extra.shape)
-        valid, repelled = (jnp.concatenate([of, mixed], axis=1) for of in (valid, repelled))
-    return Pairs(similarity / tau + bias, graph, valid, repelled, tau, u, v, progress)
+    pairs = Pairs(similarity / tau + bias, graph, valid, repelled, tau, u, v, progress)
+    if term.mixer is None:
+        return pairs
+    negative = (graph <= 0) & (rule(pairs.logits, graph, repelled, u, v) > 0)
+    return _with_synthetic(term, pairs, negative, bias, _keys_of_rows(key, u))
+
+
+def _with_synthetic(term: Term, pairs: Pairs, negative: jax.Array, bias, keys: jax.Array) -> Pairs:
+    """The pairs with the synthetic keys of the term's mixer after the real ones."""
+    u, v = pairs.u, pairs.v
+    made = resolve(MIXERS, term.mixer, "mixer")(u["z"], v["z"], Among(pairs.target, negative, u, v), keys)
+    similarity = resolve(SIMILARITIES, term.similarity, "similarity")(u["z"], made.rows, u, v) + made.offset
+    logits = similarity / pairs.temperature + bias
+    weight, there = jax.lax.stop_gradient(made.weight).astype(logits.dtype), made.weight > 0
+    real = [jnp.zeros_like(of) if made.alone else of for of in (pairs.target * made.kept, pairs.valid, pairs.repelled)]
+    synthetic = [jnp.where(there, jax.lax.stop_gradient(made.target), 0.0), there, there]
+    target, valid, repelled = (jnp.concatenate(both, axis=1) for both in zip(real, synthetic, strict=True))
+    changes = {"target": target, "valid": valid, "repelled": repelled, "synthetic": weight}
+    return dataclasses.replace(pairs, logits=jnp.concatenate([pairs.logits, logits], axis=1), **changes)
 
 
 def views_apart(term: Term | FeatureTerm, blocks: Mapping[str, Block], images: int) -> tuple[Term | FeatureTerm, ...]:
@@ -287,7 +192,11 @@ def views_apart(term: Term | FeatureTerm, blocks: Mapping[str, Block], images: i
     def at(rows, view):
         if isinstance(rows, tuple):
             return tuple(at(one, view) for one in rows)
-        return dataclasses.replace(rows, view=view) if rows.block in OF_VIEWS and rows.view is None else rows
+        return (
+            dataclasses.replace(rows, view=view)
+            if rows.block in OF_VIEWS and rows.view is rows.without is None
+            else rows
+        )
 
     ends = ("anchors", "keys") if isinstance(term, Term) else ("x", "y")
     weight = scaled_weight(term.weight, 1 / views)
@@ -299,7 +208,7 @@ def views_apart(term: Term | FeatureTerm, blocks: Mapping[str, Block], images: i
 
 def _keys_of_rows(key: jax.Array, u: Block) -> jax.Array:
     """A random key for every anchor, of its image and view: the same wherever in the batch it is."""
-    return jax.vmap(lambda image, view: jax.random.fold_in(jax.random.fold_in(key, image), view))(u["id"], u["view"])
+    return jax.vmap(lambda id, view: jax.random.fold_in(fold_in_id(key, id), view))(words_of(u), u["view"])
 
 
 def count_rows(term: Term, blocks: Mapping[str, Block], images: int) -> tuple[int, int]:
@@ -342,7 +251,10 @@ def term_rows(term: Term, pairs: Pairs, images: int) -> tuple[jax.Array, jax.Arr
     """(value of every anchor [A], whether it counts [A]): anchors without a positive are left out of the mean."""
     logits, graph, valid, u, v = pairs.logits, pairs.target, pairs.valid, pairs.u, pairs.v
     if name_of(term.link) != "softmax":
-        values = resolve(LINKS, term.link, "link")(logits, graph, valid)
+        slot = slot_of(LINKS, term.link, "link")
+        side = (u, v) if slot.anchor_reads | slot.key_reads else ()
+        count = pairs.counts if name_of(term.link) in COUNTING else valid
+        values = resolve(LINKS, term.link, "link")(logits, graph, count, *side)
         needs_positive = name_of(term.link) in OF_POSITIVES
         counted = u["filled"] if term.anchors.part is not None else jnp.ones(len(logits), bool)
         return values, jnp.any(graph > 0, axis=-1) if needs_positive else counted
@@ -390,7 +302,8 @@ def feature_value(
         expected = f'an entry "raw", the head outputs that the term {name_of(term.name)!r} reads'
         raise ConfigError("blocks", sorted(selected[0]), expected)
     x, y = (block["raw" if slot.raw else "z"] for block in selected)
-    side = [{name: selected[0][name] for name in slot.anchor_reads}] if slot.anchor_reads else []
+    reads = ((selected[0], slot.anchor_reads), (selected[1], slot.key_reads if slot.of_keys else ()))
+    side = [{name: rows[name] for name in names} for rows, names in reads if names]
     drawn = [key] if slot.draws else []
     return resolve(FEATURE_TERMS, term.name, "feature term")(x, y, *side, *drawn)
 
@@ -401,11 +314,11 @@ def log_denominators(term: Term, pairs: Pairs) -> jax.Array:
 
 
 def negatives_of(term: Term, pairs: Pairs) -> jax.Array:
-    """N [A, K] of a term: the weights in its denominator; synthetic keys weigh one."""
+    """N [A, K] of a term: the weights in its denominator."""
     keys = len(pairs.v["z"])
     rule = resolve(NEGATIVES, term.negatives, "negatives")
     weight = rule(pairs.logits[:, :keys], pairs.target[:, :keys], pairs.repelled[:, :keys], pairs.u, pairs.v)
-    return jnp.concatenate([weight, pairs.repelled[:, keys:].astype(weight.dtype)], axis=1)
+    return weight if pairs.synthetic is None else jnp.concatenate([weight, pairs.synthetic], axis=1)
 
 
 def _weight(choice: Choice | float, given: tuple):

@@ -82,6 +82,9 @@ def digits_source(base: Source, options: DigitOptions) -> Source:
     Raises DataError for fewer than 2 digits (nothing to tell apart) or more than there are, and a canvas that is too
     small to show one.
     """
+    if base.text_encoder and base.text_encoder.get("per") == "record":
+        fix = "Embed its captions: python -m xsample_jax.tools.embed --overwrite."
+        raise DataError("--path", base.text_encoder["name"], "captions with embeddings, or without, under digits", fix)
     images, digits = handwritten_digits()
     used, canvas = options.used or USED, options.canvas or CANVAS
     if options.used == 0 or not 2 <= used <= len(images):

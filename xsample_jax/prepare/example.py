@@ -69,6 +69,8 @@ KINDS = {
     "scattered_members": "members of a key that are not next to each other in their tar: not read (sort it by name)",
     "broken_metadata": "JSON that cannot be read, or no label or caption where one was asked for: dropped",
     "broken_record": "record that cannot be read: dropped",
+    "left_out": "record that --leave_out names: left out",
+    "near_image": "image that --leave_out_near has, or nearly: left out",
     "missing_field": "the entry of --label_field is not there: kept without a label",
     "unknown_label": "a label that is not one of the classes, without --label_field: kept without it",
     "duplicate_key": "key that this input shard had before: dropped, the first is kept",

@@ -106,8 +106,9 @@ NUMBER = re.compile(r"( \d+)+$")  # of a variant, or what is shown: house 2, dic
 def icons_source(path: str) -> Source:
     """Every icon of the permissively licensed sets, 64 x 64 pixels with a transparent background.
 
-    Its caption is its name without the words about its style, with the categories that its set gives it; icons of equal
-    name go into one split. Attributes: the set (`style`) and its `license`; authors and links are in the package.
+    Its caption is its name without the words about its style, with the categories that its set gives it; that name is
+    its label, and icons of equal name go into one split. Attributes: the set (`style`) and its `license`; authors and
+    links are in the package.
 
     Args:
       path: folder of npm packages; the pinned one is installed there when it is missing.
@@ -117,16 +118,17 @@ def icons_source(path: str) -> Source:
     package = check_npm(path, PACKAGE, VERSION)
     collections = _read(package / "collections.json")
     chosen = [name for name in sorted(collections) if _is_open(collections[name])]
-    shards = []
+    shards, names = [], set()
     for style, name in enumerate(chosen):
         file = package / "json" / f"{name}.json"
         shows = spoken_names(_read(file))
+        names.update(shows.values())
         license = LICENSES.index(collections[name]["license"]["spdx"])
         for number, some in enumerate(chunks(sorted(shows.items()), ICONS_PER_SHARD)):
             read = partial(draw_icons, str(file), dict(some), {"style": style, "license": license})
-            names = hashlib.sha256(json.dumps(some).encode()).hexdigest()
-            shards.append(InputShard(f"{name}-{number}", read, f"{PACKAGE}@{VERSION} {names}"))
-    return Source(tuple(shards), attributes={"style": chosen, "license": list(LICENSES)})
+            identity = hashlib.sha256(json.dumps(some).encode()).hexdigest()
+            shards.append(InputShard(f"{name}-{number}", read, f"{PACKAGE}@{VERSION} {identity}"))
+    return Source(tuple(shards), tuple(sorted(names)), {"style": chosen, "license": list(LICENSES)})
 
 
 def _read(file: Path) -> dict:
@@ -155,7 +157,7 @@ def draw_icons(file: str, shows: dict[str, str], attributes: dict) -> Iterator[E
             yield Problem(key, "no_image", "nothing is drawn")
             continue
         caption = ". ".join([shown, ", ".join(categories.get(name, []))]).removesuffix(". ")
-        yield Example(key, encode_webp(image), (caption,), attributes=attributes, group=shown)
+        yield Example(key, encode_webp(image), (caption,), shown, attributes, shown)
 
 
 def spoken_names(icons: dict) -> dict[str, str]:

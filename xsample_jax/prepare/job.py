@@ -11,6 +11,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from xsample_jax.augment.ids import NARROW
 from xsample_jax.data.decode import (
     ALL_FORMATS,
     DAMAGED,
@@ -26,13 +27,14 @@ from xsample_jax.data.decode import (
 )
 from xsample_jax.data.records import SCHEMA_VERSION, Manifest
 from xsample_jax.data.sources import as_read, repeated
-from xsample_jax.data.writer import MAX_ID
+from xsample_jax.data.vectors import is_vector
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import Source
 
 # An image as records hold it: checked, upright, no larger than needed, in a format that decodes fast.
 
 
+SMALL_SHARD, LARGE_SHARD = 10_000, 1_000_000  # ids for one input shard
 KEPT_FORMATS = {"JPEG", "PNG", "WEBP"}
 LOSSLESS_FORMATS = {"PNG", "GIF", "BMP", "TIFF", "PPM"}
 FULL_SIZE = 2**15  # more than half of any JPEG: it is not shrunk while it is decoded
@@ -71,8 +73,8 @@ def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]
     """Decodes an image to the last byte and returns what a record should hold of it.
 
     A JPEG, PNG or WebP that is upright, 8 bits deep, in RGB, gray or palette colors and not too large stays as it is,
-    byte for byte. All else is encoded again: as JPEG, or as PNG where nothing was lost before and nothing is shrunk.
-    Alpha is then composited on white, and of several images the first is taken.
+    byte for byte, and so does a vector. All else is encoded again: as JPEG, or as PNG where nothing was lost before
+    and nothing is shrunk. Alpha is then composited on white, and of several images the first is taken.
 
     Returns:
       The bytes, and what is to be counted: turned, cmyk, 16_bit, animated, shrunk; one_color (all pixels alike),
@@ -81,6 +83,8 @@ def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]
     Raises:
       DataError: the image does not decode, or is too long for a JPEG.
     """
+    if is_vector(data):
+        return data, []
     pixels = open_image(data, options.size or FULL_SIZE, formats=ALL_FORMATS, reuse=True)
     try:
         kind, sides, changes = _header(data)
@@ -185,15 +189,21 @@ class Job:
         }
         if self.split_by_image:
             facts["split_by_image"] = True
+        if self.ids_per_shard == LARGE_SHARD and len(self.source.shards) * LARGE_SHARD >= NARROW:
+            facts["ids_per_shard"] = LARGE_SHARD
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @functools.cached_property
     def ids_per_shard(self) -> int:
-        """Ids of input shard k start at k times this: a power of ten, as large as the number of shards allows."""
+        """Ids of input shard k start at k times this: a power of ten, as large as the number of shards allows.
+
+        Ids stay below 2**31 where that leaves each shard 10,000 of them, as tars of img2dataset hold, and it does for
+        200,000 shards. More than that are numbered with gaps of LARGE_SHARD.
+        """
         ids = 1
-        while ids * 10 * len(self.source.shards) <= MAX_ID:
+        while ids * 10 * len(self.source.shards) < NARROW:
             ids *= 10
-        return ids
+        return ids if ids >= SMALL_SHARD else LARGE_SHARD
 
     def first_id(self, number: int) -> int:
         return number * self.ids_per_shard

@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import contextlib
+import copy
 import dataclasses
 import itertools
 import json
@@ -20,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from xsample_jax.data.records import MANIFEST, Manifest, open_records, read_manifest
-from xsample_jax.data.writer import manifest_text
-from xsample_jax.errors import DataError
+from xsample_jax.data.writer import large_id, manifest_text
+from xsample_jax.errors import ConfigError, DataError
 from xsample_jax.io.files import atomic_write, load_arrays
 from xsample_jax.io.locks import leased, locked
 from xsample_jax.io.paths import absolute, as_path, file_sizes, in_bucket, remove_tree
@@ -201,6 +202,7 @@ def _finish(job: Job, out: Path) -> tuple[Manifest, dict]:
         for split, entry in part["splits"].items():
             merged = splits.setdefault(split, {"count": 0, "shards": []})
             merged["count"] += entry["count"]
+            merged |= large_id(max(merged.get("largest_id", 0), entry.pop("largest_id", 0)))
             merged["shards"].append(entry)
     problems = out / PROBLEMS if counts["kept"] else state / "problems"
     atomic_write(problems, lambda partial: _join_problems(state, total, partial))
@@ -261,3 +263,50 @@ def _join_problems(state: Path, total: int, path: Path) -> None:
     with path.open("wb") as file:
         for number in range(total):
             file.write((state / f"{number:05d}.problems.jsonl").read_bytes())
+
+
+# data.source=folder: a folder of images is prepared into a cache when a run starts, which then goes on with that.
+
+
+CACHE = "~/.cache/xsample_jax/prepared"
+SPLITS = "train=0.9,test=0.1"  # by a hash of the name, where no folder is named like the split that is trained on
+SIZE = 256  # of the short side, as tools.prepare keeps it; more where data.image_size is more
+
+
+def prepare_folder(config):
+    """The config with data.source=records and the folder in the cache, made now if it is not there; others as they are.
+
+    The cached dataset is of these very images: what changes their names, their number or their size makes another one.
+    Classes are the innermost folders, captions the .txt files beside images, as tools.prepare has it.
+
+    Raises ConfigError in a run of several processes; DataError as `prepare` does.
+    """
+    data = config.data
+    if data.source != "folder":
+        return config
+    # Here: other runs and jobs should not wait for what these import.
+    import jax
+
+    from xsample_jax.config import resolve
+    from xsample_jax.distributed import log_info
+    from xsample_jax.prepare.example import Fields
+    from xsample_jax.prepare.job import ImageOptions
+    from xsample_jax.prepare.shards import parse_splits
+    from xsample_jax.prepare.sources import Options, open_source
+
+    if jax.process_count() > 1:
+        fix = "Prepare it once: python -m xsample_jax.tools.prepare --source=folder --path=FOLDER --out=NEW."
+        raise ConfigError("data.source", "folder", "records in a run of several processes", fix)
+    place = Path(data.path).expanduser().absolute()
+    by_folder = (place / data.split).is_dir()
+    source = open_source("folder", str(place), Fields(), Options(split_by_folder=by_folder))
+    splits = parse_splits("train=1" if by_folder else SPLITS)
+    job = Job(place.name, source, splits, ImageOptions(max(SIZE, data.image_size)))
+    out = Path(CACHE).expanduser() / f"{place.name}-{job.fingerprint[:12]}"
+    out.mkdir(parents=True, exist_ok=True)
+    manifest, _ = prepare(job, out, local_runner(1))  # worker processes would start the user's script again
+    counts = ", ".join(f"{split} {entry['count']:,}" for split, entry in manifest.splits.items())
+    log_info(f"{config.name}: {place} is prepared in {out}: {counts}")
+    config = copy.deepcopy(config).unlock()
+    config.data.update(source="records", path=str(out))
+    return resolve(config)

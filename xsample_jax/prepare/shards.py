@@ -20,7 +20,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from xsample_jax.data.records import READER_OPTIONS
-from xsample_jax.data.writer import check_split, pack_record, shard_entry
+from xsample_jax.data.writer import check_split, large_id, pack_record, shard_entry
 from xsample_jax.errors import DataError
 from xsample_jax.io.files import settle
 from xsample_jax.io.paths import as_path, in_bucket
@@ -228,6 +228,7 @@ class _Files:
         self._manifest = job.empty_manifest()
         self._writers: dict[str, ArrayRecordWriter] = {}
         self._counts: collections.Counter = collections.Counter()
+        self._largest: collections.Counter = collections.Counter()
         # Runners of clusters may try a shard twice at once: each try has names of its own.
         name = f"{number:05d}-{secrets.token_hex(4)}.tmp"
         self._temporary = Path(tempfile.gettempdir()) / f"xsample_jax-{name}" if in_bucket(state) else state / name
@@ -250,6 +251,7 @@ class _Files:
         where = f"{self._job.source.shards[self._number].name}, {key}:"
         self._writers[split].write(pack_record(record, self._manifest, where))
         self._counts[split] += 1
+        self._largest[split] = max(self._largest[split], record["id"])
 
     def close(self) -> dict:
         """Moves the finished files to their places; returns split -> entry of the manifest."""
@@ -266,7 +268,7 @@ class _Files:
                 raise _disk_error(self._folder / name, error) from error
             if count != self._counts[split]:
                 raise DataError(f"records in {name}", count, f"{self._counts[split]}, as written", "Is the disk full?")
-            entries[split] = shard_entry(path, count, file=name)
+            entries[split] = shard_entry(path, count, file=name) | large_id(self._largest[split])
             try:
                 settle(path, self._folder / name)
             except OSError as error:

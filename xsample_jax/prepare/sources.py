@@ -11,10 +11,12 @@ from xsample_jax.io.paths import in_bucket
 from xsample_jax.prepare.digits import DigitOptions, digits_source, multi_digits_source
 from xsample_jax.prepare.example import PASSED, Example, Fields, InputShard, Problem, Source
 from xsample_jax.prepare.folder import folder_source
+from xsample_jax.prepare.huggingface import hub_source
 from xsample_jax.prepare.icons import icons_source
 from xsample_jax.prepare.parquet import parquet_source
 from xsample_jax.prepare.shapes import shapes_source
 from xsample_jax.prepare.tfds import tfds_source
+from xsample_jax.prepare.vectors import vectors_source
 from xsample_jax.prepare.webdataset import webdataset_source
 
 # A finished dataset as a source: other image size, repaired set, set without its broken records.
@@ -59,12 +61,19 @@ def read_range(path: str, split: str, start: int, stop: int) -> Iterator[Example
 DRAWN = ("shapes", "multi_digits")  # sources that need no input
 
 
-def base_source(path: str, shard_size: int) -> Source:
-    """The images under pasted digits: the embedded emoji set ("emoji"), a dataset, or a folder of images."""
+def set_folder(path: str) -> str:
+    """The folder of a dataset, from the root on, or of the embedded emoji set ("emoji")."""
     if path == "emoji":
         from xsample_jax.data.sources import EMOJI_FOLDER  # jax takes seconds, which other sources should not cost
 
-        return records_source(str(EMOJI_FOLDER))
+        return str(EMOJI_FOLDER)
+    return path if in_bucket(path) else os.path.abspath(path)
+
+
+def base_source(path: str, shard_size: int) -> Source:
+    """The images under pasted digits: the embedded emoji set ("emoji"), a dataset, or a folder of images."""
+    if path == "emoji":
+        return records_source(set_folder(path))
     if os.path.isfile(os.path.join(path, "manifest.json")):
         return records_source(path)
     return folder_source(path, Fields(), None, False, shard_size)
@@ -110,6 +119,7 @@ def open_source(name: str, path: str, fields: Fields, options: Options = Options
             columns | splitting | {"--attributes", "--image_field"},
             lambda path: parquet_source(path, fields, options.split_by_folder),
         ),
+        "hf": (columns | {"--image_field"}, lambda path: hub_source(path, fields)),
         "records": (set(), records_source),
         "icons": ({"--splits"}, icons_source),
         "shapes": ({"--caption_fields"}, lambda path: shapes_source(fields)),
@@ -118,6 +128,10 @@ def open_source(name: str, path: str, fields: Fields, options: Options = Options
             lambda path: digits_source(base_source(path, size), options.digits),
         ),
         "multi_digits": ({"--canvas", "--digit_sizes"}, lambda path: multi_digits_source(options.digits)),
+        "vectors": (
+            columns | {"--splits", "--attributes", "--image_field", "--shard_size"},
+            lambda path: vectors_source(path, fields, size),
+        ),
         "tfds": (columns | {"--shard_size"}, lambda path: tfds_source(path, fields, size)),
     }
     if name not in sources:
@@ -137,7 +151,7 @@ def _checked_path(name: str, path: str) -> str:
         raise DataError("--path", path, f"where the input of --source={name} is", "Add --path=...; see --help.")
     if path and name in DRAWN:
         raise DataError("--path", path, f"nothing for --source={name}, which is drawn", "Leave --path out.")
-    word = (name == "tfds" and not os.path.isdir(path)) or (name, path) == ("digits_on_images", "emoji")
+    word = (name in ("tfds", "hf") and not os.path.isdir(path)) or (name, path) == ("digits_on_images", "emoji")
     # Workers of a cluster have other working directories.
     return os.path.abspath(path) if path and not in_bucket(path) and not word else path
 

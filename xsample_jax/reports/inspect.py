@@ -11,7 +11,9 @@ from xsample_jax.data.class_texts import load_class_embeddings
 from xsample_jax.data.decode import decode_record
 from xsample_jax.data.records import RecordSource, unit_rows
 from xsample_jax.data.sources import open_source, source_folder
+from xsample_jax.data.vectors import draw_vectors, is_vector, vector_bytes
 from xsample_jax.errors import DataError
+from xsample_jax.io.files import parse_npy
 from xsample_jax.reports import caption_graph
 from xsample_jax.reports.caption_advice import (
     MASSES,
@@ -171,10 +173,18 @@ def _tile(source: RecordSource, sample: CaptionSample, row: int) -> dict:
     record = source[int(sample.index[row])]
     caption = sample.captions[row]
     return {
-        "image": image_uri(decode_record(record, SIDE, 3)),
+        "image": image_uri(_image_of(record)),
         "caption": caption,
         "title": f"{caption} (id {record['id']})",
     }
+
+
+def _image_of(record: dict) -> np.ndarray:
+    """uint8 [s, s, 3] of a record; a vector is drawn."""
+    if not is_vector(record["image"]):
+        return decode_record(record, SIDE, 3)
+    vector = parse_npy(record["image"])
+    return draw_vectors(vector_bytes(vector, len(vector))[None])[0]
 
 
 PAPER_TAU_S = 0.1

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import jax
 
+from xsample_jax.augment.vectors import CHANNELS
 from xsample_jax.config.rules_objective import check_kernels
 from xsample_jax.data.dataset import train_batches
+from xsample_jax.data.vectors import draw_vectors
 from xsample_jax.errors import UserError
 from xsample_jax.io.paths import absolute, in_bucket
 from xsample_jax.metrics.profiling import host_memory
@@ -119,7 +121,8 @@ def draw_first_batch(config, examples, sheet: Path, images: int = 12):
         label = names[record["label"]] if names and record["label"] >= 0 else record["label"]
         titles.append(f"id {record['id']} [{label}] {' | '.join(record['captions']) or '(no caption)'}")
     try:
-        gallery_sheet(list(batch["image"][:images]), titles, sheet)
+        shown = batch["image"][:images]
+        gallery_sheet(list(draw_vectors(shown) if shown.shape[-1] == CHANNELS else shown), titles, sheet)
     except OSError as error:  # the run does not need the sheet
         return Finding(NOTE, "disk", f"no sheet of the first batch: {error}. Choose another --out.")
     return Finding(OK, "data", f"first batch with its captions: {sheet}")

@@ -13,7 +13,7 @@ from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.registry import name_of
 from xsample_jax.reports.report import difference_rows, verdicts
 from xsample_jax.reports.results_table import results_markdown
-from xsample_jax.reports.runs import Series, load_runs, unit_of
+from xsample_jax.reports.runs import Run, Series, load_runs, runs_of_results, unit_of
 from xsample_jax.reports.style import Panel, color, draw_panel, row, rule
 from xsample_jax.sweeps.grid import Point, changes, objective_of, unchanged
 from xsample_jax.sweeps.local import FINISHED, state_of
@@ -35,7 +35,7 @@ def difference_table(rows: Sequence[Pair], metrics: Sequence[Metric]) -> str:
     lines = [row(heads), rule(len(heads) - 1)]
     for series, base in rows:
         cells = [_cell(series, base, metric) for metric in metrics]
-        lines.append(row([series.name, str(len(series.runs)), *cells]))
+        lines.append(row([series.name + " †" * series.outdated, str(len(series.runs)), *cells]))
     return "\n".join(lines)
 
 
@@ -140,12 +140,31 @@ def finished(points: Sequence[Point], runs: Path) -> list[Point]:
     return done
 
 
-def objectives_of(points: Sequence[Point], runs: Path) -> dict[str, Series]:
-    """{objective: its finished runs without a change}."""
-    return {name: _series(name, seeds, runs) for name, seeds in unchanged(points).items()}
+def runs_of(points: Sequence[Point], runs: Path) -> dict[str, Run]:
+    """{name of a point: its run} of those that are finished; raises DataError: none is."""
+    done = finished(points, runs)
+    return dict(zip([point.name for point in done], load_runs([runs / point.name for point in done]), strict=True))
 
 
-def responses_of(points: Sequence[Point], runs: Path) -> dict[str, dict[str, dict[object, Series]]]:
+def kept_runs(points: Sequence[Point], results: Path, grid: str) -> dict[str, Run]:
+    """{name of a point: its run} of those that have a result that stays; raises DataError: none has."""
+    found = runs_of_results(results, grid, points)
+    if not found:
+        fix = "Run tools.sweep --run --results=FOLDER first."
+        raise DataError("--results", str(results), "at least one result of the grid", fix)
+    return found
+
+
+Runs = Mapping[str, Run]  # by the name of their point
+
+
+def objectives_of(points: Sequence[Point], runs: Runs) -> dict[str, Series]:
+    """{objective: its runs without a change}; points without a run are left out."""
+    levels = {name: series_of(name, seeds, runs) for name, seeds in unchanged(points).items()}
+    return {name: series for name, series in levels.items() if series.runs}
+
+
+def responses_of(points: Sequence[Point], runs: Runs) -> dict[str, dict[str, dict[object, Series]]]:
     """{key: {objective: {value: series}}}, first the runs without a change; not for an objective that has none yet."""
     levels = objectives_of(points, runs)
     found = {}
@@ -154,7 +173,8 @@ def responses_of(points: Sequence[Point], runs: Path) -> dict[str, dict[str, dic
         for name, values in by_objective.items():
             level = levels[name]
             line = {level_value(level, key): level}
-            found[key][name] = line | {value: _series(name, seeds, runs) for value, seeds in values.items()}
+            changed = {value: series_of(name, seeds, runs) for value, seeds in values.items()}
+            found[key][name] = line | {value: series for value, series in changed.items() if series.runs}
     return found
 
 
@@ -170,8 +190,9 @@ def level_value(level: Series, key: str) -> object:
     return sources.pop() if len(sources) == 1 else None
 
 
-def _series(name: str, points: Sequence[Point], runs: Path) -> Series:
-    return Series(name, tuple(load_runs([runs / point.name for point in points])))
+def series_of(name: str, points: Sequence[Point], runs: Runs) -> Series:
+    """The series of the points that have a run, which may be none."""
+    return Series(name, tuple(runs[point.name] for point in points if point.name in runs))
 
 
 def _named(name: str, value: object, series: Series) -> Series:
@@ -190,8 +211,7 @@ def summary_markdown(
 
 def page_markdown(
     points: Sequence[Point],
-    total: int,
-    runs: Path,
+    runs: Runs,
     base: str,
     figures: Path,
     names: Sequence[str] = SUMMARY,
@@ -199,7 +219,7 @@ def page_markdown(
     """The page's generated part; draws its figures, whose names begin with the path `figures`.
 
     Args:
-      points: finished ones, of `total`.
+      points: of the grid; those without a run are counted.
       base: objective that the others are compared with.
       names: metrics of the figures and of the tables of changes; the table of objectives has all.
 
@@ -215,7 +235,7 @@ def page_markdown(
     metrics = [describe(name) for name in names]
     every = in_order(level.runs[0].examples)
     lines = [
-        f"{len(points)} of {total} runs of the grid are finished.",
+        f"{len(runs)} of {len(points)} runs of the grid are finished.{said_of_code(runs.values())}",
         "",
         "## Objectives",
         "",
@@ -223,7 +243,7 @@ def page_markdown(
         "",
         *(f"- {said}" for said in verdicts(series, level, difference_rows(series, level, every))),
         "",
-        results_markdown({name: one.runs for name, one in objectives.items()}, base, [metric.name for metric in every]),
+        _table_of(objectives, base, metrics, every),
     ]
     for key, by_objective in responses_of(points, runs).items():
         name = f"{figures.name}-{key.rpartition('.')[2]}"
@@ -240,6 +260,29 @@ def page_markdown(
             DIFFERENCES.format("the first row of the objective", _unit(series)),
         ]
     return "\n".join(lines)
+
+
+def said_of_code(runs: Iterable[Run]) -> str:
+    """A sentence about the runs that other code than today's has made; "" where there are none."""
+    runs = list(runs)
+    older = sum(run.outdated for run in runs)
+    if not older:
+        return ""
+    return f" {older} of them (marked †) are of other code than today's: what trains or evaluates has changed since."
+
+
+MOST_COLUMNS = 12  # objectives that fit beside each other
+
+
+def _table_of(objectives: Mapping[str, Series], base: str, metrics: Sequence[Metric], every: Sequence[Metric]) -> str:
+    """All metrics with a column for each objective; of many objectives a row for each with the metrics asked for."""
+    if len(objectives) <= MOST_COLUMNS:
+        columns = {name: one.runs for name, one in objectives.items()}
+        return results_markdown(columns, base, [metric.name for metric in every])
+    level, (first, *_) = objectives[base], metrics
+    ordered = sorted(objectives.values(), key=lambda one: -(first.direction or 1) * one.metrics[first.name])
+    table = difference_table([(one, level) for one in ordered], metrics)
+    return f"{table}\n\n{DIFFERENCES.format(base, _unit(ordered))}"
 
 
 def _unit(series: Iterable[Series]) -> str:

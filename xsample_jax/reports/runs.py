@@ -16,6 +16,8 @@ from xsample_jax.evals.snapshot import load_snapshot
 from xsample_jax.io.files import CONFIG, EXAMPLES, FACTS, JSONL, SNAPSHOT
 from xsample_jax.io.paths import as_path
 from xsample_jax.metrics.jsonl import read_jsonl
+from xsample_jax.sweeps.grid import Point
+from xsample_jax.sweeps.kept import is_outdated, read_results
 
 _EVAL = "eval/"
 
@@ -32,6 +34,7 @@ class Run:
       snapshot: arrays of report_data.npz, or None.
       facts: metric -> counts, chance and baselines (evals/facts.py); {} for runs that are older.
       notes: of the last evaluation.
+      outdated: other code than today's has made it; known of results that stay only.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Run:
     snapshot: Mapping[str, np.ndarray] | None
     facts: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
+    outdated: bool = False
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -67,6 +71,27 @@ def load_runs(folders: Sequence[str | Path]) -> list[Run]:
     if not folders:
         raise DataError("run folders", "none", "at least one", "Name the folders that --workdir wrote.")
     return [_load(as_path(folder)) for folder in folders]
+
+
+def runs_of_results(results: Path, grid: str, points: Sequence[Point]) -> dict[str, Run]:
+    """{name of a point: its run} as results that stay tell it (sweeps/kept.py); points without one are left out."""
+    return {name: _of_result(name, found) for name, found in read_results(results, grid, points).items()}
+
+
+def _of_result(name: str, found: Mapping) -> Run:
+    metrics = {metric: about["value"] for metric, about in found["metrics"].items()}
+    return Run(
+        name=name,
+        folder=Path(name),
+        config=flatten(found["config"]),
+        training=[*found["curve"][:-1], found["training"]],
+        evaluations=[(found["training"].get("step", 0), metrics)],
+        examples=found["scores"],
+        snapshot=None,
+        facts={metric: about for metric, about in found["metrics"].items() if "title" in about},
+        notes=found["notes"],
+        outdated=is_outdated(found),
+    )
 
 
 def unit_of(runs: Sequence[Run]) -> str:
@@ -138,6 +163,11 @@ class Series:
     @property
     def objective(self) -> str:
         return self.runs[0].objective
+
+    @property
+    def outdated(self) -> bool:
+        """Whether other code than today's has made one of the runs."""
+        return any(run.outdated for run in self.runs)
 
     @property
     def seeds(self) -> list:

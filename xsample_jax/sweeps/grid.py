@@ -62,6 +62,57 @@ def grid(
     return points
 
 
+# What a study measures on its finished runs, written in its file before any of them is trained.
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """One call of the evaluators on a finished run.
+
+    Attributes:
+      name: of it, as "emoji". evals: names of evaluators. target: what probes predict; None: the default of the data.
+      overrides: `--config.KEY=VALUE` of the data that is evaluated on.
+      keep: how the names of the metrics begin that are kept; (): all are.
+    """
+
+    name: str
+    evals: tuple[str, ...]
+    overrides: tuple[str, ...] = ()
+    target: str | None = None
+    keep: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Attributes:
+    headlines: metrics that conclusions are drawn from, chosen before the runs; others are shown, and decide nothing.
+    evaluations: of every finished run, beside its own; no two have a metric of one name.
+    """
+
+    headlines: tuple[str, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
+
+
+def read_protocol(file: str) -> Protocol:
+    """What get_protocol(arg) of the file of a grid returns; an empty one where it has no such function.
+
+    Raises ConfigError: the function fails, or returns something else.
+    """
+    path, argument = find_config(file)
+    get_protocol = getattr(import_file(path), "get_protocol", None)
+    if get_protocol is None:
+        return Protocol()
+    try:
+        protocol = get_protocol(argument)
+    except UserError:
+        raise
+    except Exception as error:
+        raise file_error(path, error) from error
+    if not isinstance(protocol, Protocol):
+        raise ConfigError(f"get_protocol of {path}", protocol, "a Protocol", "See configs/studies/evidence.py.")
+    return protocol
+
+
 def read_grid(file: str) -> tuple[str, list[Point]]:
     """(name of the grid, its points) of `path.py`, `path.py:argument` or the name of one, as ablations/temperature.
 
@@ -119,10 +170,14 @@ Seeds = list[Point]
 
 
 def unchanged(points: Sequence[Point]) -> dict[str, Seeds]:
-    """{objective: points without a change}, in order of first appearance; see objective_of."""
+    """{objective: points without a change}, in order of first appearance; see objective_of.
+
+    What all points of a grid set alike is no change.
+    """
     levels: dict[str, Seeds] = {}
+    shared = _shared(points)
     for point in points:
-        if not _changed(point):
+        if not _changed(point, shared):
             levels.setdefault(objective_of(point), []).append(point)
     return levels
 
@@ -134,8 +189,9 @@ def changes(points: Sequence[Point]) -> dict[str, dict[str, dict[object, Seeds]]
     """
     levels = unchanged(points)
     found: dict[str, dict[str, dict[object, Seeds]]] = {}
+    shared = _shared(points)
     for point in points:
-        keys = _changed(point)
+        keys = _changed(point, shared)
         if len(keys) > 1 or (keys and objective_of(point) not in levels):
             raise ConfigError(
                 f"point {point.name}",
@@ -148,8 +204,16 @@ def changes(points: Sequence[Point]) -> dict[str, dict[str, dict[object, Seeds]]
     return found
 
 
-def _changed(point: Point) -> Mapping[str, object]:
-    return {key: value for key, value in point.values.items() if key != "seed"}
+def _shared(points: Sequence[Point]) -> frozenset[str]:
+    """Keys that all points of a grid of several configs set to one value."""
+    if len({point.config for point in points}) < 2:
+        return frozenset()
+    first = points[0].values
+    return frozenset(key for key in first if all(point.values.get(key) == first[key] for point in points))
+
+
+def _changed(point: Point, shared: frozenset[str]) -> Mapping[str, object]:
+    return {key: value for key, value in point.values.items() if key != "seed" and key not in shared}
 
 
 def objective_of(point: Point) -> str:

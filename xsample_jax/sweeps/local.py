@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from xsample_jax.config.renamed import current_metrics
 from xsample_jax.errors import REQUEUE, ConfigError
@@ -105,26 +106,40 @@ POLL = 0.5  # seconds between two looks at the processes
 KILLED = -signal.SIGKILL  # what the kernel does when memory runs out
 
 
+class Keeps(Protocol):
+    """Where results stay (kept.py): whether that of a point is there, and what makes it of a finished run."""
+
+    def done(self, point: Point) -> bool: ...
+
+    def command(self, point: Point) -> list[str]: ...
+
+
 class Stopped(Exception):
     """The sweep was asked to stop; its runs have saved."""
 
 
 @dataclasses.dataclass
 class Job:
-    """A running point. `resumed`: the last step logged before it started; `peak`: bytes it has held at most so far."""
+    """A running point. `resumed`: the last step logged before it started; `peak`: bytes it has held at most so far.
+
+    trains: whether it is the training; else it makes the result of a finished one.
+    """
 
     point: Point
     process: subprocess.Popen
     gpu: str | None
     resumed: int
+    trains: bool = True
     peak: int = 0
 
 
 class _Pool:
     """The runs of a sweep that are going, those that wait, and how those that are over have ended."""
 
-    def __init__(self, waiting: Sequence[Point], done: int, total: int, jobs: int, say: Callable[[str], None]):
-        self.waiting, self.done, self.total, self.jobs, self.say = list(waiting), done, total, jobs, say
+    def __init__(self, points: Sequence[Point], is_done: Callable[[Point], bool], jobs: int, say: Callable):
+        self.waiting = [point for point in points if not is_done(point)]
+        self.done, self.total = len(points) - len(self.waiting), len(points)
+        self.is_done, self.jobs, self.say = is_done, jobs, say
         self.running: list[Job] = []
         self.failed: dict[str, int] = {}
         self.most = 0  # bytes that a run took
@@ -139,10 +154,11 @@ class _Pool:
             if code is not None:
                 self.running.remove(job)
                 over.append(job)
-                self._end(job.point, code, out)
+                self._end(job, code, out)
         return over
 
-    def _end(self, point: Point, code: int, out: pathlib.Path) -> None:
+    def _end(self, job: Job, code: int, out: pathlib.Path) -> None:
+        point = job.point
         if code == KILLED and self.running:
             self.jobs = len(self.running)
             self.waiting.insert(0, point)
@@ -153,6 +169,9 @@ class _Pool:
         elif code:
             self.failed[point.name] = code
             self.say(f"FAILED   {point.name} with exit code {code}: {log_file(out, point.name)}")
+        elif job.trains and not self.is_done(point):
+            self.waiting.insert(0, point)
+            self.say(f"trained  {point.name}")
         else:
             self.done += 1
             self.say(f"finished {point.name} ({self.done} of {self.total})")
@@ -174,6 +193,7 @@ def run_points(
     gpus: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     say: Callable[[str], None] = print,
+    keep: Keeps | None = None,
 ) -> dict[str, int]:
     """Runs what is not finished and returns {name: exit code} of the points that failed.
 
@@ -186,23 +206,28 @@ def run_points(
       gpus: numbers of GPUs; each run gets one for itself, and there are no more runs at once than GPUs.
       environment: of the runs; default: this process's.
       say: told about starts and ends.
+      keep: where results stay: a point is done when its result is there, and a finished run without one is evaluated.
 
     Raises Stopped after Ctrl-C or SIGTERM: the runs are told, and save before they end.
     """
     if in_bucket(out):
         raise ConfigError("--out", str(out), "a local folder for runs on this machine", "Runs in a bucket: --emit.")
     out = pathlib.Path(out)
-    waiting = [point for point in points if state_of(out / point.name).status != FINISHED]
-    done = len(points) - len(waiting)
-    say(f"{sweep}: {len(points)} runs, {done} of them finished, {jobs if not gpus else len(gpus)} at once")
-    pool = _Pool(waiting, done, len(points), min(jobs, len(gpus)) if gpus else jobs, say)
+    is_done = keep.done if keep is not None else lambda point: state_of(out / point.name).status == FINISHED
+    pool = _Pool(points, is_done, min(jobs, len(gpus)) if gpus else jobs, say)
+    say(f"{sweep}: {len(points)} runs, {pool.done} of them finished, {jobs if not gpus else len(gpus)} at once")
     free = list(gpus)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         while pool.waiting or pool.running:
             while pool.waiting and len(pool.running) < pool.jobs and _room(pool.running, out, pool.most):
-                pool.running.append(_start(pool.waiting.pop(0), sweep, out, free.pop(0) if free else None, environment))
-                say(f"started  {pool.running[-1].point.name}")
+                point = pool.waiting.pop(0)
+                trains = keep is None or state_of(out / point.name).status != FINISHED
+                command = trainer_command(point, sweep, str(out / point.name)) if trains else keep.command(point)
+                job = _start(point, command, out, free.pop(0) if free else None, environment)
+                pool.running.append(dataclasses.replace(job, trains=trains))
+                if trains:
+                    say(f"started  {point.name}")
             time.sleep(POLL)
             free += [job.gpu for job in pool.collect(out) if job.gpu is not None]
     except KeyboardInterrupt:
@@ -227,8 +252,9 @@ def _room(running: Sequence[Job], out: pathlib.Path, most: int) -> bool:
     return fits(most or None, growing)
 
 
-def _start(point: Point, sweep: str, out: pathlib.Path, gpu: str | None, environment: Mapping | None) -> Job:
-    command = trainer_command(point, sweep, str(out / point.name))
+def _start(
+    point: Point, command: Sequence[str], out: pathlib.Path, gpu: str | None, environment: Mapping | None
+) -> Job:
     values = dict(os.environ if environment is None else environment)
     if gpu is not None:
         values["CUDA_VISIBLE_DEVICES"] = gpu

@@ -26,11 +26,12 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--every_file", action="store_true", help="compare the checksums of all files of the set")
     flags = parser.parse_args(arguments)
     from xsample_jax.config import load_config
+    from xsample_jax.prepare.prepare import prepare_folder
     from xsample_jax.reports.data_findings import PROBLEM, problems
     from xsample_jax.reports.machine_findings import diagnose
 
     try:
-        config = load_config(flags.config, overrides)
+        config = prepare_folder(load_config(flags.config, overrides))
         findings = diagnose(config, flags.workdir, flags.out, flags.every_file)
     except UserError as error:
         findings = list(problems("config", error))

@@ -1,6 +1,7 @@
 """Adds caption embeddings to a dataset.
 
     python -m xsample_jax.tools.embed --data=FOLDER [--model=NAME_OR_FOLDER] [--backend=torch]
+    python -m xsample_jax.tools.embed --data=FOLDER --vectors=FILE [--key=id]     # your own, in place of captions
 
 Stop it at any time and run it again: it continues with the next shard. --what=classes writes the embeddings of the
 class names instead, for the class_text graph. More: docs/captions.md.
@@ -14,9 +15,10 @@ from pathlib import Path
 
 from xsample_jax.errors import ConfigError
 from xsample_jax.io.paths import as_path
-from xsample_jax.tools.cli import add_renamed, program, run_cli
+from xsample_jax.tools.cli import add_renamed, local_path, program, run_cli
 
 TEMPLATES = {"captions": "{caption}", "classes": "a photo of a {caption}"}
+OF_MODELS = ("model", "template", "device", "dtype")  # flags that say nothing of vectors from a file
 
 
 def part_of(text: str) -> tuple[int, int]:
@@ -59,16 +61,31 @@ def run(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--part", type=part_of, metavar="I/N", help="every N-th shard only; join with a run without it")
     parser.add_argument("--overwrite", action="store_true", help="replace embeddings of another model")
+    parser.add_argument(
+        "--vectors", type=local_path, metavar="FILE", help="a vector for each record: .npz, .parquet, or .npy and .json"
+    )
+    parser.add_argument("--key", help="what names the rows of --vectors: id (default), label or an attribute")
     chosen = parser.parse_args(arguments)
     if chosen.what == "classes" and (chosen.stored or chosen.part):
         parser.error("--stored and --part are for captions: class texts are few, and float16")
+    if chosen.key and not chosen.vectors:
+        parser.error("--key needs --vectors")
+    if chosen.vectors and (flag := next((name for name in OF_MODELS if getattr(chosen, name)), None)):
+        parser.error(f"--{flag} is for captions, --vectors brings its own")
+    if chosen.vectors and (chosen.what == "classes" or chosen.backend == "torch"):
+        parser.error("--vectors are those of the records: without --what=classes and --backend")
     from xsample_jax.captions.embed import embed_classes, embed_set
     from xsample_jax.captions.encoders import open_encoder
     from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
 
     template = chosen.template or TEMPLATES[chosen.what]
     options = encoder_options(chosen.backend, chosen.device, chosen.dtype)
-    encoder = open_encoder(chosen.model or DEFAULT_ENCODER, chosen.backend, **options)
+    if chosen.vectors:
+        from xsample_jax.captions.vectors import VectorFile
+
+        encoder = VectorFile(chosen.vectors, chosen.key or "id")
+    else:
+        encoder = open_encoder(chosen.model or DEFAULT_ENCODER, chosen.backend, **options)
     if chosen.what == "classes":
         print("classes {} x {}".format(*embed_classes(chosen.data, encoder, template, chosen.overwrite).shape))
         return
@@ -90,7 +107,9 @@ def summary(result, folder: Path) -> Iterator[str]:
         for work in under_way(folder, result.manifest).values():
             yield f"embeddings under way: {work}"
         return
-    yield f"captions {result.captions}, of them new and distinct {result.distinct}; records without: {result.without}"
+    per = (result.manifest.text_encoder or {}).get("per")
+    rows = "records" if per == "record" else "captions"
+    yield f"{rows} {result.captions}, of them new and distinct {result.distinct}; records without: {result.without}"
     if result.unread:
         yield (
             f"warning: {result.unread} of the {result.distinct} have no word that this model knows, and all of them "

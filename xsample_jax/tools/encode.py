@@ -38,7 +38,8 @@ def run(arguments: Sequence[str]) -> None:
     if chosen.split:
         data = encoder.config.data.copy_and_resolve_references().unlock()
         if chosen.data:
-            data.source, data.path, data.fingerprint = "records", str(chosen.data), None
+            data.source = "vectors" if data.source == "vectors" else "records"
+            data.path, data.fingerprint = str(chosen.data), None
         images = images_of(data, chosen.split)
     else:
         images = images_in(chosen.path)

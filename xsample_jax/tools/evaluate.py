@@ -27,6 +27,11 @@ def numbers(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
 
 
+def whole(text: str) -> tuple[int, ...]:
+    """ "128,64" -> (128, 64)."""
+    return tuple(int(part) for part in text.split(","))
+
+
 # What --sgd_... sets: fields of SgdProtocol (evals/linear_probes.py).
 SGD = {"learning_rates": numbers, "epochs": int, "batch_size": int, "momentum": float, "weight_decay": float}
 
@@ -49,6 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--probe", default="logistic", help=f"for robustness: {probes} (%(default)s)")
     parser.add_argument("--sets", type=local_path, help="folder with the test sets of robustness and mit_states")
     parser.add_argument("--responses", type=local_path, help="file [records, R] that encoding predicts, .npy")
+    parser.add_argument("--widths", type=whole, default=(), help="of widths, as 128,64 (default: those of the run)")
     parser.add_argument("--crop", type=float, default=1.0, help="middle share of the side that is seen (default: all)")
     parser.add_argument(
         "--prompts", type=local_path, help="file with a template for class names on each line, with {caption}"
@@ -104,6 +110,7 @@ def run(arguments: Sequence[str]) -> int:
         text_encoder=chosen.text_encoder,
         sgd=read_protocol(chosen),
         responses=chosen.responses,
+        widths=chosen.widths,
     )
     where = find_checkpoint(chosen.run)
     start(detect_process(), config_to_json(read_config(*where, overrides)), describe_difference)

@@ -3,6 +3,7 @@
     python -m xsample_jax.tools.prepare --source=webdataset --path='cc3m/*.tar' --out=data/cc3m --require_caption
     python -m xsample_jax.tools.prepare --source=folder --path=imagenet --split_by_folder --out=data/imagenet
     python -m xsample_jax.tools.prepare --source=folder --path=photos --table=photos.csv --out=data/photos --embed
+    python -m xsample_jax.tools.prepare --source=hf --path=USER/NAME --out=data/NAME
     python -m xsample_jax.tools.prepare --source=tfds --path=imagenet2012:5.1.0 --out=data/imagenet
     python -m xsample_jax.tools.prepare --source=records --path=data/big --size=128 --out=data/small
     python -m xsample_jax.tools.prepare --source=icons --path=data/npm --splits=train=0.98,val=0.02 --out=data/icons
@@ -36,13 +37,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--source",
         required=True,
-        help="webdataset, folder, parquet, tfds, records, icons, shapes, digits_on_images or multi_digits",
+        help="webdataset, folder, parquet, hf, tfds, records, vectors, icons, shapes, digits_on_images or multi_digits",
     )
     parser.add_argument(
         "--path",
         default="",
-        help="folder, pattern in quotes, or TFDS name; of icons: where its npm package is or goes; of "
-        "digits_on_images: emoji, a dataset or a folder; of shapes and multi_digits: none",
+        help="folder, pattern in quotes, or name of TFDS or the Hugging Face hub; of icons: where its npm package is "
+        "or goes; of digits_on_images: emoji, a dataset or a folder; of shapes and multi_digits: none",
     )
     parser.add_argument("--out", required=True, help="folder of the new set, here or gs://BUCKET/NAME")
     parser.add_argument("--name", help="name of the set (default: that of the folder)")
@@ -58,11 +59,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--label_level", default="", help="of folders: path, or the level that is the label, from 1")
     parser.add_argument("--attributes", default="", help="columns, JSON entries or levels of folders, with commas")
     parser.add_argument("--table", help="of --source=folder: .csv, .tsv, .jsonl or .parquet")
-    parser.add_argument("--image_field", default="", help="column of the table with paths relative to --path")
+    parser.add_argument("--image_field", default="", help="column with paths relative to --path, images, or vectors")
     parser.add_argument("--caption_fields", default="", help="columns, JSON entries, features or factors, with commas")
     parser.add_argument("--label_field", default="", help="column, JSON entry or feature with a number or a class name")
     parser.add_argument("--class_names", type=local_path, help="file with the name of class 0, 1, ... on each line")
-    parser.add_argument("--require_caption", action="store_true", help="drop images without a caption")
+    add_choice(parser)
     parser.add_argument(
         "--embed",
         nargs="?",
@@ -79,6 +80,21 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="on this machine (default: its CPUs)")
     parser.add_argument("--runner", help="work on Apache Beam instead: DirectRunner, DataflowRunner, FlinkRunner, ...")
     return parser
+
+
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say which records a set is made without."""
+    parser.add_argument(
+        "--leave_out",
+        action="append",
+        default=[],
+        metavar="ATTRIBUTE=VALUES",
+        help="leave out the records with these values, as style=noto,twemoji; can be given several times",
+    )
+    parser.add_argument(
+        "--leave_out_near", metavar="SET", help="leave out near images of a dataset (a folder or emoji)"
+    )
+    parser.add_argument("--require_caption", action="store_true", help="drop images without a caption")
 
 
 def run(arguments: list[str]) -> None:
@@ -113,8 +129,9 @@ def read_job(flags: argparse.Namespace):
     from xsample_jax.prepare.digits import DigitOptions
     from xsample_jax.prepare.example import Fields
     from xsample_jax.prepare.job import ImageOptions, Job
+    from xsample_jax.prepare.leave_out import LeftOut, leave_out, parse_left_out
     from xsample_jax.prepare.shards import parse_splits
-    from xsample_jax.prepare.sources import Options, open_source
+    from xsample_jax.prepare.sources import Options, open_source, set_folder
 
     if flags.split_by_image and not flags.splits:
         raise DataError("--split_by_image", True, "shares beside it", "Add --splits=train=0.98,val=0.02.")
@@ -134,9 +151,11 @@ def read_job(flags: argparse.Namespace):
         DigitOptions(flags.digits, flags.canvas, read_sizes(flags.digit_sizes)),
     )
     splits = parse_splits(flags.splits or "train=1")
+    source = open_source(flags.source, flags.path, fields, options)
+    near = set_folder(flags.leave_out_near) if flags.leave_out_near else None
     return Job(
         flags.name or absolute(flags.out, "--out").resolve().name,
-        open_source(flags.source, flags.path, fields, options),
+        leave_out(source, LeftOut(parse_left_out(flags.leave_out, source), near)),
         splits,
         ImageOptions(flags.size or None, flags.quality, flags.raw, flags.fit),
         flags.require_caption,

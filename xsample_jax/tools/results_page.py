@@ -2,8 +2,11 @@
 
     python -m xsample_jax.tools.results_page --grid=configs/ablations/results.py --runs=runs/results \
         --out=docs/notes/results.md --summary=README.md
+    python -m xsample_jax.tools.results_page --grid=configs/studies/evidence.py:both --results=results \
+        --out=docs/notes/evidence.md
 
-Runs that are not finished are left out, and counted. The page has them between the lines `<!-- results -->` and
+--runs reads run folders; --results the small files that stay, for which neither runs nor data are needed. Runs that
+are not finished are left out, and counted. The page has them between the lines `<!-- results -->` and
 `<!-- /results -->`, the figures beside it; --summary has one table and the figure of it.
 """
 
@@ -18,30 +21,36 @@ from xsample_jax.tools.cli import local_path, program, run_cli
 def run(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog=program("results_page"), description=__doc__.split("\n")[0])
     parser.add_argument("--grid", required=True, metavar="FILE[:ARG]", help="a grid that changes one key at a time")
-    parser.add_argument("--runs", required=True, type=local_path, help="where tools.sweep put its runs")
+    parser.add_argument("--runs", type=local_path, help="where tools.sweep put its runs")
+    parser.add_argument("--results", type=local_path, help="where tools.sweep --results put the results that stay")
     parser.add_argument("--out", required=True, type=local_path, help="Markdown file; its figures are put beside it")
     parser.add_argument("--summary", type=local_path, help="another Markdown file, for one table and figure")
     parser.add_argument("--baseline", default="simclr", help="objective that the others are compared with")
     parser.add_argument("--metrics", nargs="+", help="of figures and tables of changes (default: the headlines)")
     chosen = parser.parse_args(arguments)
-    from xsample_jax.reports.results_page import SUMMARY, finished, objectives_of, page_markdown, summary_markdown
+    if (chosen.runs is None) == (chosen.results is None):
+        parser.error("give one of --runs and --results")
+    from xsample_jax.reports.results_page import SUMMARY, kept_runs, objectives_of, page_markdown, runs_of
+    from xsample_jax.reports.results_page import summary_markdown as summary
+    from xsample_jax.reports.study_page import main_settings, study_markdown
     from xsample_jax.reports.style import insert
-    from xsample_jax.sweeps.grid import changes, read_grid
+    from xsample_jax.sweeps.grid import changes, read_grid, read_protocol
 
-    metrics = chosen.metrics or list(SUMMARY)
+    metrics = chosen.metrics or list(read_protocol(chosen.grid).headlines) or list(SUMMARY)
     _, points = read_grid(chosen.grid)
-    changes(points)
-    done = finished(points, chosen.runs)
+    settings = main_settings(points)
+    if not settings:
+        changes(points)
+    runs = runs_of(points, chosen.runs) if chosen.runs else kept_runs(points, chosen.results, chosen.grid)
     panels = chosen.out.with_suffix("")
     panels.parent.mkdir(parents=True, exist_ok=True)
-    page = page_markdown(done, len(points), chosen.runs, chosen.baseline, panels, metrics)
-    insert(chosen.out, "results", page)
+    make = study_markdown if settings else page_markdown
+    insert(chosen.out, "results", make(points, runs, chosen.baseline, panels, metrics))
     if chosen.summary:
-        objectives = objectives_of(done, chosen.runs)
+        objectives = objectives_of(points, runs)
         where = os.path.relpath(panels, chosen.summary.parent)
-        text = summary_markdown(objectives, objectives[chosen.baseline], where, metrics)
-        insert(chosen.summary, "results", text)
-    print(f"{len(done)} of {len(points)} runs: {chosen.out}")
+        insert(chosen.summary, "results", summary(objectives, objectives[chosen.baseline], where, metrics))
+    print(f"{len(runs)} of {len(points)} runs: {chosen.out}")
     return 0
 
 

@@ -4,15 +4,18 @@
     python -m xsample_jax.tools.sweep --grid=... --out=runs/temperature --run --jobs=2
     python -m xsample_jax.tools.sweep --grid=... --out=/shared/temperature --emit=slurm --options='--gpus-per-node=1'
     python -m xsample_jax.tools.sweep --grid=... --out=runs/temperature --collect
+    python -m xsample_jax.tools.sweep --grid=... --out=runs/temperature --run --results=results
 
 All problems of all points are reported before anything starts. --run skips what is finished and resumes what was
-stopped. Results are in OUT/results.parquet and OUT/results.csv. More: docs/sweeps.md.
+stopped. Results are in OUT/results.parquet and OUT/results.csv; with --results every finished run is evaluated as the
+grid says and leaves one small file, and what has one is not run again. More: docs/sweeps.md.
 """
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from xsample_jax.errors import FAILED, REQUEUE, ConfigError
 from xsample_jax.tools.cli import local_path, program, run_cli
@@ -30,6 +33,10 @@ def make_parser() -> argparse.ArgumentParser:
     what.add_argument("--emit", metavar="KIND", help="print launch commands: shell, gpu_host, slurm, xpk, gke, queued, "
                       "babysit")  # fmt: skip
     what.add_argument("--collect", action="store_true", help="only write the results of the runs finished so far")
+    what.add_argument(
+        "--keep", metavar="NAME", help="with --results: only evaluate this finished run, and write its file"
+    )
+    parser.add_argument("--results", metavar="FOLDER", help="where the small file of every finished run is and stays")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, as far as memory goes (default 1)")
     parser.add_argument("--gpus", default="", help="with --run: GPUs, as 0,1,2,3; each run has one for itself")
     parser.add_argument("--options", default="", help="with --emit: options of the launcher, in quotes")
@@ -42,11 +49,14 @@ def sweep(arguments: Sequence[str] | None = None) -> int:
     flags = make_parser().parse_args(arguments)
     if flags.jobs < 1:
         raise ConfigError("--jobs", flags.jobs, "at least 1")
+    if flags.keep and not flags.results:
+        raise ConfigError("--keep", flags.keep, "nothing without --results", "Add --results=results.")
     environment = dict(os.environ)
-    os.environ["JAX_PLATFORMS"] = "cpu"  # of this process, which must not take the accelerators from its runs
+    if not flags.keep:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # of this process, which must not take the accelerators from its runs
     from xsample_jax.sweeps.grid import read_grid
     from xsample_jax.sweeps.launch import check_points, emit, write_results
-    from xsample_jax.sweeps.local import Stopped, run_points, state_of
+    from xsample_jax.sweeps.local import state_of
 
     name, points = read_grid(flags.grid)
     here = "://" not in flags.out
@@ -54,23 +64,41 @@ def sweep(arguments: Sequence[str] | None = None) -> int:
         flags.out = str(local_path(flags.out))
     if not here and not flags.emit:
         raise ConfigError("--out", flags.out, "a folder of this machine, unless with --emit", "Mount the bucket.")
-    check_points(points, name, flags.out if here else None, data=here and not flags.no_data)
-    if flags.emit:
+    if flags.keep:
+        points = [point for point in points if point.name == flags.keep]
+        if not points:
+            raise ConfigError(
+                "--keep", flags.keep, "the name of a point of the grid", "Without --keep they are listed."
+            )
+    configs = check_points(points, name, flags.out if here else None, data=here and not flags.no_data)
+    if flags.keep:
+        keep_one(flags, configs, points[0])
+    elif flags.emit:
         print("\n".join(emit(flags.emit, points, name, flags.out, flags.options)))
-        return 0
-    if flags.collect:
+    elif flags.collect:
         table = write_results(points, flags.out)
         print(f"{table.num_rows} runs in {flags.out}/results.parquet and results.csv")
-        return 0
-    if not flags.run:
+    elif flags.run:
+        return run_here(flags, configs, points, name, environment)
+    else:
         for point in points:
             state = state_of(os.path.join(flags.out, point.name))
             print(f"{state.status:8}  step {state.step:<7} {point.name}")
         print(f"{len(points)} runs of {name}; --run trains them here, --emit=KIND prints launch commands")
-        return 0
+    return 0
+
+
+def run_here(flags: argparse.Namespace, configs: dict, points: list, name: str, environment: dict) -> int:
+    """Trains the points on this machine and returns the exit code."""
+    from xsample_jax.sweeps.kept import Keep
+    from xsample_jax.sweeps.launch import write_results
+    from xsample_jax.sweeps.local import Stopped, run_points
+
+    keep = Keep(flags.grid, Path(flags.out), local_path(flags.results), configs) if flags.results else None
     gpus = [gpu for gpu in flags.gpus.split(",") if gpu]
+    jobs = len(gpus) or flags.jobs
     try:
-        failed = run_points(points, name, flags.out, flags.jobs if not gpus else len(gpus), gpus, environment)
+        failed = run_points(points, name, flags.out, jobs, gpus, environment, keep=keep)
     except Stopped:
         print("stopped; the same command continues from here", file=sys.stderr)
         return REQUEUE
@@ -78,6 +106,15 @@ def sweep(arguments: Sequence[str] | None = None) -> int:
         write_results(points, flags.out)
     print(f"{len(points) - len(failed)} of {len(points)} runs finished: {flags.out}/results.parquet and results.csv")
     return FAILED if failed else 0
+
+
+def keep_one(flags: argparse.Namespace, configs: dict, point) -> None:
+    """Evaluates one finished run and writes its file."""
+    from xsample_jax.sweeps.grid import read_protocol
+    from xsample_jax.sweeps.kept import Keep, keep_result
+
+    keep = Keep(flags.grid, Path(flags.out), local_path(flags.results), configs)
+    print(keep_result(keep, point, read_protocol(flags.grid)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -66,6 +66,7 @@ class Streaming:
       lowest_temperature: what the base temperature cannot go below.
       class_embeddings: of the texts of all classes [classes, E], for graphs of class texts; None: they are compared by
         the pair, as captions are.
+      groups: into which the devices of the mesh are divided; rows are compared within a group (M2-Encoder).
     """
 
     impl: str = "auto"
@@ -77,6 +78,7 @@ class Streaming:
     mesh: Mesh | None = None
     lowest_temperature: float | None = None
     class_embeddings: np.ndarray | None = None
+    groups: int = 1
 
     def wants(self, reason: str | None, anchors: int, keys: int) -> bool:
         """Whether a term on this many rows is streamed; reason: why it cannot be (objective.find_unstreamable)."""
@@ -136,6 +138,7 @@ def _form_of(anchors: Rows, keys: Rows | None, target: Target, temperature: jax.
         running_student=lowest is None or lowest <= LOWEST_STATIC,
         running_target=softmax and target.target_temperature <= LOWEST_STATIC * (high - low) / 2,
         mesh=how.mesh if several else None,
+        groups=how.groups if several else 1,
         ring=several and _takes_ring(how.collective, keys or anchors, wire),
         wire=wire if how.mesh is not None else None,
     )

@@ -67,34 +67,56 @@ def sent(x: jax.Array, collective: Callable[[jax.Array], jax.Array]) -> jax.Arra
     return jax.lax.bitcast_convert_type(collective(jax.lax.bitcast_convert_type(x, jnp.uint16)), dtype)
 
 
-def whole(x: jax.Array, axes: tuple[str, ...], axis: int = 0) -> jax.Array:
-    return sent(x, lambda x: jax.lax.all_gather(x, axes, axis=axis, tiled=True))
+def members(form: Form) -> list[list[int]]:
+    """The numbers of the devices of every group, neighbors beside each other."""
+    size = form.mesh.size // form.groups
+    return [list(range(first, first + size)) for first in range(0, form.mesh.size, size)]
 
 
-def gather(part: Part, axes: tuple[str, ...]) -> Part:
-    """The parts of all devices as one; for use inside shard_map."""
-    z, info = jax.tree.map(lambda x: whole(x, axes), (part.z, part.info))
-    return Part(z, info, gather_shares(part.share, axes))
+def whole(form: Form, x: jax.Array, axis: int = 0) -> jax.Array:
+    """What all devices of the group have, one after the other; for use inside shard_map."""
+    groups = None if form.groups == 1 else members(form)
+
+    def collect(x):
+        return jax.lax.all_gather(x, form.mesh.axis_names, axis=axis, tiled=True, axis_index_groups=groups)
+
+    return sent(x, collect)
 
 
-def gather_shares(share: Coefficients | None, axes: tuple[str, ...]) -> Coefficients | None:
-    return jax.tree.map(lambda x: whole(x, axes, x.ndim - 1), share)  # images are the last axis
+def gather(form: Form, part: Part) -> Part:
+    """The parts of all devices of the group as one; for use inside shard_map."""
+    z, info = jax.tree.map(lambda x: whole(form, x), (part.z, part.info))
+    return Part(z, info, gather_shares(form, part.share))
 
 
-def around(part: Part, axes: tuple[str, ...], visit: Callable[[Any, Part, jax.Array], Any], start: Any) -> Any:
-    """visit(result, part, owner) for the part of every device in turn, its own first; for use inside shard_map.
+def gather_shares(form: Form, share: Coefficients | None) -> Coefficients | None:
+    return jax.tree.map(lambda x: whole(form, x, x.ndim - 1), share)  # images are the last axis
 
-    The next part is on its way while one is visited.
+
+def around(form: Form, part: Part, visit: Callable[[Any, Part, jax.Array], Any], start: Any) -> Any:
+    """visit(result, part, owner) for the part of every device of the group in turn, its own first.
+
+    For use inside shard_map. The next part is on its way while one is visited.
     """
-    devices, own = jax.lax.axis_size(axes), jax.lax.axis_index(axes)
-    to_previous = [(i, (i - 1) % devices) for i in range(devices)]
+    axes, devices = form.mesh.axis_names, form.mesh.size // form.groups
+    first, own = _place(form)
+    to_previous = [(group[i], group[(i - 1) % devices]) for group in members(form) for i in range(devices)]
 
     def hop(carry, number):
         result, visitor = carry
         following = jax.tree.map(lambda x: sent(x, lambda x: jax.lax.ppermute(x, axes, to_previous)), visitor)
-        return (visit(result, visitor, (own + number) % devices), following), None
+        return (visit(result, visitor, first + (own + number) % devices), following), None
 
     return jax.lax.scan(hop, (start, part), jnp.arange(devices))[0][0]
+
+
+def _place(form: Form) -> tuple[jax.Array | int, jax.Array]:
+    """(the first device of this device's group, this device's place in it); for use inside shard_map."""
+    number = jax.lax.axis_index(form.mesh.axis_names)
+    if form.groups == 1:
+        return 0, number
+    size = form.mesh.size // form.groups
+    return number // size * size, number % size
 
 
 def sums_over_keys_of_mesh(form: Form, anchors: Rows, keys: Rows, scale: jax.Array) -> tuple[Sums, Part | None]:
@@ -110,15 +132,15 @@ def sums_over_keys_of_mesh(form: Form, anchors: Rows, keys: Rows, scale: jax.Arr
             return sums_over_keys(form, own, visitors, scale, triangle=False, offset=offset_of(form, own, owner))
 
         if not form.ring:
-            every = gather(part, axes)
-            return sums_over(every, 0), every
+            every = gather(form, part)
+            return sums_over(every, _place(form)[0]), every
         with_label = "label" in u and "label" in part.info
         start = no_sums(form, own, with_label, scale.dtype)
-        return around(part, axes, lambda sums, part, owner: merged(sums, sums_over(part, owner)), start), None
+        return around(form, part, lambda sums, part, owner: merged(sums, sums_over(part, owner)), start), None
 
     with_label = "label" in anchors.info and "label" in keys.info
     sums = jax.eval_shape(lambda: no_sums(form, anchors, with_label, scale.dtype))
-    specs = (last_axis_split(sums, axes), None if form.ring else PartitionSpec())
+    specs = (last_axis_split(sums, axes), _gathered_spec(form))
     return _over_mesh(form, local, specs)(*_arrays(form, anchors, keys), scale)
 
 
@@ -144,22 +166,27 @@ def gradients_of_mesh(
                 return gradients(form, own, visitors, scale, row, part.share, offset=offset)[0]
 
             if whole is not None:
-                return by(whole, 0)
+                return by(whole, _place(form)[0])
             start = jnp.zeros(own.z.shape, scale.dtype)
-            return around(part, axes, lambda total, part, owner: total + by(part, owner), start)
+            return around(form, part, lambda total, part, owner: total + by(part, owner), start)
 
         if form.same:
-            whole = gathered and gathered._replace(share=gather_shares(share, axes))
+            whole = gathered and gathered._replace(share=gather_shares(form, share))
             return gradient(form, own_anchors, Part(z, u, share), whole, share), None
         part, swapped = Part(z, u, share), dataclasses.replace(form, swapped=True)
         d_anchors = gradient(form, own_anchors, Part(y, v), gathered, share)
-        d_keys = gradient(swapped, Rows(y, v, keys.views), part, None if form.ring else gather(part, axes), None)
+        d_keys = gradient(swapped, Rows(y, v, keys.views), part, None if form.ring else gather(form, part), None)
         return d_anchors, d_keys
 
     split = PartitionSpec(axes)
-    in_specs = (last_axis_split(share, axes), None if form.ring else PartitionSpec())
+    in_specs = (last_axis_split(share, axes), _gathered_spec(form))
     program = _over_mesh(form, local, (split, split), in_specs)
     return program(*_arrays(form, anchors, keys), scale, share, gathered)
+
+
+def _gathered_spec(form: Form) -> PartitionSpec | None:
+    """Of what the forward pass has gathered: alike on all devices, or in every group another."""
+    return None if form.ring else PartitionSpec() if form.groups == 1 else PartitionSpec(form.mesh.axis_names)
 
 
 def last_axis_split(tree, axes: tuple[str, ...]):

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 
 from xsample_jax.graphs.sources import ONE_WAY
 from xsample_jax.graphs.targets import LOCAL, Graph, Mixture, bounds_after, requires, similarity
+from xsample_jax.objectives.blocks import Block, Rows, concatenate, select
 from xsample_jax.objectives.cross_entropy import mean_over_rows
 from xsample_jax.objectives.streaming import tiles
 from xsample_jax.objectives.streaming.class_table import class_table_rows
 from xsample_jax.objectives.streaming.loss import LOWEST_STATIC, Streaming, Target, streaming_rows
 from xsample_jax.objectives.streaming.z_scores import streamed_z
-from xsample_jax.objectives.terms import Block, Rows, Term, concatenate, select
+from xsample_jax.objectives.terms import Term
 from xsample_jax.ops import cosines
 from xsample_jax.registry import name_of, options_of
 
@@ -48,6 +49,8 @@ def why_not(term: Term) -> str | None:
         return "its rows are made of several modalities"
     if any(rows.part is not None for rows in (term.anchors, *term.key_rows)):
         return "its rows are parts of a batch"
+    if any(rows.without is not None for rows in (term.anchors, *term.key_rows)):
+        return "its rows leave out one view of every image"
     if not same and any(_overlap(term.anchors, rows) for rows in term.key_rows):
         return "its anchors are some of its keys"
     if same and name_of(graph.source) in ONE_WAY:

@@ -34,6 +34,7 @@ class Form:
         [-2 / tau, 0], which float32 can hold for tau > 0.025 only.
       swapped: anchors and keys have changed places: the source is a function of (keys, anchors).
       mesh: the devices that share the rows (streaming_mesh.py), None for one.
+      groups: of neighboring devices, each of which sees the rows of its own members alone (M2-Encoder).
       ring: the rows of other devices come one device after the other, not all at once.
       wire: type to which embeddings are rounded, or None.
       cosine_of: the side information whose cosine the source is, where kernels do the tiles (streaming_kernel.py);
@@ -53,6 +54,7 @@ class Form:
     running_target: bool
     swapped: bool = False
     mesh: Any = None
+    groups: int = 1
     ring: bool = False
     wire: Any = None
     cosine_of: str | None = None

@@ -1,0 +1,128 @@
+"""Vectors in the place of images: exact to the device, views by a formula, and a run from a file to features."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import xsample_jax
+from xsample_jax.augment.vectors import as_vectors
+from xsample_jax.augment.views import draw_numbers, eval_view, make_views, map_random_views
+from xsample_jax.config import default_config, resolve
+from xsample_jax.data.records import open_records
+from xsample_jax.data.vectors import decode_vector, draw_vectors, encode_vector
+from xsample_jax.errors import ConfigError, Problems, UserError
+from xsample_jax.tools import embed, encode, prepare
+
+WIDE = 12
+
+
+def augment(**changes):
+    section = default_config().augment
+    section.update(changes)
+    return section
+
+
+def test_numbers_reach_the_device_as_they_are():
+    rows = np.random.default_rng(0).standard_normal((5, WIDE)).astype(np.float16)
+    rows[0, :3] = 0.0, -65504.0, 6e-8
+    batch = np.stack([decode_vector(encode_vector(row), WIDE) for row in rows])
+    np.testing.assert_array_equal(as_vectors(jnp.asarray(batch)), rows.astype(np.float32))
+    np.testing.assert_array_equal(eval_view(jnp.asarray(batch), augment()), rows.astype(np.float32))
+    drawn = draw_vectors(batch)
+    assert drawn.shape == (5, 32, 32, 3)
+    assert drawn[0, 0, 8, 0] == 0  # the largest negative number is black
+
+
+def test_views_lose_features_and_have_noise():
+    rows = np.random.default_rng(1).normal(3, 2, (512, WIDE)).astype(np.float16)
+    batch = jnp.asarray(np.stack([decode_vector(encode_vector(row), WIDE) for row in rows]))
+    exact, ids = rows.astype(np.float32), jnp.arange(512)
+    views = lambda ids=ids, step=0, **changes: np.asarray(  # noqa: E731
+        make_views(batch, ids, 0, jnp.asarray(step), augment(**changes), 2)
+    ).reshape(512, 2, WIDE)
+    np.testing.assert_array_equal(views(), exact[:, None].repeat(2, axis=1))
+    lost = views(dropout=0.3)
+    mean = exact.mean(axis=0)
+    kept = lost == exact[:, None]
+    np.testing.assert_allclose(lost[~kept], np.broadcast_to(mean, lost.shape)[~kept], rtol=1e-5)
+    assert abs((~kept).mean() - 0.3) < 0.015
+    assert abs((~kept[:, 0] & ~kept[:, 1]).mean() - 0.09) < 0.015  # views of a vector are drawn apart
+    noise = views(noise=0.5) - exact[:, None]
+    np.testing.assert_allclose(noise.std(axis=(0, 1)), 0.5 * exact.std(axis=0), rtol=0.1)
+    assert abs(np.corrcoef(noise[:, 0].ravel(), noise[:, 1].ravel())[0, 1]) < 0.05
+    order = np.random.default_rng(2).permutation(512)
+    shuffled = make_views(batch[order], ids[order], 0, jnp.asarray(0), augment(noise=0.5), 2).reshape(512, 2, WIDE)
+    np.testing.assert_allclose(shuffled, views(noise=0.5)[order], rtol=1e-4, atol=1e-4)
+    assert np.abs(views(noise=0.5, step=1) - views(noise=0.5)).max() > 0.1
+    mapped = map_random_views(lambda view: view, batch, draw_numbers(0, 0, ids, 2), augment(noise=0.5))
+    np.testing.assert_allclose(np.moveaxis(mapped, 0, 1), views(noise=0.5), rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A dataset by the tools: 90 vectors of three classes, with captions and the graph of another file."""
+    place = tmp_path_factory.mktemp("vectors")
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    rows = rng.standard_normal((3, WIDE))[labels] * 3 + rng.standard_normal((90, WIDE))
+    rows[:, 0] += 100  # a column with units of its own
+    names = np.array(["bird", "rain", "train"])[labels]
+    np.savez(place / "sounds.npz", sound=rows, caption=np.char.add("the sound of a ", names), label=names)
+    flags = ["--source=vectors", f"--path={place}/sounds.npz", f"--out={place}/set", "--splits=train=0.7,test=0.3"]
+    assert prepare.main(flags) == 0
+    np.savez(place / "graph.npz", label=np.array(["bird", "rain", "train"]), vector=np.eye(3))
+    assert embed.main([f"--data={place}/set", f"--vectors={place}/graph.npz", "--key=label"]) == 0
+    return place
+
+
+def config_of(folder, **changes):
+    config = default_config()
+    config.name = "sounds"
+    config.update(steps=12, batch_size=32, views=2)
+    config.data.update(source="vectors", path=str(folder / "set"), image_size=WIDE, threads=1)
+    config.augment.update(noise=0.1, dropout=0.1)
+    config.model.update(encoder="mlp2", width=16)
+    config.model.head.update(hidden=(16,), dim=8)
+    config.optimizer.update(name="adamw", learning_rate=1e-2)
+    config.eval.update(suite="probe", split="test", batch_size=32)
+    config.log.every, config.checkpoint.every = 6, 12
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def test_from_a_file_to_features(folder, tmp_path, capsys):
+    source = open_records(folder / "set", "train")
+    assert source.manifest.class_names == ("bird", "rain", "train")
+    assert source[0]["captions"] == [f"the sound of a {source.manifest.class_names[source[0]['label']]}"]
+    metrics = xsample_jax.train(config_of(folder), tmp_path / "run")
+    assert metrics["label/knn"] > 0.6
+    assert (tmp_path / "run" / "report.html").exists()
+    encoder = xsample_jax.load_encoder(tmp_path / "run")
+    rows = np.load(folder / "sounds.npz")["sound"]
+    features = encoder.encode(rows)
+    assert features.shape == (90, 16)
+    np.testing.assert_allclose(encoder.encode(rows[3]), features[3], rtol=1e-4, atol=1e-5)
+    out = tmp_path / "test.npy"
+    assert encode.main([f"--run={tmp_path}/run", "--split=train", f"--out={out}"]) == 0
+    np.testing.assert_allclose(np.load(out)[0], features[source[0]["id"]], rtol=1e-4, atol=1e-5)
+    encoder.save(tmp_path / "e.npz")
+    np.testing.assert_array_equal(
+        xsample_jax.load_encoder(tmp_path / "e.npz").encode(rows[:2]), encoder.encode(rows[:2])
+    )
+    with pytest.raises(ConfigError, match="image_size=5"):
+        encoder.encode(np.zeros((2, 5)))
+
+
+def test_what_does_not_go_together(folder, tmp_path):
+    with pytest.raises(ConfigError, match="image_size=12"):
+        xsample_jax.train(config_of(folder, **{"data.image_size": 13, "eval.suite": "none"}), tmp_path / "a")
+    as_images = {"data.source": "records", "augment.noise": 0.0, "augment.dropout": 0.0, "data.image_size": 32}
+    with pytest.raises(ConfigError, match="source=vectors"):
+        xsample_jax.train(config_of(folder, **as_images, **{"eval.suite": "none"}), tmp_path / "b")
+    wrong = {"model.encoder": "resnet18", "augment.bits": 2}
+    with pytest.raises(Problems, match=r"(?s)mlp1 to mlp4.*augment\.bits|augment\.bits.*mlp1 to mlp4"):
+        resolve(config_of(folder, **wrong))
+    with pytest.raises(UserError, match=r"data\.source=vectors"):
+        resolve(config_of(folder, **{"data.source": "emoji", "data.path": None, "data.image_size": 32}))
+    np.savez(tmp_path / "bad.npz", x=np.full((2, 9), 1e6), id=[0, 1])
+    assert prepare.main(["--source=vectors", f"--path={tmp_path}/bad.npz", f"--out={tmp_path}/bad"]) == 2

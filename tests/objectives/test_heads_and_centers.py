@@ -1,0 +1,293 @@
+"""Systems with named heads, networks of pairs and centers of clusters: SepCLR, AMCL, AdaMEOW, MEOW, PCL, InterCLR."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.objectives.golden_inputs import CASES, Z1, Z2, Z3, extra, images
+from tests.objectives.mixed_inputs import (
+    AMCL,
+    INTERCLR,
+    PIXPRO,
+    ROCKET,
+    SEPCLR,
+    adameow,
+    amcl,
+    barlip,
+    interclr,
+    pixpro,
+    rocket,
+    sepclr,
+    swalip,
+)
+from tests.objectives.test_build import problems
+from tests.quick import quick_jit
+from tests.tiny import tiny_config
+from xsample_jax.augment.views import make_views, view_boxes
+from xsample_jax.objectives.cluster_centers import CENTER, center_block, center_temperatures, init_centers, move_centers
+from xsample_jax.objectives.feature_losses import near_cells
+from xsample_jax.objectives.mixers import Among, semi_hard
+from xsample_jax.objectives.objective import objective_loss
+from xsample_jax.objectives.presets import PRESETS
+from xsample_jax.objectives.step_blocks import drop_tokens
+from xsample_jax.ops import unit_rows
+
+BARLIP = "BarLIP total (clip-rocket)"
+X, Y, Z = (jnp.float32(z) for z in (Z1, Z2, Z3))
+
+
+def norms(slopes):
+    return [float(np.linalg.norm(slope)) for slope in slopes]
+
+
+def of_norms(name):
+    return pytest.approx(list(CASES[name]["extra"]["grad_norm"].values()), rel=2e-4)
+
+
+def test_sepclr_has_the_parts_and_gradients_of_the_published_code():
+    salient = [jnp.float32(extra(SEPCLR, name)) for name in ("s1", "s2")]
+    value, slopes = quick_jit(jax.value_and_grad(lambda *z: sepclr(tuple(map(unit_rows, z[:2])), z[2:]), (0, 1, 2, 3)))(
+        X, Y, *salient
+    )
+    assert value == pytest.approx(CASES[SEPCLR]["expected"], rel=1e-5)
+    assert norms(slopes) == of_norms(SEPCLR)
+    terms = PRESETS["sepclr"].objective.feature_terms
+    parts = {"common": terms[:3], "salient": terms[3:6], "background": terms[6:8], "joint_entropy": terms[8:]}
+    scale = {"common": 1, "salient": 1000, "background": 1000, "joint_entropy": 10}
+    for name, some in parts.items():
+        expected = scale[name] * CASES[SEPCLR]["extra"]["also"][name]
+        assert sepclr(feature_terms=some) == pytest.approx(expected, rel=1e-5), name
+
+
+def test_what_is_salient_leaves_the_background():
+    """The terms of the background alone pull its salient rows to 0, and nothing else."""
+    salient = [jnp.float32(extra(SEPCLR, name)) for name in ("s1", "s2")]
+    terms = PRESETS["sepclr"].objective.feature_terms[6:8]
+    slopes = quick_jit(jax.grad(lambda *z: sepclr(z[:2], z[2:], feature_terms=terms), (0, 1, 2, 3)))(X, Y, *salient)
+    of_interest = extra(SEPCLR, "is_target") == 1
+    assert not any(np.any(slope) for slope in slopes[:2])
+    for slope, rows in zip(slopes[2:], salient, strict=True):
+        assert not np.any(np.asarray(slope)[of_interest])
+        along = np.sum(np.asarray(slope) * rows, axis=1)[~of_interest]
+        assert (along > 0).all()
+
+
+def test_amcl_is_its_golden_and_its_regularizer():
+    terms = PRESETS["amcl"].objective.feature_terms
+    plain = tuple(dataclasses.replace(term, name={"name": term.name, "beta": 0.0}) for term in terms)
+    value, slopes = quick_jit(jax.value_and_grad(lambda *z: amcl(z, feature_terms=plain), (0, 1)))(X, Y)
+    assert value == pytest.approx(CASES[AMCL]["expected"], rel=1e-5)
+    assert norms(slopes) == of_norms(AMCL)
+    extras = {name: extra(AMCL, name) for name in ("heads", "w1", "b1", "w2", "b2")}
+    total = 0.0
+    for head in extras["heads"]:
+        x, y = (z @ head / np.linalg.norm(z @ head, axis=1, keepdims=True) for z in (Z1, Z2))
+        for i in range(12):
+            others = [k for k in range(12) if k != i]
+            far = max(others, key=lambda k: x[i] @ y[k])
+            taus = []
+            for k in (i, far):
+                hidden = np.maximum(np.concatenate([x[i], y[k]]) @ extras["w1"] + extras["b1"], 0)
+                taus.append(1e-5 + (2 - 1e-5) / (1 + np.exp(-(hidden @ extras["w2"] + extras["b2"])[0])))
+            total += sum(s * (4 * np.log(t) + 1 / t) for s, t in zip((1, -1), taus, strict=True)) / 12
+    assert amcl() - value == pytest.approx(0.1 * total, rel=1e-4)
+
+
+def test_adameow_has_the_gradients_of_its_golden():
+    value, slopes = quick_jit(jax.value_and_grad(lambda *z: adameow(z), (0, 1)))(X, Y)
+    name = PRESETS["adameow"].golden
+    assert value == pytest.approx(CASES[name]["expected"], rel=1e-5)
+    assert norms(slopes) == of_norms(name)
+
+
+def test_interclr_has_the_parts_and_the_gradient_of_its_golden():
+    value, slope = quick_jit(jax.value_and_grad(interclr))(X)
+    case = CASES[INTERCLR]
+    assert value == pytest.approx(case["expected"], rel=1e-5)
+    assert norms([slope]) == pytest.approx([case["also"]["gradient_norm_z1"]], rel=1e-4)
+    for term, part in zip(PRESETS["interclr"].objective.terms, ("intra", "inter"), strict=True):
+        alone = interclr(terms=(dataclasses.replace(term, weight=1.0),))
+        assert alone == pytest.approx(case["also"][part], rel=1e-5)
+
+
+def test_semi_hard_keys_are_of_the_cluster_and_near_ones_of_others():
+    rng = np.random.default_rng(0)
+    cluster, keys = rng.integers(0, 4, 12), rng.integers(0, 3, 40)  # cluster 3 has no key
+    y = unit_rows(jnp.asarray(rng.normal(size=(40, 16)), jnp.float32))
+    same = jnp.asarray(cluster[:, None] == keys[None], jnp.float32)
+    among = Among(same, same == 0, {}, {})
+    draw = quick_jit(lambda key: semi_hard(X, y, among, jax.random.split(key, 12), pool=9, number=4))
+    for seed in range(3):
+        made = draw(jax.random.key(seed))
+        assert made.alone
+        for i in range(12):
+            place = np.argmin(np.linalg.norm(np.asarray(made.rows[i])[:, None] - np.asarray(y)[None], axis=2), axis=1)
+            if cluster[i] == 3:
+                assert not np.any(made.weight[i])
+                continue
+            assert keys[place[0]] == cluster[i]
+            others = np.flatnonzero(keys != cluster[i])
+            near = others[np.argsort(-(np.asarray(y)[others] @ Z1[i]))][:9]
+            assert set(place[1:]) <= set(near)
+            assert len(set(place[1:])) >= 3  # one at the edge of two stretches may be drawn twice
+            np.testing.assert_array_equal(made.target[i], [1, 0, 0, 0, 0])
+
+
+def test_center_temperatures_are_those_of_the_golden():
+    name = "MEOW prototype temperatures (sum over clusters of c * phi_c)"
+    apart, own = extra(name, "D"), extra(name, "assignment").astype(int)
+    phi, clusters = extra(name, "phi"), len(extra(name, "phi"))
+    count = np.bincount(own, minlength=clusters)
+    distance = np.array([np.sqrt(apart[own == c]).mean() if count[c] else 0 for c in range(clusters)])
+    ours = 0.4 * np.asarray(center_temperatures(jnp.asarray(distance), jnp.asarray(count, jnp.float32)))
+    np.testing.assert_allclose(ours, phi, rtol=1e-5)
+    assert ours @ np.arange(clusters) == pytest.approx(CASES[name]["expected"], rel=1e-5)
+    more = center_temperatures(jnp.append(distance, 0.0), jnp.append(count, 0.0))  # one that no row was in
+    np.testing.assert_allclose(0.4 * more[:-1], phi, rtol=1e-5)
+
+
+def test_protonce_is_its_formula_on_running_centers():
+    """Two clusterings, rows without a cluster, a cluster without rows; the centers are means of the first batch."""
+    cluster = np.array(
+        [[0, 1], [0, -1], [2, 1], [1, 0], [1, 1], [2, 0], [0, 0], [-1, 1], [0, 0], [1, 1], [2, 1], [2, 0]]
+    )
+    memory = init_centers((2, 4), 16)
+    new = move_centers(memory, X, jnp.asarray(cluster))
+    means = [[Z1[cluster[:, m] == c].mean(0) if c in cluster[:, m] else np.zeros(16) for c in range(4)] for m in (0, 1)]
+    np.testing.assert_allclose(new[CENTER + "z"], means, atol=1e-6)
+    again = move_centers(new, Y, jnp.asarray(cluster))
+    mean = 0.9 * means[0][2] + 0.1 * Z2[cluster[:, 0] == 2].mean(0)
+    np.testing.assert_allclose(again[CENTER + "z"][0, 2], mean, atol=1e-6)
+    np.testing.assert_allclose(again[CENTER + "rows"][0], 2 * np.array([4, 3, 4, 0]))
+    block = center_block(new, 1000)
+    blocks = {"image": images(X, Y, cluster=cluster), "centers": block}
+    objective = dataclasses.replace(PRESETS["meow"].objective, terms=PRESETS["meow"].objective.terms[1:])
+    loss = objective_loss(objective, blocks, 12, 0.4)[0]
+    losses = []
+    for i in range(12):
+        of_row = []
+        for m in (0, 1):
+            if cluster[i, m] < 0:
+                continue
+            there = [c for c in range(4) if c in cluster[:, m]]
+            centers = np.array([means[m][c] / np.linalg.norm(means[m][c]) for c in there])
+            apart = [np.linalg.norm(Z1[cluster[:, m] == c] - centers[n], axis=1).mean() for n, c in enumerate(there)]
+            share = np.array([np.sum(cluster[:, m] == c) for c in there]) / np.sum(cluster[:, m] >= 0)
+            phi = np.array(apart) / np.log(1000 * share + 5)
+            phi = np.clip(phi, *np.quantile(phi, [0.1, 0.9]))
+            s = centers @ Z1[i] / (0.4 * phi / phi.mean())
+            of_row.append(np.log(np.exp(s).sum()) - s[there.index(cluster[i, m])])
+        losses.append(np.mean(of_row))
+    assert loss == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        ({"terms": ({"keys": {"block": "image", "head": "salient"}},)}, "rows.head", "it has none"),
+        ({"terms": ({"temperature": "of_head"},)}, "temperature", "heads"),
+        ({"terms": ({"name": "learned_negatives"},)}, "name", "pair network"),
+        ({"terms": ({"keys": {"block": "image", "raw": True}},)}, "rows.raw", "feature terms"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(changes, field, words):
+    found = problems(**changes)
+    assert any(problem.field.endswith(field) and words in str(problem) for problem in found), found
+
+
+def of_rocket(value_of):
+    """(value, norms of the gradients) on rows whose gradient passes no scaling."""
+    value, slopes = quick_jit(jax.value_and_grad(lambda *z: value_of(z), (0, 1, 2)))(X, Y, Z)
+    return value, norms(slopes)
+
+
+@pytest.mark.parametrize(("name", "value_of"), [(BARLIP, barlip), (ROCKET, swalip)])
+def test_barlip_and_swalip_have_the_gradients_of_the_published_code(name, value_of):
+    value, slopes = of_rocket(value_of)
+    assert value == pytest.approx(CASES[name]["expected"], rel=1e-5)
+    assert slopes == of_norms(name)
+
+
+def test_cl2l_is_the_published_one():
+    """The golden is the sum of both directions, twice their mean."""
+    value, slopes = of_rocket(lambda z: 2 * rocket("cl2l", z))
+    name = "CL2L, two text views, sum (clip-rocket)"
+    assert value == pytest.approx(CASES[name]["expected"], rel=1e-5)
+    assert slopes == of_norms(name)
+
+
+@pytest.mark.parametrize("preset", ["siamlip", "byolip"])
+def test_siamlip_has_the_term_and_gradients_of_the_published_code(preset):
+    """v = z, predictions v A1 of images and v A2 of texts; byolip with an EMA encoder that is the student."""
+    name = "SiamLIP term (clip-rocket)"
+    first, second = extra(name, "A1"), extra(name, "A2")
+    heads = {"siam": lambda z: z, "predict": {"image": lambda z: z @ first, "text": lambda z: z @ second}}
+    value, slopes = of_rocket(lambda z: rocket(preset, z, heads, terms=()))
+    assert value == pytest.approx(CASES[name]["expected"], rel=1e-5)
+    assert slopes == of_norms(name)
+
+
+def test_versions_of_a_caption_lack_words():
+    """Start and end stay, a fifth of the words goes, of a word alone none; wherever the image is in the batch."""
+    rng = np.random.default_rng(0)
+    tokens = np.zeros((60, 20), np.int32)
+    lengths = rng.integers(1, 18, 60)
+    for row, length in zip(tokens, lengths, strict=True):
+        row[: length + 2] = [1, *rng.integers(3, 99, length), 2]
+    ids, key = jnp.arange(60), jax.random.key(0)
+    found = np.asarray(drop_tokens(jnp.asarray(tokens), ids, key, 2)).reshape(60, 2, 20)
+    word = np.repeat((tokens > 2)[:, None], 2, axis=1)
+    assert (found[~word] == np.repeat(tokens[:, None], 2, axis=1)[~word]).all()
+    gone = word & (found == 0)
+    assert gone.sum() / word.sum() == pytest.approx(0.2, abs=0.03)
+    assert (found[~gone & word] == np.repeat(tokens[:, None], 2, axis=1)[~gone & word]).all()
+    assert ((found > 2).sum(axis=2) > 0).all()
+    assert (found[:, 0] != found[:, 1]).any()
+    turned = np.asarray(drop_tokens(jnp.asarray(tokens[::-1]), ids[::-1], key, 2)).reshape(60, 2, 20)
+    np.testing.assert_array_equal(turned[::-1], found)
+
+
+def test_pixpro_has_the_gradients_of_the_published_code():
+    maps = [jnp.float32(extra(PIXPRO, name)) for name in ("dense1", "dense2")]
+    value, slopes = quick_jit(jax.value_and_grad(lambda *maps: pixpro(maps), (0, 1)))(*maps)
+    assert value == pytest.approx(CASES[PIXPRO]["expected"], rel=1e-5)
+    assert norms(slopes) == of_norms(PIXPRO)
+
+
+def test_cells_of_one_place_are_near_each_other():
+    """Equal crops: every cell is near itself alone; moving both changes nothing; crops apart give 0; flips turn."""
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.normal(size=(1, 3, 3, 5)), jnp.float32) for _ in range(2))
+    box = jnp.array([[0.1, 0.2, 0.4, 0.5]])
+    value = lambda a, b, y=y: float(near_cells(x, y, {"crop": a}, {"crop": b}, at=0.5))  # noqa: E731
+    own = float(-2 * jnp.mean(jnp.sum(unit_rows(x) * unit_rows(y), axis=-1)))
+    assert value(box, box) == pytest.approx(own, rel=1e-5)
+    moved = box + 0.3
+    assert value(moved, moved) == pytest.approx(own, rel=1e-5)
+    assert value(box, box + 0.5) == 0
+    flipped = box[:, [2, 1, 0, 3]]
+    assert value(box, flipped, y[:, :, ::-1]) == pytest.approx(own, rel=1e-5)
+    assert value(box, box + 0.09) != pytest.approx(own, rel=1e-3)  # nearly a cell on
+
+
+def test_boxes_are_those_of_the_views():
+    """Images whose colors are the coordinates: every view shows its box, from x0 to x1, flipped or not."""
+    config = tiny_config(augment__crop_scale=(0.2, 0.6), augment__jitter=0.0, augment__gray=0.0, augment__flip=0.5)
+    size, ids = 64, jnp.arange(12)
+    place = np.broadcast_to(np.arange(size) * 4.0, (size, size))
+    image = np.stack([place, place.T, np.zeros((size, size))], axis=-1).astype(np.uint8)
+    images_ = jnp.asarray(np.broadcast_to(image, (12, size, size, 3)))
+    views = np.asarray(quick_jit(lambda x: make_views(x, ids, 3, jnp.int32(7), config.augment, 2))(images_))
+    boxes = np.asarray(view_boxes(ids, 3, jnp.int32(7), config.augment, (2, size, size)))
+    seen = (views * np.array(config.augment.std) + np.array(config.augment.mean)) * 255 / 4 / size
+    assert (boxes[:, 0] > boxes[:, 2]).any()
+    assert (boxes[:, 0] < boxes[:, 2]).any()
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    np.testing.assert_allclose(seen[..., :2].mean(axis=(1, 2)), middle - 0.5 / size, atol=0.02)
+    along = seen[:, :, -1, 0].mean(axis=1) - seen[:, :, 0, 0].mean(axis=1)
+    assert (np.sign(along) == np.sign(boxes[:, 2] - boxes[:, 0])).all()
+    whole = tiny_config(augment__crop_scale=(), augment__flip=0.0)
+    np.testing.assert_array_equal(view_boxes(ids, 3, 0, whole.augment, (1, 8, 8)), [[0, 0, 1, 1]] * 12)

@@ -1,0 +1,218 @@
+"""Results that stay: what is written is read back, marked when the code is another, and enough for a page."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from tests.tools.synthetic_runs import write_run
+from xsample_jax.config import config_from_json, load_config
+from xsample_jax.errors import DataError
+from xsample_jax.evals.metrics import load_examples, paired_difference
+from xsample_jax.reports.runs import runs_of_results
+from xsample_jax.sweeps import kept, local
+from xsample_jax.sweeps.grid import Point, grid, read_grid
+from xsample_jax.sweeps.kept import Keep, code_digest, is_outdated, keep_result, pack, read_results, result_file, unpack
+from xsample_jax.tools.results_page import main as main_results_page
+
+GRID = """
+from xsample_jax.sweeps.grid import Protocol, grid
+
+def get_grid(arg=""):
+    configs = {name: f"configs/objective.py:{name}" for name in ("xclr", "simclr")}
+    points = grid(configs, {"data.fraction": (0.1, 0.5), "steps": (400,), "seed": (0, 1)})
+    changed = {"data.fraction": (0.1,), "steps": (400,), "objective.center": (True,), "seed": (0, 1)}
+    return points + grid({"xclr": configs["xclr"]}, changed)
+
+def get_protocol(arg=""):
+    return Protocol(("subgroup/knn", "group/probe"))
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A grid of two settings and a change, its runs (one of them is missing), and their results."""
+    root = tmp_path_factory.mktemp("study")
+    file = root / "small.py"
+    file.write_text(GRID)
+    name, points = read_grid(str(file))
+    keep = Keep(str(file), root / "runs", root / "results", {})
+    for point in points[:-1]:
+        strength = {"xclr": 0.9, "simclr": 0.5}[point.tag] - 0.2 * len(point.values) + point.values["data.fraction"]
+        folder = write_run(
+            root / "runs" / point.name, point.name, point.tag, strength=strength, seed=point.values["seed"]
+        )
+        config = load_config(point.config, point.overrides(name))
+        (folder / "config.json").write_text(config.to_json_best_effort())
+        scores = {key: scores.mean() for key, scores in load_examples(folder / "evaluation.npz").items()}
+        (folder / "evaluation.json").write_text(json.dumps(scores))
+        keep_result(keep, point, kept.Protocol())
+    return root, str(file), points
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "error"),
+    [
+        ([1, 0, 0, 1, 1, 0, 1, 1, 1], "bits", 0),
+        ([], "bits", 0),
+        ([-1, 0, 1], "float16", 0),
+        ([0.123456], "float16", 1e-4),
+    ],
+)
+def test_values_are_packed_and_unpacked(values, kind, error):
+    packed = json.loads(json.dumps(pack(np.array(values))))
+    assert kind in packed
+    assert unpack(packed) == pytest.approx(np.array(values, np.float32), abs=error)
+
+
+def test_a_result_is_read_back(study):
+    root, file, points = study
+    found = read_results(root / "results", file, points)
+    assert list(found) == [point.name for point in points[:-1]]
+    run = runs_of_results(root / "results", file, points)[points[0].name]
+    examples = load_examples(root / "runs" / points[0].name / "evaluation.npz")
+    assert run.examples.keys() == examples.keys()
+    for name, scores in examples.items():
+        assert np.array_equal(run.examples[name].concepts, scores.concepts)
+        assert run.examples[name].values == pytest.approx(scores.values, rel=1e-3, abs=1e-7)
+        assert run.metrics[name] == pytest.approx(scores.mean(), rel=1e-5)
+    result = found[points[0].name]
+    assert result["code"]["digest"] == code_digest()
+    assert not is_outdated(result)
+    assert result["training"]["step"] == result["curve"][-1]["step"] == 400
+    assert {"jax", "python", "numpy"} <= result["versions"].keys()
+    assert re.fullmatch("[0-9a-f]{12}", result["config_digest"])
+    assert result["metrics"]["group/probe"]["chance"] > 0
+    assert not any(str(root) in text for text in map(str, result.values()))  # no path of this machine
+    sizes = [path.stat().st_size for path in (root / "results").rglob("*.json")]
+    assert sum(sizes) / len(found) < 60_000
+
+
+def test_a_result_counts_for_its_config_only(study):
+    root, file, points = study
+    point = points[0]
+    config = load_config(point.config, point.overrides("small"))
+    keep = Keep(file, root / "runs", root / "results", {point.name: config, points[-1].name: config})
+    assert keep.done(point)
+    assert not keep.done(points[-1])  # has no result
+    with config.unlocked():
+        config.name, config.data.path, config.data.threads = "other", "elsewhere", 9
+    assert keep.done(point)
+    with config.unlocked():
+        config.objective.temperature = 0.3
+    assert not keep.done(point)
+    path = result_file(root / "results", file, point)
+    older = json.loads(path.read_text())
+    del older["config"]["data"]["fraction"]  # as a file that is older than the key: its default is another
+    assert "data.fraction" in kept.other_config(
+        older, config_from_json(json.dumps(json.loads(path.read_text())["config"]))
+    )
+
+
+def test_the_digest_is_of_the_code_and_not_of_its_words(tmp_path):
+    package = tmp_path / "package"
+    for name in kept.FILES:
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text("")
+    (package / "evals").mkdir()
+    digests = []
+    for text in (
+        "def f(x):\n    return x\n",
+        'def f(x):\n    """Doc."""\n    # why\n    return (x)\n',
+        "def f(x):\n    return -x\n",
+    ):
+        (package / "evals" / "knn.py").write_text(text)
+        code_digest.cache_clear()
+        digests.append(code_digest(package))
+    code_digest.cache_clear()
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_page_is_made_of_results_alone_and_marks_older_ones(study, tmp_path, monkeypatch):
+    root, file, _ = study
+    call = [f"--grid={file}", f"--results={root / 'results'}", f"--out={tmp_path}/page.md"]
+    (root / "runs").rename(root / "away")
+    try:
+        assert main_results_page(call) == 0
+    finally:
+        (root / "away").rename(root / "runs")
+    text = (tmp_path / "page.md").read_text()
+    assert "9 of 10 runs of the grid are finished." in text
+    assert "†" not in text
+    assert text.count("![Differences to simclr]") == 2
+    assert (tmp_path / "page-1.png").is_file()
+    assert (tmp_path / "page-sizes-1.png").is_file()
+    ours, base = (
+        [load_examples(root / "runs" / f"{name},fraction=0.1,steps=400,seed={seed}" / "evaluation.npz")["subgroup/knn"]
+         for seed in (0, 1)]
+        for name in ("xclr", "simclr")
+    )  # fmt: skip
+    expected = paired_difference(ours, base)
+    row = next(line for line in text.splitlines() if line.startswith("| Subgroup, kNN | "))
+    shown = [float(word.replace("−", "-")) for word in re.findall(r"[+−]?[\d.]+", row)]
+    assert shown == pytest.approx([100 * expected.mean, 100 * expected.low, 100 * expected.high], abs=0.051)
+    assert "| xclr, center True | 1 |" in text  # one seed of the change: nothing is bold
+
+    monkeypatch.setattr(kept, "code_digest", lambda: "0" * 12)
+    assert main_results_page(call) == 0
+    text = (tmp_path / "page.md").read_text()
+    assert "9 of them (marked †) are of other code than today's" in text
+    assert "xclr † (2 seeds)" in text
+
+
+def test_damage_is_said(study, tmp_path, capsys):
+    root, file, points = study
+    path = result_file(tmp_path / "results", file, points[0])
+    path.parent.mkdir(parents=True)
+    call = [f"--grid={file}", f"--results={tmp_path / 'results'}", f"--out={tmp_path}/page.md"]
+    assert main_results_page(call) == 2
+    assert "at least one result" in capsys.readouterr().err
+    whole = result_file(root / "results", file, points[0]).read_text()
+    for text in ("{", "{}", whole.replace('"units": "', '"units": "0')):
+        path.write_text(text)
+        assert main_results_page(call) == 2
+        error = capsys.readouterr().err
+        assert "Restore it with git" in error
+        assert len(error) < 600
+
+
+def test_what_cannot_be_kept_is_refused(study):
+    root, file, points = study
+    keep = Keep(file, root / "runs", root / "results", {})
+    with pytest.raises(DataError, match="a finished run"):
+        keep_result(keep, points[-1], kept.Protocol())
+
+
+class Keeper:
+    """Stands for `Keep`: the result of a point is a file that its command writes, or does not."""
+
+    def __init__(self, folder, fails=()):
+        self.folder, self.fails = folder, fails
+        folder.mkdir(exist_ok=True)
+
+    def done(self, point: Point) -> bool:
+        return (self.folder / point.name).exists()
+
+    def command(self, point: Point) -> list[str]:
+        code = "import pathlib, sys; pathlib.Path(sys.argv[1]).touch()"
+        return ["-c", "raise SystemExit(3)" if point.name in self.fails else code, str(self.folder / point.name)]
+
+
+def test_a_sweep_makes_results_and_runs_nothing_again_that_has_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "POLL", 0.02)
+    train = "import pathlib, sys; f = pathlib.Path(sys.argv[1]); f.mkdir(parents=True); "
+    train += "(f / 'evaluation.json').write_text('{}')"
+    monkeypatch.setattr(local, "trainer_command", lambda point, sweep, workdir: ["-c", train, workdir])
+    points, said = grid("x.py", {"seed": range(3)}), []
+    keeper = Keeper(tmp_path / "kept", fails=("seed=1",))
+    run = lambda: local.run_points(points, "s", tmp_path / "out", say=said.append, keep=keeper)  # noqa: E731
+    assert run() == {"seed=1": 3}
+    assert [line.split()[0] for line in said[1:]] == ["started", "trained", "finished", "started", "trained", "FAILED",
+                                                      "started", "trained", "finished"]  # fmt: skip
+    assert sorted(path.name for path in keeper.folder.iterdir()) == ["seed=0", "seed=2"]
+    keeper.fails, said[:] = (), []
+    for seed in (0, 2):  # run folders may go once there is a result
+        (tmp_path / "out" / f"seed={seed}" / "evaluation.json").unlink()
+    assert run() == {}
+    assert said == ["s: 3 runs, 2 of them finished, 1 at once", "finished seed=1 (3 of 3)"]

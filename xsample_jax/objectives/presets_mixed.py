@@ -1,0 +1,225 @@
+"""Named objectives with synthetic keys, several heads, networks of pairs, or centers of clusters.
+
+i: anchor, k: key, i+: a positive of i, s: similarity, tau: temperature, T: target graph, B: images of the batch.
+"""
+
+from xsample_jax.graphs.targets import Graph
+from xsample_jax.models.heads import Head
+from xsample_jax.objectives.blocks import VIEW_0, VIEW_1, Rows
+from xsample_jax.objectives.objective import Objective, Preset
+from xsample_jax.objectives.pair_network import PairNetwork
+from xsample_jax.objectives.terms import FeatureTerm, Term
+
+DISTANCE = {"name": "negative_distance", "power": 1.0}
+PULL = {"name": "conditional", "part": "attraction", "through": "none"}
+PUSH = {"name": "conditional", "part": "repulsion", "near": 1.0, "through": "batch"}
+PROTOTYPICAL = {
+    "graph": Graph("own_center"),
+    "keys": Rows("centers"),
+    "similarity": "by_density",
+    "denominator": "clusterings",
+}
+
+
+def metrix() -> tuple[Term, Term]:
+    """The contrastive loss on real pairs, and on mixtures of a positive and a negative."""
+    fields = {"graph": Graph("label", "none"), "similarity": DISTANCE, "temperature": 1.0, "link": "contrastive"}
+    return Term(**fields), Term(**fields, mixer={"name": "positive_and_negative", "mixed": 64}, weight=0.4)
+
+
+def far_and_near_with_queue(views: int) -> tuple[Term, ...]:
+    """CACR with a queue: every view pulled to the EMA encoder's other views, pushed from its own view and the queue."""
+    distance = {"similarity": "negative_distance", "weight": 1 / views}
+    found = []
+    for view in range(views):
+        own = Rows("image", view)
+        found.append(Term(anchors=own, keys=Rows("teacher", without=view), link=PULL, **distance))
+        found.append(Term(anchors=own, keys=(own, Rows("queue")), link=PUSH, **distance))
+    return tuple(found)
+
+
+def sepclr() -> tuple[FeatureTerm, ...]:
+    """The four parts of SepCLR: what is common, what is salient, a background without it, and both heads together."""
+    salient = [Rows("image", view, head="salient", raw=True) for view in (0, 1)]
+    each = list(zip((VIEW_0, VIEW_1), salient, strict=True))
+    return (
+        FeatureTerm("align"),
+        *(FeatureTerm({"name": "uniform", "t": 1.0}, common, common) for common, _ in each),
+        FeatureTerm("align_targets", *salient, 1000.0),
+        *(FeatureTerm("uniform_targets", own, own, 1000.0) for _, own in each),
+        *(FeatureTerm("vanish", own, own, 500.0) for _, own in each),
+        *(FeatureTerm("joint_entropy", common, own, 5.0) for common, own in each),
+    )
+
+
+MIXED = {
+    "sepclr": Preset(
+        "common head: |z - z'|^2 + 2 log mean e^{-|z_i - z_k|^2}; 1000 times the same of the salient head's raw rows "
+        "of the set of interest, with 0 for the background's; 1000 |s|^2 of the background's; 10 mean log mean of both "
+        "heads' kernels",
+        "SepCLR with k-JEM, weights of its public code for CIFAR-MNIST (there with an encoder for each head)",
+        Objective((), 1.0, feature_terms=sepclr(), heads={"salient": Head()}),
+        golden="SepCLR total (k-JEM)",
+    ),
+    "pixpro": Preset(
+        "-2 mean over cells i of a view and j of the other with centers less than 0.7 diagonals of a cell apart of "
+        "cos(y_i, k_j), both ways; k a map by the EMA encoder, y the student's, each cell the sum of its like cells",
+        "PixPro (there a momentum that rises to 1)",
+        Objective(
+            (),
+            1.0,
+            teacher=0.99,
+            feature_terms=tuple(
+                FeatureTerm(
+                    "near_cells",
+                    Rows("image", view, head="propagated", raw=True),
+                    Rows("teacher", 1 - view, head="dense", raw=True),
+                )
+                for view in (0, 1)
+            ),
+            heads={"dense": Head(of="cells"), "propagated": Head(of="dense", propagation=2.0)},
+        ),
+        golden="PixPro: propagation and both directions",
+    ),
+    "amcl": Preset(
+        "sum over three heads of -s(i, i+)/tau+ + s(i, k*)/tau* + 0.1 (O(tau+) - O(tau*)), k* the nearest of the other "
+        "images in view 1, tau in (1e-5, 2) a learned function of the pair, O(tau) = D/2 log tau + 1/tau",
+        "AMCL, arXiv 2310.05615, the SimCLR form of its authors' table (their code does not run; one network for all "
+        "heads)",
+        Objective(
+            (),
+            1.0,
+            feature_terms=tuple(
+                FeatureTerm("adaptive_contrast", *(Rows("image", view, head=head) for view in (0, 1)))
+                for head in ("first", "second", "third")
+            ),
+            heads={name: Head() for name in ("first", "second", "third")},
+            pair_network=PairNetwork(128),
+        ),
+    ),
+    "adameow": Preset(
+        "-log e^{s(i, i+)/tau} / sum over k of w_ik e^{s(i, k)/tau}, w_ik a learned function of z_i + z_k; view 0 "
+        "against view 1; tau 0.9",
+        "AdaMEOW, arXiv 2212.13847 (there on graphs, and with ProtoNCE)",
+        Objective(
+            (), 0.9, feature_terms=(FeatureTerm("learned_negatives"),), pair_network=PairNetwork(16, shared=True)
+        ),
+        golden="AdaMEOW learned negative weights",
+    ),
+    "meow": Preset(
+        "cluster_dcl + ProtoNCE: mean over clusterings of the cross-entropy of s(i, c)/tau_c, c centers of clusters, "
+        "to the own center; tau_c from the density of a cluster, of mean 0.4",
+        "MEOW, arXiv 2212.13847 (there on graphs, with clusters of every step; ours are given, their centers running "
+        "means)",
+        Objective(
+            (Term(anchors=VIEW_0, keys=VIEW_1, negatives="clusters_apart"), Term(anchors=VIEW_0, **PROTOTYPICAL)),
+            0.4,
+            centers=True,
+        ),
+    ),
+    "pcl": Preset(
+        "MoCo + ProtoNCE of view 0, as in meow; tau 0.2",
+        "PCL, as arXiv 2212.13847 describes its ProtoNCE (there with clusters of every epoch, and centers of k-means)",
+        Objective(
+            (
+                Term(anchors=VIEW_0, keys=(Rows("teacher", 1), Rows("queue")), negatives="own_and_queue"),
+                Term(anchors=VIEW_0, **PROTOTYPICAL),
+            ),
+            0.2,
+            teacher=0.999,
+            queue=4096,
+            centers=True,
+        ),
+    ),
+    "interclr": Preset(
+        "0.75 MoCo of view 0 + 0.25 InfoNCE of one key of the queue in the cluster of i, with 0.5 more cosine, against "
+        "256 of the 1024 nearest keys in other clusters; tau 0.2",
+        "InterCLR, arXiv 2008.11702 (there a bank of all images in the place of the queue, and clusters that follow "
+        "the training)",
+        Objective(
+            (
+                Term(
+                    anchors=VIEW_0,
+                    keys=(Rows("teacher", 1), Rows("queue")),
+                    negatives="own_and_queue",
+                    weight=0.75,
+                ),
+                Term(
+                    Graph("cluster"),
+                    anchors=VIEW_0,
+                    keys=Rows("queue"),
+                    mixer={"name": "semi_hard", "pool": 1024, "number": 256, "margin": -0.5},
+                    weight=0.25,
+                ),
+            ),
+            0.2,
+            teacher=0.999,
+            queue=4096,
+        ),
+        golden="InterCLR: .75 intra-image + .25 inter-image",
+    ),
+    "metrix": Preset(
+        "contrastive loss of distances, margins 0 and 0.5, over pairs of one class and of two + 0.4 times that of "
+        "mixtures lam p + (1 - lam) n, n a negative of i and p a positive, which are positives to the share lam",
+        "Metrix on embeddings, arXiv 2106.04990 (there one lam per batch, and at half of the steps mixtures of anchors "
+        "with negatives)",
+        Objective(metrix(), 1.0),
+        golden="Metrix, contrastive loss, embeddings, positive-negative pairs",
+    ),
+    "supremix": Preset(
+        "-mean over i+ of log e^{s(i, i+)/tau} / sum over k of (1 + |t_k - t_i|) e^{s(i, k)/tau}; i+: t equal, or a "
+        "mixture of j and k with t_j < t_i < t_k; k also mixtures of i with others; tau 0.3",
+        "SupReMix, arXiv 2309.16633",
+        Objective(
+            (
+                Term(
+                    Graph("same_target"),
+                    negatives="target_distance",
+                    mixer={"name": "between_targets", "window": 5.0, "positives": 144, "negatives": 64},
+                ),
+            ),
+            0.3,
+        ),
+        golden="SupReMix (mixed negatives, mixed positives, distance weights)",
+    ),
+    "kalm": Preset(
+        "(1 - p_i)^0.5 times NT-Xent with more negatives: mixtures of two of the 7 nearest negatives of i, and of all "
+        "of them; tau 0.05",
+        "KaLM-Embedding-V2, arXiv 2506.20923 (there of texts with mined negatives; the mixture of all has a "
+        "temperature of ours)",
+        Objective(
+            (
+                Term(
+                    row_weight={"name": "focal", "gamma": 0.5},
+                    mixer={"name": "own_mixtures", "hardest": 7, "pairs": 4, "lists": 1},
+                ),
+            ),
+            0.05,
+        ),
+    ),
+    "cacr_moco": Preset(
+        "sum over the EMA encoder's other views i+ of softmax(d^2) d^2 less sum over k of softmax(-d^2) d^2, k other "
+        "images in the same view and a queue; mean over three views",
+        "CACR with a queue, arXiv 2105.03746 (there a queue of 65,536)",
+        Objective(far_and_near_with_queue(3), 1.0, teacher=0.999, queue=4096),
+    ),
+    "cacr_moco_v3": Preset(
+        "2 tau sum over predicted views of w InfoNCE against the EMA encoder's view v, w = softmax(d^2 / tau) over the "
+        "views other than v, d the distance to it; mean over three views v; tau 0.2",
+        "CACR at the scale of ImageNet, arXiv 2105.03746",
+        Objective(
+            tuple(
+                Term(
+                    anchors=Rows("predicted", without=view),
+                    keys=Rows("teacher", view),
+                    row_weight="far_views",
+                    weight=0.4 / 3,
+                )
+                for view in range(3)
+            ),
+            0.2,
+            teacher=0.996,
+            predictor=True,
+        ),
+    ),
+}

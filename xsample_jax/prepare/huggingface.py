@@ -1,0 +1,97 @@
+"""Datasets of the Hugging Face hub, or a folder laid out like one, by the library `datasets` (extra `hf`).
+
+Rows are streamed: a file of the dataset is an input shard, and nothing but the records is written to disk.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from xsample_jax.errors import DataError, did_you_mean
+from xsample_jax.prepare.example import Example, Fields, InputShard, Problem, Source, read_captions, read_label
+from xsample_jax.prepare.parquet import USUAL_CAPTIONS
+
+NAME = re.compile(r"(?P<path>[^@]+?)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?")
+
+
+def hub_source(path: str, fields: Fields) -> Source:
+    """All splits of a dataset with a column of images.
+
+    Args:
+      path: USER/NAME, USER/NAME:CONFIG, with @REVISION at the end for a commit or tag; or a local folder.
+      fields: columns of image, captions (by default caption, captions or text) and label.
+
+    Raises DataError: `datasets` is not installed, the dataset is not there, or it lacks a column.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        fix = "pip install 'xsample_jax[hf]', or download its Parquet files: --source=parquet."
+        raise DataError("--source", "hf", "the package datasets installed", fix) from error
+    options = NAME.fullmatch(path).groupdict() if not Path(path).exists() else {"path": path}
+    options = {{"config": "name"}.get(key, key): value for key, value in options.items() if value}
+    try:
+        builder = datasets.load_dataset_builder(**options)
+        splits = datasets.load_dataset(**options, streaming=True)
+    except Exception as error:  # of the hub, the network, the files and their formats
+        fix = "Is there a network, and is it public (hf auth login)? Files that you have: --source=parquet."
+        raise DataError("--path", path, f"a dataset of the hub or a folder ({str(error)[:150]})", fix) from error
+    identity = f"{options.get('revision')} {builder.hash} {fields}"
+    shards, names = [], ()
+    for split, rows in splits.items():
+        features = rows.features or next(iter(rows.take(1)), {})
+        image = _image_column(features, fields.image, datasets, path)
+        for flag, columns in (("--caption_fields", fields.captions), ("--label_field", filter(None, [fields.label]))):
+            for column in columns:
+                if column.partition("/")[0] not in features:
+                    expected = f"a column of {path}: {', '.join(features)}"
+                    raise DataError(flag, column, expected, did_you_mean(column, features))
+        names = tuple(getattr(features.get(fields.label or "label"), "names", None) or ()) or names
+        for number in range(rows.num_shards):
+            read = partial(read_shard, options, split, number, image, fields)
+            shards.append(InputShard(f"{path}, {split} {number}", read, f"{identity} {split} {number}", split))
+    if names and fields.class_names:
+        raise DataError("--class_names", fields.class_names[:3], f"nothing: {path} names its classes", "Leave it out.")
+    return Source(tuple(shards), names or fields.class_names)
+
+
+def read_shard(options: dict, split: str, number: int, image: str, fields: Fields) -> Iterator[Example | Problem]:
+    """Yields the examples of one file of a split, images as the bytes that it holds."""
+    import datasets
+
+    rows = datasets.load_dataset(**options, split=split, streaming=True)
+    rows = rows.shard(num_shards=rows.num_shards, index=number)
+    rows = rows.cast_column(image, datasets.Image(decode=False))
+    for place, row in enumerate(rows):
+        key = f"{split}/{number}/{place}"
+        data = row[image] or {}
+        try:
+            encoded = data.get("bytes") or _read(data.get("path"))
+            captions, label = read_captions(row, fields.captions, USUAL_CAPTIONS), read_label(row, fields.label)
+        except OSError as error:
+            yield Problem(key, "no_image", str(error)[:200])
+            continue
+        except DataError as error:
+            yield Problem(key, "broken_metadata", str(error))
+            continue
+        yield Example(key, encoded, captions, label) if encoded else Problem(key, "no_image", "no bytes")
+
+
+def _read(path: str | None) -> bytes:
+    """The bytes of an image that a row only names: a local file, or one of the hub (hf://)."""
+    if not path:
+        return b""
+    import fsspec
+
+    with fsspec.open(path, "rb") as file:
+        return file.read()
+
+
+def _image_column(features, asked: str, datasets, path: str) -> str:
+    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    found = asked or (images[0] if images else None)
+    if found is None or found not in features:
+        expected = f"a column of {path}: {', '.join(features)}" if asked else f"a column of images in {path}"
+        raise DataError("--image_field", asked or "none", expected, did_you_mean(asked, features) if asked else "")
+    return found

@@ -1,0 +1,311 @@
+"""Results that stay: one small JSON file per finished run, out of which tables and figures can be made without the run.
+
+RESULTS/GRID/POINT.json holds the config, the version of the code, the last training metrics and every metric with its
+values example by example, packed. What the examples are of (concepts, names) is the same in many runs: each such list
+is a file of its own in RESULTS/units, named by its content.
+"""
+
+import ast
+import base64
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from xsample_jax.config.load import default_config
+from xsample_jax.config.saved import OF_THE_MACHINE, config_from_json, config_to_json, diff_configs
+from xsample_jax.errors import DataError
+from xsample_jax.evals.catalog import load_facts, metric_facts
+from xsample_jax.evals.metrics import Facts, Scores, load_examples
+from xsample_jax.io.files import CONFIG, EXAMPLES, FACTS, atomic_write
+from xsample_jax.sweeps.grid import Point, Protocol
+from xsample_jax.sweeps.local import FINISHED, state_of
+
+FORMAT = 1
+UNITS = "units"
+CURVE = 30  # logged lines that are kept of a run
+LOGGED = ("step", "loss", "kl", "target_entropy", "temperature")
+# Keys that do not say what was computed: names, places, how a machine works. The fingerprint says which data it was.
+NOT_COMPARED = (*OF_THE_MACHINE, "name", "data.path", "checkpoint.every", "log.every")
+
+
+# Which code a result is of: a digest of the syntax trees of what trains and evaluates, without docstrings.
+
+
+PACKAGE = Path(__file__).parent.parent
+ROOMS = ("augment", "config", "data", "evals", "graphs", "models", "objectives")
+FILES = ("loop.py", "ops.py", "optim.py", "setup.py", "sharding.py", "state.py", "step.py")
+
+
+@functools.cache
+def code_digest(package: Path = PACKAGE) -> str:
+    """12 hex digits that change with the code that trains and evaluates, not with comments, format or docstrings."""
+    files = [package / name for name in FILES]
+    files += [path for name in ROOMS for path in sorted((package / name).rglob("*.py"))]
+    found = hashlib.sha256()
+    for path in files:
+        found.update(str(path.relative_to(package)).encode())
+        found.update(_syntax(path).encode())
+    return found.hexdigest()[:12]
+
+
+def _syntax(path: Path) -> str:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)
+
+
+def code_version() -> dict:
+    """{digest, commit, modified}: of the code that runs; commit and modified are None outside a checkout of git."""
+
+    def git(*words: str) -> str | None:
+        command = ["git", "-C", str(PACKAGE), *words]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+    commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", str(PACKAGE))
+    return {"digest": code_digest(), "commit": commit, "modified": None if changed is None else bool(changed)}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on beside our code."""
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")
+    }
+
+
+# Values example by example, as text.
+
+
+def pack(values: np.ndarray) -> dict[str, object]:
+    """Hits (0 or 1) as one bit each, other numbers as compressed float16; see `unpack`."""
+    values = np.asarray(values, np.float32)
+    if np.isin(values, (0, 1)).all():
+        return {"n": len(values), "bits": _text(np.packbits(values.astype(bool)).tobytes())}
+    return {"n": len(values), "float16": _text(zlib.compress(values.astype("<f2").tobytes(), 9))}
+
+
+def unpack(packed: Mapping[str, object]) -> np.ndarray:
+    """float32 [n] of what `pack` made; float16 numbers have lost what follows their third digit."""
+    count = packed["n"]
+    if "bits" in packed:
+        bits = np.frombuffer(base64.b85decode(packed["bits"]), np.uint8)
+        return np.unpackbits(bits, count=count).astype(np.float32)
+    values = np.frombuffer(zlib.decompress(base64.b85decode(packed["float16"])), "<f2").astype(np.float32)
+    if len(values) != count:
+        raise ValueError(f"{len(values)} values, not {count}")
+    return values
+
+
+def _text(data: bytes) -> str:
+    return base64.b85encode(data).decode()
+
+
+def write_units(results: Path, units: np.ndarray) -> str:
+    """Writes what the examples are of, int [n], where it is not there yet; returns the name of its file."""
+    data = np.asarray(units, "<i4").tobytes()
+    name = hashlib.sha256(data).hexdigest()[:12]
+    path = results / UNITS / f"{name}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"n": len(units), "int32": _text(zlib.compress(data, 9))}) + "\n"
+        atomic_write(path, lambda partial: partial.write_text(text))
+    return name
+
+
+@functools.lru_cache(maxsize=256)
+def read_units(results: Path, name: str) -> np.ndarray:
+    """int32 [n] of the file that `write_units` named."""
+    packed = _read(results / UNITS / f"{name}.json")
+    return np.frombuffer(zlib.decompress(base64.b85decode(packed["int32"])), "<i4")
+
+
+# One result: written from a run folder, read back, and compared with the config that the grid asks for today.
+
+
+def result_file(results: Path, grid: str, point: Point) -> Path:
+    """Where the result of a point is; `grid`: the file of the grid without its argument, as text."""
+    return results / Path(grid.partition(":")[0]).stem / f"{point.name}.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """Where the results of a sweep stay, and how they are made.
+
+    Attributes:
+      grid: as it was given, FILE or FILE:ARGUMENT. out: the folder of the runs. results: the folder of the results.
+      configs: {name of the point: its resolved config}.
+    """
+
+    grid: str
+    out: Path
+    results: Path
+    configs: Mapping[str, Mapping]
+
+    def done(self, point: Point) -> bool:
+        """Whether there is a result of this very config."""
+        path = result_file(self.results, self.grid, point)
+        return path.is_file() and not other_config(_read(path), self.configs[point.name])
+
+    def command(self, point: Point) -> list[str]:
+        """What evaluates the finished run of a point and writes its result, after `python`."""
+        places = [f"--out={self.out}", f"--results={self.results}", f"--keep={point.name}"]
+        return ["-m", "xsample_jax.tools.sweep", f"--grid={self.grid}", *places]
+
+
+def keep_result(keep: Keep, point: Point, protocol: Protocol) -> Path:
+    """Evaluates the finished run of a point as the protocol says and writes its result.
+
+    Raises DataError: the run is not finished, or two evaluations have a metric of one name.
+    """
+    from xsample_jax.evals.context import Options
+    from xsample_jax.evals.evaluate import evaluate_checkpoint  # jax takes seconds, which listing should not cost
+
+    folder = keep.out / point.name
+    if state_of(folder).status != FINISHED:
+        raise DataError("--keep", point.name, "a finished run", "Run the sweep with --run first.")
+    measured = _own_evaluation(folder)
+    for one in protocol.evaluations:
+        done = evaluate_checkpoint(folder, one.evals, one.overrides, Options(target=one.target))
+        kept = [name for name in done.result.metrics if not one.keep or name.startswith(one.keep)]
+        if twice := measured["metrics"].keys() & set(kept):
+            fix = "Choose other evaluators in get_protocol of the grid."
+            raise DataError(f"evaluation {one.name}", sorted(twice)[:3], "metrics that no other evaluation has", fix)
+        metrics, examples, facts = done.result.metrics, done.result.examples, done.result.facts
+        measured["metrics"] |= {name: metrics[name] for name in kept}
+        measured["examples"] |= {name: examples[name] for name in kept if name in examples}
+        measured["facts"] |= {name: metric_facts(name, facts.get(name, Facts()), done.baselines) for name in kept}
+        measured["notes"] += done.result.notes
+        measured["data"][one.name] = fingerprint_of(done.config)
+    path = result_file(keep.results, keep.grid, point)
+    write_result(path, folder, point, measured)
+    return path
+
+
+def fingerprint_of(config) -> str:
+    """The fingerprint of the dataset of a config."""
+    from xsample_jax.data.records import read_manifest
+    from xsample_jax.data.sources import source_folder
+
+    return read_manifest(source_folder(config.data)).fingerprint
+
+
+def _own_evaluation(folder: Path) -> dict:
+    """What the run has measured itself at its end; nothing for eval.suite=none."""
+    facts, notes = load_facts(folder / FACTS)
+    examples = load_examples(folder / EXAMPLES) if (folder / EXAMPLES).exists() else {}
+    metrics = {name: value for name, value in state_of(folder).evaluation.items() if name in facts}
+    return {"metrics": metrics, "examples": dict(examples), "facts": facts, "notes": notes, "data": {}}
+
+
+def write_result(path: Path, folder: Path, point: Point, measured: Mapping) -> None:
+    """Writes the result of the run in `folder`; `measured`: metrics, examples, facts, notes, data (fingerprints)."""
+    config = config_from_json((folder / CONFIG).read_text(encoding="utf-8"))
+    results = path.parent.parent
+    training = dict(state_of(folder).training)
+    found = {
+        "format": FORMAT,
+        "point": point.name,
+        "config_digest": config_digest(config),
+        "code": code_version(),
+        "versions": versions(),
+        "data": {"trained": fingerprint_of(config), **measured["data"]},
+        "training": {name: _rounded(value) for name, value in training.items()},
+        "curve": _curve(folder),
+        "metrics": {
+            name: {"value": _rounded(value)}
+            | measured["facts"].get(name, {})
+            | (_packed(measured["examples"][name], results) if name in measured["examples"] else {})
+            for name, value in measured["metrics"].items()
+        },
+        "notes": list(dict.fromkeys(measured["notes"])),
+        "config": json.loads(config_to_json(config)),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in found.items()) + "\n}\n"
+    atomic_write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _packed(scores: Scores, results: Path) -> dict:
+    return {"units": write_units(results, scores.concepts), "examples": pack(scores.values)}
+
+
+def _curve(folder: Path) -> list[dict]:
+    """A few of the logged lines of the training, spread evenly over it, the last among them."""
+    from xsample_jax.io.files import JSONL
+    from xsample_jax.metrics.jsonl import read_jsonl
+
+    lines = [line for line in read_jsonl(folder / JSONL) if "loss" in line]
+    places = np.unique(np.linspace(0, len(lines) - 1, min(CURVE, len(lines))).astype(int))
+    return [{name: _rounded(lines[i][name]) for name in LOGGED if name in lines[i]} for i in places]
+
+
+def _rounded(value):
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def config_digest(config: Mapping) -> str:
+    """12 hex digits of what a config changes of the defaults, without the keys NOT_COMPARED."""
+    changed = {name: new for name, (_, new) in diff_configs(default_config(), config).items()}
+    kept = {name: value for name, value in changed.items() if name not in NOT_COMPARED}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def other_config(found: Mapping, config: Mapping) -> list[str]:
+    """The keys in which the config of a result differs from `config`; a key that is newer counts as its default."""
+    stored = config_from_json(json.dumps(found["config"]))
+    return [name for name in diff_configs(stored, config) if name not in NOT_COMPARED]
+
+
+def is_outdated(found: Mapping) -> bool:
+    """Whether other code than today's has made this result."""
+    return found["code"]["digest"] != code_digest()
+
+
+def read_results(results: Path, grid: str, points: Sequence[Point]) -> dict[str, dict]:
+    """{name of a point: its result} of those that are there, with `scores`: {metric: Scores}.
+
+    Raises DataError for a damaged file, or one of another format.
+    """
+    found = {}
+    for point in points:
+        path = result_file(results, grid, point)
+        if path.is_file():
+            found[point.name] = result = _read(path)
+            try:
+                result["scores"] = {
+                    name: Scores(unpack(metric["examples"]), read_units(results, metric["units"]))
+                    for name, metric in result["metrics"].items()
+                    if "examples" in metric
+                }
+            except (KeyError, ValueError, TypeError, zlib.error) as error:
+                raise _damaged(path, error) from error
+    return found
+
+
+def _read(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    if path.parent.name != UNITS and (not isinstance(found, dict) or found.get("format") != FORMAT):
+        raise _damaged(path, ValueError(f"no result of format {FORMAT}"))
+    return found
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    fix = "Restore it with git, or remove it: the next sweep makes it again."
+    return DataError("result", str(path), f"a file that tools.sweep --results wrote ({str(error)[:100]})", fix)
