@@ -98,7 +98,7 @@ def test_prototypical_is_the_softmax_of_distances_to_class_means():
 
 
 def test_icnn_is_smallest_for_classes_that_are_points_apart_and_does_not_see_the_scale():
-    """Its published number (0.8905) is not reached: ours is 0.8983 on the same rows, as docs/objectives.md says."""
+    """Its published number (0.8905) is not reached: ours is 0.8983 on the same rows, as docs/plans.md says."""
     assert icnn(ROWS, ROWS, EPISODE) == pytest.approx(0.89828, abs=1e-4)
     assert icnn(7 * ROWS, 7 * ROWS, EPISODE) == pytest.approx(float(icnn(ROWS, ROWS, EPISODE)), abs=1e-4)
     centers = 10 * np.eye(16)[np.asarray(EPISODE["label"])]
