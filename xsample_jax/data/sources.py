@@ -170,6 +170,7 @@ class Relabeled:
     def __init__(self, source, attribute: str):
         self._source, self.attribute = source, attribute
         self.folder, self.split, self.channels = source.folder, source.split, source.channels
+        self.wide_ids = getattr(source, "wide_ids", False)
         there = source.manifest.attributes
         if attribute not in there:
             expected = f"an attribute of {source.folder}: {', '.join(there) or 'it has none'}"
