@@ -25,7 +25,7 @@ help:
 	@echo "make lint         ruff"
 	@echo "make docs         docs/config.md from the config schema, tables of docs/objectives.md and docs/evaluation.md"
 	@echo "make site         docs/ with the API reference as pages, in build/site; a warning is an error"
-	@echo "make notebooks    notebooks/*.py as notebooks/ipynb/*.ipynb"
+	@echo "make notebooks    notebooks/*.py as notebooks/ipynb/*.ipynb, executed: an hour and more"
 	@echo "make goldens      tests/config/goldens.json from configs/"
 
 quickstart: .venv/installed
@@ -43,7 +43,7 @@ results: .venv/installed
 	$(MAKE) results-pages
 
 results-pages: .venv/installed
-	$(PAGE) --grid=configs/studies/evidence.py:both --out=docs/notes/evidence.md
+	$(PAGE) --grid=configs/studies/evidence.py:both --baseline=xclr --out=docs/notes/evidence.md
 	$(if $(wildcard results/results/*.json),$(PAGE) --grid=configs/ablations/results.py --out=docs/notes/results.md --summary=README.md)
 
 test: .venv/installed-test
@@ -74,6 +74,7 @@ notebooks: $(patsubst notebooks/%.py,notebooks/ipynb/%.ipynb,$(wildcard notebook
 notebooks/ipynb/%.ipynb: notebooks/%.py .venv/installed-notebooks
 	@mkdir -p $(@D)
 	$(PYTHON) -m jupytext --to notebook --output $@ $<
+	cd notebooks && $(abspath .venv)/bin/jupyter-execute --inplace $(patsubst notebooks/%,%,$@)
 
 # TINY=--tiny tries the code on a CPU.
 TINY ?=

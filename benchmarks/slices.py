@@ -53,7 +53,7 @@ CASES = {  # name: (config, slice, what is changed)
 
 def measure(config_name: str, topology: str, changes: tuple[str, ...]) -> dict:
     """What the compiler says of the train step. Without its search for a faster schedule, which takes minutes more."""
-    overrides = ["--config.model.conv_impl=conv", *(f"--config.{change}" for change in changes)]
+    overrides = [f"--config.{change}" for change in changes]
     config = load_config(str(ROOT / "configs" / f"{config_name}.py"), overrides)
     devices = topology_devices(topology)
     parts = placeholder_setup(config, devices)

@@ -1,6 +1,7 @@
 """The notebooks run from top to bottom, with small settings, as scripts."""
 
 import io
+import json
 import math
 import pathlib
 import re
@@ -86,3 +87,22 @@ def test_source_is_a_notebook_with_a_title_and_no_machine_in_it(path):
     assert cells[0].startswith(f" [markdown]\n# # {int(path.stem[:2])}. ")
     assert any(not cell.startswith(" [markdown]") for cell in cells)
     assert f"test_{path.stem}" in globals()
+
+
+EXECUTED = sorted((FOLDER / "ipynb").glob("01_*.ipynb"))  # what the repository has; make notebooks executes all
+MOST_BYTES = 2**20
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=lambda path: path.stem)
+def test_an_executed_notebook_is_its_source_with_outputs_and_no_machine_in_it(path):
+    assert path.stat().st_size < MOST_BYTES
+    cells = json.loads(path.read_text())["cells"]
+    source = (FOLDER / f"{path.stem}.py").read_text()
+    expected = [cell.strip() for cell in re.split(r"^# %%", source, flags=re.MULTILINE)[1:]]
+    expected = [cell for cell in expected if not cell.startswith("[markdown]")]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert ["".join(cell["source"]).strip() for cell in code] == expected
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert outputs
+    assert not any(output["output_type"] == "error" for output in outputs)
+    assert not re.search(r"/(tmp|root|home|work|Users)/", path.read_text())

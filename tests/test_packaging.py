@@ -182,7 +182,7 @@ def test_results_runs_what_is_missing_and_pages_need_results_alone():
     assert "--results=results" in sweeps
     pages = make("results-pages", "-o", ".venv/installed").splitlines()
     tool = "-m xsample_jax.tools.results_page --results=results --grid=configs/studies/evidence.py:both"
-    assert pages[0].endswith(f"{tool} --out=docs/notes/evidence.md")
+    assert pages[0].endswith(f"{tool} --baseline=xclr --out=docs/notes/evidence.md")
     assert not any("--runs" in line for line in pages)
 
 

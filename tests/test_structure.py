@@ -20,7 +20,8 @@ MOST_PARAMETERS = 6  # without self and cls; * and ** count as one each
 # Functions with more: kernels and the passes around them (streaming), rules whose signature their slot fixes (logits,
 # negatives, row_weights), modules of a network, and some that wait for a record of their arguments.
 WIDE = {
-    "augment/views.py": {"crop_boxes", "make_views"},
+    "augment/crops.py": {"crop_boxes"},
+    "augment/views.py": {"make_views"},
     "captions/embed.py": {"embed_set"},
     "data/writer.py": {"write_records"},
     "evals/knn.py": {"few_shot", "few_shot_ridge"},

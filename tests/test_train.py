@@ -9,9 +9,9 @@ import pytest
 
 from tests.objectives.synthetic import LinearEncoder
 from tests.tiny import tiny_config, tiny_parts
-from xsample_jax import loop
+from xsample_jax import hooks, loop
 from xsample_jax.data.sources import open_emoji
-from xsample_jax.errors import CheckpointError, ConfigError, DivergedError
+from xsample_jax.errors import CheckpointError, ConfigError, DivergedError, Problems
 from xsample_jax.loop import train
 from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.models import towers
@@ -99,3 +99,30 @@ def test_a_diverging_run_stops_and_says_so(tmp_path):
     lines = read_jsonl(tmp_path / "metrics.jsonl")
     assert not np.isfinite(lines[-1]["parameter_norm"])  # the line that says it is in the record
     assert len(lines) == 1
+
+
+def test_a_run_stops_when_no_evaluation_is_better(monkeypatch, tmp_path):
+    """The third and fourth evaluation are no better than the second: the run ends there, also when it is resumed."""
+    monkeypatch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: LinearEncoder(rngs))
+    values = {1: 0.1, 2: 0.3, 3: 0.25, 4: 0.2, 5: 0.9}
+    asked = []
+
+    def scripted(setup, state):
+        asked.append(int(state.step))
+        return SimpleNamespace(metrics={"group/probe": values[asked[-1]]}), None
+
+    monkeypatch.setattr(hooks, "evaluate_state", scripted)
+    monkeypatch.setattr(loop, "write_report", lambda runs, path: None)
+    changes = {"eval__suite": "emoji", "eval__split": "val", "eval__every": 1, "checkpoint__every": 1}
+    config = tiny_config(steps=6, checkpoint__metric="group/probe", eval__patience=2, **changes)
+    scores = train(config, tmp_path)
+    assert asked == [1, 2, 3, 4]
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == scores
+    assert max(line["step"] for line in read_jsonl(tmp_path / "metrics.jsonl")) == 4
+    best = {int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()}
+    assert {2, 4} <= best
+    (tmp_path / "evaluation.json").unlink()  # as if it had been killed on the way
+    assert train(config, tmp_path) == pytest.approx(scores)
+    assert asked == [1, 2, 3, 4]
+    with pytest.raises(Problems, match=r"eval\.patience"):
+        tiny_config(steps=6, eval__patience=2)

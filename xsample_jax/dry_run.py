@@ -236,8 +236,6 @@ def dry_run(config, workdir: str | None = None, topology: str | None = None) -> 
 
 def _describe_topology(config, topology: str) -> CompiledReport:
     devices = topology_devices(topology)
-    with config.unlocked():
-        config.model.conv_impl = "conv" if config.model.conv_impl == "auto" else config.model.conv_impl
     parts = placeholder_setup(config, devices)
     kind = "GPU" if gpu_memory(topology) else "TPU"
     place = "GPUs" if kind == "GPU" else "TPU slice"

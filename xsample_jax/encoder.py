@@ -23,8 +23,9 @@ from xsample_jax.errors import ConfigError, DataError, raise_all
 from xsample_jax.io.files import load_arrays, read_regular, write_arrays
 from xsample_jax.io.paths import as_path
 from xsample_jax.models.towers import ENCODERS
+from xsample_jax.models.vit import merge_lora
 from xsample_jax.state import to_flat
-from xsample_jax.weights.families import ENCODER, abstract_encoder, encoder_shapes, read_pretrained
+from xsample_jax.weights.families import ENCODER, abstract_encoder, encoder_shapes, read_pretrained, without_lora
 from xsample_jax.weights.hub import is_published
 
 SAVED, ABOUT = ".npz", "about.json"  # an encoder as one file, and its entry with step and config
@@ -140,7 +141,8 @@ class Encoder:
 def load_encoder(path: str | Path, step: int | None = None) -> Encoder:
     """The encoder of the run in folder `path`: of its newest checkpoint, or of the one after `step` steps.
 
-    It is the moving average where the run kept one (optimizer.ema). Neither a dataset nor the state of the optimizer
+    It is the moving average where the run kept one (optimizer.ema), with low-rank factors (model.lora) merged into the
+    maps that they add to. Neither a dataset nor the state of the optimizer
     is read, and any number of devices will do. A path that ends with `.npz` is a file of `Encoder.save`; "demo" is a
     small encoder that comes with the package (docs/weights.md).
 
@@ -155,7 +157,8 @@ def load_encoder(path: str | Path, step: int | None = None) -> Encoder:
     }
     found = read_arrays(run, step, wanted, sharding=None)
     found = {path.removeprefix(ENCODER): array for part in MODEL for path, array in found[part].items()}
-    return Encoder(trained_config(run, step), step, found)
+    config = trained_config(run, step)
+    return Encoder(without_lora(config), step, merge_lora(found) if config.model.lora else found)
 
 
 def _read_saved(path: Path) -> Encoder:
@@ -188,7 +191,7 @@ def read_initial(config, wanted: Mapping | None = None) -> dict[str, np.ndarray]
         return _read_whole(config, wanted)
     if path is None or config.model.init_family is not None or is_published(path):
         return read_pretrained(config)
-    source, shapes = load_encoder(path), encoder_shapes(abstract_encoder(config))
+    source, shapes = load_encoder(path), encoder_shapes(abstract_encoder(without_lora(config)))
     fix = f"That run has model.encoder = {source.config.model.encoder}; set model and augment.size as it has them."
     _check_fit({name: array.shape for name, array in source.arrays.items()}, shapes, ENCODER, path, fix)
     log_info(f"{config.name}: the encoder starts from step {source.step} of {path}, with a new head")

@@ -1,6 +1,7 @@
 """What happens around a train step: save and stop, log, evaluate. loop.py lists the hooks in the order they run in."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 
 import jax
@@ -17,6 +18,7 @@ from xsample_jax.faults.preemption import Notice, Preempted
 from xsample_jax.faults.watchdog import log_save_errors
 from xsample_jax.io.files import JSONL
 from xsample_jax.io.run_dir import RunFolder, log_event
+from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.metrics.profiling import Timers, count_compilations, memory_in_use
 from xsample_jax.metrics.writers import FanOut
 from xsample_jax.setup import RunSetup
@@ -121,6 +123,23 @@ class Evaluate:
     def __init__(self, training: Training, log: LogMetrics):
         self._training, self._log = training, log
         self.scores: dict[str, float] = {}
+        self._ranks = self._earlier_ranks() if training.setup.config.eval.patience else []
+
+    def _earlier_ranks(self) -> list[float]:
+        """checkpoint.metric in every evaluation of the run so far, from its log: a resumed run stops where it would."""
+        path, name = self._training.run.files / JSONL, f"eval/{self._training.setup.config.checkpoint.metric}"
+        lines = read_jsonl(path) if jax.process_index() == 0 and path.exists() else []
+        found = json.dumps([line[name] for line in lines if name in line])
+        return json.loads(allgather_text("earlier evaluations", found)[0])
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the best evaluation by checkpoint.metric is `eval.patience` evaluations ago, or more."""
+        patience = self._training.setup.config.eval.patience
+        if not patience or not self._ranks:
+            return False
+        best = int(np.argmax([value if np.isfinite(value) else -np.inf for value in self._ranks]))
+        return len(self._ranks) - 1 - best >= patience
 
     def before_step(self, state: TrainState) -> None:
         """Forgets the scores: they describe the state before this step."""
@@ -144,6 +163,7 @@ class Evaluate:
             raise ConfigError("checkpoint.metric", ranked_by, "a metric of the evaluation", fix)
         training.writers.write(training.progress.step, {f"eval/{name}": value for name, value in found.items()})
         self.scores, training.progress.evaluated = found, True
+        self._ranks.append(found.get(ranked_by, np.nan))
         self._stop_by_rule(found)
 
     def _stop_by_rule(self, found: Mapping[str, float]) -> None:

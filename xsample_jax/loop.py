@@ -234,7 +234,9 @@ def _run_steps(training: Training, dataset: Dataset, state: TrainState) -> Train
         if not progress.evaluated:
             evaluate.run(state)
         for step in range(start, setup.steps):
-            if progress.stopped:
+            if evaluate.out_of_patience:
+                _stop_early(training, step)
+            if evaluate.out_of_patience or progress.stopped:
                 break
             for hook in hooks:
                 hook.before_step(state)
@@ -260,10 +262,20 @@ def _run_steps(training: Training, dataset: Dataset, state: TrainState) -> Train
 
         with log_save_errors(run.files, setup.steps):
             training.checkpoints.wait()  # surface earlier asynchronous errors before the final save
-        save.save(state)
+        if progress.step > start:
+            save.save(state)
     if dataset.skipped:
         say(f"{config.name}: {dataset.skipped} broken records were skipped{name_of_process()}.")
     return state
+
+
+def _stop_early(training: Training, step: int) -> None:
+    """Makes `step` the last of the run: no evaluation was the best for `eval.patience` of them (eval.patience)."""
+    training.setup.end_at(step)
+    log_event(training.run.files, "stopped early", step=step)
+    config = training.setup.config
+    say = f"no better {config.checkpoint.metric} in {config.eval.patience} evaluations: it stops at step {step}"
+    log_info(f"{config.name}: {say}")
 
 
 def _open_training(

@@ -30,7 +30,7 @@ from xsample_jax.errors import CheckpointError, ConfigError, DataError, UserErro
 from xsample_jax.metrics.profiling import host_memory
 from xsample_jax.models.layers import compiler_options
 from xsample_jax.models.param_groups import ParamGroups, check_rules
-from xsample_jax.models.towers import build_model
+from xsample_jax.models.towers import build_model, config_for
 from xsample_jax.objectives.adversary import Adversary, make_adversary
 from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.objectives.frozen import FINGERPRINT, define_frozen, find_misfits, frozen_memory, init_class_means
@@ -81,7 +81,7 @@ def dataset_spec(examples: Dataset) -> DatasetSpec:
         len(examples.source.manifest.class_names),
         len(examples.hierarchy) + 1,
         {name: first[name].shape for name in examples.side},
-        first["id"].shape == (2,),
+        wide_ids=first["id"].shape == (2,),
     )
 
 
@@ -120,12 +120,20 @@ class RunSetup:
         left = self.config.epochs * self.facts.count - position
         return max(1, step + math.ceil(max(0.0, left) / self.config.batch_size))
 
+    @property
+    def _platform(self) -> str:
+        return self.mesh.devices.flat[0].platform
+
+    def end_at(self, step: int) -> None:
+        """Makes `step` the last one, whatever the config says; the compiled step keeps its schedule."""
+        self.__dict__["steps"] = step
+
     @cached_property
     def model(self) -> ModelDef:
         facts = self.facts
         return define_model(
             lambda rngs: build_model(
-                self.config,
+                config_for(self.config, self._platform),
                 self.objective.text,
                 facts.caption_dim,
                 facts.vocab_size,
@@ -167,7 +175,9 @@ class RunSetup:
     @cached_property
     def adversary(self) -> Adversary | None:
         """What makes images for the encoder to learn from, where the config asks for it."""
-        return make_adversary(self.config, self.objective, self.facts.channels, self.facts.caption_dim)
+        return make_adversary(
+            config_for(self.config, self._platform), self.objective, self.facts.channels, self.facts.caption_dim
+        )
 
     @cached_property
     def frozen(self) -> Encoder | None:
@@ -229,8 +239,7 @@ class RunSetup:
         # It runs once: on CPU optimizing the random number code would take ten times longer than running it.
         if self.frozen is not None:
             pretrained = {**(pretrained or {}), **self.frozen_memory}
-        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
-        options = {"xla_backend_optimization_level": 0} if on_cpu else None
+        options = {"xla_backend_optimization_level": 0} if self._platform == "cpu" else None
         return jax.jit(self.init, out_shardings=shardings, compiler_options=options)(pretrained=pretrained)
 
     @cached_property
@@ -270,7 +279,7 @@ class RunSetup:
             self.mesh,
             self.class_embeddings,
             self.adversary,
-            define_frozen(self.frozen.config) if self.frozen is not None else None,
+            define_frozen(config_for(self.frozen.config, self._platform)) if self.frozen is not None else None,
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         batch = {name: leaf.sharding for name, leaf in self.abstract_batch.items()}
@@ -279,7 +288,7 @@ class RunSetup:
             in_shardings=(shardings, batch),
             out_shardings=(shardings, replicated(self.mesh)),
             donate_argnums=0,
-            compiler_options=compiler_options(self.config.model.remat, self.mesh.devices.flat[0].platform),
+            compiler_options=compiler_options(self.config.model.remat, self._platform),
         )
 
     @cached_property

@@ -10,10 +10,11 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from xsample_jax.augment.ids import with_numbers, words_of
-from xsample_jax.augment.views import copies_of, eval_view, make_views, view_boxes
+from xsample_jax.augment.ids import copies_of, with_numbers, words_of
+from xsample_jax.augment.views import eval_view, make_views, view_boxes
 from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
 from xsample_jax.models.param_groups import ParamGroups
+from xsample_jax.models.vit import draw_patches
 from xsample_jax.objectives.adversary import Adversary, Guests, Opponent, take_turn
 from xsample_jax.objectives.frozen import frozen_features, move_class_means
 from xsample_jax.objectives.learned_state import (
@@ -33,6 +34,7 @@ from xsample_jax.ops import products, unit_rows
 from xsample_jax.optim import averaged
 from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, updated, warm_up
 
+PATCHES = 2**20 + 2  # folded into the key of the step for the patches that are left out
 LOCAL_SEED = 2**20  # small crops are drawn from another seed than the views of the same image
 
 
@@ -68,6 +70,11 @@ def make_inputs(
     if STATES["cells"](objective):
         shape = (config.views, *batch["image"].shape[1:3])
         boxes = view_boxes(words_of(batch), config.seed, state.step, config.augment, shape, copies)
+    key = jax.random.fold_in(jax.random.key(config.seed, impl="threefry2x32"), state.step)
+    left_out, keep = config.model.patch_dropout, None
+    if left_out:
+        shape = (config.views, (config.augment.size // config.model.patch_size) ** 2)
+        keep = draw_patches(jax.random.fold_in(key, PATCHES), words_of(batch), copies, shape, left_out)
     return StepInputs(
         images=views_of(config.augment, config.views, config.seed),
         local=views_of(local_crops(config.augment), local, config.seed + LOCAL_SEED) if local else None,
@@ -75,7 +82,8 @@ def make_inputs(
         batch=batch,
         memory=state.memory,
         progress=state.step / steps,
-        key=jax.random.fold_in(jax.random.key(config.seed, impl="threefry2x32"), state.step),
+        key=key,
+        keep=keep,
     )
 
 
@@ -114,12 +122,13 @@ def teacher_embeddings(objective: Objective, teacher: nnx.Module, inputs: StepIn
 
 
 def embed_in_chunks(
-    model: ModelDef, params: dict, statistics: dict, images: jax.Array, views: int, chunks: int
+    model: ModelDef, params: dict, statistics: dict, inputs: StepInputs, views: int, chunks: int
 ) -> tuple[jax.Array, dict[str, jax.Array], dict]:
     """Outputs of all heads on all views, `chunks` parts of the batch one after the other.
 
     Args:
-      images: [B * views, S, S, 3], row = image * views + view; B a multiple of `chunks`.
+      inputs: of which images [B * views, S, S, 3] and keep are read, row = image * views + view; B a multiple of
+        `chunks`.
 
     Returns:
       (head outputs [B * views, D], those of named heads, statistics after the step: means over the chunks).
@@ -127,14 +136,14 @@ def embed_in_chunks(
     """
 
     @jax.checkpoint
-    def encode(part):
+    def encode(parts):
         network = model.merge(params, statistics, training=True)
-        _, *rows = network.outputs(part.reshape(-1, *part.shape[2:]))
+        _, *rows = network.outputs(*(part.reshape(-1, *part.shape[2:]) for part in parts))
         by_image = jax.tree.map(lambda z: z.reshape(-1, views, *z.shape[1:]), tuple(rows))
         return by_image, to_flat(nnx.split(network, nnx.Param, ...)[2])
 
-    parts = images.reshape(-1, chunks, views, *images.shape[1:])
-    rows, new = jax.lax.map(encode, jnp.moveaxis(parts, 1, 0))
+    given = [inputs.images] if inputs.keep is None else [inputs.images, inputs.keep]
+    rows, new = jax.lax.map(encode, [jnp.moveaxis(x.reshape(-1, chunks, views, *x.shape[1:]), 1, 0) for x in given])
     z, named = jax.tree.map(lambda z: jnp.moveaxis(z, 0, 1).reshape(-1, *z.shape[3:]), rows)
     return z, named, {name: value.mean(axis=0) for name, value in new.items()}
 
@@ -247,10 +256,10 @@ def make_loss(
         images = len(inputs.batch["id"])
         if config.loss.grad_cache > 1 and images == config.batch_size:
             chunks = config.loss.grad_cache
-            raw, named, new = embed_in_chunks(model, params, statistics, inputs.images, config.views, chunks)
+            raw, named, new = embed_in_chunks(model, params, statistics, inputs, config.views, chunks)
             encoded = {name: value for name, value in new.items() if name.startswith(("encoder/", "head/", "heads/"))}
         else:
-            features, raw, named = network.outputs(inputs.images)
+            features, raw, named = network.outputs(inputs.images, inputs.keep)
         blocks = step_blocks(objective, network, params, inputs, raw, named)
         blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
         loss, metrics = objective_loss(

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.augment.views import CROP, draw, plain, section, some_images, views_of, whole_view
-from xsample_jax.augment.views import copies_of, make_views
+from xsample_jax.augment.ids import copies_of
+from xsample_jax.augment.views import make_views
 
 
 def test_plain_settings_resize_the_whole_image():

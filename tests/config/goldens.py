@@ -25,7 +25,9 @@ VARIANTS = {
         "xclr_random",
         "held_out",
     ),
-    "finetune": ("",),
+    "cifar10": ("", "xclr", "supcon"),
+    "cifar100": ("",),
+    "finetune": ("", "dinov2", "clip", "dinov2,lora"),
     "vectors": ("", "simclr"),
     "shapes": (
         "",

@@ -41,6 +41,17 @@ KERNELS = {"loss__kernel": "pallas", "loss__impl": "streaming"}
         ({"objective__preset": "whitened_cse", "views": 3, "batch_size": 6}, "batch_size", "--config.batch_size=8"),
         ({"objective__preset": "whitened_cse", "views": 3, "model__head__dim": 30}, "model.head.dim", "dim=32"),
         ({"objective__preset": "clip"}, "model.text.layers", "--config.model.text.layers=6"),
+        ({"objective__preset": "macl", "loss__groups": 2}, "loss.groups", "--config.loss.groups=1"),
+        ({"objective__preset": "barlow_twins", "loss__groups": 2}, "loss.groups", "feature terms"),
+        ({"objective__preset": "simclr", "loss__groups": 2, "loss__impl": "dense"}, "loss.groups", "is dense"),
+        (
+            {
+                "objective__preset": "supremix",
+                "data__side": ({"name": "target", "attributes": ("group", "subgroup")},),
+            },
+            "data.side[0].attributes",
+            "one attribute",
+        ),
         (
             {"objective__preset": "clip_frozen_text", "model__text__layers": 2},
             "model.text.layers",

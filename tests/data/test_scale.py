@@ -12,8 +12,8 @@ import pytest
 from benchmarks.scale import DATACOMP, StandIn
 from tests.tiny import tiny_config
 from xsample_jax.augment.backgrounds import random_colors
-from xsample_jax.augment.ids import fold_in_id, id_entry, ids_of, with_numbers, words_of
-from xsample_jax.augment.views import copies_of, draw_numbers
+from xsample_jax.augment.ids import copies_of, fold_in_id, id_entry, ids_of, with_numbers, words_of
+from xsample_jax.augment.views import draw_numbers
 from xsample_jax.data import sources
 from xsample_jax.data.dataset import Dataset, train_batches
 from xsample_jax.data.loader import Shares, draw_order, record_rates
@@ -26,9 +26,9 @@ from xsample_jax.data.sources import Mixture, open_training_source
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import ConfigError, DataError
 from xsample_jax.graphs.sources import identity, random
+from xsample_jax.objectives.blocks import image_block, key_block
 from xsample_jax.objectives.learned_state import second_classes
 from xsample_jax.objectives.mixed_rows import draw_mixtures
-from xsample_jax.objectives.terms import image_block, key_block
 from xsample_jax.ops import products
 
 # Numbers of the code before ids had 63 bits (main, e7d08a6): runs of that time go on with the same batches and views.

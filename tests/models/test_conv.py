@@ -1,3 +1,6 @@
+import dataclasses
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +9,7 @@ from flax import nnx
 from jax import lax
 
 from tests.models.filled import normal
+from tests.tiny import tiny_config, tiny_parts
 from xsample_jax.errors import ConfigError
 from xsample_jax.models.layers import Conv, _slices, conv2d, max_pool, resolve_implementation
 
@@ -131,3 +135,15 @@ def test_auto_is_dot_on_cpu_and_conv_elsewhere(monkeypatch):
     assert resolve_implementation("dot") == "dot"
     with pytest.raises(ConfigError, match=r"model\.conv_impl"):
         resolve_implementation("im2col")
+
+
+@pytest.mark.parametrize(("platform", "expected"), [("cpu", "dot"), ("tpu", "conv"), ("cuda", "conv")])
+def test_auto_looks_at_the_devices_of_the_mesh(platform, expected):
+    """A CPU machine compiles for a slice; the default device of all three is a CPU."""
+    mesh = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform=platform)]))
+    changes = {"objective__generator__kind": "hard", "objective__generator__share": 0.25}
+    config = tiny_config(model__encoder="resnet18", **changes)
+    parts = dataclasses.replace(tiny_parts(config, jax.devices()[:1]), mesh=mesh)
+    encoder = nnx.eval_shape(lambda: parts.model.build(nnx.Rngs(0))).encoder
+    assert {module.implementation for _, module in nnx.iter_graph(encoder) if isinstance(module, Conv)} == {expected}
+    assert parts.adversary.implementation == expected

@@ -80,7 +80,7 @@ def test_concatenate_keeps_what_all_have_in_their_order():
     np.testing.assert_array_equal(both["label"], [0, 1, 0, 2, 0, 1, 2, 3, 4, 5])
     np.testing.assert_array_equal(both["z"][:4], TEXT)
     assert "extra" not in concatenate([BLOCKS["image"], BLOCKS["text"]])
-    assert {"z", "embedding", "row", "view", "id", "filled", "label"} == set(both)
+    assert {"z", "embedding", "row", "view", "id", "id_words", "filled", "label"} == set(both)
     assert concatenate([BLOCKS["text"]]) is BLOCKS["text"]
 
 

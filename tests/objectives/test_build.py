@@ -201,7 +201,7 @@ def test_a_preset_written_out_is_the_preset():
         ({"terms": ({"keys": "text"},)}, "rows.block", "clip_frozen_text"),
         ({"terms": ({"keys": ("image", "queue")},)}, "rows.block", "--config.objective.queue"),
         ({"terms": ({"keys": {"block": "image", "beside": "teacher"}},)}, "rows.block", "--config.objective.teacher"),
-        ({"terms": ({"name": "aligned"},)}, "objective.feature_terms[0].name", "Did you mean align?"),
+        ({"terms": ({"name": "aligned"},)}, "objective.feature_terms[0].name", "Did you mean align"),
     ],
 )
 def test_mistakes_are_named_with_their_fix(changes, field, words):
@@ -306,7 +306,7 @@ def test_what_data_side_can_give_says_so_and_who_makes_it():
 @pytest.mark.parametrize(
     ("term", "field", "words"),
     [
-        ({"negatives": "same_owner"}, "negatives", "nothing provides"),
+        ({"negatives": "same_owner"}, "negatives", "degla"),
         ({"denominator": {"name": "rank", "by": "geometry"}}, "denominator", "'box'"),
         ({"denominator": {"name": "rank", "by": 5}}, "denominator.by", "a name"),
         ({"negatives": "neither_label"}, "negatives", "simlap"),

@@ -69,6 +69,7 @@ def side(rows):
     )
     floats = {name: RNG.normal(size=(rows, WIDTH)) for name in (*wide, "view_0", "view_1", "view_2")}
     several = {"labels": RNG.integers(0, 2, (rows, 4)), "path": RNG.integers(0, 2, (rows, 3))}
+    several |= {"id_words": np.stack([integers["id"], np.zeros(rows, int)], axis=1)}
     several |= {"crop": RNG.uniform(0.1, 0.5, (rows, 4))}
     several |= {"cluster": RNG.integers(0, 2, (rows, 3)), "box": RNG.uniform(0.1, 0.5, (rows, 4))}
     one = {

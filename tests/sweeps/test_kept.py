@@ -149,6 +149,10 @@ def test_the_page_is_made_of_results_alone_and_marks_older_ones(study, tmp_path,
         for name in ("xclr", "simclr")
     )  # fmt: skip
     expected = paired_difference(ours, base)
+    told = next(line for line in text.splitlines() if line.startswith("- 10% of the images, steps 400: simclr against"))
+    assert "simclr against xclr: " in told
+    assert expected.mean > 0  # of xclr minus simclr, so simclr is behind
+    assert ("behind on" in told and "Subgroup, kNN (" in told.partition("behind on")[2]) == expected.clear
     row = next(line for line in text.splitlines() if line.startswith("| Subgroup, kNN | "))
     shown = [float(word.replace("−", "-")) for word in re.findall(r"[+−]?[\d.]+", row)]
     assert shown == pytest.approx([100 * expected.mean, 100 * expected.low, 100 * expected.high], abs=0.051)

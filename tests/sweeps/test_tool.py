@@ -13,6 +13,7 @@ from tests.xla_flags import QUICK
 from xsample_jax.errors import ConfigError
 from xsample_jax.sweeps.grid import grid
 from xsample_jax.sweeps.launch import KINDS, emit
+from xsample_jax.tools.sweep import sweep
 
 ROOT = Path(__file__).parent.parent.parent
 OPTIONS = {
@@ -97,3 +98,16 @@ def test_a_real_grid_from_print_to_table(tmp_path):
     ]
     assert rows[0]["train/loss"] != rows[1]["train/loss"]
     assert "2 of them finished" in tool(*where, "--run").stdout
+
+
+def test_results_that_stay_are_of_runs_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # the tool sets it for itself
+    grid = write_grid(tmp_path)
+    out = f"--out={tmp_path / 'out'}"
+    for flags, message in (
+        (["--keep=seed=0"], "nothing without --results"),
+        (["--results=r", "--emit=shell"], "nothing beside --emit"),
+        (["--results=r", "--keep=seed=7"], "the name of a point"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            sweep([grid, out, *flags])

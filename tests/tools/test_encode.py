@@ -85,7 +85,13 @@ def test_a_folder_as_parquet_and_as_numpy(run, photos, tmp_path, capsys):
     assert main([f"--run={run}", f"--path={photos}", f"--out={tmp_path / 'out.npy'}"]) == 0
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), features, rtol=1e-4, atol=1e-5)
     assert json.loads((tmp_path / "out.json").read_text())["name"] == found["name"].to_pylist()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "out.npy", "out.parquet", "photos"]
+    assert main([f"--run={run}", f"--path={photos}", f"--out={tmp_path / 'out.tsv'}"]) == 0
+    np.testing.assert_allclose(np.loadtxt(tmp_path / "out.tsv", delimiter="\t"), features, rtol=1e-4, atol=1e-4)
+    assert (tmp_path / "out_metadata.tsv").read_text().splitlines() == json.loads((tmp_path / "out.json").read_text())[
+        "name"
+    ]
+    names = ["out.json", "out.npy", "out.parquet", "out.tsv", "out_metadata.tsv", "photos"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_whatever_an_image_is_and_one_alone(run, photos):
@@ -144,7 +150,7 @@ def test_stopped_it_continues_and_another_call_is_not_mixed_in(run, photos, tmp_
     ("flags", "said"),
     [
         (["--path=nowhere", "--out=x.npy"], "--path = "),
-        (["--path=.", "--out=x.csv"], "ends with .parquet or .npy"),
+        (["--path=.", "--out=x.csv"], "ends with .parquet or .npy or .tsv"),
         (["--path=.", "--out=no/folder/x.npy"], "mkdir -p"),
         (["--split=nosuch", "--out=x.npy"], "nosuch"),
         (["--path=.", "--data=.", "--out=x.npy"], "needs --split"),

@@ -55,7 +55,7 @@ def fold_in_id(key: jax.Array, id: jax.Array) -> jax.Array:
 
 def words_of(side: Mapping[str, jax.Array]) -> jax.Array:
     """What keys of random numbers are made of, for rows of a batch or a block: int32 [n] or [n, 2]."""
-    return side.get("id_words", side["id"])
+    return side["id_words"] if "id_words" in side else side["id"]
 
 
 def with_numbers(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -72,3 +72,11 @@ def with_numbers(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     new = (high != jnp.roll(high, 1)) | (low != jnp.roll(low, 1)) | (place == 0)
     first = order[jax.lax.cummax(jnp.where(new, place, 0))]
     return {**batch, "id": jnp.zeros_like(place).at[order].set(first), "id_words": words}
+
+
+def copies_of(ids: jax.Array) -> jax.Array:
+    """How many earlier rows of the batch have the id of a row: 0 for the first, 1, 2, ... int32 [B]."""
+    order = jnp.argsort(ids, stable=True)
+    sorted_ids = ids[order]
+    since_first = jnp.arange(len(ids)) - jnp.searchsorted(sorted_ids, sorted_ids, method="sort")
+    return jnp.zeros(len(ids), jnp.int32).at[order].set(since_first.astype(jnp.int32))

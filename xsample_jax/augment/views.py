@@ -78,14 +78,6 @@ def make_views(
     return views_from_numbers(images, draw_numbers(seed, step, ids, views, copies), config)
 
 
-def copies_of(ids: jax.Array) -> jax.Array:
-    """How many earlier rows of the batch have the id of a row: 0 for the first, 1, 2, ... int32 [B]."""
-    order = jnp.argsort(ids, stable=True)
-    sorted_ids = ids[order]
-    since_first = jnp.arange(len(ids)) - jnp.searchsorted(sorted_ids, sorted_ids, method="sort")
-    return jnp.zeros(len(ids), jnp.int32).at[order].set(since_first.astype(jnp.int32))
-
-
 def views_from_numbers(images: jax.Array, numbers: dict[str, jax.Array], config) -> jax.Array:
     """The part of make_views in which nothing is random: `numbers` as draw_numbers returns them."""
     source = as_vectors(images) if images.shape[3] == VECTOR else _to_planes(images)

@@ -264,6 +264,9 @@ def _best_checkpoint(c: dict) -> Iterator[ConfigError]:
             f"a divisor of checkpoint.every = {c['checkpoint.every']}: checkpoint.metric ranks what was evaluated",
             f"Set --config.eval.every={c['checkpoint.every']}, or --config.checkpoint.metric=None.",
         )
+    if c["eval.patience"] is not None and (metric is None or not c["eval.every"]):
+        fix = "Set --config.checkpoint.metric and --config.eval.every, or --config.eval.patience=None."
+        yield ConfigError("eval.patience", c["eval.patience"], "None without a metric to look at now and then", fix)
     if metric is not None and c["checkpoint.keep_best"] == 0:
         yield ConfigError(
             "checkpoint.keep_best", 0, f"at least 1 to keep the best by {metric!r}", "Set 1, or no metric."
@@ -283,6 +286,24 @@ def _patches(c: dict) -> Iterator[ConfigError]:
         yield ConfigError(
             "model.patch_size", patch, f"a divisor of augment.size ({size}) for a ViT", f"Possible: {divisors}."
         )
+
+
+ALL_BUT_LORA = "{'parameters': '^encoder/(?!.*/lora/)', 'freeze': True}"
+
+
+def _of_vits(c: dict) -> Iterator[ConfigError]:
+    """Patches and low-rank factors are of ViTs; and the factors are for a frozen encoder."""
+    encoder = c["model.encoder"]
+    for key in ("model.patch_dropout", "model.lora"):
+        if c[key] and kind_of(encoder) != "vit":
+            yield ConfigError(
+                key, c[key], f"0 for model.encoder = {encoder!r}: it is for a ViT", f"Set --config.{key}=0."
+            )
+    if c["model.lora"] and not any(rule.get("freeze") for rule in c["optimizer.rules"]):
+        fix = f'Set "--config.optimizer.rules={ALL_BUT_LORA}".'
+        yield ConfigError("optimizer.rules", c["optimizer.rules"], "a rule that freezes what model.lora adds to", fix)
+    if c["model.patch_dropout"] and c["objective.generator.kind"] is not None:
+        yield ConfigError("model.patch_dropout", c["model.patch_dropout"], "0 with objective.generator", "Set 0.")
 
 
 def _pretrained(c: dict) -> Iterator[ConfigError]:
@@ -314,7 +335,7 @@ def _pretrained(c: dict) -> Iterator[ConfigError]:
         )
 
 
-MODEL_RULES = (_patches, _pretrained)
+MODEL_RULES = (_patches, _of_vits, _pretrained)
 
 
 # Rules about the update: length of the run, parts of a batch, optimizer and mesh.

@@ -36,7 +36,7 @@ def _objective(c: dict) -> Iterator[ConfigError]:
     if objective.by_task and c["objective.teacher"] is not None:
         expected = f"None for objective.preset = {c['objective.preset']!r}, whose teacher stands still in every task"
         yield ConfigError("objective.teacher", c["objective.teacher"], expected)
-    for rule in (_views, _temperatures, _programs, _queue, _widths, _whitening, _groups):
+    for rule in (_views, _temperatures, _programs, _queue, _widths, _whitening, _groups, _first_target):
         yield from rule(c, objective)
 
 
@@ -125,6 +125,18 @@ def _groups(c: dict, objective: Objective) -> Iterator[ConfigError]:
     reasons += ["loss.impl is dense"] if c["loss.impl"] == "dense" else []
     if reasons:
         yield ConfigError("loss.groups", groups, f"{expected}: {reasons[0]}", fix)
+
+
+def _first_target(c: dict, objective: Objective) -> Iterator[ConfigError]:
+    """Order and distance of real-valued labels are of one number: others would be left out silently."""
+    graphs = [part for term in objective.terms for part in parts_of(term.graph)]
+    first = any(name_of(part.source) == "same_target" for part in graphs)
+    first |= any(name_of(term.negatives) == "target_distance" for term in objective.terms)
+    for number, entry in enumerate(c["data.side"] if first else ()):
+        given = entry.get("attributes", ())
+        if entry.get("name") == "target" and isinstance(given, tuple | list) and len(given) > 1:
+            expected = f"one attribute for objective.preset = {c['objective.preset']!r}, which reads one number"
+            yield ConfigError(f"data.side[{number}].attributes", given, expected, "Name the one that is meant.")
 
 
 def _widths(c: dict, objective: Objective) -> Iterator[ConfigError]:

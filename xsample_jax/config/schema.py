@@ -32,6 +32,13 @@ EVAL = {
     "split": Key(str, "test", "Split that is evaluated (emoji: val or test concepts)."),
     "train_split": Key(str, "train", "Split whose features train the probes."),
     "every": Key(int, None, "Steps between evaluations. None: only at the end.", minimum=1, optional=True),
+    "patience": Key(
+        int,
+        None,
+        "End the run when so many evaluations in a row brought no better checkpoint.metric (early stopping). None: no.",
+        minimum=1,
+        optional=True,
+    ),
     "batch_size": Key(int, 256, "Images per evaluation step over all devices.", minimum=1, maximum=2**20),
     "views": Key(
         int,

@@ -26,6 +26,21 @@ MODEL = {
         "ViT: plain (fixed positions, mean over patches), or as the weights of init_family need it: docs/weights.md.",
         choices=LAYOUTS,
     ),
+    "patch_dropout": Key(
+        float,
+        0.0,
+        "ViT: share of the patches of every view that training leaves out (FLIP); evaluation reads all.",
+        minimum=0,
+        maximum=0.95,
+    ),
+    "lora": Key(
+        int,
+        0,
+        "ViT: rank of the factors that are trained beside the frozen maps of the blocks (LoRA); optimizer.rules "
+        "freezes the encoder (docs/weights.md). 0: none.",
+        minimum=0,
+        maximum=1024,
+    ),
     "init_from": Key(
         str,
         None,
@@ -46,7 +61,7 @@ MODEL = {
     "conv_impl": Key(
         str,
         "auto",
-        "conv (XLA convolution), dot (matrix products), auto (dot on CPU, else conv).",
+        "conv (XLA convolution), dot (matrix products), auto (dot on the CPUs of a mesh, else conv).",
         choices=("auto", "conv", "dot"),
     ),
     "remat": Key(

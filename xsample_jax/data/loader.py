@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import grain
 import numpy as np
 
-from xsample_jax.data.permutation import FIRST, GOLDEN, SECOND, permuted, scrambled
+from xsample_jax.data.permutation import permuted, scrambled, uniform
 
 # Examples that a thread reads at a time, at most.
 PIECE = 32
@@ -239,11 +239,3 @@ def one_group_order(groups: np.ndarray, batch_size: int, seed: int) -> Callable[
         return int(batches[batch % count, row])
 
     return index
-
-
-def uniform(key: int, count: int) -> np.ndarray:
-    """float64 [count] in [0, 1): `scrambled` of 0, 1, 2, ..., all at once, the same with every version of numpy."""
-    z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN) + np.uint64(key)
-    z = (z ^ z >> np.uint64(30)) * np.uint64(FIRST)
-    z = (z ^ z >> np.uint64(27)) * np.uint64(SECOND)
-    return ((z ^ z >> np.uint64(31)) >> np.uint64(11)) / 2.0**53

@@ -18,7 +18,17 @@ def scrambled(seed: int, place: int) -> int:
 
 def many_scrambled(seed: int, count: int) -> np.ndarray:
     """`scrambled` of the places 0, 1, ..., count - 1; uint64 [count], the same with every version of numpy."""
-    z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN) + np.uint64(seed * 0xD1342543DE82EF95 % 2**64)
+    return _many(seed * 0xD1342543DE82EF95 % 2**64, count)
+
+
+def uniform(key: int, count: int) -> np.ndarray:
+    """float64 [count] in [0, 1): random numbers of the places 0, 1, 2, ..., the same with every version of numpy."""
+    return (_many(key, count) >> np.uint64(11)) / 2.0**53
+
+
+def _many(start: int, count: int) -> np.ndarray:
+    """splitmix64 from `start`: uint64 [count]."""
+    z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN) + np.uint64(start)
     z = (z ^ z >> np.uint64(30)) * np.uint64(FIRST)
     z = (z ^ z >> np.uint64(27)) * np.uint64(SECOND)
     return z ^ z >> np.uint64(31)

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xsample_jax.data.loader import draw_order, uniform
-from xsample_jax.data.permutation import scrambled
+from xsample_jax.data.loader import draw_order
+from xsample_jax.data.permutation import scrambled, uniform
 from xsample_jax.data.sources import read_ids, read_labels
 from xsample_jax.distributed import log_info
 from xsample_jax.errors import ConfigError

@@ -24,7 +24,7 @@ from xsample_jax.io.paths import as_path
 from xsample_jax.objectives.side_information import BY_RECORD
 
 PARTS = ("fingerprint", "split", "values")
-FROM_ATTRIBUTES = ("cluster", "group", "labels", "target")
+FROM_ATTRIBUTES = ("cluster", "group", "labels", "target", "is_target")
 OF_TARGET = "tools.cluster, or xsample_jax.data.side.write_side, writes such files."
 Reader = Callable[[dict, int], np.ndarray]  # (record, its place in the split) -> its entry of a batch
 
@@ -228,7 +228,7 @@ def _of_attributes(name: str, attributes: tuple[str, ...], source, field: str) -
 
     A target is the number that the name of the value is, where all names of an attribute are numbers, else its place
     among them; labels are 1 at the value of each attribute, the attributes one after the other; a cluster or a group is
-    the number of the value.
+    the number of the value; is_target is 0 at the first value of an attribute and 1 at the others.
     """
     there = source.manifest.attributes
     for attribute in attributes:
@@ -246,15 +246,20 @@ def _of_attributes(name: str, attributes: tuple[str, ...], source, field: str) -
             return row
 
         return labels
-    tables = [
-        _numbers(there[attribute]) if name == "target" else np.arange(len(there[attribute])) for attribute in attributes
-    ]
+    tables = [_table(name, there[attribute]) for attribute in attributes]
 
     def numbers(record: dict, place: int) -> np.ndarray:
         row = [table[record["attributes"][one]] for table, one in zip(tables, attributes, strict=True)]
         return np.array(row if BY_RECORD[name].wide else row[0], dtype)
 
     return numbers
+
+
+def _table(name: str, values: Sequence[str]) -> np.ndarray:
+    """What an entry is for each value of an attribute."""
+    if name == "target":
+        return _numbers(values)
+    return np.minimum(np.arange(len(values)), 1) if name == "is_target" else np.arange(len(values))
 
 
 def _numbers(names: Sequence[str]) -> np.ndarray:

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from xsample_jax.data.loader import uniform
-from xsample_jax.data.permutation import scrambled
+from xsample_jax.data.permutation import scrambled, uniform
 from xsample_jax.data.sources import read_labels
 from xsample_jax.errors import ConfigError, UserError
 from xsample_jax.evals.context import EvalContext, Evaluator

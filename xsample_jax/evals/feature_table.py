@@ -1,4 +1,4 @@
-"""Features of a folder of images, or of a split of a dataset, as one table: Parquet or NumPy.
+"""Features of a folder of images, or of a split of a dataset, as one table: Parquet, NumPy or TSV.
 
 Rows are computed in parts that are kept beside the table until it is complete, so that a call that was stopped
 continues, and the table is there as a whole or not at all.
@@ -22,7 +22,7 @@ from xsample_jax.metrics.progress_bar import progress
 from xsample_jax.prepare.example import IMAGE_SUFFIXES, files_below
 
 PART = 1024  # images whose features are kept at once
-SUFFIXES = (".parquet", ".npy")
+SUFFIXES = (".parquet", ".npy", ".tsv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +79,7 @@ def write_features(
     Parquet: the columns of `images` and `features`, a fixed-size list of float32; its metadata names the run, the step
     and the encoder.
     NumPy: float32 [rows, width], and NAME.json beside it with the other columns.
+    TSV: numbers without a header, and NAME_metadata.tsv with the other columns, as TensorBoard's projector loads them.
 
     Args:
       out: file with one of SUFFIXES.
@@ -103,7 +104,7 @@ def write_features(
     kept = np.flatnonzero(features[:, 0] == 0)  # 1: left out
     columns = {name: [values[row] for row in kept] for name, values in images.columns.items()}
     about = {"run": encoder.config.name, "step": encoder.step, "encoder": encoder.config.model.encoder}
-    write = _write_parquet if out.suffix == ".parquet" else _write_numpy
+    write = {".parquet": _write_parquet, ".npy": _write_numpy, ".tsv": _write_tsv}[out.suffix]
     write(out, features[kept, 1:], columns, about)
     shutil.rmtree(parts)
     return len(kept), len(features) - len(kept)
@@ -165,3 +166,13 @@ def _write_numpy(out: Path, features: np.ndarray, columns: dict[str, list], abou
     text = json.dumps(about | columns, ensure_ascii=False)
     atomic_write(out.with_suffix(".json"), lambda partial: partial.write_text(text, encoding="utf-8"))
     atomic_write(out, lambda partial: save_array(partial, features))
+
+
+def _write_tsv(out: Path, features: np.ndarray, columns: dict[str, list], about: dict) -> None:
+    names = list(columns)
+    lines = ["\t".join(names)] if len(names) > 1 else []  # the projector's rule for a header
+    lines += ["\t".join(" ".join(str(value).split()) or "-" for value in row) for row in zip(*columns.values())]
+    text = "".join(f"{line}\n" for line in lines)
+    beside = out.with_name(f"{out.stem}_metadata.tsv")
+    atomic_write(beside, lambda partial: partial.write_text(text, encoding="utf-8"))
+    atomic_write(out, lambda partial: np.savetxt(partial, features, "%.6g", "\t"))

@@ -23,15 +23,15 @@ from xsample_jax.errors import ConfigError, lookup
 IMPLEMENTATIONS = ("auto", "conv", "dot")
 
 
-def resolve_implementation(implementation: str) -> str:
-    """Returns "conv" or "dot": `auto` is dot where JAX's default device is a CPU, else conv.
+def resolve_implementation(implementation: str, platform: str | None = None) -> str:
+    """Returns "conv" or "dot": `auto` is dot on a CPU, else conv.
 
-    A program that is compiled for a device other than the default one (ahead of time for a TPU slice, on a CPU machine)
-    must ask for "conv" by name. Raises ConfigError for an unknown name.
+    platform: that the program is compiled for; None: that of JAX's default device, which is another one where a CPU
+    machine compiles for a TPU slice. Raises ConfigError for an unknown name.
     """
     lookup(dict.fromkeys(IMPLEMENTATIONS), implementation, "model.conv_impl")
     if implementation == "auto":
-        return "dot" if jax.default_backend() == "cpu" else "conv"
+        return "dot" if (platform or jax.default_backend()) == "cpu" else "conv"
     return implementation
 
 

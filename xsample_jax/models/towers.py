@@ -12,7 +12,7 @@ from flax import nnx
 from xsample_jax.errors import ConfigError, lookup
 from xsample_jax.models import resnet, vit
 from xsample_jax.models.heads import Head, NamedHeads, ProjectionHead, projection_of
-from xsample_jax.models.layers import BatchNorm
+from xsample_jax.models.layers import BatchNorm, resolve_implementation
 from xsample_jax.models.resnet import ResNet
 from xsample_jax.models.text import LinearText, TextTower
 from xsample_jax.models.vit import ViT
@@ -68,7 +68,8 @@ def _vit(config, rngs: nnx.Rngs, *, variant: str) -> ViT:
     dtype = jnp.dtype(config.precision.compute)
     size = config.augment.size
     options = {"layout": model.layout, "remat": model.remat, "channels": 3 + config.augment.bits}
-    return ViT(variant, model.patch_size, size, dtype, **options, rngs=rngs)
+    encoder = ViT(variant, model.patch_size, size, dtype, **options, rngs=rngs)
+    return vit.add_lora(encoder, model.lora, rngs) if model.lora else encoder
 
 
 def _mlp(config, rngs: nnx.Rngs, *, depth: int) -> MLP:
@@ -121,20 +122,27 @@ class Towers(nnx.Module):
         features, raw = self.project(images)
         return features, unit_rows(raw)
 
-    def project(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Images [n, s, s, 3] -> (features [n, F], head outputs [n, D] of any length), both float32."""
-        features = self.encoder(images)
+    def project(self, images: jax.Array, keep: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """Images [n, s, s, 3] -> (features [n, F], head outputs [n, D] of any length), both float32.
+
+        keep: int [n, kept], the patches of each image that a ViT reads; None: all.
+        """
+        features = self.encoder(images) if keep is None else self.encoder(images, keep)
         return features, self.head(features)
 
     def cells(self, images: jax.Array) -> jax.Array:
         """The last map of the encoder before it is pooled: images [n, s, s, 3] -> [n, h, w, F] float32."""
         return self.encoder.with_map(images)[1]
 
-    def outputs(self, images: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+    def outputs(
+        self, images: jax.Array, keep: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         """As project, and the outputs of the named heads of the images: [n, D], of the cells of maps [n, h, w, D]."""
         if self.heads is None or "cells" not in self.heads.reads.values():
-            features, raw = self.project(images)
+            features, raw = self.project(images, keep)
             return features, raw, self.project_named("image", features)
+        if keep is not None:
+            raise ConfigError("model.patch_dropout", "above 0", "0 for an objective that compares all cells of a map")
         features, cells = self.encoder.with_map(images)
         return features, self.head(features), self.project_named("image", features) | self.project_named("cells", cells)
 
@@ -168,6 +176,16 @@ class Towers(nnx.Module):
         if self.text.reads not in batch:
             raise ConfigError("batch", sorted(batch), f"an entry {self.text.reads!r} for the text tower")
         return unit_rows(self.text(batch[self.text.reads]))
+
+
+def config_for(config, platform: str):
+    """The config with what model.conv_impl = auto means on a platform (of a jax.Device) in its place."""
+    if config.model.conv_impl != "auto":
+        return config
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.conv_impl = resolve_implementation("auto", platform)
+    return config
 
 
 def build_model(

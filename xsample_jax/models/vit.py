@@ -6,6 +6,7 @@ The other layouts are what published weights were trained with; they differ in d
 """
 
 import dataclasses
+from collections.abc import Mapping
 from functools import cache, partial
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from xsample_jax.augment.ids import fold_in_id
 from xsample_jax.errors import ConfigError, lookup
 from xsample_jax.models.layers import AttentionPool, Block, Mlp, block_runner, layer_norm
 
@@ -164,8 +166,9 @@ class ViT(nnx.Module):
         self.token_position = layout.token_position
         self.run = block_runner(remat)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        x = self._states(images)
+    def __call__(self, images: jax.Array, keep: jax.Array | None = None) -> jax.Array:
+        """keep: int [n, kept], the patches of each image that are read (draw_patches); None: all."""
+        x = self._states(images, keep)
         if self.token is not None:
             return self.norm(x[:, 0])
         return self._pooled(self.norm(x))
@@ -177,8 +180,12 @@ class ViT(nnx.Module):
         cells = x[:, -rows * columns :].reshape(len(x), rows, columns, -1).astype(jnp.float32)
         return x[:, 0] if self.token is not None else self._pooled(x), cells
 
-    def _states(self, images: jax.Array) -> jax.Array:
+    def _states(self, images: jax.Array, keep: jax.Array | None = None) -> jax.Array:
         x = self._tokens(images)
+        if keep is not None:
+            first = x.shape[1] - (images.shape[1] // self.patch_size) * (images.shape[2] // self.patch_size)
+            kept = jnp.take_along_axis(x[:, first:], keep[..., None], axis=1)
+            x = jnp.concatenate([x[:, :first], kept], axis=1) if first else kept
         for block in self.blocks:
             x = self.run(block, x)
         return x
@@ -221,6 +228,59 @@ class ViT(nnx.Module):
         if self.norm_first is not None:
             x = self.norm_first(x)
         return x
+
+
+# Low-rank additions to frozen maps (LoRA, Hu et al. 2021), and patches that training leaves out (FLIP, Li et al. 2022).
+
+
+LORA = "/lora/lora_"  # in the path of the two factors of a map; the path of its kernel stays as it was
+
+
+def add_lora(encoder: ViT, rank: int, rngs: nnx.Rngs) -> ViT:
+    """Gives every map in the blocks a second path x A B of low rank, beside its kernel; B starts at zero.
+
+    A is [in, rank] and B [rank, out], float32; the encoder is changed in place and returned.
+    """
+    for block in encoder.blocks:
+        for part, names in ((block.attention, ("qkv", "out")), (block.mlp, ("expand", "contract"))):
+            for name in names:
+                old = getattr(part, name)
+                sizes = {"lora_rank": rank, "lora_dtype": old.dtype, "dtype": old.dtype}
+                new = nnx.LoRALinear(old.in_features, old.out_features, **sizes, rngs=rngs)
+                new.kernel, new.bias = old.kernel, old.bias
+                setattr(part, name, new)
+    return encoder
+
+
+def merge_lora(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """{path: array} of an encoder without the factors: every kernel + A B, in float32."""
+    merged = {name: value for name, value in arrays.items() if LORA not in name}
+    for name, a in arrays.items():
+        if name.endswith(f"{LORA}a"):
+            place = name.removesuffix(f"{LORA}a")
+            b = np.asarray(arrays[f"{place}{LORA}b"], np.float32)
+            kernel = np.asarray(arrays[f"{place}/kernel"], np.float32)
+            merged[f"{place}/kernel"] = kernel + np.asarray(a, np.float32) @ b
+    return merged
+
+
+def draw_patches(key: jax.Array, ids: jax.Array, copies: jax.Array, shape: tuple[int, int], share: float) -> jax.Array:
+    """Which patches of every view are kept, int32 [B * views, kept], sorted; row = image * views + view.
+
+    Args:
+      key: of the step; what is drawn is a function of it, the id, the copy (copies_of) and the view.
+      ids: int [B], or words [B, 2] (augment/ids.py); copies: int [B].
+      shape: (views, patches of a view). share: of the patches that are left out.
+    """
+    views, patches = shape
+    kept = max(1, round((1 - share) * patches))
+
+    def one(image_id, copy, view):
+        own = jax.random.fold_in(fold_in_id(key, image_id), view + views * copy)
+        return jnp.sort(jax.random.permutation(own, patches)[:kept])
+
+    drawn = jax.vmap(jax.vmap(one, (None, None, 0)), (0, 0, None))(ids, copies, jnp.arange(views))
+    return drawn.reshape(-1, kept).astype(jnp.int32)
 
 
 def _stacked(token: nnx.Param, registers: nnx.Param) -> jax.Array:

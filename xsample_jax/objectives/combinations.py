@@ -127,11 +127,10 @@ def find_clashes(term: Term, number: int, objective: Objective, field: str) -> I
 def _synthetic(term: Term, field: str) -> Iterator[ConfigError]:
     """What compares synthetic keys: their rows are of one anchor each, and they have no side information."""
     mixer, link = name_of(term.mixer), name_of(term.link)
-    if name_of(term.similarity) not in ("dot", "negative_distance"):
-        expected = "dot or negative_distance for a term with a mixer"
+    similarities = ("dot", "negative_distance") if mixer in OF_LINKS else ("dot",)
+    if name_of(term.similarity) not in similarities:
+        expected = f"{' or '.join(similarities)} for a term with a mixer"
         yield ConfigError(f"{field}.similarity", term.similarity, expected)
-    if mixer == "hard_mixtures" and name_of(term.similarity) == "negative_distance":
-        yield ConfigError(f"{field}.similarity", term.similarity, "dot for a term with a mixer of hard negatives")
     if name_of(term.denominator) not in ("shared", "own"):
         expected = "shared or own: synthetic keys have no rank and no view"
         yield ConfigError(f"{field}.denominator", term.denominator, expected)
@@ -140,8 +139,8 @@ def _synthetic(term: Term, field: str) -> Iterator[ConfigError]:
     if (mixer in OF_LINKS) != (link in COUNTING):
         expected = f"{' or '.join(COUNTING)} with the mixer {OF_LINKS[0]!r}, and only with it"
         yield ConfigError(f"{field}.mixer", mixer, expected)
-    if mixer == "semi_hard" and (link != "softmax" or name_of(term.similarity) != "dot"):
-        yield ConfigError(f"{field}.mixer", mixer, "the link softmax and the similarity dot with the mixer 'semi_hard'")
+    if mixer == "semi_hard" and link != "softmax":
+        yield ConfigError(f"{field}.mixer", mixer, "the link softmax with the mixer 'semi_hard'")
     if mixer == "between_targets":
         plain = (name_of(term.denominator), term.aggregate, term.reduce) == ("shared", "out", "rows")
         sums = all(name_of(part.normalizer) == "row_sum" for part in parts_of(term.graph))

@@ -326,7 +326,7 @@ def _unused(objective: Objective):
     read["hard_texts"] = "hard_text" in blocks
     read["text_views"] = bool(blocks & set(TEXT_VIEWS))
     read["centers"] = "centers" in blocks
-    read["pair_network"] = "pair_network" in objective.learns
+    read["pair_network"] = objective.pair_network is None or "pair_network" in objective.learns
     for name, used in read.items():
         value = getattr(objective, name)
         if value and not used:

@@ -103,7 +103,7 @@ NEGATIVES = {
     "clusters_apart": Slot(clusters_apart, reads=("cluster",)),
     "same_label": Slot(same_label, reads=("label",)),
     "neither_label": Slot(neither_label, reads=("label",), of_anchors=("second_label",), learns=("gate",)),
-    "same_owner": Slot(same_owner, of_anchors=("id",), of_keys=("owner",)),
+    "same_owner": Slot(same_owner, of_anchors=("id",), of_keys=("owner",), learns=("hard_texts",)),
     "same_group": Slot(same_group, reads=("group",)),
     "target_distance": Slot(target_distance, reads=("target",)),
 }

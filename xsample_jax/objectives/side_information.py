@@ -101,7 +101,7 @@ PROVIDERS: Mapping[str, Provider] = {
     "pair_first": Provider(("image", "text"), state="pair_network"),
     "pair_second": Provider(("image", "text"), state="pair_network"),
     "pair_out": Provider(("image", "text"), state="pair_network"),
-    "owner": Provider(("image", "text", "text_teacher", *HARD)),
+    "owner": Provider(("text", "text_teacher", *HARD), state="hard_texts"),
     "crop": Provider(("image", "teacher"), state="cells"),
     "head_temperature": Provider(OF_HEADS, state="heads"),
     "clustering": Provider(("centers",), state="centers"),

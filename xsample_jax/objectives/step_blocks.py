@@ -43,6 +43,7 @@ class StepInputs:
         them.
       boxes: of the views in their images [B * V, 4] (view_boxes), or None.
       progress: share of the run that is over. key: random key of the step.
+      keep: the patches of each view that the encoder reads, int [B * V, kept]; None: all.
     """
 
     images: jax.Array
@@ -54,6 +55,7 @@ class StepInputs:
     teacher: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
     frozen: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
     boxes: jax.Array | None = None
+    keep: jax.Array | None = None
 
 
 def step_blocks(

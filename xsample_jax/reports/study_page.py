@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from xsample_jax.errors import DataError
-from xsample_jax.evals.catalog import describe, in_order
-from xsample_jax.evals.metrics import paired_difference
+from xsample_jax.evals.catalog import Metric, describe, in_order
+from xsample_jax.evals.metrics import Interval, paired_difference
 from xsample_jax.reports.report import difference_rows, verdicts
 from xsample_jax.reports.results_page import (
     DIFFERENCES,
@@ -27,7 +27,6 @@ from xsample_jax.reports.style import row, rule
 from xsample_jax.sweeps.grid import Point, objective_of
 
 SEED, SIZE = "seed", "data.fraction"
-OURS = "xclr"
 Setting = tuple[tuple[str, object], ...]  # (key, value) of the keys that all points share
 
 
@@ -107,8 +106,9 @@ def study_markdown(points: Sequence[Point], runs: Runs, base: str, figures: Path
         there = dict.fromkeys(name for series in levels.values() for name in series)
         raise DataError("--baseline", base, f"an objective with a finished run: {', '.join(there) or 'none yet'}")
     lines = [f"{len(runs)} of {len(points)} runs of the grid are finished.{said_of_code(runs.values())}"]
+    lines += ["", *conclusions(levels, base, metrics)]
     for number, (setting, series) in enumerate(levels.items()):
-        lines += ["", f"## {title_of(setting, list(series.values()))}"]
+        lines += ["", f"## {title_of(setting)}"]
         if base not in series:
             lines += ["", f"No run of {base} yet, which the others are compared with."]
             continue
@@ -123,34 +123,50 @@ def study_markdown(points: Sequence[Point], runs: Runs, base: str, figures: Path
     return "\n".join(lines)
 
 
+def conclusions(levels: Mapping[Setting, Mapping[str, Series]], base: str, metrics: Sequence) -> list[str]:
+    """A sentence for each setting and each other objective: on which headlines `base` is ahead of it, or behind."""
+    said, asked = [], 0
+    for setting, series in levels.items():
+        ours = series.get(base)
+        for other in series.values():
+            if ours is None or other is ours:
+                continue
+            where = f"{title_of(setting)}: {ours.name} against {other.name}"
+            if min(len(ours.runs), len(other.runs)) == 1:
+                said.append(f"- {where}: one seed on a side, so nothing is concluded.")
+                continue
+            found = [
+                (metric, paired_difference(ours.scores(metric.name), other.scores(metric.name))) for metric in metrics
+            ]
+            asked += len(found)
+            ahead = [_told(*one) for one in found if one[1].clear and one[0].direction * one[1].mean > 0]
+            behind = [_told(*one) for one in found if one[1].clear and one[0].direction * one[1].mean < 0]
+            words = [f"{word} on {'; '.join(some)}" for word, some in (("ahead", ahead), ("behind", behind)) if some]
+            words.append(f"not separated on {len(found) - len(ahead) - len(behind)} of {len(found)} headline metrics")
+            said.append(f"- {where}: {', '.join(words)}.")
+    if not said:
+        return []
+    chance = f" (of {asked} intervals, about {0.05 * asked:.1f} exclude zero by chance)" if asked else ""
+    return [f"What the intervals say{chance}:", "", *said]
+
+
+def _told(metric: Metric, found: Interval) -> str:
+    """ "Subgroup, kNN (+2.1 [0.3, 4.0])"."""
+    mean, low, high = (metric.text(value, signed=True) for value in (found.mean, found.low, found.high))
+    return f"{metric.title} ({mean} [{low}, {high}])"
+
+
 def compared(series: list[Series], base: Series, metrics: list, folder: Path, name: str) -> list[str]:
-    """The lines of one setting: figure, tables of the headlines, what X-CLR differs in, counts over all metrics."""
+    """The lines of one setting: figure, tables of the headlines, counts over all metrics, what the training came to."""
     lines = []
     if len(series) > 1:
         lines += ["", f"![Differences to {base.name}]({forest(series, base, metrics, folder, name).name}.png)"]
     columns = {one.name + " †" * one.outdated: one.runs for one in series}
     named = base.name + " †" * base.outdated
     lines += ["", results_markdown(columns, named, [metric.name for metric in metrics])]
-    ours = next((one for one in series if one.name == OURS), None)
-    if ours is not None and len(series) > 1:
-        lines += ["", *against_others(ours, series, metrics)]
     every = in_order(base.runs[0].examples)
     said = verdicts(series, base, difference_rows(series, base, every))
     return [*lines, "", *(f"- {one}" for one in said), "", trained_table(series)]
-
-
-def against_others(ours: Series, series: Sequence[Series], metrics: Sequence) -> list[str]:
-    """A table of X-CLR minus each other objective."""
-    others = [one for one in series if one is not ours]
-    lines = [row([f"{ours.name} minus", *(metric.title for metric in metrics)]), rule(len(metrics))]
-    for other in others:
-        cells = []
-        for metric in metrics:
-            found = paired_difference(ours.scores(metric.name), other.scores(metric.name))
-            mean, low, high = (metric.text(value, signed=True) for value in (found.mean, found.low, found.high))
-            cells.append(f"{f'**{mean}**' if found.clear else mean} [{low}, {high}]")
-        lines.append(row([other.name, *cells]))
-    return [*lines, "", "Differences in points with 95% intervals, bold where they exclude zero."]
 
 
 def trained_table(series: Sequence[Series]) -> str:
@@ -164,10 +180,10 @@ def trained_table(series: Sequence[Series]) -> str:
     return "\n".join(lines)
 
 
-def title_of(setting: Setting, series: Sequence[Series]) -> str:
+def title_of(setting: Setting) -> str:
     """ "3.6% of the images, 300 steps of 256"; other keys by name."""
     values = dict(setting)
-    parts = [f"{values.pop(SIZE):.3g} of the images"] if SIZE in values else []
+    parts = [f"{100 * values.pop(SIZE):.3g}% of the images"] if SIZE in values else []
     if {"steps", "batch_size"} <= values.keys():
         parts.append(f"{values.pop('steps'):,} steps of {values.pop('batch_size'):,}")
     return ", ".join([*parts, *(f"{key} {as_word(value)}" for key, value in values.items())])

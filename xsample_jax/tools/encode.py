@@ -23,7 +23,7 @@ def run(arguments: Sequence[str]) -> None:
     what.add_argument("--path", type=local_path, help="folder of images, searched at any depth, or one image")
     what.add_argument("--split", help="split of a dataset: of --data, or of the one that the run was trained on")
     parser.add_argument("--data", type=local_path, metavar="FOLDER", help="dataset (default: that of the run)")
-    parser.add_argument("--out", required=True, type=local_path, metavar="FILE", help=".parquet, or .npy with a .json")
+    parser.add_argument("--out", required=True, type=local_path, metavar="FILE", help=".parquet, .npy or .tsv")
     parser.add_argument("--batch_size", type=int, default=64, help="images at once (default 64)")
     parser.add_argument("--skip_broken", action="store_true", help="leave out images that cannot be decoded")
     chosen = parser.parse_args(arguments)

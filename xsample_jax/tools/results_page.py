@@ -3,7 +3,7 @@
     python -m xsample_jax.tools.results_page --grid=configs/ablations/results.py --runs=runs/results \
         --out=docs/notes/results.md --summary=README.md
     python -m xsample_jax.tools.results_page --grid=configs/studies/evidence.py:both --results=results \
-        --out=docs/notes/evidence.md
+        --baseline=xclr --out=docs/notes/evidence.md
 
 --runs reads run folders; --results the small files that stay, for which neither runs nor data are needed. Runs that
 are not finished are left out, and counted. The page has them between the lines `<!-- results -->` and

@@ -51,6 +51,9 @@ def sweep(arguments: Sequence[str] | None = None) -> int:
         raise ConfigError("--jobs", flags.jobs, "at least 1")
     if flags.keep and not flags.results:
         raise ConfigError("--keep", flags.keep, "nothing without --results", "Add --results=results.")
+    if flags.results and (flags.emit or flags.collect):
+        fix = "Once the run folders are here, --run --results evaluates them."
+        raise ConfigError("--results", flags.results, "nothing beside --emit and --collect", fix)
     environment = dict(os.environ)
     if not flags.keep:
         os.environ["JAX_PLATFORMS"] = "cpu"  # of this process, which must not take the accelerators from its runs
@@ -81,20 +84,28 @@ def sweep(arguments: Sequence[str] | None = None) -> int:
     elif flags.run:
         return run_here(flags, configs, points, name, environment)
     else:
+        keep = open_results(flags, configs)
         for point in points:
             state = state_of(os.path.join(flags.out, point.name))
-            print(f"{state.status:8}  step {state.step:<7} {point.name}")
+            status = "kept" if keep is not None and keep.done(point) else state.status
+            print(f"{status:8}  step {state.step:<7} {point.name}")
         print(f"{len(points)} runs of {name}; --run trains them here, --emit=KIND prints launch commands")
     return 0
 
 
+def open_results(flags: argparse.Namespace, configs: dict):
+    """Where results stay (a Keep); None without --results."""
+    from xsample_jax.sweeps.kept import Keep
+
+    return Keep(flags.grid, Path(flags.out), local_path(flags.results), configs) if flags.results else None
+
+
 def run_here(flags: argparse.Namespace, configs: dict, points: list, name: str, environment: dict) -> int:
     """Trains the points on this machine and returns the exit code."""
-    from xsample_jax.sweeps.kept import Keep
     from xsample_jax.sweeps.launch import write_results
     from xsample_jax.sweeps.local import Stopped, run_points
 
-    keep = Keep(flags.grid, Path(flags.out), local_path(flags.results), configs) if flags.results else None
+    keep = open_results(flags, configs)
     gpus = [gpu for gpu in flags.gpus.split(",") if gpu]
     jobs = len(gpus) or flags.jobs
     try:
@@ -111,10 +122,9 @@ def run_here(flags: argparse.Namespace, configs: dict, points: list, name: str, 
 def keep_one(flags: argparse.Namespace, configs: dict, point) -> None:
     """Evaluates one finished run and writes its file."""
     from xsample_jax.sweeps.grid import read_protocol
-    from xsample_jax.sweeps.kept import Keep, keep_result
+    from xsample_jax.sweeps.kept import keep_result
 
-    keep = Keep(flags.grid, Path(flags.out), local_path(flags.results), configs)
-    print(keep_result(keep, point, read_protocol(flags.grid)))
+    print(keep_result(open_results(flags, configs), point, read_protocol(flags.grid)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

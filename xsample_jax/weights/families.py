@@ -343,13 +343,22 @@ def read_pretrained(config) -> dict[str, np.ndarray]:
 
 def import_encoder(config, family, theirs, where: str) -> dict[str, np.ndarray]:
     """Returns {path below encoder/: array} of the encoder of `config` out of `theirs` (weights/name_map.py)."""
-    encoder = abstract_encoder(config)
+    encoder = abstract_encoder(without_lora(config))
     return to_ours(family, encoder, encoder_shapes(encoder), theirs, where)
 
 
 def abstract_encoder(config) -> nnx.Module:
     """The encoder of a config, its arrays being shapes only."""
     return nnx.eval_shape(lambda: ENCODERS[config.model.encoder](config, nnx.Rngs(0)))
+
+
+def without_lora(config):
+    """The config of the encoder with its low-rank factors merged into the maps: as weights elsewhere have it."""
+    if not config.model.lora:
+        return config
+    config = config.copy_and_resolve_references().unlock()
+    config.model.lora = 0
+    return config
 
 
 def encoder_shapes(encoder: nnx.Module) -> dict[str, tuple[int, ...]]:
