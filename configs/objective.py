@@ -37,6 +37,16 @@ def get_config(arg=""):
     config.data.side = tuple(
         {"name": entry, "attributes": attributes} for entry, attributes in SIDE.items() if entry in reads
     )
+    reads_parts = PRESETS[name].objective.requires & {"part", "task"}
+    if reads_parts:
+        config.data.label = "group"  # eight classes, so that each of them is in a batch several times
+        config.eval.suite = "probe"
+        if "task" in reads_parts:
+            config.data.tasks.update(count=4, steps=config.steps // 4)
+        elif name == "unlearning":
+            config.data.forget.classes = (5,)
+        else:
+            config.data.episodes.update(way=8, shot=8, query=24)
     if PRESETS[name].objective.text == "transformer":
         config.model.text.layers = 2
         config.model.text.width = 64  # about as many products as this small image encoder

@@ -44,7 +44,8 @@ def _row(name: str, preset: Preset) -> str:
     tau = f"{objective.temperature:g}" + (", learned" if objective.learn_temperature else "")
     needs = [
         "images only" if not objective.requires - {"index"} else ", ".join(sorted(objective.requires - {"index"})),
-        *(["EMA encoder"] if objective.teacher is not None else []),
+        *(["EMA encoder"] if objective.teacher is not None and not objective.by_task else []),
+        *(["encoder of before the task"] if objective.by_task else []),
         *([f"{len(objective.heads)} named heads"] if objective.heads else []),
         *(["network of pairs"] if objective.pair_network is not None else []),
         *(["a finished run"] if objective.frozen else []),
@@ -121,7 +122,7 @@ def _pairs(labels: list[int]) -> list[int]:
 
 
 class _Emoji:
-    source, path, fingerprint = "emoji", None, None
+    source, path, fingerprint, label = "emoji", None, None, None
 
 
 def main(arguments: list[str]) -> int:

@@ -13,6 +13,10 @@ NUMBER = re.compile(r"(?<![\d.])([0-2]\d(?:0[1-9]|1[0-2])\.\d{4,5})(?![\d.])")
 SUFFIXES = {".py", ".md", ".ipynb", ".toml", ".cfg", ".sh", ".yml", ".yaml", ".html"}
 
 TITLES = {
+    "2305.09062": "SuSana Distancia is all you need: Enforcing class separability in metric learning via two novel "
+    "distance-based loss functions for few-shot image classification",
+    "2310.02699": "Continual Contrastive Spoken Language Understanding",
+    "2401.10458": "Contrastive Unlearning: A Contrastive Approach to Machine Unlearning",
     "2103.17239": "Going deeper with Image Transformers",
     "2106.04560": "Scaling Vision Transformers",
     "2305.13035": "Getting ViT in Shape: Scaling Laws for Compute-Optimal Model Design",

@@ -31,6 +31,7 @@ GUIDE = [
         "getting_started",
         "data",
         "side_information",
+        "plans",
         "captions",
         "vectors",
         "augmentation",

@@ -64,6 +64,8 @@ def random_batch(config, seed=0):
         "labels": rng.integers(0, 2, (count, 4)).astype(np.int32),
         "class_temperature": rng.uniform(0.5, 2, count).astype(np.float32),
         "weight": rng.uniform(0.5, 2, count).astype(np.float32),
+        "part": (np.arange(count) % 2).astype(np.int32),
+        "task": np.full(count, seed, np.int32),
     }
 
 

@@ -179,25 +179,48 @@ def _read_saved(path: Path) -> Encoder:
     return encoder
 
 
-def read_initial(config) -> dict[str, np.ndarray]:
-    """{path: array} of the encoder that a run starts from: published weights, a file, another run, or {}.
+def read_initial(config, wanted: Mapping | None = None) -> dict[str, np.ndarray]:
+    """{path: array} of what a run starts from: published weights, a file, the encoder of another run, or {}.
+
+    wanted: {path: shape and dtype} of all parameters and statistics of the run, for model.init_whole.
 
     Raises CheckpointError or DataError, or Problems with every array of the other run that does not fit.
     """
     path = config.model.init_from
+    if config.model.init_whole:
+        return _read_whole(config, wanted)
     if path is None or config.model.init_family is not None or is_published(path):
         return read_pretrained(config)
     source, shapes = load_encoder(path), encoder_shapes(abstract_encoder(without_lora(config)))
     fix = f"That run has model.encoder = {source.config.model.encoder}; set model and augment.size as it has them."
-    problems = []
-    for name in sorted(shapes.keys() | source.arrays.keys()):
-        found = list(source.arrays[name].shape) if name in source.arrays else "missing"
-        wanted = list(shapes[name]) if name in shapes else "missing"
-        if found != wanted:
-            problems.append(ConfigError(f"{ENCODER}{name} of {path}", found, f"{wanted}", fix))
-    raise_all(problems, f"model.init_from = {path}")
+    _check_fit({name: array.shape for name, array in source.arrays.items()}, shapes, ENCODER, path, fix)
     log_info(f"{config.name}: the encoder starts from step {source.step} of {path}, with a new head")
     return {ENCODER + name: value for name, value in source.arrays.items()}
+
+
+def _check_fit(found: Mapping, wanted: Mapping, prefix: str, path: str, fix: str) -> None:
+    """Raises Problems with every array of the run in `path`, {name: shape}, that is not as it is wanted."""
+    problems = []
+    for name in sorted(wanted.keys() | found.keys()):
+        there, asked = (list(shapes[name]) if name in shapes else "missing" for shapes in (found, wanted))
+        if there != asked:
+            problems.append(ConfigError(f"{prefix}{name} of {path}", there, f"{asked}", fix))
+    raise_all(problems, f"model.init_from = {path}")
+
+
+def _read_whole(config, wanted: Mapping) -> dict[str, np.ndarray]:
+    """Every parameter and statistic that the run has, out of another run that may have more."""
+    run, step = find_checkpoint(config.model.init_from)
+    saved = {
+        part: {name: leaf for name, leaf in leaves.items() if name in wanted}
+        for part, leaves in saved_arrays(run, step).items()
+    }
+    found = {name: leaf.shape for leaves in saved.values() for name, leaf in leaves.items()}
+    fix = f"Set model, data.label and objective as {config.model.init_from} has them, or model.init_whole=false."
+    _check_fit(found, {name: leaf.shape for name, leaf in wanted.items()}, "", config.model.init_from, fix)
+    arrays = read_arrays(run, step, saved, sharding=None)
+    log_info(f"{config.name}: it starts as step {step} of {config.model.init_from}")
+    return {name: array for part in MODEL for name, array in arrays[part].items()}
 
 
 def _is_one(images, channels: int) -> bool:

@@ -9,8 +9,9 @@ import numpy as np
 
 from xsample_jax.checkpoint import FULL, Checkpoints
 from xsample_jax.config import config_to_json
-from xsample_jax.distributed import allgather_text
+from xsample_jax.distributed import allgather_text, log_info
 from xsample_jax.errors import ConfigError, SaveError, did_you_mean
+from xsample_jax.evals.classifier import with_forgetting
 from xsample_jax.evals.evaluate import evaluate_state
 from xsample_jax.faults.non_finite import Pending, apply_policy
 from xsample_jax.faults.preemption import Notice, Preempted
@@ -156,13 +157,30 @@ class Evaluate:
         """Evaluates now; raises Preempted when the run is asked to stop meanwhile."""
         training, ranked_by = self._training, self._training.setup.config.checkpoint.metric
         with training.timers.measure("evaluation"), training.notice.interrupts():
-            found = dict(evaluate_state(training.setup, state)[0].metrics)
+            found = with_forgetting(evaluate_state(training.setup, state)[0].metrics, training.progress.best)
         if ranked_by is not None and ranked_by not in found:
             fix = did_you_mean(ranked_by, found)
             raise ConfigError("checkpoint.metric", ranked_by, "a metric of the evaluation", fix)
         training.writers.write(training.progress.step, {f"eval/{name}": value for name, value in found.items()})
         self.scores, training.progress.evaluated = found, True
         self._ranks.append(found.get(ranked_by, np.nan))
+        self._stop_by_rule(found)
+
+    def _stop_by_rule(self, found: Mapping[str, float]) -> None:
+        """Marks the run as stopped where a rule of eval.stop holds."""
+        training = self._training
+        for rule in training.setup.config.eval.stop:
+            name, limit = rule["metric"], rule["at_most"]
+            if name not in found:
+                expected = "a metric of the evaluation"
+                raise ConfigError("eval.stop", name, expected, did_you_mean(name, found))
+            if found[name] <= limit:
+                training.progress.stopped = True
+                if jax.process_index() == 0:
+                    step = training.progress.step
+                    log_event(training.run.files, "stopped by a rule", step=step, metric=name, value=found[name])
+                log_info(f"{training.setup.config.name}: stopped, as {name} = {found[name]:.4g} is at most {limit:g}")
+                return
 
 
 class SaveAndStop:

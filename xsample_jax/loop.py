@@ -23,6 +23,7 @@ from xsample_jax.encoder import read_initial
 from xsample_jax.errors import CheckpointError, ConfigError
 from xsample_jax.evals.baselines import suite_baselines
 from xsample_jax.evals.catalog import HEADLINES, describe, save_facts
+from xsample_jax.evals.classifier import with_forgetting
 from xsample_jax.evals.evaluate import evaluate_state, write_snapshot
 from xsample_jax.evals.metrics import save_examples
 from xsample_jax.faults.non_finite import RollBack
@@ -90,7 +91,7 @@ def train(
                 if os.path.lexists(folder / EVALUATION):
                     set_aside(folder / EVALUATION) if finished is None else (folder / EVALUATION).unlink()
                 save_config(config, folder, changes)
-            while progress.step < setup.steps:
+            while progress.step < setup.steps and not progress.stopped:
                 behind, training = None, _open_training(setup, run, checkpoints, notice, progress, on_log)
                 try:
                     state = _run_steps(training, dataset, state)
@@ -103,7 +104,7 @@ def train(
                     setup, state, progress = _restore(setup, checkpoints, {})
                     progress.data_position, progress.rollbacks = behind, rollbacks
             checkpoints.wait()
-            return _finish(setup, dataset, run, notice, state, on_log)
+            return _finish(setup, progress, run, notice, state, on_log)
 
 
 def _check_side_files(config, folder: pathlib.Path, allow_change: bool) -> None:
@@ -145,6 +146,7 @@ def _restore(
     if checkpoints.latest_step() is not None:
         state, progress = checkpoints.restore(setup.abstract_state, config)
         setup.check_frozen(state)
+        progress.stopped &= not changes
         if "batch_size" in changes or "epochs" in changes:
             progress.counted_from = (progress.step, progress.data_position)
         setup = dataclasses.replace(setup, counted_from=tuple(progress.counted_from))
@@ -169,7 +171,8 @@ def _restore(
             raise ConfigError("steps", setup.steps, done, "They are counted from the start of that run.")
         log_info(f"{config.name}: continuing from step {progress.step} of {config.checkpoint.resume_from}")
         return setup, state, progress
-    return setup, setup.new_state(read_initial(config)), Progress()
+    wanted = setup.abstract_state.params | setup.abstract_state.statistics
+    return setup, setup.new_state(read_initial(config, wanted)), Progress()
 
 
 # What a run tells a person, in the first process only: what it is, how large it is, what came out, and how to use that.
@@ -233,6 +236,7 @@ def _run_steps(training: Training, dataset: Dataset, state: TrainState) -> Train
         for step in range(start, setup.steps):
             if evaluate.out_of_patience:
                 _stop_early(training, step)
+            if evaluate.out_of_patience or progress.stopped:
                 break
             for hook in hooks:
                 hook.before_step(state)
@@ -260,6 +264,8 @@ def _run_steps(training: Training, dataset: Dataset, state: TrainState) -> Train
             training.checkpoints.wait()  # surface earlier asynchronous errors before the final save
         if progress.step > start:
             save.save(state)
+    if dataset.skipped:
+        say(f"{config.name}: {dataset.skipped} broken records were skipped{name_of_process()}.")
     return state
 
 
@@ -301,17 +307,15 @@ def _open_training(
 
 
 def _finish(
-    setup: RunSetup, dataset: Dataset, run: RunFolder, notice: Notice, state: TrainState, on_log: Callable | None
+    setup: RunSetup, progress: Progress, run: RunFolder, notice: Notice, state: TrainState, on_log: Callable | None
 ) -> dict[str, float]:
     """The final evaluation and the report."""
-    config, steps, first_process, folder = setup.config, setup.steps, jax.process_index() == 0, run.files
-    if dataset.skipped:
-        say(f"{config.name}: {dataset.skipped} broken records were skipped{name_of_process()}.")
+    config, steps, first_process, folder = setup.config, progress.step, jax.process_index() == 0, run.files
     scores: dict[str, float] = {}
     if config.eval.suite != "none":
         with notice.interrupts():
             result, store = evaluate_state(setup, state)
-            scores = dict(result.metrics)
+            scores = with_forgetting(result.metrics, progress.best)
             write_snapshot(folder / SNAPSHOT, setup, state, store)
             if first_process:
                 save_examples(folder / EXAMPLES, result.examples)

@@ -18,11 +18,12 @@ from xsample_jax.augment.views import draw_numbers, eval_view, map_random_views
 from xsample_jax.checkpoint import with_shardings
 from xsample_jax.config.rules_objective import check_kernels
 from xsample_jax.data.class_texts import load_class_embeddings
-from xsample_jax.data.dataset import Dataset, check_class_names, no_records, open_dataset, readable, spread_places
+from xsample_jax.data.dataset import Dataset, check_class_names, no_records, open_dataset
 from xsample_jax.data.perturb import apply_perturbations
+from xsample_jax.data.plans import read_plan
 from xsample_jax.data.records import RecordSource, open_records, read_manifest
 from xsample_jax.data.side import count_clusters, read_groups, recorded_rates
-from xsample_jax.data.sources import check_memory, open_training_source, source_folder
+from xsample_jax.data.sources import check_memory, open_training_source, readable, source_folder, spread_places
 from xsample_jax.data.vectors import image_shape
 from xsample_jax.encoder import Encoder, load_encoder
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, UserError, did_you_mean, raise_all
@@ -253,6 +254,8 @@ class RunSetup:
             "caption_tokens": ((batch, config.model.text.length), jnp.int32),
             "path": ((batch, facts.depth), jnp.int32),
             "index": ((batch,), jnp.int32),
+            "part": ((batch,), jnp.int32),
+            "task": ((batch,), jnp.int32),
         }
         for name, kind in BY_RECORD.items():  # without a dataset, one number of each record stands in
             shapes[name] = ((batch, *facts.side.get(name, (1,) * kind.wide)), jnp.dtype(kind.dtype))
@@ -334,6 +337,7 @@ def build_run(config, mesh: Mesh | None = None) -> tuple[RunSetup, Dataset]:
     if "class_embedding" in fields:
         classes = load_class_embeddings(source_folder(config.data), examples.source)
     check_eval_splits(config)
+    examples.plan = read_plan(config, examples.source)
     examples.source = apply_perturbations(examples.source, config.data, config.seed)
     if config.data.cache == "decoded":
         images = len(examples) * math.prod(examples.image_shape)

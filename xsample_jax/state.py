@@ -172,7 +172,7 @@ def init_state(
     start = lambda state: {name: (pretrained or {}).get(name, value) for name, value in to_flat(state).items()}  # noqa: E731
     params, statistics = keep_as(start(params), dtype), start(statistics)
     remembered = {name: (pretrained or {}).get(name, value) for name, value in memory(params).items()}
-    params |= objective_params()
+    params |= {name: (pretrained or {}).get(name, value) for name, value in objective_params().items()}
     ema = start_average(params | statistics) if average else {}
     return TrainState(jnp.zeros((), jnp.int32), params, statistics, optimizer.init(float32(params)), remembered, ema)
 
@@ -205,6 +205,8 @@ class Progress:
       evaluated: False when the evaluation that was due at this step was cut off, so that a resumed run makes up for it.
       skipped: updates not applied because they were not finite, and how many of the last steps in a row.
       rollbacks: times the run went back to an earlier checkpoint.
+      stopped: a rule of eval.stop has ended the run at this step.
+      best: highest value so far of each metric that `forgetting` compares with (evals/classifier.py).
       counted_from: (step, data_position) from which `epochs` are counted in steps: where batch_size last changed.
     """
 
@@ -214,6 +216,8 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
     rollbacks: int = 0
+    stopped: bool = False
+    best: dict[str, float] = dataclasses.field(default_factory=dict)
     counted_from: tuple[int, int] = (0, 0)
 
     def __post_init__(self):

@@ -22,6 +22,7 @@ from xsample_jax.objectives.learned_state import (
     clamped,
     move_teacher,
     recall,
+    refresh_teacher,
     teacher_params,
     temperature_of,
 )
@@ -301,6 +302,13 @@ def with_teacher(model: ModelDef, objective: Objective, state: TrainState, input
     return dataclasses.replace(inputs, teacher=teacher_embeddings(objective, teacher, inputs))
 
 
+def at_task(objective: Objective, state: TrainState, batch: Mapping[str, jax.Array]) -> TrainState:
+    """The state before a step, where a task begins with the student as its teacher."""
+    if not objective.by_task:
+        return state
+    return dataclasses.replace(state, memory=refresh_teacher(state.memory, state.params, batch["task"]))
+
+
 def choose_streaming(config, objective: Objective, mesh: Mesh | None, class_embeddings: np.ndarray | None) -> Streaming:
     """How the loss of a step is computed, as config.loss says."""
     names = ("impl", "block_size", "kernel", "collective", "comm_dtype", "caption_comm_dtype", "groups")
@@ -339,9 +347,9 @@ def make_train_step(
     A batch is uint8 images [B, H, W, C] with their side information (one row per image); all V * B views go through
     the encoder in one call, row = image * V + view, so batch norms see one global batch. The loss is a function of
     global arrays: under jit its value and gradient do not depend on the number of devices. `steps`: of the whole run;
-    `mesh`: over which a streamed loss splits its rows; `class_embeddings` [classes, E]: for graphs of class texts. A
-    record that occurs twice in a batch (where epochs meet, in small or balanced sets) gets different views each time.
-    `adversary` makes some of the images (adversary.py); `frozen`: the frozen teacher of an objective that has one.
+    `mesh`: over which a streamed loss splits its rows; `class_embeddings` [classes, E]: for graphs of class texts.
+    `adversary` makes some of the images (adversary.py), if any; `frozen`: the frozen teacher, if there is one. A record
+    that is twice in a batch (where epochs meet, in small or balanced sets) gets different views each time.
     """
 
     loss_of = make_loss(config, model, objective, choose_streaming(config, objective, mesh, class_embeddings), frozen)
@@ -353,19 +361,19 @@ def make_train_step(
         batch = with_numbers(batch)
         if class_embeddings is not None:  # every device has them: nothing travels
             batch = batch | {"class_embedding": jnp.asarray(class_embeddings)[batch["label"]]}
+        state = at_task(objective, state, batch)
         guests, climbed, of_turn = None, {}, {}
         if turn is not None:
             climbed, guests, of_turn = turn(state, batch)
             batch = guests.seated(batch)
-        inputs = make_inputs(config, objective, state, batch, steps, guests)
-        inputs = with_teacher(model, objective, state, inputs)
+        inputs = with_teacher(model, objective, state, make_inputs(config, objective, state, batch, steps, guests))
         gradient, (statistics, memory, metrics, z, features) = jax.grad(loss_of, has_aux=True)(
             state.params, state.statistics, inputs
         )
         gradient = float32(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, float32(state.params))
         params = clamped(updated(state.params, updates, jax.random.fold_in(inputs.key, ROUNDING)))
-        if objective.teacher is not None:
+        if objective.teacher is not None and not objective.by_task:
             memory |= move_teacher(state.memory, params, objective.teacher)
         if config.eval.online_probe:
             probe, metrics["online_probe"] = train_online_probe(state.memory, features, batch["label"])

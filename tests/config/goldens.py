@@ -41,6 +41,9 @@ VARIANTS = {
         "ground",
         "erase_color",
     ),
+    "unlearn": ("", "original", "retrained"),
+    "episodes": ("", "prototypical", "simclr"),
+    "continual": ("", "coconut_ntpt", "rehearsal", "finetuning"),
     "recipes/adainf": ("", "real", "strong"),
     "suppression": (
         "",

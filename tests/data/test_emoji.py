@@ -24,7 +24,7 @@ def manifest():
 
 @pytest.fixture(scope="module")
 def splits(manifest):
-    data = SimpleNamespace(source="emoji", path=None, fingerprint=None, cache="none")
+    data = SimpleNamespace(source="emoji", path=None, fingerprint=None, cache="none", label=None)
     return {split: list(open_source(data, split)) for split in manifest.splits}
 
 

@@ -1,12 +1,16 @@
 """Extraction: exact counts with padding, side information beside its rows, backgrounds."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from xsample_jax.errors import DataError
+from xsample_jax.evals.evaluate import side_by_side
 from xsample_jax.evals.features import extract_features
+from xsample_jax.evals.linear_probes import fit_probes
 
 
 def batches(count=21, size=8):
@@ -73,3 +77,33 @@ def test_sharded_results_come_in_order():
     np.testing.assert_array_equal(
         extract_features(sharded, batches()).features, extract_features(encode, batches()).features
     )
+
+
+def test_features_of_several_models_stand_side_by_side_and_keep_what_each_of_them_knows():
+    """The last step of MCL on a set whose two factors suppress each other: a stage knows the one or the other."""
+    rng = np.random.default_rng(3)
+    factors = {"color": rng.integers(0, 4, 400), "shape": rng.integers(0, 4, 400)}
+    images = np.stack(list(factors.values()), axis=1)
+
+    def model(knows):
+        def encode(state, images, background=None, ids=None):
+            of_factor = np.eye(4, dtype=np.float32)[images[:, knows]]
+            return jnp.asarray(of_factor + 0.05 * state), jnp.full((len(images), 2), knows)
+
+        noise = rng.normal(size=(400, 4)).astype(np.float32)
+        return types.SimpleNamespace(parts=types.SimpleNamespace(encode=encode), state=noise)
+
+    first, second = model(0), model(1)
+    assert side_by_side([first]) is None
+    features, z = side_by_side([first, second])(first.state, images)
+    np.testing.assert_array_equal(features[:, :4], first.parts.encode(first.state, images)[0])
+    np.testing.assert_array_equal(features[:, 4:], second.parts.encode(second.state, images)[0])
+    np.testing.assert_array_equal(z, 0)
+    accuracy = {}
+    for name, rows in (("first", features[:, :4]), ("second", features[:, 4:]), ("both", features)):
+        probes = fit_probes(np.asarray(rows)[:200], {k: v[:200] for k, v in factors.items()}, np.arange(200))
+        predicted = {k: probes[k].predict(np.asarray(rows)[200:]) for k in factors}
+        accuracy[name] = {k: np.mean(predicted[k] == factors[k][200:]) for k in factors}
+    assert accuracy["first"]["shape"] < 0.5 < 0.95 < accuracy["first"]["color"]
+    assert accuracy["second"]["color"] < 0.5 < 0.95 < accuracy["second"]["shape"]
+    assert min(accuracy["both"].values()) > 0.95

@@ -123,7 +123,7 @@ def test_a_text_tower_embeds_both_captions_and_others_need_an_encoder(tmp_path):
     flags = [f"--run={tmp_path / 'clip'}", "--evals=swapped_captions", *SPLITS, "--config.eval.baselines=()"]
     assert evaluate.run([*flags, f"--out={tmp_path / 'out'}"]) == 0
     metrics = json.loads((tmp_path / "out" / "evaluation.json").read_text())["metrics"]
-    source = open_source(types.SimpleNamespace(source="emoji", path=None, fingerprint=None), "test_styles")
+    source = open_source(types.SimpleNamespace(source="emoji", path=None, fingerprint=None, label=None), "test_styles")
     captions = [source[n]["captions"][0] for n in range(len(source))]
     for name, numbers in metrics.items():
         kind = name.partition("/")[2]

@@ -78,6 +78,7 @@ def batch_of(rng: np.random.Generator) -> dict[str, np.ndarray]:
         "group": own.integers(-1, 2, IMAGES).astype(np.int32),
         "class_temperature": own.uniform(0.5, 2, IMAGES).astype(np.float32),
         "weight": own.uniform(0.5, 2, IMAGES).astype(np.float32),
+        "part": np.array([0, 0, 1, 0, 1, 1, 0, 1], np.int32),
         "boxes": np.tile(own.uniform([0, 0, 0.5, 0.5], [0.4, 0.4, 1, 1], (IMAGES, 4)), (4, 1)).astype(np.float32),
         "parts": own.normal(size=(3 * IMAGES, WIDTH)).astype(np.float32),
         "caption_tokens": own.integers(3, 9, (IMAGES, 6)).astype(np.int32),

@@ -85,7 +85,8 @@ def side(rows):
         )
     }
     one["pair_out"] = RNG.normal(size=(rows, WIDTH + 1))
-    return Recorded({name: jnp.asarray(x) for name, x in (integers | floats | several | one).items()})
+    part = {"part": np.arange(rows) % 2}
+    return Recorded({name: jnp.asarray(x) for name, x in (integers | floats | several | one | part).items()})
 
 
 X, Y = (jnp.asarray(RNG.normal(size=(rows, WIDTH)), jnp.float32) for rows in (ANCHORS, KEYS))

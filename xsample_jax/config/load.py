@@ -347,11 +347,16 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.batch_size = 16
     config.data.update(source="emoji", path=None, split="train", fingerprint=None, mix=(), cache="none")
     config.data.update(image_size=32, threads=2, prefetch=2)
+    config.data.forget.ids = None
+    if config.data.tasks.count:
+        config.data.tasks.update(count=2, steps=3, keep=2)
+    if config.data.episodes.way:
+        config.data.episodes.update(way=4, shot=1, query=3)
     config.augment.size = 32
     config.model.encoder = KINDS.get(kind_of(config.model.encoder), (config.model.encoder,))[0]
     config.model.width = 8
     config.model.patch_size = 8
-    config.model.update(init_from=None, init_family=None)
+    config.model.update(init_from=None, init_family=None, init_whole=False)
     fixed_head = config.model.head.kappa is not None  # as wide as the features
     dim = {"resnet": 64, "vit": 192}.get(kind_of(config.model.encoder), config.model.head.dim) if fixed_head else 16
     config.model.head.update(hidden=(32,) * len(config.model.head.hidden), dim=dim)
@@ -362,6 +367,8 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.model.text.update(layers=min(config.model.text.layers, 1), width=32, heads=2, length=16)
     config.mesh.topology = None
     config.checkpoint.update(every=2, metric=None, resume_from=None)
-    config.eval.update(suite="none", split="test", train_split="train", every=None, batch_size=64, baselines=())
+    config.eval.update(
+        suite="none", split="test", train_split="train", every=None, batch_size=64, baselines=(), stop=()
+    )
     config.log.update(every=1, profile=(), wandb=None, to=None)
     return config

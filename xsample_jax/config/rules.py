@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from xsample_jax.augment.views import PER_VIEW
 from xsample_jax.config.key import find_value_problem
 from xsample_jax.config.rules_objective import LOSS_RULES, OBJECTIVE_RULES
+from xsample_jax.config.rules_plans import OF_DRAWS, PLAN_RULES
 from xsample_jax.config.schema_data import AUGMENT
 from xsample_jax.data.side import find_side_problems
 from xsample_jax.errors import ConfigError, did_you_mean
@@ -74,10 +75,6 @@ def _mix(c: dict) -> Iterator[ConfigError]:
 
 def _side(c: dict) -> Iterator[ConfigError]:
     yield from find_side_problems(c["data.side"], mixed=bool(c["data.mix"]))
-
-
-# What is about the whole of a set, and draws its records in its own way.
-OF_DRAWS = {"data.mix": (), "data.balance": 0.0, "data.samples_per_class": None, "data.fraction": 1.0}
 
 
 def _draws(c: dict) -> Iterator[ConfigError]:
@@ -208,6 +205,7 @@ DATA_RULES = (
     _mix,
     _side,
     _draws,
+    *PLAN_RULES,
     _noise,
     _samples_per_class,
     _fraction,
@@ -311,6 +309,9 @@ def _of_vits(c: dict) -> Iterator[ConfigError]:
 def _pretrained(c: dict) -> Iterator[ConfigError]:
     path, family, encoder, layout = (c[f"model.{name}"] for name in ("init_from", "init_family", "encoder", "layout"))
     a_run = path is not None and not path.endswith(tuple(READERS))  # or published weights: a folder, or hf:NAME
+    if c["model.init_whole"] and (not a_run or family is not None):
+        expected = "False unless model.init_from is the folder of a run"
+        yield ConfigError("model.init_whole", True, expected, "Set --config.model.init_from=RUN.")
     if path is not None and path.startswith(SCHEME) and family is not None:
         yield ConfigError("model.init_family", family, f"None: {path} says whose names it has")
     if (path is None) != (family is None) and not a_run:

@@ -33,6 +33,9 @@ def _objective(c: dict) -> Iterator[ConfigError]:
     except ConfigError as error:
         yield error
         return
+    if objective.by_task and c["objective.teacher"] is not None:
+        expected = f"None for objective.preset = {c['objective.preset']!r}, whose teacher stands still in every task"
+        yield ConfigError("objective.teacher", c["objective.teacher"], expected)
     for rule in (_views, _temperatures, _programs, _queue, _widths, _whitening, _groups, _first_target):
         yield from rule(c, objective)
 

@@ -26,8 +26,8 @@ EVAL = {
         str,
         "emoji",
         "Evaluation at the end and every eval.every steps: emoji, probe (kNN + ridge on labels), shapes (a probe per "
-        "attribute) or none.",
-        choices=("emoji", "probe", "shapes", "none"),
+        "attribute), classifier (by the classes that the objective learns), episodes (few-shot) or none.",
+        choices=("emoji", "probe", "shapes", "classifier", "episodes", "none"),
     ),
     "split": Key(str, "test", "Split that is evaluated (emoji: val or test concepts)."),
     "train_split": Key(str, "train", "Split whose features train the probes."),
@@ -47,6 +47,18 @@ EVAL = {
         minimum=0,
         maximum=256,
     ),
+    "stop": Key(
+        tuple[dict, ...],
+        (),
+        "Rules that end a run after an evaluation, whichever holds first: {'metric': NAME, 'at_most': a number}. They "
+        "are looked at every eval.every steps.",
+    ),
+    "episodes": {
+        "way": Key(int, 5, "Classes of an episode of the evaluator episodes.", minimum=2, maximum=2**12),
+        "shot": Key(int, 1, "Images of each class that make its prototype.", minimum=1, maximum=2**12),
+        "query": Key(int, 4, "Images of each class that are told apart.", minimum=1, maximum=2**12),
+        "count": Key(int, 1000, "Episodes, drawn by the seed.", minimum=2, maximum=10**6),
+    },
     "baselines": Key(
         tuple[str, ...],
         ("untrained", "pixels"),

@@ -85,6 +85,41 @@ DATA = {
         choices=("label", "cluster", "group"),
         optional=True,
     ),
+    "label": Key(
+        str,
+        None,
+        "Attribute of the records that is their class, in training and evaluation. None: the class that they have.",
+        optional=True,
+    ),
+    "forget": {
+        "classes": Key(
+            tuple[int, ...], (), "Classes to forget (docs/plans.md): numbers of the classes, from 0.", minimum=0
+        ),
+        "ids": Key(str, None, "Records to forget: a text file with the id of one on each line.", optional=True),
+        "share": Key(
+            float,
+            0.5,
+            "Share of a batch that is images to forget, its first rows. 0: none, they are left out of training.",
+            minimum=0,
+            below=1,
+        ),
+        "meets": Key(int, 4, "Batches in a row that have the same images to forget.", minimum=1, maximum=2**16),
+    },
+    "tasks": {
+        "count": Key(
+            int, 0, "Tasks that follow each other, each of other classes (docs/plans.md). 0: none.", minimum=0
+        ),
+        "steps": Key(int, 100, "Batches of a task.", minimum=1),
+        "keep": Key(int, 20, "Images of every class of earlier tasks that are rehearsed; 0: none.", minimum=0),
+        "share": Key(float, 0.25, "Share of a batch that is rehearsed, its first rows.", above=0, below=1),
+    },
+    "episodes": {
+        "way": Key(
+            int, 0, "Every batch is an episode of this many classes (docs/plans.md). 0: no episodes.", minimum=0
+        ),
+        "shot": Key(int, 1, "Images of each class that are its support.", minimum=1),
+        "query": Key(int, 4, "Other images of each class, which are its queries.", minimum=1),
+    },
     "samples_per_class": Key(
         int,
         None,

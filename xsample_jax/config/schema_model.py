@@ -49,6 +49,12 @@ MODEL = {
         ".bin). A checkpoint of this run wins. None: from scratch.",
         optional=True,
     ),
+    "init_whole": Key(
+        bool,
+        False,
+        "From the run of init_from also take head, text side and what its objective has learned (classes, prototypes, "
+        "temperature), all of which it must have; else the encoder only.",
+    ),
     "init_family": Key(
         str, None, "Whose names the file init_from has (docs/weights.md).", choices=FAMILIES, optional=True
     ),

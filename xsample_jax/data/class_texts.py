@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from xsample_jax.data.dataset import readable
 from xsample_jax.data.records import file_checksum, unit_rows
+from xsample_jax.data.sources import readable
 from xsample_jax.distributed import log_info
 from xsample_jax.errors import DataError
 from xsample_jax.io.files import load_arrays

@@ -6,7 +6,6 @@ hosts, and so does the order of the rows in a batch: a run resumes on other hard
 
 import copy
 import dataclasses
-import itertools
 import logging
 import math
 import sys
@@ -21,8 +20,9 @@ from xsample_jax.data.caption_choice import select_caption
 from xsample_jax.data.decode import decode_image
 from xsample_jax.data.loader import Rates, Shares, draw_order, one_group_order, threaded_batches
 from xsample_jax.data.permutation import scrambled
+from xsample_jax.data.plans import Plan, is_planned
 from xsample_jax.data.side import FROM_ATTRIBUTES, Reader, open_side
-from xsample_jax.data.sources import Mixture, open_source, open_training_source, source_folder
+from xsample_jax.data.sources import Mixture, open_source, open_training_source, sampled_records, source_folder
 from xsample_jax.data.tokenizer import load_tokenizer, tokenize
 from xsample_jax.data.vectors import decode_vector, image_shape
 from xsample_jax.errors import DataError, raise_all
@@ -50,6 +50,7 @@ class Dataset:
       hierarchy: names of the attributes above the label in the class tree, root first, for path.
       rates: how often each record is drawn in training; None: all alike.
       groups: int [records], of which every training batch has one only; None: batches of all.
+      plan: what stands at every place of the order (data/plans.py); None: drawn by rates or groups.
       keep: every image is decoded once and stays in memory (data.cache=decoded).
       fit: how images become squares: crop or pad (data/decode.py).
       zero_captions: a record without a caption gets an embedding of zeros, where an evaluation can do without.
@@ -66,6 +67,7 @@ class Dataset:
     hierarchy: tuple[str, ...] = ()
     rates: Rates | Shares | None = None
     groups: np.ndarray | None = None
+    plan: Plan | None = None
     keep: bool = False
     fit: str = "crop"
     zero_captions: bool = False
@@ -199,21 +201,25 @@ class Dataset:
 def train_batches(examples: Dataset, config, start: int, rows: Sequence[int] | None = None):
     """Endless shuffled batches, from global example `start` on; close() the iterator when done.
 
-    Every epoch has its own order, a function of config.seed and examples.rates (or groups) alone. `rows`: which rows
-    of every global batch to read, in the order in which they come (mesh.process_rows; default all), so that the rows of
-    all processes are one global batch, in the same order for any number of processes.
+    Every epoch has its own order, a function of config.seed and examples.rates (or groups, or plan) alone. `rows`:
+    which rows of every global batch to read, in the order in which they come (mesh.process_rows; default all), so that
+    the rows of all processes are one global batch, in the same order for any number of processes.
     """
     batch_size = config.batch_size
     rows = range(batch_size) if rows is None else [int(row) for row in rows]
     share = len(rows)
-    if examples.groups is None:
+    plan = examples.plan
+    if plan is None and examples.groups is None:
         index = draw_order(len(examples), config.seed, examples.rates)
     else:
-        index = one_group_order(examples.groups, batch_size, config.seed)
+        index = None if plan is not None else one_group_order(examples.groups, batch_size, config.seed)
         start = math.ceil(start / batch_size) * batch_size  # of a run whose batches had another size
 
     def read(number: int, image: np.ndarray) -> dict[str, np.ndarray]:
         place = start + number // share * batch_size + rows[number % share]
+        if plan is not None:
+            at = plan(place)
+            return examples.drawn(at.index, scrambled(config.seed, place), image) | at.entries
         return examples.drawn(index(place), scrambled(config.seed, place), image)
 
     endless = sys.maxsize
@@ -242,44 +248,6 @@ def eval_batches(
     yield from threaded_batches(read, wanted, share, examples.image_shape, threads, ahead=2)
 
 
-# A few records of a split, to learn what a set has that its manifest does not say.
-
-
-FIRST, SPREAD = 64, 256
-
-
-def sampled_records(source) -> Iterator[dict]:
-    """The first records that can be read, then others spread evenly over the split.
-
-    The first ones are side by side, so a caller that finds what it looks for among them fetches one shard from a
-    bucket. Raises the error of the very first record where none can be read.
-    """
-    count = len(source)
-    spread = [place for place in spread_places(count, SPREAD) if place >= FIRST]
-    return readable(source, itertools.chain(range(min(FIRST, count)), spread))
-
-
-def readable(source, places) -> Iterator[dict]:
-    """The records at `places` that can be read; raises the error of the first one where none can."""
-    refused = None
-    found = False
-    for place in places:
-        try:
-            record = source[int(place)]
-        except DataError as error:
-            refused = refused or error
-            continue
-        found = True
-        yield record
-    if refused is not None and not found:
-        raise refused
-
-
-def spread_places(count: int, most: int) -> np.ndarray:
-    """At most `most` of the places 0 to `count` (without it), spread evenly, each once; int [n]."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
-
-
 # The decoded examples of a split, with the side information that an objective reads, or why the set lacks it.
 
 
@@ -288,7 +256,7 @@ def open_dataset(config, split: str, fields: frozenset[str], source=None) -> Dat
     source = open_source(config.data, split) if source is None else source
     check_not_empty(source)
     given = [entry["name"] for entry in config.data.side]
-    check_side_information(fields, source, given)
+    check_side_information(fields, source, [*given, *(("part", "task") if is_planned(config.data) else ())])
     folder = source_folder(config.data)
     tokenizer = load_tokenizer(folder) if "caption_tokens" in fields else None
     return Dataset(
@@ -392,6 +360,9 @@ def check_side_information(fields: frozenset[str], source, side: Collection[str]
             by = "attributes or a file" if name in FROM_ATTRIBUTES else "a file"
             expected = f"{by} for {name!r} ({kind.says}) in data.side"
             problems.append(DataError(f"batch entry {name}", None, expected, f"It comes from {kind.how}. {fix}"))
+        elif name in ("part", "task") and name not in has:
+            plans = {"part": "data.forget, data.tasks or data.episodes", "task": "data.tasks"}[name]
+            problems.append(DataError(f"batch entry {name}", None, f"batches by plan, which {plans} makes", fix))
         elif name not in has:
             problems.append(DataError(f"batch entry {name}", None, "a graph that does not read it: no set has it", fix))
         elif not has[name]:

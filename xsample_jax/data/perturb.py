@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from xsample_jax.data.dataset import sampled_records
 from xsample_jax.data.loader import KEPT
 from xsample_jax.data.permutation import Permuted, many_scrambled, scrambled
-from xsample_jax.data.sources import check_kept, read_labels
+from xsample_jax.data.sources import check_kept, read_labels, sampled_records
 from xsample_jax.errors import DataError
 
 # Random choices that belong to a record: the same for the same seed and key, in any order and on any machine.

@@ -3,9 +3,11 @@
 import collections
 import contextlib
 import copy
+import dataclasses
+import itertools
 import time
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -18,7 +20,7 @@ from xsample_jax.data.loader import Rates, Shares, record_rates
 from xsample_jax.data.records import PRECISION, Manifest, RecordSource, differing, open_records, read_manifest
 from xsample_jax.data.shard_list import ShardList
 from xsample_jax.distributed import log_info
-from xsample_jax.errors import ConfigError, DataError, lookup
+from xsample_jax.errors import ConfigError, DataError, did_you_mean, lookup
 from xsample_jax.io.files import atomic_write, load_arrays, save_array
 from xsample_jax.io.paths import as_path, in_bucket
 from xsample_jax.metrics.profiling import host_memory
@@ -118,6 +120,78 @@ def _check_class_names(sources: Sequence) -> None:
         log_info(f"data.mix: {', '.join(map(ascii, group))} are read alike, but remain different classes")
 
 
+# A few records of a split, to learn what a set has that its manifest does not say.
+
+
+FIRST, SPREAD = 64, 256
+
+
+def sampled_records(source) -> Iterator[dict]:
+    """The first records that can be read, then others spread evenly over the split.
+
+    The first ones are side by side, so a caller that finds what it looks for among them fetches one shard from a
+    bucket. Raises the error of the very first record where none can be read.
+    """
+    count = len(source)
+    spread = [place for place in spread_places(count, SPREAD) if place >= FIRST]
+    return readable(source, itertools.chain(range(min(FIRST, count)), spread))
+
+
+def readable(source, places) -> Iterator[dict]:
+    """The records at `places` that can be read; raises the error of the first one where none can."""
+    refused = None
+    found = False
+    for place in places:
+        try:
+            record = source[int(place)]
+        except DataError as error:
+            refused = refused or error
+            continue
+        found = True
+        yield record
+    if refused is not None and not found:
+        raise refused
+
+
+def spread_places(count: int, most: int) -> np.ndarray:
+    """At most `most` of the places 0 to `count` (without it), spread evenly, each once; int [n]."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
+
+
+# An attribute in the place of the class (data.label).
+
+
+class Relabeled:
+    """The records of `source` with an attribute as their class, and its values as the names of the classes.
+
+    Raises ConfigError for an attribute that the set does not have.
+    """
+
+    def __init__(self, source, attribute: str):
+        self._source, self.attribute = source, attribute
+        self.folder, self.split, self.channels = source.folder, source.split, source.channels
+        self.wide_ids = getattr(source, "wide_ids", False)
+        there = source.manifest.attributes
+        if attribute not in there:
+            expected = f"an attribute of {source.folder}: {', '.join(there) or 'it has none'}"
+            raise ConfigError("data.label", attribute, expected, did_you_mean(attribute, there))
+        self.manifest = dataclasses.replace(source.manifest, class_names=tuple(there[attribute]))
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, i: int) -> dict:
+        record = self._source[i]
+        return record | {"label": record["attributes"].get(self.attribute, -1)}
+
+    def locate(self, i: int) -> str:
+        return self._source.locate(i)
+
+    def place(self, i: int) -> int:
+        """Which record of the split it is, as data.side counts them."""
+        return self._source.place(i)
+
+
 # The labels of a whole split: read once, then kept beside the set.
 
 
@@ -129,7 +203,8 @@ def read_labels(source) -> np.ndarray:
 
     Where that was long, and the folder may be written to, they are kept in `labels-SPLIT-FINGERPRINT.npy`.
     """
-    path = source.folder / f"labels-{source.split}-{source.manifest.fingerprint[:16]}.npy"
+    by = f"-{source.attribute}" if isinstance(source, Relabeled) else ""
+    path = source.folder / f"labels-{source.split}-{source.manifest.fingerprint[:16]}{by}.npy"
     with contextlib.suppress(OSError, ValueError):  # not there yet
         return load_arrays(path)
     start, first = time.monotonic(), jax.process_index() == 0
@@ -146,6 +221,18 @@ def _label(source, place: int) -> int:
         return source[place]["label"]
     except DataError:  # training will meet it too, and stop or go on as data.on_error says
         return -1
+
+
+def read_ids(source) -> np.ndarray:
+    """int64 [records], the ids of all records; -1 for one that cannot be read."""
+
+    def of(place: int) -> int:
+        try:
+            return source[place]["id"]
+        except DataError:
+            return -1
+
+    return np.array([of(place) for place in range(len(source))], np.int64)
 
 
 EMOJI_FOLDER = Path(__file__).parent / "emoji"
@@ -241,14 +328,15 @@ def open_source(data, split: str) -> RecordSource:
     """Opens `split` of the set that the `data` section of a config describes.
 
     Args:
-      data: has `source`, `path` and `fingerprint`.
+      data: has `source`, `path`, `fingerprint` and `label`.
       split: name of the split.
 
     Raises:
-      ConfigError: unknown `source`, or no `path` where one is needed.
+      ConfigError: unknown `source`, no `path` where one is needed, or a `label` that is no attribute of the set.
       DataError: the set is missing, unfinished, of another fingerprint, or has no such split.
     """
-    return lookup(SOURCES, data.source, "data.source")(data, split)
+    source = lookup(SOURCES, data.source, "data.source")(data, split)
+    return source if data.label is None else Relabeled(source, data.label)
 
 
 RATED = 80  # bytes for each record that has a rate of its own: its rate and group, the orders of two epochs

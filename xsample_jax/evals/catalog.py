@@ -156,6 +156,10 @@ def describe(name: str) -> Metric:
                 f"{_BACKGROUND.get(variant, variant).capitalize()}: {target}, {_CLASSIFIER.get(classifier, classifier)}"
             )
             return Metric(name, GROUNDS, title, direction=-1 if variant == "gap" else 1)
+        case ["classifier", which]:
+            return Metric(name, CLASSES, _classifier_title(which), direction=_BETTER_LESS.get(which, 1))
+        case ["episodes", size]:
+            return Metric(name, FEW, f"Episodes, {size.replace('way_', '-way ').replace('shot', '-shot')}")
         case ["few_shot", shots, target]:
             how = ", ridge" if target.endswith("_ridge") else ""
             return Metric(name, FEW, f"{target.removesuffix('_ridge').capitalize()}, {shots} per class{how}")
@@ -188,6 +192,23 @@ def describe(name: str) -> Metric:
             which = "mean of the columns" if column == "mean" else f"column {column}"
             return Metric(name, ENCODING, f"Pearson's r, {which}", percent=False)
     return Metric(name, OTHER, name, percent=False, direction=0)
+
+
+# Of unlearning, what is forgotten is to be classified no better than what was never seen.
+_BETTER_LESS = {"forget": 0, "forget_excess": -1, "test_forgotten": 0, "forgetting": -1}
+_OF_CLASSIFIER = {
+    "test": "Learned classes, test",
+    "retain": "Learned classes, what is kept",
+    "forget": "Learned classes, what is forgotten",
+    "test_forgotten": "Learned classes, test images of forgotten classes",
+    "forget_excess": "Accuracy on what is forgotten, above the level to stop at",
+    "seen": "Learned classes, mean over the tasks so far",
+    "forgetting": "Forgetting: best accuracy before, less that now, mean over tasks",
+}
+
+
+def _classifier_title(which: str) -> str:
+    return _OF_CLASSIFIER.get(which, f"Learned classes, {which.replace('_', ' ')}")
 
 
 def in_order(names) -> list[Metric]:

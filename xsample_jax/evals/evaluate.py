@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -129,6 +129,7 @@ def read_config(run: Path, step: int, overrides: Sequence[str] = ()) -> ml_colle
     config = ml_collections.ConfigDict(trained_config(run, step).to_dict(), type_safe=False)
     # What it was trained on, its own evaluation and the ranking of its checkpoints are over.
     config.data.update(mix=(), balance=0.0, side=(), batches_of=None)
+    config.data.episodes.way, config.eval.stop = 0, ()
     config.eval.suite, config.checkpoint.metric = "none", None
     problems = [
         ConfigError(name, text, f"a key that a trained model leaves open: {', '.join(CHANGEABLE)}")
@@ -236,6 +237,7 @@ def evaluate_checkpoint(
     overrides: Sequence[str] = (),
     options: Options = DEFAULT,
     crop: float = 1.0,
+    beside: Sequence[str | Path] = (),
 ) -> Evaluation:
     """Runs evaluators (names of EVALUATORS) on a checkpoint.
 
@@ -244,6 +246,8 @@ def evaluate_checkpoint(
       overrides: `--config.KEY=VALUE` for the data that is evaluated on.
       options: of the evaluators.
       crop: share of the side of every image that is seen (FeatureStore).
+      beside: further checkpoints whose features stand beside those of the first, as one encoder (the stages of MCL,
+        arXiv 2402.11816). Embeddings, text side and the baseline `untrained` are those of the first.
 
     Raises:
       Problems: all that is wrong with names, overrides, data and options, before anything is computed.
@@ -256,7 +260,7 @@ def evaluate_checkpoint(
     if problems:
         raise Problems(problems, "the evaluation")
     loaded = load_model(run, step, config)  # seconds; it says whether there is a text side
-    store = FeatureStore(loaded.parts, loaded.state, crop)
+    store = FeatureStore(loaded.parts, loaded.state, crop, side_by_side([loaded, *_load_beside(beside, config)]))
     text = TextSide(loaded.parts, loaded.state, store) if loaded.parts.objective.text is not None else None
     bench = EvalContext(store, config, options, text)
     for name in evals:
@@ -284,6 +288,34 @@ def evaluate_checkpoint(
     return Evaluation(run, step, config, bench.target, result, intervals, baselines)
 
 
+def _load_beside(checkpoints: Sequence[str | Path], config) -> list[LoadedModel]:
+    """The models of further checkpoints; ConfigError for one that takes other images."""
+    found = []
+    for checkpoint in checkpoints:
+        where = find_checkpoint(checkpoint)
+        other = read_config(*where, [f"--config.eval.views={config.eval.views}"])
+        for name in ("image_size", "fit"):
+            if other.data[name] != config.data[name]:
+                expected = f"{config.data[name]!r}, as of the first run: all see the same images"
+                raise ConfigError(f"data.{name} of {checkpoint}", other.data[name], expected)
+        found.append(load_model(*where, other))
+    return found
+
+
+def side_by_side(models: Sequence[LoadedModel]) -> Callable | None:
+    """As `RunSetup.encode`, with the features of all models beside each other; None for a single one."""
+    if len(models) == 1:
+        return None
+
+    def encode(state: TrainState, images, background=None, ids=None):
+        first, *others = models
+        features, z = first.parts.encode(state, images, background, ids)
+        more = [model.parts.encode(model.state, images, background, ids)[0] for model in others]
+        return jnp.concatenate([features, *more], axis=1), z
+
+    return encode
+
+
 def _baselines(run: Path, store: FeatureStore, bench: EvalContext, evals: list[str], crop: float) -> dict[str, dict]:
     """{baseline: metrics of the evaluators} for those that eval.baselines names."""
     config, parts = bench.config, store.parts
@@ -292,6 +324,8 @@ def _baselines(run: Path, store: FeatureStore, bench: EvalContext, evals: list[s
     def compute(baseline: str, name: str) -> dict[str, float]:
         if baseline not in stores:
             stores[baseline] = benches(baseline)
+        if name == "classifier":
+            return {}  # neither pixels nor a model at step 0 have learned classes
         if name in ("zero_shot", "swapped_captions") and bench.text_side is not None and baseline == PIXELS:
             return {}  # pixels have no text side
         out = Collector()

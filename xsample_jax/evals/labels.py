@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from xsample_jax.data.dataset import sampled_records
+from xsample_jax.data.sources import sampled_records
 from xsample_jax.errors import DataError, UserError, did_you_mean
 from xsample_jax.evals.context import EvalContext, Evaluator, Labeled, check_two_splits
 from xsample_jax.evals.features import Features

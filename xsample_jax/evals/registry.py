@@ -4,9 +4,11 @@
 """
 
 from xsample_jax.errors import lookup
+from xsample_jax.evals.classifier import CLASSIFIER
 from xsample_jax.evals.context import EvalContext, Evaluator, Options
 from xsample_jax.evals.emoji import EMOJI
 from xsample_jax.evals.encoding import ENCODING
+from xsample_jax.evals.episodes import EPISODES
 from xsample_jax.evals.geometry import GEOMETRY
 from xsample_jax.evals.labels import FACTORS, FEW_SHOT, KNN, LOGISTIC, RIDGE, SGD
 from xsample_jax.evals.metrics import Collector, FeaturesOf, SuiteResult
@@ -24,6 +26,8 @@ EVALUATORS: dict[str, Evaluator] = {
     "sgd": SGD,
     "naive_bayes": NAIVE_BAYES,
     "few_shot": FEW_SHOT,
+    "episodes": EPISODES,
+    "classifier": CLASSIFIER,
     "widths": WIDTHS,
     "zero_shot": ZERO_SHOT,
     "retrieval": RETRIEVAL,
@@ -41,6 +45,8 @@ SUITES: dict[str, tuple[str, ...]] = {
     "emoji": ("emoji",),
     "probe": ("knn", "probe", "geometry"),
     "shapes": ("factors",),
+    "classifier": ("classifier",),
+    "episodes": ("episodes",),
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from xsample_jax.data.dataset import sampled_records
+from xsample_jax.data.sources import sampled_records
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.context import EvalContext, Evaluator
 from xsample_jax.evals.features import Features

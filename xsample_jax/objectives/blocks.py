@@ -40,6 +40,8 @@ class Rows:
       times: another selection with the same samples: all products of the two, [n * n, D] (the keys of Symile).
       still: no gradient flows into these rows.
       without: keep all views but this one.
+      part: only rows of this part of a batch by plan (data/plans.py): 0 kept, new or support, 1 to forget, rehearsed
+        or query. The others are there, but are no keys, and as anchors they do not count.
       head: the outputs of this named head in place of the projection head's.
       raw: rows of any length, as the head gives them (feature terms only).
     """
@@ -52,6 +54,7 @@ class Rows:
     without: int | None = None
     head: str | None = None
     raw: bool = False
+    part: int | None = None
 
 
 IMAGE, TEXT = Rows("image"), Rows("text")
@@ -129,6 +132,8 @@ def select(blocks: Mapping[str, Block], rows: Rows, images: int) -> Block:
         matched = jnp.where(own, block["id"][:, None], -1).reshape(-1)
         words = jnp.where(own[..., None], block["id_words"][:, None], to_words(jnp.full(1, -1))).reshape(-1, 2)
         block = key_block(all_products(block["z"], other["z"]), id=matched, id_words=words)
+    if rows.part is not None:
+        block = block | {"filled": block["filled"] & (block["part"] == rows.part)}
     if rows.still:
         block = block | {name: jax.lax.stop_gradient(block[name]) for name in ("z", "raw") if name in block}
     return block

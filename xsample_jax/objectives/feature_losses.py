@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from xsample_jax.graphs.targets import MASKED
+from xsample_jax.objectives.episodes import SETS, icnn, proto_triplet, prototypical
 from xsample_jax.objectives.pair_network import adaptive_contrast, learned_negatives
 from xsample_jax.ops import products, squared_distances, unit_rows
 from xsample_jax.registry import Slot
@@ -245,6 +246,27 @@ def norm_direction(x: jax.Array, y: jax.Array, side: dict, *, raw: bool = True) 
     return jnp.sum(jnp.where(known, values, 0.0)) / jnp.maximum(jnp.sum(known), 1)
 
 
+def past_positives(
+    x: jax.Array, y: jax.Array, side: dict, *, temperature: float = 0.1, negatives: str = "student"
+) -> jax.Array:
+    """COCONUT's distillation of what is rehearsed (arXiv 2310.02699; equation from memory, unchecked).
+
+    -mean over rehearsed rows k, and over p of another image of the class, of log(e^(x_k.y_p / tau) / sum_i e^(x_k.v_i /
+    tau)), v the student's rows x (NSPT) or the teacher's y (NTPT), i over the rows of all other images of the batch.
+
+    Args:
+      x: the student's rows [A, D]; y: those of the teacher of before the task, of the same images.
+      side: id, label and part; rows of part 1 are rehearsed. A row without a positive is left out of the mean.
+    """
+    others = side["id"][:, None] != side["id"][None, :]
+    positive = others & (side["label"][:, None] == side["label"][None, :]) & (side["label"][:, None] >= 0)
+    attracted, repelled = (products(x, keys) / temperature for keys in (y, x if negatives == "student" else y))
+    log_denominator = jax.nn.logsumexp(jnp.where(others, repelled, MASKED), axis=1)
+    mean = jnp.sum(jnp.where(positive, attracted, 0.0), axis=1) / jnp.maximum(jnp.sum(positive, axis=1), 1)
+    counted = jnp.any(positive, axis=1) & (side["part"] == 1)
+    return jnp.sum(jnp.where(counted, log_denominator - mean, 0.0)) / jnp.maximum(jnp.sum(counted), 1)
+
+
 def channel_orders(key: jax.Array, width: int) -> jax.Array:
     """Two random orders of `width` channels, [2, width]."""
     return jax.vmap(lambda one: jax.random.permutation(one, width))(jax.random.split(key))
@@ -313,6 +335,14 @@ FEATURE_TERMS = {
     "norm_direction": Slot(
         norm_direction, of_anchors=("frozen_features", "class_center"), learns=("frozen",), raw=True
     ),
+    "past_positives": Slot(
+        past_positives,
+        of_anchors=("id", "label", "part"),
+        limits={"temperature": (1e-3, 1e3), "negatives": ("student", "teacher")},
+    ),
+    "prototypical": Slot(prototypical, of_anchors=("label", "part"), raw=True),
+    "proto_triplet": Slot(proto_triplet, of_anchors=("label", "part"), raw=True, limits={"margin": (0, 1e3)}),
+    "icnn": Slot(icnn, of_anchors=("label", "part"), raw=True, limits={"rows": SETS, "k": (1, 2**12)}),
     "near_cells": Slot(
         near_cells, of_anchors=("crop",), of_keys=("crop",), learns=("cells",), limits={"at": (1e-3, 100)}
     ),

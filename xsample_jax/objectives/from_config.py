@@ -27,7 +27,7 @@ from xsample_jax.objectives.learned_state import constants_of
 from xsample_jax.objectives.links import LINKS
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.side_information import HARD, OF_HEADS, STATES, TEXT_VIEWS
+from xsample_jax.objectives.side_information import EVERY_IMAGE, HARD, OF_HEADS, STATES, TEXT_VIEWS
 from xsample_jax.objectives.term_data import read_terms
 from xsample_jax.objectives.terms import CHOICES, FeatureTerm, Term, chosen_slots
 from xsample_jax.registry import Slot, name_of, options_of, resolve, wrong_options
@@ -49,6 +49,7 @@ BLOCK_NEEDS = {
     "frozen_queue": "queue",
     "neighbors": "queue",
     "prototypes": "prototypes",
+    "classes": "classes",
     "centers": "centers",
     "local": "local_views",
     "predicted": "predictor",
@@ -65,6 +66,7 @@ VIEWS_OF = {
     "text_queue": 0,
     "frozen_queue": 0,
     "prototypes": 0,
+    "classes": 0,
     "centers": 0,
     "teacher_cells": 0,
     "teacher_words": 0,
@@ -341,6 +343,9 @@ def _unknown_rows(rows: Rows, objective: Objective):
             found = found or list(_missing({part.block: "frozen"}, part.block, objective, "rows.block"))
         if part.block.startswith("text_"):
             found = found or list(_missing({part.block: "text"}, part.block, objective, "rows.block"))
+        if not found and part.part is not None and (part.part not in (0, 1) or part.block not in EVERY_IMAGE):
+            expected = f"0 or 1, for a block that has parts: {', '.join(EVERY_IMAGE)}"
+            yield ConfigError("rows.part", part.part, expected)
         yield from found
         if part.block == "teacher_words" and objective.text != "transformer":
             expected = "an objective with a text transformer: a frozen caption embedding has no words"

@@ -106,6 +106,8 @@ def init_memory(
     if objective.teacher is not None:
         of_model = {name: value for name, value in params.items() if not name.startswith("objective/")}
         memory |= {TEACHER + name: value for name, value in start_average(of_model).items()}
+    if objective.by_task:
+        memory[TASK] = jnp.zeros((), jnp.int32)
     if objective.queue:
         size = objective.queue
         memory |= {QUEUE + name: jnp.zeros((size, *leaf.shape[1:]), leaf.dtype) for name, leaf in side.items()}
@@ -129,6 +131,24 @@ def init_memory(
 def teacher_params(memory: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Parameters of the EMA encoder."""
     return {name.removeprefix(TEACHER): value for name, value in memory.items() if name.startswith(TEACHER)}
+
+
+TASK = "teacher_task"  # that the teacher of an objective `by_task` stands before
+
+
+def refresh_teacher(
+    memory: Mapping[str, jax.Array], params: Mapping[str, jax.Array], task: jax.Array
+) -> dict[str, jax.Array]:
+    """The memory before a step on a batch of a task: where the task has just begun, the teacher is the student.
+
+    task: int [B], the same for all images. It is the batch that says where a task begins, so a run that is resumed or
+    rolled back has the same teacher.
+    """
+    now = jnp.max(task)
+    begun = now > memory[TASK]
+    fresh = start_average({name: params[name] for name in teacher_params(memory)})
+    moved_on = {TEACHER + name: jnp.where(begun, value, memory[TEACHER + name]) for name, value in fresh.items()}
+    return {**memory, **moved_on, TASK: jnp.maximum(now, memory[TASK])}
 
 
 def move_teacher(memory: Mapping[str, jax.Array], params: Mapping[str, jax.Array], momentum: float) -> dict:
@@ -280,6 +300,7 @@ def cool_temperatures(
 
 # They live among the parameters of the model, under names that optimizer masks and checkpoints share.
 LOG_SCALE, BIAS, PROTOTYPES = "objective/log_scale", "objective/bias", "objective/prototypes"
+CLASSES = "objective/classes"
 GATE_CLASSES, GATE_HIDDEN, GATE_OUT = "objective/gate/classes", "objective/gate/hidden", "objective/gate/out"
 GATE_WIDTH = 128
 
@@ -288,6 +309,9 @@ def init_objective_parameters(objective: Objective, width: int, classes: int, se
     """Initial parameters of an objective on embeddings of `width` D; `classes`: number of classes, for the gate."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), 4)
     found = {}
+    if objective.classes:
+        key = jax.random.fold_in(jax.random.key(seed), 2)
+        found[CLASSES] = jax.random.normal(key, (classes, width)) / jnp.sqrt(width)
     if objective.learn_temperature:
         found[LOG_SCALE] = initial_log_scale(objective.temperature)
     own = {name: head.temperature for name, head in objective.heads.items() if isinstance(head.temperature, float)}
@@ -333,6 +357,12 @@ def bias_of(params: Mapping[str, jax.Array]) -> jax.Array | float:
 def prototypes_of(params: Mapping[str, jax.Array]) -> jax.Array:
     """Unit prototypes [P, D]."""
     return unit_rows(params[PROTOTYPES])
+
+
+def classes_of(params: Mapping[str, jax.Array]) -> Block:
+    """The block of the learned rows of all classes: unit rows [C, D], row c with the label c."""
+    z = unit_rows(params[CLASSES])
+    return key_block(z, label=jnp.arange(len(z), dtype=jnp.int32))
 
 
 def gate_of(params: Mapping[str, jax.Array], first: jax.Array, second: jax.Array) -> jax.Array:

@@ -46,6 +46,8 @@ class Objective:
       queue: rows of the blocks "queue" and "text_queue", embeddings of past steps (the teacher's, where there is one),
         and "frozen_queue", features of the frozen teacher; 0: none.
       prototypes: rows of the learned block "prototypes"; 0: none.
+      classes: learned unit rows, one for each class of the dataset, the block "classes": a classifier of the embedding.
+      by_task: the teacher stands still, and becomes the student where a task of data.tasks begins.
       local_views: small crops per image, the block "local"; 0: none.
       predictor: a head on the student's embeddings that its keys do not have (MoCo v3, BYOL).
       gate: a learned gate of the pair of classes that an anchor is compared in (SimLAP).
@@ -71,6 +73,8 @@ class Objective:
     frozen: bool = False
     queue: int = 0
     prototypes: int = 0
+    classes: bool = False
+    by_task: bool = False
     local_views: int = 0
     predictor: bool = False
     gate: bool = False
@@ -115,12 +119,14 @@ class Objective:
         text = {"linear": {"caption_embedding"}, "transformer": {"caption_tokens"}, None: set()}[self.text]
         own = ({"label"} if self.gate else set()) | ({"index"} if self.memory else set())
         own |= {"cluster"} if self.centers else set()
-        return batch_entries(self.reads) | text | own
+        own |= {"task"} if self.by_task else set()
+        parts = {"part"} if any(rows.part is not None for rows in self.rows) else set()
+        return batch_entries(self.reads) | text | own | parts
 
     @property
     def needs_class_names(self) -> bool:
-        """Whether something is kept for every class: the texts of the classes, or the gate."""
-        return self.gate or "class_embedding" in self.requires
+        """Whether something is kept for every class: the texts of the classes, rows, or the gate."""
+        return self.gate or self.classes or "class_embedding" in self.requires
 
     @property
     def rows(self) -> tuple[Rows, ...]:

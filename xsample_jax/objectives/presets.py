@@ -11,6 +11,7 @@ from xsample_jax.objectives.presets_heads import HEADS
 from xsample_jax.objectives.presets_image_text import IMAGE_TEXT
 from xsample_jax.objectives.presets_memory import MEMORY
 from xsample_jax.objectives.presets_mixed import MIXED
+from xsample_jax.objectives.presets_plans import PLANS
 from xsample_jax.objectives.terms import FeatureTerm, Term
 
 LABEL, CAPTION = Graph("label"), Graph("caption", "softmax")
@@ -350,4 +351,4 @@ IMAGES = {
 }
 
 
-PRESETS = IMAGES | IMAGE_TEXT | MEMORY | MIXED | HEADS
+PRESETS = IMAGES | IMAGE_TEXT | MEMORY | MIXED | HEADS | PLANS

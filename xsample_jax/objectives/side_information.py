@@ -19,7 +19,7 @@ MIXED = ("mixed", "mixed_text")  # a row is of two images: it has no id, label o
 HARD = ("hard_text", "hard_text_teacher")  # versions of captions that are wrong: they belong to an image, by `owner`
 LOCALS = ("teacher_cells", "teacher_words")  # parts of images and of texts, by EMA encoders
 STORED = (*EVERY_IMAGE, *TEXT_VIEWS, *LOCALS, "queue", "text_queue", "frozen_queue")
-ALL = (*STORED, *HARD, "prototypes", "centers")
+ALL = (*STORED, *HARD, "prototypes", "centers", "classes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,8 @@ PROVIDERS: Mapping[str, Provider] = {
     "view": Provider(ALL),
     "embedding": Provider(ALL),
     "other_view": Provider(("image",)),
-    "label": Provider(STORED, ("label",)),
+    "label": Provider((*STORED, "classes"), ("label",)),
+    "part": Provider(EVERY_IMAGE, ("part",)),
     "path": Provider(STORED, ("path",)),
     "caption_embedding": Provider(STORED, ("caption_embedding",)),
     "class_embedding": Provider(STORED, ("class_embedding",)),
@@ -117,6 +118,7 @@ STATES: Mapping[str, Callable[[Any], bool]] = {
     "frozen": lambda objective: objective.frozen,
     "queue": lambda objective: objective.queue > 0,
     "prototypes": lambda objective: objective.prototypes > 0,
+    "classes": lambda objective: objective.classes,
     "local_views": lambda objective: objective.local_views > 0,
     "text": lambda objective: objective.text is not None,
     "predictor": lambda objective: objective.predictor,

@@ -12,6 +12,7 @@ from xsample_jax.models.text import END, PADDING
 from xsample_jax.objectives.blocks import OF_HEAD, Block, image_block, key_block, other_view
 from xsample_jax.objectives.learned_state import (
     QUEUES,
+    classes_of,
     gate_of,
     nearest,
     prototypes_of,
@@ -26,7 +27,7 @@ from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.ops import unit_rows
 
 # Entries of a batch that graphs read, one row per image.
-SIDE_INFORMATION = ("id", "id_words", "label", "path", "caption_embedding", "class_embedding", *BY_RECORD)
+SIDE_INFORMATION = ("id", "id_words", "label", "path", "caption_embedding", "class_embedding", "part", *BY_RECORD)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +106,8 @@ def step_blocks(
             blocks["neighbors"] = image_block(nearest(inputs.memory, z), per_image, views, 5 * len(z))
     if objective.prototypes:
         blocks["prototypes"] = key_block(prototypes_of(params))
+    if objective.classes:
+        blocks["classes"] = classes_of(params)
     if objective.local_views:
         features, local = network.project(inputs.local)
         own = head_entries(objective, params, network.project_named("image", features), None, images)

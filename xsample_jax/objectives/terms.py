@@ -146,7 +146,8 @@ def pairs_of(
     """
     u = select(blocks, term.anchors, images)
     v = concatenate([select(blocks, rows, images) for rows in term.key_rows])
-    filled = jnp.ones((len(u["z"]), 1), bool) & v["filled"][None, :]
+    there = jnp.ones(len(u["z"]), bool) if term.anchors.part is None else u["filled"]
+    filled = there[:, None] & v["filled"][None, :]
     others = filled & ((u["row"][:, None] != v["row"][None, :]) | (u["row"][:, None] < 0))
     attracted, repelled = (filled if own else others for own in (term.self_targets, term.self_pairs))
     valid = attracted | repelled
@@ -255,7 +256,8 @@ def term_rows(term: Term, pairs: Pairs, images: int) -> tuple[jax.Array, jax.Arr
         count = pairs.counts if name_of(term.link) in COUNTING else valid
         values = resolve(LINKS, term.link, "link")(logits, graph, count, *side)
         needs_positive = name_of(term.link) in OF_POSITIVES
-        return values, jnp.any(graph > 0, axis=-1) if needs_positive else jnp.ones(len(logits), bool)
+        counted = u["filled"] if term.anchors.part is not None else jnp.ones(len(logits), bool)
+        return values, jnp.any(graph > 0, axis=-1) if needs_positive else counted
     weight = jax.lax.stop_gradient(negatives_of(term, pairs))
     pair_view = jnp.where(u["view"][:, None] == v["view"][None, :], v["view"][None, :], -1)
     if term.merge_views:

@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from xsample_jax.data.dataset import sampled_records
 from xsample_jax.data.records import open_records, read_manifest
+from xsample_jax.data.sources import sampled_records
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import Example, Fields, InputShard, Problem, Source, read_captions, read_label
 

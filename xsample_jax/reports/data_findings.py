@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.data.dataset import Dataset, open_evaluated, open_for_a_look, spread_places, without_cache
+from xsample_jax.data.dataset import Dataset, open_evaluated, open_for_a_look, without_cache
 from xsample_jax.data.decode import loses_a_third, open_image
 from xsample_jax.data.records import Manifest, RecordSource, file_checksum, read_manifest, verify_records, wrong_size
-from xsample_jax.data.sources import Mixture, look_alikes, open_source, repeated, source_folder
+from xsample_jax.data.sources import Mixture, look_alikes, open_source, repeated, source_folder, spread_places
 from xsample_jax.data.vectors import is_vector
 from xsample_jax.errors import DataError, Problems, UserError, raise_all
 from xsample_jax.io.paths import as_path, file_sizes

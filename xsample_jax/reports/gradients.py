@@ -11,7 +11,8 @@ import numpy as np
 
 from xsample_jax.augment.views import make_views
 from xsample_jax.checkpoint_files import find_checkpoint
-from xsample_jax.data.dataset import open_evaluated, spread_places
+from xsample_jax.data.dataset import open_evaluated
+from xsample_jax.data.sources import spread_places
 from xsample_jax.evals.evaluate import load_model, read_config
 from xsample_jax.objectives.learned_state import temperature_of
 

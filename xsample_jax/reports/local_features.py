@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.data.dataset import open_dataset, spread_places
+from xsample_jax.data.dataset import open_dataset
+from xsample_jax.data.sources import spread_places
 from xsample_jax.encoder import Encoder
 from xsample_jax.evals.clusters import k_means
 from xsample_jax.reports.contact_sheet import contact_sheet

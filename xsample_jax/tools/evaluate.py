@@ -44,6 +44,9 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add_renamed(parser, "--run", "--checkpoint", required=True, help="RUN or RUN/checkpoints/STEP")
+    parser.add_argument(
+        "--beside", action="append", default=[], metavar="RUN", help="features of this run as well, beside the others"
+    )
     parser.add_argument("--evals", required=True, help="names of evaluations, with commas between, as knn,logistic")
     parser.add_argument("--out", help="folder for the results (default: RUN/evaluations/STEP)")
     parser.add_argument("--target", help="what probes predict: label or an attribute (emoji: subgroup; else label)")
@@ -111,7 +114,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     where = find_checkpoint(chosen.run)
     start(detect_process(), config_to_json(read_config(*where, overrides)), describe_difference)
-    evaluation = evaluate_checkpoint(chosen.run, evals, overrides, options, chosen.crop)
+    evaluation = evaluate_checkpoint(chosen.run, evals, overrides, options, chosen.crop, chosen.beside)
 
     import jax
 

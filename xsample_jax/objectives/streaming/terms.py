@@ -22,7 +22,7 @@ from xsample_jax.registry import name_of, options_of
 # Side information that differs between the views of an image, besides the single views "view_0", ...
 OF_VIEWS = ("teacher", "same_view_teacher", "frozen", "embedding", "other_view", "box", "row")
 # Blocks whose rows are not views of the images of the batch.
-ROWS_OF_NO_IMAGE = ("queue", "text_queue", "frozen_queue", "prototypes")
+ROWS_OF_NO_IMAGE = ("queue", "text_queue", "frozen_queue", "prototypes", "classes")
 # Sources that are the cosine of one entry of the side information.
 COSINES = {"caption": "caption_embedding", "class_text": "class_embedding"}
 
@@ -47,6 +47,8 @@ def why_not(term: Term) -> str | None:
         return "its tau_s is a rule"
     if any(rows.beside or rows.times for rows in (term.anchors, *term.key_rows)):
         return "its rows are made of several modalities"
+    if any(rows.part is not None for rows in (term.anchors, *term.key_rows)):
+        return "its rows are parts of a batch"
     if any(rows.without is not None for rows in (term.anchors, *term.key_rows)):
         return "its rows leave out one view of every image"
     if not same and any(_overlap(term.anchors, rows) for rows in term.key_rows):

@@ -1,0 +1,125 @@
+"""Evaluator "classifier": accuracy by the rows that the objective has learned for the classes.
+
+An image is of the class whose row has the largest cosine with its embedding. A run that forgets (data.forget) is asked
+about what it was to forget, what it kept and test images; a run of tasks (data.tasks) about every task so far, among
+the classes of those tasks.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from xsample_jax.data.plans import ids_of, is_forgetting, task_of_classes
+from xsample_jax.errors import ConfigError, DataError, UserError
+from xsample_jax.evals.context import EvalContext, Evaluator, check_split
+from xsample_jax.evals.features import Features
+from xsample_jax.evals.metrics import Collector, majority
+from xsample_jax.objectives.learned_state import CLASSES
+
+TASK, FORGETTING, SEEN = "classifier/task_", "classifier/forgetting", "classifier/seen"
+
+
+def predict(embedding: np.ndarray, rows: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """The class of each embedding [n, D] among the classes `among`, int [m], by their rows [C, D]; int [n]."""
+    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return among[np.argmax(embedding @ unit[among].T, axis=1)]
+
+
+def classifier(bench: EvalContext, out: Collector) -> None:
+    state, data = bench.features_of.state, bench.config.data
+    test = bench.test
+    if CLASSES not in state.params or test.embedding is None:
+        out.note("classifier: this model has learned no classes")  # a baseline
+        return
+    rows = np.asarray(state.averaged().params[CLASSES], np.float32)
+    every = np.arange(len(rows))
+    if data.tasks.count:
+        add_tasks(bench, out, rows)
+    elif is_forgetting(data):
+        add_unlearning(bench, out, rows)
+    else:
+        add_accuracy(out, "classifier/test", labeled(test, bench.config.eval.split), rows, every)
+
+
+def labeled(of: Features, split: str) -> Features:
+    """The rows that have a class; DataError where none has."""
+    if not (of.label >= 0).any():
+        raise DataError(f"labels of split {split}", "none", "labeled records, to tell their classes")
+    return of.rows(of.label >= 0)
+
+
+def add_accuracy(out: Collector, name: str, of: Features, rows: np.ndarray, among: np.ndarray) -> float | None:
+    """Adds the accuracy on some rows, and returns it; None for no rows."""
+    if not len(of):
+        return None
+    right = (predict(of.embedding, rows, among) == of.label).astype(np.float32)
+    out.add_per_example(name, right, np.arange(len(of)), classes=len(among), chance=majority(of.label))
+    return out.metrics[name]
+
+
+def add_unlearning(bench: EvalContext, out: Collector, rows: np.ndarray) -> None:
+    """What is forgotten, kept, and tested, and how far above its level to stop at the first of them is.
+
+    That level is the accuracy on the test split for records, and 1 / classes for classes (arXiv 2401.10458).
+    """
+    forget, every = bench.config.data.forget, np.arange(len(rows))
+    train = labeled(bench.train, bench.config.eval.train_split)
+    test = labeled(bench.test, bench.config.eval.split)
+    of_class = bool(forget.classes)
+    gone = np.isin(train.label, forget.classes) if of_class else np.isin(train.id, ids_of(forget.ids))
+    if not gone.any():
+        split = bench.config.eval.train_split
+        raise DataError(f"split {split}", "none of what data.forget names", "the split that the run was trained on")
+    accuracy = add_accuracy(out, "classifier/forget", train.rows(gone), rows, every)
+    add_accuracy(out, "classifier/retain", train.rows(~gone), rows, every)
+    left = ~np.isin(test.label, forget.classes) if of_class else np.ones(len(test), bool)
+    on_test = add_accuracy(out, "classifier/test", test.rows(left), rows, every)
+    add_accuracy(out, "classifier/test_forgotten", test.rows(~left), rows, every)
+    level = 1 / len(rows) if of_class else on_test
+    out.scalar("classifier/forget_excess", accuracy - level)
+
+
+def add_tasks(bench: EvalContext, out: Collector, rows: np.ndarray) -> None:
+    """Accuracy on the test images of every task that has begun, and their mean over the tasks."""
+    tasks, step = bench.config.data.tasks, int(bench.features_of.state.step)
+    of_class = task_of_classes(len(rows), tasks.count, bench.config.seed)
+    now = min(max(step - 1, 0) // tasks.steps, tasks.count - 1)
+    test = labeled(bench.test, bench.config.eval.split)
+    seen = np.flatnonzero(of_class <= now)
+    found = []
+    for task in range(now + 1):
+        of_task = test.rows(of_class[test.label] == task)
+        found.append(add_accuracy(out, f"{TASK}{task + 1}", of_task, rows, seen))
+        if found[-1] is None:
+            out.note(f"{TASK}{task + 1}: split {bench.config.eval.split} has no image of its classes")
+    out.scalar(SEEN, float(np.mean([accuracy for accuracy in found if accuracy is not None])))
+
+
+def with_forgetting(metrics: Mapping[str, float], best: dict[str, float]) -> dict[str, float]:
+    """The metrics, with how much the accuracies of earlier tasks have fallen since they were highest, on average.
+
+    best: highest accuracy of every task before this evaluation; updated in place. The newest task counts not, as
+    nothing came after it.
+    """
+    tasks = [name for name in metrics if name.startswith(TASK)]
+    earlier = [name for name in tasks if name in best]
+    newest = max(tasks, key=lambda name: int(name.removeprefix(TASK)), default=None)
+    fallen = [max(best[name], metrics[name]) - metrics[name] for name in earlier if name != newest]
+    best.update({name: max(metrics[name], best.get(name, 0.0)) for name in tasks})
+    return dict(metrics) | ({FORGETTING: float(np.mean(fallen))} if fallen else {})
+
+
+def check(bench: EvalContext) -> Iterator[UserError]:
+    """Whether the model has learned classes."""
+    if CLASSES not in bench.features_of.state.params:
+        fix = "Leave it out of --evals."
+        yield ConfigError("--evals", "classifier", "a run whose objective learns classes, as classifier does", fix)
+    yield from check_split(bench)
+
+
+CLASSIFIER = Evaluator(
+    classifier,
+    "accuracy by the classes that the objective has learned: of what was forgotten and kept, or of every task",
+    check,
+    ("classifier/test", "classifier/forget", "classifier/retain", "classifier/task_<t>", "classifier/seen"),
+)

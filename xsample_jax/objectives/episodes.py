@@ -1,0 +1,110 @@
+"""Losses of an episode: images of a few classes, some of them the support of their class, the others queries.
+
+Feature terms (objectives/feature_losses.py) on rows [A, D] of any length, whose side information `part` says what is
+support (0) and what is a query (1), as the batches of data.episodes have it (data/plans.py). A class is told by the
+support rows of its label, so nothing depends on how many classes or shots there are. Rows without a class are left out.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from xsample_jax.graphs.targets import MASKED
+from xsample_jax.ops import squared_distances
+
+LEAST = 1e-6  # added to squared distances, whose root has no gradient at 0
+
+
+def prototypes(x: jax.Array, label: jax.Array, support: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(mean of the support rows of the class of every row [A, D], how many they are [A]); 0 where there are none."""
+    mine = ((label[:, None] == label[None, :]) & support[None, :]).astype(jnp.float32)
+    count = mine.sum(axis=1)
+    return jnp.matmul(mine, x, precision=jax.lax.Precision.HIGHEST) / jnp.maximum(count, 1)[:, None], count
+
+
+def _episode(x: jax.Array, side: dict) -> tuple[jax.Array, ...]:
+    """Squared distances of every row to the prototype of the class of every support row [A, A], whether that is the
+    own class [A, A] or another one, how many support rows it has [A], and which rows are queries that count [A]."""
+    label, known = side["label"], side["label"] >= 0
+    support = known & (side["part"] == 0)
+    centers, count = prototypes(x, label, support)
+    same = label[:, None] == label[None, :]
+    own, other = same & support[None, :], ~same & support[None, :]
+    query = known & (side["part"] == 1) & jnp.any(own, axis=1) & jnp.any(other, axis=1)
+    return squared_distances(x, centers), own, other, count, query
+
+
+def _mean(values: jax.Array, counted: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(counted, values, 0.0)) / jnp.maximum(jnp.sum(counted), 1)
+
+
+def prototypical(x: jax.Array, y: jax.Array, side: dict, *, raw: bool = True) -> jax.Array:
+    """Cross-entropy of softmax(-|q - c|^2) over the prototypes c, mean over queries (the "cross" of arXiv 2305.09062).
+
+    y is not read; raw: always true, as prototypes are means of rows of any length.
+    """
+    del y, raw
+    distances, own, other, count, query = _episode(x, side)
+    # Every class stands as many times as it has support rows, each with that share.
+    logits = jnp.where(own | other, -distances - jnp.log(jnp.maximum(count, 1))[None, :], MASKED)
+    log_p = jax.nn.log_softmax(logits, axis=1)
+    return _mean(-jax.nn.logsumexp(jnp.where(own, log_p, MASKED), axis=1), query)
+
+
+def proto_triplet(x: jax.Array, y: jax.Array, side: dict, *, margin: float = 0.5, raw: bool = True) -> jax.Array:
+    """mean over queries of [d(q, own prototype) - min over others of d(q, c) + margin]+ (arXiv 2305.09062).
+
+    d = sqrt(|.|^2 + 1e-6). y is not read; raw: always true.
+    """
+    del y, raw
+    squared, own, other, _, query = _episode(x, side)
+    distances = jnp.sqrt(jnp.where(own | other, squared, 1.0) + LEAST)
+    mine = jnp.max(jnp.where(own, distances, -jnp.inf), axis=1, initial=0.0)  # all of them are the same
+    nearest = jnp.min(jnp.where(other, distances, jnp.inf), axis=1, initial=1e9)
+    return _mean(jax.nn.relu(mine - nearest + margin), query)
+
+
+SETS = ("support", "query", "all")
+
+
+def icnn(x: jax.Array, y: jax.Array, side: dict, *, rows: str = "support", k: int = 4, raw: bool = True) -> jax.Array:
+    """-log((lambda + gamma) / 2), how well classes stand apart among the neighbors of each row (arXiv 2305.09062).
+
+    Every row has its k + 1 nearest others, of which the first k count. gamma: the mean share of them that are of the
+    row's class (1 in a set of at most k + 2 rows). lambda: the mean of 1 - d / n_dc over neighbors of the class, n_dc
+    the distance of the nearest of another class among the k + 1, and of d / max d over those of other classes; a
+    mean over neighbors, then over the rows that have any. Distances of a row to neighbors of its class are divided
+    by their largest where that is more than n_dc.
+
+    Args:
+      rows: support, query or all: the set within which neighbors are looked for.
+      raw: always true. y is not read.
+    """
+    del y, raw
+    label = side["label"]
+    member = (label >= 0) & ((rows == "all") | (side["part"] == SETS.index(rows)))
+    pairs = member[:, None] & member[None, :] & ~jnp.eye(len(x), dtype=bool)
+    distances = jnp.sqrt(jnp.where(pairs, squared_distances(x, x), 1.0) + 1e-12)
+    among, near = jax.lax.top_k(jnp.where(pairs, -distances, -jnp.inf), min(k + 1, len(x)))
+    there, near_distance = jnp.isfinite(among), jnp.take_along_axis(distances, near, axis=1)
+    same = there & (label[near] == label[:, None])
+    other = there & ~same
+    counts = jnp.arange(near.shape[1]) < k
+    far = jnp.max(jnp.where(there, near_distance, 0.0), axis=1, keepdims=True)
+    stranger = jnp.min(jnp.where(other, near_distance, jnp.inf), axis=1, keepdims=True)
+    stranger = jnp.where(jnp.isfinite(stranger), stranger, far)  # none of another class is near
+    ratio = jnp.where(same & counts, near_distance / jnp.maximum(stranger, 1e-12), 0.0)
+    ratio = ratio / jnp.maximum(jnp.max(ratio, axis=1, keepdims=True), 1.0)
+    close, close_rows = _row_means(ratio, same & counts)
+    apart, apart_rows = _row_means(near_distance / jnp.maximum(far, 1e-12), other & counts)
+    spread = jnp.where(jnp.any(apart_rows), _mean(apart, apart_rows), 1.0)
+    nearness = 1 - _mean(close, close_rows)
+    among_k = jnp.sum(same & counts, axis=1) / jnp.maximum(jnp.sum(there & counts, axis=1), 1)
+    few = jnp.sum(member) <= k + 2
+    gamma = jnp.where(few, 1.0, _mean(among_k, member))
+    return -jnp.log(jnp.maximum(((nearness + spread) / 2 + gamma) / 2, 1e-6))
+
+
+def _row_means(values: jax.Array, counted: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(mean of every row over what counts [A], whether anything does [A])."""
+    number = jnp.sum(counted, axis=1)
+    return jnp.sum(jnp.where(counted, values, 0.0), axis=1) / jnp.maximum(number, 1), number > 0
