@@ -18,7 +18,7 @@ from absl import app, flags, logging
 
 from xsample_jax.errors import FAILED, REQUEUE, StalledError, UserError
 from xsample_jax.io.console import say
-from xsample_jax.tools.cli import show_warning, split_overrides
+from xsample_jax.tools.cli import keep_programs, show_warning, split_overrides
 from xsample_jax.topology import quiet_environment, without_tpu
 
 _CONFIG = flags.DEFINE_string("config", None, "Config file, as configs/quickstart.py or configs/quickstart.py:smoke.")
@@ -43,6 +43,8 @@ def main(argv: list[str], overrides: list[str]) -> None:
         raise UsageError(f"--config is missing. {_EXTRA}")
     if not _WORKDIR.value and not _DRY_RUN.value:
         raise UsageError("--workdir is missing: the folder that the run writes to.")
+    if _TOPOLOGY.value is None:  # a program for devices that are not here cannot be read back
+        keep_programs(os.environ)
     from xsample_jax.config import config_to_json, load_config
 
     config = load_config(_CONFIG.value, overrides)

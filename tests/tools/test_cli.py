@@ -17,7 +17,7 @@ from xsample_jax.evals.linear_probes import SgdProtocol
 from xsample_jax.io.paths import as_path
 from xsample_jax.tools.__main__ import COMMANDS
 from xsample_jax.tools.__main__ import main as listing
-from xsample_jax.tools.cli import STOPPED, local_path, run_cli
+from xsample_jax.tools.cli import MOST_PROGRAMS, STOPPED, keep_programs, local_path, run_cli
 from xsample_jax.tools.evaluate import SGD, make_parser, read_protocol
 
 # What names a file or folder that does not exist, for each command.
@@ -107,6 +107,25 @@ def test_home_is_expanded(monkeypatch):
     assert str(as_path("~/runs")) == "/home/somebody/runs"
     with pytest.raises(ConfigError, match="--out"):
         as_path("~no_such_user/x", "--out")
+
+
+def test_compiled_programs_are_kept_where_nothing_else_is_said(tmp_path, monkeypatch):
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    keep_programs(environment)
+    folder = pathlib.Path(environment["JAX_COMPILATION_CACHE_DIR"])
+    assert folder.parent == tmp_path / "cache" / "xsample_jax" / "compiled"
+    assert folder.is_dir()
+    assert environment["JAX_COMPILATION_CACHE_MAX_SIZE"] == str(MOST_PROGRAMS)
+    # The user's own word counts, a folder that cannot be made is no error, and another processor has another folder.
+    for said in ("", "/elsewhere"):
+        keep_programs(own := {"JAX_COMPILATION_CACHE_DIR": said})
+        assert own == {"JAX_COMPILATION_CACHE_DIR": said}
+    (tmp_path / "file").write_text("")
+    keep_programs(blocked := {"XDG_CACHE_HOME": str(tmp_path / "file")})
+    assert "JAX_COMPILATION_CACHE_DIR" not in blocked
+    monkeypatch.setattr("platform.machine", lambda: "another")
+    keep_programs(other := {"XDG_CACHE_HOME": str(tmp_path / "cache")})
+    assert pathlib.Path(other["JAX_COMPILATION_CACHE_DIR"]).name != folder.name
 
 
 def test_every_flag_with_a_file_or_folder_expands_home():

@@ -4,11 +4,13 @@ Commands import what they work with after their flags are parsed, so that --help
 """
 
 import argparse
+import hashlib
 import os
 import pathlib
+import platform
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 
 from xsample_jax.errors import BAD_INPUT, FAILED, UserError
 from xsample_jax.io.console import say
@@ -26,6 +28,7 @@ def run_cli(run: Callable[[Sequence[str]], int | None], arguments: Sequence[str]
     """
     if without_tpu():  # before jax looks for its devices
         quiet_environment(os.environ)
+    keep_programs(os.environ)
     warnings.showwarning = show_warning
     try:
         return run(sys.argv[1:] if arguments is None else list(arguments)) or 0
@@ -46,6 +49,38 @@ def run_cli(run: Callable[[Sequence[str]], int | None], arguments: Sequence[str]
     except KeyboardInterrupt:
         say("stopped; the same command continues from here", error=True)
         return STOPPED
+
+
+PROGRAMS, PROGRAMS_SIZE = "JAX_COMPILATION_CACHE_DIR", "JAX_COMPILATION_CACHE_MAX_SIZE"
+MOST_PROGRAMS = 2 * 2**30  # bytes; those that were not used for longest go first
+
+
+def keep_programs(environment: MutableMapping[str, str]) -> None:
+    """Lets jax keep what it compiles in the user's cache folder, so that a second start does not compile again.
+
+    To be called before jax is imported. Each kind of processor has a folder of its own: a program for a CPU is made of
+    its instructions. Where JAX_COMPILATION_CACHE_DIR is set (to another folder, or to nothing for none), or the folder
+    cannot be written, all stays as it is.
+    """
+    if PROGRAMS in environment:
+        return
+    try:
+        home = environment.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        folder = pathlib.Path(home) / "xsample_jax" / "compiled" / _processor()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
+        return
+    if os.access(folder, os.W_OK):
+        environment[PROGRAMS] = str(folder)
+        environment.setdefault(PROGRAMS_SIZE, str(MOST_PROGRAMS))
+
+
+def _processor() -> str:
+    """A name for the kind of CPU: a hash of its model and instructions, where the system lists them."""
+    listed = pathlib.Path("/proc/cpuinfo")
+    lines = listed.read_text().splitlines() if listed.exists() else []
+    facts = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    return hashlib.sha256("\n".join([platform.machine(), platform.processor(), *facts]).encode()).hexdigest()[:12]
 
 
 def program(tool: str) -> str:
