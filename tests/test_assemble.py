@@ -106,6 +106,22 @@ def test_labels_that_no_probe_could_use_are_found_before_training(tmp_path, trai
         build_run(config_for(tmp_path / "set", eval__suite="probe"))
 
 
+def test_an_attribute_that_is_the_class_is_what_the_evaluation_predicts(tmp_path):
+    """With data.label a set needs no labels, and its splits may share no class of their own."""
+    made = [record | {"label": -1, "attributes": {"color": number % 2}} for number, record in enumerate(images(28))]
+    options = {"eval__suite": "probe", "data__label": "color"}
+    colors = {"color": ["red", "blue"]}
+    write_records(tmp_path / "set", "set", {"train": made[:20], "test": made[20:]}, attributes=colors)
+    build_run(config_for(tmp_path / "set", **options))
+    for record in made[20:]:
+        record["attributes"] = {"color": 1}
+    for record in made[:20]:
+        record["attributes"] = {"color": 0}
+    write_records(tmp_path / "apart", "apart", {"train": made[:20], "test": made[20:]}, attributes=colors)
+    with pytest.raises((DataError, Problems), match="classes of split test = '1 others'"):
+        build_run(config_for(tmp_path / "apart", **options))
+
+
 def test_captions_after_the_first_records_count(tmp_path):
     """faults C9: whether a set has captions is not told by its first records alone."""
     made = images(100)

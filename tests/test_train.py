@@ -10,8 +10,11 @@ import pytest
 from tests.objectives.synthetic import LinearEncoder
 from tests.tiny import tiny_config, tiny_parts
 from xsample_jax import hooks, loop
+from xsample_jax.config.check import find_problems
+from xsample_jax.config.load import smoke
 from xsample_jax.data.sources import open_emoji
 from xsample_jax.errors import CheckpointError, ConfigError, DivergedError, Problems
+from xsample_jax.evals.evaluate import read_config
 from xsample_jax.loop import train
 from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.models import towers
@@ -124,5 +127,9 @@ def test_a_run_stops_when_no_evaluation_is_better(monkeypatch, tmp_path):
     (tmp_path / "evaluation.json").unlink()  # as if it had been killed on the way
     assert train(config, tmp_path) == pytest.approx(scores)
     assert asked == [1, 2, 3, 4]
+    # What ended the training is not asked of an evaluation of its checkpoints, nor of a smoke run.
+    assert read_config(tmp_path, 4).eval.patience is None
+    smoke(config)
+    assert not find_problems(config)
     with pytest.raises(Problems, match=r"eval\.patience"):
         tiny_config(steps=6, eval__patience=2)

@@ -18,12 +18,19 @@ from xsample_jax.augment.views import draw_numbers, eval_view, map_random_views
 from xsample_jax.checkpoint import with_shardings
 from xsample_jax.config.rules_objective import check_kernels
 from xsample_jax.data.class_texts import load_class_embeddings
-from xsample_jax.data.dataset import Dataset, check_class_names, no_records, open_dataset
+from xsample_jax.data.dataset import Dataset, check_class_names, no_records, open_dataset, without_cache
 from xsample_jax.data.perturb import apply_perturbations
 from xsample_jax.data.plans import read_plan
-from xsample_jax.data.records import RecordSource, open_records, read_manifest
+from xsample_jax.data.records import RecordSource, read_manifest
 from xsample_jax.data.side import count_clusters, read_groups, recorded_rates
-from xsample_jax.data.sources import check_memory, open_training_source, readable, source_folder, spread_places
+from xsample_jax.data.sources import (
+    check_memory,
+    open_source,
+    open_training_source,
+    readable,
+    source_folder,
+    spread_places,
+)
 from xsample_jax.data.vectors import image_shape
 from xsample_jax.encoder import Encoder, load_encoder
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, UserError, did_you_mean, raise_all
@@ -397,7 +404,7 @@ def check_eval_splits(config) -> None:
         elif not splits[name]["count"]:
             problems.append(no_records(name, folder))
         else:
-            source = open_records(folder, name)
+            source = open_source(without_cache(config.data), name)
             places = spread_places(len(source), LABELS_LOOKED_AT)
             labels = np.array([record["label"] for record in readable(source, places)], int)
             problems += _nothing_to_predict(config.eval.suite, source, labels[labels >= 0])

@@ -34,7 +34,7 @@ from xsample_jax.ops import products, unit_rows
 from xsample_jax.optim import averaged
 from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, updated, warm_up
 
-PATCHES = 2**20 + 2  # folded into the key of the step for the patches that are left out
+PATCHES = 2**20 + 6  # folded into the key of the step for the patches that are left out
 LOCAL_SEED = 2**20  # small crops are drawn from another seed than the views of the same image
 
 
@@ -257,7 +257,8 @@ def make_loss(
         if config.loss.grad_cache > 1 and images == config.batch_size:
             chunks = config.loss.grad_cache
             raw, named, new = embed_in_chunks(model, params, statistics, inputs, config.views, chunks)
-            encoded = {name: value for name, value in new.items() if name.startswith(("encoder/", "head/", "heads/"))}
+            of_image = ("encoder/", "head/", *(f"heads/modules/{name}/" for name in named))
+            encoded = {name: value for name, value in new.items() if name.startswith(of_image)}
         else:
             features, raw, named = network.outputs(inputs.images, inputs.keep)
         blocks = step_blocks(objective, network, params, inputs, raw, named)

@@ -43,6 +43,8 @@ KERNELS = {"loss__kernel": "pallas", "loss__impl": "streaming"}
         ({"objective__preset": "clip"}, "model.text.layers", "--config.model.text.layers=6"),
         ({"objective__preset": "macl", "loss__groups": 2}, "loss.groups", "--config.loss.groups=1"),
         ({"objective__preset": "barlow_twins", "loss__groups": 2}, "loss.groups", "feature terms"),
+        ({"objective__preset": "classifier", "loss__groups": 2}, "loss.groups", "rows of classes"),
+        ({"objective__preset": "ressl", "loss__groups": 2}, "loss.groups", "'queue' is not one of images"),
         ({"objective__preset": "simclr", "loss__groups": 2, "loss__impl": "dense"}, "loss.groups", "is dense"),
         (
             {

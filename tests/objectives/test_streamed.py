@@ -65,6 +65,8 @@ def blocks_of(x):
         "teacher": teacher,
         "frozen": image_block(x["teacher"][:, ::-1], per_image, VIEWS, 9 * rows, frozen=x["teacher"][:, ::-1]),
         "frozen_queue": key_block(x["queue"], frozen=x["queue"], filled=jnp.arange(32) < 20),
+        # Two wrong captions of each image, of which some are not there.
+        "hard_text": key_block(x["teacher"][:, ::-1], owner=jnp.arange(rows) // 2, filled=jnp.arange(rows) % 3 > 0),
         "neighbors": image_block(x["teacher"], per_image, VIEWS, 5 * rows),
         "queue": key_block(
             x["queue"],
@@ -118,6 +120,21 @@ def test_streamed_is_dense(name, devices):
     for key, value in dense_gradient.items():
         scale = np.abs(np.concatenate([g.ravel() for g in dense_gradient.values()])).max()
         np.testing.assert_allclose(gradient[key], value, atol=2e-5 * scale, err_msg=key)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_wrong_captions_that_are_not_there_are_no_keys(devices):
+    term = PRESETS["degla"].objective.terms[0]
+    assert [rows.block for rows in term.key_rows] == ["text", "hard_text"]
+    assert_streamed_is_dense(Objective((term,), 0.1), 8, devices, 1e-5)
+
+
+@pytest.mark.parametrize("block", ["classes", "centers"])
+def test_rows_of_classes_are_not_streamed(block):
+    """There are as many as classes, which devices need not divide, and they have no images to lie beside."""
+    term = Term(graph=Graph("label", normalizer="row_sum"), keys=Rows(block))
+    ((number, reason),) = find_unstreamable(Objective((term,), 0.1))
+    assert (number, "rows of classes" in reason) == (0, True)
 
 
 FIRST_VIEW = Rows("image", 0)

@@ -368,7 +368,7 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.mesh.topology = None
     config.checkpoint.update(every=2, metric=None, resume_from=None)
     config.eval.update(
-        suite="none", split="test", train_split="train", every=None, batch_size=64, baselines=(), stop=()
+        suite="none", split="test", train_split="train", every=None, batch_size=64, baselines=(), stop=(), patience=None
     )
     config.log.update(every=1, profile=(), wandb=None, to=None)
     return config

@@ -14,6 +14,7 @@ from xsample_jax.objectives.objective import Objective, find_unstreamable, find_
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.objectives.streaming.pallas import LANES, images_of_tile
+from xsample_jax.objectives.streaming.terms import ROWS_OF_NO_IMAGE
 from xsample_jax.registry import name_of, options_of
 
 TARGET_TEMPERATURES = ("target_temperature", "target_neighbors", "target_same_mass")
@@ -120,6 +121,10 @@ def _groups(c: dict, objective: Objective) -> Iterator[ConfigError]:
     reasons = [f"term {number}: {reason}" for number, reason in find_unstreamable(objective)]
     reasons += ["the link z looks at all rows" for term in objective.terms if name_of(term.link) == "z"]
     reasons += ["it has feature terms, which see the whole batch"] if objective.feature_terms else []
+    for term in objective.terms:
+        blocks = [rows.block for rows in (term.anchors, *term.key_rows)]
+        reasons += [f"the block {block!r} is not one of images" for block in blocks if block in ROWS_OF_NO_IMAGE]
+        reasons += ["a term has several blocks of keys"] if len(term.key_rows) > 1 else []
     tables = (name_of(part.source) == "class_text" for term in objective.terms for part in parts_of(term.graph))
     reasons += ["a graph of class texts has a table of all rows"] if any(tables) else []
     reasons += ["loss.impl is dense"] if c["loss.impl"] == "dense" else []

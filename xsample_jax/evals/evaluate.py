@@ -129,7 +129,7 @@ def read_config(run: Path, step: int, overrides: Sequence[str] = ()) -> ml_colle
     config = ml_collections.ConfigDict(trained_config(run, step).to_dict(), type_safe=False)
     # What it was trained on, its own evaluation and the ranking of its checkpoints are over.
     config.data.update(mix=(), balance=0.0, side=(), batches_of=None)
-    config.data.episodes.way, config.eval.stop = 0, ()
+    config.data.episodes.way, config.eval.stop, config.eval.patience = 0, (), None
     config.eval.suite, config.checkpoint.metric = "none", None
     problems = [
         ConfigError(name, text, f"a key that a trained model leaves open: {', '.join(CHANGEABLE)}")

@@ -21,8 +21,12 @@ from xsample_jax.registry import name_of, options_of
 
 # Side information that differs between the views of an image, besides the single views "view_0", ...
 OF_VIEWS = ("teacher", "same_view_teacher", "frozen", "embedding", "other_view", "box", "row")
+# Blocks of which some rows may not be there.
+PARTLY_FILLED = ("queue", "text_queue", "frozen_queue", "hard_text", "hard_text_teacher", "teacher_words")
+# Blocks with a row for each class or cluster: as many as there are, which devices need not divide.
+ROWS_OF_CLASSES = ("classes", "centers")
 # Blocks whose rows are not views of the images of the batch.
-ROWS_OF_NO_IMAGE = ("queue", "text_queue", "frozen_queue", "prototypes", "classes")
+ROWS_OF_NO_IMAGE = (*PARTLY_FILLED, *ROWS_OF_CLASSES, "prototypes")
 # Sources that are the cosine of one entry of the side information.
 COSINES = {"caption": "caption_embedding", "class_text": "class_embedding"}
 
@@ -47,6 +51,8 @@ def why_not(term: Term) -> str | None:
         return "its tau_s is a rule"
     if any(rows.beside or rows.times for rows in (term.anchors, *term.key_rows)):
         return "its rows are made of several modalities"
+    if any(rows.block in ROWS_OF_CLASSES for rows in (term.anchors, *term.key_rows)):
+        return "its rows of classes or clusters are not split over the devices as images are"
     if any(rows.part is not None for rows in (term.anchors, *term.key_rows)):
         return "its rows are parts of a batch"
     if any(rows.without is not None for rows in (term.anchors, *term.key_rows)):
@@ -141,10 +147,10 @@ def _means(rows: dict[str, jax.Array], keys: jax.Array | int) -> tuple[jax.Array
 def _side(block: Block, graph: Graph, rows: tuple[Rows, ...], images: int) -> tuple[dict[str, jax.Array], int]:
     """(side information that the graph and the metrics read, views it is shared by): per image where views share it.
 
-    Only of a queue some rows may not be filled; of any other block that entry would only keep the kernels away.
+    Where all rows of a block are filled, that entry would only keep the kernels away.
     """
     names = {"id", "label", *requires(graph)} & set(block)
-    if any(one.block in ("queue", "text_queue", "frozen_queue") for one in rows):
+    if any(one.block in PARTLY_FILLED for one in rows):
         names.add("filled")
     shared = not _of_views(graph) and len(rows) == 1 and rows[0].view is None and rows[0].block not in ROWS_OF_NO_IMAGE
     views = max(len(block["z"]) // images, 1) if shared else 1
