@@ -69,7 +69,7 @@ def objective_only(monkeypatch):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_objective_trains(preset, tmp_path, objective_only):
     config = load_config(f"{ROOT}/configs/objective.py:{preset},smoke")
-    config.eval.suite, config.steps = "none", 3
+    config.eval.suite, config.steps = "none", 6 if config.data.tasks.count else 3  # into the second task
     reads = PRESETS[preset].objective.requires
     config.data.side = (*config.data.side, *of_files(reads & {"class_temperature", "weight"}, config, tmp_path))
     if PRESETS[preset].objective.frozen:

@@ -165,7 +165,38 @@ def conditional(far, near):
     return value
 
 
+def contrastive(near, far):
+    def value(s, t):
+        parts = []
+        for amount in (lambda s, t: t * max(-s - near, 0), lambda s, t: (1 - t) * max(far + s, 0)):
+            pairs = [[amount(s[i, k], t[i, k]) for k in of_row(i, t)[0]] for i in range(ROWS)]
+            number = sum(pair > 0 for row in pairs for pair in row)
+            parts.append([ROWS * sum(row) / number for row in pairs])
+        return np.sum(parts, axis=0)
+
+    return value
+
+
+def multi_similarity(attraction, repulsion, at):
+    def value(s, t):
+        rows = []
+        for i in range(ROWS):
+            valid = of_row(i, t)[0]
+            pull = sum(t[i, k] * np.exp(-attraction * (s[i, k] - at)) for k in valid)
+            push = sum((1 - t[i, k]) * np.exp(repulsion * (s[i, k] - at)) for k in valid)
+            rows.append(np.log(1 + pull) / attraction + np.log(1 + push) / repulsion)
+        return rows
+
+    return value
+
+
 CASES = {
+    "contrastive": ({"near": 0.1, "far": 0.7}, contrastive(0.1, 0.7), TARGET),
+    "multi_similarity": (
+        {"attraction": 2.0, "repulsion": 5.0, "at": 0.4},
+        multi_similarity(2.0, 5.0, 0.4),
+        TARGET,
+    ),
     "sigmoid": ({}, sigmoid, TARGET),
     "sigmoid_mean": ({}, lambda s, t: sigmoid(s, t) / VALID.sum(axis=1), TARGET),
     "robust": ({"q": 0.3, "lam": 0.2}, robust(0.3, 0.2), TARGET),

@@ -19,6 +19,7 @@ U = {
     "cluster": RNG.integers(0, 2, (ROWS, 3)),
     "group": np.array([0, 0, 1, 1, 1]),
     "view": np.array([0, 1, 0, 1, -1]),
+    "target": RNG.normal(size=(ROWS, 2)),
 }
 V = {
     "row": np.array([0, 1, 2, 3, 4, -1, -1, 7]),
@@ -28,6 +29,7 @@ V = {
     "owner": np.array([0, 0, 1, 1, 2, 2, 3, 3]),
     "group": np.array([0, 0, 0, 0, 1, 1, 1, 1]),
     "view": np.array([0, 1, 0, 1, 0, 1, -1, 0]),
+    "target": RNG.normal(size=(KEYS, 2)),
 }
 
 
@@ -60,6 +62,7 @@ DEFINITIONS = {
         {},
         lambda i, k: U["view"][i] == V["view"][k] >= 0 and (U["id"][i] != V["id"][k] or U["id"][i] == -1),
     ),
+    "target_distance": ({}, lambda i, k: 1 + abs(U["target"][i, 0] - V["target"][k, 0])),
     "same_group": ({}, lambda i, k: U["group"][i] == V["group"][k]),
 }
 

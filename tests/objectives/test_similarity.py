@@ -18,6 +18,7 @@ def unit(*shape):
 
 X, Y, GATE = unit(4, 6), unit(5, 6), RNG.uniform(0, 1, (4, 6))
 U, V = {"id": np.array([0, 1, -1, 2]), "gate": GATE}, {"id": np.array([1, 0, -1, 7, 2])}
+V["sharpness"] = RNG.uniform(0.5, 2, 5)
 
 
 def gated(i, k):
@@ -30,6 +31,7 @@ CASES = [
     ("negative_distance", {}, lambda i, k: -np.sum((X[i] - Y[k]) ** 2)),
     ("negative_distance", {"power": 1.0}, lambda i, k: -np.linalg.norm(X[i] - Y[k])),
     ("margin", {"of_positive": -0.5}, lambda i, k: X[i] @ Y[k] + 0.5 * (U["id"][i] == V["id"][k] != -1)),
+    ("by_density", {}, lambda i, k: V["sharpness"][k] * (X[i] @ Y[k])),
     ("gated", {}, gated),
 ]
 
@@ -73,7 +75,7 @@ def test_volume_of_two_vectors_is_the_sine_of_their_angle():
 def test_gradients_are_finite_where_rows_coincide(name):
     options = {"power": 1.0} if name == "negative_distance" else {}
     same = jnp.full((4, 6), 6**-0.5)
-    side = {"id": jnp.arange(4), "gate": jnp.asarray(GATE)}
+    side = {"id": jnp.arange(4), "gate": jnp.asarray(GATE), "sharpness": jnp.asarray(V["sharpness"][:4])}
 
     def total(x):
         keys = jnp.concatenate([x, x], axis=1) if name == "volume" else x

@@ -17,6 +17,7 @@ from xsample_jax.ops import unit_rows
 RNG = np.random.default_rng(6)
 SIMILARITY, TARGET = RNG.uniform(-1, 1, (3, 4)), np.array([[1.0, 0, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 0]])
 U = {"class_temperature": jnp.asarray([0.5, 1.0, 2.0]), "anchor_temperature": jnp.asarray([0.1, 0.2, 0.3])}
+U["head_temperature"] = jnp.asarray([0.4, 0.5, 0.6])
 
 
 def rule(name, base=0.4, progress=0.0, **options):
@@ -33,6 +34,7 @@ def test_schedule_swings_between_low_and_base(progress, expected):
 
 
 def test_per_class_and_per_anchor_are_columns():
+    np.testing.assert_allclose(rule("of_head"), [[0.4], [0.5], [0.6]])
     np.testing.assert_allclose(rule("per_class"), [[0.2], [0.4], [0.8]])
     np.testing.assert_allclose(rule("per_anchor"), [[0.1], [0.2], [0.3]])
 
@@ -45,7 +47,7 @@ def test_model_aware_is_the_mean_positive_similarity():
 
 
 def test_every_rule_is_tested_here():
-    assert set(TEMPERATURES) == {"base", "schedule", "per_class", "per_anchor", "model_aware"}
+    assert set(TEMPERATURES) == {"base", "schedule", "per_class", "per_anchor", "of_head", "model_aware"}
 
 
 @pytest.mark.parametrize(("start", "expected"), [(0.07, 0.07), (0.001, 0.01), (5.0, 1.0)])

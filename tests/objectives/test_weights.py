@@ -22,6 +22,7 @@ WEIGHT[np.arange(ROWS), np.arange(ROWS)] = 1
 NEGATIVE = WEIGHT * (TARGET == 0)
 U = {"log_average": RNG.normal(size=ROWS), "anchor_temperature": RNG.uniform(0.05, 0.5, ROWS)}
 U["weight"] = np.array([0.5, 2, 1, 1, 0.5])
+U["id"] = np.array([0, 0, 1, 1, 1])
 
 
 def probability(i, tau=TAU):
@@ -47,7 +48,15 @@ def by_loss(i):
     return ROWS * powers[i] / powers.sum()
 
 
+def far_views(i):
+    """By the squared distance to the positive, among the anchors of one image; 1 on average."""
+    own = [j for j in range(ROWS) if U["id"][j] == U["id"][i]]
+    e = {j: np.exp((2 - 2 * COSINE[j, j]) / TAU) for j in own}
+    return len(own) * e[i] / sum(e.values())
+
+
 CASES = {
+    "far_views": ({}, WEIGHT, far_views),
     "focal": ({"gamma": 0.7}, WEIGHT, lambda i: (1 - probability(i)) ** 0.7),
     "inverse_one_minus_p": ({}, WEIGHT, lambda i: 1 / (1 - probability(i))),
     "dual_temperature": (
@@ -79,7 +88,7 @@ def test_rule_against_numpy(name):
 def test_weights_stay_finite_on_rows_that_are_all_solved_or_far_from_their_average():
     logits = jnp.asarray(100 * TARGET - 100 * (1 - TARGET))
     average = {"log_average": jnp.full(ROWS, -1e3), "anchor_temperature": jnp.full(ROWS, 0.1)}
-    average["weight"] = jnp.full(ROWS, 1e-6)
+    average |= {"weight": jnp.full(ROWS, 1e-6), "id": jnp.asarray(U["id"])}
     for name, (options, weight, _) in CASES.items():
         log_denominator = jax.nn.logsumexp(logits, axis=1, keepdims=True)
         given = (jnp.asarray(x) for x in (logits, TARGET, weight, log_denominator))

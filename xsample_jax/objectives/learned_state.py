@@ -330,8 +330,12 @@ def init_objective_parameters(objective: Objective, width: int, classes: int, se
 
 
 def clamped(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """The parameters of a step after its update, the learned temperature within its bounds."""
-    return {name: clamped_log_scale(value) if name.endswith("/log_scale") else value for name, value in params.items()}
+    """The parameters of a step after its update, learned temperatures within their bounds."""
+
+    def learned(name: str) -> bool:  # of the objective, or of one of its heads
+        return name.startswith("objective/") and name.endswith("/log_scale")
+
+    return {name: clamped_log_scale(value) if learned(name) else value for name, value in params.items()}
 
 
 def temperature_of(objective: Objective, params: Mapping[str, jax.Array]) -> jax.Array | float:

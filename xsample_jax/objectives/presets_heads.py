@@ -29,7 +29,7 @@ def global_and_local(graph: Graph | Mixture) -> tuple[Term, ...]:
 
 
 def in_heads(name: str, image: str = "image", text: str = "text", **fields) -> list[tuple[Rows, Rows]]:
-    """The weak pair and all pairs of strong views in the heads `name`_image and `name`_text of two kinds of blocks."""
+    """The weak pair and all pairs of strong views in the heads NAME_image and NAME_text of two kinds of blocks."""
     views = "text_views" if text == "text" else "text_views_teacher"
     of_image, of_text = f"{name}_image", f"{name}_text"
     pairs = [(0, Rows(text, head=of_text, **fields))]
