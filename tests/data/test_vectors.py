@@ -12,7 +12,7 @@ from xsample_jax.config import default_config, resolve
 from xsample_jax.data.records import open_records
 from xsample_jax.data.vectors import decode_vector, draw_vectors, encode_vector
 from xsample_jax.errors import ConfigError, DataError, Problems, UserError
-from xsample_jax.tools import embed, encode, prepare
+from xsample_jax.tools import embed, encode, local_features, prepare
 
 WIDE = 12
 
@@ -121,6 +121,8 @@ def test_from_a_file_to_features(folder, tmp_path, capsys):
     assert encode.main(flags) == 2
     assert "numbers [E]" in (said := capsys.readouterr().err)
     assert "--split" in said
+    assert local_features.main([f"--run={tmp_path}/run", f"--out={tmp_path}/page.html"]) == 2
+    assert "a resnet or a vit" in capsys.readouterr().err
 
 
 def test_what_does_not_go_together(folder, tmp_path):
