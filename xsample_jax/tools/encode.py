@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> None:
         data = encoder.config.data.copy_and_resolve_references().unlock()
         if chosen.data:
             data.source = "vectors" if data.source == "vectors" else "records"
-            data.path, data.fingerprint = str(chosen.data), None
+            data.path, data.fingerprint, data.label = str(chosen.data), None, None  # the label is of the run's dataset
         images = images_of(data, chosen.split)
     else:
         images = images_in(chosen.path)
