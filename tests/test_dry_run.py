@@ -1,6 +1,7 @@
 """--dry_run: sizes and an image here; a TPU slice compiled by the TPU compiler without a TPU."""
 
 import pathlib
+import types
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.tiny import tiny_config
+from xsample_jax import main
 from xsample_jax.config import load_config
 from xsample_jax.dry_run import IMAGE, compiled_report, dry_run, placeholder_setup
 from xsample_jax.errors import ConfigError
@@ -78,3 +80,14 @@ def test_configs_of_the_paper_name_a_slice():
         for side in config.mesh.topology.split(":")[1].split("x"):
             chips *= int(side)
         assert config.batch_size % chips == 0
+
+
+def test_a_topology_needs_no_folder_of_images(monkeypatch):
+    described = []
+    values = {"_CONFIG": "quickstart", "_WORKDIR": None, "_DRY_RUN": True, "_TOPOLOGY": "v5e:2x2"}
+    for name, value in values.items():
+        monkeypatch.setattr(main, name, types.SimpleNamespace(value=value))
+    monkeypatch.setattr("xsample_jax.dry_run.dry_run", lambda config, **options: described.append(config))
+    folder = ["--config.data.source=folder", "--config.data.path=/nowhere", "--config.objective.preset=simclr"]
+    main.main(["main"], [*folder, "--config.eval.suite=none"])
+    assert described[0].data.source == "folder"

@@ -52,7 +52,9 @@ def main(argv: list[str], overrides: list[str]) -> None:
         from xsample_jax.dry_run import dry_run
         from xsample_jax.prepare.prepare import prepare_folder
 
-        dry_run(prepare_folder(config), workdir=_WORKDIR.value, topology=_TOPOLOGY.value)
+        if not _TOPOLOGY.value:  # with it, no data is read
+            config = prepare_folder(config)
+        dry_run(config, workdir=_WORKDIR.value, topology=_TOPOLOGY.value)
         return
     from xsample_jax.config.saved import describe_difference
     from xsample_jax.distributed import detect_process, name_of_process, start

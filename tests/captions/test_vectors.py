@@ -14,6 +14,8 @@ from xsample_jax.data.caption_choice import select_caption
 from xsample_jax.data.records import open_records, read_manifest, verify_records
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError
+from xsample_jax.prepare.example import Fields
+from xsample_jax.prepare.vectors import vectors_source
 from xsample_jax.tools.embed import main
 
 IDS = [7 * number for number in range(12)]
@@ -105,6 +107,7 @@ def test_missing_ids_are_named_and_nothing_changes(plain, tmp_path, capsys):
         ({"id": IDS, "a": VECTORS * 0}, "id", "not zero"),
         ({"id": IDS, "a": np.full_like(VECTORS, np.nan)}, "id", "finite"),
         ({"id": np.array(IDS) + 0.5, "a": VECTORS}, "id", "an integer or a text"),
+        ({"id": 7, "a": VECTORS}, "id", "an entry for each row"),
     ],
 )
 def test_files_that_do_not_fit(plain, tmp_path, arrays, key, said):
@@ -115,3 +118,19 @@ def test_files_that_do_not_fit(plain, tmp_path, arrays, key, said):
     with pytest.raises(DataError):
         VectorFile(tmp_path / "x.npy")
     assert main(["--data", str(plain), "--vectors", str(tmp_path / "f.npz"), "--model", "x"]) == 2
+
+
+def test_columns_of_a_set_of_vectors(tmp_path):
+    np.savez(tmp_path / "f.npz", x=VECTORS, rate=16_000)
+    with pytest.raises(DataError, match=r"rate in .*f\.npz = 'a single value'"):
+        vectors_source(str(tmp_path / "f.npz"), Fields(), 10)
+    file = tmp_path / "x.npy"
+    np.save(file, VECTORS)
+    file.with_suffix(".json").write_text("[1, 2]")
+    with pytest.raises(DataError, match="a JSON map"):
+        vectors_source(str(file), Fields(), 10)
+    found = []
+    for label in (1, 10):
+        file.with_suffix(".json").write_text(json.dumps({"label": [label] * 12}))
+        found.append({shard.identity for shard in vectors_source(str(file), Fields(), 10).shards})
+    assert not found[0] & found[1]

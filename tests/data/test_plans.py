@@ -150,8 +150,13 @@ def test_what_makes_no_plan_is_refused_by_the_check_of_the_config(case):
 
 def test_what_the_records_do_not_give_is_refused(tmp_path):
     (tmp_path / "ids.txt").write_text("1\nx\n")
+    (tmp_path / "large.txt").write_text(f"{2**63}\n")
     source = open_source(planned().data, "test")
+    some, others = source[0]["id"], [10**9 + number for number in range(7)]
+    (tmp_path / "others.txt").write_text("\n".join(map(str, [some, *others])))
     cases = [
+        ({"data__forget__ids": str(tmp_path / "large.txt")}, "below 2.63"),
+        ({"data__forget__ids": str(tmp_path / "others.txt")}, r"7 of its ids are none: 1000000000, .*4, \.\.\."),
         ({"data__forget__classes": (9,)}, "numbers from 0 to 7"),
         ({"data__forget__classes": tuple(range(8))}, "not all"),
         ({"data__forget__ids": str(tmp_path / "none.txt")}, "an existing text file"),

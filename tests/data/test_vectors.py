@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import xsample_jax
 from xsample_jax.augment.vectors import as_vectors
@@ -10,8 +11,8 @@ from xsample_jax.augment.views import draw_numbers, eval_view, make_views, map_r
 from xsample_jax.config import default_config, resolve
 from xsample_jax.data.records import open_records
 from xsample_jax.data.vectors import decode_vector, draw_vectors, encode_vector
-from xsample_jax.errors import ConfigError, Problems, UserError
-from xsample_jax.tools import embed, encode, prepare
+from xsample_jax.errors import ConfigError, DataError, Problems, UserError
+from xsample_jax.tools import embed, encode, local_features, prepare
 
 WIDE = 12
 
@@ -111,6 +112,17 @@ def test_from_a_file_to_features(folder, tmp_path, capsys):
     )
     with pytest.raises(ConfigError, match="image_size=5"):
         encoder.encode(np.zeros((2, 5)))
+    for wrong in (["x.npy"], "x.npy", [None], [Image.new("RGB", (WIDE, WIDE))], [[[1.0], [1.0, 2.0]]]):
+        with pytest.raises(DataError, match=r"numbers \[E\]|shape"):
+            encoder.encode(wrong)
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    capsys.readouterr()
+    flags = [f"--run={tmp_path}/run", f"--path={tmp_path}", "--skip_broken", f"--out={tmp_path}/photos.npy"]
+    assert encode.main(flags) == 2
+    assert "numbers [E]" in (said := capsys.readouterr().err)
+    assert "--split" in said
+    assert local_features.main([f"--run={tmp_path}/run", f"--out={tmp_path}/page.html"]) == 2
+    assert "a resnet or a vit" in capsys.readouterr().err
 
 
 def test_what_does_not_go_together(folder, tmp_path):

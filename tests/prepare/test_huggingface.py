@@ -1,11 +1,15 @@
 """A dataset in the layout of the Hugging Face hub, streamed; without the library one line says what to install."""
 
+import shutil
 import sys
 
 import pytest
 
 from tests.prepare.corpora import make_image
 from xsample_jax.data.records import open_records
+from xsample_jax.errors import DataError
+from xsample_jax.prepare.example import Fields
+from xsample_jax.prepare.huggingface import hub_source
 from xsample_jax.tools import prepare
 
 
@@ -32,9 +36,15 @@ def write_hub_folder(root):
             table.select(rows).to_parquet(root / "data" / f"{split}-{part:05d}-of-00002.parquet")
 
 
-def test_a_hub_dataset_is_streamed(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The library keeps what it writes in here. It has read the environment when it was imported."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+
+
+def test_a_hub_dataset_is_streamed(tmp_path, cache, capsys):
     write_hub_folder(tmp_path / "pets")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     flags = ["--source=hf", f"--path={tmp_path}/pets", f"--out={tmp_path}/set", "--processes=1"]
     assert prepare.main(flags) == 0
     for split, numbers in (("train", range(7)), ("test", range(7, 10))):
@@ -48,6 +58,31 @@ def test_a_hub_dataset_is_streamed(tmp_path, monkeypatch, capsys):
     assert "label" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert prepare.main(["--source=hf", f"--path={tmp_path}/empty", f"--out={tmp_path}/none"]) == 2
+
+
+def test_a_local_folder_that_changed_is_other_input(tmp_path, cache):
+    write_hub_folder(tmp_path / "pets")
+    files = "  data_files:\n  - split: train\n    path: data/train-*\n  - split: test\n    path: data/test-*\n"
+    (tmp_path / "pets" / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n{files}---\n")
+    before = {shard.identity for shard in hub_source(str(tmp_path / "pets"), Fields()).shards}
+    assert before == {shard.identity for shard in hub_source(str(tmp_path / "pets"), Fields()).shards}
+    file = tmp_path / "pets" / "data" / "test-00000-of-00002.parquet"
+    shutil.copy(tmp_path / "pets" / "data" / "train-00000-of-00002.parquet", file)
+    assert not before & {shard.identity for shard in hub_source(str(tmp_path / "pets"), Fields()).shards}
+
+
+def test_a_table_without_types_is_refused(tmp_path, cache):
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "train.csv").write_text("image,text\n0.png,zero\n1.png,one\n")
+    with pytest.raises(DataError, match=r"--image_field = 'image'.*--table=FILE"):
+        hub_source(str(tmp_path / "table"), Fields(image="image"))
+
+
+@pytest.mark.parametrize("path", ["user/name@main:cfg", "user/name@", "@main"])
+def test_names_that_are_none(path):
+    pytest.importorskip("datasets")
+    with pytest.raises(DataError, match="USER/NAME:CONFIG@REVISION"):
+        hub_source(path, Fields())
 
 
 def test_without_the_library_one_line_says_so(tmp_path, monkeypatch, capsys):

@@ -94,6 +94,22 @@ def test_ink_is_one_minus_the_mean_color():
     assert mean_ink(image) == pytest.approx(np.concatenate(expected), abs=1e-6)
 
 
+def test_bars_beside_an_image_hold_no_ink():
+    def wide(rows, columns):
+        pixels = np.full((32, 64, 3), 255, np.uint8)
+        pixels[rows, columns] = 0
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        return mean_ink(buffer.getvalue())
+
+    across, down = wide(slice(4, 6), slice(None)), wide(slice(None), slice(50, 52))
+    assert across.max() == pytest.approx(0.25)
+    assert across.reshape(8, 8, 3)[[0, 1, 6, 7]].max() == 0
+    _, distance = nearest_images(np.stack([across, down]), down[None])
+    assert distance[0] > 0.9
+    assert distance[1] == 0
+
+
 @pytest.mark.parametrize(
     ("flag", "message"),
     [

@@ -40,6 +40,19 @@ def test_a_folder_is_prepared_once(config, tmp_path, capsys):
     assert prepare_folder(config).data.path != first.data.path
 
 
+def test_an_image_or_a_caption_that_changed_makes_another_dataset(config, tmp_path):
+    image, caption = tmp_path / "photos" / "cat" / "1.jpg", tmp_path / "photos" / "cat" / "1.txt"
+    caption.write_text("a cat")
+    paths = [prepare_folder(config).data.path]
+    image.write_bytes(make_image(99))
+    paths.append(prepare_folder(config).data.path)
+    caption.write_text("a dog")
+    paths.append(prepare_folder(config).data.path)
+    assert len(set(paths)) == 3
+    records = [record for split in ("train", "test") for record in open_records(paths[-1], split)]
+    assert [record["captions"] for record in records if record["captions"]] == [["a dog"]]
+
+
 def test_folders_named_like_splits_are_splits(config, tmp_path):
     (tmp_path / "photos").rename(tmp_path / "train")
     (tmp_path / "all").mkdir()

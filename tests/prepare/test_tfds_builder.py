@@ -8,6 +8,7 @@ from PIL import Image
 
 from xsample_jax.data.records import open_records
 from xsample_jax.data.sources import EMOJI_FOLDER
+from xsample_jax.data.vectors import encode_vector
 from xsample_jax.data.writer import write_records
 from xsample_jax.tools.to_tfds import main
 
@@ -73,6 +74,13 @@ def test_the_embedded_set_with_alpha(tmp_path, capsys):
 def test_a_folder_that_is_no_set_is_refused(tmp_path, capsys):
     assert main([f"--set={tmp_path}", f"--out={tmp_path / 'tfds'}"]) == 2
     assert "manifest" in capsys.readouterr().err
+
+
+def test_vectors_are_no_images(tmp_path, capsys):
+    write_records(tmp_path / "set", "vectors", {"train": [{"id": 0, "image": encode_vector([1.0, 2.0])}]})
+    assert main([f"--set={tmp_path / 'set'}", f"--out={tmp_path / 'tfds'}"]) == 2
+    assert "this one has vectors" in capsys.readouterr().err
+    assert not (tmp_path / "tfds").exists()
 
 
 def test_another_set_of_that_name_is_not_taken_for_this_one(tmp_path, capsys):

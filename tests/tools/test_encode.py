@@ -1,6 +1,8 @@
 """tools.encode: features of a folder and of a split, the same as `Encoder.encode`'s; stopped, continued, bad input."""
 
 import contextlib
+import dataclasses
+import io
 import json
 import os
 
@@ -12,8 +14,9 @@ from PIL import Image
 from tests.objectives.synthetic import LinearEncoder
 from tests.tiny import tiny_config
 from xsample_jax.checkpoint import Checkpoints
-from xsample_jax.config import config_to_json
+from xsample_jax.config import config_to_json, resolve
 from xsample_jax.data.sources import open_source
+from xsample_jax.data.writer import write_records
 from xsample_jax.encoder import load_encoder
 from xsample_jax.errors import BAD_INPUT, DataError
 from xsample_jax.evals import feature_table
@@ -115,6 +118,22 @@ def test_a_split_of_the_runs_dataset(run, tmp_path):
     assert found["id"].to_pylist() == [source[row]["id"] for row in range(len(source))]
     assert found["caption"].to_pylist()[3] == source[3]["captions"][0]
     np.testing.assert_allclose(features[3], encoder.encode(source[3]["image"]), rtol=1e-4, atol=1e-5)
+
+
+def test_another_dataset_keeps_its_own_labels(run, tmp_path, monkeypatch):
+    encoder = load_encoder(run)
+    config = encoder.config.copy_and_resolve_references().unlock()
+    with config.data.ignore_type():
+        config.data.label = "group"
+    monkeypatch.setattr(
+        "xsample_jax.encoder.load_encoder", lambda *args: dataclasses.replace(encoder, config=resolve(config))
+    )
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    write_records(tmp_path / "set", "other", {"train": [{"id": 5, "image": buffer.getvalue(), "label": 1}]}, ("a", "b"))
+    flags = [f"--data={tmp_path / 'set'}", "--split=train", f"--out={tmp_path / 'x.parquet'}"]
+    assert main([f"--run={run}", *flags]) == 0
+    assert table(tmp_path / "x.parquet")[0]["label"].to_pylist() == [1]
 
 
 def test_stopped_it_continues_and_another_call_is_not_mixed_in(run, photos, tmp_path, monkeypatch, capsys):

@@ -69,6 +69,18 @@ def test_a_large_set_is_sampled_and_the_page_says_so(tmp_path, capsys):
     assert "40 random records of 60" in capsys.readouterr().out
 
 
+def test_own_vectors_may_be_equal_where_captions_are_not(tmp_path, capsys):
+    for name, encoder in (("texts", ENCODER), ("own", ENCODER | {"per": "record", "key": "id"})):
+        vectors = np.random.default_rng(0).normal(size=(20, 1, 4)).astype(np.float16).repeat(2, axis=0)
+        records = [
+            {"id": number, "image": png(number), "captions": [f"thing {number}"], "caption_embeddings": vector}
+            for number, vector in enumerate(vectors)
+        ]
+        write_records(tmp_path / name, "made", {"train": records}, text_encoder=encoder)
+        inspect.run([f"--data={tmp_path / name}", f"--out={tmp_path / 'page.html'}"])
+        assert ("have the embedding of another caption" in capsys.readouterr().out) == (name == "texts")
+
+
 def test_sample_is_random_bounded_and_counts_what_has_no_embedding(tmp_path):
     source = open_records(write_set(tmp_path / "set", 300, lambda number: number % 3), "train")
     sample = read_sample(source, "first", 90)

@@ -124,6 +124,9 @@ def vectors_in(columns: Mapping[str, np.ndarray | list]) -> dict[str, np.ndarray
 def _numpy_columns(path: Path) -> dict[str, np.ndarray | list]:
     found = load_arrays(path)
     if isinstance(found, dict):
+        if single := [name for name, values in found.items() if not values.ndim]:
+            fix = "Save the file without it."
+            raise DataError(f"{single[0]} in {path}", "a single value", "an array with an entry for each row", fix)
         return found
     beside = path.with_suffix(".json")
     try:
@@ -131,7 +134,9 @@ def _numpy_columns(path: Path) -> dict[str, np.ndarray | list]:
     except (FileNotFoundError, ValueError):
         fix = "tools.encode writes both; or save keys and vectors with numpy.savez."
         raise DataError("--vectors", str(path), f"{beside.name} beside it, with a key for each row", fix) from None
-    lists = {name: value for name, value in columns.items() if isinstance(value, list)} if columns else {}
+    if not isinstance(columns, dict):
+        raise DataError("--vectors", str(beside), "a JSON map: {NAME: [an entry for each row]}", "Name its lists.")
+    lists = {name: value for name, value in columns.items() if isinstance(value, list)}
     return lists | {path.stem: found}
 
 

@@ -208,7 +208,12 @@ def to_forget(data, source) -> np.ndarray:
     if data.forget.classes:
         found, field, value = np.isin(labels, data.forget.classes), "data.forget.classes", data.forget.classes
     else:
-        found, field, value = np.isin(read_ids(source), ids_of(data.forget.ids)), "data.forget.ids", data.forget.ids
+        ids, there, field, value = ids_of(data.forget.ids), read_ids(source), "data.forget.ids", data.forget.ids
+        if len(missing := np.setdiff1d(ids, there[there >= 0])):
+            some = ", ".join(map(str, missing[:5])) + ", ..." * (len(missing) > 5)
+            expected = f"ids of records of split {source.split}; {len(missing):,} of its ids are none: {some}"
+            raise ConfigError(field, value, expected, "Remove them from the file.")
+        found = np.isin(there, ids)
     if found.all() or not found.any():
         expected = f"some of the {len(found):,} records of split {source.split}, not {'all' if found.any() else 'none'}"
         raise ConfigError(field, value, expected)
@@ -223,5 +228,5 @@ def ids_of(path: str) -> np.ndarray:
         raise ConfigError(field, path, "an existing text file with the id of a record on each line")
     try:
         return np.array([int(line) for line in read_lines(file, field) if line.strip()], np.int64)
-    except ValueError as error:
-        raise ConfigError(field, path, f"whole numbers, one on each line ({error})") from error
+    except (OverflowError, ValueError) as error:
+        raise ConfigError(field, path, f"whole numbers below 2^63, one on each line ({error})") from error

@@ -27,10 +27,14 @@ def is_vector(data: bytes) -> bool:
 
 
 def encode_vector(values, where: str = "") -> bytes:
-    """The bytes that a record holds of numbers [E]; DataError for what float16 cannot hold."""
-    values = np.asarray(values)
-    with np.errstate(over="ignore"):
-        vector = values.astype("<f2")
+    """The bytes that a record holds of numbers [E]; DataError for what are none, or float16 cannot hold."""
+    try:
+        values = np.asarray(values)
+        with np.errstate(over="ignore"):
+            vector = values.astype("<f2")
+    except (TypeError, ValueError) as error:  # a path, an image, rows of several lengths
+        fix = "Read the file first; for a prepared dataset, xsample encode --split=NAME."
+        raise DataError(f"vector {where}".rstrip(), type(values).__name__, "numbers [E]", fix) from error
     if vector.ndim != 1 or not vector.size or not np.isfinite(vector).all():
         found = f"shape {list(values.shape)}" if values.ndim != 1 or not values.size else "nan, inf or above 65,504"
         fix = "Fill missing values, and standardize columns that are large."

@@ -200,6 +200,16 @@ def folder_source(
     )
 
 
+def digest_of_files(root: Path) -> str:
+    """SHA-256 (hex) of name, size and time of every image below a folder, and of every text beside one."""
+    about = []
+    for name in files_below(root, IMAGE_SUFFIXES | UNREAD_SUFFIXES | TEXT_SUFFIXES)[0]:
+        with contextlib.suppress(OSError):  # a link to nothing is reported where files are read
+            stat = (root / name).stat()
+            about.append([name, stat.st_size, stat.st_mtime_ns])
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
 def read_files(
     root: str, rows: list[Row], sidecars: Fields | None = None, attributes: Mapping[str, Mapping[str, int]] = {}
 ) -> Iterator[Example | Problem]:

@@ -3,6 +3,7 @@
 Rows are streamed: a file of the dataset is an input shard, and nothing but the records is written to disk.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -29,7 +30,11 @@ def hub_source(path: str, fields: Fields) -> Source:
     except ImportError as error:
         fix = "pip install 'xsample_jax[hf]', or download its Parquet files: --source=parquet."
         raise DataError("--source", "hf", "the package datasets installed", fix) from error
-    options = NAME.fullmatch(path).groupdict() if not Path(path).exists() else {"path": path}
+    local = Path(path).exists()
+    found = NAME.fullmatch(path)
+    if not local and not found:
+        raise DataError("--path", path, "USER/NAME, USER/NAME:CONFIG, USER/NAME:CONFIG@REVISION, or a local folder")
+    options = {"path": path} if local else found.groupdict()
     options = {{"config": "name"}.get(key, key): value for key, value in options.items() if value}
     try:
         builder = datasets.load_dataset_builder(**options)
@@ -37,11 +42,15 @@ def hub_source(path: str, fields: Fields) -> Source:
     except Exception as error:  # of the hub, the network, the files and their formats
         fix = "Is there a network, and is it public (hf auth login)? Files that you have: --source=parquet."
         raise DataError("--path", path, f"a dataset of the hub or a folder ({str(error)[:150]})", fix) from error
-    identity = f"{options.get('revision')} {builder.hash} {fields}"
+    # The hash knows the commit of the hub, but of a local folder whose README.md lists its files only that list.
+    identity = f"{options.get('revision')} {builder.hash} {fields}" + f" {_local_files(path)}" * local
     shards, names = [], ()
     for split, rows in splits.items():
         features = rows.features or next(iter(rows.take(1)), {})
         image = _image_column(features, fields.image, datasets, path)
+        if not rows.features:
+            fix = "A table that names the files of images: --source=folder --path=FOLDER --table=FILE."
+            raise DataError("--image_field", image, f"a column that holds images; those of {path} have no types", fix)
         for flag, columns in (("--caption_fields", fields.captions), ("--label_field", filter(None, [fields.label]))):
             for column in columns:
                 if column.partition("/")[0] not in features:
@@ -54,6 +63,17 @@ def hub_source(path: str, fields: Fields) -> Source:
     if names and fields.class_names:
         raise DataError("--class_names", fields.class_names[:3], f"nothing: {path} names its classes", "Leave it out.")
     return Source(tuple(shards), names or fields.class_names)
+
+
+def _local_files(root: str) -> list[tuple[str, int, int]]:
+    """(path, size, time) of every file below a folder, but hidden ones."""
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [os.path.join(folder, name) for name in names if not name.startswith(".")]
+        stats = [(path, os.stat(path)) for path in paths if os.path.isfile(path)]
+        found += [(os.path.relpath(path, root), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    return sorted(found)
 
 
 def read_shard(options: dict, split: str, number: int, image: str, fields: Fields) -> Iterator[Example | Problem]:

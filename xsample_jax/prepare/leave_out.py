@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from xsample_jax.data.decode import decode_image
+from xsample_jax.data.decode import decode_image, on_white
 from xsample_jax.data.records import open_records, read_manifest
 from xsample_jax.errors import DataError, did_you_mean
 from xsample_jax.prepare.example import Example, InputShard, Problem, Source, chunks
@@ -121,9 +121,10 @@ def nearest_images(ink: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.n
 def mean_ink(image: bytes) -> np.ndarray:
     """1 - the mean colors of the squares of a grid over an encoded image, float32 [GRID * GRID * 3], 0 to 1.
 
-    The whole image is seen, what is transparent in white. Raises DataError for what does not decode.
+    The whole image is seen; what is transparent is white, and so are the bars beside one that is not square: they hold
+    no ink. Raises DataError for what does not decode.
     """
-    pixels = decode_image(image, SIDE, 3, fit="pad").astype(np.float32) / 255
+    pixels = on_white(decode_image(image, SIDE, 4, fit="pad")).astype(np.float32) / 255
     block = SIDE // GRID
     return 1 - pixels.reshape(GRID, block, GRID, block, 3).mean(axis=(1, 3)).reshape(-1)
 

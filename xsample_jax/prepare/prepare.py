@@ -276,7 +276,7 @@ SIZE = 256  # of the short side, as tools.prepare keeps it; more where data.imag
 def prepare_folder(config):
     """The config with data.source=records and the folder in the cache, made now if it is not there; others as they are.
 
-    The cached dataset is of these very images: what changes their names, their number or their size makes another one.
+    The cached dataset is of these very images: another name, number, size or time of a file makes another one.
     Classes are the innermost folders, captions the .txt files beside images, as tools.prepare has it.
 
     Raises ConfigError in a run of several processes; DataError as `prepare` does.
@@ -290,6 +290,7 @@ def prepare_folder(config):
     from xsample_jax.config import resolve
     from xsample_jax.distributed import log_info
     from xsample_jax.prepare.example import Fields
+    from xsample_jax.prepare.folder import digest_of_files
     from xsample_jax.prepare.job import ImageOptions
     from xsample_jax.prepare.shards import parse_splits
     from xsample_jax.prepare.sources import Options, open_source
@@ -300,6 +301,9 @@ def prepare_folder(config):
     place = Path(data.path).expanduser().absolute()
     by_folder = (place / data.split).is_dir()
     source = open_source("folder", str(place), Fields(), Options(split_by_folder=by_folder))
+    files = digest_of_files(place)
+    shards = [dataclasses.replace(shard, identity=f"{shard.identity} {files}") for shard in source.shards]
+    source = dataclasses.replace(source, shards=tuple(shards))
     splits = parse_splits("train=1" if by_folder else SPLITS)
     job = Job(place.name, source, splits, ImageOptions(max(SIZE, data.image_size)))
     out = Path(CACHE).expanduser() / f"{place.name}-{job.fingerprint[:12]}"

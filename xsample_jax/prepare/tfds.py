@@ -15,6 +15,7 @@ from PIL import Image
 
 from xsample_jax.data.records import open_records, read_manifest
 from xsample_jax.data.sources import sampled_records
+from xsample_jax.data.vectors import is_vector
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import Example, Fields, InputShard, Problem, Source, read_captions, read_label
 
@@ -127,6 +128,8 @@ class RecordSet(tfds.core.GeneratorBasedBuilder):
         self._splits = [split for split, entry in self._manifest.splits.items() if entry["count"]]
         if not self._splits:
             raise DataError("--set", str(folder), "a set with records")
+        if is_vector(next(sampled_records(open_records(folder, self._splits[0])))["image"]):
+            raise DataError("--set", str(folder), "a set of images: this one has vectors in their place")
         sample = (record for split in self._splits for record in sampled_records(open_records(folder, split)))
         self._alpha = bool(np.mean([_has_alpha(record) for record in sample]) > 0.5)
         super().__init__(file_format="array_record", **options)

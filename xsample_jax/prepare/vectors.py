@@ -47,8 +47,9 @@ def vectors_source(path: str, fields: Fields, shard_size: int) -> Source:
     attributes = number_values(rows, fields.attributes) if fields.attributes else {}
     labels = [read_label(row, fields.label) for row in rows]
     names = fields.class_names or tuple(sorted({label for label in labels if isinstance(label, str)}))
-    about = file.stat()
-    identity = f"{file.name} {about.st_size} {about.st_mtime_ns} {fields}"
+    read = [file, file.with_suffix(".json")] if file.suffix == ".npy" else [file]
+    stats = " ".join(f"{about.st_size} {about.st_mtime_ns}" for about in map(Path.stat, read))
+    identity = f"{file.name} {stats} {fields}"
     shards = [
         InputShard(
             f"{file.name}, rows {start} on",

@@ -256,7 +256,8 @@ def inspect(asked: Question, out: Path, count: int, seed: int = 0) -> list[str]:
     now, limit = choice_at(graph.own, TEMPERATURES, asked.tau_s), softest(graph.own, TEMPERATURES)
     same = caption_graph.same_caption_share(graph.embedding) * (graph.batch_size - 1)
     spread = caption_graph.quantile(graph.counts, 0.99) - caption_graph.quantile(graph.counts, 0.01)
-    confused = 0 if asked.classes else len(caption_graph.one_vector(sample.embedding, sample.captions))
+    own = (source.manifest.text_encoder or {}).get("per") == "record"  # vectors that captions have no part in
+    confused = 0 if asked.classes or own else len(caption_graph.one_vector(sample.embedding, sample.captions))
     advice = [*advise(now, limit, spread, same, graph.batch_size, sample.without), *advise_on_confused(confused)]
     facts = _facts(asked, source, sample, graph)
     write_page(

@@ -14,6 +14,7 @@ import numpy as np
 from xsample_jax.data.dataset import open_dataset
 from xsample_jax.data.sources import spread_places
 from xsample_jax.encoder import Encoder
+from xsample_jax.errors import ConfigError
 from xsample_jax.evals.clusters import k_means
 from xsample_jax.reports.contact_sheet import contact_sheet
 from xsample_jax.reports.style import COLORS, figures_folder, image_uri, write_page
@@ -68,7 +69,12 @@ class LocalFeatures:
 
 
 def look(encoder: Encoder, config, split: str, images: int, clusters: int) -> LocalFeatures:
-    """Clusters of `images` images that are spread over a split of the set in `config`."""
+    """Clusters of `images` images that are spread over a split of the set in `config`.
+
+    Raises ConfigError for an encoder without local features, as one of vectors.
+    """
+    if not hasattr(encoder.module, "maps"):
+        raise ConfigError("model.encoder", encoder.config.model.encoder, "one with local features: a resnet or a vit")
     examples = open_dataset(config, split, frozenset())
     places = spread_places(len(examples), images)
     pixels = np.stack([examples[int(place)]["image"] for place in places])

@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from xsample_jax.errors import DataError
 from xsample_jax.tools.cli import local_path, program, run_cli
 
 
@@ -31,15 +32,19 @@ def run(arguments: Sequence[str]) -> None:
         parser.error("argument --batch_size: expected 1 or more")
     if chosen.data and not chosen.split:
         parser.error("argument --data: needs --split")
+    from xsample_jax.augment.vectors import CHANNELS
     from xsample_jax.encoder import load_encoder
     from xsample_jax.evals.feature_table import images_in, images_of, write_features
 
     encoder = load_encoder(chosen.run, chosen.step)
+    if chosen.path and encoder.channels == CHANNELS:
+        fix = "Prepare them (tools.prepare --source=vectors), and give --data=FOLDER --split=NAME."
+        raise DataError("--path", str(chosen.path), "no images: this run has an encoder of numbers [E]", fix)
     if chosen.split:
         data = encoder.config.data.copy_and_resolve_references().unlock()
         if chosen.data:
             data.source = "vectors" if data.source == "vectors" else "records"
-            data.path, data.fingerprint = str(chosen.data), None
+            data.path, data.fingerprint, data.label = str(chosen.data), None, None  # the label is of the run's dataset
         images = images_of(data, chosen.split)
     else:
         images = images_in(chosen.path)
