@@ -10,10 +10,12 @@ from tests.tools.synthetic_runs import write_run
 from xsample_jax.config import config_from_json, load_config
 from xsample_jax.errors import DataError
 from xsample_jax.evals.metrics import load_examples, paired_difference
+from xsample_jax.io import code_version
+from xsample_jax.io.code_version import code_digest, log_code, trained_by
 from xsample_jax.reports.runs import runs_of_results
 from xsample_jax.sweeps import kept, local
 from xsample_jax.sweeps.grid import Point, grid, read_grid
-from xsample_jax.sweeps.kept import Keep, code_digest, is_outdated, keep_result, pack, read_results, result_file, unpack
+from xsample_jax.sweeps.kept import Keep, is_outdated, keep_result, pack, read_results, result_file, unpack
 from xsample_jax.tools.results_page import main as main_results_page
 
 GRID = """
@@ -44,6 +46,7 @@ def study(tmp_path_factory):
             root / "runs" / point.name, point.name, point.tag, strength=strength, seed=point.values["seed"]
         )
         config = load_config(point.config, point.overrides(name))
+        log_code(folder, 0)
         (folder / "config.json").write_text(config.to_json_best_effort())
         scores = {key: scores.mean() for key, scores in load_examples(folder / "evaluation.npz").items()}
         (folder / "evaluation.json").write_text(json.dumps(scores))
@@ -79,6 +82,7 @@ def test_a_result_is_read_back(study):
         assert run.metrics[name] == pytest.approx(scores.mean(), rel=1e-5)
     result = found[points[0].name]
     assert result["code"]["digest"] == code_digest()
+    assert result["trained_by"] == [code_version.code_version()]
     assert not is_outdated(result)
     assert result["training"]["step"] == result["curve"][-1]["step"] == 400
     assert {"jax", "python", "numpy"} <= result["versions"].keys()
@@ -112,7 +116,7 @@ def test_a_result_counts_for_its_config_only(study):
 
 def test_the_digest_is_of_the_code_and_not_of_its_words(tmp_path):
     package = tmp_path / "package"
-    for name in kept.FILES:
+    for name in code_version.FILES:
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text("")
     (package / "evals").mkdir()
@@ -127,6 +131,30 @@ def test_the_digest_is_of_the_code_and_not_of_its_words(tmp_path):
         digests.append(code_digest(package))
     code_digest.cache_clear()
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_result_is_of_the_code_that_trained_and_not_only_of_what_evaluates(study, tmp_path):
+    root, file, points = study
+    now, old = code_version.code_version(), {"digest": "0" * 12, "commit": None, "modified": None}
+    history = tmp_path / "history.jsonl"
+
+    def trained(*starts):
+        lines = [{"event": code_version.TRAINS, "step": step, "code": code} for step, code in starts]
+        history.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        found = trained_by(tmp_path)
+        return found, is_outdated({"code": now, "trained_by": found})
+
+    assert trained((0, now), (3, now)) == ([now], False)
+    assert trained((0, old)) == ([old], True)
+    assert trained((0, old), (3, now)) == ([old, now], True)
+    assert trained((0, old), (0, now), (3, now)) == ([now], False)  # stopped before its first checkpoint
+    assert trained((3, now)) == ([], True)  # who trained the first steps is not known
+    assert trained((0, None)) == ([], True)
+    assert trained() == ([], True)
+    result = json.loads(result_file(root / "results", file, points[0]).read_text())
+    assert not is_outdated(result)
+    del result["trained_by"]  # as a result that is older than this
+    assert is_outdated(result)
 
 
 def test_the_page_is_made_of_results_alone_and_marks_older_ones(study, tmp_path, monkeypatch):
@@ -161,7 +189,7 @@ def test_the_page_is_made_of_results_alone_and_marks_older_ones(study, tmp_path,
     monkeypatch.setattr(kept, "code_digest", lambda: "0" * 12)
     assert main_results_page(call) == 0
     text = (tmp_path / "page.md").read_text()
-    assert "9 of them (marked †) are of other code than today's" in text
+    assert "9 of them (marked †) are of other code than today's, or" in text
     assert "xclr † (2 seeds)" in text
 
 

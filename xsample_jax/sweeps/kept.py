@@ -1,11 +1,10 @@
 """Results that stay: one small JSON file per finished run, out of which tables and figures can be made without the run.
 
-RESULTS/GRID/POINT.json holds the config, the version of the code, the last training metrics and every metric with its
-values example by example, packed. What the examples are of (concepts, names) is the same in many runs: each such list
-is a file of its own in RESULTS/units, named by its content.
+RESULTS/GRID/POINT.json holds the config, the versions of the code that trained and evaluated, the last training metrics
+and every metric with its values example by example, packed. What the examples are of (concepts, names) is the same in
+many runs: each such list is a file of its own in RESULTS/units, named by its content.
 """
 
-import ast
 import base64
 import dataclasses
 import functools
@@ -13,7 +12,6 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import subprocess
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from xsample_jax.config.saved import OF_THE_MACHINE, config_from_json, config_to
 from xsample_jax.errors import DataError
 from xsample_jax.evals.catalog import load_facts, metric_facts
 from xsample_jax.evals.metrics import Facts, Scores, load_examples
+from xsample_jax.io.code_version import code_digest, code_version, trained_by
 from xsample_jax.io.files import CONFIG, EXAMPLES, FACTS, atomic_write
 from xsample_jax.sweeps.grid import Point, Protocol
 from xsample_jax.sweeps.local import FINISHED, state_of
@@ -35,49 +34,6 @@ CURVE = 30  # logged lines that are kept of a run
 LOGGED = ("step", "loss", "kl", "target_entropy", "temperature")
 # Keys that do not say what was computed: names, places, how a machine works. The fingerprint says which data it was.
 NOT_COMPARED = (*OF_THE_MACHINE, "name", "data.path", "checkpoint.every", "log.every")
-
-
-# Which code a result is of: a digest of the syntax trees of what trains and evaluates, without docstrings.
-
-
-PACKAGE = Path(__file__).parent.parent
-ROOMS = ("augment", "config", "data", "evals", "graphs", "models", "objectives")
-FILES = ("loop.py", "ops.py", "optim.py", "setup.py", "sharding.py", "state.py", "step.py")
-
-
-@functools.cache
-def code_digest(package: Path = PACKAGE) -> str:
-    """12 hex digits that change with the code that trains and evaluates, not with comments, format or docstrings."""
-    files = [package / name for name in FILES]
-    files += [path for name in ROOMS for path in sorted((package / name).rglob("*.py"))]
-    found = hashlib.sha256()
-    for path in files:
-        found.update(str(path.relative_to(package)).encode())
-        found.update(_syntax(path).encode())
-    return found.hexdigest()[:12]
-
-
-def _syntax(path: Path) -> str:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        if documented and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
-    return ast.dump(tree)
-
-
-def code_version() -> dict:
-    """{digest, commit, modified}: of the code that runs; commit and modified are None outside a checkout of git."""
-
-    def git(*words: str) -> str | None:
-        command = ["git", "-C", str(PACKAGE), *words]
-        try:
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return None
-
-    commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", str(PACKAGE))
-    return {"digest": code_digest(), "commit": commit, "modified": None if changed is None else bool(changed)}
 
 
 def versions() -> dict[str, str]:
@@ -221,6 +177,7 @@ def write_result(path: Path, folder: Path, point: Point, measured: Mapping) -> N
         "point": point.name,
         "config_digest": config_digest(config),
         "code": code_version(),
+        "trained_by": trained_by(folder),
         "versions": versions(),
         "data": {"trained": fingerprint_of(config), **measured["data"]},
         "training": {name: _rounded(value) for name, value in training.items()},
@@ -271,8 +228,9 @@ def other_config(found: Mapping, config: Mapping) -> list[str]:
 
 
 def is_outdated(found: Mapping) -> bool:
-    """Whether other code than today's has made this result."""
-    return found["code"]["digest"] != code_digest()
+    """Whether other code than today's has trained or evaluated this result, or unknown code has."""
+    trained = found.get("trained_by", [])
+    return not trained or any(one["digest"] != code_digest() for one in (found["code"], *trained))
 
 
 def read_results(results: Path, grid: str, points: Sequence[Point]) -> dict[str, dict]:
