@@ -32,7 +32,16 @@ def _syntax(path: Path) -> str:
         documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         if documented and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
-    return ast.dump(tree)
+    return syntax_text(tree)
+
+
+def syntax_text(node: object) -> str:
+    """A syntax tree as text. Fields that are None or [] are left out: newer Pythons have more of them."""
+    if isinstance(node, ast.AST):
+        fields = ((name, getattr(node, name, None)) for name in node._fields)
+        told = [f"{name}={syntax_text(value)}" for name, value in fields if value is not None and value != []]
+        return f"{type(node).__name__}({','.join(told)})"
+    return f"[{','.join(map(syntax_text, node))}]" if isinstance(node, list) else repr(node)
 
 
 @functools.cache
