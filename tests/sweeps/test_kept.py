@@ -211,6 +211,38 @@ def test_the_page_is_made_of_results_alone_and_marks_older_ones(study, tmp_path,
     assert "xclr † (2 seeds)" in text
 
 
+def test_results_of_another_config_are_left_out_and_of_other_data_refused(study, tmp_path, capsys):
+    root, file, points = study
+    copies = []
+    for point in points[:4]:
+        path = result_file(tmp_path / "results", file, point)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(result_file(root / "results", file, point).read_text())
+        copies.append((path, json.loads(path.read_text())))
+    (tmp_path / "results" / "units").symlink_to(root / "results" / "units")
+
+    def read(number, change):
+        path, found = copies[number]
+        changed = json.loads(json.dumps(found))
+        change(changed)
+        path.write_text(json.dumps(changed))
+        try:
+            return list(read_results(tmp_path / "results", file, points))
+        finally:
+            path.write_text(json.dumps(found))
+
+    names = [point.name for point in points[:4]]
+    assert read(1, lambda found: None) == names
+    assert capsys.readouterr().err == ""
+    assert read(1, lambda found: found["config"]["objective"].update(temperature=0.7)) == [names[0], *names[2:]]
+    assert f"results of another config than today's, left out: 1 ({names[1]})" in capsys.readouterr().err
+    assert names[1] not in read(1, lambda found: found["config"].update(no_such_key=1))
+    assert points[0].values | {"seed": 1} == points[1].values
+    with pytest.raises(DataError, match=r"data of trained in results of xclr,fraction=0\.1,steps=400 = ") as error:
+        read(1, lambda found: found["data"].update(trained="0" * 64))
+    assert len(str(error.value)) < 500
+
+
 def test_damage_is_said(study, tmp_path, capsys):
     root, file, points = study
     path = result_file(tmp_path / "results", file, points[0])

@@ -18,12 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.config.load import default_config
+from xsample_jax.config.load import default_config, load_config
 from xsample_jax.config.saved import OF_THE_MACHINE, config_from_json, config_to_json, diff_configs
-from xsample_jax.errors import DataError
+from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.catalog import load_facts, metric_facts
 from xsample_jax.evals.metrics import Facts, Scores, load_examples
 from xsample_jax.io.code_version import code_digest, code_version, trained_by
+from xsample_jax.io.console import say
 from xsample_jax.io.files import CONFIG, EXAMPLES, FACTS, atomic_write
 from xsample_jax.sweeps.grid import Point, Protocol
 from xsample_jax.sweeps.local import FINISHED, state_of
@@ -223,7 +224,10 @@ def config_digest(config: Mapping) -> str:
 
 def other_config(found: Mapping, config: Mapping) -> list[str]:
     """The keys in which the config of a result differs from `config`; a key that is newer counts as its default."""
-    stored = config_from_json(json.dumps(found["config"]))
+    try:
+        stored = config_from_json(json.dumps(found["config"]))
+    except UserError:  # it has keys or values that there are no more
+        return ["config"]
     return [name for name in diff_configs(stored, config) if name not in NOT_COMPARED]
 
 
@@ -236,22 +240,50 @@ def is_outdated(found: Mapping) -> bool:
 def read_results(results: Path, grid: str, points: Sequence[Point]) -> dict[str, dict]:
     """{name of a point: its result} of those that are there, with `scores`: {metric: Scores}.
 
-    Raises DataError for a damaged file, or one of another format.
+    A result whose config is not that of the point today is left out, and said.
+
+    Raises DataError for a damaged file, one of another format, and seeds of other data than the others of their series.
     """
-    found = {}
+    found, others = {}, []
     for point in points:
         path = result_file(results, grid, point)
-        if path.is_file():
-            found[point.name] = result = _read(path)
-            try:
-                result["scores"] = {
-                    name: Scores(unpack(metric["examples"]), read_units(results, metric["units"]))
-                    for name, metric in result["metrics"].items()
-                    if "examples" in metric
-                }
-            except (KeyError, ValueError, TypeError, zlib.error) as error:
-                raise _damaged(path, error) from error
+        if not path.is_file():
+            continue
+        result = _read(path)
+        if other_config(result, load_config(point.config, point.overrides(path.parent.name))):
+            others.append(point.name)
+            continue
+        try:
+            result["scores"] = {
+                name: Scores(unpack(metric["examples"]), read_units(results, metric["units"]))
+                for name, metric in result["metrics"].items()
+                if "examples" in metric
+            }
+        except (KeyError, ValueError, TypeError, zlib.error) as error:
+            raise _damaged(path, error) from error
+        found[point.name] = result
+    if others:
+        names = ", ".join(others[:3]) + ", ..." * (len(others) > 3)
+        say(f"warning: results of another config than today's, left out: {len(others)} ({names})", error=True)
+    _check_data([point for point in points if point.name in found], found)
     return found
+
+
+def _check_data(points: Sequence[Point], found: Mapping[str, Mapping]) -> None:
+    """Raises DataError where seeds of one series were trained or evaluated on several versions of a dataset."""
+    prints: dict[tuple[str, str], set[str]] = {}
+    for point in points:
+        values = {key: value for key, value in point.values.items() if key != "seed"}
+        series = dataclasses.replace(point, values=values).name
+        for use, fingerprint in found[point.name]["data"].items():
+            prints.setdefault((series, use), set()).add(fingerprint[:12])
+    mixed = {where: versions for where, versions in prints.items() if len(versions) > 1}
+    if mixed:
+        (series, use), versions = next(iter(mixed.items()))
+        more = f", and {len(mixed) - 1} more" if len(mixed) > 1 else ""
+        fix = "Remove the files of the older data: the next sweep makes them again."
+        where = f"data of {use} in results of {series}"
+        raise DataError(where, ", ".join(sorted(versions)) + more, "one fingerprint for all seeds", fix)
 
 
 def _read(path: Path) -> dict:
