@@ -164,6 +164,12 @@ def make(*arguments):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
 
 
+def test_git_ignores_every_environment_that_make_makes():
+    made = set(re.findall(r"\.venv[\w-]*(?=/)", (ROOT / "Makefile").read_text()))
+    assert made == {".venv", ".venv-gpu"}
+    assert {f"{name}/" for name in made} <= set((ROOT / ".gitignore").read_text().splitlines())
+
+
 def test_quickstart_is_the_job_by_hand():
     commands = make("quickstart", "-o", ".venv/installed")
     main = "python -m xsample_jax.main --config=configs/quickstart.py"
