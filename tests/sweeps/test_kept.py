@@ -63,6 +63,8 @@ def study(tmp_path_factory):
         ([], "bits", 0),
         ([-1, 0, 1], "float16", 0),
         ([0.123456], "float16", 1e-4),
+        ([65504.0, 0.5], "float16", 0),
+        ([70000.0, 0.5], "float32", 0),
     ],
 )
 def test_values_are_packed_and_unpacked(values, kind, error):
@@ -269,15 +271,15 @@ def test_what_cannot_be_kept_is_refused(study):
 class Keeper:
     """Stands for `Keep`: the result of a point is a file that its command writes, or does not."""
 
-    def __init__(self, folder, fails=()):
-        self.folder, self.fails = folder, fails
+    def __init__(self, folder, fails=(), waits=0):
+        self.folder, self.fails, self.waits = folder, fails, waits
         folder.mkdir(exist_ok=True)
 
     def done(self, point: Point) -> bool:
         return (self.folder / point.name).exists()
 
     def command(self, point: Point) -> list[str]:
-        code = "import pathlib, sys; pathlib.Path(sys.argv[1]).touch()"
+        code = f"import pathlib, sys, time; time.sleep({self.waits}); pathlib.Path(sys.argv[1]).touch()"
         return ["-c", "raise SystemExit(3)" if point.name in self.fails else code, str(self.folder / point.name)]
 
 
@@ -298,3 +300,16 @@ def test_a_sweep_makes_results_and_runs_nothing_again_that_has_one(tmp_path, mon
         (tmp_path / "out" / f"seed={seed}" / "evaluation.json").unlink()
     assert run() == {}
     assert said == ["s: 3 runs, 2 of them finished, 1 at once", "finished seed=1 (3 of 3)"]
+
+
+def test_a_run_starts_beside_an_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "POLL", 0.02)
+    train = "import pathlib, sys; f = pathlib.Path(sys.argv[1]); f.mkdir(parents=True); "
+    train += "(f / 'evaluation.json').write_text('{}')"
+    monkeypatch.setattr(local, "trainer_command", lambda point, sweep, workdir: ["-c", train, workdir])
+    points, said = grid("x.py", {"seed": range(2)}), []
+    (tmp_path / "out" / "seed=0").mkdir(parents=True)  # trained already, so it is evaluated first
+    (tmp_path / "out" / "seed=0" / "evaluation.json").write_text("{}")
+    keeper = Keeper(tmp_path / "kept", waits=3)
+    assert local.run_points(points, "s", tmp_path / "out", jobs=2, say=said.append, keep=keeper) == {}
+    assert said.index("started  seed=1") < next(n for n, line in enumerate(said) if line.startswith("finished seed=0"))

@@ -47,12 +47,16 @@ def versions() -> dict[str, str]:
 # Values example by example, as text.
 
 
+KINDS = {"float16": "<f2", "float32": "<f4"}
+
+
 def pack(values: np.ndarray) -> dict[str, object]:
-    """Hits (0 or 1) as one bit each, other numbers as compressed float16; see `unpack`."""
+    """Hits (0 or 1) as one bit each, other numbers as compressed float16, or float32 where one is too large for it."""
     values = np.asarray(values, np.float32)
     if np.isin(values, (0, 1)).all():
         return {"n": len(values), "bits": _text(np.packbits(values.astype(bool)).tobytes())}
-    return {"n": len(values), "float16": _text(zlib.compress(values.astype("<f2").tobytes(), 9))}
+    kind = "float16" if np.abs(values).max() <= np.finfo(np.float16).max else "float32"
+    return {"n": len(values), kind: _text(zlib.compress(values.astype(KINDS[kind]).tobytes(), 9))}
 
 
 def unpack(packed: Mapping[str, object]) -> np.ndarray:
@@ -61,7 +65,8 @@ def unpack(packed: Mapping[str, object]) -> np.ndarray:
     if "bits" in packed:
         bits = np.frombuffer(base64.b85decode(packed["bits"]), np.uint8)
         return np.unpackbits(bits, count=count).astype(np.float32)
-    values = np.frombuffer(zlib.decompress(base64.b85decode(packed["float16"])), "<f2").astype(np.float32)
+    kind = "float32" if "float32" in packed else "float16"
+    values = np.frombuffer(zlib.decompress(base64.b85decode(packed[kind])), KINDS[kind]).astype(np.float32)
     if len(values) != count:
         raise ValueError(f"{len(values)} values, not {count}")
     return values
