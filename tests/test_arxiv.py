@@ -177,13 +177,13 @@ def names_in(root: pathlib.Path) -> list[str]:
 
 
 def test_without_git_environments_are_not_searched(tmp_path, monkeypatch):
-    for name in ("docs/a.md", ".venv/lib/b.py", ".venv-gpu/lib/c.py"):
+    for name in ("pages/a.md", ".venv/lib/b.py", ".venv-gpu/lib/c.py"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert names_in(tmp_path) == ["docs/a.md"]
+    assert names_in(tmp_path) == ["pages/a.md"]
     monkeypatch.setenv("PATH", str(tmp_path))  # there is no git
-    assert names_in(tmp_path) == ["docs/a.md"]
+    assert names_in(tmp_path) == ["pages/a.md"]
 
 
 def cited() -> dict[str, set[str]]:
