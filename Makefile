@@ -19,7 +19,8 @@ help:
 	@echo "make test         install the test extras and run the whole suite"
 	@echo "make test-gpu-aot install the GPU compiler and compile train steps for GPUs that are not here"
 	@echo "make bench-gpu    everything that is measured on one GPU, in 8 minutes"
-	@echo "make results      what is missing of the runs behind docs/notes/evidence.md and docs/notes/results.md (days on a CPU)"
+	@echo "make results      what is missing of the runs behind docs/notes/evidence.md and docs/notes/results.md (days on a CPU;"
+	@echo "                  docs/notes/icons.md makes the data that it needs first)"
 	@echo "make results-pages  their tables and figures, from results/ alone: no data, no training"
 	@echo "make bench        install the peers (PyTorch among them) and run the CPU benchmarks: docs/notes/benchmarks.md"
 	@echo "make lint         ruff"
@@ -36,10 +37,13 @@ quickstart: .venv/installed
 # A run that is finished leaves a file in results/, and is never run again: stop it at any time, and give it again.
 JOBS ?= 1
 GRIDS := configs/ablations/results.py configs/studies/evidence.py
+SWEEP = $(PYTHON) -m xsample_jax.tools.sweep --grid=$$grid --out=$(RUNS)/$$(basename $$grid .py) --results=results
 PAGE := $(PYTHON) -m xsample_jax.tools.results_page --results=results
 
+# Every grid is checked, its datasets too, before the first run, which is days before the last.
 results: .venv/installed
-	for grid in $(GRIDS); do $(PYTHON) -m xsample_jax.tools.sweep --grid=$$grid --out=$(RUNS)/$$(basename $$grid .py) --run --jobs=$(JOBS) --results=results || exit; done
+	for grid in $(GRIDS); do $(SWEEP) --print > /dev/null || exit; done
+	for grid in $(GRIDS); do $(SWEEP) --run --jobs=$(JOBS) || exit; done
 	$(MAKE) results-pages
 
 results-pages: .venv/installed
@@ -73,8 +77,9 @@ notebooks: $(patsubst notebooks/%.py,notebooks/ipynb/%.ipynb,$(wildcard notebook
 
 notebooks/ipynb/%.ipynb: notebooks/%.py .venv/installed-notebooks
 	@mkdir -p $(@D)
-	$(PYTHON) -m jupytext --to notebook --output $@ $<
-	cd notebooks && $(abspath .venv)/bin/jupyter-execute --inplace $(patsubst notebooks/%,%,$@)
+	$(PYTHON) -m jupytext --to notebook --output $(@D)/.new-$(@F) $<
+	cd notebooks && $(abspath .venv)/bin/jupyter-execute --inplace $(patsubst notebooks/%,%,$(@D))/.new-$(@F)
+	mv $(@D)/.new-$(@F) $@
 
 # TINY=--tiny tries the code on a CPU.
 TINY ?=

@@ -3,6 +3,7 @@
 faults A6: numbers typed from memory.
 """
 
+import os
 import pathlib
 import re
 import subprocess
@@ -161,14 +162,34 @@ OF_NAME = {
 }
 
 
+def names_in(root: pathlib.Path) -> list[str]:
+    """What git tracks or would track; without git, or a checkout of it, all but environments."""
+    try:
+        command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        listed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+        return listed.stdout.split("\n")
+    except (OSError, subprocess.CalledProcessError):
+        found = []
+        for folder, inside, files in os.walk(root):
+            inside[:] = [name for name in inside if not name.startswith(".venv")]
+            found += [str((pathlib.Path(folder) / name).relative_to(root)) for name in files]
+        return found
+
+
+def test_without_git_environments_are_not_searched(tmp_path, monkeypatch):
+    for name in ("pages/a.md", ".venv/lib/b.py", ".venv-gpu/lib/c.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert names_in(tmp_path) == ["pages/a.md"]
+    monkeypatch.setenv("PATH", str(tmp_path))  # there is no git
+    assert names_in(tmp_path) == ["pages/a.md"]
+
+
 def cited() -> dict[str, set[str]]:
-    """{arXiv number: files} of everything that git tracks or would track, the tests apart."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
-    )
-    names = listed.stdout.split("\n") if listed.returncode == 0 else [str(p.relative_to(ROOT)) for p in ROOT.rglob("*")]
+    """{arXiv number: files} of everything in the repository, the tests apart."""
     found: dict[str, set[str]] = {}
-    for name in names:
+    for name in names_in(ROOT):
         path = ROOT / name
         if path.suffix not in SUFFIXES or name.startswith("tests/") or not path.is_file():
             continue

@@ -164,6 +164,12 @@ def make(*arguments):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
 
 
+def test_git_ignores_every_environment_that_make_makes():
+    made = set(re.findall(r"\.venv[\w-]*(?=/)", (ROOT / "Makefile").read_text()))
+    assert made == {".venv", ".venv-gpu"}
+    assert {f"{name}/" for name in made} <= set((ROOT / ".gitignore").read_text().splitlines())
+
+
 def test_quickstart_is_the_job_by_hand():
     commands = make("quickstart", "-o", ".venv/installed")
     main = "python -m xsample_jax.main --config=configs/quickstart.py"
@@ -176,14 +182,33 @@ def test_quickstart_is_the_job_by_hand():
 
 
 def test_results_runs_what_is_missing_and_pages_need_results_alone():
-    sweeps = make("results", "-o", ".venv/installed", "JOBS=2").splitlines()[0]
-    assert "for grid in configs/ablations/results.py configs/studies/evidence.py" in sweeps
-    assert "-m xsample_jax.tools.sweep --grid=$grid --out=runs/$(basename $grid .py) --run --jobs=2" in sweeps
-    assert "--results=results" in sweeps
+    checks, sweeps = make("results", "-o", ".venv/installed", "JOBS=2").splitlines()[:2]
+    tool = "-m xsample_jax.tools.sweep --grid=$grid --out=runs/$(basename $grid .py) --results=results"
+    for line, what in ((checks, "--print"), (sweeps, "--run --jobs=2")):  # all grids are checked before a run
+        assert "for grid in configs/ablations/results.py configs/studies/evidence.py" in line
+        assert f"{tool} {what}" in line
+    assert "docs/notes/icons.md makes the data" in make("help")
     pages = make("results-pages", "-o", ".venv/installed").splitlines()
     tool = "-m xsample_jax.tools.results_page --results=results --grid=configs/studies/evidence.py:both"
     assert pages[0].endswith(f"{tool} --baseline=xclr --out=docs/notes/evidence.md")
     assert not any("--runs" in line for line in pages)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_notebook_is_there_when_it_has_been_executed(tmp_path, fails):
+    """What jupytext has written and nothing has executed is no notebook that make would leave alone."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    commands = {"python": 'touch "$6"', "jupyter-execute": f'test -f "$2" && exit {7 * fails}'}
+    for name, command in commands.items():
+        (tmp_path / ".venv" / "bin" / name).write_text(f"#!/bin/sh\n{command}\n")
+        (tmp_path / ".venv" / "bin" / name).chmod(0o755)
+    (tmp_path / "notebooks" / "a.py").touch()
+    call = ["make", "-f", str(ROOT / "Makefile"), "-o", ".venv/installed-notebooks", "notebooks/ipynb/a.ipynb"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("M")}
+    done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ("Error 7" in done.stderr) == (done.returncode != 0) == fails, done.stderr
+    assert (tmp_path / "notebooks" / "ipynb" / "a.ipynb").exists() == (not fails)
 
 
 def test_install_uses_venv_pip_and_constraints(tmp_path):

@@ -16,6 +16,7 @@ from tests.objectives.synthetic import LinearEncoder
 from tests.tiny import tiny_config
 from xsample_jax.errors import BAD_INPUT, FINISHED, REQUEUE
 from xsample_jax.faults.preemption import Preempted
+from xsample_jax.io.code_version import TRAINS, trained_by
 from xsample_jax.io.run_dir import read_history
 from xsample_jax.loop import train
 from xsample_jax.metrics.jsonl import read_jsonl
@@ -68,6 +69,9 @@ def test_stopped_by_signals_it_saves_and_asks_to_be_started_again(lives, whole, 
     assert "resumed at step 5 of 12" in interrupted.out
     assert [event["step"] for event in read_history(tmp_path) if event["event"] == "stopped from outside"] == [5, 8]
     assert lives.run(tmp_path, never).code == FINISHED
+    starts = [event for event in read_history(tmp_path) if event["event"] == TRAINS]
+    assert [event["step"] for event in starts] == [0, 5, 8]
+    assert trained_by(tmp_path) == [starts[0]["code"]]  # the same code all along
     assert differences(whole, tmp_path) == (0, [])
     done = lives.run(tmp_path, never)
     assert done.code == FINISHED

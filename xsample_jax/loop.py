@@ -30,6 +30,7 @@ from xsample_jax.faults.non_finite import RollBack
 from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
 from xsample_jax.faults.watchdog import TimedBatches, log_save_errors
 from xsample_jax.hooks import Evaluate, LogMetrics, SaveAndStop, Training
+from xsample_jax.io.code_version import log_code
 from xsample_jax.io.console import say
 from xsample_jax.io.files import EVALUATION, EXAMPLES, FACTS, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write, set_aside
 from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder, read_history
@@ -88,9 +89,7 @@ def train(
         with contextlib.closing(Checkpoints(run.place, config.checkpoint, history=folder)) as checkpoints:
             setup, state, progress = _restore(setup, checkpoints, changes)
             if first_process:
-                if os.path.lexists(folder / EVALUATION):
-                    set_aside(folder / EVALUATION) if finished is None else (folder / EVALUATION).unlink()
-                save_config(config, folder, changes)
+                _record_start(config, folder, changes, finished, progress.step)
             while progress.step < setup.steps and not progress.stopped:
                 behind, training = None, _open_training(setup, run, checkpoints, notice, progress, on_log)
                 try:
@@ -105,6 +104,14 @@ def train(
                     progress.data_position, progress.rollbacks = behind, rollbacks
             checkpoints.wait()
             return _finish(setup, progress, run, notice, state, on_log)
+
+
+def _record_start(config, folder: pathlib.Path, changes: dict, finished: dict | None, step: int) -> None:
+    """Writes what the run folder says of a run that goes on from `step`; `finished`: metrics of a run that was over."""
+    if os.path.lexists(folder / EVALUATION):
+        set_aside(folder / EVALUATION) if finished is None else (folder / EVALUATION).unlink()
+    save_config(config, folder, changes)
+    log_code(folder, step)
 
 
 def _check_side_files(config, folder: pathlib.Path, allow_change: bool) -> None:

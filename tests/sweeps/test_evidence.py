@@ -13,8 +13,8 @@ from xsample_jax.config import load_config
 from xsample_jax.evals.catalog import OTHER, describe
 from xsample_jax.evals.evaluate import check_names
 from xsample_jax.models import towers
-from xsample_jax.reports.runs import runs_of_results
-from xsample_jax.reports.study_page import main_settings
+from xsample_jax.reports.runs import Run, runs_of_results
+from xsample_jax.reports.study_page import changes_of, main_settings
 from xsample_jax.sweeps.grid import read_grid, read_protocol
 from xsample_jax.sweeps.kept import Keep, keep_result, result_file
 from xsample_jax.sweeps.launch import check_points
@@ -42,6 +42,26 @@ def test_every_point_is_right():
     both = read_grid(f"{FILE}:both")[1]
     assert len(main_settings(both)) == 8
     assert len(read_grid(f"{FILE}:shapes")[1]) == 27
+
+
+def test_changes_are_compared_with_runs_of_as_many_images():
+    points = read_grid(f"{FILE}:both")[1]
+    runs = {
+        point.name: Run(point.name, Path(point.name), dict(point.values) | {"tag": point.tag}, [], [], {}, None)
+        for point in points
+    }
+    found = [
+        (one.config["steps"], one.config["batch_size"], level.config["steps"], level.config["batch_size"])
+        for one, level in changes_of(points, runs)
+    ]
+    # 19 x 4096 is 300 x 256 to the nearest step; 4000 x 256 has more in common with it, and 13 times the images.
+    assert {(4000, 256, 2000, 512), (250, 4096, 2000, 512), (75, 1024, 300, 256), (19, 4096, 300, 256)} < set(found)
+    assert {level[2:] for level in found} == {(2000, 512), (300, 256)}
+    assert all(abs(a * b - c * d) <= 2048 for a, b, c, d in found)
+    assert all(one.config["tag"] == level.config["tag"] for one, level in changes_of(points, runs))
+    # Without a level of as many images a change is left out.
+    long = {name: run for name, run in runs.items() if run.config["steps"] not in (2000, 4000)}
+    assert {one.config["steps"] for one, _ in changes_of(points, long)} == {300, 75, 19}
 
 
 def test_the_protocol_names_metrics_and_evaluations_that_there_are():

@@ -1,5 +1,7 @@
 """Results that stay: what is written is read back, marked when the code is another, and enough for a page."""
 
+import ast
+import hashlib
 import json
 import re
 
@@ -10,10 +12,12 @@ from tests.tools.synthetic_runs import write_run
 from xsample_jax.config import config_from_json, load_config
 from xsample_jax.errors import DataError
 from xsample_jax.evals.metrics import load_examples, paired_difference
+from xsample_jax.io import code_version
+from xsample_jax.io.code_version import code_digest, log_code, trained_by
 from xsample_jax.reports.runs import runs_of_results
 from xsample_jax.sweeps import kept, local
 from xsample_jax.sweeps.grid import Point, grid, read_grid
-from xsample_jax.sweeps.kept import Keep, code_digest, is_outdated, keep_result, pack, read_results, result_file, unpack
+from xsample_jax.sweeps.kept import Keep, is_outdated, keep_result, pack, read_results, result_file, unpack
 from xsample_jax.tools.results_page import main as main_results_page
 
 GRID = """
@@ -44,6 +48,7 @@ def study(tmp_path_factory):
             root / "runs" / point.name, point.name, point.tag, strength=strength, seed=point.values["seed"]
         )
         config = load_config(point.config, point.overrides(name))
+        log_code(folder, 0)
         (folder / "config.json").write_text(config.to_json_best_effort())
         scores = {key: scores.mean() for key, scores in load_examples(folder / "evaluation.npz").items()}
         (folder / "evaluation.json").write_text(json.dumps(scores))
@@ -58,6 +63,8 @@ def study(tmp_path_factory):
         ([], "bits", 0),
         ([-1, 0, 1], "float16", 0),
         ([0.123456], "float16", 1e-4),
+        ([65504.0, 0.5], "float16", 0),
+        ([70000.0, 0.5], "float32", 0),
     ],
 )
 def test_values_are_packed_and_unpacked(values, kind, error):
@@ -79,6 +86,7 @@ def test_a_result_is_read_back(study):
         assert run.metrics[name] == pytest.approx(scores.mean(), rel=1e-5)
     result = found[points[0].name]
     assert result["code"]["digest"] == code_digest()
+    assert result["trained_by"] == [code_version.code_version()]
     assert not is_outdated(result)
     assert result["training"]["step"] == result["curve"][-1]["step"] == 400
     assert {"jax", "python", "numpy"} <= result["versions"].keys()
@@ -112,7 +120,7 @@ def test_a_result_counts_for_its_config_only(study):
 
 def test_the_digest_is_of_the_code_and_not_of_its_words(tmp_path):
     package = tmp_path / "package"
-    for name in kept.FILES:
+    for name in code_version.FILES:
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text("")
     (package / "evals").mkdir()
@@ -127,6 +135,46 @@ def test_the_digest_is_of_the_code_and_not_of_its_words(tmp_path):
         digests.append(code_digest(package))
     code_digest.cache_clear()
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_digest_is_the_same_in_every_python():
+    """3.12 has given functions and classes an empty list more, and 3.13 leaves empty lists out of ast.dump."""
+    text = "class C:\n    def f(self, a, *, b, c=1):\n        return None, {**a, 'b': b}\n"
+    trees = [ast.parse(text) for _ in range(2)]
+    for node in ast.walk(trees[1]):
+        for name in [name for name, value in vars(node).items() if value in (None, [])]:
+            delattr(node, name)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            node._fields, node.type_params = (*dict.fromkeys((*type(node)._fields, "type_params")),), []
+    first, second = map(code_version.syntax_text, trees)
+    assert first == second
+    assert hashlib.sha256(first.encode()).hexdigest()[:12] == "b2ffb6cc1c3a"  # in any Python: 3.11 and later
+    others = [text.replace(*change) for change in (("**a", "a: a"), ("c=1", "c"), ("return None,", "return 0,"))]
+    assert len({first, *(code_version.syntax_text(ast.parse(other)) for other in others)}) == 4
+
+
+def test_a_result_is_of_the_code_that_trained_and_not_only_of_what_evaluates(study, tmp_path):
+    root, file, points = study
+    now, old = code_version.code_version(), {"digest": "0" * 12, "commit": None, "modified": None}
+    history = tmp_path / "history.jsonl"
+
+    def trained(*starts):
+        lines = [{"event": code_version.TRAINS, "step": step, "code": code} for step, code in starts]
+        history.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        found = trained_by(tmp_path)
+        return found, is_outdated({"code": now, "trained_by": found})
+
+    assert trained((0, now), (3, now)) == ([now], False)
+    assert trained((0, old)) == ([old], True)
+    assert trained((0, old), (3, now)) == ([old, now], True)
+    assert trained((0, old), (0, now), (3, now)) == ([now], False)  # stopped before its first checkpoint
+    assert trained((3, now)) == ([], True)  # who trained the first steps is not known
+    assert trained((0, None)) == ([], True)
+    assert trained() == ([], True)
+    result = json.loads(result_file(root / "results", file, points[0]).read_text())
+    assert not is_outdated(result)
+    del result["trained_by"]  # as a result that is older than this
+    assert is_outdated(result)
 
 
 def test_the_page_is_made_of_results_alone_and_marks_older_ones(study, tmp_path, monkeypatch):
@@ -161,8 +209,40 @@ def test_the_page_is_made_of_results_alone_and_marks_older_ones(study, tmp_path,
     monkeypatch.setattr(kept, "code_digest", lambda: "0" * 12)
     assert main_results_page(call) == 0
     text = (tmp_path / "page.md").read_text()
-    assert "9 of them (marked †) are of other code than today's" in text
+    assert "9 of them (marked †) are of other code than today's, or" in text
     assert "xclr † (2 seeds)" in text
+
+
+def test_results_of_another_config_are_left_out_and_of_other_data_refused(study, tmp_path, capsys):
+    root, file, points = study
+    copies = []
+    for point in points[:4]:
+        path = result_file(tmp_path / "results", file, point)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(result_file(root / "results", file, point).read_text())
+        copies.append((path, json.loads(path.read_text())))
+    (tmp_path / "results" / "units").symlink_to(root / "results" / "units")
+
+    def read(number, change):
+        path, found = copies[number]
+        changed = json.loads(json.dumps(found))
+        change(changed)
+        path.write_text(json.dumps(changed))
+        try:
+            return list(read_results(tmp_path / "results", file, points))
+        finally:
+            path.write_text(json.dumps(found))
+
+    names = [point.name for point in points[:4]]
+    assert read(1, lambda found: None) == names
+    assert capsys.readouterr().err == ""
+    assert read(1, lambda found: found["config"]["objective"].update(temperature=0.7)) == [names[0], *names[2:]]
+    assert f"results of another config than today's, left out: 1 ({names[1]})" in capsys.readouterr().err
+    assert names[1] not in read(1, lambda found: found["config"].update(no_such_key=1))
+    assert points[0].values | {"seed": 1} == points[1].values
+    with pytest.raises(DataError, match=r"data of trained in results of xclr,fraction=0\.1,steps=400 = ") as error:
+        read(1, lambda found: found["data"].update(trained="0" * 64))
+    assert len(str(error.value)) < 500
 
 
 def test_damage_is_said(study, tmp_path, capsys):
@@ -191,15 +271,15 @@ def test_what_cannot_be_kept_is_refused(study):
 class Keeper:
     """Stands for `Keep`: the result of a point is a file that its command writes, or does not."""
 
-    def __init__(self, folder, fails=()):
-        self.folder, self.fails = folder, fails
+    def __init__(self, folder, fails=(), waits=0):
+        self.folder, self.fails, self.waits = folder, fails, waits
         folder.mkdir(exist_ok=True)
 
     def done(self, point: Point) -> bool:
         return (self.folder / point.name).exists()
 
     def command(self, point: Point) -> list[str]:
-        code = "import pathlib, sys; pathlib.Path(sys.argv[1]).touch()"
+        code = f"import pathlib, sys, time; time.sleep({self.waits}); pathlib.Path(sys.argv[1]).touch()"
         return ["-c", "raise SystemExit(3)" if point.name in self.fails else code, str(self.folder / point.name)]
 
 
@@ -220,3 +300,16 @@ def test_a_sweep_makes_results_and_runs_nothing_again_that_has_one(tmp_path, mon
         (tmp_path / "out" / f"seed={seed}" / "evaluation.json").unlink()
     assert run() == {}
     assert said == ["s: 3 runs, 2 of them finished, 1 at once", "finished seed=1 (3 of 3)"]
+
+
+def test_a_run_starts_beside_an_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "POLL", 0.02)
+    train = "import pathlib, sys; f = pathlib.Path(sys.argv[1]); f.mkdir(parents=True); "
+    train += "(f / 'evaluation.json').write_text('{}')"
+    monkeypatch.setattr(local, "trainer_command", lambda point, sweep, workdir: ["-c", train, workdir])
+    points, said = grid("x.py", {"seed": range(2)}), []
+    (tmp_path / "out" / "seed=0").mkdir(parents=True)  # trained already, so it is evaluated first
+    (tmp_path / "out" / "seed=0" / "evaluation.json").write_text("{}")
+    keeper = Keeper(tmp_path / "kept", waits=3)
+    assert local.run_points(points, "s", tmp_path / "out", jobs=2, say=said.append, keep=keeper) == {}
+    assert said.index("started  seed=1") < next(n for n, line in enumerate(said) if line.startswith("finished seed=0"))

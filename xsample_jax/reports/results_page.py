@@ -269,7 +269,7 @@ def said_of_code(runs: Iterable[Run]) -> str:
     older = sum(run.outdated for run in runs)
     if not older:
         return ""
-    return f" {older} of them (marked †) are of other code than today's: what trains or evaluates has changed since."
+    return f" {older} of them (marked †) are of other code than today's, or of code that was not recorded."
 
 
 MOST_COLUMNS = 12  # objectives that fit beside each other

@@ -34,7 +34,7 @@ class Run:
       snapshot: arrays of report_data.npz, or None.
       facts: metric -> counts, chance and baselines (evals/facts.py); {} for runs that are older.
       notes: of the last evaluation.
-      outdated: other code than today's has made it; known of results that stay only.
+      outdated: other code than today's, or unknown code, has made it; known of results that stay only.
     """
 
     name: str
@@ -166,7 +166,7 @@ class Series:
 
     @property
     def outdated(self) -> bool:
-        """Whether other code than today's has made one of the runs."""
+        """Whether other code than today's, or unknown code, has made one of the runs."""
         return any(run.outdated for run in self.runs)
 
     @property

@@ -68,8 +68,8 @@ def levels_of(points: Sequence[Point], runs: Runs) -> dict[Setting, dict[str, Se
 def changes_of(points: Sequence[Point], runs: Runs) -> list[tuple[Series, Series]]:
     """(series with a change, the level that it is compared with) of all changes that have runs on both sides.
 
-    The level is that of the same objective in the main setting that differs in the fewest keys; a series is named by
-    its objective and all that differs.
+    The level is of the same objective and of as many images, in the main setting that differs in the fewest keys; a
+    change without one is left out. A series is named by its objective and all that differs.
     """
     keys, levels = shared_keys(points), levels_of(points, runs)
     changed: dict[tuple, list[Point]] = {}
@@ -80,14 +80,27 @@ def changes_of(points: Sequence[Point], runs: Runs) -> list[tuple[Series, Series
     found = []
     for (objective, words), seeds in changed.items():
         own = series_of(objective, seeds, runs)
+        if not own.runs:
+            continue
         there = [setting for setting in levels if objective in levels[setting]]
-        if own.runs and there:
+        there = [setting for setting in there if as_long(own, levels[setting][objective])]
+        if there:
             level = min(there, key=lambda setting: len(set(setting) - set(words)))
             name = ", ".join(
                 f"{key.rpartition('.')[2]} {as_word(value)}" for key, value in words if (key, value) not in level
             )
             found.append((Series(f"{objective}, {name}", own.runs), levels[level][objective]))
     return found
+
+
+def as_long(one: Series, other: Series) -> bool:
+    """Whether both have seen as many images, as far as whole steps allow: to half a batch of the larger ones."""
+    (steps, batch), (others, other_batch) = (
+        [series.config.get(key) for key in ("steps", "batch_size")] for series in (one, other)
+    )
+    if None in (steps, others):  # counted in epochs
+        return one.config.get("epochs") == other.config.get("epochs")
+    return abs(steps * batch - others * other_batch) <= max(batch, other_batch) / 2
 
 
 def study_markdown(points: Sequence[Point], runs: Runs, base: str, figures: Path, names: Sequence[str]) -> str:

@@ -1,11 +1,10 @@
 """Results that stay: one small JSON file per finished run, out of which tables and figures can be made without the run.
 
-RESULTS/GRID/POINT.json holds the config, the version of the code, the last training metrics and every metric with its
-values example by example, packed. What the examples are of (concepts, names) is the same in many runs: each such list
-is a file of its own in RESULTS/units, named by its content.
+RESULTS/GRID/POINT.json holds the config, the versions of the code that trained and evaluated, the last training metrics
+and every metric with its values example by example, packed. What the examples are of (concepts, names) is the same in
+many runs: each such list is a file of its own in RESULTS/units, named by its content.
 """
 
-import ast
 import base64
 import dataclasses
 import functools
@@ -13,18 +12,19 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import subprocess
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.config.load import default_config
+from xsample_jax.config.load import default_config, load_config
 from xsample_jax.config.saved import OF_THE_MACHINE, config_from_json, config_to_json, diff_configs
-from xsample_jax.errors import DataError
+from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.catalog import load_facts, metric_facts
 from xsample_jax.evals.metrics import Facts, Scores, load_examples
+from xsample_jax.io.code_version import code_digest, code_version, trained_by
+from xsample_jax.io.console import say
 from xsample_jax.io.files import CONFIG, EXAMPLES, FACTS, atomic_write
 from xsample_jax.sweeps.grid import Point, Protocol
 from xsample_jax.sweeps.local import FINISHED, state_of
@@ -37,49 +37,6 @@ LOGGED = ("step", "loss", "kl", "target_entropy", "temperature")
 NOT_COMPARED = (*OF_THE_MACHINE, "name", "data.path", "checkpoint.every", "log.every")
 
 
-# Which code a result is of: a digest of the syntax trees of what trains and evaluates, without docstrings.
-
-
-PACKAGE = Path(__file__).parent.parent
-ROOMS = ("augment", "config", "data", "evals", "graphs", "models", "objectives")
-FILES = ("loop.py", "ops.py", "optim.py", "setup.py", "sharding.py", "state.py", "step.py")
-
-
-@functools.cache
-def code_digest(package: Path = PACKAGE) -> str:
-    """12 hex digits that change with the code that trains and evaluates, not with comments, format or docstrings."""
-    files = [package / name for name in FILES]
-    files += [path for name in ROOMS for path in sorted((package / name).rglob("*.py"))]
-    found = hashlib.sha256()
-    for path in files:
-        found.update(str(path.relative_to(package)).encode())
-        found.update(_syntax(path).encode())
-    return found.hexdigest()[:12]
-
-
-def _syntax(path: Path) -> str:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        if documented and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
-    return ast.dump(tree)
-
-
-def code_version() -> dict:
-    """{digest, commit, modified}: of the code that runs; commit and modified are None outside a checkout of git."""
-
-    def git(*words: str) -> str | None:
-        command = ["git", "-C", str(PACKAGE), *words]
-        try:
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return None
-
-    commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", str(PACKAGE))
-    return {"digest": code_digest(), "commit": commit, "modified": None if changed is None else bool(changed)}
-
-
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on beside our code."""
     return {"python": platform.python_version()} | {
@@ -90,12 +47,16 @@ def versions() -> dict[str, str]:
 # Values example by example, as text.
 
 
+KINDS = {"float16": "<f2", "float32": "<f4"}
+
+
 def pack(values: np.ndarray) -> dict[str, object]:
-    """Hits (0 or 1) as one bit each, other numbers as compressed float16; see `unpack`."""
+    """Hits (0 or 1) as one bit each, other numbers as compressed float16, or float32 where one is too large for it."""
     values = np.asarray(values, np.float32)
     if np.isin(values, (0, 1)).all():
         return {"n": len(values), "bits": _text(np.packbits(values.astype(bool)).tobytes())}
-    return {"n": len(values), "float16": _text(zlib.compress(values.astype("<f2").tobytes(), 9))}
+    kind = "float16" if np.abs(values).max() <= np.finfo(np.float16).max else "float32"
+    return {"n": len(values), kind: _text(zlib.compress(values.astype(KINDS[kind]).tobytes(), 9))}
 
 
 def unpack(packed: Mapping[str, object]) -> np.ndarray:
@@ -104,7 +65,8 @@ def unpack(packed: Mapping[str, object]) -> np.ndarray:
     if "bits" in packed:
         bits = np.frombuffer(base64.b85decode(packed["bits"]), np.uint8)
         return np.unpackbits(bits, count=count).astype(np.float32)
-    values = np.frombuffer(zlib.decompress(base64.b85decode(packed["float16"])), "<f2").astype(np.float32)
+    kind = "float32" if "float32" in packed else "float16"
+    values = np.frombuffer(zlib.decompress(base64.b85decode(packed[kind])), KINDS[kind]).astype(np.float32)
     if len(values) != count:
         raise ValueError(f"{len(values)} values, not {count}")
     return values
@@ -221,6 +183,7 @@ def write_result(path: Path, folder: Path, point: Point, measured: Mapping) -> N
         "point": point.name,
         "config_digest": config_digest(config),
         "code": code_version(),
+        "trained_by": trained_by(folder),
         "versions": versions(),
         "data": {"trained": fingerprint_of(config), **measured["data"]},
         "training": {name: _rounded(value) for name, value in training.items()},
@@ -266,34 +229,66 @@ def config_digest(config: Mapping) -> str:
 
 def other_config(found: Mapping, config: Mapping) -> list[str]:
     """The keys in which the config of a result differs from `config`; a key that is newer counts as its default."""
-    stored = config_from_json(json.dumps(found["config"]))
+    try:
+        stored = config_from_json(json.dumps(found["config"]))
+    except UserError:  # it has keys or values that there are no more
+        return ["config"]
     return [name for name in diff_configs(stored, config) if name not in NOT_COMPARED]
 
 
 def is_outdated(found: Mapping) -> bool:
-    """Whether other code than today's has made this result."""
-    return found["code"]["digest"] != code_digest()
+    """Whether other code than today's has trained or evaluated this result, or unknown code has."""
+    trained = found.get("trained_by", [])
+    return not trained or any(one["digest"] != code_digest() for one in (found["code"], *trained))
 
 
 def read_results(results: Path, grid: str, points: Sequence[Point]) -> dict[str, dict]:
     """{name of a point: its result} of those that are there, with `scores`: {metric: Scores}.
 
-    Raises DataError for a damaged file, or one of another format.
+    A result whose config is not that of the point today is left out, and said.
+
+    Raises DataError for a damaged file, one of another format, and seeds of other data than the others of their series.
     """
-    found = {}
+    found, others = {}, []
     for point in points:
         path = result_file(results, grid, point)
-        if path.is_file():
-            found[point.name] = result = _read(path)
-            try:
-                result["scores"] = {
-                    name: Scores(unpack(metric["examples"]), read_units(results, metric["units"]))
-                    for name, metric in result["metrics"].items()
-                    if "examples" in metric
-                }
-            except (KeyError, ValueError, TypeError, zlib.error) as error:
-                raise _damaged(path, error) from error
+        if not path.is_file():
+            continue
+        result = _read(path)
+        if other_config(result, load_config(point.config, point.overrides(path.parent.name))):
+            others.append(point.name)
+            continue
+        try:
+            result["scores"] = {
+                name: Scores(unpack(metric["examples"]), read_units(results, metric["units"]))
+                for name, metric in result["metrics"].items()
+                if "examples" in metric
+            }
+        except (KeyError, ValueError, TypeError, zlib.error) as error:
+            raise _damaged(path, error) from error
+        found[point.name] = result
+    if others:
+        names = ", ".join(others[:3]) + ", ..." * (len(others) > 3)
+        say(f"warning: results of another config than today's, left out: {len(others)} ({names})", error=True)
+    _check_data([point for point in points if point.name in found], found)
     return found
+
+
+def _check_data(points: Sequence[Point], found: Mapping[str, Mapping]) -> None:
+    """Raises DataError where seeds of one series were trained or evaluated on several versions of a dataset."""
+    prints: dict[tuple[str, str], set[str]] = {}
+    for point in points:
+        values = {key: value for key, value in point.values.items() if key != "seed"}
+        series = dataclasses.replace(point, values=values).name
+        for use, fingerprint in found[point.name]["data"].items():
+            prints.setdefault((series, use), set()).add(fingerprint[:12])
+    mixed = {where: versions for where, versions in prints.items() if len(versions) > 1}
+    if mixed:
+        (series, use), versions = next(iter(mixed.items()))
+        more = f", and {len(mixed) - 1} more" if len(mixed) > 1 else ""
+        fix = "Remove the files of the older data: the next sweep makes them again."
+        where = f"data of {use} in results of {series}"
+        raise DataError(where, ", ".join(sorted(versions)) + more, "one fingerprint for all seeds", fix)
 
 
 def _read(path: Path) -> dict:

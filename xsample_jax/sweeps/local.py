@@ -243,10 +243,13 @@ def _interrupt(*_) -> None:
 
 
 def _room(running: Sequence[Job], out: pathlib.Path, most: int) -> bool:
-    """Whether one more run may start beside those that run: they have shown what they take, and as much is left."""
+    """Whether one more run may start beside those that run: they have shown what they take, and as much is left.
+
+    An evaluation logs no step, so none waits for it; what it may still ask for is held back as for the others.
+    """
     if not running:
         return True
-    if not all(last_step(out / job.point.name) > job.resumed for job in running):
+    if not all(last_step(out / job.point.name) > job.resumed for job in running if job.trains):
         return False
     growing = sum(max(most - (held(job.process.pid) or most), 0) for job in running)
     return fits(most or None, growing)
