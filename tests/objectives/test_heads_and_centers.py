@@ -184,6 +184,9 @@ def test_protonce_is_its_formula_on_running_centers():
     assert loss == pytest.approx(np.mean(losses), rel=1e-4)
 
 
+VIEW = {"block": "image", "view": 0}
+
+
 @pytest.mark.parametrize(
     ("changes", "field", "words"),
     [
@@ -191,6 +194,9 @@ def test_protonce_is_its_formula_on_running_centers():
         ({"terms": ({"temperature": "of_head"},)}, "temperature", "heads"),
         ({"terms": ({"name": "learned_negatives"},)}, "name", "pair network"),
         ({"terms": ({"keys": {"block": "image", "raw": True}},)}, "rows.raw", "feature terms"),
+        ({"terms": ({"name": "align", "x": VIEW | {"part": 1}},)}, "x.part", "all rows of a batch"),
+        ({"terms": ({"keys": VIEW | {"beside": VIEW | {"part": 0}}},)}, "rows.part", "selection outside"),
+        ({"terms": ({"keys": VIEW | {"part": 0, "times": VIEW}},)}, "rows.part", "without times"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes, field, words):

@@ -304,6 +304,10 @@ def find_feature_clashes(term: FeatureTerm, objective: Objective, field: str) ->
         expected = "true: rows of length one cannot grow, and the term would be 1 - cos, which is align"
         yield ConfigError(f"{field}.name.raw", False, expected)
     yield from _moved(((term.x,), (term.y,)), f"{field}.y")
+    for name, rows in (("x", term.x), ("y", term.y)):
+        if rows.part is not None:
+            expected = "None: a feature term compares all rows of a batch"
+            yield ConfigError(f"{field}.{name}.part", rows.part, expected, "Leave part out, or compare pairs.")
     yield from find_unequal_parts(term.x, f"{field}.x")
     yield from find_unequal_parts(term.y, f"{field}.y")
     counts, modes = [_count(term.x), _count(term.y)], (_modes(term.x), _modes(term.y))
