@@ -22,6 +22,7 @@ class Slot:
       of_anchors, of_keys: side information that it reads of one of them only.
       learns: state that the objective must have: fields of Objective, as "gate" or "teacher".
       raw: it reads head outputs before they are scaled to unit length.
+      maps: it compares outputs of heads on the cells of a map, which no other slot does.
       draws: it draws random numbers, from a key of the step that it gets after its arrays.
       views: fewest views of an image.
       limits: option -> (lowest, highest) of a number, None for no bound, or a tuple of the words that are allowed.
@@ -34,6 +35,7 @@ class Slot:
     of_keys: tuple[str, ...] = ()
     learns: tuple[str, ...] = ()
     raw: bool = False
+    maps: bool = False
     draws: bool = False
     views: int = 1
     limits: Mapping[str, tuple] = dataclasses.field(default_factory=dict, hash=False)

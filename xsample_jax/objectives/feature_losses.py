@@ -344,7 +344,7 @@ FEATURE_TERMS = {
     "proto_triplet": Slot(proto_triplet, of_anchors=("label", "part"), raw=True, limits={"margin": (0, 1e3)}),
     "icnn": Slot(icnn, of_anchors=("label", "part"), raw=True, limits={"rows": SETS, "k": (1, 2**12)}),
     "near_cells": Slot(
-        near_cells, of_anchors=("crop",), of_keys=("crop",), learns=("cells",), limits={"at": (1e-3, 100)}
+        near_cells, of_anchors=("crop",), of_keys=("crop",), learns=("cells",), maps=True, limits={"at": (1e-3, 100)}
     ),
     "align_targets": Slot(align_targets, of_anchors=("is_target",)),
     "uniform_targets": Slot(uniform_targets, of_anchors=("is_target",), limits={"t": (0, 1e3)}),
