@@ -9,6 +9,8 @@ from xsample_jax.errors import ConfigError
 RANKED = {"checkpoint__metric": "label/knn", "checkpoint__every": 20, "eval__every": 10}
 KERNELS = {"loss__kernel": "pallas", "loss__impl": "streaming"}
 
+ROCKET = {"objective__preset": "siamlip", "model__text__layers": 2, "views": 3}
+
 
 @pytest.mark.parametrize(
     ("changes", "field", "fix"),
@@ -120,6 +122,7 @@ KERNELS = {"loss__kernel": "pallas", "loss__impl": "streaming"}
         ),
         ({"objective__preset": "hcl", "objective__graph": "uniform"}, "objective.terms[0].graph", "label or identity"),
         ({"objective__preset": "swav", "loss__grad_cache": 2}, "loss.grad_cache", "grad_cache=1"),
+        (ROCKET | {"loss__grad_cache": 2}, "loss.grad_cache", "grad_cache=1"),
         ({"objective__terms": ({"graph": 3},)}, "objective.terms[0].graph", "a source"),
         ({"objective__terms": ({"keys": None},)}, "objective.terms[0].keys", "a block"),
         (

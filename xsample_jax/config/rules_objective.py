@@ -37,7 +37,18 @@ def _objective(c: dict) -> Iterator[ConfigError]:
     if objective.by_task and c["objective.teacher"] is not None:
         expected = f"None for objective.preset = {c['objective.preset']!r}, whose teacher stands still in every task"
         yield ConfigError("objective.teacher", c["objective.teacher"], expected)
-    for rule in (_views, _temperatures, _programs, _queue, _widths, _whitening, _groups, _first_target):
+    for rule in (
+        _views,
+        _temperatures,
+        _programs,
+        _standardized,
+       
+        _queue,
+        _widths,
+        _whitening,
+        _groups,
+        _first_target,
+    ):
         yield from rule(c, objective)
 
 
@@ -110,6 +121,17 @@ def _programs(c: dict, objective: Objective) -> Iterator[ConfigError]:
             f"a ResNet for objective.preset = {preset!r}: its small crops have another size than the views",
             "Set --config.model.encoder=resnet50.",
         )
+
+
+def _standardized(c: dict, objective: Objective) -> Iterator[ConfigError]:
+    """Mean and variance of a chunk are not those of the batch, nor is the gradient."""
+    heads = [name for name, head in objective.heads.items() if head.standardized]
+    if heads and c["loss.grad_cache"] > 1:
+        expected = (
+            f"1 for objective.preset = {c['objective.preset']!r}, which standardizes outputs ({', '.join(heads)})"
+        )
+        fix = "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory."
+        yield ConfigError("loss.grad_cache", c["loss.grad_cache"], f"{expected} over the whole batch", fix)
 
 
 def _groups(c: dict, objective: Objective) -> Iterator[ConfigError]:
