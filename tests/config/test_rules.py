@@ -123,6 +123,12 @@ ROCKET = {"objective__preset": "siamlip", "model__text__layers": 2, "views": 3}
         ({"objective__preset": "hcl", "objective__graph": "uniform"}, "objective.terms[0].graph", "label or identity"),
         ({"objective__preset": "swav", "loss__grad_cache": 2}, "loss.grad_cache", "grad_cache=1"),
         (ROCKET | {"loss__grad_cache": 2}, "loss.grad_cache", "grad_cache=1"),
+        ({"objective__preset": "pixpro", "model__encoder": "mlp2"}, "model.encoder", "encoder=resnet50"),
+        (
+            {"objective__preset": "pixpro", "model__encoder": "vit_ti", "model__patch_dropout": 0.5},
+            "model.patch_dropout",
+            "patch_dropout=0",
+        ),
         ({"objective__terms": ({"graph": 3},)}, "objective.terms[0].graph", "a source"),
         ({"objective__terms": ({"keys": None},)}, "objective.terms[0].keys", "a block"),
         (

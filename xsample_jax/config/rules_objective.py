@@ -12,7 +12,7 @@ from xsample_jax.objectives.from_config import build_objective, needed_views, re
 from xsample_jax.objectives.logits import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from xsample_jax.objectives.objective import Objective, find_unstreamable, find_without_kernels
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.side_information import BY_RECORD
+from xsample_jax.objectives.side_information import BY_RECORD, STATES
 from xsample_jax.objectives.streaming.pallas import LANES, images_of_tile
 from xsample_jax.objectives.streaming.terms import ROWS_OF_NO_IMAGE
 from xsample_jax.registry import name_of, options_of
@@ -42,7 +42,7 @@ def _objective(c: dict) -> Iterator[ConfigError]:
         _temperatures,
         _programs,
         _standardized,
-       
+        _cells,
         _queue,
         _widths,
         _whitening,
@@ -132,6 +132,20 @@ def _standardized(c: dict, objective: Objective) -> Iterator[ConfigError]:
         )
         fix = "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory."
         yield ConfigError("loss.grad_cache", c["loss.grad_cache"], f"{expected} over the whole batch", fix)
+
+
+def _cells(c: dict, objective: Objective) -> Iterator[ConfigError]:
+    """Cells are those of the last map of an encoder, all of them where heads read them."""
+    heads = STATES["cells"](objective)
+    if not heads and all(rows.block != "teacher_cells" for rows in objective.rows):
+        return
+    of = f"for objective.preset = {c['objective.preset']!r}, which compares cells of a map"
+    if kind_of(c["model.encoder"]) == "mlp":
+        fix = "Set --config.model.encoder=resnet50, or take a preset without cells, as simclr."
+        yield ConfigError("model.encoder", c["model.encoder"], f"a ResNet or ViT {of}", fix)
+    if heads and c["model.patch_dropout"]:
+        fix = "Set --config.model.patch_dropout=0."
+        yield ConfigError("model.patch_dropout", c["model.patch_dropout"], f"0 {of}", fix)
 
 
 def _groups(c: dict, objective: Objective) -> Iterator[ConfigError]:
