@@ -128,6 +128,18 @@ WRONG = {
     "records drawn otherwise": ({"data__tasks__count": 2, "data__balance": 0.5, "steps": 200}, "data.balance = 0.5"),
     "learned classes": ({"eval__suite": "classifier", "objective__preset": "simclr"}, "learns no classes"),
     "a rule without evaluations": ({"eval__stop": ({"metric": "x", "at_most": 1.0},)}, "not evaluated on its way"),
+    "tasks for episodes": (
+        {"objective__preset": "coconut", "data__episodes__way": 2, "batch_size": 10},
+        "parts of batches by data.tasks.count",
+    ),
+    "forgetting for tasks": (
+        {"objective__preset": "unlearning", "data__tasks__count": 2, "steps": 200},
+        "parts of batches by data.forget.classes or .ids",
+    ),
+    "episodes for tasks": (
+        {"objective__preset": "prototypical", "data__tasks__count": 2, "steps": 200},
+        "parts of batches by data.episodes.way",
+    ),
     "concepts": ({"data__label": "group", "eval__suite": "emoji"}, "takes the class for the concept"),
     "a whole run": ({"model__init_whole": True}, "the folder of a run"),
 }
@@ -165,3 +177,5 @@ def test_what_the_records_do_not_give_is_refused(tmp_path):
     preset = types.SimpleNamespace(fields=frozenset({"part"}))
     with pytest.raises(DataError, match="batches by plan"):
         open_dataset(planned(), "test", preset.fields, source)
+    with pytest.raises(DataError, match=r"which data\.tasks makes"):
+        open_dataset(planned(data__episodes__way=3, batch_size=15), "test", frozenset({"task"}), source)

@@ -93,7 +93,7 @@ def build_objective(config) -> Objective:
         if value is not None:
             changes["target_temperature"] = {"name": rule, option: value}
     if config["terms"] is not None:
-        made = read_terms(config["terms"])
+        made, changes["plan"] = read_terms(config["terms"]), None
         changes["terms"] = tuple(term for term in made if isinstance(term, Term))
         changes["feature_terms"] = tuple(term for term in made if isinstance(term, FeatureTerm))
     objective = dataclasses.replace(objective, **changes)
