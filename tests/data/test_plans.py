@@ -140,6 +140,10 @@ WRONG = {
         {"objective__preset": "prototypical", "data__tasks__count": 2, "steps": 200},
         "parts of batches by data.episodes.way",
     ),
+    "a step back": (
+        {"data__tasks__count": 2, "steps": 200, "faults__non_finite": "rollback"},
+        "would part the tasks from the steps",
+    ),
     "concepts": ({"data__label": "group", "eval__suite": "emoji"}, "takes the class for the concept"),
     "a whole run": ({"model__init_whole": True}, "the folder of a run"),
 }
@@ -170,6 +174,7 @@ def test_what_the_records_do_not_give_is_refused(tmp_path):
         ({"data__forget__ids": str(tmp_path / "ids.txt")}, "whole numbers"),
         ({"data__episodes__way": 9, "batch_size": 45}, "at most 8"),
         ({"data__tasks__count": 9, "steps": 900}, "at most 8"),
+        ({"data__tasks__count": 4, "steps": None, "epochs": 1.0}, "the last of 4 tasks begins; these are"),
     ]
     for changes, expected in cases:
         with pytest.raises(ConfigError, match=expected):

@@ -78,6 +78,9 @@ def _parts_of_a_batch(c: dict, plan: str) -> Iterator[ConfigError]:
         if c["steps"] is not None and c["steps"] <= (count - 1) * of_task:
             expected = f"more than {(count - 1) * of_task}, after which the last of {count} tasks begins"
             yield ConfigError("steps", c["steps"], expected, f"Set --config.steps={count * of_task}.")
+        if c["faults.non_finite"] == "rollback":
+            expected = "stop or skip with data.tasks.count: a roll-back would part the tasks from the steps"
+            yield ConfigError("faults.non_finite", "rollback", expected, "Set --config.faults.non_finite=skip.")
 
 
 def _label(c: dict) -> Iterator[ConfigError]:
