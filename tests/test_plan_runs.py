@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+import xsample_jax
 from tests.lives import differences
 from tests.objectives.synthetic import LinearEncoder
 from tests.test_resume import run_on
@@ -68,6 +69,9 @@ def test_the_teacher_is_the_student_of_before_the_task(linear, tmp_path):
     name = next(name for name in before["params"] if name.startswith("encoder/"))
     assert np.abs(before["params"][name] - before["memory"][TEACHER + name]).max() > 0  # it stood still in its task
     assert np.abs(after["params"][name] - before["params"][name]).max() > 0
+    smaller = planned(objective__preset="coconut", steps=8, eval__suite="none", batch_size=8, **tasks)
+    with pytest.raises(ConfigError, match="batch_size = 8: expected 16, of which the 4 steps"):
+        xsample_jax.train(smaller, tmp_path, allow_config_change=True)
 
 
 def test_unlearning_starts_as_the_whole_run_and_ends_by_its_rule(linear, tmp_path):

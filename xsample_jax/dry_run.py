@@ -201,8 +201,9 @@ def advice(parts: RunSetup) -> str:
         keys.append(f"mesh.fsdp={devices // config.mesh.tensor}")  # the state is split
     if config.model.remat == "none":
         keys.append("model.remat=block")  # activations of one block at a time, one more forward pass
-    chunks = 2 * config.loss.grad_cache
-    if config.batch_size % (chunks * devices) == 0:
+    chunks, objective = 2 * config.loss.grad_cache, parts.objective
+    whole = objective.local_views or any(head.standardized for head in objective.heads.values())
+    if config.batch_size % (chunks * devices) == 0 and not whole:
         keys.append(f"loss.grad_cache={chunks}")  # activations of a part of the batch at a time
     return f"Try, the cheapest first: --config.{', --config.'.join([*keys, 'batch_size'])} smaller, or more devices."
 

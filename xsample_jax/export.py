@@ -23,7 +23,7 @@ from xsample_jax.errors import CheckpointError, ConfigError, DataError, lookup
 from xsample_jax.io.files import CONFIG, atomic_write
 from xsample_jax.io.run_dir import log_event
 from xsample_jax.models.towers import kind_of
-from xsample_jax.models.vit import LAYOUTS, VARIANTS
+from xsample_jax.models.vit import LAYOUTS, VARIANTS, merge_lora
 from xsample_jax.state import Progress, TrainState
 from xsample_jax.weights.families import FAMILIES
 from xsample_jax.weights.files import write_safetensors
@@ -227,7 +227,8 @@ def average_weights(models: Sequence[Mapping[str, Mapping[str, np.ndarray]]]) ->
 def write_soup(runs: Sequence[str | Path], out: Path) -> list[str]:
     """Writes the average of the weights of runs (RUN or RUN/checkpoints/STEP) as the checkpoint of a new run folder.
 
-    Of a run with a moving average that one is taken, as evaluation does. Config and step are those of the first run;
+    Of a run with a moving average that one is taken, as evaluation does; low-rank factors (model.lora) are merged into
+    their maps first, as a mean of products is no product of means. Config and step are those of the first run;
     there is no state of an optimizer, so the folder can be evaluated, exported and started from, but not resumed.
     Returns lines of text. Raises ConfigError for fewer than two runs or an `out` that is a run, CheckpointError for
     runs whose models differ.
@@ -241,6 +242,8 @@ def write_soup(runs: Sequence[str | Path], out: Path) -> list[str]:
     soup = average_weights([_model_of(*place) for place in places])
     run, step = places[0]
     config = trained_config(run, step).copy_and_resolve_references().unlock()
+    if config.model.lora:  # merged: its rules are about a model with factors
+        config.model.lora, config.optimizer.rules = 0, ()
     config.name = f"soup of {len(places)}, {config.name}"[:100]
     arrays = {part: {name: jnp.asarray(array) for name, array in soup[part].items()} for part in PARTS}
     state = TrainState(step=jnp.asarray(step, jnp.int32), **arrays, opt_state=(), memory={}, ema={})
@@ -262,7 +265,9 @@ def write_soup(runs: Sequence[str | Path], out: Path) -> list[str]:
 
 def _model_of(run: Path, step: int) -> dict[str, dict[str, np.ndarray]]:
     found = read_arrays(run, step, saved_arrays(run, step), sharding=None)
-    return {part: {name: found["ema"].get(name, array) for name, array in found[part].items()} for part in PARTS}
+    model = {part: {name: found["ema"].get(name, array) for name, array in found[part].items()} for part in PARTS}
+    params = merge_lora(model["params"])
+    return model | {"params": {name: array.astype(found["params"][name].dtype) for name, array in params.items()}}
 
 
 def _check_same(places: Sequence[tuple[Path, int]]) -> None:

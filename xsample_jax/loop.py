@@ -17,6 +17,7 @@ from xsample_jax.config import load_config, resolve
 from xsample_jax.config.renamed import current_metrics
 from xsample_jax.config.saved import changed_keys, check_shared, save_config
 from xsample_jax.data.dataset import Dataset, train_batches
+from xsample_jax.data.plans import check_position
 from xsample_jax.data.side import side_checksums
 from xsample_jax.distributed import barrier, log_info, name_of_process
 from xsample_jax.encoder import read_initial
@@ -153,6 +154,7 @@ def _restore(
     if checkpoints.latest_step() is not None:
         state, progress = checkpoints.restore(setup.abstract_state, config)
         setup.check_frozen(state)
+        check_position(config, progress.step, progress.data_position)
         progress.stopped &= not changes
         if "batch_size" in changes or "epochs" in changes:
             progress.counted_from = (progress.step, progress.data_position)
@@ -171,6 +173,7 @@ def _restore(
                 )
             state, progress = other.restore(setup.abstract_state, config)
             setup.check_frozen(state)
+        check_position(config, progress.step, progress.data_position)
         progress.counted_from = (progress.step, progress.data_position)
         setup = dataclasses.replace(setup, counted_from=progress.counted_from)
         if progress.step >= setup.steps:

@@ -22,7 +22,9 @@ class Slot:
       of_anchors, of_keys: side information that it reads of one of them only.
       learns: state that the objective must have: fields of Objective, as "gate" or "teacher".
       raw: it reads head outputs before they are scaled to unit length.
+      maps: it compares outputs of heads on the cells of a map, which no other slot does.
       draws: it draws random numbers, from a key of the step that it gets after its arrays.
+      plan: the key of the plan of batches whose parts it reads, as "data.tasks"; None: those of any.
       views: fewest views of an image.
       limits: option -> (lowest, highest) of a number, None for no bound, or a tuple of the words that are allowed.
       chosen: f(**options) -> fields of the slot that depend on its options.
@@ -34,7 +36,9 @@ class Slot:
     of_keys: tuple[str, ...] = ()
     learns: tuple[str, ...] = ()
     raw: bool = False
+    maps: bool = False
     draws: bool = False
+    plan: str | None = None
     views: int = 1
     limits: Mapping[str, tuple] = dataclasses.field(default_factory=dict, hash=False)
     chosen: Callable[..., dict] | None = None

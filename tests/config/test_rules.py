@@ -9,6 +9,10 @@ from xsample_jax.errors import ConfigError
 RANKED = {"checkpoint__metric": "label/knn", "checkpoint__every": 20, "eval__every": 10}
 KERNELS = {"loss__kernel": "pallas", "loss__impl": "streaming"}
 
+VIT = {"model__encoder": "vit_ti", "model__patch_size": 8}
+FREEZE = ({"parameters": "^encoder/", "freeze": True},)
+ROCKET = {"objective__preset": "siamlip", "model__text__layers": 2, "views": 3}
+
 
 @pytest.mark.parametrize(
     ("changes", "field", "fix"),
@@ -120,6 +124,19 @@ KERNELS = {"loss__kernel": "pallas", "loss__impl": "streaming"}
         ),
         ({"objective__preset": "hcl", "objective__graph": "uniform"}, "objective.terms[0].graph", "label or identity"),
         ({"objective__preset": "swav", "loss__grad_cache": 2}, "loss.grad_cache", "grad_cache=1"),
+        (ROCKET | {"loss__grad_cache": 2}, "loss.grad_cache", "grad_cache=1"),
+        ({"objective__preset": "pixpro", "model__encoder": "mlp2"}, "model.encoder", "encoder=resnet50"),
+        (
+            {"objective__preset": "pixpro", "model__encoder": "vit_ti", "model__patch_dropout": 0.5},
+            "model.patch_dropout",
+            "patch_dropout=0",
+        ),
+        (VIT | {"model__lora": 2, "optimizer__rules": FREEZE}, "optimizer.rules", "blocks/0/attention/qkv/lora/lora_a"),
+        (
+            VIT | {"model__lora": 2, "optimizer__rules": ({"parameters": "^head/", "freeze": True},)},
+            "optimizer.rules",
+            "blocks/0/attention/qkv/kernel",
+        ),
         ({"objective__terms": ({"graph": 3},)}, "objective.terms[0].graph", "a source"),
         ({"objective__terms": ({"keys": None},)}, "objective.terms[0].keys", "a block"),
         (

@@ -128,6 +128,22 @@ WRONG = {
     "records drawn otherwise": ({"data__tasks__count": 2, "data__balance": 0.5, "steps": 200}, "data.balance = 0.5"),
     "learned classes": ({"eval__suite": "classifier", "objective__preset": "simclr"}, "learns no classes"),
     "a rule without evaluations": ({"eval__stop": ({"metric": "x", "at_most": 1.0},)}, "not evaluated on its way"),
+    "tasks for episodes": (
+        {"objective__preset": "coconut", "data__episodes__way": 2, "batch_size": 10},
+        "parts of batches by data.tasks.count",
+    ),
+    "forgetting for tasks": (
+        {"objective__preset": "unlearning", "data__tasks__count": 2, "steps": 200},
+        "parts of batches by data.forget.classes or .ids",
+    ),
+    "episodes for tasks": (
+        {"objective__preset": "prototypical", "data__tasks__count": 2, "steps": 200},
+        "parts of batches by data.episodes.way",
+    ),
+    "a step back": (
+        {"data__tasks__count": 2, "steps": 200, "faults__non_finite": "rollback"},
+        "would part the tasks from the steps",
+    ),
     "concepts": ({"data__label": "group", "eval__suite": "emoji"}, "takes the class for the concept"),
     "a whole run": ({"model__init_whole": True}, "the folder of a run"),
 }
@@ -163,6 +179,7 @@ def test_what_the_records_do_not_give_is_refused(tmp_path):
         ({"data__forget__ids": str(tmp_path / "ids.txt")}, "whole numbers"),
         ({"data__episodes__way": 9, "batch_size": 45}, "at most 8"),
         ({"data__tasks__count": 9, "steps": 900}, "at most 8"),
+        ({"data__tasks__count": 4, "steps": None, "epochs": 1.0}, "the last of 4 tasks begins; these are"),
     ]
     for changes, expected in cases:
         with pytest.raises(ConfigError, match=expected):
@@ -170,3 +187,5 @@ def test_what_the_records_do_not_give_is_refused(tmp_path):
     preset = types.SimpleNamespace(fields=frozenset({"part"}))
     with pytest.raises(DataError, match="batches by plan"):
         open_dataset(planned(), "test", preset.fields, source)
+    with pytest.raises(DataError, match=r"which data\.tasks makes"):
+        open_dataset(planned(data__episodes__way=3, batch_size=15), "test", frozenset({"task"}), source)

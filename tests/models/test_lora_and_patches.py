@@ -11,7 +11,8 @@ from tests.test_grad_cache import one_step, vit
 from tests.tiny import tiny_config
 from xsample_jax.encoder import read_initial
 from xsample_jax.errors import Problems
-from xsample_jax.models.vit import LORA, Shape, ViT, add_lora, draw_patches, merge_lora
+from xsample_jax.models import vit as vit_module
+from xsample_jax.models.vit import LORA, Shape, ViT, add_lora, draw_patches, lora_paths, merge_lora
 from xsample_jax.state import to_flat
 
 SMALL = Shape(width=16, depth=2, heads=2)
@@ -31,11 +32,15 @@ def with_arrays(model, arrays):
     return nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(state), [arrays[path] for path in to_flat(state)]))
 
 
-def test_factors_start_at_nothing_and_merge_into_their_maps():
+def test_factors_start_at_nothing_and_merge_into_their_maps(monkeypatch):
     plain = small_vit()
     with_factors = add_lora(small_vit(), 3, nnx.Rngs(1))
     before, names = to_flat(nnx.state(plain)), to_flat(nnx.state(with_factors))
     assert sum(LORA in name for name in names) == 2 * 2 * 4  # two blocks of four maps
+    monkeypatch.setitem(vit_module.VARIANTS, "ti", SMALL)
+    kernels, factors = lora_paths("ti")
+    assert {f"encoder/{name}" for name in names if LORA in name} == set(factors)
+    assert set(kernels) <= {f"encoder/{name}" for name in names}
     np.testing.assert_array_equal(with_factors(images()), plain(images()))
     rng = np.random.default_rng(2)
     arrays = {

@@ -184,6 +184,12 @@ def test_protonce_is_its_formula_on_running_centers():
     assert loss == pytest.approx(np.mean(losses), rel=1e-4)
 
 
+VIEW = {"block": "image", "view": 0}
+TEACHER = {"block": "teacher", "view": 1}
+CELLS = VIEW | {"head": "propagated", "raw": True}
+NEAR = {"name": "near_cells", "x": CELLS}
+
+
 @pytest.mark.parametrize(
     ("changes", "field", "words"),
     [
@@ -191,6 +197,22 @@ def test_protonce_is_its_formula_on_running_centers():
         ({"terms": ({"temperature": "of_head"},)}, "temperature", "heads"),
         ({"terms": ({"name": "learned_negatives"},)}, "name", "pair network"),
         ({"terms": ({"keys": {"block": "image", "raw": True}},)}, "rows.raw", "feature terms"),
+        ({"terms": ({"name": "align", "x": VIEW | {"part": 1}},)}, "x.part", "all rows of a batch"),
+        ({"terms": ({"keys": VIEW | {"beside": VIEW | {"part": 0}}},)}, "rows.part", "selection outside"),
+        (
+            {"preset": "adameow", "teacher": 0.99, "terms": ({"name": "learned_negatives", "y": TEACHER},)},
+            "terms[0].name",
+            "'pair_second', which rows of the block 'teacher'",
+        ),
+        ({"terms": ({"keys": VIEW | {"part": 0, "times": VIEW}},)}, "rows.part", "without times"),
+        ({"preset": "pixpro", "terms": (NEAR | {"y": TEACHER},)}, "y.head", "dense, propagated"),
+        (
+            {"preset": "pixpro", "terms": (NEAR | {"y": TEACHER | {"head": "dense", "beside": CELLS}},)},
+            "y.head",
+            "no other",
+        ),
+        ({"preset": "pixpro", "terms": ({"anchors": VIEW | {"head": "dense"}},)}, "anchors.head", "are maps"),
+        ({"preset": "pixpro", "terms": ({"name": "align", "x": CELLS, "y": CELLS},)}, "x.head", "only near_cells"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes, field, words):

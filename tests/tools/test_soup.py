@@ -1,18 +1,26 @@
 """Soups: an average is an average, evaluation, export and init_from read it, and other models are refused."""
 
+import contextlib
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from tests.models.test_lora_and_patches import FROZEN, small_vit
 from tests.tiny import tiny_config
 from tests.tools.test_evaluate import save_run
+from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.checkpoint_files import find_checkpoint, read_arrays, saved_arrays
+from xsample_jax.config import config_to_json
 from xsample_jax.encoder import load_encoder, read_initial
 from xsample_jax.errors import BAD_INPUT
 from xsample_jax.evals.evaluate import load_model, read_config
-from xsample_jax.export import average_weights
+from xsample_jax.export import average_weights, write_soup
 from xsample_jax.models import resnet
+from xsample_jax.models.vit import LORA, add_lora
+from xsample_jax.state import Progress, TrainState, to_flat
 from xsample_jax.tools import export
 from xsample_jax.tools.soup import main
 
@@ -69,6 +77,30 @@ def test_a_soup_of_one_model_is_that_model_to_the_bit():
         for name, array in of.items():
             np.testing.assert_array_equal(array, model[part][name])
             assert array.dtype == np.float32
+
+
+def test_low_rank_factors_are_merged_before_they_are_averaged(tmp_path):
+    config = tiny_config(model__encoder="vit_ti", model__lora=3, optimizer__rules=FROZEN)
+    shapes = to_flat(nnx.state(nnx.eval_shape(lambda: add_lora(small_vit(), 3, nnx.Rngs(0)))))
+    runs, expected = [tmp_path / "a", tmp_path / "b"], []
+    for seed, run in enumerate(runs):
+        rng = np.random.default_rng(seed)
+        arrays = {f"encoder/{name}": rng.normal(size=of.shape).astype(np.float32) for name, of in shapes.items()}
+        state = TrainState(jnp.int32(1), {name: jnp.asarray(of) for name, of in arrays.items()}, {}, (), {}, {})
+        with contextlib.closing(Checkpoints(run, config.checkpoint)) as checkpoints:
+            checkpoints.save(state, Progress(1, 16), config_to_json(config))
+            checkpoints.wait()
+        expected.append(arrays)
+    write_soup(runs, tmp_path / "soup")
+    encoder = load_encoder(tmp_path / "soup")
+    assert encoder.config.model.lora == 0
+    assert not any(LORA in name for name in arrays_of(tmp_path / "soup"))
+    place = "blocks/1/mlp/expand"
+    maps = [
+        arrays[f"encoder/{place}/kernel"] + arrays[f"encoder/{place}{LORA}a"] @ arrays[f"encoder/{place}{LORA}b"]
+        for arrays in expected
+    ]
+    np.testing.assert_allclose(encoder.arrays[f"{place}/kernel"], np.mean(maps, axis=0), rtol=1e-5, atol=1e-6)
 
 
 def test_other_models_are_one_error_and_nothing_is_written(runs, tmp_path, capsys):

@@ -17,6 +17,7 @@ from xsample_jax.data.side import find_side_problems
 from xsample_jax.errors import ConfigError, did_you_mean
 from xsample_jax.models import param_groups
 from xsample_jax.models.towers import OWN, kind_of
+from xsample_jax.models.vit import lora_paths
 from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.optim import COOLED, SCHEDULE_FREE
@@ -299,9 +300,17 @@ def _of_vits(c: dict) -> Iterator[ConfigError]:
             yield ConfigError(
                 key, c[key], f"0 for model.encoder = {encoder!r}: it is for a ViT", f"Set --config.{key}=0."
             )
-    if c["model.lora"] and not any(rule.get("freeze") for rule in c["optimizer.rules"]):
+    if c["model.lora"] and kind_of(encoder) == "vit" and not [*_rules(c)]:
+        groups = param_groups.ParamGroups(c["optimizer.rules"])
+        kernels, factors = lora_paths(encoder.removeprefix("vit_"))
+        trained = [name for name in kernels if not groups.frozen(name)]
         fix = f'Set "--config.optimizer.rules={ALL_BUT_LORA}".'
-        yield ConfigError("optimizer.rules", c["optimizer.rules"], "a rule that freezes what model.lora adds to", fix)
+        if trained:
+            expected = f"a rule that freezes what model.lora adds to, as {trained[0]}"
+            yield ConfigError("optimizer.rules", c["optimizer.rules"], expected, fix)
+        if all(map(groups.frozen, factors)):
+            expected = f"no rule that freezes what model.lora adds, as {factors[0]}"
+            yield ConfigError("optimizer.rules", c["optimizer.rules"], expected, fix)
     if c["model.patch_dropout"] and c["objective.generator.kind"] is not None:
         yield ConfigError("model.patch_dropout", c["model.patch_dropout"], "0 with objective.generator", "Set 0.")
 

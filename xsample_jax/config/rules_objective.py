@@ -12,7 +12,7 @@ from xsample_jax.objectives.from_config import build_objective, needed_views, re
 from xsample_jax.objectives.logits import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from xsample_jax.objectives.objective import Objective, find_unstreamable, find_without_kernels
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.side_information import BY_RECORD
+from xsample_jax.objectives.side_information import BY_RECORD, STATES
 from xsample_jax.objectives.streaming.pallas import LANES, images_of_tile
 from xsample_jax.objectives.streaming.terms import ROWS_OF_NO_IMAGE
 from xsample_jax.registry import name_of, options_of
@@ -37,7 +37,18 @@ def _objective(c: dict) -> Iterator[ConfigError]:
     if objective.by_task and c["objective.teacher"] is not None:
         expected = f"None for objective.preset = {c['objective.preset']!r}, whose teacher stands still in every task"
         yield ConfigError("objective.teacher", c["objective.teacher"], expected)
-    for rule in (_views, _temperatures, _programs, _queue, _widths, _whitening, _groups, _first_target):
+    for rule in (
+        _views,
+        _temperatures,
+        _programs,
+        _standardized,
+        _cells,
+        _queue,
+        _widths,
+        _whitening,
+        _groups,
+        _first_target,
+    ):
         yield from rule(c, objective)
 
 
@@ -110,6 +121,31 @@ def _programs(c: dict, objective: Objective) -> Iterator[ConfigError]:
             f"a ResNet for objective.preset = {preset!r}: its small crops have another size than the views",
             "Set --config.model.encoder=resnet50.",
         )
+
+
+def _standardized(c: dict, objective: Objective) -> Iterator[ConfigError]:
+    """Mean and variance of a chunk are not those of the batch, nor is the gradient."""
+    heads = [name for name, head in objective.heads.items() if head.standardized]
+    if heads and c["loss.grad_cache"] > 1:
+        expected = (
+            f"1 for objective.preset = {c['objective.preset']!r}, which standardizes outputs ({', '.join(heads)})"
+        )
+        fix = "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory."
+        yield ConfigError("loss.grad_cache", c["loss.grad_cache"], f"{expected} over the whole batch", fix)
+
+
+def _cells(c: dict, objective: Objective) -> Iterator[ConfigError]:
+    """Cells are those of the last map of an encoder, all of them where heads read them."""
+    heads = STATES["cells"](objective)
+    if not heads and all(rows.block != "teacher_cells" for rows in objective.rows):
+        return
+    of = f"for objective.preset = {c['objective.preset']!r}, which compares cells of a map"
+    if kind_of(c["model.encoder"]) == "mlp":
+        fix = "Set --config.model.encoder=resnet50, or take a preset without cells, as simclr."
+        yield ConfigError("model.encoder", c["model.encoder"], f"a ResNet or ViT {of}", fix)
+    if heads and c["model.patch_dropout"]:
+        fix = "Set --config.model.patch_dropout=0."
+        yield ConfigError("model.patch_dropout", c["model.patch_dropout"], f"0 {of}", fix)
 
 
 def _groups(c: dict, objective: Objective) -> Iterator[ConfigError]:

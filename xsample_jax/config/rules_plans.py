@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from xsample_jax.errors import ConfigError
 from xsample_jax.objectives.from_config import build_objective
+from xsample_jax.objectives.objective import Objective
 
 # What is about the whole of a set, and draws its records in its own way.
 OF_DRAWS = {"data.mix": (), "data.balance": 0.0, "data.samples_per_class": None, "data.fraction": 1.0}
@@ -31,7 +32,27 @@ def _plans(c: dict) -> Iterator[ConfigError]:
     for key, (value, neutral) in others.items():
         if value != neutral:
             yield ConfigError(key, value, f"{neutral} with {PLANS[chosen[0]]}, whose plan says what a batch is")
+    yield from _of_objective(c, chosen[0])
     yield from _parts_of_a_batch(c, chosen[0])
+
+
+def _of_objective(c: dict, plan: str) -> Iterator[ConfigError]:
+    """An objective that compares the parts of another plan: they would mean something else."""
+    objective = _built(c)
+    for other in sorted(objective.plans - {plan}) if objective else ():
+        expected = f"an objective for {PLANS[plan]}: this one compares the parts of batches by {PLANS[other]}"
+        fix = f"Set {PLANS[other]} and not {PLANS[plan]}, or another objective.preset."
+        yield ConfigError("objective.preset", c["objective.preset"], expected, fix)
+
+
+def _built(c: dict) -> Objective | None:
+    """The objective of a config; None where it is wrong, which is reported by the rules of the objective."""
+    try:
+        return build_objective(
+            {name.removeprefix("objective."): c[name] for name in c if name.startswith("objective.")}
+        )
+    except ConfigError:
+        return None
 
 
 def _parts_of_a_batch(c: dict, plan: str) -> Iterator[ConfigError]:
@@ -57,6 +78,9 @@ def _parts_of_a_batch(c: dict, plan: str) -> Iterator[ConfigError]:
         if c["steps"] is not None and c["steps"] <= (count - 1) * of_task:
             expected = f"more than {(count - 1) * of_task}, after which the last of {count} tasks begins"
             yield ConfigError("steps", c["steps"], expected, f"Set --config.steps={count * of_task}.")
+        if c["faults.non_finite"] == "rollback":
+            expected = "stop or skip with data.tasks.count: a roll-back would part the tasks from the steps"
+            yield ConfigError("faults.non_finite", "rollback", expected, "Set --config.faults.non_finite=skip.")
 
 
 def _label(c: dict) -> Iterator[ConfigError]:
@@ -67,24 +91,18 @@ def _label(c: dict) -> Iterator[ConfigError]:
     if c["eval.suite"] == "emoji":
         expected = "probe, classifier, episodes or none with data.label: emoji takes the class for the concept"
         yield ConfigError("eval.suite", "emoji", expected, "Set --config.eval.suite=probe.")
-    section = {name.removeprefix("objective."): value for name, value in c.items() if name.startswith("objective.")}
-    try:
-        reads = build_objective(section).requires
-    except ConfigError:
-        return  # reported by _objective
-    if "class_embedding" in reads:
+    objective = _built(c)
+    if objective and "class_embedding" in objective.requires:
         expected = "None for an objective that reads the texts of the classes: a set has those of its own classes"
         yield ConfigError("data.label", label, expected)
 
 
 def _classifier(c: dict) -> Iterator[ConfigError]:
     """The evaluator `classifier` asks the learned classes; rules that end a run need evaluations during it."""
-    section = {name.removeprefix("objective."): value for name, value in c.items() if name.startswith("objective.")}
-    try:
-        classes = build_objective(section).classes
-    except ConfigError:
-        return  # reported by _objective
-    if c["eval.suite"] == "classifier" and not classes:
+    objective = _built(c)
+    if objective is None:
+        return
+    if c["eval.suite"] == "classifier" and not objective.classes:
         fix = "Set --config.eval.suite=probe, or --config.objective.preset=classifier."
         expected = "another suite for an objective that learns no classes"
         yield ConfigError("eval.suite", "classifier", expected, fix)

@@ -256,7 +256,8 @@ def open_dataset(config, split: str, fields: frozenset[str], source=None) -> Dat
     source = open_source(config.data, split) if source is None else source
     check_not_empty(source)
     given = [entry["name"] for entry in config.data.side]
-    check_side_information(fields, source, [*given, *(("part", "task") if is_planned(config.data) else ())])
+    planned = [*(("part",) if is_planned(config.data) else ()), *(("task",) if config.data.tasks.count else ())]
+    check_side_information(fields, source, [*given, *planned])
     folder = source_folder(config.data)
     tokenizer = load_tokenizer(folder) if "caption_tokens" in fields else None
     return Dataset(

@@ -7,6 +7,7 @@ classes (data.episodes).
 """
 
 import functools
+import math
 import threading
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -160,7 +161,7 @@ def read_plan(config, source) -> Plan | None:
     """The plan of data.forget, data.tasks or data.episodes on the records of `source`; None where there is none.
 
     Raises ConfigError where the records do not give what it asks for: nothing or everything to forget, fewer classes
-    than tasks, or too few classes with enough images for an episode.
+    than tasks, epochs that end before the last task, or too few classes with enough images for an episode.
     """
     data = config.data
     if is_forgetting(data):
@@ -175,6 +176,8 @@ def read_plan(config, source) -> Plan | None:
         if len(tasks) < data.tasks.count:
             expected = f"at most {len(present)}, the classes of split {source.split}, with images for each task"
             raise ConfigError("data.tasks.count", data.tasks.count, expected)
+        if config.steps is None:
+            _check_epochs(config, len(source))
         return task_plan(labels, data.tasks.to_dict(), classes, config.seed, config.batch_size)
     if data.episodes.way:
         labels, need = read_labels(source), data.episodes.shot + data.episodes.query
@@ -185,6 +188,26 @@ def read_plan(config, source) -> Plan | None:
             raise ConfigError("data.episodes.way", data.episodes.way, expected, fix)
         return episode_plan(labels, data.episodes.to_dict(), config.seed)
     return None
+
+
+def _check_epochs(config, records: int) -> None:
+    """Raises ConfigError where the epochs are over before the last task begins."""
+    tasks = config.data.tasks
+    steps, before = math.ceil(config.epochs * records / config.batch_size), (tasks.count - 1) * tasks.steps
+    if steps <= before:
+        expected = (
+            f"more than {before:,} steps, after which the last of {tasks.count} tasks begins; these are {steps:,}"
+        )
+        fix = f"Set --config.epochs={math.ceil(tasks.count * tasks.steps * config.batch_size / records)}."
+        raise ConfigError("epochs", config.epochs, expected, fix)
+
+
+def check_position(config, step: int, position: int) -> None:
+    """Raises ConfigError where tasks, which follow the position in the data, would part from the steps of a run."""
+    if config.data.tasks.count and position != step * config.batch_size:
+        expected = f"{position / max(step, 1):g}, of which the {step:,} steps so far were, for a run with data.tasks"
+        fix = "Set --config.batch_size to that, or start in another folder."
+        raise ConfigError("batch_size", config.batch_size, expected, fix)
 
 
 def is_planned(data) -> bool:

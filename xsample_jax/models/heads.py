@@ -113,6 +113,14 @@ class Head:
     propagation: float | None = None
 
 
+def map_heads(heads: Mapping[str, Head]) -> frozenset[str]:
+    """Names of the heads whose outputs are maps: those of the cells, and those that read one of these."""
+    found = {"cells"}
+    for name, head in heads.items():
+        found |= {name} if head.of in found else set()
+    return frozenset(found - {"cells"})
+
+
 class NamedHeads(nnx.Module):
     """The named heads of a model: `(side, features [n, F]) -> {name: [n, dim]}` float32, of any length.
 

@@ -132,7 +132,13 @@ class Towers(nnx.Module):
 
     def cells(self, images: jax.Array) -> jax.Array:
         """The last map of the encoder before it is pooled: images [n, s, s, 3] -> [n, h, w, F] float32."""
-        return self.encoder.with_map(images)[1]
+        return self._with_map(images)[1]
+
+    def _with_map(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if not hasattr(self.encoder, "with_map"):
+            expected = "an encoder with a method with_map, for an objective that compares cells of a map"
+            raise ConfigError("model.encoder", type(self.encoder).__name__, expected, "Take resnet50, for example.")
+        return self.encoder.with_map(images)
 
     def outputs(
         self, images: jax.Array, keep: jax.Array | None = None
@@ -143,7 +149,7 @@ class Towers(nnx.Module):
             return features, raw, self.project_named("image", features)
         if keep is not None:
             raise ConfigError("model.patch_dropout", "above 0", "0 for an objective that compares all cells of a map")
-        features, cells = self.encoder.with_map(images)
+        features, cells = self._with_map(images)
         return features, self.head(features), self.project_named("image", features) | self.project_named("cells", cells)
 
     def predict(self, z: jax.Array) -> jax.Array:

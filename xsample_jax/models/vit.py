@@ -233,6 +233,7 @@ class ViT(nnx.Module):
 # Low-rank additions to frozen maps (LoRA, Hu et al. 2021), and patches that training leaves out (FLIP, Li et al. 2022).
 
 
+MAPS = {"attention": ("qkv", "out"), "mlp": ("expand", "contract")}  # of a block
 LORA = "/lora/lora_"  # in the path of the two factors of a map; the path of its kernel stays as it was
 
 
@@ -242,14 +243,21 @@ def add_lora(encoder: ViT, rank: int, rngs: nnx.Rngs) -> ViT:
     A is [in, rank] and B [rank, out], float32; the encoder is changed in place and returned.
     """
     for block in encoder.blocks:
-        for part, names in ((block.attention, ("qkv", "out")), (block.mlp, ("expand", "contract"))):
+        for part, names in MAPS.items():
             for name in names:
-                old = getattr(part, name)
+                old = getattr(getattr(block, part), name)
                 sizes = {"lora_rank": rank, "lora_dtype": old.dtype, "dtype": old.dtype}
                 new = nnx.LoRALinear(old.in_features, old.out_features, **sizes, rngs=rngs)
                 new.kernel, new.bias = old.kernel, old.bias
-                setattr(part, name, new)
+                setattr(getattr(block, part), name, new)
     return encoder
+
+
+def lora_paths(variant: str) -> tuple[list[str], list[str]]:
+    """(paths of the kernels of a model that factors add to, paths of the factors): a variant is a name of VARIANTS."""
+    blocks = range(VARIANTS[variant].depth)
+    places = [f"encoder/blocks/{n}/{part}/{name}" for n in blocks for part, names in MAPS.items() for name in names]
+    return [f"{place}/kernel" for place in places], [f"{place}{LORA}{factor}" for place in places for factor in "ab"]
 
 
 def merge_lora(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ from xsample_jax.graphs.targets import (
     highest_weight,
     parts_of,
 )
+from xsample_jax.models.heads import map_heads
 from xsample_jax.objectives.blocks import OF_VIEWS, Rows
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.graph_values import find_masked, has_zeros, value_bounds
@@ -117,6 +118,8 @@ def find_clashes(term: Term, number: int, objective: Objective, field: str) -> I
     yield from _merged(term, field)
     yield from _zeros(term, f"{field}.graph")
     yield from _rows(term, field)
+    for name, rows in [("anchors", term.anchors), *(("keys", rows) for rows in term.key_rows)]:
+        yield from _maps(rows, map_heads(objective.heads), f"{field}.{name}")
     yield from _temperature(term, objective, field)
     yield from _memory(term, number, objective, field)
     yield from _views(term, field)
@@ -276,6 +279,17 @@ def _rows(term: Term, field: str) -> Iterator[ConfigError]:
         yield ConfigError(f"{field}.merge_views", True, "false: the anchors are products, not views")
 
 
+def _maps(rows: Rows, maps: frozenset[str], field: str) -> Iterator[ConfigError]:
+    """Outputs of a head on the cells of a map, where one vector of every image is compared."""
+    if rows.head in maps:
+        readers = ", ".join(name for name, slot in FEATURE_TERMS.items() if slot.maps)
+        expected = f"a head on features: the outputs of {rows.head!r} are maps, which only {readers} compares"
+        yield ConfigError(f"{field}.head", rows.head, expected)
+    for name, inner in (("beside", rows.beside), ("times", rows.times)):
+        if inner is not None:
+            yield from _maps(inner, maps, f"{field}.{name}")
+
+
 def _moved(ends: tuple[tuple[Rows, ...], ...], field: str) -> Iterator[ConfigError]:
     """A term all of whose rows are without gradient teaches nothing."""
     fixed = [rows for end in ends for rows in end if rows.still or rows.block in WITHOUT_GRADIENT]
@@ -299,11 +313,25 @@ def find_unequal_parts(rows: Rows, field: str) -> Iterator[ConfigError]:
 def find_feature_clashes(term: FeatureTerm, objective: Objective, field: str) -> Iterator[ConfigError]:
     """A feature term compares row i of x with row i of y: rows of the same images."""
     slot = slot_of(FEATURE_TERMS, term.name, "feature term")
-    yield from _unavailable(f"{field}.name", name_of(term.name), slot, ((slot.anchor_reads, (term.x,)),), objective)
+    sides = ((slot.anchor_reads, (term.x,)), (slot.key_reads if slot.of_keys else frozenset(), (term.y,)))
+    yield from _unavailable(f"{field}.name", name_of(term.name), slot, sides, objective)
     if name_of(term.name) == "norm_direction" and not options_of(term.name).get("raw", True):
         expected = "true: rows of length one cannot grow, and the term would be 1 - cos, which is align"
         yield ConfigError(f"{field}.name.raw", False, expected)
     yield from _moved(((term.x,), (term.y,)), f"{field}.y")
+    maps = map_heads(objective.heads)
+    for name, rows in (("x", term.x), ("y", term.y)):
+        if slot.maps:
+            if rows.head not in maps or rows.beside is not None or rows.times is not None:
+                expected = (
+                    f"a head on the cells of a map ({', '.join(sorted(maps)) or 'it has none'}), with no other rows"
+                )
+                yield ConfigError(f"{field}.{name}.head", rows.head, f"{expected}, for {name_of(term.name)!r}")
+        else:
+            yield from _maps(rows, maps, f"{field}.{name}")
+        if rows.part is not None:
+            expected = "None: a feature term compares all rows of a batch"
+            yield ConfigError(f"{field}.{name}.part", rows.part, expected, "Leave part out, or compare pairs.")
     yield from find_unequal_parts(term.x, f"{field}.x")
     yield from find_unequal_parts(term.y, f"{field}.y")
     counts, modes = [_count(term.x), _count(term.y)], (_modes(term.x), _modes(term.y))

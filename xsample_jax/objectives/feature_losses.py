@@ -338,13 +338,22 @@ FEATURE_TERMS = {
     "past_positives": Slot(
         past_positives,
         of_anchors=("id", "label", "part"),
+        plan="data.tasks",
         limits={"temperature": (1e-3, 1e3), "negatives": ("student", "teacher")},
     ),
-    "prototypical": Slot(prototypical, of_anchors=("label", "part"), raw=True),
-    "proto_triplet": Slot(proto_triplet, of_anchors=("label", "part"), raw=True, limits={"margin": (0, 1e3)}),
-    "icnn": Slot(icnn, of_anchors=("label", "part"), raw=True, limits={"rows": SETS, "k": (1, 2**12)}),
+    "prototypical": Slot(prototypical, of_anchors=("label", "part"), raw=True, plan="data.episodes"),
+    "proto_triplet": Slot(
+        proto_triplet, of_anchors=("label", "part"), raw=True, plan="data.episodes", limits={"margin": (0, 1e3)}
+    ),
+    "icnn": Slot(
+        icnn,
+        of_anchors=("label", "part"),
+        raw=True,
+        plan="data.episodes",
+        limits={"rows": SETS, "k": (1, 2**12)},
+    ),
     "near_cells": Slot(
-        near_cells, of_anchors=("crop",), of_keys=("crop",), learns=("cells",), limits={"at": (1e-3, 100)}
+        near_cells, of_anchors=("crop",), of_keys=("crop",), learns=("cells",), maps=True, limits={"at": (1e-3, 100)}
     ),
     "align_targets": Slot(align_targets, of_anchors=("is_target",)),
     "uniform_targets": Slot(uniform_targets, of_anchors=("is_target",), limits={"t": (0, 1e3)}),

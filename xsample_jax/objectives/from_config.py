@@ -93,7 +93,7 @@ def build_objective(config) -> Objective:
         if value is not None:
             changes["target_temperature"] = {"name": rule, option: value}
     if config["terms"] is not None:
-        made = read_terms(config["terms"])
+        made, changes["plan"] = read_terms(config["terms"]), None
         changes["terms"] = tuple(term for term in made if isinstance(term, Term))
         changes["feature_terms"] = tuple(term for term in made if isinstance(term, FeatureTerm))
     objective = dataclasses.replace(objective, **changes)
@@ -346,6 +346,9 @@ def _unknown_rows(rows: Rows, objective: Objective):
         if not found and part.part is not None and (part.part not in (0, 1) or part.block not in EVERY_IMAGE):
             expected = f"0 or 1, for a block that has parts: {', '.join(EVERY_IMAGE)}"
             yield ConfigError("rows.part", part.part, expected)
+        elif not found and part.part is not None and (part is not rows or rows.times is not None):
+            expected = "None for rows beside others or in products, which are of all parts"
+            yield ConfigError("rows.part", part.part, expected, "Give part to the selection outside, without times.")
         yield from found
         if part.block == "teacher_words" and objective.text != "transformer":
             expected = "an objective with a text transformer: a frozen caption embedding has no words"

@@ -48,6 +48,7 @@ class Objective:
       prototypes: rows of the learned block "prototypes"; 0: none.
       classes: learned unit rows, one for each class of the dataset, the block "classes": a classifier of the embedding.
       by_task: the teacher stands still, and becomes the student where a task of data.tasks begins.
+      plan: the key of the plan of batches whose parts its terms compare, as "data.forget"; None: those of any.
       local_views: small crops per image, the block "local"; 0: none.
       predictor: a head on the student's embeddings that its keys do not have (MoCo v3, BYOL).
       gate: a learned gate of the pair of classes that an anchor is compared in (SimLAP).
@@ -75,6 +76,7 @@ class Objective:
     prototypes: int = 0
     classes: bool = False
     by_task: bool = False
+    plan: str | None = None
     local_views: int = 0
     predictor: bool = False
     gate: bool = False
@@ -122,6 +124,12 @@ class Objective:
         own |= {"task"} if self.by_task else set()
         parts = {"part"} if any(rows.part is not None for rows in self.rows) else set()
         return batch_entries(self.reads) | text | own | parts
+
+    @property
+    def plans(self) -> frozenset[str]:
+        """Keys of the plans of batches (data/plans.py) that it is made for: its own, and those of its slots."""
+        found = {self.plan, "data.tasks" if self.by_task else None, *(slot.plan for slot in self.slots)}
+        return frozenset(found - {None})
 
     @property
     def needs_class_names(self) -> bool:

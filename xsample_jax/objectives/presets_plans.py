@@ -57,6 +57,7 @@ PLANS = {
             ),
             0.1,
             classes=True,
+            plan="data.forget",
         ),
     ),
     "coconut": Preset(
