@@ -13,11 +13,11 @@ from xsample_jax.data.dataset import Dataset, open_evaluated, open_for_a_look, w
 from xsample_jax.data.decode import loses_a_third, open_image
 from xsample_jax.data.records import Manifest, RecordSource, file_checksum, read_manifest, verify_records, wrong_size
 from xsample_jax.data.sources import Mixture, look_alikes, open_source, repeated, source_folder, spread_places
+from xsample_jax.data.splits import check_eval_splits
 from xsample_jax.data.vectors import is_vector
 from xsample_jax.errors import DataError, Problems, UserError, raise_all
 from xsample_jax.io.paths import as_path, file_sizes
 from xsample_jax.reports.caption_graph import one_vector
-from xsample_jax.setup import check_eval_splits
 
 # What a check says: one line, and what to do about it.
 

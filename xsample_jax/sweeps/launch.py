@@ -119,8 +119,8 @@ def check_points(points: Sequence[Point], sweep: str, out: str | None = None, da
 def _data_problem(config, opened: dict) -> UserError | None:
     """What is wrong with the data of a config; every dataset is opened once."""
     from xsample_jax.data.dataset import open_for_a_look
+    from xsample_jax.data.splits import check_eval_splits
     from xsample_jax.objectives.from_config import build_objective
-    from xsample_jax.setup import check_eval_splits
 
     fields = build_objective(config.objective).requires
     whole = json.loads(config_to_json(config))
