@@ -334,7 +334,7 @@ def test_names_with_dots_stay_apart(plain):
     for entry in old.splits.values():
         for shard in entry["shards"]:
             (plain / shard["file"]).rename(plain / f"v1.{shard['file']}")
-            shard["file"] = f"v1.{shard['file']}"
+        entry["shards"] = [shard | {"file": f"v1.{shard['file']}"} for shard in entry["shards"]]
     (plain / "manifest.json").write_text(manifest_text(old.with_fingerprint()))
     before = [record["captions"] for record in records_of(plain)]
     for name in ("one", "two"):  # the second time there is a tag in the names

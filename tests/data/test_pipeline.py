@@ -54,7 +54,7 @@ def test_position_is_one_integer_for_any_number_of_hosts(examples):
 class Counting:
     """Examples that note what is read of them."""
 
-    rates = groups = None
+    rates = groups = plan = None
 
     def __init__(self, examples):
         self.examples, self.read = examples, []

@@ -10,7 +10,8 @@ from xsample_jax.errors import ConfigError, DataError
 
 
 def data(**changes):
-    return SimpleNamespace(**{"source": "records", "path": None, "fingerprint": None, "cache": "none", **changes})
+    fields = {"source": "records", "path": None, "fingerprint": None, "cache": "none", "label": None}
+    return SimpleNamespace(**fields | changes)
 
 
 def test_folder(tmp_path):
