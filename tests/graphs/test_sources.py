@@ -54,6 +54,9 @@ for side, seed in ((U, 2), (V, 3)):
     side["frozen"] = rng.normal(size=(len(side["id"]), 5))
     side["first"], side["partner"] = rng.integers(0, 4, (2, len(side["id"])))
     side["beta"] = rng.uniform(size=len(side["id"]))
+    side["clustering"] = np.arange(len(side["id"])) % 2
+    side["center"] = np.arange(len(side["id"])) % 3 - 1
+    side["target"][:4, 0] = [0.5, 2, 0.5, 1]  # values that rows share
 U["labels"][0], V["labels"][1] = 0, 0  # no label at all
 U["cluster"][:3], V["cluster"][:3] = [[1, 0], [-1, 1], [0, 0]], [[1, 0], [-1, 1], [0, 1]]
 
@@ -119,6 +122,15 @@ def mixed(u, v):
     return u["beta"] * (u["first"] == v["id"]) + (1 - u["beta"]) * (u["partner"] == v["id"])
 
 
+def same_target(u, v):
+    return max(same_image(u, v), float(u["target"][0] == v["target"][0]))
+
+
+def own_center(u, v):
+    own = u["cluster"][v["clustering"]]
+    return float(own >= 0 and own == v["center"])
+
+
 def kernel(bandwidth, power):
     def value(u, v):
         return np.exp(-0.5 * np.linalg.norm(u["target"] - v["target"]) ** power / bandwidth**power)
@@ -160,6 +172,9 @@ DEFINITIONS = [
     ("swapped", {"of": 1}, lambda u, v: cosine(u["view_1"], v["embedding"])),
     ("swapped_keys", {}, lambda u, v: cosine(u["embedding"], v["other_view"])),
     ("frozen", {}, lambda u, v: cosine(u["frozen"], v["frozen"])),
+    ("swapped_pair", {"of_anchor": 1}, lambda u, v: cosine(u["view_1"], v["view_0"])),
+    ("same_target", {}, same_target),
+    ("own_center", {}, own_center),
     ("mixed", {}, mixed),
     ("mixed_keys", {}, lambda u, v: mixed(v, u)),
     ("second_label", {}, lambda u, v: float(u["second_label"] == v["label"] and v["label"] != -1)),

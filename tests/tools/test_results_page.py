@@ -150,7 +150,7 @@ def test_many_objectives_have_a_row_each(sweep, tmp_path, monkeypatch):
     points = [point for point in read_grid(str(file))[1] if set(point.values) == {"seed"}]
     shared = [dataclasses.replace(point, values={**point.values, "steps": 5}) for point in points]
     assert unchanged(shared) == {name: [p for p in shared if p.tag == name] for name in ("xclr", "simclr")}
-    text = results_page.page_markdown(points, 4, root, "simclr", tmp_path / "page")
+    text = results_page.page_markdown(points, results_page.runs_of(points, root), "simclr", tmp_path / "page")
     (best,), (level,) = rows(text, "xclr "), rows(text, "simclr ")
     assert text.index(best) < text.index(level)
     assert len(re.findall(r"\(.*?\[", best)) == len(results_page.SUMMARY)
