@@ -70,10 +70,15 @@ def knob_of(part: str, values: Mapping[str, object]) -> int:
     return int(numbers[-1])
 
 
+ORDER = ("simclr", "supcon", "clip_frozen_text", "xclr")  # others follow; the first is what they are compared with
+
+
 def identity(run: Mapping[str, object]) -> tuple:
-    """What a run was, without what came out."""
-    keys = ("part", "objective", "value", "seed", "steps", "batch_size", "model.width")
-    return (list(PARTS).index(run["part"]), *(run[key] for key in keys[1:]))
+    """What a run was, without what came out, as a key in the order of the page."""
+    part, objective = list(PARTS).index(run["part"]), run["objective"]
+    place = ORDER.index(objective) if objective in ORDER else len(ORDER)
+    keys = ("value", "seed", "steps", "batch_size", "model.width")
+    return (part, place, objective, *(run[key] for key in keys))
 
 
 # Results to numbers: means over seeds with 95 % intervals of Student's t over seeds.
