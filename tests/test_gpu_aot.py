@@ -5,17 +5,14 @@
 
 import re
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.objectives.streamed_rows import streaming_rows
+from tests.objectives.streamed_rows import lowered_loss
 from tests.tiny import tiny_config
 from xsample_jax.dry_run import collective_arrays, compiled_report, dry_run, placeholder_setup
 from xsample_jax.errors import ConfigError
-from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.sharding import batch_sharding, bytes_per_device, make_mesh
+from xsample_jax.sharding import bytes_per_device
 from xsample_jax.topology import CARDS, compiler_options, gpu_memory, is_topology, topology_devices
 
 pytestmark = pytest.mark.usefixtures("shallow_resnet18", "shallow_vit")
@@ -104,20 +101,7 @@ def test_the_step_compiles_for_gpus(topology, encoder):
 
 def loss_program(topology, images, **options):
     devices = topology_devices(topology)
-    mesh = make_mesh(tiny_config().mesh, images, devices)
-
-    def loss(z, side):
-        form = {"source": SOURCES["caption"], "normalizer": "softmax", "temperature": 0.1, "target_temperature": 0.1}
-        return streaming_rows(z, None, side, None, views=2, mesh=mesh, **form, **options)["loss"].mean()
-
-    split = batch_sharding(mesh)
-    z = jax.ShapeDtypeStruct((2 * images, 128), jnp.float32, sharding=split)
-    side = {
-        "id": jax.ShapeDtypeStruct((images,), jnp.int32, sharding=split),
-        "caption_embedding": jax.ShapeDtypeStruct((images, 768), jnp.float16, sharding=split),
-    }
-    lowered = jax.jit(jax.value_and_grad(loss), out_shardings=(None, split)).lower(z, side)
-    return lowered.compile(compiler_options=compiler_options(devices))
+    return lowered_loss(devices, images, **options).compile(compiler_options=compiler_options(devices))
 
 
 @pytest.mark.slow

@@ -2,18 +2,15 @@
 
 import pathlib
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.objectives.streamed_rows import streaming_rows
+from tests.objectives.streamed_rows import lowered_loss
 from tests.tiny import tiny_config
 from xsample_jax.config import load_config
 from xsample_jax.dry_run import collective_arrays, compiled_report, dry_run, placeholder_setup
 from xsample_jax.errors import ConfigError
-from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.sharding import batch_sharding, bytes_per_device, make_mesh
+from xsample_jax.sharding import bytes_per_device, make_mesh
 from xsample_jax.topology import topology_devices
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -95,32 +92,7 @@ def test_the_state_of_a_chip_falls_with_fsdp_and_travels_in_parts():
 
 
 def scratch_of_loss(topology, images, **options):
-    mesh = make_mesh(tiny_config().mesh, images, topology_devices(topology))
-
-    def loss(z, side):
-        rows = streaming_rows(
-            z,
-            None,
-            side,
-            None,
-            source=SOURCES["caption"],
-            normalizer="softmax",
-            temperature=0.1,
-            target_temperature=0.1,
-            views=2,
-            mesh=mesh,
-            **options,
-        )
-        return rows["loss"].mean()
-
-    split = batch_sharding(mesh)
-    z = jax.ShapeDtypeStruct((2 * images, 128), jnp.float32, sharding=split)
-    side = {
-        "id": jax.ShapeDtypeStruct((images,), jnp.int32, sharding=split),
-        "caption_embedding": jax.ShapeDtypeStruct((images, 768), jnp.float16, sharding=split),
-    }
-    program = jax.jit(jax.value_and_grad(loss), out_shardings=(None, split)).lower(z, side)
-    program = program.compile(compiler_options=QUICK)
+    program = lowered_loss(topology_devices(topology), images, **options).compile(compiler_options=QUICK)
     return program.memory_analysis().temp_size_in_bytes, collective_arrays(program.as_text())
 
 

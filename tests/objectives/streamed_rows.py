@@ -2,9 +2,15 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
+
+from tests.tiny import tiny_config
+from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.objectives.streaming import class_table, loss
 from xsample_jax.objectives.streaming.loss import Streaming, Target
 from xsample_jax.objectives.streaming.tiles import Rows
+from xsample_jax.sharding import batch_sharding, make_mesh
 
 OF_TARGET = {field.name for field in dataclasses.fields(Target)}
 
@@ -25,3 +31,20 @@ def class_table_rows(z, label, similarity, *, temperature, views=1, **options):
     """z [B * views, D], label int [B], similarity [C, C]."""
     target, how = _split({"source": class_table.uniform, **options})
     return class_table.class_table_rows(Rows(z, {"label": label}, views), similarity, target, temperature, how)
+
+
+def lowered_loss(devices, images, **options):
+    """X-CLR's loss of two views of so many images and its gradient, split over devices that may not be here."""
+    mesh = make_mesh(tiny_config().mesh, images, devices)
+
+    def loss(z, side):
+        form = {"source": SOURCES["caption"], "normalizer": "softmax", "temperature": 0.1, "target_temperature": 0.1}
+        return streaming_rows(z, None, side, None, views=2, mesh=mesh, **form, **options)["loss"].mean()
+
+    split = batch_sharding(mesh)
+    z = jax.ShapeDtypeStruct((2 * images, 128), jnp.float32, sharding=split)
+    side = {
+        "id": jax.ShapeDtypeStruct((images,), jnp.int32, sharding=split),
+        "caption_embedding": jax.ShapeDtypeStruct((images, 768), jnp.float16, sharding=split),
+    }
+    return jax.jit(jax.value_and_grad(loss), out_shardings=(None, split)).lower(z, side)

@@ -283,11 +283,16 @@ class Keeper:
         return ["-c", "raise SystemExit(3)" if point.name in self.fails else code, str(self.folder / point.name)]
 
 
-def test_a_sweep_makes_results_and_runs_nothing_again_that_has_one(tmp_path, monkeypatch):
+@pytest.fixture
+def quick_trainer(monkeypatch):
+    """Training makes a run folder that is finished."""
     monkeypatch.setattr(local, "POLL", 0.02)
     train = "import pathlib, sys; f = pathlib.Path(sys.argv[1]); f.mkdir(parents=True); "
     train += "(f / 'evaluation.json').write_text('{}')"
     monkeypatch.setattr(local, "trainer_command", lambda point, sweep, workdir: ["-c", train, workdir])
+
+
+def test_a_sweep_makes_results_and_runs_nothing_again_that_has_one(tmp_path, quick_trainer):
     points, said = grid("x.py", {"seed": range(3)}), []
     keeper = Keeper(tmp_path / "kept", fails=("seed=1",))
     run = lambda: local.run_points(points, "s", tmp_path / "out", say=said.append, keep=keeper)  # noqa: E731
@@ -302,11 +307,7 @@ def test_a_sweep_makes_results_and_runs_nothing_again_that_has_one(tmp_path, mon
     assert said == ["s: 3 runs, 2 of them finished, 1 at once", "finished seed=1 (3 of 3)"]
 
 
-def test_a_run_starts_beside_an_evaluation(tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "POLL", 0.02)
-    train = "import pathlib, sys; f = pathlib.Path(sys.argv[1]); f.mkdir(parents=True); "
-    train += "(f / 'evaluation.json').write_text('{}')"
-    monkeypatch.setattr(local, "trainer_command", lambda point, sweep, workdir: ["-c", train, workdir])
+def test_a_run_starts_beside_an_evaluation(tmp_path, quick_trainer):
     points, said = grid("x.py", {"seed": range(2)}), []
     (tmp_path / "out" / "seed=0").mkdir(parents=True)  # trained already, so it is evaluated first
     (tmp_path / "out" / "seed=0" / "evaluation.json").write_text("{}")

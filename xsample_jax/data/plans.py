@@ -46,7 +46,7 @@ def draws_from(members: np.ndarray, seed: int, purpose: int) -> Callable[[int], 
     return lambda number: int(members[order(number)])
 
 
-# Images to forget, each batch of which meets several batches of what is kept (arXiv 2401.10458).
+# Images to forget: each batch of them meets several batches of retained images (arXiv 2401.10458).
 
 
 def forget_plan(forget: np.ndarray, seed: int, batch_size: int, rows: int, meets: int) -> Plan:
@@ -127,7 +127,7 @@ def task_plan(labels: np.ndarray, options: Mapping, classes: int, seed: int, bat
 def episode_plan(labels: np.ndarray, options: Mapping, seed: int) -> Plan:
     """Every batch is an episode: `shot` images of each of `way` classes (part 0), then `query` others of each (part 1).
 
-    Classes, and images within them, are drawn anew for every batch, alike among those with enough images.
+    Classes, and images within them, are drawn for each batch, uniformly from those with enough images.
     """
     way, shot, query = (options[name] for name in ("way", "shot", "query"))
     names, sizes = np.unique(labels[labels >= 0], return_counts=True)

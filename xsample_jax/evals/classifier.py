@@ -119,7 +119,7 @@ def check(bench: EvalContext) -> Iterator[UserError]:
 
 CLASSIFIER = Evaluator(
     classifier,
-    "accuracy by the classes that the objective has learned: of what was forgotten and kept, or of every task",
+    "accuracy with the classes that the objective learned: on forgotten and retained images, or on each task",
     check,
     ("classifier/test", "classifier/forget", "classifier/retain", "classifier/task_<t>", "classifier/seen"),
 )
