@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 
-from xsample_jax.checkpoint import Checkpoints
-from xsample_jax.checkpoint_files import started_config
+from xsample_jax.checkpoint import Checkpoints, started_config
 from xsample_jax.config import load_config, resolve
 from xsample_jax.config.renamed import current_metrics
 from xsample_jax.config.saved import changed_keys, check_shared, save_config

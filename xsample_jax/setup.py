@@ -13,8 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from xsample_jax.augment.ids import NARROW
-from xsample_jax.augment.vectors import CHANNELS
-from xsample_jax.augment.views import draw_numbers, eval_view, map_random_views
+from xsample_jax.augment.views import VECTOR_CHANNELS, draw_numbers, eval_view, map_random_views
 from xsample_jax.checkpoint import with_shardings
 from xsample_jax.config.rules_objective import check_kernels
 from xsample_jax.data.class_texts import load_class_embeddings
@@ -28,6 +27,7 @@ from xsample_jax.data.vectors import image_shape
 from xsample_jax.encoder import Encoder, load_encoder
 from xsample_jax.errors import CheckpointError, ConfigError, raise_all
 from xsample_jax.metrics.profiling import host_memory
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.models.layers import compiler_options
 from xsample_jax.models.param_groups import ParamGroups, check_rules
 from xsample_jax.models.towers import build_model, config_for
@@ -38,7 +38,6 @@ from xsample_jax.objectives.learned_state import init_memory, init_objective_par
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.objectives.step_blocks import SIDE_INFORMATION
-from xsample_jax.ops import unit_rows
 from xsample_jax.optim import SCHEDULE_FREE, make_optimizer
 from xsample_jax.sharding import batch_sharding, make_mesh, replicated, state_shardings
 from xsample_jax.state import ModelDef, TrainState, define_model, init_state
@@ -110,7 +109,7 @@ class RunSetup:
     def view_shape(self) -> tuple[int, ...]:
         """Of one view, with alpha where images have it."""
         size, channels = self.config.augment.size, self.facts.channels
-        return (self.config.data.image_size,) if channels == CHANNELS else (size, size, channels)
+        return (self.config.data.image_size,) if channels == VECTOR_CHANNELS else (size, size, channels)
 
     @cached_property
     def steps(self) -> int:

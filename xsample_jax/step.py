@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from xsample_jax.augment.ids import copies_of, with_numbers, words_of
 from xsample_jax.augment.views import eval_view, make_views, view_boxes
 from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
+from xsample_jax.models.heads import products, unit_rows
 from xsample_jax.models.param_groups import ParamGroups
 from xsample_jax.models.vit import draw_patches
 from xsample_jax.objectives.adversary import Adversary, Guests, Opponent, take_turn
@@ -30,7 +31,6 @@ from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.side_information import STATES
 from xsample_jax.objectives.step_blocks import StepInputs, hard_batch, step_blocks, view_batch
 from xsample_jax.objectives.streaming.loss import Streaming
-from xsample_jax.ops import products, unit_rows
 from xsample_jax.optim import averaged
 from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, updated, warm_up
 

@@ -10,7 +10,7 @@ import pytest
 from tests.data.record_sets import make_record
 from xsample_jax.captions.embed import embed_set
 from xsample_jax.captions.vectors import VectorFile
-from xsample_jax.data.caption_choice import select_caption
+from xsample_jax.data.captions import select_caption
 from xsample_jax.data.records import open_records, read_manifest, verify_records
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from xsample_jax.metrics.tensorboard import EventFile, TensorBoardWriter, checksum
+from xsample_jax.metrics.writers import EventFile, TensorBoardWriter, checksum
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 

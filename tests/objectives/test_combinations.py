@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.graphs.targets import NORMALIZERS, Graph, Mixture
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.blocks import TEXT, Rows, image_block, key_block, other_view
 from xsample_jax.objectives.cross_entropy import DENOMINATORS
 from xsample_jax.objectives.from_config import find_problems
@@ -26,7 +27,6 @@ from xsample_jax.objectives.row_weights import WEIGHTS
 from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.terms import Term, pairs_of, term_value
-from xsample_jax.ops import unit_rows
 
 B, V, D, CLASSES, TAU = 5, 2, 6, 3, 0.3
 IMAGE = Rows("image")

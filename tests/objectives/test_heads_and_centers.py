@@ -27,13 +27,13 @@ from tests.objectives.test_build import problems
 from tests.quick import quick_jit
 from tests.tiny import tiny_config
 from xsample_jax.augment.views import make_views, view_boxes
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.cluster_centers import CENTER, center_block, center_temperatures, init_centers, move_centers
 from xsample_jax.objectives.feature_losses import near_cells
 from xsample_jax.objectives.mixers import Among, semi_hard
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.step_blocks import drop_tokens
-from xsample_jax.ops import unit_rows
 
 BARLIP = "BarLIP total (clip-rocket)"
 X, Y, Z = (jnp.float32(z) for z in (Z1, Z2, Z3))

@@ -23,11 +23,11 @@ from tests.objectives.test_goldens import (
 )
 from tests.quick import quick_jit
 from xsample_jax.graphs.targets import target
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.blocks import Rows, key_block
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.step_blocks import draw_mixtures
-from xsample_jax.ops import unit_rows
 
 M3COL = PRESETS["m3col"].objective
 

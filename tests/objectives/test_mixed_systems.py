@@ -11,11 +11,11 @@ from tests.objectives.golden_inputs import CASES, LABELS, QUEUE, Z1, Z2, Z3, ima
 from tests.objectives.mixed_inputs import DEGLA, SUPREMIX, TCL, degla, metrix, supremix, tcl
 from tests.objectives.test_build import problems
 from tests.quick import quick_jit
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.links import contrastive, multi_similarity
 from xsample_jax.objectives.mixers import Among, between_targets, own_mixtures, positive_and_negative, spread
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.step_blocks import exchange_words
-from xsample_jax.ops import unit_rows
 from xsample_jax.step import pool_windows
 
 METRIX, SIMILARITY = CASES[PRESETS["metrix"].golden], CASES["Metrix, multi-similarity, mixed part"]

@@ -15,12 +15,12 @@ from tests.objectives.test_build import problems
 from tests.quick import quick_jit
 from tests.tiny import random_batch, tiny_config, tiny_parts
 from xsample_jax.errors import ConfigError
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives import feature_losses
 from xsample_jax.objectives.blocks import image_block
 from xsample_jax.objectives.feature_losses import random_directions, sliced_wasserstein
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.ops import unit_rows
 from xsample_jax.sharding import to_global
 
 GOLDENS = {

@@ -7,12 +7,12 @@ import optax
 import pytest
 
 from xsample_jax.graphs.targets import Graph
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.blocks import image_block
 from xsample_jax.objectives.learned_state import BIAS, LOG_SCALE, clamped, init_objective_parameters, temperature_of
 from xsample_jax.objectives.logits import TEMPERATURES, initial_log_scale, learned_temperature
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.terms import Term
-from xsample_jax.ops import unit_rows
 
 RNG = np.random.default_rng(6)
 SIMILARITY, TARGET = RNG.uniform(-1, 1, (3, 4)), np.array([[1.0, 0, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 0]])

@@ -11,7 +11,6 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from xsample_jax.captions.embed_state import KnownRows, Piece, WorkFolder, alone, leftovers, remove, text_key
 from xsample_jax.captions.encoders import describe, encode_unique, fill_template
 from xsample_jax.captions.vectors import VectorFile
-from xsample_jax.data.cache import shard_cache
 from xsample_jax.data.class_texts import ABOUT, FILE, spelled_out
 from xsample_jax.data.records import (
     Manifest,
@@ -23,6 +22,7 @@ from xsample_jax.data.records import (
     stored_dtype,
     to_stored,
 )
+from xsample_jax.data.shards import shard_cache
 from xsample_jax.data.writer import pack_record
 from xsample_jax.errors import DataError
 from xsample_jax.io.files import atomic_write, save_array

@@ -279,7 +279,7 @@ def parts_of(graph: Graph | Mixture) -> tuple[Graph, ...]:
 def similarity(graph: Graph, u: dict, v: dict, valid: jax.Array | None) -> jax.Array:
     """The transformed similarities [A, K] of one graph, before the normalizer.
 
-    On a tile `valid` is None: its transforms (transforms.LOCAL) do not look at it.
+    On a tile `valid` is None: its transforms (LOCAL) do not look at it.
     """
     values = resolve(SOURCES, graph.source, "graph.source")(u, v)
     for transform in graph.transforms:

@@ -30,8 +30,8 @@ from flax import nnx
 from xsample_jax.augment.differentiable import augment_differentiably, images_of, planes_of
 from xsample_jax.augment.ids import fold_in_id, to_words, words_of
 from xsample_jax.models.generator import Discriminator, Generator
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.objective import Objective
-from xsample_jax.ops import unit_rows
 from xsample_jax.state import ModelDef, define_model, to_flat
 
 ADVERSARY = "adversary/"

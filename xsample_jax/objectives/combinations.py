@@ -23,11 +23,10 @@ from xsample_jax.models.heads import map_heads
 from xsample_jax.objectives.blocks import OF_VIEWS, Rows
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.learned_state import constants_of, own_temperatures
-from xsample_jax.objectives.links import COUNTING, OF_SHARES
+from xsample_jax.objectives.links import COUNTING, OF_ORDER, OF_SHARES
 from xsample_jax.objectives.logits import TEMPERATURES
 from xsample_jax.objectives.mixers import MIXERS, OF_LINKS
 from xsample_jax.objectives.objective import Objective
-from xsample_jax.objectives.row_links import OF_ORDER
 from xsample_jax.objectives.row_weights import WEIGHTS
 from xsample_jax.objectives.side_information import (
     BY_RECORD,

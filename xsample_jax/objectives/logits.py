@@ -7,7 +7,7 @@ information. Row-specific keys (synthetic negatives) have y [A, K, D].
 import jax
 import jax.numpy as jnp
 
-from xsample_jax.ops import products, squared_distances, unit_rows
+from xsample_jax.models.heads import products, squared_distances, unit_rows
 from xsample_jax.registry import Slot
 
 HIGHEST = jax.lax.Precision.HIGHEST

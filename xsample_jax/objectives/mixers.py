@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from xsample_jax.ops import products, unit_rows
+from xsample_jax.models.heads import products, unit_rows
 from xsample_jax.registry import Slot
 
 

@@ -8,14 +8,13 @@ import jax.numpy as jnp
 
 from xsample_jax.graphs.sources import identity, label
 from xsample_jax.graphs.targets import weight_at
-from xsample_jax.models.heads import Head
+from xsample_jax.models.heads import Head, unit_rows
 from xsample_jax.objectives.blocks import OF_HEAD, Block, Rows, check_unit_rows
 from xsample_jax.objectives.cross_entropy import PULLS, entropy, mean_over_rows, pulls
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
-from xsample_jax.objectives.links import OF_SHARES
+from xsample_jax.objectives.links import OF_ORDER, OF_SHARES, positive_margin, z_scores
 from xsample_jax.objectives.logits import LOWEST_TEMPERATURE
 from xsample_jax.objectives.pair_network import PairNetwork
-from xsample_jax.objectives.row_links import OF_ORDER, positive_margin, z_scores
 from xsample_jax.objectives.side_information import batch_entries
 from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.streaming.terms import streamed_term, why_no_kernels, why_not
@@ -31,7 +30,6 @@ from xsample_jax.objectives.terms import (
     term_value,
     views_apart,
 )
-from xsample_jax.ops import unit_rows
 from xsample_jax.registry import Choice, Slot, name_of, slot_of
 
 

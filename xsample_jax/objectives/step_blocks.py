@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from xsample_jax.augment.ids import fold_in_id, words_of
-from xsample_jax.models.text import END, PADDING
+from xsample_jax.models.heads import unit_rows
+from xsample_jax.models.towers import END, PADDING
 from xsample_jax.objectives.blocks import OF_HEAD, Block, Rows, image_block, key_block, other_view
 from xsample_jax.objectives.learned_state import (
     QUEUES,
@@ -23,7 +24,6 @@ from xsample_jax.objectives.learned_state import (
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.pair_network import pair_entries
 from xsample_jax.objectives.side_information import BY_RECORD
-from xsample_jax.ops import unit_rows
 
 # Entries of a batch that graphs read, one row per image.
 SIDE_INFORMATION = ("id", "id_words", "label", "path", "caption_embedding", "class_embedding", "part", *BY_RECORD)
@@ -207,7 +207,7 @@ def _text_and_teacher(
 # Several versions of every caption, each without some of its words: the block text_views, row = image * T + view.
 
 
-START = 1  # id of data/tokenizer.py
+START = 1  # id of data/captions.py
 VERSIONS = 2**20 + 4  # folded into the key of the step
 DROPPED = 0.2  # share of the tokens that a version lacks
 

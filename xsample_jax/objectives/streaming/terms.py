@@ -9,13 +9,13 @@ import jax.numpy as jnp
 
 from xsample_jax.graphs.sources import ONE_WAY
 from xsample_jax.graphs.targets import LOCAL, Graph, Mixture, bounds_after, requires, similarity
+from xsample_jax.models.heads import cosines
 from xsample_jax.objectives.blocks import Block, Rows, concatenate, select
 from xsample_jax.objectives.cross_entropy import mean_over_rows
 from xsample_jax.objectives.streaming import tiles
 from xsample_jax.objectives.streaming.loss import LOWEST_STATIC, Streaming, Target, class_table_rows, streaming_rows
 from xsample_jax.objectives.streaming.z_scores import streamed_z
 from xsample_jax.objectives.terms import Term
-from xsample_jax.ops import cosines
 from xsample_jax.registry import name_of, options_of
 
 # Side information that differs between the views of an image, besides the single views "view_0", ...
