@@ -31,6 +31,7 @@ from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.side_information import STATES
 from xsample_jax.objectives.step_blocks import StepInputs, hard_batch, step_blocks, view_batch
 from xsample_jax.objectives.streaming.loss import Streaming
+from xsample_jax.objectives.terms import StepValues
 from xsample_jax.optim import averaged
 from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, updated, warm_up
 
@@ -263,9 +264,8 @@ def make_loss(
             features, raw, named = network.outputs(inputs.images, inputs.keep)
         blocks = step_blocks(objective, network, params, inputs, raw, named)
         blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
-        loss, metrics = objective_loss(
-            objective, blocks, images, temperature, bias_of(params), inputs.progress, inputs.key, how
-        )
+        at = StepValues(bias_of(params), inputs.progress, inputs.key)
+        loss, metrics = objective_loss(objective, blocks, images, temperature, at, how)
         new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2]) | encoded
         metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
         return loss, (new_statistics, memory, metrics, blocks["image"]["z"], features)

@@ -19,8 +19,10 @@ from xsample_jax.objectives.side_information import batch_entries
 from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.streaming.terms import streamed_term, why_no_kernels, why_not
 from xsample_jax.objectives.terms import (
+    AT_START,
     FeatureTerm,
     Pairs,
+    StepValues,
     Term,
     chosen_slots,
     count_rows,
@@ -171,9 +173,7 @@ def objective_loss(
     blocks: Mapping[str, Block],
     images: int,
     temperature: jax.Array | float,
-    bias: jax.Array | float = 0.0,
-    progress: jax.Array | float = 0.0,
-    key: jax.Array | None = None,
+    at: StepValues = AT_START,
     how: Streaming | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss of an objective on the global batch.
@@ -181,9 +181,8 @@ def objective_loss(
     Args:
       blocks: the rows of the step by name (objectives/terms.py).
       images: number of images B of the batch.
-      temperature: the base temperature tau, a scalar; bias: of the logits.
-      progress: share of the run that is over, for temperatures and weights that depend on it.
-      key: random key, for synthetic keys and feature terms that draw.
+      temperature: the base temperature tau, a scalar.
+      at: bias of the logits, progress of the run and random key.
       how: whether terms are written out densely or streamed; None: densely.
     Returns:
       loss (scalar, float32) and metrics of scalars: loss, those of graph_metrics (weighted as the terms are),
@@ -194,11 +193,12 @@ def objective_loss(
     """
     check_unit_rows(blocks)
     if objective.widths:
-        return loss_of_widths(objective, blocks, (images, temperature, bias, progress, key, how))
+        return loss_of_widths(objective, blocks, (images, temperature, at, how))
     if objective.center:
         blocks = {name: center_texts(block) for name, block in blocks.items()}
         # A table of all classes is not centered, and what is centered is not float16 any more.
-        how = how and dataclasses.replace(how, class_embeddings=None, caption_wire="float32")
+        how = how and dataclasses.replace(how, class_embeddings=None, caption_comm_dtype="float32")
+    progress, key = at.progress, at.key
     share = _sum_of_weights(objective, progress)
     reasons = dict(find_unstreamable(objective))
     loss, metrics, unknown = 0.0, {}, set()
@@ -208,7 +208,8 @@ def objective_loss(
         if how is not None and how.wants(reasons.get(number), *count_rows(term, blocks, images)):
             value, found = streamed_term(term, blocks, images, temperature, objective.target_temperature, how)
         else:
-            pairs = pairs_of(term, blocks, images, temperature, objective.target_temperature, bias, progress, term_key)
+            here = at._replace(key=term_key)
+            pairs = pairs_of(term, blocks, images, temperature, objective.target_temperature, here)
             value, counted = term_value(term, pairs, images)
             found = graph_metrics(term, pairs, counted)
         loss += (weight := weight_at(term.weight, progress)) * value

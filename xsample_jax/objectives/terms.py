@@ -3,6 +3,7 @@
 import dataclasses
 import typing
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +21,10 @@ from xsample_jax.objectives.cross_entropy import (
 )
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.links import COUNTING, LINKS
-from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES
-from xsample_jax.objectives.mixers import MIXERS, Among
+from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES, TemperatureInputs
+from xsample_jax.objectives.mixers import MIXERS, MixerInputs
 from xsample_jax.objectives.negatives import NEGATIVES
-from xsample_jax.objectives.row_weights import WEIGHTS
+from xsample_jax.objectives.row_weights import WEIGHTS, WeightInputs
 from xsample_jax.registry import Choice, Slot, in_words, is_of, name_of, resolve, slot_of
 
 # Losses of pairs that say nothing about a row without a positive.
@@ -128,23 +129,36 @@ class Pairs:
         return once if self.synthetic is None else once.at[:, -self.synthetic.shape[1] :].set(self.synthetic)
 
 
+class StepValues(NamedTuple):
+    """What a loss depends on at a step besides its rows and temperature.
+
+    bias: added to the logits (SigLIP); progress: share of the run that is over, for temperatures and weights that
+    depend on it; key: random key, for synthetic keys and feature terms that draw.
+    """
+
+    bias: jax.Array | float = 0.0
+    progress: jax.Array | float = 0.0
+    key: jax.Array | None = None
+
+
+AT_START = StepValues()
+
+
 def pairs_of(
     term: Term,
     blocks: Mapping[str, Block],
     images: int,
-    temperature,
-    target_temperature,
-    bias=0.0,
-    progress=0.0,
-    key=None,
+    temperature: jax.Array | float,
+    target_temperature: Choice | float,
+    at: StepValues = AT_START,
 ) -> Pairs:
     """Target and logits of a term on the rows of a batch.
 
     Args:
       blocks: rows of the step (objectives/terms.py); images: number of images B.
       temperature: the base temperature tau, a scalar; target_temperature: tau_s.
-      bias: added to the logits (SigLIP). progress: share of the run that is over. key: for synthetic keys.
     """
+    bias, progress, key = at
     u = select(blocks, term.anchors, images)
     v = concatenate([select(blocks, rows, images) for rows in term.key_rows])
     there = jnp.ones(len(u["z"]), bool) if term.anchors.part is None else u["filled"]
@@ -158,7 +172,8 @@ def pairs_of(
     if isinstance(term.temperature, float | int):
         tau = term.temperature
     else:
-        tau = resolve(TEMPERATURES, term.temperature, "temperature")(temperature, u, similarity, graph, progress)
+        given = TemperatureInputs(temperature, u, similarity, graph, progress)
+        tau = resolve(TEMPERATURES, term.temperature, "temperature")(given)
     rule = resolve(NEGATIVES, term.negatives, "negatives")
     if name_of(term.link) != "softmax" and term.negatives != "everything":
         repelled = rule(similarity / tau + bias, graph, repelled, u, v) > 0
@@ -173,7 +188,8 @@ def pairs_of(
 def _with_synthetic(term: Term, pairs: Pairs, negative: jax.Array, bias, keys: jax.Array) -> Pairs:
     """The pairs with the synthetic keys of the term's mixer after the real ones."""
     u, v = pairs.u, pairs.v
-    made = resolve(MIXERS, term.mixer, "mixer")(u["z"], v["z"], Among(pairs.target, negative, u, v), keys)
+    given = MixerInputs(u["z"], v["z"], pairs.target, negative, u, v, keys)
+    made = resolve(MIXERS, term.mixer, "mixer")(given)
     similarity = resolve(SIMILARITIES, term.similarity, "similarity")(u["z"], made.rows, u, v) + made.offset
     logits = similarity / pairs.temperature + bias
     weight, there = jax.lax.stop_gradient(made.weight).astype(logits.dtype), made.weight > 0
@@ -267,7 +283,7 @@ def term_rows(term: Term, pairs: Pairs, images: int) -> tuple[jax.Array, jax.Arr
     denominator = resolve(DENOMINATORS, term.denominator, "denominator")
     pairing = Pairing(u, v, pair_view, _views(term, images, len(v["z"])), pairs.temperature)
     log_denominator = denominator(logits, weight, pairing)
-    given = (logits, graph, weight, log_denominator, u, pairs.temperature, pairs.progress)
+    given = WeightInputs(logits, graph, weight, log_denominator, u, pairs.temperature, pairs.progress)
     value = AGGREGATES[term.aggregate](
         logits, graph, log_denominator, _weight(term.attraction, given), _weight(term.repulsion, given)
     )
@@ -322,10 +338,10 @@ def negatives_of(term: Term, pairs: Pairs) -> jax.Array:
     return weight if pairs.synthetic is None else jnp.concatenate([weight, pairs.synthetic], axis=1)
 
 
-def _weight(choice: Choice | float, given: tuple):
+def _weight(choice: Choice | float, given: WeightInputs):
     if isinstance(choice, float | int):
         return choice
-    return jax.lax.stop_gradient(resolve(WEIGHTS, choice, "row weight")(*given))
+    return jax.lax.stop_gradient(resolve(WEIGHTS, choice, "row weight")(given))
 
 
 # Terms as plain data (config objective.terms): dicts, names and numbers, each of the type of its field.
