@@ -40,8 +40,8 @@ from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.objectives.step_blocks import SIDE_INFORMATION
 from xsample_jax.optim import SCHEDULE_FREE, make_optimizer
 from xsample_jax.sharding import batch_sharding, make_mesh, replicated, state_shardings
-from xsample_jax.state import ModelDef, TrainState, define_model, init_state
-from xsample_jax.step import init_online_probe, make_train_step
+from xsample_jax.state import ModelDef, Start, TrainState, define_model, init_state
+from xsample_jax.step import StepExtras, init_online_probe, make_train_step
 
 # What the shapes of a run depend on of its data.
 
@@ -134,8 +134,7 @@ class RunSetup:
             lambda rngs: build_model(
                 config_for(self.config, self._platform),
                 self.objective.text,
-                facts.caption_dim,
-                facts.vocab_size,
+                facts.caption_dim if self.objective.text == "linear" else facts.vocab_size,
                 predictor=self.objective.predictor,
                 heads=self.objective.heads,
                 rngs=rngs,
@@ -160,15 +159,17 @@ class RunSetup:
             init_state,
             self.model,
             self.optimizer[0],
-            seed,
+            Start(
+                seed,
+                self.config.precision.params,
+                self.config.optimizer.ema is not None or self.config.optimizer.name == SCHEDULE_FREE,
+            ),
             partial(init_objective_parameters, objective, width, self.facts.classes, seed),
             lambda params: {
                 **init_memory(objective, params, width, self.facts.count, side, self.facts.clusters),
                 **self._init_along(),
                 **self._init_frozen(frozen),
             },
-            self.config.precision.params,
-            self.config.optimizer.ema is not None or self.config.optimizer.name == SCHEDULE_FREE,
         )
 
     @cached_property
@@ -269,17 +270,13 @@ class RunSetup:
     @cached_property
     def train_step(self) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
         """The jitted update: state donated, shardings fixed, metrics replicated."""
-        step = make_train_step(
-            self.config,
-            self.model,
-            self.objective,
-            *self.optimizer,
-            self.steps,
+        extras = StepExtras(
             self.mesh,
             self.class_embeddings,
             self.adversary,
             define_frozen(config_for(self.frozen.config, self._platform)) if self.frozen is not None else None,
         )
+        step = make_train_step(self.config, self.model, self.objective, self.optimizer, self.steps, extras)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         batch = {name: leaf.sharding for name, leaf in self.abstract_batch.items()}
         return jax.jit(

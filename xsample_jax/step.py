@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from xsample_jax.augment.ids import copies_of, with_numbers, words_of
-from xsample_jax.augment.views import eval_view, make_views, view_boxes
+from xsample_jax.augment.views import draw_numbers, eval_view, view_boxes, views_from_numbers
 from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
 from xsample_jax.models.heads import products, unit_rows
 from xsample_jax.models.param_groups import ParamGroups
@@ -62,7 +62,7 @@ def make_inputs(
 
     def views_of(augment, views, seed):
         def make(images, ids, copies):
-            return make_views(images, ids, seed, state.step, augment, views, copies)
+            return views_from_numbers(images, draw_numbers(seed, state.step, ids, views, copies), augment)
 
         made = make(batch["image"], words_of(batch), copies)
         return made if guests is None else guests.other_views(made, make, views, copies)
@@ -331,29 +331,46 @@ def next_average(
     return {} if mean is None else mean | statistics
 
 
+@dataclasses.dataclass(frozen=True)
+class StepExtras:
+    """What only some runs have.
+
+    Attributes:
+      mesh: over which a streamed loss splits its rows.
+      class_embeddings: [classes, E], for graphs of class texts.
+      adversary: makes some of the images (adversary.py).
+      frozen: the frozen teacher.
+    """
+
+    mesh: Mesh | None = None
+    class_embeddings: np.ndarray | None = None
+    adversary: Adversary | None = None
+    frozen: ModelDef | None = None
+
+
 def make_train_step(
     config,
     model: ModelDef,
     objective: Objective,
-    optimizer: optax.GradientTransformation,
-    schedule: Callable,
+    optimizer: tuple[optax.GradientTransformation, Callable],
     steps: int,
-    mesh: Mesh | None = None,
-    class_embeddings: np.ndarray | None = None,
-    adversary: Adversary | None = None,
-    frozen: ModelDef | None = None,
+    extras: StepExtras,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """The train step for a config, to be jitted with a donated state.
 
     A batch is uint8 images [B, H, W, C] with their side information (one row per image); all V * B views go through
     the encoder in one call, row = image * V + view, so batch norms see one global batch. The loss is a function of
-    global arrays: under jit its value and gradient do not depend on the number of devices. `steps`: of the whole run;
-    `mesh`: over which a streamed loss splits its rows; `class_embeddings` [classes, E]: for graphs of class texts.
-    `adversary` makes some of the images (adversary.py), if any; `frozen`: the frozen teacher, if there is one. A record
-    that is twice in a batch (where epochs meet, in small or balanced sets) gets different views each time.
-    """
+    global arrays: under jit its value and gradient do not depend on the number of devices. A record that is twice in a
+    batch (where epochs meet, in small or balanced sets) gets different views each time.
 
-    loss_of = make_loss(config, model, objective, choose_streaming(config, objective, mesh, class_embeddings), frozen)
+    Args:
+      optimizer: (transformation, learning rate by step).
+      steps: of the whole run.
+    """
+    (transformation, schedule), mesh = optimizer, extras.mesh
+    adversary, class_embeddings = extras.adversary, extras.class_embeddings
+    how = choose_streaming(config, objective, mesh, class_embeddings)
+    loss_of = make_loss(config, model, objective, how, extras.frozen)
     turn = make_turn(config, model, objective, adversary, loss_of, steps) if adversary is not None else None
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
@@ -372,7 +389,7 @@ def make_train_step(
             state.params, state.statistics, inputs
         )
         gradient = float32(gradient)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, float32(state.params))
+        updates, opt_state = transformation.update(gradient, state.opt_state, float32(state.params))
         params = clamped(updated(state.params, updates, jax.random.fold_in(inputs.key, ROUNDING)))
         if objective.teacher is not None and not objective.by_task:
             memory |= move_teacher(state.memory, params, objective.teacher)

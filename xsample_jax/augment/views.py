@@ -57,15 +57,12 @@ def make_views(
     step: jax.Array,
     config,
     views: int,
-    copies: jax.Array | None = None,
 ) -> jax.Array:
     """Returns `views` random views of every image. To be called inside jit; `step` may be traced.
 
     Args:
       images: uint8 [B, H, W, C]; C = 3, or 4 with straight (not premultiplied) alpha last; or vectors (as_vectors).
       ids: int [B] or [B, 2] (augment/ids.py). Images with the same id get the same random choices.
-      copies: int [B] of `copies_of`, for batches in which a record may stand several times: each time it gets random
-        choices of its own. None: no record does.
       seed: of the run.
       step: int scalar.
       config: the `augment` section (config/schema.py).
@@ -74,7 +71,7 @@ def make_views(
     Returns:
       float32 [B*V, S, S, 3 + config.bits], normalized; row = image * V + view.
     """
-    return views_from_numbers(images, draw_numbers(seed, step, ids, views, copies), config)
+    return views_from_numbers(images, draw_numbers(seed, step, ids, views), config)
 
 
 def views_from_numbers(images: jax.Array, numbers: dict[str, jax.Array], config) -> jax.Array:
@@ -119,7 +116,7 @@ def view_boxes(
         top, left, high, wide = jnp.zeros(len(ids)), jnp.zeros(len(ids)), height, width
         if of.crop_scale:
             chosen = (draws["crop_area"], draws["crop_ratio"], draws["crop_corner"])
-            top, left, high, wide = crop_boxes(*chosen, height, width, tuple(of.crop_scale), tuple(of.crop_ratio))
+            top, left, high, wide = crop_boxes(*chosen, (height, width), tuple(of.crop_scale), tuple(of.crop_ratio))
         ends, flip = (left / width, (left + wide) / width), draws["flip"][:, 0] < of.flip
         x0, x1 = jnp.where(flip, ends[1], ends[0]), jnp.where(flip, ends[0], ends[1])
         found.append(jnp.stack([x0, top / height, x1, (top + high) / height], axis=1))

@@ -95,7 +95,7 @@ def add_calibration(bench: EvalContext, out: Collector, name: str, scores: np.nd
 
 def few_shots(bench: EvalContext, out: Collector) -> None:
     rows = bench.labeled
-    arguments = (rows.train, rows.train_labels, rows.test, rows.test_labels)
+    arguments = ((rows.train, rows.train_labels), (rows.test, rows.test_labels))
     for shots in SHOTS:
         out.draws_of(f"few_shot/{shots}/{bench.target}", few_shot(*arguments, shots).hits, rows.units, **guess(rows))
         result, _ = few_shot_ridge(*arguments, shots)

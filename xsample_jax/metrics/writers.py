@@ -175,27 +175,22 @@ class FanOut:
 
 def open_writers(
     folder: str | Path,
+    line: ProgressLine,
     *,
-    total_steps: int,
     resume_step: int = 0,
     evaluated: bool = True,
-    seconds_left: Callable[[int], float | None] | None = None,
     every: int | None = None,
-    enabled: bool = True,
-    stream=None,
     more: Sequence[Callable[[], Writer]] = (),
 ) -> FanOut:
-    """Opens metrics.jsonl, TensorBoard's events and the progress line, in the run folder.
+    """Opens metrics.jsonl and TensorBoard's events in the run folder, to be written beside the progress line.
 
-    enabled: False on all processes but the first; the result then writes nothing. more: each makes one more writer.
+    On the first process only; the others write to `FanOut(())`. more: each makes one more writer.
     """
-    if not enabled:
-        return FanOut(())
     others = [make() for make in more]  # first: where one cannot be made, nothing is written at all
     writers = (
         JsonlWriter(Path(folder) / JSONL, resume_step, evaluated, every),
         TensorBoardWriter(Path(folder) / "tensorboard", resume_step),
-        ProgressLine(total_steps, seconds_left, stream),
+        line,
         *others,
     )
     return FanOut(writers)

@@ -289,8 +289,7 @@ def config_for(config, platform: str):
 def build_model(
     config,
     text: str | None = None,
-    caption_dim: int | None = None,
-    vocab_size: int | None = None,
+    text_size: int | None = None,
     *,
     predictor: bool = False,
     heads: Mapping[str, Head] | None = None,
@@ -301,14 +300,13 @@ def build_model(
     Args:
       config: the whole config (config/schema.py): reads model, augment.size and precision.compute.
       text: text tower of the objective: None, "linear" (of frozen caption embeddings) or "transformer" (of tokens).
-      caption_dim: width of the caption embeddings, for "linear".
-      vocab_size: number of token ids, for "transformer".
+      text_size: width of the caption embeddings, for "linear"; number of token ids, for "transformer".
       predictor: a second head on the embeddings, of the hidden widths of the projection head (BYOL, MoCo v3).
       heads: named heads beside the projection head (models/heads.py).
       rngs: source of the initial parameters.
 
     Raises:
-      ConfigError: unknown encoder or text tower, sizes that do not go together, or a missing caption_dim or vocab_size.
+      ConfigError: unknown encoder or text tower, sizes that do not go together, or a text tower without text_size.
     """
     make_encoder = lookup(ENCODERS, config.model.encoder, "model.encoder")
     make_text = lookup(TEXT_TOWERS, text, "text") if text is not None else None
@@ -319,13 +317,13 @@ def build_model(
     second = (
         ProjectionHead(head.dim, tuple(head.hidden), head.dim, head.batch_norm, dtype, rngs=rngs) if predictor else None
     )
-    text_tower = make_text and make_text(config, caption_dim, vocab_size, rngs)
+    text_tower = make_text and make_text(config, text_size, rngs)
     widths = {"image": encoder.features, "cells": encoder.features, "text": text_tower and text_tower.width}
     named = NamedHeads(heads, widths, config, rngs=rngs) if heads else None
     return Towers(encoder, projection, text_tower, second, named)
 
 
-def _linear_text(config, caption_dim: int | None, vocab_size: int | None, rngs: nnx.Rngs) -> LinearText:
+def _linear_text(config, caption_dim: int | None, rngs: nnx.Rngs) -> LinearText:
     if not caption_dim:
         raise ConfigError(
             "caption_dim", caption_dim, "the width of the caption embeddings", "Embed the captions of the set first."
@@ -333,7 +331,7 @@ def _linear_text(config, caption_dim: int | None, vocab_size: int | None, rngs: 
     return LinearText(caption_dim, config.model.head.dim, rngs=rngs)
 
 
-def _transformer_text(config, caption_dim: int | None, vocab_size: int | None, rngs: nnx.Rngs) -> TextTower:
+def _transformer_text(config, vocab_size: int | None, rngs: nnx.Rngs) -> TextTower:
     if not vocab_size:
         raise ConfigError("vocab_size", vocab_size, "the number of token ids", "Train a tokenizer for the set first.")
     text = config.model.text

@@ -86,7 +86,7 @@ class Adversary:
         """The structure of each network by name."""
         if not self.generators:
             return {}
-        shape = (self.condition, self.size, self.channels, self.options.width, self.implementation)
+        shape = (self.condition, (self.size, self.channels), self.options.width, self.implementation)
         generator = define_model(lambda rngs: Generator(self.options.latent, *shape, rngs=rngs))
         discriminator = define_model(lambda rngs: Discriminator(*shape, rngs=rngs))
         return dict.fromkeys(self.generators, generator) | {DISCRIMINATOR: discriminator}

@@ -35,7 +35,7 @@ from xsample_jax.reports.caption_advice import (
     softest,
 )
 from xsample_jax.reports.caption_graph import BINS, ORDINARY, CaptionSample, chain, draw_graph, read_sample
-from xsample_jax.reports.style import COLORS, Panel, draw_panel, figures_folder, image_uri, write_page
+from xsample_jax.reports.style import COLORS, FITTED, Panel, draw_panel, figures_folder, image_uri, write_page
 
 SIDE = 72  # pixels of an image on the page
 DRAWN = 192  # images of the batch whose target is drawn
@@ -132,7 +132,7 @@ def target_panels(embedding: np.ndarray, tau_s: float, limit: Choice | None, vie
 
         title = f"Target of {len(target)} images, τₛ = {tau:.3g}"
         caption = f"{words[0].upper()}{words[1:]}. Rows in an order in which neighbors are alike; logarithmic."
-        panels.append(draw_panel(folder, f"target_{name}", title, caption, draw, fit=True))
+        panels.append(draw_panel(folder, f"target_{name}", title, caption, draw, size=FITTED))
     return panels
 
 
