@@ -22,7 +22,6 @@ import sys
 from pathlib import Path
 
 from xsample_jax.errors import DataError
-from xsample_jax.io.files import read_lines
 from xsample_jax.io.paths import absolute, as_path
 from xsample_jax.tools.cli import local_path, program, run_cli
 
@@ -174,6 +173,8 @@ def read_sizes(text: str) -> tuple[int, ...]:
 
 def read_class_names(path: Path) -> tuple[str, ...]:
     """The lines of a text file; DataError where there is none."""
+    from xsample_jax.io.files import read_lines
+
     return tuple(read_lines(path, "--class_names"))
 
 
