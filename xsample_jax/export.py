@@ -228,7 +228,7 @@ def write_soup(runs: Sequence[str | Path], out: Path) -> list[str]:
     """Writes the average of the weights of runs (RUN or RUN/checkpoints/STEP) as the checkpoint of a new run folder.
 
     Of a run with a moving average that one is taken, as evaluation does; low-rank factors (model.lora) are merged into
-    their maps first, as a mean of products is no product of means. Config and step are those of the first run;
+    their maps first, because a mean of products is not a product of means. Config and step are those of the first run;
     there is no state of an optimizer, so the folder can be evaluated, exported and started from, but not resumed.
     Returns lines of text. Raises ConfigError for fewer than two runs or an `out` that is a run, CheckpointError for
     runs whose models differ.

@@ -81,7 +81,7 @@ class UsageError(UserError):
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:
-    """The arguments that are no flags; UsageError for a flag that is unknown or wrong (absl exits with 1)."""
+    """The arguments that are not flags; UsageError for a flag that is unknown or wrong (absl exits with 1)."""
     try:
         return flags.FLAGS(arguments)
     except flags.Error as error:

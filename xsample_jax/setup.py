@@ -257,7 +257,7 @@ class RunSetup:
             "part": ((batch,), jnp.int32),
             "task": ((batch,), jnp.int32),
         }
-        for name, kind in BY_RECORD.items():  # without a dataset, one number of each record stands in
+        for name, kind in BY_RECORD.items():  # without a dataset, one number per record is the placeholder
             shapes[name] = ((batch, *facts.side.get(name, (1,) * kind.wide)), jnp.dtype(kind.dtype))
         names = {"image", "id", "label"} | self.objective.requires
         sharding = batch_sharding(self.mesh)

@@ -110,7 +110,7 @@ class TrainState:
     ema: dict[str, jax.Array]
 
     def averaged(self) -> "TrainState":
-        """What evaluations look at: the state with the moving average in the place of params and statistics, if any."""
+        """The state for evaluation: its moving average, if any, replaces params and statistics."""
         pick = lambda latest: {name: self.ema.get(name, value) for name, value in latest.items()}  # noqa: E731
         return dataclasses.replace(self, params=pick(self.params), statistics=pick(self.statistics))
 

@@ -153,7 +153,7 @@ def embed_in_chunks(
 #
 # No gradient of it reaches the encoder, and its weights are kept in the memory of the train state, outside of what the
 # optimizer updates, clips and reports: the encoder learns the same with and without it. Its accuracy on a batch, taken
-# before the batch changes it, tells during the run whether the features get better; it is no result to report,
+# before the batch changes it, tells during the run whether the features get better; it is not a result to report,
 # as
 # features move under the probe and views are augmented (tools.evaluate measures those).
 

@@ -264,7 +264,7 @@ DRAWS = 5  # uniform numbers per image: sub-policy, two probabilities, two signs
 
 
 def strength(operation: str, magnitude: int | None) -> float:
-    """Returns what a magnitude 0..9 stands for, as torchvision maps it.
+    """Returns the value of a magnitude 0..9, as torchvision maps it.
 
     Shear: slope 0..0.3. Translate: share of the side 0..150/331. Rotate: degrees 0..30. Posterize: bits kept 8..4.
     Solarize: threshold 255..0. Brightness, contrast, color, sharpness: 0..0.9, added to or taken from the factor 1.

@@ -97,7 +97,7 @@ def _colors_around(donors: jax.Array) -> jax.Array:
     alpha = values[..., 3:] if values.shape[3] == 4 else jnp.ones_like(values[..., :1])
     colors = values[..., :3] * alpha
     height, width = values.shape[1:3]
-    # A trace of gray stands in for a donor that has no color at all.
+    # A trace of gray replaces a donor that has no color at all.
     trace = 1e-6
     mean = (colors.mean(axis=(1, 2)) + trace * 0.5) / (alpha.mean(axis=(1, 2)) + trace)
     rows, columns = (blur_weights(jnp.full((1,), side * _DONOR_SIGMA), side)[0] for side in (height, width))

@@ -367,7 +367,7 @@ def fill_template(template: str, texts: Sequence[str]) -> list[str]:
             raise KeyError("caption")
         return [template.format(caption=text) for text in texts]
     except (KeyError, IndexError, ValueError, AttributeError, TypeError):
-        fix = "Double a brace that stands for itself."
+        fix = "Double a literal brace."
         raise DataError("template", template, "a text with {caption} in it, and no other field", fix) from None
 
 

@@ -48,7 +48,7 @@ class Dataset:
       hierarchy: names of the attributes above the label in the class tree, root first, for path.
       rates: how often each record is drawn in training; None: all alike.
       groups: int [records], of which every training batch has one only; None: batches of all.
-      plan: what stands at every place of the order (data/plans.py); None: drawn by rates or groups.
+      plan: which record is at every place of the order (data/plans.py); None: drawn by rates or groups.
       keep: every image is decoded once and stays in memory (data.cache=decoded).
       fit: how images become squares: crop or pad (data/decode.py).
       zero_captions: a record without a caption gets an embedding of zeros, where an evaluation can do without.
@@ -229,7 +229,7 @@ def eval_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Every example once, in order, in batches that are all full.
 
-    `mask` [b] is False on padding and in the place of a record that was skipped; `index` int32 [b] is the number of the
+    `mask` [b] is False on padding and in place of a skipped record; `index` int32 [b] is the number of the
     example. `rows`: which rows of every global batch to read, as for train_batches; all processes get equally many
     batches.
     """

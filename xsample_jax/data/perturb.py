@@ -54,7 +54,7 @@ def wrong_labels(labels: np.ndarray, noise: float, seed: int) -> Callable[[dict]
     """Returns the function that changes the label of a record, or does not.
 
     Records without a label (-1) stay as they are. More noise changes more records beside those that less noise changes.
-    Classes of which the training split has no image are nobody's wrong label: nothing is known of them, their text
+    Classes without a training image are never a wrong label: nothing is known of them, their text
     neither.
 
     Args:

@@ -157,7 +157,7 @@ def spread_places(count: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
 
 
-# An attribute in the place of the class (data.label).
+# An attribute used as the class (data.label).
 
 
 class Relabeled:
@@ -331,7 +331,7 @@ def open_source(data, split: str) -> RecordSource:
       split: name of the split.
 
     Raises:
-      ConfigError: unknown `source`, no `path` where one is needed, or a `label` that is no attribute of the set.
+      ConfigError: unknown `source`, no `path` where one is needed, or a `label` that is not an attribute.
       DataError: the set is missing, unfinished, of another fingerprint, or has no such split.
     """
     source = lookup(SOURCES, data.source, "data.source")(data, split)

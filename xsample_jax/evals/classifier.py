@@ -167,7 +167,7 @@ def episodes(bench: EvalContext, out: Collector) -> None:
     name = f"episodes/{options.way}way_{options.shot}shot"
     out.add_per_example(name, found, np.arange(len(found)), classes=options.way, chance=1 / options.way)
     out.note(
-        f"{name}: the interval is over {options.count:,} episodes of {enough} classes, which is no interval over "
+        f"{name}: the interval is over {options.count:,} episodes of {enough} classes, which says nothing about "
         "other classes"
     )
 

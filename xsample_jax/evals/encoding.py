@@ -29,7 +29,7 @@ def read_responses(path: Path | None, records: int) -> np.ndarray:
     """
     flag = "--responses"
     if path is None or not path.is_file():
-        raise ConfigError(flag, None if path is None else str(path), "a .npy file [records, R] of what is predicted")
+        raise ConfigError(flag, None if path is None else str(path), "a .npy file [records, R] of values to predict")
     values = load_arrays(path)
     if isinstance(values, dict) or values.ndim not in (1, 2) or values.dtype.kind not in "fiub":
         found = "several arrays" if isinstance(values, dict) else f"{values.dtype} {list(values.shape)}"

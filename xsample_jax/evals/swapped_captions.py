@@ -1,6 +1,6 @@
 """Whether an image prefers its caption to the same caption with a color, a place or a number exchanged.
 
-Both are texts of one length about one thing; only a model that reads the word, and binds it to what it stands beside,
+Both are texts of one length about one thing; only a model that reads the word, and binds it to its neighbor,
 tells them apart (arXiv 2204.03162 and 2210.01936 ask this of photographs and sentences written or parsed for it). Here
 the other caption is made by a rule without a parser:
 

@@ -25,7 +25,7 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
-# A full disk must not end a run for want of a log line.
+# A full disk must not end a run because a log line cannot be written.
 
 
 class RetryingWriter:

@@ -143,7 +143,7 @@ def provider_of(name: str) -> Provider | None:
 
 
 def batch_entries(names) -> frozenset[str]:
-    """Entries of a batch behind side information; a name that nothing provides stands for itself."""
+    """Entries of a batch behind side information; a name that nothing provides is its own entry."""
     found = set()
     for name in names:
         provider = provider_of(name)

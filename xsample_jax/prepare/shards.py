@@ -208,7 +208,7 @@ def _record(job: Job, item: Example | Problem, id: int, keys: set[int]) -> tuple
 
 
 def _label(job: Job, item: Example) -> tuple[int, list[Problem]]:
-    """(number of the class, problems): one label that is no class is left out, with -1 in its place.
+    """(number of the class, problems): a label that is not a class is left out, with -1 in its place.
 
     Where labels were asked for, or no class is known at all, it is an error of the command: raises DataError.
     """

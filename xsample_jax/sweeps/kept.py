@@ -231,7 +231,7 @@ def other_config(found: Mapping, config: Mapping) -> list[str]:
     """The keys in which the config of a result differs from `config`; a key that is newer counts as its default."""
     try:
         stored = config_from_json(json.dumps(found["config"]))
-    except UserError:  # it has keys or values that there are no more
+    except UserError:  # it has keys or values that no longer exist
         return ["config"]
     return [name for name in diff_configs(stored, config) if name not in NOT_COMPARED]
 

@@ -1,4 +1,4 @@
-"""Makes a dataset of what you have: tars of img2dataset, a folder of images, a TFDS dataset, another dataset.
+"""Makes a dataset from your data: tars of img2dataset, a folder of images, a TFDS dataset, another dataset.
 
     python -m xsample_jax.tools.prepare --source=webdataset --path='cc3m/*.tar' --out=data/cc3m --require_caption
     python -m xsample_jax.tools.prepare --source=folder --path=imagenet --split_by_folder --out=data/imagenet
@@ -164,7 +164,7 @@ def read_job(flags: argparse.Namespace):
 
 
 def read_sizes(text: str) -> tuple[int, ...]:
-    """ "20,80" -> (20, 80); DataError for what is no number."""
+    """ "20,80" -> (20, 80); DataError for anything but numbers."""
     try:
         return tuple(int(part) for part in filter(None, text.split(",")))
     except ValueError:

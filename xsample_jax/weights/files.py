@@ -47,7 +47,7 @@ def _named_errors(path: Path, expected: str, fix: str) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise DataError("weights", str(path), "an existing file", fix) from None
-    except Exception as error:  # json, pickle, zipfile, zlib and numpy: there is no list of what they raise for damage
+    except Exception as error:  # json, pickle, zipfile, zlib and numpy: they raise many exception types for damage
         found = f"{type(error).__name__}: {error}"[:200]
         raise DataError("weights", str(path), f"{expected} ({found})", fix) from error
 
@@ -181,7 +181,7 @@ def _torch_content(path: Path):
 
 
 class _Blank:
-    """Stands for any object that is no tensor: it can be made, called and given a state, and nothing happens."""
+    """Replaces any object that is not a tensor: it can be made, called and given a state, and nothing happens."""
 
     def __init__(self, *args, **kwargs):
         pass

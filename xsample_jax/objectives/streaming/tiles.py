@@ -27,7 +27,7 @@ class Form:
     Attributes:
       source: graph source (graphs/sources.py), g <= bound.
       softmax: weights are exp(g / tau_s), else g itself.
-      same: anchors and keys are the same rows, and a row is no key of its own.
+      same: anchors and keys are the same rows, and a row is not a key of itself.
       views, key_views: rows per image.
       tile: rows of a tile, at most.
       running_student, running_target: take off the largest exponent found so far. Otherwise exponents lie in
