@@ -53,10 +53,9 @@ def export_jax(encoder: Encoder, out: str | Path, platforms: Sequence[str] = PLA
 # An encoder as an ONNX file, by jax2onnx (extra onnx): the network alone, on normalized images.
 #
 # Resizing and normalization stay outside: jax2onnx cannot convert them. What it made is run by ONNX Runtime and
-# compared
-# with the network before the file is there, since a conversion that goes wrong there can do so in silence: with XLA's
-# own
-# convolutions and max-pool (conv_impl="conv") it loses the padding, which is why the matrix products are exported.
+# compared with the network before the file is there, since a conversion that goes wrong there can do so in silence:
+# with XLA's own convolutions and max-pool (conv_impl="conv") it loses the padding, which is why the matrix products are
+# exported.
 
 
 TOLERANCE = 1e-4  # of the largest feature

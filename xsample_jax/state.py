@@ -53,8 +53,7 @@ def warm_up(decay: float, step: jax.Array) -> jax.Array:
 #                         prototypes), second moments, averages over steps (ema.py)
 #
 # A bfloat16 has 8 significant bits: an update of less than 1/512 of a parameter is lost when the sum is rounded to
-# nearest, and late in training nearly all are. So the sum is taken in float32 and rounded up or down at random, with
-# an
+# nearest, and late in training nearly all are. So the sum is taken in float32 and rounded up or down at random, with an
 # expectation equal to the sum (stochastic rounding; Zamirai et al. 2020, arXiv 2010.06192).
 
 

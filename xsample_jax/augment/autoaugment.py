@@ -12,8 +12,7 @@ import numpy as np
 # The operations of AutoAugment as PIL does them, inside jit, each image of a batch with its own.
 #
 # Under a batched jit every branch would be computed for every image, so the fourteen operations are brought down to
-# three
-# passes over the pixels, each of which leaves the images it is not meant for as they are:
+# three passes over the pixels, each of which leaves the images it is not meant for as they are:
 #
 #   warp    shear, translate, rotate: one affine map of the pixel grid, nearest neighbor;
 #   look-up posterize, solarize, invert, autocontrast, equalize, brightness, contrast: functions of one uint8 value, so

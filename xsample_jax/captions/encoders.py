@@ -132,8 +132,7 @@ def _pooling(encoder) -> str:
 
 # Texts of all lengths side by side in rows of equal width, so that little is computed for padding.
 #
-# A caption has 10 to 30 tokens, the longest 20 times that. Sorting into batches of like length needs a compiled
-# program
+# A caption has 10 to 30 tokens, the longest 20 times that. Sorting into batches of like length needs a compiled program
 # per length; packing several texts into a row needs one per width, and wastes less (Krell et al., arXiv 2107.02027).
 
 

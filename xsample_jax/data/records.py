@@ -20,8 +20,7 @@ from xsample_jax.io.paths import as_path, errors_of_the_store, file_size, file_s
 # The manifest.json of a dataset: what the set holds, and whether its files are still that.
 #
 # A manifest names splits, shards with checksums, classes, attributes and text encoder, and carries a fingerprint over
-# all
-# of that. It is written last: a folder without one was never finished and does not open.
+# all of that. It is written last: a folder without one was never finished and does not open.
 
 
 SCHEMA_VERSION = 1

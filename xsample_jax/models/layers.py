@@ -369,8 +369,7 @@ def _scaled(x: jax.Array, factors: nnx.Param | None) -> jax.Array:
 # The backward pass needs the values inside every block. `none` keeps them all. `block` keeps only what goes into the
 # block and runs it again: the least memory, about a third more work. `dots` keeps the results of convolutions and of
 # products with parameters and runs the rest again (norms, activations, attention weights): less saved, hardly more
-# work.
-# Losses and gradients are the same up to rounding, and running statistics move once, in the first pass.
+# work. Losses and gradients are the same up to rounding, and running statistics move once, in the first pass.
 
 
 _PRODUCTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable

@@ -122,8 +122,7 @@ def write_safetensors(
 #
 # Since torch 1.6 (2020) such a file is a zip: `data.pkl` describes the tensors, `data/0`, `data/1`, ... are their raw
 # storages. The pickle is read by an unpickler that knows five names and replaces every other one by a blank, so that
-# what
-# training scripts put beside the weights (arguments, schedulers) neither runs nor is in the way.
+# what training scripts put beside the weights (arguments, schedulers) neither runs nor is in the way.
 
 
 STORAGES = {
