@@ -1,4 +1,4 @@
-"""What a run is for: its encoder, from images to features."""
+"""The encoder of a run, the one path from a checkpoint to features."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""An encoder as one file that any jax runs without this package: serialized StableHLO (jax.export), weights inside.
+"""An encoder as one file that any jax runs without this package: serialized StableHLO (jax.export) with its weights.
 
 function = jax.export.deserialize(bytearray(open("encoder.jax", "rb").read()))
 features = function.call(images)     # uint8 [n, s, s, c] -> float32 [n, features]

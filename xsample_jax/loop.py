@@ -1,4 +1,4 @@
-"""The train loop: build, restore or initialize, then for every step hooks, batch and update; at the end a report."""
+"""The train loop: build, restore or initialize; for every step a batch, an update and hooks; at the end a report."""
 
 import collections
 import contextlib

@@ -3,7 +3,7 @@
 The config is a file or a name; `xsample list configs` and `xsample list keys` list what can be given and set.
 
 Trains what the config says, evaluates it and writes a report into the run folder. Started again on the same folder it
-resumes, or says that the run is finished. --dry_run compiles and describes the run without a single step;
+resumes, or exits if the run is finished. --dry_run compiles and describes the run without a single step;
 --dry_run --topology=v5e:4x4 does so for a TPU slice with the TPU compiler, --topology=h100x8 for GPUs with theirs, on
 any machine. On several hosts every process gets the same command (docs/scaling.md).
 """

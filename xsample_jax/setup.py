@@ -1,4 +1,4 @@
-"""From a config to a run that can start: its training split opened, and its parts."""
+"""From a config to a run that can start: the training split, the model, the optimizer and the train step."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""What training changes: parameters, running statistics and optimizer state, all as flat dicts {path: array}.
+"""The train state: parameters, running statistics and optimizer state, all as flat dicts {path: array}.
 
 A path reads like "encoder/stages/0/1/conv2/kernel": masks, sharding rules, checkpoints and weight import share it.
 """

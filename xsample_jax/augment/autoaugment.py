@@ -1,6 +1,6 @@
 """AutoAugment with the policy found on ImageNet (Cubuk et al. 2018, arXiv 1805.09501, table 9), inside jit.
 
-One draw per image: a sub-policy of two operations (pil_operations.py), each done with its probability.
+One draw per image: a sub-policy of two operations, each done with its probability.
 """
 
 import math

@@ -2,9 +2,9 @@
 
 It is SET/.embed-TAG, where TAG identifies the dataset as it is and the text encoder. It holds about.json, which says
 that in words, and for each shard SHARD.rows.npy (embeddings of the captions that no earlier shard had) and the new
-shard. Both are written under a temporary name and renamed, so what has its name is whole. At the end the new shards
-move in under new names, the manifest is replaced in one step, the old shards go, and the folder goes last: at every
-moment the set opens, first as the old one and then as the new one.
+shard. Both are written under a temporary name and renamed, so a file with its final name is complete. At the end the
+new shards move in under new names, the manifest is replaced in one step, the old shards are deleted, and the folder
+last: at every moment the dataset opens, first as the old one and then as the new one.
 """
 
 import contextlib

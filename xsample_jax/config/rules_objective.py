@@ -1,4 +1,4 @@
-"""Rules about the objective: what it asks of views, text and batch, and which programs can compute its loss."""
+"""Rules about the objective: what it needs of views, text and batch, and which programs can compute its loss."""
 
 from collections.abc import Iterator
 

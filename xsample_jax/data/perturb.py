@@ -1,4 +1,4 @@
-"""Fewer images, wrong labels, wrong captions: the training split as the config asks for it, for experiments."""
+"""Fewer images, wrong labels, wrong captions: the training split as an experiment needs it."""
 
 import collections
 import zlib

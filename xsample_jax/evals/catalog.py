@@ -1,4 +1,4 @@
-"""How each metric is called, grouped and compared: the words of reports and result tables."""
+"""Titles, groups and direction of each metric, for reports and result tables."""
 
 import dataclasses
 import json

@@ -1,8 +1,8 @@
 """Evaluators "classifier" and "episodes": an image is of the class with the nearest row, learned or a mean of shots.
 
 Rows that the objective has learned for the classes are compared by their cosine with the embedding. A run that
-forgets (data.forget) is asked about what it was to forget, what it kept and test images; a run of tasks (data.tasks)
-about every task so far, among the classes of those tasks.
+forgets (data.forget) is evaluated on the images to forget, on those it kept and on test images; a run of tasks
+(data.tasks) on every task so far, among the classes of those tasks.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Evaluates one state: hands the suite the features it asks for, and keeps what the report needs."""
+"""Evaluates one state: gives the suite its features, and keeps what the report needs."""
 
 import dataclasses
 import pathlib

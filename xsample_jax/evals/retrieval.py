@@ -1,4 +1,4 @@
-"""Retrieval: whether what belongs to a query is among its nearest k rows of a gallery (recall at k)."""
+"""Retrieval: whether a match of a query is among its nearest k rows of a gallery (recall at k)."""
 
 from collections.abc import Iterator, Sequence
 

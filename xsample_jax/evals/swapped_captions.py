@@ -5,9 +5,9 @@ tells them apart (arXiv 2204.03162 and 2210.01936 ask this of photographs and se
 the other caption is made by a rule without a parser:
 
 1. Words of one kind that exclude each other form cycles (CYCLES), as left, right. Letters decide, not meaning.
-2. A caption with two words of a cycle gets them exchanged: "a red square and a blue circle" becomes "a blue square and
+2. Two words of a cycle in one caption are exchanged: "a red square and a blue circle" becomes "a blue square and
    a red circle", the same words bound otherwise.
-3. A caption with one gets the next word of the cycle in its place.
+3. A single word is replaced by the next of its cycle.
 """
 
 import re

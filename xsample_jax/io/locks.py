@@ -1,4 +1,4 @@
-"""One process at a time in a folder: of a run, of a set that is made."""
+"""One process at a time in a folder of a run, or of a dataset that is being made."""
 
 import contextlib
 import fcntl

@@ -1,4 +1,4 @@
-"""Are all processes up, and do they run the same thing? Asked over TCP before jax starts.
+"""Whether all processes are up and run the same thing, checked over TCP before jax starts.
 
 jax's own start ends a process that waits in vain with an abort that names no other. Here process 0 listens on the
 coordinator's address, every other process says who it is and what it runs, and all get the same answer: the names of

@@ -1,4 +1,4 @@
-"""Where numbers go while a run trains: metrics.jsonl (the record), TensorBoard, the screen, and where a user asks."""
+"""Where metrics go while a run trains: metrics.jsonl (the record), TensorBoard, the screen, and writers of the user."""
 
 import collections
 import contextlib

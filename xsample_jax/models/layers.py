@@ -1,6 +1,8 @@
-"""Convolution on NHWC images: XLA's own, or with the parts that XLA does badly on CPU done another way.
+"""Layers: convolution on NHWC images, batch norm, attention and transformer blocks, rematerialization.
 
-What is slow there, each several times, and what "dot" does instead:
+Convolution is XLA's own ("conv"), or does in another way what XLA does slowly on a CPU ("dot").
+
+What is several times slower there, and what "dot" does instead:
 - 1x1 kernels: the matrix product that they are;
 - larger kernels on small images (the late stages of a ResNet): one product with the shifted copies of the image laid
   side by side (im2col);

@@ -1,6 +1,6 @@
-"""Which choices of a term go together: what has no meaning is refused by the check of the config, with the reason.
+"""Which choices of a term can be combined: the check of the config refuses the others, with the reason.
 
-Everything about single slots (what they read, need and accept) is derived from their declarations (choice.Slot); the
+Everything about single slots (what they read, need and accept) is derived from their declarations (registry.Slot); the
 rules below are about pairs of them.
 """
 

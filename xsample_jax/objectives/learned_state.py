@@ -1,4 +1,4 @@
-"""What an objective remembers between steps: an EMA encoder, a queue of keys, numbers of every image.
+"""What an objective remembers between steps: an EMA encoder, a queue of keys, numbers per image.
 
 The memory is a flat dict of arrays in the train state, so checkpoints keep it and a resumed run is bit-exact:
 

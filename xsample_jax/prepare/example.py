@@ -1,4 +1,4 @@
-"""What sources deliver, before any work on it: examples, and problems where there is no example."""
+"""What sources deliver, before any processing: examples, and problems where there is no example."""
 
 import collections
 import contextlib

@@ -1,4 +1,4 @@
-"""What is to be done, as data: everything that the bytes of the result depend on."""
+"""A job as data: everything that the bytes of its result depend on."""
 
 import contextlib
 import dataclasses

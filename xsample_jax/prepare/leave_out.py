@@ -1,4 +1,4 @@
-"""Records that a set is made without: those of some value of an attribute, and those whose image is in another set."""
+"""Leaving records out: those with some value of an attribute, and those whose image is in another dataset."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""From a job to a finished dataset: start or go on, run the input shards, write manifest and report."""
+"""From a job to a finished dataset: start or continue, run the input shards, write manifest and report."""
 
 import collections
 import concurrent.futures

@@ -1,6 +1,6 @@
 """One input shard to finished record files: the function that every runner runs, here or on a cluster.
 
-It may be killed at any point and called again: files are written under temporary names and moved when whole, and the
+It may be killed at any point and called again: files are written under temporary names and moved when complete, and the
 line about them (.prepare/00012.json) comes last. A shard with that line is done.
 """
 

@@ -1,4 +1,4 @@
-"""A sheet of images and the views made of them: is the augmentation what one thinks it is?
+"""A sheet of images and the views made of them, to check the augmentation by eye.
 
 `python -m xsample_jax.reports.contact_sheet docs/augmentation.png` draws the sheet of docs/augmentation.md.
 """

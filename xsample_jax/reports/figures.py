@@ -1,4 +1,4 @@
-"""Curves of series against steps: the mean over seeds as a line, the seeds' range as a band."""
+"""Figures of the report: curves, target graphs, embedding maps, factors and galleries."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

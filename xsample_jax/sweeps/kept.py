@@ -1,4 +1,4 @@
-"""Results that stay: one small JSON file per finished run, out of which tables and figures can be made without the run.
+"""Results that stay: one small JSON file per finished run, from which tables and figures are made without the run.
 
 RESULTS/GRID/POINT.json holds the config, the versions of the code that trained and evaluated, the last training metrics
 and every metric with its values example by example, packed. What the examples are of (concepts, names) is the same in

@@ -12,7 +12,8 @@
     python -m xsample_jax.tools.prepare --source=multi_digits --digit_sizes=20,80 --out=data/digits_20_80
 
 Stopped or killed, it continues when the same command is given again, and ends with the same bytes. docs/data.md says
-what becomes of odd and broken images and captions. Flags it does not know go to the Beam runner that --runner names.
+what happens to unusual and damaged images and captions. Flags it does not know go to the Beam runner that --runner
+names.
 """
 
 import argparse

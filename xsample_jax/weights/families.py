@@ -1,4 +1,4 @@
-"""Whose names a file of weights can have: `model.init_family`."""
+"""Families of weights, by the library whose names a file uses: `model.init_family`."""
 
 import re
 from collections.abc import Mapping
