@@ -1,7 +1,7 @@
 """Many processes, one run: who they are, how they start, and where they wait for each other.
 
-Nobody is started here: a launcher (TPU pod, GKE, Slurm, Open MPI, a person) starts one process per host or per GPU, and
-each finds out here which of them it is. Waiting always has a limit, and then names who is missing.
+No process is started here: a launcher (TPU pod, GKE, Slurm, Open MPI, a person) starts one process per host or per GPU,
+and each finds out here which of them it is. Waiting always has a limit, and then names who is missing.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ import jax
 from jax._src import clusters, distributed
 
 from xsample_jax.errors import ConfigError, ProcessError
+from xsample_jax.io.code_version import differing_files, fingerprint
 from xsample_jax.io.console import say
-from xsample_jax.io.fingerprint import differing_files, fingerprint
 from xsample_jax.io.rendezvous import Hello, missing, rendezvous, split_address
 
 START_LIMIT = 300.0  # seconds
@@ -39,7 +39,7 @@ _rounds = itertools.count()
 
 @dataclasses.dataclass(frozen=True)
 class ProcessInfo:
-    """Where this process stands. address: host:port of process 0; found: the launcher that said so."""
+    """The place of this process in the run. address: host:port of process 0; found: the launcher that said so."""
 
     address: str
     count: int

@@ -1,4 +1,4 @@
-"""An encoder as one file that any jax runs without this package: serialized StableHLO (jax.export), weights inside.
+"""An encoder as one file that any jax runs without this package: serialized StableHLO (jax.export) with its weights.
 
 function = jax.export.deserialize(bytearray(open("encoder.jax", "rb").read()))
 features = function.call(images)     # uint8 [n, s, s, c] -> float32 [n, features]
@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from xsample_jax.augment.vectors import CHANNELS
-from xsample_jax.checkpoint import Checkpoints
-from xsample_jax.checkpoint_files import CHECKPOINTS, find_checkpoint, read_arrays, saved_arrays, trained_config
+from xsample_jax.augment.views import VECTOR_CHANNELS
+from xsample_jax.checkpoint import Checkpoints, trained_config
 from xsample_jax.config import config_to_json
 from xsample_jax.encoder import Encoder
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, lookup
+from xsample_jax.io.checkpoint_files import CHECKPOINTS, find_checkpoint, read_arrays, saved_arrays
 from xsample_jax.io.files import CONFIG, atomic_write
 from xsample_jax.io.run_dir import log_event
 from xsample_jax.models.towers import kind_of
@@ -150,7 +150,7 @@ def export_safetensors(encoder: Encoder, out: str | Path) -> str:
 
 def _check_images(encoder: Encoder) -> None:
     """Raises DataError for an encoder of vectors, of which no format here says anything."""
-    if encoder.channels == CHANNELS:
+    if encoder.channels == VECTOR_CHANNELS:
         fix = "Keep it as one file: load_encoder(RUN).save('encoder.npz')."
         raise DataError("data.source of the run", "vectors", "an encoder of images, for an export", fix)
 
@@ -231,7 +231,7 @@ def write_soup(runs: Sequence[str | Path], out: Path) -> list[str]:
     """Writes the average of the weights of runs (RUN or RUN/checkpoints/STEP) as the checkpoint of a new run folder.
 
     Of a run with a moving average that one is taken, as evaluation does; low-rank factors (model.lora) are merged into
-    their maps first, as a mean of products is no product of means. Config and step are those of the first run;
+    their maps first, because a mean of products is not a product of means. Config and step are those of the first run;
     there is no state of an optimizer, so the folder can be evaluated, exported and started from, but not resumed.
     Returns lines of text. Raises ConfigError for fewer than two runs or an `out` that is a run, CheckpointError for
     runs whose models differ.

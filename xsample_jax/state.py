@@ -1,4 +1,4 @@
-"""What training changes: parameters, running statistics and optimizer state, all as flat dicts {path: array}.
+"""The train state: parameters, running statistics and optimizer state, all as flat dicts {path: array}.
 
 A path reads like "encoder/stages/0/1/conv2/kernel": masks, sharding rules, checkpoints and weight import share it.
 """
@@ -53,8 +53,7 @@ def warm_up(decay: float, step: jax.Array) -> jax.Array:
 #                         prototypes), second moments, averages over steps (ema.py)
 #
 # A bfloat16 has 8 significant bits: an update of less than 1/512 of a parameter is lost when the sum is rounded to
-# nearest, and late in training nearly all are. So the sum is taken in float32 and rounded up or down at random, with
-# an
+# nearest, and late in training nearly all are. So the sum is taken in float32 and rounded up or down at random, with an
 # expectation equal to the sum (stochastic rounding; Zamirai et al. 2020, arXiv 2010.06192).
 
 
@@ -110,7 +109,7 @@ class TrainState:
     ema: dict[str, jax.Array]
 
     def averaged(self) -> "TrainState":
-        """What evaluations look at: the state with the moving average in the place of params and statistics, if any."""
+        """The state for evaluation: its moving average, if any, replaces params and statistics."""
         pick = lambda latest: {name: self.ema.get(name, value) for name, value in latest.items()}  # noqa: E731
         return dataclasses.replace(self, params=pick(self.params), statistics=pick(self.statistics))
 
@@ -152,28 +151,38 @@ def define_model(
     return ModelDef(build, training, evaluation, params, statistics)
 
 
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """How a state begins.
+
+    seed: of the parameters; dtype: type in which those of the model are kept; average: keep a moving average for
+    evaluation.
+    """
+
+    seed: int
+    dtype: str = "float32"
+    average: bool = False
+
+
 def init_state(
     model: ModelDef,
     optimizer: optax.GradientTransformation,
-    seed: int,
+    start: Start,
     objective_params: Callable[[], dict],
     memory: Callable[[dict], dict],
-    dtype: str = "float32",
-    average: bool = False,
     pretrained: Mapping[str, jax.Array] | None = None,
 ) -> TrainState:
     """The state at step 0; jit it with `out_shardings` so that no device ever holds more than its part.
 
     objective_params() gives what the objective learns besides the model; memory(params) what it remembers.
-    dtype: type of the parameters of the model; average: keep a moving average for evaluation; pretrained: {path: array}
-    of the parameters, the statistics and the memory that are loaded.
+    pretrained: {path: array} of the parameters, the statistics and the memory that are loaded.
     """
-    _, params, statistics = nnx.split(model.build(nnx.Rngs(seed)), nnx.Param, ...)
-    start = lambda state: {name: (pretrained or {}).get(name, value) for name, value in to_flat(state).items()}  # noqa: E731
-    params, statistics = keep_as(start(params), dtype), start(statistics)
-    remembered = {name: (pretrained or {}).get(name, value) for name, value in memory(params).items()}
-    params |= {name: (pretrained or {}).get(name, value) for name, value in objective_params().items()}
-    ema = start_average(params | statistics) if average else {}
+    loaded = lambda values: {name: (pretrained or {}).get(name, value) for name, value in values.items()}  # noqa: E731
+    _, params, statistics = nnx.split(model.build(nnx.Rngs(start.seed)), nnx.Param, ...)
+    params, statistics = keep_as(loaded(to_flat(params)), start.dtype), loaded(to_flat(statistics))
+    remembered = loaded(memory(params))
+    params |= loaded(objective_params())
+    ema = start_average(params | statistics) if start.average else {}
     return TrainState(jnp.zeros((), jnp.int32), params, statistics, optimizer.init(float32(params)), remembered, ema)
 
 

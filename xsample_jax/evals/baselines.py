@@ -1,4 +1,4 @@
-"""What a representation that has learned nothing reaches, by the same evaluators: the levels that a result has to beat.
+"""Baselines: what representations that have learned nothing reach in the same evaluators.
 
 untrained: the model of the run at step 0, from the seed of the run. pixels: the plain view itself, shrunk to 16 x 16
 pixels, as features. Their metrics are kept in baselines.json of the run folder and computed once.
@@ -17,7 +17,7 @@ from xsample_jax.augment.views import eval_view
 from xsample_jax.distributed import allgather_text
 from xsample_jax.errors import DataError
 from xsample_jax.evals.catalog import PIXELS
-from xsample_jax.evals.feature_store import FeatureStore
+from xsample_jax.evals.features import FeatureStore
 from xsample_jax.evals.registry import run_suite
 from xsample_jax.io.files import BASELINES, atomic_write
 from xsample_jax.setup import RunSetup

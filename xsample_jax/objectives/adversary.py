@@ -1,4 +1,4 @@
-"""What climbs while the encoder descends: generators of images for it to learn from, their discriminator, their turn.
+"""The adversary of the encoder: generators of images for it to learn from, their discriminator, and their updates.
 
 After "Synthetic Data Can Also Teach" (arXiv 2202.06464). Of that paper only the abstract and the introduction could be
 read: a generator that is trained jointly with the main model makes hard samples; a pair of generators makes similar but
@@ -30,8 +30,8 @@ from flax import nnx
 from xsample_jax.augment.differentiable import augment_differentiably, images_of, planes_of
 from xsample_jax.augment.ids import fold_in_id, to_words, words_of
 from xsample_jax.models.generator import Discriminator, Generator
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.objective import Objective
-from xsample_jax.ops import unit_rows
 from xsample_jax.state import ModelDef, define_model, to_flat
 
 ADVERSARY = "adversary/"
@@ -86,7 +86,7 @@ class Adversary:
         """The structure of each network by name."""
         if not self.generators:
             return {}
-        shape = (self.condition, self.size, self.channels, self.options.width, self.implementation)
+        shape = (self.condition, (self.size, self.channels), self.options.width, self.implementation)
         generator = define_model(lambda rngs: Generator(self.options.latent, *shape, rngs=rngs))
         discriminator = define_model(lambda rngs: Discriminator(*shape, rngs=rngs))
         return dict.fromkeys(self.generators, generator) | {DISCRIMINATOR: discriminator}

@@ -1,6 +1,6 @@
-"""Which choices of a term go together: what has no meaning is refused by the check of the config, with the reason.
+"""Which choices of a term can be combined: the check of the config refuses the others, with the reason.
 
-Everything about single slots (what they read, need and accept) is derived from their declarations (choice.Slot); the
+Everything about single slots (what they read, need and accept) is derived from their declarations (registry.Slot); the
 rules below are about pairs of them.
 """
 
@@ -13,19 +13,20 @@ from xsample_jax.graphs.targets import (
     Graph,
     Mixture,
     describe,
+    find_masked,
+    has_zeros,
     highest_weight,
     parts_of,
+    value_bounds,
 )
 from xsample_jax.models.heads import map_heads
 from xsample_jax.objectives.blocks import OF_VIEWS, Rows
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
-from xsample_jax.objectives.graph_values import find_masked, has_zeros, value_bounds
 from xsample_jax.objectives.learned_state import constants_of, own_temperatures
-from xsample_jax.objectives.links import COUNTING, OF_SHARES
+from xsample_jax.objectives.links import COUNTING, OF_ORDER, OF_SHARES
 from xsample_jax.objectives.logits import TEMPERATURES
 from xsample_jax.objectives.mixers import MIXERS, OF_LINKS
 from xsample_jax.objectives.objective import Objective
-from xsample_jax.objectives.row_links import OF_ORDER
 from xsample_jax.objectives.row_weights import WEIGHTS
 from xsample_jax.objectives.side_information import (
     BY_RECORD,
@@ -257,7 +258,7 @@ def _rows(term: Term, field: str) -> Iterator[ConfigError]:
         if min(anchors, *keys) > 1:
             yield ConfigError(f"{field}.similarity", "volume", "one modality on one side, several on the other at most")
     elif {anchors} | keys != {1}:
-        expected = "volume: rows with several modalities beside each other are no unit rows"
+        expected = "volume: rows with several modalities beside each other are not unit rows"
         yield ConfigError(f"{field}.similarity", term.similarity, expected)
     own = all(name_of(part.source) in ("identity", "geometry") for part in parts_of(term.graph))
     anchors_alone = dataclasses.replace(term.anchors, still=False)

@@ -1,4 +1,4 @@
-"""What an objective remembers between steps: an EMA encoder, a queue of keys, numbers of every image.
+"""What an objective remembers between steps: an EMA encoder, a queue of keys, numbers per image.
 
 The memory is a flat dict of arrays in the train state, so checkpoints keep it and a resumed run is bit-exact:
 
@@ -18,13 +18,13 @@ import jax.numpy as jnp
 
 from xsample_jax.augment.ids import fold_in_id
 from xsample_jax.errors import ConfigError, did_you_mean, lookup
+from xsample_jax.models.heads import products, unit_rows
 from xsample_jax.objectives.blocks import Block, key_block
 from xsample_jax.objectives.cluster_centers import CENTER, center_block, init_centers, move_centers
 from xsample_jax.objectives.logits import clamped_log_scale, initial_log_scale, learned_temperature
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.pair_network import init_pair_network
 from xsample_jax.objectives.terms import Pairs, Term, log_denominators, negatives_of, pairs_of
-from xsample_jax.ops import products, unit_rows
 from xsample_jax.registry import Choice, name_of, options_of
 from xsample_jax.state import moved, start_average
 
@@ -67,7 +67,7 @@ SHARES = ("gamma", "momentum")  # constants that are at most 1
 def constants_of(memory: Choice) -> Average:
     """The constants of the per-image memory: those that `memory` names, the published ones for the rest.
 
-    Raises ConfigError for a constant that there is not, or one out of its range.
+    Raises ConfigError for a constant that does not exist or is out of its range.
     """
     kind = lookup(CONSTANTS, name_of(memory), "objective.memory")
     options = options_of(memory)
@@ -133,7 +133,7 @@ def teacher_params(memory: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return {name.removeprefix(TEACHER): value for name, value in memory.items() if name.startswith(TEACHER)}
 
 
-TASK = "teacher_task"  # that the teacher of an objective `by_task` stands before
+TASK = "teacher_task"  # the task whose beginning the teacher of an objective `by_task` was taken from
 
 
 def refresh_teacher(
@@ -157,7 +157,7 @@ def move_teacher(memory: Mapping[str, jax.Array], params: Mapping[str, jax.Array
 
 
 def queue_block(memory: Mapping[str, jax.Array], keys: str = QUEUE + "z") -> Block:
-    """The queue as keys; what was never filled is no valid key. The teacher graph reads the keys themselves.
+    """The queue as keys; rows that were never filled are not valid keys. The teacher graph reads the keys themselves.
 
     keys: queue/z, or those of the texts of the same images, or of their features by a frozen teacher (QUEUES).
     """

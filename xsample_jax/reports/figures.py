@@ -1,4 +1,4 @@
-"""Curves of series against steps: the mean over seeds as a line, the seeds' range as a band."""
+"""Figures of the report: curves, target graphs, embedding maps, factors and galleries."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from xsample_jax.objectives.from_config import reads_target_temperature
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.reports.caption_graph import draw_graph, target_against_temperature
 from xsample_jax.reports.runs import Series
-from xsample_jax.reports.style import COLORS, Panel, color, draw_panel, image_uri
+from xsample_jax.reports.style import COLORS, FITTED, Panel, color, draw_panel, image_uri
 
 CURVES = (
     (
@@ -194,7 +194,7 @@ def graph_panels(series: Series, place: int, folder: Path) -> list[Panel]:
             bar.ax.tick_params(labelsize=9)
             bar.ax.minorticks_off()
 
-        panels.append(draw_panel(folder, f"graph_{place}_{key}", title, caption, draw, fit=True))
+        panels.append(draw_panel(folder, f"graph_{place}_{key}", title, caption, draw, size=FITTED))
     return panels
 
 
@@ -243,7 +243,7 @@ def temperature_panels(series: Series, folder: Path) -> list[Panel]:
 # Figures of the embedding map: the evaluated images on two principal axes, colored by class, style, factor.
 
 
-UNNAMED = ("none", "other")  # words of embedding_map.py that are no value
+UNNAMED = ("none", "other")  # words of embedding_map.py that are not values
 SIZE = (5.6, 5.4)
 
 
@@ -274,14 +274,14 @@ def map_panels(series: Series, place: int, folder: Path) -> list[Panel]:
 
         title = f"Colored by {name}"
         caption = f"Across: {first:.0f}% of the variance of the features; up: {second:.0f}%."
-        panels.append(draw_panel(folder, f"map_{place}_{name}", title, caption, draw, fit=True, size=SIZE))
+        panels.append(draw_panel(folder, f"map_{place}_{name}", title, caption, draw, size=SIZE))
     return panels
 
 
 def named_colors(codes: np.ndarray, words: Sequence[str], gray: str) -> list[tuple[str, str, list[int]]]:
     """(label, color, codes) of the groups drawn, the gray ones first and so below all others.
 
-    The most common values, at most as many as there are colors, have one each; all others, and what is no value, are
+    The most common values, at most as many as there are colors, have one each; all others, and missing values, are
     gray: more colors than that cannot be told apart.
     """
     count = np.bincount(codes, minlength=len(words))

@@ -1,4 +1,4 @@
-"""Checks a config, its data, the devices, disk and host before a run; says what is wrong and how to mend it.
+"""Checks a config, its data, the devices, disk and host before a run; reports what is wrong and how to fix it.
 
     python -m xsample_jax.tools.doctor --config=configs/cc3m.py --config.data.path=data/cc3m [--workdir=runs/cc3m]
 
@@ -27,8 +27,7 @@ def run(arguments: Sequence[str]) -> int:
     flags = parser.parse_args(arguments)
     from xsample_jax.config import load_config
     from xsample_jax.prepare.prepare import prepare_folder
-    from xsample_jax.reports.data_findings import PROBLEM, problems
-    from xsample_jax.reports.machine_findings import diagnose
+    from xsample_jax.reports.findings import PROBLEM, diagnose, problems
 
     try:
         config = prepare_folder(load_config(flags.config, overrides))

@@ -42,7 +42,7 @@ def gradients(
     column: Coefficients | None,
     **options,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Gradients of the anchors, and of the keys where they are asked for (streaming_gradients.py)."""
+    """Gradients of the anchors, and of the keys where they are asked for (tiles.gradients)."""
     if form.cosine_of is not None:
         return gradients_by_kernel(form, anchors, keys, scale, row, column, options.get("offset", 0)), None
     return streaming_gradients.gradients(form, anchors, keys, scale, row, column, **options)
@@ -185,7 +185,7 @@ def gradients_of_mesh(
 
 
 def _gathered_spec(form: Form) -> PartitionSpec | None:
-    """Of what the forward pass has gathered: alike on all devices, or in every group another."""
+    """Of what the forward pass gathered: the same on all devices, or one for each group."""
     return None if form.ring else PartitionSpec() if form.groups == 1 else PartitionSpec(form.mesh.axis_names)
 
 
