@@ -235,6 +235,8 @@ def read_lines(path: pathlib.Path, name: str) -> list[str]:
     """
     expected = "a text file in UTF-8, or in UTF-16 with a byte-order mark"
     try:
+        if not in_bucket(path):
+            size_of_regular(path)
         text = decode_text(path.read_bytes())
     except OSError as error:
         raise DataError(name, str(path), expected, f"{error.strerror}.") from error
