@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from xsample_jax.errors import DataError
+from xsample_jax.errors import ConfigError, DataError
 from xsample_jax.io.files import decode_text, read_lines
 from xsample_jax.prepare.folder import read_table
 from xsample_jax.tools.evaluate import read_prompts
@@ -47,5 +47,5 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, what):
     elif what == "folder":
         path.mkdir()
     for read in (read_prompts, read_class_names, lambda path: read_lines(path, "--x")):
-        with pytest.raises(DataError, match=r"expected a"):
+        with pytest.raises((ConfigError, DataError), match=r"expected a"):
             read(pathlib.Path("/dev/zero") if what == "device" else path)
