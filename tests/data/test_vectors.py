@@ -1,4 +1,4 @@
-"""Vectors in the place of images: exact to the device, views by a formula, and a run from a file to features."""
+"""Vectors instead of images: exact to the device, views by a formula, and a run from a file to features."""
 
 from importlib.util import find_spec
 
