@@ -104,7 +104,17 @@ class RunSetup:
 
     @cached_property
     def objective(self) -> Objective:
-        return build_objective(self.config.objective)
+        objective = build_objective(self.config.objective)
+        if objective.clusters is None:
+            return objective
+        epoch = max(1, self.facts.count // self.config.batch_size)
+        return dataclasses.replace(objective, clusters=objective.clusters.in_steps(epoch))
+
+    @property
+    def clusters(self) -> tuple[int, int]:
+        """How many clusterings there are, and the most clusters of one."""
+        k = self.objective.clusters.k if self.objective.clusters else ()
+        return (len(k), max(k)) if k else self.facts.clusters
 
     @property
     def view_shape(self) -> tuple[int, ...]:
@@ -164,7 +174,7 @@ class RunSetup:
             seed,
             partial(init_objective_parameters, objective, width, self.facts.classes, seed),
             lambda params: {
-                **init_memory(objective, params, width, self.facts.count, side, self.facts.clusters),
+                **init_memory(objective, params, width, self.facts.count, side, self.clusters),
                 **self._init_along(),
                 **self._init_frozen(frozen),
             },
@@ -344,9 +354,18 @@ def build_run(config, mesh: Mesh | None = None) -> tuple[RunSetup, Dataset]:
         fix = "Set --config.eval.online_probe=false."
         raise ConfigError("eval.online_probe", True, "False for a set without class names", fix)
     facts = dataset_spec(examples)
-    if objective.centers:
+    if objective.clusters:
+        check_clusters(objective, len(source))
+    elif objective.centers:
         facts = dataclasses.replace(facts, clusters=count_clusters(config.data, source))
     return RunSetup(config, facts, mesh, classes), examples
+
+
+def check_clusters(objective: Objective, images: int) -> None:
+    """Raises ConfigError where a clustering of the bank has more clusters than there are images."""
+    if max(objective.clusters.k) > images:
+        expected = f"at most {images:,} clusters, the images of the training split"
+        raise ConfigError("objective.clusters.k", objective.clusters.k, expected)
 
 
 def check_device_memory(parts: RunSetup) -> None:

@@ -129,6 +129,7 @@ STATES: Mapping[str, Callable[[Any], bool]] = {
     "text_views": lambda objective: objective.text_views > 0,
     "hard_texts": lambda objective: objective.hard_texts > 0,
     "centers": lambda objective: objective.centers,
+    "bank": lambda objective: objective.bank is not None,
     "average": lambda objective: objective.memory is not None and name_of(objective.memory) == "average",
     "anchor_temperature": lambda objective: objective.memory is not None and name_of(objective.memory) == "temperature",
     "memory": lambda objective: objective.memory is not None,

@@ -11,12 +11,11 @@ from xsample_jax.augment.ids import fold_in_id, words_of
 from xsample_jax.models.text import END, PADDING
 from xsample_jax.objectives.blocks import OF_HEAD, Block, image_block, key_block, other_view
 from xsample_jax.objectives.learned_state import (
-    QUEUES,
     classes_of,
     gate_of,
     nearest,
     prototypes_of,
-    queue_block,
+    queue_blocks,
     second_classes,
     temperature_of_head,
 )
@@ -27,7 +26,10 @@ from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.ops import unit_rows
 
 # Entries of a batch that graphs read, one row per image.
-SIDE_INFORMATION = ("id", "id_words", "label", "path", "caption_embedding", "class_embedding", "part", *BY_RECORD)
+SIDE_INFORMATION = (
+    *("id", "id_words", "index", "label", "path", "caption_embedding", "class_embedding", "part"),
+    *BY_RECORD,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +102,7 @@ def step_blocks(
         blocks["frozen"] = image_block(unit, per_image, views, 9 * len(z), **of_frozen)
     blocks |= _text_and_teacher(objective, network, params, inputs, per_image, text)
     if objective.queue:
-        kept = {name: keys for name, keys in QUEUES.items() if keys in inputs.memory}
-        blocks |= {name: queue_block(inputs.memory, keys) for name, keys in kept.items()}
+        blocks |= queue_blocks(objective, inputs.memory)
         if any(rows.block == "neighbors" for rows in objective.rows):
             blocks["neighbors"] = image_block(nearest(inputs.memory, z), per_image, views, 5 * len(z))
     if objective.prototypes:
