@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from benchmarks.report import HEADER, at_most, finish
 from xsample_jax.augment.views import make_views
 from xsample_jax.config import default_config
-from xsample_jax.dry_run import compiled_report
+from xsample_jax.reports.dry_run import compiled_report
 
 FLOPS_PER_VIEW, BYTES_PER_VIEW = 320e6, 20e6
 H100_FLOPS, H100_BYTES = 67e12, 3.0e12  # per second: float32 without tensor cores (data sheet), memory as measured

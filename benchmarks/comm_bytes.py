@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import loss_forms
 from benchmarks.report import HEADER, finish, less_is_better
-from xsample_jax.dry_run import collectives
+from xsample_jax.reports.dry_run import collectives
 
 MIB = 2**20
 

@@ -23,7 +23,7 @@ from xsample_jax.config import resolve
 from xsample_jax.data.dataset import open_dataset, train_batches
 from xsample_jax.data.records import open_records
 from xsample_jax.data.writer import write_records
-from xsample_jax.dry_run import placeholder_setup
+from xsample_jax.reports.dry_run import placeholder_setup
 from xsample_jax.sharding import to_global
 
 SHARE, VIEWS_PER_SECOND = 0.03, 4000  # augmentation may take this share of a step at this speed

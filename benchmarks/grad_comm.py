@@ -20,7 +20,7 @@ import jax  # noqa: E402
 
 from benchmarks.report import HEADER, Comparison, at_most, finish, lacking, less_is_better  # noqa: E402
 from xsample_jax.config import default_config, resolve  # noqa: E402
-from xsample_jax.dry_run import collective_arrays  # noqa: E402
+from xsample_jax.reports.dry_run import collective_arrays  # noqa: E402
 from xsample_jax.setup import PLACEHOLDER_SPEC, RunSetup  # noqa: E402
 from xsample_jax.sharding import make_mesh  # noqa: E402
 

@@ -18,10 +18,9 @@ from benchmarks.report import HEADER, Comparison, faster, finish, less_is_better
 from benchmarks.timing import interleaved
 from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.metrics.profiling import count_flops
-from xsample_jax.objectives.streaming.class_table import class_table_rows, uniform
-from xsample_jax.objectives.streaming.loss import Streaming, Target, streaming_rows
+from xsample_jax.models.heads import cosines
+from xsample_jax.objectives.streaming.loss import Streaming, Target, class_table_rows, streaming_rows, uniform
 from xsample_jax.objectives.streaming.tiles import Rows
-from xsample_jax.ops import cosines
 
 
 def by_table(z, label, texts):

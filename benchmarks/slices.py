@@ -20,12 +20,12 @@ quiet_environment(os.environ)  # before jax is imported
 import jax  # noqa: E402
 
 from xsample_jax.config import load_config  # noqa: E402
-from xsample_jax.dry_run import (  # noqa: E402
+from xsample_jax.metrics.profiling import count_chips, peak_flops  # noqa: E402
+from xsample_jax.reports.dry_run import (  # noqa: E402
     GIB,
     compiled_report,
     placeholder_setup,
 )
-from xsample_jax.metrics.profiling import count_chips, peak_flops  # noqa: E402
 from xsample_jax.reports.style import insert  # noqa: E402
 from xsample_jax.sharding import bytes_per_device  # noqa: E402
 from xsample_jax.topology import topology_devices  # noqa: E402

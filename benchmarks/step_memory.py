@@ -77,7 +77,7 @@ def measure(encoder: str, options, knob: dict) -> tuple[int, int, float | None]:
     import jax
 
     from xsample_jax.config import default_config, resolve
-    from xsample_jax.dry_run import compiled_report
+    from xsample_jax.reports.dry_run import compiled_report
     from xsample_jax.setup import PLACEHOLDER_SPEC, RunSetup
     from xsample_jax.sharding import make_mesh
 

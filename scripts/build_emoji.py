@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from xsample_jax.captions.encoders import encode_texts, round_rows
+from xsample_jax.data.captions import TOKENIZER, train_tokenizer
 from xsample_jax.data.records import MANIFEST, Manifest, open_records, read_manifest
-from xsample_jax.data.tokenizer import TOKENIZER, train_tokenizer
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.icons import compose_svg, encode_webp, fetch_npm, rasterize

@@ -276,7 +276,7 @@ def draw(results: Sequence[dict], folder: Path) -> None:
             factors = factors_of(of_part)
             size = (2.3 * len(factors), 2.8)
             panels = lambda figure, theme, of=of_part, word=knob: _panels(figure, theme, of, word)  # noqa: E731
-            draw_panel(folder, f"feature_suppression-{part}", title, title, panels, fit=True, size=size)
+            draw_panel(folder, f"feature_suppression-{part}", title, title, panels, size=size)
 
 
 def _panels(figure, theme, results: Sequence[dict], knob: str) -> None:

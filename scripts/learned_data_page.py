@@ -225,7 +225,7 @@ def draw(runs: Sequence[Trained], data: str, folder: Path, name: str) -> str:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(METHODS))
 
     caption = f"{data}: means over seeds and their {LEVEL:.0%} intervals."
-    draw_panel(folder, name, data, caption, figure, fit=True, size=(4.2 * len(metrics), 3.6))
+    draw_panel(folder, name, data, caption, figure, size=(4.2 * len(metrics), 3.6))
     return f"![{caption}]({name}.png)"
 
 

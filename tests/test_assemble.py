@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from tests.tiny import tiny_config
+from xsample_jax.data.captions import TOKENIZER
 from xsample_jax.data.dataset import check_side_information
 from xsample_jax.data.records import open_records
 from xsample_jax.data.sources import EMOJI_FOLDER
-from xsample_jax.data.tokenizer import TOKENIZER
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import ConfigError, DataError, Problems
 from xsample_jax.setup import build_run

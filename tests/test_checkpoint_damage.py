@@ -13,8 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.tiny import tiny_config
 from xsample_jax.checkpoint import Checkpoints
-from xsample_jax.checkpoint_files import checksums
 from xsample_jax.errors import CheckpointError, SaveError
+from xsample_jax.io.checkpoint_files import checksums
 from xsample_jax.io.run_dir import read_history
 from xsample_jax.sharding import make_mesh
 from xsample_jax.state import Progress, TrainState

@@ -4,7 +4,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from xsample_jax.dry_run import collectives, compiled_report, describe
+from xsample_jax.reports.dry_run import collectives, compiled_report, describe
 from xsample_jax.sharding import make_mesh
 
 HLO = """

@@ -11,8 +11,8 @@ from PIL import Image
 from tests.tiny import tiny_config
 from xsample_jax import main
 from xsample_jax.config import load_config
-from xsample_jax.dry_run import IMAGE, compiled_report, dry_run, placeholder_setup
 from xsample_jax.errors import ConfigError
+from xsample_jax.reports.dry_run import IMAGE, compiled_report, dry_run, placeholder_setup
 from xsample_jax.topology import topology_devices
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -87,7 +87,7 @@ def test_a_topology_needs_no_folder_of_images(monkeypatch):
     values = {"_CONFIG": "quickstart", "_WORKDIR": None, "_DRY_RUN": True, "_TOPOLOGY": "v5e:2x2"}
     for name, value in values.items():
         monkeypatch.setattr(main, name, types.SimpleNamespace(value=value))
-    monkeypatch.setattr("xsample_jax.dry_run.dry_run", lambda config, **options: described.append(config))
+    monkeypatch.setattr("xsample_jax.reports.dry_run.dry_run", lambda config, **options: described.append(config))
     folder = ["--config.data.source=folder", "--config.data.path=/nowhere", "--config.objective.preset=simclr"]
     main.main(["main"], [*folder, "--config.eval.suite=none"])
     assert described[0].data.source == "folder"

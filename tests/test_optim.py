@@ -172,9 +172,7 @@ def test_every_matrix_of_the_models_is_decayed_and_nothing_else():
         config.model.encoder = encoder
         config.model.text.layers = 1
         config = smoke(config)
-        model = nnx.eval_shape(
-            lambda config=config: build_model(config, "transformer", vocab_size=20, rngs=nnx.Rngs(0))
-        )
+        model = nnx.eval_shape(lambda config=config: build_model(config, "transformer", 20, rngs=nnx.Rngs(0)))
         parameters = nnx.to_pure_dict(nnx.state(model, nnx.Param))
         flat, _ = jax.tree_util.tree_flatten_with_path(rescale_parameters(parameters))
         decayed = {jax.tree_util.keystr(path[-1:]) for path, yes in flat if yes}

@@ -10,8 +10,8 @@ from tests.lives import differences
 from tests.objectives.synthetic import LinearEncoder
 from tests.test_resume import run_on
 from tests.tiny import tiny_config
-from xsample_jax.checkpoint_files import find_checkpoint, read_arrays, saved_arrays
 from xsample_jax.errors import ConfigError
+from xsample_jax.io.checkpoint_files import find_checkpoint, read_arrays, saved_arrays
 from xsample_jax.io.files import EVALUATION
 from xsample_jax.io.run_dir import read_history
 from xsample_jax.metrics.jsonl import read_jsonl

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xsample_jax.ops import cosines, products, unit_rows
+from xsample_jax.models.heads import cosines, products, unit_rows
 
 RNG = np.random.default_rng(9)
 X, Y = 10 * RNG.normal(size=(5, 64)), RNG.normal(size=(3, 64)) / 50

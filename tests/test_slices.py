@@ -8,8 +8,8 @@ import pytest
 from tests.objectives.streamed_rows import lowered_loss
 from tests.tiny import tiny_config
 from xsample_jax.config import load_config
-from xsample_jax.dry_run import collective_arrays, compiled_report, dry_run, placeholder_setup
 from xsample_jax.errors import ConfigError
+from xsample_jax.reports.dry_run import collective_arrays, compiled_report, dry_run, placeholder_setup
 from xsample_jax.sharding import bytes_per_device, make_mesh
 from xsample_jax.topology import topology_devices
 

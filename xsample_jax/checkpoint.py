@@ -6,14 +6,19 @@ import errno
 import json
 import math
 import os
-import pathlib
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
+import ml_collections
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from xsample_jax.checkpoint_files import (
+from xsample_jax.config import config_from_json, diff_configs
+from xsample_jax.config.renamed import rename_metrics
+from xsample_jax.distributed import WAIT_LIMIT, allgather_text, barrier, name_of_process
+from xsample_jax.errors import CheckpointError, ConfigError, RunError, SaveError, shorten, show
+from xsample_jax.io.checkpoint_files import (
     CHECKPOINTS,
     FORMAT,
     check_arrays,
@@ -21,16 +26,14 @@ from xsample_jax.checkpoint_files import (
     checkpoint_place,
     checksums,
     open_reader,
+    read_meta,
+    steps_of,
     text_checksum,
-    trained_config,
 )
-from xsample_jax.config import diff_configs
-from xsample_jax.config.renamed import rename_metrics
-from xsample_jax.distributed import WAIT_LIMIT, allgather_text, barrier, name_of_process
-from xsample_jax.errors import CheckpointError, RunError, SaveError, shorten, show
 from xsample_jax.io.console import say
+from xsample_jax.io.files import CONFIG, EVALUATION, set_aside
 from xsample_jax.io.paths import absolute, check_run_path, in_bucket, move_tree
-from xsample_jax.io.run_dir import log_event
+from xsample_jax.io.run_dir import RunFolder, log_event
 from xsample_jax.state import Progress, TrainState
 
 FULL = "Is the disk full?"
@@ -51,7 +54,7 @@ class Checkpoints:
       history: where history.jsonl is, if not in `folder`.
     """
 
-    def __init__(self, folder: str | pathlib.Path, options, own: bool = True, history: pathlib.Path | None = None):
+    def __init__(self, folder: str | Path, options, own: bool = True, history: Path | None = None):
         self._folder, self._options, self._own = absolute(folder), options, own
         check_run_path(self._folder, "--workdir" if own else "checkpoint.resume_from")
         if not own and not (self._folder / CHECKPOINTS).is_dir():  # opening it would make the folders
@@ -177,7 +180,7 @@ class Checkpoints:
     def _check_access(self, step: int) -> None:
         """Raises RunError where files of a checkpoint cannot be read for now: that is no damage, and not moved away."""
         for path in (
-            sorted(pathlib.Path(os.fspath(checkpoint_place(self._folder, step))).rglob("*")) if self._is_local() else ()
+            sorted(Path(os.fspath(checkpoint_place(self._folder, step))).rglob("*")) if self._is_local() else ()
         ):
             try:
                 if path.is_file():
@@ -293,3 +296,34 @@ def with_shardings(abstract_state: TrainState, shardings) -> TrainState:
         abstract_state,
         shardings,
     )
+
+
+# The config that belongs to a checkpoint.
+
+
+def trained_config(run: Path, step: int) -> ml_collections.ConfigDict:
+    """The config that the run had when it wrote the checkpoint; CheckpointError for a damaged or foreign file."""
+    return config_from_json(read_meta(run, step)["config"])
+
+
+def started_config(run: RunFolder) -> ml_collections.ConfigDict | None:
+    """The config that a run folder belongs to; None where nothing was trained in it yet.
+
+    config.json says so, or the newest checkpoint where that file is gone or damaged (then it is set aside).
+    """
+    path, steps = run.files / CONFIG, steps_of(run.place)
+    if not steps and not (run.files / EVALUATION).exists():
+        return None  # a first start that failed before a checkpoint binds nobody
+    if os.path.lexists(path):
+        try:
+            return config_from_json(path.read_text())
+        except (OSError, UnicodeDecodeError, ConfigError) as error:
+            if not steps:
+                raise CheckpointError(str(path), str(error)[:100], "the config of the run", "Restore it.") from error
+            if jax.process_index() == 0:
+                aside = set_aside(path)
+                say(f"warning: {path} is damaged ({str(error)[:100]}); it is {aside.name} now", error=True)
+    for step in reversed(steps):
+        with contextlib.suppress(CheckpointError):
+            return trained_config(run.place, step)
+    return None

@@ -17,8 +17,8 @@ import jax
 from jax._src import clusters, distributed
 
 from xsample_jax.errors import ConfigError, ProcessError
+from xsample_jax.io.code_version import differing_files, fingerprint
 from xsample_jax.io.console import say
-from xsample_jax.io.fingerprint import differing_files, fingerprint
 from xsample_jax.io.rendezvous import Hello, missing, rendezvous, split_address
 
 START_LIMIT = 300.0  # seconds

@@ -12,14 +12,14 @@ import numpy as np
 from flax import nnx
 from PIL import Image, ImageOps
 
-from xsample_jax.augment.vectors import CHANNELS
-from xsample_jax.augment.views import eval_view
-from xsample_jax.checkpoint_files import MODEL, find_checkpoint, read_arrays, saved_arrays, trained_config
+from xsample_jax.augment.views import VECTOR_CHANNELS, eval_view
+from xsample_jax.checkpoint import trained_config
 from xsample_jax.config import config_from_json, config_to_json, resolve
 from xsample_jax.data.decode import ALL_FORMATS, open_image, square
 from xsample_jax.data.vectors import decode_vector, encode_vector
 from xsample_jax.distributed import log_info
 from xsample_jax.errors import ConfigError, DataError, raise_all
+from xsample_jax.io.checkpoint_files import MODEL, find_checkpoint, read_arrays, saved_arrays
 from xsample_jax.io.files import load_arrays, read_regular, write_arrays
 from xsample_jax.io.paths import as_path
 from xsample_jax.models.towers import ENCODERS
@@ -55,7 +55,7 @@ class Encoder:
     def channels(self) -> int:
         """Of the images that `forward` takes: 4 for a run on images with alpha, 2 for one on vectors (their bytes)."""
         source = self.config.data.source
-        return CHANNELS if source == "vectors" else 4 if source.startswith("emoji") else 3
+        return VECTOR_CHANNELS if source == "vectors" else 4 if source.startswith("emoji") else 3
 
     @cached_property
     def module(self) -> nnx.Module:
@@ -108,7 +108,7 @@ class Encoder:
             return self.encode([images], 1)[0]
 
         def prepare(entry: tuple[int, object]) -> np.ndarray:
-            if channels == CHANNELS:
+            if channels == VECTOR_CHANNELS:
                 data = entry[1] if isinstance(entry[1], bytes) else encode_vector(entry[1], str(entry[0]))
                 return decode_vector(data, size, str(entry[0]))
             return square(_pixels(entry[1], entry[0], size), size, channels, fit=fit)
@@ -225,7 +225,7 @@ def _read_whole(config, wanted: Mapping) -> dict[str, np.ndarray]:
 
 def _is_one(images, channels: int) -> bool:
     """Whether it is one image (or, with the channels of vectors, one of those), not a sequence of them."""
-    if isinstance(images, np.ndarray) and channels == CHANNELS:
+    if isinstance(images, np.ndarray) and channels == VECTOR_CHANNELS:
         return images.ndim == 1
     if isinstance(images, np.ndarray):
         return images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (3, 4))

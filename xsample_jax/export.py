@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from xsample_jax.augment.vectors import CHANNELS
-from xsample_jax.checkpoint import Checkpoints
-from xsample_jax.checkpoint_files import CHECKPOINTS, find_checkpoint, read_arrays, saved_arrays, trained_config
+from xsample_jax.augment.views import VECTOR_CHANNELS
+from xsample_jax.checkpoint import Checkpoints, trained_config
 from xsample_jax.config import config_to_json
 from xsample_jax.encoder import Encoder
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, lookup
+from xsample_jax.io.checkpoint_files import CHECKPOINTS, find_checkpoint, read_arrays, saved_arrays
 from xsample_jax.io.files import CONFIG, atomic_write
 from xsample_jax.io.run_dir import log_event
 from xsample_jax.models.towers import kind_of
@@ -147,7 +147,7 @@ def export_safetensors(encoder: Encoder, out: str | Path) -> str:
 
 def _check_images(encoder: Encoder) -> None:
     """Raises DataError for an encoder of vectors, of which no format here says anything."""
-    if encoder.channels == CHANNELS:
+    if encoder.channels == VECTOR_CHANNELS:
         fix = "Keep it as one file: load_encoder(RUN).save('encoder.npz')."
         raise DataError("data.source of the run", "vectors", "an encoder of images, for an export", fix)
 

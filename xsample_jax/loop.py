@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 
-from xsample_jax.checkpoint import Checkpoints
-from xsample_jax.checkpoint_files import started_config
+from xsample_jax.checkpoint import Checkpoints, started_config
 from xsample_jax.config import load_config, resolve
 from xsample_jax.config.renamed import current_metrics
 from xsample_jax.config.saved import changed_keys, check_shared, save_config
@@ -37,7 +36,8 @@ from xsample_jax.io.files import EVALUATION, EXAMPLES, FACTS, JSONL, PROFILE, RE
 from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder, read_history
 from xsample_jax.metrics.jsonl import JsonlWriter, read_jsonl
 from xsample_jax.metrics.profiling import Profiler, Timers, count_chips, count_compilations, model_flops, peak_flops
-from xsample_jax.metrics.writers import check_writers, more_writers, open_writers
+from xsample_jax.metrics.progress_bar import ProgressLine
+from xsample_jax.metrics.writers import FanOut, check_writers, more_writers, open_writers
 from xsample_jax.prepare.prepare import prepare_folder
 from xsample_jax.reports.generated_images import WatchGenerator
 from xsample_jax.reports.report import write_report
@@ -300,16 +300,16 @@ def _open_training(
     config, steps, devices = setup.config, setup.steps, list(setup.mesh.devices.flat)
     peak = peak_flops(devices)
     timers = Timers(config.batch_size, count_chips(devices), model_flops(setup) / peak if peak else None)
-    writers = open_writers(
-        run.files,
-        total_steps=steps,
-        resume_step=progress.step,
-        evaluated=progress.evaluated,
-        seconds_left=lambda step: timers.seconds_left(steps - step),
-        enabled=jax.process_index() == 0,
-        every=config.log.every,
-        more=more_writers(config, run.files, on_log),
-    )
+    writers = FanOut(())
+    if jax.process_index() == 0:
+        writers = open_writers(
+            run.files,
+            ProgressLine(steps, lambda step: timers.seconds_left(steps - step)),
+            resume_step=progress.step,
+            evaluated=progress.evaluated,
+            every=config.log.every,
+            more=more_writers(config, run.files, on_log),
+        )
     if config.optimizer.ema is not None:
         log_info(f"{config.name}: evaluations use the moving average of the model, decay {config.optimizer.ema}")
     count_compilations()
@@ -337,7 +337,8 @@ def _finish(
         lines = read_jsonl(folder / JSONL)
         if not any(name.startswith("eval/") for line in lines if line["step"] == steps for name in line) and scores:
             more = more_writers(config, folder, on_log)
-            with contextlib.closing(open_writers(folder, total_steps=steps, resume_step=steps, more=more)) as writers:
+            line = ProgressLine(steps)
+            with contextlib.closing(open_writers(folder, line, resume_step=steps, more=more)) as writers:
                 writers.write(steps, {f"eval/{name}": value for name, value in scores.items()})
         reported = _try_to_report(folder)
         # The last file: it says that the run is finished.

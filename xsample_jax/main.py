@@ -49,8 +49,8 @@ def main(argv: list[str], overrides: list[str]) -> None:
 
     config = load_config(_CONFIG.value, overrides)
     if _DRY_RUN.value:
-        from xsample_jax.dry_run import dry_run
         from xsample_jax.prepare.prepare import prepare_folder
+        from xsample_jax.reports.dry_run import dry_run
 
         if not _TOPOLOGY.value:  # with it, no data is read
             config = prepare_folder(config)

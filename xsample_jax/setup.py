@@ -13,8 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from xsample_jax.augment.ids import NARROW
-from xsample_jax.augment.vectors import CHANNELS
-from xsample_jax.augment.views import draw_numbers, eval_view, map_random_views
+from xsample_jax.augment.views import VECTOR_CHANNELS, draw_numbers, eval_view, map_random_views
 from xsample_jax.checkpoint import with_shardings
 from xsample_jax.config.rules_objective import check_kernels
 from xsample_jax.data.class_texts import load_class_embeddings
@@ -28,6 +27,7 @@ from xsample_jax.data.vectors import image_shape
 from xsample_jax.encoder import Encoder, load_encoder
 from xsample_jax.errors import CheckpointError, ConfigError, raise_all
 from xsample_jax.metrics.profiling import host_memory
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.models.layers import compiler_options
 from xsample_jax.models.param_groups import ParamGroups, check_rules
 from xsample_jax.models.towers import build_model, config_for
@@ -38,11 +38,10 @@ from xsample_jax.objectives.learned_state import init_memory, init_objective_par
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.objectives.step_blocks import SIDE_INFORMATION
-from xsample_jax.ops import unit_rows
 from xsample_jax.optim import SCHEDULE_FREE, make_optimizer
 from xsample_jax.sharding import batch_sharding, make_mesh, replicated, state_shardings
-from xsample_jax.state import ModelDef, TrainState, define_model, init_state
-from xsample_jax.step import init_online_probe, make_train_step
+from xsample_jax.state import ModelDef, Start, TrainState, define_model, init_state
+from xsample_jax.step import StepExtras, init_online_probe, make_train_step
 
 # What the shapes of a run depend on of its data.
 
@@ -120,7 +119,7 @@ class RunSetup:
     def view_shape(self) -> tuple[int, ...]:
         """Of one view, with alpha where images have it."""
         size, channels = self.config.augment.size, self.facts.channels
-        return (self.config.data.image_size,) if channels == CHANNELS else (size, size, channels)
+        return (self.config.data.image_size,) if channels == VECTOR_CHANNELS else (size, size, channels)
 
     @cached_property
     def steps(self) -> int:
@@ -145,8 +144,7 @@ class RunSetup:
             lambda rngs: build_model(
                 config_for(self.config, self._platform),
                 self.objective.text,
-                facts.caption_dim,
-                facts.vocab_size,
+                facts.caption_dim if self.objective.text == "linear" else facts.vocab_size,
                 predictor=self.objective.predictor,
                 heads=self.objective.heads,
                 rngs=rngs,
@@ -171,15 +169,17 @@ class RunSetup:
             init_state,
             self.model,
             self.optimizer[0],
-            seed,
+            Start(
+                seed,
+                self.config.precision.params,
+                self.config.optimizer.ema is not None or self.config.optimizer.name == SCHEDULE_FREE,
+            ),
             partial(init_objective_parameters, objective, width, self.facts.classes, seed),
             lambda params: {
                 **init_memory(objective, params, width, self.facts.count, side, self.clusters),
                 **self._init_along(),
                 **self._init_frozen(frozen),
             },
-            self.config.precision.params,
-            self.config.optimizer.ema is not None or self.config.optimizer.name == SCHEDULE_FREE,
         )
 
     @cached_property
@@ -280,17 +280,13 @@ class RunSetup:
     @cached_property
     def train_step(self) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
         """The jitted update: state donated, shardings fixed, metrics replicated."""
-        step = make_train_step(
-            self.config,
-            self.model,
-            self.objective,
-            *self.optimizer,
-            self.steps,
+        extras = StepExtras(
             self.mesh,
             self.class_embeddings,
             self.adversary,
             define_frozen(config_for(self.frozen.config, self._platform)) if self.frozen is not None else None,
         )
+        step = make_train_step(self.config, self.model, self.objective, self.optimizer, self.steps, extras)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         batch = {name: leaf.sharding for name, leaf in self.abstract_batch.items()}
         return jax.jit(

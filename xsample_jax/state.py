@@ -152,28 +152,38 @@ def define_model(
     return ModelDef(build, training, evaluation, params, statistics)
 
 
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """How a state begins.
+
+    seed: of the parameters; dtype: type in which those of the model are kept; average: keep a moving average for
+    evaluation.
+    """
+
+    seed: int
+    dtype: str = "float32"
+    average: bool = False
+
+
 def init_state(
     model: ModelDef,
     optimizer: optax.GradientTransformation,
-    seed: int,
+    start: Start,
     objective_params: Callable[[], dict],
     memory: Callable[[dict], dict],
-    dtype: str = "float32",
-    average: bool = False,
     pretrained: Mapping[str, jax.Array] | None = None,
 ) -> TrainState:
     """The state at step 0; jit it with `out_shardings` so that no device ever holds more than its part.
 
     objective_params() gives what the objective learns besides the model; memory(params) what it remembers.
-    dtype: type of the parameters of the model; average: keep a moving average for evaluation; pretrained: {path: array}
-    of the parameters, the statistics and the memory that are loaded.
+    pretrained: {path: array} of the parameters, the statistics and the memory that are loaded.
     """
-    _, params, statistics = nnx.split(model.build(nnx.Rngs(seed)), nnx.Param, ...)
-    start = lambda state: {name: (pretrained or {}).get(name, value) for name, value in to_flat(state).items()}  # noqa: E731
-    params, statistics = keep_as(start(params), dtype), start(statistics)
-    remembered = {name: (pretrained or {}).get(name, value) for name, value in memory(params).items()}
-    params |= {name: (pretrained or {}).get(name, value) for name, value in objective_params().items()}
-    ema = start_average(params | statistics) if average else {}
+    loaded = lambda values: {name: (pretrained or {}).get(name, value) for name, value in values.items()}  # noqa: E731
+    _, params, statistics = nnx.split(model.build(nnx.Rngs(start.seed)), nnx.Param, ...)
+    params, statistics = keep_as(loaded(to_flat(params)), start.dtype), loaded(to_flat(statistics))
+    remembered = loaded(memory(params))
+    params |= loaded(objective_params())
+    ema = start_average(params | statistics) if start.average else {}
     return TrainState(jnp.zeros((), jnp.int32), params, statistics, optimizer.init(float32(params)), remembered, ema)
 
 

@@ -11,8 +11,9 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from xsample_jax.augment.ids import copies_of, with_numbers, words_of
-from xsample_jax.augment.views import eval_view, make_views, view_boxes
+from xsample_jax.augment.views import draw_numbers, eval_view, view_boxes, views_from_numbers
 from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
+from xsample_jax.models.heads import products, unit_rows
 from xsample_jax.models.param_groups import ParamGroups
 from xsample_jax.models.vit import draw_patches
 from xsample_jax.objectives.adversary import Adversary, Guests, Opponent, take_turn
@@ -31,7 +32,7 @@ from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.side_information import STATES
 from xsample_jax.objectives.step_blocks import StepInputs, hard_batch, step_blocks, view_batch
 from xsample_jax.objectives.streaming.loss import Streaming
-from xsample_jax.ops import products, unit_rows
+from xsample_jax.objectives.terms import StepValues
 from xsample_jax.optim import averaged
 from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, updated, warm_up
 
@@ -67,7 +68,7 @@ def make_inputs(
 
     def views_of(augment, views, seed):
         def make(images, ids, copies):
-            return make_views(images, ids, seed, state.step, augment, views, copies)
+            return views_from_numbers(images, draw_numbers(seed, state.step, ids, views, copies), augment)
 
         made = make(batch["image"], words_of(batch), copies)
         return made if guests is None else guests.other_views(made, make, views, copies)
@@ -269,9 +270,8 @@ def make_loss(
             features, raw, named = network.outputs(inputs.images, inputs.keep)
         blocks = step_blocks(objective, network, params, inputs, raw, named)
         blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
-        loss, metrics = objective_loss(
-            objective, blocks, images, temperature, bias_of(params), inputs.progress, inputs.key, how
-        )
+        at = StepValues(bias_of(params), inputs.progress, inputs.key)
+        loss, metrics = objective_loss(objective, blocks, images, temperature, at, how)
         new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2]) | encoded
         metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
         return loss, (new_statistics, memory, metrics, blocks["image"]["z"], features)
@@ -348,29 +348,46 @@ def next_average(
     return {} if mean is None else mean | statistics
 
 
+@dataclasses.dataclass(frozen=True)
+class StepExtras:
+    """What only some runs have.
+
+    Attributes:
+      mesh: over which a streamed loss splits its rows.
+      class_embeddings: [classes, E], for graphs of class texts.
+      adversary: makes some of the images (adversary.py).
+      frozen: the frozen teacher.
+    """
+
+    mesh: Mesh | None = None
+    class_embeddings: np.ndarray | None = None
+    adversary: Adversary | None = None
+    frozen: ModelDef | None = None
+
+
 def make_train_step(
     config,
     model: ModelDef,
     objective: Objective,
-    optimizer: optax.GradientTransformation,
-    schedule: Callable,
+    optimizer: tuple[optax.GradientTransformation, Callable],
     steps: int,
-    mesh: Mesh | None = None,
-    class_embeddings: np.ndarray | None = None,
-    adversary: Adversary | None = None,
-    frozen: ModelDef | None = None,
+    extras: StepExtras,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """The train step for a config, to be jitted with a donated state.
 
     A batch is uint8 images [B, H, W, C] with their side information (one row per image); all V * B views go through
     the encoder in one call, row = image * V + view, so batch norms see one global batch. The loss is a function of
-    global arrays: under jit its value and gradient do not depend on the number of devices. `steps`: of the whole run;
-    `mesh`: over which a streamed loss splits its rows; `class_embeddings` [classes, E]: for graphs of class texts.
-    `adversary` makes some of the images (adversary.py), if any; `frozen`: the frozen teacher, if there is one. A record
-    that is twice in a batch (where epochs meet, in small or balanced sets) gets different views each time.
-    """
+    global arrays: under jit its value and gradient do not depend on the number of devices. A record that is twice in a
+    batch (where epochs meet, in small or balanced sets) gets different views each time.
 
-    loss_of = make_loss(config, model, objective, choose_streaming(config, objective, mesh, class_embeddings), frozen)
+    Args:
+      optimizer: (transformation, learning rate by step).
+      steps: of the whole run.
+    """
+    (transformation, schedule), mesh = optimizer, extras.mesh
+    adversary, class_embeddings = extras.adversary, extras.class_embeddings
+    how = choose_streaming(config, objective, mesh, class_embeddings)
+    loss_of = make_loss(config, model, objective, how, extras.frozen)
     turn = make_turn(config, model, objective, adversary, loss_of, steps) if adversary is not None else None
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
@@ -389,7 +406,7 @@ def make_train_step(
             state.params, state.statistics, inputs
         )
         gradient = float32(gradient)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, float32(state.params))
+        updates, opt_state = transformation.update(gradient, state.opt_state, float32(state.params))
         params = clamped(updated(state.params, updates, jax.random.fold_in(inputs.key, ROUNDING)))
         if objective.teacher is not None and not objective.by_task:
             memory |= move_teacher(state.memory, params, objective.teacher)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.augment.views import CROP, draw, plain, section, some_images, views_of, whole_view
 from xsample_jax.augment.ids import copies_of
-from xsample_jax.augment.views import make_views
+from xsample_jax.augment.views import draw_numbers, make_views, views_from_numbers
 
 
 def test_plain_settings_resize_the_whole_image():
@@ -129,7 +129,8 @@ def test_a_record_that_stands_twice_in_a_batch_gets_other_views_each_time():
     images, config = np.repeat(some_images(1), 6, axis=0), section(blur=0.5)
     plain_views = views_of(images, config, ids).reshape(6, 2, -1)
     copies = copies_of(ids)
-    found = np.asarray(jax.jit(lambda: make_views(images, ids, 0, jnp.int32(0), config, 2, copies))()).reshape(6, 2, -1)
+    of_copies = lambda: views_from_numbers(images, draw_numbers(0, jnp.int32(0), ids, 2, copies), config)  # noqa: E731
+    found = np.asarray(jax.jit(of_copies)()).reshape(6, 2, -1)
     for row in (0, 1, 3):  # the first of each is as without
         np.testing.assert_allclose(found[row], plain_views[row], atol=1e-5)
     of_three = found[[1, 2, 4]].reshape(6, -1)

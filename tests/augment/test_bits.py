@@ -9,7 +9,7 @@ from tests.augment.views import section as augment_section
 from tests.augment.views import some_images, views_of, whole_view
 from tests.quick import quick_jit
 from tests.tiny import random_batch, tiny_config, tiny_parts
-from xsample_jax.augment.bits import image_bits
+from xsample_jax.augment.views import image_bits
 from xsample_jax.config import default_config, resolve
 from xsample_jax.errors import ConfigError
 from xsample_jax.sharding import fetch_scalars, to_global

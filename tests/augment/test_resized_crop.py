@@ -11,7 +11,7 @@ from PIL import Image
 from tests.augment.views import CROP, draw, plain, some_images, views_of, whole_view
 from xsample_jax.augment.crops import crop_boxes, resize_weights
 
-crop_boxes_jit = jax.jit(crop_boxes, static_argnums=(3, 4, 5, 6))
+crop_boxes_jit = jax.jit(crop_boxes, static_argnums=(3, 4, 5))
 resize_weights_jit = jax.jit(resize_weights, static_argnums=(2, 3))
 
 
@@ -42,7 +42,7 @@ def test_a_view_is_the_crop_that_its_draws_name():
     numbers = draw(0, jnp.int32(0), jnp.arange(6), 2)
     for image, view in itertools.product(range(len(images)), range(2)):
         given = (np.asarray(numbers[name][image, None, view]) for name in ("crop_area", "crop_ratio", "crop_corner"))
-        boxes = crop_boxes_jit(*given, 30, 22, (0.1, 0.9), (0.5, 2.0))
+        boxes = crop_boxes_jit(*given, (30, 22), (0.1, 0.9), (0.5, 2.0))
         top, left, height, width = (int(number[0]) for number in boxes)
         for channel in range(3):
             plane = Image.fromarray(images[image, :, :, channel].astype(np.float32))
@@ -72,7 +72,7 @@ def test_crop_boxes_have_torchvisions_distribution():
     rng = np.random.default_rng(0)
     count, height, width, scale, ratio = 8000, 64, 48, (0.08, 1.0), (3 / 4, 4 / 3)
     draws = (rng.random((count, width_), dtype=np.float32) for width_ in (10, 10, 2))
-    top, left, h, w = np.asarray(crop_boxes_jit(*draws, height, width, scale, ratio), np.float64)
+    top, left, h, w = np.asarray(crop_boxes_jit(*draws, (height, width), scale, ratio), np.float64)
     ours = np.stack([top, left, h, w], axis=1)
     assert (ours == np.round(ours)).all()
     assert (top >= 0).all()
@@ -97,7 +97,7 @@ def test_crop_boxes_have_torchvisions_distribution():
 )
 def test_where_no_crop_fits_the_largest_centered_one_is_taken(height, width, expected):
     draws = np.full((1, 10), 0.5, np.float32)
-    boxes = crop_boxes_jit(draws, draws, draws[:, :2], height, width, (1.0, 1.0), (2.0, 2.0))
+    boxes = crop_boxes_jit(draws, draws, draws[:, :2], (height, width), (1.0, 1.0), (2.0, 2.0))
     assert tuple(int(number[0]) for number in boxes) == expected
 
 
@@ -105,14 +105,14 @@ def test_the_first_try_that_fits_is_taken():
     # Areas of 100 %, 25 % and 1 % at ratio 4 on a square: the first does not fit.
     areas = np.array([[1.0, 0.25, 0.01]], np.float32)
     ratios = np.ones((1, 3), np.float32)
-    boxes = crop_boxes_jit(areas, ratios, np.zeros((1, 2), np.float32), 40, 40, (0.0, 1.0), (1.0, 4.0))
+    boxes = crop_boxes_jit(areas, ratios, np.zeros((1, 2), np.float32), (40, 40), (0.0, 1.0), (1.0, 4.0))
     assert tuple(float(number[0]) for number in boxes) == (0, 0, 10, 40)
 
 
 def test_corner_never_leaves_the_image_at_the_largest_draw():
     almost_one = np.full((1, 10), np.nextafter(np.float32(1), np.float32(0)))
     top, left, h, w = crop_boxes_jit(
-        0 * almost_one, almost_one * 0.5, almost_one[:, :2], 64, 64, (0.2, 1.0), (0.75, 4 / 3)
+        0 * almost_one, almost_one * 0.5, almost_one[:, :2], (64, 64), (0.2, 1.0), (0.75, 4 / 3)
     )
     assert (float(top[0] + h[0]), float(left[0] + w[0])) == (64, 64)
 

@@ -15,7 +15,7 @@ from tests.captions.tiny_models import write_model
 from tests.data.record_sets import make_record
 from xsample_jax.captions import embed
 from xsample_jax.captions import embed_state as embed_work
-from xsample_jax.captions.embed import embed_classes, embed_set
+from xsample_jax.captions.embed import CaptionForm, embed_classes, embed_set
 from xsample_jax.data.records import open_records, read_manifest, verify_records
 from xsample_jax.data.writer import manifest_text, write_records
 from xsample_jax.errors import DataError
@@ -77,7 +77,7 @@ def records_of(folder) -> list[dict]:
 def test_rows_and_manifest(plain):
     before = records_of(plain)
     encoder = HashEncoder()
-    result = embed_set(plain, encoder, template="a {caption}", show=False)
+    result = embed_set(plain, encoder, CaptionForm(template="a {caption}"), show=False)
     after = records_of(plain)
     assert verify_records(plain) == []
     assert result.manifest == read_manifest(plain)
@@ -137,7 +137,7 @@ def test_second_call_does_nothing(plain):
 
 
 def test_int8_rows_are_half_as_large_and_nearly_the_same(plain):
-    embed_set(plain, HashEncoder(), stored="int8", show=False)
+    embed_set(plain, HashEncoder(), CaptionForm(stored="int8"), show=False)
     cosines = [
         row.astype(np.float32) @ vector(text)
         for record in records_of(plain)
@@ -443,7 +443,7 @@ def test_nothing_to_embed_and_bad_templates(tmp_path):
     bad = ("no field", "{caption} {style}", "{caption", "{{caption}}", "{caption} {caption.foo}", "{caption[a]}")
     for template in bad:
         with pytest.raises(DataError, match="template"):
-            embed_set(tmp_path, HashEncoder(), template=template, show=False)
+            embed_set(tmp_path, HashEncoder(), CaptionForm(template=template), show=False)
 
 
 def test_class_texts(plain):

@@ -136,7 +136,7 @@ def test_missing_package_names_the_extra(monkeypatch):
 
 def test_importing_the_module_imports_no_torch():
     code = (
-        "import sys, xsample_jax.captions.encoders, xsample_jax.data.tokenizer, xsample_jax.data.sources;"
+        "import sys, xsample_jax.captions.encoders, xsample_jax.data.captions, xsample_jax.data.sources;"
         "print([m for m in ('torch', 'tensorflow', 'sentence_transformers', 'transformers') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

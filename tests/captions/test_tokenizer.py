@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from xsample_jax.data.tokenizer import load_tokenizer, tokenize, train_tokenizer
+from xsample_jax.data.captions import load_tokenizer, tokenize, train_tokenizer
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError
 from xsample_jax.tools.train_tokenizer import main

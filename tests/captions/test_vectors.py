@@ -8,9 +8,9 @@ import pyarrow.parquet
 import pytest
 
 from tests.data.record_sets import make_record
-from xsample_jax.captions.embed import embed_set
+from xsample_jax.captions.embed import CaptionForm, embed_set
 from xsample_jax.captions.vectors import VectorFile
-from xsample_jax.data.caption_choice import select_caption
+from xsample_jax.data.captions import select_caption
 from xsample_jax.data.records import open_records, read_manifest, verify_records
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError
@@ -81,7 +81,7 @@ def test_every_record_gets_its_vector(plain, tmp_path, suffix, capsys):
 @pytest.mark.parametrize(("key", "keys"), [("style", ["x", "y"]), ("style", [0, 1]), ("label", ["a", "b", "c"])])
 def test_vectors_of_labels_and_attributes(plain, tmp_path, key, keys):
     file = write_file(tmp_path / "meta.npz", keys, VECTORS[: len(keys)], key)
-    embed_set(plain, VectorFile(file, key), stored="int8", show=False)
+    embed_set(plain, VectorFile(file, key), CaptionForm(stored="int8"), show=False)
     for record in records_of(plain):
         number = record["label"] if key == "label" else record["attributes"][key]
         np.testing.assert_allclose(record["caption_embeddings"][0], UNITS[number], atol=5e-3)

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from xsample_jax.captions.encoders import checked_unit_rows
+from xsample_jax.data.captions import load_tokenizer, tokenize
 from xsample_jax.data.decode import decode_record
 from xsample_jax.data.records import read_manifest, verify_records
 from xsample_jax.data.sources import EMOJI_FOLDER, open_source
-from xsample_jax.data.tokenizer import load_tokenizer, tokenize
 
 SEEN = {"noto", "twemoji", "fluent", "fluent-flat", "noto-v1", "fxemoji"}
 HELD_OUT = {"emojione", "openmoji"}

@@ -10,8 +10,7 @@ from PIL import Image
 from tests.tiny import tiny_config
 from xsample_jax.data import dataset as pipeline
 from xsample_jax.data.dataset import eval_batches, open_dataset, train_batches
-from xsample_jax.data.loader import draw_order
-from xsample_jax.data.permutation import scrambled
+from xsample_jax.data.loader import draw_order, scrambled
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import ConfigError, DataError, RunError
 from xsample_jax.setup import build_run

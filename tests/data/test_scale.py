@@ -16,20 +16,19 @@ from xsample_jax.augment.ids import copies_of, fold_in_id, id_entry, ids_of, wit
 from xsample_jax.augment.views import draw_numbers
 from xsample_jax.data import sources
 from xsample_jax.data.dataset import Dataset, train_batches
-from xsample_jax.data.loader import Shares, draw_order, record_rates
-from xsample_jax.data.permutation import Permuted, permuted
+from xsample_jax.data.loader import Permuted, Shares, draw_order, permuted, record_rates
 from xsample_jax.data.perturb import choose_fraction, choose_samples
 from xsample_jax.data.records import open_records, read_manifest
-from xsample_jax.data.shard_list import ShardList, canonical_text, read_fields
+from xsample_jax.data.shards import ShardList, canonical_text, read_fields
 from xsample_jax.data.side import read_side
 from xsample_jax.data.sources import Mixture, open_training_source
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import ConfigError, DataError
 from xsample_jax.graphs.sources import identity, random
+from xsample_jax.models.heads import products
 from xsample_jax.objectives.blocks import image_block, key_block
 from xsample_jax.objectives.learned_state import second_classes
-from xsample_jax.objectives.mixed_rows import draw_mixtures
-from xsample_jax.ops import products
+from xsample_jax.objectives.step_blocks import draw_mixtures
 
 # Numbers of the code before ids had 63 bits (main, e7d08a6): runs of that time go on with the same batches and views.
 BEFORE = json.loads((pathlib.Path(__file__).parent / "goldens_scale.json").read_text())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xsample_jax.data.caption_choice import select_caption
+from xsample_jax.data.captions import select_caption
 from xsample_jax.errors import DataError
 
 

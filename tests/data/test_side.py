@@ -20,7 +20,7 @@ from xsample_jax.data.writer import write_records
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, Problems, UserError
 from xsample_jax.io.run_dir import read_history
 from xsample_jax.models import towers
-from xsample_jax.objectives.row_weights import recorded
+from xsample_jax.objectives.row_weights import WeightInputs, recorded
 from xsample_jax.setup import build_run
 
 ATTRIBUTES = {"age": ("18", "25.5", "40"), "color": ("red", "blue"), "count": ("one", "two", "three")}
@@ -289,7 +289,7 @@ def test_weighted_draws_have_the_expectation_of_uniform_ones(folder, tmp_path):
     share = np.bincount(place, minlength=40) / len(place)
     error = 0.5 / 160**0.5 / 40  # of 160 epochs, in each of which the part of a draw is a draw or none
     np.testing.assert_allclose(share, weights / weights.sum(), atol=4 * error)
-    row_weight = np.asarray(recorded(None, None, None, None, {"weight": weight}, 0.1, 0.0))
+    row_weight = np.asarray(recorded(WeightInputs(None, None, None, None, {"weight": weight}, 0.1, 0.0)))
     values = np.log(weights)  # a mean of the draws alone is far off
     drawn = row_weight * values[place]
     assert drawn.mean() == pytest.approx(values.mean(), abs=3 * drawn.std() / len(drawn) ** 0.5)

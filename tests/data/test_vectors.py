@@ -6,8 +6,7 @@ import pytest
 from PIL import Image
 
 import xsample_jax
-from xsample_jax.augment.vectors import as_vectors
-from xsample_jax.augment.views import draw_numbers, eval_view, make_views, map_random_views
+from xsample_jax.augment.views import as_vectors, draw_numbers, eval_view, make_views, map_random_views
 from xsample_jax.config import default_config, resolve
 from xsample_jax.data.records import open_records
 from xsample_jax.data.vectors import decode_vector, draw_vectors, encode_vector

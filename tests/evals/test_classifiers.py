@@ -127,7 +127,7 @@ def test_shots_are_exact_and_differ_between_draws():
 
 def test_few_shot_is_nearest_centroid_on_centered_unit_features(data):
     x, y, queries, truth = data
-    result = few_shot(x, y, queries, truth, shots=5, draws=4, seed=3)
+    result = few_shot((x, y), (queries, truth), shots=5, draws=4, seed=3)
     unit = lambda a: (a - x.mean(0)) / np.linalg.norm(a - x.mean(0), axis=1, keepdims=True)  # noqa: E731
     rng = np.random.default_rng(3)
     for draw in range(4):
@@ -152,7 +152,7 @@ def test_ridge_scores_are_sklearns_ridge_for_every_l2(data, rows):
 def test_few_shot_ridge_takes_its_l2_from_training_rows_that_are_no_shots(data):
     x, y, queries, truth = data
     values = (1e-4, 1.0, 1e4)
-    result, l2 = few_shot_ridge(x, y, queries, truth, shots=3, draws=5, seed=2, l2_values=values)
+    result, l2 = few_shot_ridge((x, y), (queries, truth), shots=3, draws=5, seed=2, l2_values=values)
     scaler = StandardScaler().fit(x)
     rng = np.random.default_rng(2)
     drawn = [draw_shots(y, 3, rng) for _ in range(5)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xsample_jax.errors import DataError
-from xsample_jax.evals.diversity import gray_of, mean_similarity, ms_ssim
+from xsample_jax.reports.generated_images import gray_of, mean_similarity, ms_ssim
 
 
 def by_loops(x, y, scales):

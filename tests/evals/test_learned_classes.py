@@ -7,9 +7,8 @@ import pytest
 
 from tests.tiny import tiny_config
 from xsample_jax.errors import ConfigError
-from xsample_jax.evals.classifier import classifier, with_forgetting
+from xsample_jax.evals.classifier import classifier, episode_accuracies, episodes, with_forgetting
 from xsample_jax.evals.context import EvalContext
-from xsample_jax.evals.episodes import episode_accuracies, episodes
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.metrics import Collector
 from xsample_jax.objectives.learned_state import CLASSES

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from sklearn.naive_bayes import GaussianNB
 
-from xsample_jax.evals import linear_probes, naive_bayes
+from xsample_jax.evals import labels, linear_probes
+from xsample_jax.evals.labels import add_crossing, crossing, curves, sizes_of
 from xsample_jax.evals.linear_probes import SMOOTHING, fit_naive_bayes
 from xsample_jax.evals.metrics import Collector, softmax
-from xsample_jax.evals.naive_bayes import add_crossing, crossing, curves, sizes_of
 
 HERE = pathlib.Path(__file__).parent
 CASES = {case["name"]: case for case in json.loads((HERE / "goldens.json").read_text())["cases"]}
@@ -107,4 +107,4 @@ def test_a_crossing_has_an_interval_or_a_note(means, found, words):
 def test_sizes_are_even_on_a_log_scale_up_to_the_rows_there_are():
     assert sizes_of(2560, 10) == (20, 40, 80, 160, 320, 640, 1280, 2560)
     assert sizes_of(7, 10) == (7,)
-    assert sizes_of(10**6, 10)[-1] == naive_bayes.MOST_ROWS
+    assert sizes_of(10**6, 10)[-1] == labels.MOST_ROWS

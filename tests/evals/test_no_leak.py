@@ -9,7 +9,6 @@ import pytest
 from tests.tiny import tiny_config
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError
-from xsample_jax.evals import naive_bayes
 from xsample_jax.evals import robustness as mit
 from xsample_jax.evals.context import EvalContext, Options
 from xsample_jax.evals.emoji import EMOJI, evaluate_emoji
@@ -74,7 +73,7 @@ FITTED = ["knn", "probe", "logistic", "sgd", "naive_bayes", "few_shot", "zero_sh
 
 @pytest.mark.parametrize("name", [*FITTED, "retrieval"])
 def test_an_evaluator_is_at_chance_on_permuted_labels_and_well_above_on_the_true_ones(tmp_path, name, monkeypatch):
-    monkeypatch.setattr(naive_bayes, "SIZES", 2)  # of each, logistic regression is compiled
+    monkeypatch.setattr("xsample_jax.evals.labels.SIZES", 2)  # of each, logistic regression is compiled
     found = {}
     for permuted in (False, True):
         folder = tmp_path / str(permuted)

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from tests.tiny import tiny_config
+from xsample_jax.data.captions import TOKENIZER
 from xsample_jax.data.sources import EMOJI_FOLDER
-from xsample_jax.data.tokenizer import TOKENIZER
 from xsample_jax.data.writer import write_records
 from xsample_jax.evals.baselines import baseline_store, baselines_of
 from xsample_jax.evals.catalog import load_facts

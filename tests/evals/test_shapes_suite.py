@@ -12,8 +12,7 @@ from xsample_jax.errors import DataError
 from xsample_jax.evals.baselines import baseline_store
 from xsample_jax.evals.catalog import describe
 from xsample_jax.evals.context import EvalContext
-from xsample_jax.evals.feature_store import FeatureStore
-from xsample_jax.evals.features import Features
+from xsample_jax.evals.features import Features, FeatureStore
 from xsample_jax.evals.labels import evaluate_factors
 from xsample_jax.evals.registry import EVALUATORS, run_suite
 from xsample_jax.setup import build_run

@@ -20,7 +20,7 @@ from xsample_jax.io.locks import locked
 from xsample_jax.io.run_dir import open_run_folder, read_history
 from xsample_jax.loop import train
 from xsample_jax.metrics.jsonl import JsonlWriter, read_jsonl
-from xsample_jax.metrics.tensorboard import EventFile
+from xsample_jax.metrics.writers import EventFile
 from xsample_jax.reports.style import draw_panel, file_name
 
 pytestmark = pytest.mark.usefixtures("shallow_resnet18")

@@ -10,7 +10,7 @@ import pytest
 
 from xsample_jax import distributed
 from xsample_jax.errors import ProcessError
-from xsample_jax.io.fingerprint import _code, differing_files, fingerprint
+from xsample_jax.io.code_version import _code, differing_files, fingerprint
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 
 from tests.tools.synthetic_runs import write_run
 from tests.tools.test_evaluate import SPLITS, save_run
-from xsample_jax.checkpoint_files import find_checkpoint
 from xsample_jax.encoder import load_encoder
 from xsample_jax.errors import CheckpointError, DataError
+from xsample_jax.io.checkpoint_files import find_checkpoint
 from xsample_jax.io.paths import as_path, upload
 from xsample_jax.reports import report
 from xsample_jax.tools import evaluate

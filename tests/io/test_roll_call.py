@@ -12,7 +12,7 @@ import pytest
 
 from xsample_jax.config.saved import describe_difference
 from xsample_jax.errors import BAD_INPUT, INCOMPLETE, ConfigError, ProcessError, show
-from xsample_jax.io.fingerprint import differing_files
+from xsample_jax.io.code_version import differing_files
 from xsample_jax.io.rendezvous import LONGEST_LINE, TAG, Hello, rendezvous, split_address
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from tests.data.record_sets import make_record, write_set
 from xsample_jax.config import default_config
-from xsample_jax.data.cache import ShardCache
 from xsample_jax.data.records import open_records, read_manifest
+from xsample_jax.data.shards import ShardCache
 from xsample_jax.data.sources import open_source
 from xsample_jax.errors import ConfigError, DataError, RunError
 from xsample_jax.io.paths import as_path, upload

@@ -3,7 +3,7 @@
 import pytest
 
 from xsample_jax.errors import DataError
-from xsample_jax.io.text import decode_text, read_lines
+from xsample_jax.io.files import decode_text, read_lines
 from xsample_jax.prepare.folder import read_table
 from xsample_jax.tools.evaluate import read_prompts
 from xsample_jax.tools.prepare import read_class_names

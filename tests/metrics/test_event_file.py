@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from xsample_jax.metrics.tensorboard import EventFile, TensorBoardWriter, checksum
+from xsample_jax.metrics.writers import EventFile, TensorBoardWriter, checksum
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -86,8 +86,9 @@ def test_writing_loads_neither_torch_nor_tensorflow(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'a').write('{name} ')")
     code = (
+        "from xsample_jax.metrics.progress_bar import ProgressLine\n"
         "from xsample_jax.metrics.writers import open_writers\n"
-        f"writers = open_writers({str(tmp_path / 'run')!r}, total_steps=2)\n"
+        f"writers = open_writers({str(tmp_path / 'run')!r}, ProgressLine(2))\n"
         "writers.write(1, {'loss': 1.0})\n"
         "writers.close()\n"
     )

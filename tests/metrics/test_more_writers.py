@@ -11,6 +11,7 @@ from xsample_jax import loop
 from xsample_jax.encoder import load_encoder
 from xsample_jax.errors import ConfigError
 from xsample_jax.metrics.jsonl import read_jsonl
+from xsample_jax.metrics.progress_bar import ProgressLine
 from xsample_jax.metrics.writers import check_writers, find_writer, more_writers, open_writers
 from xsample_jax.models import towers
 
@@ -35,7 +36,7 @@ def calls(monkeypatch):
 def test_numbers_go_to_one_run_also_after_a_resume(tmp_path, calls):
     config = tiny_config(log__wandb="soft-graphs", seed=3)
     for start in (0, 10):
-        writers = open_writers(tmp_path, total_steps=20, resume_step=start, more=more_writers(config, tmp_path))
+        writers = open_writers(tmp_path, ProgressLine(20), resume_step=start, more=more_writers(config, tmp_path))
         writers.write(start + 10, {"loss": 1.5, "n": 2, "bad": float("nan")})
         writers.close()
     (_, first), (_, step, values), finish, (_, second) = calls[:4]
@@ -51,15 +52,14 @@ def test_numbers_go_to_one_run_also_after_a_resume(tmp_path, calls):
     assert second["id"] == first["id"]
     assert second["resume"] == "allow"
     other = tmp_path / "other"
-    open_writers(other, total_steps=1, more=more_writers(config, other)).close()
+    open_writers(other, ProgressLine(1), more=more_writers(config, other)).close()
     assert calls[-2][1]["id"] != first["id"]
 
 
 def test_it_is_not_imported_unless_asked_for(tmp_path, calls):
     assert more_writers(tiny_config(), tmp_path) == []
-    open_writers(tmp_path, total_steps=1).close()
-    asked = more_writers(tiny_config(log__wandb="p"), tmp_path)
-    open_writers(tmp_path, total_steps=1, more=asked, enabled=False)  # another process than the first
+    open_writers(tmp_path, ProgressLine(1)).close()
+    more_writers(tiny_config(log__wandb="p"), tmp_path)  # they are made where they write, on the first process
     assert calls == []
 
 

@@ -5,8 +5,7 @@ import resource
 import pytest
 
 from xsample_jax.metrics.jsonl import JsonlWriter
-from xsample_jax.metrics.tensorboard import TensorBoardWriter
-from xsample_jax.metrics.writers import FanOut, RetryingWriter
+from xsample_jax.metrics.writers import FanOut, RetryingWriter, TensorBoardWriter
 
 
 class Failing:

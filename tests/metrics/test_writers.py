@@ -81,13 +81,9 @@ def test_progress_rewrites_on_a_terminal_and_lists_elsewhere():
     assert clock(3725.4) == "1:02:05"
 
 
-def test_fan_out_writes_only_where_it_is_enabled(tmp_path):
+def test_fan_out_writes_the_files_and_the_line(tmp_path):
     stream = io.StringIO()
-    quiet = open_writers(tmp_path / "quiet", total_steps=5, enabled=False, stream=stream)
-    quiet.write(1, {"loss": 1.0})
-    quiet.close()
-    assert not (tmp_path / "quiet").exists()
-    writers = open_writers(tmp_path / "run", total_steps=5, stream=stream)
+    writers = open_writers(tmp_path / "run", ProgressLine(5, stream=stream))
     writers.write(1, {"loss": 1.0})
     writers.close()
     assert read_jsonl(tmp_path / "run" / "metrics.jsonl") == [{"step": 1, "loss": 1.0}]

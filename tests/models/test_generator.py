@@ -14,7 +14,7 @@ SIZE, LATENT, CONDITION = 16, 5, 3
 
 
 def made(kind, condition, channels=3):
-    options = (condition, SIZE, channels, 4, "auto")
+    options = (condition, (SIZE, channels), 4, "auto")
     return kind(*((LATENT,) if kind is Generator else ()), *options, rngs=nnx.Rngs(0))
 
 

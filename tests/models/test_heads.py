@@ -5,8 +5,7 @@ import pytest
 from flax import nnx
 
 from tests.models.filled import normal, run
-from xsample_jax.models.heads import ProjectionHead
-from xsample_jax.ops import unit_rows
+from xsample_jax.models.heads import ProjectionHead, unit_rows
 
 
 def _paths(module):

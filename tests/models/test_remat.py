@@ -11,7 +11,7 @@ from tests.tiny import random_batch, tiny_config, tiny_parts
 from xsample_jax.errors import ConfigError
 from xsample_jax.models import resnet, vit
 from xsample_jax.models.layers import block_runner
-from xsample_jax.models.text import TextTower
+from xsample_jax.models.towers import TextTower
 from xsample_jax.sharding import to_global
 
 TOKENS = np.array([[5, 6, 7, 2, 0, 0], [8, 2, 0, 0, 0, 0]], np.int32)

@@ -6,7 +6,7 @@ from flax import nnx
 
 from tests.models.filled import filled, run
 from xsample_jax.errors import ConfigError
-from xsample_jax.models.text import LinearText, TextTower
+from xsample_jax.models.towers import LinearText, TextTower
 
 ARGUMENTS = dict(vocab=12, width=16, layers=2, heads=2, length=12, out=5)
 CAPTIONS = np.array([[1, 7, 5, 9, 2, 0, 0, 0], [1, 6, 2, 0, 0, 0, 0, 0]], np.int32)

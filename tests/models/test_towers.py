@@ -73,7 +73,7 @@ def test_eval_mode_reaches_every_batch_norm(config, shallow):
 
 
 def test_linear_text(config):
-    model = filled(lambda: build_model(config, "linear", caption_dim=6, rngs=nnx.Rngs(0)))
+    model = filled(lambda: build_model(config, "linear", 6, rngs=nnx.Rngs(0)))
     embeddings = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float16)
     z = model.embed_text({"caption_embedding": embeddings, "label": np.zeros(3)})
     raw = embeddings.astype(np.float64) @ np.asarray(model.text.out.kernel[...])
@@ -84,7 +84,7 @@ def test_linear_text(config):
 
 def test_transformer_text(config):
     config.model.text.layers, config.model.text.width, config.model.text.heads = 1, 16, 2
-    model = filled(lambda: build_model(config, "transformer", vocab_size=20, rngs=nnx.Rngs(0)))
+    model = filled(lambda: build_model(config, "transformer", 20, rngs=nnx.Rngs(0)))
     batch = {"caption_tokens": np.array([[1, 5, 2, 0], [1, 6, 7, 2]], np.int32)}
     z = run(model, batch, call=lambda model, batch: model.embed_text(batch))
     assert z.shape == (2, 8)
@@ -102,7 +102,7 @@ def test_errors_name_the_field_and_the_way_out(config):
     with pytest.raises(ConfigError, match="caption_dim"):
         build("linear")
     with pytest.raises(ConfigError, match=r"model\.text\.layers"):
-        build("transformer", vocab_size=20)
+        build("transformer", 20)
     config.model.text.layers = 1
     with pytest.raises(ConfigError, match="vocab_size"):
         build("transformer")

@@ -10,6 +10,7 @@ import numpy as np
 from xsample_jax.objectives.blocks import image_block, key_block
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.presets import PRESETS
+from xsample_jax.objectives.terms import StepValues
 
 CASES = {
     case["name"]: case
@@ -48,13 +49,13 @@ def queue(**side):
 def value(terms, blocks, tau, count=12, feature_terms=(), tau_s=0.1, **options):
     terms = terms if isinstance(terms, tuple) else (terms,)
     objective = Objective(terms, tau, tau_s, feature_terms)
-    return objective_loss(objective, blocks, count, tau, **options)[0]
+    return objective_loss(objective, blocks, count, tau, StepValues(**options))[0]
 
 
 def preset_value(name, blocks, count=12, temperature=None, progress=0.0, key=None, **changes):
     objective = dataclasses.replace(PRESETS[name].objective, **changes)
     tau = temperature or objective.temperature
-    return objective_loss(objective, blocks, count, tau, objective.bias or 0.0, progress, key)[0]
+    return objective_loss(objective, blocks, count, tau, StepValues(objective.bias or 0.0, progress, key))[0]
 
 
 def two_views(**side):

@@ -8,13 +8,12 @@ import numpy as np
 from flax import nnx
 
 from tests.objectives.golden_inputs import QUEUE, Z1, Z2, Z3, extra, images, interleaved, preset_value, queue, texts
-from xsample_jax.models.heads import Propagation, standardized
+from xsample_jax.models.heads import Propagation, standardized, unit_rows
 from xsample_jax.objectives import mixers
 from xsample_jax.objectives.blocks import key_block
 from xsample_jax.objectives.pair_network import PAIR, pair_entries
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.step_blocks import hard_block
-from xsample_jax.ops import unit_rows
 
 SUPREMIX = "SupReMix (mixed negatives, mixed positives, distance weights)"
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from tests.tiny import tiny_config
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.objectives.streaming import class_table, loss
+from xsample_jax.objectives.streaming import loss
 from xsample_jax.objectives.streaming.loss import Streaming, Target
 from xsample_jax.objectives.streaming.tiles import Rows
 from xsample_jax.sharding import batch_sharding, make_mesh
@@ -29,8 +29,8 @@ def streaming_rows(z, y, u, v, *, temperature, views=1, key_views=1, **options):
 
 def class_table_rows(z, label, similarity, *, temperature, views=1, **options):
     """z [B * views, D], label int [B], similarity [C, C]."""
-    target, how = _split({"source": class_table.uniform, **options})
-    return class_table.class_table_rows(Rows(z, {"label": label}, views), similarity, target, temperature, how)
+    target, how = _split({"source": loss.uniform, **options})
+    return loss.class_table_rows(Rows(z, {"label": label}, views), similarity, target, temperature, how)
 
 
 def lowered_loss(devices, images, **options):

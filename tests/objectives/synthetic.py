@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.from_config import needed_views
 from xsample_jax.objectives.learned_state import bias_of, init_memory, init_objective_parameters, recall, temperature_of
 from xsample_jax.objectives.objective import Objective, objective_loss
-from xsample_jax.ops import unit_rows
+from xsample_jax.objectives.terms import StepValues
 from xsample_jax.step import StepInputs, step_blocks
 
 IMAGES, VIEWS, LOCAL, WIDTH, QUEUE, PROTOTYPES, CLASSES = 8, 2, 2, 8, 16, 6, 5
@@ -165,7 +166,8 @@ def loss_of(objective: Objective, inputs: dict[str, dict]):
     named = network.project_named("image", step.images)
     blocks = step_blocks(objective, network, trained, step, step.images, named)
     blocks, memory = recall(objective, blocks, memory, batch, temperature)
-    loss, metrics = objective_loss(objective, blocks, IMAGES, temperature, bias_of(trained), step.progress, step.key)
+    at = StepValues(bias_of(trained), step.progress, step.key)
+    loss, metrics = objective_loss(objective, blocks, IMAGES, temperature, at)
     return loss, (metrics, memory)
 
 

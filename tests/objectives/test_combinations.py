@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.graphs.targets import NORMALIZERS, Graph, Mixture
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.blocks import TEXT, Rows, image_block, key_block, other_view
 from xsample_jax.objectives.cross_entropy import DENOMINATORS
 from xsample_jax.objectives.from_config import find_problems
@@ -25,8 +26,7 @@ from xsample_jax.objectives.objective import Objective, find_unstreamable, objec
 from xsample_jax.objectives.row_weights import WEIGHTS
 from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.objectives.streaming.loss import Streaming
-from xsample_jax.objectives.terms import Term, pairs_of, term_value
-from xsample_jax.ops import unit_rows
+from xsample_jax.objectives.terms import StepValues, Term, pairs_of, term_value
 
 B, V, D, CLASSES, TAU = 5, 2, 6, 3, 0.3
 IMAGE = Rows("image")
@@ -185,7 +185,9 @@ def problems_of(term: Term) -> list:
 
 
 def loss_of(term, images, shared):
-    return objective_loss(objective_of(term), blocks_of(images, shared), B, TAU, progress=0.2, key=jax.random.key(3))[0]
+    return objective_loss(
+        objective_of(term), blocks_of(images, shared), B, TAU, StepValues(progress=0.2, key=jax.random.key(3))
+    )[0]
 
 
 def check_value(term: Term):
@@ -200,7 +202,7 @@ def check_value(term: Term):
     permuted = loss_of(term, {name: x[order] for name, x in images.items()}, shared)
     np.testing.assert_allclose(permuted, value, rtol=1e-4, atol=1e-5)
     blocks = blocks_of(images, shared)
-    pairs = pairs_of(term, blocks, B, TAU, 0.1, 0.0, 0.2, jax.random.key(3))
+    pairs = pairs_of(term, blocks, B, TAU, 0.1, StepValues(0.0, 0.2, jax.random.key(3)))
     of_logits = lambda logits: term_value(term, dataclasses.replace(pairs, logits=logits), B)[0]  # noqa: E731
     of_pairs = np.asarray(jax.grad(of_logits)(pairs.logits))
     assert np.isfinite(of_pairs).all()
@@ -349,7 +351,7 @@ def test_several_combinations_are_equal_on_eight_devices():
     objective = dataclasses.replace(objective_of(terms[0]), terms=terms)
 
     def loss(images):
-        return objective_loss(objective, blocks_of(images, shared), 8, TAU, key=jax.random.key(3))[0]
+        return objective_loss(objective, blocks_of(images, shared), 8, TAU, StepValues(key=jax.random.key(3)))[0]
 
     mesh = Mesh(np.array(jax.devices()[:8]), ("data",))
     spread = jax.device_put(eight, NamedSharding(mesh, PartitionSpec("data")))

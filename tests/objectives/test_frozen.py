@@ -11,9 +11,9 @@ from tests.objectives.golden_inputs import CASES, LABELS, Z1, Z2, Z3, images, pr
 from tests.objectives.test_build import build, problems
 from tests.quick import quick_jit
 from tests.tiny import random_batch, tiny_config, tiny_parts, untrained
-from xsample_jax.checkpoint_files import find_checkpoint, read_arrays, saved_arrays
 from xsample_jax.encoder import load_encoder
 from xsample_jax.errors import CheckpointError, ConfigError, Problems
+from xsample_jax.io.checkpoint_files import find_checkpoint, read_arrays, saved_arrays
 from xsample_jax.io.files import EVALUATION
 from xsample_jax.loop import train
 from xsample_jax.objectives.blocks import Rows, key_block

@@ -27,13 +27,13 @@ from tests.objectives.test_build import problems
 from tests.quick import quick_jit
 from tests.tiny import tiny_config
 from xsample_jax.augment.views import make_views, view_boxes
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.cluster_centers import CENTER, center_block, center_temperatures, init_centers, move_centers
 from xsample_jax.objectives.feature_losses import near_cells
-from xsample_jax.objectives.mixers import Among, semi_hard
+from xsample_jax.objectives.mixers import MixerInputs, semi_hard
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.step_blocks import drop_tokens
-from xsample_jax.ops import unit_rows
 
 BARLIP = "BarLIP total (clip-rocket)"
 X, Y, Z = (jnp.float32(z) for z in (Z1, Z2, Z3))
@@ -118,8 +118,8 @@ def test_semi_hard_keys_are_of_the_cluster_and_near_ones_of_others():
     cluster, keys = rng.integers(0, 4, 12), rng.integers(0, 3, 40)  # cluster 3 has no key
     y = unit_rows(jnp.asarray(rng.normal(size=(40, 16)), jnp.float32))
     same = jnp.asarray(cluster[:, None] == keys[None], jnp.float32)
-    among = Among(same, same == 0, {}, {})
-    draw = quick_jit(lambda key: semi_hard(X, y, among, jax.random.split(key, 12), pool=9, number=4))
+    pairs = (same, same == 0, {}, {})
+    draw = quick_jit(lambda key: semi_hard(MixerInputs(X, y, *pairs, jax.random.split(key, 12)), pool=9, number=4))
     for seed in range(3):
         made = draw(jax.random.key(seed))
         assert made.alone

@@ -23,11 +23,12 @@ from tests.objectives.test_goldens import (
 )
 from tests.quick import quick_jit
 from xsample_jax.graphs.targets import target
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.blocks import Rows, key_block
-from xsample_jax.objectives.mixed_rows import draw_mixtures
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.ops import unit_rows
+from xsample_jax.objectives.step_blocks import draw_mixtures
+from xsample_jax.objectives.terms import StepValues
 
 M3COL = PRESETS["m3col"].objective
 
@@ -102,7 +103,7 @@ def test_mesa_adds_the_published_trajectory_term_from_its_start_on():
         columns = jnp.float32(QUEUE[:10])
         blocks = {"image": images(z, same_view_teacher=Z2), "prototypes": key_block(columns, same_view_teacher=columns)}
         objective = dataclasses.replace(PRESETS["mesa"].objective, terms=(past,))
-        return objective_loss(objective, blocks, 12, 0.1, progress=progress)[1]["kl"]
+        return objective_loss(objective, blocks, 12, 0.1, StepValues(progress=progress))[1]["kl"]
 
     value, slope = value_and_slope(lambda z: kl(z, 0.5) / 0.8)
     assert value == pytest.approx(golden["expected"], rel=1e-4)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.quick import quick_jit
-from xsample_jax.objectives.mixers import Among, hard_mixtures
+from xsample_jax.objectives.mixers import MixerInputs, hard_mixtures
 
 RNG = np.random.default_rng(7)
 ANCHORS, KEYS, HARDEST, MIXED, WITH_ANCHOR = 4, 12, 4, 40, 30
@@ -25,7 +25,7 @@ NEGATIVE[np.arange(ANCHORS), np.arange(ANCHORS)] = False  # key i is the positiv
 NEGATIVE[3] = False
 NEGATIVE[3, [5, 8]] = True  # an anchor with two negatives only
 
-AMONG = Among(jnp.zeros(NEGATIVE.shape), jnp.asarray(NEGATIVE), {}, {})
+PAIRS = (jnp.zeros(NEGATIVE.shape), jnp.asarray(NEGATIVE), {}, {})
 
 
 def hard_ones(i):
@@ -43,7 +43,7 @@ def coefficients(row, first, second):
 @pytest.fixture(scope="module")
 def mixtures():
     options = {"hardest": HARDEST, "mixed": MIXED, "with_anchor": WITH_ANCHOR}
-    mixed = quick_jit(lambda x, y, key: hard_mixtures(x, y, AMONG, key, **options).rows)
+    mixed = quick_jit(lambda x, y, key: hard_mixtures(MixerInputs(x, y, *PAIRS, key), **options).rows)
     keys = [jax.random.split(jax.random.key(seed), ANCHORS) for seed in (0, 1)]
     return np.asarray(mixed(X, Y, keys[0])), np.asarray(mixed(X, Y, keys[1]))
 
@@ -84,7 +84,7 @@ def test_mixtures_with_the_anchor_are_more_negative_than_anchor(mixtures, i):
 
 def test_no_gradient():
     def total(x, y):
-        return hard_mixtures(x, y, AMONG, jax.random.key(0), hardest=3, mixed=2, with_anchor=2).rows.sum()
+        return hard_mixtures(MixerInputs(x, y, *PAIRS, jax.random.key(0)), hardest=3, mixed=2, with_anchor=2).rows.sum()
 
     for gradient in quick_jit(jax.grad(total, (0, 1)))(X, Y):
         np.testing.assert_array_equal(gradient, 0)

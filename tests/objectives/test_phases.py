@@ -13,7 +13,7 @@ from xsample_jax.objectives.blocks import TEXT, VIEW_0, VIEW_1, Rows, select
 from xsample_jax.objectives.from_config import needed_views
 from xsample_jax.objectives.objective import Objective, find_unstreamable, objective_loss
 from xsample_jax.objectives.streaming.loss import Streaming
-from xsample_jax.objectives.terms import FeatureTerm, Term
+from xsample_jax.objectives.terms import FeatureTerm, StepValues, Term
 
 IMAGES = 16
 BEFORE, AFTER = ({"name": name, "share": 0.5, "weight": 3.0} for name in ("before", "after"))
@@ -48,7 +48,9 @@ def test_a_run_in_phases_has_the_loss_of_the_phase(how):
     blocks = blocks_of(inputs())
 
     def at(objective):
-        return quick_jit(lambda progress: objective_loss(objective, blocks, IMAGES, 0.1, progress=progress, how=how))
+        return quick_jit(
+            lambda progress: objective_loss(objective, blocks, IMAGES, 0.1, StepValues(progress=progress), how)
+        )
 
     alone = [at(Objective((Term(graph, keys=keys, each_view=keys == TEXT),), 0.1))(0.0) for graph, keys in (
         (Graph("caption", "softmax"), Rows("image")), (Graph(), Rows("image")), (Graph(), TEXT))]  # fmt: skip
@@ -76,7 +78,7 @@ def test_graphs_of_a_mixture_have_phases_too():
 
     def loss(weights, progress, ramp=0.0):
         objective = Objective((Term(Mixture(graphs, weights, ramp)),), 0.1)
-        return float(objective_loss(objective, blocks, IMAGES, 0.1, progress=progress)[0])
+        return float(objective_loss(objective, blocks, IMAGES, 0.1, StepValues(progress=progress))[0])
 
     assert loss(rules, 0.25) == pytest.approx(loss((0.8, 0.2), 0.0), rel=1e-6)
     assert loss(rules, 0.25) == pytest.approx(loss((0.6, 0.4), 0.25, ramp=0.5), rel=1e-6)

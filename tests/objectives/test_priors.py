@@ -15,12 +15,13 @@ from tests.objectives.test_build import problems
 from tests.quick import quick_jit
 from tests.tiny import random_batch, tiny_config, tiny_parts
 from xsample_jax.errors import ConfigError
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives import feature_losses
 from xsample_jax.objectives.blocks import image_block
 from xsample_jax.objectives.feature_losses import random_directions, sliced_wasserstein
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.ops import unit_rows
+from xsample_jax.objectives.terms import StepValues
 from xsample_jax.sharding import to_global
 
 GOLDENS = {
@@ -52,7 +53,7 @@ def test_the_preset_gives_the_golden_for_its_projection_and_samples(prior, monke
         blocks = block_of(*z)
         if prior == "sphere":  # the golden's gradient does not pass a normalization
             blocks["image"]["z"] = blocks["image"]["raw"]
-        loss, metrics = objective_loss(objective, blocks, 12, 1.0, key=KEY)
+        loss, metrics = objective_loss(objective, blocks, 12, 1.0, StepValues(key=KEY))
         attraction = 0.5 * jnp.mean((z[0] - z[1]) ** 2)
         return (loss - attraction) / 5.0, metrics
 
@@ -106,7 +107,7 @@ def test_rows_of_the_prior_are_nearer_than_collapsed_ones_and_than_rows_of_anoth
 def test_draws_are_new_for_every_key_and_the_same_for_one(prior):
     objective = PRESETS[f"generalized_swd_{prior}"].objective
     blocks = block_of(jnp.float32(Z1), jnp.float32(Z2))
-    value = lambda key: float(objective_loss(objective, blocks, 12, 1.0, key=key)[0])  # noqa: E731
+    value = lambda key: float(objective_loss(objective, blocks, 12, 1.0, StepValues(key=key))[0])  # noqa: E731
     assert value(KEY) == value(KEY)
     assert value(KEY) != value(jax.random.fold_in(KEY, 1))
 
@@ -116,7 +117,11 @@ def test_lengths_matter_where_the_prior_asks_and_nowhere_else():
     for name, same in {"lse": True, "swd_sphere": True, "swd_cube": False, "swd_normal": False}.items():
         objective = PRESETS[f"generalized_{name}"].objective
         losses = [
-            float(objective_loss(objective, block_of(c * jnp.float32(Z1), c * jnp.float32(Z2)), 12, 1.0, key=KEY)[0])
+            float(
+                objective_loss(
+                    objective, block_of(c * jnp.float32(Z1), c * jnp.float32(Z2)), 12, 1.0, StepValues(key=KEY)
+                )[0]
+            )
             for c in (1.0, 2.0)
         ]
         assert (losses[0] == pytest.approx(losses[1], rel=1e-5)) == same, name
@@ -165,7 +170,7 @@ def test_bad_input_is_one_message():
     del blocks["image"]["raw"]
     cube, sphere = (PRESETS[f"generalized_swd_{prior}"].objective for prior in ("cube", "sphere"))
     with pytest.raises(ConfigError, match="raw"):
-        objective_loss(cube, blocks, 12, 1.0, key=KEY)
+        objective_loss(cube, blocks, 12, 1.0, StepValues(key=KEY))
     with pytest.raises(ConfigError, match="draws"):
         objective_loss(sphere, blocks, 12, 1.0)
 

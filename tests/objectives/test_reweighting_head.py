@@ -9,11 +9,10 @@ from tests.objectives.golden_inputs import CASES, LABELS, Z1, Z2
 from tests.quick import quick_jit
 from tests.tiny import tiny_config, tiny_parts
 from xsample_jax.errors import ConfigError
-from xsample_jax.models.heads import ReweightingHead
+from xsample_jax.models.heads import ReweightingHead, unit_rows
 from xsample_jax.objectives.blocks import image_block
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.ops import unit_rows
 
 
 def of_rows(first, second):

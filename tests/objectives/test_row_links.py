@@ -10,9 +10,9 @@ from tests.objectives.test_build import problems
 from tests.quick import quick_jit
 from xsample_jax.graphs.targets import Graph
 from xsample_jax.objectives.blocks import image_block
+from xsample_jax.objectives.links import pearson, pro, rank_kl, soft_top_k
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.row_links import pearson, pro, rank_kl, soft_top_k
 
 CODI = {"Pearson": "CoDiEmb: 1 - Pearson", "PRO": "CoDiEmb: PRO"}
 CODI["total"] = "CoDiEmb: STS total 2 Pearson + .5 PRO + 5 rank KL"

@@ -10,12 +10,13 @@ import pytest
 from tests.objectives.golden_inputs import CASES, Z1, Z2, Z3, extra, images
 from tests.objectives.test_build import problems
 from tests.quick import quick_jit
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives import feature_losses
 from xsample_jax.objectives.feature_losses import near_kernel, whitened, whitened_contrast
+from xsample_jax.objectives.links import conditional, group_order, sorting_shares
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.row_links import conditional, group_order, sorting_shares
-from xsample_jax.ops import unit_rows
+from xsample_jax.objectives.terms import StepValues
 
 GROCO = CASES["GroCo: 2 views, 10 nearest negatives"]
 CACR, RBF = CASES["CACR total, Euclidean cost, three views"], CASES["CACR repulsion, RBF cost"]
@@ -33,7 +34,9 @@ def with_slopes(preset, views=VIEWS, scaled=False, **changes):
     def loss(views):
         views = tuple(map(unit_rows, views)) if scaled else views
         blocks = {"image": images(*views, per_row={"raw": lambda z: z})}
-        return objective_loss(objective, blocks, len(views[0]), objective.temperature, key=jax.random.key(0))
+        return objective_loss(
+            objective, blocks, len(views[0]), objective.temperature, StepValues(key=jax.random.key(0))
+        )
 
     return quick_jit(jax.value_and_grad(loss, has_aux=True))(views)
 

@@ -11,10 +11,10 @@ from xsample_jax.graphs.targets import NORMALIZERS, RULES, TRANSFORMS
 from xsample_jax.objectives.cross_entropy import AGGREGATES, DENOMINATORS, Pairing
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS, near_cells
 from xsample_jax.objectives.links import LINKS
-from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES
-from xsample_jax.objectives.mixers import MIXERS, Among
+from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES, TemperatureInputs
+from xsample_jax.objectives.mixers import MIXERS, MixerInputs
 from xsample_jax.objectives.negatives import NEGATIVES
-from xsample_jax.objectives.row_weights import WEIGHTS
+from xsample_jax.objectives.row_weights import WEIGHTS, WeightInputs
 from xsample_jax.objectives.side_information import PROVIDERS, STATES, provider_of
 from xsample_jax.registry import Slot, slot_of
 
@@ -114,17 +114,18 @@ def map_of(function):
     return (X.reshape(ANCHORS, 1, 1, WIDTH),) * 2 if function is near_cells else (X, Y[:ANCHORS])
 
 
+KEY = jax.random.key(0)
 # How a function of every registry is called: f(slot, u, v, options).
 REGISTRIES = {
     "source": (SOURCES, lambda f, u, v, o: f(u, v, **o)),
     "similarity": (SIMILARITIES, lambda f, u, v, o: f(X, Y, u, v, **o)),
     "negatives": (NEGATIVES, lambda f, u, v, o: f(LOGITS, TARGET, VALID, u, v, **o)),
-    "weight": (WEIGHTS, lambda f, u, v, o: f(LOGITS, TARGET, WEIGHT, LOGITS[:, :1], u, 0.5, 0.1, **o)),
-    "temperature": (TEMPERATURES, lambda f, u, v, o: f(0.5, u, LOGITS, TARGET, 0.1, **o)),
+    "weight": (WEIGHTS, lambda f, u, v, o: f(WeightInputs(LOGITS, TARGET, WEIGHT, LOGITS[:, :1], u, 0.5, 0.1), **o)),
+    "temperature": (TEMPERATURES, lambda f, u, v, o: f(TemperatureInputs(0.5, u, LOGITS, TARGET, 0.1), **o)),
     "denominator": (DENOMINATORS, lambda f, u, v, o: f(LOGITS, WEIGHT, Pairing(u, v, PAIR_VIEW, 1), **o)),
     "link": (LINKS, lambda f, u, v, o: f(LOGITS, TARGET, VALID, *((u, v) if o else ()), **o)),
     "aggregate": (AGGREGATES, lambda f, u, v, o: f(LOGITS, TARGET, LOGITS[:, :1], **o)),
-    "mixer": (MIXERS, lambda f, u, v, o: f(X, Y, Among(TARGET, TARGET == 0, u, v), jax.random.key(0), **o)),
+    "mixer": (MIXERS, lambda f, u, v, o: f(MixerInputs(X, Y, TARGET, TARGET == 0, u, v, KEY), **o)),
     "feature term": (FEATURE_TERMS, lambda f, u, v, o: f(*map_of(f), *side_of(f, u, v), *keys_of(f), **o)),
     "normalizer": (NORMALIZERS, lambda f, u, v, o: f(LOGITS, VALID, 0.5, **o)),
     "transform": (TRANSFORMS, lambda f, u, v, o: f(LOGITS, VALID, **o)),

@@ -122,6 +122,11 @@ def test_streamed_is_dense(name, devices):
         np.testing.assert_allclose(gradient[key], value, atol=2e-5 * scale, err_msg=key)
 
 
+def test_centered_captions_are_streamed_too():
+    """`how` names the type in which captions travel, which centered ones need in full."""
+    assert_streamed_is_dense(dataclasses.replace(PRESETS["xclr"].objective, center=True), 16, 2, 2e-5)
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 def test_wrong_captions_that_are_not_there_are_no_keys(devices):
     term = PRESETS["degla"].objective.terms[0]

@@ -7,8 +7,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from tests.objectives.streamed_rows import streaming_rows
-from xsample_jax.dry_run import collectives
 from xsample_jax.graphs.sources import SOURCES
+from xsample_jax.reports.dry_run import collectives
 from xsample_jax.sharding import batch_sharding, make_mesh
 
 IMAGES, VIEWS, WIDTH, CAPTION_WIDTH = 24, 2, 16, 12

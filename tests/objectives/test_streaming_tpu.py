@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from tests.objectives.streamed_rows import streaming_rows
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.ops import unit_rows
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.sharding import batch_sharding, make_mesh, replicated
 from xsample_jax.topology import topology_devices
 

@@ -7,12 +7,12 @@ import optax
 import pytest
 
 from xsample_jax.graphs.targets import Graph
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.blocks import image_block
 from xsample_jax.objectives.learned_state import BIAS, LOG_SCALE, clamped, init_objective_parameters, temperature_of
-from xsample_jax.objectives.logits import TEMPERATURES, initial_log_scale, learned_temperature
+from xsample_jax.objectives.logits import TEMPERATURES, TemperatureInputs, initial_log_scale, learned_temperature
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.terms import Term
-from xsample_jax.ops import unit_rows
 
 RNG = np.random.default_rng(6)
 SIMILARITY, TARGET = RNG.uniform(-1, 1, (3, 4)), np.array([[1.0, 0, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 0]])
@@ -21,7 +21,8 @@ U["head_temperature"] = jnp.asarray([0.4, 0.5, 0.6])
 
 
 def rule(name, base=0.4, progress=0.0, **options):
-    return TEMPERATURES[name](base, U, jnp.asarray(SIMILARITY), jnp.asarray(TARGET), progress, **options)
+    given = TemperatureInputs(base, U, jnp.asarray(SIMILARITY), jnp.asarray(TARGET), progress)
+    return TEMPERATURES[name](given, **options)
 
 
 def test_base_is_what_it_was():
@@ -42,7 +43,8 @@ def test_per_class_and_per_anchor_are_columns():
 def test_model_aware_is_the_mean_positive_similarity():
     mean = (SIMILARITY[0, 0] + 0.5 * SIMILARITY[1, 1] + 0.5 * SIMILARITY[1, 2]) / 2
     assert rule("model_aware", alpha=0.5, center=0.2) == pytest.approx(0.4 * (1 + 0.5 * (mean - 0.2)), rel=1e-5)
-    gradient = jax.grad(lambda s: TEMPERATURES["model_aware"](0.4, U, s, jnp.asarray(TARGET), 0.0))
+    given = TemperatureInputs(0.4, U, jnp.asarray(SIMILARITY), jnp.asarray(TARGET), 0.0)
+    gradient = jax.grad(lambda s: TEMPERATURES["model_aware"](given._replace(similarity=s)))
     np.testing.assert_array_equal(gradient(jnp.asarray(SIMILARITY)), 0)
 
 

@@ -9,10 +9,10 @@ from tests.objectives.streamed_rows import class_table_rows
 from xsample_jax.data.dataset import check_class_names, check_side_information
 from xsample_jax.errors import DataError
 from xsample_jax.graphs.sources import SOURCES
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.learned_state import GATE_CLASSES, gate_of, init_objective_parameters, second_classes
 from xsample_jax.objectives.negatives import NEGATIVES
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.ops import unit_rows
 from xsample_jax.step import init_online_probe, train_online_probe
 
 LABEL = jnp.asarray([2, -1, 0, -1, 2, 1])

@@ -8,7 +8,7 @@ import pytest
 from xsample_jax.graphs.targets import Graph
 from xsample_jax.objectives.blocks import image_block
 from xsample_jax.objectives.objective import Objective, objective_loss
-from xsample_jax.objectives.row_weights import WEIGHTS
+from xsample_jax.objectives.row_weights import WEIGHTS, WeightInputs
 from xsample_jax.objectives.terms import Term
 
 RNG = np.random.default_rng(4)
@@ -81,7 +81,8 @@ def test_rule_against_numpy(name):
     options, weight, expected = CASES[name]
     log_denominator = np.log(np.sum(weight * np.exp(LOGITS), axis=1, keepdims=True))
     given = (jnp.asarray(x) for x in (LOGITS, TARGET, weight, log_denominator))
-    got = WEIGHTS[name](*given, {key: jnp.asarray(value) for key, value in U.items()}, TAU, 0.5, **options)
+    u = {key: jnp.asarray(value) for key, value in U.items()}
+    got = WEIGHTS[name](WeightInputs(*given, u, TAU, 0.5), **options)
     np.testing.assert_allclose(got, [expected(i) for i in range(ROWS)], rtol=1e-4)
 
 
@@ -92,7 +93,7 @@ def test_weights_stay_finite_on_rows_that_are_all_solved_or_far_from_their_avera
     for name, (options, weight, _) in CASES.items():
         log_denominator = jax.nn.logsumexp(logits, axis=1, keepdims=True)
         given = (jnp.asarray(x) for x in (logits, TARGET, weight, log_denominator))
-        got = WEIGHTS[name](*given, average, TAU, 0.5, **options)
+        got = WEIGHTS[name](WeightInputs(*given, average, TAU, 0.5), **options)
         assert np.isfinite(got).all(), name
 
 

@@ -14,11 +14,11 @@ from tests.objectives.test_streamed import assert_streamed_is_dense
 from tests.quick import quick_jit
 from tests.tiny import tiny_config
 from xsample_jax.config.check import find_problems
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.blocks import Rows, image_block, key_block
 from xsample_jax.objectives.objective import Objective, cut_rows, objective_loss
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.terms import Term
-from xsample_jax.ops import unit_rows
 
 WIDTHS = ((8, 1.0), (4, 0.5), (2, 0.25))
 

@@ -13,9 +13,9 @@ from tests.objectives.test_streamed import assert_streamed_is_dense
 from tests.quick import quick_jit
 from xsample_jax.graphs.targets import Graph
 from xsample_jax.objectives.blocks import TEXT, Rows, image_block
+from xsample_jax.objectives.links import z
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.row_links import z
 from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.terms import Term
 

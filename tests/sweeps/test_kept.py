@@ -312,5 +312,5 @@ def test_a_run_starts_beside_an_evaluation(tmp_path, quick_trainer):
     (tmp_path / "out" / "seed=0").mkdir(parents=True)  # trained already, so it is evaluated first
     (tmp_path / "out" / "seed=0" / "evaluation.json").write_text("{}")
     keeper = Keeper(tmp_path / "kept", waits=3)
-    assert local.run_points(points, "s", tmp_path / "out", jobs=2, say=said.append, keep=keeper) == {}
+    assert local.run_points(points, "s", tmp_path / "out", local.Workers(2), say=said.append, keep=keeper) == {}
     assert said.index("started  seed=1") < next(n for n, line in enumerate(said) if line.startswith("finished seed=0"))

@@ -55,10 +55,10 @@ def most_at_once(found):
 def test_as_many_at_once_as_asked_and_each_once(tmp_path, plan):
     plan({f"seed={n}": {"seconds": 0.5} for n in range(4)})
     out = tmp_path / "out"
-    assert run_points(points(4), "s", out, jobs=2) == {}
+    assert run_points(points(4), "s", out, local.Workers(2)) == {}
     assert most_at_once(spans(out, 4)) == 2
     said = []
-    assert run_points(points(4), "s", out, jobs=2, say=said.append) == {}
+    assert run_points(points(4), "s", out, local.Workers(2), say=said.append) == {}
     assert said == ["s: 4 runs, 4 of them finished, 2 at once"]
 
 
@@ -75,7 +75,7 @@ def test_a_failure_does_not_stop_the_others_and_is_tried_again_next_time(tmp_pat
 def test_killed_for_memory_runs_again_beside_fewer(tmp_path, plan):
     plan({"seed=0": {"seconds": 0.6}, "seed=1": {"code": -9, "once": True}})
     said = []
-    assert run_points(points(3), "s", tmp_path / "out", jobs=2, say=said.append) == {}
+    assert run_points(points(3), "s", tmp_path / "out", local.Workers(2), say=said.append) == {}
     assert any("killed   seed=1" in line and "1 at once from here" in line for line in said)
     assert all(state_of(tmp_path / "out" / f"seed={n}").status == FINISHED for n in range(3))
 
@@ -89,14 +89,14 @@ def test_no_second_run_where_memory_is_short(tmp_path, plan, monkeypatch):
     plan({f"seed={n}": {"seconds": 0.3} for n in range(3)})
     monkeypatch.setattr(memory, "available", lambda: 1)
     out = tmp_path / "out"
-    assert run_points(points(3), "s", out, jobs=3) == {}
+    assert run_points(points(3), "s", out, local.Workers(3)) == {}
     assert most_at_once(spans(out, 3)) == 1
 
 
 def test_no_second_run_before_the_first_has_shown_what_it_takes(tmp_path, plan):
     plan({f"seed={n}": {"seconds": 0.5, "silent": n == 0} for n in range(2)})
     out = tmp_path / "out"
-    assert run_points(points(2), "s", out, jobs=2) == {}
+    assert run_points(points(2), "s", out, local.Workers(2)) == {}
     (first, end), (second, _) = spans(out, 2)
     assert first + 0.5 <= second < end
 
@@ -121,7 +121,7 @@ def test_memory_is_read_off_the_system():
 def test_each_run_has_a_gpu_for_itself(tmp_path, plan):
     plan({f"seed={n}": {"seconds": 0.3} for n in range(4)})
     out = tmp_path / "out"
-    assert run_points(points(4), "s", out, jobs=8, gpus=["2", "5"]) == {}
+    assert run_points(points(4), "s", out, local.Workers(8, ["2", "5"])) == {}
     of_run = [(out / f"seed={n}" / "starts").read_text().split()[1] for n in range(4)]
     assert set(of_run) == {"2", "5"}
     found = spans(out, 4)
@@ -138,7 +138,7 @@ from xsample_jax.sweeps.grid import grid
 local.POLL = 0.02
 local.trainer_command = lambda *args: [{str(TRAINER)!r}, *local.trainer_arguments(*args)]
 try:
-    local.run_points(grid("x.py", {{"seed": range(3)}}), "s", {str(tmp_path / "out")!r}, jobs=2)
+    local.run_points(grid("x.py", {{"seed": range(3)}}), "s", {str(tmp_path / "out")!r}, local.Workers(2))
 except local.Stopped:
     raise SystemExit(75)
 """
@@ -153,7 +153,7 @@ except local.Stopped:
     assert all((out / f"seed={n}" / "saved").exists() for n in range(2))
     assert [state_of(out / f"seed={n}").status for n in range(3)] == [STARTED, STARTED, ABSENT]
     plan({})
-    assert run_points(points(3), "s", out, jobs=2) == {}
+    assert run_points(points(3), "s", out, local.Workers(2)) == {}
 
 
 def test_table_of_what_there_is(tmp_path, plan):

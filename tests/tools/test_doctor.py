@@ -10,10 +10,7 @@ from PIL import Image
 from tests.prepare.corpora import make_image
 from tests.tiny import tiny_config
 from xsample_jax.data.writer import write_records
-from xsample_jax.reports import data_findings
-from xsample_jax.reports import machine_findings as machine
-from xsample_jax.reports.data_findings import NOTE, PROBLEM, check_data
-from xsample_jax.reports.machine_findings import diagnose
+from xsample_jax.reports.findings import NOTE, PROBLEM, check_data, check_devices, check_disk, check_host, diagnose
 from xsample_jax.tools.doctor import main, run
 
 DIM = 8
@@ -145,7 +142,7 @@ def test_images_on_both_sides_of_a_split(tmp_path, monkeypatch):
     config = config_for(tmp_path / "set", eval__suite="probe", eval__split="val", eval__train_split="train")
     (said,) = [text for text in notes(config) if "are in train too" in text]
     assert said.startswith("2 of 6 images of val")
-    monkeypatch.setattr(data_findings, "CHECKED_BYTES", 10)
+    monkeypatch.setattr("xsample_jax.reports.findings.CHECKED_BYTES", 10)
     assert any("are not compared" in text for text in notes(config))
     assert any("2 of 6" in finding.text for finding in check_data(config, every_file=True))
 
@@ -254,7 +251,7 @@ def test_a_workdir_that_is_a_file(tmp_path):
     (tmp_path / "file").touch()
     parts = type("P", (), {"abstract_state": {}, "config": tiny_config()})
     for workdir in (tmp_path / "file", tmp_path / "file" / "run"):
-        (finding,) = machine.check_disk(parts, str(workdir))
+        (finding,) = check_disk(parts, str(workdir))
         assert finding.level == PROBLEM
         assert "is a file: --workdir" in finding.text
 
@@ -271,13 +268,13 @@ def test_a_set_that_lacks_what_the_objective_reads(tmp_path):
 def test_mesh_that_does_not_fit():
     config = tiny_config()
     config.batch_size = 13
-    lines = [str(f) for f in machine.check_devices(config) if f.level == PROBLEM]
+    lines = [str(f) for f in check_devices(config) if f.level == PROBLEM]
     assert any("batch_size" in line for line in lines)
 
 
 def test_kernels_that_have_no_tpu():
     config = tiny_config(loss__impl="streaming", loss__kernel="pallas")
-    assert any("loss.kernel" in str(f) for f in machine.check_devices(config) if f.level == PROBLEM)
+    assert any("loss.kernel" in str(f) for f in check_devices(config) if f.level == PROBLEM)
 
 
 def test_full_disk_and_little_memory(monkeypatch, tmp_path):
@@ -285,12 +282,12 @@ def test_full_disk_and_little_memory(monkeypatch, tmp_path):
     parts = type("P", (), {"abstract_state": {"w": np.zeros((1024, 1024), np.float32)}, "config": config})
     usage = collections.namedtuple("usage", "total used free")
     for free, level in ((2**20 * 4 * 3 - 1, PROBLEM), (2**20 * 4 * 3, "ok")):
-        monkeypatch.setattr(machine.shutil, "disk_usage", lambda _, free=free: usage(0, 0, free))
-        (finding,) = machine.check_disk(parts, str(tmp_path / "not" / "there"))
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: usage(0, 0, free))
+        (finding,) = check_disk(parts, str(tmp_path / "not" / "there"))
         assert finding.level == level
         assert "3 checkpoints of 4 MiB" in finding.text
     config.data.prefetch = 10**9
-    assert any("data.prefetch" in str(f) and f.level == PROBLEM for f in machine.check_host(config, 3))
+    assert any("data.prefetch" in str(f) and f.level == PROBLEM for f in check_host(config, 3))
 
 
 def test_command_line(tmp_path, capsys):

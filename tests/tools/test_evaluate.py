@@ -13,7 +13,6 @@ from tests.tiny import tiny_config
 from tests.tools.test_report import read
 from xsample_jax.augment.views import make_views
 from xsample_jax.checkpoint import Checkpoints
-from xsample_jax.checkpoint_files import FORMAT, find_checkpoint, text_checksum
 from xsample_jax.config import config_to_json
 from xsample_jax.data.sources import open_source
 from xsample_jax.data.writer import write_records
@@ -24,6 +23,7 @@ from xsample_jax.evals.catalog import SECTIONS, describe
 from xsample_jax.evals.evaluate import FeatureStore, evaluate_checkpoint, load_model, read_config
 from xsample_jax.evals.metrics import bootstrap, load_examples
 from xsample_jax.evals.registry import EVALUATORS
+from xsample_jax.io.checkpoint_files import FORMAT, find_checkpoint, text_checksum
 from xsample_jax.setup import build_run
 from xsample_jax.state import Progress
 from xsample_jax.tools import evaluate

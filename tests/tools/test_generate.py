@@ -19,7 +19,7 @@ from xsample_jax.data.records import open_records, read_manifest, verify_records
 from xsample_jax.data.sources import EMOJI_FOLDER, open_training_source
 from xsample_jax.errors import BAD_INPUT
 from xsample_jax.models import towers
-from xsample_jax.reports.generated_set import write_generated
+from xsample_jax.reports.generated_images import write_generated
 from xsample_jax.setup import build_run
 from xsample_jax.state import Progress
 from xsample_jax.tools.generate import main

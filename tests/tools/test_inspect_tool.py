@@ -16,7 +16,7 @@ from xsample_jax.data.writer import write_records
 from xsample_jax.errors import CheckpointError, DataError
 from xsample_jax.models import resnet
 from xsample_jax.reports.caption_graph import read_sample
-from xsample_jax.reports.gradients import weights_and_directions
+from xsample_jax.reports.inspect import weights_and_directions
 from xsample_jax.tools import inspect
 
 

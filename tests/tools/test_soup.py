@@ -12,12 +12,12 @@ from tests.models.test_lora_and_patches import FROZEN, small_vit
 from tests.tiny import tiny_config
 from tests.tools.test_evaluate import save_run
 from xsample_jax.checkpoint import Checkpoints
-from xsample_jax.checkpoint_files import find_checkpoint, read_arrays, saved_arrays
 from xsample_jax.config import config_to_json
 from xsample_jax.encoder import load_encoder, read_initial
 from xsample_jax.errors import BAD_INPUT
 from xsample_jax.evals.evaluate import load_model, read_config
 from xsample_jax.export import average_weights, write_soup
+from xsample_jax.io.checkpoint_files import find_checkpoint, read_arrays, saved_arrays
 from xsample_jax.models import resnet
 from xsample_jax.models.vit import LORA, add_lora
 from xsample_jax.state import Progress, TrainState, to_flat

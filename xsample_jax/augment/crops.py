@@ -25,8 +25,7 @@ def crop(source: jax.Array, draws: dict[str, jax.Array], config) -> jax.Array:
             draws["crop_area"],
             draws["crop_ratio"],
             draws["crop_corner"],
-            height,
-            width,
+            (height, width),
             tuple(config.crop_scale),
             tuple(config.crop_ratio),
         )
@@ -43,8 +42,7 @@ def crop_boxes(
     area_draws: jax.Array,
     ratio_draws: jax.Array,
     corner_draws: jax.Array,
-    height: int,
-    width: int,
+    shape: tuple[int, int],
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -57,13 +55,14 @@ def crop_boxes(
     Args:
       area_draws, ratio_draws: float [B, tries], uniform in [0, 1).
       corner_draws: float [B, 2], uniform in [0, 1).
-      height, width: of the image.
+      shape: (height, width) of the image.
       scale: range of the area as a share of the image.
       ratio: range of the aspect ratio.
 
     Returns:
       (top, left, box height, box width), each float32 [B] with whole numbers.
     """
+    height, width = shape
     area = height * width * (scale[0] + (scale[1] - scale[0]) * area_draws)
     aspect = jnp.exp(np.log(ratio[0]) + (np.log(ratio[1]) - np.log(ratio[0])) * ratio_draws)
     widths, heights = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))

@@ -10,6 +10,8 @@ color jitter, gray, blur, solarize, normalize. Images with alpha are laid on the
 AutoAugment comes between that and the jitter.
 
 In between an image is laid out [B, y, channel, x], for the sake of the products. Values are 0..1, float32 throughout.
+
+At the end: a hash of the image as extra channels (augment.bits), and views of vectors (data.source=vectors).
 """
 
 import types
@@ -22,12 +24,9 @@ import numpy as np
 
 from xsample_jax.augment.autoaugment import DRAWS as AUTO_AUGMENT_DRAWS
 from xsample_jax.augment.autoaugment import auto_augment
-from xsample_jax.augment.bits import with_bits
 from xsample_jax.augment.colors import blur, jitter, solarize, to_gray
 from xsample_jax.augment.crops import CROP_TRIES, crop, crop_boxes, resize, resize_weights
 from xsample_jax.augment.ids import fold_in_id
-from xsample_jax.augment.vectors import CHANNELS as VECTOR
-from xsample_jax.augment.vectors import as_vectors, change
 
 # Width of the uniform numbers that each random choice takes from the one draw of a view.
 _DRAWS = {
@@ -58,15 +57,12 @@ def make_views(
     step: jax.Array,
     config,
     views: int,
-    copies: jax.Array | None = None,
 ) -> jax.Array:
     """Returns `views` random views of every image. To be called inside jit; `step` may be traced.
 
     Args:
-      images: uint8 [B, H, W, C]; C = 3, or 4 with straight (not premultiplied) alpha last; or vectors (vectors.py).
+      images: uint8 [B, H, W, C]; C = 3, or 4 with straight (not premultiplied) alpha last; or vectors (as_vectors).
       ids: int [B] or [B, 2] (augment/ids.py). Images with the same id get the same random choices.
-      copies: int [B] of `copies_of`, for batches in which a record may stand several times: each time it gets random
-        choices of its own. None: no record does.
       seed: of the run.
       step: int scalar.
       config: the `augment` section (config/schema.py).
@@ -75,12 +71,12 @@ def make_views(
     Returns:
       float32 [B*V, S, S, 3 + config.bits], normalized; row = image * V + view.
     """
-    return views_from_numbers(images, draw_numbers(seed, step, ids, views, copies), config)
+    return views_from_numbers(images, draw_numbers(seed, step, ids, views), config)
 
 
 def views_from_numbers(images: jax.Array, numbers: dict[str, jax.Array], config) -> jax.Array:
     """The part of make_views in which nothing is random: `numbers` as draw_numbers returns them."""
-    source = as_vectors(images) if images.shape[3] == VECTOR else _to_planes(images)
+    source = as_vectors(images) if images.shape[3] == VECTOR_CHANNELS else _to_planes(images)
     # One view after the other, each over the whole batch: temporaries stay small, the batch dimension stays first.
     of_view = {choice: jnp.moveaxis(of_all, 1, 0) for choice, of_all in numbers.items()}
     if config.per_view:
@@ -120,7 +116,7 @@ def view_boxes(
         top, left, high, wide = jnp.zeros(len(ids)), jnp.zeros(len(ids)), height, width
         if of.crop_scale:
             chosen = (draws["crop_area"], draws["crop_ratio"], draws["crop_corner"])
-            top, left, high, wide = crop_boxes(*chosen, height, width, tuple(of.crop_scale), tuple(of.crop_ratio))
+            top, left, high, wide = crop_boxes(*chosen, (height, width), tuple(of.crop_scale), tuple(of.crop_ratio))
         ends, flip = (left / width, (left + wide) / width), draws["flip"][:, 0] < of.flip
         x0, x1 = jnp.where(flip, ends[1], ends[0]), jnp.where(flip, ends[0], ends[1])
         found.append(jnp.stack([x0, top / height, x1, (top + high) / height], axis=1))
@@ -139,7 +135,7 @@ def eval_view(images: jax.Array, config, background: jax.Array | None = None) ->
     Returns:
       float32 [B, S, S, 3 + config.bits].
     """
-    if images.shape[3] == VECTOR:
+    if images.shape[3] == VECTOR_CHANNELS:
         return as_vectors(images)
     source = _to_planes(images)
     if background is None:
@@ -166,8 +162,8 @@ def map_random_views(
     -> arrays. numbers: as draw_numbers returns them. Other arguments as of eval_view.
     """
     of_view = {choice: jnp.moveaxis(of_all, 1, 0) for choice, of_all in numbers.items()}
-    if images.shape[3] == VECTOR:
-        return jax.lax.map(lambda draws: f(change(as_vectors(images), draws, config)), of_view)
+    if images.shape[3] == VECTOR_CHANNELS:
+        return jax.lax.map(lambda draws: f(change_vectors(as_vectors(images), draws, config)), of_view)
     ground = jnp.asarray(_fixed_ground(config) if background is None else background, jnp.float32)
     whole = _composite(_to_planes(images), jnp.swapaxes(jnp.broadcast_to(ground, (*images.shape[:3], 3)), 2, 3))
     return jax.lax.map(lambda draws: f(with_bits(_one_view(whole, draws, config), images, config.bits)), of_view)
@@ -199,7 +195,7 @@ def draw_numbers(
 def _one_view(source: jax.Array, draws: dict[str, jax.Array], config) -> jax.Array:
     """source [B, H, C, W] premultiplied 0..1, draws [B, width] each -> float32 [B, S, S, 3] normalized."""
     if source.ndim == 2:
-        return change(source, draws, config)
+        return change_vectors(source, draws, config)
     view = crop(source, draws, config)
     if source.shape[2] == 4:
         ground = draws["ground"] if config.background == "random_color" else _fixed_ground(config)
@@ -242,3 +238,80 @@ def _normalize(view: jax.Array, config) -> jax.Array:
     """[B, S, 3, S], 0..1 -> [B, S, S, 3], (view - mean) / std."""
     mean, std = (np.asarray(values, np.float32) for values in (config.mean, config.std))
     return (jnp.swapaxes(view, 2, 3) - mean) / std
+
+
+# A hash of the image as extra channels: the competing feature RandBit of arXiv 2011.02803.
+#
+# Every pixel of such a channel has the same value, 1 or -1: one bit of a hash of the delivered uint8 image. Both views
+# of an image and its evaluation have the same bits, which no crop, flip or change of colors touches, so k bits tell up
+# to 2^k images apart without a look at the image.
+
+
+def with_bits(views: jax.Array, images: jax.Array, count: int) -> jax.Array:
+    """Appends `count` channels to views [B * V, S, S, 3] of images uint8 [B, H, W, C], row = image * V + view."""
+    if not count:
+        return views
+    bits = jnp.repeat(image_bits(images, count), len(views) // len(images), axis=0)
+    planes = jnp.broadcast_to(bits[:, None, None, :], (*views.shape[:3], count))
+    return jnp.concatenate([views, planes.astype(views.dtype)], axis=-1)
+
+
+def image_bits(images: jax.Array, count: int) -> jax.Array:
+    """The first `count` (at most 32) bits of a hash of every image: float32 [B, count] of 1 and -1.
+
+    The hash is the sum of pixel * odd number of its place modulo 2^32, mixed once more: the same on every device and
+    for every order of the sum. Images that are equal in all pixels have equal bits.
+    """
+    pixels = images.reshape(len(images), -1).astype(jnp.uint32) + jnp.uint32(1)
+    place = jnp.arange(pixels.shape[1], dtype=jnp.uint32)
+    word = _mix_bits(
+        jnp.sum(pixels * (_mix_bits(place + jnp.uint32(0x9E3779B9)) | jnp.uint32(1)), axis=1, dtype=jnp.uint32)
+    )
+    bits = (word[:, None] >> jnp.arange(count, dtype=jnp.uint32)) & jnp.uint32(1)
+    return 2.0 * bits.astype(jnp.float32) - 1.0
+
+
+def _mix_bits(word: jax.Array) -> jax.Array:
+    """A bijection of uint32 whose every input bit changes half of the output (finalizer of MurmurHash3)."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        word = (word ^ (word >> shift)) * jnp.uint32(factor)
+    return word ^ (word >> 16)
+
+
+# Views of vectors, where a record holds no image (data.source=vectors): features are lost, and noise is added.
+#
+# A vector reaches the device as the bytes of its float16 numbers, uint8 [1, E, 2]: an image of one row whose two
+# channels no image has, so that whatever carries images carries it. No other invariance holds in general: only whoever
+# made the vectors can say what changes one without changing its meaning.
+
+
+VECTOR_CHANNELS = 2  # bytes of a float16; images have 3 or 4
+
+
+def as_vectors(images: jax.Array) -> jax.Array:
+    """uint8 [B, 1, E, 2] -> float32 [B, E]."""
+    return jax.lax.bitcast_convert_type(images[:, 0], jnp.float16).astype(jnp.float32)
+
+
+def change_vectors(vectors: jax.Array, draws: dict[str, jax.Array], config) -> jax.Array:
+    """One random view of every vector, float32 [B, E].
+
+    A feature is lost with probability `config.dropout`: it gets its mean over the batch. Then Gaussian noise is added,
+    of `config.noise` standard deviations of each feature over the batch.
+
+    Args:
+      vectors: float32 [B, E].
+      draws: of draw_numbers, for one view; two of the numbers of each vector, its own, are the key of its noise.
+      config: the `augment` section.
+    """
+    data = jax.lax.bitcast_convert_type(draws["crop_area"][:, :2], jnp.uint32)
+
+    def one(data):
+        losing, adding = jax.random.split(jax.random.wrap_key_data(data, impl="threefry2x32"))
+        shape = vectors.shape[1:]
+        return jax.random.uniform(losing, shape), jax.random.normal(adding, shape)
+
+    uniform, normal = jax.vmap(one)(data)
+    mean, spread = vectors.mean(axis=0), vectors.std(axis=0)
+    kept = jnp.where(uniform < config.dropout, mean, vectors)
+    return kept + config.noise * spread * normal

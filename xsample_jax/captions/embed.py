@@ -11,7 +11,6 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from xsample_jax.captions.embed_state import KnownRows, Piece, WorkFolder, alone, leftovers, remove, text_key
 from xsample_jax.captions.encoders import describe, encode_unique, fill_template
 from xsample_jax.captions.vectors import VectorFile
-from xsample_jax.data.cache import shard_cache
 from xsample_jax.data.class_texts import ABOUT, FILE, spelled_out
 from xsample_jax.data.records import (
     Manifest,
@@ -23,6 +22,7 @@ from xsample_jax.data.records import (
     stored_dtype,
     to_stored,
 )
+from xsample_jax.data.shards import shard_cache
 from xsample_jax.data.writer import pack_record
 from xsample_jax.errors import DataError
 from xsample_jax.io.files import atomic_write, save_array
@@ -53,12 +53,22 @@ class EmbeddedSet:
     before: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class CaptionForm:
+    """template: text with {caption} that each caption is put into; stored: "float16", or "int8" for half the bytes."""
+
+    template: str = "{caption}"
+    stored: str = "float16"
+
+
+AS_IT_IS = CaptionForm()
+
+
 def embed_set(
     folder: str | Path,
     encoder,
+    form: CaptionForm = AS_IT_IS,
     *,
-    template: str = "{caption}",
-    stored: str = "float16",
     overwrite: bool = False,
     part: tuple[int, int] | None = None,
     show: bool = True,
@@ -71,8 +81,7 @@ def embed_set(
     Args:
       folder: a finished set.
       encoder: of `open_encoder`; or a VectorFile, whose vectors are those of the records, not of their captions.
-      template: text with {caption} that each caption is put into.
-      stored: "float16", or "int8" for half the bytes.
+      form: what an encoder is given of a caption, and how its embedding is stored.
       overwrite: replace embeddings of another model, template or type.
       part: (i, n): only shards i, i + n, ... of the set, for n processes at a time. A call without it joins the parts.
       show: progress on stderr.
@@ -83,9 +92,9 @@ def embed_set(
         or not finite.
     """
     folder = as_path(folder, "--set")
-    text_encoder = describe(encoder, template) | {"stored": stored}
+    text_encoder = describe(encoder, form.template) | {"stored": form.stored}
     stored_dtype(text_encoder)
-    fill_template(template, [])
+    fill_template(form.template, [])
     manifest = read_manifest(folder)
     # Without a lock: the set may be one that cannot be written to.
     if _has(manifest, text_encoder) and (part is not None or not leftovers(folder, manifest)):

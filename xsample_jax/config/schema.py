@@ -2,9 +2,8 @@
 
 from xsample_jax.config.key import Key
 from xsample_jax.config.schema_data import AUGMENT, DATA
-from xsample_jax.config.schema_model import MODEL
+from xsample_jax.config.schema_model import FAULTS, MESH, MODEL, OPTIMIZER, PRECISION
 from xsample_jax.config.schema_objective import LOSS, OBJECTIVE
-from xsample_jax.config.schema_training import FAULTS, MESH, OPTIMIZER, PRECISION
 
 CHECKPOINT = {
     "every": Key(int, 1000, "Steps between checkpoints; one is always written at the end.", minimum=1),

@@ -1,8 +1,9 @@
-"""Config keys of the encoder, its head and the text tower."""
+"""Config keys of the model and of its training: optimizer, number types, devices, and what happens on errors."""
 
 from xsample_jax.config.key import Key
 from xsample_jax.models.towers import ENCODERS
 from xsample_jax.models.vit import LAYOUTS
+from xsample_jax.optim import OPTIMIZERS, SCHEDULES
 from xsample_jax.weights.families import FAMILIES
 
 MODEL = {
@@ -103,4 +104,148 @@ MODEL = {
         "heads": Key(int, 4, "Attention heads of the text tower.", minimum=1, maximum=1024),
         "length": Key(int, 32, "Tokens per caption (cut or padded).", minimum=2, maximum=2**14),
     },
+}
+
+
+OPTIMIZER = {
+    "name": Key(str, "adamw", "The update rule (docs/training.md).", choices=OPTIMIZERS),
+    "learning_rate": Key(float, 1e-3, "Base learning rate; the peak follows from lr_scaling.", above=0),
+    "lr_scaling": Key(
+        str,
+        "none",
+        "Peak rate: none (as is), linear (* batch_size / 256) or sqrt (* sqrt(batch_size)).",
+        choices=("none", "linear", "sqrt"),
+    ),
+    "warmup": Key(float, 0.1, "Share of the steps with linear warm-up.", minimum=0, maximum=0.9),
+    "schedule": Key(
+        str,
+        "cosine",
+        "After warm-up: cosine or linear to final_rate, constant, rsqrt (1 / sqrt of the step) or wsd (constant); the "
+        "last two with a cooldown.",
+        choices=SCHEDULES,
+    ),
+    "final_rate": Key(
+        float, 0.0, "Rate after the last step, as a share of the peak; not of constant.", minimum=0, maximum=1
+    ),
+    "cooldown": Key(
+        float, 0.2, "rsqrt and wsd: share of the steps that end the run on a line to final_rate.", minimum=0, maximum=1
+    ),
+    "weight_decay": Key(
+        float,
+        1e-4,
+        "Weight decay; not applied to biases, scales and one-dimensional parameters.",
+        minimum=0,
+        maximum=1e6,
+    ),
+    "final_weight_decay": Key(
+        float,
+        None,
+        "Weight decay after the last step, reached by half a cosine. None: weight_decay throughout.",
+        minimum=0,
+        maximum=1e6,
+        optional=True,
+    ),
+    "rules": Key(
+        tuple[dict, ...],
+        (),
+        "What is frozen, or has a rate or weight decay of its own: the first rule whose regex is found in the path of "
+        "a parameter (docs/training.md).",
+    ),
+    "layer_decay": Key(
+        float,
+        1.0,
+        "Factor of the rate from one block of the encoder to the one before it; 1: all alike.",
+        above=0,
+        maximum=1,
+    ),
+    "momentum": Key(float, 0.9, "Momentum of sgd, lars and muon.", minimum=0, below=1),
+    "b1": Key(float, 0.9, "Decay of first moments, of all others; what schedule-free mixes by.", minimum=0, below=1),
+    "b2": Key(float, 0.95, "Decay of second moments; of lion, of its momentum. Not of adafactor.", minimum=0, below=1),
+    "clip_norm": Key(float, None, "Clip the global gradient norm. None: do not clip.", above=0, optional=True),
+    "ema": Key(
+        float,
+        None,
+        "Decay of a moving average of parameters and running statistics, which is what evaluations then look at "
+        "(0.9999 for long runs). None: no average.",
+        above=0,
+        below=1,
+        optional=True,
+    ),
+}
+
+PRECISION = {
+    "params": Key(
+        str,
+        "float32",
+        "Type in which parameters of the model are kept. bfloat16: updates are taken in float32 and rounded at random, "
+        "without bias.",
+        choices=("float32", "bfloat16"),
+    ),
+    "compute": Key(
+        str,
+        "float32",
+        "Type of activations and matrix products of the model. Logits, losses and running statistics stay float32.",
+        choices=("float32", "bfloat16"),
+    ),
+    "moments": Key(
+        str,
+        "float32",
+        "Type in which the optimizer keeps momentum or first moments. Second moments stay float32.",
+        choices=("float32", "bfloat16"),
+    ),
+}
+
+MESH = {
+    "data": Key(int, -1, "Devices along the data axis; -1: all that are left.", minimum=-1),
+    "fsdp": Key(int, 1, "Devices along the fsdp axis: parameters and optimizer state are split over them.", minimum=1),
+    "tensor": Key(
+        int,
+        1,
+        "Devices along the tensor axis, over which mesh.rules can split parameters (docs/scaling.md).",
+        minimum=1,
+    ),
+    "rules": Key(
+        tuple[dict, ...],
+        ({"parameters": ".*", "split": "largest"},),
+        "Where parameters lie: the first rule whose regex is found in a path (xsample_jax/sharding.py).",
+    ),
+    "memory_limit": Key(
+        float,
+        None,
+        "GiB of a device that a step may take: --dry_run refuses more.",
+        above=0,
+        maximum=1e6,
+        optional=True,
+    ),
+    "topology": Key(
+        str,
+        None,
+        "TPU slice or GPUs that this config is for, as v5e:4x4 (2xv5e:4x4: two of them) or h100x8; --dry_run "
+        "--topology compiles for it.",
+        optional=True,
+    ),
+}
+
+
+# What happens when something goes wrong (docs/training.md).
+FAULTS = {
+    "non_finite": Key(
+        str,
+        "stop",
+        "Loss, gradient or parameters not finite: stop (with a dump), skip (the update), or rollback (to the last "
+        "checkpoint, and on with later data).",
+        choices=("stop", "skip", "rollback"),
+    ),
+    "skips": Key(int, 10, "skip: updates skipped in a row before the run stops.", minimum=1),
+    "rollbacks": Key(int, 3, "rollback: times a run goes back before it stops.", minimum=1),
+    "data_timeout": Key(
+        float, 600.0, "Seconds that a batch may take before the run stops with all stacks.", above=0, maximum=1e7
+    ),
+    "grace": Key(
+        float,
+        25.0,
+        "Seconds from SIGTERM to the end of the process, saved or not (clouds kill after 30).",
+        above=0,
+        maximum=1e6,
+    ),
 }

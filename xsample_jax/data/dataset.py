@@ -15,15 +15,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import numpy as np
 
 from xsample_jax.augment.ids import id_entry
-from xsample_jax.augment.vectors import CHANNELS
-from xsample_jax.data.caption_choice import select_caption
+from xsample_jax.augment.views import VECTOR_CHANNELS
+from xsample_jax.data.captions import load_tokenizer, select_caption, tokenize
 from xsample_jax.data.decode import decode_image
-from xsample_jax.data.loader import Rates, Shares, draw_order, one_group_order, threaded_batches
-from xsample_jax.data.permutation import scrambled
+from xsample_jax.data.loader import Rates, Shares, draw_order, one_group_order, scrambled, threaded_batches
 from xsample_jax.data.plans import Plan, is_planned
 from xsample_jax.data.side import FROM_ATTRIBUTES, Reader, open_side
 from xsample_jax.data.sources import Mixture, open_source, open_training_source, sampled_records, source_folder
-from xsample_jax.data.tokenizer import load_tokenizer, tokenize
 from xsample_jax.data.vectors import decode_vector, image_shape
 from xsample_jax.errors import DataError, raise_all
 from xsample_jax.objectives.from_config import build_objective, presets_that_read
@@ -153,7 +151,7 @@ class Dataset:
             image[:] = self._images[index]
             return
         try:
-            if self.source.channels == CHANNELS:
+            if self.source.channels == VECTOR_CHANNELS:
                 image[:] = decode_vector(record["image"], self.image_size)
             else:
                 decode_image(record["image"], self.image_size, self.source.channels, out=image, fit=self.fit)

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from xsample_jax.data.loader import KEPT
-from xsample_jax.data.permutation import Permuted, many_scrambled, scrambled
+from xsample_jax.data.loader import KEPT, Permuted, many_scrambled, scrambled
 from xsample_jax.data.sources import check_kept, read_labels, sampled_records
 from xsample_jax.errors import DataError
 

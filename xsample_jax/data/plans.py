@@ -14,13 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xsample_jax.data.loader import draw_order
-from xsample_jax.data.permutation import scrambled, uniform
+from xsample_jax.data.loader import draw_order, scrambled, uniform
 from xsample_jax.data.sources import read_ids, read_labels
 from xsample_jax.distributed import log_info
 from xsample_jax.errors import ConfigError
+from xsample_jax.io.files import read_lines
 from xsample_jax.io.paths import as_path
-from xsample_jax.io.text import read_lines
 
 
 class Place(NamedTuple):

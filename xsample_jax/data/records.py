@@ -13,8 +13,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from xsample_jax.augment.ids import NARROW
-from xsample_jax.data.cache import Copy, ShardCache
-from xsample_jax.data.shard_list import ShardList, canonical_text, read_fields
+from xsample_jax.data.shards import Copy, ShardCache, ShardList, canonical_text, read_fields
 from xsample_jax.errors import DataError, RunError, did_you_mean
 from xsample_jax.io.paths import as_path, errors_of_the_store, file_size, file_sizes, in_bucket
 

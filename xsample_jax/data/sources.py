@@ -14,11 +14,10 @@ import jax
 import numpy as np
 
 from xsample_jax.augment.ids import NARROW
-from xsample_jax.augment.vectors import CHANNELS
-from xsample_jax.data.cache import shard_cache
+from xsample_jax.augment.views import VECTOR_CHANNELS
 from xsample_jax.data.loader import Rates, Shares, record_rates
 from xsample_jax.data.records import PRECISION, Manifest, RecordSource, differing, open_records, read_manifest
-from xsample_jax.data.shard_list import ShardList
+from xsample_jax.data.shards import ShardList, shard_cache
 from xsample_jax.distributed import log_info
 from xsample_jax.errors import ConfigError, DataError, did_you_mean, lookup
 from xsample_jax.io.files import atomic_write, load_arrays, save_array
@@ -300,7 +299,7 @@ def check_kept(field: str, value, records: int, size: int, none: str) -> None:
 def open_vectors(data, split: str) -> RecordSource:
     """Opens a split of a dataset whose records hold vectors; `channels` is the number of bytes of one of theirs."""
     source = open_folder(data, split)
-    source.channels = CHANNELS
+    source.channels = VECTOR_CHANNELS
     return source
 
 

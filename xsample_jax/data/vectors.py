@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from xsample_jax.augment.vectors import CHANNELS
+from xsample_jax.augment.views import VECTOR_CHANNELS
 from xsample_jax.errors import ConfigError, DataError
 from xsample_jax.io.files import parse_npy
 
@@ -18,7 +18,7 @@ SIDE = 32  # pixels that a vector is drawn with, at least
 
 def image_shape(size: int, channels: int) -> tuple[int, int, int]:
     """(height, width, channels) of what a batch holds of a record: a square image, or a row with a vector."""
-    return (1 if channels == CHANNELS else size, size, channels)
+    return (1 if channels == VECTOR_CHANNELS else size, size, channels)
 
 
 def is_vector(data: bytes) -> bool:
@@ -62,7 +62,7 @@ def vector_bytes(vector: np.ndarray, size: int, where: str = "") -> np.ndarray:
     if vector.shape != (size,):
         fix = f"Set --config.data.image_size={vector.size}."
         raise ConfigError("data.image_size", size, f"the width of vector {where}: {list(vector.shape)}", fix)
-    return np.ascontiguousarray(vector, "<f2").view(np.uint8).reshape(1, size, CHANNELS)
+    return np.ascontiguousarray(vector, "<f2").view(np.uint8).reshape(1, size, VECTOR_CHANNELS)
 
 
 def draw_vectors(rows: np.ndarray) -> np.ndarray:

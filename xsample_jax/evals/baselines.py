@@ -17,7 +17,7 @@ from xsample_jax.augment.views import eval_view
 from xsample_jax.distributed import allgather_text
 from xsample_jax.errors import DataError
 from xsample_jax.evals.catalog import PIXELS
-from xsample_jax.evals.feature_store import FeatureStore
+from xsample_jax.evals.features import FeatureStore
 from xsample_jax.evals.registry import run_suite
 from xsample_jax.io.files import BASELINES, atomic_write
 from xsample_jax.setup import RunSetup

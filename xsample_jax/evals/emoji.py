@@ -82,8 +82,9 @@ def evaluate_emoji(features_of: FeaturesOf, split: str = "test", train_split: st
     for name, same in on_background["mixed_same"].items():
         out.add_per_example(f"background/gap/{name}", same - on_background["mixed_rand"][name], seen.label, chance=0.0)
 
+    rows = [(of.features, of.attribute("subgroup")) for of in (train, seen)]
     for shots in SHOTS:
-        result = few_shot(train.features, train.attribute("subgroup"), seen.features, seen.attribute("subgroup"), shots)
+        result = few_shot(*rows, shots)
         out.add_per_example(f"few_shot/{shots}/subgroup", result.correct, seen.label, **guesses(seen, "subgroup"))
     for said in unreached(train.attribute("subgroup"), SHOTS, "subgroup"):
         out.note(said)

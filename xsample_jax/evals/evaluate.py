@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from xsample_jax.checkpoint_files import find_checkpoint, read_arrays, saved_arrays, trained_config
+from xsample_jax.checkpoint import trained_config
 from xsample_jax.config.check import find_problems
 from xsample_jax.config.load import apply_overrides, default_config, resolve
 from xsample_jax.data.dataset import Dataset
@@ -21,8 +21,7 @@ from xsample_jax.evals.baselines import baseline_store, baselines_of, data_of
 from xsample_jax.evals.catalog import PIXELS, TITLES
 from xsample_jax.evals.context import EvalContext, Options
 from xsample_jax.evals.encoding import fingerprint
-from xsample_jax.evals.feature_store import FeatureStore
-from xsample_jax.evals.features import Features
+from xsample_jax.evals.features import Features, FeatureStore
 from xsample_jax.evals.metrics import Collector, Interval, SuiteResult
 from xsample_jax.evals.registry import EVALUATORS, run_suite
 from xsample_jax.evals.snapshot import (
@@ -36,6 +35,7 @@ from xsample_jax.evals.snapshot import (
     side_of,
 )
 from xsample_jax.evals.zero_shot import TextSide
+from xsample_jax.io.checkpoint_files import find_checkpoint, read_arrays, saved_arrays
 from xsample_jax.setup import DatasetSpec, RunSetup
 from xsample_jax.sharding import make_mesh, replicated, warm_up_collectives
 from xsample_jax.state import ModelDef, TrainState, to_flat

@@ -82,6 +82,7 @@ def knn_predict(
 
 
 FEW_SHOT_L2_VALUES = tuple(10.0**power for power in (-3, -2, -1, 0, 1, 2))
+HELD_OUT = 2000  # rows that choose the L2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,19 +110,15 @@ def draw_shots(labels: np.ndarray, shots: int, rng: np.random.Generator) -> np.n
     return order[np.arange(len(order)) - np.repeat(start, count) < shots]
 
 
-def few_shot(
-    train: np.ndarray,
-    train_labels: np.ndarray,
-    test: np.ndarray,
-    test_labels: np.ndarray,
-    shots: int,
-    draws: int = 20,
-    seed: int = 0,
-) -> FewShot:
-    """Accuracy on test [m, F] from `shots` labeled rows per class of train [n, F]; labels are int arrays.
+LabeledRows = tuple[np.ndarray, np.ndarray]  # features [n, F] and their labels, int [n]
+
+
+def few_shot(train: LabeledRows, test: LabeledRows, shots: int, draws: int = 20, seed: int = 0) -> FewShot:
+    """Accuracy on test from `shots` labeled rows per class of train.
 
     Features are centered with the mean of train and scaled to unit length; a class is the mean of its shots.
     """
+    (train, train_labels), (test, test_labels) = train, test
     center = train.mean(axis=0, dtype=np.float64).astype(np.float32)
     train, test = unit_rows(train - center), unit_rows(test - center)
     rng = np.random.default_rng(seed)
@@ -166,24 +163,22 @@ def ridge_scores(
 
 
 def few_shot_ridge(
-    train: np.ndarray,
-    train_labels: np.ndarray,
-    test: np.ndarray,
-    test_labels: np.ndarray,
+    train: LabeledRows,
+    test: LabeledRows,
     shots: int,
     draws: int = 20,
     seed: int = 0,
     l2_values: Sequence[float] = FEW_SHOT_L2_VALUES,
-    held_out: int = 2000,
 ) -> tuple[FewShot, float]:
-    """Accuracy on test [m, F] of ridge regression on `shots` labeled rows per class of train [n, F].
+    """Accuracy on test of ridge regression on `shots` labeled rows per class of train.
 
-    Features are standardized over train. One L2 serves all draws: the most accurate on `held_out` training rows that
-    are no shots of the draw (a tie goes to the larger), so the test rows choose nothing.
+    Features are standardized over train. One L2 serves all draws: the most accurate on up to HELD_OUT training rows
+    outside the shots of the draw (a tie goes to the larger); test rows choose nothing.
 
     Returns:
       (result, the L2).
     """
+    (train, train_labels), (test, test_labels) = train, test
     standardize = fit_standardizer(train)
     train, test = standardize(train), standardize(test)
     rng = np.random.default_rng(seed)
@@ -191,7 +186,7 @@ def few_shot_ridge(
     accuracy = np.zeros(len(l2_values))
     for rows in drawn:
         rest = np.setdiff1d(np.arange(len(train)), rows)
-        rest = rng.choice(rest, min(held_out, len(rest)), replace=False)
+        rest = rng.choice(rest, min(HELD_OUT, len(rest)), replace=False)
         if len(rest):
             scores, classes = ridge_scores(train[rows], train_labels[rows], train[rest], l2_values)
             accuracy += [np.mean(classes[of.argmax(axis=1)] == train_labels[rest]) for of in scores]

@@ -169,11 +169,13 @@ LOGITS = 2**28  # numbers, 1 GiB, that one block of rows may have over all devic
 TOLERANCE = 1e-5  # largest entry of the gradient; less is below the noise of float32
 
 
-def _minimize(x, position, count, start, l2, steps: int, devices: int, blocks: int):
+def _minimize(x, position, count, start, l2, limits: tuple[int, int, int]):
     """x [N, F] of which the first `count` rows are real, position int [N] -> (W [F, K], b [K]), from `start` on.
 
-    Logits are made for one of `blocks` parts of the rows at a time, and once more for the gradient: memory is bounded.
+    limits: (most steps, devices, blocks). Logits are made for one of `blocks` parts of the rows at a time, and once
+    more for the gradient: memory is bounded.
     """
+    steps, devices, blocks = limits
     weight = (jnp.arange(len(x)) < count) / count
     parts = tuple(in_blocks(rows, devices, blocks) for rows in (x, position, weight))
 
@@ -223,11 +225,11 @@ def logistic_path(
     position = np.zeros(len(x), np.int32)
     position[: len(labels)] = np.searchsorted(classes, labels)
     params = (np.zeros((features.shape[1], len(classes)), np.float32), np.zeros(len(classes), np.float32))
-    static = {"steps": STEPS, "devices": len(x.sharding.device_set), "blocks": blocks}
-    minimize = jax.jit(_minimize, static_argnames=tuple(static), out_shardings=everywhere(x))
+    limits = (STEPS, len(x.sharding.device_set), blocks)
+    minimize = jax.jit(_minimize, static_argnames="limits", out_shardings=everywhere(x))
     probes = []
     for l2 in l2_values:
-        params = minimize(x, position, len(labels), params, l2, **static)
+        params = minimize(x, position, len(labels), params, l2, limits)
         weights, bias = (np.asarray(leaf) for leaf in params)
         probes.append(LinearProbe(standardize, weights, bias, classes, l2))
     return probes
@@ -296,9 +298,8 @@ def fit_naive_bayes(features: np.ndarray, labels: np.ndarray) -> LinearProbe:
 # Linear probe by SGD, as self-supervised papers train it: momentum, a cosine schedule, the best of several rates.
 #
 # SimCLR (arXiv 2002.05709, appendix B.6): 90 epochs, batch 4,096, momentum 0.9, rate 0.1 * batch / 256, no warm-up.
-# Two
-# things are not as there: features are computed once, of the plain view, so nothing is augmented while the probe is
-# trained; and they are standardized first, in the place of a batch norm without scale (MAE, arXiv 2111.06377, A.1).
+# Two differences: features are computed once, of the plain view, so nothing is augmented while the probe is trained;
+# and they are standardized first, in place of a batch norm without scale (MAE, arXiv 2111.06377, A.1).
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,8 +321,12 @@ def order_of(seed: int, epoch: int, rows: int) -> jax.Array:
     return jax.random.permutation(jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), epoch), rows)
 
 
-def _train(x, position, rates, rows: int, classes: int, batch: int, protocol: SgdProtocol, seed: int):
-    """One probe per rate, all at once: x [N, F] (`rows` of them real) -> (W [R, F, K], b [R, K])."""
+def _train(x, position, rates, sizes: tuple[int, int, int], protocol: SgdProtocol, seed: int):
+    """One probe per rate, all at once: x [N, F] -> (W [R, F, K], b [R, K]).
+
+    sizes: (rows of x that are real, classes K, rows of a batch).
+    """
+    rows, classes, batch = sizes
     per_epoch = rows // batch
     params = (jnp.zeros((len(rates), x.shape[1], classes)), jnp.zeros((len(rates), classes)))
 
@@ -361,10 +366,8 @@ def sgd_path(
     padded = np.zeros(len(x), np.int32)
     padded[: len(labels)] = position
     rates = np.asarray(protocol.learning_rates, np.float32) * batch / 256
-    train = jax.jit(
-        _train, static_argnames=("rows", "classes", "batch", "protocol", "seed"), out_shardings=everywhere(x)
-    )
-    weights, biases = train(x, padded, rates, len(labels), len(classes), batch, protocol, seed)
+    train = jax.jit(_train, static_argnames=("sizes", "protocol", "seed"), out_shardings=everywhere(x))
+    weights, biases = train(x, padded, rates, (len(labels), len(classes), batch), protocol, seed)
     return [
         LinearProbe(standardize, np.asarray(w), np.asarray(b), classes, protocol.weight_decay)
         for w, b in zip(np.asarray(weights), np.asarray(biases), strict=True)

@@ -4,15 +4,13 @@
 """
 
 from xsample_jax.errors import lookup
-from xsample_jax.evals.classifier import CLASSIFIER
+from xsample_jax.evals.classifier import CLASSIFIER, EPISODES
 from xsample_jax.evals.context import EvalContext, Evaluator, Options
 from xsample_jax.evals.emoji import EMOJI
 from xsample_jax.evals.encoding import ENCODING
-from xsample_jax.evals.episodes import EPISODES
 from xsample_jax.evals.geometry import GEOMETRY
-from xsample_jax.evals.labels import FACTORS, FEW_SHOT, KNN, LOGISTIC, RIDGE, SGD
+from xsample_jax.evals.labels import FACTORS, FEW_SHOT, KNN, LOGISTIC, NAIVE_BAYES, RIDGE, SGD
 from xsample_jax.evals.metrics import Collector, FeaturesOf, SuiteResult
-from xsample_jax.evals.naive_bayes import NAIVE_BAYES
 from xsample_jax.evals.retrieval import RETRIEVAL
 from xsample_jax.evals.robustness import MIT_STATES, ROBUSTNESS
 from xsample_jax.evals.swapped_captions import SWAPPED_CAPTIONS

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xsample_jax.augment.ids import with_numbers, words_of
-from xsample_jax.augment.vectors import CHANNELS
-from xsample_jax.augment.views import make_views
+from xsample_jax.augment.views import VECTOR_CHANNELS, make_views
 from xsample_jax.config.renamed import warn_renamed
 from xsample_jax.data.records import unit_rows
 from xsample_jax.data.vectors import draw_vectors
@@ -174,7 +173,7 @@ def load_snapshot(path: str | Path) -> dict[str, np.ndarray]:
 
 def _on_white(images: np.ndarray) -> np.ndarray:
     images = np.asarray(images)
-    if images.shape[-1] == CHANNELS:
+    if images.shape[-1] == VECTOR_CHANNELS:
         drawn = draw_vectors(images.reshape(-1, *images.shape[-3:]))
         return drawn.reshape(*images.shape[:-3], *drawn.shape[1:])
     if images.shape[-1] == 3:

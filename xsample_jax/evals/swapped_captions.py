@@ -17,7 +17,7 @@ import numpy as np
 
 from xsample_jax.captions.encoders import encode_unique, fill_template, open_encoder
 from xsample_jax.captions.sentence_model import find_folder, read_folder
-from xsample_jax.data.caption_choice import select_caption
+from xsample_jax.data.captions import select_caption
 from xsample_jax.data.records import unit_rows
 from xsample_jax.data.sources import sampled_records
 from xsample_jax.errors import DataError, UserError

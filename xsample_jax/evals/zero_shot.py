@@ -11,11 +11,10 @@ import jax
 import numpy as np
 
 from xsample_jax.captions.encoders import encode_unique, fill_template, open_encoder
-from xsample_jax.data.caption_choice import select_caption
+from xsample_jax.data.captions import load_tokenizer, select_caption, tokenize
 from xsample_jax.data.class_texts import TEMPLATE, class_name_embeddings, class_text_encoder, spelled_out
 from xsample_jax.data.records import unit_rows
 from xsample_jax.data.sources import open_source, sampled_records, source_folder
-from xsample_jax.data.tokenizer import load_tokenizer, tokenize
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.context import EvalContext, Evaluator, check_two_splits
 from xsample_jax.evals.knn import neighbors

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 
 from xsample_jax.augment.ids import fold_in_id, words_of
 from xsample_jax.errors import ConfigError
-from xsample_jax.ops import cosines
+from xsample_jax.models.heads import cosines
 from xsample_jax.registry import Slot
 
 MEASURES = ("wu_palmer", "path")

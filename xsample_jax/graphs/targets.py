@@ -1,13 +1,16 @@
-"""A target graph as data: a source, what is done to its similarities, a normalizer; or a mixture of such graphs."""
+"""A target graph as data: a source, what is done to its similarities, a normalizer; or a mixture of such graphs.
+
+The last part derives the values of a graph (negative, zero, masked) for the check of the config.
+"""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xsample_jax.errors import DataError
+from xsample_jax.errors import ConfigError, DataError
 from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.registry import Choice, Slot, name_of, options_of, resolve, slot_of
 
@@ -276,7 +279,7 @@ def parts_of(graph: Graph | Mixture) -> tuple[Graph, ...]:
 def similarity(graph: Graph, u: dict, v: dict, valid: jax.Array | None) -> jax.Array:
     """The transformed similarities [A, K] of one graph, before the normalizer.
 
-    On a tile `valid` is None: its transforms (transforms.LOCAL) do not look at it.
+    On a tile `valid` is None: its transforms (LOCAL) do not look at it.
     """
     values = resolve(SOURCES, graph.source, "graph.source")(u, v)
     for transform in graph.transforms:
@@ -353,3 +356,83 @@ def fold_views(graph: np.ndarray, views: int) -> np.ndarray:
     if rest or graph.shape != (len(graph), len(graph)):
         raise DataError("graph", graph.shape, f"a square whose side is a multiple of the {views} views")
     return graph.reshape(count, views, count, views).sum(axis=3).mean(axis=1).astype(np.float32)
+
+
+# What values a graph can have, and what a normalizer cannot take of them.
+
+# Sources whose values can be negative: a row sum of them is no distribution.
+SIGNED = (
+    "caption",
+    "class_text",
+    "teacher",
+    "self_similarity",
+    "text_similarity",
+    "image_similarity",
+    "swapped",
+    "swapped_keys",
+    "swapped_pair",
+    "random",
+)
+# Sources that are zero for some pairs.
+WITH_ZEROS = (
+    "identity",
+    "label",
+    "labels",
+    "cluster",
+    "same_target",
+    "other_label",
+    "second_label",
+    "own_center",
+    "geometry",
+    "mixed",
+    "mixed_keys",
+)
+
+
+def value_bounds(part: Graph) -> tuple[float, float]:
+    """Between which values the similarities of a graph lie after its transforms."""
+    lowest, highest = (-1.0 if name_of(part.source) in SIGNED else 0.0), 1.0
+    for transform in part.transforms:
+        if name_of(transform) in LOCAL:
+            lowest, highest = bounds_after((transform,), lowest, highest)
+        else:
+            lowest, highest = min(lowest, 0.0), max(highest, 0.0)
+        if name_of(transform) == "threshold" and options_of(transform)["at"] >= 0:
+            lowest = 0.0
+        if name_of(transform) == "power":
+            lowest = 0.0
+    return lowest, highest
+
+
+def find_masked(part: Graph, field: str) -> Iterator[ConfigError]:
+    """Pairs that are masked with a large negative number need a softmax right after it."""
+    masked = [number for number, one in enumerate(part.transforms) if is_masked_top_k(one)]
+    soft = name_of(part.normalizer) in WITH_TEMPERATURE
+    if masked and (not soft or masked[-1] != len(part.transforms) - 1 or len(masked) > 1):
+        fix = "Set its option masked=False, or take the normalizer softmax."
+        expected = "a masking top_k only as the last transform before a softmax: it leaves out what it does not keep"
+        yield ConfigError(f"{field}.graph.transforms", describe(part), expected, fix)
+    without_own = name_of(part.source) == "teacher" and not options_of(part.source).get("own", True)
+    if without_own and (not soft or len(masked) < len(part.transforms)):
+        expected = "the normalizer softmax or sinkhorn and no transform: own=False leaves the own pair out"
+        yield ConfigError(f"{field}.graph", describe(part), expected)
+
+
+def is_masked_top_k(transform: Choice) -> bool:
+    return name_of(transform) == "top_k" and options_of(transform).get("masked", True)
+
+
+def has_zeros(part: Graph) -> bool:
+    """Whether some pairs of a graph have no target."""
+    if name_of(part.normalizer) in WITH_TEMPERATURE:
+        return any(is_masked_top_k(one) for one in part.transforms)
+    zeros = name_of(part.source) in WITH_ZEROS
+    for transform in part.transforms:
+        options = options_of(transform)
+        if name_of(transform) == "affine":
+            zeros = zeros and options.get("offset", 0.5) == 0
+        elif name_of(transform) == "threshold":
+            zeros = zeros or options["at"] > 0
+        else:
+            zeros = zeros or name_of(part.source) in SIGNED or name_of(transform) == "top_k"
+    return zeros

@@ -1,17 +1,24 @@
-"""Which code a run is of: a digest of the syntax of what trains and evaluates, which the history of a run records."""
+"""Which code a run is of: a digest of what trains and evaluates, for its history; a fingerprint, for its processes."""
 
 import ast
 import functools
 import hashlib
-import pathlib
+import importlib.metadata
+import importlib.resources
+import os
 import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import jax
+
+from xsample_jax import __version__
 from xsample_jax.io.run_dir import log_event, read_history
 
 PACKAGE = Path(__file__).parent.parent
 ROOMS = ("augment", "config", "data", "evals", "graphs", "models", "objectives")
-FILES = ("loop.py", "ops.py", "optim.py", "setup.py", "sharding.py", "state.py", "step.py")
+FILES = ("loop.py", "optim.py", "setup.py", "sharding.py", "state.py", "step.py")
 
 
 @functools.cache
@@ -65,12 +72,12 @@ def code_version() -> dict:
 TRAINS = "training starts"
 
 
-def log_code(folder: pathlib.Path, step: int) -> None:
+def log_code(folder: Path, step: int) -> None:
     """Records that this code trains the run in `folder` from `step` on."""
     log_event(folder, TRAINS, step=step, code=code_version())
 
 
-def trained_by(folder: pathlib.Path) -> list[dict]:
+def trained_by(folder: Path) -> list[dict]:
     """The versions of the code that has trained the run in `folder`, in order; [] where some of it is not recorded."""
     starts = [event for event in read_history(folder) if event["event"] == TRAINS]
     first = [number for number, event in enumerate(starts) if event.get("step") == 0]
@@ -78,3 +85,72 @@ def trained_by(folder: pathlib.Path) -> list[dict]:
     if not all(isinstance(one, dict) and "digest" in one for one in found):
         return []
     return [one for number, one in enumerate(found) if one not in found[:number]]
+
+
+# What changes the numbers of a run besides its config: the package's code, its libraries, and the environment.
+#
+# Processes that differ in any of it would train apart without an error, so they compare it before they start.
+
+
+LIBRARIES = (
+    "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "pillow", "libtpu", "jax-cuda12-plugin",
+    "jax-cuda13-plugin",
+)  # fmt: skip
+VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
+# Flags in these variables that say how many devices a process has and where it writes, which may differ.
+OF_THE_MACHINE = ("--xla_force_host_platform_device_count", "--xla_dump")
+SETTINGS = (
+    "jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable",
+    "jax_numpy_dtype_promotion",
+)  # fmt: skip
+HEADER_OF_PYC = 16  # bytes, the time of compilation among them
+
+
+def fingerprint(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """{name: text} of all that two processes of a run must have in common; "" where there is none.
+
+    "code" has a line for each source file of the package. XLA's flags leave out OF_THE_MACHINE. What jax reads from
+    the environment (JAX_ENABLE_X64, JAX_DEFAULT_MATMUL_PRECISION) is taken from its settings.
+    """
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    same = {"xsample_jax": __version__, "code": _code("xsample_jax"), "Python": python}
+    same |= {name: _version(name) for name in LIBRARIES}
+    for name in VARIABLES:
+        flags = environment.get(name, "").split()
+        same[name] = " ".join(flag for flag in flags if not flag.startswith(OF_THE_MACHINE))
+    return same | {name: str(getattr(jax.config, name, "")) for name in SETTINGS}
+
+
+def differing_files(ours: str, theirs: str) -> str:
+    """Words for how the code of two processes differs: the files."""
+    lines = set(ours.splitlines()) ^ set(theirs.splitlines())
+    files = sorted({line.partition(" ")[0] for line in lines})
+    return ", ".join(files[:3]) + (f" and {len(files) - 3} more files" if len(files) > 3 else "")
+
+
+def _version(library: str) -> str:
+    try:
+        return str(importlib.metadata.version(library))
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+@functools.cache
+def _code(package: str) -> str:
+    """A line "file hash" for each source file of a package, in a folder or a zip file, sorted by name."""
+    found = dict(_files(importlib.resources.files(package), ""))
+    lines = []
+    for name in sorted(found):
+        if name.endswith(".pyc") and name.removesuffix("c") in found:
+            continue  # the source counts
+        content = found[name].read_bytes()[HEADER_OF_PYC if name.endswith(".pyc") else 0 :]
+        lines.append(f"{name} {hashlib.sha256(content).hexdigest()[:16]}")
+    return "\n".join(lines)
+
+
+def _files(folder, prefix: str) -> Iterator[tuple[str, object]]:
+    for path in folder.iterdir():
+        if path.name.endswith((".py", ".pyc")):
+            yield prefix + path.name, path
+        elif path.name != "__pycache__" and path.is_dir():
+            yield from _files(path, f"{prefix}{path.name}/")

@@ -1,5 +1,6 @@
-"""Files that are complete or not there, here and in buckets."""
+"""Files that are complete or not there, here and in buckets; and text files as people have them."""
 
+import codecs
 import contextlib
 import errno
 import io
@@ -131,7 +132,7 @@ def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
         partial.unlink(missing_ok=True)
 
 
-# The files of a run folder by name; its checkpoints: checkpoint_files.py.
+# The files of a run folder by name; its checkpoints: io/checkpoint_files.py.
 
 
 CONFIG = "config.json"  # the resolved config
@@ -195,3 +196,42 @@ def parse_npz(file: BinaryIO) -> dict[str, np.ndarray]:
     """{name: read-only array} of a .npz file; many kinds of exceptions for any other content."""
     with open_zip(file) as archive:
         return {name.removesuffix(".npy"): parse_npy(archive.read(name)) for name in archive.namelist()}
+
+
+# Text files: UTF-8 with or without a byte-order mark, UTF-16 with one, any line ends.
+
+
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def encoding_of(start: bytes) -> str:
+    """The encoding that the first bytes of a text ask for: "utf-16" after its mark, else "utf-8-sig"."""
+    return "utf-16" if start.startswith(UTF16) else "utf-8-sig"
+
+
+def file_encoding(path: pathlib.Path) -> str:
+    """`encoding_of` a file, for `open`."""
+    with path.open("rb") as file:
+        return encoding_of(file.read(2))
+
+
+def decode_text(data: bytes, errors: str = "strict") -> str:
+    """A text without its byte-order mark."""
+    return data.decode(encoding_of(data), errors)
+
+
+def read_lines(path: pathlib.Path, name: str) -> list[str]:
+    """The lines of a text file, without white space around them; `name` is the flag or key that names the file.
+
+    Raises DataError for a file that is not there or not text: no letter is guessed.
+    """
+    expected = "a text file in UTF-8, or in UTF-16 with a byte-order mark"
+    try:
+        text = decode_text(path.read_bytes())
+    except OSError as error:
+        raise DataError(name, str(path), expected, f"{error.strerror}.") from error
+    except UnicodeError as error:
+        raise DataError(name, str(path), expected, f"Save it as UTF-8 ({error.reason}).") from error
+    if "\0" in text:
+        raise DataError(name, str(path), expected, "Save it as UTF-8 (it has zero bytes).")
+    return [line.strip() for line in text.splitlines()]

@@ -25,16 +25,16 @@ class Generator(nnx.Module):
     Args:
       latent: L, width of the latents.
       condition: E, width of the side information; 0: none.
-      size: S, a multiple of 8.
-      channels: C, 3, or 4 with straight alpha last.
+      shape: (S, a multiple of 8; C, 3 or 4 with straight alpha last).
       width: channels of the largest maps; the smallest have four times as many.
       implementation: of the convolutions (models/layers.py).
       rngs: source of the initial parameters.
     """
 
     def __init__(
-        self, latent: int, condition: int, size: int, channels: int, width: int, implementation: str, *, rngs: nnx.Rngs
+        self, latent: int, condition: int, shape: tuple[int, int], width: int, implementation: str, *, rngs: nnx.Rngs
     ):
+        size, channels = shape
         self.side, widths = size // SMALLEST, _widths(width)
         self.condition = nnx.Linear(condition, latent, use_bias=False, rngs=rngs) if condition else None
         wide = 2 * latent if condition else latent
@@ -62,8 +62,8 @@ class Discriminator(nnx.Module):
     Args as of `Generator`. Every layer is divided by a bound of its largest singular value (`spectral_bound`).
     """
 
-    def __init__(self, condition: int, size: int, channels: int, width: int, implementation: str, *, rngs: nnx.Rngs):
-        widths = tuple(reversed(_widths(width)))
+    def __init__(self, condition: int, shape: tuple[int, int], width: int, implementation: str, *, rngs: nnx.Rngs):
+        (size, channels), widths = shape, tuple(reversed(_widths(width)))
         options = {"size": 3, "stride": 2, "implementation": implementation, "dtype": jnp.float32, "rngs": rngs}
         self.convs = nnx.List([Conv(a, b, **options) for a, b in zip((channels, *widths[:-1]), widths, strict=True)])
         self.shifts = nnx.List([nnx.Param(jnp.zeros(b)) for b in widths])

@@ -30,8 +30,8 @@ from flax import nnx
 from xsample_jax.augment.differentiable import augment_differentiably, images_of, planes_of
 from xsample_jax.augment.ids import fold_in_id, to_words, words_of
 from xsample_jax.models.generator import Discriminator, Generator
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.objective import Objective
-from xsample_jax.ops import unit_rows
 from xsample_jax.state import ModelDef, define_model, to_flat
 
 ADVERSARY = "adversary/"
@@ -86,7 +86,7 @@ class Adversary:
         """The structure of each network by name."""
         if not self.generators:
             return {}
-        shape = (self.condition, self.size, self.channels, self.options.width, self.implementation)
+        shape = (self.condition, (self.size, self.channels), self.options.width, self.implementation)
         generator = define_model(lambda rngs: Generator(self.options.latent, *shape, rngs=rngs))
         discriminator = define_model(lambda rngs: Discriminator(*shape, rngs=rngs))
         return dict.fromkeys(self.generators, generator) | {DISCRIMINATOR: discriminator}

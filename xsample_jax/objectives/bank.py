@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from xsample_jax.models.heads import products, unit_rows
 from xsample_jax.objectives.cluster_centers import CENTER
-from xsample_jax.ops import products, unit_rows
 from xsample_jax.sharding import ROWS_OF_ALL, row_axes
 
 ROWS, ASSIGNED = ROWS_OF_ALL + "z", ROWS_OF_ALL + "cluster"

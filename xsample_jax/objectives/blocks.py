@@ -9,8 +9,8 @@ import numpy as np
 
 from xsample_jax.augment.ids import to_words
 from xsample_jax.errors import ConfigError, DataError, lookup
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.logits import all_products
-from xsample_jax.ops import unit_rows
 
 # Blocks: the rows that an objective compares, with everything that is known about them.
 #
@@ -99,7 +99,7 @@ def check_unit_rows(blocks: Mapping[str, Block]) -> None:
                 f"embeddings of block {name!r}",
                 f"row {bad[0]} has length {length[bad[0]]:.4g}",
                 "finite rows of length one",
-                "Scale them with xsample_jax.ops.unit_rows.",
+                "Scale them with xsample_jax.models.heads.unit_rows.",
             )
 
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.blocks import Block, key_block
-from xsample_jax.ops import unit_rows
 
 CENTER = "center/"
 MOMENTUM = 0.9  # of the running means, per step in which a cluster occurs

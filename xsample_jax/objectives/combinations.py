@@ -13,19 +13,20 @@ from xsample_jax.graphs.targets import (
     Graph,
     Mixture,
     describe,
+    find_masked,
+    has_zeros,
     highest_weight,
     parts_of,
+    value_bounds,
 )
 from xsample_jax.models.heads import map_heads
 from xsample_jax.objectives.blocks import OF_VIEWS, Rows
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
-from xsample_jax.objectives.graph_values import find_masked, has_zeros, value_bounds
 from xsample_jax.objectives.learned_state import constants_of, own_temperatures
-from xsample_jax.objectives.links import COUNTING, OF_SHARES
+from xsample_jax.objectives.links import COUNTING, OF_ORDER, OF_SHARES
 from xsample_jax.objectives.logits import TEMPERATURES
 from xsample_jax.objectives.mixers import MIXERS, OF_LINKS
 from xsample_jax.objectives.objective import Objective
-from xsample_jax.objectives.row_links import OF_ORDER
 from xsample_jax.objectives.row_weights import WEIGHTS
 from xsample_jax.objectives.side_information import (
     BY_RECORD,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from xsample_jax.graphs.targets import MASKED
-from xsample_jax.ops import squared_distances
+from xsample_jax.models.heads import squared_distances
 
 LEAST = 1e-6  # added to squared distances, whose root has no gradient at 0
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from xsample_jax.graphs.targets import MASKED
+from xsample_jax.models.heads import products, squared_distances, unit_rows
 from xsample_jax.objectives.episodes import SETS, icnn, proto_triplet, prototypical
 from xsample_jax.objectives.pair_network import adaptive_contrast, learned_negatives
-from xsample_jax.ops import products, squared_distances, unit_rows
 from xsample_jax.registry import Slot
 
 HIGHEST = jax.lax.Precision.HIGHEST

@@ -29,8 +29,7 @@ from xsample_jax.objectives.links import LINKS
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.side_information import EVERY_IMAGE, HARD, OF_HEADS, STATES, TEXT_VIEWS
-from xsample_jax.objectives.term_data import read_terms
-from xsample_jax.objectives.terms import CHOICES, FeatureTerm, Term, chosen_slots
+from xsample_jax.objectives.terms import CHOICES, FeatureTerm, Term, chosen_slots, read_terms
 from xsample_jax.registry import Slot, name_of, options_of, resolve, wrong_options
 
 # What a block of rows needs that only some objectives have: attribute of Objective.

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from xsample_jax.augment.ids import fold_in_id
 from xsample_jax.errors import ConfigError, did_you_mean, lookup
+from xsample_jax.models.heads import products, unit_rows
 from xsample_jax.objectives.bank import clusters_of, init_bank, remember
 from xsample_jax.objectives.blocks import Block, key_block
 from xsample_jax.objectives.cluster_centers import CENTER, center_block, init_centers, move_centers
@@ -26,7 +27,6 @@ from xsample_jax.objectives.logits import clamped_log_scale, initial_log_scale, 
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.pair_network import init_pair_network
 from xsample_jax.objectives.terms import Pairs, Term, log_denominators, negatives_of, pairs_of
-from xsample_jax.ops import products, unit_rows
 from xsample_jax.registry import Choice, name_of, options_of
 from xsample_jax.state import moved, start_average
 

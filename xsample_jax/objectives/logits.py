@@ -4,10 +4,12 @@ Every similarity is `f(x, y, u, v, **options) -> [A, K]`: x [A, D], y [K, D] uni
 information. Row-specific keys (synthetic negatives) have y [A, K, D].
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
-from xsample_jax.ops import products, squared_distances, unit_rows
+from xsample_jax.models.heads import products, squared_distances, unit_rows
 from xsample_jax.registry import Slot
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -91,9 +93,8 @@ def all_products(first: jax.Array, second: jax.Array) -> jax.Array:
 # A learned temperature is log(1/tau) among the parameters. As in CLIP, the parameter is clamped after every update,
 # not the value that the loss reads: a parameter at its bound keeps its gradient and can come back.
 #
-# A rule turns the base temperature into what the logits are divided by: `f(base, u, similarity [A, K], target [A, K],
-# progress, **options) -> scalar or [A, 1]`, with `progress` the share of the run that is over. No gradient flows
-# through a rule, only through a learned base.
+# A rule turns the base temperature into what the logits are divided by: `f(given: TemperatureInputs, **options) ->
+# scalar or [A, 1]`. No gradient flows through a rule, only through a learned base.
 
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 1.0  # CLIP clamps its logit scale at 100 = 1 / 0.01
@@ -118,35 +119,50 @@ def learned_temperature(log_scale: jax.Array) -> jax.Array:
     return jnp.exp(-(log_scale + beyond))
 
 
-def base(base, u, similarity, target, progress):
+class TemperatureInputs(NamedTuple):
+    """What a temperature rule may depend on.
+
+    base: the constant or learned tau, a scalar; u: side information of the anchors; similarity and target, [A, K];
+    progress: share of the run that is over.
+    """
+
+    base: jax.Array | float
+    u: dict
+    similarity: jax.Array
+    target: jax.Array
+    progress: jax.Array | float
+
+
+def base(given: TemperatureInputs):
     """The constant or learned temperature as it is."""
-    return base
+    return given.base
 
 
-def schedule(base, u, similarity, target, progress, *, low: float = 0.1, periods: float = 4.0):
+def schedule(given: TemperatureInputs, *, low: float = 0.1, periods: float = 4.0):
     """Between `low` and the base as a cosine with `periods` periods over the run (arXiv 2303.13664, eq. 6)."""
-    return low + 0.5 * (base - low) * (1 + jnp.cos(2 * jnp.pi * periods * progress))
+    return low + 0.5 * (given.base - low) * (1 + jnp.cos(2 * jnp.pi * periods * given.progress))
 
 
-def per_class(base, u, similarity, target, progress):
+def per_class(given: TemperatureInputs):
     """base * class_temperature [A] of the anchor's class (SBCL gives dense classes a lower one, arXiv 2306.15925)."""
-    return base * u["class_temperature"][:, None]
+    return given.base * given.u["class_temperature"][:, None]
 
 
-def per_anchor(base, u, similarity, target, progress):
+def per_anchor(given: TemperatureInputs):
     """tau_i [A] of the anchor's image, kept between steps (iSogCLR, arXiv 2305.11965)."""
-    return u["anchor_temperature"][:, None]
+    return given.u["anchor_temperature"][:, None]
 
 
-def of_head(base, u, similarity, target, progress):
+def of_head(given: TemperatureInputs):
     """The learned temperature of the anchor's named head, whose gradient flows; the base is not read."""
-    return u["head_temperature"][:, None]
+    return given.u["head_temperature"][:, None]
 
 
-def model_aware(base, u, similarity, target, progress, *, alpha: float = 0.5, center: float = 0.0):
+def model_aware(given: TemperatureInputs, *, alpha: float = 0.5, center: float = 0.0):
     """base (1 + alpha (A - center)), A the mean similarity of positives (MACL, arXiv 2207.07874, eq. 7)."""
-    aligned = jnp.sum(target * jax.lax.stop_gradient(similarity)) / jnp.maximum(jnp.sum(target), 1e-12)
-    return base * (1 + alpha * (aligned - center))
+    target, similarity = given.target, jax.lax.stop_gradient(given.similarity)
+    aligned = jnp.sum(target * similarity) / jnp.maximum(jnp.sum(target), 1e-12)
+    return given.base * (1 + alpha * (aligned - center))
 
 
 TEMPERATURES = {

@@ -1,7 +1,7 @@
 """Synthetic keys of one anchor each, made of real rows: MoCHi, KaLM-Embedding, Metrix, SupReMix.
 
-Every mixer is `f(x [A, D], y [K, D], among, key [A], **options) -> Mixtures`; key: a random key for every anchor, or
-one for all. What is drawn depends on neither the order of the anchors nor that of the keys.
+Every mixer is `f(given: MixerInputs, **options) -> Mixtures`. What is drawn depends on neither the order of the anchors
+nor that of the keys.
 """
 
 from typing import NamedTuple
@@ -9,17 +9,24 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from xsample_jax.ops import products, unit_rows
+from xsample_jax.models.heads import products, unit_rows
 from xsample_jax.registry import Slot
 
 
-class Among(NamedTuple):
-    """What a mixer knows of the pairs: target T [A, K], negative bool [A, K], side information u and v of both ends."""
+class MixerInputs(NamedTuple):
+    """What a mixer makes keys of.
 
+    x [A, D] and y [K, D]: rows of anchors and keys, with u and v their side information; target T [A, K]; negative:
+    bool [A, K]; key: a random key for every anchor [A], or one for all.
+    """
+
+    x: jax.Array
+    y: jax.Array
     target: jax.Array
     negative: jax.Array
     u: dict
     v: dict
+    key: jax.Array
 
 
 class Mixtures(NamedTuple):
@@ -39,10 +46,7 @@ class Mixtures(NamedTuple):
 
 
 def hard_mixtures(
-    x: jax.Array,
-    y: jax.Array,
-    among: Among,
-    key: jax.Array,
+    given: MixerInputs,
     *,
     hardest: int = 64,
     mixed: int = 16,
@@ -54,9 +58,9 @@ def hard_mixtures(
     unit length (MoCHi, arXiv 2010.01028, eqs. 4, 5): harder than what is there, yet never more anchor than negative. An
     anchor with fewer negatives mixes those that it has. No gradient flows into them.
     """
-    x, y = jax.lax.stop_gradient(x), jax.lax.stop_gradient(y)
-    hard, count = _nearest(x, y, among.negative, hardest)
-    draw = iter(jax.vmap(lambda of_row: jax.random.split(of_row, 5), out_axes=1)(_of_rows(key, x)))
+    x, y = jax.lax.stop_gradient((given.x, given.y))
+    hard, count = _nearest(x, y, given.negative, hardest)
+    draw = iter(jax.vmap(lambda of_row: jax.random.split(of_row, 5), out_axes=1)(_of_rows(given.key, x)))
 
     def some(number):
         return y[_drawn(next(draw), hard, jnp.clip(count, 1, hard.shape[1]), number)]
@@ -69,10 +73,7 @@ def hard_mixtures(
 
 
 def own_mixtures(
-    x: jax.Array,
-    y: jax.Array,
-    among: Among,
-    key: jax.Array,
+    given: MixerInputs,
     *,
     hardest: int = 7,
     pairs: int = 4,
@@ -85,10 +86,10 @@ def own_mixtures(
     `sharpness` times their cosines with the anchor, the m-th without its m - 1 nearest. Unit rows without gradient.
     The paper states neither that temperature nor the gradient, nor how many lists there are.
     """
-    x, y = jax.lax.stop_gradient(x), jax.lax.stop_gradient(y)
-    hard, count = _nearest(x, y, among.negative, hardest)
+    x, y = jax.lax.stop_gradient((given.x, given.y))
+    hard, count = _nearest(x, y, given.negative, hardest)
     known = jnp.clip(count, 1, hard.shape[1])
-    draw = jax.vmap(lambda of_row: jax.random.split(of_row, 3), out_axes=1)(_of_rows(key, x))
+    draw = jax.vmap(lambda of_row: jax.random.split(of_row, 3), out_axes=1)(_of_rows(given.key, x))
     first = _places(draw[0], known, pairs)
     step = 1 + _places(draw[1], jnp.maximum(known - 1, 1), pairs)
     second = jnp.take_along_axis(hard, (first + step) % known, axis=1)
@@ -103,32 +104,28 @@ def own_mixtures(
     return _negatives(unit_rows(jnp.concatenate([of_pairs, of_lists], axis=1)), count)
 
 
-def positive_and_negative(
-    x: jax.Array, y: jax.Array, among: Among, key: jax.Array, *, mixed: int = 64, concentration: float = 2.0
-) -> Mixtures:
+def positive_and_negative(given: MixerInputs, *, mixed: int = 64, concentration: float = 2.0) -> Mixtures:
     """Metrix (arXiv 2106.04990): lam p + (1 - lam) n of a positive and a negative of the anchor, T = lam, alone.
 
     lam ~ Beta(concentration, concentration). One mixture for each of `mixed` negatives, of all where there are fewer,
     with a positive drawn for it: it stands for those with all positives of the anchor, and counts as many times. Unit
     rows; gradient flows into both.
     """
+    x, y = given.x, given.y
     still = products(jax.lax.stop_gradient(x), jax.lax.stop_gradient(y))
     for_negative, for_positive, for_ratio = jnp.moveaxis(
-        jax.vmap(lambda of_row: jax.random.split(of_row, 3))(_of_rows(key, x)), 1, 0
+        jax.vmap(lambda of_row: jax.random.split(of_row, 3))(_of_rows(given.key, x)), 1, 0
     )
-    negative, times = spread(for_negative, still, among.negative, mixed)
-    positive = draw_positives(for_positive, still, among.target > 0, negative.shape[1])
+    negative, times = spread(for_negative, still, given.negative, mixed)
+    positive = draw_positives(for_positive, still, given.target > 0, negative.shape[1])
     lam = draw_ratios(for_ratio, negative, concentration, concentration)
     rows = unit_rows(lam[..., None] * y[positive] + (1 - lam[..., None]) * y[negative])
-    positives = jnp.sum(among.target > 0, axis=1, keepdims=True)
+    positives = jnp.sum(given.target > 0, axis=1, keepdims=True)
     return Mixtures(rows, lam, times * positives, alone=True)
 
 
 def between_targets(
-    x: jax.Array,
-    y: jax.Array,
-    among: Among,
-    key: jax.Array,
+    given: MixerInputs,
     *,
     window: float = 5.0,
     positives: int = 144,
@@ -141,23 +138,23 @@ def between_targets(
     1 + its distance from t_i. `positives` and `negatives` at most: where there are more, those drawn stand for all.
     t is the first column of the side information target. Rows are not scaled; no gradient flows into them.
     """
-    x, y = jax.lax.stop_gradient(x), jax.lax.stop_gradient(y)
-    own, of_keys = among.u["target"][:, :1], among.v["target"][None, :, 0]
+    x, y = jax.lax.stop_gradient((given.x, given.y))
+    own, of_keys = given.u["target"][:, :1], given.v["target"][None, :, 0]
     for_negative, for_ratio, for_pair = jnp.moveaxis(
-        jax.vmap(lambda of_row: jax.random.split(of_row, 3))(_of_rows(key, x)), 1, 0
+        jax.vmap(lambda of_row: jax.random.split(of_row, 3))(_of_rows(given.key, x)), 1, 0
     )
     still = products(x, y)
-    other, times = spread(for_negative, still, among.negative & (of_keys != own), negatives)
+    other, times = spread(for_negative, still, given.negative & (of_keys != own), negatives)
     ratio = draw_ratios(for_ratio, other, 2.0, 8.0)
     apart = jnp.abs(jnp.take_along_axis(jnp.broadcast_to(of_keys, still.shape), other, axis=1) - own)
     hard = ratio[..., None] * x[:, None] + (1 - ratio[..., None]) * y[other]
-    there = among.negative | (among.target > 0)
+    there = given.negative | (given.target > 0)
     sides = [there & (gap > 0) & (gap < window) for gap in (own - of_keys, of_keys - own)]
     (below, above), stands_for = draw_pairs(for_pair, still, sides, positives)
     low, high = (jnp.take_along_axis(jnp.broadcast_to(of_keys, still.shape), place, axis=1) for place in (below, above))
     share = ((high - own) / jnp.where(high > low, high - low, 1.0))[..., None]
     easy = share * y[below] + (1 - share) * y[above]
-    real, made = (jnp.sum(one, axis=1, keepdims=True) for one in (among.target > 0, stands_for))
+    real, made = (jnp.sum(one, axis=1, keepdims=True) for one in (given.target > 0, stands_for))
     return Mixtures(
         jnp.concatenate([easy, hard], axis=1),
         jnp.concatenate([stands_for / jnp.maximum(real + made, 1), jnp.zeros_like(times)], axis=1),
@@ -167,10 +164,7 @@ def between_targets(
 
 
 def semi_hard(
-    x: jax.Array,
-    y: jax.Array,
-    among: Among,
-    key: jax.Array,
+    given: MixerInputs,
     *,
     pool: int = 1024,
     number: int = 256,
@@ -181,14 +175,15 @@ def semi_hard(
     The cosine with the positive is less `margin`: below 0 it is taken for nearer than it is. An anchor without a
     positive has no negatives either. Gradient flows into the keys where they have one.
     """
+    x, y = given.x, given.y
     still = products(jax.lax.stop_gradient(x), jax.lax.stop_gradient(y))
-    for_positive, for_negative = jnp.moveaxis(jax.vmap(jax.random.split)(_of_rows(key, x)), 1, 0)
-    positive = draw_positives(for_positive, still, among.target > 0, 1)
-    hard, count = _nearest(x, y, among.negative, pool)
+    for_positive, for_negative = jnp.moveaxis(jax.vmap(jax.random.split)(_of_rows(given.key, x)), 1, 0)
+    positive = draw_positives(for_positive, still, given.target > 0, 1)
+    hard, count = _nearest(x, y, given.negative, pool)
     near = jnp.zeros(still.shape, bool).at[jnp.arange(len(x))[:, None], hard].set(jnp.arange(hard.shape[1]) < count)
     negative, _ = spread(for_negative, still, near, number)
     there = jnp.take_along_axis(near, negative, axis=1) & (jnp.arange(negative.shape[1]) < count)
-    has = jnp.any(among.target > 0, axis=1, keepdims=True)
+    has = jnp.any(given.target > 0, axis=1, keepdims=True)
     own = jnp.concatenate([has, has & there], axis=1).astype(x.dtype)
     first = (jnp.arange(own.shape[1]) == 0).astype(x.dtype)
     rows = jnp.concatenate([y[positive], y[negative]], axis=1)

@@ -6,29 +6,33 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from xsample_jax.graphs.sources import identity, label
 from xsample_jax.graphs.targets import weight_at
-from xsample_jax.models.heads import Head
+from xsample_jax.models.heads import Head, unit_rows
 from xsample_jax.objectives.bank import Bank, Clusters
 from xsample_jax.objectives.blocks import OF_HEAD, Block, Rows, check_unit_rows
-from xsample_jax.objectives.cross_entropy import PULLS
+from xsample_jax.objectives.cross_entropy import PULLS, entropy, mean_over_rows, pulls
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
-from xsample_jax.objectives.graph_metrics import graph_metrics
+from xsample_jax.objectives.links import OF_ORDER, OF_SHARES, positive_margin, z_scores
 from xsample_jax.objectives.logits import LOWEST_TEMPERATURE
 from xsample_jax.objectives.pair_network import PairNetwork
 from xsample_jax.objectives.side_information import batch_entries
 from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.streaming.terms import streamed_term, why_no_kernels, why_not
 from xsample_jax.objectives.terms import (
+    AT_START,
     FeatureTerm,
+    Pairs,
+    StepValues,
     Term,
     chosen_slots,
     count_rows,
     feature_value,
+    negatives_of,
     pairs_of,
     term_value,
     views_apart,
 )
-from xsample_jax.ops import unit_rows
 from xsample_jax.registry import Choice, Slot, name_of, slot_of
 
 
@@ -175,9 +179,7 @@ def objective_loss(
     blocks: Mapping[str, Block],
     images: int,
     temperature: jax.Array | float,
-    bias: jax.Array | float = 0.0,
-    progress: jax.Array | float = 0.0,
-    key: jax.Array | None = None,
+    at: StepValues = AT_START,
     how: Streaming | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss of an objective on the global batch.
@@ -185,9 +187,8 @@ def objective_loss(
     Args:
       blocks: the rows of the step by name (objectives/terms.py).
       images: number of images B of the batch.
-      temperature: the base temperature tau, a scalar; bias: of the logits.
-      progress: share of the run that is over, for temperatures and weights that depend on it.
-      key: random key, for synthetic keys and feature terms that draw.
+      temperature: the base temperature tau, a scalar.
+      at: bias of the logits, progress of the run and random key.
       how: whether terms are written out densely or streamed; None: densely.
     Returns:
       loss (scalar, float32) and metrics of scalars: loss, those of graph_metrics (weighted as the terms are),
@@ -198,11 +199,12 @@ def objective_loss(
     """
     check_unit_rows(blocks)
     if objective.widths:
-        return loss_of_widths(objective, blocks, (images, temperature, bias, progress, key, how))
+        return loss_of_widths(objective, blocks, (images, temperature, at, how))
     if objective.center:
         blocks = {name: center_texts(block) for name, block in blocks.items()}
         # A table of all classes is not centered, and what is centered is not float16 any more.
-        how = how and dataclasses.replace(how, class_embeddings=None, caption_wire="float32")
+        how = how and dataclasses.replace(how, class_embeddings=None, caption_comm_dtype="float32")
+    progress, key = at.progress, at.key
     share = _sum_of_weights(objective, progress)
     reasons = dict(find_unstreamable(objective))
     loss, metrics, unknown = 0.0, {}, set()
@@ -212,7 +214,8 @@ def objective_loss(
         if how is not None and how.wants(reasons.get(number), *count_rows(term, blocks, images)):
             value, found = streamed_term(term, blocks, images, temperature, objective.target_temperature, how)
         else:
-            pairs = pairs_of(term, blocks, images, temperature, objective.target_temperature, bias, progress, term_key)
+            here = at._replace(key=term_key)
+            pairs = pairs_of(term, blocks, images, temperature, objective.target_temperature, here)
             value, counted = term_value(term, pairs, images)
             found = graph_metrics(term, pairs, counted)
         loss += (weight := weight_at(term.weight, progress)) * value
@@ -302,3 +305,53 @@ def center_texts(block: Block) -> Block:
         return value - jnp.mean(value.astype(jnp.float32), axis=0, where=filled)
 
     return {name: off_mean(value) if name in text else value for name, value in block.items()}
+
+
+# What is logged of the graphs of a term: its lower bound, where its mass is, what pulls and what pushes.
+
+
+def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax.Array]:
+    """What a target graph asks for, means over the counted anchors; rows scaled to sum to one.
+
+    target_entropy H(T) in nats; own_view_mass: on views of the same image; same_class_mass: on the same label, own
+    views included (only with labels); rows_without_positive: share of anchors that are left out;
+    rows_without_negative: share of anchors that nothing is pushed away from; positive_z: z-score of the positives
+    among all keys (of the link z only); positive_margin: how far the last positive of a row stands above its nearest
+    negative (of the link group_order only); weight_positive, weight_negative and weight_top_negative of `pulls` (of the
+    cross-entropy and the sigmoid links, where views are not merged).
+    """
+    keys, counted_anchors = len(pairs.v["z"]), counted
+    graph = pairs.target[:, :keys]
+    graph = graph / jnp.maximum(graph.sum(axis=-1, keepdims=True), 1e-12)
+    if len(counted) != len(graph):
+        counted = graph.sum(axis=-1) > 0
+    rows = {
+        "target_entropy": entropy(graph),
+        "own_view_mass": jnp.sum(graph * identity(pairs.u, pairs.v), axis=-1),
+    }
+    if "label" in pairs.u and "label" in pairs.v:
+        rows["same_class_mass"] = jnp.sum(graph * label(pairs.u, pairs.v), axis=-1)
+    if name_of(term.link) == "z":
+        rows["positive_z"] = jnp.sum(graph * z_scores(pairs.logits, pairs.valid)[:, :keys], axis=-1)
+    if name_of(term.link) == "group_order":
+        rows["positive_margin"] = positive_margin(pairs.logits, pairs.target, pairs.valid)
+    if not term.merge_views and (term.is_cross_entropy or name_of(term.link) in ("sigmoid", "sigmoid_mean")):
+        weight = negatives_of(term, pairs) if term.is_cross_entropy else pairs.valid
+        rows |= pulls(pairs.logits, pairs.target, weight, term.is_cross_entropy)
+    metrics = {name: mean_over_rows(value, counted[: len(value)]) for name, value in rows.items()}
+    repelled = jnp.any(_pushed(term, pairs), axis=-1)
+    if len(counted_anchors) < len(repelled):  # merged views are one anchor
+        repelled = jnp.any(repelled.reshape(len(counted_anchors), -1), axis=-1)
+    return metrics | {
+        "rows_without_positive": 1.0 - jnp.mean(counted_anchors),
+        "rows_without_negative": 1.0 - jnp.mean(repelled),
+    }
+
+
+def _pushed(term: Term, pairs: Pairs) -> jax.Array:
+    """Pairs that an anchor is pushed away from, bool [A, K]."""
+    if name_of(term.link) in OF_ORDER:  # from what is not the best of its row
+        return pairs.valid & (pairs.target < jnp.max(pairs.target, axis=-1, keepdims=True))
+    if name_of(term.link) != "softmax":
+        return pairs.valid & (pairs.target < 1 if name_of(term.link) in OF_SHARES else pairs.target <= 0)
+    return negatives_of(term, pairs) > 0

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from xsample_jax.ops import products
+from xsample_jax.models.heads import products
 
 PAIR = "objective/pair/"
 

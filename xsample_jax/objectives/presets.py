@@ -7,11 +7,9 @@ i: anchor, k: key, i+: a positive of i, s: similarity, tau: temperature, T: targ
 from xsample_jax.graphs.targets import Graph
 from xsample_jax.objectives.blocks import IMAGE, VIEW_0, VIEW_1, Rows
 from xsample_jax.objectives.objective import Objective, Preset
-from xsample_jax.objectives.presets_heads import HEADS
-from xsample_jax.objectives.presets_image_text import IMAGE_TEXT
-from xsample_jax.objectives.presets_memory import MEMORY
+from xsample_jax.objectives.presets_image_text import HEADS, IMAGE_TEXT
+from xsample_jax.objectives.presets_memory import MEMORY, PLANS
 from xsample_jax.objectives.presets_mixed import MIXED
-from xsample_jax.objectives.presets_plans import PLANS
 from xsample_jax.objectives.terms import FeatureTerm, Term
 
 LABEL, CAPTION = Graph("label"), Graph("caption", "softmax")

@@ -1,15 +1,16 @@
 """From a batch to the blocks that an objective compares: one encoder call for all views, and whatever else it needs."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from xsample_jax.augment.ids import fold_in_id, words_of
-from xsample_jax.models.text import END, PADDING
-from xsample_jax.objectives.blocks import OF_HEAD, Block, image_block, key_block, other_view
+from xsample_jax.models.heads import unit_rows
+from xsample_jax.models.towers import END, PADDING
+from xsample_jax.objectives.blocks import OF_HEAD, Block, Rows, image_block, key_block, other_view
 from xsample_jax.objectives.learned_state import (
     classes_of,
     gate_of,
@@ -19,11 +20,9 @@ from xsample_jax.objectives.learned_state import (
     second_classes,
     temperature_of_head,
 )
-from xsample_jax.objectives.mixed_rows import mixed_blocks
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.pair_network import pair_entries
 from xsample_jax.objectives.side_information import BY_RECORD
-from xsample_jax.ops import unit_rows
 
 # Entries of a batch that graphs read, one row per image.
 SIDE_INFORMATION = (
@@ -209,7 +208,7 @@ def _text_and_teacher(
 # Several versions of every caption, each without some of its words: the block text_views, row = image * T + view.
 
 
-START = 1  # id of data/tokenizer.py
+START = 1  # id of data/captions.py
 VERSIONS = 2**20 + 4  # folded into the key of the step
 DROPPED = 0.2  # share of the tokens that a version lacks
 
@@ -282,3 +281,62 @@ def exchange_words(tokens: jax.Array, image: jax.Array, key: jax.Array, number: 
 def _draw(key: jax.Array, among: jax.Array) -> jax.Array:
     """A place of `among` bool [L], each with the same chance."""
     return jnp.argmax(jnp.where(among, jax.random.uniform(key, among.shape), -1.0))
+
+
+# Embeddings mixed with those of another image: the blocks `mixed` and `mixed_text` (M3CoL, arXiv 2409.17777).
+#
+# A mixed row is beta x_i + (1 - beta) x_j, of unit length, j another image of the batch. It is compared with the rows
+# of the other modality, which are not mixed; the graph sources mixed and mixed_keys say how much of i and of j it
+# should be.
+
+
+MIXED_OF = {"mixed": "image", "mixed_text": "text"}  # block: what is mixed in it
+MIXTURES = 2**20 + 2  # folded into the key of the step
+# As in the published code: half of the rows are mixed, and beta ~ Beta(0.15, 0.15) is mostly near 0 or 1.
+SHARE_MIXED, CONCENTRATION = 0.5, 0.15
+LEAST = 1e-6  # a row keeps some of its own image, so that the transposed target has no empty row
+
+
+def mixed_blocks(blocks: Mapping[str, Block], wanted: Iterable[Rows], key: jax.Array, images: int) -> dict[str, Block]:
+    """Those of the two mixed blocks that `wanted` selects from, for a batch of `images`; key: of the step."""
+    found, names, last = {}, {rows.block for rows in wanted}, len(blocks["image"]["z"])
+    for number, (name, of) in enumerate(MIXED_OF.items()):
+        if name in names:
+            ids = blocks[of]["id_words"][:: len(blocks[of]["z"]) // images]
+            drawn = draw_mixtures(jax.random.fold_in(key, MIXTURES + number), ids)
+            found[name] = mixed_block(blocks[of], *drawn, (7 + number) * last)
+    return found
+
+
+def draw_mixtures(key: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(place of the partner of every image int [B], beta float32 [B]); beta is 1 for images that are not mixed.
+
+    Partners follow each other in an order drawn from the key and the ids, so that every image is the partner of one
+    other, whatever the order of the batch.
+    """
+
+    def draw(id):
+        for_order, for_choice, for_beta = jax.random.split(fold_in_id(key, id), 3)
+        beta = jax.random.beta(for_beta, CONCENTRATION, CONCENTRATION)
+        mixed = jax.random.uniform(for_choice) < SHARE_MIXED
+        return jax.random.uniform(for_order), jnp.where(mixed, jnp.clip(beta, LEAST, 1.0), 1.0)
+
+    place, beta = jax.vmap(draw)(ids)
+    order = jnp.argsort(place)
+    return jnp.zeros_like(order).at[order].set(jnp.roll(order, -1)), beta
+
+
+def mixed_block(block: Block, partner: jax.Array, beta: jax.Array, first_row: int) -> Block:
+    """The rows of a block of the batch's images [B * V, D], each mixed with the same view of its partner.
+
+    partner: int [B], places in the batch; beta [B]. Side information: first and partner, the ids of both images, and
+    beta. Gradient flows into both rows.
+    """
+    images = len(partner)
+    z = block["z"].reshape(images, -1, block["z"].shape[-1])
+    views = z.shape[1]
+    share = beta[:, None, None]
+    mixed = unit_rows(share * z + (1 - share) * z[partner]).reshape(block["z"].shape)
+    ids = block["id"][::views]
+    side = {"id": ids, "id_words": block["id_words"][::views], "first": ids, "partner": ids[partner], "beta": beta}
+    return image_block(mixed, side, views, first_row)

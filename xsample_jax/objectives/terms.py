@@ -1,13 +1,15 @@
-"""One term of an objective, as data, and its value on a batch, written out densely."""
+"""One term of an objective: as data, its value on a batch, written out densely, and how a config writes it."""
 
 import dataclasses
-from collections.abc import Mapping
+import typing
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from xsample_jax.augment.ids import fold_in_id, words_of
-from xsample_jax.errors import ConfigError
+from xsample_jax.errors import ConfigError, did_you_mean, raise_all
 from xsample_jax.graphs.targets import Graph, Mixture, parts_of, scaled_weight, source_slots, target
 from xsample_jax.objectives.blocks import IMAGE, OF_VIEWS, Block, Rows, concatenate, select
 from xsample_jax.objectives.cross_entropy import (
@@ -19,11 +21,11 @@ from xsample_jax.objectives.cross_entropy import (
 )
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.links import COUNTING, LINKS
-from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES
-from xsample_jax.objectives.mixers import MIXERS, Among
+from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES, TemperatureInputs
+from xsample_jax.objectives.mixers import MIXERS, MixerInputs
 from xsample_jax.objectives.negatives import NEGATIVES
-from xsample_jax.objectives.row_weights import WEIGHTS
-from xsample_jax.registry import Choice, Slot, name_of, resolve, slot_of
+from xsample_jax.objectives.row_weights import WEIGHTS, WeightInputs
+from xsample_jax.registry import Choice, Slot, in_words, is_of, name_of, resolve, slot_of
 
 # Losses of pairs that say nothing about a row without a positive.
 OF_POSITIVES = ("robust", "symmetric", "z", "soft_top_k", "group_order", "multi_similarity")
@@ -127,23 +129,36 @@ class Pairs:
         return once if self.synthetic is None else once.at[:, -self.synthetic.shape[1] :].set(self.synthetic)
 
 
+class StepValues(NamedTuple):
+    """What a loss depends on at a step besides its rows and temperature.
+
+    bias: added to the logits (SigLIP); progress: share of the run that is over, for temperatures and weights that
+    depend on it; key: random key, for synthetic keys and feature terms that draw.
+    """
+
+    bias: jax.Array | float = 0.0
+    progress: jax.Array | float = 0.0
+    key: jax.Array | None = None
+
+
+AT_START = StepValues()
+
+
 def pairs_of(
     term: Term,
     blocks: Mapping[str, Block],
     images: int,
-    temperature,
-    target_temperature,
-    bias=0.0,
-    progress=0.0,
-    key=None,
+    temperature: jax.Array | float,
+    target_temperature: Choice | float,
+    at: StepValues = AT_START,
 ) -> Pairs:
     """Target and logits of a term on the rows of a batch.
 
     Args:
       blocks: rows of the step (objectives/terms.py); images: number of images B.
       temperature: the base temperature tau, a scalar; target_temperature: tau_s.
-      bias: added to the logits (SigLIP). progress: share of the run that is over. key: for synthetic keys.
     """
+    bias, progress, key = at
     u = select(blocks, term.anchors, images)
     v = concatenate([select(blocks, rows, images) for rows in term.key_rows])
     there = jnp.ones(len(u["z"]), bool) if term.anchors.part is None else u["filled"]
@@ -157,7 +172,8 @@ def pairs_of(
     if isinstance(term.temperature, float | int):
         tau = term.temperature
     else:
-        tau = resolve(TEMPERATURES, term.temperature, "temperature")(temperature, u, similarity, graph, progress)
+        given = TemperatureInputs(temperature, u, similarity, graph, progress)
+        tau = resolve(TEMPERATURES, term.temperature, "temperature")(given)
     rule = resolve(NEGATIVES, term.negatives, "negatives")
     if name_of(term.link) != "softmax" and term.negatives != "everything":
         repelled = rule(similarity / tau + bias, graph, repelled, u, v) > 0
@@ -172,7 +188,8 @@ def pairs_of(
 def _with_synthetic(term: Term, pairs: Pairs, negative: jax.Array, bias, keys: jax.Array) -> Pairs:
     """The pairs with the synthetic keys of the term's mixer after the real ones."""
     u, v = pairs.u, pairs.v
-    made = resolve(MIXERS, term.mixer, "mixer")(u["z"], v["z"], Among(pairs.target, negative, u, v), keys)
+    given = MixerInputs(u["z"], v["z"], pairs.target, negative, u, v, keys)
+    made = resolve(MIXERS, term.mixer, "mixer")(given)
     similarity = resolve(SIMILARITIES, term.similarity, "similarity")(u["z"], made.rows, u, v) + made.offset
     logits = similarity / pairs.temperature + bias
     weight, there = jax.lax.stop_gradient(made.weight).astype(logits.dtype), made.weight > 0
@@ -266,7 +283,7 @@ def term_rows(term: Term, pairs: Pairs, images: int) -> tuple[jax.Array, jax.Arr
     denominator = resolve(DENOMINATORS, term.denominator, "denominator")
     pairing = Pairing(u, v, pair_view, _views(term, images, len(v["z"])), pairs.temperature)
     log_denominator = denominator(logits, weight, pairing)
-    given = (logits, graph, weight, log_denominator, u, pairs.temperature, pairs.progress)
+    given = WeightInputs(logits, graph, weight, log_denominator, u, pairs.temperature, pairs.progress)
     value = AGGREGATES[term.aggregate](
         logits, graph, log_denominator, _weight(term.attraction, given), _weight(term.repulsion, given)
     )
@@ -321,7 +338,76 @@ def negatives_of(term: Term, pairs: Pairs) -> jax.Array:
     return weight if pairs.synthetic is None else jnp.concatenate([weight, pairs.synthetic], axis=1)
 
 
-def _weight(choice: Choice | float, given: tuple):
+def _weight(choice: Choice | float, given: WeightInputs):
     if isinstance(choice, float | int):
         return choice
-    return jax.lax.stop_gradient(resolve(WEIGHTS, choice, "row weight")(*given))
+    return jax.lax.stop_gradient(resolve(WEIGHTS, choice, "row weight")(given))
+
+
+# Terms as plain data (config objective.terms): dicts, names and numbers, each of the type of its field.
+
+
+def read_terms(terms: Collection[Mapping]) -> list[Term | FeatureTerm]:
+    """The terms of plain data; raises what is wrong with any of them at once."""
+    made, problems = [], []
+    for number, values in enumerate(terms):
+        try:
+            made.append(term_from_dict(values, f"objective.terms[{number}]"))
+        except ConfigError as error:
+            problems.append(error)
+    raise_all(problems, "the objective")
+    return made
+
+
+def term_from_dict(values: Mapping, field: str) -> Term | FeatureTerm:
+    """A term from plain data; ConfigError for a field that a term does not have."""
+    values = dict(values)
+    kind = FeatureTerm if "name" in values else Term
+    values = {name: _value(name, value, field) for name, value in values.items()}
+    return _made(kind, values, field)
+
+
+def _value(name: str, value, field: str):
+    """Plain data of one field as what a term holds."""
+    if name in ("anchors", "x", "y"):
+        return _rows(value, f"{field}.{name}")
+    if name == "keys" and isinstance(value, list | tuple):
+        return tuple(_rows(rows, f"{field}.keys") for rows in value)
+    if name == "keys":
+        return _rows(value, f"{field}.keys")
+    if name == "graph":
+        return _graph(value, f"{field}.graph")
+    return value
+
+
+def _rows(value, field: str) -> Rows:
+    if isinstance(value, str):
+        return Rows(value)
+    if not isinstance(value, Mapping):
+        raise ConfigError(field, value, "a block, as 'image', or a dict, as {'block': 'image', 'view': 0}")
+    values = {name: _rows(part, field) if name in ("beside", "times") else part for name, part in value.items()}
+    return _made(Rows, values, field)
+
+
+def _graph(value, field: str) -> Graph | Mixture:
+    if isinstance(value, str):
+        return Graph(value)
+    if not isinstance(value, Mapping):
+        raise ConfigError(field, value, "a source, as 'caption', or a dict, as {'source': 'caption'}")
+    values = {name: tuple(part) if isinstance(part, list) else part for name, part in value.items()}
+    if isinstance(values.get("graphs"), tuple):
+        values["graphs"] = tuple(_graph(part, field) for part in values["graphs"])
+        return _made(Mixture, {"weights": ()} | values, field)
+    return _made(Graph, values, field)
+
+
+def _made(kind: type, values: dict, field: str):
+    known = [item.name for item in dataclasses.fields(kind)]
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"{field}.{name}", values[name], f"a field of {kind.__name__}", did_you_mean(name, known))
+    hints = typing.get_type_hints(kind)
+    for name, value in values.items():
+        if not is_of(hints[name], value):
+            raise ConfigError(f"{field}.{name}", value, in_words(hints[name]))
+    return kind(**values)

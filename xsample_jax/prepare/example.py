@@ -14,7 +14,7 @@ import numpy as np
 
 from xsample_jax.data.writer import check_split
 from xsample_jax.errors import DataError
-from xsample_jax.io.text import decode_text
+from xsample_jax.io.files import decode_text
 
 
 @dataclasses.dataclass(frozen=True)

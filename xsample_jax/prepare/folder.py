@@ -12,8 +12,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from xsample_jax.errors import DataError, did_you_mean
-from xsample_jax.io.files import read_regular
-from xsample_jax.io.text import file_encoding
+from xsample_jax.io.files import file_encoding, read_regular
 from xsample_jax.prepare.example import (
     IMAGE_SUFFIXES,
     TEXT_SUFFIXES,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from xsample_jax.data.caption_choice import select_caption
+from xsample_jax.data.captions import select_caption
 from xsample_jax.data.records import RecordSource, unit_rows
 from xsample_jax.errors import DataError
 from xsample_jax.graphs.targets import SAME

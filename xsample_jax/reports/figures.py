@@ -13,7 +13,7 @@ from xsample_jax.objectives.from_config import reads_target_temperature
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.reports.caption_graph import draw_graph, target_against_temperature
 from xsample_jax.reports.runs import Series
-from xsample_jax.reports.style import COLORS, Panel, color, draw_panel, image_uri
+from xsample_jax.reports.style import COLORS, FITTED, Panel, color, draw_panel, image_uri
 
 CURVES = (
     (
@@ -194,7 +194,7 @@ def graph_panels(series: Series, place: int, folder: Path) -> list[Panel]:
             bar.ax.tick_params(labelsize=9)
             bar.ax.minorticks_off()
 
-        panels.append(draw_panel(folder, f"graph_{place}_{key}", title, caption, draw, fit=True))
+        panels.append(draw_panel(folder, f"graph_{place}_{key}", title, caption, draw, size=FITTED))
     return panels
 
 
@@ -274,7 +274,7 @@ def map_panels(series: Series, place: int, folder: Path) -> list[Panel]:
 
         title = f"Colored by {name}"
         caption = f"Across: {first:.0f}% of the variance of the features; up: {second:.0f}%."
-        panels.append(draw_panel(folder, f"map_{place}_{name}", title, caption, draw, fit=True, size=SIZE))
+        panels.append(draw_panel(folder, f"map_{place}_{name}", title, caption, draw, size=SIZE))
     return panels
 
 

@@ -1,19 +1,28 @@
-"""The page of tools.inspect: a caption graph before anything is trained, with its figures and image cards."""
+"""The page of tools.inspect: a caption graph before anything is trained, with its figures and image cards.
+
+Of a trained run, it prints what the gradient of an embedding looks like (gradient_lines).
+"""
 
 import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
+from xsample_jax.augment.views import make_views
 from xsample_jax.data.class_texts import load_class_embeddings
+from xsample_jax.data.dataset import open_evaluated
 from xsample_jax.data.decode import decode_record
 from xsample_jax.data.records import RecordSource, unit_rows
-from xsample_jax.data.sources import open_source, source_folder
+from xsample_jax.data.sources import open_source, source_folder, spread_places
 from xsample_jax.data.vectors import draw_vectors, is_vector, vector_bytes
 from xsample_jax.errors import DataError
+from xsample_jax.evals.evaluate import load_model, read_config
+from xsample_jax.io.checkpoint_files import find_checkpoint
 from xsample_jax.io.files import parse_npy
+from xsample_jax.objectives.learned_state import temperature_of
 from xsample_jax.reports import caption_graph
 from xsample_jax.reports.caption_advice import (
     MASSES,
@@ -26,7 +35,7 @@ from xsample_jax.reports.caption_advice import (
     softest,
 )
 from xsample_jax.reports.caption_graph import BINS, ORDINARY, CaptionSample, chain, draw_graph, read_sample
-from xsample_jax.reports.style import COLORS, Panel, draw_panel, figures_folder, image_uri, write_page
+from xsample_jax.reports.style import COLORS, FITTED, Panel, draw_panel, figures_folder, image_uri, write_page
 
 SIDE = 72  # pixels of an image on the page
 DRAWN = 192  # images of the batch whose target is drawn
@@ -123,7 +132,7 @@ def target_panels(embedding: np.ndarray, tau_s: float, limit: Choice | None, vie
 
         title = f"Target of {len(target)} images, τₛ = {tau:.3g}"
         caption = f"{words[0].upper()}{words[1:]}. Rows in an order in which neighbors are alike; logarithmic."
-        panels.append(draw_panel(folder, f"target_{name}", title, caption, draw, fit=True))
+        panels.append(draw_panel(folder, f"target_{name}", title, caption, draw, size=FITTED))
     return panels
 
 
@@ -311,3 +320,69 @@ def _figures(asked: Question, graph: Graph, limit: Choice | None, folder: Path) 
         mass_panel(graph.own, TEMPERATURES, asked.tau_s, folder),
         *target_panels(graph.embedding, asked.tau_s, limit, asked.views, folder),
     ]
+
+
+# What the gradient of an embedding looks like on one batch of a run: its weights and its direction (arXiv 2510.14824).
+#
+# The gradient of a row z_i is sum_k w_ik y_k / tau: w says how strongly each key pulls or pushes, the keys say where
+# to. For the same logits both are computed for the softmax, w = p - T, and for the sigmoid, w = sigmoid(S) - T.
+
+
+IMAGES = 256  # of the batch
+
+
+def weights_and_directions(z: np.ndarray, keys: np.ndarray, tau: float, compete: bool) -> dict[str, np.ndarray]:
+    """Numbers of every row of z [B, D] against keys [B, D] of which its own is the positive, float64 [B] each.
+
+    Args:
+      compete: the softmax over all keys; else a sigmoid of every pair.
+
+    Returns:
+      positive: 1 - p of the own key; negative: mean p of the others; top: the largest of them; norm: length of the
+      gradient of the row's loss; cosine: of the step against that gradient with the positive key.
+    """
+    z, keys = np.asarray(z, np.float64), np.asarray(keys, np.float64)
+    logits, own = z @ keys.T / tau, np.eye(len(z), dtype=bool)
+    if compete:
+        p = np.exp(logits - logits.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+    else:
+        p = np.exp(-np.logaddexp(0, -logits))
+    gradient = (p - own) @ keys / tau
+    norm = np.linalg.norm(gradient, axis=1)
+    others = np.where(own, 0.0, p)
+    along = -np.sum(gradient * keys, axis=1) / np.maximum(norm * np.linalg.norm(keys, axis=1), 1e-300)
+    return {
+        "positive": 1 - p[own],
+        "negative": others.sum(axis=1) / max(len(z) - 1, 1),
+        "top": others.max(axis=1),
+        "norm": norm,
+        "cosine": along,
+    }
+
+
+def gradient_lines(run: str | Path) -> list[str]:
+    """Lines of text about two random views of up to 256 images of eval.split, at the temperature of the run."""
+    where = find_checkpoint(run)
+    loaded = load_model(*where, read_config(*where))
+    parts, state = loaded.parts, loaded.state.averaged()
+    config = parts.config
+    examples = open_evaluated(config, config.eval.split)
+    some = [examples[int(place)] for place in spread_places(len(examples), IMAGES)]
+    images, ids = (np.stack([example[name] for example in some]) for name in ("image", "id"))
+
+    def embed(state, images, ids):
+        views = make_views(images, ids, config.seed, 0, config.augment, 2)
+        return parts.model.merge(state.params, state.statistics, training=False).embed(views)[1]
+
+    z = np.asarray(jax.jit(embed)(state, images, ids))
+    tau = float(temperature_of(parts.objective, state.params))
+    of = f"two views of {len(some)} images of split {config.eval.split}, tau {tau:.4g}"
+    lines = [f"gradient at step {loaded.step}: {of}"]
+    for name, compete in (("softmax", True), ("sigmoid", False)):
+        mean = {key: values.mean() for key, values in weights_and_directions(z[::2], z[1::2], tau, compete).items()}
+        lines.append(
+            f"  {name}: weight of the positive {mean['positive']:.3g}, of a negative {mean['negative']:.3g}, "
+            f"of the largest {mean['top']:.3g}; cosine of the step with the positive {mean['cosine']:.3f}"
+        )
+    return lines

@@ -70,7 +70,7 @@ def forest(series: Sequence[Series], base: Series, metrics: Sequence[Metric], fo
     unit = unit_of([run for one in series for run in one.runs])
     caption = f"Difference to {base.name}, paired over {unit}, with 95% intervals over {unit} and seeds."
     size = (2.5 * len(metrics), 1.1 + 0.24 * len(others))
-    return draw_panel(folder, name, f"Against {base.name}", caption, draw, fit=True, size=size)
+    return draw_panel(folder, name, f"Against {base.name}", caption, draw, size=size)
 
 
 def _interval(axes, interval: Interval, place: int, metric: Metric) -> None:
@@ -120,7 +120,7 @@ def response(
 
     unit = unit_of([run for line in lines.values() for one in line.values() for run in one.runs])
     caption = f"{key}: means over seeds with 95% intervals over {unit} and seeds."
-    return draw_panel(folder, name, key, caption, draw, fit=True, size=(2.6 * len(metrics), 3.0))
+    return draw_panel(folder, name, key, caption, draw, size=(2.6 * len(metrics), 3.0))
 
 
 def as_word(value: object) -> str:

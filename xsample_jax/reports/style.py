@@ -90,20 +90,22 @@ def file_name(text: str) -> str:
     return f"{plain}-{hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=4).hexdigest()}"
 
 
+FITTED = (4.6, 3.5)  # inches: half of the page
+
+
 def draw_panel(
     folder: Path,
     name: str,
     title: str,
     caption: str,
     draw: Callable,
-    fit: bool = False,
     size: tuple[float, float] | None = None,
 ) -> Panel:
     """Draws `draw(figure, theme)` in both themes, writes <name>.png and <name>-dark.png, returns the Panel.
 
     Args:
-      fit: lay the figure out by the widths of its labels (slow) in place of fixed margins.
-      size: width and height in inches; default: a half of the page.
+      size: width and height in inches, as FITTED, of a figure that is laid out by the widths of its labels (slow);
+        None: half of the page, with fixed margins.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -111,9 +113,8 @@ def draw_panel(
     encoded = {}
     for theme in THEMES:
         with _style(theme):
-            inches = size or ((4.6, 3.5) if fit else (4.6, 2.9))
-            figure = Figure(figsize=inches, dpi=160, layout="constrained" if fit else None)
-            if not fit:
+            figure = Figure(figsize=size or (4.6, 2.9), dpi=160, layout="constrained" if size else None)
+            if size is None:
                 figure.subplots_adjust(left=0.145, right=0.975, top=0.965, bottom=0.165)
             draw(figure, theme)
             # The canvas is drawn once; figure.savefig would draw it twice.

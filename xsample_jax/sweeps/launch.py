@@ -89,7 +89,7 @@ def check_points(points: Sequence[Point], sweep: str, out: str | None = None, da
 
     Raises Problems: each wrong key, value, combination, dataset or run folder once, with the points that have it.
     """
-    from xsample_jax.checkpoint_files import started_config  # orbax takes seconds, which `--help` should not cost
+    from xsample_jax.checkpoint import started_config  # orbax takes seconds, which `--help` should not cost
 
     found: dict[str, tuple[UserError, list[str]]] = {}
     configs: dict[str, object] = {}

@@ -185,13 +185,27 @@ class _Pool:
             job.process.wait()
 
 
+@dataclasses.dataclass(frozen=True)
+class Workers:
+    """What runs on this machine at once.
+
+    jobs: how many runs, at most. gpus: numbers of GPUs; each run gets one for itself, and there are no more runs at
+    once than GPUs. environment: of the runs; None: this process's.
+    """
+
+    jobs: int = 1
+    gpus: Sequence[str] = ()
+    environment: Mapping[str, str] | None = None
+
+
+ONE_AT_A_TIME = Workers()
+
+
 def run_points(
     points: Sequence[Point],
     sweep: str,
     out: str | pathlib.Path,
-    jobs: int = 1,
-    gpus: Sequence[str] = (),
-    environment: Mapping[str, str] | None = None,
+    workers: Workers = ONE_AT_A_TIME,
     say: Callable[[str], None] = print,
     keep: Keeps | None = None,
 ) -> dict[str, int]:
@@ -201,10 +215,8 @@ def run_points(
       points: of one grid, started in this order.
       sweep: its name.
       out: each point has the run folder out/name, and its output in out/logs/name.txt.
-      jobs: how many at once at most. A second one starts when the first is past its first steps and memory is left
-        for as much as any run has taken so far; if the system kills one for memory, it is run again beside fewer.
-      gpus: numbers of GPUs; each run gets one for itself, and there are no more runs at once than GPUs.
-      environment: of the runs; default: this process's.
+      workers: how many at once. A second one starts when the first is past its first steps and memory is left for as
+        much as any run has taken so far; if the system kills one for memory, it is run again beside fewer.
       say: told about starts and ends.
       keep: where results stay: a point is done when its result is there, and a finished run without one is evaluated.
 
@@ -212,7 +224,7 @@ def run_points(
     """
     if in_bucket(out):
         raise ConfigError("--out", str(out), "a local folder for runs on this machine", "Runs in a bucket: --emit.")
-    out = pathlib.Path(out)
+    out, jobs, gpus = pathlib.Path(out), workers.jobs, workers.gpus
     is_done = keep.done if keep is not None else lambda point: state_of(out / point.name).status == FINISHED
     pool = _Pool(points, is_done, min(jobs, len(gpus)) if gpus else jobs, say)
     say(f"{sweep}: {len(points)} runs, {pool.done} of them finished, {jobs if not gpus else len(gpus)} at once")
@@ -224,7 +236,7 @@ def run_points(
                 point = pool.waiting.pop(0)
                 trains = keep is None or state_of(out / point.name).status != FINISHED
                 command = trainer_command(point, sweep, str(out / point.name)) if trains else keep.command(point)
-                job = _start(point, command, out, free.pop(0) if free else None, environment)
+                job = _start(point, command, out, free.pop(0) if free else None, workers.environment)
                 pool.running.append(dataclasses.replace(job, trains=trains))
                 if trains:
                     say(f"started  {point.name}")

@@ -55,14 +55,14 @@ def run(arguments: Sequence[str]) -> None:
     check_flags(chosen)
     import numpy as np
 
-    from xsample_jax.checkpoint_files import find_checkpoint
     from xsample_jax.data.records import unit_rows
     from xsample_jax.data.side import read_side, write_side
     from xsample_jax.data.sources import open_source
     from xsample_jax.errors import DataError
     from xsample_jax.evals import clusters
     from xsample_jax.evals.evaluate import load_model, read_config
-    from xsample_jax.evals.feature_store import FeatureStore
+    from xsample_jax.evals.features import FeatureStore
+    from xsample_jax.io.checkpoint_files import find_checkpoint
 
     where = find_checkpoint(chosen.run)
     config = read_config(*where, overrides)

@@ -27,8 +27,7 @@ def run(arguments: Sequence[str]) -> int:
     flags = parser.parse_args(arguments)
     from xsample_jax.config import load_config
     from xsample_jax.prepare.prepare import prepare_folder
-    from xsample_jax.reports.data_findings import PROBLEM, problems
-    from xsample_jax.reports.machine_findings import diagnose
+    from xsample_jax.reports.findings import PROBLEM, diagnose, problems
 
     try:
         config = prepare_folder(load_config(flags.config, overrides))

@@ -74,7 +74,7 @@ def run(arguments: Sequence[str]) -> None:
         parser.error(f"--{flag} is for captions, --vectors brings its own")
     if chosen.vectors and (chosen.what == "classes" or chosen.backend == "torch"):
         parser.error("--vectors are those of the records: without --what=classes and --backend")
-    from xsample_jax.captions.embed import embed_classes, embed_set
+    from xsample_jax.captions.embed import CaptionForm, embed_classes, embed_set
     from xsample_jax.captions.encoders import open_encoder
     from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
 
@@ -91,7 +91,7 @@ def run(arguments: Sequence[str]) -> None:
         return
     stored = chosen.stored or "float16"
     result = embed_set(
-        chosen.data, encoder, template=template, stored=stored, overwrite=chosen.overwrite, part=chosen.part
+        chosen.data, encoder, CaptionForm(template, stored), overwrite=chosen.overwrite, part=chosen.part
     )
     for line in summary(result, as_path(chosen.data)):
         print(line)

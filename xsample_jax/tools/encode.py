@@ -32,12 +32,12 @@ def run(arguments: Sequence[str]) -> None:
         parser.error("argument --batch_size: expected 1 or more")
     if chosen.data and not chosen.split:
         parser.error("argument --data: needs --split")
-    from xsample_jax.augment.vectors import CHANNELS
+    from xsample_jax.augment.views import VECTOR_CHANNELS
     from xsample_jax.encoder import load_encoder
     from xsample_jax.evals.feature_table import images_in, images_of, write_features
 
     encoder = load_encoder(chosen.run, chosen.step)
-    if chosen.path and encoder.channels == CHANNELS:
+    if chosen.path and encoder.channels == VECTOR_CHANNELS:
         fix = "Prepare them (tools.prepare --source=vectors), and give --data=FOLDER --split=NAME."
         raise DataError("--path", str(chosen.path), "no images: this run has an encoder of numbers [E]", fix)
     if chosen.split:

@@ -90,13 +90,13 @@ def run(arguments: Sequence[str]) -> int:
     """Does what the command line says and returns the exit code."""
     overrides, rest = split_overrides(list(arguments))
     chosen = make_parser().parse_args(rest)
-    from xsample_jax.checkpoint_files import find_checkpoint
     from xsample_jax.config import config_to_json
     from xsample_jax.config.saved import describe_difference
     from xsample_jax.distributed import detect_process, start
     from xsample_jax.evals.context import Options
     from xsample_jax.evals.evaluate import check_names, evaluate_checkpoint, read_config
     from xsample_jax.evals.metrics import save_examples
+    from xsample_jax.io.checkpoint_files import find_checkpoint
     from xsample_jax.io.paths import as_path, local_copy_of
 
     evals = [name.strip() for name in chosen.evals.split(",") if name.strip()]
@@ -136,7 +136,7 @@ def run(arguments: Sequence[str]) -> int:
 def read_prompts(path: Path | None) -> tuple[str, ...]:
     """The lines of a file of templates; ConfigError when it is missing or empty, DataError when it is no text."""
     from xsample_jax.errors import ConfigError
-    from xsample_jax.io.text import read_lines
+    from xsample_jax.io.files import read_lines
 
     if path is None:
         return ()

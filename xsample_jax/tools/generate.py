@@ -23,7 +23,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--step", type=int, help="of which checkpoint (default: the newest)")
     parser.add_argument("--split", default="", help="name of the split (default: the run's training split)")
     chosen = parser.parse_args(arguments)
-    from xsample_jax.reports.generated_set import write_generated
+    from xsample_jax.reports.generated_images import write_generated
 
     manifest = write_generated(chosen.run, chosen.out, chosen.count, chosen.step, chosen.split)
     (split,) = manifest.splits

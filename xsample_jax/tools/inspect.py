@@ -81,13 +81,13 @@ def run(arguments: list[str]) -> None:
     from xsample_jax.reports.inspect import inspect
 
     if flags.run is not None:
-        from xsample_jax.checkpoint_files import find_checkpoint
+        from xsample_jax.io.checkpoint_files import find_checkpoint
 
         find_checkpoint(flags.run)  # a wrong one is an error before the dataset is read
     with local_copy_of(flags.out) as out:
         lines = inspect(question(flags, overrides), out, flags.sample, flags.seed)[:-1]
     if flags.run is not None:
-        from xsample_jax.reports.gradients import gradient_lines
+        from xsample_jax.reports.inspect import gradient_lines
 
         lines += gradient_lines(flags.run)
     print("\n".join([*lines, flags.out]))

@@ -22,8 +22,8 @@ import sys
 from pathlib import Path
 
 from xsample_jax.errors import DataError
+from xsample_jax.io.files import read_lines
 from xsample_jax.io.paths import absolute, as_path
-from xsample_jax.io.text import read_lines
 from xsample_jax.tools.cli import local_path, program, run_cli
 
 

@@ -103,13 +103,13 @@ def open_results(flags: argparse.Namespace, configs: dict):
 def run_here(flags: argparse.Namespace, configs: dict, points: list, name: str, environment: dict) -> int:
     """Trains the points on this machine and returns the exit code."""
     from xsample_jax.sweeps.launch import write_results
-    from xsample_jax.sweeps.local import Stopped, run_points
+    from xsample_jax.sweeps.local import Stopped, Workers, run_points
 
     keep = open_results(flags, configs)
     gpus = [gpu for gpu in flags.gpus.split(",") if gpu]
     jobs = len(gpus) or flags.jobs
     try:
-        failed = run_points(points, name, flags.out, jobs, gpus, environment, keep=keep)
+        failed = run_points(points, name, flags.out, Workers(jobs, gpus, environment), keep=keep)
     except Stopped:
         print("stopped; the same command continues from here", file=sys.stderr)
         return REQUEUE

@@ -30,8 +30,8 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--vocab", type=int, default=32_768, help="most entries (default: %(default)s)")
     parser.add_argument("--captions", type=int, default=2_000_000, help="most records read (default: %(default)s)")
     chosen = parser.parse_args(arguments)
+    from xsample_jax.data.captions import TOKENIZER, train_tokenizer
     from xsample_jax.data.records import open_records
-    from xsample_jax.data.tokenizer import TOKENIZER, train_tokenizer
 
     path = as_path(chosen.data, "--data") / TOKENIZER
     if path.exists():

@@ -42,7 +42,7 @@ def gradients(
     column: Coefficients | None,
     **options,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Gradients of the anchors, and of the keys where they are asked for (streaming_gradients.py)."""
+    """Gradients of the anchors, and of the keys where they are asked for (tiles.gradients)."""
     if form.cosine_of is not None:
         return gradients_by_kernel(form, anchors, keys, scale, row, column, options.get("offset", 0)), None
     return streaming_gradients.gradients(form, anchors, keys, scale, row, column, **options)

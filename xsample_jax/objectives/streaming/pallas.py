@@ -1,6 +1,6 @@
 """Two Pallas TPU kernels that do a tile of the X-CLR loss without leaving the chip's fast memory.
 
-They are the tiles of streaming_sums.py and streaming_gradients.py for one case: anchors are the keys, and the target is
+They are the tiles of tiles.py for one case: anchors are the keys, and the target is
 the softmax of the cosine of an embedding that the views of an image share. What is written is a few sums per anchor,
 and the gradient of the anchors. All pairs of rows are visited (no triangle), as on a mesh.
 """
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from xsample_jax.models.heads import products, unit_rows
 from xsample_jax.objectives.streaming.tiles import Coefficients, Form, Rows, Sums
-from xsample_jax.ops import products, unit_rows
 
 LANES = 128
 VMEM = 32 * 2**20  # bytes that a kernel may use: a quarter of what v5e and v6e have
@@ -48,7 +48,7 @@ def sums_by_kernel(form: Form, anchors: Rows, keys: Rows, scale: jax.Array, offs
 def gradients_by_kernel(
     form: Form, anchors: Rows, keys: Rows, scale: jax.Array, row: Coefficients, column: Coefficients, offset=0
 ) -> jax.Array:
-    """The gradient of the anchors as `gradients` of streaming_gradients.py has it, [n * V, D]."""
+    """The gradient of the anchors as `gradients` of tiles.py has it, [n * V, D]."""
     views, (a, k) = anchors.views, _tiles(form, anchors, keys)
     specs, operands = _operands(form, anchors, keys, scale, offset, a, k)
 

@@ -9,14 +9,13 @@ import jax.numpy as jnp
 
 from xsample_jax.graphs.sources import ONE_WAY
 from xsample_jax.graphs.targets import LOCAL, Graph, Mixture, bounds_after, requires, similarity
+from xsample_jax.models.heads import cosines
 from xsample_jax.objectives.blocks import Block, Rows, concatenate, select
 from xsample_jax.objectives.cross_entropy import mean_over_rows
 from xsample_jax.objectives.streaming import tiles
-from xsample_jax.objectives.streaming.class_table import class_table_rows
-from xsample_jax.objectives.streaming.loss import LOWEST_STATIC, Streaming, Target, streaming_rows
+from xsample_jax.objectives.streaming.loss import LOWEST_STATIC, Streaming, Target, class_table_rows, streaming_rows
 from xsample_jax.objectives.streaming.z_scores import streamed_z
 from xsample_jax.objectives.terms import Term
-from xsample_jax.ops import cosines
 from xsample_jax.registry import name_of, options_of
 
 # Side information that differs between the views of an image, besides the single views "view_0", ...
@@ -71,7 +70,7 @@ def _overlap(anchors: Rows, keys: Rows) -> bool:
 
 
 def why_no_kernels(term: Term, objective_lowest: float, target_temperature: float, center: bool) -> str | None:
-    """Why the kernels of streaming_kernel.py cannot do a term that can be streamed, in words; None if they can.
+    """Why the kernels of streaming/pallas.py cannot do a term that can be streamed, in words; None if they can.
 
     objective_lowest: what the objective's tau cannot go below; target_temperature: its tau_s.
     """

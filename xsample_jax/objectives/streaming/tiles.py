@@ -33,11 +33,11 @@ class Form:
       running_student, running_target: take off the largest exponent found so far. Otherwise exponents lie in
         [-2 / tau, 0], which float32 can hold for tau > 0.025 only.
       swapped: anchors and keys have changed places: the source is a function of (keys, anchors).
-      mesh: the devices that share the rows (streaming_mesh.py), None for one.
+      mesh: the devices that share the rows (streaming/mesh.py), None for one.
       groups: of neighboring devices, each of which sees the rows of its own members alone (M2-Encoder).
       ring: the rows of other devices come one device after the other, not all at once.
       wire: type to which embeddings are rounded, or None.
-      cosine_of: the side information whose cosine the source is, where kernels do the tiles (streaming_kernel.py);
+      cosine_of: the side information whose cosine the source is, where kernels do the tiles (streaming/pallas.py);
         None: XLA does them.
       interpret: run the kernels without a TPU.
     """
@@ -177,7 +177,7 @@ def tile_of(form: Form, anchors: Window, keys: Window, scale: jax.Array, offset:
     return Tile(z, y, s, valid, copies.astype(dtype), weight, log_weight, u, v)
 
 
-# Sums over the keys, tile by tile: with s and w of streaming_tiles.py,
+# Sums over the keys, tile by tile: with s and w as above,
 #
 #     loss_i = log sum_k e^{s_ik}  -  (sum_k w_ik s_ik) / (sum_k w_ik)
 #

@@ -1,4 +1,4 @@
-"""The Z-loss (row_links.z) with memory linear in the number of rows: moments in closed form, positives tile by tile.
+"""The Z-loss (links.z) with memory linear in the number of rows: moments in closed form, positives tile by tile.
 
     mean_i = x_i . m,  m the mean key        variance_i = x_i' C x_i,  C the covariance of the keys, [D, D]
 
@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from xsample_jax.graphs.sources import identity, label
 from xsample_jax.graphs.targets import Graph, requires, similarity
 from xsample_jax.objectives.cross_entropy import mean_over_rows
-from xsample_jax.objectives.row_links import inverse_spread
+from xsample_jax.objectives.links import inverse_spread
 from xsample_jax.objectives.streaming.loss import Streaming
 
 HIGHEST = jax.lax.Precision.HIGHEST

@@ -11,23 +11,17 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from xsample_jax.config import config_from_json
-from xsample_jax.errors import CheckpointError, ConfigError, did_you_mean
-from xsample_jax.io.console import say
-from xsample_jax.io.files import CONFIG, EVALUATION, set_aside
+from xsample_jax.errors import CheckpointError, did_you_mean
 from xsample_jax.io.paths import absolute, check_run_path
-from xsample_jax.io.run_dir import RunFolder
 
 FORMAT = 2
 CHECKPOINTS = "checkpoints"
@@ -45,7 +39,7 @@ def find_checkpoint(path: str | Path, step: int | None = None) -> tuple[Path, in
         run, step = path.parent.parent, int(path.name)
     else:
         run = path.parent if path.name == CHECKPOINTS else path
-    steps = _steps_of(run)
+    steps = steps_of(run)
     if not steps:
         fix = f"None in {run / CHECKPOINTS}."
         raise CheckpointError("checkpoint", str(path), f"a run folder, or RUN/{CHECKPOINTS}/STEP", fix)
@@ -54,37 +48,9 @@ def find_checkpoint(path: str | Path, step: int | None = None) -> tuple[Path, in
     return run, steps[-1] if step is None else step
 
 
-def trained_config(run: Path, step: int) -> ml_collections.ConfigDict:
-    """The config that the run had when it wrote the checkpoint; CheckpointError for a damaged or foreign file."""
-    return config_from_json(_read_meta(run, step)["config"])
-
-
-def started_config(run: RunFolder) -> ml_collections.ConfigDict | None:
-    """The config that a run folder belongs to; None where nothing was trained in it yet.
-
-    config.json says so, or the newest checkpoint where that file is gone or damaged (then it is set aside).
-    """
-    path, steps = run.files / CONFIG, _steps_of(run.place)
-    if not steps and not (run.files / EVALUATION).exists():
-        return None  # a first start that failed before a checkpoint binds nobody
-    if os.path.lexists(path):
-        try:
-            return config_from_json(path.read_text())
-        except (OSError, UnicodeDecodeError, ConfigError) as error:
-            if not steps:
-                raise CheckpointError(str(path), str(error)[:100], "the config of the run", "Restore it.") from error
-            if jax.process_index() == 0:
-                aside = set_aside(path)
-                say(f"warning: {path} is damaged ({str(error)[:100]}); it is {aside.name} now", error=True)
-    for step in reversed(steps):
-        with contextlib.suppress(CheckpointError):
-            return trained_config(run.place, step)
-    return None
-
-
 def saved_arrays(run: Path, step: int, parts: tuple[str, ...] = MODEL) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
     """{part: {name: shape and dtype}} of a checkpoint's contents, for some parts of it; {} for a part that it lacks."""
-    with open_reader() as reader, _damage_is_said(run, step):
+    with open_reader() as reader, _report_damage(run, step):
         tree = reader.metadata(checkpoint_place(run, step) / "state").tree
     return {
         part: {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in (tree.get(part) or {}).items()}
@@ -99,14 +65,14 @@ def read_arrays(
 
     Raises CheckpointError when files are damaged: checksums are compared with those of the training.
     """
-    meta, asked = _read_meta(run, step), {part: names for part, names in wanted.items() if names}
+    meta, asked = read_meta(run, step), {part: names for part, names in wanted.items() if names}
     as_array = (
         ocp.RestoreArgs(restore_type=np.ndarray)
         if sharding is None
         else ocp.ArrayRestoreArgs(sharding=sharding, restore_type=jax.Array)
     )
     arguments = ocp.args.PyTreeRestore(asked, jax.tree.map(lambda _: as_array, asked), partial_restore=True)
-    with open_reader() as reader, _damage_is_said(run, step):
+    with open_reader() as reader, _report_damage(run, step):
         arrays = reader.restore(checkpoint_place(run, step) / "state", args=arguments)
     check_arrays(arrays, meta, f"checkpoint {step} of {run}")
     return {part: arrays.get(part, {}) for part in wanted}
@@ -128,7 +94,8 @@ def check_arrays(arrays: dict, meta: dict, where: str) -> None:
         raise CheckpointError(f"checksum in {where}", wrong[:3], "that of the arrays when saved", "It is damaged.")
 
 
-def _steps_of(run: Path) -> list[int]:
+def steps_of(run: Path) -> list[int]:
+    """The steps of the checkpoints of a run, ascending."""
     folder = run / CHECKPOINTS
     return sorted(int(place.name) for place in folder.iterdir() if place.name.isdigit()) if folder.is_dir() else []
 
@@ -137,8 +104,9 @@ def checkpoint_place(run: Path, step: int) -> epath.Path:
     return epath.Path(run / CHECKPOINTS / str(step))
 
 
-def _read_meta(run: Path, step: int) -> dict:
-    with _damage_is_said(run, step):
+def read_meta(run: Path, step: int) -> dict:
+    """What a checkpoint says of itself: format, config, progress and checksums. CheckpointError for a damaged one."""
+    with _report_damage(run, step):
         meta = json.loads((checkpoint_place(run, step) / "meta" / "metadata").read_text())
     check_meta(meta, f"checkpoint {step} of {run}")
     return meta
@@ -149,15 +117,15 @@ def open_reader() -> contextlib.AbstractContextManager[ocp.PyTreeCheckpointHandl
 
 
 @contextlib.contextmanager
-def _damage_is_said(run: Path, step: int):
+def _report_damage(run: Path, step: int):
     try:
         yield
-    except Exception as error:  # orbax and tensorstore raise of every family when a file is not what it was
+    except Exception as error:  # orbax and tensorstore raise many exception types for damaged files
         raise CheckpointError(
             f"checkpoint {step} of {run}",
             str(error)[:600],
             "files as they were written",
-            f"Name another one of {', '.join(map(str, _steps_of(run)))}.",
+            f"Name another one of {', '.join(map(str, steps_of(run)))}.",
         ) from error
 
 

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xsample_jax.augment.ids import ids_of
-from xsample_jax.augment.vectors import CHANNELS
-from xsample_jax.augment.views import make_views
+from xsample_jax.augment.views import VECTOR_CHANNELS, make_views
 from xsample_jax.config.rules_objective import check_kernels
 from xsample_jax.data.dataset import train_batches
 from xsample_jax.data.vectors import draw_vectors
@@ -259,7 +258,7 @@ def placeholder_setup(config, devices) -> RunSetup:
     mesh, objective = make_mesh(config.mesh, config.batch_size, devices), build_objective(config.objective)
     check_kernels(config, objective, mesh)
     classes = np.ones((PLACEHOLDER_SPEC.classes, PLACEHOLDER_SPEC.caption_dim), np.float16)
-    channels = CHANNELS if config.data.source == "vectors" else PLACEHOLDER_SPEC.channels
+    channels = VECTOR_CHANNELS if config.data.source == "vectors" else PLACEHOLDER_SPEC.channels
     facts = dataclasses.replace(PLACEHOLDER_SPEC, channels=channels)
     return RunSetup(config, facts, mesh, classes if "class_embedding" in objective.requires else None)
 
