@@ -107,7 +107,7 @@ class RunSetup:
         if objective.clusters is None:
             return objective
         epoch = max(1, self.facts.count // self.config.batch_size)
-        return dataclasses.replace(objective, clusters=objective.clusters.in_steps(epoch))
+        return dataclasses.replace(objective, clusters=objective.clusters.of_dataset(epoch, self.facts.classes))
 
     @property
     def clusters(self) -> tuple[int, int]:
@@ -351,17 +351,24 @@ def build_run(config, mesh: Mesh | None = None) -> tuple[RunSetup, Dataset]:
         raise ConfigError("eval.online_probe", True, "False for a set without class names", fix)
     facts = dataset_spec(examples)
     if objective.clusters:
-        check_clusters(objective, len(source))
+        check_clusters(objective, len(source), len(source.manifest.class_names))
     elif objective.centers:
         facts = dataclasses.replace(facts, clusters=count_clusters(config.data, source))
     return RunSetup(config, facts, mesh, classes), examples
 
 
-def check_clusters(objective: Objective, images: int) -> None:
-    """Raises ConfigError where a clustering of the bank has more clusters than there are images."""
-    if max(objective.clusters.k) > images:
-        expected = f"at most {images:,} clusters, the images of the training split"
-        raise ConfigError("objective.clusters.k", objective.clusters.k, expected)
+def check_clusters(objective: Objective, images: int, classes: int) -> None:
+    """Raises ConfigError where a clustering of the bank has more clusters than there are images, or no more subclasses
+    than there are classes."""
+    k, by_class = objective.clusters.k, objective.clusters.by_class
+    if max(k) > images:
+        raise ConfigError("objective.clusters.k", k, f"at most {images:,} clusters, the images of the training split")
+    if by_class and not classes:
+        fix = "Set --config.objective.clusters.by_class=false."
+        raise ConfigError("objective.clusters.by_class", True, "false for a set without class names", fix)
+    if by_class and min(k) <= classes:
+        expected = f"more subclasses than the {classes:,} classes, each of which has one at least"
+        raise ConfigError("objective.clusters.k", k, expected, f"Set --config.objective.clusters.k='({4 * classes},)'.")
 
 
 def check_device_memory(parts: RunSetup) -> None:

@@ -323,8 +323,7 @@ def with_clusters(
     if clusters is None:
         return state, batch
     memory = renew_clusters(clusters, state.memory, state.step, key_of_step(config, state), mesh)
-    batch = {**batch, "cluster": clusters_of(memory, batch["index"], clusters)}
-    return dataclasses.replace(state, memory=memory), batch
+    return dataclasses.replace(state, memory=memory), {**batch, **clusters_of(memory, batch, clusters)}
 
 
 def choose_streaming(config, objective: Objective, mesh: Mesh | None, class_embeddings: np.ndarray | None) -> Streaming:

@@ -11,8 +11,12 @@ from tests.objectives.test_build import problems
 from tests.quick import quick_jit
 from tests.tiny import random_batch, run_steps, tiny_config, tiny_parts
 from xsample_jax.errors import ConfigError
+from xsample_jax.evals.clusters import subclass_counts as subclass_sizes
+from xsample_jax.evals.clusters import temperatures_of
 from xsample_jax.objectives.bank import (
     ASSIGNED,
+    LABEL,
+    OF_CLASSES,
     ROWS,
     Bank,
     Clusters,
@@ -22,6 +26,7 @@ from xsample_jax.objectives.bank import (
     kmeans,
     remember,
     renew_clusters,
+    subclass_counts,
 )
 from xsample_jax.objectives.cluster_centers import CENTER, init_centers
 from xsample_jax.objectives.from_config import build_objective
@@ -58,7 +63,7 @@ def test_a_row_is_the_unit_average_of_what_its_image_was(dtype):
     rng, momentum = np.random.default_rng(1), 0.7
     memory, mirror = init_bank(Bank(momentum, dtype), None, 9, 4), {}
     assert memory[ROWS].shape == (4096, 4)
-    step = quick_jit(lambda rows, index, z: remember({ROWS: rows}, index, z, momentum)[ROWS])
+    step = quick_jit(lambda rows, index, z: remember({ROWS: rows}, {"index": index}, z, momentum)[ROWS])
     for index in ([0, 3, 8], [3, 5, 3], [3, 8, 1]):  # image 3 is in the second batch twice
         z = unit(rng.normal(size=(3, 4))).astype(np.float32)
         memory = {ROWS: step(memory[ROWS], jnp.asarray(index), jnp.asarray(z))}
@@ -75,7 +80,7 @@ def test_a_row_is_the_unit_average_of_what_its_image_was(dtype):
 # k-means.
 
 
-def lloyd(z, centers, iterations):
+def kmeans_in_numpy(z, centers, iterations):
     """k-means by cosine in float64: (clusters, centers, mean distances, sizes)."""
     z, centers = np.float64(z), np.float64(centers)
     for _ in range(iterations):
@@ -96,7 +101,7 @@ def test_kmeans_is_that_of_numpy_from_the_same_centers(k):
     assert there.all()
     assert len(np.unique(np.asarray(start), axis=0)) == k  # rows, each once
     found = quick_jit(lambda z: kmeans(z, k, 4, KEY))(bank_of(z))
-    own, centers, distance, sizes = lloyd(np.delete(z, 700, axis=0), start, 4)
+    own, centers, distance, sizes = kmeans_in_numpy(np.delete(z, 700, axis=0), start, 4)
     cluster = np.asarray(found.cluster)
     assert (cluster[[700, *range(1500, 4096)]] == -1).all()
     assert np.mean(np.delete(cluster[:1500], 700) == own) > 0.995  # but for rows between two centers
@@ -136,6 +141,54 @@ def test_the_same_bank_has_the_same_clusters_on_any_devices(dtype, count):
         np.testing.assert_array_equal(one, other)
 
 
+# Subclasses.
+
+
+def test_subclasses_and_temperatures_are_those_of_tools_cluster():
+    """Of SBCL, whose published numbers tests/evals/test_clusters.py holds."""
+    rng = np.random.default_rng(2)
+    label = rng.permutation(np.repeat([-1, 1, 2, 4], [5, 12, 60, 300]))  # 0, 3 and 5 have no image
+    z = unit(rng.normal(size=(377, 8)) + 2 * np.eye(8)[label % 8] * (label[:, None] == 2)).astype(np.float32)
+    clusters = Clusters((40,), every=1, start=1, iterations=30, by_class=True, classes=6)
+    memory = init_bank(Bank(), clusters, 377, 8)
+    renewed = quick_jit(lambda memory: renew_clusters(clusters, memory, jnp.int32(1), KEY, None))
+    memory |= remember(memory, {"index": jnp.arange(377), "label": jnp.asarray(label)}, jnp.asarray(z), 0.0)
+    new = jax.device_get(renewed(memory))
+    own = new[ASSIGNED][:377, 0]
+    assert (own[label == -1] == -1).all()
+    found = [sorted(set(own[label == c])) for c in (1, 2, 4)]
+    assert [len(one) for one in found] == subclass_sizes(np.array([12, 60, 300])).tolist() == [1, 5, 25]
+    assert found == [[0], list(range(1, 6)), list(range(6, 31))]
+    for c in (2, 4):
+        for one in set(own[label == c]):  # every image is in the nearest subclass of its class
+            centers = np.stack([unit(z[own == other].sum(axis=0)) for other in sorted(set(own[label == c]))])
+            members = z[own == one] @ centers.T
+            assert np.mean(np.argmax(members, axis=1) == one - min(own[label == c])) > 0.9
+    expected = np.ones(6)
+    expected[[1, 2, 4]] = [temperatures_of(z, label)[label == c][0] for c in (1, 2, 4)]
+    np.testing.assert_allclose(new[OF_CLASSES], expected, rtol=1e-3)
+    few, _ = subclass_counts(memory[LABEL], 6, 16)  # no more than fit
+    assert few.tolist() == [0, 1, 1, 0, 7, 0]  # of 38 images, 372 / (16 - 6)
+
+
+@pytest.mark.usefixtures("linear_encoder")
+def test_sbcl_is_supcon_until_there_are_subclasses():
+    late = {"clusters__k": (8,), "clusters__start": 2, "clusters__every": 2, "clusters__by_class": True}
+    config = tiny_config(objective__preset="sbcl", **{f"objective__{name}": value for name, value in late.items()})
+    parts = tiny_parts(config, jax.devices()[:1])
+    parts.__dict__["facts"] = dataclasses.replace(parts.facts, classes=5)
+    assert parts.objective.requires == {"label", "index"}
+    state, losses = parts.new_state(), []
+    for step in range(4):
+        batch = {name: random_batch(config, step)[name] for name in parts.abstract_batch}
+        state, metrics = parts.train_step(state, to_global(batch, parts.mesh))
+        losses.append(float(metrics["loss"]))
+    supcon = run_steps(tiny_config(objective__preset="supcon"), 1, 1)[2][0]["loss"]
+    assert losses[0] == pytest.approx(1.25 * supcon, rel=1e-6)
+    assert np.isfinite(losses).all()
+    assert len(np.unique(state.memory[ASSIGNED])) > 5
+
+
 # Clusters that follow the training.
 
 
@@ -170,8 +223,13 @@ def test_clusters_are_renewed_when_they_are_due_with_the_centers_of_their_rows()
 def test_an_image_without_a_cluster_is_one_of_its_own():
     clusters = Clusters((3, 5))
     memory = {ASSIGNED: jnp.array([[2, 4], [-1, -1], [-1, -1], [0, 0]])}
-    found = np.asarray(clusters_of(memory, jnp.array([2, 0, 1, 2]), clusters))
+    side = {"index": jnp.array([2, 0, 1, 2]), "label": jnp.array([8, 8, 8, -1])}
+    found = clusters_of(memory, side, clusters)["cluster"]
     assert found.tolist() == [[7, 7], [2, 4], [6, 6], [7, 7]]
+    by_class = Clusters((3, 5), by_class=True, classes=9)
+    found = clusters_of(memory | {OF_CLASSES: jnp.arange(9) + 0.5}, side, by_class)
+    assert found["cluster"].tolist() == [[13, 13], [2, 4], [13, 13], [16, 16]]
+    assert found["class_temperature"].tolist() == [8.5, 8.5, 8.5, 1]
 
 
 def test_the_clusters_of_a_queue_are_those_of_today():
@@ -186,9 +244,8 @@ def test_the_clusters_of_a_queue_are_those_of_today():
 
 
 @pytest.mark.usefixtures("linear_encoder")
-@pytest.mark.parametrize("preset", ["pcl", "interclr"])
-def test_clusters_of_a_run_are_the_same_on_1_and_8_devices(preset):
-    config = tiny_config(objective__preset=preset, objective__queue=32, **RENEWED)
+def test_clusters_of_a_run_are_the_same_on_1_and_8_devices():
+    config = tiny_config(objective__preset="pcl", objective__queue=32, **RENEWED)
     found = [run_steps(config, devices, 5) for devices in (1, 8)]
     (_, one, before), (parts, other, after) = found
     assert not {"cluster"} & set(parts.abstract_batch)
@@ -228,9 +285,14 @@ def test_mistakes_are_named_with_their_fix():
     assert (problem.field, "float32" in str(problem)) == ("objective.bank.momentum", True)
     config = tiny_config(objective__preset="pcl", objective__queue=32, objective__clusters__k=(4, 100))
     objective = build_objective(config.objective)
-    check_clusters(objective, 100)
+    check_clusters(objective, 100, 7)
     with pytest.raises(ConfigError, match=r"clusters\.k = \(4, 100\): expected at most 99"):
-        check_clusters(objective, 99)
+        check_clusters(objective, 99, 7)
+    of_classes = dataclasses.replace(objective, clusters=Clusters((8,), by_class=True))
+    check_clusters(of_classes, 99, 7)
+    for classes, field in ((8, "k"), (0, "by_class")):
+        with pytest.raises(ConfigError, match=rf"objective\.clusters\.{field} = "):
+            check_clusters(of_classes, 99, classes)
     for name, value, wanted in (("k", (1,), ">= 2"), ("every", 0, ">= 1"), ("start", 0, ">= 1")):
         with pytest.raises(ConfigError, match=f"objective.clusters.{name}.*{wanted}"):
             tiny_config(objective__preset="meow", **{f"objective__clusters__{name}": value})

@@ -81,6 +81,12 @@ CLUSTERS = {
         optional=True,
     ),
     "iterations": Key(int, 20, "Iterations of k-means.", minimum=1, maximum=1000),
+    "by_class": Key(
+        bool,
+        False,
+        "Clusters are subclasses, k of all classes together at most, and every class has a temperature by its spread "
+        "(sbcl); before the first clustering every class is one subclass.",
+    ),
 }
 
 BANK = {

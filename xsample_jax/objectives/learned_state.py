@@ -175,7 +175,7 @@ def queue_blocks(objective: Objective, memory: Mapping[str, jax.Array]) -> dict[
     """The blocks of the queue by name; clusters of a bank are those of today, not of when an entry was made."""
     blocks = {name: queue_block(memory, keys) for name, keys in QUEUES.items() if keys in memory}
     for block in blocks.values() if objective.clusters is not None else ():
-        block["cluster"] = clusters_of(memory, block["index"], objective.clusters)
+        block |= clusters_of(memory, block, objective.clusters)
     return blocks
 
 
@@ -227,7 +227,7 @@ def recall(
     of_rows = blocks["teacher" if objective.teacher is not None else "image"]
     if objective.bank is not None:
         first_views = of_rows["z"][:: len(of_rows["z"]) // images]
-        new |= remember(memory, batch["index"], first_views, objective.bank.momentum)
+        new |= remember(memory, batch, first_views, objective.bank.momentum)
     if objective.centers:
         if objective.clusters is None:
             new |= move_centers(memory, of_rows["z"], of_rows["cluster"])

@@ -133,7 +133,10 @@ class Objective:
         own |= {"task"} if self.by_task else set()
         parts = {"part"} if any(rows.part is not None for rows in self.rows) else set()
         found = batch_entries(self.reads) | text | own | parts
-        return found - {"cluster"} if self.clusters else found
+        if self.clusters is None:
+            return found
+        of_classes = {"class_temperature"} if self.clusters.by_class else set()
+        return found - {"cluster"} - of_classes
 
     @property
     def plans(self) -> frozenset[str]:

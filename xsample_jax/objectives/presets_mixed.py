@@ -109,8 +109,8 @@ MIXED = {
     "meow": Preset(
         "cluster_dcl + ProtoNCE: mean over clusterings of the cross-entropy of s(i, c)/tau_c, c centers of clusters, "
         "to the own center; tau_c from the density of a cluster, of mean 0.4",
-        "MEOW, arXiv 2212.13847 (there on graphs, with clusters of every step; ours are given, their centers running "
-        "means)",
+        "MEOW, arXiv 2212.13847 (there on graphs, with clusters of every step: objective.clusters; of given "
+        "ones the centers are running means)",
         Objective(
             (Term(anchors=VIEW_0, keys=VIEW_1, negatives="clusters_apart"), Term(anchors=VIEW_0, **PROTOTYPICAL)),
             0.4,
@@ -119,7 +119,7 @@ MIXED = {
     ),
     "pcl": Preset(
         "MoCo + ProtoNCE of view 0, as in meow; tau 0.2",
-        "PCL, as arXiv 2212.13847 describes its ProtoNCE (there with clusters of every epoch, and centers of k-means)",
+        "PCL, as arXiv 2212.13847 describes its ProtoNCE (there with clusters of every epoch: objective.clusters)",
         Objective(
             (
                 Term(anchors=VIEW_0, keys=(Rows("teacher", 1), Rows("queue")), negatives="own_and_queue"),
@@ -135,7 +135,7 @@ MIXED = {
         "0.75 MoCo of view 0 + 0.25 InfoNCE of one key of the queue in the cluster of i, with 0.5 more cosine, against "
         "256 of the 1024 nearest keys in other clusters; tau 0.2",
         "InterCLR, arXiv 2008.11702 (there a bank of all images in the place of the queue, and clusters that follow "
-        "the training)",
+        "every step: objective.clusters)",
         Objective(
             (
                 Term(
