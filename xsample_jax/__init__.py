@@ -1,8 +1,8 @@
 """xsample_jax: image encoders trained with X-Sample contrastive learning (X-CLR, arXiv 2407.18134) in JAX.
 
-    xsample_jax.train(config, workdir)       train and evaluate, or go on; returns the metrics
+    xsample_jax.train(config, workdir)       train and evaluate, or resume; returns the metrics
     xsample_jax.load_encoder(workdir)        .encode(images) -> float32 [n, features]
-    xsample_jax.evaluate(workdir)            the evaluation of a run once more, or another one
+    xsample_jax.evaluate(workdir)            evaluates a run again, or in another way
     xsample_jax.load_config(file)            "configs/quickstart.py:smoke" -> config
 
 Importing the package loads none of it (nor jax): that happens at the first use.

@@ -90,7 +90,7 @@ class Checkpoints:
     def restore(self, abstract_state: TrainState, config=None) -> tuple[TrainState, Progress]:
         """(state, progress) of the newest checkpoint that is whole, onto the shardings that `abstract_state` carries.
 
-        Newer ones that are not whole are said, and (in a folder of our own) moved to damaged/ beside the checkpoints,
+        Newer ones that are damaged are reported and (in a folder of our own) moved to damaged/ beside the checkpoints,
         as the run will write those steps again.
 
         Raises CheckpointError, naming each, when there is none.
@@ -140,7 +140,7 @@ class Checkpoints:
             self._verified = True
 
     def close(self) -> None:
-        with contextlib.suppress(Exception):  # whoever needs the checkpoint has waited for it
+        with contextlib.suppress(Exception):  # callers that need the checkpoint have called wait()
             self._manager.wait_until_finished()
         with contextlib.suppress(Exception):
             self._manager.close()
@@ -178,7 +178,7 @@ class Checkpoints:
         return TrainState(**saved["state"]), Progress(**meta["progress"])
 
     def _check_access(self, step: int) -> None:
-        """Raises RunError where files of a checkpoint cannot be read for now: that is no damage, and not moved away."""
+        """Raises RunError where files of a checkpoint cannot be read for now: they are then not damaged, and stay."""
         for path in (
             sorted(Path(os.fspath(checkpoint_place(self._folder, step))).rglob("*")) if self._is_local() else ()
         ):
@@ -236,7 +236,7 @@ class Checkpoints:
             log_event(
                 self._history, "a damaged checkpoint was set aside", step=step, moved=target, problem=problem[:500]
             )
-        barrier("moving a damaged checkpoint")  # nobody reads the folder before the files have moved
+        barrier("moving a damaged checkpoint")  # no process reads the folder before the files have moved
 
     def _with_broken_metrics(self) -> dict[int, str]:
         """Checkpoints whose metrics cannot be read: orbax would not open the folder."""
@@ -313,7 +313,7 @@ def started_config(run: RunFolder) -> ml_collections.ConfigDict | None:
     """
     path, steps = run.files / CONFIG, steps_of(run.place)
     if not steps and not (run.files / EVALUATION).exists():
-        return None  # a first start that failed before a checkpoint binds nobody
+        return None  # a first start that failed before a checkpoint does not count
     if os.path.lexists(path):
         try:
             return config_from_json(path.read_text())

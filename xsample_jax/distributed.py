@@ -1,7 +1,7 @@
 """Many processes, one run: who they are, how they start, and where they wait for each other.
 
-Nobody is started here: a launcher (TPU pod, GKE, Slurm, Open MPI, a person) starts one process per host or per GPU, and
-each finds out here which of them it is. Waiting always has a limit, and then names who is missing.
+No process is started here: a launcher (TPU pod, GKE, Slurm, Open MPI, a person) starts one process per host or per GPU,
+and each finds out here which of them it is. Waiting always has a limit, and then names who is missing.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ _rounds = itertools.count()
 
 @dataclasses.dataclass(frozen=True)
 class ProcessInfo:
-    """Where this process stands. address: host:port of process 0; found: the launcher that said so."""
+    """The place of this process in the run. address: host:port of process 0; found: the launcher that said so."""
 
     address: str
     count: int

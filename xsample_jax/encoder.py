@@ -1,4 +1,4 @@
-"""What a run is for: its encoder, from images to features."""
+"""The encoder of a run, the one path from a checkpoint to features."""
 
 import dataclasses
 import json
@@ -90,7 +90,7 @@ class Encoder:
     def encode(self, images, batch_size: int = 64) -> np.ndarray:
         """Features of images as the evaluation of the run sees them: square (`data.fit`), resized, normalized.
 
-        An encoder of vectors takes numbers [n, E], or [E] for one, in the place of images.
+        An encoder of vectors takes numbers [n, E], or [E] for one, instead of images.
 
         Args:
           images: a sequence of images of any sizes, or one image. An image is an array uint8 [h, w], [h, w, 3] or,

@@ -1,4 +1,4 @@
-"""An encoder as one file that any jax runs without this package: serialized StableHLO (jax.export), weights inside.
+"""An encoder as one file that any jax runs without this package: serialized StableHLO (jax.export) with its weights.
 
 function = jax.export.deserialize(bytearray(open("encoder.jax", "rb").read()))
 features = function.call(images)     # uint8 [n, s, s, c] -> float32 [n, features]
@@ -53,10 +53,9 @@ def export_jax(encoder: Encoder, out: str | Path, platforms: Sequence[str] = PLA
 # An encoder as an ONNX file, by jax2onnx (extra onnx): the network alone, on normalized images.
 #
 # Resizing and normalization stay outside: jax2onnx cannot convert them. What it made is run by ONNX Runtime and
-# compared
-# with the network before the file is there, since a conversion that goes wrong there can do so in silence: with XLA's
-# own
-# convolutions and max-pool (conv_impl="conv") it loses the padding, which is why the matrix products are exported.
+# compared with the network before the file is there, since a conversion that goes wrong there can do so in silence:
+# with XLA's own convolutions and max-pool (conv_impl="conv") it loses the padding, which is why the matrix products are
+# exported.
 
 
 TOLERANCE = 1e-4  # of the largest feature
@@ -228,7 +227,7 @@ def write_soup(runs: Sequence[str | Path], out: Path) -> list[str]:
     """Writes the average of the weights of runs (RUN or RUN/checkpoints/STEP) as the checkpoint of a new run folder.
 
     Of a run with a moving average that one is taken, as evaluation does; low-rank factors (model.lora) are merged into
-    their maps first, as a mean of products is no product of means. Config and step are those of the first run;
+    their maps first, because a mean of products is not a product of means. Config and step are those of the first run;
     there is no state of an optimizer, so the folder can be evaluated, exported and started from, but not resumed.
     Returns lines of text. Raises ConfigError for fewer than two runs or an `out` that is a run, CheckpointError for
     runs whose models differ.

@@ -1,4 +1,4 @@
-"""What happens around a train step: save and stop, log, evaluate. loop.py lists the hooks in the order they run in."""
+"""What happens around a train step: save and stop, log, evaluate. loop.py lists the hooks in order."""
 
 import dataclasses
 import json

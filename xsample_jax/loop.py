@@ -1,4 +1,4 @@
-"""The train loop: build, restore or initialize, then for every step hooks, batch and update; at the end a report."""
+"""The train loop: build, restore or initialize; for every step a batch, an update and hooks; at the end a report."""
 
 import collections
 import contextlib
@@ -108,7 +108,7 @@ def train(
 
 
 def _record_start(config, folder: pathlib.Path, changes: dict, finished: dict | None, step: int) -> None:
-    """Writes what the run folder says of a run that goes on from `step`; `finished`: metrics of a run that was over."""
+    """Writes what the run folder says of a run that continues from `step`; `finished`: metrics of a finished run."""
     if os.path.lexists(folder / EVALUATION):
         set_aside(folder / EVALUATION) if finished is None else (folder / EVALUATION).unlink()
     save_config(config, folder, changes)

@@ -3,7 +3,7 @@
 The config is a file or a name; `xsample list configs` and `xsample list keys` list what can be given and set.
 
 Trains what the config says, evaluates it and writes a report into the run folder. Started again on the same folder it
-resumes, or says that the run is finished. --dry_run compiles and describes the run without a single step;
+resumes, or exits if the run is finished. --dry_run compiles and describes the run without a single step;
 --dry_run --topology=v5e:4x4 does so for a TPU slice with the TPU compiler, --topology=h100x8 for GPUs with theirs, on
 any machine. On several hosts every process gets the same command (docs/scaling.md).
 """
@@ -81,7 +81,7 @@ class UsageError(UserError):
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:
-    """The arguments that are no flags; UsageError for a flag that is unknown or wrong (absl exits with 1)."""
+    """The arguments that are not flags; UsageError for a flag that is unknown or wrong (absl exits with 1)."""
     try:
         return flags.FLAGS(arguments)
     except flags.Error as error:

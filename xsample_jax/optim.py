@@ -1,4 +1,4 @@
-"""The update rule: schedules of learning rate and weight decay, and optimizers from optax with the usual exclusions."""
+"""The update rule: schedules of learning rate and weight decay, and optimizers from optax."""
 
 import dataclasses
 import math

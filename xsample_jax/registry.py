@@ -1,4 +1,7 @@
-"""A choice is data: the name of a registered function, or {"name": ..., option: value, ...} with its options."""
+"""Slots and choices.
+
+A choice is data: the name of a registered function, or {"name": ..., option: value, ...} with its options.
+"""
 
 import dataclasses
 import inspect

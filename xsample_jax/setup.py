@@ -1,4 +1,4 @@
-"""From a config to a run that can start: its training split opened, and its parts."""
+"""From a config to a run that can start: the training split, the model, the optimizer and the train step."""
 
 import dataclasses
 import math
@@ -267,7 +267,7 @@ class RunSetup:
             "part": ((batch,), jnp.int32),
             "task": ((batch,), jnp.int32),
         }
-        for name, kind in BY_RECORD.items():  # without a dataset, one number of each record stands in
+        for name, kind in BY_RECORD.items():  # without a dataset, one number per record is the placeholder
             shapes[name] = ((batch, *facts.side.get(name, (1,) * kind.wide)), jnp.dtype(kind.dtype))
         names = {"image", "id", "label"} | self.objective.requires
         sharding = batch_sharding(self.mesh)

@@ -1,4 +1,4 @@
-"""What training changes: parameters, running statistics and optimizer state, all as flat dicts {path: array}.
+"""The train state: parameters, running statistics and optimizer state, all as flat dicts {path: array}.
 
 A path reads like "encoder/stages/0/1/conv2/kernel": masks, sharding rules, checkpoints and weight import share it.
 """
@@ -53,8 +53,7 @@ def warm_up(decay: float, step: jax.Array) -> jax.Array:
 #                         prototypes), second moments, averages over steps (ema.py)
 #
 # A bfloat16 has 8 significant bits: an update of less than 1/512 of a parameter is lost when the sum is rounded to
-# nearest, and late in training nearly all are. So the sum is taken in float32 and rounded up or down at random, with
-# an
+# nearest, and late in training nearly all are. So the sum is taken in float32 and rounded up or down at random, with an
 # expectation equal to the sum (stochastic rounding; Zamirai et al. 2020, arXiv 2010.06192).
 
 
@@ -110,7 +109,7 @@ class TrainState:
     ema: dict[str, jax.Array]
 
     def averaged(self) -> "TrainState":
-        """What evaluations look at: the state with the moving average in the place of params and statistics, if any."""
+        """The state for evaluation: its moving average, if any, replaces params and statistics."""
         pick = lambda latest: {name: self.ema.get(name, value) for name, value in latest.items()}  # noqa: E731
         return dataclasses.replace(self, params=pick(self.params), statistics=pick(self.statistics))
 

@@ -120,8 +120,7 @@ def teacher_embeddings(objective: Objective, teacher: nnx.Module, inputs: StepIn
 #
 # A contrastive loss couples all rows of a batch, so its gradient is not the mean of the gradients of smaller batches.
 # Instead the images go through the encoder in chunks, the loss sees all embeddings at once, and the backward pass
-# encodes
-# every chunk a second time: the memory of one chunk's activations, one more forward pass, the same gradient.
+# encodes every chunk a second time: the memory of one chunk's activations, one more forward pass, the same gradient.
 #
 # Batch norms see one chunk at a time, which is another function than with the whole batch: smaller statistics, as on
 # several devices without synchronization. Running statistics are the means over the chunks. Encoders with layer norms
@@ -159,8 +158,7 @@ def embed_in_chunks(
 #
 # No gradient of it reaches the encoder, and its weights are kept in the memory of the train state, outside of what the
 # optimizer updates, clips and reports: the encoder learns the same with and without it. Its accuracy on a batch, taken
-# before the batch changes it, tells during the run whether the features get better; it is no result to report,
-# as
+# before the batch changes it, tells during the run whether the features get better; it is not a result to report, as
 # features move under the probe and views are augmented (tools.evaluate measures those).
 
 

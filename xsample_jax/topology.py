@@ -1,4 +1,4 @@
-"""Accelerators that are not here: described TPU slices and GPUs, for which the real compilers compile."""
+"""TPU slices and GPUs that are not attached, for which the real compilers compile."""
 
 import dataclasses
 import glob

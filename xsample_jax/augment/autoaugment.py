@@ -1,6 +1,6 @@
 """AutoAugment with the policy found on ImageNet (Cubuk et al. 2018, arXiv 1805.09501, table 9), inside jit.
 
-One draw per image: a sub-policy of two operations (pil_operations.py), each done with its probability.
+One draw per image: a sub-policy of two operations, each done with its probability.
 """
 
 import math
@@ -12,8 +12,7 @@ import numpy as np
 # The operations of AutoAugment as PIL does them, inside jit, each image of a batch with its own.
 #
 # Under a batched jit every branch would be computed for every image, so the fourteen operations are brought down to
-# three
-# passes over the pixels, each of which leaves the images it is not meant for as they are:
+# three passes over the pixels, each of which leaves the images it is not meant for as they are:
 #
 #   warp    shear, translate, rotate: one affine map of the pixel grid, nearest neighbor;
 #   look-up posterize, solarize, invert, autocontrast, equalize, brightness, contrast: functions of one uint8 value, so
@@ -264,7 +263,7 @@ DRAWS = 5  # uniform numbers per image: sub-policy, two probabilities, two signs
 
 
 def strength(operation: str, magnitude: int | None) -> float:
-    """Returns what a magnitude 0..9 stands for, as torchvision maps it.
+    """Returns the value of a magnitude 0..9, as torchvision maps it.
 
     Shear: slope 0..0.3. Translate: share of the side 0..150/331. Rotate: degrees 0..30. Posterize: bits kept 8..4.
     Solarize: threshold 255..0. Brightness, contrast, color, sharpness: 0..0.9, added to or taken from the factor 1.

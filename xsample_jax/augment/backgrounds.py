@@ -1,8 +1,8 @@
-"""Backgrounds to lay images with alpha on in evaluation: is an encoder moved by what is behind the object?
+"""Backgrounds to lay images with alpha on in evaluation: does what is behind the object influence an encoder?
 
-After ImageNet-9 (Xiao et al. 2020, arXiv 2006.09994), which puts the same foreground on another image's background,
-of the same class (mixed-same) or of another (mixed-rand): the drop in accuracy between the two is what the background
-tells the encoder. Images with alpha have no background of their own, so the colors of another image stand in for one.
+After ImageNet-9 (Xiao et al. 2020, arXiv 2006.09994), which puts the same foreground on another image's background, of
+the same class (mixed-same) or of another (mixed-rand): the drop in accuracy between the two is what the encoder takes
+from the background. Images with alpha have no background of their own, so the colors of another image stand in for one.
 
 Every background is float32 0..1 and broadcasts to [B, H, W, 3], the argument `background` of `augment.eval_view`. It
 depends on (seed, id) and not on the place in the batch.
@@ -97,7 +97,7 @@ def _colors_around(donors: jax.Array) -> jax.Array:
     alpha = values[..., 3:] if values.shape[3] == 4 else jnp.ones_like(values[..., :1])
     colors = values[..., :3] * alpha
     height, width = values.shape[1:3]
-    # A trace of gray stands in for a donor that has no color at all.
+    # A trace of gray replaces a donor that has no color at all.
     trace = 1e-6
     mean = (colors.mean(axis=(1, 2)) + trace * 0.5) / (alpha.mean(axis=(1, 2)) + trace)
     rows, columns = (blur_weights(jnp.full((1,), side * _DONOR_SIGMA), side)[0] for side in (height, width))

@@ -1,10 +1,10 @@
 """The work folder of a set that is being embedded: what is finished waits there until all of it moves in at once.
 
-It is SET/.embed-TAG, where TAG stands for the set as it is and for the text encoder. It holds about.json, which says
+It is SET/.embed-TAG, where TAG identifies the dataset as it is and the text encoder. It holds about.json, which says
 that in words, and for each shard SHARD.rows.npy (embeddings of the captions that no earlier shard had) and the new
-shard. Both are written under a temporary name and renamed, so what has its name is whole. At the end the new shards
-move in under new names, the manifest is replaced in one step, the old shards go, and the folder goes last: at every
-moment the set opens, first as the old one and then as the new one.
+shard. Both are written under a temporary name and renamed, so a file with its final name is complete. At the end the
+new shards move in under new names, the manifest is replaced in one step, the old shards are deleted, and the folder
+last: at every moment the dataset opens, first as the old one and then as the new one.
 """
 
 import contextlib
@@ -166,7 +166,7 @@ LOCKS = ".embedding"  # in the set; work has other names, .embed-TAG
 def alone(folder: Path, part: tuple[int, int] | None) -> Iterator[None]:
     """Holds the set, or one part of it, for the time of the block.
 
-    Whoever comes takes a lock of its own and then looks at those of others: of two at once, one sees the other.
+    Each process takes its own lock and then checks the others: of two at once, one sees the other.
 
     Raises DataError, which says who is at work on the same shards.
     """

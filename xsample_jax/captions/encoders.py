@@ -132,8 +132,7 @@ def _pooling(encoder) -> str:
 
 # Texts of all lengths side by side in rows of equal width, so that little is computed for padding.
 #
-# A caption has 10 to 30 tokens, the longest 20 times that. Sorting into batches of like length needs a compiled
-# program
+# A caption has 10 to 30 tokens, the longest 20 times that. Sorting into batches of like length needs a compiled program
 # per length; packing several texts into a row needs one per width, and wastes less (Krell et al., arXiv 2107.02027).
 
 
@@ -367,7 +366,7 @@ def fill_template(template: str, texts: Sequence[str]) -> list[str]:
             raise KeyError("caption")
         return [template.format(caption=text) for text in texts]
     except (KeyError, IndexError, ValueError, AttributeError, TypeError):
-        fix = "Double a brace that stands for itself."
+        fix = "Double a literal brace."
         raise DataError("template", template, "a text with {caption} in it, and no other field", fix) from None
 
 

@@ -1,4 +1,4 @@
-"""A model folder as sentence-transformers saves it: its folder, what it says about the model, its tokenizer."""
+"""A model folder as sentence-transformers saves it: its files, its configuration, its tokenizer."""
 
 import dataclasses
 import hashlib

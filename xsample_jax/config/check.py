@@ -1,4 +1,4 @@
-"""What makes a config right: known keys, types, bounds, then rules.py. Every problem is reported at once."""
+"""What makes a config valid: known keys, types, bounds, then rules.py. Every problem is reported at once."""
 
 import difflib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Names that keys and values of a config, and metrics, had before: accepted with a warning until the next release."""
+"""Former names of config keys, values and metrics: accepted with a warning until the next release."""
 
 import warnings
 from collections.abc import Mapping

@@ -1,9 +1,9 @@
-"""Rules about several keys of a config: what is right alone but does not go together.
+"""Rules about several keys of a config: values that are valid on their own but not together.
 
-A rule gets the flat dict {dotted name: value} of the values that are right alone, and yields one ConfigError for each
-thing that does not fit, with the fix. A new rule is a function beside those of its subject and an entry in the tuple
-below them. A key that is wrong or missing is not in the dict; reading it raises KeyError, which ends the rule in
-silence, as that is reported already.
+A rule gets the flat dict {dotted name: value} of the values that are valid on their own, and yields one ConfigError for
+each thing that does not fit, with the fix. A new rule is a function beside those of its subject and an entry in the
+tuple below them. A key that is wrong or missing is not in the dict; reading it raises KeyError, which ends the rule
+silently, because the problem of that key is already reported.
 """
 
 from collections.abc import Iterator

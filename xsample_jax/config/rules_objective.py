@@ -1,4 +1,4 @@
-"""Rules about the objective: what it asks of views, text and batch, and which programs can compute its loss."""
+"""Rules about the objective: what it needs of views, text and batch, and which programs can compute its loss."""
 
 from collections.abc import Iterator
 
@@ -42,7 +42,7 @@ def _objective(c: dict) -> Iterator[ConfigError]:
         yield error
         return
     if objective.by_task and c["objective.teacher"] is not None:
-        expected = f"None for objective.preset = {c['objective.preset']!r}, whose teacher stands still in every task"
+        expected = f"None for objective.preset = {c['objective.preset']!r}, whose teacher does not move within a task"
         yield ConfigError("objective.teacher", c["objective.teacher"], expected)
     for rule in (
         _views,
@@ -327,7 +327,7 @@ OBJECTIVE_RULES = (_objective, _text_tower, _generator, _not_generated)
 
 def check_kernels(config, objective: Objective, mesh: Mesh) -> None:
     """Raises ConfigError (or Problems) where loss.groups do not divide the devices, or where loss.kernel is pallas, and
-    devices are no TPUs or have a wrong share."""
+    devices are not TPUs or hold an unsupported share."""
     if mesh.size % config.loss.groups:
         expected = f"a divisor of the {mesh.size} devices, each of which is in one group"
         raise ConfigError("loss.groups", config.loss.groups, expected, "Set --config.loss.groups=1.")

@@ -1,4 +1,4 @@
-"""Rules about batches by plan, about an attribute as the class, and about evaluations that ask learned classes."""
+"""Rules about batches by plan, about an attribute as the class, and about evaluations that use learned classes."""
 
 from collections.abc import Iterator
 

@@ -54,7 +54,7 @@ def describe_difference(ours: str, theirs: str) -> str:
     try:
         differing = diff_configs(json.loads(ours), json.loads(theirs))
     except (ValueError, TypeError, AttributeError, RecursionError):
-        return f"{shorten(theirs, 80)!r}, which is no config"
+        return f"{shorten(theirs, 80)!r}, which is not a config"
     words = "; ".join(f"{key} is {show(there)}, not {show(here)}" for key, (here, there) in differing.items())
     return words or "the same values, written in another way"
 

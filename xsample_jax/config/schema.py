@@ -34,7 +34,8 @@ EVAL = {
     "patience": Key(
         int,
         None,
-        "End the run when so many evaluations in a row brought no better checkpoint.metric (early stopping). None: no.",
+        "End the run when this many evaluations in a row brought no better checkpoint.metric (early stopping). "
+        "None: do not.",
         minimum=1,
         optional=True,
     ),
@@ -42,7 +43,7 @@ EVAL = {
     "views": Key(
         int,
         0,
-        "Features are the mean over so many random views of every image, as augment makes them; 0: the plain view.",
+        "Features are the mean over this many random views of every image, as augment makes them; 0: the plain view.",
         minimum=0,
         maximum=256,
     ),
@@ -55,7 +56,7 @@ EVAL = {
     "episodes": {
         "way": Key(int, 5, "Classes of an episode of the evaluator episodes.", minimum=2, maximum=2**12),
         "shot": Key(int, 1, "Images of each class that make its prototype.", minimum=1, maximum=2**12),
-        "query": Key(int, 4, "Images of each class that are told apart.", minimum=1, maximum=2**12),
+        "query": Key(int, 4, "Images of each class that are classified.", minimum=1, maximum=2**12),
         "count": Key(int, 1000, "Episodes, drawn by the seed.", minimum=2, maximum=10**6),
     },
     "baselines": Key(
@@ -68,7 +69,7 @@ EVAL = {
     "online_probe": Key(
         bool,
         False,
-        "Train a linear classifier of the labels along, on features that it does not change, and log its accuracy.",
+        "Train an online linear probe of the labels on stop-gradient features, and log its accuracy.",
     ),
 }
 

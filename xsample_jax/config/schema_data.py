@@ -9,7 +9,7 @@ DATA = {
         "emoji",
         "emoji (embedded in the package), emoji_folder (a copy of it with other embeddings), records (a prepared "
         "folder), folder (of images, prepared into a cache when a run starts: docs/data.md) or vectors (a prepared "
-        "folder of vectors in the place of images: docs/vectors.md).",
+        "folder of vectors instead of images: docs/vectors.md).",
         choices=SOURCES,
     ),
     "path": Key(

@@ -207,7 +207,7 @@ MESH = {
     "rules": Key(
         tuple[dict, ...],
         ({"parameters": ".*", "split": "largest"},),
-        "Where parameters lie: the first rule whose regex is found in a path (xsample_jax/sharding.py).",
+        "How parameters are split: the first rule whose regex is found in a path (xsample_jax/sharding.py).",
     ),
     "memory_limit": Key(
         float,
@@ -233,7 +233,7 @@ FAULTS = {
         str,
         "stop",
         "Loss, gradient or parameters not finite: stop (with a dump), skip (the update), or rollback (to the last "
-        "checkpoint, and on with later data).",
+        "checkpoint, continuing with later data).",
         choices=("stop", "skip", "rollback"),
     ),
     "skips": Key(int, 10, "skip: updates skipped in a row before the run stops.", minimum=1),

@@ -22,7 +22,7 @@ GENERATOR = {
         optional=True,
     ),
     "share": Key(
-        float, 0.25, "Share of the images of a batch that are generated. 0: nobody makes any.", minimum=0, below=1
+        float, 0.25, "Share of the images of a batch that are generated. 0: none are made.", minimum=0, below=1
     ),
     "start": Key(
         float,

@@ -1,4 +1,4 @@
-"""Captions on their way into a batch: a byte-level BPE tokenizer for text towers, and which caption is taken."""
+"""Captions on their way into a batch: a byte-level BPE tokenizer for text towers, and the choice of the caption."""
 
 import json
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Frozen embeddings of the class texts of a set, from wherever they can be had."""
+"""Frozen embeddings of the class texts of a dataset: its own file, or those of ImageNet in the package."""
 
 import json
 import pathlib

@@ -20,6 +20,7 @@ from xsample_jax.data.captions import load_tokenizer, select_caption, tokenize
 from xsample_jax.data.decode import decode_image
 from xsample_jax.data.loader import Rates, Shares, draw_order, one_group_order, scrambled, threaded_batches
 from xsample_jax.data.plans import Plan, is_planned
+from xsample_jax.data.records import DataSource
 from xsample_jax.data.side import FROM_ATTRIBUTES, Reader, open_side
 from xsample_jax.data.sources import Mixture, open_source, open_training_source, sampled_records, source_folder
 from xsample_jax.data.vectors import decode_vector, image_shape
@@ -48,14 +49,14 @@ class Dataset:
       hierarchy: names of the attributes above the label in the class tree, root first, for path.
       rates: how often each record is drawn in training; None: all alike.
       groups: int [records], of which every training batch has one only; None: batches of all.
-      plan: what stands at every place of the order (data/plans.py); None: drawn by rates or groups.
+      plan: which record is at every place of the order (data/plans.py); None: drawn by rates or groups.
       keep: every image is decoded once and stays in memory (data.cache=decoded).
       fit: how images become squares: crop or pad (data/decode.py).
       zero_captions: a record without a caption gets an embedding of zeros, where an evaluation can do without.
       side: readers of the entries of data.side that are in `fields` (data/side.py).
     """
 
-    source: Sequence
+    source: DataSource
     image_size: int
     caption: str
     fields: frozenset[str] = frozenset()
@@ -229,7 +230,7 @@ def eval_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Every example once, in order, in batches that are all full.
 
-    `mask` [b] is False on padding and in the place of a record that was skipped; `index` int32 [b] is the number of the
+    `mask` [b] is False on padding and in place of a skipped record; `index` int32 [b] is the number of the
     example. `rows`: which rows of every global batch to read, as for train_batches; all processes get equally many
     batches.
     """
@@ -249,7 +250,7 @@ def eval_batches(
 # The decoded examples of a split, with the side information that an objective reads, or why the set lacks it.
 
 
-def open_dataset(config, split: str, fields: frozenset[str], source=None) -> Dataset:
+def open_dataset(config, split: str, fields: frozenset[str], source: DataSource | None = None) -> Dataset:
     """The decoded examples of a split, or of `source`, with the entries in `fields`; DataError when it lacks one."""
     source = open_source(config.data, split) if source is None else source
     check_not_empty(source)
@@ -272,7 +273,7 @@ def open_dataset(config, split: str, fields: frozenset[str], source=None) -> Dat
     )
 
 
-def open_evaluated(config, split: str, source=None) -> Dataset:
+def open_evaluated(config, split: str, source: DataSource | None = None) -> Dataset:
     """The examples of a split as evaluations read them: attributes and, where the set has them, caption embeddings.
 
     A record without a caption gets an embedding of zeros. What the objective reads of data.side is there, too, where it
@@ -302,7 +303,7 @@ def without_cache(data):
     return data
 
 
-def check_not_empty(source) -> None:
+def check_not_empty(source: DataSource) -> None:
     """Raises DataError for a split without records, of a mixture for each."""
     for single in source.sources if isinstance(source, Mixture) else [source]:
         if not len(single):
@@ -315,7 +316,7 @@ def no_records(split: str, folder) -> DataError:
     return DataError(f"split {split}", 0, "at least one record", fix)
 
 
-def check_class_names(objective: Objective, source) -> None:
+def check_class_names(objective: Objective, source: DataSource) -> None:
     """Raises DataError where an objective keeps something for every class and the set does not name its classes."""
     if objective.needs_class_names and not source.manifest.class_names:
         raise DataError(
@@ -329,7 +330,7 @@ def check_class_names(objective: Objective, source) -> None:
 MOST_PRESETS = 12  # named in a message
 
 
-def check_side_information(fields: frozenset[str], source, side: Collection[str] = ()) -> None:
+def check_side_information(fields: frozenset[str], source: DataSource, side: Collection[str] = ()) -> None:
     """Raises DataError (or Problems) for entries in `fields` that no dataset, or not this one, can deliver.
 
     What a set has is read off its manifest and a sample of its records: a set may lack captions here and there, and on

@@ -204,7 +204,7 @@ def decode_image(
       DataError: empty, truncated, damaged, too large, or of another format.
     """
     if is_vector(data):
-        expected = "vectors: this dataset has them in the place of images"
+        expected = "vectors: this dataset has them instead of images"
         raise ConfigError("data.source", "records", expected, "Set --config.data.source=vectors.")
     return square(open_image(data, size, where, reuse=True), size, channels, out, fit)
 

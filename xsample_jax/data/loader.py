@@ -111,7 +111,7 @@ def record_rates(
     return Rates(rates, groups)
 
 
-# Which record stands at each place of the endless order in which a run draws them: a function of seed and place.
+# Which record is at each place of the endless order in which a run draws them: a function of seed and place.
 
 
 # Up to here the order is grain's, in which old runs go on. It cuts places off at 32 bits: larger sets have one of ours.

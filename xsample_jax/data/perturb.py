@@ -1,4 +1,4 @@
-"""Fewer images, wrong labels, wrong captions: the training split as the config asks for it, for experiments."""
+"""Fewer images, wrong labels, wrong captions: the training split as an experiment needs it."""
 
 import collections
 import zlib
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from xsample_jax.data.loader import KEPT, Permuted, many_scrambled, scrambled
+from xsample_jax.data.records import DataSource, Record
 from xsample_jax.data.sources import check_kept, read_labels, sampled_records
 from xsample_jax.errors import DataError
 
@@ -26,7 +27,7 @@ def share(purpose: str, seed: int, key: int) -> float:
 # Wrong captions for a share of the training images (data.caption_noise): those of another image, with embeddings.
 
 
-def wrong_captions(source, noise: float, seed: int) -> Callable[[dict], dict]:
+def wrong_captions(source: DataSource, noise: float, seed: int) -> Callable[[Record], Record]:
     """Returns the function that gives a record the captions of another record of `source`, or does not.
 
     More noise changes more records beside those that less noise changes. Raises DataError for a set without captions,
@@ -35,7 +36,7 @@ def wrong_captions(source, noise: float, seed: int) -> Callable[[dict], dict]:
     if len(source) < 2 or not any(record["captions"] for record in sampled_records(source)):
         raise DataError("data.caption_noise", noise, "0 for a set without captions")
 
-    def change(record: dict) -> dict:
+    def change(record: Record) -> Record:
         if share("caption noise", seed, record["id"]) >= noise:
             return record
         place = number("noisy caption", seed, record["id"]) % len(source)
@@ -50,11 +51,11 @@ def wrong_captions(source, noise: float, seed: int) -> Callable[[dict], dict]:
 # Wrong labels for a share of the training images (data.label_noise): any other class, each with the same chance.
 
 
-def wrong_labels(labels: np.ndarray, noise: float, seed: int) -> Callable[[dict], dict]:
+def wrong_labels(labels: np.ndarray, noise: float, seed: int) -> Callable[[Record], Record]:
     """Returns the function that changes the label of a record, or does not.
 
     Records without a label (-1) stay as they are. More noise changes more records beside those that less noise changes.
-    Classes of which the training split has no image are nobody's wrong label: nothing is known of them, their text
+    Classes without a training image are never a wrong label: nothing is known of them, their text
     neither.
 
     Args:
@@ -67,7 +68,7 @@ def wrong_labels(labels: np.ndarray, noise: float, seed: int) -> Callable[[dict]
         raise DataError("data.label_noise", noise, "0 for a set without labels of at least two classes")
     place = {label: number for number, label in enumerate(classes)}
 
-    def change(record: dict) -> dict:
+    def change(record: Record) -> Record:
         if record["label"] < 0 or share("label noise", seed, record["id"]) >= noise:
             return record
         step = 1 + number("noisy label", seed, record["id"]) % (len(classes) - 1)
@@ -79,7 +80,7 @@ def wrong_labels(labels: np.ndarray, noise: float, seed: int) -> Callable[[dict]
 # A few training images of every class (data.samples_per_class).
 
 
-def choose_samples(source, count: int, seed: int) -> np.ndarray:
+def choose_samples(source: DataSource, count: int, seed: int) -> np.ndarray:
     """Indices of `count` records of every class (all, where a class has fewer), ascending, without a label none.
 
     Those of a smaller count are among those of a larger one. Raises DataError for a set without labels.
@@ -98,7 +99,7 @@ def choose_samples(source, count: int, seed: int) -> np.ndarray:
 # A share of the training images (data.fraction).
 
 
-def choose_fraction(source, fraction: float, seed: int) -> Sequence[int]:
+def choose_fraction(source: DataSource, fraction: float, seed: int) -> Sequence[int]:
     """Indices of `fraction` of the records, rounded, at least one. Those of a smaller share are among those of a
     larger one.
 
@@ -124,7 +125,9 @@ class Perturbed:
     The other attributes are those of `source`.
     """
 
-    def __init__(self, source, change: Callable[[dict], dict] | None = None, indices: Sequence[int] | None = None):
+    def __init__(
+        self, source: DataSource, change: Callable[[Record], Record] | None = None, indices: Sequence[int] | None = None
+    ):
         self._source, self._change, self._indices = source, change, indices
         self.folder, self.split = source.folder, source.split
         self.manifest, self.channels = source.manifest, source.channels
@@ -133,7 +136,7 @@ class Perturbed:
     def __len__(self) -> int:
         return len(self._source) if self._indices is None else len(self._indices)
 
-    def __getitem__(self, i: int) -> dict:
+    def __getitem__(self, i: int) -> Record:
         record = self._source[self._index(i)]
         return record if self._change is None else self._change(record)
 
@@ -148,7 +151,7 @@ class Perturbed:
         return i if self._indices is None else int(self._indices[i])
 
 
-def apply_perturbations(source, data, seed: int):
+def apply_perturbations(source: DataSource, data, seed: int):
     """`source` with data.fraction or samples_per_class, caption_noise and label_noise of the config; itself without.
 
     The same for the same seed, whatever else changes: noise depends on the seed and the id of a record alone, the

@@ -1,8 +1,8 @@
-"""Batches by plan: which record stands at each place, and which part of its batch it is.
+"""Batches by plan: which record is at each place, and which part of its batch it is.
 
 A plan is a pure function of the seed and the place in the endless order of a run, so batches are the same on any number
-of hosts and after a resume. It serves what is not drawn at random from all records: images to forget beside images to
-keep (data.forget), tasks one after the other with a rehearsal of earlier ones (data.tasks), and episodes of a few
+of hosts and after a resume. It serves runs that do not draw at random from all records: images to forget beside images
+to keep (data.forget), tasks one after the other with a rehearsal of earlier ones (data.tasks), and episodes of a few
 classes (data.episodes).
 """
 
@@ -23,7 +23,7 @@ from xsample_jax.io.paths import as_path
 
 
 class Place(NamedTuple):
-    """What stands at a place: the index of a record; its part, 0 (kept, new, support) or 1 (to forget, rehearsed,
+    """The draw at a place: the index of a record; its part, 0 (kept, new, support) or 1 (to forget, rehearsed,
     query); the task of the batch, from 0."""
 
     index: int

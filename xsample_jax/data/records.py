@@ -7,6 +7,7 @@ import resource
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol, TypedDict
 
 import msgpack
 import numpy as np
@@ -20,8 +21,7 @@ from xsample_jax.io.paths import as_path, errors_of_the_store, file_size, file_s
 # The manifest.json of a dataset: what the set holds, and whether its files are still that.
 #
 # A manifest names splits, shards with checksums, classes, attributes and text encoder, and carries a fingerprint over
-# all
-# of that. It is written last: a folder without one was never finished and does not open.
+# all of that. It is written last: a folder without one was never finished and does not open.
 
 
 SCHEMA_VERSION = 1
@@ -194,6 +194,46 @@ LISTED, SAMPLED = 10_000, 32  # shards whose sizes are compared when a set is op
 MOST_OPEN, MOST_INDEXED = 16_384, 2**29
 
 
+class Record(TypedDict):
+    """One record, as every source gives it: a dict, as its msgpack bytes are and as `write_records` takes it.
+
+    caption_embeddings: float16 [n, E] of the n captions; [1, E] of own vectors, captions or not; None without either.
+    label: -1 for none. attributes: places in the lists of names in the manifest. location: "file:index".
+    """
+
+    id: int
+    image: bytes
+    label: int
+    captions: list[str]
+    caption_embeddings: np.ndarray | None
+    attributes: dict[str, int]
+    location: str
+
+
+class DataSource(Protocol):
+    """What trains and is evaluated: records by index, with what is known about all of them.
+
+    folder, split: where they are from. channels: of an image, 3 or 4, or of a vector (augment/views.py). wide_ids:
+    some id does not fit into 31 bits.
+    """
+
+    folder: Path
+    split: str
+    manifest: Manifest
+    channels: int
+    wide_ids: bool
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> Record: ...
+
+    def locate(self, i: int) -> str:
+        """Where record `i` is, for messages."""
+
+    def place(self, i: int) -> int:
+        """Which record of the split it is, as data.side counts them."""
+
+
 def open_records(folder: str | Path, split: str, fingerprint: str | None = None, channels: int = 3) -> "RecordSource":
     """Opens one split of a dataset for random access.
 
@@ -238,10 +278,6 @@ def _allow_open_files(count: int) -> None:
 
 class RecordSource:
     """One split: `len(source)` and `source[i]`; a grain data source as it is. Picklable, safe to share between threads.
-
-    `source[i]` is {"id": int, "image": encoded bytes, "label": int, "captions": list of str, "caption_embeddings":
-    float16 [n, E], or None without captions or where they are not embedded (own vectors: [1, E], captions or not),
-    "attributes": {name: int}, "location": "file:index"}.
 
     Attributes:
       folder, split, manifest: what was opened.
@@ -296,7 +332,7 @@ class RecordSource:
         """Which record of the split it is, as data.side counts them (data/perturb.py leaves some out)."""
         return i
 
-    def __getitem__(self, i: int) -> dict:
+    def __getitem__(self, i: int) -> Record:
         """Returns record `i`; IndexError past the end, DataError with file and index for a broken record."""
         number, offset = self._position(i)
         try:
@@ -358,7 +394,7 @@ class RecordSource:
             return path  # ArrayRecord reads from buckets by itself
         return self._copies.setdefault(number, self._cache.open(self._shards[number], path)).path
 
-    def _unpack(self, record: dict, location: str) -> dict:
+    def _unpack(self, record: dict, location: str) -> Record:
         raw = record.get("caption_embeddings")
         embeddings = None
         if raw:  # nothing of a record without captions, also where the set is embedded

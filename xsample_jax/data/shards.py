@@ -108,7 +108,7 @@ def read_fields(text: str):
     """What a manifest.json says, with the shards of its splits as ShardLists. ValueError for what is not JSON.
 
     Shards become columns while the text is read: all their dicts are never there at once. Entries of an edited file
-    that are no shards stay as they are.
+    that are not shards stay as they are.
     """
     parts: list[tuple] = []
     waiting: list[dict] = []

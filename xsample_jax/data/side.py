@@ -1,4 +1,4 @@
-"""Side information of every record that no record holds: from files by record index, or made of attributes (data.side).
+"""Side information that records do not hold: from files by record index, or made of attributes (data.side).
 
 A file is a .npz archive that numpy wrote, with three arrays:
 

@@ -16,7 +16,16 @@ import numpy as np
 from xsample_jax.augment.ids import NARROW
 from xsample_jax.augment.views import VECTOR_CHANNELS
 from xsample_jax.data.loader import Rates, Shares, record_rates
-from xsample_jax.data.records import PRECISION, Manifest, RecordSource, differing, open_records, read_manifest
+from xsample_jax.data.records import (
+    PRECISION,
+    DataSource,
+    Manifest,
+    Record,
+    RecordSource,
+    differing,
+    open_records,
+    read_manifest,
+)
 from xsample_jax.data.shards import ShardList, shard_cache
 from xsample_jax.distributed import log_info
 from xsample_jax.errors import ConfigError, DataError, did_you_mean, lookup
@@ -38,7 +47,7 @@ class Mixture:
     Raises DataError where the caption embeddings of two sets are not of the same encoder.
     """
 
-    def __init__(self, sources: Sequence):
+    def __init__(self, sources: Sequence[DataSource]):
         self.sources, self.channels = list(sources), sources[0].channels
         self.folder, self.split = sources[0].folder, sources[0].split
         self._ends = np.cumsum([len(source) for source in sources])
@@ -53,7 +62,7 @@ class Mixture:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, i: int) -> dict:
+    def __getitem__(self, i: int) -> Record:
         which, place = self._position(i)
         record = self.sources[which][place]
         label = int(self._classes[which][record["label"] if len(self._classes[which]) > 1 else -1])
@@ -80,7 +89,7 @@ class Mixture:
         return which, int(i) - (int(self._ends[which - 1]) if which else 0)
 
 
-def _merged(sources: Sequence) -> Manifest:
+def _merged(sources: Sequence[DataSource]) -> Manifest:
     """What the manifests of the sets come to."""
     manifests, split = [source.manifest for source in sources], sources[0].split
     encoders = [manifest.text_encoder for manifest in manifests]
@@ -108,7 +117,7 @@ def _merged(sources: Sequence) -> Manifest:
     ).with_fingerprint()
 
 
-def _check_class_names(sources: Sequence) -> None:
+def _check_class_names(sources: Sequence[DataSource]) -> None:
     """DataError for a set in which classes share a name, as they would become one; a note on names read alike."""
     for source in sources:
         if twice := repeated(source.manifest.class_names):
@@ -125,7 +134,7 @@ def _check_class_names(sources: Sequence) -> None:
 FIRST, SPREAD = 64, 256
 
 
-def sampled_records(source) -> Iterator[dict]:
+def sampled_records(source: DataSource) -> Iterator[Record]:
     """The first records that can be read, then others spread evenly over the split.
 
     The first ones are side by side, so a caller that finds what it looks for among them fetches one shard from a
@@ -136,7 +145,7 @@ def sampled_records(source) -> Iterator[dict]:
     return readable(source, itertools.chain(range(min(FIRST, count)), spread))
 
 
-def readable(source, places) -> Iterator[dict]:
+def readable(source: DataSource, places) -> Iterator[Record]:
     """The records at `places` that can be read; raises the error of the first one where none can."""
     refused = None
     found = False
@@ -157,7 +166,7 @@ def spread_places(count: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
 
 
-# An attribute in the place of the class (data.label).
+# An attribute used as the class (data.label).
 
 
 class Relabeled:
@@ -166,7 +175,7 @@ class Relabeled:
     Raises ConfigError for an attribute that the set does not have.
     """
 
-    def __init__(self, source, attribute: str):
+    def __init__(self, source: DataSource, attribute: str):
         self._source, self.attribute = source, attribute
         self.folder, self.split, self.channels = source.folder, source.split, source.channels
         self.wide_ids = getattr(source, "wide_ids", False)
@@ -179,7 +188,7 @@ class Relabeled:
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, i: int) -> dict:
+    def __getitem__(self, i: int) -> Record:
         record = self._source[i]
         return record | {"label": record["attributes"].get(self.attribute, -1)}
 
@@ -197,7 +206,7 @@ class Relabeled:
 LONG = 10.0  # seconds
 
 
-def read_labels(source) -> np.ndarray:
+def read_labels(source: DataSource) -> np.ndarray:
     """int32 [records], -1 for none. Reads every record of the split the first time, which takes as long as that takes.
 
     Where that was long, and the folder may be written to, they are kept in `labels-SPLIT-FINGERPRINT.npy`.
@@ -215,14 +224,14 @@ def read_labels(source) -> np.ndarray:
     return labels
 
 
-def _label(source, place: int) -> int:
+def _label(source: DataSource, place: int) -> int:
     try:
         return source[place]["label"]
     except DataError:  # training will meet it too, and stop or go on as data.on_error says
         return -1
 
 
-def read_ids(source) -> np.ndarray:
+def read_ids(source: DataSource) -> np.ndarray:
     """int64 [records], the ids of all records; -1 for one that cannot be read."""
 
     def of(place: int) -> int:
@@ -331,7 +340,7 @@ def open_source(data, split: str) -> RecordSource:
       split: name of the split.
 
     Raises:
-      ConfigError: unknown `source`, no `path` where one is needed, or a `label` that is no attribute of the set.
+      ConfigError: unknown `source`, no `path` where one is needed, or a `label` that is not an attribute.
       DataError: the set is missing, unfinished, of another fingerprint, or has no such split.
     """
     source = lookup(SOURCES, data.source, "data.source")(data, split)

@@ -1,4 +1,4 @@
-"""Whether the splits of a dataset have what the evaluation of a run asks of them, found out before its first step."""
+"""Whether the splits of a dataset have what the evaluation of a run needs, checked before its first step."""
 
 from collections.abc import Iterator
 

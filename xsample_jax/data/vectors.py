@@ -1,4 +1,4 @@
-"""Vectors in the place of images: features of audio, rows of a table, fingerprints of molecules (data.source=vectors).
+"""Vectors instead of images: features of audio, rows of a table, fingerprints of molecules (data.source=vectors).
 
 A record holds the bytes of a .npy file, float16 [E], where others hold an encoded image.
 """

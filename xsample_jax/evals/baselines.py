@@ -1,4 +1,4 @@
-"""What a representation that has learned nothing reaches, by the same evaluators: the levels that a result has to beat.
+"""Baselines: what representations that have learned nothing reach in the same evaluators.
 
 untrained: the model of the run at step 0, from the seed of the run. pixels: the plain view itself, shrunk to 16 x 16
 pixels, as features. Their metrics are kept in baselines.json of the run folder and computed once.

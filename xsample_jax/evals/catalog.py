@@ -1,4 +1,4 @@
-"""How each metric is called, grouped and compared: the words of reports and result tables."""
+"""Titles, groups and direction of each metric, for reports and result tables."""
 
 import dataclasses
 import json
@@ -175,7 +175,7 @@ def describe(name: str) -> Metric:
             words = "Zero-shot by mapped features" if how == ["mapped"] else "Zero-shot"
             return Metric(name, CLASSES, f"{words}{top}")
         case ["robustness", "imagenet-9", variant]:
-            without_object = variant in ("no_fg", "only_bg_b", "only_bg_t")  # more is no merit there
+            without_object = variant in ("no_fg", "only_bg_b", "only_bg_t")  # more is not better there
             title = f"ImageNet-9: {_VARIANTS.get(variant, variant)}"
             return Metric(name, ROBUST, title, direction=0 if without_object else 1)
         case ["robustness", which]:

@@ -1,8 +1,8 @@
 """Evaluators "classifier" and "episodes": an image is of the class with the nearest row, learned or a mean of shots.
 
 Rows that the objective has learned for the classes are compared by their cosine with the embedding. A run that
-forgets (data.forget) is asked about what it was to forget, what it kept and test images; a run of tasks (data.tasks)
-about every task so far, among the classes of those tasks.
+forgets (data.forget) is evaluated on the images to forget, on those it kept and on test images; a run of tasks
+(data.tasks) on every task so far, among the classes of those tasks.
 """
 
 from collections.abc import Iterator, Mapping
@@ -167,7 +167,7 @@ def episodes(bench: EvalContext, out: Collector) -> None:
     name = f"episodes/{options.way}way_{options.shot}shot"
     out.add_per_example(name, found, np.arange(len(found)), classes=options.way, chance=1 / options.way)
     out.note(
-        f"{name}: the interval is over {options.count:,} episodes of {enough} classes, which is no interval over "
+        f"{name}: the interval is over {options.count:,} episodes of {enough} classes, which says nothing about "
         "other classes"
     )
 

@@ -1,6 +1,6 @@
 """Clusters of the records of a split by the features of a run: k-means, pseudo-labels of stages, classes in parts.
 
-What comes out is written as a side file (data/side.py), which objectives and batches read as `cluster` and
+The result is written as a side file (data/side.py), which objectives and batches read as `cluster` and
 `class_temperature`.
 """
 

@@ -1,8 +1,8 @@
-"""Encoding models: how well frozen features predict any measurement of the images, as the activity of brain areas.
+"""Encoding models: how well frozen features predict any measurement of the images, such as the activity of brain areas.
 
 A measurement is an array [records, R] in a file, a row for each record of eval.split in its order. Each of its columns
-is predicted by ridge regression from the features, fitted to four fifths of the images and asked about the rest, five
-times; its number is Pearson's r of the predicted and the measured values (the method: Naselaris et al. 2011).
+is predicted by ridge regression from the features, fitted to four fifths of the images and applied to the rest, five
+times; the metric is Pearson's r of the predicted and the measured values (the method: Naselaris et al. 2011).
 """
 
 import hashlib
@@ -29,7 +29,7 @@ def read_responses(path: Path | None, records: int) -> np.ndarray:
     """
     flag = "--responses"
     if path is None or not path.is_file():
-        raise ConfigError(flag, None if path is None else str(path), "a .npy file [records, R] of what is predicted")
+        raise ConfigError(flag, None if path is None else str(path), "a .npy file [records, R] of values to predict")
     values = load_arrays(path)
     if isinstance(values, dict) or values.ndim not in (1, 2) or values.dtype.kind not in "fiub":
         found = "several arrays" if isinstance(values, dict) else f"{values.dtype} {list(values.shape)}"

@@ -1,4 +1,4 @@
-"""Evaluates one state: hands the suite the features it asks for, and keeps what the report needs."""
+"""Evaluates one state: gives the suite its features, and keeps what the report needs."""
 
 import dataclasses
 import pathlib
@@ -212,7 +212,7 @@ class Evaluation:
 
 
 def check_names(evals: Sequence[str]) -> list[ConfigError]:
-    """One error for every name that is no evaluator; an empty list is wrong too."""
+    """One error for every name that is not an evaluator; an empty list is wrong too."""
     if not evals:
         return [ConfigError("--evals", "", f"some of {', '.join(EVALUATORS)}")]
     return [

@@ -1,7 +1,7 @@
 """Features of a folder of images, or of a split of a dataset, as one table: Parquet, NumPy or TSV.
 
-Rows are computed in parts that are kept beside the table until it is complete, so that a call that was stopped
-continues, and the table is there as a whole or not at all.
+Rows are computed in parts that are kept beside the table until it is complete, so that a stopped call
+continues, and the table is complete or not there.
 """
 
 import dataclasses

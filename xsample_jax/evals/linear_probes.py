@@ -46,7 +46,7 @@ class Spectrum:
 
 @dataclasses.dataclass(frozen=True)
 class LinearProbe:
-    """A fitted probe: scores = standardize(x) @ weights [F, K] + bias [K]; column j stands for classes[j].
+    """A fitted probe: scores = standardize(x) @ weights [F, K] + bias [K]; column j is classes[j].
 
     Ridge scores estimate probabilities; those of `logistic.py` and `sgd_probe.py` are logits.
     """
@@ -114,7 +114,7 @@ def ridge_weights(
 
 
 def hold_out(groups: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Returns bool [n]: True on all rows of a random `share` of the groups. No group stands on both sides.
+    """Returns bool [n]: True on all rows of a random `share` of the groups. No group is on both sides.
 
     A single group is split by rows all the same.
     """

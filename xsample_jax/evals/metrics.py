@@ -182,7 +182,7 @@ class Facts:
 
     Attributes:
       n: images (or queries, concepts) that it is a mean over; None for a number about the whole set.
-      classes: that the answer is one of, None where it is no choice.
+      classes: how many the answer is chosen from, None where it is not a choice.
       chance: its value without looking at an image; None where there is no such value.
     """
 
@@ -210,7 +210,7 @@ class SuiteResult:
     facts: Mapping[str, Facts] = dataclasses.field(default_factory=dict)
 
     def interval(self, name: str) -> Interval | None:
-        """The 95% bootstrap interval of a metric; None for one that is no mean over examples."""
+        """The 95% bootstrap interval of a metric; None for one that is not a mean over examples."""
         if name in self.intervals:
             return self.intervals[name]
         return bootstrap([self.examples[name]]) if name in self.examples else None

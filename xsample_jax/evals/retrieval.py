@@ -1,4 +1,4 @@
-"""Retrieval: whether what belongs to a query is among its nearest k rows of a gallery (recall at k)."""
+"""Retrieval: whether a match of a query is among its nearest k rows of a gallery (recall at k)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -44,7 +44,7 @@ def recall_at(
     match = gallery_ids[index] == query_ids[rows][:, None]
     if same_rows:
         itself = index == rows[:, None]
-        itself[~itself.any(axis=1), -1] = True  # more equal rows than places: it stands further back
+        itself[~itself.any(axis=1), -1] = True  # more equal rows than places: it is further back
         match = match[~itself].reshape(len(rows), -1)
     return {k: match[:, :k].any(axis=1).astype(np.float32) for k in ks}, rows
 

@@ -162,7 +162,7 @@ def by_wordnet_id(folder: Path, subset: str | None = None) -> Images:
 
 
 def imagenet_numbers(class_names: Sequence[str]) -> np.ndarray | None:
-    """ImageNet's number of every class of a dataset, int [classes]; None when one of them is no ImageNet class.
+    """ImageNet's number of every class of a dataset, int [classes]; None when one of them is not an ImageNet class.
 
     Names are WordNet ids, or English names in any case.
     """

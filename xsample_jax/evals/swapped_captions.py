@@ -1,13 +1,13 @@
 """Whether an image prefers its caption to the same caption with a color, a place or a number exchanged.
 
-Both are texts of one length about one thing; only a model that reads the word, and binds it to what it stands beside,
+Both are texts of one length about one thing; only a model that reads the word, and binds it to its neighbor,
 tells them apart (arXiv 2204.03162 and 2210.01936 ask this of photographs and sentences written or parsed for it). Here
 the other caption is made by a rule without a parser:
 
 1. Words of one kind that exclude each other form cycles (CYCLES), as left, right. Letters decide, not meaning.
-2. A caption with two words of a cycle gets them exchanged: "a red square and a blue circle" becomes "a blue square and
+2. Two words of a cycle in one caption are exchanged: "a red square and a blue circle" becomes "a blue square and
    a red circle", the same words bound otherwise.
-3. A caption with one gets the next word of the cycle in its place.
+3. A single word is replaced by the next of its cycle.
 """
 
 import re

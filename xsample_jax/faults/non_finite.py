@@ -1,7 +1,7 @@
 """A step whose loss, gradient or new parameters are not finite: stop with a dump, skip the update, or roll back.
 
-The step says so itself in a flag (`is_finite`), looked at one step late with the other metrics, so that nobody waits.
-Nothing is saved before the flags of all steps up to there were seen: every checkpoint is a good one.
+The step returns a flag (`is_finite`), read one step later with the other metrics, so that the host never waits for it.
+Nothing is saved before the flags of all steps up to it were read, so every checkpoint is good.
 """
 
 import dataclasses

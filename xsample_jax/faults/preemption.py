@@ -101,7 +101,7 @@ def preemption_notice(grace: float) -> Iterator[Notice]:
     SIGUSR1 asks for a profile while steps run (metrics/profiling.py). A SIGHUP that `nohup` ignores stays ignored.
 
     A thread takes the notice, since Python's own handlers wait for the main thread, which may be compiling for minutes.
-    Outside the main thread, where signals cannot be handled, nobody listens.
+    Outside the main thread, where signals cannot be handled, it does nothing.
     """
     notice = Notice(grace)
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""A time limit on the next batch: a decoder that hangs ends the run with the stacks of all threads, not in silence."""
+"""A time limit on the next batch: if a decoder hangs, the run ends with the stacks of all threads."""
 
 import contextlib
 import faulthandler

@@ -360,7 +360,7 @@ def fold_views(graph: np.ndarray, views: int) -> np.ndarray:
 
 # What values a graph can have, and what a normalizer cannot take of them.
 
-# Sources whose values can be negative: a row sum of them is no distribution.
+# Sources whose values can be negative: a row sum of them is not a distribution.
 SIGNED = (
     "caption",
     "class_text",

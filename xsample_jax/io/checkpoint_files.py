@@ -1,10 +1,10 @@
-"""The checkpoints of a run as files: which there are, what is in one, and whether it is as it was written.
+"""The checkpoints of a run as files: which exist, what one contains, and whether it is undamaged.
 
     RUN/checkpoints/STEP/meta    format, config, progress and checksums, JSON
     RUN/checkpoints/STEP/state   the arrays, by orbax
 
-`Checkpoints` (checkpoint.py) writes them, and restores the whole state of a training; here is what evaluation and
-export read, without a state to restore into.
+`Checkpoints` (checkpoint.py) writes them, and restores the whole training state; evaluation and export read
+them here, without a state to restore into.
 """
 
 import contextlib

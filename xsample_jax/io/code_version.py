@@ -1,4 +1,4 @@
-"""Which code a run is of: a digest of what trains and evaluates, for its history; a fingerprint, for its processes."""
+"""Which code a run used: a digest of what trains and evaluates, for its history; a fingerprint, for its processes."""
 
 import ast
 import functools
@@ -81,7 +81,7 @@ def trained_by(folder: Path) -> list[dict]:
     """The versions of the code that has trained the run in `folder`, in order; [] where some of it is not recorded."""
     starts = [event for event in read_history(folder) if event["event"] == TRAINS]
     first = [number for number, event in enumerate(starts) if event.get("step") == 0]
-    found = [event.get("code") for event in starts[first[-1] :]] if first else []  # from step 0 all begins anew
+    found = [event.get("code") for event in starts[first[-1] :]] if first else []  # from step 0 everything starts again
     if not all(isinstance(one, dict) and "digest" in one for one in found):
         return []
     return [one for number, one in enumerate(found) if one not in found[:number]]

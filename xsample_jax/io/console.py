@@ -1,4 +1,4 @@
-"""Lines for a person, written so that a run never ends with its output: a closed pipe, a full disk, no terminal."""
+"""Lines for a person, printed so that a run survives losing its output: a closed pipe, a full disk, no terminal."""
 
 import contextlib
 import os

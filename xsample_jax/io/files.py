@@ -1,4 +1,4 @@
-"""Files that are complete or not there, here and in buckets; and text files as people have them."""
+"""Files that are complete or not there, here and in buckets; and text files in the usual encodings."""
 
 import codecs
 import contextlib

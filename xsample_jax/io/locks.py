@@ -1,4 +1,4 @@
-"""One process at a time in a folder: of a run, of a set that is made."""
+"""One process at a time in a folder of a run, or of a dataset that is being made."""
 
 import contextlib
 import fcntl
@@ -24,7 +24,7 @@ LOCK = ".lock"
 def locked(folder: pathlib.Path, flag: str = "--workdir", error: type[UserError] = CheckpointError) -> Iterator[None]:
     """Holds the folder for the time of the block.
 
-    The lock is flock's, which the kernel lets go when the process ends in whatever way: there are no stale locks. The
+    The lock is flock's, which the kernel releases however the process ends: there are no stale locks. The
     text of the file (host and process) is for the message only.
 
     Raises `error`, which names `flag`, when the folder cannot be made, another process holds it, or the file system
@@ -57,13 +57,12 @@ def locked(folder: pathlib.Path, flag: str = "--workdir", error: type[UserError]
             file.truncate(0)
 
 
-# One run at a time in a folder of a bucket, where there are no locks that a kernel lets go.
+# One run at a time in a folder of a bucket, where no kernel releases locks.
 #
 # The holder writes an object and renews it every few seconds. Every write has a condition, the generation of the
-# object
-# that it replaces, so of two writers one learns that it was too late. Whoever finds the object watches it: renewed, it
-# belongs to a run that lives; unchanged for a while, to one that was killed, and is taken over. No clocks are
-# compared.
+# object that it replaces, so of two writers one learns that it was too late. A process that finds the object watches
+# it: if it is renewed, its run is alive; if it stays unchanged for a while, its run was killed, and the lock is taken
+# over. No clocks are compared.
 
 
 LEASE = ".lock"
@@ -98,7 +97,7 @@ class Lease:
                 raise CheckpointError(
                     self._field,
                     os.fspath(self._folder),
-                    f"a folder that nobody else is using ({_holder(found.value)} is)",
+                    f"a folder that no other run uses ({_holder(found.value)} is)",
                     "Wait for it, stop it, or use another folder.",
                 )
             if free or time.monotonic() - since > EXPIRY:

@@ -1,6 +1,6 @@
-"""Are all processes up, and do they run the same thing? Asked over TCP before jax starts.
+"""Whether all processes are up and run the same thing, checked over TCP before jax starts.
 
-jax's own start ends a process that waits in vain with an abort that names nobody. Here process 0 listens on the
+jax's own start ends a process that waits in vain with an abort that names no other. Here process 0 listens on the
 coordinator's address, every other process says who it is and what it runs, and all get the same answer: the names of
 the hosts, or who is missing or different. Then the port is free again and jax's coordinator takes it.
 

@@ -14,7 +14,7 @@ import jax
 
 from xsample_jax.io.console import say
 
-# Time in these is no training time: left out of images per second and of the rate behind the estimate.
+# Excluded from images per second and from the rate behind the estimate of the time left.
 _ASIDE = ("compile", "evaluation", "checkpoint")
 
 
@@ -153,7 +153,7 @@ def count_flops(jaxpr) -> float:
         elif name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             depth = math.prod(kernel) / kernel[params["dimension_numbers"].rhs_spec[0]]
-            # A dilated input (the gradient of a strided convolution) is mostly zeros, which nobody need multiply.
+            # A dilated input (the gradient of a strided convolution) is mostly zeros, which need no multiplication.
             total += 2 * math.prod(equation.outvars[0].aval.shape) * depth / math.prod(params["lhs_dilation"])
         elif name == "cond":
             total += max(count_flops(branch) for branch in params["branches"])

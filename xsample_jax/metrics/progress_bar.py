@@ -1,4 +1,4 @@
-"""Lines that show how far a loop is: the steps of a run, features of a split, a scan over the records."""
+"""Progress lines of loops: the steps of a run, features of a split, a scan over the records."""
 
 import contextlib
 import math

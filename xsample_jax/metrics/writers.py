@@ -1,4 +1,4 @@
-"""Where numbers go while a run trains: metrics.jsonl (the record), TensorBoard, the screen, and where a user asks."""
+"""Where metrics go while a run trains: metrics.jsonl (the record), TensorBoard, the screen, and writers of the user."""
 
 import collections
 import contextlib
@@ -25,7 +25,7 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
-# A full disk must not end a run for want of a log line.
+# A full disk must not end a run because a log line cannot be written.
 
 
 class RetryingWriter:

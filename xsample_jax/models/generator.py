@@ -1,10 +1,10 @@
-"""A small generator of images and the discriminator that trains it, for training images that are made along the way.
+"""A small generator of images and the discriminator that trains it, for training images made during a run.
 
 Of "Synthetic Data Can Also Teach" (arXiv 2202.06464) only the abstract and the introduction could be read: the networks
 here are ours. They follow what is common for small images: plain convolutions, pixel norm in the generator (Karras et
 al., arXiv 1710.10196), a discriminator whose layers are bounded (spectral normalization, Miyato et al., arXiv
-1802.05957) and that reads side information by projection (arXiv 1802.05637). No layer looks at a second image: what
-becomes of a row does not depend on its batch or on the number of devices.
+1802.05957) and that reads side information by projection (arXiv 1802.05637). No layer looks at a second image, so a
+row does not depend on its batch or on the number of devices.
 """
 
 import jax

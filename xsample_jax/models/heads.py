@@ -91,7 +91,7 @@ def projection_of(config, features: int, rngs: nnx.Rngs) -> nnx.Module:
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """A named head. None stands for what the section model.head of the config says.
+    """A named head. None means what the section model.head of the config says.
 
     Attributes:
       of: what it reads: the features of a side, "image" or "text", the "cells" of the last map of an image (then it is

@@ -1,6 +1,8 @@
-"""Convolution on NHWC images: XLA's own, or with the parts that XLA does badly on CPU done another way.
+"""Layers: convolution on NHWC images, batch norm, attention and transformer blocks, rematerialization.
 
-What is slow there, each several times, and what "dot" does instead:
+Convolution is XLA's own ("conv"), or does in another way what XLA does slowly on a CPU ("dot").
+
+What is several times slower there, and what "dot" does instead:
 - 1x1 kernels: the matrix product that they are;
 - larger kernels on small images (the late stages of a ResNet): one product with the shifted copies of the image laid
   side by side (im2col);
@@ -369,8 +371,7 @@ def _scaled(x: jax.Array, factors: nnx.Param | None) -> jax.Array:
 # The backward pass needs the values inside every block. `none` keeps them all. `block` keeps only what goes into the
 # block and runs it again: the least memory, about a third more work. `dots` keeps the results of convolutions and of
 # products with parameters and runs the rest again (norms, activations, attention weights): less saved, hardly more
-# work.
-# Losses and gradients are the same up to rounding, and running statistics move once, in the first pass.
+# work. Losses and gradients are the same up to rounding, and running statistics move once, in the first pass.
 
 
 _PRODUCTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable

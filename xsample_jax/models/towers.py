@@ -1,4 +1,8 @@
-"""The whole model: an image encoder, its projection head and, for image-text objectives, a text tower."""
+"""The whole model: an image encoder, its projection head and, for image-text objectives, a text tower.
+
+Text towers are the other side of image-text objectives (CLIP, arXiv 2103.00020): each maps its part of a batch to
+[n, out] float32, and `reads` names the entry of the batch that it takes.
+"""
 
 import itertools
 import math

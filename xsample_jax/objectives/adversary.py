@@ -1,4 +1,4 @@
-"""What climbs while the encoder descends: generators of images for it to learn from, their discriminator, their turn.
+"""The adversary of the encoder: generators of images for it to learn from, their discriminator, and their updates.
 
 After "Synthetic Data Can Also Teach" (arXiv 2202.06464). Of that paper only the abstract and the introduction could be
 read: a generator that is trained jointly with the main model makes hard samples; a pair of generators makes similar but

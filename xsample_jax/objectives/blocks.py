@@ -41,7 +41,7 @@ class Rows:
       still: no gradient flows into these rows.
       without: keep all views but this one.
       part: only rows of this part of a batch by plan (data/plans.py): 0 kept, new or support, 1 to forget, rehearsed
-        or query. The others are there, but are no keys, and as anchors they do not count.
+        or query. The others remain, but are not keys and do not count as anchors.
       head: the outputs of this named head in place of the projection head's.
       raw: rows of any length, as the head gives them (feature terms only).
     """
@@ -71,7 +71,7 @@ def image_block(z: jax.Array, per_image: Mapping[str, jax.Array], views: int, fi
 
 
 def key_block(z: jax.Array, **side) -> Block:
-    """Keys that are nobody's own row: queue entries, prototypes. Without an id they equal nothing."""
+    """Keys without an anchor row: queue entries, prototypes. Without an id they match nothing."""
     nothing = jnp.full(len(z), -1, jnp.int32)
     known = {"row": nothing, "view": nothing, "id": nothing, "filled": jnp.ones(len(z), bool)}
     known |= {"id_words": to_words(nothing)}

@@ -1,6 +1,6 @@
-"""Which choices of a term go together: what has no meaning is refused by the check of the config, with the reason.
+"""Which choices of a term can be combined: the check of the config refuses the others, with the reason.
 
-Everything about single slots (what they read, need and accept) is derived from their declarations (choice.Slot); the
+Everything about single slots (what they read, need and accept) is derived from their declarations (registry.Slot); the
 rules below are about pairs of them.
 """
 
@@ -258,7 +258,7 @@ def _rows(term: Term, field: str) -> Iterator[ConfigError]:
         if min(anchors, *keys) > 1:
             yield ConfigError(f"{field}.similarity", "volume", "one modality on one side, several on the other at most")
     elif {anchors} | keys != {1}:
-        expected = "volume: rows with several modalities beside each other are no unit rows"
+        expected = "volume: rows with several modalities beside each other are not unit rows"
         yield ConfigError(f"{field}.similarity", term.similarity, expected)
     own = all(name_of(part.source) in ("identity", "geometry") for part in parts_of(term.graph))
     anchors_alone = dataclasses.replace(term.anchors, still=False)

@@ -165,7 +165,7 @@ def pulls(logits: jax.Array, target: jax.Array, weight: jax.Array, compete: bool
     """How strongly a row pulls and pushes its keys: the weights of its gradient (arXiv 2510.14824).
 
     The gradient of a row is sum_k w_ik (direction of key k). Where pairs compete, in the cross-entropy, w = p - T: the
-    weights of a row sum to zero. In the sigmoid links every pair stands alone, w = sigmoid(S) - T.
+    weights of a row sum to zero. In the sigmoid links every pair is on its own, w = sigmoid(S) - T.
 
     Args:
       logits, target: [A, K]; weight: [A, K], N of the denominator, or where pairs do not compete which are valid.

@@ -1,7 +1,7 @@
 """Losses of an episode: images of a few classes, some of them the support of their class, the others queries.
 
 Feature terms (objectives/feature_losses.py) on rows [A, D] of any length, whose side information `part` says what is
-support (0) and what is a query (1), as the batches of data.episodes have it (data/plans.py). A class is told by the
+support (0) and what is a query (1), as the batches of data.episodes have it (data/plans.py). A class is defined by the
 support rows of its label, so nothing depends on how many classes or shots there are. Rows without a class are left out.
 """
 
@@ -44,7 +44,7 @@ def prototypical(x: jax.Array, y: jax.Array, side: dict, *, raw: bool = True) ->
     """
     del y, raw
     distances, own, other, count, query = _episode(x, side)
-    # Every class stands as many times as it has support rows, each with that share.
+    # Every class occurs as many times as it has support rows, each with that share.
     logits = jnp.where(own | other, -distances - jnp.log(jnp.maximum(count, 1))[None, :], MASKED)
     log_p = jax.nn.log_softmax(logits, axis=1)
     return _mean(-jax.nn.logsumexp(jnp.where(own, log_p, MASKED), axis=1), query)

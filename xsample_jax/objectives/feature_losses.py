@@ -211,7 +211,7 @@ def uniform_targets(x: jax.Array, y: jax.Array, side: dict, *, t: float = 1.0) -
 def joint_entropy(x: jax.Array, y: jax.Array, side: dict, *, t: float = 1.0) -> jax.Array:
     """mean_i log mean_k exp(-t (|x_i - x_k|^2 + |y_i - y_k|^2)), k = i among them: the k-JEM of SepCLR.
 
-    x: rows of the head of what is common; y: of the salient head, at 0 outside the set of interest. It is low where
+    x: rows of the common head; y: of the salient head, at 0 outside the set of interest. It is low where
     rows of the two heads together are spread.
     """
     y = _of_interest(y, side)
@@ -249,7 +249,7 @@ def norm_direction(x: jax.Array, y: jax.Array, side: dict, *, raw: bool = True) 
 def past_positives(
     x: jax.Array, y: jax.Array, side: dict, *, temperature: float = 0.1, negatives: str = "student"
 ) -> jax.Array:
-    """COCONUT's distillation of what is rehearsed (arXiv 2310.02699; equation from memory, unchecked).
+    """COCONUT's distillation on rehearsed images (arXiv 2310.02699; equation from memory, unchecked).
 
     -mean over rehearsed rows k, and over p of another image of the class, of log(e^(x_k.y_p / tau) / sum_i e^(x_k.v_i /
     tau)), v the student's rows x (NSPT) or the teacher's y (NTPT), i over the rows of all other images of the batch.

@@ -1,4 +1,4 @@
-"""What an objective remembers between steps: an EMA encoder, a queue of keys, numbers of every image.
+"""What an objective remembers between steps: an EMA encoder, a queue of keys, numbers per image.
 
 The memory is a flat dict of arrays in the train state, so checkpoints keep it and a resumed run is bit-exact:
 
@@ -69,7 +69,7 @@ SHARES = ("gamma", "momentum")  # constants that are at most 1
 def constants_of(memory: Choice) -> Average:
     """The constants of the per-image memory: those that `memory` names, the published ones for the rest.
 
-    Raises ConfigError for a constant that there is not, or one out of its range.
+    Raises ConfigError for a constant that does not exist or is out of its range.
     """
     kind = lookup(CONSTANTS, name_of(memory), "objective.memory")
     options = options_of(memory)
@@ -137,7 +137,7 @@ def teacher_params(memory: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return {name.removeprefix(TEACHER): value for name, value in memory.items() if name.startswith(TEACHER)}
 
 
-TASK = "teacher_task"  # that the teacher of an objective `by_task` stands before
+TASK = "teacher_task"  # the task whose beginning the teacher of an objective `by_task` was taken from
 
 
 def refresh_teacher(
@@ -161,7 +161,7 @@ def move_teacher(memory: Mapping[str, jax.Array], params: Mapping[str, jax.Array
 
 
 def queue_block(memory: Mapping[str, jax.Array], keys: str = QUEUE + "z") -> Block:
-    """The queue as keys; what was never filled is no valid key. The teacher graph reads the keys themselves.
+    """The queue as keys; rows that were never filled are not valid keys. The teacher graph reads the keys themselves.
 
     keys: queue/z, or those of the texts of the same images, or of their features by a frozen teacher (QUEUES).
     """

@@ -108,7 +108,7 @@ def positive_and_negative(given: MixerInputs, *, mixed: int = 64, concentration:
     """Metrix (arXiv 2106.04990): lam p + (1 - lam) n of a positive and a negative of the anchor, T = lam, alone.
 
     lam ~ Beta(concentration, concentration). One mixture for each of `mixed` negatives, of all where there are fewer,
-    with a positive drawn for it: it stands for those with all positives of the anchor, and counts as many times. Unit
+    with a positive drawn for it: it represents those with all positives of the anchor, and counts as many times. Unit
     rows; gradient flows into both.
     """
     x, y = given.x, given.y
@@ -244,7 +244,7 @@ def draw_positives(key: jax.Array, similarity: jax.Array, positive: jax.Array, n
 
 
 def spread(key: jax.Array, similarity: jax.Array, among: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
-    """(places [A, M], how many pairs each stands for [A, M]) of the pairs `among` of every anchor.
+    """(places [A, M], how many pairs each represents [A, M]) of the pairs `among` of every anchor.
 
     All of them where there are at most `most`; else one from each of `most` equal stretches of their order by
     similarity, so that every pair has the same chance; one at the edge of two may be drawn twice.
@@ -260,7 +260,7 @@ def _stretched(key, order, count, number) -> tuple[jax.Array, jax.Array]:
 
 
 def _stretches(key: jax.Array, count: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
-    """(integers below count [A, 1], how many each stands for), all of them or one from each of `number` stretches."""
+    """(integers below count [A, 1], how many each represents), all of them or one from each of `number` stretches."""
     place = jnp.arange(number)[None]
     offset = jax.vmap(lambda of_row: jax.random.uniform(of_row, (number,)))(key)
     drawn = jnp.floor((place + offset) * (count / number)).astype(jnp.int32)
@@ -270,7 +270,7 @@ def _stretches(key: jax.Array, count: jax.Array, number: int) -> tuple[jax.Array
 
 
 def draw_pairs(key: jax.Array, similarity: jax.Array, sides: list[jax.Array], most: int):
-    """((places [A, M] of one side, of the other), how many pairs each stands for): of all pairs of the two sides."""
+    """((places [A, M] of one side, of the other), how many pairs each represents): of all pairs of the two sides."""
     orders = [jnp.argsort(jnp.where(side, -similarity, jnp.inf), axis=1) for side in sides]
     first, second = (jnp.sum(side, axis=1, keepdims=True) for side in sides)
     place, times = _stretches(key, first * second, min(most, (similarity.shape[1] // 2) ** 2 or 1))

@@ -52,7 +52,7 @@ class Objective:
         and "frozen_queue", features of the frozen teacher; 0: none.
       prototypes: rows of the learned block "prototypes"; 0: none.
       classes: learned unit rows, one for each class of the dataset, the block "classes": a classifier of the embedding.
-      by_task: the teacher stands still, and becomes the student where a task of data.tasks begins.
+      by_task: the teacher does not move, and is replaced by the student where a task of data.tasks begins.
       plan: the key of the plan of batches whose parts its terms compare, as "data.forget"; None: those of any.
       local_views: small crops per image, the block "local"; 0: none.
       predictor: a head on the student's embeddings that its keys do not have (MoCo v3, BYOL).
@@ -319,7 +319,7 @@ def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax
     target_entropy H(T) in nats; own_view_mass: on views of the same image; same_class_mass: on the same label, own
     views included (only with labels); rows_without_positive: share of anchors that are left out;
     rows_without_negative: share of anchors that nothing is pushed away from; positive_z: z-score of the positives
-    among all keys (of the link z only); positive_margin: how far the last positive of a row stands above its nearest
+    among all keys (of the link z only); positive_margin: how far the last positive of a row is above its nearest
     negative (of the link group_order only); weight_positive, weight_negative and weight_top_negative of `pulls` (of the
     cross-entropy and the sigmoid links, where views are not merged).
     """

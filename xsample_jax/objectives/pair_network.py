@@ -1,7 +1,7 @@
-"""A learned number of every pair of rows: the temperatures of AMCL, the negative weights of AdaMEOW.
+"""A learned number for every pair of rows: the temperatures of AMCL, the negative weights of AdaMEOW.
 
-An MLP of a pair, a(W1 x + W2 y + b) . w + c, needs its first layer once for every row: blocks carry the two halves of
-it, and what reads them adds them up for the pairs that it looks at.
+An MLP of a pair, a(W1 x + W2 y + b) . w + c, needs its first layer once for every row: blocks carry its two
+halves, and losses add them up for the pairs that they compare.
 """
 
 import dataclasses

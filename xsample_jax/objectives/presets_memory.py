@@ -210,7 +210,7 @@ def classified(rows: Rows = IMAGE, **fields) -> Term:
 
 
 def in_tasks(negatives: str) -> Objective:
-    """A classifier, image against caption, and what the teacher of before the task knew of what is rehearsed."""
+    """A classifier, image against caption, and what the teacher from before the task knew about rehearsed images."""
     terms = (
         classified(),
         Term(anchors=IMAGE, keys=TEXT, weight=0.5),

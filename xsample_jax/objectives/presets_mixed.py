@@ -134,7 +134,7 @@ MIXED = {
     "interclr": Preset(
         "0.75 MoCo of view 0 + 0.25 InfoNCE of one key of the queue in the cluster of i, with 0.5 more cosine, against "
         "256 of the 1024 nearest keys in other clusters; tau 0.2",
-        "InterCLR, arXiv 2008.11702 (there a bank of all images in the place of the queue, and clusters that follow "
+        "InterCLR, arXiv 2008.11702 (there a bank of all images in place of the queue, and clusters that follow "
         "every step: objective.clusters)",
         Objective(
             (

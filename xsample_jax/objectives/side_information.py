@@ -1,6 +1,6 @@
 """Who provides the side information that slots read, and which rows carry it.
 
-Every name that a slot declares (choice.Slot) is looked up here: a name without a provider is refused by the check of
+Every name that a slot declares (registry.Slot) is looked up here: a name without a provider is refused by the check of
 the config. To provide another one, add it to PROVIDERS and put it into the blocks (step.py); one that a dataset has
 for each of its records is an entry of BY_RECORD alone.
 """
@@ -144,7 +144,7 @@ def provider_of(name: str) -> Provider | None:
 
 
 def batch_entries(names) -> frozenset[str]:
-    """Entries of a batch behind side information; a name that nothing provides stands for itself."""
+    """Entries of a batch behind side information; a name that nothing provides is its own entry."""
     found = set()
     for name in names:
         provider = provider_of(name)

@@ -201,7 +201,7 @@ def _with_synthetic(term: Term, pairs: Pairs, negative: jax.Array, bias, keys: j
 
 
 def views_apart(term: Term | FeatureTerm, blocks: Mapping[str, Block], images: int) -> tuple[Term | FeatureTerm, ...]:
-    """The terms that a term with `each_view` stands for, one per view with an equal share of its weight."""
+    """The terms that a term with `each_view` expands to, one per view with an equal share of its weight."""
     if not term.each_view:
         return (term,)
     views = len(blocks["image"]["z"]) // images

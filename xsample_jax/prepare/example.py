@@ -1,4 +1,4 @@
-"""What sources deliver, before any work on it: examples, and problems where there is no example."""
+"""What sources deliver, before any processing: examples, and problems where there is no example."""
 
 import collections
 import contextlib
@@ -178,7 +178,7 @@ def read_captions(row: Mapping, asked: tuple[str, ...], usual: tuple[str, ...]) 
     Args:
       row: the entries.
       asked: names of the user, in this order.
-      usual: names that count where the user gave none; what is no text there is no caption.
+      usual: names that count where the user gave none; an entry that is not a text is not a caption.
 
     Raises DataError for an entry that was asked for and is something else.
     """
@@ -202,7 +202,7 @@ def read_captions(row: Mapping, asked: tuple[str, ...], usual: tuple[str, ...]) 
 def read_label(row: Mapping, name: str) -> int | str | None:
     """The label in a row: an int (also written as text), or the name of a class; None where there is none.
 
-    Without a name it is the entry "label", which nobody has asked for: what is no label there (a list, say) is None.
+    Without a name it is the entry "label", which was not asked for: an entry that is not a label (a list, say) is None.
 
     Raises DataError for an entry `name` that is neither a whole number nor a text.
     """
@@ -307,7 +307,7 @@ def example_of_members(key: str, members: Mapping[str, bytes], fields: Fields, l
             label = read_label({"label": decode_text(members["cls"], "replace")}, "")
         else:
             label = read_label(row, fields.label)
-            if isinstance(label, str) and not fields.label and not fields.class_names:  # nobody asked for it
+            if isinstance(label, str) and not fields.label and not fields.class_names:  # it was not asked for
                 yield Problem(key, "unknown_label", label[:80])
                 label = None
     except DataError as error:

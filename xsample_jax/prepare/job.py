@@ -1,4 +1,4 @@
-"""What is to be done, as data: everything that the bytes of the result depend on."""
+"""A job as data: everything that the bytes of its result depend on."""
 
 import contextlib
 import dataclasses
@@ -159,7 +159,7 @@ class Job:
       require_caption: drop images without a caption.
       split_by_image: the split goes by a hash of the image, so that equal images are never on both sides of it.
       asked: the flags with which the user named entries, --caption_fields and --label_field: that no example has one,
-        or that a label is no class, is then an error.
+        or that a label is not a class, is then an error.
     """
 
     name: str

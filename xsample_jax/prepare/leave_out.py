@@ -1,4 +1,4 @@
-"""Records that a set is made without: those of some value of an attribute, and those whose image is in another set."""
+"""Leaving records out: those with some value of an attribute, and those whose image is in another dataset."""
 
 import dataclasses
 import functools
@@ -69,7 +69,7 @@ def leave_out(source: Source, left_out: LeftOut) -> Source:
 
 
 def _read_others(shard: InputShard, left_out: LeftOut) -> Iterator[Example | Problem]:
-    """Yields what the shard has, with a problem in the place of every record that is left out."""
+    """Yields what the shard has, with a problem in place of every record that is left out."""
     for items in chunks(shard.read(), AT_ONCE):
         kept = [_without_attributes(item, left_out.attributes) for item in items]
         yield from kept if left_out.near is None else _without_near(kept, left_out.near)
@@ -84,7 +84,7 @@ def _without_attributes(item: Example | Problem, attributes: Mapping[str, tuple[
 
 
 def _without_near(items: list[Example | Problem], near: str) -> list[Example | Problem]:
-    """The examples whose image is no near image of the set in the folder `near`; what does not decode stays."""
+    """The examples whose image is not near any image of the dataset `near`; images that do not decode stay."""
     places, ink = [], []
     for place, item in enumerate(items):
         if isinstance(item, Example):

@@ -1,4 +1,4 @@
-"""From a job to a finished dataset: start or go on, run the input shards, write manifest and report."""
+"""From a job to a finished dataset: start or continue, run the input shards, write manifest and report."""
 
 import collections
 import concurrent.futures
@@ -59,7 +59,7 @@ def _run_locally(processes: int, job: Job, numbers: Sequence[int], out: str) -> 
         for future in concurrent.futures.as_completed([pool.submit(_work, number) for number in numbers]):
             yield future.result()
     except BrokenProcessPool as error:
-        fix = "Was it killed for want of memory? Use fewer --processes, and give the same command again."
+        fix = "Did it run out of memory? Use fewer --processes, and give the same command again."
         raise DataError("worker process", "ended", "a process that lives until its work is done", fix) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -265,7 +265,7 @@ def _join_problems(state: Path, total: int, path: Path) -> None:
             file.write((state / f"{number:05d}.problems.jsonl").read_bytes())
 
 
-# data.source=folder: a folder of images is prepared into a cache when a run starts, which then goes on with that.
+# data.source=folder: a folder of images is prepared into a cache when a run starts, which then uses that.
 
 
 CACHE = "~/.cache/xsample_jax/prepared"

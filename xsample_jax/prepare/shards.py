@@ -1,6 +1,6 @@
 """One input shard to finished record files: the function that every runner runs, here or on a cluster.
 
-It may be killed at any point and called again: files are written under temporary names and moved when whole, and the
+It may be killed at any point and called again: files are written under temporary names and moved when complete, and the
 line about them (.prepare/00012.json) comes last. A shard with that line is done.
 """
 
@@ -208,7 +208,7 @@ def _record(job: Job, item: Example | Problem, id: int, keys: set[int]) -> tuple
 
 
 def _label(job: Job, item: Example) -> tuple[int, list[Problem]]:
-    """(number of the class, problems): one label that is no class is left out, with -1 in its place.
+    """(number of the class, problems): a label that is not a class is left out, with -1 in its place.
 
     Where labels were asked for, or no class is known at all, it is an error of the command: raises DataError.
     """

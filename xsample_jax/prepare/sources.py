@@ -1,4 +1,4 @@
-"""Sources by name."""
+"""The sources of tools.prepare, by name."""
 
 import dataclasses
 import os

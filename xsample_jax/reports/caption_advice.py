@@ -1,4 +1,4 @@
-"""What to do about a caption graph: which tau_s gives how many neighbors, and what is odd about its target."""
+"""Advice about a caption graph: which tau_s gives how many neighbors, and what is unusual about its target."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A sheet of images and the views made of them: is the augmentation what one thinks it is?
+"""A sheet of images and the views made of them, to check the augmentation by eye.
 
 `python -m xsample_jax.reports.contact_sheet docs/augmentation.png` draws the sheet of docs/augmentation.md.
 """
@@ -111,7 +111,7 @@ def _wrapped(text: str, font: ImageFont.ImageFont, width: int, lines: int) -> li
 def unnormalize(views: np.ndarray, config) -> np.ndarray:
     """Undoes the normalization of `augment.make_views`: float [..., 3 + bits] -> float32 [..., 3], 0..1.
 
-    `config` is its section; channels of bits are no colors and are left out.
+    `config` is its section; channels of bits are not colors and are left out.
     """
     shown = np.asarray(views, np.float32)[..., :3] * np.asarray(config.std, np.float32) + np.asarray(
         config.mean, np.float32

@@ -1,4 +1,4 @@
-"""--dry_run: what a run will be, before any step: sizes, shardings, memory, FLOPs, and an image of its first batch."""
+"""--dry_run: what a run will need: sizes, shardings, memory, FLOPs, and an image of its first batch."""
 
 import collections
 import dataclasses

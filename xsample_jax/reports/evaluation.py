@@ -134,7 +134,7 @@ def write_page(evaluation: Evaluation, evals: Sequence[str], path: Path) -> None
 
 
 def _bar(row: dict) -> dict | None:
-    """Places of an accuracy and its interval on a scale of 0 to 100; None for differences and what is no share."""
+    """Places of an accuracy and its interval on a scale of 0 to 100; None for differences and what is not a share."""
     values, metric = (row["low"], row["value"], row["high"]), row["metric"]
     if not metric.percent or "gap" in metric.name or None in values or min(values) < 0 or max(values) > 1:
         return None

@@ -1,4 +1,4 @@
-"""Curves of series against steps: the mean over seeds as a line, the seeds' range as a band."""
+"""Figures of the report: curves, target graphs, embedding maps, factors and galleries."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -243,7 +243,7 @@ def temperature_panels(series: Series, folder: Path) -> list[Panel]:
 # Figures of the embedding map: the evaluated images on two principal axes, colored by class, style, factor.
 
 
-UNNAMED = ("none", "other")  # words of embedding_map.py that are no value
+UNNAMED = ("none", "other")  # words of embedding_map.py that are not values
 SIZE = (5.6, 5.4)
 
 
@@ -281,7 +281,7 @@ def map_panels(series: Series, place: int, folder: Path) -> list[Panel]:
 def named_colors(codes: np.ndarray, words: Sequence[str], gray: str) -> list[tuple[str, str, list[int]]]:
     """(label, color, codes) of the groups drawn, the gray ones first and so below all others.
 
-    The most common values, at most as many as there are colors, have one each; all others, and what is no value, are
+    The most common values, at most as many as there are colors, have one each; all others, and missing values, are
     gray: more colors than that cannot be told apart.
     """
     count = np.bincount(codes, minlength=len(words))

@@ -56,7 +56,7 @@ class Finding:
 
 
 def problems(about: str, error: UserError) -> Iterator[Finding]:
-    """The findings that an error stands for."""
+    """The findings of an error."""
     for single in error.problems if isinstance(error, Problems) else [error]:
         yield Finding(PROBLEM, about, str(single))
 

@@ -172,7 +172,7 @@ Seeds = list[Point]
 def unchanged(points: Sequence[Point]) -> dict[str, Seeds]:
     """{objective: points without a change}, in order of first appearance; see objective_of.
 
-    What all points of a grid set alike is no change.
+    A value that all points of a grid share is not a change.
     """
     levels: dict[str, Seeds] = {}
     shared = _shared(points)

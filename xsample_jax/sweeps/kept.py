@@ -1,4 +1,4 @@
-"""Results that stay: one small JSON file per finished run, out of which tables and figures can be made without the run.
+"""Results that stay: one small JSON file per finished run, from which tables and figures are made without the run.
 
 RESULTS/GRID/POINT.json holds the config, the versions of the code that trained and evaluated, the last training metrics
 and every metric with its values example by example, packed. What the examples are of (concepts, names) is the same in
@@ -231,7 +231,7 @@ def other_config(found: Mapping, config: Mapping) -> list[str]:
     """The keys in which the config of a result differs from `config`; a key that is newer counts as its default."""
     try:
         stored = config_from_json(json.dumps(found["config"]))
-    except UserError:  # it has keys or values that there are no more
+    except UserError:  # it has keys or values that no longer exist
         return ["config"]
     return [name for name in diff_configs(stored, config) if name not in NOT_COMPARED]
 

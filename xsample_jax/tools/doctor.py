@@ -1,4 +1,4 @@
-"""Checks a config, its data, the devices, disk and host before a run; says what is wrong and how to mend it.
+"""Checks a config, its data, the devices, disk and host before a run; reports what is wrong and how to fix it.
 
     python -m xsample_jax.tools.doctor --config=configs/cc3m.py --config.data.path=data/cc3m [--workdir=runs/cc3m]
 

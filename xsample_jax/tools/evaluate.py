@@ -134,7 +134,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def read_prompts(path: Path | None) -> tuple[str, ...]:
-    """The lines of a file of templates; ConfigError when it is missing or empty, DataError when it is no text."""
+    """The lines of a file of templates; ConfigError when it is missing or empty, DataError when it is not text."""
     from xsample_jax.errors import ConfigError
     from xsample_jax.io.files import read_lines
 

@@ -5,7 +5,7 @@
     python -m xsample_jax.tools.inspect --data=configs/cc3m.py --config.data.path=data/cc3m
 
 With --run=RUN it also prints how strongly a trained run's gradient pulls and pushes, and where to.
-Of a large set it reads a sample (--sample), and says so. Writes one page and its figures as PNG beside it. With a
+It reads a sample of a large dataset (--sample), and says so. Writes one page and its figures as PNG beside it. With a
 config, split, caption, batch size, views and tau_s are those of the run.
 """
 

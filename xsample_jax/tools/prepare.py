@@ -1,4 +1,4 @@
-"""Makes a dataset of what you have: tars of img2dataset, a folder of images, a TFDS dataset, another dataset.
+"""Makes a dataset from your data: tars of img2dataset, a folder of images, a TFDS dataset, another dataset.
 
     python -m xsample_jax.tools.prepare --source=webdataset --path='cc3m/*.tar' --out=data/cc3m --require_caption
     python -m xsample_jax.tools.prepare --source=folder --path=imagenet --split_by_folder --out=data/imagenet
@@ -12,7 +12,8 @@
     python -m xsample_jax.tools.prepare --source=multi_digits --digit_sizes=20,80 --out=data/digits_20_80
 
 Stopped or killed, it continues when the same command is given again, and ends with the same bytes. docs/data.md says
-what becomes of odd and broken images and captions. Flags it does not know go to the Beam runner that --runner names.
+what happens to unusual and damaged images and captions. Flags it does not know go to the Beam runner that --runner
+names.
 """
 
 import argparse
@@ -22,7 +23,6 @@ import sys
 from pathlib import Path
 
 from xsample_jax.errors import DataError
-from xsample_jax.io.files import read_lines
 from xsample_jax.io.paths import absolute, as_path
 from xsample_jax.tools.cli import local_path, program, run_cli
 
@@ -165,7 +165,7 @@ def read_job(flags: argparse.Namespace):
 
 
 def read_sizes(text: str) -> tuple[int, ...]:
-    """ "20,80" -> (20, 80); DataError for what is no number."""
+    """ "20,80" -> (20, 80); DataError for anything but numbers."""
     try:
         return tuple(int(part) for part in filter(None, text.split(",")))
     except ValueError:
@@ -174,6 +174,8 @@ def read_sizes(text: str) -> tuple[int, ...]:
 
 def read_class_names(path: Path) -> tuple[str, ...]:
     """The lines of a text file; DataError where there is none."""
+    from xsample_jax.io.files import read_lines
+
     return tuple(read_lines(path, "--class_names"))
 
 

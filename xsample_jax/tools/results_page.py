@@ -5,9 +5,9 @@
     python -m xsample_jax.tools.results_page --grid=configs/studies/evidence.py:both --results=results \
         --baseline=xclr --out=docs/notes/evidence.md
 
---runs reads run folders; --results the small files that stay, for which neither runs nor data are needed. Runs that
-are not finished are left out, and counted. The page has them between the lines `<!-- results -->` and
-`<!-- /results -->`, the figures beside it; --summary has one table and the figure of it.
+--runs reads run folders; --results the small files that stay, for which neither runs nor data are needed. Unfinished
+runs are left out, and counted. The results go between the lines `<!-- results -->` and
+`<!-- /results -->`, the figures beside the page; --summary gets one table and its figure.
 """
 
 import argparse

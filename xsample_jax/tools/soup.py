@@ -3,8 +3,8 @@
     python -m xsample_jax.tools.soup runs/a runs/b runs/c --out=runs/soup
     python -m xsample_jax.tools.evaluate --run=runs/soup --evals=knn,logistic
 
-It helps where the runs come from one starting point (fine-tuning, the end of one training); runs that started from
-different seeds have no average that works. More: docs/weights.md.
+It helps if the runs have one starting point (fine-tuning, the end of one training); the average of runs from different
+seeds does not work. More: docs/weights.md.
 """
 
 import argparse

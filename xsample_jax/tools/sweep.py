@@ -8,7 +8,7 @@
 
 All problems of all points are reported before anything starts. --run skips what is finished and resumes what was
 stopped. Results are in OUT/results.parquet and OUT/results.csv; with --results every finished run is evaluated as the
-grid says and leaves one small file, and what has one is not run again. More: docs/sweeps.md.
+grid says and leaves one small file, and a point that has one is not run again. More: docs/sweeps.md.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Whose names a file of weights can have: `model.init_family`."""
+"""Families of weights, by the library whose names a file uses: `model.init_family`."""
 
 import re
 from collections.abc import Mapping
@@ -149,8 +149,7 @@ TIMM_VIT = Family(
 
 # The image tower of open_clip and of OpenAI's CLIP, `visual.transformer.resblocks.0.attn.in_proj_weight`, ...
 #
-# Our features are the normalized state of the class token: what CLIP's own linear probes use. `visual.proj`, which
-# maps
+# Our features are the normalized state of the class token: what CLIP's own linear probes use. `visual.proj`, which maps
 # it into the space of the text tower, is left out, and so is the text tower.
 
 

@@ -47,7 +47,7 @@ def _named_errors(path: Path, expected: str, fix: str) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise DataError("weights", str(path), "an existing file", fix) from None
-    except Exception as error:  # json, pickle, zipfile, zlib and numpy: there is no list of what they raise for damage
+    except Exception as error:  # json, pickle, zipfile, zlib and numpy: they raise many exception types for damage
         found = f"{type(error).__name__}: {error}"[:200]
         raise DataError("weights", str(path), f"{expected} ({found})", fix) from error
 
@@ -122,8 +122,7 @@ def write_safetensors(
 #
 # Since torch 1.6 (2020) such a file is a zip: `data.pkl` describes the tensors, `data/0`, `data/1`, ... are their raw
 # storages. The pickle is read by an unpickler that knows five names and replaces every other one by a blank, so that
-# what
-# training scripts put beside the weights (arguments, schedulers) neither runs nor is in the way.
+# what training scripts put beside the weights (arguments, schedulers) neither runs nor is in the way.
 
 
 STORAGES = {
@@ -181,7 +180,7 @@ def _torch_content(path: Path):
 
 
 class _Blank:
-    """Stands for any object that is no tensor: it can be made, called and given a state, and nothing happens."""
+    """Replaces any object that is not a tensor: it can be made, called and given a state, and nothing happens."""
 
     def __init__(self, *args, **kwargs):
         pass

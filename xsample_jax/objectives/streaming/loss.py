@@ -99,7 +99,7 @@ def streaming_rows(
       temperature: tau, a float or a traced scalar; how.lowest_temperature is what a traced one cannot go below.
       how: with a mesh, what travels is rounded to its types, and the loss is that of rounded rows, on any number of
         devices. kernel = "pallas" is a ValueError where the kernels cannot do this loss; they are interpreted where
-        the device is no TPU. impl and class_embeddings are not read.
+        the device is not a TPU. impl and class_embeddings are not read.
 
     Returns:
       dict of [A]: "loss" (differentiable in z, y and temperature; 0 where not counted), "target_entropy",
@@ -158,7 +158,7 @@ def _with_kernels(form: Form, how: Streaming, cosine_of: str | None, u: dict) ->
         "its anchors are not its keys": not form.same,
         f"its temperatures are not known to stay above {LOWEST_STATIC}": form.running_student or form.running_target,
         "some images are taken out of it": "filled" in u,
-        f"{images} images a device are no multiple of 8, or do not fall into tiles of a multiple of 128 images": (
+        f"{images} images per device are not a multiple of 8, or do not fill tiles of a multiple of 128 images": (
             images_of_tile(images, form.tile // form.views) is None
         ),
     }

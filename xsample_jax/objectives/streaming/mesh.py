@@ -185,7 +185,7 @@ def gradients_of_mesh(
 
 
 def _gathered_spec(form: Form) -> PartitionSpec | None:
-    """Of what the forward pass has gathered: alike on all devices, or in every group another."""
+    """Of what the forward pass gathered: the same on all devices, or one for each group."""
     return None if form.ring else PartitionSpec() if form.groups == 1 else PartitionSpec(form.mesh.axis_names)
 
 

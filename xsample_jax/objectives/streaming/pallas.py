@@ -1,8 +1,8 @@
 """Two Pallas TPU kernels that do a tile of the X-CLR loss without leaving the chip's fast memory.
 
-They are the tiles of tiles.py for one case: anchors are the keys, and the target is
-the softmax of the cosine of an embedding that the views of an image share. What is written is a few sums per anchor,
-and the gradient of the anchors. All pairs of rows are visited (no triangle), as on a mesh.
+They are the tiles of tiles.py for one case: anchors are the keys, and the target is the softmax of the cosine of an
+embedding that the views of an image share. They write a few sums per anchor, and the gradient of the anchors. All pairs
+of rows are visited (no triangle), as on a mesh.
 """
 
 import functools

@@ -27,7 +27,7 @@ class Form:
     Attributes:
       source: graph source (graphs/sources.py), g <= bound.
       softmax: weights are exp(g / tau_s), else g itself.
-      same: anchors and keys are the same rows, and a row is no key of its own.
+      same: anchors and keys are the same rows, and a row is not a key of itself.
       views, key_views: rows per image.
       tile: rows of a tile, at most.
       running_student, running_target: take off the largest exponent found so far. Otherwise exponents lie in
@@ -313,8 +313,7 @@ def log_sums(sums: Sums) -> tuple[jax.Array, jax.Array]:
 #     dL/ds_ik = cotangent_i (e^{s_ik} / sum_k e^{s_ik} - w_ik / sum_k w_ik)      dL/dz_i = sum_k dL/ds_ik y_k / tau
 #
 # The logits of a set of rows with itself are symmetric: then dL/dz = G z / tau with G = dL/ds + (dL/ds)^T, and what a
-# row
-# needs of another is its embedding and two numbers. The same holds for every device that owns some of the rows.
+# row needs of another is its embedding and two numbers. The same holds for every device that owns some of the rows.
 
 
 class Coefficients(NamedTuple):
