@@ -114,8 +114,8 @@ IMAGES = {
     "cluster_dcl": Preset(
         "-s(i, i+)/tau + log sum over k of N_ik e^{s(i, k)/tau}, N_ik clusterings that keep the images i and k apart; "
         "view 0 against view 1; tau 0.4",
-        "the first term of MEOW, arXiv 2212.13847 (there on graphs, with clusters renewed: objective.clusters, and beside "
-        "ProtoNCE)",
+        "the first term of MEOW, arXiv 2212.13847 (there on graphs, with renewed clusters, and beside ProtoNCE: "
+        "objective.clusters, meow)",
         Objective((Term(anchors=VIEW_0, keys=VIEW_1, negatives="clusters_apart"),), 0.4),
         golden="MEOW cluster-weighted negatives (N weights)",
     ),
