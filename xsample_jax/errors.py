@@ -126,8 +126,10 @@ def raise_all(problems: Sequence[UserError], where: str) -> None:
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Returns a sentence that names the closest known words, or lists them all when none is close."""
+    """Returns a sentence that names the closest known words, or lists them all when none is close; "" without any."""
     known = sorted(known)
+    if not known:
+        return ""
     close = difflib.get_close_matches(str(name)[:100], known, n=3, cutoff=0.6)
     return f"Did you mean {' or '.join(close)}?" if close else f"Known: {shorten(', '.join(known), 200)}."
 

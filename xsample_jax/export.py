@@ -5,6 +5,7 @@ features = function.call(images)     # uint8 [n, s, s, c] -> float32 [n, feature
 """
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,10 +53,9 @@ def export_jax(encoder: Encoder, out: str | Path, platforms: Sequence[str] = PLA
 
 # An encoder as an ONNX file, by jax2onnx (extra onnx): the network alone, on normalized images.
 #
-# Resizing and normalization stay outside: jax2onnx cannot convert them. What it made is run by ONNX Runtime and
-# compared with the network before the file is there, since a conversion that goes wrong there can do so in silence:
-# with XLA's own convolutions and max-pool (conv_impl="conv") it loses the padding, which is why the matrix products are
-# exported.
+# Resizing and normalization stay outside: jax2onnx cannot convert them. ONNX Runtime runs what it made, and features
+# are compared with those of the network before the file appears: a conversion can go wrong in silence. With XLA's own
+# convolutions and max-pool (conv_impl="conv") it loses the padding, which is why the matrix products are exported.
 
 
 TOLERANCE = 1e-4  # of the largest feature
@@ -71,7 +71,10 @@ def export_onnx(encoder: Encoder, out: str | Path) -> str:
         from jax2onnx import to_onnx
     except ImportError as error:
         raise ImportError(f"--format=onnx needs jax2onnx and onnxruntime: pip install -e .[onnx] ({error})") from error
+    _check_images(encoder)
     _check_colors(encoder)
+    # It logs a traceback for each of its own plugins that does not fit the jax installed; none is needed here.
+    logging.getLogger("jax2onnx").setLevel(logging.ERROR)
     encoder = encoder.with_model(conv_impl="dot")
     graph, state = nnx.split(encoder.module)
     size, out = encoder.config.augment.size, Path(out)
@@ -89,7 +92,8 @@ def export_onnx(encoder: Encoder, out: str | Path) -> str:
         raise
     except Exception as error:  # an operation that it does not know, of any family
         found = f"{type(error).__name__}: {error}"
-        raise DataError("--format=onnx", found, "an encoder that jax2onnx converts", "Use --format=jax.") from error
+        fix = "Use --format=jax_export."
+        raise DataError("--format=onnx", found, "an encoder that jax2onnx converts", fix) from error
     images = np.random.default_rng(0).standard_normal((3, size, size, 3)).astype(np.float32)
     expected = np.asarray(jax.jit(lambda state, images: nnx.merge(graph, state)(images))(state, images))
     session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])

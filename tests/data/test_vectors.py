@@ -1,4 +1,6 @@
-"""Vectors in the place of images: exact to the device, views by a formula, and a run from a file to features."""
+"""Vectors instead of images: exact to the device, views by a formula, and a run from a file to features."""
+
+from importlib.util import find_spec
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from xsample_jax.config import default_config, resolve
 from xsample_jax.data.records import open_records
 from xsample_jax.data.vectors import decode_vector, draw_vectors, encode_vector
 from xsample_jax.errors import ConfigError, DataError, Problems, UserError
-from xsample_jax.tools import embed, encode, local_features, prepare
+from xsample_jax.tools import embed, encode, export, local_features, prepare
 
 WIDE = 12
 
@@ -122,6 +124,11 @@ def test_from_a_file_to_features(folder, tmp_path, capsys):
     assert "--split" in said
     assert local_features.main([f"--run={tmp_path}/run", f"--out={tmp_path}/page.html"]) == 2
     assert "a resnet or a vit" in capsys.readouterr().err
+    for form in export.FORMATS:  # faults D4: ONNX ended in a traceback of its converter
+        if form == "onnx" and not find_spec("jax2onnx"):
+            continue
+        assert export.main([f"--run={tmp_path}/run", f"--format={form}", f"--out={tmp_path}/encoder"]) == 2
+        assert "expected an encoder of images" in capsys.readouterr().err
 
 
 def test_what_does_not_go_together(folder, tmp_path):

@@ -42,7 +42,7 @@ def test_a_holder_that_lives_is_named(bucket, monkeypatch):
         monkeypatch.setattr(lease, "_was_here", lambda value: False)  # as another process sees it
         start = time.monotonic()
         with (
-            pytest.raises(CheckpointError, match=rf"nobody else is using \(process {os.getpid()} on .* is\)"),
+            pytest.raises(CheckpointError, match=rf"no other run uses \(process {os.getpid()} on .* is\)"),
             leased(folder),
         ):
             pytest.fail("two writers")

@@ -56,7 +56,7 @@ def test_says_what_it_cannot_do():
         run(1, 16, temperature=0.01, **KERNELS)
     with pytest.raises(ValueError, match="anchors are not its keys"):
         run(1, 16, **CASES["two towers"], **KERNELS)
-    with pytest.raises(ValueError, match="24 images a device"):
+    with pytest.raises(ValueError, match="24 images per device"):
         run(1, 24, block_size=32, **KERNELS)
     with pytest.raises(ValueError, match="expected auto, pallas or xla"):
         run(1, 16, kernel="triton")

@@ -4,6 +4,7 @@ import json
 import os
 import tarfile
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -16,6 +17,7 @@ from xsample_jax.prepare.folder import folder_source
 from xsample_jax.prepare.job import ImageOptions, Job
 from xsample_jax.prepare.parquet import parquet_source
 from xsample_jax.prepare.prepare import local_runner, prepare
+from xsample_jax.prepare.vectors import vectors_source
 from xsample_jax.prepare.webdataset import expand_braces, webdataset_source
 
 KEPT = ("no_caption", "near_empty_caption", "cut_caption", "not_unicode", "missing_field", "unknown_label")
@@ -265,3 +267,21 @@ def test_one_odd_label_does_not_stop_the_work(tmp_path):
     write_tar(tmp_path / "a.tar", {"000": sample(0, json=odd), "001": sample(1)})
     _, report = make(webdataset_source(str(tmp_path / "a.tar"), Fields()), tmp_path / "out")
     assert (report["kept"], report["unknown_label"]) == (2, 1)
+
+
+def test_a_negative_number_is_no_class(tmp_path):
+    """faults C3, C10: -1 is "no label"; -2 is counted, and refused where labels were asked for."""
+    np.savez(tmp_path / "v.npz", vectors=np.eye(4, dtype=np.float32), label=np.array([0, 1, -1, -2]))
+    source = vectors_source(str(tmp_path / "v.npz"), Fields(), 4)
+    _, report = make(source, tmp_path / "out")
+    assert (report["kept"], report["unknown_label"]) == (4, 1)
+    assert sorted(record["label"] for record in open_records(tmp_path / "out", "train")) == [-1, -1, 0, 1]
+    with pytest.raises(DataError, match="label of 3 = -2: expected a number from 0 on"):
+        make(source, tmp_path / "asked", asked=("--label_field",))
+
+
+def test_a_file_without_a_row_is_refused(tmp_path):
+    """faults C10: no input shard at all made the command count ids for ever."""
+    np.savez(tmp_path / "v.npz", vectors=np.zeros((0, 4), np.float32), label=np.zeros(0, np.int64))
+    with pytest.raises(DataError, match="records of t = 0: expected at least one"):
+        make(vectors_source(str(tmp_path / "v.npz"), Fields(), 4), tmp_path / "out")

@@ -109,7 +109,7 @@ def read_columns(path: Path, flag: str) -> dict[str, np.ndarray | list]:
         raise DataError(flag, str(path), f"a name that ends with {', '.join(SUFFIXES)}", f"It holds {FORMS}.")
     if not path.is_file():
         raise DataError(flag, str(path), "an existing file", f"It holds {FORMS}.")
-    return _parquet_columns(path) if path.suffix == ".parquet" else _numpy_columns(path)
+    return _parquet_columns(path) if path.suffix == ".parquet" else _numpy_columns(path, flag)
 
 
 def vectors_in(columns: Mapping[str, np.ndarray | list]) -> dict[str, np.ndarray]:
@@ -121,7 +121,7 @@ def vectors_in(columns: Mapping[str, np.ndarray | list]) -> dict[str, np.ndarray
     }
 
 
-def _numpy_columns(path: Path) -> dict[str, np.ndarray | list]:
+def _numpy_columns(path: Path, flag: str) -> dict[str, np.ndarray | list]:
     found = load_arrays(path)
     if isinstance(found, dict):
         if single := [name for name, values in found.items() if not values.ndim]:
@@ -133,9 +133,9 @@ def _numpy_columns(path: Path) -> dict[str, np.ndarray | list]:
         columns = json.loads(beside.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         fix = "tools.encode writes both; or save keys and vectors with numpy.savez."
-        raise DataError("--vectors", str(path), f"{beside.name} beside it, with a key for each row", fix) from None
+        raise DataError(flag, str(path), f"{beside.name} beside it, with a key for each row", fix) from None
     if not isinstance(columns, dict):
-        raise DataError("--vectors", str(beside), "a JSON map: {NAME: [an entry for each row]}", "Name its lists.")
+        raise DataError(flag, str(beside), "a JSON map: {NAME: [an entry for each row]}", "Name its lists.")
     lists = {name: value for name, value in columns.items() if isinstance(value, list)}
     return lists | {path.stem: found}
 

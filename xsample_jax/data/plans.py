@@ -248,7 +248,8 @@ def ids_of(path: str) -> np.ndarray:
     file = as_path(path, field)
     if not file.is_file():
         raise ConfigError(field, path, "an existing text file with the id of a record on each line")
+    lines = read_lines(file, field)
     try:
-        return np.array([int(line) for line in read_lines(file, field) if line.strip()], np.int64)
+        return np.array([int(line) for line in lines if line.strip()], np.int64)
     except (OverflowError, ValueError) as error:
         raise ConfigError(field, path, f"whole numbers below 2^63, one on each line ({error})") from error

@@ -217,10 +217,11 @@ class Job:
         """Returns the number of a class; DataError for a name that is none of the classes."""
         if label is None:
             return -1
-        if isinstance(label, int) and (not self._numbers or label < len(self._numbers)):
-            return max(label, -1)
+        if isinstance(label, int) and label >= -1 and (not self._numbers or label < len(self._numbers)):
+            return label
         if label not in self._numbers:
-            expected = "one of the class names, or its number" if self._numbers else "a number: no names are known"
+            named = "the name of a class or its number"
+            expected = named if self._numbers else "a number from 0 on: no names are known"
             raise DataError(
                 f"label of {key}",
                 label,
@@ -241,6 +242,8 @@ class Job:
         return frozenset(repeated(self.source.class_names))
 
     def __post_init__(self):
+        if not self.source.shards:
+            raise DataError(f"records of {self.name}", 0, "at least one", "Nothing is in what --path names.")
         for number, name in enumerate(self.source.class_names):
             if not as_read(name):
                 fix = "Name it; a list of names has one on each line."

@@ -210,12 +210,13 @@ def _record(job: Job, item: Example | Problem, id: int, keys: set[int]) -> tuple
 def _label(job: Job, item: Example) -> tuple[int, list[Problem]]:
     """(number of the class, problems): a label that is not a class is left out, with -1 in its place.
 
-    Where labels were asked for, or no class is known at all, it is an error of the command: raises DataError.
+    Where labels were asked for, or are names and no name of a class is known, it is an error of the command: raises
+    DataError.
     """
     try:
         return job.label_index(item.label, item.key), []
     except DataError:
-        if "--label_field" in job.asked or not job.source.class_names:
+        if "--label_field" in job.asked or (isinstance(item.label, str) and not job.source.class_names):
             raise
         return -1, [Problem(item.key, "unknown_label", str(item.label)[:80])]
 
