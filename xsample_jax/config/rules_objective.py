@@ -114,6 +114,13 @@ def _programs(c: dict, objective: Objective) -> Iterator[ConfigError]:
             f"1 for objective.preset = {preset!r}, whose small crops go through the encoder in one piece",
             "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory.",
         )
+    if any(rows.block == "mixed_images" for rows in objective.rows) and c["loss.grad_cache"] > 1:
+        yield ConfigError(
+            "loss.grad_cache",
+            c["loss.grad_cache"],
+            f"1 for objective.preset = {preset!r}, whose mixed images go through the encoder in one piece",
+            "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory.",
+        )
     for number, reason in find_unstreamable(objective) if c["loss.impl"] == "streaming" else ():
         yield ConfigError(
             "loss.impl",

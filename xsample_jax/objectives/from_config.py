@@ -56,12 +56,14 @@ BLOCK_NEEDS = {
     "frozen": "frozen",
     "mixed": None,
     "mixed_text": "text",
+    "mixed_images": None,
 }
 SETTABLE = ("teacher", "queue", "prototypes", "frozen")  # of them, what a config can ask for
 VIEWS_OF = {
     "text": 1,
     "text_teacher": 1,
     "mixed_text": 1,
+    "mixed_images": 1,
     "queue": 0,
     "text_queue": 0,
     "frozen_queue": 0,

@@ -27,6 +27,13 @@ def metrix() -> tuple[Term, Term]:
     return Term(**fields), Term(**fields, mixer={"name": "positive_and_negative", "mixed": 64}, weight=0.4)
 
 
+def metrix_input() -> tuple[Term, Term]:
+    """The contrastive loss on real pairs, and on images mixed with one of another class."""
+    fields = {"similarity": DISTANCE, "temperature": 1.0, "link": "contrastive"}
+    mixed = {"keys": Rows("mixed_images"), "negatives": "positives", "weight": 0.4}
+    return Term(Graph("label", "none"), **fields), Term(Graph("mixed_labels", "none"), **mixed, **fields)
+
+
 def far_and_near_with_queue(views: int) -> tuple[Term, ...]:
     """CACR with a queue: every view pulled to the EMA encoder's other views, pushed from its own view and the queue."""
     distance = {"similarity": "negative_distance", "weight": 1 / views}
@@ -165,6 +172,14 @@ MIXED = {
         "with negatives)",
         Objective(metrix(), 1.0),
         golden="Metrix, contrastive loss, embeddings, positive-negative pairs",
+    ),
+    "metrix_input": Preset(
+        "contrastive loss as in metrix + 0.4 times that of images of their own, lam x_i + (1 - lam) x_j before the "
+        "encoder, j the nearest image of another class: positives of the class of i to the share lam, of that of j to "
+        "the share 1 - lam, and of no other",
+        "Metrix on inputs, arXiv 2106.04990 (there one lam per batch and a mixture of every pair with its hardest "
+        "negative, and at half of the steps mixtures of anchors with negatives)",
+        Objective(metrix_input(), 1.0),
     ),
     "supremix": Preset(
         "-mean over i+ of log e^{s(i, i+)/tau} / sum over k of (1 + |t_k - t_i|) e^{s(i, k)/tau}; i+: t equal, or a "
