@@ -57,6 +57,21 @@ def test_killed_anywhere_the_run_ends_bit_identical(lives, whole, tmp_path, seed
 
 
 @pytest.mark.slow
+def test_clusters_of_a_bank_are_the_same_after_a_kill(lives, tmp_path):
+    """They are renewed in steps 3, 5, 7, 9 and 11; the run is killed in step 8, with a checkpoint of step 6."""
+    section = {"k": "(4,9)", "start": "3", "every": "2"}
+    options = [f"--config.objective.clusters.{name}={value}" for name, value in section.items()]
+    options += ["--config.objective.preset=meow", "--config.views=2", "--config.objective.bank.momentum=0.5"]
+    assert lives.run(tmp_path / "whole", *options).code == FINISHED
+    killed = lives.run(tmp_path / "killed", *options, signals=[(8, 0, signal.SIGKILL)])
+    assert killed.code == -signal.SIGKILL, killed.err
+    again = lives.run(tmp_path / "killed", *options)
+    assert again.code == FINISHED, again.err
+    assert "resumed at step" in again.out
+    assert differences(tmp_path / "whole", tmp_path / "killed") == (0, [])
+
+
+@pytest.mark.slow
 def test_stopped_by_signals_it_saves_and_asks_to_be_started_again(lives, whole, tmp_path):
     # No periodic checkpoint at all: what is there is what the signal has saved.
     never = "--config.checkpoint.every=100"

@@ -2,6 +2,8 @@
 
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from tests.objectives.streamed_rows import lowered_loss
 from tests.tiny import tiny_config
 from xsample_jax.config import load_config
 from xsample_jax.errors import ConfigError
+from xsample_jax.objectives.bank import clusters_of, remember, renew_clusters
 from xsample_jax.reports.dry_run import collective_arrays, compiled_report, dry_run, placeholder_setup
 from xsample_jax.sharding import bytes_per_device, make_mesh
 from xsample_jax.topology import topology_devices
@@ -101,6 +104,31 @@ def test_scratch_of_the_streaming_loss_falls_with_the_chips():
     few, _ = scratch_of_loss("v5e:2x4", images, collective="ring", block_size=512)
     many, _ = scratch_of_loss("v5e:8x8", images, collective="ring", block_size=512)
     assert many < few / 8 + 8 * 2**20
+
+
+def test_a_bank_of_imagenet_falls_with_the_chips_and_stays_where_it_is():
+    """1.28 M rows of 128 in bfloat16 and 1,000 clusters of them: of rows, only those of a batch travel."""
+    config = tiny_config(
+        objective__preset="cluster_dcl", objective__clusters__k=(1000,), objective__bank__dtype="bfloat16",
+        model__head__dim=128, batch_size=512, **PLAIN,
+    )  # fmt: skip
+    few, many = (placeholder_setup(config, topology_devices(topology)) for topology in ("v5e:2x4", "v5e:8x8"))
+    memory, clusters = few.abstract_state.memory, few.objective.clusters
+    assert bytes_per_device(memory) == 1_282_048 * (2 * 128 + 4) // 8
+    assert bytes_per_device(many.abstract_state.memory) == bytes_per_device(memory) // 8
+
+    def step(memory, batch, z, step):
+        memory = renew_clusters(clusters, memory, step, jax.random.key(0), few.mesh)
+        return memory | remember(memory, batch, z, 0.5), clusters_of(memory, batch, clusters)
+
+    of_batch = {"index": jax.ShapeDtypeStruct((512,), jnp.int32)}, jax.ShapeDtypeStruct((512, 128), jnp.float32)
+    places = {name: leaf.sharding for name, leaf in memory.items()}
+    program = jax.jit(step, out_shardings=(places, None), donate_argnums=0)
+    lowered = program.lower(memory, *of_batch, jax.ShapeDtypeStruct((), jnp.int32))
+    found = collective_arrays(lowered.compile(compiler_options=QUICK).as_text())
+    sizes = [np.prod(shape, dtype=int) for arrays in found for *_, shape in arrays]
+    assert 1000 * 130 in sizes  # sums of clusters
+    assert max(sizes) == 1_282_048  # one number of every row, for the first centers
 
 
 def test_embeddings_and_captions_travel_in_the_types_of_the_config():

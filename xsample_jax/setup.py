@@ -103,7 +103,17 @@ class RunSetup:
 
     @cached_property
     def objective(self) -> Objective:
-        return build_objective(self.config.objective)
+        objective = build_objective(self.config.objective)
+        if objective.clusters is None:
+            return objective
+        epoch = max(1, self.facts.count // self.config.batch_size)
+        return dataclasses.replace(objective, clusters=objective.clusters.of_dataset(epoch, self.facts.classes))
+
+    @property
+    def clusters(self) -> tuple[int, int]:
+        """How many clusterings there are, and the most clusters of one."""
+        k = self.objective.clusters.k if self.objective.clusters else ()
+        return (len(k), max(k)) if k else self.facts.clusters
 
     @property
     def view_shape(self) -> tuple[int, ...]:
@@ -166,7 +176,7 @@ class RunSetup:
             ),
             partial(init_objective_parameters, objective, width, self.facts.classes, seed),
             lambda params: {
-                **init_memory(objective, params, width, self.facts.count, side, self.facts.clusters),
+                **init_memory(objective, params, width, self.facts.count, side, self.clusters),
                 **self._init_along(),
                 **self._init_frozen(frozen),
             },
@@ -340,9 +350,25 @@ def build_run(config, mesh: Mesh | None = None) -> tuple[RunSetup, Dataset]:
         fix = "Set --config.eval.online_probe=false."
         raise ConfigError("eval.online_probe", True, "False for a set without class names", fix)
     facts = dataset_spec(examples)
-    if objective.centers:
+    if objective.clusters:
+        check_clusters(objective, len(source), len(source.manifest.class_names))
+    elif objective.centers:
         facts = dataclasses.replace(facts, clusters=count_clusters(config.data, source))
     return RunSetup(config, facts, mesh, classes), examples
+
+
+def check_clusters(objective: Objective, images: int, classes: int) -> None:
+    """Raises ConfigError where a clustering of the bank has more clusters than there are images, or no more subclasses
+    than there are classes."""
+    k, by_class = objective.clusters.k, objective.clusters.by_class
+    if max(k) > images:
+        raise ConfigError("objective.clusters.k", k, f"at most {images:,} clusters, the images of the training split")
+    if by_class and not classes:
+        fix = "Set --config.objective.clusters.by_class=false."
+        raise ConfigError("objective.clusters.by_class", True, "false for a set without class names", fix)
+    if by_class and min(k) <= classes:
+        expected = f"more subclasses than the {classes:,} classes, each of which has one at least"
+        raise ConfigError("objective.clusters.k", k, expected, f"Set --config.objective.clusters.k='({4 * classes},)'.")
 
 
 def check_device_memory(parts: RunSetup) -> None:

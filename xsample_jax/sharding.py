@@ -147,6 +147,7 @@ def fetch_scalars(metrics: Mapping[str, jax.Array]) -> dict[str, float]:
 # Parameters below this many elements stay whole under "largest": gathering them costs more than keeping them.
 SMALLEST_SHARDED = 2**14
 WHOLE, LARGEST = "whole", "largest"
+ROWS_OF_ALL = "bank/"  # entries of the memory with a row for every image (objectives/bank.py): split over all devices
 
 
 def state_shardings(abstract_state, mesh: Mesh, rules: Sequence[Mapping]):
@@ -161,6 +162,8 @@ def state_shardings(abstract_state, mesh: Mesh, rules: Sequence[Mapping]):
         path = _parameter_of(keys, specs)
         if path is not None and abstract_state.params[path].shape == leaf.shape:
             return NamedSharding(mesh, specs[path])
+        if any(str(getattr(entry, "key", "")).startswith(ROWS_OF_ALL) for entry in keys):
+            return NamedSharding(mesh, PartitionSpec(row_axes(leaf.shape[0], mesh)))
         return NamedSharding(mesh, largest_split(leaf.shape, mesh))  # a queue, a number of every image
 
     return jax.tree_util.tree_map_with_path(place, abstract_state)
@@ -231,6 +234,14 @@ def largest_split(shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
         return PartitionSpec()
     dim = max(dims, key=lambda d: shape[d])
     return PartitionSpec(*[None] * dim, "fsdp")
+
+
+def row_axes(rows: int, mesh: Mesh) -> tuple[str, ...]:
+    """The axes over which `rows` rows are split: all of them, or the first ones whose devices divide the rows."""
+    axes = AXES
+    while axes and rows % math.prod(mesh.shape[name] for name in axes):
+        axes = axes[:-1]
+    return axes
 
 
 def bytes_per_device(tree) -> int:

@@ -17,6 +17,7 @@ from xsample_jax.models.heads import products, unit_rows
 from xsample_jax.models.param_groups import ParamGroups
 from xsample_jax.models.vit import draw_patches
 from xsample_jax.objectives.adversary import Adversary, Guests, Opponent, take_turn
+from xsample_jax.objectives.bank import clusters_of, renew_clusters
 from xsample_jax.objectives.frozen import frozen_features, move_class_means
 from xsample_jax.objectives.learned_state import (
     bias_of,
@@ -46,6 +47,11 @@ def local_crops(augment):
     return local
 
 
+def key_of_step(config, state: TrainState) -> jax.Array:
+    """The random key of a step, from which all others of it are made."""
+    return jax.random.fold_in(jax.random.key(config.seed, impl="threefry2x32"), state.step)
+
+
 def make_inputs(
     config,
     objective: Objective,
@@ -71,7 +77,7 @@ def make_inputs(
     if STATES["cells"](objective):
         shape = (config.views, *batch["image"].shape[1:3])
         boxes = view_boxes(words_of(batch), config.seed, state.step, config.augment, shape, copies)
-    key = jax.random.fold_in(jax.random.key(config.seed, impl="threefry2x32"), state.step)
+    key = key_of_step(config, state)
     left_out, keep = config.model.patch_dropout, None
     if left_out:
         shape = (config.views, (config.augment.size // config.model.patch_size) ** 2)
@@ -286,8 +292,7 @@ def make_turn(config, model: ModelDef, objective: Objective, adversary: Adversar
             network = model.merge(state.params, state.statistics, training=True)
             return network.embed(eval_view(images, config.augment))[1]
 
-        key = jax.random.fold_in(jax.random.key(config.seed, impl="threefry2x32"), state.step)
-        key = jax.random.fold_in(key, TURN)
+        key = jax.random.fold_in(key_of_step(config, state), TURN)
         return take_turn(adversary, state.memory, batch, key, state.step / steps, Opponent(contrast, embed))
 
     return turn
@@ -306,6 +311,17 @@ def at_task(objective: Objective, state: TrainState, batch: Mapping[str, jax.Arr
     if not objective.by_task:
         return state
     return dataclasses.replace(state, memory=refresh_teacher(state.memory, state.params, batch["task"]))
+
+
+def with_clusters(
+    config, objective: Objective, state: TrainState, batch: Mapping[str, jax.Array], mesh: Mesh | None
+) -> tuple[TrainState, Mapping[str, jax.Array]]:
+    """The state before a step with clusters renewed where that is due, and the batch with those of its images."""
+    clusters = objective.clusters
+    if clusters is None:
+        return state, batch
+    memory = renew_clusters(clusters, state.memory, state.step, key_of_step(config, state), mesh)
+    return dataclasses.replace(state, memory=memory), {**batch, **clusters_of(memory, batch, clusters)}
 
 
 def choose_streaming(config, objective: Objective, mesh: Mesh | None, class_embeddings: np.ndarray | None) -> Streaming:
@@ -377,7 +393,7 @@ def make_train_step(
         batch = with_numbers(batch)
         if class_embeddings is not None:  # every device has them: nothing travels
             batch = batch | {"class_embedding": jnp.asarray(class_embeddings)[batch["label"]]}
-        state = at_task(objective, state, batch)
+        state, batch = with_clusters(config, objective, at_task(objective, state, batch), batch, mesh)
         guests, climbed, of_turn = None, {}, {}
         if turn is not None:
             climbed, guests, of_turn = turn(state, batch)

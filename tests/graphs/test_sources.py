@@ -53,6 +53,7 @@ for side, seed in ((U, 2), (V, 3)):
     rng = np.random.default_rng(seed)
     side["frozen"] = rng.normal(size=(len(side["id"]), 5))
     side["first"], side["partner"] = rng.integers(0, 4, (2, len(side["id"])))
+    side["first_label"], side["partner_label"] = rng.integers(-1, 3, (2, len(side["id"])))
     side["beta"] = rng.uniform(size=len(side["id"]))
     side["clustering"] = np.arange(len(side["id"])) % 2
     side["center"] = np.arange(len(side["id"])) % 3 - 1
@@ -122,6 +123,12 @@ def mixed(u, v):
     return u["beta"] * (u["first"] == v["id"]) + (1 - u["beta"]) * (u["partner"] == v["id"])
 
 
+def mixed_labels(u, v):
+    first = u["id"] == v["first"] or u["label"] == v["first_label"] != -1
+    partner = u["id"] == v["partner"] or u["label"] == v["partner_label"] != -1
+    return v["beta"] * first + (1 - v["beta"]) * partner
+
+
 def same_target(u, v):
     return max(same_image(u, v), float(u["target"][0] == v["target"][0]))
 
@@ -177,6 +184,7 @@ DEFINITIONS = [
     ("own_center", {}, own_center),
     ("mixed", {}, mixed),
     ("mixed_keys", {}, lambda u, v: mixed(v, u)),
+    ("mixed_labels", {}, mixed_labels),
     ("second_label", {}, lambda u, v: float(u["second_label"] == v["label"] and v["label"] != -1)),
 ]
 

@@ -22,12 +22,14 @@ from tests.objectives.test_goldens import (
     texts,
 )
 from tests.quick import quick_jit
+from tests.tiny import tiny_config
+from xsample_jax.errors import ConfigError
 from xsample_jax.graphs.targets import target
 from xsample_jax.models.heads import unit_rows
-from xsample_jax.objectives.blocks import Rows, key_block
+from xsample_jax.objectives.blocks import Rows, image_block, key_block
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.step_blocks import draw_mixtures
+from xsample_jax.objectives.step_blocks import StepInputs, block_of_mixed, draw_mixtures, hard_partners, step_blocks
 from xsample_jax.objectives.terms import StepValues
 
 M3COL = PRESETS["m3col"].objective
@@ -158,3 +160,92 @@ def test_the_correlation_term_of_barlip_gives_the_golden():
 def test_what_makes_no_sense_is_refused(term, field, words):
     found = problems(preset="clip_frozen_text", terms=(term,))
     assert any(problem.field.endswith(field) and words in str(problem) for problem in found)
+
+
+# Images mixed before the encoder: Metrix on inputs.
+
+
+def one_of_each(label):
+    """One row of every image with the classes `label`."""
+    z = np.asarray(unit_rows(jnp.asarray(np.random.default_rng(4).normal(size=(len(label), 6)), jnp.float32)))
+    return image_block(jnp.asarray(z), {"id": jnp.arange(len(label)), "label": jnp.asarray(label)}, 1)
+
+
+def test_the_partner_is_the_nearest_image_of_another_class():
+    label = np.array([0, 1, 0, -1, 2, -1, 1, 0])
+    one = one_of_each(label)
+    place, beta = quick_jit(hard_partners)(jax.random.key(3), one)
+    z = np.asarray(one["z"])
+    for i in range(8):
+        others = [j for j in range(8) if j != i and (label[i] != label[j] or label[i] < 0)]
+        assert place[i] == max(others, key=lambda j: z[i] @ z[j])
+    assert ((beta > 0) & (beta < 1)).all()
+    back = one_of_each(label[::-1])  # what is drawn is the image's, wherever in the batch
+    back |= {name: one[name][::-1] for name in ("id", "id_words")}
+    np.testing.assert_array_equal(quick_jit(hard_partners)(jax.random.key(3), back)[1], beta[::-1])
+    _, alone = quick_jit(hard_partners)(jax.random.key(3), one_of_each(np.zeros(5, int)))
+    assert (alone == 1).all()  # without another class nothing is mixed
+
+
+def test_metrix_on_inputs_in_plain_numpy():
+    """Clean pairs of one class pulled and others pushed below 0.5; mixtures pulled by lam and pushed by 1 - lam."""
+    rng, label = np.random.default_rng(2), np.array([0, 1, 0, 2, 1, 2])
+    rows = rng.normal(size=(12, 5))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    mixed = 0.4 * rows[::2] + 0.6 * rows[[2, 4, 6, 8, 10, 0]] + 0.02 * rng.normal(size=(6, 5))
+    mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
+    partner, beta = np.array([1, 2, 3, 4, 5, 0]), rng.uniform(0.2, 0.8, 6)
+
+    def loss(pairs):
+        """pairs: (distance, share) of all; the means over those that are not 0."""
+        pull = [share * d for d, share in pairs if share * d > 0]
+        push = [(1 - share) * (0.5 - d) for d, share in pairs if share < 1 and d < 0.5]
+        return np.mean(pull) + (np.mean(push) if push else 0)
+
+    def apart(x, y):
+        return np.linalg.norm(x - y)
+
+    of = np.repeat(label, 2)
+    clean = [(apart(rows[i], rows[k]), float(of[i] == of[k])) for i in range(12) for k in range(12) if i != k]
+    shares = [
+        (apart(rows[i], mixed[m]), beta[m] if of[i] == label[m] else 1 - beta[m])
+        for i in range(12)
+        for m in range(6)
+        if of[i] in (label[m], label[partner[m]])
+    ]
+    ids = jnp.arange(6)
+    image = image_block(jnp.asarray(rows, jnp.float32), {"id": ids, "label": jnp.asarray(label)}, 2)
+    one = {name: image[name][::2] for name in ("id", "id_words", "label")}
+    block = block_of_mixed(jnp.asarray(mixed, jnp.float32), one, jnp.asarray(partner), jnp.asarray(beta), 99)
+    objective = PRESETS["metrix_input"].objective
+    value, _ = quick_jit(lambda blocks: objective_loss(objective, blocks, 6, 1.0))(
+        {"image": image, "mixed_images": block}
+    )
+    assert float(value) == pytest.approx(loss(clean) + 0.4 * loss(shares), rel=1e-5)
+
+
+def test_images_are_mixed_before_the_encoder():
+    """The step encodes lam x_i + (1 - lam) x_j of the last views; gradient reaches the encoder through both."""
+    objective = PRESETS["metrix_input"].objective
+    inputs = synthetic.inputs_of(objective)
+    seen = []
+
+    class Watched(synthetic.Network):
+        def project(self, images):
+            seen.append(images)
+            return images, images**3  # no linear map, so that mixed rows are not mixed embeddings
+
+    images, batch = jnp.asarray(inputs["trained"]["images"]), inputs["batch"]
+    step = StepInputs(images, None, batch, {}, 0.0, jax.random.key(5))
+    network = Watched(None, {}, objective)
+    blocks = step_blocks(objective, network, {}, step, images**3, {})
+    (mixed,) = seen
+    block, last = blocks["mixed_images"], np.asarray(images)[1::2]
+    place = [list(batch["id"]).index(one) for one in np.asarray(block["partner"])]
+    beta = np.asarray(block["beta"])[:, None]
+    np.testing.assert_allclose(mixed, beta * last + (1 - beta) * last[place], rtol=1e-5)
+    np.testing.assert_allclose(block["z"], unit_rows(mixed**3), rtol=1e-5)
+    np.testing.assert_array_equal(block["first_label"], batch["label"])
+    np.testing.assert_array_equal(block["partner_label"], batch["label"][place])
+    with pytest.raises(ConfigError, match=r"loss\.grad_cache.*mixed images"):
+        tiny_config(objective__preset="metrix_input", loss__grad_cache=2)

@@ -50,6 +50,7 @@ def weighed(i, k, beta):
 DEFINITIONS = {
     "everything": ({}, lambda i, k: 1.0),
     "not_positive": ({}, negative),
+    "positives": ({}, lambda i, k: not negative(i, k)),
     "other_images": ({}, lambda i, k: U["id"][i] != V["id"][k] or U["id"][i] == -1),
     "own_and_queue": ({}, lambda i, k: U["id"][i] == V["id"][k] != -1 or V["row"][k] < 0),
     "hardest": ({"k": 3}, lambda i, k: hard(i, k, 3)),

@@ -48,7 +48,7 @@ class Recorded(dict):
 def side(rows):
     """Everything that anything reads."""
     whole = ("id", "row", "view", "label", "second_label", "owner", "group", "first", "partner", "is_target", "center")
-    whole += ("clustering",)
+    whole += ("clustering", "first_label", "partner_label")
     integers = {name: RNG.integers(0, 3, rows) for name in whole}
     wide = (
         "caption_embedding",

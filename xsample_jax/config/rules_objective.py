@@ -21,8 +21,15 @@ TARGET_TEMPERATURES = ("target_temperature", "target_neighbors", "target_same_ma
 
 
 def _section(c: dict) -> dict:
-    """The keys of the section `objective`, without its name."""
-    return {name.removeprefix("objective."): value for name, value in c.items() if name.startswith("objective.")}
+    """The section `objective`: its keys without its name, and the sections in it."""
+    found = {}
+    for name, value in c.items():
+        section, _, rest = name.removeprefix("objective.").partition(".")
+        if name.startswith("objective.") and rest:
+            found.setdefault(section, {})[rest] = value
+        elif name.startswith("objective."):
+            found[section] = value
+    return found
 
 
 def _objective(c: dict) -> Iterator[ConfigError]:
@@ -105,6 +112,13 @@ def _programs(c: dict, objective: Objective) -> Iterator[ConfigError]:
             "loss.grad_cache",
             c["loss.grad_cache"],
             f"1 for objective.preset = {preset!r}, whose small crops go through the encoder in one piece",
+            "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory.",
+        )
+    if any(rows.block == "mixed_images" for rows in objective.rows) and c["loss.grad_cache"] > 1:
+        yield ConfigError(
+            "loss.grad_cache",
+            c["loss.grad_cache"],
+            f"1 for objective.preset = {preset!r}, whose mixed images go through the encoder in one piece",
             "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory.",
         )
     for number, reason in find_unstreamable(objective) if c["loss.impl"] == "streaming" else ():
@@ -287,12 +301,12 @@ def _generator(c: dict) -> Iterator[ConfigError]:
             f"at most {1 - start:g}, what is left of the run after objective.generator.start = {start:g}",
             f"Set --config.objective.generator.ramp={(1 - start) / 2:g}.",
         )
-    if PRESETS[preset].objective.memory is not None:
+    if PRESETS[preset].objective.memory is not None or PRESETS[preset].objective.bank or c["objective.clusters.k"]:
         yield ConfigError(
             "objective.generator.kind",
             kind,
-            f"None for objective.preset = {preset!r}, which keeps a number for every image of the set: a generated "
-            "image is none of them",
+            f"None for objective.preset = {preset!r}, which remembers every image of the set: a generated image is "
+            "none of them",
             "Set --config.objective.generator.kind=None, or --config.objective.preset=simclr.",
         )
     if kind == "pair" and c["views"] < 2:

@@ -63,6 +63,50 @@ GENERATOR = {
     ),
 }
 
+CLUSTERS = {
+    "k": Key(
+        tuple[int, ...],
+        (),
+        "Clusters of each clustering of a bank of all images' embeddings, by k-means during the run, for presets that "
+        "read clusters; (): the clusters are those of data.side.",
+        minimum=2,
+        maximum=2**20,
+    ),
+    "every": Key(int, None, "Steps between two renewals; None: those of an epoch.", minimum=1, optional=True),
+    "start": Key(
+        int,
+        None,
+        "Step of the first clustering, before which every image is a cluster of its own; None: those of an epoch.",
+        minimum=1,
+        optional=True,
+    ),
+    "iterations": Key(int, 20, "Iterations of k-means.", minimum=1, maximum=1000),
+    "by_class": Key(
+        bool,
+        False,
+        "Clusters are subclasses, k of all classes together at most, and every class has a temperature by its spread "
+        "(sbcl); before the first clustering every class is one subclass.",
+    ),
+}
+
+BANK = {
+    "momentum": Key(
+        float,
+        None,
+        "Share of the old row of an image in its new one; None: the preset's, or 0 (replaced).",
+        minimum=0,
+        below=1,
+        optional=True,
+    ),
+    "dtype": Key(
+        str,
+        None,
+        "Type of the rows; None: the preset's, or float32. bfloat16 halves them, with a momentum of at most 0.9.",
+        choices=("float32", "bfloat16"),
+        optional=True,
+    ),
+}
+
 OBJECTIVE = {
     "preset": Key(str, "xclr", "Named objective (docs/objectives.md).", choices=PRESETS),
     "graph": Key(
@@ -137,6 +181,8 @@ OBJECTIVE = {
         tuple[float, ...], None, "Weights of objective.widths; None: 1 each.", minimum=0, maximum=1e4, optional=True
     ),
     "center": Key(bool, False, "Center the caption embeddings of the batch before their cosines."),
+    "clusters": CLUSTERS,
+    "bank": BANK,
     "generator": GENERATOR,
 }
 

@@ -24,6 +24,7 @@ source(u, v) = source(v, u) transposed. Side information:
     same_view_teacher   float [A, D]   embedding of the row's own view by the EMA encoder
     frozen              float [A, F]   features of the row's own view by the frozen teacher, unit rows
     first, partner      int   [A]      ids of the two images that a mixed row is made of; beta float [A]: share of first
+    first_label, partner_label  int [A]    their classes
 """
 
 import jax
@@ -211,6 +212,17 @@ def mixed_keys(u: dict, v: dict) -> jax.Array:
     return mixed(v, u).T
 
 
+def mixed_labels(u: dict, v: dict) -> jax.Array:
+    """What a mixed key has of the anchor's image or class: Metrix on mixed images (arXiv 2106.04990)."""
+
+    def same(image, of_class):
+        known = (u["label"][:, None] == v[of_class][None, :]) & (u["label"][:, None] >= 0)
+        return (known | (u["id"][:, None] == v[image][None, :])).astype(jnp.float32)
+
+    beta = v["beta"][None, :]
+    return beta * same("first", "first_label") + (1 - beta) * same("partner", "partner_label")
+
+
 SOURCES = {
     "identity": Slot(identity, reads=("id",)),
     "uniform": Slot(uniform, reads=("id",)),
@@ -261,7 +273,13 @@ SOURCES = {
     "own_center": Slot(own_center, of_anchors=("cluster",), of_keys=("clustering", "center"), learns=("centers",)),
     "mixed": Slot(mixed, of_anchors=("first", "partner", "beta"), of_keys=("id",)),
     "mixed_keys": Slot(mixed_keys, of_anchors=("id",), of_keys=("first", "partner", "beta")),
+    "mixed_labels": Slot(
+        mixed_labels,
+        of_anchors=("id", "label"),
+        of_keys=("first", "partner", "beta", "first_label", "partner_label"),
+    ),
 }
 
 # Not symmetric: anchors and keys give different things.
 ONE_WAY = ("swapped", "swapped_keys", "swapped_pair", "second_label", "own_center", "mixed", "mixed_keys")
+ONE_WAY += ("mixed_labels",)

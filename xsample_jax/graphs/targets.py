@@ -386,6 +386,7 @@ WITH_ZEROS = (
     "geometry",
     "mixed",
     "mixed_keys",
+    "mixed_labels",
 )
 
 

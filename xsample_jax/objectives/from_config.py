@@ -15,6 +15,7 @@ from xsample_jax.graphs.targets import (
     parts_of,
 )
 from xsample_jax.graphs.targets import RULES as TARGET_RULES
+from xsample_jax.objectives.bank import Bank, Clusters
 from xsample_jax.objectives.blocks import OF_VIEWS, Rows
 from xsample_jax.objectives.combinations import (
     OF_MEMORY,
@@ -55,12 +56,14 @@ BLOCK_NEEDS = {
     "frozen": "frozen",
     "mixed": None,
     "mixed_text": "text",
+    "mixed_images": None,
 }
 SETTABLE = ("teacher", "queue", "prototypes", "frozen")  # of them, what a config can ask for
 VIEWS_OF = {
     "text": 1,
     "text_teacher": 1,
     "mixed_text": 1,
+    "mixed_images": 1,
     "queue": 0,
     "text_queue": 0,
     "frozen_queue": 0,
@@ -95,7 +98,8 @@ def build_objective(config) -> Objective:
         made, changes["plan"] = read_terms(config["terms"]), None
         changes["terms"] = tuple(term for term in made if isinstance(term, Term))
         changes["feature_terms"] = tuple(term for term in made if isinstance(term, FeatureTerm))
-    objective = dataclasses.replace(objective, **changes)
+    sections = (config.get(name) or {} for name in ("clusters", "bank"))
+    objective = _with_bank(dataclasses.replace(objective, **changes), *sections)
     if config["graph"] is not None:
         lookup(SOURCES, config["graph"], "objective.graph")
         if not objective.terms:
@@ -114,6 +118,31 @@ def _memory(objective: Objective, given: Collection[Mapping]) -> Mapping:
         raise ConfigError("objective.memory", given, "None for an objective that keeps nothing per image", fix)
     constants = {key: value for one in given for key, value in one.items()}
     return {"name": name_of(objective.memory)} | options_of(objective.memory) | constants
+
+
+COARSE = 0.9  # momentum above which a step of a row is below the rounding of bfloat16
+
+
+def _with_bank(objective: Objective, clusters: Mapping, bank: Mapping) -> Objective:
+    """The objective with clusters of a bank where the config asks for them, and its bank as the config has it."""
+    if clusters.get("k"):
+        if "cluster" not in objective.reads:
+            expected = "(): no term of this objective reads clusters"
+            fix = "Set --config.objective.clusters.k='()', or take a preset that reads clusters, as pcl."
+            raise ConfigError("objective.clusters.k", clusters["k"], expected, fix)
+        objective = dataclasses.replace(objective, clusters=Clusters(**clusters), bank=objective.bank or Bank())
+    given = {name: value for name, value in bank.items() if value is not None}
+    for name, value in given.items() if objective.bank is None else ():
+        fix = "Set objective.clusters.k, which makes one, for a preset that reads clusters."
+        raise ConfigError(f"objective.bank.{name}", value, "None for an objective without a bank", fix)
+    if objective.bank is None:
+        return objective
+    made = dataclasses.replace(objective.bank, **given)
+    if made.dtype == "bfloat16" and made.momentum > COARSE:
+        expected = f"at most {COARSE} with rows in bfloat16, which a smaller step does not move"
+        fix = "Set --config.objective.bank.dtype=float32."
+        raise ConfigError("objective.bank.momentum", made.momentum, expected, fix)
+    return dataclasses.replace(objective, bank=made)
 
 
 def presets_that_read(available: Collection[str]) -> tuple[str, ...]:

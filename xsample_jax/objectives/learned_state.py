@@ -6,6 +6,7 @@ The memory is a flat dict of arrays in the train state, so checkpoints keep it a
     queue/z [Q, D] ...        embeddings of past steps with their side information; queue/filled [Q], queue/next
     queue/text_z [Q, D]       embeddings of the texts of the same images, for objectives that compare with them
     center/...                centers of clusterings (objectives/cluster_centers.py)
+    bank/...                  the latest embedding of every image, and its clusters (objectives/bank.py)
     image/log_average [n]     moving average of an image's denominator, as a logarithm (SogCLR)
     image/temperature [n], image/velocity [n]     an image's own temperature and its momentum (iSogCLR)
 """
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from xsample_jax.augment.ids import fold_in_id
 from xsample_jax.errors import ConfigError, did_you_mean, lookup
 from xsample_jax.models.heads import products, unit_rows
+from xsample_jax.objectives.bank import clusters_of, init_bank, remember
 from xsample_jax.objectives.blocks import Block, key_block
 from xsample_jax.objectives.cluster_centers import CENTER, center_block, init_centers, move_centers
 from xsample_jax.objectives.logits import clamped_log_scale, initial_log_scale, learned_temperature
@@ -118,6 +120,8 @@ def init_memory(
         memory[QUEUE + "next"] = jnp.zeros((), jnp.int32)
     if objective.centers:
         memory |= init_centers(clusters, width) | {CENTER + "images": jnp.asarray(images, jnp.float32)}
+    if objective.bank is not None:
+        memory |= init_bank(objective.bank, objective.clusters, images, width)
     if objective.memory is not None:
         memory[IMAGE + "log_average"] = jnp.full((images,), UNSEEN, jnp.float32)
         constants = constants_of(objective.memory)
@@ -167,6 +171,14 @@ def queue_block(memory: Mapping[str, jax.Array], keys: str = QUEUE + "z") -> Blo
     return key_block(memory[keys], **own, **side)
 
 
+def queue_blocks(objective: Objective, memory: Mapping[str, jax.Array]) -> dict[str, Block]:
+    """The blocks of the queue by name; clusters of a bank are those of today, not of when an entry was made."""
+    blocks = {name: queue_block(memory, keys) for name, keys in QUEUES.items() if keys in memory}
+    for block in blocks.values() if objective.clusters is not None else ():
+        block |= clusters_of(memory, block, objective.clusters)
+    return blocks
+
+
 def own_temperatures(objective: Objective) -> bool:
     """Whether every image has a temperature of its own."""
     return objective.memory is not None and name_of(objective.memory) == "temperature"
@@ -212,9 +224,13 @@ def recall(
         if FROZEN_KEYS in memory:
             keys["frozen_z"] = blocks["frozen"]["z"][:: len(blocks["frozen"]["z"]) // images]
         new |= push(memory, keys)
+    of_rows = blocks["teacher" if objective.teacher is not None else "image"]
+    if objective.bank is not None:
+        first_views = of_rows["z"][:: len(of_rows["z"]) // images]
+        new |= remember(memory, batch, first_views, objective.bank.momentum)
     if objective.centers:
-        of_rows = blocks["teacher" if objective.teacher is not None else "image"]
-        new |= move_centers(memory, of_rows["z"], of_rows["cluster"])
+        if objective.clusters is None:
+            new |= move_centers(memory, of_rows["z"], of_rows["cluster"])
         blocks["centers"] = center_block(new, memory[CENTER + "images"])
     if objective.memory is None:
         return blocks, new

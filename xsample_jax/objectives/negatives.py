@@ -92,9 +92,15 @@ def target_distance(logits: jax.Array, target: jax.Array, valid: jax.Array, u: d
     return jnp.where(valid, 1 + jnp.abs(u["target"][:, :1] - v["target"][None, :, 0]), 0.0).astype(logits.dtype)
 
 
+def positives(logits: jax.Array, target: jax.Array, valid: jax.Array, u: dict, v: dict) -> jax.Array:
+    """1 on the pairs with a target: for a link, no others; mixtures of Metrix (arXiv 2106.04990) repel by 1 - T."""
+    return (valid & (target > 0)).astype(logits.dtype)
+
+
 NEGATIVES = {
     "everything": Slot(everything),
     "not_positive": Slot(not_positive),
+    "positives": Slot(positives),
     "other_images": Slot(other_images, reads=("id",)),
     "same_view": Slot(same_view, reads=("id", "view")),
     "own_and_queue": Slot(own_and_queue, reads=("id",), of_keys=("row",)),

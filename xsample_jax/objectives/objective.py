@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from xsample_jax.graphs.sources import identity, label
 from xsample_jax.graphs.targets import weight_at
 from xsample_jax.models.heads import Head, unit_rows
+from xsample_jax.objectives.bank import Bank, Clusters
 from xsample_jax.objectives.blocks import OF_HEAD, Block, Rows, check_unit_rows
 from xsample_jax.objectives.cross_entropy import PULLS, entropy, mean_over_rows, pulls
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
@@ -62,7 +63,9 @@ class Objective:
       pair_network: a learned number of every pair (AMCL, AdaMEOW; objectives/pair_network.py).
       text_views: versions of every caption without some of its words, the block "text_views"; 0: none.
       hard_texts: versions of every caption with two words exchanged, the block "hard_text"; 0: none.
-      centers: of the clusterings in data.side, the block "centers" (objectives/cluster_centers.py).
+      centers: of the clusterings, the block "centers" (objectives/cluster_centers.py).
+      bank: the latest embedding of every image of the dataset (objectives/bank.py); None: none.
+      clusters: clusterings of the bank that follow the training, in place of those in data.side; None: those.
       widths: (width, weight) of prefixes of the embedding, in place of the whole one (loss_of_widths); (): the whole.
     """
 
@@ -91,6 +94,8 @@ class Objective:
     centers: bool = False
     text_views: int = 0
     hard_texts: int = 0
+    bank: Bank | None = None
+    clusters: Clusters | None = None
 
     @property
     def lowest_temperature(self) -> float:
@@ -123,11 +128,15 @@ class Objective:
     def requires(self) -> frozenset[str]:
         """Entries of a batch that the slots, the text side and what is learned read."""
         text = {"linear": {"caption_embedding"}, "transformer": {"caption_tokens"}, None: set()}[self.text]
-        own = ({"label"} if self.gate else set()) | ({"index"} if self.memory else set())
+        own = ({"label"} if self.gate else set()) | ({"index"} if self.memory or self.bank else set())
         own |= {"cluster"} if self.centers else set()
         own |= {"task"} if self.by_task else set()
         parts = {"part"} if any(rows.part is not None for rows in self.rows) else set()
-        return batch_entries(self.reads) | text | own | parts
+        found = batch_entries(self.reads) | text | own | parts
+        if self.clusters is None:
+            return found
+        of_classes = {"class_temperature"} if self.clusters.by_class else set()
+        return found - {"cluster"} - of_classes
 
     @property
     def plans(self) -> frozenset[str]:

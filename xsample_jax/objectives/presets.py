@@ -114,15 +114,15 @@ IMAGES = {
     "cluster_dcl": Preset(
         "-s(i, i+)/tau + log sum over k of N_ik e^{s(i, k)/tau}, N_ik clusterings that keep the images i and k apart; "
         "view 0 against view 1; tau 0.4",
-        "the first term of MEOW, arXiv 2212.13847 (there on graphs, with clusters renewed every step, and beside "
-        "ProtoNCE)",
+        "the first term of MEOW, arXiv 2212.13847 (there on graphs, with renewed clusters, and beside ProtoNCE: "
+        "objective.clusters, meow)",
         Objective((Term(anchors=VIEW_0, keys=VIEW_1, negatives="clusters_apart"),), 0.4),
         golden="MEOW cluster-weighted negatives (N weights)",
     ),
     "sbcl": Preset(
         "SupCon with i+ of the same subclass + 0.25 SupCon with i+ of the same class and tau times that of the class; "
         "tau 0.1",
-        "SBCL, arXiv 2306.15925 (there subclasses and temperatures are renewed every 10 epochs)",
+        "SBCL, arXiv 2306.15925 (there both are renewed every 10 epochs: objective.clusters)",
         Objective((Term(Graph("cluster")), Term(LABEL, temperature="per_class", weight=0.25)), 0.1),
         golden="SBCL ccl: subclass graph + .25 class graph",
     ),

@@ -27,6 +27,13 @@ def metrix() -> tuple[Term, Term]:
     return Term(**fields), Term(**fields, mixer={"name": "positive_and_negative", "mixed": 64}, weight=0.4)
 
 
+def metrix_input() -> tuple[Term, Term]:
+    """The contrastive loss on real pairs, and on images mixed with one of another class."""
+    fields = {"similarity": DISTANCE, "temperature": 1.0, "link": "contrastive"}
+    mixed = {"keys": Rows("mixed_images"), "negatives": "positives", "weight": 0.4}
+    return Term(Graph("label", "none"), **fields), Term(Graph("mixed_labels", "none"), **mixed, **fields)
+
+
 def far_and_near_with_queue(views: int) -> tuple[Term, ...]:
     """CACR with a queue: every view pulled to the EMA encoder's other views, pushed from its own view and the queue."""
     distance = {"similarity": "negative_distance", "weight": 1 / views}
@@ -109,8 +116,8 @@ MIXED = {
     "meow": Preset(
         "cluster_dcl + ProtoNCE: mean over clusterings of the cross-entropy of s(i, c)/tau_c, c centers of clusters, "
         "to the own center; tau_c from the density of a cluster, of mean 0.4",
-        "MEOW, arXiv 2212.13847 (there on graphs, with clusters of every step; ours are given, their centers running "
-        "means)",
+        "MEOW, arXiv 2212.13847 (there on graphs, with clusters of every step: objective.clusters; of given "
+        "ones the centers are running means)",
         Objective(
             (Term(anchors=VIEW_0, keys=VIEW_1, negatives="clusters_apart"), Term(anchors=VIEW_0, **PROTOTYPICAL)),
             0.4,
@@ -119,7 +126,7 @@ MIXED = {
     ),
     "pcl": Preset(
         "MoCo + ProtoNCE of view 0, as in meow; tau 0.2",
-        "PCL, as arXiv 2212.13847 describes its ProtoNCE (there with clusters of every epoch, and centers of k-means)",
+        "PCL, as arXiv 2212.13847 describes its ProtoNCE (there with clusters of every epoch: objective.clusters)",
         Objective(
             (
                 Term(anchors=VIEW_0, keys=(Rows("teacher", 1), Rows("queue")), negatives="own_and_queue"),
@@ -135,7 +142,7 @@ MIXED = {
         "0.75 MoCo of view 0 + 0.25 InfoNCE of one key of the queue in the cluster of i, with 0.5 more cosine, against "
         "256 of the 1024 nearest keys in other clusters; tau 0.2",
         "InterCLR, arXiv 2008.11702 (there a bank of all images in place of the queue, and clusters that follow "
-        "the training)",
+        "every step: objective.clusters)",
         Objective(
             (
                 Term(
@@ -165,6 +172,14 @@ MIXED = {
         "with negatives)",
         Objective(metrix(), 1.0),
         golden="Metrix, contrastive loss, embeddings, positive-negative pairs",
+    ),
+    "metrix_input": Preset(
+        "contrastive loss as in metrix + 0.4 times that of images of their own, lam x_i + (1 - lam) x_j before the "
+        "encoder, j the nearest image of another class: positives of the class of i to the share lam, of that of j to "
+        "the share 1 - lam, and of no other",
+        "Metrix on inputs, arXiv 2106.04990 (there one lam per batch and a mixture of every pair with its hardest "
+        "negative, and at half of the steps mixtures of anchors with negatives)",
+        Objective(metrix_input(), 1.0),
     ),
     "supremix": Preset(
         "-mean over i+ of log e^{s(i, i+)/tau} / sum over k of (1 + |t_k - t_i|) e^{s(i, k)/tau}; i+: t equal, or a "

@@ -15,7 +15,7 @@ from xsample_jax.registry import name_of
 EVERY_IMAGE = ("image", "text", "teacher", "text_teacher", "neighbors", "local", "predicted", "frozen")
 TEXT_VIEWS = ("text_views", "text_views_teacher")
 OF_HEADS = ("image", "text", "teacher", "text_teacher", "local", *TEXT_VIEWS)  # blocks with the outputs of named heads
-MIXED = ("mixed", "mixed_text")  # a row is of two images: it has no id, label or caption of its own
+MIXED = ("mixed", "mixed_text", "mixed_images")  # a row is of two images: it has no id, label or caption of its own
 HARD = ("hard_text", "hard_text_teacher")  # versions of captions that are wrong: they belong to an image, by `owner`
 LOCALS = ("teacher_cells", "teacher_words")  # parts of images and of texts, by EMA encoders
 STORED = (*EVERY_IMAGE, *TEXT_VIEWS, *LOCALS, "queue", "text_queue", "frozen_queue")
@@ -94,6 +94,8 @@ PROVIDERS: Mapping[str, Provider] = {
     "first": Provider(MIXED),
     "partner": Provider(MIXED),
     "beta": Provider(MIXED),
+    "first_label": Provider(("mixed_images",), ("label",)),
+    "partner_label": Provider(("mixed_images",), ("label",)),
     "text": Provider(EVERY_IMAGE, state="text"),
     "image": Provider(EVERY_IMAGE, state="text"),
     "gate": Provider(EVERY_IMAGE, ("label",), state="gate"),
@@ -129,6 +131,7 @@ STATES: Mapping[str, Callable[[Any], bool]] = {
     "text_views": lambda objective: objective.text_views > 0,
     "hard_texts": lambda objective: objective.hard_texts > 0,
     "centers": lambda objective: objective.centers,
+    "bank": lambda objective: objective.bank is not None,
     "average": lambda objective: objective.memory is not None and name_of(objective.memory) == "average",
     "anchor_temperature": lambda objective: objective.memory is not None and name_of(objective.memory) == "temperature",
     "memory": lambda objective: objective.memory is not None,

@@ -8,16 +8,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from xsample_jax.augment.ids import fold_in_id, words_of
-from xsample_jax.models.heads import unit_rows
+from xsample_jax.graphs.sources import label
+from xsample_jax.models.heads import products, unit_rows
 from xsample_jax.models.towers import END, PADDING
 from xsample_jax.objectives.blocks import OF_HEAD, Block, Rows, image_block, key_block, other_view
 from xsample_jax.objectives.learned_state import (
-    QUEUES,
     classes_of,
     gate_of,
     nearest,
     prototypes_of,
-    queue_block,
+    queue_blocks,
     second_classes,
     temperature_of_head,
 )
@@ -26,7 +26,10 @@ from xsample_jax.objectives.pair_network import pair_entries
 from xsample_jax.objectives.side_information import BY_RECORD
 
 # Entries of a batch that graphs read, one row per image.
-SIDE_INFORMATION = ("id", "id_words", "label", "path", "caption_embedding", "class_embedding", "part", *BY_RECORD)
+SIDE_INFORMATION = (
+    *("id", "id_words", "index", "label", "path", "caption_embedding", "class_embedding", "part"),
+    *BY_RECORD,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +102,7 @@ def step_blocks(
         blocks["frozen"] = image_block(unit, per_image, views, 9 * len(z), **of_frozen)
     blocks |= _text_and_teacher(objective, network, params, inputs, per_image, text)
     if objective.queue:
-        kept = {name: keys for name, keys in QUEUES.items() if keys in inputs.memory}
-        blocks |= {name: queue_block(inputs.memory, keys) for name, keys in kept.items()}
+        blocks |= queue_blocks(objective, inputs.memory)
         if any(rows.block == "neighbors" for rows in objective.rows):
             blocks["neighbors"] = image_block(nearest(inputs.memory, z), per_image, views, 5 * len(z))
     if objective.prototypes:
@@ -113,6 +115,7 @@ def step_blocks(
         per_crop = per_image | of_view
         blocks["local"] = image_block(unit_rows(local), per_crop, len(local) // images, 3 * len(z), **own)
     blocks |= mixed_blocks(blocks, objective.rows, inputs.key, images)
+    blocks |= mixed_images(blocks["image"], objective.rows, network, inputs)
     if objective.predictor:
         blocks["predicted"] = image_block(network.predict(z), per_image, views, 4 * len(z))
     return blocks
@@ -202,6 +205,43 @@ def _text_and_teacher(
         z, own = teacher["text_views"], entries(teacher.get("text_views_heads", {}))
         blocks["text_views_teacher"] = image_block(z, per_image, objective.text_views, 13 * rows, **own)
     return blocks
+
+
+# Images mixed with those of another class before the encoder: the block `mixed_images` (Metrix, arXiv 2106.04990).
+#
+# The last view of every image is mixed with that of the most similar image of another class, lam x_i + (1 - lam) x_j
+# with lam ~ Beta(2, 2), and goes through encoder and head in a pass of its own, with batch norms of its own batch.
+
+
+def mixed_images(image: Block, wanted: Iterable[Rows], network: nnx.Module, inputs: StepInputs) -> dict[str, Block]:
+    """The block mixed_images, if `wanted` selects from it; image: that of the views."""
+    if "mixed_images" not in {rows.block for rows in wanted}:
+        return {}
+    views = len(inputs.images) // len(inputs.batch["id"])
+    one = {name: image[name][views - 1 :: views] for name in ("id", "id_words", "label", "embedding")}
+    partner, beta = hard_partners(jax.random.fold_in(inputs.key, MIXTURES + len(MIXED_OF)), one)
+    pixels = inputs.images[views - 1 :: views]
+    share = beta.reshape(-1, *[1] * (pixels.ndim - 1))
+    _, raw = network.project(share * pixels + (1 - share) * pixels[partner])
+    return {"mixed_images": block_of_mixed(unit_rows(raw), one, partner, beta, 11 * len(inputs.images))}
+
+
+def hard_partners(key: jax.Array, one: Block) -> tuple[jax.Array, jax.Array]:
+    """(place int [B] of the most similar image of another class, lam float32 [B]); lam is 1 where there is none.
+
+    one: one row of every image, with its id, label and embedding. An image without a class is one of its own.
+    """
+    near = products(one["embedding"], one["embedding"])
+    near = jnp.where(label(one, one) > 0, -jnp.inf, near)
+    lam = jax.vmap(lambda image: jax.random.beta(fold_in_id(key, image), 2.0, 2.0))(one["id_words"])
+    return jnp.argmax(near, axis=1), jnp.where(jnp.any(near > -jnp.inf, axis=1), lam, 1.0)
+
+
+def block_of_mixed(z: jax.Array, one: Block, partner: jax.Array, beta: jax.Array, first_row: int) -> Block:
+    """The block of embeddings z [B, D] of mixed images, which know both images, both classes and the share."""
+    side = {name: one[name] for name in ("id", "id_words")} | {"first": one["id"], "first_label": one["label"]}
+    side |= {"partner": one["id"][partner], "partner_label": one["label"][partner], "beta": beta}
+    return image_block(z, side, 1, first_row)
 
 
 # Several versions of every caption, each without some of its words: the block text_views, row = image * T + view.

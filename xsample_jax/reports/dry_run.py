@@ -202,6 +202,7 @@ def advice(parts: RunSetup) -> str:
         keys.append("model.remat=block")  # activations of one block at a time, one more forward pass
     chunks, objective = 2 * config.loss.grad_cache, parts.objective
     whole = objective.local_views or any(head.standardized for head in objective.heads.values())
+    whole = whole or any(rows.block == "mixed_images" for rows in objective.rows)
     if config.batch_size % (chunks * devices) == 0 and not whole:
         keys.append(f"loss.grad_cache={chunks}")  # activations of a part of the batch at a time
     return f"Try, the cheapest first: --config.{', --config.'.join([*keys, 'batch_size'])} smaller, or more devices."
