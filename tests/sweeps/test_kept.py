@@ -253,11 +253,14 @@ def test_damage_is_said(study, tmp_path, capsys):
     assert main_results_page(call) == 2
     assert "at least one result" in capsys.readouterr().err
     whole = result_file(root / "results", file, points[0]).read_text()
-    for text in ("{", "{}", whole.replace('"units": "', '"units": "0')):
+    changes = [("metrics", "x"), ("metrics", {"group/knn": 1}), ("data", []), ("curve", 3), ("config", None)]
+    changes += [("metrics", {"group/knn": {"value": value}}) for value in ("1", None)]
+    changed = [json.dumps(json.loads(whole) | {name: value}) for name, value in changes]
+    for text in ("{", "{}", "[]", whole.replace('"units": "', '"units": "0'), *changed):
         path.write_text(text)
         assert main_results_page(call) == 2
         error = capsys.readouterr().err
-        assert "Restore it with git" in error
+        assert error.count("Restore it with git") == error.count("expected") == 1
         assert len(error) < 600
 
 

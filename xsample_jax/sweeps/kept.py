@@ -264,6 +264,8 @@ def read_results(results: Path, grid: str, points: Sequence[Point]) -> dict[str,
                 for name, metric in result["metrics"].items()
                 if "examples" in metric
             }
+        except UserError:  # of the file of its units
+            raise
         except (KeyError, ValueError, TypeError, zlib.error) as error:
             raise _damaged(path, error) from error
         found[point.name] = result
@@ -291,14 +293,27 @@ def _check_data(points: Sequence[Point], found: Mapping[str, Mapping]) -> None:
         raise DataError(where, ", ".join(sorted(versions)) + more, "one fingerprint for all seeds", fix)
 
 
+PARTS = {"code": dict, "data": dict, "training": dict, "curve": list, "metrics": dict, "notes": list, "config": dict}
+
+
 def _read(path: Path) -> dict:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from error
-    if path.parent.name != UNITS and (not isinstance(found, dict) or found.get("format") != FORMAT):
-        raise _damaged(path, ValueError(f"no result of format {FORMAT}"))
+    if path.parent.name != UNITS:
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise _damaged(path, ValueError(f"no result of format {FORMAT}"))
+        wrong = [name for name, kind in PARTS.items() if not isinstance(found.get(name), kind)]
+        metrics = found["metrics"] if "metrics" not in wrong else {}
+        wrong += [name for name, about in metrics.items() if not _has_value(about)]
+        if wrong:
+            raise _damaged(path, ValueError(f"wrong or missing: {', '.join(wrong[:3])}"))
     return found
+
+
+def _has_value(about) -> bool:
+    return isinstance(about, dict) and isinstance(about.get("value"), int | float)
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
