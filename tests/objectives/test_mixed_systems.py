@@ -63,9 +63,9 @@ def test_the_contrastive_link_is_its_sum_over_pairs():
 
 def test_mixtures_of_a_positive_and_a_negative():
     """Every row is lam p + (1 - lam) n of its own anchor; a share of 1 is p; those drawn stand for all pairs."""
-    pairs = (jnp.asarray(POSITIVE, jnp.float32), jnp.asarray(~SAME), {}, {})
+    given = (jnp.asarray(POSITIVE, jnp.float32), jnp.asarray(~SAME), {}, {})
     mix = quick_jit(
-        lambda keys, mixed: positive_and_negative(MixerInputs(X, Y, *pairs, keys), mixed=mixed), static_argnums=1
+        lambda keys, mixed: positive_and_negative(MixerInputs(X, Y, *given, keys), mixed=mixed), static_argnums=1
     )
     made = mix(KEYS, 3)
     assert made.alone
@@ -77,7 +77,7 @@ def test_mixtures_of_a_positive_and_a_negative():
         lam, row = float(made.target[i, m]), np.asarray(made.rows[i, m])
         fits = [lam * Z2[p] + (1 - lam) * Z2[n] for p in np.flatnonzero(POSITIVE[i]) for n in np.flatnonzero(~SAME[i])]
         assert min(np.linalg.norm(fit / np.linalg.norm(fit) - row) for fit in fits) < 1e-5
-    slope = quick_jit(jax.grad(lambda y: positive_and_negative(MixerInputs(X, y, *pairs, KEYS), mixed=3).rows.sum()))(Y)
+    slope = quick_jit(jax.grad(lambda y: positive_and_negative(MixerInputs(X, y, *given, KEYS), mixed=3).rows.sum()))(Y)
     assert np.abs(slope).max() > 0
 
 
@@ -108,12 +108,12 @@ def test_mixed_positives_have_the_target_of_their_anchor():
     line = jnp.stack([jnp.asarray(t), jnp.ones(6)], axis=1)
     side = {"target": jnp.asarray(t)[:, None]}
     apart = ~np.eye(6, dtype=bool)
-    pairs = (jnp.zeros((6, 6)), jnp.asarray(apart), side, side)
+    given = (jnp.zeros((6, 6)), jnp.asarray(apart), side, side)
     keys = jax.random.split(jax.random.key(0), 6)
     below, above = ((t[:, None] - t[None, :]) * sign for sign in (1, -1))
     pairs = ((below > 0) & (below < 4)).sum(1) * ((above > 0) & (above < 4)).sum(1)
     for most in (2, 100):
-        made = between_targets(MixerInputs(line, line, *pairs, keys), window=4.0, positives=most, negatives=3)
+        made = between_targets(MixerInputs(line, line, *given, keys), window=4.0, positives=most, negatives=3)
         easy = made.rows.shape[1] - 3
         weight = np.asarray(made.weight[:, :easy])
         np.testing.assert_allclose(weight.sum(1), pairs, rtol=1e-6)
@@ -138,9 +138,9 @@ def test_a_spread_of_pairs_has_each_with_the_same_chance():
 
 def test_mixtures_of_an_anchors_own_negatives():
     """Pairs of two different ones of the nearest; the list has weights that fall with the distance; no gradient."""
-    pairs = (jnp.asarray(POSITIVE, jnp.float32), jnp.asarray(~SAME), {}, {})
+    given = (jnp.asarray(POSITIVE, jnp.float32), jnp.asarray(~SAME), {}, {})
     options = {"hardest": 3, "pairs": 40, "lists": 2, "sharpness": 4.0}
-    made = quick_jit(lambda x, y: own_mixtures(MixerInputs(x, y, *pairs, KEYS), **options))(X, Y)
+    made = quick_jit(lambda x, y: own_mixtures(MixerInputs(x, y, *given, KEYS), **options))(X, Y)
     assert made.rows.shape == (12, 42, 16)
     for i in (0, 4):
         near = np.flatnonzero(~SAME[i])[np.argsort(-(Z2[~SAME[i]] @ Z1[i]))][:3]
@@ -157,7 +157,7 @@ def test_mixtures_of_an_anchors_own_negatives():
             np.testing.assert_allclose(row, mean / np.linalg.norm(mean), atol=1e-5)
     options = {"hardest": 3, "pairs": 2}
     slopes = quick_jit(
-        jax.grad(lambda x, y: own_mixtures(MixerInputs(x, y, *pairs, KEYS), **options).rows.sum(), (0, 1))
+        jax.grad(lambda x, y: own_mixtures(MixerInputs(x, y, *given, KEYS), **options).rows.sum(), (0, 1))
     )(X, Y)
     assert not any(np.abs(slope).any() for slope in slopes)
 
