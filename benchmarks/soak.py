@@ -39,9 +39,9 @@ class Soak:
 
 def soak(lives: Lives, folder: pathlib.Path, minutes: float, overrides: list[str], seed: int) -> Soak:
     """Disturbs runs until the time is over. Raises RuntimeError when a life ends in a way it should not."""
-    rng, result, end = random.Random(seed), Soak(), time.monotonic() + 60 * minutes
-    whole = folder / "whole"
+    rng, result, whole = random.Random(seed), Soak(), folder / "whole"
     expect(lives.run(whole, *overrides), FINISHED)
+    end = time.monotonic() + 60 * minutes
     while time.monotonic() < end:
         run, code = folder / f"run-{result.runs}", None
         while code != FINISHED:

@@ -31,7 +31,7 @@ gc.set_threshold(50_000, 20, 20)
 MOST_MEMORY = 3 * 2**30  # bytes of a worker of tests
 # Tests that train the same tiny run, in this process or in one of their own, compile it once.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="xsample_jax_compiled_"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 def pytest_collection_modifyitems(items):
@@ -73,6 +73,15 @@ def shallow_resnet18(monkeypatch):
     from xsample_jax.models import resnet
 
     monkeypatch.setitem(resnet.LAYOUTS, 18, (resnet.BasicBlock, (1, 1)))
+
+
+@pytest.fixture
+def linear_encoder(monkeypatch):
+    """The smallest encoder in the place of resnet18, so that tracing, compiling and running it take no time."""
+    from tests.objectives.synthetic import LinearEncoder
+    from xsample_jax.models import towers
+
+    monkeypatch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: LinearEncoder(rngs))
 
 
 @pytest.fixture

@@ -58,6 +58,7 @@ TITLES = {
     "1805.00932": "Exploring the Limits of Weakly Supervised Pretraining",
     "1805.01978": "Unsupervised Feature Learning via Non-Parametric Instance-level Discrimination",
     "1805.09501": "AutoAugment: Learning Augmentation Policies from Data",
+    "1909.13719": "RandAugment: Practical automated data augmentation with a reduced search space",
     "1810.04805": "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
     "1909.08053": "Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism",
     "1911.04623": "SimpleShot: Revisiting Nearest-Neighbor Classification for Few-Shot Learning",

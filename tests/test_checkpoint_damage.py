@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tests.tiny import tiny_config
 from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.errors import CheckpointError, SaveError
-from xsample_jax.io.checkpoint_files import checksums
+from xsample_jax.io.checkpoint_files import checksums, sum_on_devices
 from xsample_jax.io.run_dir import read_history
 from xsample_jax.sharding import make_mesh
 from xsample_jax.state import Progress, TrainState
@@ -145,15 +145,16 @@ def test_a_full_disk_is_said_and_the_next_checkpoint_is_written(two):
 def test_checksums_do_not_depend_on_the_sharding_and_see_any_one_bit():
     values = np.random.default_rng(0).normal(size=(16, 24)).astype(np.float32)
     mesh = make_mesh(tiny_config(mesh__fsdp=4).mesh, 16)
-    sums = {
-        checksums({"x": jax.device_put(values, NamedSharding(mesh, spec))})["['x']"]
-        for spec in (PartitionSpec(), PartitionSpec("data"), PartitionSpec(None, "fsdp"), PartitionSpec("fsdp", "data"))
-    }
+    specs = (PartitionSpec(), PartitionSpec("data"), PartitionSpec(None, "fsdp"), PartitionSpec("fsdp", "data"))
+    arrays = [jax.device_put(values, NamedSharding(mesh, spec)) for spec in specs]
+    sums = {checksums({"x": array})["['x']"] for array in arrays}
+    sums |= {int(jax.jit(sum_on_devices)(array)) for array in arrays}
     bits = values.view(np.uint32).ravel().astype(object)
     assert sums == {sum(int(b) * (2 * i + 1) for i, b in enumerate(bits)) % 2**32}
     rng = np.random.default_rng(1)
     for dtype in (np.float32, jnp.bfloat16, np.uint8, np.float16):
         whole = np.asarray(rng.integers(0, 200, 50), dtype)
+        assert checksums([whole]) == {"[0]": int(sum_on_devices(jnp.asarray(whole)))}
         for _ in range(5):
             changed = bytearray(whole.tobytes())
             changed[rng.integers(len(changed))] ^= 1 << int(rng.integers(8))

@@ -22,8 +22,8 @@ NOTEBOOKS = sorted(FOLDER.glob("*.py"))
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path, shallow_resnet18):
-    """Runs a notebook and returns its variables; one device, and no report for every single run."""
+def run(monkeypatch, tmp_path, linear_encoder):
+    """Runs a notebook and returns its variables; one device, hardly an encoder, and no report for every single run."""
     plt.switch_backend("agg")
     monkeypatch.setenv("NOTEBOOK_QUICK", "1")
     monkeypatch.setenv("NOTEBOOK_RUNS", str(tmp_path))

@@ -11,7 +11,7 @@ from xsample_jax.errors import ConfigError
 from xsample_jax.setup import build_run
 from xsample_jax.step import MOMENTUM, PROBE, RATE, init_online_probe, train_online_probe
 
-pytestmark = pytest.mark.usefixtures("shallow_resnet18")
+pytestmark = pytest.mark.usefixtures("linear_encoder")
 
 
 def test_steps_are_those_of_a_plain_loop():

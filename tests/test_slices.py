@@ -144,6 +144,7 @@ def test_a_step_that_does_not_fit_comes_with_advice():
         dry_run(config, topology="v5e:2x4")
 
 
+@pytest.mark.usefixtures("linear_encoder")
 def test_a_limit_on_the_memory_of_a_device_is_kept():
     with pytest.raises(ConfigError, match=r"mesh\.memory_limit = 0\.001.*GiB.*compute=bfloat16.*batch_size"):
         dry_run(tiny_config(mesh__memory_limit=0.001, **PLAIN), topology="v5e:2x4")

@@ -69,6 +69,7 @@ def test_metrics_and_learning_on_one_batch():
     assert parts.train_step._cache_size() == 1  # one compilation for all steps
 
 
+@pytest.mark.usefixtures("linear_encoder")
 def test_learned_temperature_is_trained_and_reported():
     _, state, history = run_steps(preset_config("clip_frozen_text"), 1, steps=3)
     assert history[0]["temperature"] == pytest.approx(0.07, rel=1e-5)
@@ -78,6 +79,7 @@ def test_learned_temperature_is_trained_and_reported():
     assert LOG_SCALE not in state.params
 
 
+@pytest.mark.usefixtures("linear_encoder")
 def test_a_step_brings_a_temperature_of_a_checkpoint_back_into_its_bounds():
     """faults A4: with an average for evaluation, a batch in parts and two devices; then the parameter moves on."""
     config = tiny_config(
@@ -107,6 +109,7 @@ def test_a_step_brings_a_temperature_of_a_checkpoint_back_into_its_bounds():
     assert seen[-1] < np.log(100) - 0.1  # it does not stay at its bound
 
 
+@pytest.mark.usefixtures("linear_encoder")
 def test_class_text_graph_reads_class_embeddings():
     config = preset_config("xclr", objective__graph="class_text")
     parts = tiny_parts(config, jax.devices()[:1])

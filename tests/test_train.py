@@ -19,31 +19,35 @@ from xsample_jax.loop import train
 from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.models import towers
 
+# Eight classes, which the training and the validation split have in common.
+GROUPS = {"data__label": "group", "eval__suite": "probe", "eval__split": "val"}
 
-@pytest.mark.usefixtures("shallow_resnet18")
+
+@pytest.mark.usefixtures("linear_encoder")
 def test_a_run_with_evaluation_writes_its_folder(tmp_path):
-    changes = {"eval__suite": "emoji", "eval__split": "val", "eval__every": 2, "checkpoint__every": 2}
-    config = tiny_config(steps=4, checkpoint__metric="group/probe", **changes)
+    changes = GROUPS | {"eval__every": 2, "checkpoint__every": 2}
+    config = tiny_config(steps=4, checkpoint__metric="label/probe", **changes)
     scores = train(config, tmp_path)
-    assert 0 <= scores["group/probe"] <= 1
+    assert 0 <= scores["label/probe"] <= 1
     assert json.loads((tmp_path / "evaluation.json").read_text()) == scores
     lines = read_jsonl(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
-    assert [line["step"] for line in lines if "eval/group/probe" in line] == [2, 4]
+    assert [line["step"] for line in lines if "eval/label/probe" in line] == [2, 4]
     assert (tmp_path / "report.html").stat().st_size > 50_000
     assert train(config, tmp_path) == scores
     # A checkpoint is ranked by the evaluation of its own step; the last one's comes after it.
     ranked = {step: json.loads((tmp_path / f"checkpoints/{step}/metrics/metrics").read_text()) for step in (2, 4)}
-    assert ranked[2]["group/probe"] == next(line["eval/group/probe"] for line in lines if "eval/group/probe" in line)
+    assert ranked[2]["label/probe"] == next(line["eval/label/probe"] for line in lines if "eval/label/probe" in line)
     assert ranked[4] == {}
     with pytest.raises(CheckpointError, match="seed was 0, is now 1"):
-        train(tiny_config(steps=4, checkpoint__metric="group/probe", seed=1, **changes), tmp_path)
+        train(tiny_config(steps=4, checkpoint__metric="label/probe", seed=1, **changes), tmp_path)
     with pytest.raises(ConfigError, match=r"steps = 4.*more than the 4 that are done in"):
         train(tiny_config(steps=4, checkpoint__resume_from=str(tmp_path), **changes), tmp_path / "another")
-    with pytest.raises(ConfigError, match=r"checkpoint.metric = 'group/prob'.*Did you mean group/probe"):
-        train(tiny_config(steps=4, checkpoint__metric="group/prob", **changes), tmp_path / "misspelt")
+    with pytest.raises(ConfigError, match=r"checkpoint.metric = 'label/prob'.*Did you mean label/probe"):
+        train(tiny_config(steps=4, checkpoint__metric="label/prob", **changes), tmp_path / "misspelt")
 
 
+@pytest.mark.usefixtures("linear_encoder")
 def test_a_report_that_fails_does_not_decide_whether_the_run_is_finished(monkeypatch, tmp_path, capsys):
     """faults B2: each restart would draw it again, and fail again."""
 
@@ -112,12 +116,12 @@ def test_a_run_stops_when_no_evaluation_is_better(monkeypatch, tmp_path):
 
     def scripted(setup, state):
         asked.append(int(state.step))
-        return SimpleNamespace(metrics={"group/probe": values[asked[-1]]}), None
+        return SimpleNamespace(metrics={"label/probe": values[asked[-1]]}), None
 
     monkeypatch.setattr(hooks, "evaluate_state", scripted)
     monkeypatch.setattr(loop, "write_report", lambda runs, path: None)
-    changes = {"eval__suite": "emoji", "eval__split": "val", "eval__every": 1, "checkpoint__every": 1}
-    config = tiny_config(steps=6, checkpoint__metric="group/probe", eval__patience=2, **changes)
+    changes = GROUPS | {"eval__every": 1, "checkpoint__every": 1}
+    config = tiny_config(steps=6, checkpoint__metric="label/probe", eval__patience=2, **changes)
     scores = train(config, tmp_path)
     assert asked == [1, 2, 3, 4]
     assert json.loads((tmp_path / "evaluation.json").read_text()) == scores

@@ -8,7 +8,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 
 from xsample_jax.errors import ConfigError, did_you_mean, is_finite, lookup
 
@@ -126,9 +126,7 @@ def resolve(registry: Mapping[str, Slot], choice: Choice, field: str) -> Callabl
     """
     function = lookup(registry, name_of(choice), field)
     function = function.function if isinstance(function, Slot) else function
-    options = options_of(choice)
-    parameters = inspect.signature(function).parameters.values()
-    known = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    options, known = options_of(choice), _known_options(function)
     for name in options:
         if name not in known:
             expected = f"an option of {name_of(choice)!r}"
@@ -138,3 +136,10 @@ def resolve(registry: Mapping[str, Slot], choice: Choice, field: str) -> Callabl
         if default is inspect.Parameter.empty and name not in options:
             raise ConfigError(f"{field}.{name}", None, f"a value: {name_of(choice)!r} needs it")
     return partial(function, **options) if options else function
+
+
+@cache
+def _known_options(function: Callable) -> dict:
+    """{name: default} of the options of a function: a trace asks thousands of times."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}

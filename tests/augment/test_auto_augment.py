@@ -1,4 +1,4 @@
-"""AutoAugment: the policy table against the paper, and what the draws choose of it against PIL."""
+"""AutoAugment and RandAugment: the policy against the paper, and what the draws choose against PIL."""
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +77,29 @@ def test_draws_choose_sub_policy_operations_and_signs(applied, signs):
         expected = by_hand(image, sub_policy, really, signs)
         # A level of difference in the first operation can become a few in the second (equalize, solarize).
         assert (np.abs(done[k] - expected) > 4).mean() < 0.02, sub_policy
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_rand_augment_does_every_operation_with_its_strength(sign):
+    image, magnitude = sample_images()[0] // 2 + 40, 13  # no channel spans 0..255, which autocontrast would leave
+    drawn = [name for name in OPERATIONS if name != "invert"]  # and the identity, the first of fourteen
+    draws = np.zeros((14, aa.RANDOM_DRAWS), np.float32)
+    draws[:, 0] = (np.arange(14) + 0.5) / 14
+    draws[:, 1] = 0.01  # the second operation is the identity
+    draws[:, aa.MOST_RANDOM] = 0.4 if sign == 1 else 0.6
+    batch = planes(np.repeat(image[None], 14, axis=0))
+    done = jax.jit(aa.rand_augment, static_argnums=2)(batch, jnp.asarray(draws), (2, magnitude))
+    done = np.asarray(done).transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(done[0], image)
+    share = magnitude / 30
+    strengths = {"posterize": 8 - round(4 * share), "solarize": 255 * (1 - share), "rotate": 30 * share * sign}
+    strengths |= dict.fromkeys(("shear_x", "shear_y"), 0.3 * share * sign)
+    strengths |= dict.fromkeys(("translate_x", "translate_y"), 150 / 331 * share * sign)
+    strengths |= dict.fromkeys(("brightness", "contrast", "color", "sharpness"), 1 + 0.9 * share * sign)
+    for k, name in enumerate(drawn):
+        expected = np.asarray(PIL[name](Image.fromarray(image), strengths.get(name, 0.0))).astype(np.float32)
+        assert (np.abs(done[k + 1] - expected) > 1).mean() < 0.01, name
+        assert (done[k + 1] != image).any(), name
 
 
 def test_all_sub_policies_are_drawn_equally_often():

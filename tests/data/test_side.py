@@ -1,6 +1,7 @@
 """Side information by record (data.side): files and attributes reach the right rows, and wrong ones are refused."""
 
 import io
+import os
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from xsample_jax.data.dataset import open_dataset, train_batches
 from xsample_jax.data.loader import draw_order
 from xsample_jax.data.perturb import apply_perturbations
 from xsample_jax.data.records import open_records
-from xsample_jax.data.side import read_side, write_side
+from xsample_jax.data.side import open_side, read_side, side_checksums, write_side
 from xsample_jax.data.sources import open_training_source
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, Problems, UserError
@@ -313,3 +314,21 @@ def test_a_run_does_not_go_on_with_other_values_unasked(folder, tmp_path, monkey
     loop.train(config, run, allow_config_change=True)
     seen = [event["files"]["weight"] for event in read_history(run) if event["event"] == "side files"]
     assert len(seen) == len(set(seen)) == 2
+
+
+@pytest.mark.parametrize("what", ["missing", "folder", "pipe", "device"])
+def test_a_side_file_that_cannot_be_read_is_one_error(what, folder, tmp_path):
+    """faults A1, C10: its checksum was a traceback, and a pipe or a device was waited for."""
+    path = tmp_path / "side.npz"
+    if what == "folder":
+        path.mkdir()
+    elif what == "pipe":
+        os.mkfifo(path)
+    elif what == "device":
+        path = "/dev/zero"
+    entries = ({"name": "weight", "file": str(path)},)
+    wanted = r"data\.side\[0\]\.file = .*: expected an? (existing )?file"
+    with pytest.raises(ConfigError, match=wanted):
+        side_checksums(entries)
+    with pytest.raises((ConfigError, Problems), match=wanted):
+        open_side(entries, open_records(folder, "train"), ("weight",))

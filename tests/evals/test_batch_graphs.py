@@ -47,7 +47,7 @@ def test_a_graph_whose_entries_are_not_there_is_not_drawn():
     assert drawable_term(objective, KNOWN) is None
 
 
-@pytest.mark.usefixtures("shallow_resnet18")
+@pytest.mark.usefixtures("linear_encoder")
 @pytest.mark.parametrize("preset", ["xclr_class_text", "xclr_hierarchy", "y_aware"])
 def test_target_is_that_of_the_objective(preset):
     target = ({"name": "target", "attributes": ("style", "group")},) if preset == "y_aware" else ()

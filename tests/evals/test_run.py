@@ -55,7 +55,7 @@ def records(tmp_path):
     return make
 
 
-@pytest.mark.usefixtures("shallow_resnet18")
+@pytest.mark.usefixtures("linear_encoder")
 def test_an_objective_without_text_is_evaluated_on_a_set_with_some_captions(records, tmp_path):
     config = records(24, broken=True, objective__preset="simclr", data__on_error="skip", eval__suite="probe", steps=1,
                      eval__baselines=("untrained", "pixels"))  # fmt: skip
@@ -93,7 +93,7 @@ def test_kept_baselines_are_read_and_a_damaged_file_is_none(tmp_path):
     assert len(asked) == 7
 
 
-@pytest.mark.usefixtures("shallow_resnet18")
+@pytest.mark.usefixtures("linear_encoder")
 def test_the_baselines_are_the_model_at_step_0_and_the_shrunk_image(records):
     config = records(8, objective__preset="simclr", eval__suite="none", data__image_size=32)
     parts, _ = build_run(config)
@@ -109,7 +109,7 @@ def test_the_baselines_are_the_model_at_step_0_and_the_shrunk_image(records):
     assert pixels.embedding is None
 
 
-@pytest.mark.usefixtures("shallow_resnet18")
+@pytest.mark.usefixtures("linear_encoder")
 def test_texts_are_compared_with_the_images_that_have_one(records):
     config = records(24, broken=True, objective__preset="clip_frozen_text", data__on_error="skip", eval__suite="none")
     parts, _ = build_run(config)
@@ -133,7 +133,7 @@ def test_an_emoji_set_in_a_folder_is_an_emoji_set():
     assert list(EMOJI.check(bench)) == []
 
 
-@pytest.mark.usefixtures("shallow_resnet18")
+@pytest.mark.usefixtures("linear_encoder")
 def test_a_text_tower_reads_the_captions_that_there_are(records, tmp_path):
     """data.caption by its number, which some records do not have."""
     config = records(24, objective__preset="clip", data__caption="0", eval__suite="none", model__text__layers=1)

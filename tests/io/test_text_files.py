@@ -1,8 +1,11 @@
 """Text files in the encodings that editors save (faults D9): one reader for prompts, class names, tables, captions."""
 
+import os
+import pathlib
+
 import pytest
 
-from xsample_jax.errors import DataError
+from xsample_jax.errors import ConfigError, DataError
 from xsample_jax.io.files import decode_text, read_lines
 from xsample_jax.prepare.folder import read_table
 from xsample_jax.tools.evaluate import read_prompts
@@ -33,3 +36,16 @@ def test_what_is_no_text_is_refused_and_no_letter_is_guessed(tmp_path, data):
     for read in (read_prompts, read_class_names, lambda path: read_lines(path, "--x")):
         with pytest.raises(DataError, match=r"UTF-8"):
             read(path)
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "folder"])
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, what):
+    """faults C10: --class_names=/dev/zero filled the memory, and a pipe without a writer was waited for."""
+    path = tmp_path / "lines"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    for read in (read_prompts, read_class_names, lambda path: read_lines(path, "--x")):
+        with pytest.raises((ConfigError, DataError), match=r"expected a"):
+            read(pathlib.Path("/dev/zero") if what == "device" else path)

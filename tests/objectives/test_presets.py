@@ -73,6 +73,10 @@ def compiled(loss_and_gradient, inputs, devices):
     return lambda given: jax.device_get(program(jax.device_put(given, shardings)))
 
 
+# On eight devices an image has one to itself; with several on each of two, one preset of every kind.
+ON_TWO = ("xclr", "simclr", "clip", "moco", "swav", "sogclr", "swalip", "pixpro", "prototypical", "vicreg", "mochi")
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_devices_do_not_matter_and_collapse_and_empty_queues_are_survived(preset):
     objective = synthetic.small(PRESETS[preset].objective)
@@ -82,7 +86,7 @@ def test_devices_do_not_matter_and_collapse_and_empty_queues_are_survived(preset
     loss, gradient = on_one(inputs)
     assert np.isfinite(loss)
     assert np.abs(gradient["images"]).max() > 0
-    for devices in (2, 8):
+    for devices in (2, 8) if preset in ON_TWO else (8,):
         other, other_gradient = compiled(function, inputs, devices)(inputs)
         assert other == pytest.approx(loss, rel=1e-6, abs=1e-6)  # abs: of CACR, a difference of larger sums
         largest = max(np.abs(leaf).max() for leaf in gradient.values())

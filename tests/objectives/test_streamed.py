@@ -1,6 +1,7 @@
 """The streaming loss inside an objective: loss, metrics and gradient of the dense one, on one device and on eight."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -108,10 +109,15 @@ def assert_streamed_is_dense(objective, block_size, devices, tolerance):
         np.testing.assert_allclose(slopes[name], slope, atol=tolerance * np.abs(dense_slopes["z"]).max(), err_msg=name)
 
 
+@functools.cache
+def dense_of(name):
+    return evaluate(PRESETS[name].objective, None, 1)
+
+
 @pytest.mark.parametrize(("name", "devices"), [*((name, n) for n in (1, 8) for name in STREAMABLE), ("xclr", 2)])
 def test_streamed_is_dense(name, devices):
     objective = PRESETS[name].objective
-    dense, dense_gradient = evaluate(objective, None, 1)
+    dense, dense_gradient = dense_of(name)
     exchange = "ring" if name in ("ressl", "clip") else "gather"
     streamed, gradient = evaluate(objective, Streaming("streaming", block_size=16, collective=exchange), devices)
     assert set(streamed) == set(dense) - set(PULLS)

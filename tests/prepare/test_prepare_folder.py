@@ -32,12 +32,22 @@ def test_a_folder_is_prepared_once(config, tmp_path, capsys):
     assert sum(sizes.values()) == 40
     assert sizes["train"] > sizes["test"] > 0
     assert open_source(first.data, "train").manifest.class_names == ("cat", "dog")
-    assert "is prepared in" in capsys.readouterr().out
+    assert f"records in {first.data.path}" in capsys.readouterr().out
     again = prepare_folder(config)
     assert again.to_dict() == first.to_dict()
     assert prepare_folder(first) is first
     (tmp_path / "photos" / "cat" / "new.jpg").write_bytes(make_image(99))
     assert prepare_folder(config).data.path != first.data.path
+
+
+def test_what_is_passed_over_is_said(config, tmp_path, capsys):
+    """faults C3: a run trained without them and without a word."""
+    (tmp_path / "photos" / "cat" / "half.jpg").write_bytes(make_image(1)[:50])
+    (tmp_path / "photos" / "cat" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "photos" / "cat" / "notes.md").write_text("?")
+    prepare_folder(config)
+    said = capsys.readouterr().out
+    assert all(words in said for words in ("40 records", "broken_image: 1", "no_image: 1", "skipped, files .md: 1"))
 
 
 def test_an_image_or_a_caption_that_changed_makes_another_dataset(config, tmp_path):

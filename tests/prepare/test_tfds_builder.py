@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from xsample_jax.data.records import open_records
+from xsample_jax.data.records import open_records, read_manifest
 from xsample_jax.data.sources import EMOJI_FOLDER
 from xsample_jax.data.vectors import encode_vector
 from xsample_jax.data.writer import write_records
@@ -58,14 +58,21 @@ def test_the_first_image_alone_does_not_decide_on_alpha(tmp_path, capsys):
     assert {example["image"].shape for example in builder.as_data_source("train")} == {(7, 9, 3)}
 
 
-def test_the_embedded_set_with_alpha(tmp_path, capsys):
-    assert main([f"--set={EMOJI_FOLDER}", f"--out={tmp_path}"]) == 0
-    builder = tfds.builder_from_directory(capsys.readouterr().out.splitlines()[-1])
+def test_records_of_the_embedded_set_with_alpha(tmp_path, capsys):
+    splits = {}
     for split in ("val", "test_styles"):
-        ours = open_records(EMOJI_FOLDER, split)
+        records = open_records(EMOJI_FOLDER, split)
+        read = [records[number] for number in range(0, len(records), 8)]
+        splits[split] = [{name: record[name] for name in record if name != "location"} for record in read]
+    manifest = read_manifest(EMOJI_FOLDER)
+    described = {name: getattr(manifest, name) for name in ("class_names", "attributes", "text_encoder")}
+    write_records(tmp_path / "set", "emoji", splits, **described)
+    assert main([f"--set={tmp_path / 'set'}", f"--out={tmp_path / 'tfds'}"]) == 0
+    builder = tfds.builder_from_directory(capsys.readouterr().out.splitlines()[-1])
+    for split, ours in splits.items():
         theirs = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         assert len(theirs) == len(ours)
-    by_id = {record["id"]: record for record in open_records(EMOJI_FOLDER, "val")}
+    by_id = {record["id"]: record for record in splits["val"]}
     for example in builder.as_data_source("val"):
         pixels = np.asarray(Image.open(io.BytesIO(by_id[int(example["id"])]["image"])).convert("RGBA"))
         np.testing.assert_array_equal(example["image"], pixels)

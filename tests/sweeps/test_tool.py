@@ -1,9 +1,7 @@
 """python -m xsample_jax.tools.sweep: prints, emits commands that the launchers take, and trains a real grid."""
 
-import os
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet
@@ -26,17 +24,16 @@ OPTIONS = {
 }
 
 
-def tool(*arguments, **options):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | options
-    command = [sys.executable, "-m", "xsample_jax.tools.sweep", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+@pytest.fixture
+def tool(forks):
+    """The command: f(*arguments, **environment) -> (exit code, stdout, stderr)."""
+    return lambda *arguments, **environment: forks.run("xsample_jax.tools.sweep", [arguments], environment)[0]
 
 
-def write_grid(tmp_path, body="{'seed': (0, 1)}"):
+def write_grid(tmp_path, body="{'seed': (0, 1)}", config="configs/quickstart.py:smoke"):
     path = tmp_path / "mine.py"
     path.write_text(
-        "from xsample_jax.sweeps.grid import grid\n"
-        f"def get_grid(arg=''):\n    return grid('configs/quickstart.py:smoke', {body})\n"
+        f"from xsample_jax.sweeps.grid import grid\ndef get_grid(arg=''):\n    return grid('{config}', {body})\n"
     )
     return f"--grid={path}"
 
@@ -75,29 +72,32 @@ def test_slurm_and_shell():
         emit("slurn", points, "g", "out")
 
 
-def test_problems_come_before_anything_starts(tmp_path):
-    result = tool(write_grid(tmp_path, "{'batch_size': (16, 1), 'seed': (0,)}"), f"--out={tmp_path / 'out'}", "--run")
-    assert result.returncode == 2
-    assert "[batch_size=1,seed=0] batch_size" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_problems_come_before_anything_starts(tool, tmp_path):
+    code, _, said = tool(
+        write_grid(tmp_path, "{'batch_size': (16, 1), 'seed': (0,)}"), f"--out={tmp_path / 'out'}", "--run"
+    )
+    assert code == 2
+    assert "[batch_size=1,seed=0] batch_size" in said
+    assert "Traceback" not in said
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_a_real_grid_from_print_to_table(tmp_path):
-    where = (write_grid(tmp_path, "{'data.caption_noise': (0.0, 0.5), 'steps': (2,)}"), f"--out={tmp_path / 'out'}")
-    assert "absent" in tool(*where).stdout
+def test_a_real_grid_from_print_to_table(tool, tmp_path):
+    body = "{'data.caption_noise': (0.0, 0.5), 'steps': (2,)}"
+    where = (write_grid(tmp_path, body, "tests/sweeps/linear_config.py"), f"--out={tmp_path / 'out'}")
+    assert "absent" in tool(*where)[1]
     one_device = {"XLA_FLAGS": QUICK}
-    result = tool(*where, "--run", "--jobs=2", **one_device)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "2 of 2 runs finished" in result.stdout
+    code, printed, said = tool(*where, "--run", "--jobs=2", **one_device)
+    assert code == 0, printed + said
+    assert "2 of 2 runs finished" in printed
     rows = pyarrow.parquet.read_table(tmp_path / "out" / "results.parquet").to_pylist()
     assert [(row["status"], row["step"], row["data.caption_noise"]) for row in rows] == [
         ("finished", 2, 0.0),
         ("finished", 2, 0.5),
     ]
     assert rows[0]["train/loss"] != rows[1]["train/loss"]
-    assert "2 of them finished" in tool(*where, "--run").stdout
+    assert "2 of them finished" in tool(*where, "--run")[1]
 
 
 def test_results_that_stay_are_of_runs_here(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
-"""AutoAugment with the policy found on ImageNet (Cubuk et al. 2018, arXiv 1805.09501, table 9), inside jit.
+"""AutoAugment with the policy found on ImageNet (arXiv 1805.09501, table 9), and RandAugment (1909.13719), inside jit.
 
-One draw per image: a sub-policy of two operations, each done with its probability.
+AutoAugment: one draw per image, a sub-policy of two operations, each done with its probability. RandAugment: some
+operations per image, each any of fourteen, all of one magnitude.
 """
 
 import math
@@ -259,10 +260,15 @@ SIGNED = frozenset(
     ("shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "contrast", "color", "sharpness")
 )
 
+# Those that RandAugment draws from; NOTHING leaves the image as it is.
+RANDOM_OPERATIONS = (NOTHING, *(name for name in OPERATIONS if name != "invert"))
+MOST_RANDOM, MOST_MAGNITUDE = 4, 30  # operations on an image, and the scale of magnitudes (torchvision's 31 bins)
+
 DRAWS = 5  # uniform numbers per image: sub-policy, two probabilities, two signs
+RANDOM_DRAWS = 2 * MOST_RANDOM  # operations, signs
 
 
-def strength(operation: str, magnitude: int | None) -> float:
+def strength(operation: str, magnitude: float | None) -> float:
     """Returns the value of a magnitude 0..9, as torchvision maps it.
 
     Shear: slope 0..0.3. Translate: share of the side 0..150/331. Rotate: degrees 0..30. Posterize: bits kept 8..4.
@@ -303,15 +309,48 @@ def auto_augment(images: jax.Array, draws: jax.Array) -> jax.Array:
     return jax.lax.scan(do, images, (columns, draws[:, 1:3].T, draws[:, 3:5].T))[0]
 
 
+def rand_augment(images: jax.Array, draws: jax.Array, setting: tuple[int, int]) -> jax.Array:
+    """Returns every image after random operations of one magnitude, each any of RANDOM_OPERATIONS, all as likely.
+
+    Args:
+      images: float32 [B, 3, H, W], whole numbers 0..255.
+      draws: float32 [B, RANDOM_DRAWS], uniform in [0, 1).
+      setting: (operations on an image, up to MOST_RANDOM; magnitude 0..MOST_MAGNITUDE), N and M of the paper. The
+        largest is what magnitude 9 of AutoAugment is.
+
+    Returns:
+      float32 [B, 3, H, W], whole numbers 0..255.
+    """
+    count, magnitude = setting
+    names = [name for name in RANDOM_OPERATIONS if name != NOTHING]
+    rows = [_signed(name, 9 * magnitude / MOST_MAGNITUDE) for name in names]
+    operations = jnp.array([NOTHING, *map(OPERATIONS.index, names)], jnp.int32)
+    values = jnp.array([(0.0, 0.0), *rows], jnp.float32)
+
+    def do(images, place):
+        chance, sign = place
+        chosen = jnp.minimum((chance * len(operations)).astype(jnp.int32), len(operations) - 1)
+        value = jnp.where(sign < 0.5, values[chosen, 0], values[chosen, 1])
+        return apply_operation(images, operations[chosen], value, set(names)), None
+
+    places = draws[:, :count].T, draws[:, MOST_RANDOM : MOST_RANDOM + count].T
+    return jax.lax.scan(do, images, places)[0]
+
+
+def _signed(operation: str, magnitude: float | None) -> tuple[float, float]:
+    """The values of an operation of this magnitude with sign + and -."""
+    positive = strength(operation, magnitude)
+    negative = -positive if operation in SIGNED else positive
+    unchanged = 1.0 if operation in ("brightness", "contrast", "color", "sharpness") else 0.0
+    return unchanged + positive, unchanged + negative
+
+
 def _columns(place: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns operation int32 [25], value float32 [25, 2] (with sign + and -) and probability float32 [25]."""
-    operations, values, probabilities = [], [], []
-    for sub_policy in POLICY:
-        name, probability, magnitude = sub_policy[place]
-        positive = strength(name, magnitude)
-        negative = -positive if name in SIGNED else positive
-        unchanged = 1.0 if name in ("brightness", "contrast", "color", "sharpness") else 0.0
-        operations.append(OPERATIONS.index(name))
-        values.append((unchanged + positive, unchanged + negative))
-        probabilities.append(probability)
+    operations, values, probabilities = zip(
+        *(
+            (OPERATIONS.index(name), _signed(name, magnitude), chance)
+            for name, chance, magnitude in (sub_policy[place] for sub_policy in POLICY)
+        )
+    )
     return np.array(operations, np.int32), np.array(values, np.float32), np.array(probabilities, np.float32)

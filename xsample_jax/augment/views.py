@@ -7,7 +7,7 @@ devices, or on what a run did before it was resumed.
 
 Order of the operations (SimCLR, arXiv 2002.05709, appendix A; BYOL, arXiv 2006.07733, appendix B): crop and flip,
 color jitter, gray, blur, solarize, normalize. Images with alpha are laid on their background right after the crop;
-AutoAugment comes between that and the jitter.
+AutoAugment or RandAugment comes between that and the jitter.
 
 In between an image is laid out [B, y, channel, x], for the sake of the products. Values are 0..1, float32 throughout.
 
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xsample_jax.augment.autoaugment import DRAWS as AUTO_AUGMENT_DRAWS
-from xsample_jax.augment.autoaugment import auto_augment
+from xsample_jax.augment.autoaugment import RANDOM_DRAWS, auto_augment, rand_augment
 from xsample_jax.augment.colors import blur, jitter, solarize, to_gray
 from xsample_jax.augment.crops import CROP_TRIES, crop, crop_boxes, resize, resize_weights
 from xsample_jax.augment.ids import fold_in_id
@@ -41,7 +41,9 @@ _DRAWS = {
     "gray": 1,
     "blur": 1,
     "blur_sigma": 1,
-    "solarize": 1,  # last: the numbers before it are those of runs that are older
+    # Last what came last: the numbers before it are those of older runs.
+    "solarize": 1,
+    "rand_augment": RANDOM_DRAWS,
 }
 
 # What `augment.per_view` may change for one view.
@@ -200,9 +202,13 @@ def _one_view(source: jax.Array, draws: dict[str, jax.Array], config) -> jax.Arr
     if source.shape[2] == 4:
         ground = draws["ground"] if config.background == "random_color" else _fixed_ground(config)
         view = _composite(view, jnp.broadcast_to(ground, (source.shape[0], 3))[:, None, :, None])
-    if config.auto_augment:
+    if config.auto_augment or config.rand_augment:
         planes = jnp.floor(jnp.swapaxes(view, 1, 2) * 255.0 + 0.5)
-        view = jnp.swapaxes(auto_augment(planes, draws["auto_augment"]), 1, 2) / 255.0
+        if config.auto_augment:
+            planes = auto_augment(planes, draws["auto_augment"])
+        else:
+            planes = rand_augment(planes, draws["rand_augment"], config.rand_augment)
+        view = jnp.swapaxes(planes, 1, 2) / 255.0
     if config.jitter > 0:
         view = jitter(view, draws, config)
     if config.gray > 0:

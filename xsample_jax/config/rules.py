@@ -8,6 +8,7 @@ silently, because the problem of that key is already reported.
 
 from collections.abc import Iterator
 
+from xsample_jax.augment.autoaugment import MOST_MAGNITUDE, MOST_RANDOM
 from xsample_jax.augment.views import PER_VIEW
 from xsample_jax.config.key import find_value_problem
 from xsample_jax.config.rules_objective import LOSS_RULES, OBJECTIVE_RULES
@@ -129,12 +130,9 @@ def _fraction(c: dict) -> Iterator[ConfigError]:
     others = {"data.mix": (), "data.balance": 0.0, "data.samples_per_class": None}
     for other, neutral in others.items():
         if c["data.fraction"] < 1 and c[other] != neutral:
-            yield ConfigError(
-                "data.fraction",
-                c["data.fraction"],
-                f"1 with {other}, which is about the whole of a set",
-                f"Set --config.{other}={neutral}, or --config.data.fraction=1.",
-            )
+            fix = f"Set --config.{other}={neutral}, or --config.data.fraction=1."
+            expected = f"1 with {other}, which is about the whole of a set"
+            yield ConfigError("data.fraction", c["data.fraction"], expected, fix)
 
 
 def _view_size(c: dict) -> Iterator[ConfigError]:
@@ -153,8 +151,10 @@ def _view_size(c: dict) -> Iterator[ConfigError]:
 
 
 SMALLEST, LARGEST = 8, 2**13
+HUES = "a hue range (the last) <= 0.5, which is all hues"
 # What is about images alone, with what it is where there are vectors in their place.
-OF_IMAGES = {"augment.bits": 0, "augment.per_view": (), "objective.generator.kind": None}
+OF_IMAGES = {"augment.bits": 0, "augment.per_view": (), "augment.auto_augment": False, "augment.rand_augment": ()}
+OF_IMAGES["objective.generator.kind"] = None
 
 
 def _vectors(c: dict) -> Iterator[ConfigError]:
@@ -190,15 +190,21 @@ def _per_view(c: dict) -> Iterator[ConfigError]:
             if problem is not None:
                 yield problem
             elif name == "jitter_strength" and value[3] > 0.5:
-                yield ConfigError(field, value, "a hue range (the last) <= 0.5, which is all hues", "Use 0.1.")
+                yield ConfigError(field, value, HUES, "Use 0.1.")
+
+
+def _rand_augment(c: dict) -> Iterator[ConfigError]:
+    given = c["augment.rand_augment"]
+    if given and not (1 <= given[0] <= MOST_RANDOM and given[1] <= MOST_MAGNITUDE):
+        expected = f"1 to {MOST_RANDOM} operations and a magnitude from 0 to {MOST_MAGNITUDE}"
+        yield ConfigError("augment.rand_augment", given, expected)
+    if given and c["augment.auto_augment"]:
+        yield ConfigError("augment.rand_augment", given, "() beside augment.auto_augment: one policy")
 
 
 def _hue(c: dict) -> Iterator[ConfigError]:
-    strength = c["augment.jitter_strength"]
-    if strength[3] > 0.5:
-        yield ConfigError(
-            "augment.jitter_strength", strength, "a hue range (the last) <= 0.5, which is all hues", "Use 0.1."
-        )
+    if c["augment.jitter_strength"][3] > 0.5:
+        yield ConfigError("augment.jitter_strength", c["augment.jitter_strength"], HUES, "Use 0.1.")
 
 
 DATA_RULES = (
@@ -213,6 +219,7 @@ DATA_RULES = (
     _view_size,
     _vectors,
     _hue,
+    _rand_augment,
     _per_view,
 )
 

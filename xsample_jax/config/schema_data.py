@@ -1,5 +1,6 @@
 """Config keys of the records and of the views that are made of their images."""
 
+from xsample_jax.augment.autoaugment import MOST_MAGNITUDE, MOST_RANDOM
 from xsample_jax.config.key import Key
 from xsample_jax.data.sources import SOURCES
 
@@ -220,6 +221,14 @@ AUGMENT = {
         "serves all later views (docs/augmentation.md). (): all views alike.",
     ),
     "auto_augment": Key(bool, False, "AutoAugment, ImageNet policy, one draw per image and view."),
+    "rand_augment": Key(
+        tuple[int, ...],
+        (),
+        f"RandAugment: operations on an image (1 to {MOST_RANDOM}) and their magnitude (0 to {MOST_MAGNITUDE}), as "
+        "(2, 9). (): none.",
+        minimum=0,
+        lengths=(0, 2),
+    ),
     "background": Key(
         str,
         "random_color",

@@ -350,6 +350,8 @@ def check_side_information(fields: frozenset[str], source: DataSource, side: Col
         "index": True,
         "attributes": True,
     } | dict.fromkeys(side, True)
+    if all(has.get(name) for name in fields):
+        return
     presets = presets_that_read([name for name, there in has.items() if there])
     more = f" and {len(presets) - MOST_PRESETS} more" if len(presets) > MOST_PRESETS else ""
     fix = f"Presets that this dataset supports: {', '.join(presets[:MOST_PRESETS])}{more}."

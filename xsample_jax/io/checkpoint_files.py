@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import math
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -133,10 +132,7 @@ def _report_damage(run: Path, step: int):
 #
 # Needed since orbax' format has no checksum over the values: a flipped bit in a data file comes back as another number.
 # The sum is computed on the devices, over the global array, so it is the same for any sharding, and costs one pass.
-
-
-# It runs once in a while: on a CPU, optimizing it would take longer than running it.
-_CPU_OPTIONS = {"xla_backend_optimization_level": 0}
+# Where one process has all arrays on a CPU, numpy computes it: compiling a program would take longer than the pass.
 
 
 def checksums(tree) -> dict[str, int]:
@@ -146,7 +142,11 @@ def checksums(tree) -> dict[str, int]:
     any one element is always seen; other changes go unseen with a probability of about 2^-32.
     """
     leaves, _ = jax.tree.flatten_with_path(tree)
-    values = jax.device_get(_program(jax.default_backend())([leaf for _, leaf in leaves]))
+    arrays = [leaf for _, leaf in leaves]
+    if jax.default_backend() == "cpu" and jax.process_count() == 1:
+        values = [sum_on_host(jax.device_get(array)) for array in arrays]
+    else:
+        values = jax.device_get(_sums(arrays))
     return {jax.tree_util.keystr(path): int(value) for (path, _), value in zip(leaves, values, strict=True)}
 
 
@@ -155,19 +155,22 @@ def text_checksum(content) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _program(backend: str):
-    return _on_cpu if backend == "cpu" else _elsewhere
+def sum_on_host(array: np.ndarray) -> int:
+    """The checksum of an array in the memory of the host."""
+    values = np.ascontiguousarray(array).reshape(-1)
+    if values.dtype == np.bool_:
+        values = values.astype(np.uint8)
+    bits = values.view(f"uint{8 * min(values.dtype.itemsize, 4)}").astype(np.uint32)
+    return int(np.sum(bits * (2 * np.arange(len(bits), dtype=np.uint32) + 1), dtype=np.uint32))
 
 
+@jax.jit
 def _sums(leaves: list[jax.Array]) -> jax.Array:
-    return jnp.stack([_sum(leaf) for leaf in leaves])
+    return jnp.stack([sum_on_devices(leaf) for leaf in leaves])
 
 
-_elsewhere = jax.jit(_sums)
-_on_cpu = partial(jax.jit, compiler_options=_CPU_OPTIONS)(_sums)
-
-
-def _sum(array: jax.Array) -> jax.Array:
+def sum_on_devices(array: jax.Array) -> jax.Array:
+    """The checksum of a global array, as part of a program."""
     if array.dtype == jnp.bool_:
         array = array.astype(jnp.uint8)
     width = array.dtype.itemsize

@@ -54,13 +54,19 @@ def set_aside(path: pathlib.Path) -> pathlib.Path:
 
 
 def read_regular(path: pathlib.Path) -> bytes:
-    """The bytes of a regular file; raises ValueError for a device, a pipe or one larger than LARGEST_FILE."""
-    about = path.stat()  # before it is opened: opening a pipe waits for a writer
+    """The bytes of a regular file; raises OSError for a device or a pipe, ValueError above LARGEST_FILE."""
+    size = size_of_regular(path)
+    if size > LARGEST_FILE:
+        raise ValueError(f"{size} bytes, more than {LARGEST_FILE}")
+    return path.read_bytes()
+
+
+def size_of_regular(path: pathlib.Path) -> int:
+    """Bytes of a regular file; OSError for a device or a pipe, before it is opened: a pipe waits for a writer."""
+    about = path.stat()
     if not stat.S_ISREG(about.st_mode):
         raise IsADirectoryError(errno.EISDIR, "not a regular file")
-    if about.st_size > LARGEST_FILE:
-        raise ValueError(f"{about.st_size} bytes, more than {LARGEST_FILE}")
-    return path.read_bytes()
+    return about.st_size
 
 
 def settle(local: pathlib.Path, path: pathlib.Path) -> None:
@@ -106,6 +112,8 @@ def load_arrays(path: pathlib.Path) -> np.ndarray | dict[str, np.ndarray]:
 
     Raises OSError where the file cannot be opened, DataError where it is damaged.
     """
+    if not in_bucket(path):
+        size_of_regular(path)
     with io.BytesIO(path.read_bytes()) if in_bucket(path) else open(path, "rb") as file:
         try:
             zipped = file.read(2) == b"PK"
@@ -227,6 +235,8 @@ def read_lines(path: pathlib.Path, name: str) -> list[str]:
     """
     expected = "a text file in UTF-8, or in UTF-16 with a byte-order mark"
     try:
+        if not in_bucket(path):
+            size_of_regular(path)
         text = decode_text(path.read_bytes())
     except OSError as error:
         raise DataError(name, str(path), expected, f"{error.strerror}.") from error

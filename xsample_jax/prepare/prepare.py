@@ -265,6 +265,46 @@ def _join_problems(state: Path, total: int, path: Path) -> None:
             file.write((state / f"{number:05d}.problems.jsonl").read_bytes())
 
 
+COUNTED = {
+    "image_one_color": "images of one color all over",
+    "image_elongated": "images of which the center square leaves out more than a third (data.fit=pad keeps it)",
+}
+
+
+def summary(manifest: Manifest, report: Mapping, out: Path) -> Iterator[str]:
+    """Yields what to tell the user about a finished set."""
+    yield f"{manifest.name}: {report['kept']} records in {out}, fingerprint {manifest.fingerprint}"
+    for split, entry in manifest.splits.items():
+        size = sum(shard["bytes"] for shard in entry["shards"])
+        yield f"  {split}: {entry['count']} records, {size / 1e6:,.1f} MB in {len(entry['shards'])} files"
+    for note in report.get("notes", ()):
+        yield f"  {note}"
+    for kind in sorted(report):
+        if kind.startswith("image_") and kind not in COUNTED:
+            yield f"  {kind.removeprefix('image_').replace('_', '-')} images, encoded again: {report[kind]}"
+    for kind, words in COUNTED.items():
+        if report.get(kind):
+            yield f"  {words}: {report[kind]} ({report[kind] / report['kept']:.0%})"
+    if report.get("duplicate_images"):
+        yield f"  images that repeat another of their split byte by byte: {report['duplicate_images']}"
+    for both, count in report.get("images_in_two_splits", {}).items():
+        yield f"  equal images in {both}: {count}; --split_by_image keeps them on one side"
+    for split in report.get("empty_splits", ()):
+        yield f"  split {split} is empty: its share of so few images is none"
+    for what, count in report.get("skipped", {}).items():
+        yield f"  skipped, {what}: {count}"
+    yield f"  captions: {report['captions']}, of which {report['duplicate_captions']} repeat another exactly"
+    if report["duplicate_keys_across_shards"]:
+        yield f"  keys in more than one input shard, all kept: {report['duplicate_keys_across_shards']}"
+    found = [kind for kind in KINDS if report.get(kind)]
+    for kind in found:
+        yield f"  {kind}: {report[kind]} ({KINDS[kind]})"
+    if found:
+        yield f"  one line for each of these: {out / PROBLEMS}"
+    if manifest.text_encoder:
+        yield f"  embeddings by {manifest.text_encoder['name']}"
+
+
 # data.source=folder: a folder of images is prepared into a cache when a run starts, which then uses that.
 
 
@@ -308,9 +348,9 @@ def prepare_folder(config):
     job = Job(place.name, source, splits, ImageOptions(max(SIZE, data.image_size)))
     out = Path(CACHE).expanduser() / f"{place.name}-{job.fingerprint[:12]}"
     out.mkdir(parents=True, exist_ok=True)
-    manifest, _ = prepare(job, out, local_runner(1))  # worker processes would start the user's script again
-    counts = ", ".join(f"{split} {entry['count']:,}" for split, entry in manifest.splits.items())
-    log_info(f"{config.name}: {place} is prepared in {out}: {counts}")
+    manifest, report = prepare(job, out, local_runner(1))  # worker processes would start the user's script again
+    for line in summary(manifest, report, out):
+        log_info(f"{config.name}: {line}")
     config = copy.deepcopy(config).unlock()
     config.data.update(source="records", path=str(out))
     return resolve(config)

@@ -111,7 +111,7 @@ def run(arguments: list[str]) -> None:
     from xsample_jax.captions.embed import embed_set
     from xsample_jax.captions.encoders import open_encoder
     from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
-    from xsample_jax.prepare.prepare import beam_runner, local_runner, prepare
+    from xsample_jax.prepare.prepare import beam_runner, local_runner, prepare, summary
 
     job = read_job(flags)
     runner = beam_runner(flags.runner, others) if flags.runner else local_runner(flags.processes)
@@ -177,49 +177,6 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     from xsample_jax.io.files import read_lines
 
     return tuple(read_lines(path, "--class_names"))
-
-
-COUNTED = {
-    "image_one_color": "images of one color all over",
-    "image_elongated": "images of which the center square leaves out more than a third (data.fit=pad keeps it)",
-}
-
-
-def summary(manifest, report: dict, out: Path):
-    """Yields what to tell the user about a finished set."""
-    from xsample_jax.prepare.example import KINDS
-    from xsample_jax.prepare.prepare import PROBLEMS
-
-    yield f"{manifest.name}: {report['kept']} records in {out}, fingerprint {manifest.fingerprint}"
-    for split, entry in manifest.splits.items():
-        size = sum(shard["bytes"] for shard in entry["shards"])
-        yield f"  {split}: {entry['count']} records, {size / 1e6:,.1f} MB in {len(entry['shards'])} files"
-    for note in report.get("notes", ()):
-        yield f"  {note}"
-    for kind in sorted(report):
-        if kind.startswith("image_") and kind not in COUNTED:
-            yield f"  {kind.removeprefix('image_').replace('_', '-')} images, encoded again: {report[kind]}"
-    for kind, words in COUNTED.items():
-        if report.get(kind):
-            yield f"  {words}: {report[kind]} ({report[kind] / report['kept']:.0%})"
-    if report.get("duplicate_images"):
-        yield f"  images that repeat another of their split byte by byte: {report['duplicate_images']}"
-    for both, count in report.get("images_in_two_splits", {}).items():
-        yield f"  equal images in {both}: {count}; --split_by_image keeps them on one side"
-    for split in report.get("empty_splits", ()):
-        yield f"  split {split} is empty: its share of so few images is none"
-    for what, count in report.get("skipped", {}).items():
-        yield f"  skipped, {what}: {count}"
-    yield f"  captions: {report['captions']}, of which {report['duplicate_captions']} repeat another exactly"
-    if report["duplicate_keys_across_shards"]:
-        yield f"  keys in more than one input shard, all kept: {report['duplicate_keys_across_shards']}"
-    found = [kind for kind in KINDS if report.get(kind)]
-    for kind in found:
-        yield f"  {kind}: {report[kind]} ({KINDS[kind]})"
-    if found:
-        yield f"  one line for each of these: {out / PROBLEMS}"
-    if manifest.text_encoder:
-        yield f"  embeddings by {manifest.text_encoder['name']}"
 
 
 def main(arguments: list[str] | None = None) -> int:
