@@ -79,6 +79,22 @@ def amcl(views=(Z1, Z2), **changes):
     return preset_value("amcl", {"image": block}, **changes)
 
 
+def amcl_of_teacher(preset, predicted=None, views=(Z1, Z2), **changes):
+    """The golden's heads on views, those of the EMA encoder the same; predicted [D, D]: of a head's rows."""
+    weights, bias, out, last = (jnp.asarray(extra(AMCL, name)) for name in ("w1", "b1", "w2", "b2"))
+    params, half = network_of(weights[:8], weights[8:], bias, out, last), extra(AMCL, "heads")
+    blocks = {"image": images(*views), "teacher": images(*views, first_row=90)}
+    for name, matrix in zip(("first", "second", "third"), half, strict=True):
+        raw = blocks["image"]["z"] @ jnp.asarray(matrix)
+        given = {"image": {name: raw}, "teacher": {name: jax.lax.stop_gradient(raw)}}
+        given["image"] |= {} if predicted is None else {f"{name}_predicted": raw @ predicted}
+        for block, heads in given.items():
+            for head, rows in heads.items():
+                parts = pair_entries(params, unit_rows(rows))
+                blocks[block] |= {f"head/{head}": rows} | {f"head/{head}/{part}": x for part, x in parts.items()}
+    return preset_value(preset, blocks, **changes)
+
+
 def interclr(first=Z1, **changes):
     """The bank of the golden is the queue; both draws are those of the golden."""
     positive, negatives, label = (extra(INTERCLR, name).astype(int) for name in ("positive", "negatives", "bank_label"))
@@ -157,7 +173,7 @@ def tcl(first=Z1, **changes):
 PIXPRO = "PixPro: propagation and both directions"
 
 
-def pixpro(maps=None, **changes):
+def pixpro(maps=None, preset="pixpro", **changes):
     """Maps of three images in two views; keys are the maps with their channels turned by one, without gradient."""
     given = [jnp.asarray(extra(PIXPRO, name), jnp.float32) for name in ("dense1", "dense2")] if maps is None else maps
     maps = [jnp.moveaxis(one, 1, -1) for one in given]
@@ -171,8 +187,9 @@ def pixpro(maps=None, **changes):
     blocks = {
         "image": images(Z1[:3], Z2[:3]) | own | {"head/propagated": head(both)},
         "teacher": images(Z1[:3], Z2[:3], first_row=90) | own | {"head/dense": keys},
+        "predicted": images(Z2[:3], Z3[:3], first_row=200),
     }
-    return preset_value("pixpro", blocks, 3, **changes)
+    return preset_value(preset, blocks, 3, **changes)
 
 
 DEGLA = "DeGLA total with two hard texts and a moved teacher, gradients"

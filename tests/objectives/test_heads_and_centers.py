@@ -16,6 +16,7 @@ from tests.objectives.mixed_inputs import (
     SEPCLR,
     adameow,
     amcl,
+    amcl_of_teacher,
     barlip,
     interclr,
     pixpro,
@@ -94,6 +95,40 @@ def test_amcl_is_its_golden_and_its_regularizer():
                 taus.append(1e-5 + (2 - 1e-5) / (1 + np.exp(-(hidden @ extras["w2"] + extras["b2"])[0])))
             total += sum(s * (4 * np.log(t) + 1 / t) for s, t in zip((1, -1), taus, strict=True)) / 12
     assert amcl() - value == pytest.approx(0.1 * total, rel=1e-4)
+
+
+def plain_amcl(x, y, push, predicted):
+    """The table's sum over heads in loops, x predicted by a matrix, keys of y."""
+    w1, b1, w2, b2 = (extra(AMCL, name) for name in ("w1", "b1", "w2", "b2"))
+    total = 0.0
+    for head in extra(AMCL, "heads"):
+        p, q = x @ head @ predicted, y @ head
+        p, q = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (p, q))
+        for i in range(12):
+            far = max((k for k in range(12) if k != i), key=lambda k: p[i] @ q[k])
+            for k, sign in ((i, -1), (far, 1))[: 1 + push]:
+                hidden = np.maximum(np.concatenate([p[i], q[k]]) @ w1 + b1, 0)
+                tau = 1e-5 + (2 - 1e-5) / (1 + np.exp(-(hidden @ w2 + b2)[0]))
+                total += sign * (p[i] @ q[k] / tau - 0.1 * (4 * np.log(tau) + 1 / tau)) / 12
+    return total
+
+
+def test_amcl_of_moco_and_of_simsiam_are_the_table_with_keys_of_an_ema_encoder():
+    turn = np.random.default_rng(6).normal(size=(8, 8)).astype(np.float32)
+    cases = {"amcl_moco": (None, True, np.eye(8)), "amcl_simsiam": (jnp.asarray(turn), False, turn)}
+    for preset, (predicted, push, matrix) in cases.items():
+        expected = np.mean([plain_amcl(*ends, push, matrix) for ends in ((Z1, Z2), (Z2, Z1))])
+        assert amcl_of_teacher(preset, predicted) == pytest.approx(expected, rel=2e-5), preset
+    terms = PRESETS["amcl_moco"].objective.feature_terms[::2]
+    plain = tuple(dataclasses.replace(term, name={**term.name, "beta": 0.0}, weight=1.0) for term in terms)
+    value = amcl_of_teacher("amcl_moco", feature_terms=plain)
+    assert value == pytest.approx(CASES[AMCL]["expected"], rel=1e-5)
+
+
+def test_the_instance_branch_of_pixpro_is_byol_beside_it():
+    x, y, k = Z1[:3], Z2[:3], Z3[:3]  # the teacher has x and y, the predicted views are y and k
+    instance = np.mean(np.sum((y - y) ** 2, axis=1)) + np.mean(np.sum((k - x) ** 2, axis=1))
+    assert pixpro(preset="pixpro_instance") - pixpro() == pytest.approx(instance, rel=1e-4)
 
 
 def test_adameow_has_the_gradients_of_its_golden():

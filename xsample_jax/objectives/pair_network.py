@@ -67,12 +67,14 @@ def adaptive_contrast(
     beta: float = 0.1,
     coldest: float = 1e-5,
     warmest: float = 2.0,
+    push: bool = True,
 ) -> jax.Array:
     """AMCL (arXiv 2310.05615) for one head: mean over i of -s+/tau+ + s*/tau* + beta (O(tau+) - O(tau*)).
 
     s+ is the cosine with the own row of y, s* the largest with another; tau = coldest + (warmest - coldest) sigmoid of
     the network of that pair; O(tau) = D/2 log tau + 1/tau. With the sign of the published table the last part has no
     bound but those of tau: they are what keeps it finite.
+    push=False: without s* and O(tau*), the form of SimSiam.
     """
     similarity, own = products(x, y), jnp.arange(len(x))
     nearest = jnp.argmax(jnp.where(jnp.eye(len(x), dtype=bool), -jnp.inf, similarity), axis=1)
@@ -83,8 +85,9 @@ def adaptive_contrast(
         weighed = jnp.take_along_axis(similarity, other[:, None], axis=1)[:, 0] / tau
         return weighed, x.shape[1] / 2 * jnp.log(tau) + 1 / tau
 
-    (pull, of_pull), (push, of_push) = of_pairs(own), of_pairs(nearest)
-    return jnp.mean(push - pull + beta * (of_pull - of_push))
+    pull, of_pull = of_pairs(own)
+    pushed, of_push = of_pairs(nearest) if push else (0.0, 0.0)
+    return jnp.mean(pushed - pull + beta * (of_pull - of_push))
 
 
 def learned_negatives(

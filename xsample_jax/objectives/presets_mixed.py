@@ -59,6 +59,36 @@ def sepclr() -> tuple[FeatureTerm, ...]:
     )
 
 
+THREE = ("first", "second", "third")  # heads of AMCL
+PIXPRO_HEADS = {"dense": Head(of="cells"), "propagated": Head(of="dense", propagation=2.0)}
+
+
+def adaptive_to_teacher(predicted: str = "", **options) -> tuple[FeatureTerm, ...]:
+    """AMCL's term of every head against the same head of the EMA encoder's other view, half for each way."""
+    return tuple(
+        FeatureTerm(
+            {"name": "adaptive_contrast", **options},
+            Rows("image", view, head=head + predicted),
+            Rows("teacher", 1 - view, head=head),
+            0.5,
+        )
+        for head in THREE
+        for view in (0, 1)
+    )
+
+
+def near_cells_both_ways() -> tuple[FeatureTerm, ...]:
+    """PixPro: the propagated cells of a view against the cells of the other one by the EMA encoder."""
+    return tuple(
+        FeatureTerm(
+            "near_cells",
+            Rows("image", view, head="propagated", raw=True),
+            Rows("teacher", 1 - view, head="dense", raw=True),
+        )
+        for view in (0, 1)
+    )
+
+
 MIXED = {
     "sepclr": Preset(
         "common head: |z - z'|^2 + 2 log mean e^{-|z_i - z_k|^2}; 1000 times the same of the salient head's raw rows "
@@ -76,17 +106,26 @@ MIXED = {
             (),
             1.0,
             teacher=0.99,
-            feature_terms=tuple(
-                FeatureTerm(
-                    "near_cells",
-                    Rows("image", view, head="propagated", raw=True),
-                    Rows("teacher", 1 - view, head="dense", raw=True),
-                )
-                for view in (0, 1)
-            ),
-            heads={"dense": Head(of="cells"), "propagated": Head(of="dense", propagation=2.0)},
+            feature_terms=near_cells_both_ways(),
+            heads=PIXPRO_HEADS,
         ),
         golden="PixPro: propagation and both directions",
+    ),
+    "pixpro_instance": Preset(
+        "pixpro + 2 - 2 cos(predicted view, EMA encoder's other view), both ways",
+        "PixPro with its instance branch (off in the published runs), from memory, its weight ours (there the head is "
+        "applied to the cells before their mean)",
+        Objective(
+            (),
+            1.0,
+            teacher=0.99,
+            predictor=True,
+            feature_terms=(
+                *near_cells_both_ways(),
+                *(FeatureTerm("align", Rows("predicted", view), Rows("teacher", 1 - view)) for view in (0, 1)),
+            ),
+            heads=PIXPRO_HEADS,
+        ),
     ),
     "amcl": Preset(
         "sum over three heads of -s(i, i+)/tau+ + s(i, k*)/tau* + 0.1 (O(tau+) - O(tau*)), k* the nearest of the other "
@@ -97,10 +136,36 @@ MIXED = {
             (),
             1.0,
             feature_terms=tuple(
-                FeatureTerm("adaptive_contrast", *(Rows("image", view, head=head) for view in (0, 1)))
-                for head in ("first", "second", "third")
+                FeatureTerm("adaptive_contrast", *(Rows("image", view, head=head) for view in (0, 1))) for head in THREE
             ),
-            heads={name: Head() for name in ("first", "second", "third")},
+            heads={name: Head() for name in THREE},
+            pair_network=PairNetwork(128),
+        ),
+    ),
+    "amcl_moco": Preset(
+        "amcl against the EMA encoder's rows of the other view, mean of both ways",
+        "AMCL, arXiv 2310.05615, the form of MoCo in its authors' table, which is that of SimCLR; that keys are of the "
+        "batch is ours (there a queue)",
+        Objective(
+            (),
+            1.0,
+            teacher=0.99,
+            feature_terms=adaptive_to_teacher(),
+            heads={name: Head() for name in THREE},
+            pair_network=PairNetwork(128),
+        ),
+    ),
+    "amcl_simsiam": Preset(
+        "sum over three heads of -s(p_i, i+)/tau+ + 0.1 O(tau+), p_i predicted from one view, i+ the other view "
+        "without gradient, mean of both ways; tau and O as in amcl",
+        "AMCL, arXiv 2310.05615, the form of SimSiam in its authors' table; the view without gradient is that of an "
+        "EMA encoder of momentum 0",
+        Objective(
+            (),
+            1.0,
+            teacher=0.0,
+            feature_terms=adaptive_to_teacher("_predicted", push=False),
+            heads={name: Head() for name in THREE} | {f"{name}_predicted": Head(of=name) for name in THREE},
             pair_network=PairNetwork(128),
         ),
     ),
