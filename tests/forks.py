@@ -15,6 +15,7 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from tests.server import Server
+from xsample_jax.io.code_version import code_version
 
 
 class Forks(Server):
@@ -45,6 +46,7 @@ class Forks(Server):
 def _serve() -> None:
     for name in ("xsample_jax.main", "xsample_jax.loop", "tests.objectives.synthetic"):
         importlib.import_module(name)
+    code_version()  # which every process would take most of a second for
     for line in sys.stdin:
         module, starts, environment = json.loads(line)
         children = []

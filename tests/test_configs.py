@@ -28,6 +28,12 @@ CONFIGS = sorted(
 OF_PRESETS = ("configs/objective.py", "configs/baselines/simclr.py", "configs/baselines/supcon.py")
 
 
+def on_one_device(monkeypatch):
+    """And without a report."""
+    monkeypatch.setattr(build_run, "make_mesh", lambda mesh, batch: make_mesh(mesh, batch, jax.devices()[:1]))
+    monkeypatch.setattr(loop, "write_report", lambda runs, path: None)
+
+
 @pytest.mark.slow
 def test_the_quickstart_runs_as_it_is(tmp_path):
     check_smoke_run("configs/quickstart.py", tmp_path)
@@ -36,7 +42,7 @@ def test_the_quickstart_runs_as_it_is(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path not in OF_PRESETS and "quickstart" not in path])
 def test_smoke_variant_runs(path, tmp_path, monkeypatch, shallow_resnet18, shallow_vit):
-    monkeypatch.setattr(loop, "write_report", lambda runs, path: None)
+    on_one_device(monkeypatch)
     check_smoke_run(path, tmp_path)
 
 
@@ -62,8 +68,7 @@ class PooledPixels(nnx.Module):
 def objective_only(monkeypatch):
     """One device, hardly an encoder and no report: what is on trial is the objective, and there are many."""
     monkeypatch.setitem(towers.ENCODERS, "resnet18", PooledPixels)
-    monkeypatch.setattr(build_run, "make_mesh", lambda mesh, batch: make_mesh(mesh, batch, jax.devices()[:1]))
-    monkeypatch.setattr(loop, "write_report", lambda runs, path: None)
+    on_one_device(monkeypatch)
 
 
 @pytest.mark.slow

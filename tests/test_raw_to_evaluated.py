@@ -47,12 +47,16 @@ def start(tool: str, *flags: str) -> subprocess.Popen:
     return subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, start_new_session=True, **streams)
 
 
-def finish(tool: str, *flags: str) -> str:
+@pytest.fixture(scope="module")
+def finish(forks):
     """Runs a command to its end; returns what it printed."""
-    process = start(tool, *flags)
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, printed
-    return printed
+
+    def finish(tool: str, *flags: str) -> str:
+        ((code, printed, said),) = forks.run(f"xsample_jax.{tool}", [flags], {"XLA_FLAGS": QUICK})
+        assert code == 0, printed + said
+        return printed + said
+
+    return finish
 
 
 def kill_when(done, tool: str, *flags: str) -> tuple[bool, str]:
@@ -66,7 +70,7 @@ def kill_when(done, tool: str, *flags: str) -> tuple[bool, str]:
     return killed, process.communicate()[0]
 
 
-def finish_with_kills(progress, points: list[int], tool: str, *flags: str) -> str:
+def finish_with_kills(finish, progress, points: list[int], tool: str, *flags: str) -> str:
     """As `finish`, after one kill for each point: a random while after `progress()` has reached it.
 
     At least two of the kills must hit a command at work. What all of them printed is returned.
@@ -103,7 +107,7 @@ def tars(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(tars, tmp_path_factory):
+def whole(finish, tars, tmp_path_factory):
     """The set that an undisturbed command makes."""
     out = tmp_path_factory.mktemp("whole") / "set"
     finish("tools.prepare", *prepare_flags(tars, out, "--processes=1"))
@@ -122,10 +126,10 @@ def embedded(out: Path) -> int:
 
 @pytest.mark.slow
 @needs_weights
-def test_killed_and_resumed_then_trained_and_evaluated(tars, whole, tmp_path):
+def test_killed_and_resumed_then_trained_and_evaluated(finish, tars, whole, tmp_path):
     out, undisturbed = tmp_path / "set", shutil.copytree(whole, tmp_path / "undisturbed")
     flags = prepare_flags(tars, out, "--processes=2")
-    printed = finish_with_kills(lambda: parts_of(out), [1, 3], "tools.prepare", *flags)
+    printed = finish_with_kills(finish, lambda: parts_of(out), [1, 3], "tools.prepare", *flags)
     assert "going on: " in printed
     assert contents(out) == contents(undisturbed)
     manifest = read_manifest(out)
@@ -133,7 +137,7 @@ def test_killed_and_resumed_then_trained_and_evaluated(tars, whole, tmp_path):
 
     finish("tools.embed", *embed_flags(undisturbed))
     shards = sum(len(entry["shards"]) for entry in manifest.splits.values())
-    finish_with_kills(lambda: embedded(out), [1, shards - 1], "tools.embed", *embed_flags(out))
+    finish_with_kills(finish, lambda: embedded(out), [1, shards - 1], "tools.embed", *embed_flags(out))
     assert contents(out) == contents(undisturbed)
     assert verify_records(out) == []
     assert open_records(out, "val")[0]["caption_embeddings"].shape == (1, 384)
@@ -154,10 +158,10 @@ def test_killed_and_resumed_then_trained_and_evaluated(tars, whole, tmp_path):
 
 @pytest.mark.slow
 @needs_beam
-def test_beam_killed_and_resumed_gives_the_same_bytes(tars, whole, tmp_path):
+def test_beam_killed_and_resumed_gives_the_same_bytes(finish, tars, whole, tmp_path):
     out = tmp_path / "set"
     # Without the last flag DirectRunner fetches a program (Prism) first, if there is a network, and runs that.
     flags = prepare_flags(tars, out, "--runner=DirectRunner", "--prism_location=none")
-    printed = finish_with_kills(lambda: parts_of(out), [1, 3], "tools.prepare", *flags)
+    printed = finish_with_kills(finish, lambda: parts_of(out), [1, 3], "tools.prepare", *flags)
     assert "going on: " in printed
     assert contents(out) == contents(whole)

@@ -308,9 +308,15 @@ class RecordSource:
         """From here on shards are read from copies on this host's disk."""
         self._cache = cache
 
-    def preload(self) -> None:
-        """Reads the split into memory, for sets that are small. Damaged shards stay on disk, to be read one by one."""
+    def preload(self, memory: dict[int, list[bytes]] | None = None) -> None:
+        """Reads the split into memory, for sets that are small. Damaged shards stay on disk, to be read one by one.
+
+        memory: number of a shard -> its records, kept by the caller for all sources of the same split; it is filled.
+        """
+        self._memory = self._memory if memory is None else memory
         for number, shard in enumerate(self._shards):
+            if number in self._memory:
+                continue
             with contextlib.suppress(Exception):  # the record that is broken will say so itself
                 records = self._reader(number).read_all()
                 if len(records) == shard["count"]:

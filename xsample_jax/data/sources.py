@@ -244,12 +244,16 @@ def read_ids(source: DataSource) -> np.ndarray:
 
 
 EMOJI_FOLDER = Path(__file__).parent / "emoji"
+# (folder, split) of the embedded set -> what is read of it, in a tenth of a second: a run opens it ten times.
+_embedded: dict[tuple[Path, str], dict[int, list[bytes]]] = {}
 
 
 def open_emoji(data, split: str) -> RecordSource:
     """Opens a split of the emoji set, embedded or copied to `data.path`: RGBA images, so `channels` is 4."""
-    source = open_records(source_folder(data), split, data.fingerprint, channels=4)
-    source.preload()  # at most 30 MB, and its records are packed in groups that are slow to read one by one
+    folder = source_folder(data)
+    source = open_records(folder, split, data.fingerprint, channels=4)
+    # At most 30 MB, and its records are packed in groups that are slow to read one by one.
+    source.preload(_embedded.setdefault((folder, split), {}) if folder == EMOJI_FOLDER else None)
     return source
 
 
