@@ -292,7 +292,7 @@ def test_a_training_run_loads_nothing_heavy(tmp_path):
         "from xsample_jax.config import load_config\n"
         "from xsample_jax.models import resnet\n"
         "from xsample_jax.loop import train\n"
-        "resnet.LAYOUTS[18] = (resnet.BasicBlock, (1, 1))\n"
+        "resnet.LAYOUTS[18] = (resnet.BasicBlock, (1,))\n"
         f"train(load_config({str(ROOT / 'configs' / 'quickstart.py:smoke')!r}), {str(tmp_path / 'run')!r})"
     )
     assert heavy_imports_of(code, tmp_path) == ""
