@@ -214,7 +214,7 @@ def check_value(term: Term):
         assert of_pairs[apart].max() > 0, "no repulsion from a pair without target"
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_combination_is_refused_with_a_reason_or_works(seed):
     """faults A2: wrong values, lost repulsion and NaN of combinations that nobody had tried."""
     rng, tried = np.random.default_rng(seed), 0
