@@ -1,13 +1,17 @@
 """Encoders as ONNX files, run by ONNX Runtime."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 
 from tests.weights.made import made_encoder, made_images
 from xsample_jax.errors import DataError
 
-onnxruntime = pytest.importorskip("onnxruntime")
-pytest.importorskip("jax2onnx")
+# Not imported here: every worker would import them, for the tests of one.
+pytestmark = pytest.mark.skipif(
+    not (find_spec("onnxruntime") and find_spec("jax2onnx")), reason="the extra onnx is not installed"
+)
 
 # A max-pool of an even and of an odd number of rows, and a transformer.
 CASES = {
@@ -20,6 +24,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_onnx_gives_the_features_of_the_encoder(case, tmp_path, caplog):
     """faults D4: the export of every ResNet failed at the padding of its max-pool."""
+    import onnxruntime
+
     from xsample_jax.export import export_onnx
 
     size, model = CASES[case]
