@@ -4,7 +4,7 @@ Command:   python -m xsample_jax.main --config=configs/baselines/clip.py --workd
                --config.data.path=FOLDER       (with captions and a tokenizer; see docs/data.md)
 Variants:  :cc3m (the recipe of configs/cc3m.py instead of cc12m.py); :smoke
 Hardware:  TPU v5e-64 (8x8); v5e-16 (4x4) for cc3m.
-Hours:     not measured
+Hours:     about 2.3 on 64 chips, at 0.2 of the peak (docs/notes/recipe.md: computed, not measured)
 Expected:  ImageNet linear probe 0.6 points below X-CLR on CC12M, 17.2 below on CC3M (abstract of arXiv 2407.18134, v2).
            Not reproduced by us yet.
 

@@ -4,7 +4,7 @@ Command:   python -m xsample_jax.main --config=configs/baselines/clip_frozen_tex
                --workdir=runs/cc12m/clip_frozen_text --config.data.path=FOLDER
 Variants:  :cc3m (the recipe of configs/cc3m.py instead of cc12m.py); :smoke
 Hardware:  TPU v5e-64 (8x8); v5e-16 (4x4) for cc3m.
-Hours:     not measured
+Hours:     1.7 on 64 chips, at 0.2 of the peak (docs/notes/recipe.md: computed, not measured)
 Expected:  no published number. It is the comparison that a reviewer of arXiv 2407.18134 asks for: the same knowledge of
            the same sentence encoder, matched image to text instead of image to image.
 

@@ -4,7 +4,7 @@ Command:   python -m xsample_jax.main --config=configs/baselines/simclr.py --wor
                --config.data.path=FOLDER
 Variants:  :cc3m, :cc12m (the recipes of configs/cc3m.py and cc12m.py instead of imagenet.py); :smoke
 Hardware:  that of the recipe: TPU v5e-16 (4x4); v5e-64 (8x8) for cc12m.
-Hours:     not measured
+Hours:     that of the recipe: 2.9 on 16 chips, at 0.2 of the peak (docs/notes/recipe.md: computed, not measured)
 Expected:  ImageNet linear probe 63.4 (SimCLR's row in table 1 of arXiv 2407.18134, as quoted in its reviews); the
            authors' repository says 64.5 for 100 epochs at batch 4096. Not reproduced by us yet.
 """
