@@ -235,9 +235,9 @@ NEAR = {"name": "near_cells", "x": CELLS}
         ({"terms": ({"name": "align", "x": VIEW | {"part": 1}},)}, "x.part", "all rows of a batch"),
         ({"terms": ({"keys": VIEW | {"beside": VIEW | {"part": 0}}},)}, "rows.part", "selection outside"),
         (
-            {"preset": "adameow", "teacher": 0.99, "terms": ({"name": "learned_negatives", "y": TEACHER},)},
+            {"preset": "adameow", "queue": 16, "terms": ({"name": "learned_negatives", "y": {"block": "queue"}},)},
             "terms[0].name",
-            "'pair_second', which rows of the block 'teacher'",
+            "'pair_second', which rows of the block 'queue'",
         ),
         ({"terms": ({"keys": VIEW | {"part": 0, "times": VIEW}},)}, "rows.part", "without times"),
         ({"preset": "pixpro", "terms": (NEAR | {"y": TEACHER},)}, "y.head", "dense, propagated"),
