@@ -154,7 +154,9 @@ def _restore(
     if checkpoints.latest_step() is not None:
         state, progress = checkpoints.restore(setup.abstract_state, config)
         setup.check_frozen(state)
+        setup.check_images(progress)
         check_position(config, progress.step, progress.data_position)
+        progress.images = setup.facts.images
         progress.stopped &= not changes
         if "batch_size" in changes or "epochs" in changes:
             progress.counted_from = (progress.step, progress.data_position)
@@ -173,7 +175,9 @@ def _restore(
                 )
             state, progress = other.restore(setup.abstract_state, config)
             setup.check_frozen(state)
+        setup.check_images(progress)
         check_position(config, progress.step, progress.data_position)
+        progress.images = setup.facts.images
         progress.counted_from = (progress.step, progress.data_position)
         setup = dataclasses.replace(setup, counted_from=progress.counted_from)
         if progress.step >= setup.steps:
@@ -182,7 +186,7 @@ def _restore(
         log_info(f"{config.name}: continuing from step {progress.step} of {config.checkpoint.resume_from}")
         return setup, state, progress
     wanted = setup.abstract_state.params | setup.abstract_state.statistics
-    return setup, setup.new_state(read_initial(config, wanted)), Progress()
+    return setup, setup.new_state(read_initial(config, wanted)), Progress(images=setup.facts.images)
 
 
 # What a run tells a person, in the first process only: what it is, how large it is, what came out, and how to use that.

@@ -1,6 +1,8 @@
 """From a config to a run that can start: the training split, the model, the optimizer and the train step."""
 
 import dataclasses
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
@@ -20,6 +22,7 @@ from xsample_jax.data.class_texts import load_class_embeddings
 from xsample_jax.data.dataset import Dataset, check_class_names, open_dataset
 from xsample_jax.data.perturb import apply_perturbations
 from xsample_jax.data.plans import read_plan
+from xsample_jax.data.records import DataSource
 from xsample_jax.data.side import count_clusters, read_groups, recorded_rates
 from xsample_jax.data.sources import check_memory, open_training_source, source_folder
 from xsample_jax.data.splits import check_eval_splits
@@ -40,7 +43,7 @@ from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.objectives.step_blocks import SIDE_INFORMATION
 from xsample_jax.optim import SCHEDULE_FREE, make_optimizer
 from xsample_jax.sharding import batch_sharding, make_mesh, replicated, state_shardings
-from xsample_jax.state import ModelDef, Start, TrainState, define_model, init_state
+from xsample_jax.state import ModelDef, Progress, Start, TrainState, define_model, init_state
 from xsample_jax.step import StepExtras, init_online_probe, make_train_step
 
 # What the shapes of a run depend on of its data.
@@ -50,7 +53,8 @@ from xsample_jax.step import StepExtras, init_online_probe, make_train_step
 class DatasetSpec:
     """What shapes depend on: records in the split, image channels, width of caption embeddings, size of the vocabulary,
     number of classes, depth of the class tree, the shape of one record's entries of data.side by name, how many
-    clusterings there are and the most clusters of one, and whether ids are of two words (augment/ids.py)."""
+    clusterings there are and the most clusters of one, whether ids are of two words (augment/ids.py), and which images
+    they are (identify_images; "": not known)."""
 
     count: int
     channels: int
@@ -61,6 +65,7 @@ class DatasetSpec:
     side: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     clusters: tuple[int, int] = (1, 1000)
     wide_ids: bool = False
+    images: str = ""
 
 
 # Shapes for compiling a config whose data is elsewhere: RGB photographs, all-mpnet-base-v2 embeddings.
@@ -228,6 +233,14 @@ class RunSetup:
             "Give the run folder or RUN/checkpoints/STEP of then, or start in another folder.",
         )
 
+    def check_images(self, progress: Progress) -> None:
+        """Raises CheckpointError where a checkpoint has numbers for every image, of other images than this run has."""
+        per_image = self.objective.memory is not None or self.objective.bank is not None
+        if per_image and progress.images not in ("", self.facts.images):
+            expected = f"{self.facts.images}: {self.config.objective.preset} keeps something for every image"
+            fix = "Train on the dataset, split, share and seed of then, or without that checkpoint."
+            raise CheckpointError("images of the checkpoint", progress.images, expected, fix)
+
     def _init_along(self) -> dict[str, jax.Array]:
         """The memory of everything else that is trained, beside the objective's."""
         climbing = self.adversary.init() if self.adversary is not None else {}
@@ -351,10 +364,29 @@ def build_run(config, mesh: Mesh | None = None) -> tuple[RunSetup, Dataset]:
         raise ConfigError("eval.online_probe", True, "False for a set without class names", fix)
     facts = dataset_spec(examples)
     if objective.clusters:
-        check_clusters(objective, len(source), len(source.manifest.class_names))
+        check_clusters(objective, len(examples), len(source.manifest.class_names))
     elif objective.centers:
         facts = dataclasses.replace(facts, clusters=count_clusters(config.data, source))
-    return RunSetup(config, facts, mesh, classes), examples
+    facts = dataclasses.replace(facts, images=identify_images(config, source))
+    setup = RunSetup(config, facts, mesh, classes)
+    if objective.clusters and setup.objective.clusters.start >= setup.steps:
+        expected = f"a step below {setup.steps:,}, the steps of the run: it would never cluster"
+        fix = "Set --config.objective.clusters.start=1, or train for longer."
+        raise ConfigError("objective.clusters.start", setup.objective.clusters.start, expected, fix)
+    return setup, examples
+
+
+def identify_images(config, source: DataSource) -> str:
+    """12 hex digits that change with the images that are trained on or with their order, which numbers per image need.
+
+    source: of the whole split, before data.fraction and data.samples_per_class.
+    """
+    data, sources = config.data, getattr(source, "sources", [source])
+    drawn = (data.fraction, data.samples_per_class)
+    found = [data.split, *(one.manifest.fingerprint for one in sources), drawn]
+    if drawn != (1.0, None):
+        found.append(config.seed)
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:12]
 
 
 def check_clusters(objective: Objective, images: int, classes: int) -> None:
@@ -392,4 +424,6 @@ def check_device_memory(parts: RunSetup) -> None:
     if each > room:
         found = f"{each / 2**30:,.1f} GiB for state, gradients and images"
         fix = "Lower batch_size, views, image sizes, model.width or objective.queue, or take more devices."
+        if parts.objective.bank is not None:
+            fix += " Or set objective.bank.dtype=bfloat16."
         raise ConfigError("device memory", found, f"at most {room / 2**30:,.1f} GiB", fix)

@@ -1,6 +1,7 @@
 """The device mesh, how a batch is split over it, and host arrays made global."""
 
 import functools
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -237,11 +238,10 @@ def largest_split(shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
 
 
 def row_axes(rows: int, mesh: Mesh) -> tuple[str, ...]:
-    """The axes over which `rows` rows are split: all of them, or the first ones whose devices divide the rows."""
-    axes = AXES
-    while axes and rows % math.prod(mesh.shape[name] for name in axes):
-        axes = axes[:-1]
-    return axes
+    """The axes over which `rows` rows are split: all of them, or those with the most devices that divide the rows."""
+    chosen = [axes for count in range(len(AXES) + 1) for axes in itertools.combinations(AXES, count)]
+    devices = {axes: math.prod(mesh.shape[name] for name in axes) for axes in chosen}
+    return max((axes for axes in chosen if rows % devices[axes] == 0), key=lambda axes: (devices[axes], len(axes)))
 
 
 def bytes_per_device(tree) -> int:

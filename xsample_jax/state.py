@@ -217,6 +217,7 @@ class Progress:
       stopped: a rule of eval.stop has ended the run at this step.
       best: highest value so far of each metric that `forgetting` compares with (evals/classifier.py).
       counted_from: (step, data_position) from which `epochs` are counted in steps: where batch_size last changed.
+      images: which images it is trained on (identify_images in setup.py); "" in checkpoints that are older.
     """
 
     step: int = 0
@@ -228,6 +229,7 @@ class Progress:
     stopped: bool = False
     best: dict[str, float] = dataclasses.field(default_factory=dict)
     counted_from: tuple[int, int] = (0, 0)
+    images: str = ""
 
     def __post_init__(self):
         self.counted_from = tuple(self.counted_from)  # JSON has lists

@@ -1,6 +1,8 @@
 """The bank of all images against plain numpy: its rows, k-means on it, and clusters that follow the training."""
 
 import dataclasses
+import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,8 @@ import pytest
 from tests.objectives.test_build import problems
 from tests.quick import quick_jit
 from tests.tiny import random_batch, run_steps, tiny_config, tiny_parts
-from xsample_jax.errors import ConfigError
+from xsample_jax import loop
+from xsample_jax.errors import CheckpointError, ConfigError
 from xsample_jax.evals.clusters import subclass_counts as subclass_sizes
 from xsample_jax.evals.clusters import temperatures_of
 from xsample_jax.objectives.bank import (
@@ -33,7 +36,7 @@ from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.objectives.learned_state import init_memory, push, queue_blocks
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.setup import check_clusters
-from xsample_jax.sharding import make_mesh, to_global
+from xsample_jax.sharding import make_mesh, row_axes, to_global
 
 KEY = jax.random.key(3)
 RENEWED = {"objective__clusters__k": (3, 5), "objective__clusters__start": 2, "objective__clusters__every": 2}
@@ -225,10 +228,10 @@ def test_an_image_without_a_cluster_is_one_of_its_own():
     memory = {ASSIGNED: jnp.array([[2, 4], [-1, -1], [-1, -1], [0, 0]])}
     side = {"index": jnp.array([2, 0, 1, 2]), "label": jnp.array([8, 8, 8, -1])}
     found = clusters_of(memory, side, clusters)["cluster"]
-    assert found.tolist() == [[7, 7], [2, 4], [6, 6], [7, 7]]
+    assert found.tolist() == [[6, 6], [2, 4], [5, 5], [6, 6]]  # the number of rows and the index
     by_class = Clusters((3, 5), by_class=True, classes=9)
     found = clusters_of(memory | {OF_CLASSES: jnp.arange(9) + 0.5}, side, by_class)
-    assert found["cluster"].tolist() == [[13, 13], [2, 4], [13, 13], [16, 16]]
+    assert found["cluster"].tolist() == [[12, 12], [2, 4], [12, 12], [15, 15]]
     assert found["class_temperature"].tolist() == [8.5, 8.5, 8.5, 1]
 
 
@@ -240,7 +243,7 @@ def test_the_clusters_of_a_queue_are_those_of_today():
     memory |= push(memory, {"z": z, "index": jnp.array([5, 2]), "filled": jnp.ones(2, bool)})
     for cluster in (1, 2):
         memory[ASSIGNED] = memory[ASSIGNED].at[5].set(cluster)
-        assert queue_blocks(objective, memory)["queue"]["cluster"][:2, 0].tolist() == [cluster, 3 + 2]
+        assert queue_blocks(objective, memory)["queue"]["cluster"][:2, 0].tolist() == [cluster, 4096 + 2]
 
 
 @pytest.mark.usefixtures("linear_encoder")
@@ -293,8 +296,45 @@ def test_mistakes_are_named_with_their_fix():
     for classes, field in ((8, "k"), (0, "by_class")):
         with pytest.raises(ConfigError, match=rf"objective\.clusters\.{field} = "):
             check_clusters(of_classes, 99, classes)
+    for name, value in (("every", 9), ("start", 9), ("iterations", 3), ("by_class", True)):
+        (problem,) = problems(preset="pcl", clusters={"k": (), name: value})
+        assert (problem.field, "clusters.k" in str(problem)) == (f"objective.clusters.{name}", True)
+    (problem,) = problems(preset="supcon", terms=({"graph": "cluster"},), graph="label", clusters={"k": (4,)})
+    assert problem.field == "objective.clusters.k"
+    of_file = {"data__side": ({"name": "cluster", "file": "of_no_use.npz"},)}
+    with pytest.raises(ConfigError, match=r"data\.side\[0\]\.name.*clusters\.k='\(\)'"):
+        tiny_config(objective__preset="cluster_dcl", objective__clusters__k=(4,), **of_file)
     for name, value, wanted in (("k", (1,), ">= 2"), ("every", 0, ">= 1"), ("start", 0, ">= 1")):
         with pytest.raises(ConfigError, match=f"objective.clusters.{name}.*{wanted}"):
             tiny_config(objective__preset="meow", **{f"objective__clusters__{name}": value})
     with pytest.raises(ConfigError, match=r"objective\.generator\.kind.*remembers every image"):
         tiny_config(objective__preset="cluster_dcl", objective__clusters__k=(4,), objective__generator__kind="hard")
+
+
+def test_a_graph_of_clusters_has_them_whoever_names_it():
+    config = tiny_config(objective__preset="supcon", objective__graph="cluster", objective__clusters__k=(4,))
+    assert build_objective(config.objective).clusters == Clusters((4,))
+
+
+def test_a_bank_is_split_over_the_axes_with_the_most_devices():
+    for shape, axes in (((2, 4, 1), 8), ((3, 1, 2), 2), ((6, 1, 1), 1), ((3, 2, 1), 2), ((1, 1, 1), 1)):
+        mesh = make_mesh(tiny_config(mesh__data=shape[0], mesh__fsdp=shape[1], mesh__tensor=shape[2]).mesh,
+                         math.prod(shape), jax.devices()[: math.prod(shape)])  # fmt: skip
+        assert math.prod(mesh.shape[name] for name in row_axes(4096, mesh)) == axes
+
+
+@pytest.mark.usefixtures("linear_encoder")
+def test_a_bank_of_other_images_is_not_gone_on_with(tmp_path, monkeypatch):
+    """Its arrays have the shapes of the bank of any dataset of about as many images."""
+    monkeypatch.setattr(loop, "write_report", lambda runs, path: None)
+    half = {"objective__preset": "cluster_dcl", "objective__clusters__k": (4,), "objective__clusters__start": 1}
+    half |= {"data__fraction": 0.5, "eval__suite": "none"}
+    loop.train(tiny_config(steps=2, **half), tmp_path / "run")
+    again = {"checkpoint__resume_from": str(tmp_path / "run"), "steps": 3}
+    for other in ({"seed": 5}, {"data__fraction": 0.4}, {"data__split": "val"}):
+        with pytest.raises(CheckpointError, match=r"images of the checkpoint.*something for every image"):
+            loop.train(tiny_config(**half | again | other), tmp_path / "other")
+        shutil.rmtree(tmp_path / "other")
+    loop.train(tiny_config(**half | again), tmp_path / "same")
+    with pytest.raises(ConfigError, match=r"clusters\.start = 2: expected a step below 2"):
+        loop.train(tiny_config(steps=2, **half | {"objective__clusters__start": 2}), tmp_path / "never")

@@ -278,7 +278,8 @@ def _not_generated(c: dict) -> Iterator[ConfigError]:
             kind,
             f"None for objective.preset = {preset!r}, which reads {', '.join(sorted(reads))} of every image: a "
             "generated image has none",
-            "Set --config.objective.generator.kind=None, or --config.objective.preset=simclr.",
+            "Set --config.objective.generator.kind=None, or --config.objective.preset=simclr and "
+            "--config.objective.clusters.k='()'.",
         )
 
 
@@ -326,7 +327,17 @@ def _generator(c: dict) -> Iterator[ConfigError]:
         )
 
 
-OBJECTIVE_RULES = (_objective, _text_tower, _generator, _not_generated)
+def _clusters(c: dict) -> Iterator[ConfigError]:
+    """Clusters of a bank take the place of those that a side file has."""
+    made = ("cluster", "class_temperature") if c["objective.clusters.by_class"] else ("cluster",)
+    for number, entry in enumerate(c["data.side"] if c["objective.clusters.k"] else ()):
+        if entry.get("name") in made:
+            fix = "Remove it, or set --config.objective.clusters.k='()'."
+            expected = "no entry that objective.clusters makes during the run"
+            yield ConfigError(f"data.side[{number}].name", entry["name"], expected, fix)
+
+
+OBJECTIVE_RULES = (_objective, _text_tower, _generator, _not_generated, _clusters)
 
 
 # The kernels for TPU: what they can do, said before anything compiles.

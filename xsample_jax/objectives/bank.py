@@ -102,15 +102,17 @@ def clusters_of(
     """The cluster int32 [n, M] of the images whose `index` and `label` [n] are in `side`; with clusters by class the
     class_temperature [n], too.
 
-    An image that is in no cluster yet is one of its own; with clusters by class its class is.
+    An image that is in no cluster yet is one of its own; with clusters by class its class is. Those clusters are
+    numbered from the number of rows on, above every k, also an earlier and larger one whose clusters are still there.
     """
     found, apart = memory[ASSIGNED][side["index"]], side["index"]
+    rows = len(memory[ASSIGNED])
     if not clusters.by_class:
-        return {"cluster": jnp.where(found >= 0, found, max(clusters.k) + apart[:, None])}
+        return {"cluster": jnp.where(found >= 0, found, rows + apart[:, None])}
     label = side["label"]
     apart = jnp.where(label >= 0, label, clusters.classes + apart)
     temperature = jnp.where(label >= 0, memory[OF_CLASSES][label], 1.0)
-    return {"cluster": jnp.where(found >= 0, found, max(clusters.k) + apart[:, None]), "class_temperature": temperature}
+    return {"cluster": jnp.where(found >= 0, found, rows + apart[:, None]), "class_temperature": temperature}
 
 
 def renew_clusters(

@@ -98,8 +98,7 @@ def build_objective(config) -> Objective:
         made, changes["plan"] = read_terms(config["terms"]), None
         changes["terms"] = tuple(term for term in made if isinstance(term, Term))
         changes["feature_terms"] = tuple(term for term in made if isinstance(term, FeatureTerm))
-    sections = (config.get(name) or {} for name in ("clusters", "bank"))
-    objective = _with_bank(dataclasses.replace(objective, **changes), *sections)
+    objective = dataclasses.replace(objective, **changes)
     if config["graph"] is not None:
         lookup(SOURCES, config["graph"], "objective.graph")
         if not objective.terms:
@@ -107,6 +106,7 @@ def build_objective(config) -> Objective:
         objective = dataclasses.replace(
             objective, terms=tuple(_with_source(term, config["graph"]) for term in objective.terms)
         )
+    objective = _with_bank(objective, *(config.get(name) or {} for name in ("clusters", "bank")))
     raise_all(list(find_problems(objective)), "the objective")
     return objective
 
@@ -131,6 +131,12 @@ def _with_bank(objective: Objective, clusters: Mapping, bank: Mapping) -> Object
             fix = "Set --config.objective.clusters.k='()', or take a preset that reads clusters, as pcl."
             raise ConfigError("objective.clusters.k", clusters["k"], expected, fix)
         objective = dataclasses.replace(objective, clusters=Clusters(**clusters), bank=objective.bank or Bank())
+    else:
+        without = {field.name: field.default for field in dataclasses.fields(Clusters) if field.name != "k"}
+        for name, value in clusters.items():
+            if name in without and value != without[name]:
+                fix = "Set --config.objective.clusters.k, the number of clusters of each clustering."
+                raise ConfigError(f"objective.clusters.{name}", value, f"{without[name]} without clusters", fix)
     given = {name: value for name, value in bank.items() if value is not None}
     for name, value in given.items() if objective.bank is None else ():
         fix = "Set objective.clusters.k, which makes one, for a preset that reads clusters."
