@@ -43,12 +43,13 @@ def test_solarization_inverts_what_is_bright():
 
 
 def test_random_numbers_of_earlier_runs_are_the_same():
-    """A run that was stopped before there was solarization is resumed with the same views."""
+    """A run that was stopped before there was solarization, or RandAugment, is resumed with the same views."""
     numbers = draw_numbers(3, jnp.int32(5), jnp.array([7]), 2)
-    assert list(numbers)[-1] == "solarize"
-    earlier = np.concatenate([value[0, 1] for name, value in numbers.items() if name != "solarize"])
+    assert list(numbers)[-2:] == ["solarize", "rand_augment"]
     key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(jax.random.key(3, impl="threefry2x32"), 5), 7), 1)
-    np.testing.assert_array_equal(earlier, jax.random.uniform(key, (len(earlier),), jnp.float32))
+    for newer in (["solarize", "rand_augment"], ["rand_augment"]):
+        earlier = np.concatenate([value[0, 1] for name, value in numbers.items() if name not in newer])
+        np.testing.assert_array_equal(earlier, jax.random.uniform(key, (len(earlier),), jnp.float32))
 
 
 @pytest.mark.parametrize(
