@@ -1,5 +1,6 @@
 """Vectors instead of images: exact to the device, views by a formula, and a run from a file to features."""
 
+import pathlib
 from importlib.util import find_spec
 
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from PIL import Image
 import xsample_jax
 from xsample_jax.augment.views import as_vectors, draw_numbers, eval_view, make_views, map_random_views
 from xsample_jax.config import default_config, resolve
+from xsample_jax.config.rules import OF_IMAGES
 from xsample_jax.data.records import open_records
 from xsample_jax.data.vectors import decode_vector, draw_vectors, encode_vector
 from xsample_jax.errors import ConfigError, DataError, Problems, UserError
@@ -144,3 +146,9 @@ def test_what_does_not_go_together(folder, tmp_path):
         resolve(config_of(folder, **{"data.source": "emoji", "data.path": None, "data.image_size": 32}))
     np.savez(tmp_path / "bad.npz", x=np.full((2, 9), 1e6), id=[0, 1])
     assert prepare.main(["--source=vectors", f"--path={tmp_path}/bad.npz", f"--out={tmp_path}/bad"]) == 2
+
+
+def test_the_page_lists_the_augmentation_that_is_refused():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "vectors.md").read_text()
+    refused = page[page.index("Refused with vectors") :]
+    assert [key for key in OF_IMAGES if key.startswith("augment.") and f"`{key}`" not in refused] == []

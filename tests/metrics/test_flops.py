@@ -1,5 +1,7 @@
 """Model FLOPs: published numbers and arithmetic, whatever the devices, the memory knobs and the form of the loss."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +44,7 @@ def test_products_convolutions_loops_branches_and_devices():
     )
     assert flops_of(kernel, (32, 5), (5, 48)) == 2 * 32 * 5 * 48
     branch = flops_of(lambda a: jax.lax.cond(a[0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, a), (3, 3))
-    assert branch == 2 * 2 * 27
+    assert branch == 2 * 27
     mesh = make_mesh(tiny_config().mesh, 16, jax.devices())
     mapped = jax.shard_map(
         lambda a: a @ a.T, mesh=mesh, in_specs=PartitionSpec("data"), out_specs=PartitionSpec("data")
@@ -85,3 +87,12 @@ def test_work_that_is_done_twice_does_not_count_and_nothing_is_compiled(devices,
     loss = rows * rows * (6 * 16 + 2 * 12)
     assert plain == pytest.approx(blocks + patches + head + loss, rel=0.02)
     assert np.isfinite(plain)
+
+
+def test_clusters_that_are_renewed_now_and_then_cost_a_step_no_more_than_those_of_a_file():
+    def flops(**changes):
+        config = tiny_config(objective__preset="pcl", model__encoder="mlp1", model__width=8, **changes)
+        parts = tiny_parts(config, jax.devices()[:1])
+        return model_flops(dataclasses.replace(parts, facts=dataclasses.replace(parts.facts, clusters=(2, 16))))
+
+    assert flops(objective__clusters__k=(8, 16)) == pytest.approx(flops(), rel=0.01)

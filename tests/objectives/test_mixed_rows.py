@@ -22,7 +22,7 @@ from tests.objectives.test_goldens import (
     texts,
 )
 from tests.quick import quick_jit
-from tests.tiny import tiny_config
+from tests.tiny import run_steps, tiny_config
 from xsample_jax.errors import ConfigError
 from xsample_jax.graphs.targets import target
 from xsample_jax.models.heads import unit_rows
@@ -249,3 +249,16 @@ def test_images_are_mixed_before_the_encoder():
     np.testing.assert_array_equal(block["partner_label"], batch["label"][place])
     with pytest.raises(ConfigError, match=r"loss\.grad_cache.*mixed images"):
         tiny_config(objective__preset="metrix_input", loss__grad_cache=2)
+
+
+def test_running_statistics_are_of_images_that_are_not_mixed():
+    """metrix has the same views and encoder, and mixes nothing before it."""
+
+    def statistics(preset):
+        config = tiny_config(objective__preset=preset, model__encoder="mlp1", model__width=8)
+        return run_steps(config, steps=1)[1].statistics
+
+    plain, mixing = statistics("metrix"), statistics("metrix_input")
+    assert any("mean" in name for name in plain)
+    for name, value in plain.items():
+        np.testing.assert_allclose(mixing[name], value, rtol=1e-5, atol=1e-7, err_msg=name)

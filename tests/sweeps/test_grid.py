@@ -91,6 +91,19 @@ def test_all_problems_of_all_points_at_once():
     assert "nowhere" in text
 
 
+def test_clusters_that_the_images_are_too_few_for_are_found():
+    preset = ("objective.preset", "objective.clusters.by_class")
+    points = grid(SMOKE, {preset: [("pcl", False)], "objective.clusters.k": ((4,), (4, 100_000))})
+    points += grid(SMOKE, {preset: [("sbcl", True)], "objective.clusters.k": ((4,), (2000,))})
+    with pytest.raises(Problems) as caught:
+        check_points(points, "mine")
+    images, classes = sorted(caught.value.problems, key=str)
+    assert "at most" in images.expected
+    assert "more subclasses" in classes.expected
+    assert images.field == f"[{points[1].name}] objective.clusters.k"
+    assert classes.field == f"[{points[2].name}] objective.clusters.k"
+
+
 def test_a_problem_of_all_points_says_so():
     with pytest.raises(Problems, match=r"\[all points\] objective\.graph"):
         check_points(grid(SMOKE, {"objective.graph": ("x",), "seed": (0, 1)}), "mine")

@@ -126,7 +126,7 @@ def model_flops(parts) -> float:
     """FLOPs of the products and convolutions of one step over all devices, forward and backward.
 
     Work that is done twice to save memory does not count, so a config with rematerialization or GradCache is traced
-    once more without.
+    once more without. Nor does what is done at some steps only, as k-means on the bank once an epoch.
     """
     config = parts.config
     if config.model.remat != "none" or config.loss.grad_cache > 1:
@@ -141,7 +141,7 @@ def count_flops(jaxpr) -> float:
     """Two per multiplication and addition of every product and convolution in a jaxpr.
 
     Loops and kernels count with their length and grid (`while` loops, which have none, as one pass), of branches the
-    longest one counts, and what runs under shard_map counts on each of its devices.
+    shortest one counts, which is done in any case, and what runs under shard_map counts on each of its devices.
     """
     total = 0.0
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
@@ -156,7 +156,7 @@ def count_flops(jaxpr) -> float:
             # A dilated input (the gradient of a strided convolution) is mostly zeros, which need no multiplication.
             total += 2 * math.prod(equation.outvars[0].aval.shape) * depth / math.prod(params["lhs_dilation"])
         elif name == "cond":
-            total += max(count_flops(branch) for branch in params["branches"])
+            total += min(count_flops(branch) for branch in params["branches"])
         else:
             total += _times(name, params) * sum(count_flops(inner) for inner in _jaxprs_in(params.values()))
     return total

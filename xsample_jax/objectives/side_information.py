@@ -1,8 +1,8 @@
 """Who provides the side information that slots read, and which rows carry it.
 
 Every name that a slot declares (registry.Slot) is looked up here: a name without a provider is refused by the check of
-the config. To provide another one, add it to PROVIDERS and put it into the blocks (step.py); one that a dataset has
-for each of its records is an entry of BY_RECORD alone.
+the config. To provide another one, add it to PROVIDERS and put it into the blocks (step_blocks.py); one that a dataset
+has for each of its records is an entry of BY_RECORD alone.
 """
 
 import dataclasses
