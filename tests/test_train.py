@@ -20,7 +20,7 @@ from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.models import towers
 
 # Eight classes, which the training and the validation split have in common.
-GROUPS = {"data__label": "group", "eval__suite": "probe", "eval__split": "val"}
+GROUPS = {"data__label": "group", "eval__suite": "probe", "eval__train_split": "val_styles", "eval__split": "val"}
 
 
 @pytest.mark.usefixtures("linear_encoder")
