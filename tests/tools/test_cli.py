@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import importlib
+import os
 import pathlib
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from xsample_jax.config.load import CONFIG_FOLDERS
 from xsample_jax.errors import BAD_INPUT, ConfigError, RunError
 from xsample_jax.evals.linear_probes import SgdProtocol
 from xsample_jax.io.paths import as_path
+from xsample_jax.tools import cli
 from xsample_jax.tools.__main__ import COMMANDS
 from xsample_jax.tools.__main__ import main as listing
 from xsample_jax.tools.cli import MOST_PROGRAMS, STOPPED, keep_programs, local_path, run_cli
@@ -48,6 +50,16 @@ def test_help_and_wrong_flags(tool, capsys):
     assert main_of(tool)(["--help"]) == 0
     assert main_of(tool)([*MISSING[tool], "--no_such_flag=1"]) == BAD_INPUT
     assert "no_such_flag" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tool", MISSING)
+def test_libtpu_is_told_that_there_is_no_tpu(tool, monkeypatch):
+    """faults D8: only two commands did so, and the others printed its errors once it was installed."""
+    told = []
+    monkeypatch.setattr(cli, "without_tpu", lambda: True)
+    monkeypatch.setattr(cli, "quiet_environment", told.append)
+    assert main_of(tool)(["--help"]) == 0
+    assert told == [os.environ]
 
 
 @pytest.mark.parametrize("tool", [tool for tool in MISSING if tool not in ("inspect", "embed")])

@@ -82,7 +82,7 @@ def test_a_file_for_another_width_names_all_that_does_not_fit(tmp_path):
 
 
 def test_the_encoder_of_another_run(tmp_path, monkeypatch, capsys):
-    """As load_encoder gives it, which is the average where that run kept one; what does not fit is named."""
+    """faults D6: as load_encoder gives it, which is the average where that run kept one; what does not fit is named."""
     monkeypatch.setattr(loop, "write_report", lambda runs, path: None)
     train(tiny_config(steps=2, optimizer__ema=0.5, optimizer__learning_rate=0.1), tmp_path / "first")
     config = tiny_config(model__init_from=str(tmp_path / "first"), objective__preset="simclr")
