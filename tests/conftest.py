@@ -85,6 +85,14 @@ def linear_encoder(monkeypatch):
 
 
 @pytest.fixture
+def no_report(monkeypatch):
+    """A run is trained without the page at its end, whose figures take longer than the run."""
+    from xsample_jax import loop
+
+    monkeypatch.setattr(loop, "write_report", lambda runs, path: None)
+
+
+@pytest.fixture
 def shallow_vit(monkeypatch):
     """vit_ti with two blocks."""
     from xsample_jax.models import vit

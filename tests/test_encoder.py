@@ -33,6 +33,7 @@ def run(tmp_path_factory):
         patch.setitem(resnet.LAYOUTS, 18, (resnet.BasicBlock, (1, 1)))
         folder = tmp_path_factory.mktemp("run")
         config = tiny_config(steps=2, optimizer__ema=0.5, checkpoint__every=1)
+        patch.setattr("xsample_jax.loop.write_report", lambda runs, path: None)
         xsample_jax.train(config, folder)
         yield config, folder
 

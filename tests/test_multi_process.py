@@ -19,6 +19,7 @@ RUN = (
     "--config=configs/quickstart.py:smoke", "--config.steps=6", "--config.checkpoint.every=2",
     "--config.checkpoint.keep_latest=3", "--config.eval.suite=probe", "--config.eval.train_split=val",
     "--config.eval.split=val_styles", "--config.eval.batch_size=90", "--config.augment.jitter=0.0",
+    "--config.augment.gray=0.0", "--config.augment.crop_scale=()",
 )  # fmt: skip
 # Parameters and optimizer state split over processes, an EMA encoder, a queue whose order matters.
 MEMORY = ("--config.objective.preset=moco", "--config.objective.queue=32", "--config.mesh.fsdp=4",
@@ -96,14 +97,13 @@ def continued(source, target, step):
     return target
 
 
-def test_two_and_four_processes_are_one_process(train, tmp_path):
-    one, two, four = tmp_path / "one", tmp_path / "two", tmp_path / "four"
+def test_two_processes_are_one_process(train, tmp_path):
+    """Four are in the next test."""
+    one, two = tmp_path / "one", tmp_path / "two"
     train(one, 1, 4)
     printed = train(two, 2, 2)
-    train(four, 4, 2, "--config.eval.suite=none")
-    for several in (two, four):
-        assert global_ids(several) == global_ids(one)
-        np.testing.assert_allclose(losses(several), losses(one), rtol=1e-5)
+    assert global_ids(two) == global_ids(one)
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
     assert_same_scores(one, two)
     assert (two / "report_data.npz").exists()  # graphs of a state that is on both
 

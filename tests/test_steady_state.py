@@ -11,7 +11,7 @@ from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.hooks import DeferredMetrics
 from xsample_jax.metrics.jsonl import read_jsonl
 
-pytestmark = pytest.mark.usefixtures("shallow_resnet18")
+pytestmark = pytest.mark.usefixtures("shallow_resnet18", "no_report")
 
 
 def test_steps_log_and_save_without_hidden_transfers_or_compilations(tmp_path, monkeypatch):

@@ -10,8 +10,8 @@ is lost.
 
 from importlib.metadata import version
 
-# XLA ends the process at a flag that it does not know: the one of the emitters is gone in jaxlib 0.12. To split a
-# program into 32 parts, for as many threads, takes an eighth of a compilation.
-_OF_VERSION = {"0.10": " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"}
-UNOPTIMIZED = "--xla_backend_optimization_level=0"
-QUICK = UNOPTIMIZED + _OF_VERSION.get(version("jaxlib").rpartition(".")[0], "")
+# XLA ends the process at a flag that it does not know: both are of jaxlib 0.10, and the one of the emitters is gone in
+# 0.12. To split a program into 32 parts, for as many threads, takes an eighth of a compilation.
+_KNOWN = version("jaxlib").startswith("0.10.")
+UNOPTIMIZED = "--xla_backend_optimization_level=0" + " --xla_cpu_parallel_codegen_split_count=1" * _KNOWN
+QUICK = UNOPTIMIZED + " --xla_cpu_use_fusion_emitters=false" * _KNOWN

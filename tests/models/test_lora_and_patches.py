@@ -93,9 +93,11 @@ def test_a_step_trains_the_factors_alone_and_leaves_out_the_same_patches_in_part
     assert {name for name in factors if name.endswith("b")} <= {name for name in moved if "encoder/" in name} <= factors
 
 
-@pytest.mark.usefixtures("shallow_vit")
+@pytest.mark.usefixtures("shallow_vit", "no_report")
 def test_a_run_with_factors_loads_without_them(tmp_path):
-    config = tiny_config(model__encoder="vit_ti", model__lora=2, optimizer__rules=FROZEN, steps=1, name="lora")
+    config = tiny_config(
+        model__encoder="vit_ti", model__lora=2, optimizer__rules=FROZEN, steps=1, name="lora", eval__suite="none"
+    )
     xsample_jax.train(config, tmp_path / "run")
     encoder = xsample_jax.load_encoder(tmp_path / "run")
     assert encoder.config.model.lora == 0

@@ -127,7 +127,7 @@ def test_another_teacher_and_one_that_does_not_fit_are_refused(monkeypatch):
     assert "--config.model.head.dim=4" in str(caught.value)
 
 
-@pytest.mark.usefixtures("linear_encoder")
+@pytest.mark.usefixtures("linear_encoder", "no_report")
 def test_a_run_learns_from_a_finished_run_and_is_resumed_with_that_teacher_only(tmp_path):
     def run(name, **changes):
         config = tiny_config(steps=2, eval__suite="none", optimizer__name="sgd", **changes)

@@ -82,6 +82,7 @@ def test_maps_of_a_vit_are_its_tokens_in_their_places(layout):
 def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(resnet.LAYOUTS, 18, (resnet.BasicBlock, (1, 1)))
+        patch.setattr("xsample_jax.loop.write_report", lambda runs, path: None)
         folder = tmp_path_factory.mktemp("run")
         xsample_jax.train(tiny_config(steps=1, checkpoint__every=1), folder)
         yield folder

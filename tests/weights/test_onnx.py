@@ -9,9 +9,12 @@ from tests.weights.made import made_encoder, made_images
 from xsample_jax.errors import DataError
 
 # Not imported here: every worker would import them, for the tests of one.
-pytestmark = pytest.mark.skipif(
-    not (find_spec("onnxruntime") and find_spec("jax2onnx")), reason="the extra onnx is not installed"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not (find_spec("onnxruntime") and find_spec("jax2onnx")), reason="the extra onnx is not installed"
+    ),
+    pytest.mark.usefixtures("shallow_resnet18", "shallow_vit"),
+]
 
 # A max-pool of an even and of an odd number of rows, and a transformer.
 CASES = {
