@@ -50,9 +50,8 @@ results-pages: .venv/installed
 	$(PAGE) --grid=configs/studies/evidence.py:both --baseline=xclr --out=docs/notes/evidence.md
 	$(if $(wildcard results/results/*.json),$(PAGE) --grid=configs/ablations/results.py --out=docs/notes/results.md --summary=README.md)
 
-# One worker more than cores: some tests wait for processes or for time to pass.
 test: .venv/installed-test
-	$(PYTHON) -m pytest -n $$($(PYTHON) -c "import os; print(os.cpu_count() + 1)") --dist=worksteal $(PYTEST_ARGS)
+	$(PYTHON) -m pytest -n auto --dist=worksteal $(PYTEST_ARGS)
 
 # BENCH="decode pipeline" runs only those and leaves the figures of the others as they are.
 bench: .venv/installed-bench
