@@ -19,8 +19,8 @@ from xsample_jax.data.records import file_checksum
 from xsample_jax.data.sources import RATED, check_kept, read_labels
 from xsample_jax.distributed import log_info
 from xsample_jax.errors import ConfigError, DataError, UserError, did_you_mean, raise_all
-from xsample_jax.io.files import load_arrays, size_of_regular, write_arrays
-from xsample_jax.io.paths import as_path, in_bucket
+from xsample_jax.io.files import load_arrays, require_regular, write_arrays
+from xsample_jax.io.paths import as_path
 from xsample_jax.objectives.side_information import BY_RECORD
 
 PARTS = ("fingerprint", "split", "values")
@@ -282,8 +282,7 @@ def side_checksums(entries: Sequence[Mapping]) -> dict[str, str]:
             field = f"data.side[{number}].file"
             path = as_path(entry["file"], field)
             try:
-                if not in_bucket(path):
-                    size_of_regular(path)
+                require_regular(path)
                 found[entry["name"]] = file_checksum(path)
             except OSError as error:
                 raise ConfigError(field, str(path), f"a file that can be read ({error})", OF_TARGET) from error

@@ -69,6 +69,12 @@ def size_of_regular(path: pathlib.Path) -> int:
     return about.st_size
 
 
+def require_regular(path: pathlib.Path) -> None:
+    """Raises OSError for a device or a pipe; a bucket has none."""
+    if not in_bucket(path):
+        size_of_regular(path)
+
+
 def settle(local: pathlib.Path, path: pathlib.Path) -> None:
     """Gives a finished file its name, here or in a bucket. It is on the disk before: a power cut leaves none half."""
     with open(local, "rb") as file:
@@ -112,8 +118,7 @@ def load_arrays(path: pathlib.Path) -> np.ndarray | dict[str, np.ndarray]:
 
     Raises OSError where the file cannot be opened, DataError where it is damaged.
     """
-    if not in_bucket(path):
-        size_of_regular(path)
+    require_regular(path)
     with io.BytesIO(path.read_bytes()) if in_bucket(path) else open(path, "rb") as file:
         try:
             zipped = file.read(2) == b"PK"
@@ -235,8 +240,7 @@ def read_lines(path: pathlib.Path, name: str) -> list[str]:
     """
     expected = "a text file in UTF-8, or in UTF-16 with a byte-order mark"
     try:
-        if not in_bucket(path):
-            size_of_regular(path)
+        require_regular(path)
         text = decode_text(path.read_bytes())
     except OSError as error:
         raise DataError(name, str(path), expected, f"{error.strerror}.") from error
