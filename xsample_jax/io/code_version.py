@@ -1,4 +1,4 @@
-"""Which code a run used: a digest of what trains and evaluates, for its history; a fingerprint, for its processes."""
+"""Which code a run used: a digest of what trains and evaluates, and a fingerprint that its processes compare."""
 
 import ast
 import functools
