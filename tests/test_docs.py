@@ -36,6 +36,7 @@ GUIDE = [
         "vectors",
         "augmentation",
         "objectives",
+        "rows",
         "models",
         "training",
     ),

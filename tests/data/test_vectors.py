@@ -11,7 +11,7 @@ from PIL import Image
 import xsample_jax
 from xsample_jax.augment.views import as_vectors, draw_numbers, eval_view, make_views, map_random_views
 from xsample_jax.config import default_config, resolve
-from xsample_jax.config.rules import OF_IMAGES
+from xsample_jax.config.rules_data import OF_IMAGES
 from xsample_jax.data.records import open_records
 from xsample_jax.data.vectors import decode_vector, draw_vectors, encode_vector
 from xsample_jax.errors import ConfigError, DataError, Problems, UserError

@@ -155,7 +155,7 @@ OBJECTIVE = {
     "frozen": Key(
         str,
         None,
-        "Folder of a finished run (or RUN/checkpoints/STEP) whose encoder is the frozen teacher (docs/objectives.md); "
+        "Folder of a finished run (or RUN/checkpoints/STEP) whose encoder is the frozen teacher (docs/rows.md); "
         "its weights become part of the checkpoints. None: none.",
         optional=True,
     ),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.config.rules import EMOJI
+from xsample_jax.config.rules_data import EMOJI
 from xsample_jax.data.sources import open_source
 from xsample_jax.errors import DataError, UserError, lookup
 from xsample_jax.evals.features import Features

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from xsample_jax.config.rules import EMOJI as EMOJI_SOURCES
+from xsample_jax.config.rules_data import EMOJI as EMOJI_SOURCES
 from xsample_jax.errors import ConfigError, DataError, UserError
 from xsample_jax.evals.context import EvalContext, Evaluator, check_two_splits
 from xsample_jax.evals.features import Features

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from xsample_jax.config.rules import EMOJI
+from xsample_jax.config.rules_data import EMOJI
 from xsample_jax.evals.catalog import CLASSES, CONCEPTS, READING, TITLES, Metric, in_order, metric_facts
 from xsample_jax.evals.evaluate import Evaluation
 from xsample_jax.evals.metrics import Facts
