@@ -47,7 +47,10 @@ def get_config(arg=""):
             config.data.forget.classes = (5,)
         else:
             config.data.episodes.update(way=8, shot=8, query=24)
-    if PRESETS[name].objective.text == "transformer":
+    text = PRESETS[name].objective.text
+    if text in ("transformer", "causal"):
         config.model.text.layers = 2
         config.model.text.width = 64  # about as many products as this small image encoder
+    if text == "causal":
+        config.model.text.update(multimodal=2, queries=16)
     return smoke(config) if small else config

@@ -14,6 +14,10 @@ NUMBER = re.compile(r"(?<![\d.])([0-2]\d(?:0[1-9]|1[0-2])\.\d{4,5})(?![\d.])")
 SUFFIXES = {".py", ".md", ".ipynb", ".toml", ".cfg", ".sh", ".yml", ".yaml", ".html"}
 
 TITLES = {
+    "2205.01917": "CoCa: Contrastive Captioners are Image-Text Foundation Models",
+    "2401.00849": "COSMO: COntrastive Streamlined MultimOdal Model with Interleaved Pre-Training",
+    "2502.19642": "Contrastive MIM: A Contrastive Mutual Information Framework for Unified Generative and "
+    "Discriminative Representation Learning",
     "2305.09062": "SuSana Distancia is all you need: Enforcing class separability in metric learning via two novel "
     "distance-based loss functions for few-shot image classification",
     "2310.02699": "Continual Contrastive Spoken Language Understanding",

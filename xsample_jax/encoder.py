@@ -103,24 +103,27 @@ class Encoder:
         Raises:
           DataError: an image of another type or shape, or a file that cannot be read or decoded.
         """
-        size, channels, fit = self.config.data.image_size, self.channels, self.config.data.fit
-        if _is_one(images, channels):
+        if _is_one(images, self.channels):
             return self.encode([images], 1)[0]
-
-        def prepare(entry: tuple[int, object]) -> np.ndarray:
-            if channels == VECTOR_CHANNELS:
-                data = entry[1] if isinstance(entry[1], bytes) else encode_vector(entry[1], str(entry[0]))
-                return decode_vector(data, size, str(entry[0]))
-            return square(_pixels(entry[1], entry[0], size), size, channels, fit=fit)
 
         count = min(batch_size, len(images))
         rows = [np.zeros((0, self.features), np.float32)]
         with ThreadPoolExecutor() as threads:
             for start in range(0, len(images), count or 1):
-                squares = np.stack(list(threads.map(prepare, enumerate(images[start : start + count], start))))
+                here = images[start : start + count]
+                squares = np.stack(list(threads.map(self.prepare, here, range(start, start + len(here)))))
                 padded = np.concatenate([squares, squares[:1].repeat(count - len(squares), axis=0)])
                 rows.append(np.asarray(self.forward(padded))[: len(squares)])
         return np.concatenate(rows)
+
+    def prepare(self, image, place: int = 0) -> np.ndarray:
+        """An image that `encode` takes as `forward` takes it, uint8 [size, size, channels]; place: named in errors."""
+        size, channels = self.config.data.image_size, self.channels
+        if channels == VECTOR_CHANNELS:
+            return decode_vector(
+                image if isinstance(image, bytes) else encode_vector(image, str(place)), size, str(place)
+            )
+        return square(_pixels(image, place, size), size, channels, fit=self.config.data.fit)
 
     def save(self, path: str | Path) -> None:
         """Writes one `.npz` file that `load_encoder` reads: weights, statistics and config, without a run folder."""

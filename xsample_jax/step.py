@@ -1,6 +1,7 @@
 """The pure update: (state, batch) -> (state, metrics). The only place where gradients are taken."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -19,6 +20,7 @@ from xsample_jax.models.vit import draw_patches
 from xsample_jax.objectives.adversary import Adversary, Guests, Opponent, take_turn
 from xsample_jax.objectives.bank import clusters_of, renew_clusters
 from xsample_jax.objectives.frozen import frozen_features, move_class_means
+from xsample_jax.objectives.generative import generative_metrics
 from xsample_jax.objectives.learned_state import (
     bias_of,
     clamped,
@@ -264,6 +266,9 @@ def make_loss(
             raw, named, new = embed_in_chunks(model, params, statistics, inputs, config.views, chunks)
             of_image = ("encoder/", "head/", *(f"heads/modules/{name}/" for name in named))
             encoded = {name: value for name, value in new.items() if name.startswith(of_image)}
+        elif STATES["decoder"](objective):
+            features, raw, tokens = network.with_tokens(inputs.images)
+            named, inputs = network.project_named("image", features), dataclasses.replace(inputs, tokens=tokens)
         else:
             features, raw, named = network.outputs(inputs.images, inputs.keep)
         blocks = step_blocks(objective, network, params, inputs, raw, named)
@@ -271,6 +276,7 @@ def make_loss(
         at = StepValues(bias_of(params), inputs.progress, inputs.key)
         loss, metrics = objective_loss(objective, blocks, images, temperature, at, how)
         new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2]) | encoded
+        metrics |= generative_metrics(blocks["image"], metrics, math.prod(inputs.images.shape[1:]))
         metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
         return loss, (new_statistics, memory, metrics, blocks["image"]["z"], features)
 

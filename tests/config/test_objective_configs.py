@@ -13,8 +13,11 @@ from xsample_jax.objectives.side_information import BY_RECORD
 def test_config_is_quickstart_with_this_objective(name):
     config, quickstart = read_spec(f"objective.py:{name}"), read_spec("quickstart.py")
     allowed, changed = {"name", "objective.preset"}, set(diff_configs(quickstart, config))
-    if PRESETS[name].objective.text == "transformer":
+    text = PRESETS[name].objective.text
+    if text in ("transformer", "causal"):
         allowed |= {"model.text.layers", "model.text.width"}
+    if text == "causal":
+        allowed |= {"model.text.multimodal", "model.text.queries"}
     if needed_views(PRESETS[name].objective) > quickstart.views:
         allowed |= {"views"}
     if PRESETS[name].objective.requires & set(BY_RECORD):

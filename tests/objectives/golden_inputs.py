@@ -14,7 +14,7 @@ from xsample_jax.objectives.terms import StepValues
 
 CASES = {
     case["name"]: case
-    for file in ("goldens.json", "goldens_literature.json", "goldens_rows.json", "goldens_systems.json")
+    for file in (f"goldens{of}.json" for of in ("", "_literature", "_rows", "_systems", "_decoders"))
     for case in json.loads((pathlib.Path(__file__).parent / file).read_text())["cases"]
 }
 _COMMON = json.loads((pathlib.Path(__file__).parent / "goldens.json").read_text())["common"]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from xsample_jax.models.decoder import cross_entropies
 from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.from_config import needed_views
 from xsample_jax.objectives.learned_state import bias_of, init_memory, init_objective_parameters, recall, temperature_of
@@ -40,6 +41,21 @@ class Network:
 
     def text_features(self, batch):
         return batch["text"]
+
+    def read_text(self, batch):
+        return unit_rows(batch["text"]), batch["text"][:, None] * jnp.ones((1, batch["caption_tokens"].shape[1], 1))
+
+    @property
+    def decoder(self):
+        return self
+
+    def token_losses(self, states, tokens, image):
+        """Losses that depend on the text, on the image and on the tokens."""
+        logits = (states[:, :-1] + image.mean(axis=1, keepdims=True)) @ jnp.eye(WIDTH, 9)
+        return cross_entropies(logits, tokens[:, 1:])
+
+    def image_decoder(self, z):
+        return z @ self.second
 
     def embed(self, images):
         return None, unit_rows(images)
@@ -161,6 +177,7 @@ def loss_of(objective: Objective, inputs: dict[str, dict]):
         key=jax.random.key(5),
         teacher=jax.lax.stop_gradient(teacher) if objective.teacher is not None else {},
         frozen={"features": batch["frozen"], "means": batch["means"]} if objective.frozen else {},
+        tokens=trained["images"][:, None] if objective.text == "causal" else None,
     )
     temperature = temperature_of(objective, trained)
     named = network.project_named("image", step.images)

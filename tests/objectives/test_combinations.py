@@ -48,6 +48,7 @@ def inputs(label=(0, 1, 0, -1, 1), seed=0):
         "path": np.array([[0, 1], [0, 2], [1, 1], [1, -1], [-1, -1]]),
         "cluster": np.array([[0, 1], [0, 0], [1, 1], [-1, 0], [1, 2]]),
         "group": np.array([0, 0, 1, 1, -1]),
+        "caption_number": np.array([0, 1, 0, 3, 4]),
         "is_target": np.array([0, 1, 1, 0, -1]),
         "target": normal(B, 2),
         "labels": np.array([[1, 0, 1], [0, 0, 0], [1, 1, 0], [0, 0, 1], [1, 0, 1]]),

@@ -30,6 +30,7 @@ from tests.objectives.golden_inputs import (
 )
 from tests.quick import quick_jit
 from xsample_jax.graphs.targets import Graph, Mixture, sinkhorn
+from xsample_jax.models.decoder import cross_entropies
 from xsample_jax.objectives.blocks import IMAGE, TEXT, VIEW_0, VIEW_1, Rows, key_block
 from xsample_jax.objectives.cross_entropy import cross_entropy, log_sum
 from xsample_jax.objectives.feature_losses import align, barlow_twins, cross_uniform, spectral, uniform, vicreg
@@ -322,6 +323,7 @@ PRESETS_ON_GOLDENS = {
     "norm_direction": lambda: preset_value("norm_direction", norm_direction_blocks(1.0)),
     "m3col": lambda: preset_value("m3col", m3col_first_phase(jnp.float32(Z1)), progress=0.3),
     "clip": lambda: preset_value("clip", image_and_text(), temperature=1 / 5),
+    "coca": lambda: preset_value("coca", with_captions(), temperature=1 / 5),
     "clip_frozen_text": lambda: preset_value("clip_frozen_text", image_and_text(), temperature=1 / 5),
     "unicl": lambda: preset_value("unicl", image_and_text(), temperature=0.1),
     "siglip": lambda: preset_value("siglip", image_and_text(), temperature=1 / 5),
@@ -330,6 +332,15 @@ PRESETS_ON_GOLDENS = {
     "symile": lambda: preset_value("symile", {"image": images(Z1, Z2), "text": texts(Z3)}, temperature=1 / 3),
     "gram": lambda: preset_value("gram", {"image": images(Z1, Z2), "text": texts(Z3)}, temperature=0.07),
 }
+
+
+def with_captions():
+    """The blocks of images and texts, with the losses of the golden's tokens by its logits."""
+    name = PRESETS["coca"].golden
+    tokens = extra(name, "tokens").astype(int)
+    losses = cross_entropies(jnp.asarray(extra(name, "logits"), jnp.float32), jnp.asarray(tokens[:, 1:]))
+    found = {"token_loss": losses.sum(axis=1), "token_count": np.sum(tokens[:, 1:] != 0, axis=1)}
+    return {"image": images(Z1, **found), "text": texts(Z3)}
 
 
 def xclr(entry, source):

@@ -29,7 +29,8 @@ def test_train_step_has_shapes(preset):
     config = tiny_config(
         objective__preset=preset,
         views=max(2, needed_views(PRESETS[preset].objective)),
-        model__text__layers=1 if text == "transformer" else 0,
+        model__text__layers=1 if text in ("transformer", "causal") else 0,
+        model__text__multimodal=1 if text == "causal" else 0,
         augment__crop_scale=(),
         augment__jitter=0.0,
         augment__gray=0.0,

@@ -48,7 +48,7 @@ class Recorded(dict):
 def side(rows):
     """Everything that anything reads."""
     whole = ("id", "row", "view", "label", "second_label", "owner", "group", "first", "partner", "is_target", "center")
-    whole += ("clustering", "first_label", "partner_label")
+    whole += ("clustering", "first_label", "partner_label", "caption_number", "token_count")
     integers = {name: RNG.integers(0, 3, rows) for name in whole}
     wide = (
         "caption_embedding",
@@ -82,6 +82,9 @@ def side(rows):
             "weight",
             "head_temperature",
             "sharpness",
+            "token_loss",
+            "latent",
+            "reconstruction",
         )
     }
     one["pair_out"] = RNG.normal(size=(rows, WIDTH + 1))

@@ -24,6 +24,7 @@ from xsample_jax.tools.evaluate import SGD, make_parser, read_protocol
 
 # What names a file or folder that does not exist, for each command.
 MISSING = {
+    "caption": ["--run=nowhere", "--path=nowhere", "--out=x.tsv"],
     "embed": ["--data=nowhere", "--model=nowhere/model"],
     "encode": ["--run=nowhere", "--path=nowhere", "--out=x.npy"],
     "evaluate": ["--run=nowhere", "--evals=knn"],

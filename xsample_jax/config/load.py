@@ -365,6 +365,8 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     if config.objective.width_weights is not None:
         config.objective.width_weights = tuple(config.objective.width_weights)[: len(widths)]
     config.model.text.update(layers=min(config.model.text.layers, 1), width=32, heads=2, length=16)
+    config.model.text.update(multimodal=min(config.model.text.multimodal, 1), queries=min(config.model.text.queries, 8))
+    config.model.decoder_width = min(config.model.decoder_width, 8)
     config.mesh.topology = None
     config.checkpoint.update(every=2, metric=None, resume_from=None)
     config.eval.update(

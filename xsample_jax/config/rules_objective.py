@@ -50,6 +50,7 @@ def _objective(c: dict) -> Iterator[ConfigError]:
         _programs,
         _standardized,
         _cells,
+        _decoders,
         _queue,
         _widths,
         _whitening,
@@ -151,15 +152,27 @@ def _standardized(c: dict, objective: Objective) -> Iterator[ConfigError]:
 def _cells(c: dict, objective: Objective) -> Iterator[ConfigError]:
     """Cells are those of the last map of an encoder, all of them where heads read them."""
     heads = STATES["cells"](objective)
-    if not heads and all(rows.block != "teacher_cells" for rows in objective.rows):
+    captions = STATES["decoder"](objective)
+    if not heads and not captions and all(rows.block != "teacher_cells" for rows in objective.rows):
         return
-    of = f"for objective.preset = {c['objective.preset']!r}, which compares cells of a map"
+    of = f"for objective.preset = {c['objective.preset']!r}, which reads cells of a map"
     if kind_of(c["model.encoder"]) == "mlp":
         fix = "Set --config.model.encoder=resnet50, or take a preset without cells, as simclr."
         yield ConfigError("model.encoder", c["model.encoder"], f"a ResNet or ViT {of}", fix)
-    if heads and c["model.patch_dropout"]:
+    if (heads or captions) and c["model.patch_dropout"]:
         fix = "Set --config.model.patch_dropout=0."
         yield ConfigError("model.patch_dropout", c["model.patch_dropout"], f"0 {of}", fix)
+
+
+def _decoders(c: dict, objective: Objective) -> Iterator[ConfigError]:
+    """A decoder of captions reads the whole batch at once; one of images makes images."""
+    of, fix = f"for objective.preset = {c['objective.preset']!r}", "Set --config.loss.grad_cache=1."
+    if STATES["decoder"](objective) and c["loss.grad_cache"] > 1:
+        expected = f"1 {of}, whose decoder reads maps of the encoder, which chunks do not keep"
+        yield ConfigError("loss.grad_cache", c["loss.grad_cache"], expected, fix)
+    if objective.log_variance is not None and c["data.source"] == "vectors":
+        expected = f"a source of images {of}, which makes an image of every latent"
+        yield ConfigError("data.source", "vectors", expected, "Take a preset without a decoder, as simclr.")
 
 
 def _groups(c: dict, objective: Objective) -> Iterator[ConfigError]:
@@ -234,7 +247,7 @@ def _queue(c: dict, objective: Objective) -> Iterator[ConfigError]:
 def _text_tower(c: dict) -> Iterator[ConfigError]:
     layers, preset = c["model.text.layers"], c["objective.preset"]
     text = PRESETS[preset].objective.text
-    if text == "transformer" and layers == 0:
+    if text in ("transformer", "causal") and layers == 0:
         yield ConfigError(
             "model.text.layers",
             layers,
@@ -248,7 +261,16 @@ def _text_tower(c: dict) -> Iterator[ConfigError]:
             f"0 for objective.preset = {preset!r}, which maps frozen caption embeddings",
             "Set --config.model.text.layers=0, or --config.objective.preset=clip.",
         )
-    if text == "transformer" and c["data.caption"] == "mean":
+    further = c["model.text.multimodal"]
+    if text == "causal" and further == 0:
+        expected = f"at least 1 for objective.preset = {preset!r}, which predicts captions"
+        fix = "Set --config.model.text.multimodal=2, or --config.objective.preset=clip."
+        yield ConfigError("model.text.multimodal", further, expected, fix)
+    if text != "causal" and further > 0:
+        expected = f"0 for objective.preset = {preset!r}, which has no decoder of captions"
+        fix = "Set --config.model.text.multimodal=0, or --config.objective.preset=coca."
+        yield ConfigError("model.text.multimodal", further, expected, fix)
+    if text in ("transformer", "causal") and c["data.caption"] == "mean":
         yield ConfigError(
             "data.caption",
             "mean",

@@ -92,6 +92,13 @@ MODEL = {
             optional=True,
         ),
     },
+    "decoder_width": Key(
+        int,
+        32,
+        "Channels of the largest map of the decoder of images (presets a_mim and cmim).",
+        minimum=4,
+        maximum=2**12,
+    ),
     "text": {
         "layers": Key(
             int,
@@ -99,6 +106,16 @@ MODEL = {
             "Transformer layers of the text tower; 0 = a linear map of the frozen caption embedding.",
             minimum=0,
             maximum=256,
+        ),
+        "multimodal": Key(
+            int,
+            0,
+            "Further layers that also attend to the image and predict captions; for presets with a decoder (coca).",
+            minimum=0,
+            maximum=256,
+        ),
+        "queries": Key(
+            int, 64, "Learned queries that collect what captions read of an image.", minimum=1, maximum=2**14
         ),
         "width": Key(int, 256, "Width of the text tower.", minimum=8, maximum=2**14),
         "heads": Key(int, 4, "Attention heads of the text tower.", minimum=1, maximum=1024),

@@ -191,9 +191,18 @@ def describe(name: str) -> Metric:
         case ["encoding", column]:
             which = "mean of the columns" if column == "mean" else f"column {column}"
             return Metric(name, ENCODING, f"Pearson's r, {which}", percent=False)
-    return Metric(name, OTHER, name, percent=False, direction=0)
+    return _OF_CAPTIONS.get(name, Metric(name, OTHER, name, percent=False, direction=0))
 
 
+_OF_CAPTIONS = {
+    name: Metric(name, RETRIEVAL, f"Captions, {kind} of a token beside {which} image", False, direction)
+    for kind in ("loss", "perplexity")
+    for of, which, direction in (("own_image", "their own", -1), ("other_image", "another", 0))
+    for name in [f"captioning/{kind}/{of}"]
+} | {
+    name: Metric(name, RETRIEVAL, "Captions likelier beside their own image than beside another")
+    for name in ["captioning/own_image_first"]
+}
 # Of unlearning, what is forgotten is to be classified no better than what was never seen.
 _BETTER_LESS = {"forget": 0, "forget_excess": -1, "test_forgotten": 0, "forgetting": -1}
 _OF_CLASSIFIER = {

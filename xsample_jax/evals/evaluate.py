@@ -326,7 +326,11 @@ def _baselines(run: Path, store: FeatureStore, bench: EvalContext, evals: list[s
             stores[baseline] = benches(baseline)
         if name == "classifier":
             return {}  # neither pixels nor a model at step 0 have learned classes
-        if name in ("zero_shot", "swapped_captions") and bench.text_side is not None and baseline == PIXELS:
+        if (
+            name in ("zero_shot", "swapped_captions", "captioning")
+            and bench.text_side is not None
+            and baseline == PIXELS
+        ):
             return {}  # pixels have no text side
         out = Collector()
         log_info(f"{TITLES[baseline]}: {name}")

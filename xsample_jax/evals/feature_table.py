@@ -59,6 +59,14 @@ def images_in(path: Path) -> Images:
     return Images(lambda row: path / names[row], {"name": names}, json.dumps([str(path), about]))
 
 
+def of_other_data(data, folder: Path):
+    """The section `data` of a config with the dataset in `folder` in place of its own."""
+    data = data.copy_and_resolve_references().unlock()
+    data.source = "vectors" if data.source == "vectors" else "records"
+    data.path, data.fingerprint, data.label = str(folder), None, None  # the label is of the run's dataset
+    return data
+
+
 def images_of(data, split: str) -> Images:
     """The images of a split of a dataset, with id, label and first caption. Raises DataError as `open_source`."""
     source = open_source(data, split)

@@ -4,6 +4,7 @@
 """
 
 from xsample_jax.errors import lookup
+from xsample_jax.evals.captioning import CAPTIONING
 from xsample_jax.evals.classifier import CLASSIFIER, EPISODES
 from xsample_jax.evals.context import EvalContext, Evaluator, Options
 from xsample_jax.evals.emoji import EMOJI
@@ -30,6 +31,7 @@ EVALUATORS: dict[str, Evaluator] = {
     "zero_shot": ZERO_SHOT,
     "retrieval": RETRIEVAL,
     "swapped_captions": SWAPPED_CAPTIONS,
+    "captioning": CAPTIONING,
     "geometry": GEOMETRY,
     "factors": FACTORS,
     "encoding": ENCODING,

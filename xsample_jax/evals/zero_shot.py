@@ -21,6 +21,7 @@ from xsample_jax.evals.knn import neighbors
 from xsample_jax.evals.linear_probes import RIDGE_L2_VALUES, Spectrum, hold_out, ridge_weights, spectrum
 from xsample_jax.evals.metrics import Collector, majority
 from xsample_jax.metrics.progress_bar import progress
+from xsample_jax.objectives.objective import TEXT_READS
 from xsample_jax.setup import RunSetup
 from xsample_jax.sharding import replicated
 from xsample_jax.state import TrainState
@@ -188,7 +189,7 @@ class TextSide:
 
     def __init__(self, parts: RunSetup, state: TrainState, features_of):
         self._parts, self._state, self._features_of = parts, state, features_of
-        self.reads = {"linear": "caption_embedding", "transformer": "caption_tokens"}[parts.objective.text]
+        self.reads = TEXT_READS[parts.objective.text]
 
         def embed(state: TrainState, rows):
             state = state.averaged()

@@ -101,6 +101,8 @@ class Head:
       temperature: where a learned temperature of its own starts (rule "of_head"), or the name of the head whose
         temperature it shares; None: it has none.
       propagation: in place of an MLP, every cell of a map collects from those like it, by this power (Propagation).
+      log_variance: its output is the log variance of the projection head's: a row is drawn from the normal distribution
+        of both, and a decoder makes an image of it (objectives/generative.py).
     """
 
     of: str = "image"
@@ -110,6 +112,7 @@ class Head:
     standardized: bool = False
     temperature: float | str | None = None
     propagation: float | None = None
+    log_variance: bool = False
 
 
 def map_heads(heads: Mapping[str, Head]) -> frozenset[str]:

@@ -15,12 +15,11 @@ from flax import nnx
 
 from xsample_jax.errors import ConfigError, lookup
 from xsample_jax.models import resnet, vit
+from xsample_jax.models.decoder import END, PADDING, CaptionDecoder, ImageDecoder, seen_before
 from xsample_jax.models.heads import Head, NamedHeads, ProjectionHead, projection_of, unit_rows
 from xsample_jax.models.layers import BatchNorm, Block, block_runner, layer_norm, resolve_implementation
 from xsample_jax.models.resnet import ResNet
 from xsample_jax.models.vit import ViT
-
-PADDING, END = 0, 2  # ids of data/captions.py
 
 
 class LinearText(nnx.Module):
@@ -47,8 +46,8 @@ class LinearText(nnx.Module):
 class TextTower(nnx.Module):
     """Transformer over token ids: int32 [n, t] with t <= `length` -> [n, out] float32.
 
-    Every token attends to every real token (no causal mask: nothing is generated here), padding (id 0) is masked out,
-    and the state at the end token (id 2) is normalized and mapped to `out`. More padding does not change the result.
+    Every token attends to every real token, padding (id 0) is masked out, and the state at the end token (id 2) is
+    normalized and mapped to `out`. More padding does not change the result.
 
     Args:
       vocab: number of token ids.
@@ -57,6 +56,8 @@ class TextTower(nnx.Module):
       out: width of the result.
       dtype: type of activations and products; parameters are float32, norms are taken in float32.
       remat: what blocks keep for the backward pass (models/layers.py).
+      causal: a token attends to no later one, as a decoder needs it (models/decoder.py). The end token then plays the
+        part of CoCa's class token: it sees the whole text, and no token is predicted from it.
       rngs: source of the initial parameters.
 
     Raises:
@@ -76,12 +77,13 @@ class TextTower(nnx.Module):
         dtype=jnp.float32,
         *,
         remat: str = "none",
+        causal: bool = False,
         rngs: nnx.Rngs,
     ):
         if width % heads:
             raise ConfigError("model.text.heads", heads, f"a divisor of model.text.width = {width}")
         normal = nnx.initializers.normal
-        self.length, self.width = length, width
+        self.length, self.width, self.causal = length, width, causal
         self.tokens = nnx.Embed(vocab, width, dtype=dtype, embedding_init=normal(0.02), rngs=rngs)
         self.position = nnx.Param(normal(0.01)(rngs.params(), (length, width), jnp.float32))
         self.blocks = nnx.List([Block(width, heads, dtype=dtype, rngs=rngs) for _ in range(layers)])
@@ -94,21 +96,25 @@ class TextTower(nnx.Module):
 
     def words(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(what the map to the result makes of every token [n, t, out] float32, whether it is no padding [n, t])."""
-        return self.out(self.norm(self._states(tokens))).astype(jnp.float32), tokens != PADDING
+        return self.out(self.norm(self.states(tokens))).astype(jnp.float32), tokens != PADDING
 
     def features(self, tokens: jax.Array) -> jax.Array:
         """The normalized state at the end token, [n, width]: what is mapped to the result."""
-        x = self._states(tokens)
-        end = jnp.argmax(tokens == END, axis=1)
-        return self.norm(jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0])
+        return self.features_of(self.states(tokens), tokens)
 
-    def _states(self, tokens: jax.Array) -> jax.Array:
+    def features_of(self, states: jax.Array, tokens: jax.Array) -> jax.Array:
+        """`features` of what `states` returned for the same tokens."""
+        end = jnp.argmax(tokens == END, axis=1)
+        return self.norm(jnp.take_along_axis(states, end[:, None, None], axis=1)[:, 0])
+
+    def states(self, tokens: jax.Array) -> jax.Array:
+        """What the last block makes of every token, [n, t, width]."""
         count = tokens.shape[1]
         if count > self.length:
             raise ConfigError("model.text.length", self.length, f"at least the {count} tokens per caption of the batch")
         x = self.tokens(tokens)
         x = x + self.position[...][:count].astype(x.dtype)
-        keep = tokens != PADDING
+        keep = seen_before(tokens) if self.causal else tokens != PADDING
         for block in self.blocks:
             x = self.run(block, x, keep)
         return x
@@ -193,7 +199,11 @@ def kind_of(encoder: str) -> str:
 
 
 class Towers(nnx.Module):
-    """Encoder, projection head and perhaps a text tower. `.train()` and `.eval()` switch the batch norms of all."""
+    """Encoder, projection head and perhaps a text tower and decoders. `.train()` and `.eval()` switch the batch norms.
+
+    With a decoder of captions the head reads what a learned query makes of the cells of the last map, in place of the
+    features (CoCa).
+    """
 
     def __init__(
         self,
@@ -202,12 +212,16 @@ class Towers(nnx.Module):
         text: nnx.Module | None = None,
         predictor: nnx.Module | None = None,
         heads: NamedHeads | None = None,
+        decoder: CaptionDecoder | None = None,
+        image_decoder: ImageDecoder | None = None,
     ):
         self.encoder = encoder
         self.head = head
         self.text = nnx.data(text)
         self.predictor = nnx.data(predictor)
         self.heads = nnx.data(heads)
+        self.decoder = nnx.data(decoder)
+        self.image_decoder = nnx.data(image_decoder)
 
     def features(self, images: jax.Array) -> jax.Array:
         """What is kept after training: images [n, s, s, 3] -> [n, F] float32."""
@@ -223,8 +237,16 @@ class Towers(nnx.Module):
 
         keep: int [n, kept], the patches of each image that a ViT reads; None: all.
         """
+        if self.decoder is not None:
+            return self.with_tokens(images)[:2]
         features = self.encoder(images) if keep is None else self.encoder(images, keep)
         return features, self.head(features)
+
+    def with_tokens(self, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """As project, and what the decoder of captions reads of the images, [n, queries, width]."""
+        features, cells = self._with_map(images)
+        pooled = self.decoder.pool(cells.reshape(len(cells), -1, cells.shape[-1]))
+        return features, self.head(pooled[:, 0].astype(jnp.float32)), pooled[:, 1:]
 
     def cells(self, images: jax.Array) -> jax.Array:
         """The last map of the encoder before it is pooled: images [n, s, s, 3] -> [n, h, w, F] float32."""
@@ -232,7 +254,7 @@ class Towers(nnx.Module):
 
     def _with_map(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         if not hasattr(self.encoder, "with_map"):
-            expected = "an encoder with a method with_map, for an objective that compares cells of a map"
+            expected = "an encoder with a method with_map, for an objective that reads cells of a map"
             raise ConfigError("model.encoder", type(self.encoder).__name__, expected, "Take resnet50, for example.")
         return self.encoder.with_map(images)
 
@@ -264,6 +286,12 @@ class Towers(nnx.Module):
         """(unit rows [n, t, D] of all tokens of a transformer, which of them are no padding bool [n, t])."""
         z, there = self.text.words(batch[self.text.reads])
         return unit_rows(z), there
+
+    def read_text(self, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """(unit rows [n, D] as of embed_text, the states of all tokens [n, t, width]) of a causal text tower."""
+        tokens = batch[self.text.reads]
+        states = self.text.states(tokens)
+        return unit_rows(self.text.out(self.text.features_of(states, tokens))), states
 
     def embed_text(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Unit rows [n, D] float32 of `batch[self.text.reads]`: caption_embedding [n, E] or caption_tokens [n, L].
@@ -303,10 +331,12 @@ def build_model(
 
     Args:
       config: the whole config (config/schema.py): reads model, augment.size and precision.compute.
-      text: text tower of the objective: None, "linear" (of frozen caption embeddings) or "transformer" (of tokens).
-      text_size: width of the caption embeddings, for "linear"; number of token ids, for "transformer".
+      text: text tower of the objective: None, "linear" (of frozen caption embeddings), "transformer" (of tokens), or
+        "causal" (of tokens, with a decoder of captions after it).
+      text_size: width of the caption embeddings, for "linear"; number of token ids, for the others.
       predictor: a second head on the embeddings, of the hidden widths of the projection head (BYOL, MoCo v3).
-      heads: named heads beside the projection head (models/heads.py).
+      heads: named heads beside the projection head (models/heads.py); with one of log variances there is a decoder of
+        images.
       rngs: source of the initial parameters.
 
     Raises:
@@ -317,14 +347,27 @@ def build_model(
     encoder = make_encoder(config, rngs)
     head = config.model.head
     dtype = jnp.dtype(config.precision.compute)
-    projection = projection_of(config, encoder.features, rngs)
+    captions = text == "causal"
+    projection = projection_of(config, config.model.text.width if captions else encoder.features, rngs)
     second = (
         ProjectionHead(head.dim, tuple(head.hidden), head.dim, head.batch_norm, dtype, rngs=rngs) if predictor else None
     )
     text_tower = make_text and make_text(config, text_size, rngs)
     widths = {"image": encoder.features, "cells": encoder.features, "text": text_tower and text_tower.width}
     named = NamedHeads(heads, widths, config, rngs=rngs) if heads else None
-    return Towers(encoder, projection, text_tower, second, named)
+    decoder = _caption_decoder(config, encoder.features, text_size, rngs) if captions else None
+    drawn = any(head.log_variance for head in (heads or {}).values())
+    image_decoder = ImageDecoder.of(config, rngs) if drawn else None
+    return Towers(encoder, projection, text_tower, second, named, decoder, image_decoder)
+
+
+def _caption_decoder(config, cells: int, vocab_size: int, rngs: nnx.Rngs) -> CaptionDecoder:
+    text = config.model.text
+    if not text.multimodal:
+        raise ConfigError("model.text.multimodal", text.multimodal, "at least 1 layer for a decoder of captions")
+    shape = (vocab_size, text.width, text.multimodal, text.heads)
+    dtype = jnp.dtype(config.precision.compute)
+    return CaptionDecoder(*shape, cells, text.queries, dtype=dtype, remat=config.model.remat, rngs=rngs)
 
 
 def _linear_text(config, caption_dim: int | None, rngs: nnx.Rngs) -> LinearText:
@@ -335,7 +378,7 @@ def _linear_text(config, caption_dim: int | None, rngs: nnx.Rngs) -> LinearText:
     return LinearText(caption_dim, config.model.head.dim, rngs=rngs)
 
 
-def _transformer_text(config, vocab_size: int | None, rngs: nnx.Rngs) -> TextTower:
+def _transformer_text(config, vocab_size: int | None, rngs: nnx.Rngs, causal: bool = False) -> TextTower:
     if not vocab_size:
         raise ConfigError("vocab_size", vocab_size, "the number of token ids", "Train a tokenizer for the set first.")
     text = config.model.text
@@ -343,7 +386,11 @@ def _transformer_text(config, vocab_size: int | None, rngs: nnx.Rngs) -> TextTow
         raise ConfigError("model.text.layers", text.layers, "at least 1 for a text tower that reads tokens")
     dtype = jnp.dtype(config.precision.compute)
     shape = (vocab_size, text.width, text.layers, text.heads, text.length, config.model.head.dim)
-    return TextTower(*shape, dtype, remat=config.model.remat, rngs=rngs)
+    return TextTower(*shape, dtype, remat=config.model.remat, causal=causal, rngs=rngs)
 
 
-TEXT_TOWERS = {"linear": _linear_text, "transformer": _transformer_text}
+TEXT_TOWERS = {
+    "linear": _linear_text,
+    "transformer": _transformer_text,
+    "causal": partial(_transformer_text, causal=True),
+}

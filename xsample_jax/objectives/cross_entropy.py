@@ -86,6 +86,16 @@ def own(logits: jax.Array, weight: jax.Array, pairing: Pairing) -> jax.Array:
     return jnp.logaddexp(logits, log_sum(logits, weight)[:, None])
 
 
+def mean_negatives(logits: jax.Array, weight: jax.Array, pairing: Pairing) -> jax.Array:
+    """[A, K]: every positive competes with the mean of the negatives, whatever their number (cMIM, arXiv 2502.19642).
+
+    The factor is from memory, unchecked.
+    """
+    del pairing
+    count = jnp.maximum(weight.sum(axis=-1, keepdims=True), 1e-30)
+    return jnp.logaddexp(logits, log_sum(logits, weight)[:, None] - jnp.log(count))
+
+
 def debiased(logits: jax.Array, weight: jax.Array, pairing: Pairing, *, tau_plus: float = 0.1) -> jax.Array:
     """[A, K]: `own` with the negatives corrected for those of the anchor's class (arXiv 2007.00224; 2010.04592, eq. 4).
 
@@ -149,6 +159,7 @@ def _read_by(by: Choice) -> dict:
 DENOMINATORS = {
     "shared": Slot(shared),
     "own": Slot(own),
+    "mean_negatives": Slot(mean_negatives),
     "debiased": Slot(debiased, limits={"tau_plus": (0.0, 0.99)}),
     "views": Slot(views, views=2),
     "clusterings": Slot(clusterings, of_keys=("clustering",), learns=("centers",)),

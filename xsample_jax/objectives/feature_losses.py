@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from xsample_jax.graphs.targets import MASKED
 from xsample_jax.models.heads import products, squared_distances, unit_rows
 from xsample_jax.objectives.episodes import SETS, icnn, proto_triplet, prototypical
+from xsample_jax.objectives.generative import captioning, latent_code, reconstruction
 from xsample_jax.objectives.pair_network import adaptive_contrast, learned_negatives
 from xsample_jax.registry import Slot
 
@@ -373,6 +374,9 @@ FEATURE_TERMS = {
         learns=("pair_network",),
         limits={"temperature": (1e-2, 1e2), "floor": (1e-9, 0.5)},
     ),
+    "captioning": Slot(captioning, of_anchors=("token_loss", "token_count"), learns=("decoder",)),
+    "latent_code": Slot(latent_code, of_anchors=("latent",), learns=("log_variance",)),
+    "reconstruction": Slot(reconstruction, of_anchors=("reconstruction",), learns=("log_variance",)),
     "square_sum": Slot(square_sum),
     "mean_square": Slot(mean_square, chosen=lambda raw=False: {"raw": raw}),
     "sliced_wasserstein": Slot(

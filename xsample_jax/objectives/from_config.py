@@ -238,7 +238,8 @@ def needed_views(objective: Objective) -> int:
     of_views = [rows for found in objective.rows for rows in _nested(found) if rows.block in OF_VIEWS]
     views = [1 if rows.view is None else rows.view + 1 for rows in of_views]
     views += [max(2, rows.without + 1) for rows in of_views if rows.without is not None]
-    within = any(_all_views(term.anchors) and any(map(_all_views, term.key_rows)) for term in objective.terms)
+    together = [term for term in objective.terms if not term.each_view]
+    within = any(_all_views(term.anchors) and any(map(_all_views, term.key_rows)) for term in together)
     of_slots = [slot.views for term in objective.terms for _, _, slot in chosen_slots(term)]
     return max([1, *views, 2 if within else 1, *of_slots])
 
@@ -301,7 +302,8 @@ def _weight(value, field: str):
 def _views_apart(term: Term | FeatureTerm, ends: tuple[Rows, ...], field: str):
     """One problem where a term of each view on its own compares views of one image: a view has no other view."""
     whole = [rows.block for rows in ends if rows.block in OF_VIEWS and rows.view is rows.without is None]
-    if term.each_view and (not whole or len(set(whole)) < len(whole)):
+    twins = len(set(whole)) < len(whole) and not getattr(term, "self_targets", False)
+    if term.each_view and (not whole or twins):
         expected = "false, or one end of the term that has all views, as image against text"
         yield ConfigError(field, True, expected)
 
@@ -325,6 +327,9 @@ def _widths(objective: Objective):
     if widths and any("class_center" in slot.anchor_reads for slot in _feature_slots(objective)):
         expected = "(): norm_direction compares whole head outputs with the teacher's features"
         yield ConfigError("objective.widths", tuple(widths), expected)
+    if widths and any({"token_loss", "latent"} & slot.anchor_reads for slot in _feature_slots(objective)):
+        expected = "(): what a decoder of this objective reads has one width, and its loss would count for every prefix"
+        yield ConfigError("objective.widths", tuple(widths), expected, "Set --config.objective.widths='()'.")
     if widths and objective.memory is not None:
         expected = "(): what this objective keeps per image is of the whole embedding"
         fix = "Set --config.objective.widths='()', or take another preset than sogclr and isogclr."
@@ -355,7 +360,7 @@ def _unused(objective: Objective):
     heads = {part.head for rows in objective.rows for part in _nested(rows)}
     for name in objective.heads:
         later = {head.of for head in objective.heads.values()}
-        if name not in heads | later:
+        if name not in heads | later | {objective.log_variance}:
             yield ConfigError("objective.heads", name, "heads that a term reads", "Take another preset.")
     read["hard_texts"] = "hard_text" in blocks
     read["text_views"] = bool(blocks & set(TEXT_VIEWS))

@@ -81,6 +81,12 @@ def same_owner(logits: jax.Array, target: jax.Array, valid: jax.Array, u: dict, 
     return (valid & mine).astype(logits.dtype)
 
 
+def other_captions(logits: jax.Array, target: jax.Array, valid: jax.Array, u: dict, v: dict) -> jax.Array:
+    """1 on pairs with different captions, and on the positive: COSMO has no contrast of a caption with itself."""
+    other = (u["caption_number"][:, None] != v["caption_number"][None, :]) | (target > 0)
+    return (valid & other).astype(logits.dtype)
+
+
 def same_group(logits: jax.Array, target: jax.Array, valid: jax.Array, u: dict, v: dict) -> jax.Array:
     """1 within a group of rows (M2-Encoder gathers within a node); side information group [A]."""
     same = (u["group"][:, None] == v["group"][None, :]) & (u["group"][:, None] >= 0)
@@ -110,6 +116,7 @@ NEGATIVES = {
     "same_label": Slot(same_label, reads=("label",)),
     "neither_label": Slot(neither_label, reads=("label",), of_anchors=("second_label",), learns=("gate",)),
     "same_owner": Slot(same_owner, of_anchors=("id",), of_keys=("owner",), learns=("hard_texts",)),
+    "other_captions": Slot(other_captions, reads=("caption_number",)),
     "same_group": Slot(same_group, reads=("group",)),
     "target_distance": Slot(target_distance, reads=("target",)),
 }

@@ -35,6 +35,9 @@ from xsample_jax.objectives.terms import (
 )
 from xsample_jax.registry import Choice, Slot, name_of, slot_of
 
+# Entry of the batch that a text side reads.
+TEXT_READS = {"linear": "caption_embedding", "transformer": "caption_tokens", "causal": "caption_tokens"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
@@ -45,7 +48,8 @@ class Objective:
       temperature: the base temperature tau, learned if `learn_temperature`; target_temperature: tau_s.
       bias: added to the logits and learned (SigLIP); None: none.
       center: take the batch mean off the text embeddings before their cosines.
-      text: the text side: None, linear (of frozen caption embeddings) or transformer (of tokens).
+      text: the text side: None, linear (of frozen caption embeddings), transformer (of tokens), or causal (of tokens,
+        with a decoder of captions after it).
       teacher: momentum of the EMA encoder behind the block "teacher"; None: none.
       frozen: features of the encoder of a finished run, the block "frozen" (objectives/frozen.py).
       queue: rows of the blocks "queue" and "text_queue", embeddings of past steps (the teacher's, where there is one),
@@ -127,7 +131,7 @@ class Objective:
     @property
     def requires(self) -> frozenset[str]:
         """Entries of a batch that the slots, the text side and what is learned read."""
-        text = {"linear": {"caption_embedding"}, "transformer": {"caption_tokens"}, None: set()}[self.text]
+        text = {TEXT_READS[self.text]} if self.text is not None else set()
         own = ({"label"} if self.gate else set()) | ({"index"} if self.memory or self.bank else set())
         own |= {"cluster"} if self.centers else set()
         own |= {"task"} if self.by_task else set()
@@ -137,6 +141,11 @@ class Objective:
             return found
         of_classes = {"class_temperature"} if self.clusters.by_class else set()
         return found - {"cluster"} - of_classes
+
+    @property
+    def log_variance(self) -> str | None:
+        """The head of the log variances of the rows, which are then drawn and decoded; None: rows are not drawn."""
+        return next((name for name, head in self.heads.items() if head.log_variance), None)
 
     @property
     def plans(self) -> frozenset[str]:

@@ -1,13 +1,16 @@
-"""Named objectives with synthetic keys, several heads, networks of pairs, or centers of clusters.
+"""Named objectives with synthetic keys, several heads, networks of pairs, centers of clusters, or decoders.
 
 i: anchor, k: key, i+: a positive of i, s: similarity, tau: temperature, T: target graph, B: images of the batch.
 """
 
+import math
+
 from xsample_jax.graphs.targets import Graph
 from xsample_jax.models.heads import Head
-from xsample_jax.objectives.blocks import VIEW_0, VIEW_1, Rows
+from xsample_jax.objectives.blocks import IMAGE, VIEW_0, VIEW_1, Rows
 from xsample_jax.objectives.objective import Objective, Preset
 from xsample_jax.objectives.pair_network import PairNetwork
+from xsample_jax.objectives.presets_image_text import image_text
 from xsample_jax.objectives.terms import FeatureTerm, Term
 
 DISTANCE = {"name": "negative_distance", "power": 1.0}
@@ -59,6 +62,14 @@ def sepclr() -> tuple[FeatureTerm, ...]:
     )
 
 
+def captions(weight: float) -> FeatureTerm:
+    """The captioning loss of all views."""
+    return FeatureTerm("captioning", IMAGE, IMAGE, weight)
+
+
+COSMO_TEMPERATURE = math.exp(-0.2)  # the published 0.2 is the logarithm of what multiplies the cosines
+VARIANCE = {"log_variance": Head(log_variance=True)}
+A_MIM = tuple(FeatureTerm(name, IMAGE, IMAGE) for name in ("reconstruction", "latent_code"))
 THREE = ("first", "second", "third")  # heads of AMCL
 PIXPRO_HEADS = {"dense": Head(of="cells"), "propagated": Head(of="dense", propagation=2.0)}
 
@@ -300,6 +311,48 @@ MIXED = {
             0.2,
             teacher=0.996,
             predictor=True,
+        ),
+    ),
+    "coca": Preset(
+        "CLIP + 2 mean over the tokens of all captions of -log p(token | the tokens before it, image)",
+        "CoCa, arXiv 2205.01917",
+        Objective(image_text(), 0.07, learn_temperature=True, text="causal", feature_terms=(captions(2.0),)),
+        golden="CoCa: CLIP + 2 x captioning",
+    ),
+    "cosmo": Preset(
+        "CLIP without pairs of equal captions, tau from e^-0.2 + mean over tokens of -log p(token | the tokens before "
+        "it, image)",
+        "COSMO, arXiv 2401.00849, weights of its public code (there a frozen ViT and a pretrained language model, and "
+        "no contrast at all in a batch with two equal captions)",
+        Objective(
+            image_text(negatives="other_captions"),
+            COSMO_TEMPERATURE,
+            learn_temperature=True,
+            text="causal",
+            feature_terms=(captions(1.0),),
+        ),
+    ),
+    "a_mim": Preset(
+        "z drawn from N(mu, sigma^2) of two heads: mean of -log N(view; decoded z, 1) - (log N(z; 0, 1) + log N(z; mu, "
+        "sigma^2)) / 2",
+        "A-MIM, terms of its public code (there for text)",
+        Objective((), 0.1, heads=VARIANCE, feature_terms=A_MIM),
+    ),
+    "cmim": Preset(
+        "a_mim + -log e^(1/tau) / (e^(1/tau) + mean over other images of e^(s/tau)) on z, in each view; tau 0.1",
+        "cMIM, arXiv 2502.19642; the contrast is from memory",
+        Objective(
+            (
+                Term(
+                    self_targets=True,
+                    denominator="mean_negatives",
+                    negatives="other_images",
+                    each_view=True,
+                ),
+            ),
+            0.1,
+            heads=VARIANCE,
+            feature_terms=A_MIM,
         ),
     ),
 }

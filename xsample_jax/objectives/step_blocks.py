@@ -9,9 +9,10 @@ from flax import nnx
 
 from xsample_jax.augment.ids import fold_in_id, words_of
 from xsample_jax.graphs.sources import label
+from xsample_jax.models.decoder import END, PADDING, START
 from xsample_jax.models.heads import products, unit_rows
-from xsample_jax.models.towers import END, PADDING
 from xsample_jax.objectives.blocks import OF_HEAD, Block, Rows, image_block, key_block, other_view
+from xsample_jax.objectives.generative import caption_entries, caption_numbers, draw_latents
 from xsample_jax.objectives.learned_state import (
     classes_of,
     gate_of,
@@ -45,6 +46,7 @@ class StepInputs:
         them.
       boxes: of the views in their images [B * V, 4] (view_boxes), or None.
       progress: share of the run that is over. key: random key of the step.
+      tokens: what the decoder of captions reads of the views [B * V, queries, width], or None.
       keep: the patches of each view that the encoder reads, int [B * V, kept]; None: all.
     """
 
@@ -58,6 +60,7 @@ class StepInputs:
     frozen: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
     boxes: jax.Array | None = None
     keep: jax.Array | None = None
+    tokens: jax.Array | None = None
 
 
 def step_blocks(
@@ -72,11 +75,11 @@ def step_blocks(
 
     raw [B * V, D]: outputs of the projection head on the views, of any length; named: those of the named heads.
     """
+    raw, text, decoded = decoded_entries(objective, network, inputs, raw, named)
     z = unit_rows(raw)
-    per_image = {name: inputs.batch[name] for name in SIDE_INFORMATION if name in inputs.batch}
+    per_image = side_entries(objective, inputs.batch)
     images = len(per_image["id"])
     views = len(z) // images
-    text = network.embed_text(inputs.batch) if objective.text is not None else None
     if objective.gate:
         # Every image is compared in its own class and in that of another image of the batch.
         second = second_classes(inputs.key, words_of(per_image), per_image["label"])
@@ -87,7 +90,7 @@ def step_blocks(
     of_view = {f"view_{view}": jax.lax.stop_gradient(z[view::views]) for view in range(views)}
     teacher = inputs.teacher
     other = {"other_view": other_view(z, views)} | ({"raw": raw} if objective.raw else {})
-    other |= head_entries(objective, params, named, z, images) | _boxes(inputs)
+    other |= head_entries(objective, params, named, z, images) | _boxes(inputs) | decoded
     if teacher:
         other |= {"teacher": other_view(teacher["image"], views)}
         if "same_view_teacher" in objective.reads:
@@ -119,6 +122,31 @@ def step_blocks(
     if objective.predictor:
         blocks["predicted"] = image_block(network.predict(z), per_image, views, 4 * len(z))
     return blocks
+
+
+def side_entries(objective: Objective, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Side information of every image of a batch, one row each."""
+    found = {name: batch[name] for name in SIDE_INFORMATION if name in batch}
+    if "caption_number" in objective.reads:
+        found["caption_number"] = caption_numbers(batch["caption_tokens"])
+    return found
+
+
+def decoded_entries(
+    objective: Objective, network: nnx.Module, inputs: StepInputs, raw: jax.Array, named: Mapping[str, jax.Array]
+) -> tuple[jax.Array, jax.Array | None, dict[str, jax.Array]]:
+    """(the rows of the views, drawn where the objective has their variance; unit rows of the texts or None; what
+    decoders give for every view, see generative.py)."""
+    found, text = {}, None
+    if inputs.tokens is not None:
+        text, states = network.read_text(inputs.batch)
+        found |= caption_entries(network.decoder, inputs.batch, states, inputs.tokens)
+    elif objective.text is not None:
+        text = network.embed_text(inputs.batch)
+    if objective.log_variance is not None:
+        raw, drawn = draw_latents(network.image_decoder, raw, named[objective.log_variance], inputs)
+        found |= drawn
+    return raw, text, found
 
 
 def head_entries(
@@ -248,7 +276,6 @@ def block_of_mixed(z: jax.Array, one: Block, partner: jax.Array, beta: jax.Array
 # Several versions of every caption, each without some of its words: the block text_views, row = image * T + view.
 
 
-START = 1  # id of data/captions.py
 VERSIONS = 2**20 + 4  # folded into the key of the step
 DROPPED = 0.2  # share of the tokens that a version lacks
 

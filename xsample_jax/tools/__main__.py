@@ -13,6 +13,7 @@ from xsample_jax.tools.cli import run_cli
 
 COMMANDS = {
     "main": "trains what a config says, evaluates it and writes a report",
+    "tools.caption": "writes captions of images by a run with a decoder",
     "tools.cluster": "clusters the records of a split by the features of a run",
     "tools.doctor": "checks this machine, a config, a dataset or a run folder",
     "tools.embed": "adds caption embeddings to a dataset",

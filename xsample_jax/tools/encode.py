@@ -34,18 +34,15 @@ def run(arguments: Sequence[str]) -> None:
         parser.error("argument --data: needs --split")
     from xsample_jax.augment.views import VECTOR_CHANNELS
     from xsample_jax.encoder import load_encoder
-    from xsample_jax.evals.feature_table import images_in, images_of, write_features
+    from xsample_jax.evals.feature_table import images_in, images_of, of_other_data, write_features
 
     encoder = load_encoder(chosen.run, chosen.step)
     if chosen.path and encoder.channels == VECTOR_CHANNELS:
         fix = "Prepare them (tools.prepare --source=vectors), and give --data=FOLDER --split=NAME."
         raise DataError("--path", str(chosen.path), "no images: this run has an encoder of numbers [E]", fix)
     if chosen.split:
-        data = encoder.config.data.copy_and_resolve_references().unlock()
-        if chosen.data:
-            data.source = "vectors" if data.source == "vectors" else "records"
-            data.path, data.fingerprint, data.label = str(chosen.data), None, None  # the label is of the run's dataset
-        images = images_of(data, chosen.split)
+        data = encoder.config.data
+        images = images_of(of_other_data(data, chosen.data) if chosen.data else data, chosen.split)
     else:
         images = images_in(chosen.path)
     rows, left_out = write_features(encoder, images, chosen.out, chosen.batch_size, chosen.skip_broken)
