@@ -215,7 +215,8 @@ def objective_loss(
     for number, term in apart:
         term_key = None if key is None else jax.random.fold_in(key, number)
         if how is not None and how.wants(reasons.get(number), *count_rows(term, blocks, images)):
-            value, found = streamed_term(term, blocks, images, temperature, objective.target_temperature, how)
+            temperatures = temperature, objective.target_temperature
+            value, found = streamed_term(term, blocks, images, temperatures, at.bias, how)
         else:
             here = at._replace(key=term_key)
             pairs = pairs_of(term, blocks, images, temperature, objective.target_temperature, here)
