@@ -21,9 +21,6 @@ from xsample_jax.objectives.streaming.mesh import gradients, sums_over_keys
 from xsample_jax.objectives.streaming.pallas import images_of_tile
 from xsample_jax.objectives.streaming.tiles import Form, Rows, Sums, coefficients, log_sums
 
-# Pairs above which "auto" streams on one device: a dense matrix of them takes 64 MiB, and the dense loss a dozen.
-LARGEST_DENSE = 2**24
-
 # Bytes of embeddings and side information that every device may hold of all others before "auto" takes the ring.
 LARGEST_GATHERED = 2**29
 
@@ -55,8 +52,7 @@ class Streaming:
     """How a loss is computed.
 
     Attributes:
-      impl: auto (streaming where it is possible, if there are several devices or the dense matrices would be large),
-        dense or streaming.
+      impl: auto (streaming where it is possible: it is faster at every size), dense or streaming.
       block_size: rows of a tile.
       kernel: who computes the tiles: auto, pallas or xla.
       collective: how devices see each other's rows: gather, ring or auto (streaming/mesh.py).
@@ -80,11 +76,9 @@ class Streaming:
     class_embeddings: np.ndarray | None = None
     groups: int = 1
 
-    def wants(self, reason: str | None, anchors: int, keys: int) -> bool:
-        """Whether a term on this many rows is streamed; reason: why it cannot be (objective.find_unstreamable)."""
-        several = self.mesh is not None and self.mesh.size > 1
-        worth_it = several or anchors * keys > LARGEST_DENSE
-        return self.impl == "streaming" or (self.impl == "auto" and worth_it and reason is None)
+    def wants(self, reason: str | None) -> bool:
+        """Whether a term is streamed; reason: why it cannot be (objective.find_unstreamable)."""
+        return self.impl == "streaming" or (self.impl == "auto" and reason is None)
 
 
 def streaming_rows(

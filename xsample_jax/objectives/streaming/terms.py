@@ -122,7 +122,8 @@ def streamed_term(
     )
     own = tiles.Rows(anchors["z"], u, views)
     of_classes = same and graph.source == "class_text" and not graph.transforms
-    if link == "softmax" and of_classes and how.class_embeddings is not None:
+    tabled = how.class_embeddings is not None and len(how.class_embeddings) <= images  # else a table has more pairs
+    if link == "softmax" and of_classes and tabled:
         # The barrier keeps the compiler from multiplying them itself: it would take a minute for a thousand classes.
         texts = jax.lax.optimization_barrier(jnp.asarray(how.class_embeddings))
         table = cosines(texts, texts)
