@@ -215,9 +215,7 @@ def objective_loss(
         term_key = None if key is None else jax.random.fold_in(key, number)
         if how is not None and how.wants(reasons.get(number)):
             temperatures = temperature, objective.target_temperature
-            value, found = streamed_term(term, blocks, images, temperatures, at.bias, how)
-            if how.mesh is None or how.mesh.size == 1:
-                found |= _pulls_of_first(term, blocks, images, temperatures, at.bias)
+            value, found = _streamed(term, blocks, images, temperatures, at.bias, how)
         else:
             here = at._replace(key=term_key)
             pairs = pairs_of(term, blocks, images, temperature, objective.target_temperature, here)
@@ -355,6 +353,21 @@ def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax
 
 def _has_pulls(term: Term) -> bool:
     return not term.merge_views and (term.is_cross_entropy or name_of(term.link) in ("sigmoid", "sigmoid_mean"))
+
+
+def _streamed(
+    term: Term,
+    blocks: Mapping[str, Block],
+    images: int,
+    temperatures: tuple,
+    bias: jax.Array | float,
+    how: Streaming,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Value and metrics of a term that is streamed, on one device with its `pulls`."""
+    value, found = streamed_term(term, blocks, images, temperatures, bias, how)
+    if how.mesh is None or how.mesh.size == 1:
+        found |= _pulls_of_first(term, blocks, images, temperatures, bias)
+    return value, found
 
 
 def _pulls_of_first(

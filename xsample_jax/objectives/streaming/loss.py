@@ -18,8 +18,7 @@ from jax.sharding import Mesh
 
 from xsample_jax.objectives.streaming import mesh as streaming_mesh
 from xsample_jax.objectives.streaming.mesh import gradients, sums_over_keys
-from xsample_jax.objectives.streaming.pallas import images_of_tile
-from xsample_jax.objectives.streaming.tiles import Form, Rows, Sums, coefficients, log_sums
+from xsample_jax.objectives.streaming.tiles import Form, Rows, Sums, coefficients, images_of_tile, log_sums
 
 # Bytes of embeddings and side information that every device may hold of all others before "auto" takes the ring.
 LARGEST_GATHERED = 2**29

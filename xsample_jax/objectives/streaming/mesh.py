@@ -20,7 +20,6 @@ from jax.sharding import PartitionSpec
 
 from xsample_jax.objectives.streaming import tiles as streaming_gradients
 from xsample_jax.objectives.streaming import tiles as streaming_sums
-from xsample_jax.objectives.streaming.pallas import gradients_by_kernel, sums_by_kernel
 from xsample_jax.objectives.streaming.tiles import Coefficients, Form, Rows, Sums, merged, no_sums
 
 # The two passes of the streaming loss over all pairs of rows, by XLA's tiles or by kernels.
@@ -29,6 +28,8 @@ from xsample_jax.objectives.streaming.tiles import Coefficients, Form, Rows, Sum
 def sums_over_keys(form: Form, anchors: Rows, keys: Rows, scale: jax.Array, triangle: bool, offset=0) -> Sums:
     """Sums over all keys of every anchor (streaming_sums.py)."""
     if form.cosine_of is not None:
+        from xsample_jax.objectives.streaming.pallas import sums_by_kernel  # which loads the compiler of kernels
+
         return sums_by_kernel(form, anchors, keys, scale, offset)
     return streaming_sums.sums_over_keys(form, anchors, keys, scale, triangle, offset)
 
@@ -44,6 +45,8 @@ def gradients(
 ) -> tuple[jax.Array, jax.Array | None]:
     """Gradients of the anchors, and of the keys where they are asked for (tiles.gradients)."""
     if form.cosine_of is not None:
+        from xsample_jax.objectives.streaming.pallas import gradients_by_kernel
+
         return gradients_by_kernel(form, anchors, keys, scale, row, column, options.get("offset", 0)), None
     return streaming_gradients.gradients(form, anchors, keys, scale, row, column, **options)
 

@@ -102,12 +102,12 @@ def _count_keys(form: Form, keys: Rows) -> jax.Array | int:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _value(form: Form, z, y, u, v, scales: Scales) -> tuple[jax.Array, Sums]:
     """Sum over the anchors of share times loss, and the sums of every anchor, which have no gradient."""
-    sums = _passed(form, z, y, u, v, scales, False).sums
+    sums = _passed(form, (z, y, u, v), scales, False).sums
     return jnp.sum(scales.share * sums.loss), sums
 
 
 def _forward(form, z, y, u, v, scales):
-    found = _passed(form, z, y, u, v, scales, True)
+    found = _passed(form, (z, y, u, v), scales, True)
     return (jnp.sum(scales.share * found.sums.loss), found.sums), (z, y, scales, found)
 
 
@@ -128,9 +128,9 @@ def _backward(form, residuals, cotangents):
 _value.defvjp(_forward, _backward)
 
 
-def _passed(form: Form, z, y, u, v, scales: Scales, slopes: bool) -> Found:
-    """What all anchors find among all keys."""
-    anchors, keys = sides(form, z, y, u, v)
+def _passed(form: Form, rows: tuple, scales: Scales, slopes: bool) -> Found:
+    """What all anchors find among all keys; rows: z, y, u and v."""
+    anchors, keys = sides(form, *rows)
     if form.mesh is None:
         return _met(form, anchors, keys, scales, _nothing(anchors, keys, scales, slopes))
     axes = form.mesh.axis_names

@@ -128,6 +128,16 @@ def tile_size(form: Form, rows: Rows) -> int:
     return min(max(form.tile // rows.views, 1), rows.images)
 
 
+LANES = 128  # images of a tile of the kernels (streaming/pallas.py) are a multiple of it
+
+
+def images_of_tile(images: int, most: int) -> int | None:
+    """Images of a device in a tile: all if they are few, else a part of whole lanes; None if there is none."""
+    if images <= most:
+        return images if images % 8 == 0 else None
+    return next((size for size in range(most - most % LANES, 0, -LANES) if images % size == 0), None)
+
+
 def pairs_of(form: Form, anchors: Rows, keys: Rows, triangle: bool) -> np.ndarray:
     """Pairs of tile numbers, int32 [t, 2]: all, or those with anchor tile <= key tile."""
     rows, columns = (-(-side.images // tile_size(form, side)) for side in (anchors, keys))
