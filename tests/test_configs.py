@@ -73,7 +73,10 @@ def objective_only(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_objective_trains(preset, tmp_path, objective_only):
+def test_every_objective_trains(preset, tmp_path, objective_only, monkeypatch):
+    """And its step keeps the shapes of the state, reads what the objective says, and its metrics are scalars."""
+    setups, build = [], loop.build_run
+    monkeypatch.setattr(loop, "build_run", lambda config: setups.append(built := build(config)) or built)
     config = load_config(f"{ROOT}/configs/objective.py:{preset},smoke")
     config.eval.suite, config.steps = "none", 6 if config.data.tasks.count else 3  # into the second task
     config.augment.update(crop_scale=(), jitter=0.0, gray=0.0)  # flips are left: two views differ
@@ -87,6 +90,18 @@ def test_every_objective_trains(preset, tmp_path, objective_only):
         loop.train(teacher, tmp_path / "teacher")
         config.objective.frozen, config.model.head.dim = str(tmp_path / "teacher"), 32  # the width of its features
     check_run(config, tmp_path / "run")
+    check_shapes(setups[-1][0])
+
+
+def check_shapes(setup):
+    state, metrics = jax.eval_shape(setup.train_step, setup.abstract_state, setup.abstract_batch)
+    shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
+    assert shapes(state) == shapes(setup.abstract_state)
+    assert {"loss", "temperature", "learning_rate", "gradient_norm"} <= set(metrics)
+    vectors = {name: leaf.shape for name, leaf in metrics.items() if leaf.shape}
+    assert vectors == {"gradient_norms": (len(state.params),), "embeddings": (3,)}  # of a fault's dump
+    read = setup.objective.requires - {"class_embedding"}  # looked up by label
+    assert set(setup.abstract_batch) == {"image", "id", "label"} | read
 
 
 def of_files(names, config, folder):

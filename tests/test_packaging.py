@@ -12,6 +12,7 @@ import sys
 import pytest
 import setuptools
 from packaging.requirements import Requirement
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "xsample_jax"
@@ -260,11 +261,11 @@ def test_install_files_name_no_host():
         assert not re.search(r"https?://|index-url|find-links|trusted-host", text), name
 
 
-def heavy_imports_of(code, tmp_path):
+def heavy_imports_of(code, tmp_path, names=HEAVY):
     """Runs `code` where importing a heavy package fails and leaves a note; returns the notes."""
     notes = tmp_path / "notes"
     notes.touch()
-    for name in HEAVY:
+    for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(
             "import traceback\n"
@@ -284,6 +285,17 @@ def test_importing_everything_loads_nothing_heavy(tmp_path):
     ]
     code = f"import importlib\nfor name in {modules!r}: importlib.import_module(name)"
     assert heavy_imports_of(code, tmp_path) == ""
+
+
+def test_preparing_images_loads_neither_jax_nor_tfds(tmp_path):
+    """Which would take seconds and hundreds of megabytes in every one of its processes."""
+    (tmp_path / "images" / "dog").mkdir(parents=True)
+    for number in range(2):
+        Image.new("RGB", (30, 40), (number, 0, 99)).save(tmp_path / "images" / "dog" / f"{number}.png")
+    paths = [f"--path={tmp_path / 'images'}", f"--out={tmp_path / 'set'}"]
+    flags = ["--source=folder", *paths, "--size=24", "--processes=2", "--shard_size=1"]
+    code = f"import sys\nfrom xsample_jax.tools import prepare\nsys.exit(prepare.main({flags!r}))"
+    assert heavy_imports_of(code, tmp_path, ("jax", "flax", "grain", "orbax", "tensorflow_datasets")) == ""
 
 
 @pytest.mark.slow

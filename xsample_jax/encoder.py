@@ -12,7 +12,8 @@ import numpy as np
 from flax import nnx
 from PIL import Image, ImageOps
 
-from xsample_jax.augment.views import VECTOR_CHANNELS, eval_view
+from xsample_jax.augment.ids import VECTOR_CHANNELS
+from xsample_jax.augment.views import eval_view
 from xsample_jax.checkpoint import trained_config
 from xsample_jax.config import config_from_json, config_to_json, resolve
 from xsample_jax.data.decode import ALL_FORMATS, open_image, square

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from xsample_jax.augment.views import VECTOR_CHANNELS
+from xsample_jax.augment.ids import VECTOR_CHANNELS
 from xsample_jax.checkpoint import Checkpoints, trained_config
 from xsample_jax.config import config_to_json
 from xsample_jax.encoder import Encoder

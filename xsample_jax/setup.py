@@ -14,8 +14,8 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from xsample_jax.augment.ids import NARROW
-from xsample_jax.augment.views import VECTOR_CHANNELS, draw_numbers, eval_view, map_random_views
+from xsample_jax.augment.ids import NARROW, VECTOR_CHANNELS
+from xsample_jax.augment.views import draw_numbers, eval_view, map_random_views
 from xsample_jax.checkpoint import with_shardings
 from xsample_jax.config.rules_objective import check_kernels
 from xsample_jax.data.class_texts import load_class_embeddings

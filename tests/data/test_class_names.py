@@ -4,8 +4,8 @@ import pytest
 
 from xsample_jax.data.class_texts import spelled_out
 from xsample_jax.data.records import open_records
-from xsample_jax.data.sources import Mixture, as_read, look_alikes
-from xsample_jax.data.writer import write_records
+from xsample_jax.data.sources import Mixture
+from xsample_jax.data.writer import as_read, look_alikes, write_records
 from xsample_jax.errors import DataError
 
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from tests.objectives.streamed_rows import streaming_rows
 from tests.objectives.test_streaming_mesh import CASES, XCLR, batch, loss_and_gradient
 from xsample_jax.graphs.sources import SOURCES
-from xsample_jax.objectives.streaming.pallas import images_of_tile
+from xsample_jax.objectives.streaming.tiles import images_of_tile
 from xsample_jax.sharding import batch_sharding, make_mesh
 from xsample_jax.topology import topology_devices
 

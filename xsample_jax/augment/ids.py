@@ -1,5 +1,7 @@
 """Ids of images on the device: whole numbers of 63 bits as two int32 words, as jax has no 64-bit numbers by default.
 
+What prepares images on a host imports this file too, and starts seconds sooner without jax.
+
 A batch has `id` int32 [B] where all ids of its dataset are below 2**31, and int32 [B, 2] where they are not: the lower
 31 bits, and the 32 bits above them. An id below 2**31 gives the same random numbers in both forms, so that a dataset
 that grows beyond 2**31 ids keeps the views of its first images.
@@ -7,14 +9,19 @@ that grows beyond 2**31 ids keeps the views of its first images.
 Inside a step (`with_numbers`) `id` is always int32 [B], for comparisons, and `id_words` are the keys of random numbers.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from xsample_jax.errors import DataError
 
+if TYPE_CHECKING:
+    import jax
+
+VECTOR_CHANNELS = 2  # bytes of a float16, in the place of colors; images have 3 or 4
 MAX_ID = 2**63 - 1
 NARROW = 2**31  # ids below it are one word
 LARGE = np.uint32(2**32 - 1)  # -1, which no image has: what is drawn for ids of two words begins here
@@ -41,11 +48,16 @@ def ids_of(entry: np.ndarray) -> np.ndarray:
 
 def to_words(id: jax.Array) -> jax.Array:
     """int32 [n] or [n, 2] -> [n, 2]."""
+    import jax.numpy as jnp
+
     return id if id.ndim == 2 else jnp.stack([id, jnp.zeros_like(id)], axis=1)
 
 
 def fold_in_id(key: jax.Array, id: jax.Array) -> jax.Array:
     """The random key of an image: of `key` and its id, int [] or [2]."""
+    import jax
+    import jax.numpy as jnp
+
     if id.ndim == 0:
         return jax.random.fold_in(key, id)
     low, high = id[0], id[1]
@@ -64,6 +76,9 @@ def with_numbers(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     Ids of two words become `id_words`, and `id` becomes the place in the batch of the first row with the same one,
     int32 [B]: equal where the ids are, and no wider for all that compares pairs of rows.
     """
+    import jax
+    import jax.numpy as jnp
+
     words = batch["id"]
     if words.ndim == 1:
         return dict(batch)
@@ -76,6 +91,8 @@ def with_numbers(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
 
 def copies_of(ids: jax.Array) -> jax.Array:
     """How many earlier rows of the batch have the id of a row: 0 for the first, 1, 2, ... int32 [B]."""
+    import jax.numpy as jnp
+
     order = jnp.argsort(ids, stable=True)
     sorted_ids = ids[order]
     since_first = jnp.arange(len(ids)) - jnp.searchsorted(sorted_ids, sorted_ids, method="sort")

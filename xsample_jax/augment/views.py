@@ -26,7 +26,7 @@ from xsample_jax.augment.autoaugment import DRAWS as AUTO_AUGMENT_DRAWS
 from xsample_jax.augment.autoaugment import RANDOM_DRAWS, auto_augment, rand_augment
 from xsample_jax.augment.colors import blur, jitter, solarize, to_gray
 from xsample_jax.augment.crops import CROP_TRIES, crop, crop_boxes, resize, resize_weights
-from xsample_jax.augment.ids import fold_in_id
+from xsample_jax.augment.ids import VECTOR_CHANNELS, fold_in_id
 
 # Width of the uniform numbers that each random choice takes from the one draw of a view.
 _DRAWS = {
@@ -289,9 +289,6 @@ def _mix_bits(word: jax.Array) -> jax.Array:
 # A vector reaches the device as the bytes of its float16 numbers, uint8 [1, E, 2]: an image of one row whose two
 # channels no image has, so that whatever carries images carries it. No other invariance holds in general: only whoever
 # made the vectors can say what changes one without changing its meaning.
-
-
-VECTOR_CHANNELS = 2  # bytes of a float16; images have 3 or 4
 
 
 def as_vectors(images: jax.Array) -> jax.Array:

@@ -13,8 +13,8 @@ from xsample_jax.objectives.logits import HIGHEST_TEMPERATURE, LOWEST_TEMPERATUR
 from xsample_jax.objectives.objective import Objective, find_unstreamable, find_without_kernels
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.side_information import BY_RECORD, STATES
-from xsample_jax.objectives.streaming.pallas import LANES, images_of_tile
 from xsample_jax.objectives.streaming.terms import ROWS_OF_NO_IMAGE
+from xsample_jax.objectives.streaming.tiles import LANES, images_of_tile
 from xsample_jax.registry import name_of, options_of
 
 TARGET_TEMPERATURES = ("target_temperature", "target_neighbors", "target_same_mass")

@@ -190,8 +190,7 @@ LOSS = {
     "impl": Key(
         str,
         "auto",
-        "dense (all pairs at once), streaming (tiles: memory linear in the batch) or auto (streaming where it can, if "
-        "there are several devices or many rows).",
+        "dense (all pairs at once), streaming (tiles: memory linear in the batch) or auto (streaming where it can).",
         choices=("auto", "dense", "streaming"),
     ),
     "block_size": Key(int, 1024, "Rows of a tile of the streaming loss.", minimum=8, maximum=2**20),

@@ -14,8 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from xsample_jax.augment.ids import id_entry
-from xsample_jax.augment.views import VECTOR_CHANNELS
+from xsample_jax.augment.ids import VECTOR_CHANNELS, id_entry
 from xsample_jax.data.captions import load_tokenizer, select_caption, tokenize
 from xsample_jax.data.decode import decode_image
 from xsample_jax.data.loader import Rates, Shares, draw_order, one_group_order, scrambled, threaded_batches

@@ -1,20 +1,17 @@
 """From the `data` section of a config to an open dataset."""
 
-import collections
 import contextlib
 import copy
 import dataclasses
 import itertools
 import time
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from xsample_jax.augment.ids import NARROW
-from xsample_jax.augment.views import VECTOR_CHANNELS
+from xsample_jax.augment.ids import NARROW, VECTOR_CHANNELS
 from xsample_jax.data.loader import Rates, Shares, record_rates
 from xsample_jax.data.records import (
     PRECISION,
@@ -27,6 +24,7 @@ from xsample_jax.data.records import (
     read_manifest,
 )
 from xsample_jax.data.shards import ShardList, shard_cache
+from xsample_jax.data.writer import look_alikes, repeated
 from xsample_jax.distributed import log_info
 from xsample_jax.errors import ConfigError, DataError, did_you_mean, lookup
 from xsample_jax.io.files import atomic_write, load_arrays, save_array
@@ -377,25 +375,3 @@ def open_training_source(data) -> tuple[RecordSource | Mixture, Rates | Shares |
         source = Mixture(sources)
         labels = labels and source.labels(labels)
     return source, record_rates(list(map(len, sources)), shares if data.mix else [], labels, data.balance)
-
-
-# Class names that a program tells apart and a reader does not, or the reverse.
-
-
-def as_read(name: str) -> str:
-    """The name as a reader takes it: compatible characters, case, white space, and what has no width made alike."""
-    visible = "".join(char for char in unicodedata.normalize("NFKC", name) if unicodedata.category(char) != "Cf")
-    return " ".join(visible.replace("_", " ").split()).casefold()
-
-
-def repeated(names: Sequence[str]) -> list[str]:
-    """Names that several classes have, as they are written."""
-    return sorted(name for name, count in collections.Counter(names).items() if count > 1)
-
-
-def look_alikes(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Groups of different names that are read alike."""
-    groups = collections.defaultdict(set)
-    for name in names:
-        groups[as_read(name)].add(name)
-    return sorted(tuple(sorted(group)) for group in groups.values() if len(group) > 1)

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from xsample_jax.augment.views import VECTOR_CHANNELS
+from xsample_jax.augment.ids import VECTOR_CHANNELS
 from xsample_jax.errors import ConfigError, DataError
 from xsample_jax.io.files import parse_npy
 

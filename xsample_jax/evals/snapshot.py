@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xsample_jax.augment.ids import with_numbers, words_of
-from xsample_jax.augment.views import VECTOR_CHANNELS, make_views
+from xsample_jax.augment.ids import VECTOR_CHANNELS, with_numbers, words_of
+from xsample_jax.augment.views import make_views
 from xsample_jax.config.renamed import warn_renamed
 from xsample_jax.data.records import unit_rows
 from xsample_jax.data.vectors import draw_vectors

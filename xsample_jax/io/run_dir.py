@@ -14,8 +14,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 
-import jax
-
 from xsample_jax.errors import SaveError
 from xsample_jax.io.console import say
 from xsample_jax.io.locks import Lease, leased, locked
@@ -131,6 +129,8 @@ HISTORY = "history.jsonl"
 
 def log_event(folder: pathlib.Path, event: str, **facts) -> None:
     """Appends a line {"time", "event", ...}, from the first process; one that cannot be written is only logged."""
+    import jax  # takes seconds, which tools that only read run folders need not wait for
+
     if jax.process_index() != 0:
         return
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -185,8 +185,8 @@ def pulls(logits: jax.Array, target: jax.Array, weight: jax.Array, compete: bool
     Returns:
       [min(A, PULLED)] each: weight_positive, the sum of -w over the keys that are pulled (w < 0), of a single positive
       1 - p; weight_negative, the mean of w over those that are pushed; weight_top_negative, the largest w. No gradient.
-      The streaming loss does not have them: p and T of a pair need both sums over the row, a second pass over all
-      pairs. An objective has them where all its terms do.
+      Beside a streamed loss these rows are compared once more, on one device only; an objective has them where all its
+      terms do.
     """
     logits, target, weight = jax.lax.stop_gradient([of[:PULLED] for of in (logits, target, weight)])
     if compete:

@@ -10,8 +10,8 @@ from xsample_jax.graphs.sources import identity, label
 from xsample_jax.graphs.targets import weight_at
 from xsample_jax.models.heads import Head, unit_rows
 from xsample_jax.objectives.bank import Bank, Clusters
-from xsample_jax.objectives.blocks import OF_HEAD, Block, Rows, check_unit_rows
-from xsample_jax.objectives.cross_entropy import PULLS, entropy, mean_over_rows, pulls
+from xsample_jax.objectives.blocks import OF_HEAD, Block, Rows, check_unit_rows, select
+from xsample_jax.objectives.cross_entropy import PULLED, PULLS, entropy, mean_over_rows, pulls
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.links import OF_ORDER, OF_SHARES, positive_margin, z_scores
 from xsample_jax.objectives.logits import LOWEST_TEMPERATURE
@@ -26,7 +26,6 @@ from xsample_jax.objectives.terms import (
     StepValues,
     Term,
     chosen_slots,
-    count_rows,
     feature_value,
     negatives_of,
     pairs_of,
@@ -223,8 +222,9 @@ def objective_loss(
     apart = [(n, one) for n, term in enumerate(objective.terms) for one in views_apart(term, blocks, images)]
     for number, term in apart:
         term_key = None if key is None else jax.random.fold_in(key, number)
-        if how is not None and how.wants(reasons.get(number), *count_rows(term, blocks, images)):
-            value, found = streamed_term(term, blocks, images, temperature, objective.target_temperature, how)
+        if how is not None and how.wants(reasons.get(number)):
+            temperatures = temperature, objective.target_temperature
+            value, found = _streamed(term, blocks, images, temperatures, at.bias, how)
         else:
             here = at._replace(key=term_key)
             pairs = pairs_of(term, blocks, images, temperature, objective.target_temperature, here)
@@ -347,7 +347,7 @@ def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax
         rows["positive_z"] = jnp.sum(graph * z_scores(pairs.logits, pairs.valid)[:, :keys], axis=-1)
     if name_of(term.link) == "group_order":
         rows["positive_margin"] = positive_margin(pairs.logits, pairs.target, pairs.valid)
-    if not term.merge_views and (term.is_cross_entropy or name_of(term.link) in ("sigmoid", "sigmoid_mean")):
+    if _has_pulls(term):
         weight = negatives_of(term, pairs) if term.is_cross_entropy else pairs.valid
         rows |= pulls(pairs.logits, pairs.target, weight, term.is_cross_entropy)
     metrics = {name: mean_over_rows(value, counted[: len(value)]) for name, value in rows.items()}
@@ -358,6 +358,41 @@ def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax
         "rows_without_positive": 1.0 - jnp.mean(counted_anchors),
         "rows_without_negative": 1.0 - jnp.mean(repelled),
     }
+
+
+def _has_pulls(term: Term) -> bool:
+    return not term.merge_views and (term.is_cross_entropy or name_of(term.link) in ("sigmoid", "sigmoid_mean"))
+
+
+def _streamed(
+    term: Term,
+    blocks: Mapping[str, Block],
+    images: int,
+    temperatures: tuple,
+    bias: jax.Array | float,
+    how: Streaming,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Value and metrics of a term that is streamed, on one device with its `pulls`."""
+    value, found = streamed_term(term, blocks, images, temperatures, bias, how)
+    if how.mesh is None or how.mesh.size == 1:
+        found |= _pulls_of_first(term, blocks, images, temperatures, bias)
+    return value, found
+
+
+def _pulls_of_first(
+    term: Term, blocks: Mapping[str, Block], images: int, temperatures: tuple, bias: jax.Array | float
+) -> dict[str, jax.Array]:
+    """`pulls` of a term that is streamed: of the first rows alone, which are all that it is a mean over."""
+    if not _has_pulls(term):
+        return {}
+    first = {name: value[:PULLED] for name, value in select(blocks, term.anchors, images).items()}
+    term = dataclasses.replace(term, anchors=Rows("first"))
+    still = jax.lax.stop_gradient(({**blocks, "first": first}, temperatures[0], bias))
+    pairs = pairs_of(term, still[0], images, still[1], temperatures[1], StepValues(still[2]))
+    weight = negatives_of(term, pairs) if term.is_cross_entropy else pairs.valid
+    counted = jnp.any(pairs.target > 0, axis=-1) if term.is_cross_entropy else jnp.ones(len(pairs.target), bool)
+    rows = pulls(pairs.logits, pairs.target, weight, term.is_cross_entropy)
+    return {name: mean_over_rows(value, counted) for name, value in rows.items()}
 
 
 def _pushed(term: Term, pairs: Pairs) -> jax.Array:

@@ -228,12 +228,6 @@ def _keys_of_rows(key: jax.Array, u: Block) -> jax.Array:
     return jax.vmap(lambda id, view: jax.random.fold_in(fold_in_id(key, id), view))(words_of(u), u["view"])
 
 
-def count_rows(term: Term, blocks: Mapping[str, Block], images: int) -> tuple[int, int]:
-    """(anchors, keys) of a term on a batch."""
-    anchors, *keys = (len(select(blocks, rows, images)["z"]) for rows in (term.anchors, *term.key_rows))
-    return anchors, sum(keys)
-
-
 # What each choice of a term is looked up in; numbers stand for themselves.
 CHOICES = {
     "similarity": SIMILARITIES,

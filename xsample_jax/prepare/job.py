@@ -26,8 +26,8 @@ from xsample_jax.data.decode import (
     without_metadata,
 )
 from xsample_jax.data.records import SCHEMA_VERSION, Manifest
-from xsample_jax.data.sources import as_read, repeated
 from xsample_jax.data.vectors import is_vector
+from xsample_jax.data.writer import as_read, repeated
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import Source
 

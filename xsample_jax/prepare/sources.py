@@ -15,7 +15,6 @@ from xsample_jax.prepare.huggingface import hub_source
 from xsample_jax.prepare.icons import icons_source
 from xsample_jax.prepare.parquet import parquet_source
 from xsample_jax.prepare.shapes import shapes_source
-from xsample_jax.prepare.tfds import tfds_source
 from xsample_jax.prepare.vectors import vectors_source
 from xsample_jax.prepare.webdataset import webdataset_source
 
@@ -132,7 +131,7 @@ def open_source(name: str, path: str, fields: Fields, options: Options = Options
             columns | {"--splits", "--attributes", "--image_field", "--shard_size"},
             lambda path: vectors_source(path, fields, size),
         ),
-        "tfds": (columns | {"--shard_size"}, lambda path: tfds_source(path, fields, size)),
+        "tfds": (columns | {"--shard_size"}, lambda path: _tfds_source(path, fields, size)),
     }
     if name not in sources:
         raise DataError("--source", name, f"one of {', '.join(sources)}", did_you_mean(name, sources))
@@ -140,6 +139,12 @@ def open_source(name: str, path: str, fields: Fields, options: Options = Options
     path = _checked_path(name, path)
     _check_flags(name, fields, options, accepted)
     return make(path)
+
+
+def _tfds_source(path: str, fields: Fields, size: int) -> Source:
+    from xsample_jax.prepare.tfds import tfds_source  # TFDS takes a second, which other sources should not cost
+
+    return tfds_source(path, fields, size)
 
 
 def _checked_path(name: str, path: str) -> str:

@@ -14,7 +14,6 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from xsample_jax.data.records import open_records, read_manifest
-from xsample_jax.data.sources import sampled_records
 from xsample_jax.data.vectors import is_vector
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import Example, Fields, InputShard, Problem, Source, read_captions, read_label
@@ -123,6 +122,8 @@ class RecordSet(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, folder: str | Path, **options):
+        from xsample_jax.data.sources import sampled_records  # loads jax, which reading TFDS does not need
+
         self._folder, self._manifest = Path(folder), read_manifest(folder)
         self.name = re.sub(r"\W+", "_", self._manifest.name.lower())
         self._splits = [split for split, entry in self._manifest.splits.items() if entry["count"]]

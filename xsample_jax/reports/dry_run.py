@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xsample_jax.augment.ids import ids_of
-from xsample_jax.augment.views import VECTOR_CHANNELS, make_views
+from xsample_jax.augment.ids import VECTOR_CHANNELS, ids_of
+from xsample_jax.augment.views import make_views
 from xsample_jax.config.rules_objective import check_kernels
 from xsample_jax.data.dataset import train_batches
 from xsample_jax.data.vectors import draw_vectors

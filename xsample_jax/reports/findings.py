@@ -14,14 +14,15 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from xsample_jax.augment.views import VECTOR_CHANNELS
+from xsample_jax.augment.ids import VECTOR_CHANNELS
 from xsample_jax.config.rules_objective import check_kernels
 from xsample_jax.data.dataset import Dataset, open_evaluated, open_for_a_look, train_batches, without_cache
 from xsample_jax.data.decode import loses_a_third, open_image
 from xsample_jax.data.records import Manifest, RecordSource, file_checksum, read_manifest, verify_records, wrong_size
-from xsample_jax.data.sources import Mixture, look_alikes, open_source, repeated, source_folder, spread_places
+from xsample_jax.data.sources import Mixture, open_source, source_folder, spread_places
 from xsample_jax.data.splits import check_eval_splits
 from xsample_jax.data.vectors import draw_vectors, is_vector
+from xsample_jax.data.writer import look_alikes, repeated
 from xsample_jax.errors import DataError, Problems, UserError, raise_all
 from xsample_jax.io.paths import absolute, as_path, file_sizes, in_bucket
 from xsample_jax.metrics.profiling import host_memory

@@ -32,7 +32,7 @@ def run(arguments: Sequence[str]) -> None:
         parser.error("argument --batch_size: expected 1 or more")
     if chosen.data and not chosen.split:
         parser.error("argument --data: needs --split")
-    from xsample_jax.augment.views import VECTOR_CHANNELS
+    from xsample_jax.augment.ids import VECTOR_CHANNELS
     from xsample_jax.encoder import load_encoder
     from xsample_jax.evals.feature_table import images_in, images_of, of_other_data, write_features
 

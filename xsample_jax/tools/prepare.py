@@ -20,6 +20,8 @@ import argparse
 import difflib
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from xsample_jax.errors import DataError
@@ -108,20 +110,25 @@ def run(arguments: list[str]) -> None:
             parser.error(f"unrecognized arguments: {flag}" + (f" (did you mean {meant[0]}?)" if meant else ""))
     if flags.shard_size is not None and flags.shard_size < 1:
         raise DataError("--shard_size", flags.shard_size, "at least 1")
-    from xsample_jax.captions.embed import embed_set
-    from xsample_jax.captions.encoders import open_encoder
-    from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
     from xsample_jax.prepare.prepare import beam_runner, local_runner, prepare, summary
 
     job = read_job(flags)
     runner = beam_runner(flags.runner, others) if flags.runner else local_runner(flags.processes)
-    # A wrong name is found before the work, not after.
-    encoder = None if flags.embed is None else open_encoder(flags.embed or DEFAULT_ENCODER)
+    embed = None if flags.embed is None else open_embedding(flags.embed)  # a wrong name is found before the work
     manifest, report = prepare(job, flags.out, runner)
-    if encoder:
-        manifest = embed_set(flags.out, encoder).manifest
+    if embed:
+        manifest = embed(flags.out).manifest
     for line in summary(manifest, report, as_path(flags.out)):
         print(line)
+
+
+def open_embedding(name: str) -> Callable:
+    """embed_set(folder) by the text encoder of this name or folder, "" for the usual one: it alone needs jax."""
+    from xsample_jax.captions.embed import embed_set
+    from xsample_jax.captions.encoders import open_encoder
+    from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
+
+    return partial(embed_set, encoder=open_encoder(name or DEFAULT_ENCODER))
 
 
 def read_job(flags: argparse.Namespace):

@@ -18,11 +18,7 @@ from jax.sharding import Mesh
 
 from xsample_jax.objectives.streaming import mesh as streaming_mesh
 from xsample_jax.objectives.streaming.mesh import gradients, sums_over_keys
-from xsample_jax.objectives.streaming.pallas import images_of_tile
-from xsample_jax.objectives.streaming.tiles import Form, Rows, Sums, coefficients, log_sums
-
-# Pairs above which "auto" streams on one device: a dense matrix of them takes 64 MiB, and the dense loss a dozen.
-LARGEST_DENSE = 2**24
+from xsample_jax.objectives.streaming.tiles import Form, Rows, Sums, coefficients, images_of_tile, log_sums
 
 # Bytes of embeddings and side information that every device may hold of all others before "auto" takes the ring.
 LARGEST_GATHERED = 2**29
@@ -55,8 +51,7 @@ class Streaming:
     """How a loss is computed.
 
     Attributes:
-      impl: auto (streaming where it is possible, if there are several devices or the dense matrices would be large),
-        dense or streaming.
+      impl: auto (streaming where it is possible: it is faster at every size), dense or streaming.
       block_size: rows of a tile.
       kernel: who computes the tiles: auto, pallas or xla.
       collective: how devices see each other's rows: gather, ring or auto (streaming/mesh.py).
@@ -80,11 +75,9 @@ class Streaming:
     class_embeddings: np.ndarray | None = None
     groups: int = 1
 
-    def wants(self, reason: str | None, anchors: int, keys: int) -> bool:
-        """Whether a term on this many rows is streamed; reason: why it cannot be (objective.find_unstreamable)."""
-        several = self.mesh is not None and self.mesh.size > 1
-        worth_it = several or anchors * keys > LARGEST_DENSE
-        return self.impl == "streaming" or (self.impl == "auto" and worth_it and reason is None)
+    def wants(self, reason: str | None) -> bool:
+        """Whether a term is streamed; reason: why it cannot be (objective.find_unstreamable)."""
+        return self.impl == "streaming" or (self.impl == "auto" and reason is None)
 
 
 def streaming_rows(
@@ -107,15 +100,23 @@ def streaming_rows(
     """
     if target.normalizer not in ("softmax", "row_sum"):
         raise ValueError(f"normalizer {target.normalizer!r}: expected softmax or row_sum")
+    form, anchors, keys = prepare(anchors, keys, target, temperature, how)
+    (z, u, _), (y, v, _) = anchors, keys or Rows(None, None, 1)
+    dtype = jnp.result_type(jnp.float32, z if keys is None else jnp.result_type(z, y))
+    return _rows(form, z, y, u, v, jnp.asarray(temperature, dtype))
+
+
+def prepare(
+    anchors: Rows, keys: Rows | None, target: Target, temperature: jax.Array | float, how: Streaming
+) -> tuple[Form, Rows, Rows | None]:
+    """(form, anchors, keys) of a loss: rows checked, and what they know rounded to what travels."""
     _check(anchors, "z and u")
     if keys is not None:
         _check(keys, "y and v")
-    (z, u, _), (y, v, _) = anchors, keys or Rows(None, None, 1)
     if how.mesh is not None:
-        u, v = (side and _rounded_captions(side, jnp.dtype(how.caption_comm_dtype)) for side in (u, v))
-    form = _form_of(anchors._replace(info=u), keys and keys._replace(info=v), target, temperature, how)
-    dtype = jnp.result_type(jnp.float32, z if keys is None else jnp.result_type(z, y))
-    return _rows(form, z, y, u, v, jnp.asarray(temperature, dtype))
+        dtype = jnp.dtype(how.caption_comm_dtype)
+        anchors, keys = (side and side._replace(info=_rounded_captions(side.info, dtype)) for side in (anchors, keys))
+    return _form_of(anchors, keys, target, temperature, how), anchors, keys
 
 
 def _form_of(anchors: Rows, keys: Rows | None, target: Target, temperature: jax.Array | float, how: Streaming) -> Form:
@@ -203,7 +204,8 @@ def _rounded(value: jax.Array, dtype) -> jax.Array:
     return value.astype(dtype) if wide else value
 
 
-def _sides(form: Form, z, y, u, v) -> tuple[Rows, Rows]:
+def sides(form: Form, z, y, u, v) -> tuple[Rows, Rows]:
+    """(anchors, keys), their embeddings rounded as they travel; the same twice where anchors are the keys."""
     if form.wire is not None:
         z, y = _rounded(z, form.wire), None if y is None else _rounded(y, form.wire)
     anchors = Rows(z, u, form.views)
@@ -235,7 +237,7 @@ def _rows(form, z, y, u, v, temperature):
 
 
 def _forward(form, z, y, u, v, temperature):
-    anchors, keys = _sides(form, z, y, u, v)
+    anchors, keys = sides(form, z, y, u, v)
     if form.mesh is None:
         sums = sums_over_keys(form, anchors, keys, 1 / temperature, triangle=form.same)
         gathered = None
@@ -246,7 +248,7 @@ def _forward(form, z, y, u, v, temperature):
 
 def _backward(form, residuals, cotangents):
     z, y, u, v, temperature, sums, gathered = residuals
-    anchors, keys = _sides(form, z, y, u, v)
+    anchors, keys = sides(form, z, y, u, v)
     cotangent = cotangents["loss"].astype(temperature.dtype).reshape(-1, form.views).T
     share = coefficients(form, sums, jnp.where(_counted(sums), cotangent, 0))
     if form.mesh is not None:

@@ -20,7 +20,6 @@ from jax.sharding import PartitionSpec
 
 from xsample_jax.objectives.streaming import tiles as streaming_gradients
 from xsample_jax.objectives.streaming import tiles as streaming_sums
-from xsample_jax.objectives.streaming.pallas import gradients_by_kernel, sums_by_kernel
 from xsample_jax.objectives.streaming.tiles import Coefficients, Form, Rows, Sums, merged, no_sums
 
 # The two passes of the streaming loss over all pairs of rows, by XLA's tiles or by kernels.
@@ -29,6 +28,8 @@ from xsample_jax.objectives.streaming.tiles import Coefficients, Form, Rows, Sum
 def sums_over_keys(form: Form, anchors: Rows, keys: Rows, scale: jax.Array, triangle: bool, offset=0) -> Sums:
     """Sums over all keys of every anchor (streaming_sums.py)."""
     if form.cosine_of is not None:
+        from xsample_jax.objectives.streaming.pallas import sums_by_kernel  # which loads the compiler of kernels
+
         return sums_by_kernel(form, anchors, keys, scale, offset)
     return streaming_sums.sums_over_keys(form, anchors, keys, scale, triangle, offset)
 
@@ -44,6 +45,8 @@ def gradients(
 ) -> tuple[jax.Array, jax.Array | None]:
     """Gradients of the anchors, and of the keys where they are asked for (tiles.gradients)."""
     if form.cosine_of is not None:
+        from xsample_jax.objectives.streaming.pallas import gradients_by_kernel
+
         return gradients_by_kernel(form, anchors, keys, scale, row, column, options.get("offset", 0)), None
     return streaming_gradients.gradients(form, anchors, keys, scale, row, column, **options)
 
@@ -93,21 +96,22 @@ def gather_shares(form: Form, share: Coefficients | None) -> Coefficients | None
     return jax.tree.map(lambda x: whole(form, x, x.ndim - 1), share)  # images are the last axis
 
 
-def around(form: Form, part: Part, visit: Callable[[Any, Part, jax.Array], Any], start: Any) -> Any:
-    """visit(result, part, owner) for the part of every device of the group in turn, its own first.
+def around(form: Form, part: Any, visit: Callable[[Any, Any, jax.Array], tuple], start: Any) -> tuple:
+    """result, part = visit(result, part, owner) for the part of every device of the group in turn, its own first.
 
-    For use inside shard_map. The next part is on its way while one is visited.
+    For use inside shard_map; returns the last result and the device's own part. What a visit leaves as it was is on its
+    way to the next device meanwhile.
     """
     axes, devices = form.mesh.axis_names, form.mesh.size // form.groups
     first, own = _place(form)
     to_previous = [(group[i], group[(i - 1) % devices]) for group in members(form) for i in range(devices)]
 
     def hop(carry, number):
-        result, visitor = carry
+        result, visitor = visit(*carry, first + (own + number) % devices)
         following = jax.tree.map(lambda x: sent(x, lambda x: jax.lax.ppermute(x, axes, to_previous)), visitor)
-        return (visit(result, visitor, first + (own + number) % devices), following), None
+        return (result, following), None
 
-    return jax.lax.scan(hop, (start, part), jnp.arange(devices))[0][0]
+    return jax.lax.scan(hop, (start, part), jnp.arange(devices))[0]
 
 
 def _place(form: Form) -> tuple[jax.Array | int, jax.Array]:
@@ -136,12 +140,14 @@ def sums_over_keys_of_mesh(form: Form, anchors: Rows, keys: Rows, scale: jax.Arr
             return sums_over(every, _place(form)[0]), every
         with_label = "label" in u and "label" in part.info
         start = no_sums(form, own, with_label, scale.dtype)
-        return around(form, part, lambda sums, part, owner: merged(sums, sums_over(part, owner)), start), None
+        return around(form, part, lambda sums, part, owner: (merged(sums, sums_over(part, owner)), part), start)[
+            0
+        ], None
 
     with_label = "label" in anchors.info and "label" in keys.info
     sums = jax.eval_shape(lambda: no_sums(form, anchors, with_label, scale.dtype))
     specs = (last_axis_split(sums, axes), _gathered_spec(form))
-    return _over_mesh(form, local, specs)(*_arrays(form, anchors, keys), scale)
+    return over_mesh(form, local, specs)(*arrays_of(form, anchors, keys), scale)
 
 
 def gradients_of_mesh(
@@ -168,7 +174,7 @@ def gradients_of_mesh(
             if whole is not None:
                 return by(whole, _place(form)[0])
             start = jnp.zeros(own.z.shape, scale.dtype)
-            return around(form, part, lambda total, part, owner: total + by(part, owner), start)
+            return around(form, part, lambda total, part, owner: (total + by(part, owner), part), start)[0]
 
         if form.same:
             whole = gathered and gathered._replace(share=gather_shares(form, share))
@@ -180,8 +186,8 @@ def gradients_of_mesh(
 
     split = PartitionSpec(axes)
     in_specs = (last_axis_split(share, axes), _gathered_spec(form))
-    program = _over_mesh(form, local, (split, split), in_specs)
-    return program(*_arrays(form, anchors, keys), scale, share, gathered)
+    program = over_mesh(form, local, (split, split), in_specs)
+    return program(*arrays_of(form, anchors, keys), scale, share, gathered)
 
 
 def _gathered_spec(form: Form) -> PartitionSpec | None:
@@ -199,11 +205,11 @@ def offset_of(form: Form, own: Rows, owner: jax.Array | int) -> jax.Array:
     return (jax.lax.axis_index(form.mesh.axis_names) - owner) * own.images
 
 
-def _arrays(form: Form, anchors: Rows, keys: Rows) -> tuple:
+def arrays_of(form: Form, anchors: Rows, keys: Rows) -> tuple:
     return anchors.z, anchors.info, *((None, None) if form.same else (keys.z, keys.info))
 
 
-def _over_mesh(form: Form, local: Callable, out_specs, more_specs: tuple = ()) -> Callable:
+def over_mesh(form: Form, local: Callable, out_specs, more_specs: tuple = ()) -> Callable:
     """shard_map of local(z, u, y, v, scale, ...): rows are split over all axes, the scale is whole."""
     split, whole = PartitionSpec(form.mesh.axis_names), PartitionSpec()
     in_specs = (*[split] * 4, whole, *more_specs)

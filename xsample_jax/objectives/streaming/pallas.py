@@ -13,18 +13,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from xsample_jax.models.heads import products, unit_rows
-from xsample_jax.objectives.streaming.tiles import Coefficients, Form, Rows, Sums
+from xsample_jax.objectives.streaming.tiles import Coefficients, Form, Rows, Sums, images_of_tile
 
-LANES = 128
 VMEM = 32 * 2**20  # bytes that a kernel may use: a quarter of what v5e and v6e have
 KNOWN, UNKNOWN = ("id", "label"), -1  # what the sums of metrics compare
-
-
-def images_of_tile(images: int, most: int) -> int | None:
-    """Images of a device in a tile: all if they are few, else a part of whole lanes; None if there is none."""
-    if images <= most:
-        return images if images % 8 == 0 else None
-    return next((size for size in range(most - most % LANES, 0, -LANES) if images % size == 0), None)
 
 
 def sums_by_kernel(form: Form, anchors: Rows, keys: Rows, scale: jax.Array, offset=0) -> Sums:

@@ -14,6 +14,7 @@ from xsample_jax.objectives.blocks import Block, Rows, concatenate, select
 from xsample_jax.objectives.cross_entropy import mean_over_rows
 from xsample_jax.objectives.streaming import tiles
 from xsample_jax.objectives.streaming.loss import LOWEST_STATIC, Streaming, Target, class_table_rows, streaming_rows
+from xsample_jax.objectives.streaming.sigmoid import streamed_sigmoid
 from xsample_jax.objectives.streaming.z_scores import streamed_z
 from xsample_jax.objectives.terms import Term
 from xsample_jax.registry import name_of, options_of
@@ -26,14 +27,16 @@ PARTLY_FILLED = ("queue", "text_queue", "frozen_queue", "hard_text", "hard_text_
 ROWS_OF_CLASSES = ("classes", "centers")
 # Blocks whose rows are not views of the images of the batch.
 ROWS_OF_NO_IMAGE = (*PARTLY_FILLED, *ROWS_OF_CLASSES, "prototypes")
+# Links other than the softmax that can be streamed, and what may be done to the rows of their graph.
+NORMALIZERS = {"z": ("row_sum", "none"), "sigmoid": ("none",), "sigmoid_mean": ("none",)}
 # Sources that are the cosine of one entry of the side information.
 COSINES = {"caption": "caption_embedding", "class_text": "class_embedding"}
 
 
 def why_not(term: Term) -> str | None:
     """Why a term needs the whole matrix, in words; None if it can be streamed."""
-    of_moments = name_of(term.link) == "z" and term.reduce == "rows" and term.negatives == "everything"
-    if not term.is_cross_entropy and not of_moments:
+    link, plain = name_of(term.link), term.reduce == "rows" and term.negatives == "everything"
+    if not term.is_cross_entropy and not (link in NORMALIZERS and plain):
         return "its denominator, link or weights are not those of the plain cross-entropy"
     if name_of(term.similarity) != "dot" or term.mixer or term.merge_views or term.self_pairs or term.self_targets:
         return "its similarity, synthetic keys or merged views need all pairs at once"
@@ -42,7 +45,7 @@ def why_not(term: Term) -> str | None:
     if isinstance(term.graph, Mixture):
         return "its target is a mixture of graphs"
     graph, same = term.graph, term.anchors == term.keys
-    if name_of(graph.normalizer) not in (("row_sum", "none") if of_moments else ("softmax", "row_sum")):
+    if name_of(graph.normalizer) not in NORMALIZERS.get(link, ("softmax", "row_sum")):
         return f"its normalizer {name_of(graph.normalizer)!r} needs whole rows"
     if any(name_of(transform) not in LOCAL for transform in graph.transforms):
         return "a transform of its graph needs whole rows"
@@ -93,14 +96,17 @@ def streamed_term(
     term: Term,
     blocks: Mapping[str, Block],
     images: int,
-    temperature: jax.Array | float,
-    target_temperature: float,
+    temperatures: tuple[jax.Array | float, float],
+    bias: jax.Array | float,
     how: Streaming,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Value and metrics of a term (terms.term_value, graph_metrics) without any array of pairs."""
-    graph, same = term.graph, term.anchors == term.keys
+    """Value and metrics of a term (terms.term_value, graph_metrics) without any array of pairs.
+
+    temperatures: tau and tau_s; bias: of the logits, which only the sigmoid links see.
+    """
+    graph, same, (temperature, target_temperature) = term.graph, term.anchors == term.keys, temperatures
     anchors = select(blocks, term.anchors, images)
-    if name_of(term.link) == "z":
+    if (link := name_of(term.link)) == "z":
         keys = concatenate([select(blocks, rows, images) for rows in term.key_rows])
         return streamed_z(graph, options_of(term.link), anchors, keys, same, how)
     u, views = _side(anchors, graph, (term.anchors,), images)
@@ -115,7 +121,9 @@ def streamed_term(
         None if graph.transforms else COSINES.get(name_of(graph.source)),
     )
     own = tiles.Rows(anchors["z"], u, views)
-    if same and graph.source == "class_text" and not graph.transforms and how.class_embeddings is not None:
+    of_classes = same and graph.source == "class_text" and not graph.transforms
+    tabled = how.class_embeddings is not None and len(how.class_embeddings) <= images  # else a table has more pairs
+    if link == "softmax" and of_classes and tabled:
         # The barrier keeps the compiler from multiplying them itself: it would take a minute for a thousand classes.
         texts = jax.lax.optimization_barrier(jnp.asarray(how.class_embeddings))
         table = cosines(texts, texts)
@@ -125,6 +133,8 @@ def streamed_term(
         block = concatenate([select(blocks, rows, images) for rows in term.key_rows])
         count = jnp.sum(block["filled"])
         keys = tiles.Rows(block["z"], *_side(block, graph, term.key_rows, images))
+    if link != "softmax":
+        return streamed_sigmoid(own, keys, target, (tau, bias), how, link == "sigmoid_mean")
     rows = streaming_rows(own, keys, target, tau, how)
     return _means(rows, count)
 

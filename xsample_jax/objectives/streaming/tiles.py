@@ -128,11 +128,34 @@ def tile_size(form: Form, rows: Rows) -> int:
     return min(max(form.tile // rows.views, 1), rows.images)
 
 
+LANES = 128  # images of a tile of the kernels (streaming/pallas.py) are a multiple of it
+
+
+def images_of_tile(images: int, most: int) -> int | None:
+    """Images of a device in a tile: all if they are few, else a part of whole lanes; None if there is none."""
+    if images <= most:
+        return images if images % 8 == 0 else None
+    return next((size for size in range(most - most % LANES, 0, -LANES) if images % size == 0), None)
+
+
 def pairs_of(form: Form, anchors: Rows, keys: Rows, triangle: bool) -> np.ndarray:
     """Pairs of tile numbers, int32 [t, 2]: all, or those with anchor tile <= key tile."""
     rows, columns = (-(-side.images // tile_size(form, side)) for side in (anchors, keys))
     pairs = [(i, k) for i in range(rows) for k in range(i if triangle else 0, columns)]
     return np.asarray(pairs, np.int32)
+
+
+def over_tiles(step: Callable, start, pairs: np.ndarray):
+    """What `step` makes of `start` and one pair of tile numbers after the other.
+
+    A single tile is not looped over: the compiler then computes it once for the forward and the backward pass.
+    """
+    return step(start, pairs[0])[0] if len(pairs) == 1 else jax.lax.scan(step, start, pairs)[0]
+
+
+def alone(pair: np.ndarray | jax.Array) -> bool:
+    """Whether this is the single tile of rows with themselves: its anchors have met all keys."""
+    return isinstance(pair, np.ndarray)
 
 
 class Tile(NamedTuple):
@@ -149,14 +172,17 @@ class Tile(NamedTuple):
     keys: dict
 
 
-def tile_of(form: Form, anchors: Window, keys: Window, scale: jax.Array, offset: jax.Array | int) -> Tile:
-    """The tile of two windows. scale: 1 / tau; offset: number among the keys of the first anchor, for the same rows."""
+def tile_of(form: Form, anchors: Window, keys: Window, scale: jax.Array, offset: jax.Array | int, top=1) -> Tile:
+    """The tile of two windows, with the logits (x . y - top) / tau.
+
+    scale: 1 / tau; offset: number among the keys of the first anchor, for the same rows.
+    """
     dtype = scale.dtype
     z, y = anchors.embeddings(dtype), keys.embeddings(dtype)
     views, key_views = anchors.rows.views, keys.rows.views
     # Scaled last: s_ik and s_ki of the same rows then agree to the bit, as the gradient takes them to (1 / tau times
     # more exact in float32 than with scaled operands).
-    s = (jnp.matmul(z[:, None], y.mT[None], precision=jax.lax.Precision.HIGHEST) - 1) * scale
+    s = (jnp.matmul(z[:, None], y.mT[None], precision=jax.lax.Precision.HIGHEST) - top) * scale
     used = anchors.used[:, None] & keys.used[None, :]
     valid = jnp.broadcast_to(used, s.shape)
     copies = jnp.where(used, key_views, 0)
@@ -220,14 +246,14 @@ def sums_over_keys(form: Form, anchors: Rows, keys: Rows, scale: jax.Array, tria
         a, k = windows(form, anchors, keys, pair)
         tile = tile_of(form, a, k, scale, offset)
         total = put(total, a, sums_of(form, tile))
-        if triangle:
+        if triangle and not alone(pair):
             nothing = no_sums(form, Rows(tile.y.reshape(-1, tile.y.shape[-1]), {}, keys.views), with_label, scale.dtype)
             below = jax.tree.map(lambda x, y: jnp.where(pair[0] < pair[1], x, y), sums_of(form, tile, True), nothing)
             total = put(total, k, below)
         return total, None
 
     start = no_sums(form, anchors, with_label, scale.dtype)
-    return jax.lax.scan(step, start, pairs_of(form, anchors, keys, triangle))[0]
+    return over_tiles(step, start, pairs_of(form, anchors, keys, triangle))
 
 
 def sums_of(form: Form, tile: Tile, of_keys: bool = False) -> Sums:
@@ -356,7 +382,7 @@ def gradients(
         column_tile = column and jax.tree.map(lambda x: k.of(x, x.ndim - 1), column)
         gradient = gradient_tile(form, tile, row_tile, column_tile)
         d_anchors = a.add(d_anchors, scale * product(gradient, tile.y))
-        if triangle or key_side:
+        if key_side or (triangle and not alone(pair)):
             below = scale * transposed_product(gradient, tile.z)
             if triangle:
                 d_anchors = k.add(d_anchors, jnp.where(pair[0] < pair[1], below, 0))
@@ -368,7 +394,7 @@ def gradients(
         jnp.zeros(anchors.z.shape, scale.dtype),
         jnp.zeros(keys.z.shape, scale.dtype) if key_side else None,
     )
-    return jax.lax.scan(step, start, pairs_of(form, anchors, keys, triangle))[0]
+    return over_tiles(step, start, pairs_of(form, anchors, keys, triangle))
 
 
 def gradient_tile(form: Form, tile: Tile, row: Coefficients | None, column: Coefficients | None) -> jax.Array:
