@@ -304,7 +304,8 @@ def build_model(
     Args:
       config: the whole config (config/schema.py): reads model, augment.size and precision.compute.
       text: text tower of the objective: None, "linear" (of frozen caption embeddings) or "transformer" (of tokens).
-      text_size: width of the caption embeddings, for "linear"; number of token ids, for "transformer".
+      text_size: width of the caption embeddings, for "linear"; number of token ids, for "transformer"; of the frozen
+        texts of the classes, for a named head that reads them without a text tower.
       predictor: a second head on the embeddings, of the hidden widths of the projection head (BYOL, MoCo v3).
       heads: named heads beside the projection head (models/heads.py).
       rngs: source of the initial parameters.
@@ -323,6 +324,7 @@ def build_model(
     )
     text_tower = make_text and make_text(config, text_size, rngs)
     widths = {"image": encoder.features, "cells": encoder.features, "text": text_tower and text_tower.width}
+    widths |= {} if text else {"class_text": text_size}
     named = NamedHeads(heads, widths, config, rngs=rngs) if heads else None
     return Towers(encoder, projection, text_tower, second, named)
 
