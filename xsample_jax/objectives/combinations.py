@@ -73,6 +73,10 @@ def find_unavailable(term: Term, objective: Objective, field: str) -> Iterator[C
     for name, choice, slot in chosen_slots(term):
         sides = ((slot.anchor_reads, (term.anchors,)), (slot.key_reads, term.key_rows))
         yield from _unavailable(f"{field}.{name}", choice, slot, sides, objective)
+        banked = any(rows.block == "bank" for rows in term.key_rows) and "cluster" in slot.key_reads
+        if banked and objective.clusters is None:
+            expected = "numbers of clusters: those of a file are not known of the bank's rows"
+            yield ConfigError("objective.clusters.k", (), expected, "Set --config.objective.clusters.k='(100,)'.")
 
 
 def _unavailable(where: str, choice: str, slot: Slot, sides: tuple, objective: Objective) -> Iterator[ConfigError]:
