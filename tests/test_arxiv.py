@@ -14,6 +14,7 @@ NUMBER = re.compile(r"(?<![\d.])([0-2]\d(?:0[1-9]|1[0-2])\.\d{4,5})(?![\d.])")
 SUFFIXES = {".py", ".md", ".ipynb", ".toml", ".cfg", ".sh", ".yml", ".yaml", ".html"}
 
 TITLES = {
+    "2202.06417": "A Contrastive Framework for Neural Text Generation",
     "2006.05929": "Dataset Condensation with Gradient Matching",
     "2202.02916": "Dataset Condensation with Contrastive Signals",
     "2305.09062": "SuSana Distancia is all you need: Enforcing class separability in metric learning via two novel "
