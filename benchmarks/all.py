@@ -38,6 +38,7 @@ SUITE = {  # name: (module, arguments)
     "step_cpu:resnet50": ("step_cpu", "--encoder", "resnet50"),
     "step_cpu:vit_s": ("step_cpu", "--encoder", "vit_s"),
     "overhead": ("overhead",),
+    "bank": ("bank",),
     "step_memory": ("step_memory",),
     "embed_cpu": ("embed_cpu",),
     "prepare_cpu": ("prepare_cpu",),

@@ -53,4 +53,7 @@ def get_config(arg=""):
         config.model.text.width = 64  # about as many products as this small image encoder
     if text == "causal":
         config.model.text.update(multimodal=2, queries=16)
-    return smoke(config) if small else config
+    config = smoke(config) if small else config
+    if small and PRESETS[name].objective.clusters is not None:
+        config.objective.clusters.update(k=(8,), start=2, every=2)
+    return config

@@ -18,6 +18,9 @@ TITLES = {
     "2401.00849": "COSMO: COntrastive Streamlined MultimOdal Model with Interleaved Pre-Training",
     "2502.19642": "Contrastive MIM: A Contrastive Mutual Information Framework for Unified Generative and "
     "Discriminative Representation Learning",
+    "2202.06417": "A Contrastive Framework for Neural Text Generation",
+    "2006.05929": "Dataset Condensation with Gradient Matching",
+    "2202.02916": "Dataset Condensation with Contrastive Signals",
     "2305.09062": "SuSana Distancia is all you need: Enforcing class separability in metric learning via two novel "
     "distance-based loss functions for few-shot image classification",
     "2310.02699": "Continual Contrastive Spoken Language Understanding",

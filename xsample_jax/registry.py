@@ -26,6 +26,7 @@ class Slot:
       learns: state that the objective must have: fields of Objective, as "gate" or "teacher".
       raw: it reads head outputs before they are scaled to unit length.
       maps: it compares outputs of heads on the cells of a map, which no other slot does.
+      table: a block of rows of no image that a feature term gets after its side information, as "prototypes".
       draws: it draws random numbers, from a key of the step that it gets after its arrays.
       plan: the key of the plan of batches whose parts it reads, as "data.tasks"; None: those of any.
       views: fewest views of an image.
@@ -40,6 +41,7 @@ class Slot:
     learns: tuple[str, ...] = ()
     raw: bool = False
     maps: bool = False
+    table: str | None = None
     draws: bool = False
     plan: str | None = None
     views: int = 1

@@ -144,18 +144,24 @@ class RunSetup:
 
     @cached_property
     def model(self) -> ModelDef:
-        facts = self.facts
         return define_model(
             lambda rngs: build_model(
                 config_for(self.config, self._platform),
                 self.objective.text,
-                facts.caption_dim if self.objective.text == "linear" else facts.vocab_size,
+                self._text_size,
                 predictor=self.objective.predictor,
                 heads=self.objective.heads,
                 rngs=rngs,
             ),
             ParamGroups.of(self.config.optimizer).frozen,
         )
+
+    @property
+    def _text_size(self) -> int | None:
+        """What build_model takes for it."""
+        if self.objective.text is not None:
+            return self.facts.caption_dim if self.objective.text == "linear" else self.facts.vocab_size
+        return self.facts.caption_dim if self.class_embeddings is None else self.class_embeddings.shape[1]
 
     @cached_property
     def optimizer(self) -> tuple[optax.GradientTransformation, Callable]:

@@ -252,10 +252,11 @@ def make_loss(
     frozen: the frozen teacher of an objective that has one.
     """
 
-    groups = ParamGroups.of(config.optimizer)
+    groups, class_texts = ParamGroups.of(config.optimizer), how.class_embeddings
 
     def loss_of(params, statistics, inputs: StepInputs, how: Streaming | None = how):
         params, inputs = groups.hold(params), with_frozen(objective, frozen, inputs)
+        inputs = dataclasses.replace(inputs, class_texts=class_texts)
         temperature = temperature_of(objective, params)
         network = model.merge(params, statistics, training=True)
         encoded = {}  # statistics of the image side, where it went through the encoder in chunks

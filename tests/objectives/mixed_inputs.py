@@ -95,7 +95,7 @@ def amcl_of_teacher(preset, predicted=None, views=(Z1, Z2), **changes):
     return preset_value(preset, blocks, **changes)
 
 
-def interclr(first=Z1, **changes):
+def interclr(first=Z1, preset="interclr", **changes):
     """The bank of the golden is the queue; both draws are those of the golden."""
     positive, negatives, label = (extra(INTERCLR, name).astype(int) for name in ("positive", "negatives", "bank_label"))
     own = label[positive]
@@ -104,10 +104,20 @@ def interclr(first=Z1, **changes):
         "teacher": images(Z3, Z2, first_row=90, cluster=own[:, None]),
         "queue": queue(cluster=jnp.asarray(label)[:, None]),
     }
+    blocks["bank"] = blocks["queue"]
     of_positive = lambda key, similarity, among, number: jnp.asarray(positive)[:, None]  # noqa: E731
     of_negative = lambda key, similarity, among, most: (jnp.asarray(negatives), jnp.ones(negatives.shape))  # noqa: E731
     with mock.patch.multiple(mixers, draw_positives=of_positive, spread=of_negative):
-        return preset_value("interclr", blocks, key=jax.random.key(0), **changes)
+        return preset_value(preset, blocks, key=jax.random.key(0), **changes)
+
+
+def gopro(views=(Z1, Z2, Z3), shifts=None, **changes):
+    """Texts of four classes; an image adds 0.3 times its embedding, and projections are the embeddings themselves."""
+    shift = 0.3 * interleaved(*views) if shifts is None else shifts
+    rows = {"prompt": lambda z: shift, "head/prompts": lambda z: shift, "head/visual": lambda z: z}
+    blocks = {"image": images(*views, per_row=rows)}
+    blocks["class_texts"] = key_block(jnp.asarray(QUEUE[:4]), label=jnp.arange(4))
+    return preset_value("gopro", blocks, **changes)
 
 
 ROCKET = "SwALIP total = .2 SwALIP + CL2L (clip-rocket)"

@@ -13,6 +13,7 @@ from flax import nnx
 
 from xsample_jax.models.decoder import cross_entropies
 from xsample_jax.models.heads import unit_rows
+from xsample_jax.objectives.bank import clusters_of
 from xsample_jax.objectives.from_config import needed_views
 from xsample_jax.objectives.learned_state import bias_of, init_memory, init_objective_parameters, recall, temperature_of
 from xsample_jax.objectives.objective import Objective, objective_loss
@@ -103,6 +104,7 @@ def batch_of(rng: np.random.Generator) -> dict[str, np.ndarray]:
         "caption_embedding": caption.astype(np.float32),
         "class_embedding": rng.normal(size=(CLASSES + 1, 6))[label].astype(np.float32),
         "text": rng.normal(size=(IMAGES, WIDTH)).astype(np.float32),
+        "class_texts": own.normal(size=(CLASSES, WIDTH)).astype(np.float32),
     }
 
 
@@ -127,7 +129,8 @@ def inputs_of(objective: Objective, seed: int = 0, queued: int = 0, collapsed: b
     trained |= {
         name: np.asarray(value) for name, value in init_objective_parameters(objective, WIDTH, CLASSES, seed).items()
     }
-    side = {name: batch[name] for name in ("label", "caption_embedding", "cluster")}
+    kept = ("label", "caption_embedding", "cluster", *(["index"] if objective.clusters is not None else []))
+    side = {name: batch[name] for name in kept}
     clusters = (batch["cluster"].shape[1], 3)
     memory = init_memory(objective, {}, WIDTH, IMAGES, side, clusters)
     memory = {name: np.array(value) for name, value in memory.items()}
@@ -172,6 +175,7 @@ def loss_of(objective: Objective, inputs: dict[str, dict]):
         local=trained["local"],
         batch={**batch, "text": trained["text"]},
         memory=memory,
+        class_texts=batch["class_texts"],
         boxes=batch["boxes"][: len(trained["images"])],
         progress=jnp.float32(0.3),
         key=jax.random.key(5),
@@ -179,6 +183,8 @@ def loss_of(objective: Objective, inputs: dict[str, dict]):
         frozen={"features": batch["frozen"], "means": batch["means"]} if objective.frozen else {},
         tokens=trained["images"][:, None] if objective.text == "causal" else None,
     )
+    if objective.clusters is not None:
+        step.batch.update(clusters_of(memory, batch, objective.clusters))
     temperature = temperature_of(objective, trained)
     named = network.project_named("image", step.images)
     blocks = step_blocks(objective, network, trained, step, step.images, named)

@@ -40,6 +40,7 @@ def inputs(label=(0, 1, 0, -1, 1), seed=0):
     normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
     per_image = {
         "id": np.array([7, 3, 11, 4, 8]),
+        "index": np.array([2, 0, 4, 1, 3]),
         "label": np.array(label),
         "second_label": np.array([1, 0, 1, -1, 0]),
         "gate": 1 / (1 + np.exp(-normal(B, D))),
@@ -76,7 +77,7 @@ def inputs(label=(0, 1, 0, -1, 1), seed=0):
     return {name: jnp.asarray(x) for name, x in per_image.items()}, {name: jnp.asarray(x) for name, x in shared.items()}
 
 
-SIDE = ("id", "label", "second_label", "gate", "caption_embedding", "class_embedding", "path", *BY_RECORD)
+SIDE = ("id", "index", "label", "second_label", "gate", "caption_embedding", "class_embedding", "path", *BY_RECORD)
 
 
 def blocks_of(images, shared):

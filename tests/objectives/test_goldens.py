@@ -305,6 +305,8 @@ PRESETS_ON_GOLDENS = {
     "sepclr": mixed_inputs.sepclr,
     "adameow": mixed_inputs.adameow,
     "interclr": mixed_inputs.interclr,
+    "interclr_bank": lambda: mixed_inputs.interclr(preset="interclr_bank"),
+    "gopro": mixed_inputs.gopro,
     "tcl_contrastive": mixed_inputs.tcl,
     "pixpro": mixed_inputs.pixpro,
     "degla": mixed_inputs.degla,

@@ -10,6 +10,7 @@ from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.graphs.targets import NORMALIZERS, RULES, TRANSFORMS
 from xsample_jax.objectives.cross_entropy import AGGREGATES, DENOMINATORS, Pairing
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS, near_cells
+from xsample_jax.objectives.from_config import BLOCK_NEEDS
 from xsample_jax.objectives.links import LINKS
 from xsample_jax.objectives.logits import SIMILARITIES, TEMPERATURES, TemperatureInputs
 from xsample_jax.objectives.mixers import MIXERS, MixerInputs
@@ -47,8 +48,8 @@ class Recorded(dict):
 
 def side(rows):
     """Everything that anything reads."""
-    whole = ("id", "row", "view", "label", "second_label", "owner", "group", "first", "partner", "is_target", "center")
-    whole += ("clustering", "first_label", "partner_label", "caption_number", "token_count")
+    whole = ("id", "index", "row", "view", "label", "second_label", "owner", "group", "first", "partner", "is_target")
+    whole += ("center", "clustering", "first_label", "partner_label", "caption_number", "token_count")
     integers = {name: RNG.integers(0, 3, rows) for name in whole}
     wide = (
         "caption_embedding",
@@ -66,6 +67,7 @@ def side(rows):
         "target",
         "pair_first",
         "pair_second",
+        "prompt",
     )
     floats = {name: RNG.normal(size=(rows, WIDTH)) for name in (*wide, "view_0", "view_1", "view_2")}
     several = {"labels": RNG.integers(0, 2, (rows, 4)), "path": RNG.integers(0, 2, (rows, 3))}
@@ -109,7 +111,8 @@ def keys_of(function):
 def side_of(function, u, v):
     """The side information of a feature term that reads some."""
     slot = next(slot for slot in FEATURE_TERMS.values() if slot.function is function)
-    return [side for side, names in ((u, slot.anchor_reads), (v, slot.of_keys)) if names]
+    table = [{"z": Y, "raw": Y}] if slot.table else []
+    return [side for side, names in ((u, slot.anchor_reads), (v, slot.of_keys)) if names] + table
 
 
 def map_of(function):
@@ -138,6 +141,7 @@ CASES = [(kind, name, OPTIONS.get(name, {})) for kind, (registry, _) in REGISTRI
 CASES += [("link", "conditional", {"through": "batch"})]
 CASES += [("source", "swapped", {"of": 2}), ("source", "teacher", {"own": False})]
 CASES += [("source", "teacher", {"same_view": True}), ("source", "teacher", {"queue_only": True})]
+CASES += [("source", "self_similarity", {"of_image": True})]
 CASES += [("source", "hierarchy", {"measure": "path"})]
 CASES += [("denominator", "rank", {"by": name}) for name in SOURCES if name != "caption"]
 
@@ -160,6 +164,7 @@ def test_a_slot_needs_the_state_that_its_side_information_is_made_of(kind, name,
     """faults A1: what is read of the state of an objective is declared as state, too."""
     slot = slot_of(REGISTRIES[kind][0], {"name": name, **options}, kind)
     states = {p.state for read in slot.anchor_reads | slot.key_reads if (p := provider_of(read)) and p.state}
+    states |= {BLOCK_NEEDS[slot.table]} if slot.table else set()
     assert set(slot.learns) <= set(STATES)
     if "log_average" in slot.anchor_reads:  # of SogCLR or of iSogCLR, which keep different averages
         assert len(slot.learns) == 1

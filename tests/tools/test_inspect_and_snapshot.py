@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from xsample_jax.errors import DataError
 from xsample_jax.evals.features import Features
+from xsample_jax.evals.knn import diverse
 from xsample_jax.evals.snapshot import (
     OTHER,
     SAME_GROUP,
@@ -95,6 +96,40 @@ def test_neighbors_are_the_nearest_others(features):
     assert sorted(features.attributes["group"][table.query].tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.5, 1.0])
+def test_a_diverse_choice_is_that_of_a_loop(weight, rng):
+    score, rows = rng.normal(size=9), rng.normal(size=(9, 4))
+    alike, chosen = rows @ rows.T, []
+    for _ in range(5):
+        left = [n for n in range(9) if n not in chosen]
+        worth = {n: (1 - weight) * score[n] - weight * max((alike[n, m] for m in chosen), default=0) for n in left}
+        worth = worth if chosen else {n: score[n] for n in left}
+        chosen.append(max(left, key=worth.get))
+    assert diverse(score, alike, 5, weight).tolist() == chosen
+    assert sorted(diverse(score, alike, 99, weight).tolist()) == list(range(9))
+    if weight == 0:
+        assert chosen == np.argsort(-score)[:5].tolist()
+
+
+def test_near_duplicates_take_one_place_among_the_diverse():
+    """Five copies of the nearest row fill the list of neighbors, and one place of the diverse choice."""
+    near, other = [0.9, 0.19**0.5, 0, 0], [[0.8, 0, 0.6, 0], [0.8, 0, 0, 0.6], [0.8, 0, -0.6, 0], [-1, 0, 0, 0]]
+    rows = np.array([[1, 0, 0, 0], *[near] * 5, *other], np.float32)
+    label = np.array([0, 0, 0, 0, 0, 0, 1, 0, 1, 1])
+    features = Features(rows, None, np.arange(10), label, {})
+    table = find_neighbors(features, queries=10, k=4)
+    place = int(np.flatnonzero(table.query == 0)[0])
+    assert set(table.row[place]) <= set(range(1, 6))
+    found = table.diverse
+    assert len({*found.row[place]} & set(range(1, 6))) == 1
+    assert found.row[place][0] == table.row[place][0]
+    assert set(found.row[place][1:]) == {6, 7, 8}
+    np.testing.assert_allclose(found.cosine[place], rows[found.row[place], 0], atol=1e-6)
+    related = np.where(label[found.row[place]] == label[0], SAME_LABEL, SAME_GROUP)
+    related[label[found.row[place]] != label[0]] = OTHER
+    np.testing.assert_array_equal(found.relation[place], related)
+
+
 def test_queries_do_not_depend_on_the_features(features):
     other = Features(features.features[:, ::-1] ** 2, None, features.id, features.label, features.attributes)
     np.testing.assert_array_equal(find_neighbors(features).query, find_neighbors(other).query)
@@ -126,5 +161,7 @@ def test_snapshot_round_trip(features, rng, tmp_path):
         assert shot["gallery_captions"][shot["query"][line]] == f"image {table.query[line]}"
         for place in range(3):
             assert shot["gallery_captions"][shot["neighbor"][line, place]] == f"image {table.row[line, place]}"
+            different = shot["gallery_captions"][shot["diverse/neighbor"][line, place]]
+            assert different == f"image {table.diverse.row[line, place]}"
     with pytest.raises(DataError, match="target graph"):
         BatchPanel(**given | {"views": 1})

@@ -352,7 +352,9 @@ def _generator(c: dict) -> Iterator[ConfigError]:
 def _clusters(c: dict) -> Iterator[ConfigError]:
     """Clusters of a bank take the place of those that a side file has."""
     made = ("cluster", "class_temperature") if c["objective.clusters.by_class"] else ("cluster",)
-    for number, entry in enumerate(c["data.side"] if c["objective.clusters.k"] else ()):
+    preset = PRESETS.get(c["objective.preset"])
+    own = c["objective.clusters.k"] or (preset is not None and preset.objective.clusters is not None)
+    for number, entry in enumerate(c["data.side"] if own else ()):
         if entry.get("name") in made:
             fix = "Remove it, or set --config.objective.clusters.k='()'."
             expected = "no entry that objective.clusters makes during the run"

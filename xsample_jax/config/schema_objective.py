@@ -90,6 +90,15 @@ CLUSTERS = {
 }
 
 BANK = {
+    "keys": Key(
+        int,
+        None,
+        "Rows of the bank that are drawn at every step as keys, beside those of the batch, for presets that compare "
+        "with them; 0: all; None: the preset's.",
+        minimum=0,
+        maximum=2**26,
+        optional=True,
+    ),
     "momentum": Key(
         float,
         None,

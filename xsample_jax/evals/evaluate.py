@@ -151,7 +151,8 @@ def load_model(run: Path, step: int, config: ml_collections.ConfigDict) -> Loade
     saved = saved_arrays(run, step)
     mesh = make_mesh(default_config().mesh, jax.device_count())  # not that of the training
     width = lambda name: saved["params"][name].shape[0] if name in saved["params"] else None  # noqa: E731
-    facts = DatasetSpec(1, 3, caption_dim=width("text/out/kernel"), vocab_size=width("text/tokens/embedding"))
+    texts = width("text/out/kernel") or width("heads/modules/class_texts/out/kernel")
+    facts = DatasetSpec(1, 3, caption_dim=texts, vocab_size=width("text/tokens/embedding"))
     parts = RunSetup(config, facts, mesh)
     _compare(parts.model, saved, run, step)
 

@@ -48,6 +48,28 @@ def neighbors(gallery: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndar
     return np.concatenate(index), np.concatenate(cosine)
 
 
+def diverse(score: np.ndarray, alike: np.ndarray, count: int, weight: float = 0.5) -> np.ndarray:
+    """Chooses candidates one by one, each with the largest score less what the most alike of those before it has of it.
+
+    (1 - weight) score - weight max over those already chosen of their likeness: the rule of contrastive search (arXiv
+    2202.06417) and, with cosines for both, maximal marginal relevance. The first is the one with the largest score.
+
+    Args:
+      score: [n]; alike: [n, n]; weight: 0 chooses by the score alone, 1 by the likeness alone. A tie goes to the first.
+
+    Returns:
+      int [min(count, n)], places in the order in which they were chosen.
+    """
+    chosen, largest = [], np.full(len(score), -np.inf)
+    left = np.ones(len(score), bool)
+    while len(chosen) < min(count, len(score)):
+        value = score if not chosen else (1 - weight) * score - weight * largest
+        place = int(np.argmax(np.where(left, value, -np.inf)))
+        chosen.append(place)
+        left[place], largest = False, np.maximum(largest, alike[place])
+    return np.array(chosen, int)
+
+
 def vote(labels: np.ndarray, index: np.ndarray, cosine: np.ndarray, temperature: float) -> np.ndarray:
     """Predicts by a vote of the neighbors, each weighing exp(cosine / temperature); a tie goes to the smaller label.
 

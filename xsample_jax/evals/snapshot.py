@@ -15,7 +15,7 @@ from xsample_jax.data.records import unit_rows
 from xsample_jax.data.vectors import draw_vectors
 from xsample_jax.errors import DataError
 from xsample_jax.evals.features import Features
-from xsample_jax.evals.knn import neighbors, vote
+from xsample_jax.evals.knn import diverse, neighbors, vote
 from xsample_jax.graphs.targets import MASKED, fold_views, requires
 from xsample_jax.io.files import load_arrays, write_arrays
 from xsample_jax.io.paths import as_path
@@ -40,16 +40,22 @@ class NeighborTable:
     Attributes:
       query: int [q]; row: int [q, k], best first; cosine: float32 [q, k];
       relation: int8 [q, k], SAME_LABEL, SAME_GROUP (same subgroup or, failing that attribute, group) or OTHER.
+      diverse: a choice of near rows that differ from each other, of the same queries.
     """
 
     query: np.ndarray
     row: np.ndarray
     cosine: np.ndarray
     relation: np.ndarray
+    diverse: "NeighborTable | None" = None
+
+
+AMONG = 64  # nearest rows of which those that differ are chosen
 
 
 def find_neighbors(features: Features, queries: int = 12, k: int = 6, seed: int = 0) -> NeighborTable:
-    """Picks queries spread over the groups and finds their k nearest other rows by cosine of the features.
+    """Picks queries spread over the groups and finds their k nearest other rows by cosine of the features, and k of the
+    64 nearest that differ from each other (knn.diverse).
 
     The choice of queries looks at ids and attributes only, so runs on one split share their queries.
     """
@@ -64,17 +70,27 @@ def find_neighbors(features: Features, queries: int = 12, k: int = 6, seed: int 
         turn[place] = seen[group[row]] = seen.get(group[row], -1) + 1
     query = order[np.argsort(turn, kind="stable")][: min(queries, len(order))]
 
-    index, cosine = neighbors(features.features, features.features[query], k + 1)
-    row = np.empty((len(query), min(k, len(features) - 1)), np.int64)
-    kept = np.empty(row.shape, np.float32)
+    index, cosine = neighbors(features.features, features.features[query], max(AMONG, k) + 1)
+    shape = (len(query), min(k, len(features) - 1))
+    tables = [(np.empty(shape, np.int64), np.empty(shape, np.float32)) for _ in range(2)]
     for place, own in enumerate(query):
         others = index[place] != own
-        row[place] = index[place][others][: row.shape[1]]
-        kept[place] = cosine[place][others][: row.shape[1]]
+        near, found = index[place][others], cosine[place][others]
+        rows = unit_rows(features.features[near])
+        chosen = (np.arange(shape[1]), diverse(found, rows @ rows.T, shape[1]))
+        for (row, kept), which in zip(tables, chosen, strict=True):
+            row[place], kept[place] = near[which], found[which]
+    nearest, different = (
+        NeighborTable(query, row, kept, _relations(features, query, row, group)) for row, kept in tables
+    )
+    return dataclasses.replace(nearest, diverse=different)
+
+
+def _relations(features: Features, query: np.ndarray, row: np.ndarray, group: np.ndarray) -> np.ndarray:
     kin = features.attributes.get("subgroup", group)
     relation = np.where(kin[row] == kin[query][:, None], SAME_GROUP, OTHER)
     relation[(features.label[row] == features.label[query][:, None]) & (features.label[row] >= 0)] = SAME_LABEL
-    return NeighborTable(query, row, kept, relation.astype(np.int8))
+    return relation.astype(np.int8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,17 +163,18 @@ def save_snapshot(
     if neighbors is not None:
         if image_of is None:
             raise DataError("image_of", None, "a function from a row to its image and caption")
-        rows = np.unique(np.concatenate([neighbors.query, neighbors.row.ravel()]))
+        tables = {"": neighbors} | ({"diverse/": neighbors.diverse} if neighbors.diverse is not None else {})
+        rows = np.unique(np.concatenate([neighbors.query, *(table.row.ravel() for table in tables.values())]))
         images, words = zip(*(image_of(int(row)) for row in rows), strict=True)
         arrays |= {
             "gallery_images": _on_white(np.stack(images)),
             "gallery_captions": np.asarray(words, dtype=np.str_),
             "gallery_rows": rows,
             "query": np.searchsorted(rows, neighbors.query),
-            "neighbor": np.searchsorted(rows, neighbors.row),
-            "cosine": neighbors.cosine,
-            "relation": neighbors.relation,
         }
+        for part, table in tables.items():
+            arrays[f"{part}neighbor"] = np.searchsorted(rows, table.row)
+            arrays |= {f"{part}cosine": table.cosine, f"{part}relation": table.relation}
     for name, values in (more or {}).items():
         arrays[name] = _on_white(values) if name.endswith("/images") else values
     write_arrays(as_path(path), arrays)

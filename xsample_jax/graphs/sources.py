@@ -19,6 +19,7 @@ source(u, v) = source(v, u) transposed. Side information:
     other_view, view_0  float [A, D]   embedding of the next view, of view 0, ... of the image, without gradient
     second_label        int   [A]      another class that the anchor is compared in
     text, image         float [A, D]   embedding of the image's text, mean embedding of its views, without gradient
+    index               int   [A]      which record of the dataset it is of
     row                 int   [A]      number of the row in the step, -1 = a key of no image of the batch
     teacher             float [A, D]   embedding of the next view by the EMA encoder (a key's own, for teacher keys)
     same_view_teacher   float [A, D]   embedding of the row's own view by the EMA encoder
@@ -42,6 +43,11 @@ def identity(u: dict, v: dict) -> jax.Array:
     """1 where both rows are views of one image: the graph of SimCLR and CLIP."""
     same = (u["id"][:, None] == v["id"][None, :]) & (u["id"][:, None] >= 0)
     return same.astype(jnp.float32)
+
+
+def same_record(u: dict, v: dict) -> jax.Array:
+    """1 where both rows are of one record of the dataset: an image and its row of the bank (InstDisc)."""
+    return (u["index"][:, None] == v["index"][None, :]).astype(jnp.float32)
 
 
 def uniform(u: dict, v: dict) -> jax.Array:
@@ -154,9 +160,10 @@ def teacher(u: dict, v: dict, *, own: bool = True, queue_only: bool = False, sam
     return similarity if own else jnp.where(identity(u, v) > 0, -1e9, similarity)
 
 
-def self_similarity(u: dict, v: dict) -> jax.Array:
-    """Cosine of the rows' own embeddings, without gradient."""
-    return cosines(u["embedding"], v["embedding"])
+def self_similarity(u: dict, v: dict, *, of_image: bool = False) -> jax.Array:
+    """Cosine of the rows' own embeddings, without gradient; with `of_image` it is 1 between views of one image."""
+    similarity = cosines(u["embedding"], v["embedding"])
+    return jnp.where(identity(u, v) > 0, 1.0, similarity) if of_image else similarity
 
 
 def text_similarity(u: dict, v: dict) -> jax.Array:
@@ -223,8 +230,35 @@ def mixed_labels(u: dict, v: dict) -> jax.Array:
     return beta * same("first", "first_label") + (1 - beta) * same("partner", "partner_label")
 
 
+# A graph of neighbors, made of any similarity that is seen as a whole (a transform of targets.py).
+
+
+def nearest(similarity: jax.Array, valid: jax.Array, *, k: int = 3, order: int = 1) -> jax.Array:
+    """1 for the k most similar valid keys of every row, else 0: a graph of neighbors (PamC).
+
+    Where rows and keys are the same images (a square), a row is its own neighbor and the graph is symmetric, i near k
+    if one of the two is among the neighbors of the other; with `order` > 1 also what is reached in that many steps.
+
+    Raises ConfigError for an order above 1 without a square: there are no steps from key to key.
+    """
+    square = similarity.shape[0] == similarity.shape[1]
+    if order > 1 and not square:
+        raise ConfigError("graph.transforms", f"nearest of order {order}", "order 1 where keys are not the anchors")
+    own = valid & jnp.eye(*similarity.shape, dtype=bool) if square else jnp.zeros_like(valid)
+    among = jnp.where(valid & ~own, similarity, -jnp.inf)
+    lowest = jax.lax.top_k(among, min(k, similarity.shape[-1]))[0][:, -1:]
+    near = (among >= lowest) & (among > -jnp.inf)
+    if square:
+        near = (near | near.T | own) & valid
+    step = near.astype(jnp.float32)
+    for _ in range(order - 1):
+        near = (near | (step @ near.astype(jnp.float32) > 0)) & valid
+    return near.astype(similarity.dtype)
+
+
 SOURCES = {
     "identity": Slot(identity, reads=("id",)),
+    "same_record": Slot(same_record, reads=("index",)),
     "uniform": Slot(uniform, reads=("id",)),
     "label": Slot(label, reads=("id", "label")),
     "labels": Slot(labels, reads=("id", "labels")),
@@ -246,7 +280,11 @@ SOURCES = {
             "of_keys": ("row",) if queue_only else (),
         },
     ),
-    "self_similarity": Slot(self_similarity, reads=("embedding",)),
+    "self_similarity": Slot(
+        self_similarity,
+        reads=("embedding",),
+        chosen=lambda of_image=False: {"reads": ("embedding", "id") if of_image else ("embedding",)},
+    ),
     "text_similarity": Slot(text_similarity, reads=("text",), learns=("text",)),
     "image_similarity": Slot(image_similarity, reads=("image",), learns=("text",)),
     "swapped": Slot(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xsample_jax.errors import ConfigError, DataError
-from xsample_jax.graphs.sources import SOURCES
+from xsample_jax.graphs.sources import SOURCES, nearest
 from xsample_jax.registry import Choice, Slot, name_of, options_of, resolve, slot_of
 
 # From similarities to target distributions: the rows of a target graph T sum to one over the valid keys.
@@ -99,6 +99,7 @@ TRANSFORMS = {
     "power": Slot(power, limits={"exponent": (1e-6, None)}),
     "threshold": Slot(threshold),
     "top_k": Slot(top_k, limits={"k": (1, None)}),
+    "nearest": Slot(nearest, limits={"k": (1, None), "order": (1, 8)}),
 }
 LOCAL = ("affine", "power", "threshold")  # what a tile can do without seeing the whole row
 
@@ -376,6 +377,7 @@ SIGNED = (
 # Sources that are zero for some pairs.
 WITH_ZEROS = (
     "identity",
+    "same_record",
     "label",
     "labels",
     "cluster",
@@ -402,6 +404,8 @@ def value_bounds(part: Graph) -> tuple[float, float]:
             lowest = 0.0
         if name_of(transform) == "power":
             lowest = 0.0
+        if name_of(transform) == "nearest":
+            lowest, highest = 0.0, 1.0
     return lowest, highest
 
 
@@ -435,5 +439,5 @@ def has_zeros(part: Graph) -> bool:
         elif name_of(transform) == "threshold":
             zeros = zeros or options["at"] > 0
         else:
-            zeros = zeros or name_of(part.source) in SIGNED or name_of(transform) == "top_k"
+            zeros = zeros or name_of(part.source) in SIGNED or name_of(transform) in ("top_k", "nearest")
     return zeros

@@ -94,8 +94,8 @@ class Head:
     """A named head. None means what the section model.head of the config says.
 
     Attributes:
-      of: what it reads: the features of a side, "image" or "text", the "cells" of the last map of an image (then it is
-        applied to each), or the name of a head declared before it.
+      of: what it reads: the features of a side, "image" or "text", the frozen texts of all classes ("class_text"), the
+        "cells" of the last map of an image (then it is applied to each), or the name of a head declared before it.
       hidden: widths of its hidden layers. dim: width of its output. batch_norm: whether they are normalized.
       standardized: its output has mean 0 and variance 1 over the batch in every channel.
       temperature: where a learned temperature of its own starts (rule "of_head"), or the name of the head whose

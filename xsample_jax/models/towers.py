@@ -333,7 +333,8 @@ def build_model(
       config: the whole config (config/schema.py): reads model, augment.size and precision.compute.
       text: text tower of the objective: None, "linear" (of frozen caption embeddings), "transformer" (of tokens), or
         "causal" (of tokens, with a decoder of captions after it).
-      text_size: width of the caption embeddings, for "linear"; number of token ids, for the others.
+      text_size: width of the caption embeddings, for "linear"; number of token ids, for the others; of the frozen
+        texts of the classes, for a named head that reads them without a text tower.
       predictor: a second head on the embeddings, of the hidden widths of the projection head (BYOL, MoCo v3).
       heads: named heads beside the projection head (models/heads.py); with one of log variances there is a decoder of
         images.
@@ -354,6 +355,7 @@ def build_model(
     )
     text_tower = make_text and make_text(config, text_size, rngs)
     widths = {"image": encoder.features, "cells": encoder.features, "text": text_tower and text_tower.width}
+    widths |= {} if text else {"class_text": text_size}
     named = NamedHeads(heads, widths, config, rngs=rngs) if heads else None
     decoder = _caption_decoder(config, encoder.features, text_size, rngs) if captions else None
     drawn = any(head.log_variance for head in (heads or {}).values())

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from xsample_jax.models.heads import products, unit_rows
+from xsample_jax.objectives.blocks import Block, key_block
 from xsample_jax.objectives.cluster_centers import CENTER
 from xsample_jax.sharding import ROWS_OF_ALL, row_axes
 
@@ -27,6 +28,7 @@ ROWS, ASSIGNED, LABEL = ROWS_OF_ALL + "z", ROWS_OF_ALL + "cluster", ROWS_OF_ALL 
 OF_CLASSES = "clusters/class_temperature"
 PARTS = 4096  # R is a multiple of it
 RENEWAL = 2**20 + 8  # folded into the key of a step for the first centers
+DRAW = 2**20 + 10  # and for the rows that are keys
 ROUNDS = 64  # in which they are drawn, several at once where there are more clusters
 BLOCK, LARGEST_BLOCK = 1024, 2**24  # rows that are compared with all centers at once, and pairs of such a block
 SMALLEST_SUBCLASS, WITHIN = 10, (20, 80)  # of SBCL: images, and percentiles that spreads are clipped to
@@ -36,10 +38,12 @@ FINEST = 13  # bits of a whole number that stands for 1 in a sum: a block of the
 
 @dataclasses.dataclass(frozen=True)
 class Bank:
-    """momentum: share of the old row in the new one, 0: replaced (InterCLR), 0.5: InstDisc; dtype: of the rows."""
+    """momentum: share of the old row in the new one, 0: replaced (InterCLR), 0.5: InstDisc; dtype: of the rows; keys:
+    rows of the block "bank" that are drawn at every step beside those of the batch, 0: all rows are keys."""
 
     momentum: float = 0.0
     dtype: str = "float32"
+    keys: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +98,40 @@ def remember(
     row = unit_rows(jnp.where(known, momentum * old + (1 - momentum) * z, z))
     labels = {LABEL: memory[LABEL].at[index].set(batch["label"])} if LABEL in memory else {}
     return {ROWS: memory[ROWS].at[index].set(row.astype(memory[ROWS].dtype))} | labels
+
+
+def bank_block(
+    bank: Bank,
+    memory: Mapping[str, jax.Array],
+    given: tuple[jax.Array, jax.Array],
+    key: jax.Array,
+    clusters: Clusters | None,
+) -> Block:
+    """Rows of the bank as keys, with `index` and, where there are clusters, `cluster`: those of the images of a batch
+    and as many as are drawn, each row with the same chance, or all.
+
+    given: index int [B] of the images of the batch, and their unit rows z [B, D] of today, which stand for an image
+    that the bank has not seen yet. Other rows that no step has seen are not filled, nor is what is drawn of an image
+    of the batch, which is there already.
+    """
+    index, z = given
+    rows = len(memory[ROWS])
+    own = memory[ROWS][index].astype(jnp.float32)
+    own = jnp.where(jnp.any(own != 0, axis=1, keepdims=True), own, jax.lax.stop_gradient(z))
+    if 0 < bank.keys < rows:
+        drawn = jax.random.randint(jax.random.fold_in(key, DRAW), (bank.keys,), 0, rows)
+        here = jnp.zeros(rows, bool).at[index].set(True)
+        places = jnp.concatenate([index.astype(jnp.int32), drawn])
+        found = memory[ROWS][drawn].astype(jnp.float32)
+        there = [jnp.ones(len(index), bool), jnp.any(found != 0, axis=1) & ~here[drawn]]
+        found, filled = jnp.concatenate([own, found]), jnp.concatenate(there)
+    else:  # nothing is put beside the rows, which are split over devices
+        places = jnp.arange(rows, dtype=jnp.int32)
+        found = memory[ROWS].astype(jnp.float32).at[index].set(own)
+        filled = jnp.any(found != 0, axis=1)
+    side = {"index": places} | ({"label": memory[LABEL][places]} if LABEL in memory else {})
+    side |= clusters_of(memory, side, clusters) if clusters is not None else {}
+    return key_block(found, **side) | {"filled": filled}
 
 
 def clusters_of(

@@ -16,9 +16,10 @@ from xsample_jax.objectives.logits import all_products
 #
 # A block is a dict of arrays with one row per embedding: "z" [n, D] (unit rows, with gradient where there is one) and
 # side information (graphs/sources.py). Blocks of a step: image (all views, row = image * V + view), local (small
-# crops), predicted, text, teacher and text_teacher (EMA encoders), queue and text_queue (keys of past steps),
-# neighbors (in the queue), prototypes, centers (of clusters), mixed and mixed_text (rows of two images), mixed_images
-# (mixed before the encoder), frozen and frozen_queue (of a frozen teacher).
+# crops), predicted, text, teacher and text_teacher (EMA encoders), queue and text_queue (keys of past steps), neighbors
+# (in the queue), prototypes, meta (means of their clusters), centers (of clusters), class_texts (by a head), bank (of
+# all images), mixed and mixed_text (rows of two images), mixed_images (mixed before the encoder), frozen and
+# frozen_queue (of a frozen teacher).
 
 
 Block = dict[str, jax.Array]
@@ -32,9 +33,9 @@ class Rows:
     """Which rows of a step: a block, or one view of it.
 
     Attributes:
-      block: image, local, predicted, text, teacher, text_teacher, queue, text_queue, neighbors, prototypes, centers,
-        mixed, mixed_text, mixed_images, frozen, frozen_queue, text_views, text_views_teacher,
-        teacher_cells, teacher_words, hard_text or hard_text_teacher.
+      block: image, local, predicted, text, teacher, text_teacher, queue, text_queue, neighbors, prototypes, meta,
+        centers, classes, class_texts, bank, mixed, mixed_text, mixed_images, frozen, frozen_queue, text_views,
+        text_views_teacher, teacher_cells, teacher_words, hard_text or hard_text_teacher.
       view: keep only this view of every image; None: all rows.
       beside: another selection with the same samples, put beside it: [n, 2 D] (the modalities of GRAM).
       times: another selection with the same samples: all products of the two, [n * n, D] (the keys of Symile).

@@ -62,7 +62,7 @@ OF_SOFTMAX = {
 GRADED = ("importance", "clusters_apart")  # rules whose weights differ
 # Blocks without gradient.
 WITHOUT_GRADIENT = ("teacher", "text_teacher", "queue", "text_queue", "neighbors", "frozen", "frozen_queue")
-WITHOUT_GRADIENT += ("text_views_teacher", "hard_text_teacher", *LOCALS)
+WITHOUT_GRADIENT += ("text_views_teacher", "hard_text_teacher", "bank", *LOCALS)
 LEVELS = ("weight", "initial")  # options of a rule of progress that are weights
 HIGHEST_EXPONENT = 60.0  # e^60 and its gradient are float32 numbers
 OF_MEMORY = ("average", "anchor_temperature")
@@ -73,6 +73,10 @@ def find_unavailable(term: Term, objective: Objective, field: str) -> Iterator[C
     for name, choice, slot in chosen_slots(term):
         sides = ((slot.anchor_reads, (term.anchors,)), (slot.key_reads, term.key_rows))
         yield from _unavailable(f"{field}.{name}", choice, slot, sides, objective)
+        banked = any(rows.block == "bank" for rows in term.key_rows) and "cluster" in slot.key_reads
+        if banked and objective.clusters is None:
+            expected = "numbers of clusters: those of a file are not known of the bank's rows"
+            yield ConfigError("objective.clusters.k", (), expected, "Set --config.objective.clusters.k='(100,)'.")
 
 
 def _unavailable(where: str, choice: str, slot: Slot, sides: tuple, objective: Objective) -> Iterator[ConfigError]:
@@ -155,6 +159,10 @@ def _synthetic(term: Term, field: str) -> Iterator[ConfigError]:
 
 def _graph(term: Term, field: str) -> Iterator[ConfigError]:
     """Weights of a mixture, and values that a normalizer or a link cannot take."""
+    for transform in (one for part in parts_of(term.graph) for one in part.transforms):
+        if name_of(transform) == "nearest" and options_of(transform).get("order", 1) > 1 and term.keys != term.anchors:
+            expected = "1 for a term whose keys are not its anchors: there are no steps from key to key"
+            yield ConfigError(f"{field}.graph.transforms.order", options_of(transform)["order"], expected)
     if isinstance(term.graph, Mixture):
         for weight in term.graph.weights:
             levels = [weight] if isinstance(weight, int | float) else [*map(options_of(weight).get, LEVELS)]
@@ -245,7 +253,7 @@ def _weights(graph: Graph | Mixture) -> tuple[float, ...]:
 
 def _rows(term: Term, field: str) -> Iterator[ConfigError]:
     """Rows that cannot be anchors, or that do not fit beside each other or against each other."""
-    if term.anchors.block not in (*EVERY_IMAGE, *MIXED, *TEXT_VIEWS):
+    if term.anchors.block not in (*EVERY_IMAGE, *MIXED, *TEXT_VIEWS, "meta"):
         expected = f"rows of the images of the batch ({', '.join(EVERY_IMAGE)})"
         yield ConfigError(f"{field}.anchors", term.anchors.block, expected)
     yield from _moved(((term.anchors,), term.key_rows), f"{field}.keys")
@@ -260,15 +268,13 @@ def _rows(term: Term, field: str) -> Iterator[ConfigError]:
     elif {anchors} | keys != {1}:
         expected = "volume: rows with several modalities beside each other are not unit rows"
         yield ConfigError(f"{field}.similarity", term.similarity, expected)
-    own = all(name_of(part.source) in ("identity", "geometry") for part in parts_of(term.graph))
+    sources = {name_of(part.source) for part in parts_of(term.graph)}
+    own = sources <= {"identity", "geometry", "same_record"}
+    have_own = (*EVERY_IMAGE, *TEXT_VIEWS, *LOCALS) + (("bank",) if sources == {"same_record"} else ())
     anchors_alone = dataclasses.replace(term.anchors, still=False)
     alone = all(dataclasses.replace(rows, still=False) == anchors_alone for rows in term.key_rows)
     alone = alone and _count(term.anchors) == 1 and not term.self_pairs
-    if (
-        own
-        and name_of(term.link) != "square"
-        and (alone or not any(r.block in (*EVERY_IMAGE, *TEXT_VIEWS, *LOCALS) for r in term.key_rows))
-    ):
+    if own and name_of(term.link) != "square" and (alone or not any(rows.block in have_own for rows in term.key_rows)):
         expected = "keys among which an anchor has a positive: another row of its image"
         yield ConfigError(f"{field}.keys", "; ".join(rows.block for rows in term.key_rows), expected)
     if name_of(term.negatives) == "own_and_queue" and all(

@@ -1,8 +1,8 @@
 """Terms that look at embeddings rather than at pairs of the graph: feature correlations, alignment, uniformity.
 
 Every term is `f(x [A, D], y [A, D], **options) -> scalar`; the rows of x and y belong to the same images.
-A term that reads side information gets that of x after them, and then that of y where it reads some of keys; one that
-draws random numbers then a key: `f(x, y, side, key, **options)`.
+A term that reads side information gets that of x after them, and then that of y where it reads some of keys; one with
+a table then that block, and one that draws random numbers then a key: `f(x, y, side, table, key, **options)`.
 """
 
 import jax
@@ -10,8 +10,10 @@ import jax.numpy as jnp
 
 from xsample_jax.graphs.targets import MASKED
 from xsample_jax.models.heads import products, squared_distances, unit_rows
+from xsample_jax.objectives.cluster_centers import self_training
 from xsample_jax.objectives.episodes import SETS, icnn, proto_triplet, prototypical
 from xsample_jax.objectives.generative import captioning, latent_code, reconstruction
+from xsample_jax.objectives.logits import prompt_consistency
 from xsample_jax.objectives.pair_network import adaptive_contrast, learned_negatives
 from xsample_jax.registry import Slot
 
@@ -378,6 +380,14 @@ FEATURE_TERMS = {
     "latent_code": Slot(latent_code, of_anchors=("latent",), learns=("log_variance",)),
     "reconstruction": Slot(reconstruction, of_anchors=("reconstruction",), learns=("log_variance",)),
     "square_sum": Slot(square_sum),
+    "prompt_consistency": Slot(
+        prompt_consistency,
+        of_anchors=("prompt",),
+        of_keys=("prompt",),
+        learns=("prompts", "class_texts"),
+        table="class_texts",
+    ),
+    "self_training": Slot(self_training, learns=("prototypes",), table="prototypes"),
     "mean_square": Slot(mean_square, chosen=lambda raw=False: {"raw": raw}),
     "sliced_wasserstein": Slot(
         sliced_wasserstein,

@@ -49,7 +49,10 @@ BLOCK_NEEDS = {
     "frozen_queue": "queue",
     "neighbors": "queue",
     "prototypes": "prototypes",
+    "meta": "prototypes",
     "classes": "classes",
+    "class_texts": "class_texts",
+    "bank": "bank",
     "centers": "centers",
     "local": "local_views",
     "predicted": "predictor",
@@ -68,7 +71,10 @@ VIEWS_OF = {
     "text_queue": 0,
     "frozen_queue": 0,
     "prototypes": 0,
+    "meta": 0,
     "classes": 0,
+    "class_texts": 0,
+    "bank": 0,
     "centers": 0,
     "teacher_cells": 0,
     "teacher_words": 0,
@@ -125,7 +131,9 @@ COARSE = 0.9  # momentum above which a step of a row is below the rounding of bf
 
 def _with_bank(objective: Objective, clusters: Mapping, bank: Mapping) -> Objective:
     """The objective with clusters of a bank where the config asks for them, and its bank as the config has it."""
-    if clusters.get("k"):
+    if clusters.get("k") or objective.clusters is not None:
+        own = {} if objective.clusters is None else dataclasses.asdict(objective.clusters)
+        clusters = own | {name: value for name, value in clusters.items() if value not in (None, ())}
         if "cluster" not in objective.reads:
             expected = "(): no term of this objective reads clusters"
             fix = "Set --config.objective.clusters.k='()', or take a preset that reads clusters, as pcl."
@@ -144,6 +152,9 @@ def _with_bank(objective: Objective, clusters: Mapping, bank: Mapping) -> Object
     if objective.bank is None:
         return objective
     made = dataclasses.replace(objective.bank, **given)
+    if "keys" in given and not any(rows.block == "bank" for rows in objective.rows):
+        fix = "Leave it out, or take a preset that compares with rows of the bank, as instance_discrimination."
+        raise ConfigError("objective.bank.keys", made.keys, "None: no term of this objective compares with it", fix)
     if made.dtype == "bfloat16" and made.momentum > COARSE:
         expected = f"at most {COARSE} with rows in bfloat16, which a smaller step does not move"
         fix = "Set --config.objective.bank.dtype=float32."
@@ -354,10 +365,12 @@ def _unused(objective: Objective):
         yield ConfigError("objective.gate", True, "false: no term of this objective reads it", "Take another preset.")
     of_teacher = {name for name in BLOCK_NEEDS if "teacher" in name}
     teacher = queue or bool(of_teacher & (blocks | sources))
-    read = {"teacher": teacher, "queue": queue, "prototypes": "prototypes" in blocks}
     of_features = any("frozen" in slot.learns for slot in _feature_slots(objective))
+    tables = {slot.table for slot in _feature_slots(objective)}
+    read = {"teacher": teacher, "queue": queue, "prototypes": bool({"prototypes", "meta"} & (blocks | tables))}
     read["frozen"] = bool(blocks & {"frozen", "frozen_queue"}) or "frozen" in sources or of_features
-    heads = {part.head for rows in objective.rows for part in _nested(rows)}
+    heads = {part.head for rows in objective.rows for part in _nested(rows)} | (blocks & {"class_texts"})
+    heads |= {"prompts"} & objective.learns
     for name in objective.heads:
         later = {head.of for head in objective.heads.values()}
         if name not in heads | later | {objective.log_variance}:

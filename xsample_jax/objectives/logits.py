@@ -37,6 +37,44 @@ def margin(x: jax.Array, y: jax.Array, u: dict, v: dict, *, of_positive: float =
     return products(x, y) - of_positive * same
 
 
+def without_self(x: jax.Array, y: jax.Array, u: dict, v: dict) -> jax.Array:
+    """x_i . y_k, 0 for a row with itself (PamC): such a pair counts, and has no gradient."""
+    own = (u["row"][:, None] == v["row"][None, :]) & (u["row"][:, None] >= 0)
+    return jnp.where(own, 0.0, products(x, y))
+
+
+def prompted(x: jax.Array, y: jax.Array, u: dict, v: dict) -> jax.Array:
+    """x_i . p_ik, p_ik = y_k + s_i scaled to length one: every image has a text of each class of its own (GOPro).
+
+    side: prompt [A, D], s, what the image adds to all texts. No [A, K, D] is made.
+    """
+    s = u["prompt"]
+    dots = products(x, y) + jnp.sum(x * s, axis=-1, keepdims=True)
+    return dots * jax.lax.rsqrt(jnp.maximum(prompt_products(s, s, y), 1e-12))
+
+
+def prompt_products(s: jax.Array, t: jax.Array, texts: jax.Array) -> jax.Array:
+    """(c_k + s_i) . (c_k + t_i) of shifts s, t [A, D] and texts c [K, D], [A, K]."""
+    own = jnp.sum(s * t, axis=-1, keepdims=True) + jnp.sum(texts * texts, axis=-1)[None, :]
+    return own + products(s, texts) + products(t, texts)
+
+
+def prompt_consistency(x: jax.Array, y: jax.Array, of_x: dict, of_y: dict, texts: dict) -> jax.Array:
+    """GOPro's consistency: mean over images, classes and dimensions of (p_ik - p'_ik)^2, p of two views of an image.
+
+    side: prompt [A, D] of each view; texts: the block of the classes' texts. x and y are not read.
+    """
+    del x, y
+    s, t = of_x["prompt"], of_y["prompt"]
+    products_of = {pair: prompt_products(*pair_of, texts["z"]) for pair, pair_of in _pairs_of(s, t).items()}
+    lengths = jnp.maximum(products_of["ss"] * products_of["tt"], 1e-12)
+    return jnp.mean(2 - 2 * products_of["st"] * jax.lax.rsqrt(lengths)) / s.shape[-1]
+
+
+def _pairs_of(s: jax.Array, t: jax.Array) -> dict:
+    return {"ss": (s, s), "tt": (t, t), "st": (s, t)}
+
+
 def gated(x: jax.Array, y: jax.Array, u: dict, v: dict) -> jax.Array:
     """Cosine in the features that the anchor's gate lets through (SimLAP, arXiv 2410.18200); side: gate [A, D].
 
@@ -77,6 +115,8 @@ SIMILARITIES = {
     "dot": Slot(dot),
     "negative_distance": Slot(negative_distance, limits={"power": (0.1, 8)}),
     "margin": Slot(margin, reads=("id",)),
+    "prompted": Slot(prompted, of_anchors=("prompt",), learns=("prompts",)),
+    "without_self": Slot(without_self, reads=("row",)),
     "by_density": Slot(by_density, of_keys=("sharpness",), learns=("centers",)),
     "gated": Slot(gated, of_anchors=("gate",), learns=("gate",)),
     "volume": Slot(volume),

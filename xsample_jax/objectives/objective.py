@@ -11,6 +11,7 @@ from xsample_jax.graphs.targets import weight_at
 from xsample_jax.models.heads import Head, unit_rows
 from xsample_jax.objectives.bank import Bank, Clusters
 from xsample_jax.objectives.blocks import OF_HEAD, Block, Rows, check_unit_rows, select
+from xsample_jax.objectives.cluster_centers import cluster_metrics
 from xsample_jax.objectives.cross_entropy import PULLED, PULLS, entropy, mean_over_rows, pulls
 from xsample_jax.objectives.feature_losses import FEATURE_TERMS
 from xsample_jax.objectives.links import OF_ORDER, OF_SHARES, positive_margin, z_scores
@@ -53,7 +54,7 @@ class Objective:
       frozen: features of the encoder of a finished run, the block "frozen" (objectives/frozen.py).
       queue: rows of the blocks "queue" and "text_queue", embeddings of past steps (the teacher's, where there is one),
         and "frozen_queue", features of the frozen teacher; 0: none.
-      prototypes: rows of the learned block "prototypes"; 0: none.
+      prototypes: rows of the learned block "prototypes", and of "meta", means of their clusters; 0: none.
       classes: learned unit rows, one for each class of the dataset, the block "classes": a classifier of the embedding.
       by_task: the teacher does not move, and is replaced by the student where a task of data.tasks begins.
       plan: the key of the plan of batches whose parts its terms compare, as "data.forget"; None: those of any.
@@ -134,6 +135,7 @@ class Objective:
         own = ({"label"} if self.gate else set()) | ({"index"} if self.memory or self.bank else set())
         own |= {"cluster"} if self.centers else set()
         own |= {"task"} if self.by_task else set()
+        own |= {"class_embedding"} if any(head.of == "class_text" for head in self.heads.values()) else set()
         parts = {"part"} if any(rows.part is not None for rows in self.rows) else set()
         found = batch_entries(self.reads) | text | own | parts
         if self.clusters is None:
@@ -223,8 +225,7 @@ def objective_loss(
     for number, term in apart:
         term_key = None if key is None else jax.random.fold_in(key, number)
         if how is not None and how.wants(reasons.get(number)):
-            temperatures = temperature, objective.target_temperature
-            value, found = _streamed(term, blocks, images, temperatures, at.bias, how)
+            value, found = _streamed(term, blocks, images, (temperature, objective.target_temperature), at.bias, how)
         else:
             here = at._replace(key=term_key)
             pairs = pairs_of(term, blocks, images, temperature, objective.target_temperature, here)
@@ -242,6 +243,7 @@ def objective_loss(
             metrics[name] = metrics.get(name, 0.0) + part
             loss += part
     metrics = {name: value for name, value in metrics.items() if name not in unknown} | {"loss": loss}
+    metrics |= cluster_metrics(blocks.get("image", {}))
     if not objective.feature_terms and all(term.is_cross_entropy for term in objective.terms):
         metrics["kl"] = loss - share * metrics["target_entropy"]
     return loss, metrics

@@ -6,6 +6,7 @@ i: anchor, k: key, i+: a positive of i, s: similarity, tau: temperature, T: targ
 """
 
 from xsample_jax.graphs.targets import Graph, Mixture
+from xsample_jax.objectives.bank import Bank
 from xsample_jax.objectives.blocks import IMAGE, VIEW_0, VIEW_1, Rows
 from xsample_jax.objectives.objective import Objective, Preset
 from xsample_jax.objectives.terms import FeatureTerm, Term
@@ -46,6 +47,17 @@ MEMORY = {
         "InfoNCE of each view against its own key, the EMA encoder's other view, and a queue; tau 0.2",
         "MoCo v2, arXiv 1911.05722 and 2003.04297",
         Objective(against_teacher(), 0.2, teacher=0.99, queue=4096),
+    ),
+    "instance_discrimination": Preset(
+        "-log e^{s(i, m_i)/tau} / sum over k of e^{s(i, m_k)/tau}, m rows of a bank of all images: those of the batch "
+        "and 4096 that are drawn; a row is half its old value and half the embedding of today; tau 0.07",
+        "InstDisc, arXiv 1805.01978, constants from memory (there noise contrastive estimation of a softmax over all "
+        "rows, and a proximal term; a bank that begins with random rows)",
+        Objective(
+            (Term(Graph("same_record"), keys=Rows("bank")),),
+            0.07,
+            bank=Bank(momentum=0.5, keys=4096),
+        ),
     ),
     "nnclr": Preset(
         "InfoNCE of the nearest queue entry of each view against the predicted other views of the batch; tau 0.1",

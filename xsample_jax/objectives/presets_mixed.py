@@ -7,6 +7,7 @@ import math
 
 from xsample_jax.graphs.targets import Graph
 from xsample_jax.models.heads import Head
+from xsample_jax.objectives.bank import Bank, Clusters
 from xsample_jax.objectives.blocks import IMAGE, VIEW_0, VIEW_1, Rows
 from xsample_jax.objectives.objective import Objective, Preset
 from xsample_jax.objectives.pair_network import PairNetwork
@@ -35,6 +36,16 @@ def metrix_input() -> tuple[Term, Term]:
     fields = {"similarity": DISTANCE, "temperature": 1.0, "link": "contrastive"}
     mixed = {"keys": Rows("mixed_images"), "negatives": "positives", "weight": 0.4}
     return Term(Graph("label", "none"), **fields), Term(Graph("mixed_labels", "none"), **mixed, **fields)
+
+
+def gopro() -> tuple[Term, Term]:
+    """GOPro's cross-entropy of view 0 against the texts that it has of all classes, and NT-Xent of views 0 and 1."""
+    strong = Rows("image", without=2, head="visual")
+    texts = Rows("class_texts")
+    return (
+        Term(Graph("label"), anchors=VIEW_0, keys=texts, similarity="prompted"),
+        Term(anchors=strong, keys=strong, temperature=0.1, weight=0.1),
+    )
 
 
 def far_and_near_with_queue(views: int) -> tuple[Term, ...]:
@@ -70,6 +81,31 @@ def captions(weight: float) -> FeatureTerm:
 COSMO_TEMPERATURE = math.exp(-0.2)  # the published 0.2 is the logarithm of what multiplies the cosines
 VARIANCE = {"log_variance": Head(log_variance=True)}
 A_MIM = tuple(FeatureTerm(name, IMAGE, IMAGE) for name in ("reconstruction", "latent_code"))
+
+
+META = Rows("meta")
+
+
+def neighbors_and_means() -> tuple[Term, Term]:
+    """PamC: rows attracted along a graph of neighbors, means of clusters pushed apart."""
+    near = Graph({"name": "self_similarity", "of_image": True}, "none", ({"name": "nearest", "k": 3, "order": 2},))
+    same = {"similarity": "without_self", "aggregate": "in", "self_targets": True, "weight": 2.0}
+    return (
+        Term(near, repulsion=0.0, **same),
+        Term(Graph("uniform"), anchors=META, keys=META, attraction=0.0, self_pairs=True, **same),
+    )
+
+
+def inter_image(bank: Rows) -> tuple[Term, Term]:
+    """InterCLR: MoCo, and one key in the cluster of an image against semi-hard ones of others, among `bank`."""
+    moco = {"keys": (Rows("teacher", 1), Rows("queue")), "negatives": "own_and_queue"}
+    drawn = {"name": "semi_hard", "pool": 1024, "number": 256, "margin": -0.5}
+    return (
+        Term(anchors=VIEW_0, weight=0.75, **moco),
+        Term(Graph("cluster"), anchors=VIEW_0, keys=bank, mixer=drawn, weight=0.25),
+    )
+
+
 THREE = ("first", "second", "third")  # heads of AMCL
 PIXPRO_HEADS = {"dense": Head(of="cells"), "propagated": Head(of="dense", propagation=2.0)}
 
@@ -214,30 +250,54 @@ MIXED = {
             centers=True,
         ),
     ),
+    "pamc": Preset(
+        "-2 mean log sum over k of A_ik e^{s(i, k)/tau} + 2 mean log sum over c' of e^{s(m_c, m_c')/tau} + 2 KL(p, q); "
+        "A: own views and what two steps of a 3-NN graph of the batch reach; m: means of clusters, of the rows nearest "
+        "to a learned center; q: Student's t to the centers, p: q^2 balanced; s(i, i) = 0; tau 2",
+        "PamC (there full batch on a fixed graph, with centers by k-means at the start; its tau multiplies, 0.5)",
+        Objective(
+            neighbors_and_means(),
+            2.0,
+            prototypes=64,
+            feature_terms=(FeatureTerm("self_training", IMAGE, IMAGE, 2.0),),
+        ),
+    ),
+    "gopro": Preset(
+        "cross-entropy over classes c of z_i.p_ic/tau, p_ic = c_text + A h_i scaled to length one, of view 0 + mean "
+        "(p_ic - p'_ic)^2 with view 1 and with view 2 + 0.1 NT-Xent of a head of views 0 and 1; tau 0.1",
+        "GOPro's losses, on class prompts in embedding space (there a prompt learner of CLIP's frozen text encoder; "
+        "views 1 and 2 are MoCo v3's and AugMix's: augment.per_view)",
+        Objective(
+            gopro(),
+            0.1,
+            feature_terms=tuple(FeatureTerm("prompt_consistency", VIEW_0, Rows("image", view)) for view in (1, 2)),
+            heads={
+                "prompts": Head(hidden=()),
+                "visual": Head(hidden=(), standardized=True),
+                "class_texts": Head(of="class_text", hidden=()),
+            },
+        ),
+        golden="GOPro: class prompts + prompt consistency + .1 NT-Xent",
+    ),
     "interclr": Preset(
         "0.75 MoCo of view 0 + 0.25 InfoNCE of one key of the queue in the cluster of i, with 0.5 more cosine, against "
         "256 of the 1024 nearest keys in other clusters; tau 0.2",
         "InterCLR, arXiv 2008.11702 (there a bank of all images in place of the queue, and clusters that follow "
         "every step: objective.clusters)",
+        Objective(inter_image(Rows("queue")), 0.2, teacher=0.999, queue=4096),
+        golden="InterCLR: .75 intra-image + .25 inter-image",
+    ),
+    "interclr_bank": Preset(
+        "interclr with the key in the cluster of i, and its negatives, of a bank of all images: rows of the batch and "
+        "16,384 that are drawn, in clusters that the run makes again every epoch",
+        "InterCLR, arXiv 2008.11702 (there the nearest tenth of all rows, and clusters that follow every step)",
         Objective(
-            (
-                Term(
-                    anchors=VIEW_0,
-                    keys=(Rows("teacher", 1), Rows("queue")),
-                    negatives="own_and_queue",
-                    weight=0.75,
-                ),
-                Term(
-                    Graph("cluster"),
-                    anchors=VIEW_0,
-                    keys=Rows("queue"),
-                    mixer={"name": "semi_hard", "pool": 1024, "number": 256, "margin": -0.5},
-                    weight=0.25,
-                ),
-            ),
+            inter_image(Rows("bank")),
             0.2,
             teacher=0.999,
             queue=4096,
+            bank=Bank(keys=16384),
+            clusters=Clusters((500,)),
         ),
         golden="InterCLR: .75 intra-image + .25 inter-image",
     ),

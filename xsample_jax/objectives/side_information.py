@@ -19,7 +19,7 @@ MIXED = ("mixed", "mixed_text", "mixed_images")  # a row is of two images: it ha
 HARD = ("hard_text", "hard_text_teacher")  # versions of captions that are wrong: they belong to an image, by `owner`
 LOCALS = ("teacher_cells", "teacher_words")  # parts of images and of texts, by EMA encoders
 STORED = (*EVERY_IMAGE, *TEXT_VIEWS, *LOCALS, "queue", "text_queue", "frozen_queue")
-ALL = (*STORED, *HARD, "prototypes", "centers", "classes")
+ALL = (*STORED, *HARD, "prototypes", "meta", "centers", "classes", "class_texts", "bank")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,8 @@ PROVIDERS: Mapping[str, Provider] = {
     "view": Provider(ALL),
     "embedding": Provider(ALL),
     "other_view": Provider(("image",)),
-    "label": Provider((*STORED, "classes"), ("label",)),
+    "index": Provider((*EVERY_IMAGE, "bank"), ("index",)),
+    "label": Provider((*STORED, "classes", "class_texts"), ("label",)),
     "part": Provider(EVERY_IMAGE, ("part",)),
     "path": Provider(STORED, ("path",)),
     "caption_embedding": Provider(STORED, ("caption_embedding",)),
@@ -110,6 +111,7 @@ PROVIDERS: Mapping[str, Provider] = {
     "reconstruction": Provider(("image",), state="log_variance"),
     "owner": Provider(("text", "text_teacher", *HARD), state="hard_texts"),
     "crop": Provider(("image", "teacher"), state="cells"),
+    "prompt": Provider(("image",), state="prompts"),
     "head_temperature": Provider(OF_HEADS, state="heads"),
     "clustering": Provider(("centers",), state="centers"),
     "center": Provider(("centers",), state="centers"),
@@ -117,6 +119,7 @@ PROVIDERS: Mapping[str, Provider] = {
     "log_average": Provider(("image",), ("index",), state="memory"),
     "anchor_temperature": Provider(("image",), ("index",), state="anchor_temperature"),
     **{name: Provider(STORED, (name,)) for name in BY_RECORD},
+    "cluster": Provider((*STORED, "bank"), ("cluster",)),
 }
 
 # State of an objective by name: whether it has it.
@@ -133,6 +136,8 @@ STATES: Mapping[str, Callable[[Any], bool]] = {
     "predictor": lambda objective: objective.predictor,
     "gate": lambda objective: objective.gate,
     "heads": lambda objective: bool(objective.heads),
+    "prompts": lambda objective: "prompts" in objective.heads,
+    "class_texts": lambda objective: any(head.of == "class_text" for head in objective.heads.values()),
     "cells": lambda objective: any(head.of == "cells" for head in objective.heads.values()),
     "pair_network": lambda objective: objective.pair_network is not None,
     "text_views": lambda objective: objective.text_views > 0,

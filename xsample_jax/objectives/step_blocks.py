@@ -11,9 +11,12 @@ from xsample_jax.augment.ids import fold_in_id, words_of
 from xsample_jax.graphs.sources import label
 from xsample_jax.models.decoder import END, PADDING, START
 from xsample_jax.models.heads import products, unit_rows
+from xsample_jax.objectives.bank import bank_block
 from xsample_jax.objectives.blocks import OF_HEAD, Block, Rows, image_block, key_block, other_view
+from xsample_jax.objectives.cluster_centers import meta_block
 from xsample_jax.objectives.generative import caption_entries, caption_numbers, draw_latents
 from xsample_jax.objectives.learned_state import (
+    PROTOTYPES,
     classes_of,
     gate_of,
     nearest,
@@ -48,6 +51,7 @@ class StepInputs:
       progress: share of the run that is over. key: random key of the step.
       tokens: what the decoder of captions reads of the views [B * V, queries, width], or None.
       keep: the patches of each view that the encoder reads, int [B * V, kept]; None: all.
+      class_texts: frozen embeddings of the texts of all classes [C, E], or None.
     """
 
     images: jax.Array
@@ -61,6 +65,7 @@ class StepInputs:
     boxes: jax.Array | None = None
     keep: jax.Array | None = None
     tokens: jax.Array | None = None
+    class_texts: jax.Array | None = None
 
 
 def step_blocks(
@@ -108,10 +113,11 @@ def step_blocks(
         blocks |= queue_blocks(objective, inputs.memory)
         if any(rows.block == "neighbors" for rows in objective.rows):
             blocks["neighbors"] = image_block(nearest(inputs.memory, z), per_image, views, 5 * len(z))
-    if objective.prototypes:
-        blocks["prototypes"] = key_block(prototypes_of(params))
-    if objective.classes:
-        blocks["classes"] = classes_of(params)
+    if any(rows.block == "bank" for rows in objective.rows):
+        blocks["bank"] = _bank(objective, inputs, blocks)
+    blocks |= _rows_of_classes(objective, network, params, inputs.class_texts)
+    if any(rows.block == "meta" for rows in objective.rows):
+        blocks["meta"], blocks["image"]["assigned"] = meta_block(z, params[PROTOTYPES], 100 * len(z))
     if objective.local_views:
         features, local = network.project(inputs.local)
         own = head_entries(objective, params, network.project_named("image", features), None, images)
@@ -149,6 +155,31 @@ def decoded_entries(
     return raw, text, found
 
 
+def _bank(objective: Objective, inputs: StepInputs, blocks: Mapping[str, Block]) -> Block:
+    """The block of a bank whose rows are of the EMA encoder where there is one."""
+    z, index = blocks["teacher" if objective.teacher is not None else "image"]["z"], inputs.batch["index"]
+    given = index, z[:: len(z) // len(index)]
+    return bank_block(objective.bank, inputs.memory, given, inputs.key, objective.clusters)
+
+
+def _rows_of_classes(
+    objective: Objective,
+    network: nnx.Module,
+    params: Mapping[str, jax.Array],
+    texts: jax.Array | None,
+) -> dict[str, Block]:
+    """The blocks with a learned row for each prototype or class; texts: frozen embeddings of all classes [C, E]."""
+    blocks = {}
+    if objective.prototypes:
+        blocks["prototypes"] = key_block(prototypes_of(params)) | {"raw": params[PROTOTYPES]}
+    if objective.classes:
+        blocks["classes"] = classes_of(params)
+    if "class_texts" in objective.heads:
+        z = unit_rows(network.project_named("class_text", jnp.asarray(texts, jnp.float32))["class_texts"])
+        blocks["class_texts"] = key_block(z, label=jnp.arange(len(z), dtype=jnp.int32))
+    return blocks
+
+
 def head_entries(
     objective: Objective,
     params: Mapping[str, jax.Array],
@@ -159,6 +190,7 @@ def head_entries(
     """Entries of a block for the named heads whose outputs are `named`, and for a network of pairs of rows z."""
     found = {}
     for name, raw in named.items():
+        found |= {"prompt": raw} if name == "prompts" else {}
         entry = OF_HEAD + name
         found[entry] = raw
         temperature = objective.heads[name].temperature

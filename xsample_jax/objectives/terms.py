@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from xsample_jax.augment.ids import fold_in_id, words_of
-from xsample_jax.errors import ConfigError, did_you_mean, raise_all
+from xsample_jax.errors import ConfigError, did_you_mean, lookup, raise_all
 from xsample_jax.graphs.targets import Graph, Mixture, parts_of, scaled_weight, source_slots, target
 from xsample_jax.objectives.blocks import IMAGE, OF_VIEWS, Block, Rows, concatenate, select
 from xsample_jax.objectives.cross_entropy import (
@@ -161,7 +161,7 @@ def pairs_of(
     bias, progress, key = at
     u = select(blocks, term.anchors, images)
     v = concatenate([select(blocks, rows, images) for rows in term.key_rows])
-    there = jnp.ones(len(u["z"]), bool) if term.anchors.part is None else u["filled"]
+    there = u["filled"] if _may_lack_anchors(term) else jnp.ones(len(u["z"]), bool)
     filled = there[:, None] & v["filled"][None, :]
     others = filled & ((u["row"][:, None] != v["row"][None, :]) | (u["row"][:, None] < 0))
     attracted, repelled = (filled if own else others for own in (term.self_targets, term.self_pairs))
@@ -223,6 +223,11 @@ def views_apart(term: Term | FeatureTerm, blocks: Mapping[str, Block], images: i
     )
 
 
+def _may_lack_anchors(term: Term) -> bool:
+    """Whether some anchors may not be there: images of another part of the batch, clusters without rows."""
+    return term.anchors.part is not None or term.anchors.block == "meta"
+
+
 def _keys_of_rows(key: jax.Array, u: Block) -> jax.Array:
     """A random key for every anchor, of its image and view: the same wherever in the batch it is."""
     return jax.vmap(lambda id, view: jax.random.fold_in(fold_in_id(key, id), view))(words_of(u), u["view"])
@@ -267,7 +272,7 @@ def term_rows(term: Term, pairs: Pairs, images: int) -> tuple[jax.Array, jax.Arr
         count = pairs.counts if name_of(term.link) in COUNTING else valid
         values = resolve(LINKS, term.link, "link")(logits, graph, count, *side)
         needs_positive = name_of(term.link) in OF_POSITIVES
-        counted = u["filled"] if term.anchors.part is not None else jnp.ones(len(logits), bool)
+        counted = u["filled"] if _may_lack_anchors(term) else jnp.ones(len(logits), bool)
         return values, jnp.any(graph > 0, axis=-1) if needs_positive else counted
     weight = jax.lax.stop_gradient(negatives_of(term, pairs))
     pair_view = jnp.where(u["view"][:, None] == v["view"][None, :], v["view"][None, :], -1)
@@ -315,6 +320,7 @@ def feature_value(
     x, y = (block["raw" if slot.raw else "z"] for block in selected)
     reads = ((selected[0], slot.anchor_reads), (selected[1], slot.key_reads if slot.of_keys else ()))
     side = [{name: rows[name] for name in names} for rows, names in reads if names]
+    side += [lookup(blocks, slot.table, "feature term")] if slot.table else []
     drawn = [key] if slot.draws else []
     return resolve(FEATURE_TERMS, term.name, "feature term")(x, y, *side, *drawn)
 

@@ -344,18 +344,24 @@ def neighbor_gallery(series: Sequence[Series], folder: Path) -> list[dict]:
         if shot is None or "query" not in shot:
             continue
         _sheet(shot).save(folder / f"neighbors_{place}.png", optimize=True)
-        for query, found, cosine, relation in zip(
-            shot["query"], shot["neighbor"], shot["cosine"], shot["relation"], strict=True
-        ):
+        for number, query in enumerate(shot["query"]):
             key = (int(shot["gallery_rows"][query]), str(shot["gallery_captions"][query]))
             entry = queries.setdefault(key, {"tile": _tile(shot["gallery_images"][query], key[1]), "series": []})
-            hits = [
-                _tile(shot["gallery_images"][row], str(shot["gallery_captions"][row]), f" ({similarity:.2f})")
-                | {"relation": _RELATION[int(kind)]}
-                for row, similarity, kind in zip(found, cosine, relation, strict=True)
-            ]
-            entry["series"].append({"name": one.name, "color": color(place), "hits": hits})
+            lines = {"hits": _hits(shot, "", number), "diverse": _hits(shot, "diverse/", number)}
+            entry["series"].append({"name": one.name, "color": color(place)} | lines)
     return list(queries.values())
+
+
+def _hits(shot: Mapping[str, np.ndarray], part: str, number: int) -> list[dict]:
+    """Tiles of what is found for a query; none where the snapshot is older than the part."""
+    if f"{part}neighbor" not in shot:
+        return []
+    found = (shot[f"{part}{name}"][number] for name in ("neighbor", "cosine", "relation"))
+    return [
+        _tile(shot["gallery_images"][row], str(shot["gallery_captions"][row]), f" ({similarity:.2f})")
+        | {"relation": _RELATION[int(kind)]}
+        for row, similarity, kind in zip(*found, strict=True)
+    ]
 
 
 def error_galleries(series: Sequence[Series]) -> list[dict]:

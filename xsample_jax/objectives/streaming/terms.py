@@ -24,7 +24,7 @@ OF_VIEWS = ("teacher", "same_view_teacher", "frozen", "embedding", "other_view",
 # Blocks of which some rows may not be there.
 PARTLY_FILLED = ("queue", "text_queue", "frozen_queue", "hard_text", "hard_text_teacher", "teacher_words")
 # Blocks with a row for each class or cluster: as many as there are, which devices need not divide.
-ROWS_OF_CLASSES = ("classes", "centers")
+ROWS_OF_CLASSES = ("classes", "class_texts", "centers", "meta", "bank")
 # Blocks whose rows are not views of the images of the batch.
 ROWS_OF_NO_IMAGE = (*PARTLY_FILLED, *ROWS_OF_CLASSES, "prototypes")
 # Links other than the softmax that can be streamed, and what may be done to the rows of their graph.
