@@ -370,7 +370,8 @@ def _unused(objective: Objective):
     read = {"teacher": teacher, "queue": queue, "prototypes": bool({"prototypes", "meta"} & (blocks | tables))}
     read["frozen"] = bool(blocks & {"frozen", "frozen_queue"}) or "frozen" in sources or of_features
     heads = {part.head for rows in objective.rows for part in _nested(rows)} | (blocks & {"class_texts"})
-    heads |= {"prompts"} & objective.learns
+    chosen = {name_of(term.similarity) for term in objective.terms} | {name_of(t.name) for t in objective.feature_terms}
+    heads |= {"prompts"} if chosen & {"prompted", "prompt_consistency"} else set()
     for name in objective.heads:
         later = {head.of for head in objective.heads.values()}
         if name not in heads | later | {objective.log_variance}:
