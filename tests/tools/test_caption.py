@@ -15,7 +15,7 @@ from xsample_jax.errors import BAD_INPUT
 from xsample_jax.models import towers
 from xsample_jax.tools import caption, evaluate
 
-TEXT = {"model__text__layers": 1, "model__text__multimodal": 1, "model__text__queries": 4}
+TEXT = {"model__text__layers": 1, "model__text__multimodal": 1, "model__text__queries": 4, "model__text__length": 5}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -54,7 +54,7 @@ def test_captions_of_a_folder_and_of_a_split(run, photos, tmp_path, capsys):
     assert [row["name"] for row in rows] == ["a.png", "b.png", "c.png"]
     assert all(isinstance(row["caption"], str) and row["perplexity"] > 1 for row in rows)
     table = tmp_path / "captions.tsv"
-    assert caption.main([f"--run={run}", "--split=test_styles", f"--out={table}", "--batch_size=3"]) == 0
+    assert caption.main([f"--run={run}", "--split=test_styles", f"--out={table}"]) == 0
     with table.open() as lines:
         found = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
     source = open_source(trained_config(run, 1).data, "test_styles")
