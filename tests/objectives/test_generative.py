@@ -12,10 +12,9 @@ from tests.objectives.golden_inputs import CASES, Z1, Z3, extra, images, texts
 from tests.objectives.test_build import problems
 from tests.quick import quick_jit
 from tests.tiny import random_batch, tiny_config, tiny_parts
-from xsample_jax.augment.views import eval_view
 from xsample_jax.config.check import find_problems
 from xsample_jax.evals.captioning import caption_losses, partners_in
-from xsample_jax.models.decoder import cross_entropies, greedy_captions
+from xsample_jax.models.decoder import cross_entropies
 from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.cross_entropy import mean_negatives, own
 from xsample_jax.objectives.from_config import needed_views
@@ -181,7 +180,7 @@ def on_one_device(config, parts, state, batch):
 @pytest.mark.usefixtures("linear_encoder")
 def test_a_decoder_learns_to_look_at_the_image_on_any_number_of_devices():
     config = tiny_config(
-        objective__preset="coca", views=1, optimizer__learning_rate=1e-2, steps=60, augment__crop_scale=(),
+        objective__preset="coca", views=1, optimizer__learning_rate=1e-2, steps=40, augment__crop_scale=(),
         augment__jitter=0.0, augment__gray=0.0, optimizer__warmup=0.0, optimizer__schedule="constant", **TEXT,
     )  # fmt: skip
     parts = tiny_parts(config, jax.devices()[:2])
@@ -195,7 +194,7 @@ def test_a_decoder_learns_to_look_at_the_image_on_any_number_of_devices():
         assert first[name] == pytest.approx(float(value), rel=2e-5), name
     assert first["loss"] == pytest.approx(first["contrastive_loss"] + 2 * first["caption_loss"], rel=1e-5)
     assert first["perplexity"] == pytest.approx(math.exp(first["caption_loss"]), rel=1e-5)
-    for step in range(60):
+    for step in range(40):
         batch = {name: colored(config, step)[name] for name in parts.abstract_batch}
         state, metrics = parts.train_step(state, to_global(batch, parts.mesh))
     assert fetch_scalars(metrics)["perplexity"] < 1.2
@@ -204,15 +203,6 @@ def test_a_decoder_learns_to_look_at_the_image_on_any_number_of_devices():
     assert (batch["caption_tokens"][partner] != batch["caption_tokens"]).any(axis=1).all()
     sums = np.asarray(caption_losses(parts)(state, batch["image"], batch["caption_tokens"], partner))
     assert (sums[:, 1] > sums[:, 0] + 1).all()  # nats: the word is another
-
-    def write(state, images):
-        network = parts.model.merge(state.params, state.statistics, training=False)
-        image = network.with_tokens(eval_view(images, config.augment))[2]
-        return greedy_captions(network.text, network.decoder, image, config.model.text.length)
-
-    tokens, loss = jax.device_get(quick_jit(write)(state, batch["image"]))
-    np.testing.assert_array_equal(tokens, batch["caption_tokens"])
-    assert loss.max() < 0.5
 
 
 def test_partners_have_other_captions_and_rows_without_are_left_out():

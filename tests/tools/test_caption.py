@@ -7,18 +7,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.objectives.synthetic import LinearEncoder
 from tests.tools.test_evaluate import SPLITS, save_run
+from xsample_jax.checkpoint import trained_config
 from xsample_jax.data.sources import open_source
 from xsample_jax.errors import BAD_INPUT
-from xsample_jax.models import resnet
+from xsample_jax.models import towers
 from xsample_jax.tools import caption, evaluate
 
-TEXT = {"model__text__layers": 1, "model__text__multimodal": 1, "model__text__queries": 4}
+TEXT = {"model__text__layers": 1, "model__text__multimodal": 1, "model__text__queries": 4, "model__text__length": 5}
 
 
-@pytest.fixture(autouse=True)
-def _one_block(monkeypatch):
-    monkeypatch.setitem(resnet.LAYOUTS, 18, (resnet.BasicBlock, (1,)))
+@pytest.fixture(autouse=True, scope="module")
+def _linear():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: LinearEncoder(rngs))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def photos(tmp_path):
 
 def test_captions_of_a_folder_and_of_a_split(run, photos, tmp_path, capsys):
     out = tmp_path / "captions.jsonl"
-    flags = [f"--run={run}", f"--path={photos}", f"--out={out}", "--batch_size=2"]
+    flags = [f"--run={run}", f"--path={photos}", f"--out={out}", "--batch_size=3"]
     assert caption.main(flags) == BAD_INPUT
     assert "broken.png" in capsys.readouterr().err
     assert not out.exists()
@@ -53,17 +57,10 @@ def test_captions_of_a_folder_and_of_a_split(run, photos, tmp_path, capsys):
     assert caption.main([f"--run={run}", "--split=test_styles", f"--out={table}"]) == 0
     with table.open() as lines:
         found = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
-    config = save_config(run)
-    source = open_source(config.data, "test_styles")
+    source = open_source(trained_config(run, 1).data, "test_styles")
     assert len(found) == len(source)
     assert [int(row["id"]) for row in found[:3]] == [source[n]["id"] for n in range(3)]
     assert found[0]["given"] == source[0]["captions"][0]
-
-
-def save_config(run):
-    from xsample_jax.checkpoint import trained_config
-
-    return trained_config(run, 1)
 
 
 def test_a_split_is_measured_beside_its_own_and_other_images(run, tmp_path):
@@ -80,13 +77,13 @@ def test_a_split_is_measured_beside_its_own_and_other_images(run, tmp_path):
 
 
 def test_a_run_without_a_decoder_is_refused(tmp_path, capsys, photos):
-    save_run(tmp_path / "clip", steps=(1,), objective__preset="clip", model__text__layers=1)
-    flags = [f"--run={tmp_path / 'clip'}", f"--path={photos}", f"--out={tmp_path / 'x.tsv'}"]
+    save_run(tmp_path / "simclr", steps=(1,), objective__preset="simclr")
+    flags = [f"--run={tmp_path / 'simclr'}", f"--path={photos}", f"--out={tmp_path / 'x.tsv'}"]
     assert caption.main(flags) == BAD_INPUT
     said = capsys.readouterr().err
-    assert "objective.preset = 'clip'" in said
+    assert "objective.preset = 'simclr'" in said
     assert "coca or cosmo" in said
-    assert evaluate.main([f"--run={tmp_path / 'clip'}", "--evals=captioning", *SPLITS]) == BAD_INPUT
+    assert evaluate.main([f"--run={tmp_path / 'simclr'}", "--evals=captioning", *SPLITS]) == BAD_INPUT
     assert "a decoder of captions" in capsys.readouterr().err
 
 

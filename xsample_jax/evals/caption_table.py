@@ -91,6 +91,14 @@ def load_captioner(path: str | Path, step: int | None = None) -> Captioner:
 PART = 1024  # images that are read at once
 
 
+def check_out(out: Path) -> None:
+    """Raises DataError for a file that `write_captions` cannot write."""
+    if out.suffix not in SUFFIXES:
+        raise DataError("--out", str(out), f"a name that ends with {' or '.join(SUFFIXES)}")
+    if not out.parent.is_dir():
+        raise DataError("--out", str(out), "a file in a folder that exists", f"Make it: mkdir -p {out.parent}")
+
+
 def write_captions(
     captioner: Captioner, images: Images, out: Path, batch_size: int = 64, skip: bool = False
 ) -> tuple[int, int]:
@@ -105,10 +113,7 @@ def write_captions(
     Raises:
       DataError: another suffix, no such folder, or an image that cannot be read.
     """
-    if out.suffix not in SUFFIXES:
-        raise DataError("--out", str(out), f"a name that ends with {' or '.join(SUFFIXES)}")
-    if not out.parent.is_dir():
-        raise DataError("--out", str(out), "a file in a folder that exists", f"Make it: mkdir -p {out.parent}")
+    check_out(out)
     names = {name: "given" if name == "caption" else name for name in images.columns}
     rows, starts = [], range(0, len(images), PART)
     for start in progress(starts, f"captions for {out.name}", len(starts)):

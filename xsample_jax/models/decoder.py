@@ -209,7 +209,8 @@ class ImageDecoder(nnx.Module):
         self.wider = nnx.List([linear(a, 4 * b) for a, b in itertools.pairwise(widths)])
         self.convs = nnx.List([conv(b, b) for b in widths[1:]])
         self.shifts = nnx.List([nnx.Param(jnp.zeros(b, jnp.float32)) for b in widths[1:]])
-        self.last = nnx.Linear(width, shape[1], dtype=dtype, rngs=rngs)
+        small = nnx.initializers.normal(0.01)  # the first images are nearly 0, the mean of normalized ones
+        self.last = nnx.Linear(width, shape[1], dtype=dtype, kernel_init=small, rngs=rngs)
 
     @classmethod
     def of(cls, config, rngs: nnx.Rngs) -> "ImageDecoder":

@@ -30,9 +30,10 @@ def run(arguments: Sequence[str]) -> None:
         parser.error("argument --batch_size: expected 1 or more")
     if chosen.path and (chosen.data or chosen.split):
         parser.error("argument --path: not with --data or --split")
-    from xsample_jax.evals.caption_table import load_captioner, write_captions
+    from xsample_jax.evals.caption_table import check_out, load_captioner, write_captions
     from xsample_jax.evals.feature_table import images_in, images_of, of_other_data
 
+    check_out(chosen.out)
     captioner = load_captioner(chosen.run, chosen.step)
     config = captioner.loaded.parts.config
     if chosen.path:
