@@ -47,7 +47,7 @@ def test_keys_are_rows_of_the_bank_once_each_and_those_of_the_batch(keys):
     else:
         assert sorted(index[filled]) == sorted({*range(SEEN), 50, 51})
     for row in np.flatnonzero(filled):
-        own = np.flatnonzero(INDEX == index[row])
+        own = np.flatnonzero(index[row] == INDEX)
         expected = Z[index[row]] if index[row] < SEEN else TODAY[own[0]]
         np.testing.assert_allclose(block["z"][row], expected, atol=1e-6)
         assert block["cluster"][row, 0] == (index[row] % 5 if index[row] < SEEN else 4096 + index[row])
