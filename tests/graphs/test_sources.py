@@ -51,6 +51,7 @@ U["label"][:3], V["label"][:3] = (1, 2, -1), (2, 1, -1)
 U["box"][:2], V["box"][:2] = [[0, 0, 0.5, 0.5], [0, 0, 1, 1]], [[0, 0.5, 0.5, 0.5], [0.25, 0.125, 0.5, 0.25]]
 for side, seed in ((U, 2), (V, 3)):
     rng = np.random.default_rng(seed)
+    side["index"] = rng.permutation(len(side["id"]))
     side["frozen"] = rng.normal(size=(len(side["id"]), 5))
     side["first"], side["partner"] = rng.integers(0, 4, (2, len(side["id"])))
     side["first_label"], side["partner_label"] = rng.integers(-1, 3, (2, len(side["id"])))
@@ -156,6 +157,7 @@ def random_of(seed):
 
 DEFINITIONS = [
     ("identity", {}, same_image),
+    ("same_record", {}, lambda u, v: float(u["index"] == v["index"])),
     ("uniform", {}, lambda u, v: 1.0),
     ("label", {}, lambda u, v: max(same_image(u, v), float(u["label"] == v["label"] and u["label"] != -1))),
     ("labels", {}, jaccard),
@@ -173,6 +175,11 @@ DEFINITIONS = [
     ("teacher", {}, lambda u, v: cosine(u["teacher"], v["teacher"])),
     ("teacher", {"own": False}, lambda u, v: -1e9 if same_image(u, v) else cosine(u["teacher"], v["teacher"])),
     ("self_similarity", {}, lambda u, v: cosine(u["embedding"], v["embedding"])),
+    (
+        "self_similarity",
+        {"of_image": True},
+        lambda u, v: 1.0 if same_image(u, v) else cosine(u["embedding"], v["embedding"]),
+    ),
     ("text_similarity", {}, lambda u, v: cosine(u["text"], v["text"])),
     ("image_similarity", {}, lambda u, v: cosine(u["image"], v["image"])),
     ("swapped", {}, lambda u, v: cosine(u["other_view"], v["embedding"])),

@@ -19,11 +19,18 @@ def unit(*shape):
 X, Y, GATE = unit(4, 6), unit(5, 6), RNG.uniform(0, 1, (4, 6))
 U, V = {"id": np.array([0, 1, -1, 2]), "gate": GATE}, {"id": np.array([1, 0, -1, 7, 2])}
 V["sharpness"] = RNG.uniform(0.5, 2, 5)
+U["row"], V["row"] = np.array([3, 4, -1, 9]), np.array([4, 3, -1, 5, 9])
+U["prompt"] = RNG.normal(size=(4, 6))
 
 
 def gated(i, k):
     a, b = X[i] * GATE[i], Y[k] * GATE[i]
     return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+
+def prompted(i, k):
+    text = Y[k] + U["prompt"][i]
+    return X[i] @ text / np.linalg.norm(text)
 
 
 CASES = [
@@ -33,6 +40,8 @@ CASES = [
     ("margin", {"of_positive": -0.5}, lambda i, k: X[i] @ Y[k] + 0.5 * (U["id"][i] == V["id"][k] != -1)),
     ("by_density", {}, lambda i, k: V["sharpness"][k] * (X[i] @ Y[k])),
     ("gated", {}, gated),
+    ("prompted", {}, prompted),
+    ("without_self", {}, lambda i, k: 0.0 if U["row"][i] == V["row"][k] != -1 else X[i] @ Y[k]),
 ]
 
 
@@ -76,6 +85,7 @@ def test_gradients_are_finite_where_rows_coincide(name):
     options = {"power": 1.0} if name == "negative_distance" else {}
     same = jnp.full((4, 6), 6**-0.5)
     side = {"id": jnp.arange(4), "gate": jnp.asarray(GATE), "sharpness": jnp.asarray(V["sharpness"][:4])}
+    side |= {"row": jnp.arange(4), "prompt": -same}  # a text and what is added to it can cancel
 
     def total(x):
         keys = jnp.concatenate([x, x], axis=1) if name == "volume" else x

@@ -88,6 +88,7 @@ def test_page_is_self_contained_and_has_every_part(page):
         "KL of target and student",
         "Student minus target",
         "optimizer.learning_rate",
+        "Near, and unlike each other",
     ):
         assert words in text
     assert "<thing 110>" in text  # a caption is text, not markup
