@@ -33,7 +33,7 @@ from xsample_jax.metrics.profiling import host_memory
 from xsample_jax.models.heads import unit_rows
 from xsample_jax.models.layers import compiler_options
 from xsample_jax.models.param_groups import ParamGroups, check_rules
-from xsample_jax.models.towers import build_model, config_for
+from xsample_jax.models.towers import build_model, config_for, define_thin, thin_statistics
 from xsample_jax.objectives.adversary import Adversary, make_adversary
 from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.objectives.frozen import FINGERPRINT, define_frozen, find_misfits, frozen_memory, init_class_means
@@ -41,6 +41,7 @@ from xsample_jax.objectives.learned_state import init_memory, init_objective_par
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.objectives.step_blocks import SIDE_INFORMATION
+from xsample_jax.objectives.style_noise import init_styles
 from xsample_jax.optim import SCHEDULE_FREE, make_optimizer
 from xsample_jax.sharding import batch_sharding, make_mesh, replicated, state_shardings
 from xsample_jax.state import ModelDef, Progress, Start, TrainState, define_model, init_state
@@ -158,6 +159,13 @@ class RunSetup:
         )
 
     @cached_property
+    def thin(self) -> ModelDef | None:
+        """The thin network of an objective that has one."""
+        if not self.objective.slim:
+            return None
+        return define_thin(config_for(self.config, self._platform), ParamGroups.of(self.config.optimizer).frozen)
+
+    @cached_property
     def optimizer(self) -> tuple[optax.GradientTransformation, Callable]:
         """(transformation, learning-rate schedule)."""
         return make_optimizer(self.config, self.steps)
@@ -178,6 +186,7 @@ class RunSetup:
                 seed,
                 self.config.precision.params,
                 self.config.optimizer.ema is not None or self.config.optimizer.name == SCHEDULE_FREE,
+                partial(thin_statistics, self.thin) if self.thin is not None else dict,
             ),
             partial(init_objective_parameters, objective, width, self.facts.classes, seed),
             lambda params: {
@@ -243,10 +252,13 @@ class RunSetup:
 
     def _init_along(self) -> dict[str, jax.Array]:
         """The memory of everything else that is trained, beside the objective's."""
-        climbing = self.adversary.init() if self.adversary is not None else {}
-        if not self.config.eval.online_probe:
+        climbing, styles = self.adversary.init() if self.adversary is not None else {}, self.config.model.style_noise
+        if not self.config.eval.online_probe and styles.kind is None:
             return climbing
         network = nnx.eval_shape(lambda: self.model.build(nnx.Rngs(0)))
+        climbing |= init_styles(styles, network.encoder.widths) if styles.kind is not None else {}
+        if not self.config.eval.online_probe:
+            return climbing
         return climbing | init_online_probe(network.encoder.features, self.facts.classes)
 
     @cached_property
@@ -298,6 +310,7 @@ class RunSetup:
             self.class_embeddings,
             self.adversary,
             define_frozen(config_for(self.frozen.config, self._platform)) if self.frozen is not None else None,
+            self.thin,
         )
         step = make_train_step(self.config, self.model, self.objective, self.optimizer, self.steps, extras)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)

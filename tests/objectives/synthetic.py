@@ -105,6 +105,7 @@ def inputs_of(objective: Objective, seed: int = 0, queued: int = 0, collapsed: b
     trained = {"images": rows(IMAGES * views), "local": rows(IMAGES * LOCAL), "text": rows(IMAGES)}
     batch |= {"teacher_image": rows(IMAGES * views), "teacher_text": rows(IMAGES)}
     batch |= {"frozen": rows(IMAGES * views), "means": rows(IMAGES)}
+    trained |= {"slim": rows(IMAGES * views)} if objective.slim else {}
     trained["second"] = np.eye(WIDTH, dtype=np.float32) + 0.1 * rng.normal(size=(WIDTH, WIDTH)).astype(np.float32)
     for name in objective.heads:
         trained[f"heads/{name}"] = rng.normal(size=(WIDTH, WIDTH)).astype(np.float32)
@@ -160,6 +161,7 @@ def loss_of(objective: Objective, inputs: dict[str, dict]):
         progress=jnp.float32(0.3),
         key=jax.random.key(5),
         teacher=jax.lax.stop_gradient(teacher) if objective.teacher is not None else {},
+        slim=trained["slim"] if objective.slim else None,
         frozen={"features": batch["frozen"], "means": batch["means"]} if objective.frozen else {},
     )
     temperature = temperature_of(objective, trained)

@@ -119,6 +119,28 @@ def _of_vits(c: dict) -> Iterator[ConfigError]:
         yield ConfigError("model.patch_dropout", c["model.patch_dropout"], "0 with objective.generator", "Set 0.")
 
 
+def _style_noise(c: dict) -> Iterator[ConfigError]:
+    """Styles are of the maps of ResNets, and of a whole batch."""
+    kind, stages = c["model.style_noise.kind"], c["model.style_noise.stages"]
+    if kind is None:
+        return
+    of, field = f"with model.style_noise.kind = {kind!r}", "model.style_noise.stages"
+    if kind_of(c["model.encoder"]) != "resnet":
+        expected = f"None for model.encoder = {c['model.encoder']!r}: it is for a ResNet"
+        yield ConfigError("model.style_noise.kind", kind, expected, "Set --config.model.style_noise.kind=None.")
+    if not stages or sorted(set(stages)) != list(stages):
+        yield ConfigError(field, stages, "at least one stage, in ascending order, each once", "Set (1, 2, 3).")
+    if c["loss.grad_cache"] > 1:
+        expected = f"1 {of}, which looks at the whole batch"
+        fix = "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory."
+        yield ConfigError("loss.grad_cache", c["loss.grad_cache"], expected, fix)
+    if c["objective.generator.kind"] is not None:
+        expected = f"None {of}: one adversary at a time"
+        yield ConfigError(
+            "objective.generator.kind", c["objective.generator.kind"], expected, "Set one of them to None."
+        )
+
+
 def _pretrained(c: dict) -> Iterator[ConfigError]:
     path, family, encoder, layout = (c[f"model.{name}"] for name in ("init_from", "init_family", "encoder", "layout"))
     a_run = path is not None and not path.endswith(tuple(READERS))  # or published weights: a folder, or hf:NAME
@@ -148,7 +170,7 @@ def _pretrained(c: dict) -> Iterator[ConfigError]:
         )
 
 
-MODEL_RULES = (_patches, _of_vits, _pretrained)
+MODEL_RULES = (_patches, _of_vits, _style_noise, _pretrained)
 
 
 # Rules about the update: length of the run, parts of a batch, optimizer and mesh.

@@ -17,6 +17,7 @@ from xsample_jax.objectives.streaming.pallas import LANES, images_of_tile
 from xsample_jax.objectives.streaming.terms import ROWS_OF_NO_IMAGE
 from xsample_jax.registry import name_of, options_of
 
+THINNEST = 4  # as model.width
 TARGET_TEMPERATURES = ("target_temperature", "target_neighbors", "target_same_mass")
 
 
@@ -50,6 +51,7 @@ def _objective(c: dict) -> Iterator[ConfigError]:
         _programs,
         _standardized,
         _cells,
+        _slim,
         _queue,
         _widths,
         _whitening,
@@ -160,6 +162,25 @@ def _cells(c: dict, objective: Objective) -> Iterator[ConfigError]:
     if heads and c["model.patch_dropout"]:
         fix = "Set --config.model.patch_dropout=0."
         yield ConfigError("model.patch_dropout", c["model.patch_dropout"], f"0 {of}", fix)
+    if heads and c["model.style_noise.kind"] is not None:
+        fix = "Set --config.model.style_noise.kind=None."
+        yield ConfigError("model.style_noise.kind", c["model.style_noise.kind"], f"None {of}", fix)
+
+
+def _slim(c: dict, objective: Objective) -> Iterator[ConfigError]:
+    """The thin network is a ResNet of some of the channels, and sees the whole batch."""
+    if not objective.slim:
+        return
+    of = f"for objective.preset = {c['objective.preset']!r}, which trains a thin network beside the wide one"
+    if kind_of(c["model.encoder"]) != "resnet":
+        yield ConfigError("model.encoder", c["model.encoder"], f"a ResNet {of}", "Set --config.model.encoder=resnet18.")
+    elif round(c["model.slim"] * c["model.width"]) < THINNEST:
+        expected = f"at least {THINNEST} channels in the first stage {of} (model.width = {c['model.width']})"
+        least = min(1.0, THINNEST / c["model.width"])
+        yield ConfigError("model.slim", c["model.slim"], expected, f"Set --config.model.slim={least:g}.")
+    if c["loss.grad_cache"] > 1:
+        fix = "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory."
+        yield ConfigError("loss.grad_cache", c["loss.grad_cache"], f"1 {of}", fix)
 
 
 def _groups(c: dict, objective: Objective) -> Iterator[ConfigError]:

@@ -18,13 +18,13 @@ from xsample_jax.objectives.logits import all_products
 # side information (graphs/sources.py). Blocks of a step: image (all views, row = image * V + view), local (small
 # crops), predicted, text, teacher and text_teacher (EMA encoders), queue and text_queue (keys of past steps),
 # neighbors (in the queue), prototypes, centers (of clusters), mixed and mixed_text (rows of two images), mixed_images
-# (mixed before the encoder), frozen and frozen_queue (of a frozen teacher).
+# (mixed before the encoder), frozen and frozen_queue (of a frozen teacher), slim (by the thin network).
 
 
 Block = dict[str, jax.Array]
 
 OF_HEAD = "head/"  # entries of a block: head/NAME, the outputs of a head; head/NAME/ENTRY, what belongs to it alone
-OF_VIEWS = ("image", "teacher", "predicted", "neighbors", "mixed", "frozen")  # blocks with one row per view
+OF_VIEWS = ("image", "teacher", "predicted", "neighbors", "mixed", "frozen", "slim")  # blocks with one row per view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Rows:
     Attributes:
       block: image, local, predicted, text, teacher, text_teacher, queue, text_queue, neighbors, prototypes, centers,
         mixed, mixed_text, mixed_images, frozen, frozen_queue, text_views, text_views_teacher,
-        teacher_cells, teacher_words, hard_text or hard_text_teacher.
+        teacher_cells, teacher_words, hard_text, hard_text_teacher or slim.
       view: keep only this view of every image; None: all rows.
       beside: another selection with the same samples, put beside it: [n, 2 D] (the modalities of GRAM).
       times: another selection with the same samples: all products of the two, [n * n, D] (the keys of Symile).

@@ -54,6 +54,7 @@ BLOCK_NEEDS = {
     "local": "local_views",
     "predicted": "predictor",
     "frozen": "frozen",
+    "slim": "slim",
     "mixed": None,
     "mixed_text": "text",
     "mixed_images": None,
@@ -357,6 +358,7 @@ def _unused(objective: Objective):
         later = {head.of for head in objective.heads.values()}
         if name not in heads | later:
             yield ConfigError("objective.heads", name, "heads that a term reads", "Take another preset.")
+    read["slim"] = "slim" in blocks
     read["hard_texts"] = "hard_text" in blocks
     read["text_views"] = bool(blocks & set(TEXT_VIEWS))
     read["centers"] = "centers" in blocks
@@ -399,8 +401,9 @@ def _unknown_rows(rows: Rows, objective: Objective):
         if part.head is not None and (part.head not in objective.heads or part.block not in OF_HEADS):
             expected = f"a named head of the objective ({', '.join(objective.heads) or 'it has none'}), on rows of "
             yield ConfigError("rows.head", part.head, expected + ", ".join(OF_HEADS))
-        if part.raw and part.head is None and part.block != "image":
-            yield ConfigError("rows.raw", True, "a named head, or the block 'image', which keeps its head outputs")
+        if part.raw and part.head is None and part.block not in ("image", "slim"):
+            expected = "a named head, or the blocks 'image' and 'slim', which keep their head outputs"
+            yield ConfigError("rows.raw", True, expected)
         if None not in (part.view, part.without):
             yield ConfigError("rows.without", part.without, "None with a view of its own")
 

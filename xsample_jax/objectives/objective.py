@@ -66,6 +66,7 @@ class Objective:
       centers: of the clusterings, the block "centers" (objectives/cluster_centers.py).
       bank: the latest embedding of every image of the dataset (objectives/bank.py); None: none.
       clusters: clusterings of the bank that follow the training, in place of those in data.side; None: those.
+      slim: a second pass by the thin network of a ResNet, the block "slim" (models/towers.py).
       widths: (width, weight) of prefixes of the embedding, in place of the whole one (loss_of_widths); (): the whole.
     """
 
@@ -96,6 +97,7 @@ class Objective:
     hard_texts: int = 0
     bank: Bank | None = None
     clusters: Clusters | None = None
+    slim: bool = False
 
     @property
     def lowest_temperature(self) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 from xsample_jax.registry import name_of
 
 # Blocks of a step by what they carry (step_blocks.py).
-EVERY_IMAGE = ("image", "text", "teacher", "text_teacher", "neighbors", "local", "predicted", "frozen")
+EVERY_IMAGE = ("image", "text", "teacher", "text_teacher", "neighbors", "local", "predicted", "frozen", "slim")
 TEXT_VIEWS = ("text_views", "text_views_teacher")
 OF_HEADS = ("image", "text", "teacher", "text_teacher", "local", *TEXT_VIEWS)  # blocks with the outputs of named heads
 MIXED = ("mixed", "mixed_text", "mixed_images")  # a row is of two images: it has no id, label or caption of its own
@@ -118,6 +118,7 @@ PROVIDERS: Mapping[str, Provider] = {
 STATES: Mapping[str, Callable[[Any], bool]] = {
     "teacher": lambda objective: objective.teacher is not None,  # a teacher may have the momentum 0
     "frozen": lambda objective: objective.frozen,
+    "slim": lambda objective: objective.slim,
     "queue": lambda objective: objective.queue > 0,
     "prototypes": lambda objective: objective.prototypes > 0,
     "classes": lambda objective: objective.classes,

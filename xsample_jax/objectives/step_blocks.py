@@ -10,6 +10,7 @@ from flax import nnx
 from xsample_jax.augment.ids import fold_in_id, words_of
 from xsample_jax.graphs.sources import label
 from xsample_jax.models.heads import products, unit_rows
+from xsample_jax.models.resnet import StyleNoise
 from xsample_jax.models.towers import END, PADDING
 from xsample_jax.objectives.blocks import OF_HEAD, Block, Rows, image_block, key_block, other_view
 from xsample_jax.objectives.learned_state import (
@@ -46,6 +47,8 @@ class StepInputs:
       boxes: of the views in their images [B * V, 4] (view_boxes), or None.
       progress: share of the run that is over. key: random key of the step.
       keep: the patches of each view that the encoder reads, int [B * V, kept]; None: all.
+      slim: head outputs of the views by the thin network [B * V, D], or None.
+      style: noise of the styles of the views (models/resnet.py); None: none.
     """
 
     images: jax.Array
@@ -58,6 +61,8 @@ class StepInputs:
     frozen: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
     boxes: jax.Array | None = None
     keep: jax.Array | None = None
+    style: StyleNoise | None = None
+    slim: jax.Array | None = None
 
 
 def step_blocks(
@@ -100,6 +105,7 @@ def step_blocks(
     if inputs.frozen:
         of_frozen = {"frozen": unit, "frozen_features": inputs.frozen["features"]}
         blocks["frozen"] = image_block(unit, per_image, views, 9 * len(z), **of_frozen)
+    blocks |= _slim_block(inputs, per_image, views)
     blocks |= _text_and_teacher(objective, network, params, inputs, per_image, text)
     if objective.queue:
         blocks |= queue_blocks(objective, inputs.memory)
@@ -143,6 +149,13 @@ def head_entries(
     if objective.pair_network is not None and z is not None:
         found |= pair_entries(params, z)
     return found
+
+
+def _slim_block(inputs: StepInputs, per_image: Mapping[str, jax.Array], views: int) -> dict[str, Block]:
+    """The block of the thin network's rows, where there is one."""
+    if inputs.slim is None:
+        return {}
+    return {"slim": image_block(unit_rows(inputs.slim), per_image, views, 12 * len(inputs.slim), raw=inputs.slim)}
 
 
 def _boxes(inputs: StepInputs) -> dict[str, jax.Array]:
