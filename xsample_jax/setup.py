@@ -42,6 +42,7 @@ from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.objectives.step_blocks import SIDE_INFORMATION
 from xsample_jax.objectives.style_noise import init_styles
+from xsample_jax.objectives.trajectory import init_past
 from xsample_jax.optim import SCHEDULE_FREE, make_optimizer
 from xsample_jax.sharding import batch_sharding, make_mesh, replicated, state_shardings
 from xsample_jax.state import ModelDef, Progress, Start, TrainState, define_model, init_state
@@ -191,6 +192,7 @@ class RunSetup:
             partial(init_objective_parameters, objective, width, self.facts.classes, seed),
             lambda params: {
                 **init_memory(objective, params, width, self.facts.count, side, self.clusters),
+                **init_past(objective, self.facts.count, self.facts.classes),
                 **self._init_along(),
                 **self._init_frozen(frozen),
             },
@@ -244,7 +246,7 @@ class RunSetup:
 
     def check_images(self, progress: Progress) -> None:
         """Raises CheckpointError where a checkpoint has numbers for every image, of other images than this run has."""
-        per_image = self.objective.memory is not None or self.objective.bank is not None
+        per_image = self.objective.memory is not None or self.objective.bank is not None or self.objective.past
         if per_image and progress.images not in ("", self.facts.images):
             expected = f"{self.facts.images}: {self.config.objective.preset} keeps something for every image"
             fix = "Train on the dataset, split, share and seed of then, or without that checkpoint."
@@ -439,4 +441,6 @@ def check_device_memory(parts: RunSetup) -> None:
         fix = "Lower batch_size, views, image sizes, model.width or objective.queue, or take more devices."
         if parts.objective.bank is not None:
             fix += " Or set objective.bank.dtype=bfloat16."
+        if parts.objective.past:
+            fix += " Or lower objective.past: it keeps that many rows of every image, and one."
         raise ConfigError("device memory", found, f"at most {room / 2**30:,.1f} GiB", fix)

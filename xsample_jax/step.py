@@ -36,6 +36,7 @@ from xsample_jax.objectives.step_blocks import StepInputs, hard_batch, step_bloc
 from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.style_noise import make_disturbance
 from xsample_jax.objectives.terms import StepValues
+from xsample_jax.objectives.trajectory import divergence_of_past
 from xsample_jax.optim import averaged
 from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, updated, warm_up
 
@@ -283,6 +284,8 @@ def make_loss(
         at = StepValues(bias_of(params), inputs.progress, inputs.key)
         loss, metrics = objective_loss(objective, blocks, images, temperature, at, how)
         new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2]) | encoded | slimmed
+        if objective.past:
+            metrics["past_divergence"] = divergence_of_past(objective, blocks)
         metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
         return loss, (new_statistics, memory, metrics, blocks["image"]["z"], features)
 

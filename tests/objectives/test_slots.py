@@ -47,7 +47,20 @@ class Recorded(dict):
 
 def side(rows):
     """Everything that anything reads."""
-    whole = ("id", "row", "view", "label", "second_label", "owner", "group", "first", "partner", "is_target", "center")
+    whole = (
+        "id",
+        "row",
+        "view",
+        "label",
+        "second_label",
+        "owner",
+        "group",
+        "first",
+        "partner",
+        "is_target",
+        "center",
+        "column",
+    )
     whole += ("clustering", "first_label", "partner_label")
     integers = {name: RNG.integers(0, 3, rows) for name in whole}
     wide = (
@@ -66,6 +79,7 @@ def side(rows):
         "target",
         "pair_first",
         "pair_second",
+        "past",
     )
     floats = {name: RNG.normal(size=(rows, WIDTH)) for name in (*wide, "view_0", "view_1", "view_2")}
     several = {"labels": RNG.integers(0, 2, (rows, 4)), "path": RNG.integers(0, 2, (rows, 3))}

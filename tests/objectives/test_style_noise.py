@@ -1,4 +1,7 @@
-"""Noise on the styles of images: published numbers, who climbs, which rows get which draws, devices, resume."""
+"""Noise on the styles of images: published numbers, who climbs, which rows get which draws.
+
+Devices and resume: test_trajectory.py, together with what else a run keeps.
+"""
 
 import dataclasses
 import types
@@ -10,14 +13,10 @@ import pytest
 from flax import nnx
 
 from tests.config.changed import changed
-from tests.lives import differences
 from tests.objectives.golden_inputs import CASES
 from tests.quick import quick_jit
-from tests.test_resume import run_on
-from tests.tiny import run_steps, tiny_config, tiny_parts
+from tests.tiny import tiny_config, tiny_parts
 from xsample_jax.config.check import find_problems
-from xsample_jax.metrics.jsonl import read_jsonl
-from xsample_jax.models import towers
 from xsample_jax.models.resnet import StyleNoise, disturb, spread_of, styles_of, with_noise
 from xsample_jax.objectives.adversary import MOMENTS, UPDATES
 from xsample_jax.objectives.style_noise import SPREAD, STYLE, init_styles, make_disturbance, noise_of_rows
@@ -160,7 +159,7 @@ def test_the_noise_climbs_what_the_encoder_descends():
     assert float(again[f"{STYLE}{SPREAD}stem"].max()) < 3  # no batch but the first one is begun from
 
 
-# In a network, a step and a run.
+# In a network and a step.
 
 
 @pytest.mark.usefixtures("shallow_resnet18")
@@ -192,54 +191,6 @@ def test_a_resnet_has_the_noise_after_its_stages_and_evaluation_has_none():
     means = np.asarray(clean, np.float64).mean(axis=(1, 2))
     np.testing.assert_allclose(without, means, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(start[0], np.sqrt(means.var(axis=0, ddof=1) + 1e-6), rtol=1e-3, atol=1e-5)
-
-
-class Styled(nnx.Module):
-    """The smallest encoder with styles: a linear map of every cell of a grid, in the place of a stem."""
-
-    features, widths = 4, (4,)
-
-    def __init__(self, rngs):
-        self.linear = nnx.Linear(3, 4, rngs=rngs)
-
-    def _map(self, images):
-        n, side = len(images), images.shape[1] // 4
-        return self.linear(images.reshape(n, 4, side, 4, side, 3).mean(axis=(2, 4)))
-
-    def __call__(self, images, noise=None):
-        x = self._map(images)
-        return jax.nn.relu(x if noise is None else disturb(x, noise, 0)).mean(axis=(1, 2))
-
-    def spreads(self, images, stages):
-        return {"stem": spread_of(styles_of(self._map(images)))}
-
-
-@pytest.fixture
-def styled(monkeypatch):
-    monkeypatch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: Styled(rngs))
-    return tiny_config(**SMALL | {"model__style_noise__kind": "adversarial", "model__style_noise__stages": (0,)})
-
-
-def test_one_and_eight_devices_have_the_same_noise(styled):
-    (_, one, before), (_, eight, after) = (run_steps(styled, devices, 3) for devices in (1, 8))
-    np.testing.assert_allclose([m["loss"] for m in before], [m["loss"] for m in after], rtol=1e-4)
-    names = [name for name in one.memory if name.startswith(STYLE)]
-    assert len(names) == 3
-    for name in names:
-        np.testing.assert_allclose(one.memory[name], eight.memory[name], rtol=2e-3, atol=1e-5, err_msg=name)
-    assert int(one.memory[STYLE + UPDATES]) == 3
-    assert one.memory[f"{STYLE}{SPREAD}stem"].min() > 0
-
-
-@pytest.mark.usefixtures("no_report")
-def test_a_stopped_run_ends_as_a_whole_one(styled, tmp_path, monkeypatch):
-    run_on(monkeypatch, 1, styled, tmp_path / "whole")
-    run_on(monkeypatch, 1, styled, tmp_path / "stopped", stop_after=2)
-    run_on(monkeypatch, 1, styled, tmp_path / "stopped")
-    assert differences(tmp_path / "whole", tmp_path / "stopped") == (0, [])
-    lines = [line for line in read_jsonl(tmp_path / "stopped" / "metrics.jsonl") if "loss" in line]
-    assert [line["step"] for line in lines] == [1, 2, 3, 4]
-    assert all(line["style_mean_norm"] > 0 < line["style_deviation_norm"] for line in lines)
 
 
 # Bad input.

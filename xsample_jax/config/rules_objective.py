@@ -323,7 +323,9 @@ def _generator(c: dict) -> Iterator[ConfigError]:
             f"at most {1 - start:g}, what is left of the run after objective.generator.start = {start:g}",
             f"Set --config.objective.generator.ramp={(1 - start) / 2:g}.",
         )
-    if PRESETS[preset].objective.memory is not None or PRESETS[preset].objective.bank or c["objective.clusters.k"]:
+    objective, past = PRESETS[preset].objective, c["objective.past"]
+    per_image = objective.memory is not None or objective.bank or objective.past or past
+    if per_image or c["objective.clusters.k"]:
         yield ConfigError(
             "objective.generator.kind",
             kind,

@@ -59,7 +59,7 @@ BLOCK_NEEDS = {
     "mixed_text": "text",
     "mixed_images": None,
 }
-SETTABLE = ("teacher", "queue", "prototypes", "frozen")  # of them, what a config can ask for
+SETTABLE = ("teacher", "queue", "prototypes", "frozen", "past")  # of them, what a config can ask for
 VIEWS_OF = {
     "text": 1,
     "text_teacher": 1,
@@ -83,7 +83,7 @@ def build_objective(config) -> Objective:
     with a `name`). Raises Problems (a ConfigError) with everything that is wrong.
     """
     objective = lookup(PRESETS, config["preset"], "objective.preset").objective
-    fields = ("temperature", "learn_temperature", "target_temperature", "teacher", "queue", "prototypes")
+    fields = ("temperature", "learn_temperature", "target_temperature", "teacher", "queue", "prototypes", "past")
     changes = {name: config[name] for name in fields if config[name] is not None}
     changes |= {"center": config["center"]} | ({"frozen": True} if config["frozen"] is not None else {})
     if config["memory"] is not None:
@@ -359,6 +359,7 @@ def _unused(objective: Objective):
         if name not in heads | later:
             yield ConfigError("objective.heads", name, "heads that a term reads", "Take another preset.")
     read["slim"] = "slim" in blocks
+    read["past"] = "past" in sources
     read["hard_texts"] = "hard_text" in blocks
     read["text_views"] = bool(blocks & set(TEXT_VIEWS))
     read["centers"] = "centers" in blocks

@@ -66,6 +66,8 @@ class Objective:
       centers: of the clusterings, the block "centers" (objectives/cluster_centers.py).
       bank: the latest embedding of every image of the dataset (objectives/bank.py); None: none.
       clusters: clusterings of the bank that follow the training, in place of those in data.side; None: those.
+      past: how many visits ago the rows of images over fixed columns are that the graph "past" has; 0: none are kept
+        (objectives/trajectory.py).
       slim: a second pass by the thin network of a ResNet, the block "slim" (models/towers.py).
       widths: (width, weight) of prefixes of the embedding, in place of the whole one (loss_of_widths); (): the whole.
     """
@@ -97,6 +99,7 @@ class Objective:
     hard_texts: int = 0
     bank: Bank | None = None
     clusters: Clusters | None = None
+    past: int = 0
     slim: bool = False
 
     @property
@@ -130,7 +133,7 @@ class Objective:
     def requires(self) -> frozenset[str]:
         """Entries of a batch that the slots, the text side and what is learned read."""
         text = {"linear": {"caption_embedding"}, "transformer": {"caption_tokens"}, None: set()}[self.text]
-        own = ({"label"} if self.gate else set()) | ({"index"} if self.memory or self.bank else set())
+        own = ({"label"} if self.gate else set()) | ({"index"} if self.memory or self.bank or self.past else set())
         own |= {"cluster"} if self.centers else set()
         own |= {"task"} if self.by_task else set()
         parts = {"part"} if any(rows.part is not None for rows in self.rows) else set()

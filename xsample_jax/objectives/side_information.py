@@ -109,6 +109,8 @@ PROVIDERS: Mapping[str, Provider] = {
     "clustering": Provider(("centers",), state="centers"),
     "center": Provider(("centers",), state="centers"),
     "sharpness": Provider(("centers",), state="centers"),
+    "past": Provider(("image",), ("index",), state="past"),
+    "column": Provider(("prototypes", "classes"), state="past"),
     "log_average": Provider(("image",), ("index",), state="memory"),
     "anchor_temperature": Provider(("image",), ("index",), state="anchor_temperature"),
     **{name: Provider(STORED, (name,)) for name in BY_RECORD},
@@ -118,6 +120,7 @@ PROVIDERS: Mapping[str, Provider] = {
 STATES: Mapping[str, Callable[[Any], bool]] = {
     "teacher": lambda objective: objective.teacher is not None,  # a teacher may have the momentum 0
     "frozen": lambda objective: objective.frozen,
+    "past": lambda objective: objective.past > 0,
     "slim": lambda objective: objective.slim,
     "queue": lambda objective: objective.queue > 0,
     "prototypes": lambda objective: objective.prototypes > 0,

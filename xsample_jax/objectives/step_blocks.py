@@ -17,7 +17,7 @@ from xsample_jax.objectives.learned_state import (
     classes_of,
     gate_of,
     nearest,
-    prototypes_of,
+    prototype_block,
     queue_blocks,
     second_classes,
     temperature_of_head,
@@ -112,7 +112,7 @@ def step_blocks(
         if any(rows.block == "neighbors" for rows in objective.rows):
             blocks["neighbors"] = image_block(nearest(inputs.memory, z), per_image, views, 5 * len(z))
     if objective.prototypes:
-        blocks["prototypes"] = key_block(prototypes_of(params))
+        blocks["prototypes"] = prototype_block(params)
     if objective.classes:
         blocks["classes"] = classes_of(params)
     if objective.local_views:
