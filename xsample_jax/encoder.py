@@ -164,11 +164,11 @@ def load_encoder(path: str | Path, step: int | None = None, slim: bool = False) 
     found = {path.removeprefix(ENCODER): array for part in MODEL for path, array in found[part].items()}
     config = trained_config(run, step)
     if slim:
-        return _thin_of(config, step, found, path)
+        return thin_of(config, step, found, path)
     return Encoder(without_lora(config), step, merge_lora(found) if config.model.lora else found)
 
 
-def _thin_of(config, step: int, found: Mapping[str, np.ndarray], path: str | Path) -> Encoder:
+def thin_of(config, step: int, found: Mapping[str, np.ndarray], path: str | Path) -> Encoder:
     """The thin encoder out of the arrays of the wide one and its own statistics, which are under slim/."""
     own = {name.removeprefix(SLIM): array for name, array in found.items() if name.startswith(SLIM)}
     if not own:

@@ -13,8 +13,9 @@ from tests.objectives.golden_inputs import CASES, Z1, Z2, Z3, images, preset_val
 from tests.quick import quick_jit
 from tests.test_resume import run_on
 from tests.tiny import run_steps, tiny_config
-from xsample_jax.encoder import DEMO, load_encoder
+from xsample_jax.encoder import DEMO, load_encoder, thin_of
 from xsample_jax.errors import CheckpointError
+from xsample_jax.export import export_safetensors
 from xsample_jax.io.checkpoint_files import read_arrays, saved_arrays
 from xsample_jax.models import towers
 from xsample_jax.models.layers import BatchNorm
@@ -161,8 +162,13 @@ class Flat(nnx.Module):
         return self.norm(self.linear(images.mean(axis=(1, 2))) ** 2)
 
 
-def test_one_and_eight_devices_and_the_average_of_both_widths(monkeypatch):
+@pytest.fixture
+def flat(monkeypatch):
     monkeypatch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: Flat(config.model.width, rngs))
+
+
+@pytest.mark.usefixtures("flat")
+def test_one_and_eight_devices_and_the_average_of_both_widths():
     (parts, one, before), (_, eight, after) = (run_steps(config_of(optimizer__ema=0.9), n) for n in (1, 8))
     np.testing.assert_allclose([m["loss"] for m in before], [m["loss"] for m in after], rtol=1e-4)
     names, start = (f"{SLIM}norm/mean", f"{SLIM}norm/var"), parts.new_state().statistics
@@ -178,32 +184,43 @@ def test_one_and_eight_devices_and_the_average_of_both_widths(monkeypatch):
     assert not [name for name in one.params if "slim" in name]
 
 
-@pytest.mark.usefixtures("shallow_resnet18", "no_report")
-def test_a_run_resumes_and_its_thin_network_leaves_as_a_resnet_of_its_own(tmp_path, monkeypatch):
-    config = config_of()
+@pytest.mark.usefixtures("flat", "no_report")
+def test_a_run_resumes_and_its_thin_network_leaves_as_one_of_its_own(tmp_path, monkeypatch):
+    config = config_of(optimizer__ema=0.9)
     run_on(monkeypatch, 1, config, tmp_path / "whole")
     run_on(monkeypatch, 1, config, tmp_path / "stopped", stop_after=2)
     run_on(monkeypatch, 1, config, tmp_path / "stopped")
     assert differences(tmp_path / "whole", tmp_path / "stopped") == (0, [])
     thin, wide = (load_encoder(tmp_path / "whole", slim=slim) for slim in (True, False))
     assert (thin.config.model.width, wide.config.model.width, thin.features) == (4, 8, wide.features // 2)
-    deep, saved = "stages/1/0/norm1/mean", read_arrays(tmp_path / "whole", 4, saved_arrays(tmp_path / "whole", 4), None)
+    average = read_arrays(tmp_path / "whole", 4, saved_arrays(tmp_path / "whole", 4), None)["ema"]
     for path, value in thin.arrays.items():
-        kept = saved["params"].get(f"encoder/{path}", saved["statistics"].get(SLIM + path))
+        kept = average.get(SLIM + path, average.get(f"encoder/{path}"))
         np.testing.assert_array_equal(value, kept[tuple(slice(size) for size in value.shape)], err_msg=path)
-    # Inputs of its later layers are not those of the wide one.
-    assert np.abs(thin.arrays[deep] - saved["statistics"][f"encoder/{deep}"][:8]).max() > 1e-5
     said = export(str(tmp_path / "whole"), "npz", tmp_path / "thin.npz", slim=True)
     assert "4 channels in its first stage" in said
     again, pictures = load_encoder(tmp_path / "thin.npz"), np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3))
     pictures = pictures.astype(np.uint8)
     np.testing.assert_array_equal(again.encode(pictures), thin.encode(pictures))
-    assert again.module.stages[1][0].conv2.kernel.shape == (3, 3, 8, 8)
-    export(str(tmp_path / "whole"), "safetensors", tmp_path / "thin.safetensors", slim=True)
-    assert (tmp_path / "thin.safetensors").stat().st_size < 0.5 * sum(value.nbytes for value in wide.arrays.values())
     for path in (DEMO, tmp_path / "thin.npz"):
         with pytest.raises(CheckpointError, match=r"thin network of.*sacl_xd"):
             load_encoder(path, slim=True)
+    with pytest.raises(CheckpointError, match=r"thin network of.*sacl_xd"):
+        thin_of(config, 4, wide.arrays, tmp_path)
+
+
+@pytest.mark.usefixtures("shallow")
+def test_the_thin_resnet_of_a_checkpoint_is_written_as_a_thin_one(tmp_path):
+    """Its own statistics, the corners of the weights, and a file of its size for other libraries."""
+    config = config_of(model__width=16, model__slim=0.25)
+    wide = arrays_of(filled(lambda: ResNet(18, 16, "cifar", rngs=nnx.Rngs(0))))
+    own = arrays_of(filled(lambda: ResNet(18, 4, "cifar", rngs=nnx.Rngs(0))))
+    own = {SLIM + path: value + 0.5 for path, value in own.items() if path.endswith(("/mean", "/var"))}
+    thin = thin_of(config, 7, wide | own, "run")
+    assert thin.module.stages[1][0].conv2.kernel.shape == (3, 3, 8, 8)
+    np.testing.assert_array_equal(thin.module.stages[1][0].norm1.mean[...], np.full(8, 0.5))
+    export_safetensors(thin, tmp_path / "thin.safetensors")
+    assert (tmp_path / "thin.safetensors").stat().st_size < 0.25 * sum(value.nbytes for value in wide.values())
 
 
 @pytest.mark.parametrize(
