@@ -22,10 +22,11 @@ from xsample_jax.errors import CheckpointError, ConfigError
 from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.models import towers
 from xsample_jax.objectives.adversary import UPDATES
-from xsample_jax.objectives.blocks import key_block
+from xsample_jax.objectives.blocks import Rows, key_block
 from xsample_jax.objectives.from_config import build_objective
-from xsample_jax.objectives.objective import objective_loss
+from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.presets import PRESETS
+from xsample_jax.objectives.streaming.loss import Streaming
 from xsample_jax.objectives.style_noise import SPREAD, STYLE
 from xsample_jax.objectives.terms import StepValues
 from xsample_jax.objectives.trajectory import (
@@ -73,6 +74,23 @@ def test_the_preset_has_the_published_term():
     (value, logged), slope = both(jnp.float32(Z1), Z2, 0.01)  # before its start
     assert (float(value), float(np.abs(slope).max())) == (0, 0)
     assert 25 * logged == pytest.approx(GOLDEN["expected"], rel=1e-4)
+
+
+def test_every_view_has_its_own_past_in_tiles_too():
+    """An image that is too new has that of each of its views, so tiles do not share it between them."""
+    term = dataclasses.replace(TERM, keys=Rows("prototypes"))
+    objective = Objective((term,), 0.1, prototypes=10, past=3)
+    past = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (24, 10)), jnp.float32)
+    blocks = {"image": images(Z1, Z2, per_row={"past": lambda z: past}), "prototypes": classes(QUEUE[:10])}
+    ways = (None, Streaming(impl="streaming", block_size=8))
+    at = StepValues(progress=0.5)
+    both = quick_jit(lambda: [objective_loss(objective, blocks, 12, 0.1, at, how)[0] for how in ways])
+    dense, streamed = both()
+    now = np.stack([Z1, Z2], axis=1).reshape(24, 16) @ QUEUE[:10].T / 0.5
+    target = np.exp(np.asarray(past) / 0.5)
+    rows = np.log(np.exp(now).sum(axis=1)) - np.sum(target / target.sum(axis=1, keepdims=True) * now, axis=1)
+    assert dense == pytest.approx(7.5 * rows.mean(), rel=1e-5)
+    assert streamed == pytest.approx(float(dense), rel=1e-5)
 
 
 def test_the_ring_gives_every_image_its_row_of_three_visits_ago():
