@@ -27,6 +27,8 @@ TITLES = {
     "2401.10458": "Contrastive Unlearning: A Contrastive Approach to Machine Unlearning",
     "2103.17239": "Going deeper with Image Transformers",
     "2106.04560": "Scaling Vision Transformers",
+    "2301.12643": "Adversarial Style Augmentation for Domain Generalization",
+    "2202.03958": "Uncertainty Modeling for Out-of-Distribution Generalization",
     "2305.13035": "Getting ViT in Shape: Scaling Laws for Compute-Optimal Model Design",
     "2309.16588": "Vision Transformers Need Registers",
     "1412.6980": "Adam: A Method for Stochastic Optimization",

@@ -19,10 +19,11 @@ from xsample_jax.config import config_from_json, config_to_json, resolve
 from xsample_jax.data.decode import ALL_FORMATS, open_image, square
 from xsample_jax.data.vectors import decode_vector, encode_vector
 from xsample_jax.distributed import log_info
-from xsample_jax.errors import ConfigError, DataError, raise_all
+from xsample_jax.errors import CheckpointError, ConfigError, DataError, raise_all
 from xsample_jax.io.checkpoint_files import MODEL, find_checkpoint, read_arrays, saved_arrays
 from xsample_jax.io.files import load_arrays, read_regular, write_arrays
 from xsample_jax.io.paths import as_path
+from xsample_jax.models.thin import SLIM, corners, thin_config
 from xsample_jax.models.towers import ENCODERS
 from xsample_jax.models.vit import merge_lora
 from xsample_jax.state import to_flat
@@ -142,7 +143,7 @@ class Encoder:
         return dataclasses.replace(self, config=resolve(config))
 
 
-def load_encoder(path: str | Path, step: int | None = None) -> Encoder:
+def load_encoder(path: str | Path, step: int | None = None, slim: bool = False) -> Encoder:
     """The encoder of the run in folder `path`: of its newest checkpoint, or of the one after `step` steps.
 
     It is the moving average where the run kept one (optimizer.ema), with low-rank factors (model.lora) merged into the
@@ -150,19 +151,41 @@ def load_encoder(path: str | Path, step: int | None = None) -> Encoder:
     is read, and any number of devices will do. A path that ends with `.npz` is a file of `Encoder.save`; "demo" is a
     small encoder that comes with the package (docs/weights.md).
 
-    Raises CheckpointError: no such checkpoint, or a damaged one; DataError: a file that `Encoder.save` did not write.
+    slim: the thin network of a run that trained one beside the wide one (sacl_xd), as a ResNet of its own.
+
+    Raises CheckpointError: no such checkpoint, a damaged one, or one without the thin network that is asked for;
+    DataError: a file that `Encoder.save` did not write.
     """
     if path == DEMO or str(path).endswith(SAVED):
+        if slim:
+            raise _not_thin(path)
         return _read_saved(DEMO_FILE if path == DEMO else as_path(path))
     run, step = find_checkpoint(path, step)
     wanted = {
-        part: {name: leaf for name, leaf in leaves.items() if name.startswith(ENCODER)}
+        part: {name: leaf for name, leaf in leaves.items() if name.startswith((ENCODER, SLIM) if slim else ENCODER)}
         for part, leaves in saved_arrays(run, step).items()
     }
     found = read_arrays(run, step, wanted, sharding=None)
     found = {path.removeprefix(ENCODER): array for part in MODEL for path, array in found[part].items()}
     config = trained_config(run, step)
+    if slim:
+        return thin_of(config, step, found, path)
     return Encoder(without_lora(config), step, merge_lora(found) if config.model.lora else found)
+
+
+def thin_of(config, step: int, found: Mapping[str, np.ndarray], path: str | Path) -> Encoder:
+    """The thin encoder out of the arrays of the wide one and its own statistics, which are under slim/."""
+    own = {name.removeprefix(SLIM): array for name, array in found.items() if name.startswith(SLIM)}
+    if not own:
+        raise _not_thin(path)
+    config = thin_config(config)
+    shapes = encoder_shapes(abstract_encoder(config))
+    return Encoder(resolve(config), step, corners(dict(found) | own, shapes))
+
+
+def _not_thin(path: str | Path) -> CheckpointError:
+    expected = "a run that trains a thin network beside the wide one"
+    return CheckpointError("thin network of", str(path), expected, "Train one with --config.objective.preset=sacl_xd.")
 
 
 def _read_saved(path: Path) -> Encoder:

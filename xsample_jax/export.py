@@ -148,6 +148,14 @@ def export_safetensors(encoder: Encoder, out: str | Path) -> str:
     return loading
 
 
+def export_npz(encoder: Encoder, out: str | Path) -> str:
+    """Writes the file of Encoder.save and returns, in words, how to load it."""
+    encoder.save(out)
+    stages = kind_of(encoder.config.model.encoder) == "resnet"
+    width = f", {encoder.config.model.width} channels in its first stage" if stages else ""
+    return f"xsample_jax.load_encoder(FILE): {encoder.config.model.encoder}{width}"
+
+
 def _check_images(encoder: Encoder) -> None:
     """Raises DataError for an encoder of vectors, of which no format here says anything."""
     if encoder.channels == VECTOR_CHANNELS:

@@ -38,11 +38,12 @@ from xsample_jax.metrics.jsonl import JsonlWriter, read_jsonl
 from xsample_jax.metrics.profiling import Profiler, Timers, count_chips, count_compilations, model_flops, peak_flops
 from xsample_jax.metrics.progress_bar import ProgressLine
 from xsample_jax.metrics.writers import FanOut, check_writers, more_writers, open_writers
+from xsample_jax.objectives.learned_state import IMAGE
 from xsample_jax.prepare.prepare import prepare_folder
 from xsample_jax.reports.generated_images import WatchGenerator
 from xsample_jax.reports.report import write_report
 from xsample_jax.setup import RunSetup, build_run, check_device_memory
-from xsample_jax.sharding import process_rows, to_global, warm_up_collectives
+from xsample_jax.sharding import ROWS_OF_ALL, process_rows, to_global, warm_up_collectives
 from xsample_jax.state import Progress, TrainState
 from xsample_jax.weights.families import ENCODER
 
@@ -84,6 +85,7 @@ def train(
         check_device_memory(setup)
         _check_side_files(config, folder, allow_config_change)
         _say_size(setup)
+        _say_per_image(setup)
         warm_up_collectives(setup.mesh)
 
         # Restore, and train; a roll-back restores once more.
@@ -209,6 +211,18 @@ def _say_size(setup: RunSetup) -> None:
         f"{config.name}: {setup.facts.count:,} records of split {config.data.split}, {setup.steps:,} steps of "
         f"{config.batch_size:,} images; the first step compiles"
     )
+
+
+LEAST_TOLD = 0.01  # GiB
+
+
+def _say_per_image(setup: RunSetup) -> None:
+    """What the objective keeps for every image of the split, where that is much."""
+    kept = [leaf for name, leaf in setup.abstract_state.memory.items() if name.startswith((ROWS_OF_ALL, IMAGE))]
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in kept) / 2**30
+    if size >= LEAST_TOLD:
+        split = f", split over {setup.mesh.size} devices" if setup.mesh.size > 1 else ""
+        log_info(f"{setup.config.name}: the objective keeps {size:,.2f} GiB for the images of the split{split}")
 
 
 def _count(params: Mapping) -> int:

@@ -33,14 +33,18 @@ from xsample_jax.metrics.profiling import host_memory
 from xsample_jax.models.heads import unit_rows
 from xsample_jax.models.layers import compiler_options
 from xsample_jax.models.param_groups import ParamGroups, check_rules
+from xsample_jax.models.thin import define_thin, thin_statistics
 from xsample_jax.models.towers import build_model, config_for
 from xsample_jax.objectives.adversary import Adversary, make_adversary
+from xsample_jax.objectives.bank import check_clusters
 from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.objectives.frozen import FINGERPRINT, define_frozen, find_misfits, frozen_memory, init_class_means
 from xsample_jax.objectives.learned_state import init_memory, init_objective_parameters
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.side_information import BY_RECORD
 from xsample_jax.objectives.step_blocks import SIDE_INFORMATION
+from xsample_jax.objectives.style_noise import init_styles
+from xsample_jax.objectives.trajectory import init_past
 from xsample_jax.optim import SCHEDULE_FREE, make_optimizer
 from xsample_jax.sharding import batch_sharding, make_mesh, replicated, state_shardings
 from xsample_jax.state import ModelDef, Progress, Start, TrainState, define_model, init_state
@@ -164,6 +168,13 @@ class RunSetup:
         return self.facts.caption_dim if self.class_embeddings is None else self.class_embeddings.shape[1]
 
     @cached_property
+    def thin(self) -> ModelDef | None:
+        """The thin network of an objective that has one."""
+        if not self.objective.slim:
+            return None
+        return define_thin(config_for(self.config, self._platform), ParamGroups.of(self.config.optimizer).frozen)
+
+    @cached_property
     def optimizer(self) -> tuple[optax.GradientTransformation, Callable]:
         """(transformation, learning-rate schedule)."""
         return make_optimizer(self.config, self.steps)
@@ -184,10 +195,12 @@ class RunSetup:
                 seed,
                 self.config.precision.params,
                 self.config.optimizer.ema is not None or self.config.optimizer.name == SCHEDULE_FREE,
+                partial(thin_statistics, self.thin) if self.thin is not None else dict,
             ),
             partial(init_objective_parameters, objective, width, self.facts.classes, seed),
             lambda params: {
                 **init_memory(objective, params, width, self.facts.count, side, self.clusters),
+                **init_past(objective, self.facts.count, self.facts.classes),
                 **self._init_along(),
                 **self._init_frozen(frozen),
             },
@@ -241,7 +254,7 @@ class RunSetup:
 
     def check_images(self, progress: Progress) -> None:
         """Raises CheckpointError where a checkpoint has numbers for every image, of other images than this run has."""
-        per_image = self.objective.memory is not None or self.objective.bank is not None
+        per_image = self.objective.memory is not None or self.objective.bank is not None or self.objective.past
         if per_image and progress.images not in ("", self.facts.images):
             expected = f"{self.facts.images}: {self.config.objective.preset} keeps something for every image"
             fix = "Train on the dataset, split, share and seed of then, or without that checkpoint."
@@ -249,10 +262,13 @@ class RunSetup:
 
     def _init_along(self) -> dict[str, jax.Array]:
         """The memory of everything else that is trained, beside the objective's."""
-        climbing = self.adversary.init() if self.adversary is not None else {}
-        if not self.config.eval.online_probe:
+        climbing, styles = self.adversary.init() if self.adversary is not None else {}, self.config.model.style_noise
+        if not self.config.eval.online_probe and styles.kind is None:
             return climbing
         network = nnx.eval_shape(lambda: self.model.build(nnx.Rngs(0)))
+        climbing |= init_styles(styles, network.encoder.widths) if styles.kind is not None else {}
+        if not self.config.eval.online_probe:
+            return climbing
         return climbing | init_online_probe(network.encoder.features, self.facts.classes)
 
     @cached_property
@@ -304,6 +320,7 @@ class RunSetup:
             self.class_embeddings,
             self.adversary,
             define_frozen(config_for(self.frozen.config, self._platform)) if self.frozen is not None else None,
+            self.thin,
         )
         step = make_train_step(self.config, self.model, self.objective, self.optimizer, self.steps, extras)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
@@ -370,7 +387,7 @@ def build_run(config, mesh: Mesh | None = None) -> tuple[RunSetup, Dataset]:
         raise ConfigError("eval.online_probe", True, "False for a set without class names", fix)
     facts = dataset_spec(examples)
     if objective.clusters:
-        check_clusters(objective, len(examples), len(source.manifest.class_names))
+        check_clusters(objective.clusters, len(examples), len(source.manifest.class_names))
     elif objective.centers:
         facts = dataclasses.replace(facts, clusters=count_clusters(config.data, source))
     facts = dataclasses.replace(facts, images=identify_images(config, source))
@@ -393,20 +410,6 @@ def identify_images(config, source: DataSource) -> str:
     if drawn != (1.0, None):
         found.append(config.seed)
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:12]
-
-
-def check_clusters(objective: Objective, images: int, classes: int) -> None:
-    """Raises ConfigError where a clustering of the bank has more clusters than there are images, or no more subclasses
-    than there are classes."""
-    k, by_class = objective.clusters.k, objective.clusters.by_class
-    if max(k) > images:
-        raise ConfigError("objective.clusters.k", k, f"at most {images:,} clusters, the images of the training split")
-    if by_class and not classes:
-        fix = "Set --config.objective.clusters.by_class=false."
-        raise ConfigError("objective.clusters.by_class", True, "false for a set without class names", fix)
-    if by_class and min(k) <= classes:
-        expected = f"more subclasses than the {classes:,} classes, each of which has one at least"
-        raise ConfigError("objective.clusters.k", k, expected, f"Set --config.objective.clusters.k='({4 * classes},)'.")
 
 
 def check_device_memory(parts: RunSetup) -> None:
@@ -432,4 +435,6 @@ def check_device_memory(parts: RunSetup) -> None:
         fix = "Lower batch_size, views, image sizes, model.width or objective.queue, or take more devices."
         if parts.objective.bank is not None:
             fix += " Or set objective.bank.dtype=bfloat16."
+        if parts.objective.past:
+            fix += " Or lower objective.past: it keeps that many rows of every image, and one."
         raise ConfigError("device memory", found, f"at most {room / 2**30:,.1f} GiB", fix)

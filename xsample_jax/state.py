@@ -156,12 +156,13 @@ class Start:
     """How a state begins.
 
     seed: of the parameters; dtype: type in which those of the model are kept; average: keep a moving average for
-    evaluation.
+    evaluation; beside(): running statistics beside those of the model, of a thin network of it.
     """
 
     seed: int
     dtype: str = "float32"
     average: bool = False
+    beside: Callable[[], dict] = dict
 
 
 def init_state(
@@ -179,7 +180,7 @@ def init_state(
     """
     loaded = lambda values: {name: (pretrained or {}).get(name, value) for name, value in values.items()}  # noqa: E731
     _, params, statistics = nnx.split(model.build(nnx.Rngs(start.seed)), nnx.Param, ...)
-    params, statistics = keep_as(loaded(to_flat(params)), start.dtype), loaded(to_flat(statistics))
+    params, statistics = keep_as(loaded(to_flat(params)), start.dtype), loaded(to_flat(statistics) | start.beside())
     remembered = loaded(memory(params))
     params |= loaded(objective_params())
     ema = start_average(params | statistics) if start.average else {}

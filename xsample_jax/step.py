@@ -1,6 +1,7 @@
 """The pure update: (state, batch) -> (state, metrics). The only place where gradients are taken."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 
@@ -15,7 +16,9 @@ from xsample_jax.augment.ids import copies_of, with_numbers, words_of
 from xsample_jax.augment.views import draw_numbers, eval_view, view_boxes, views_from_numbers
 from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
 from xsample_jax.models.heads import products, unit_rows
+from xsample_jax.models.layers import pool_windows
 from xsample_jax.models.param_groups import ParamGroups
+from xsample_jax.models.thin import thin_pass
 from xsample_jax.models.vit import draw_patches
 from xsample_jax.objectives.adversary import Adversary, Guests, Opponent, take_turn
 from xsample_jax.objectives.bank import clusters_of, renew_clusters
@@ -34,7 +37,9 @@ from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.side_information import STATES
 from xsample_jax.objectives.step_blocks import StepInputs, hard_batch, step_blocks, view_batch
 from xsample_jax.objectives.streaming.loss import Streaming
+from xsample_jax.objectives.style_noise import make_disturbance
 from xsample_jax.objectives.terms import StepValues
+from xsample_jax.objectives.trajectory import divergence_of_past
 from xsample_jax.optim import averaged
 from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, updated, warm_up
 
@@ -230,26 +235,19 @@ def teacher_cells(teacher: nnx.Module, inputs: StepInputs) -> jax.Array:
     return unit_rows(teacher.head(pooled.reshape(-1, pooled.shape[-1])))
 
 
-def pool_windows(cells: jax.Array) -> jax.Array:
-    """Means of a map [n, h, w, F] over windows of a side of the root of h, [n, windows, F] (TCL, arXiv 2202.10401).
-
-    A map whose sides the window does not divide is cut at its far ends.
-    """
-    n, rows, columns, width = cells.shape
-    side = max(1, int(min(rows, columns) ** 0.5))
-    rows, columns = rows // side, columns // side
-    parts = cells[:, : rows * side, : columns * side].reshape(n, rows, side, columns, side, width)
-    return parts.mean(axis=(2, 4)).reshape(n, rows * columns, width)
-
-
 def make_loss(
-    config, model: ModelDef, objective: Objective, how: Streaming, frozen: ModelDef | None = None
+    config,
+    model: ModelDef,
+    objective: Objective,
+    how: Streaming,
+    frozen: ModelDef | None = None,
+    thin: ModelDef | None = None,
 ) -> Callable:
     """The loss of a step as a function of (params, statistics, StepInputs), whose gradient the step takes.
 
     It returns (loss, (statistics after the step, memory, metrics, z [B * V, D], features [B * V, F])); the features are
     None where the images go through the encoder in chunks. A batch of another size than the config's goes in one piece.
-    frozen: the frozen teacher of an objective that has one.
+    frozen, thin: the frozen teacher and the thin network of an objective that has one.
     """
 
     groups, class_texts = ParamGroups.of(config.optimizer), how.class_embeddings
@@ -271,13 +269,19 @@ def make_loss(
             features, raw, tokens = network.with_tokens(inputs.images)
             named, inputs = network.project_named("image", features), dataclasses.replace(inputs, tokens=tokens)
         else:
-            features, raw, named = network.outputs(inputs.images, inputs.keep)
+            features, raw, named = network.outputs(inputs.images, inputs.keep if inputs.style is None else inputs.style)
+        slimmed = {}
+        if thin is not None:
+            rows, slimmed = thin_pass(thin, network, params, statistics, inputs.images)
+            inputs = dataclasses.replace(inputs, slim=rows)
         blocks = step_blocks(objective, network, params, inputs, raw, named)
         blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
         at = StepValues(bias_of(params), inputs.progress, inputs.key)
         loss, metrics = objective_loss(objective, blocks, images, temperature, at, how)
-        new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2]) | encoded
+        new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2]) | encoded | slimmed
         metrics |= generative_metrics(blocks["image"], metrics, math.prod(inputs.images.shape[1:]))
+        if objective.past:
+            metrics["past_divergence"] = divergence_of_past(objective, blocks)
         metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
         return loss, (new_statistics, memory, metrics, blocks["image"]["z"], features)
 
@@ -360,13 +364,19 @@ class StepExtras:
       mesh: over which a streamed loss splits its rows.
       class_embeddings: [classes, E], for graphs of class texts.
       adversary: makes some of the images (adversary.py).
-      frozen: the frozen teacher.
+      frozen: the frozen teacher. thin: the thin network.
     """
 
     mesh: Mesh | None = None
     class_embeddings: np.ndarray | None = None
     adversary: Adversary | None = None
     frozen: ModelDef | None = None
+    thin: ModelDef | None = None
+
+
+def finite_norms(of_turn: Mapping[str, jax.Array]) -> list[jax.Array]:
+    """Whether the norms among the metrics of what climbs are finite."""
+    return [jnp.isfinite(value) for name, value in of_turn.items() if name.endswith("_norm")]
 
 
 def make_train_step(
@@ -385,27 +395,28 @@ def make_train_step(
     batch (where epochs meet, in small or balanced sets) gets different views each time.
 
     Args:
-      optimizer: (transformation, learning rate by step).
-      steps: of the whole run.
+      optimizer: (transformation, learning rate by step). steps: of the whole run.
     """
-    (transformation, schedule), mesh = optimizer, extras.mesh
-    adversary, class_embeddings = extras.adversary, extras.class_embeddings
-    how = choose_streaming(config, objective, mesh, class_embeddings)
-    loss_of = make_loss(config, model, objective, how, extras.frozen)
+    (transformation, schedule), mesh, adversary = optimizer, extras.mesh, extras.adversary
+    how = choose_streaming(config, objective, mesh, extras.class_embeddings)
+    loss_of = make_loss(config, model, objective, how, extras.frozen, extras.thin)
     turn = make_turn(config, model, objective, adversary, loss_of, steps) if adversary is not None else None
+    disturb = make_disturbance(config, model, loss_of) if config.model.style_noise.kind is not None else None
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         if mesh is not None and mesh.shape["tensor"] > 1:  # devices along the tensor axis work on the same images
             batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
         batch = with_numbers(batch)
-        if class_embeddings is not None:  # every device has them: nothing travels
-            batch = batch | {"class_embedding": jnp.asarray(class_embeddings)[batch["label"]]}
+        if extras.class_embeddings is not None:  # every device has them: nothing travels
+            batch = batch | {"class_embedding": jnp.asarray(extras.class_embeddings)[batch["label"]]}
         state, batch = with_clusters(config, objective, at_task(objective, state, batch), batch, mesh)
         guests, climbed, of_turn = None, {}, {}
         if turn is not None:
             climbed, guests, of_turn = turn(state, batch)
             batch = guests.seated(batch)
         inputs = with_teacher(model, objective, state, make_inputs(config, objective, state, batch, steps, guests))
+        if disturb is not None:
+            inputs, climbed, of_turn = disturb(state, inputs)
         gradient, (statistics, memory, metrics, z, features) = jax.grad(loss_of, has_aux=True)(
             state.params, state.statistics, inputs
         )
@@ -422,9 +433,8 @@ def make_train_step(
             metrics["ema_decay"] = warm_up(config.optimizer.ema, state.step + 1)
         ema = next_average(state, opt_state, params, statistics, metrics.get("ema_decay"))
         metrics |= finite_diagnostics(gradient, params, metrics["loss"], z)
-        if turn is not None:
-            memory |= climbed
-            metrics |= of_turn | {"finite": metrics["finite"] & jnp.isfinite(of_turn["adversary_norm"])}
+        memory |= climbed
+        metrics |= of_turn | {"finite": functools.reduce(jnp.logical_and, finite_norms(of_turn), metrics["finite"])}
         new = TrainState(state.step + 1, params, statistics, opt_state, memory, ema)
         return keep_if(metrics["finite"], new, state) if config.faults.non_finite == "skip" else new, metrics
 

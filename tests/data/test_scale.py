@@ -28,7 +28,7 @@ from xsample_jax.graphs.sources import identity, random
 from xsample_jax.models.heads import products
 from xsample_jax.objectives.blocks import image_block, key_block
 from xsample_jax.objectives.learned_state import second_classes
-from xsample_jax.objectives.step_blocks import draw_mixtures
+from xsample_jax.objectives.mixtures import draw_mixtures
 
 # Numbers of the code before ids had 63 bits (main, e7d08a6): runs of that time go on with the same batches and views.
 BEFORE = json.loads((pathlib.Path(__file__).parent / "goldens_scale.json").read_text())

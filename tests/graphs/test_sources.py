@@ -57,6 +57,8 @@ for side, seed in ((U, 2), (V, 3)):
     side["first_label"], side["partner_label"] = rng.integers(-1, 3, (2, len(side["id"])))
     side["beta"] = rng.uniform(size=len(side["id"]))
     side["clustering"] = np.arange(len(side["id"])) % 2
+    side["past"] = rng.normal(size=(len(side["id"]), 5))
+    side["column"] = np.arange(len(side["id"])) % 5
     side["center"] = np.arange(len(side["id"])) % 3 - 1
     side["target"][:4, 0] = [0.5, 2, 0.5, 1]  # values that rows share
 U["labels"][0], V["labels"][1] = 0, 0  # no label at all
@@ -189,6 +191,7 @@ DEFINITIONS = [
     ("swapped_pair", {"of_anchor": 1}, lambda u, v: cosine(u["view_1"], v["view_0"])),
     ("same_target", {}, same_target),
     ("own_center", {}, own_center),
+    ("past", {}, lambda u, v: u["past"][v["column"]]),
     ("mixed", {}, mixed),
     ("mixed_keys", {}, lambda u, v: mixed(v, u)),
     ("mixed_labels", {}, mixed_labels),

@@ -13,11 +13,13 @@ from flax import nnx
 
 from xsample_jax.models.decoder import cross_entropies
 from xsample_jax.models.heads import unit_rows
+from xsample_jax.models.resnet import disturb, spread_of, styles_of
 from xsample_jax.objectives.bank import clusters_of
 from xsample_jax.objectives.from_config import needed_views
 from xsample_jax.objectives.learned_state import bias_of, init_memory, init_objective_parameters, recall, temperature_of
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.terms import StepValues
+from xsample_jax.objectives.trajectory import init_past
 from xsample_jax.step import StepInputs, step_blocks
 
 IMAGES, VIEWS, LOCAL, WIDTH, QUEUE, PROTOTYPES, CLASSES = 8, 2, 2, 8, 16, 6, 5
@@ -123,6 +125,7 @@ def inputs_of(objective: Objective, seed: int = 0, queued: int = 0, collapsed: b
     trained = {"images": rows(IMAGES * views), "local": rows(IMAGES * LOCAL), "text": rows(IMAGES)}
     batch |= {"teacher_image": rows(IMAGES * views), "teacher_text": rows(IMAGES)}
     batch |= {"frozen": rows(IMAGES * views), "means": rows(IMAGES)}
+    trained |= {"slim": rows(IMAGES * views)} if objective.slim else {}
     trained["second"] = np.eye(WIDTH, dtype=np.float32) + 0.1 * rng.normal(size=(WIDTH, WIDTH)).astype(np.float32)
     for name in objective.heads:
         trained[f"heads/{name}"] = rng.normal(size=(WIDTH, WIDTH)).astype(np.float32)
@@ -132,7 +135,7 @@ def inputs_of(objective: Objective, seed: int = 0, queued: int = 0, collapsed: b
     kept = ("label", "caption_embedding", "cluster", *(["index"] if objective.clusters is not None else []))
     side = {name: batch[name] for name in kept}
     clusters = (batch["cluster"].shape[1], 3)
-    memory = init_memory(objective, {}, WIDTH, IMAGES, side, clusters)
+    memory = init_memory(objective, {}, WIDTH, IMAGES, side, clusters) | init_past(objective, IMAGES, CLASSES)
     memory = {name: np.array(value) for name, value in memory.items()}
     if queued:
         z = rows(queued)
@@ -180,6 +183,7 @@ def loss_of(objective: Objective, inputs: dict[str, dict]):
         progress=jnp.float32(0.3),
         key=jax.random.key(5),
         teacher=jax.lax.stop_gradient(teacher) if objective.teacher is not None else {},
+        slim=trained["slim"] if objective.slim else None,
         frozen={"features": batch["frozen"], "means": batch["means"]} if objective.frozen else {},
         tokens=trained["images"][:, None] if objective.text == "causal" else None,
     )
@@ -214,3 +218,23 @@ class LinearEncoder(nnx.Module):
         side = images.shape[1] // 2
         cells = images[:, : 2 * side, : 2 * side].reshape(len(images), 2, side, 2, side, -1).mean(axis=(2, 4))
         return self(images), self.linear(cells)
+
+
+class Styled(nnx.Module):
+    """The smallest encoder with styles: a linear map of every cell of a grid, in the place of a stem."""
+
+    features, widths = 4, (4,)
+
+    def __init__(self, rngs):
+        self.linear = nnx.Linear(3, 4, rngs=rngs)
+
+    def _map(self, images):
+        n, side = len(images), images.shape[1] // 4
+        return self.linear(images.reshape(n, 4, side, 4, side, 3).mean(axis=(2, 4)))
+
+    def __call__(self, images, noise=None):
+        x = self._map(images)
+        return jax.nn.relu(x if noise is None else disturb(x, noise, 0)).mean(axis=(1, 2))
+
+    def spreads(self, images, stages):
+        return {"stem": spread_of(styles_of(self._map(images)))}

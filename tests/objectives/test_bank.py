@@ -23,6 +23,7 @@ from xsample_jax.objectives.bank import (
     ROWS,
     Bank,
     Clusters,
+    check_clusters,
     clusters_of,
     first_centers,
     init_bank,
@@ -35,7 +36,6 @@ from xsample_jax.objectives.cluster_centers import CENTER, init_centers
 from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.objectives.learned_state import init_memory, push, queue_blocks
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.setup import check_clusters
 from xsample_jax.sharding import make_mesh, row_axes, to_global
 
 KEY = jax.random.key(3)
@@ -288,14 +288,14 @@ def test_mistakes_are_named_with_their_fix():
     assert (problem.field, "float32" in str(problem)) == ("objective.bank.momentum", True)
     config = tiny_config(objective__preset="pcl", objective__queue=32, objective__clusters__k=(4, 100))
     objective = build_objective(config.objective)
-    check_clusters(objective, 100, 7)
+    check_clusters(objective.clusters, 100, 7)
     with pytest.raises(ConfigError, match=r"clusters\.k = \(4, 100\): expected at most 99"):
-        check_clusters(objective, 99, 7)
+        check_clusters(objective.clusters, 99, 7)
     of_classes = dataclasses.replace(objective, clusters=Clusters((8,), by_class=True))
-    check_clusters(of_classes, 99, 7)
+    check_clusters(of_classes.clusters, 99, 7)
     for classes, field in ((8, "k"), (0, "by_class")):
         with pytest.raises(ConfigError, match=rf"objective\.clusters\.{field} = "):
-            check_clusters(of_classes, 99, classes)
+            check_clusters(of_classes.clusters, 99, classes)
     for name, value in (("every", 9), ("start", 9), ("iterations", 3), ("by_class", True)):
         (problem,) = problems(preset="pcl", clusters={"k": (), name: value})
         assert (problem.field, "clusters.k" in str(problem)) == (f"objective.clusters.{name}", True)

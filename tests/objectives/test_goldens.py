@@ -35,10 +35,10 @@ from xsample_jax.objectives.blocks import IMAGE, TEXT, VIEW_0, VIEW_1, Rows, key
 from xsample_jax.objectives.cross_entropy import cross_entropy, log_sum
 from xsample_jax.objectives.feature_losses import align, barlow_twins, cross_uniform, spectral, uniform, vicreg
 from xsample_jax.objectives.links import joint, pairwise_global, sigmoid, sigmoid_mean, symmetric
+from xsample_jax.objectives.mixtures import LEAST, mixed_block
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.presets_image_text import COSINE_WEIGHTS
-from xsample_jax.objectives.step_blocks import LEAST, mixed_block
 from xsample_jax.objectives.terms import Term
 
 # One function per golden: the value of our objective on the golden's inputs.

@@ -27,9 +27,10 @@ from xsample_jax.errors import ConfigError
 from xsample_jax.graphs.targets import target
 from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.blocks import Rows, image_block, key_block
+from xsample_jax.objectives.mixtures import block_of_mixed, draw_mixtures, hard_partners
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.step_blocks import StepInputs, block_of_mixed, draw_mixtures, hard_partners, step_blocks
+from xsample_jax.objectives.step_blocks import StepInputs, step_blocks
 from xsample_jax.objectives.terms import StepValues
 
 M3COL = PRESETS["m3col"].objective

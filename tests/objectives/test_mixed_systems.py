@@ -12,11 +12,11 @@ from tests.objectives.mixed_inputs import DEGLA, SUPREMIX, TCL, degla, metrix, s
 from tests.objectives.test_build import problems
 from tests.quick import quick_jit
 from xsample_jax.models.heads import unit_rows
+from xsample_jax.models.layers import pool_windows
 from xsample_jax.objectives.links import contrastive, multi_similarity
 from xsample_jax.objectives.mixers import MixerInputs, between_targets, own_mixtures, positive_and_negative, spread
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.step_blocks import exchange_words
-from xsample_jax.step import pool_windows
 
 METRIX, SIMILARITY = CASES[PRESETS["metrix"].golden], CASES["Metrix, multi-similarity, mixed part"]
 FAR = CASES["CACR at ImageNet scale: InfoNCE of several views, far ones weigh more"]

@@ -49,7 +49,7 @@ class Recorded(dict):
 def side(rows):
     """Everything that anything reads."""
     whole = ("id", "index", "row", "view", "label", "second_label", "owner", "group", "first", "partner", "is_target")
-    whole += ("center", "clustering", "first_label", "partner_label", "caption_number", "token_count")
+    whole += ("center", "clustering", "first_label", "partner_label", "caption_number", "token_count", "column")
     integers = {name: RNG.integers(0, 3, rows) for name in whole}
     wide = (
         "caption_embedding",
@@ -68,6 +68,7 @@ def side(rows):
         "pair_first",
         "pair_second",
         "prompt",
+        "past",
     )
     floats = {name: RNG.normal(size=(rows, WIDTH)) for name in (*wide, "view_0", "view_1", "view_2")}
     several = {"labels": RNG.integers(0, 2, (rows, 4)), "path": RNG.integers(0, 2, (rows, 3))}

@@ -22,6 +22,7 @@ KEYS = {
     "objective": set(),
     "encoder": {"model.encoder", "model.patch_size"},
     "shapes": set(),
+    "style_noise": {"model.style_noise.kind", "eval.split"},
     "results": {
         "objective.target_temperature",
         "objective.graph",

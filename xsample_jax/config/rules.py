@@ -14,6 +14,7 @@ from xsample_jax.errors import ConfigError
 from xsample_jax.models import param_groups
 from xsample_jax.models.towers import kind_of
 from xsample_jax.models.vit import lora_paths
+from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.optim import COOLED, SCHEDULE_FREE
 from xsample_jax.sharding import find_rule_problems
 from xsample_jax.topology import TOPOLOGY_FORM, is_topology
@@ -119,6 +120,28 @@ def _of_vits(c: dict) -> Iterator[ConfigError]:
         yield ConfigError("model.patch_dropout", c["model.patch_dropout"], "0 with objective.generator", "Set 0.")
 
 
+def _style_noise(c: dict) -> Iterator[ConfigError]:
+    """Styles are of the maps of ResNets, and of a whole batch."""
+    kind, stages = c["model.style_noise.kind"], c["model.style_noise.stages"]
+    if kind is None:
+        return
+    of, field = f"with model.style_noise.kind = {kind!r}", "model.style_noise.stages"
+    if kind_of(c["model.encoder"]) != "resnet":
+        expected = f"None for model.encoder = {c['model.encoder']!r}: it is for a ResNet"
+        yield ConfigError("model.style_noise.kind", kind, expected, "Set --config.model.style_noise.kind=None.")
+    if not stages or sorted(set(stages)) != list(stages):
+        yield ConfigError(field, stages, "at least one stage, in ascending order, each once", "Set (1, 2, 3).")
+    if c["loss.grad_cache"] > 1:
+        expected = f"1 {of}, which looks at the whole batch"
+        fix = "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory."
+        yield ConfigError("loss.grad_cache", c["loss.grad_cache"], expected, fix)
+    if c["objective.generator.kind"] is not None:
+        expected = f"None {of}: one adversary at a time"
+        yield ConfigError(
+            "objective.generator.kind", c["objective.generator.kind"], expected, "Set one of them to None."
+        )
+
+
 def _pretrained(c: dict) -> Iterator[ConfigError]:
     path, family, encoder, layout = (c[f"model.{name}"] for name in ("init_from", "init_family", "encoder", "layout"))
     a_run = path is not None and not path.endswith(tuple(READERS))  # or published weights: a folder, or hf:NAME
@@ -148,7 +171,47 @@ def _pretrained(c: dict) -> Iterator[ConfigError]:
         )
 
 
-MODEL_RULES = (_patches, _of_vits, _pretrained)
+def _text_tower(c: dict) -> Iterator[ConfigError]:
+    layers, preset = c["model.text.layers"], c["objective.preset"]
+    text = PRESETS[preset].objective.text
+    if text in ("transformer", "causal") and layers == 0:
+        yield ConfigError(
+            "model.text.layers",
+            layers,
+            f"at least 1 for objective.preset = {preset!r}, which trains a text tower",
+            "Set --config.model.text.layers=6, or --config.objective.preset=clip_frozen_text.",
+        )
+    if text == "linear" and layers > 0:
+        yield ConfigError(
+            "model.text.layers",
+            layers,
+            f"0 for objective.preset = {preset!r}, which maps frozen caption embeddings",
+            "Set --config.model.text.layers=0, or --config.objective.preset=clip.",
+        )
+    further = c["model.text.multimodal"]
+    if text == "causal" and further == 0:
+        expected = f"at least 1 for objective.preset = {preset!r}, which predicts captions"
+        fix = "Set --config.model.text.multimodal=2, or --config.objective.preset=clip."
+        yield ConfigError("model.text.multimodal", further, expected, fix)
+    if text != "causal" and further > 0:
+        expected = f"0 for objective.preset = {preset!r}, which has no decoder of captions"
+        fix = "Set --config.model.text.multimodal=0, or --config.objective.preset=coca."
+        yield ConfigError("model.text.multimodal", further, expected, fix)
+    if text in ("transformer", "causal") and c["data.caption"] == "mean":
+        yield ConfigError(
+            "data.caption",
+            "mean",
+            f"one caption for objective.preset = {preset!r}: tokens have no mean",
+            "Set --config.data.caption=first.",
+        )
+    width, heads = c["model.text.width"], c["model.text.heads"]
+    if layers > 0 and width % heads:
+        yield ConfigError(
+            "model.text.width", width, f"a multiple of model.text.heads ({heads})", f"Set {heads * (width // heads)}."
+        )
+
+
+MODEL_RULES = (_patches, _text_tower, _of_vits, _style_noise, _pretrained)
 
 
 # Rules about the update: length of the run, parts of a batch, optimizer and mesh.

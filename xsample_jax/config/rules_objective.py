@@ -8,15 +8,21 @@ from xsample_jax.errors import ConfigError, Problems, raise_all
 from xsample_jax.graphs.targets import parts_of
 from xsample_jax.models.generator import SMALLEST
 from xsample_jax.models.towers import kind_of
-from xsample_jax.objectives.from_config import build_objective, needed_views, reads_target_temperature
+from xsample_jax.objectives.from_config import build_objective, needed_views
 from xsample_jax.objectives.logits import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
-from xsample_jax.objectives.objective import Objective, find_unstreamable, find_without_kernels
+from xsample_jax.objectives.objective import (
+    Objective,
+    find_unstreamable,
+    find_without_kernels,
+    reads_target_temperature,
+)
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.side_information import BY_RECORD, STATES
 from xsample_jax.objectives.streaming.terms import ROWS_OF_NO_IMAGE
 from xsample_jax.objectives.streaming.tiles import LANES, images_of_tile
 from xsample_jax.registry import name_of, options_of
 
+THINNEST = 4  # as model.width
 TARGET_TEMPERATURES = ("target_temperature", "target_neighbors", "target_same_mass")
 
 
@@ -51,6 +57,7 @@ def _objective(c: dict) -> Iterator[ConfigError]:
         _standardized,
         _cells,
         _decoders,
+        _slim,
         _queue,
         _widths,
         _whitening,
@@ -162,6 +169,25 @@ def _cells(c: dict, objective: Objective) -> Iterator[ConfigError]:
     if (heads or captions) and c["model.patch_dropout"]:
         fix = "Set --config.model.patch_dropout=0."
         yield ConfigError("model.patch_dropout", c["model.patch_dropout"], f"0 {of}", fix)
+    if heads and c["model.style_noise.kind"] is not None:
+        fix = "Set --config.model.style_noise.kind=None."
+        yield ConfigError("model.style_noise.kind", c["model.style_noise.kind"], f"None {of}", fix)
+
+
+def _slim(c: dict, objective: Objective) -> Iterator[ConfigError]:
+    """The thin network is a ResNet of some of the channels, and sees the whole batch."""
+    if not objective.slim:
+        return
+    of = f"for objective.preset = {c['objective.preset']!r}, which trains a thin network beside the wide one"
+    if kind_of(c["model.encoder"]) != "resnet":
+        yield ConfigError("model.encoder", c["model.encoder"], f"a ResNet {of}", "Set --config.model.encoder=resnet18.")
+    elif round(c["model.slim"] * c["model.width"]) < THINNEST:
+        expected = f"at least {THINNEST} channels in the first stage {of} (model.width = {c['model.width']})"
+        least = min(1.0, THINNEST / c["model.width"])
+        yield ConfigError("model.slim", c["model.slim"], expected, f"Set --config.model.slim={least:g}.")
+    if c["loss.grad_cache"] > 1:
+        fix = "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory."
+        yield ConfigError("loss.grad_cache", c["loss.grad_cache"], f"1 {of}", fix)
 
 
 def _decoders(c: dict, objective: Objective) -> Iterator[ConfigError]:
@@ -244,46 +270,6 @@ def _queue(c: dict, objective: Objective) -> Iterator[ConfigError]:
         )
 
 
-def _text_tower(c: dict) -> Iterator[ConfigError]:
-    layers, preset = c["model.text.layers"], c["objective.preset"]
-    text = PRESETS[preset].objective.text
-    if text in ("transformer", "causal") and layers == 0:
-        yield ConfigError(
-            "model.text.layers",
-            layers,
-            f"at least 1 for objective.preset = {preset!r}, which trains a text tower",
-            "Set --config.model.text.layers=6, or --config.objective.preset=clip_frozen_text.",
-        )
-    if text == "linear" and layers > 0:
-        yield ConfigError(
-            "model.text.layers",
-            layers,
-            f"0 for objective.preset = {preset!r}, which maps frozen caption embeddings",
-            "Set --config.model.text.layers=0, or --config.objective.preset=clip.",
-        )
-    further = c["model.text.multimodal"]
-    if text == "causal" and further == 0:
-        expected = f"at least 1 for objective.preset = {preset!r}, which predicts captions"
-        fix = "Set --config.model.text.multimodal=2, or --config.objective.preset=clip."
-        yield ConfigError("model.text.multimodal", further, expected, fix)
-    if text != "causal" and further > 0:
-        expected = f"0 for objective.preset = {preset!r}, which has no decoder of captions"
-        fix = "Set --config.model.text.multimodal=0, or --config.objective.preset=coca."
-        yield ConfigError("model.text.multimodal", further, expected, fix)
-    if text in ("transformer", "causal") and c["data.caption"] == "mean":
-        yield ConfigError(
-            "data.caption",
-            "mean",
-            f"one caption for objective.preset = {preset!r}: tokens have no mean",
-            "Set --config.data.caption=first.",
-        )
-    width, heads = c["model.text.width"], c["model.text.heads"]
-    if layers > 0 and width % heads:
-        yield ConfigError(
-            "model.text.width", width, f"a multiple of model.text.heads ({heads})", f"Set {heads * (width // heads)}."
-        )
-
-
 FEWEST_GENERATED = 2  # a contrast needs another image
 
 
@@ -324,7 +310,9 @@ def _generator(c: dict) -> Iterator[ConfigError]:
             f"at most {1 - start:g}, what is left of the run after objective.generator.start = {start:g}",
             f"Set --config.objective.generator.ramp={(1 - start) / 2:g}.",
         )
-    if PRESETS[preset].objective.memory is not None or PRESETS[preset].objective.bank or c["objective.clusters.k"]:
+    objective, past = PRESETS[preset].objective, c["objective.past"]
+    per_image = objective.memory is not None or objective.bank or objective.past or past
+    if per_image or c["objective.clusters.k"]:
         yield ConfigError(
             "objective.generator.kind",
             kind,
@@ -361,7 +349,7 @@ def _clusters(c: dict) -> Iterator[ConfigError]:
             yield ConfigError(f"data.side[{number}].name", entry["name"], expected, fix)
 
 
-OBJECTIVE_RULES = (_objective, _text_tower, _generator, _not_generated, _clusters)
+OBJECTIVE_RULES = (_objective, _generator, _not_generated, _clusters)
 
 
 # The kernels for TPU: what they can do, said before anything compiles.

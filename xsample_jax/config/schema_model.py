@@ -59,6 +59,31 @@ MODEL = {
     "init_family": Key(
         str, None, "Whose names the file init_from has (docs/weights.md).", choices=FAMILIES, optional=True
     ),
+    "slim": Key(
+        float,
+        0.5,
+        "ResNet: share of its channels that the thin network of an objective has (sacl_xd); others do not read it.",
+        above=0,
+        maximum=1,
+    ),
+    "style_noise": {
+        "kind": Key(
+            str,
+            None,
+            "ResNet: noise on mean and standard deviation of every channel of an image, in training: dsu (as large as "
+            "they differ within the batch) or adversarial (AdvStyle: as large as is learned against the loss, and dsu "
+            "in turns). None: none.",
+            choices=("adversarial", "dsu"),
+            optional=True,
+        ),
+        "stages": Key(
+            tuple[int, ...], (1, 2, 3), "Stages after which there is noise; 0: the stem.", minimum=0, maximum=4
+        ),
+        "updates": Key(int, 3, "adversarial: updates of the noise before each step.", minimum=1, maximum=16),
+        "rate": Key(
+            float, 1e-3, "adversarial: learning rate of the noise (Adam, b1 = 0, b2 = 0.99).", above=0, maximum=1
+        ),
+    },
     "conv_impl": Key(
         str,
         "auto",

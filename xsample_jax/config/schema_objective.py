@@ -172,6 +172,15 @@ OBJECTIVE = {
         int, None, "Rows of the queue of past keys; None: the preset's.", minimum=0, maximum=2**26, optional=True
     ),
     "prototypes": Key(int, None, "Learned prototypes; None: the preset's.", minimum=0, maximum=2**24, optional=True),
+    "past": Key(
+        int,
+        None,
+        "Visits after which an image is compared with what it was, for the graph past (saf); that many rows of every "
+        "image, and one, are kept. None: the preset's.",
+        minimum=0,
+        maximum=64,
+        optional=True,
+    ),
     "memory": Key(
         tuple[dict, ...],
         None,

@@ -109,7 +109,8 @@ def apply_policy(
     """
     faults, policy, step = config.faults, config.faults.non_finite, pending.step
     path = _dump(pending, metrics, names, folder)
-    scalars = [name for name in ("loss", "gradient_norm", "parameter_norm", "adversary_norm") if name in metrics]
+    known = ("loss", "gradient_norm", "parameter_norm", "adversary_norm", "style_mean_norm", "style_deviation_norm")
+    scalars = [name for name in known if name in metrics]
     what = next((name for name in scalars if not math.isfinite(metrics[name])), "gradient_norms")
     value = float(np.max(metrics[what]))
 

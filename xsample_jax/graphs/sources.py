@@ -26,6 +26,8 @@ source(u, v) = source(v, u) transposed. Side information:
     frozen              float [A, F]   features of the row's own view by the frozen teacher, unit rows
     first, partner      int   [A]      ids of the two images that a mixed row is made of; beta float [A]: share of first
     first_label, partner_label  int [A]    their classes
+    past                float [A, P]   cosines of the image with P fixed columns some visits ago
+    column              int   [A]      which of them a key is
 """
 
 import jax
@@ -202,6 +204,11 @@ def frozen(u: dict, v: dict) -> jax.Array:
     return cosines(u["frozen"], v["frozen"])
 
 
+def past(u: dict, v: dict) -> jax.Array:
+    """Cosine of the anchor's image with the key some visits ago, the key one of fixed columns: SAF."""
+    return u["past"][:, v["column"]]
+
+
 def own_center(u: dict, v: dict) -> jax.Array:
     """1 where the key is the center of the anchor's cluster in one of the clusterings: ProtoNCE of PCL and MEOW."""
     own = u["cluster"][:, v["clustering"]]
@@ -308,6 +315,7 @@ SOURCES = {
     ),
     "second_label": Slot(second_label, of_anchors=("second_label",), of_keys=("label",), learns=("gate",)),
     "frozen": Slot(frozen, reads=("frozen",), learns=("frozen",)),
+    "past": Slot(past, of_anchors=("past",), of_keys=("column",), learns=("past",)),
     "own_center": Slot(own_center, of_anchors=("cluster",), of_keys=("clustering", "center"), learns=("centers",)),
     "mixed": Slot(mixed, of_anchors=("first", "partner", "beta"), of_keys=("id",)),
     "mixed_keys": Slot(mixed_keys, of_anchors=("id",), of_keys=("first", "partner", "beta")),
@@ -320,4 +328,4 @@ SOURCES = {
 
 # Not symmetric: anchors and keys give different things.
 ONE_WAY = ("swapped", "swapped_keys", "swapped_pair", "second_label", "own_center", "mixed", "mixed_keys")
-ONE_WAY += ("mixed_labels",)
+ONE_WAY += ("mixed_labels", "past")

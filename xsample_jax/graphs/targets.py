@@ -372,6 +372,7 @@ SIGNED = (
     "swapped",
     "swapped_keys",
     "swapped_pair",
+    "past",
     "random",
 )
 # Sources that are zero for some pairs.

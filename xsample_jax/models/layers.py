@@ -408,3 +408,15 @@ def compiler_options(remat: str, platform: str) -> dict[str, str] | None:
     before it orders the program (TPU and GPU do not), and would then run all blocks again at once.
     """
     return {"xla_disable_hlo_passes": "cse_barrier_expander"} if platform == "cpu" and remat != "none" else None
+
+
+def pool_windows(cells: jax.Array) -> jax.Array:
+    """Means of a map [n, h, w, F] over windows of a side of the root of h, [n, windows, F] (TCL, arXiv 2202.10401).
+
+    A map whose sides the window does not divide is cut at its far ends.
+    """
+    n, rows, columns, width = cells.shape
+    side = max(1, int(min(rows, columns) ** 0.5))
+    rows, columns = rows // side, columns // side
+    parts = cells[:, : rows * side, : columns * side].reshape(n, rows, side, columns, side, width)
+    return parts.mean(axis=(2, 4)).reshape(n, rows * columns, width)

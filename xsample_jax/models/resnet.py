@@ -7,9 +7,14 @@ block starts as its shortcut.
 
 Batch norms compute in float32, with statistics of the whole batch: in a jit over a batch that is split between devices,
 that is the global batch.
+
+In training the maps after some stages can have their styles disturbed: the mean and the standard deviation of every
+channel of an image (`StyleNoise`; what learns how far: objectives/style_noise.py).
 """
 
+from collections.abc import Mapping
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +90,86 @@ class Stem(nnx.Module):
         return max_pool(x, self.implementation) if self.pools else x
 
 
+# Styles of images: mean and standard deviation of every channel of a map, disturbed in training so that features do not
+# lean on them (DSU, Li et al., arXiv 2202.03958; AdvStyle, Zhang et al., arXiv 2301.12643).
+#
+#     x -> (x - mu) / sigma * (sigma + e2 B) + mu + e1 A        e1, e2 ~ N(0, 1) of every image and channel
+#
+# A, B [C] are the standard deviations of mu and sigma over the batch (DSU), or learned to raise the loss (AdvStyle).
+
+
+CALM, LEARNED = (
+    1 / 3,
+    2 / 3,
+)  # AdvStyle: nothing below the first, the learned noise below the second, above it that of DSU
+CALM_OF_DSU = 1 / 2  # the default of its code
+SMALLEST_VARIANCE = 1e-6
+
+
+class StyleNoise(NamedTuple):
+    """How the styles of the rows of a pass are disturbed.
+
+    Attributes:
+      key: of the step, from which a stage draws which noise it has, the same for all images.
+      keys: random keys [n], one of every row.
+      stages: after which there is noise; 0: the stem.
+      spread: A and B of each of them, {"stage 1": [2, C]}; None: those of the batch only.
+    """
+
+    key: jax.Array
+    keys: jax.Array
+    stages: tuple[int, ...]
+    spread: Mapping[str, jax.Array] | None = None
+
+
+def styles_of(x: jax.Array) -> jax.Array:
+    """Mean and standard deviation of every channel of maps [n, h, w, C], float32 [2, n, C]; of the unbiased variance
+    plus 1e-6."""
+    x = x.astype(jnp.float32).reshape(len(x), -1, x.shape[-1])
+    return jnp.stack([jnp.mean(x, axis=1), _deviation(x, 1)])
+
+
+def spread_of(styles: jax.Array) -> jax.Array:
+    """A and B of DSU: standard deviations over the batch [2, C] of the means and deviations [2, n, C]."""
+    return _deviation(styles, 1)
+
+
+def _deviation(x: jax.Array, axis: int) -> jax.Array:
+    centered = x - jnp.mean(x, axis=axis, keepdims=True)
+    # One place, or one image, has no unbiased variance: 0 here.
+    variance = jnp.sum(centered * centered, axis=axis) / max(x.shape[axis] - 1, 1)
+    return jnp.sqrt(variance + SMALLEST_VARIANCE)
+
+
+def with_noise(x: jax.Array, styles: jax.Array, drawn: jax.Array, spread: jax.Array) -> jax.Array:
+    """Maps [n, h, w, C] with other styles, float32: the formula above.
+
+    styles [2, n, C]: their own; drawn [2, n, C]: e1 and e2; spread [2, C]: A and B.
+    """
+    (mean, deviation), (new_mean, new_deviation) = (
+        both[:, :, None, None, :] for both in (styles, styles + drawn * spread[:, None])
+    )
+    return (x.astype(jnp.float32) - mean) / deviation * new_deviation + new_mean
+
+
+def disturb(x: jax.Array, noise: StyleNoise, stage: int) -> jax.Array:
+    """The maps [n, h, w, C] after a stage with the noise of this step, or as they were; of the type of x."""
+    if stage not in noise.stages:
+        return x
+    styles = styles_of(x)
+    which, spread, calm = jax.random.uniform(jax.random.fold_in(noise.key, stage)), spread_of(styles), CALM_OF_DSU
+    if noise.spread is not None:
+        spread, calm = jnp.where(which < LEARNED, noise.spread[name_of_stage(stage)], spread), CALM
+    draw = lambda key: jax.random.normal(jax.random.fold_in(key, stage), spread.shape)  # noqa: E731
+    drawn = jnp.moveaxis(jax.vmap(draw)(noise.keys), 1, 0)
+    return jnp.where(which < calm, x, with_noise(x, styles, drawn, spread).astype(x.dtype))
+
+
+def name_of_stage(stage: int) -> str:
+    """As the maps are named; 0: the stem."""
+    return f"stage {stage}" if stage else "stem"
+
+
 LAYOUTS = {
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
@@ -130,7 +215,7 @@ class ResNet(nnx.Module):
         conv = partial(Conv, implementation=implementation, dtype=dtype, rngs=rngs)
         norm = partial(BatchNorm, rngs=rngs)
         self.stem = Stem(stem, width, channels, conv=conv, norm=norm, implementation=implementation)
-        stages, channels = [], width
+        stages, channels, widths = [], width, [width]
         for number, count in enumerate(counts):
             blocks = []
             for position in range(count):
@@ -138,23 +223,35 @@ class ResNet(nnx.Module):
                 blocks.append(block(channels, width * 2**number, stride, conv=conv, norm=norm))
                 channels = width * 2**number * block.expansion
             stages.append(nnx.List(blocks))
+            widths.append(channels)
         self.stages = nnx.List(stages)
-        self.features = channels
+        self.features, self.widths = channels, tuple(widths)  # channels after the stem and after each stage
         self.run = block_runner(remat)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        return self.with_map(images)[0]
+    def __call__(self, images: jax.Array, noise: StyleNoise | None = None) -> jax.Array:
+        return jnp.mean(self._all_maps(images, noise)[-1], axis=(1, 2), dtype=jnp.float32)
 
     def with_map(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(features [n, F], the map [n, h, w, F] that they are the mean of), float32."""
-        *_, last = self.maps(images).values()
+        *_, last = self._all_maps(images)
         return jnp.mean(last, axis=(1, 2), dtype=jnp.float32), last.astype(jnp.float32)
 
     def maps(self, images: jax.Array) -> dict[str, jax.Array]:
         """The map [n, h, w, channels] after each stage, by name, from shallow to deep."""
-        x, found = self.stem(images), {}
-        for number, stage in enumerate(self.stages):
+        return {name_of_stage(number): x for number, x in enumerate(self._all_maps(images)) if number}
+
+    def spreads(self, images: jax.Array, stages: tuple[int, ...]) -> dict[str, jax.Array]:
+        """A and B of DSU [2, C] after some stages, 0 for the stem, by name."""
+        maps = self._all_maps(images)
+        return {name_of_stage(stage): spread_of(styles_of(maps[stage])) for stage in stages if stage < len(maps)}
+
+    def _all_maps(self, images: jax.Array, noise: StyleNoise | None = None) -> list[jax.Array]:
+        """The map after the stem and after each stage, with their styles disturbed where there is noise."""
+        x = self.stem(images)
+        found = [x if noise is None else disturb(x, noise, 0)]
+        for number, stage in enumerate(self.stages, 1):
+            x = found[-1]
             for block in stage:
                 x = self.run(block, x)
-            found[f"stage {number + 1}"] = x
+            found.append(x if noise is None else disturb(x, noise, number))
         return found

@@ -18,7 +18,7 @@ from xsample_jax.models import resnet, vit
 from xsample_jax.models.decoder import END, PADDING, CaptionDecoder, ImageDecoder, seen_before
 from xsample_jax.models.heads import Head, NamedHeads, ProjectionHead, projection_of, unit_rows
 from xsample_jax.models.layers import BatchNorm, Block, block_runner, layer_norm, resolve_implementation
-from xsample_jax.models.resnet import ResNet
+from xsample_jax.models.resnet import ResNet, StyleNoise
 from xsample_jax.models.vit import ViT
 
 
@@ -232,14 +232,15 @@ class Towers(nnx.Module):
         features, raw = self.project(images)
         return features, unit_rows(raw)
 
-    def project(self, images: jax.Array, keep: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    def project(self, images: jax.Array, along: jax.Array | StyleNoise | None = None) -> tuple[jax.Array, jax.Array]:
         """Images [n, s, s, 3] -> (features [n, F], head outputs [n, D] of any length), both float32.
 
-        keep: int [n, kept], the patches of each image that a ViT reads; None: all.
+        along: what the encoder reads beside the images in training: a ViT the patches of each that it keeps, int [n,
+        kept], a ResNet the noise of their styles. None: nothing, for all patches and without noise.
         """
         if self.decoder is not None:
             return self.with_tokens(images)[:2]
-        features = self.encoder(images) if keep is None else self.encoder(images, keep)
+        features = self.encoder(images) if along is None else self.encoder(images, along)
         return features, self.head(features)
 
     def with_tokens(self, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -259,13 +260,13 @@ class Towers(nnx.Module):
         return self.encoder.with_map(images)
 
     def outputs(
-        self, images: jax.Array, keep: jax.Array | None = None
+        self, images: jax.Array, along: jax.Array | StyleNoise | None = None
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         """As project, and the outputs of the named heads of the images: [n, D], of the cells of maps [n, h, w, D]."""
         if self.heads is None or "cells" not in self.heads.reads.values():
-            features, raw = self.project(images, keep)
+            features, raw = self.project(images, along)
             return features, raw, self.project_named("image", features)
-        if keep is not None:
+        if along is not None:
             raise ConfigError("model.patch_dropout", "above 0", "0 for an objective that compares all cells of a map")
         features, cells = self._with_map(images)
         return features, self.head(features), self.project_named("image", features) | self.project_named("cells", cells)

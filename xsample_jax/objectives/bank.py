@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from xsample_jax.errors import ConfigError
 from xsample_jax.models.heads import products, unit_rows
 from xsample_jax.objectives.blocks import Block, key_block
 from xsample_jax.objectives.cluster_centers import CENTER
@@ -354,3 +355,17 @@ def class_temperatures(z: jax.Array, label: jax.Array, clusters: Clusters, mesh:
     clipped = jnp.clip(spread, *jnp.nanpercentile(spread, jnp.array(WITHIN)))
     mean = jnp.nanmean(clipped)
     return jnp.where((counts > 1) & (mean > 0), clipped / jnp.where(mean > 0, mean, 1.0), 1.0)
+
+
+def check_clusters(clusters: Clusters, images: int, classes: int) -> None:
+    """Raises ConfigError where a clustering of the bank has more clusters than there are images, or no more subclasses
+    than there are classes."""
+    k, by_class = clusters.k, clusters.by_class
+    if max(k) > images:
+        raise ConfigError("objective.clusters.k", k, f"at most {images:,} clusters, the images of the training split")
+    if by_class and not classes:
+        fix = "Set --config.objective.clusters.by_class=false."
+        raise ConfigError("objective.clusters.by_class", True, "false for a set without class names", fix)
+    if by_class and min(k) <= classes:
+        expected = f"more subclasses than the {classes:,} classes, each of which has one at least"
+        raise ConfigError("objective.clusters.k", k, expected, f"Set --config.objective.clusters.k='({4 * classes},)'.")

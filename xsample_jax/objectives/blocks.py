@@ -19,13 +19,13 @@ from xsample_jax.objectives.logits import all_products
 # crops), predicted, text, teacher and text_teacher (EMA encoders), queue and text_queue (keys of past steps), neighbors
 # (in the queue), prototypes, meta (means of their clusters), centers (of clusters), class_texts (by a head), bank (of
 # all images), mixed and mixed_text (rows of two images), mixed_images (mixed before the encoder), frozen and
-# frozen_queue (of a frozen teacher).
+# frozen_queue (of a frozen teacher), slim (by the thin network).
 
 
 Block = dict[str, jax.Array]
 
 OF_HEAD = "head/"  # entries of a block: head/NAME, the outputs of a head; head/NAME/ENTRY, what belongs to it alone
-OF_VIEWS = ("image", "teacher", "predicted", "neighbors", "mixed", "frozen")  # blocks with one row per view
+OF_VIEWS = ("image", "teacher", "predicted", "neighbors", "mixed", "frozen", "slim")  # blocks with one row per view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Rows:
     Attributes:
       block: image, local, predicted, text, teacher, text_teacher, queue, text_queue, neighbors, prototypes, meta,
         centers, classes, class_texts, bank, mixed, mixed_text, mixed_images, frozen, frozen_queue, text_views,
-        text_views_teacher, teacher_cells, teacher_words, hard_text or hard_text_teacher.
+        text_views_teacher, teacher_cells, teacher_words, hard_text, hard_text_teacher or
+        slim.
       view: keep only this view of every image; None: all rows.
       beside: another selection with the same samples, put beside it: [n, 2 D] (the modalities of GRAM).
       times: another selection with the same samples: all products of the two, [n * n, D] (the keys of Symile).

@@ -103,7 +103,7 @@ def _carries(rows: Rows, provider) -> bool:
 def _no_state(field: str, choice: str, state: str) -> ConfigError:
     from xsample_jax.objectives.presets import PRESETS  # presets are made of terms, which are checked here
 
-    settable = state in ("teacher", "queue", "prototypes", "frozen")
+    settable = state in ("teacher", "queue", "prototypes", "frozen", "past")
     having = ", ".join(sorted(key for key, preset in PRESETS.items() if STATES[state](preset.objective)))
     words = {
         "average": "moving average per image",

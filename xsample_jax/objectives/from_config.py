@@ -9,7 +9,6 @@ from xsample_jax.graphs.targets import (
     NORMALIZERS,
     PROGRESS_RULES,
     TRANSFORMS,
-    WITH_TEMPERATURE,
     Graph,
     Mixture,
     parts_of,
@@ -57,11 +56,12 @@ BLOCK_NEEDS = {
     "local": "local_views",
     "predicted": "predictor",
     "frozen": "frozen",
+    "slim": "slim",
     "mixed": None,
     "mixed_text": "text",
     "mixed_images": None,
 }
-SETTABLE = ("teacher", "queue", "prototypes", "frozen")  # of them, what a config can ask for
+SETTABLE = ("teacher", "queue", "prototypes", "frozen", "past")  # of them, what a config can ask for
 VIEWS_OF = {
     "text": 1,
     "text_teacher": 1,
@@ -88,7 +88,7 @@ def build_objective(config) -> Objective:
     with a `name`). Raises Problems (a ConfigError) with everything that is wrong.
     """
     objective = lookup(PRESETS, config["preset"], "objective.preset").objective
-    fields = ("temperature", "learn_temperature", "target_temperature", "teacher", "queue", "prototypes")
+    fields = ("temperature", "learn_temperature", "target_temperature", "teacher", "queue", "prototypes", "past")
     changes = {name: config[name] for name in fields if config[name] is not None}
     changes |= {"center": config["center"]} | ({"frozen": True} if config["frozen"] is not None else {})
     if config["memory"] is not None:
@@ -238,12 +238,6 @@ def _wrong_choices(term: Term, field: str):
             yield from _unknown(TRANSFORMS, transform, f"{field}.graph.transforms")
 
 
-def reads_target_temperature(objective: Objective) -> bool:
-    """Whether any target of the objective has a tau_s that is the objective's, not the graph's own."""
-    graphs = [graph for term in objective.terms for graph in parts_of(term.graph)]
-    return any(g.target_temperature is None and name_of(g.normalizer) in WITH_TEMPERATURE for g in graphs)
-
-
 def needed_views(objective: Objective) -> int:
     """Views of an image that the objective compares at least."""
     of_views = [rows for found in objective.rows for rows in _nested(found) if rows.block in OF_VIEWS]
@@ -376,6 +370,8 @@ def _unused(objective: Objective):
         later = {head.of for head in objective.heads.values()}
         if name not in heads | later | {objective.log_variance}:
             yield ConfigError("objective.heads", name, "heads that a term reads", "Take another preset.")
+    read["slim"] = "slim" in blocks
+    read["past"] = "past" in sources
     read["hard_texts"] = "hard_text" in blocks
     read["text_views"] = bool(blocks & set(TEXT_VIEWS))
     read["centers"] = "centers" in blocks
@@ -418,8 +414,9 @@ def _unknown_rows(rows: Rows, objective: Objective):
         if part.head is not None and (part.head not in objective.heads or part.block not in OF_HEADS):
             expected = f"a named head of the objective ({', '.join(objective.heads) or 'it has none'}), on rows of "
             yield ConfigError("rows.head", part.head, expected + ", ".join(OF_HEADS))
-        if part.raw and part.head is None and part.block != "image":
-            yield ConfigError("rows.raw", True, "a named head, or the block 'image', which keeps its head outputs")
+        if part.raw and part.head is None and part.block not in ("image", "slim"):
+            expected = "a named head, or the blocks 'image' and 'slim', which keep their head outputs"
+            yield ConfigError("rows.raw", True, expected)
         if None not in (part.view, part.without):
             yield ConfigError("rows.without", part.without, "None with a view of its own")
 

@@ -7,6 +7,7 @@ The memory is a flat dict of arrays in the train state, so checkpoints keep it a
     queue/text_z [Q, D]       embeddings of the texts of the same images, for objectives that compare with them
     center/...                centers of clusterings (objectives/cluster_centers.py)
     bank/...                  the latest embedding of every image, and its clusters (objectives/bank.py)
+    bank/past, bank/visits    rows of every image over fixed columns, of its last visits (objectives/trajectory.py)
     image/log_average [n]     moving average of an image's denominator, as a logarithm (SogCLR)
     image/temperature [n], image/velocity [n]     an image's own temperature and its momentum (iSogCLR)
 """
@@ -27,6 +28,7 @@ from xsample_jax.objectives.logits import clamped_log_scale, initial_log_scale, 
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.pair_network import init_pair_network
 from xsample_jax.objectives.terms import Pairs, Term, log_denominators, negatives_of, pairs_of
+from xsample_jax.objectives.trajectory import recall_past
 from xsample_jax.registry import Choice, name_of, options_of
 from xsample_jax.state import moved, start_average
 
@@ -232,6 +234,10 @@ def recall(
         if objective.clusters is None:
             new |= move_centers(memory, of_rows["z"], of_rows["cluster"])
         blocks["centers"] = center_block(new, memory[CENTER + "images"])
+    if objective.past:
+        past, kept = recall_past(objective, blocks, memory, batch["index"])
+        new |= kept
+        blocks["image"] = blocks["image"] | {"past": past}
     if objective.memory is None:
         return blocks, new
     index, views = batch["index"], len(blocks["image"]["z"]) // images
@@ -379,10 +385,17 @@ def prototypes_of(params: Mapping[str, jax.Array]) -> jax.Array:
     return unit_rows(params[PROTOTYPES])
 
 
+def prototype_block(params: Mapping[str, jax.Array]) -> Block:
+    """The block of the prototypes; column says which one a row is."""
+    z = prototypes_of(params)
+    return key_block(z, column=jnp.arange(len(z), dtype=jnp.int32))
+
+
 def classes_of(params: Mapping[str, jax.Array]) -> Block:
     """The block of the learned rows of all classes: unit rows [C, D], row c with the label c."""
     z = unit_rows(params[CLASSES])
-    return key_block(z, label=jnp.arange(len(z), dtype=jnp.int32))
+    columns = jnp.arange(len(z), dtype=jnp.int32)
+    return key_block(z, label=columns, column=columns)
 
 
 def gate_of(params: Mapping[str, jax.Array], first: jax.Array, second: jax.Array) -> jax.Array:

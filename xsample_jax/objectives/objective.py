@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from xsample_jax.graphs.sources import identity, label
-from xsample_jax.graphs.targets import weight_at
+from xsample_jax.graphs.targets import WITH_TEMPERATURE, parts_of, weight_at
 from xsample_jax.models.heads import Head, unit_rows
 from xsample_jax.objectives.bank import Bank, Clusters
 from xsample_jax.objectives.blocks import OF_HEAD, Block, Rows, check_unit_rows, select
@@ -70,6 +70,9 @@ class Objective:
       centers: of the clusterings, the block "centers" (objectives/cluster_centers.py).
       bank: the latest embedding of every image of the dataset (objectives/bank.py); None: none.
       clusters: clusterings of the bank that follow the training, in place of those in data.side; None: those.
+      past: how many visits ago the rows of images over fixed columns are that the graph "past" has; 0: none are kept
+        (objectives/trajectory.py).
+      slim: a second pass by the thin network of a ResNet, the block "slim" (models/towers.py).
       widths: (width, weight) of prefixes of the embedding, in place of the whole one (loss_of_widths); (): the whole.
     """
 
@@ -100,6 +103,8 @@ class Objective:
     hard_texts: int = 0
     bank: Bank | None = None
     clusters: Clusters | None = None
+    past: int = 0
+    slim: bool = False
 
     @property
     def lowest_temperature(self) -> float:
@@ -132,7 +137,7 @@ class Objective:
     def requires(self) -> frozenset[str]:
         """Entries of a batch that the slots, the text side and what is learned read."""
         text = {TEXT_READS[self.text]} if self.text is not None else set()
-        own = ({"label"} if self.gate else set()) | ({"index"} if self.memory or self.bank else set())
+        own = ({"label"} if self.gate else set()) | ({"index"} if self.memory or self.bank or self.past else set())
         own |= {"cluster"} if self.centers else set()
         own |= {"task"} if self.by_task else set()
         own |= {"class_embedding"} if any(head.of == "class_text" for head in self.heads.values()) else set()
@@ -288,6 +293,12 @@ def cut_rows(block: Block, width: int) -> Block:
         return value[..., :width] if name in SCALED or of_head else value
 
     return {name: cut(name, value) for name, value in block.items()}
+
+
+def reads_target_temperature(objective: Objective) -> bool:
+    """Whether any target of the objective has a tau_s that is the objective's, not the graph's own."""
+    graphs = [graph for term in objective.terms for graph in parts_of(term.graph)]
+    return any(g.target_temperature is None and name_of(g.normalizer) in WITH_TEMPERATURE for g in graphs)
 
 
 def find_unstreamable(objective: Objective) -> list[tuple[int, str]]:

@@ -16,6 +16,20 @@ LABEL, CAPTION = Graph("label"), Graph("caption", "softmax")
 GRADED = Graph("caption", "none", ({"name": "affine", "scale": 2.5, "offset": 2.5},))  # 0 to 5, as graded pairs are
 
 
+def slimmed_barlow(scale: float, share: float) -> tuple[FeatureTerm, ...]:
+    """Barlow Twins between a wide and a thin network; `share` of it between each and the other on the same view."""
+    barlow = {"name": "barlow_twins", "off_diagonal": 0.0051}
+    wide, thin = (
+        [Rows(block, view, raw=True, still=still) for view, still in enumerate(stills)]
+        for block, stills in (("image", (False, True)), ("slim", (True, False)))
+    )
+    return (
+        FeatureTerm(barlow, wide[0], thin[1], weight=scale),
+        FeatureTerm(barlow, wide[0], thin[0], weight=scale * share / 2),
+        FeatureTerm(barlow, thin[1], wide[1], weight=scale * share / 2),
+    )
+
+
 def generalized_swd(prior: str, words: str) -> Preset:
     """The generalized contrastive loss whose distribution term is a sliced Wasserstein distance to a prior."""
     return Preset(
@@ -309,6 +323,12 @@ IMAGES = {
         "Barlow Twins, arXiv 2103.03230, eq. 1",
         Objective((), 1.0, feature_terms=(FeatureTerm("barlow_twins"),)),
         golden="Barlow Twins (lightly)",
+    ),
+    "sacl_xd": Preset(
+        "0.024 B(q1, q2) + 0.0012 mean of B(q1, k1) and B(q2, k2), B = Barlow Twins at 0.0051, q1 and k2 views 1 and 2 "
+        "by the wide network, k1 and q2 by the thin one, no gradient into k1 and k2",
+        "SACL-XD, NeurIPS 2023, from the authors' code (its share of distillation, 0.05, is a comment there)",
+        Objective((), 1.0, slim=True, feature_terms=slimmed_barlow(0.024, 0.05)),
     ),
     "vicreg": Preset(
         "25 |z - z'|^2 / D + 25 hinge(1 - std) + covariance, z of length sqrt(D)",

@@ -218,7 +218,7 @@ KEPT, FORGET = Rows("image", part=0), Rows("image", part=1)
 
 def classified(rows: Rows = IMAGE, **fields) -> Term:
     """Cross-entropy of a classifier: rows against the learned rows of all classes, T that of the own class."""
-    return Term(Graph("label"), anchors=rows, keys=CLASSES, **fields)
+    return Term(**{"graph": Graph("label"), "anchors": rows, "keys": CLASSES} | fields)
 
 
 def in_tasks(negatives: str) -> Objective:
@@ -245,6 +245,24 @@ PLANS = {
         "cross-entropy of softmax over c of z_i.w_c / tau, w unit rows learned for the classes; tau 0.1",
         "a linear classifier of unit rows; ours, as the start and the control of unlearning and of tasks",
         Objective((classified(),), 0.1, classes=True),
+    ),
+    "saf": Preset(
+        "`classifier` + from a twentieth of the run on 7.5 times the cross-entropy of softmax over c of z_i.w_c / 0.5 "
+        "to T = softmax(p_ic / 0.5), p_ic that cosine three visits of the image ago; tau 0.1",
+        "SAF, arXiv 2205.14083: 0.3 of 25 KL at 5 times tau (start ours, past rows in bfloat16)",
+        Objective(
+            (
+                classified(),
+                classified(
+                    graph=Graph("past", "softmax", target_temperature=0.5),
+                    temperature=0.5,
+                    weight={"name": "after", "share": 0.05, "weight": 7.5},
+                ),
+            ),
+            0.1,
+            classes=True,
+            past=3,
+        ),
     ),
     "unlearning": Preset(
         "3 mean over images i to forget of (log sum over kept k of the class of i of e^{s(i, k) / 0.7} - mean over "

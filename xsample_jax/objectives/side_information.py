@@ -12,7 +12,7 @@ from typing import Any
 from xsample_jax.registry import name_of
 
 # Blocks of a step by what they carry (step_blocks.py).
-EVERY_IMAGE = ("image", "text", "teacher", "text_teacher", "neighbors", "local", "predicted", "frozen")
+EVERY_IMAGE = ("image", "text", "teacher", "text_teacher", "neighbors", "local", "predicted", "frozen", "slim")
 TEXT_VIEWS = ("text_views", "text_views_teacher")
 OF_HEADS = ("image", "text", "teacher", "text_teacher", "local", *TEXT_VIEWS)  # blocks with the outputs of named heads
 MIXED = ("mixed", "mixed_text", "mixed_images")  # a row is of two images: it has no id, label or caption of its own
@@ -116,6 +116,8 @@ PROVIDERS: Mapping[str, Provider] = {
     "clustering": Provider(("centers",), state="centers"),
     "center": Provider(("centers",), state="centers"),
     "sharpness": Provider(("centers",), state="centers"),
+    "past": Provider(("image",), ("index",), state="past"),
+    "column": Provider(("prototypes", "classes"), state="past"),
     "log_average": Provider(("image",), ("index",), state="memory"),
     "anchor_temperature": Provider(("image",), ("index",), state="anchor_temperature"),
     **{name: Provider(STORED, (name,)) for name in BY_RECORD},
@@ -126,6 +128,8 @@ PROVIDERS: Mapping[str, Provider] = {
 STATES: Mapping[str, Callable[[Any], bool]] = {
     "teacher": lambda objective: objective.teacher is not None,  # a teacher may have the momentum 0
     "frozen": lambda objective: objective.frozen,
+    "past": lambda objective: objective.past > 0,
+    "slim": lambda objective: objective.slim,
     "queue": lambda objective: objective.queue > 0,
     "prototypes": lambda objective: objective.prototypes > 0,
     "classes": lambda objective: objective.classes,

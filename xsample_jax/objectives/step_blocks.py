@@ -1,18 +1,18 @@
 """From a batch to the blocks that an objective compares: one encoder call for all views, and whatever else it needs."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from xsample_jax.augment.ids import fold_in_id, words_of
-from xsample_jax.graphs.sources import label
 from xsample_jax.models.decoder import END, PADDING, START
-from xsample_jax.models.heads import products, unit_rows
+from xsample_jax.models.heads import unit_rows
+from xsample_jax.models.resnet import StyleNoise
 from xsample_jax.objectives.bank import bank_block
-from xsample_jax.objectives.blocks import OF_HEAD, Block, Rows, image_block, key_block, other_view
+from xsample_jax.objectives.blocks import OF_HEAD, Block, image_block, key_block, other_view
 from xsample_jax.objectives.cluster_centers import meta_block
 from xsample_jax.objectives.generative import caption_entries, caption_numbers, draw_latents
 from xsample_jax.objectives.learned_state import (
@@ -20,11 +20,12 @@ from xsample_jax.objectives.learned_state import (
     classes_of,
     gate_of,
     nearest,
-    prototypes_of,
+    prototype_block,
     queue_blocks,
     second_classes,
     temperature_of_head,
 )
+from xsample_jax.objectives.mixtures import mixed_blocks, mixed_images
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.pair_network import pair_entries
 from xsample_jax.objectives.side_information import BY_RECORD
@@ -52,6 +53,8 @@ class StepInputs:
       tokens: what the decoder of captions reads of the views [B * V, queries, width], or None.
       keep: the patches of each view that the encoder reads, int [B * V, kept]; None: all.
       class_texts: frozen embeddings of the texts of all classes [C, E], or None.
+      slim: head outputs of the views by the thin network [B * V, D], or None.
+      style: noise of the styles of the views (models/resnet.py); None: none.
     """
 
     images: jax.Array
@@ -66,6 +69,8 @@ class StepInputs:
     keep: jax.Array | None = None
     tokens: jax.Array | None = None
     class_texts: jax.Array | None = None
+    style: StyleNoise | None = None
+    slim: jax.Array | None = None
 
 
 def step_blocks(
@@ -102,12 +107,13 @@ def step_blocks(
             other |= {"same_view_teacher": teacher["image"]}
     if inputs.frozen:
         unit = unit_rows(inputs.frozen["features"])
-        other |= {"frozen": unit, "frozen_features": inputs.frozen["features"]}
+        of_frozen = {"frozen": unit, "frozen_features": inputs.frozen["features"]}
+        other |= of_frozen
         per_image |= {"class_center": inputs.frozen["means"]} if "means" in inputs.frozen else {}
     blocks = {"image": image_block(z, per_image | of_view, views, 0, **other)}
     if inputs.frozen:
-        of_frozen = {"frozen": unit, "frozen_features": inputs.frozen["features"]}
         blocks["frozen"] = image_block(unit, per_image, views, 9 * len(z), **of_frozen)
+    blocks |= _slim_block(inputs, per_image, views)
     blocks |= _text_and_teacher(objective, network, params, inputs, per_image, text)
     if objective.queue:
         blocks |= queue_blocks(objective, inputs.memory)
@@ -121,8 +127,7 @@ def step_blocks(
     if objective.local_views:
         features, local = network.project(inputs.local)
         own = head_entries(objective, params, network.project_named("image", features), None, images)
-        per_crop = per_image | of_view
-        blocks["local"] = image_block(unit_rows(local), per_crop, len(local) // images, 3 * len(z), **own)
+        blocks["local"] = image_block(unit_rows(local), per_image | of_view, len(local) // images, 3 * len(z), **own)
     blocks |= mixed_blocks(blocks, objective.rows, inputs.key, images)
     blocks |= mixed_images(blocks["image"], objective.rows, network, inputs)
     if objective.predictor:
@@ -171,7 +176,7 @@ def _rows_of_classes(
     """The blocks with a learned row for each prototype or class; texts: frozen embeddings of all classes [C, E]."""
     blocks = {}
     if objective.prototypes:
-        blocks["prototypes"] = key_block(prototypes_of(params)) | {"raw": params[PROTOTYPES]}
+        blocks["prototypes"] = prototype_block(params) | {"raw": params[PROTOTYPES]}
     if objective.classes:
         blocks["classes"] = classes_of(params)
     if "class_texts" in objective.heads:
@@ -203,6 +208,13 @@ def head_entries(
     if objective.pair_network is not None and z is not None:
         found |= pair_entries(params, z)
     return found
+
+
+def _slim_block(inputs: StepInputs, per_image: Mapping[str, jax.Array], views: int) -> dict[str, Block]:
+    """The block of the thin network's rows, where there is one."""
+    if inputs.slim is None:
+        return {}
+    return {"slim": image_block(unit_rows(inputs.slim), per_image, views, 12 * len(inputs.slim), raw=inputs.slim)}
 
 
 def _boxes(inputs: StepInputs) -> dict[str, jax.Array]:
@@ -265,44 +277,6 @@ def _text_and_teacher(
         z, own = teacher["text_views"], entries(teacher.get("text_views_heads", {}))
         blocks["text_views_teacher"] = image_block(z, per_image, objective.text_views, 13 * rows, **own)
     return blocks
-
-
-# Images mixed with those of another class before the encoder: the block `mixed_images` (Metrix, arXiv 2106.04990).
-#
-# The last view of every image is mixed with that of the most similar image of another class, lam x_i + (1 - lam) x_j
-# with lam ~ Beta(2, 2), and goes through encoder and head in a pass of its own, with batch norms of its own batch. The
-# running statistics stay those of images that are not mixed, as evaluation shows no others.
-
-
-def mixed_images(image: Block, wanted: Iterable[Rows], network: nnx.Module, inputs: StepInputs) -> dict[str, Block]:
-    """The block mixed_images, if `wanted` selects from it; image: that of the views."""
-    if "mixed_images" not in {rows.block for rows in wanted}:
-        return {}
-    views = len(inputs.images) // len(inputs.batch["id"])
-    one = {name: image[name][views - 1 :: views] for name in ("id", "id_words", "label", "embedding")}
-    partner, beta = hard_partners(jax.random.fold_in(inputs.key, MIXTURES + len(MIXED_OF)), one)
-    pixels = inputs.images[views - 1 :: views]
-    share = beta.reshape(-1, *[1] * (pixels.ndim - 1))
-    _, raw = nnx.clone(network).project(share * pixels + (1 - share) * pixels[partner])
-    return {"mixed_images": block_of_mixed(unit_rows(raw), one, partner, beta, 11 * len(inputs.images))}
-
-
-def hard_partners(key: jax.Array, one: Block) -> tuple[jax.Array, jax.Array]:
-    """(place int [B] of the most similar image of another class, lam float32 [B]); lam is 1 where there is none.
-
-    one: one row of every image, with its id, label and embedding. An image without a class is one of its own.
-    """
-    near = products(one["embedding"], one["embedding"])
-    near = jnp.where(label(one, one) > 0, -jnp.inf, near)
-    lam = jax.vmap(lambda image: jax.random.beta(fold_in_id(key, image), 2.0, 2.0))(one["id_words"])
-    return jnp.argmax(near, axis=1), jnp.where(jnp.any(near > -jnp.inf, axis=1), lam, 1.0)
-
-
-def block_of_mixed(z: jax.Array, one: Block, partner: jax.Array, beta: jax.Array, first_row: int) -> Block:
-    """The block of embeddings z [B, D] of mixed images, which know both images, both classes and the share."""
-    side = {name: one[name] for name in ("id", "id_words")} | {"first": one["id"], "first_label": one["label"]}
-    side |= {"partner": one["id"][partner], "partner_label": one["label"][partner], "beta": beta}
-    return image_block(z, side, 1, first_row)
 
 
 # Several versions of every caption, each without some of its words: the block text_views, row = image * T + view.
@@ -380,62 +354,3 @@ def exchange_words(tokens: jax.Array, image: jax.Array, key: jax.Array, number: 
 def _draw(key: jax.Array, among: jax.Array) -> jax.Array:
     """A place of `among` bool [L], each with the same chance."""
     return jnp.argmax(jnp.where(among, jax.random.uniform(key, among.shape), -1.0))
-
-
-# Embeddings mixed with those of another image: the blocks `mixed` and `mixed_text` (M3CoL, arXiv 2409.17777).
-#
-# A mixed row is beta x_i + (1 - beta) x_j, of unit length, j another image of the batch. It is compared with the rows
-# of the other modality, which are not mixed; the graph sources mixed and mixed_keys say how much of i and of j it
-# should be.
-
-
-MIXED_OF = {"mixed": "image", "mixed_text": "text"}  # block: what is mixed in it
-MIXTURES = 2**20 + 2  # folded into the key of the step
-# As in the published code: half of the rows are mixed, and beta ~ Beta(0.15, 0.15) is mostly near 0 or 1.
-SHARE_MIXED, CONCENTRATION = 0.5, 0.15
-LEAST = 1e-6  # a row keeps some of its own image, so that the transposed target has no empty row
-
-
-def mixed_blocks(blocks: Mapping[str, Block], wanted: Iterable[Rows], key: jax.Array, images: int) -> dict[str, Block]:
-    """Those of the two mixed blocks that `wanted` selects from, for a batch of `images`; key: of the step."""
-    found, names, last = {}, {rows.block for rows in wanted}, len(blocks["image"]["z"])
-    for number, (name, of) in enumerate(MIXED_OF.items()):
-        if name in names:
-            ids = blocks[of]["id_words"][:: len(blocks[of]["z"]) // images]
-            drawn = draw_mixtures(jax.random.fold_in(key, MIXTURES + number), ids)
-            found[name] = mixed_block(blocks[of], *drawn, (7 + number) * last)
-    return found
-
-
-def draw_mixtures(key: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(place of the partner of every image int [B], beta float32 [B]); beta is 1 for images that are not mixed.
-
-    Partners follow each other in an order drawn from the key and the ids, so that every image is the partner of one
-    other, whatever the order of the batch.
-    """
-
-    def draw(id):
-        for_order, for_choice, for_beta = jax.random.split(fold_in_id(key, id), 3)
-        beta = jax.random.beta(for_beta, CONCENTRATION, CONCENTRATION)
-        mixed = jax.random.uniform(for_choice) < SHARE_MIXED
-        return jax.random.uniform(for_order), jnp.where(mixed, jnp.clip(beta, LEAST, 1.0), 1.0)
-
-    place, beta = jax.vmap(draw)(ids)
-    order = jnp.argsort(place)
-    return jnp.zeros_like(order).at[order].set(jnp.roll(order, -1)), beta
-
-
-def mixed_block(block: Block, partner: jax.Array, beta: jax.Array, first_row: int) -> Block:
-    """The rows of a block of the batch's images [B * V, D], each mixed with the same view of its partner.
-
-    partner: int [B], places in the batch; beta [B]. Side information: first and partner, the ids of both images, and
-    beta. Gradient flows into both rows.
-    """
-    images = len(partner)
-    z = block["z"].reshape(images, -1, block["z"].shape[-1])
-    views = z.shape[1]
-    share = beta[:, None, None]
-    mixed = unit_rows(share * z + (1 - share) * z[partner]).reshape(block["z"].shape)
-    ids = block["id"][::views]
-    side = {"id": ids, "id_words": block["id_words"][::views], "first": ids, "partner": ids[partner], "beta": beta}
-    return image_block(mixed, side, views, first_row)

@@ -9,7 +9,7 @@ from PIL import Image
 from xsample_jax.evals.catalog import HEADLINES, Metric
 from xsample_jax.evals.metrics import bootstrap
 from xsample_jax.evals.snapshot import OTHER, SAME_GROUP, SAME_LABEL
-from xsample_jax.objectives.from_config import reads_target_temperature
+from xsample_jax.objectives.objective import reads_target_temperature
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.reports.caption_graph import draw_graph, target_against_temperature
 from xsample_jax.reports.runs import Series

@@ -120,8 +120,8 @@ def _data_problem(config, opened: dict) -> UserError | None:
     """What is wrong with the data of a config; every dataset is opened once for all that is clustered alike."""
     from xsample_jax.data.dataset import open_for_a_look
     from xsample_jax.data.splits import check_eval_splits
+    from xsample_jax.objectives.bank import check_clusters
     from xsample_jax.objectives.from_config import build_objective
-    from xsample_jax.setup import check_clusters
 
     objective, whole = build_objective(config.objective), json.loads(config_to_json(config))
     read = [sorted(objective.requires), whole["objective"]["clusters"], config.model.text.length]
@@ -130,7 +130,7 @@ def _data_problem(config, opened: dict) -> UserError | None:
         try:
             examples = open_for_a_look(config)
             if objective.clusters:
-                check_clusters(objective, len(examples), len(examples.source.manifest.class_names))
+                check_clusters(objective.clusters, len(examples), len(examples.source.manifest.class_names))
             check_eval_splits(config)
             opened[key] = None
         except UserError as error:

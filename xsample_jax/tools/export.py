@@ -4,7 +4,8 @@
     python -m xsample_jax.tools.export --run=runs/mine --format=jax_export --out=encoder.jax
 
 safetensors: names of timm (or open_clip), for torch and for `model.init_from`. jax_export: StableHLO with the weights
-in it, for any jax. onnx: for ONNX Runtime and others (extra onnx). More: docs/weights.md.
+in it, for any jax. onnx: for ONNX Runtime and others (extra onnx). npz: for `xsample_jax.load_encoder`. More:
+docs/weights.md.
 """
 
 import argparse
@@ -15,16 +16,16 @@ from pathlib import Path
 from xsample_jax.io.paths import local_copy_of
 from xsample_jax.tools.cli import add_renamed, local_path, program, run_cli
 
-FORMATS = ("safetensors", "jax_export", "onnx")
+FORMATS = ("safetensors", "jax_export", "onnx", "npz")
 
 
-def export(checkpoint: str, form: str, out: str | Path, step: int | None = None) -> str:
-    """Writes `out` and returns in words how to use it. Raises CheckpointError."""
+def export(checkpoint: str, form: str, out: str | Path, step: int | None = None, slim: bool = False) -> str:
+    """Writes `out` and returns in words how to use it. slim: the thin network of the run. Raises CheckpointError."""
     from xsample_jax.encoder import load_encoder
-    from xsample_jax.export import export_jax, export_onnx, export_safetensors
+    from xsample_jax.export import export_jax, export_npz, export_onnx, export_safetensors
 
-    encoder = load_encoder(checkpoint, step)
-    write = {"safetensors": export_safetensors, "jax_export": export_jax, "onnx": export_onnx}[form]
+    encoder = load_encoder(checkpoint, step, slim)
+    write = {"safetensors": export_safetensors, "jax_export": export_jax, "onnx": export_onnx, "npz": export_npz}[form]
     with local_copy_of(out) as local:
         use = write(encoder, local)
     return f"{encoder.config.name}, step {encoder.step}: {out}\n{use}"
@@ -38,8 +39,9 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--step", type=int, help="of which checkpoint (default: the newest)")
     parser.add_argument("--format", required=True, choices=FORMATS)
     parser.add_argument("--out", required=True, type=local_path, metavar="FILE")
+    parser.add_argument("--slim", action="store_true", help="the thin network of a run that trains one (sacl_xd)")
     chosen = parser.parse_args(arguments)
-    print(export(chosen.run, chosen.format, chosen.out, chosen.step))
+    print(export(chosen.run, chosen.format, chosen.out, chosen.step, chosen.slim))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

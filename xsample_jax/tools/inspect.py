@@ -28,7 +28,8 @@ BOUNDS = {
 def question(flags: argparse.Namespace, overrides: list[str]):
     """The Question of --data (a config file, the name emoji, or the folder of a dataset); flags win over it."""
     from xsample_jax.config import default_config, load_config
-    from xsample_jax.objectives.from_config import build_objective, reads_target_temperature
+    from xsample_jax.objectives.from_config import build_objective
+    from xsample_jax.objectives.objective import reads_target_temperature
     from xsample_jax.reports.inspect import PAPER_TAU_S, Question
 
     if ".py" in flags.data:
