@@ -57,6 +57,21 @@ def test_killed_anywhere_the_run_ends_bit_identical(lives, whole, tmp_path, seed
 
 
 @pytest.mark.slow
+def test_unlearning_is_the_same_after_kills(lives, tmp_path):
+    """Batches of kept and forgotten images by plan: killed in steps 5 and 9, with checkpoints of steps 4 and 8."""
+    options = ["--config.objective.preset=unlearning", "--config.data.label=group", "--config.views=1"]
+    options += ["--config.data.forget.classes=(5,)"]
+    whole = lives.run(tmp_path / "whole", *options)
+    assert whole.code == FINISHED, whole.err
+    for batch in (5, 9):
+        killed = lives.run(tmp_path / "killed", *options, signals=[(batch, 0, signal.SIGKILL)])
+        assert killed.code == -signal.SIGKILL, killed.err
+    again = lives.run(tmp_path / "killed", *options)
+    assert again.code == FINISHED, again.err
+    assert differences(tmp_path / "whole", tmp_path / "killed") == (0, [])
+
+
+@pytest.mark.slow
 def test_clusters_of_a_bank_are_the_same_after_a_kill(lives, tmp_path):
     """They are renewed in steps 3, 5, 7, 9 and 11; the run is killed in step 8, with a checkpoint of step 6."""
     section = {"k": "(4,9)", "start": "3", "every": "2"}
