@@ -1,4 +1,7 @@
-"""SACL-XD: a network at two widths, physically thin, masked by hand, through the preset, and out of a run."""
+"""SACL-XD: a network at two widths, physically thin, masked by hand, through the preset.
+
+Devices, resume and the export of a run: test_trajectory.py, together with what else a run keeps.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,23 +10,17 @@ import pytest
 from flax import nnx
 
 from tests.config.changed import changed, fields
-from tests.lives import differences
 from tests.models.filled import filled, normal
 from tests.objectives.golden_inputs import CASES, Z1, Z2, Z3, images, preset_value
 from tests.quick import quick_jit
-from tests.test_resume import run_on
-from tests.tiny import run_steps, tiny_config
+from tests.tiny import tiny_config
 from xsample_jax.encoder import DEMO, load_encoder, thin_of
 from xsample_jax.errors import CheckpointError
 from xsample_jax.export import export_safetensors
-from xsample_jax.io.checkpoint_files import read_arrays, saved_arrays
-from xsample_jax.models import towers
-from xsample_jax.models.layers import BatchNorm
 from xsample_jax.models.resnet import ResNet
 from xsample_jax.models.thin import SLIM, corners, thin_pass
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.state import define_model, to_flat
-from xsample_jax.tools.export import export
 
 SACL = CASES["SACL: cross-correlation of a dense and a slimmed branch"]
 OBJECTIVE = PRESETS["sacl_xd"].objective
@@ -142,83 +139,22 @@ def test_the_preset_has_the_published_part_its_gradients_and_its_sum():
     assert [float(np.abs(slope).max()) > 0 for slope in slopes] == [True, True, False, False]
 
 
-# In a step and a run.
-
-
-def config_of(**changes):
-    own = {"batch_size": 8, "model__width": 8, "objective__preset": "sacl_xd", "steps": 4, "checkpoint__every": 100}
-    own |= {"augment__crop_scale": (), "augment__jitter": 0.0, "augment__gray": 0.0}
-    return tiny_config(**own | changes)
-
-
-class Flat(nnx.Module):
-    """The smallest encoder with a width: a linear map of the mean color and a batch norm of its square."""
-
-    def __init__(self, width, rngs):
-        self.features = width
-        self.linear, self.norm = nnx.Linear(3, width, rngs=rngs), BatchNorm(width, rngs=rngs)
-
-    def __call__(self, images):
-        return self.norm(self.linear(images.mean(axis=(1, 2))) ** 2)
-
-
-@pytest.fixture
-def flat(monkeypatch):
-    monkeypatch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: Flat(config.model.width, rngs))
-
-
-@pytest.mark.usefixtures("flat")
-def test_one_and_eight_devices_and_the_average_of_both_widths():
-    (parts, one, before), (_, eight, after) = (run_steps(config_of(optimizer__ema=0.9), n) for n in (1, 8))
-    np.testing.assert_allclose([m["loss"] for m in before], [m["loss"] for m in after], rtol=1e-4)
-    names, start = (f"{SLIM}norm/mean", f"{SLIM}norm/var"), parts.new_state().statistics
-    assert {name for name in one.statistics if name.startswith(SLIM)} == set(names)
-    for name in names:
-        np.testing.assert_allclose(one.statistics[name], eight.statistics[name], rtol=1e-3, atol=1e-5, err_msg=name)
-        assert one.statistics[name].shape == (4,)
-        assert not np.array_equal(one.statistics[name], start[name])
-        assert one.ema[name].shape == (4,)
-        # The first channels of this encoder see the same inputs in both networks.
-        wide = one.statistics["encoder/" + name.removeprefix(SLIM)]
-        np.testing.assert_allclose(one.statistics[name], wide[:4], rtol=1e-5)
-    assert not [name for name in one.params if "slim" in name]
-
-
-@pytest.mark.usefixtures("flat", "no_report")
-def test_a_run_resumes_and_its_thin_network_leaves_as_one_of_its_own(tmp_path, monkeypatch):
-    config = config_of(optimizer__ema=0.9)
-    run_on(monkeypatch, 1, config, tmp_path / "whole")
-    run_on(monkeypatch, 1, config, tmp_path / "stopped", stop_after=2)
-    run_on(monkeypatch, 1, config, tmp_path / "stopped")
-    assert differences(tmp_path / "whole", tmp_path / "stopped") == (0, [])
-    thin, wide = (load_encoder(tmp_path / "whole", slim=slim) for slim in (True, False))
-    assert (thin.config.model.width, wide.config.model.width, thin.features) == (4, 8, wide.features // 2)
-    average = read_arrays(tmp_path / "whole", 4, saved_arrays(tmp_path / "whole", 4), None)["ema"]
-    for path, value in thin.arrays.items():
-        kept = average.get(SLIM + path, average.get(f"encoder/{path}"))
-        np.testing.assert_array_equal(value, kept[tuple(slice(size) for size in value.shape)], err_msg=path)
-    said = export(str(tmp_path / "whole"), "npz", tmp_path / "thin.npz", slim=True)
-    assert "4 channels in its first stage" in said
-    again, pictures = load_encoder(tmp_path / "thin.npz"), np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3))
-    pictures = pictures.astype(np.uint8)
-    np.testing.assert_array_equal(again.encode(pictures), thin.encode(pictures))
-    for path in (DEMO, tmp_path / "thin.npz"):
-        with pytest.raises(CheckpointError, match=r"thin network of.*sacl_xd"):
-            load_encoder(path, slim=True)
-    with pytest.raises(CheckpointError, match=r"thin network of.*sacl_xd"):
-        thin_of(config, 4, wide.arrays, tmp_path)
+# Out of a checkpoint.
 
 
 @pytest.mark.usefixtures("shallow")
 def test_the_thin_resnet_of_a_checkpoint_is_written_as_a_thin_one(tmp_path):
     """Its own statistics, the corners of the weights, and a file of its size for other libraries."""
-    config = config_of(model__width=16, model__slim=0.25)
+    config = tiny_config(objective__preset="sacl_xd", model__width=16, model__slim=0.25)
     wide = arrays_of(filled(lambda: ResNet(18, 16, "cifar", rngs=nnx.Rngs(0))))
     own = arrays_of(filled(lambda: ResNet(18, 4, "cifar", rngs=nnx.Rngs(0))))
     own = {SLIM + path: value + 0.5 for path, value in own.items() if path.endswith(("/mean", "/var"))}
     thin = thin_of(config, 7, wide | own, "run")
     assert thin.module.stages[1][0].conv2.kernel.shape == (3, 3, 8, 8)
     np.testing.assert_array_equal(thin.module.stages[1][0].norm1.mean[...], np.full(8, 0.5))
+    for read in (lambda: thin_of(config, 7, wide, "run"), lambda: load_encoder(DEMO, slim=True)):
+        with pytest.raises(CheckpointError, match=r"thin network of.*sacl_xd"):
+            read()
     export_safetensors(thin, tmp_path / "thin.safetensors")
     assert (tmp_path / "thin.safetensors").stat().st_size < 0.25 * sum(value.nbytes for value in wide.values())
 

@@ -13,6 +13,7 @@ from flax import nnx
 
 from xsample_jax.models.decoder import cross_entropies
 from xsample_jax.models.heads import unit_rows
+from xsample_jax.models.layers import BatchNorm
 from xsample_jax.models.resnet import disturb, spread_of, styles_of
 from xsample_jax.objectives.bank import clusters_of
 from xsample_jax.objectives.from_config import needed_views
@@ -221,16 +222,15 @@ class LinearEncoder(nnx.Module):
 
 
 class Styled(nnx.Module):
-    """The smallest encoder with styles: a linear map of every cell of a grid, in the place of a stem."""
+    """The smallest encoder with styles and a width: a linear map of every cell of a grid, and a batch norm."""
 
-    features, widths = 4, (4,)
-
-    def __init__(self, rngs):
-        self.linear = nnx.Linear(3, 4, rngs=rngs)
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        self.features, self.widths = width, (width,)
+        self.linear, self.norm = nnx.Linear(3, width, rngs=rngs), BatchNorm(width, rngs=rngs)
 
     def _map(self, images):
         n, side = len(images), images.shape[1] // 4
-        return self.linear(images.reshape(n, 4, side, 4, side, 3).mean(axis=(2, 4)))
+        return self.norm(self.linear(images.reshape(n, 4, side, 4, side, 3).mean(axis=(2, 4))))
 
     def __call__(self, images, noise=None):
         x = self._map(images)

@@ -1,6 +1,7 @@
 """SAF: the published number through the preset's term, the ring against lists, bad input.
 
-Steps and runs, on several devices and resumed, are of SAF with noise that is learned against it (AdvStyle).
+Steps and runs, on several devices and resumed, have all of it at once: past rows over prototypes, noise that is learned
+against the loss (AdvStyle) and a thin network (SACL-XD).
 """
 
 import dataclasses
@@ -18,15 +19,18 @@ from tests.quick import quick_jit
 from tests.test_resume import run_on
 from tests.tiny import run_steps, tiny_config
 from xsample_jax import loop
+from xsample_jax.encoder import load_encoder
 from xsample_jax.errors import CheckpointError, ConfigError
+from xsample_jax.io.checkpoint_files import read_arrays, saved_arrays
 from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.models import towers
+from xsample_jax.models.towers import SLIM
 from xsample_jax.objectives.adversary import UPDATES
 from xsample_jax.objectives.blocks import Rows, key_block
 from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.objectives.objective import Objective, objective_loss
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.streaming.loss import Streaming
+from xsample_jax.objectives.streaming.terms import why_not
 from xsample_jax.objectives.style_noise import SPREAD, STYLE
 from xsample_jax.objectives.terms import StepValues
 from xsample_jax.objectives.trajectory import (
@@ -40,9 +44,13 @@ from xsample_jax.objectives.trajectory import (
 )
 from xsample_jax.setup import check_device_memory
 from xsample_jax.state import Progress
+from xsample_jax.tools.export import export
 
 GOLDEN, OBJECTIVE = CASES["SAF trajectory loss"], PRESETS["saf"].objective
 (TERM,) = terms_of_past(OBJECTIVE)
+PAST_GRAPH = {"source": "past", "normalizer": "softmax", "target_temperature": 0.5}
+OF_PROTOTYPES = {"graph": PAST_GRAPH, "keys": "prototypes", "temperature": 0.5}
+THIN = (f"{SLIM}norm/mean", f"{SLIM}norm/var")
 
 
 def classes(z):
@@ -76,21 +84,19 @@ def test_the_preset_has_the_published_term():
     assert 25 * logged == pytest.approx(GOLDEN["expected"], rel=1e-4)
 
 
-def test_every_view_has_its_own_past_in_tiles_too():
-    """An image that is too new has that of each of its views, so tiles do not share it between them."""
+def test_every_view_has_its_own_past_and_prototypes_need_not_divide_the_devices():
+    """An image that is too new has that of each of its views; five prototypes cannot be split over eight devices."""
     term = dataclasses.replace(TERM, keys=Rows("prototypes"))
     objective = Objective((term,), 0.1, prototypes=10, past=3)
-    past = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (24, 10)), jnp.float32)
-    blocks = {"image": images(Z1, Z2, per_row={"past": lambda z: past}), "prototypes": classes(QUEUE[:10])}
-    ways = (None, Streaming(impl="streaming", block_size=8))
+    past = np.random.default_rng(0).uniform(-1, 1, (24, 10))
+    blocks = {"image": images(Z1, Z2, per_row={"past": lambda z: jnp.float32(past)}), "prototypes": classes(QUEUE[:10])}
     at = StepValues(progress=0.5)
-    both = quick_jit(lambda: [objective_loss(objective, blocks, 12, 0.1, at, how)[0] for how in ways])
-    dense, streamed = both()
+    value = quick_jit(lambda: objective_loss(objective, blocks, 12, 0.1, at)[0])()
     now = np.stack([Z1, Z2], axis=1).reshape(24, 16) @ QUEUE[:10].T / 0.5
-    target = np.exp(np.asarray(past) / 0.5)
+    target = np.exp(past / 0.5)
     rows = np.log(np.exp(now).sum(axis=1)) - np.sum(target / target.sum(axis=1, keepdims=True) * now, axis=1)
-    assert dense == pytest.approx(7.5 * rows.mean(), rel=1e-5)
-    assert streamed == pytest.approx(float(dense), rel=1e-5)
+    assert value == pytest.approx(7.5 * rows.mean(), rel=1e-5)
+    assert "prototypes" in why_not(term)
 
 
 def test_the_ring_gives_every_image_its_row_of_three_visits_ago():
@@ -130,33 +136,47 @@ def test_the_ring_gives_every_image_its_row_of_three_visits_ago():
 
 @pytest.fixture
 def config(monkeypatch):
-    """A run of SAF with learned noise."""
-    monkeypatch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: Styled(rngs))
+    """A run that keeps everything."""
+    monkeypatch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: Styled(config.model.width, rngs))
     plain = {"augment__crop_scale": (), "augment__jitter": 0.0, "augment__gray": 0.0, "batch_size": 8}
     noise = {"kind": "adversarial", "stages": (0,), "updates": 1}
     noise = {f"model__style_noise__{name}": value for name, value in noise.items()}
-    data = {"data__fraction": 0.003, "data__label": "group", "checkpoint__every": 100}
-    return tiny_config(objective__preset="saf", objective__past=1, steps=6, **plain, **noise, **data)
+    slim = [{"block": block, "view": view, "raw": True} for view, block in enumerate(("image", "slim"))]
+    terms = ({"name": "barlow_twins", "x": slim[0], "y": slim[1]}, OF_PROTOTYPES)
+    own = {"preset": "sacl_xd", "past": 1, "prototypes": 5, "terms": terms}
+    own = {f"objective__{name}": value for name, value in own.items()}
+    data = {"data__fraction": 0.003, "checkpoint__every": 100, "optimizer__ema": 0.9}
+    return tiny_config(steps=6, **own, **plain, **noise, **data)
 
 
 def test_one_and_eight_devices_and_what_is_kept_is_split(config):
-    (parts, one, before), (_, eight, after) = (run_steps(config, devices, 6) for devices in (1, 8))
+    (parts, one, before), (_, eight, after) = (run_steps(config, devices, 4) for devices in (1, 8))
     np.testing.assert_allclose([m["loss"] for m in before], [m["loss"] for m in after], rtol=1e-4)
-    assert parts.objective.requires >= {"index", "label"}
+    assert parts.objective.requires == {"index"}
     np.testing.assert_array_equal(one.memory[VISITS], eight.memory[VISITS])
-    assert int(one.memory[VISITS].sum()) == 6 * config.batch_size
+    assert int(one.memory[VISITS].sum()) == 4 * config.batch_size
     rows = [np.float32(state.memory[PAST]) for state in (one, eight)]
     np.testing.assert_allclose(*rows, atol=8e-3)  # the last bit of bfloat16
     (shard, *_) = eight.memory[PAST].addressable_shards
-    assert shard.data.shape == (512, 2, 1000)
+    assert shard.data.shape == (512, 2, 5)
     assert before[0]["past_divergence"] == pytest.approx(0, abs=1e-5)  # nobody has been there before
-    assert before[5]["past_divergence"] > 1e-7
+    assert before[3]["past_divergence"] > 1e-7
     names = [name for name in one.memory if name.startswith(STYLE)]
     assert len(names) == 3
     for name in names:
         np.testing.assert_allclose(one.memory[name], eight.memory[name], rtol=2e-3, atol=1e-5, err_msg=name)
-    assert int(one.memory[STYLE + UPDATES]) == 6
+    assert int(one.memory[STYLE + UPDATES]) == 4
     assert one.memory[f"{STYLE}{SPREAD}stem"].min() > 0
+    start = parts.new_state().statistics
+    for name in THIN:
+        np.testing.assert_allclose(one.statistics[name], eight.statistics[name], rtol=1e-2, atol=1e-3, err_msg=name)
+        assert one.statistics[name].shape == one.ema[name].shape == (4,)
+        assert not np.array_equal(one.statistics[name], start[name])
+        # The first channels of this encoder see the same inputs in both networks.
+        wide = one.statistics["encoder/" + name.removeprefix(SLIM)]
+        np.testing.assert_allclose(one.statistics[name], wide[:4], rtol=1e-5)
+    assert {name for name in one.statistics if name.startswith(SLIM)} == set(THIN)
+    assert not [name for name in one.params if "slim" in name]
     with pytest.raises(CheckpointError, match="keeps something for every image"):
         parts.check_images(Progress(images="those"))
     parts.__dict__["facts"] = dataclasses.replace(parts.facts, count=10**12, classes=1000)
@@ -178,11 +198,26 @@ def test_a_stopped_run_ends_as_a_whole_one(config, tmp_path, monkeypatch, capsys
     assert [line["step"] for line in lines] == list(range(1, 7))
     assert lines[-1]["past_divergence"] > 1e-7
     assert all(line["style_mean_norm"] > 0 < line["style_deviation_norm"] for line in lines)
+    check_thin(tmp_path / "whole", tmp_path / "thin.npz")
+
+
+def check_thin(run, file):
+    """The thin network of a run and of its export: an encoder of its own, by the moving average."""
+    thin, wide = (load_encoder(run, slim=slim) for slim in (True, False))
+    assert (thin.config.model.width, wide.config.model.width, thin.features) == (4, 8, wide.features // 2)
+    average = read_arrays(run, 6, saved_arrays(run, 6), None)["ema"]
+    for path, value in thin.arrays.items():
+        kept = average.get(SLIM + path, average.get(f"encoder/{path}"))
+        np.testing.assert_array_equal(value, kept[tuple(slice(size) for size in value.shape)], err_msg=path)
+    assert "4 channels in its first stage" in export(str(run), "npz", file, slim=True)
+    pictures = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(load_encoder(file).encode(pictures), thin.encode(pictures))
+    with pytest.raises(CheckpointError, match=r"thin network of.*sacl_xd"):
+        load_encoder(file, slim=True)
 
 
 def test_prototypes_are_columns_too_and_mistakes_are_named():
-    term = {"graph": {"source": "past", "normalizer": "softmax", "target_temperature": 0.5}, "keys": "prototypes"}
-    of_prototypes = {"objective__terms": ({}, term), "objective__prototypes": 7, "objective__past": 2}
+    of_prototypes = {"objective__terms": ({}, OF_PROTOTYPES), "objective__prototypes": 7, "objective__past": 2}
     config = changed(**{"objective__preset": "simclr"} | of_prototypes)
     assert fields(config) == []
     objective = build_objective(config.objective)

@@ -23,10 +23,10 @@ from xsample_jax.registry import name_of, options_of
 OF_VIEWS = ("teacher", "same_view_teacher", "frozen", "embedding", "other_view", "box", "row", "past")
 # Blocks of which some rows may not be there.
 PARTLY_FILLED = ("queue", "text_queue", "frozen_queue", "hard_text", "hard_text_teacher", "teacher_words")
-# Blocks with a row for each class or cluster: as many as there are, which devices need not divide.
-ROWS_OF_CLASSES = ("classes", "class_texts", "centers", "meta", "bank")
+# Blocks with a row for each class, cluster or prototype: as many as there are, which devices need not divide.
+ROWS_OF_CLASSES = ("classes", "class_texts", "centers", "meta", "bank", "prototypes")
 # Blocks whose rows are not views of the images of the batch.
-ROWS_OF_NO_IMAGE = (*PARTLY_FILLED, *ROWS_OF_CLASSES, "prototypes")
+ROWS_OF_NO_IMAGE = (*PARTLY_FILLED, *ROWS_OF_CLASSES)
 # Links other than the softmax that can be streamed, and what may be done to the rows of their graph.
 NORMALIZERS = {"z": ("row_sum", "none"), "sigmoid": ("none",), "sigmoid_mean": ("none",)}
 # Sources that are the cosine of one entry of the side information.
@@ -54,7 +54,7 @@ def why_not(term: Term) -> str | None:
     if any(rows.beside or rows.times for rows in (term.anchors, *term.key_rows)):
         return "its rows are made of several modalities"
     if any(rows.block in ROWS_OF_CLASSES for rows in (term.anchors, *term.key_rows)):
-        return "its rows of classes or clusters are not split over the devices as images are"
+        return "its rows of classes, clusters or prototypes are not split over the devices as images are"
     if any(rows.part is not None for rows in (term.anchors, *term.key_rows)):
         return "its rows are parts of a batch"
     if any(rows.without is not None for rows in (term.anchors, *term.key_rows)):
