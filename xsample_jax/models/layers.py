@@ -274,7 +274,10 @@ def layer_norm(width: int, epsilon: float = 1e-6, *, dtype, rngs: nnx.Rngs) -> n
 
 
 class SelfAttention(nnx.Module):
-    """Multi-head self-attention: [n, t, width] and keep [n, t] bool or None -> [n, t, width]."""
+    """Multi-head self-attention: [n, t, width] and keep, or None -> [n, t, width].
+
+    keep: bool [n, t], the tokens that are seen, or [n, t, t], those that each token sees.
+    """
 
     def __init__(self, width: int, heads: int, *, dtype, rngs: nnx.Rngs):
         if width % heads:
@@ -290,7 +293,7 @@ class SelfAttention(nnx.Module):
     def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
         n, t, width = x.shape
         query, key, value = jnp.moveaxis(self.qkv(x).reshape(n, t, self.heads, 3, width // self.heads), 3, 0)
-        mask = None if keep is None else keep[:, None, None, :]
+        mask = None if keep is None else keep[:, None, None, :] if keep.ndim == 2 else keep[:, None]
         mixed = attention(query, key, value, mask)
         return self.out(mixed.reshape(n, t, width))
 

@@ -21,6 +21,7 @@ from xsample_jax.models.resnet import ResNet
 from xsample_jax.models.vit import ViT
 
 PADDING, END = 0, 2  # ids of data/captions.py
+TEXT_EPSILON = 1e-6  # of the layer norms of a text tower
 
 
 class LinearText(nnx.Module):
@@ -47,8 +48,9 @@ class LinearText(nnx.Module):
 class TextTower(nnx.Module):
     """Transformer over token ids: int32 [n, t] with t <= `length` -> [n, out] float32.
 
-    Every token attends to every real token (no causal mask: nothing is generated here), padding (id 0) is masked out,
-    and the state at the end token (id 2) is normalized and mapped to `out`. More padding does not change the result.
+    Every token attends to every real token, or with `causal` to those up to itself, as in CLIP; padding (id 0) is
+    masked out, and the state at the end token (id 2) is normalized and mapped to `out`. More padding does not change
+    the result.
 
     Args:
       vocab: number of token ids.
@@ -57,6 +59,7 @@ class TextTower(nnx.Module):
       out: width of the result.
       dtype: type of activations and products; parameters are float32, norms are taken in float32.
       remat: what blocks keep for the backward pass (models/layers.py).
+      causal: no token sees a later one.
       rngs: source of the initial parameters.
 
     Raises:
@@ -76,16 +79,17 @@ class TextTower(nnx.Module):
         dtype=jnp.float32,
         *,
         remat: str = "none",
+        causal: bool = False,
         rngs: nnx.Rngs,
     ):
         if width % heads:
             raise ConfigError("model.text.heads", heads, f"a divisor of model.text.width = {width}")
         normal = nnx.initializers.normal
-        self.length, self.width = length, width
+        self.length, self.width, self.causal = length, width, causal
         self.tokens = nnx.Embed(vocab, width, dtype=dtype, embedding_init=normal(0.02), rngs=rngs)
         self.position = nnx.Param(normal(0.01)(rngs.params(), (length, width), jnp.float32))
-        self.blocks = nnx.List([Block(width, heads, dtype=dtype, rngs=rngs) for _ in range(layers)])
-        self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.blocks = nnx.List([Block(width, heads, TEXT_EPSILON, dtype=dtype, rngs=rngs) for _ in range(layers)])
+        self.norm = layer_norm(width, TEXT_EPSILON, dtype=dtype, rngs=rngs)
         self.run = block_runner(remat)
         self.out = nnx.Linear(width, out, use_bias=False, dtype=dtype, preferred_element_type=jnp.float32, rngs=rngs)
 
@@ -109,6 +113,8 @@ class TextTower(nnx.Module):
         x = self.tokens(tokens)
         x = x + self.position[...][:count].astype(x.dtype)
         keep = tokens != PADDING
+        if self.causal:
+            keep = keep[:, None, :] & jnp.tri(count, dtype=bool)
         for block in self.blocks:
             x = self.run(block, x, keep)
         return x
@@ -343,7 +349,7 @@ def _transformer_text(config, vocab_size: int | None, rngs: nnx.Rngs) -> TextTow
         raise ConfigError("model.text.layers", text.layers, "at least 1 for a text tower that reads tokens")
     dtype = jnp.dtype(config.precision.compute)
     shape = (vocab_size, text.width, text.layers, text.heads, text.length, config.model.head.dim)
-    return TextTower(*shape, dtype, remat=config.model.remat, rngs=rngs)
+    return TextTower(*shape, dtype, remat=config.model.remat, causal=text.causal, rngs=rngs)
 
 
 TEXT_TOWERS = {"linear": _linear_text, "transformer": _transformer_text}

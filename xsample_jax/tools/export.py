@@ -1,10 +1,12 @@
-"""Writes the encoder of a run for use elsewhere.
+"""Writes the encoder of a run, or the whole model, for use elsewhere.
 
     python -m xsample_jax.tools.export --run=runs/mine --format=safetensors --out=encoder.safetensors
     python -m xsample_jax.tools.export --run=runs/mine --format=jax_export --out=encoder.jax
+    python -m xsample_jax.tools.export --run=runs/clip --format=open_clip --out=FOLDER
 
 safetensors: names of timm (or open_clip), for torch and for `model.init_from`. jax_export: StableHLO with the weights
-in it, for any jax. onnx: for ONNX Runtime and others (extra onnx). More: docs/weights.md.
+in it, for any jax. onnx: for ONNX Runtime and others (extra onnx). open_clip: image and text side, as a folder. More:
+docs/weights.md.
 """
 
 import argparse
@@ -15,15 +17,17 @@ from pathlib import Path
 from xsample_jax.io.paths import local_copy_of
 from xsample_jax.tools.cli import add_renamed, local_path, program, run_cli
 
-FORMATS = ("safetensors", "jax_export", "onnx")
+FORMATS = ("safetensors", "jax_export", "onnx", "open_clip")
 
 
 def export(checkpoint: str, form: str, out: str | Path, step: int | None = None) -> str:
     """Writes `out` and returns in words how to use it. Raises CheckpointError."""
     from xsample_jax.encoder import load_encoder
-    from xsample_jax.export import export_jax, export_onnx, export_safetensors
+    from xsample_jax.export import export_jax, export_onnx, export_open_clip, export_safetensors
 
     encoder = load_encoder(checkpoint, step)
+    if form == "open_clip":  # a folder
+        return f"{encoder.config.name}, step {encoder.step}: {out}\n{export_open_clip(encoder, out)}"
     write = {"safetensors": export_safetensors, "jax_export": export_jax, "onnx": export_onnx}[form]
     with local_copy_of(out) as local:
         use = write(encoder, local)
