@@ -20,6 +20,7 @@ from xsample_jax.evals.evaluate import evaluate_checkpoint
 from xsample_jax.evals.zero_shot import mean_over_prompts
 from xsample_jax.export import export_open_clip, find_open_clip_problems
 from xsample_jax.models import vit
+from xsample_jax.reports.model_card import write_repository
 from xsample_jax.setup import build_run
 from xsample_jax.state import Progress
 from xsample_jax.tools.export import main as export_main
@@ -118,6 +119,18 @@ def test_one_file_and_the_folder_bring_texts_back(run, folder, tmp_path, monkeyp
     with pytest.raises(DataError, match=r"model\.init_from"):
         xsample_jax.load_encoder(folder)
     (tmp_path / "kept.npz").rename(folder / "xsample_jax.npz")
+
+
+def test_a_repository_of_the_hub_holds_the_whole_model(run, tmp_path):
+    place, encoder = run
+    write_repository(place, tmp_path / "r", repository="me/clip")
+    about = json.loads((tmp_path / "r" / "open_clip_config.json").read_text())
+    assert about["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == "me/clip"  # where open_clip fetches the tokenizer
+    card = (tmp_path / "r" / "README.md").read_text()
+    assert "zero-shot-image-classification" in card
+    assert "encoder.encode_text" in card
+    again = xsample_jax.load_encoder(tmp_path / "r")
+    np.testing.assert_array_equal(again.encode_text(TEXTS[:1]), encoder.encode_text(TEXTS[:1]))
 
 
 def test_a_run_without_text_side_says_so():

@@ -3,10 +3,11 @@
     python -m xsample_jax.tools.export --run=runs/mine --format=safetensors --out=encoder.safetensors
     python -m xsample_jax.tools.export --run=runs/mine --format=jax_export --out=encoder.jax
     python -m xsample_jax.tools.export --run=runs/clip --format=open_clip --out=FOLDER
+    python -m xsample_jax.tools.export --run=runs/mine --push=ORGANIZATION/NAME
 
 safetensors: names of timm (or open_clip), for torch and for `model.init_from`. jax_export: StableHLO with the weights
-in it, for any jax. onnx: for ONNX Runtime and others (extra onnx). open_clip: image and text side, as a folder. More:
-docs/weights.md.
+in it, for any jax. onnx: for ONNX Runtime and others (extra onnx). open_clip: image and text side, as a folder. hub:
+a folder as the Hugging Face hub has it, with a model card; --push uploads it. More: docs/weights.md.
 """
 
 import argparse
@@ -17,11 +18,15 @@ from pathlib import Path
 from xsample_jax.io.paths import local_copy_of
 from xsample_jax.tools.cli import add_renamed, local_path, program, run_cli
 
-FORMATS = ("safetensors", "jax_export", "onnx", "open_clip")
+FORMATS = ("safetensors", "jax_export", "onnx", "open_clip", "hub")
 
 
 def export(checkpoint: str, form: str, out: str | Path, step: int | None = None) -> str:
     """Writes `out` and returns in words how to use it. Raises CheckpointError."""
+    if form == "hub":
+        from xsample_jax.reports.model_card import write_repository
+
+        return f"{out}\n{write_repository(checkpoint, out, step)}"
     from xsample_jax.encoder import load_encoder
     from xsample_jax.export import export_jax, export_onnx, export_open_clip, export_safetensors
 
@@ -40,9 +45,20 @@ def run(arguments: Sequence[str]) -> None:
     )
     add_renamed(parser, "--run", "--checkpoint", required=True, metavar="RUN", help="run folder (its --workdir)")
     parser.add_argument("--step", type=int, help="of which checkpoint (default: the newest)")
-    parser.add_argument("--format", required=True, choices=FORMATS)
-    parser.add_argument("--out", required=True, type=local_path, metavar="FILE")
+    parser.add_argument("--format", choices=FORMATS)
+    parser.add_argument("--out", type=local_path, metavar="FILE", help="a folder for open_clip and hub")
+    parser.add_argument("--push", metavar="ORGANIZATION/NAME", help="upload as this repository of the Hugging Face hub")
+    parser.add_argument("--public", action="store_true", help="a new repository is not private")
     chosen = parser.parse_args(arguments)
+    if chosen.push is not None:
+        if chosen.out or chosen.format not in (None, "hub"):
+            parser.error("--push goes without --out, and its format is hub")
+        from xsample_jax.reports.model_card import push_to_hub
+
+        print(push_to_hub(chosen.run, chosen.push, chosen.step, private=not chosen.public))
+        return
+    if chosen.format is None or chosen.out is None:
+        parser.error("the following arguments are required: --format and --out, or --push")
     print(export(chosen.run, chosen.format, chosen.out, chosen.step))
 
 

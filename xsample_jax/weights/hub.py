@@ -37,6 +37,7 @@ OWN = "xsample_jax"
 OWN_KEYS = {
     "resnet": ("model.encoder", "model.stem", "model.width"),
     "timm_vit": ("model.encoder", "model.layout", "model.patch_size"),
+    "open_clip_vit": ("model.encoder", "model.layout", "model.patch_size"),
 }
 SIZES = {"tiny": "ti", "small": "s", "base": "b", "large": "l", "huge": "h", "so400m": "so400m"}
 RESNETS = r"resnet(18|34|50|101|152)"
