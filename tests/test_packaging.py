@@ -88,6 +88,7 @@ def test_every_import_is_declared(metadata):
     for extra in (
         "text",
         "beam",
+        "completion",
         "digits",
         "emoji",
         "gcs",

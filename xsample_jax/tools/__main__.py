@@ -14,6 +14,7 @@ from xsample_jax.tools.cli import run_cli
 COMMANDS = {
     "main": "trains what a config says, evaluates it and writes a report",
     "tools.cluster": "clusters the records of a split by the features of a run",
+    "tools.completion": "prints what a shell completes",
     "tools.doctor": "checks this machine, a config, a dataset or a run folder",
     "tools.embed": "adds caption embeddings to a dataset",
     "tools.encode": "writes features of images as Parquet or NumPy",

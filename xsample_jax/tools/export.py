@@ -39,7 +39,7 @@ def export(checkpoint: str, form: str, out: str | Path, step: int | None = None)
     return f"{encoder.config.name}, step {encoder.step}: {out}\n{use}"
 
 
-def run(arguments: Sequence[str]) -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program("export"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,6 +49,11 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=local_path, metavar="FILE", help="a folder for open_clip and hub")
     parser.add_argument("--push", metavar="ORGANIZATION/NAME", help="upload as this repository of the Hugging Face hub")
     parser.add_argument("--public", action="store_true", help="a new repository is not private")
+    return parser
+
+
+def run(arguments: Sequence[str]) -> None:
+    parser = make_parser()
     chosen = parser.parse_args(arguments)
     if chosen.push is not None:
         if chosen.out or chosen.format not in (None, "hub"):
