@@ -16,6 +16,7 @@ LOGGING = ["tensorboard"]  # to look at the event files; they are written withou
 ONNX = ["jax2onnx", "onnxruntime"]  # for tools.export --format=onnx
 HUB = ["datasets>=4"]  # reads datasets of the Hugging Face hub
 COMPLETION = ["shtab"]  # for tools.completion
+SEARCH = ["optuna>=4.4"]  # for tools.sweep --sampler=optuna
 BEAM = ["apache-beam>=2.77"]  # prepares data on a cluster; older ones want older pyarrow
 
 
@@ -117,6 +118,7 @@ setuptools.setup(
         "bench-gpu": ["jax[cuda12]>=0.10.0", "torch", "timm", "inf-cl"],  # the peers on a GPU
         "beam": BEAM,
         "completion": COMPLETION,
+        "search": SEARCH,
         "hf": HUB,  # for the source hf of tools.prepare
         "export": ["flatbuffers"],  # for tools.export --format=jax_export
         "onnx": ONNX,
@@ -141,6 +143,7 @@ setuptools.setup(
             *DOCS,
             *HUB,
             *ONNX,
+            *SEARCH,
             "flatbuffers",
             "fsspec",
             "gcsfs",

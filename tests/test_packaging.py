@@ -95,6 +95,7 @@ def test_every_import_is_declared(metadata):
         "hf",
         "logging",
         "onnx",
+        "search",
         "wandb",
     ):  # imported inside the one function that needs them
         declared |= names(metadata["extras_require"][extra])
