@@ -15,6 +15,8 @@ DOCS = ["sphinx>=8", "furo", "myst-parser"]  # the pages of docs/, with an API r
 LOGGING = ["tensorboard"]  # to look at the event files; they are written without it
 ONNX = ["jax2onnx", "onnxruntime"]  # for tools.export --format=onnx
 HUB = ["datasets>=4"]  # reads datasets of the Hugging Face hub
+COMPLETION = ["shtab"]  # for tools.completion
+SEARCH = ["optuna>=4.4"]  # for tools.sweep --sampler=optuna
 BEAM = ["apache-beam>=2.77"]  # prepares data on a cluster; older ones want older pyarrow
 
 
@@ -115,6 +117,8 @@ setuptools.setup(
         "cuda13": ["jax[cuda13]>=0.10.0"],
         "bench-gpu": ["jax[cuda12]>=0.10.0", "torch", "timm", "inf-cl"],  # the peers on a GPU
         "beam": BEAM,
+        "completion": COMPLETION,
+        "search": SEARCH,
         "hf": HUB,  # for the source hf of tools.prepare
         "export": ["flatbuffers"],  # for tools.export --format=jax_export
         "onnx": ONNX,
@@ -135,9 +139,11 @@ setuptools.setup(
         "notebooks": ["jupytext", "nbclient", "ipykernel"],
         "test": [
             *BEAM,
+            *COMPLETION,
             *DOCS,
             *HUB,
             *ONNX,
+            *SEARCH,
             "flatbuffers",
             "fsspec",
             "gcsfs",

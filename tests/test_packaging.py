@@ -89,12 +89,14 @@ def test_every_import_is_declared(metadata):
     for extra in (
         "text",
         "beam",
+        "completion",
         "digits",
         "emoji",
         "gcs",
         "hf",
         "logging",
         "onnx",
+        "search",
         "wandb",
     ):  # imported inside the one function that needs them
         declared |= names(metadata["extras_require"][extra])

@@ -4,6 +4,7 @@
     xsample_jax.load_encoder(workdir)        .encode(images) -> float32 [n, features]
     xsample_jax.evaluate(workdir)            evaluates a run again, or in another way
     xsample_jax.load_config(file)            "configs/quickstart.py:smoke" -> config
+    xsample_jax.push_to_hub(workdir, name)   a repository of the Hugging Face hub, with a model card
 
 Importing the package loads none of it (nor jax): that happens at the first use.
 """
@@ -16,6 +17,7 @@ _API = {
     "evaluate": "xsample_jax.evals.evaluate",
     "load_config": "xsample_jax.config",
     "load_encoder": "xsample_jax.encoder",
+    "push_to_hub": "xsample_jax.reports.model_card",
     "train": "xsample_jax.loop",
 }
 

@@ -4,6 +4,7 @@ function = jax.export.deserialize(bytearray(open("encoder.jax", "rb").read()))
 features = function.call(images)     # uint8 [n, s, s, c] -> float32 [n, features]
 """
 
+import dataclasses
 import json
 import logging
 import math
@@ -14,20 +15,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from tokenizers.processors import TemplateProcessing
 
 from xsample_jax.augment.ids import VECTOR_CHANNELS
 from xsample_jax.checkpoint import Checkpoints, trained_config
 from xsample_jax.config import config_to_json
-from xsample_jax.encoder import Encoder
-from xsample_jax.errors import CheckpointError, ConfigError, DataError, lookup
+from xsample_jax.data.captions import END, PADDING, SPECIAL, START, TOKENIZER
+from xsample_jax.encoder import HEAD, LOG_SCALE, TEXT, Encoder
+from xsample_jax.errors import CheckpointError, ConfigError, DataError, UserError, lookup, raise_all
 from xsample_jax.io.checkpoint_files import CHECKPOINTS, find_checkpoint, read_arrays, saved_arrays
 from xsample_jax.io.files import CONFIG, atomic_write
 from xsample_jax.io.run_dir import log_event
-from xsample_jax.models.towers import kind_of
+from xsample_jax.models.towers import TEXT_EPSILON, kind_of
 from xsample_jax.models.vit import LAYOUTS, VARIANTS, merge_lora
+from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.state import Progress, TrainState
-from xsample_jax.weights.families import FAMILIES
+from xsample_jax.weights.families import FAMILIES, OPEN_CLIP_TEXT
 from xsample_jax.weights.files import write_safetensors
+from xsample_jax.weights.hub import KEPT, OPEN_CLIP, WEIGHTS
 from xsample_jax.weights.name_map import to_theirs
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -125,8 +130,7 @@ _TIMM_ACTIVATIONS = {"gelu": {}, "gelu_tanh": {"act_layer": "gelu_tanh"}}
 
 def export_safetensors(encoder: Encoder, out: str | Path) -> str:
     """Writes the file and returns, in words, how to load it; also in the file's metadata, with mean, std and size."""
-    _check_images(encoder)
-    _check_colors(encoder)
+    check_exportable(encoder)
     family = family_of(encoder.config)
     arrays = to_theirs(FAMILIES[family], encoder.module, encoder.arrays)
     if family == "resnet":  # what torch counts beside every running mean
@@ -154,6 +158,12 @@ def export_npz(encoder: Encoder, out: str | Path) -> str:
     stages = kind_of(encoder.config.model.encoder) == "resnet"
     width = f", {encoder.config.model.width} channels in its first stage" if stages else ""
     return f"xsample_jax.load_encoder(FILE): {encoder.config.model.encoder}{width}"
+
+
+def check_exportable(encoder: Encoder) -> None:
+    """Raises DataError for an encoder that has no names in another library: of vectors, or of more than colors."""
+    _check_images(encoder)
+    _check_colors(encoder)
 
 
 def _check_images(encoder: Encoder) -> None:
@@ -187,8 +197,8 @@ def how_to_load(config) -> str:
         if model.stem == "cifar":
             odd.append("a 3x3 stem of stride 1 without max-pool")
         return call + (f" but with {' and '.join(odd)}" if odd else "")
-    layout, shape = LAYOUTS[model.layout], VARIANTS[model.encoder.removeprefix("vit_")]
     if family == "open_clip_vit":
+        shape = VARIANTS[model.encoder.removeprefix("vit_")]
         quick = model.layout == "openai_clip"
         return (
             f"the image tower of open_clip.model.CLIP with vision_cfg=dict(layers={shape.depth}, "
@@ -196,6 +206,14 @@ def how_to_load(config) -> str:
             f"image_size={config.augment.size}), "
             f"quick_gelu={quick}; its visual.proj is not in the file"
         )
+    name, options = timm_vit(config)
+    return f"timm.create_model({name!r}, {', '.join(f'{key}={value!r}' for key, value in options.items())})"
+
+
+def timm_vit(config) -> tuple[str, dict[str, object]]:
+    """(name, arguments) of timm.create_model for a ViT."""
+    model = config.model
+    layout, shape = LAYOUTS[model.layout], VARIANTS[model.encoder.removeprefix("vit_")]
     options = {"img_size": config.augment.size, "patch_size": model.patch_size, "num_classes": 0}
     if layout.attention_pool:
         options |= {"class_token": False, "global_pool": "map"}
@@ -211,8 +229,100 @@ def how_to_load(config) -> str:
         options |= {"embed_dim": shape.width, "depth": shape.depth, "num_heads": shape.heads}
         options |= {"mlp_ratio": round(shape.hidden / shape.width, 4)}
     options |= _TIMM_ACTIVATIONS[layout.activation]
-    name = f"vit_{_TIMM_NAMES[model.encoder.removeprefix('vit_')]}_224"
-    return f"timm.create_model({name!r}, {', '.join(f'{key}={value!r}' for key, value in options.items())})"
+    return f"vit_{_TIMM_NAMES[model.encoder.removeprefix('vit_')]}_224", options
+
+
+# The whole model, image and text side, as a folder that open_clip loads: "local-dir:FOLDER", or from the hub.
+
+
+def export_open_clip(encoder: Encoder, out: str | Path, name: str | None = None) -> str:
+    """Writes open_clip_config.json, the weights, the tokenizer and what `load_encoder` needs; returns how to load it.
+
+    name: of the repository of the hub where the folder will be, from which open_clip takes the tokenizer then.
+
+    Raises Problems with all in which the model is none of open_clip's, DataError where the tokenizer is gone.
+    """
+    check_exportable(encoder)
+    raise_all(find_open_clip_problems(encoder), "--format=open_clip")
+    config, text, out = encoder.config, encoder.text, Path(out)
+    encoder = encoder.with_texts()
+    tokenizer = encoder.tokenizer()
+    shape = VARIANTS[config.model.encoder.removeprefix("vit_")]
+    scale = encoder.sides.get(LOG_SCALE, -math.log(build_objective(config.objective).temperature))
+    arrays = {
+        **to_theirs(FAMILIES["open_clip_vit"], encoder.module, encoder.arrays),
+        "visual.proj": np.asarray(encoder.sides[HEAD + "out/kernel"], np.float32),
+        **to_theirs(OPEN_CLIP_TEXT, text, {n[len(TEXT) :]: a for n, a in encoder.sides.items() if n.startswith(TEXT)}),
+        "logit_scale": np.asarray(scale, np.float32).reshape(()),
+    }
+    vision = {"image_size": config.augment.size, "patch_size": config.model.patch_size, "layers": shape.depth}
+    vision |= {"width": shape.width, "head_width": shape.width // shape.heads}
+    vision |= {"mlp_ratio": (shape.hidden or 4 * shape.width) / shape.width}
+    words = {"context_length": text.length, "vocab_size": text.tokens.num_embeddings, "width": text.width}
+    words |= {
+        "heads": config.model.text.heads,
+        "layers": config.model.text.layers,
+        "norm_kwargs": {"eps": TEXT_EPSILON},
+    }
+    words |= {"pool_type": "eos", "eos_id": END, "pad_id": PADDING, "hf_tokenizer_name": name or out.name}
+    images = {"mean": list(config.augment.mean), "std": list(config.augment.std), "interpolation": "bilinear"}
+    about = {
+        "model_cfg": {"embed_dim": config.model.head.dim, "vision_cfg": vision, "text_cfg": words},
+        "preprocess_cfg": images | {"resize_mode": "longest" if config.data.fit == "pad" else "shortest"},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_safetensors(out / WEIGHTS[OPEN_CLIP][0], arrays, {"format": "pt"})
+    _write_tokenizer(tokenizer, out)
+    dataclasses.replace(encoder, arrays={}).save(out / KEPT)
+    _write_json(out / OPEN_CLIP, about)
+    place = f"hf-hub:{name}" if name else f"local-dir:{out}"
+    return f"open_clip.create_model_and_transforms({place!r}), open_clip.get_tokenizer({place!r})"
+
+
+def find_open_clip_problems(encoder: Encoder) -> list[UserError]:
+    """All reasons why open_clip has no model that computes what this one does."""
+    model, problems = encoder.config.model, []
+    if kind_of(model.encoder) != "vit" or model.layout != "open_clip":
+        found = f"{model.encoder}, {model.layout}" if kind_of(model.encoder) == "vit" else model.encoder
+        expected = "a ViT of the layout open_clip: its image tower has no other form"
+        problems.append(ConfigError("model.encoder and model.layout of the run", found, expected))
+    if model.head.hidden or model.head.kappa is not None:
+        found = model.head.kappa if model.head.kappa is not None else model.head.hidden
+        expected = "(): the projection of open_clip is one linear map"
+        problems.append(
+            ConfigError("model.head of the run", found, expected, "Train with --config.model.head.hidden='()'.")
+        )
+    if not model.text.layers:
+        fix = "Train with --config.objective.preset=clip --config.model.text.layers=6, for example."
+        problems.append(
+            ConfigError("model.text.layers of the run", model.text.layers, "a transformer over captions", fix)
+        )
+    elif model.text.multimodal:
+        expected = "0: the model of open_clip has no decoder of captions of this form"
+        problems.append(ConfigError("model.text.multimodal of the run", model.text.multimodal, expected))
+    elif not model.text.causal:
+        expected = "true: the text tower of open_clip cannot mask padding, which then must come after all that is read"
+        problems.append(
+            ConfigError("model.text.causal of the run", False, expected, "Train with --config.model.text.causal.")
+        )
+    fix = "Use --format=safetensors for the encoder alone, Encoder.save for all of it."
+    return problems and [ConfigError(p.field, p.value, p.expected, p.fix or fix) for p in problems]
+
+
+def _write_tokenizer(tokenizer, out: Path) -> None:
+    """tokenizer.json and tokenizer_config.json as transformers reads them, with start and end tokens by template."""
+    start, end = SPECIAL[START], SPECIAL[END]
+    tokenizer.post_processor = TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(start, START), (end, END)]
+    )
+    atomic_write(out / TOKENIZER, lambda partial: partial.write_text(tokenizer.to_str() + "\n", encoding="utf-8"))
+    names = {"bos_token": start, "eos_token": end, "pad_token": SPECIAL[PADDING]}
+    _write_json(out / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names})
+
+
+def _write_json(path: Path, content: dict) -> None:
+    text = json.dumps(content, indent=2) + "\n"
+    atomic_write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 # Model soups (Wortsman et al. 2022, arXiv 2203.05482): the average of the weights of several runs, as a run folder.

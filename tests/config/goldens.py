@@ -27,7 +27,7 @@ VARIANTS = {
     ),
     "cifar10": ("", "xclr", "supcon"),
     "cifar100": ("",),
-    "finetune": ("", "dinov2", "clip", "dinov2,lora"),
+    "finetune": ("", "dinov2", "clip", "dinov2,lora", "labels_1", "labels_10"),
     "vectors": ("", "simclr"),
     "shapes": (
         "",

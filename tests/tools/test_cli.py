@@ -16,10 +16,11 @@ from xsample_jax.config.load import CONFIG_FOLDERS
 from xsample_jax.errors import BAD_INPUT, ConfigError, RunError
 from xsample_jax.evals.linear_probes import SgdProtocol
 from xsample_jax.io.paths import as_path
-from xsample_jax.tools import cli
-from xsample_jax.tools.__main__ import COMMANDS
+from xsample_jax.tools import cli, completion
+from xsample_jax.tools.__main__ import COMMANDS, command_names
 from xsample_jax.tools.__main__ import main as listing
 from xsample_jax.tools.cli import MOST_PROGRAMS, STOPPED, keep_programs, local_path, run_cli
+from xsample_jax.tools.completion import SHELLS, whole_parser
 from xsample_jax.tools.evaluate import SGD, make_parser, read_protocol
 
 # What names a file or folder that does not exist, for each command.
@@ -173,6 +174,50 @@ def test_all_commands_and_names_are_listed(capsys):
     for kind, member in {"presets": "simclr", "encoders": "vit_s", "evaluators": "knn", "sources": "caption"}.items():
         assert listing([f"--list={kind}"]) == 0
         assert member in capsys.readouterr().out.split()
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """The parser of all commands."""
+    return whole_parser()
+
+
+def test_completion_knows_every_command_and_flag(whole):
+    (commands,) = [action.choices for action in whole._actions if action.choices]
+    assert set(commands) == {*command_names(), "list"}
+    flags = {name: {f for a in parser._actions for f in a.option_strings} for name, parser in commands.items()}
+    assert {"--config", "--workdir", "--dry_run", "--config.batch_size", "--config.model.encoder"} <= flags["train"]
+    assert {"--run", "--format", "--push"} <= flags["export"]
+    for name in MISSING:
+        given = {flag.partition("=")[0] for flag in MISSING[name] if flag.startswith("--")}
+        assert given | {"--help"} <= flags[name], name
+    config = next(action for action in commands["train"]._actions if action.dest == "config")
+    assert "baselines/clip" in config.choices
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion_script(shell, whole, monkeypatch, capsys, tmp_path):
+    pytest.importorskip("shtab")
+    monkeypatch.setattr(completion, "whole_parser", lambda: whole)
+    assert completion.main([shell]) == 0
+    script = capsys.readouterr().out
+    flags = ("--config.batch_size", "--push") if shell != "tcsh" else ()  # shtab writes few flags of commands for it
+    for words in ("export", "doctor", "train_tokenizer", *flags):
+        assert words in script
+    if shell == "bash":  # what a user gets who presses the tab key
+        (tmp_path / "script").write_text(script)
+        for line, wanted in {"xsample exp": ["export"], "xsample export --pus": ["--push"]}.items():
+            call = f"source {tmp_path}/script; COMP_WORDS=({line}); COMP_CWORD={line.count(' ')}; _shtab_xsample; "
+            done = subprocess.run(
+                ["bash", "-c", call + "printf '%s\n' ${COMPREPLY[@]}"], capture_output=True, text=True
+            )
+            assert done.stdout.split() == wanted
+
+
+def test_completion_without_its_extra_says_so(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert completion.main(["bash"]) == BAD_INPUT
+    assert "xsample_jax[completion]" in capsys.readouterr().err
 
 
 def test_configs_have_names_anywhere(tmp_path, monkeypatch, capsys):

@@ -204,6 +204,9 @@ def _text_tower(c: dict) -> Iterator[ConfigError]:
             f"one caption for objective.preset = {preset!r}: tokens have no mean",
             "Set --config.data.caption=first.",
         )
+    if c["model.text.causal"] and not layers:
+        fix = "Leave it out, or train a transformer: --config.objective.preset=clip --config.model.text.layers=6."
+        yield ConfigError("model.text.causal", True, "false without a transformer over captions", fix)
     width, heads = c["model.text.width"], c["model.text.heads"]
     if layers > 0 and width % heads:
         yield ConfigError(

@@ -144,6 +144,11 @@ MODEL = {
         ),
         "width": Key(int, 256, "Width of the text tower.", minimum=8, maximum=2**14),
         "heads": Key(int, 4, "Attention heads of the text tower.", minimum=1, maximum=1024),
+        "causal": Key(
+            bool,
+            False,
+            "No token of a caption sees a later one, as in CLIP: what open_clip can load (docs/weights.md).",
+        ),
         "length": Key(int, 32, "Tokens per caption (cut or padded).", minimum=2, maximum=2**14),
     },
 }

@@ -54,18 +54,26 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     fix = f"Write one: python -m xsample_jax.tools.train_tokenizer --data={folder}"
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError("tokenizer", str(path), "an existing file", fix) from None
+    except (OSError, ValueError) as error:
+        raise DataError("tokenizer", str(path), f"a saved tokenizer ({str(error)[:200]})", fix) from error
+    return parse_tokenizer(text, str(path), fix)
+
+
+def parse_tokenizer(text: str, where: str, fix: str = "") -> Tokenizer:
+    """The tokenizer that is saved as `text`, the content of a tokenizer.json; DataError when it is not one of ours."""
+    try:
         tokenizer = Tokenizer.from_str(text)
         # A tokenizer that was saved with padding or truncation would apply them behind our back.
         tokenizer.no_padding()
         tokenizer.no_truncation()
-    except FileNotFoundError:
-        raise DataError("tokenizer", str(path), "an existing file", fix) from None
     except Exception as error:  # the library raises bare Exception for what it cannot parse
-        raise DataError("tokenizer", str(path), f"a saved tokenizer ({str(error)[:200]})", fix) from error
+        raise DataError("tokenizer", where, f"a saved tokenizer ({str(error)[:200]})", fix) from error
     ids = [tokenizer.token_to_id(token) for token in SPECIAL]
     if ids != [PADDING, START, END]:
         expected = f"{json.dumps(SPECIAL)} as entries 0, 1, 2"
-        raise DataError(f"special tokens of {path}", ids, expected, fix)
+        raise DataError(f"special tokens of {where}", ids, expected, fix)
     return tokenizer
 
 

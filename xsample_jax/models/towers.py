@@ -21,6 +21,8 @@ from xsample_jax.models.layers import BatchNorm, Block, block_runner, layer_norm
 from xsample_jax.models.resnet import ResNet, StyleNoise
 from xsample_jax.models.vit import ViT
 
+TEXT_EPSILON = 1e-6  # of the layer norms of a text tower
+
 
 class LinearText(nnx.Module):
     """One linear map, without bias, of a frozen caption embedding: [n, dim] of any float type -> [n, out] float32."""
@@ -46,8 +48,9 @@ class LinearText(nnx.Module):
 class TextTower(nnx.Module):
     """Transformer over token ids: int32 [n, t] with t <= `length` -> [n, out] float32.
 
-    Every token attends to every real token, padding (id 0) is masked out, and the state at the end token (id 2) is
-    normalized and mapped to `out`. More padding does not change the result.
+    Every token attends to every real token, or with `causal` to those up to itself, as in CLIP; padding (id 0) is
+    masked out, and the state at the end token (id 2) is normalized and mapped to `out`. More padding does not change
+    the result.
 
     Args:
       vocab: number of token ids.
@@ -56,8 +59,8 @@ class TextTower(nnx.Module):
       out: width of the result.
       dtype: type of activations and products; parameters are float32, norms are taken in float32.
       remat: what blocks keep for the backward pass (models/layers.py).
-      causal: a token attends to no later one, as a decoder needs it (models/decoder.py). The end token then plays the
-        part of CoCa's class token: it sees the whole text, and no token is predicted from it.
+      causal: a token attends to no later one, as in CLIP and as a decoder needs it (models/decoder.py). The end token
+        sees the whole text all the same, and no token is predicted from it.
       rngs: source of the initial parameters.
 
     Raises:
@@ -86,8 +89,8 @@ class TextTower(nnx.Module):
         self.length, self.width, self.causal = length, width, causal
         self.tokens = nnx.Embed(vocab, width, dtype=dtype, embedding_init=normal(0.02), rngs=rngs)
         self.position = nnx.Param(normal(0.01)(rngs.params(), (length, width), jnp.float32))
-        self.blocks = nnx.List([Block(width, heads, dtype=dtype, rngs=rngs) for _ in range(layers)])
-        self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.blocks = nnx.List([Block(width, heads, TEXT_EPSILON, dtype=dtype, rngs=rngs) for _ in range(layers)])
+        self.norm = layer_norm(width, TEXT_EPSILON, dtype=dtype, rngs=rngs)
         self.run = block_runner(remat)
         self.out = nnx.Linear(width, out, use_bias=False, dtype=dtype, preferred_element_type=jnp.float32, rngs=rngs)
 
@@ -389,6 +392,7 @@ def _transformer_text(config, vocab_size: int | None, rngs: nnx.Rngs, causal: bo
         raise ConfigError("model.text.layers", text.layers, "at least 1 for a text tower that reads tokens")
     dtype = jnp.dtype(config.precision.compute)
     shape = (vocab_size, text.width, text.layers, text.heads, text.length, config.model.head.dim)
+    causal = causal or text.causal
     return TextTower(*shape, dtype, remat=config.model.remat, causal=causal, rngs=rngs)
 
 

@@ -136,11 +136,11 @@ def read_grid(file: str) -> tuple[str, list[Point]]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"get_grid of {path}", twice[:5], "points with names of their own", "Tag their configs.")
-    points = [dataclasses.replace(point, config=_from_here(point.config)) for point in points]
+    points = [dataclasses.replace(point, config=from_here(point.config)) for point in points]
     return "-".join([path.stem, *filter(None, argument.split(","))]), points
 
 
-def _from_here(config: str) -> str:
+def from_here(config: str) -> str:
     """A path as it is typed in this folder, which elsewhere is another one."""
     here = f"{pathlib.Path.cwd()}/"
     return config.removeprefix(here)

@@ -16,6 +16,7 @@ COMMANDS = {
     "tools.caption": "writes captions of images by a run with a decoder",
     "tools.cluster": "clusters the records of a split by the features of a run",
     "tools.condense": "condenses a dataset into a few learned images of each class",
+    "tools.completion": "prints what a shell completes",
     "tools.doctor": "checks this machine, a config, a dataset or a run folder",
     "tools.embed": "adds caption embeddings to a dataset",
     "tools.encode": "writes features of images as Parquet or NumPy",

@@ -14,9 +14,7 @@ from xsample_jax.errors import UserError
 from xsample_jax.tools.cli import local_path, program, run_cli, split_overrides
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Prints the findings; returns the exit code."""
-    overrides, arguments = split_overrides(arguments)
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program("doctor"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -24,7 +22,13 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--workdir", default=".", help="folder that the run would write to (default: this one)")
     parser.add_argument("--out", type=local_path, default=Path("doctor.png"), help="PNG of the first batch")
     parser.add_argument("--every_file", action="store_true", help="compare the checksums of all files of the set")
-    flags = parser.parse_args(arguments)
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Prints the findings; returns the exit code."""
+    overrides, arguments = split_overrides(arguments)
+    flags = make_parser().parse_args(arguments)
     from xsample_jax.config import load_config
     from xsample_jax.prepare.prepare import prepare_folder
     from xsample_jax.reports.findings import PROBLEM, diagnose, problems

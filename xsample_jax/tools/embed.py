@@ -45,7 +45,7 @@ def encoder_options(backend: str, device: str | None, dtype: str | None) -> dict
     return {"devices": devices, "dtype": dtype}
 
 
-def run(arguments: Sequence[str]) -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program("embed"), description=__doc__.split("\n")[0])
     add_renamed(parser, "--data", "--set", required=True, metavar="FOLDER", help="a dataset (with a manifest.json)")
     parser.add_argument("--model", help="name on the hub or folder (default: all-mpnet-base-v2, the paper's)")
@@ -65,6 +65,11 @@ def run(arguments: Sequence[str]) -> None:
         "--vectors", type=local_path, metavar="FILE", help="a vector for each record: .npz, .parquet, or .npy and .json"
     )
     parser.add_argument("--key", help="what names the rows of --vectors: id (default), label or an attribute")
+    return parser
+
+
+def run(arguments: Sequence[str]) -> None:
+    parser = make_parser()
     chosen = parser.parse_args(arguments)
     if chosen.what == "classes" and (chosen.stored or chosen.part):
         parser.error("--stored and --part are for captions: class texts are few, and float16")

@@ -14,14 +14,18 @@ from pathlib import Path
 from xsample_jax.tools.cli import local_path, program, run_cli
 
 
-def run(arguments: Sequence[str]) -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program("filters"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", required=True, metavar="RUN", help="RUN or RUN/checkpoints/STEP")
     parser.add_argument("--against", metavar="RUN", help="another run, to compare their distributions")
     parser.add_argument("--out", type=local_path, default=Path("filters.html"), help="page to write (%(default)s)")
-    chosen = parser.parse_args(arguments)
+    return parser
+
+
+def run(arguments: Sequence[str]) -> None:
+    chosen = make_parser().parse_args(arguments)
     from xsample_jax.encoder import load_encoder
     from xsample_jax.io.paths import local_copy_of
     from xsample_jax.reports.filters import write_filters

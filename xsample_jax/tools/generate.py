@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from xsample_jax.tools.cli import program, run_cli
 
 
-def run(arguments: Sequence[str]) -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program("generate"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -22,7 +22,11 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--count", type=int, default=10_000, help="images (default 10,000)")
     parser.add_argument("--step", type=int, help="of which checkpoint (default: the newest)")
     parser.add_argument("--split", default="", help="name of the split (default: the run's training split)")
-    chosen = parser.parse_args(arguments)
+    return parser
+
+
+def run(arguments: Sequence[str]) -> None:
+    chosen = make_parser().parse_args(arguments)
     from xsample_jax.reports.generated_images import write_generated
 
     manifest = write_generated(chosen.run, chosen.out, chosen.count, chosen.step, chosen.split)

@@ -55,9 +55,7 @@ def question(flags: argparse.Namespace, overrides: list[str]):
     )
 
 
-def run(arguments: list[str]) -> None:
-    """Does what the command line says."""
-    overrides, arguments = split_overrides(arguments)
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program("inspect"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -73,7 +71,13 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--center", action="store_true", help="center the embeddings first, as objective.center")
     parser.add_argument("--sample", type=int, default=8192, help="records to read at most (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample and of the batches")
-    flags = parser.parse_args(arguments)
+    return parser
+
+
+def run(arguments: list[str]) -> None:
+    """Does what the command line says."""
+    overrides, arguments = split_overrides(arguments)
+    flags = make_parser().parse_args(arguments)
     for name, (low, high) in BOUNDS.items():
         value = getattr(flags, name)
         if value is not None and not low <= value <= high:  # nan is not

@@ -15,8 +15,7 @@ from xsample_jax.errors import ConfigError, raise_all
 from xsample_jax.tools.cli import local_path, program, run_cli, split_overrides
 
 
-def run(arguments: Sequence[str]) -> None:
-    overrides, rest = split_overrides(arguments)
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program("local_features"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -26,7 +25,12 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--images", type=int, default=12, help="how many, spread over the split (default 12)")
     parser.add_argument("--clusters", type=int, default=6, help="at each depth, 2 to 12 (default 6)")
     parser.add_argument("--out", type=local_path, default=Path("local_features.html"), help="page to write")
-    chosen = parser.parse_args(rest)
+    return parser
+
+
+def run(arguments: Sequence[str]) -> None:
+    overrides, rest = split_overrides(arguments)
+    chosen = make_parser().parse_args(rest)
     from xsample_jax.config import apply_overrides, resolve
     from xsample_jax.encoder import load_encoder
     from xsample_jax.io.paths import local_copy_of

@@ -13,12 +13,16 @@ from collections.abc import Sequence
 from xsample_jax.tools.cli import program, run_cli
 
 
-def run(arguments: Sequence[str]) -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program("report"), description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", help="run folders, in the order of the columns")
     parser.add_argument("--out", default="report.html", help="HTML file to write (default: %(default)s)")
     parser.add_argument("--baseline", help="series or preset that the others are compared with (default: SimCLR)")
-    chosen = parser.parse_args(arguments)
+    return parser
+
+
+def run(arguments: Sequence[str]) -> None:
+    chosen = make_parser().parse_args(arguments)
     from xsample_jax.reports.report import write_report
 
     print(write_report(chosen.runs, chosen.out, chosen.baseline))

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from xsample_jax.tools.cli import local_path, program, run_cli
 
 
-def run(arguments: Sequence[str]) -> int:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program("results_page"), description=__doc__.split("\n")[0])
     parser.add_argument("--grid", required=True, metavar="FILE[:ARG]", help="a grid that changes one key at a time")
     parser.add_argument("--runs", type=local_path, help="where tools.sweep put its runs")
@@ -27,6 +27,11 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--summary", type=local_path, help="another Markdown file, for one table and figure")
     parser.add_argument("--baseline", default="simclr", help="objective that the others are compared with")
     parser.add_argument("--metrics", nargs="+", help="of figures and tables of changes (default: the headlines)")
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    parser = make_parser()
     chosen = parser.parse_args(arguments)
     if (chosen.runs is None) == (chosen.results is None):
         parser.error("give one of --runs and --results")

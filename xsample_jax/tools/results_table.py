@@ -13,14 +13,18 @@ from collections.abc import Sequence
 from xsample_jax.tools.cli import program, run_cli
 
 
-def run(arguments: Sequence[str]) -> int:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program("results_table"), description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", help="run folders; the order of their objectives is that of the columns")
     parser.add_argument("--out", action="append", default=[], help="Markdown file with the markers; may be repeated")
     parser.add_argument("--baseline", help="column that the others are compared with (default: simclr)")
     parser.add_argument("--by", help="config key whose value names the column (default: the objective)")
     parser.add_argument("--metrics", nargs="+", help="metrics to show (default: the headlines)")
-    chosen = parser.parse_args(arguments)
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    chosen = make_parser().parse_args(arguments)
     from xsample_jax.evals.catalog import HEADLINES
     from xsample_jax.reports.results_table import group_runs, results_markdown
     from xsample_jax.reports.runs import load_runs

@@ -14,13 +14,17 @@ from collections.abc import Sequence
 from xsample_jax.tools.cli import local_path, program, run_cli
 
 
-def run(arguments: Sequence[str]) -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program("soup"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="RUN or RUN/checkpoints/STEP, two or more")
     parser.add_argument("--out", required=True, type=local_path, metavar="FOLDER", help="the run folder to write")
-    chosen = parser.parse_args(arguments)
+    return parser
+
+
+def run(arguments: Sequence[str]) -> None:
+    chosen = make_parser().parse_args(arguments)
     from xsample_jax.export import write_soup
 
     print("\n".join(write_soup(chosen.runs, chosen.out)))

@@ -36,6 +36,9 @@ def make_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--keep", metavar="NAME", help="with --results: only evaluate this finished run, and write its file"
     )
+    parser.add_argument("--sampler", choices=("optuna",), help="with --run: search the get_space(arg) of the file")
+    parser.add_argument("--trials", type=int, default=20, help="of the search, finished ones included (default 20)")
+    parser.add_argument("--metric", help="of the evaluation, that the search makes better, as label/knn")
     parser.add_argument("--results", metavar="FOLDER", help="where the small file of every finished run is and stays")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, as far as memory goes (default 1)")
     parser.add_argument("--gpus", default="", help="with --run: GPUs, as 0,1,2,3; each run has one for itself")
@@ -55,6 +58,8 @@ def sweep(arguments: Sequence[str] | None = None) -> int:
         fix = "Once the run folders are here, --run --results evaluates them."
         raise ConfigError("--results", flags.results, "nothing beside --emit and --collect", fix)
     environment = dict(os.environ)
+    if flags.sampler or flags.metric:
+        return search_here(flags, environment)
     if not flags.keep:
         os.environ["JAX_PLATFORMS"] = "cpu"  # of this process, which must not take the accelerators from its runs
     from xsample_jax.sweeps.grid import read_grid
@@ -116,6 +121,33 @@ def run_here(flags: argparse.Namespace, configs: dict, points: list, name: str, 
     finally:
         write_results(points, flags.out)
     print(f"{len(points) - len(failed)} of {len(points)} runs finished: {flags.out}/results.parquet and results.csv")
+    return FAILED if failed else 0
+
+
+def search_here(flags: argparse.Namespace, environment: dict) -> int:
+    """Runs the trials of a search on this machine and returns the exit code."""
+    if not (flags.sampler and flags.metric and flags.run) or flags.results or flags.trials < 1:
+        given = f"--sampler={flags.sampler} --metric={flags.metric} --trials={flags.trials}"
+        expected = "with --run and a metric, at least one trial, and without --results"
+        raise ConfigError("--sampler", given, expected, "Give --sampler=optuna --metric=label/knn --trials=20 --run.")
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from xsample_jax.sweeps.launch import check_points, write_results
+    from xsample_jax.sweeps.local import Stopped, Workers
+    from xsample_jax.sweeps.search import edge_points, open_study, points_of, read_space, search
+
+    space = read_space(flags.grid)
+    out = local_path(flags.out)
+    study = open_study(out, flags.metric, space)  # also says that optuna is missing, before data is opened
+    check_points(edge_points(space), space.name, None, data=not flags.no_data)
+    gpus = [gpu for gpu in flags.gpus.split(",") if gpu]
+    try:
+        failed = search(study, space, out, flags.trials, Workers(len(gpus) or flags.jobs, gpus, environment))
+    except Stopped:
+        print("stopped; the same command continues from here", file=sys.stderr)
+        return REQUEUE
+    finally:
+        write_results(points_of(study, space), flags.out)
+    print(f"{len(study.trials)} trials, {len(failed)} failed: {out}/results.parquet and results.csv")
     return FAILED if failed else 0
 
 

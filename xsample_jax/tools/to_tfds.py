@@ -13,11 +13,15 @@ from xsample_jax.errors import ConfigError
 from xsample_jax.tools.cli import add_renamed, local_path, program, run_cli
 
 
-def run(arguments: Sequence[str]) -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program("to_tfds"), description=__doc__.split("\n")[0])
     add_renamed(parser, "--data", "--set", required=True, metavar="FOLDER", help="a dataset (with a manifest.json)")
     parser.add_argument("--out", required=True, type=local_path, metavar="FOLDER", help="data_dir of TFDS")
-    chosen = parser.parse_args(arguments)
+    return parser
+
+
+def run(arguments: Sequence[str]) -> None:
+    chosen = make_parser().parse_args(arguments)
     from xsample_jax.prepare.tfds import RecordSet  # TFDS takes seconds to import
 
     try:

@@ -23,13 +23,17 @@ def sampled_captions(source, most: int) -> Iterator[str]:
         yield from source[place]["captions"]
 
 
-def run(arguments: Sequence[str]) -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program("train_tokenizer"), description=__doc__.split("\n")[0])
     add_renamed(parser, "--data", "--set", required=True, metavar="FOLDER", help="a dataset with captions")
     parser.add_argument("--split", default="train", help="of which the captions are (default: %(default)s)")
     parser.add_argument("--vocab", type=int, default=32_768, help="most entries (default: %(default)s)")
     parser.add_argument("--captions", type=int, default=2_000_000, help="most records read (default: %(default)s)")
-    chosen = parser.parse_args(arguments)
+    return parser
+
+
+def run(arguments: Sequence[str]) -> None:
+    chosen = make_parser().parse_args(arguments)
     from xsample_jax.data.captions import TOKENIZER, train_tokenizer
     from xsample_jax.data.records import open_records
 

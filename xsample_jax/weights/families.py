@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from xsample_jax.distributed import log_info
-from xsample_jax.models.towers import ENCODERS
+from xsample_jax.models.towers import ENCODERS, TextTower
 from xsample_jax.models.vit import ViT, sincos_positions
 from xsample_jax.state import to_flat
 from xsample_jax.weights.files import read_weights
@@ -154,34 +154,50 @@ TIMM_VIT = Family(
 
 
 _OPEN_CLIP_LAYERS = {"attention/out": "attn.out_proj", "mlp/expand": "mlp.c_fc", "mlp/contract": "mlp.c_proj"}
-_OPEN_CLIP_BLOCK = "visual.transformer.resblocks.{0}"
+
+
+def _open_clip_blocks(heads: int, prefix: str) -> tuple[Rule, ...]:
+    """The rules of the blocks of a tower whose names begin with `prefix`."""
+    block = f"{prefix}transformer.resblocks.{{0}}"
+    return (
+        Rule(r"blocks/(\d+)/attention/qkv/kernel", f"{block}.attn.in_proj_weight", qkv_weight(heads)),
+        Rule(r"blocks/(\d+)/attention/qkv/bias", f"{block}.attn.in_proj_bias", qkv_bias(heads)),
+        *(
+            Rule(rf"blocks/(\d+)/{ours}/kernel", f"{block}.{name}.weight", DENSE)
+            for ours, name in _OPEN_CLIP_LAYERS.items()
+        ),
+        *(Rule(rf"blocks/(\d+)/{ours}/bias", f"{block}.{name}.bias") for ours, name in _OPEN_CLIP_LAYERS.items()),
+        Rule(r"blocks/(\d+)/norm(\d)/scale", f"{block}.ln_{{1}}.weight"),
+        Rule(r"blocks/(\d+)/norm(\d)/bias", f"{block}.ln_{{1}}.bias"),
+    )
 
 
 def open_clip_vit_rules(encoder: ViT) -> tuple[Rule, ...]:
-    heads = encoder.blocks[0].attention.heads
     return (
         Rule("patch/kernel", "visual.conv1.weight", PATCH),
         Rule("token", "visual.class_embedding"),
         Rule("position", "visual.positional_embedding"),
         Rule("norm_first/scale", "visual.ln_pre.weight"),
         Rule("norm_first/bias", "visual.ln_pre.bias"),
-        Rule(r"blocks/(\d+)/attention/qkv/kernel", f"{_OPEN_CLIP_BLOCK}.attn.in_proj_weight", qkv_weight(heads)),
-        Rule(r"blocks/(\d+)/attention/qkv/bias", f"{_OPEN_CLIP_BLOCK}.attn.in_proj_bias", qkv_bias(heads)),
-        *(
-            Rule(rf"blocks/(\d+)/{ours}/kernel", f"{_OPEN_CLIP_BLOCK}.{name}.weight", DENSE)
-            for ours, name in _OPEN_CLIP_LAYERS.items()
-        ),
-        *(
-            Rule(rf"blocks/(\d+)/{ours}/bias", f"{_OPEN_CLIP_BLOCK}.{name}.bias")
-            for ours, name in _OPEN_CLIP_LAYERS.items()
-        ),
-        Rule(r"blocks/(\d+)/norm(\d)/scale", f"{_OPEN_CLIP_BLOCK}.ln_{{1}}.weight"),
-        Rule(r"blocks/(\d+)/norm(\d)/bias", f"{_OPEN_CLIP_BLOCK}.ln_{{1}}.bias"),
+        *_open_clip_blocks(encoder.blocks[0].attention.heads, "visual."),
         Rule("norm/scale", "visual.ln_post.weight"),
         Rule("norm/bias", "visual.ln_post.bias"),
     )
 
 
+def open_clip_text_rules(text: TextTower) -> tuple[Rule, ...]:
+    return (
+        Rule("tokens/embedding", "token_embedding.weight"),
+        Rule("position", "positional_embedding"),
+        *_open_clip_blocks(text.blocks[0].attention.heads, ""),
+        Rule("norm/scale", "ln_final.weight"),
+        Rule("norm/bias", "ln_final.bias"),
+        Rule("out/kernel", "text_projection"),  # they multiply from the right, too
+    )
+
+
+# Written only (export_open_clip): no run starts from a text tower alone.
+OPEN_CLIP_TEXT = Family("text tower of open_clip", open_clip_text_rules, kind="text")
 OPEN_CLIP_VIT = Family(
     "ViT image tower of open_clip or OpenAI's CLIP",
     open_clip_vit_rules,

@@ -14,6 +14,7 @@ from xsample_jax.errors import ConfigError, DataError
 from xsample_jax.io.paths import as_path
 
 SCHEME = "hf:"
+KEPT = "xsample_jax.npz"  # beside weights that this package published: config, head and text side (encoder.py)
 TIMM, OPEN_CLIP = "config.json", "open_clip_config.json"
 # The first of these that is there is read.
 WEIGHTS = {
@@ -30,6 +31,13 @@ TIMM_VITS = {
     rf"{_VIT}_\d+": "timm",
     rf"deit{_DEIT}": "timm",
     rf"deit3{_DEIT}": "deit3",
+}
+# In a config.json that this package wrote: the family of the names, and our keys of the architecture.
+OWN = "xsample_jax"
+OWN_KEYS = {
+    "resnet": ("model.encoder", "model.stem", "model.width"),
+    "timm_vit": ("model.encoder", "model.layout", "model.patch_size"),
+    "open_clip_vit": ("model.encoder", "model.layout", "model.patch_size"),
 }
 SIZES = {"tiny": "ti", "small": "s", "base": "b", "large": "l", "huge": "h", "so400m": "so400m"}
 RESNETS = r"resnet(18|34|50|101|152)"
@@ -112,7 +120,7 @@ def _fetched(path: str) -> Path:
         raise ConfigError("model.init_from", path, "hf:ORGANIZATION/NAME, as hf:timm/resnet50.a1_in1k")
     import huggingface_hub
 
-    wanted = [TIMM, OPEN_CLIP, *(file for files in WEIGHTS.values() for file in files)]
+    wanted = [TIMM, OPEN_CLIP, KEPT, *(file for files in WEIGHTS.values() for file in files)]
     try:
         return Path(huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=wanted))
     except Exception as error:  # of the network, the hub or its client, which have types of their own
@@ -130,6 +138,8 @@ def _read_timm(content: dict) -> tuple[str, dict, int, dict]:
     """(family, config keys, image size, how images are normalized) of a config.json of timm."""
     name, images = content["architecture"], content["pretrained_cfg"]
     size = int(images["input_size"][-1])
+    if OWN in content:
+        return _read_own(content[OWN], size, images)
     odd = sorted(content.get("model_args", {}).keys() - {"img_size"})
     if odd:
         raise ConfigError("model.init_from", f"{name} with {', '.join(odd)}", "an architecture without other arguments")
@@ -142,6 +152,17 @@ def _read_timm(content: dict) -> tuple[str, dict, int, dict]:
             return "timm_vit", keys, size, images
     expected = "a ResNet (18 to 152), ViT, DeiT, DeiT-III, DINOv2 or SigLIP of timm (docs/weights.md)"
     raise ConfigError("model.init_from", name, expected)
+
+
+def _read_own(own: dict, size: int, images: dict) -> tuple[str, dict, int, dict]:
+    """As `_read_timm`, of a config.json that this package wrote: it names its own architecture beside timm's."""
+    family, keys = own["family"], dict(own["keys"])
+    if family not in OWN_KEYS or keys.keys() != set(OWN_KEYS[family]):
+        raise ValueError(f"{OWN}: {family} with {', '.join(keys)}")
+    kinds = {"model.width": int, "model.patch_size": int}
+    if any(type(value) is not kinds.get(name, str) for name, value in keys.items()):
+        raise ValueError(f"{OWN}: {keys}")
+    return family, keys, size, images
 
 
 def _read_open_clip(content: dict) -> tuple[str, dict, int, dict]:

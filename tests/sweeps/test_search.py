@@ -1,0 +1,98 @@
+"""A search with a stand-in for the trainer: what is proposed, what is told, that it is gone on with."""
+
+import sys
+
+import pytest
+
+from tests.sweeps.test_local import plan  # noqa: F401
+from xsample_jax.errors import BAD_INPUT, ConfigError
+from xsample_jax.sweeps import search as searches
+from xsample_jax.sweeps.local import Workers
+from xsample_jax.sweeps.search import Choice, Integer, Space, Uniform, edge_points, open_study, read_space, search
+from xsample_jax.tools.sweep import main
+
+SPACE = Space("x.py", {"seed": Integer(0, 99), "optimizer.learning_rate": Uniform(1e-4, 1e-1, log=True)})
+FILE = """
+from xsample_jax.sweeps.search import Choice, Integer, Space, Uniform
+
+def get_space(arg):
+    return Space("configs/quickstart.py:smoke", {"seed": Integer(0, 3), "batch_size": Choice((16, 32))})
+"""
+
+
+def done(study):
+    return [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+
+
+def test_trials_are_run_told_and_gone_on_with(tmp_path, plan):  # noqa: F811
+    pytest.importorskip("optuna")
+    out, said = tmp_path / "out", []
+    study = open_study(out, "label/knn", SPACE)
+    assert search(study, SPACE, out, 3, Workers(2), said.append) == {}
+    values = {trial.number: trial.value for trial in done(study)}
+    assert values == {trial.number: 0.25 + trial.params["seed"] for trial in study.trials}
+    assert len(values) == 3
+    folders = sorted(path.name for path in out.iterdir() if path.name.startswith("seed="))
+    assert len(folders) == 3
+    rates = [float(name.partition("learning_rate=")[2]) for name in folders]
+    assert all(len(f"{rate:.10g}".replace(".", "").replace("-", "").lstrip("0")) <= 8 for rate in rates)
+    assert study.best_value == max(values.values())  # accuracies: larger is better
+    assert "best" in said[-1]
+
+    # A trial that was asked for and never told, as after Ctrl-C: it is the first that the next call runs.
+    asked = study.ask(searches._distributions(SPACE))
+    again = open_study(out, "label/knn", SPACE)
+    search(again, SPACE, out, 4, say=said.append)
+    assert [trial.number for trial in done(again)] == [0, 1, 2, 3]
+    assert again.trials[asked.number].value == 0.25 + asked.params["seed"]
+    search(again, SPACE, out, 4, say=lambda words: pytest.fail(words))  # nothing is left
+
+
+def test_a_failed_run_is_no_value_and_counts(tmp_path, plan):  # noqa: F811
+    pytest.importorskip("optuna")
+    space = Space("x.py", {"seed": Choice((7,))})
+    plan({"seed=7": {"code": 3}})
+    study = open_study(tmp_path / "out", "label/knn", space)
+    assert search(study, space, tmp_path / "out", 1, say=lambda words: None) == {"seed=7": 3}
+    assert [trial.state.name for trial in study.trials] == ["FAIL"]
+    plan({})
+    study = open_study(tmp_path / "other", "zero_shot/label", space)
+    with pytest.raises(ConfigError, match="label/knn"):  # a metric that the runs do not have
+        search(study, space, tmp_path / "other", 1, say=lambda words: None)
+
+
+def test_one_folder_has_one_search(tmp_path):
+    pytest.importorskip("optuna")
+    open_study(tmp_path, "label/knn", SPACE)
+    for metric, space in (("zero_shot/label", SPACE), ("label/knn", Space("x.py", {"seed": Integer(0, 9)}))):
+        with pytest.raises(ConfigError, match=r"search\.log.*another --out"):
+            open_study(tmp_path, metric, space)
+
+
+def test_spaces_are_read_and_checked(tmp_path):
+    file = tmp_path / "few.py"
+    file.write_text(FILE)
+    space = read_space(str(file))
+    assert space.name == "few"
+    assert [point.name for point in edge_points(space)] == ["seed=0,batch_size=16", "seed=3,batch_size=32"]
+    for wrong in ("Uniform(1, 1)", "Uniform(0.0, 1.0, log=True)", "Choice(())", "(1, 2)"):
+        file.write_text(FILE.replace("Integer(0, 3)", wrong))
+        with pytest.raises(ConfigError, match="low < high"):
+            read_space(str(file))
+    file.write_text("x = 1")
+    with pytest.raises(ConfigError, match="no get_space"):
+        read_space(str(file))
+
+
+def test_what_is_missing_is_said_before_anything_is_made(tmp_path, monkeypatch, capsys):
+    file, out = tmp_path / "few.py", tmp_path / "out"
+    file.write_text(FILE)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    flags = [f"--grid={file}", f"--out={out}", "--sampler=optuna"]
+    for more in (["--metric=label/knn"], ["--run"], ["--run", "--metric=label/knn", "--trials=0"]):
+        assert main([*flags, *more]) == BAD_INPUT
+        assert "--metric=label/knn --trials=20 --run" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert main([*flags, "--run", "--metric=label/knn"]) == BAD_INPUT
+    assert "xsample_jax[search]" in capsys.readouterr().err
+    assert not out.exists()

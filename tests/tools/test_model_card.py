@@ -1,0 +1,152 @@
+"""A run as a repository of the hub: what is in it, that it is read back, what an upload does; nothing is uploaded."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+
+import xsample_jax
+from tests.tiny import tiny_config
+from tests.tools.synthetic_runs import write_run
+from tests.weights.made import made_encoder
+from xsample_jax.config import find_problems
+from xsample_jax.encoder import read_initial
+from xsample_jax.errors import ConfigError, DataError
+from xsample_jax.evals.metrics import bootstrap
+from xsample_jax.models import resnet, vit
+from xsample_jax.reports.model_card import model_card, write_repository
+from xsample_jax.reports.runs import load_runs
+from xsample_jax.tools.export import main as export_main
+from xsample_jax.weights.hub import find_published
+
+MODELS = {
+    "resnet": {"encoder": "resnet18", "width": 16, "stem": "cifar"},
+    "timm_vit": {"encoder": "vit_ti", "layout": "plain", "patch_size": 8},
+    "open_clip_vit": {"encoder": "vit_ti", "layout": "open_clip", "patch_size": 8},
+}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setitem(resnet.LAYOUTS, 18, (resnet.BasicBlock, (1, 1)))
+    monkeypatch.setitem(vit.VARIANTS, "ti", vit.Shape(48, 1, 3))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """An encoder of made-up weights as one file, with the path of a dataset in its config."""
+    encoder = made_encoder(MODELS["resnet"])
+    config = encoder.config.copy_and_resolve_references().unlock()
+    config.data.update(source="records", path="/home/someone/secret/birds")
+    config.eval.suite = "none"
+    dataclasses.replace(encoder, config=config).save(tmp_path / "e.npz")
+    return tmp_path / "e.npz"
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_a_repository_is_read_back_and_starts_runs(family, tmp_path):
+    encoder = made_encoder(MODELS[family])
+    encoder.save(tmp_path / "e.npz")
+    folder = tmp_path / "repository"
+    assert "load_encoder" in write_repository(tmp_path / "e.npz", folder)
+    again = xsample_jax.load_encoder(folder)
+    assert (again.step, again.config.model.to_dict()) == (1, encoder.config.model.to_dict())
+    published = find_published(str(folder))
+    assert published.family == family
+    changes = {f"model__{name}": value for name, value in MODELS[family].items()}
+    config = tiny_config(model__init_from=str(folder), augment__size=32, **changes)
+    config.augment.update(mean=encoder.config.augment.mean, std=encoder.config.augment.std)
+    assert find_problems(config) == []
+    started = read_initial(config)
+    assert {name.removeprefix("encoder/") for name in started} == set(encoder.arrays) == set(again.arrays)
+    for name, array in encoder.arrays.items():
+        np.testing.assert_array_equal(again.arrays[name], array)
+        np.testing.assert_array_equal(started[f"encoder/{name}"], array)
+    about = json.loads((folder / "config.json").read_text())
+    assert about["pretrained_cfg"]["input_size"] == [3, 32, 32]
+    for damage in ({"family": "mlp", "keys": {}}, {"family": family, "keys": {"model.encoder": 3}}, []):
+        (folder / "config.json").write_text(json.dumps(about | {"xsample_jax": damage}))
+        with pytest.raises(DataError, match=r"config\.json"):
+            find_published(str(folder))
+
+
+def test_the_card_says_what_it_is_and_how_sure_its_results_are(tmp_path, saved):
+    run = load_runs([write_run(tmp_path / "run", "birds", "xclr", strength=0.9, seed=0)])[0]
+    step, metrics = run.evaluations[-1]
+    encoder = dataclasses.replace(xsample_jax.load_encoder(saved), step=step)
+    card = model_card(encoder, run, "hf:me/birds", "mit")
+    for words in ("license: mit", "load_encoder('hf:me/birds')", "`xclr`", "model.init_from=hf:me/birds", "resnet18"):
+        assert words in card
+    name = next(name for name in metrics if name in run.examples)
+    ends = bootstrap([run.examples[name]])
+    assert f"| {100 * ends.low:.1f} to {100 * ends.high:.1f} | {len(run.examples[name].values):,} |" in card
+    # The scores of single images are of the last evaluation: an earlier one has no intervals, another step no results.
+    other = dataclasses.replace(run, evaluations=[(step, metrics), (step + 1, metrics)])
+    assert " to " not in model_card(encoder, other, "x").partition("## Results")[2].partition("##")[0]
+    assert "Nothing was evaluated" in model_card(dataclasses.replace(encoder, step=1), run, "x")
+    assert "license: other  # fill in" in model_card(encoder, None, "x")
+
+
+def test_no_folder_of_this_machine_is_published(saved, tmp_path):
+    write_repository(saved, tmp_path / "r")
+    assert "- dataset: birds" in (tmp_path / "r" / "README.md").read_text()
+    for path in (tmp_path / "r").iterdir():
+        assert b"secret" not in path.read_bytes(), path
+    with np.load(tmp_path / "r" / "xsample_jax.npz") as kept:
+        assert b"secret" not in bytes(kept["about.json"])
+
+
+def test_an_upload_is_a_new_private_repository_with_all_files(saved, monkeypatch, capsys):
+    calls = []
+
+    def upload(self, repo_id, folder_path, commit_message):
+        calls.append((repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
+
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "create_repo", lambda self, name, **options: calls.append((name, options))
+    )
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
+    assert export_main([f"--run={saved}", "--push=me/birds"]) == 0
+    assert "https://huggingface.co/me/birds" in capsys.readouterr().out
+    assert calls[0] == ("me/birds", {"private": True, "exist_ok": True})
+    assert calls[1] == ("me/birds", ["README.md", "config.json", "model.safetensors", "xsample_jax.npz"])
+
+
+def test_without_network_or_token_both_ways_out_are_named(saved, monkeypatch, capsys):
+    def refused(self, name, **options):
+        raise OSError("401 Client Error: Unauthorized\nand more lines")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refused)
+    assert export_main([f"--run={saved}", "--push=me/birds"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "401 Client Error" in said and "hf auth login" in said and "--format=hub --out=FOLDER" in said  # noqa: PT018
+    assert "\n" not in said
+    with pytest.raises(ConfigError, match="ORGANIZATION/NAME"):
+        xsample_jax.push_to_hub(saved, "birds")
+
+
+def test_flags_that_do_not_go_together(saved, tmp_path, capsys):
+    for flags in (["--push=a/b", "--out=x"], ["--push=a/b", "--format=onnx"], ["--out=x"], ["--format=onnx"]):
+        assert export_main([f"--run={saved}", *flags]) == 2
+    assert "--format and --out, or --push" in capsys.readouterr().err
+    assert export_main([f"--run={saved}", "--format=hub", f"--out={tmp_path / 'r'}"]) == 0
+    assert (tmp_path / "r" / "README.md").exists()
+
+
+def test_timm_opens_it(tmp_path):
+    torch, timm = pytest.importorskip("torch"), pytest.importorskip("timm")
+    folder, path = tmp_path / "r", tmp_path / "e.npz"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vit.VARIANTS, "ti", vit.Shape(192, 12, 3))  # as timm has it
+        encoder = made_encoder(MODELS["timm_vit"])
+        encoder.save(path)
+        write_repository(path, folder)
+        x = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+        expected = np.asarray(encoder.module(x))
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    with torch.no_grad():
+        found = model(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
