@@ -347,7 +347,7 @@ def load_encoder(path: str | Path, step: int | None = None, slim: bool = False) 
     found = {path.removeprefix(ENCODER): array for path, array in read.items() if path.startswith(ENCODER)}
     config = trained_config(run, step)
     if slim:
-        return thin_of(config, step, found, path)
+        return thin_of(config, step, found | sides, path)
     return Encoder(without_lora(config), step, merge_lora(found) if config.model.lora else found, sides)
 
 

@@ -113,6 +113,9 @@ class RunSetup:
     @cached_property
     def objective(self) -> Objective:
         objective = build_objective(self.config.objective)
+        if objective.bank is not None:  # it has more rows than there are images, as devices must divide them
+            bank = dataclasses.replace(objective.bank, images=self.facts.count)
+            objective = dataclasses.replace(objective, bank=bank)
         if objective.clusters is None:
             return objective
         epoch = max(1, self.facts.count // self.config.batch_size)

@@ -250,7 +250,7 @@ def make_loss(
     frozen, thin: the frozen teacher and the thin network of an objective that has one.
     """
 
-    groups, class_texts = ParamGroups.of(config.optimizer), how.class_embeddings
+    groups, class_texts = ParamGroups.of(config.optimizer), how and how.class_embeddings
 
     def loss_of(params, statistics, inputs: StepInputs, how: Streaming | None = how):
         params, inputs = groups.hold(params), with_frozen(objective, frozen, inputs)

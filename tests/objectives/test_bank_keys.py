@@ -75,6 +75,15 @@ def test_instance_discrimination_is_the_softmax_over_the_rows_of_a_bank():
     assert needed_views(INSTANCE) == 1
 
 
+def test_rows_are_drawn_among_the_images_there_are():
+    """A bank has more rows, as devices must divide them."""
+    bank, given = Bank(keys=300, images=SEEN), (jnp.asarray(INDEX), jnp.asarray(TODAY))
+    block = bank_block(bank, {ROWS: bank_of(Z)}, given, KEY, None)
+    drawn = np.asarray(block["index"])[6:]
+    assert set(drawn) == set(range(SEEN))
+    np.testing.assert_array_equal(np.asarray(block["filled"])[6:], ~np.isin(drawn, INDEX))
+
+
 @pytest.mark.parametrize("keys", [0, 300])
 def test_the_keys_of_a_bank_that_is_split_over_8_devices_are_the_same(keys):
     """They are drawn from the key of the step: devices are not asked which rows they have."""

@@ -72,3 +72,13 @@ def test_an_objective_without_the_heads_cannot_have_them():
     terms = (FeatureTerm("prompt_consistency"),)
     found = list(find_problems(dataclasses.replace(PRESETS["simclr"].objective, terms=(), feature_terms=terms)))
     assert "gopro" in str(found[0])
+
+
+def test_every_width_has_prompts_of_its_own_prefix():
+    """Of the whole width they are those without widths; of a half the other numbers do not matter."""
+    whole, cut = (quick_jit(lambda shifts, w=w: gopro(shifts=shifts, widths=((w, 1.0),))) for w in (16, 8))
+    shifts = jnp.asarray(0.3 * interleaved(X, Y, Z))
+    other = shifts.at[:, 8:].set(0.5)
+    assert float(whole(shifts)) == pytest.approx(float(quick_jit(gopro)()), rel=1e-5)
+    assert float(cut(shifts)) == pytest.approx(float(cut(other)), rel=1e-6)
+    assert float(whole(shifts)) != pytest.approx(float(whole(other)), rel=1e-2)

@@ -123,3 +123,29 @@ def test_what_is_refused_is_a_sigmoid_of_whole_rows():
     assert why_not(Term(Graph("identity", "none"), link="sigmoid")) is None
     assert "needs whole rows" in why_not(Term(Graph("identity", "row_sum"), link="sigmoid"))
     assert why_not(Term(Graph("identity", "none"), link="sigmoid", negatives="other_images")) is not None
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_row_meets_the_keys_of_its_group_of_devices(missing):
+    """Its mean is over those, and the loss of the batch is that of its halves."""
+    x, y, filled = rows(0, VIEWS), rows(1, 1), np.arange(IMAGES) % 4 > 0 if missing else np.ones(IMAGES, bool)
+    value, _, slopes = streamed(x, y, filled, True, mesh=mesh_of(4), groups=2)
+    half, found = IMAGES // 2, []
+    for number in (0, 1):
+        part = slice(number * half, (number + 1) * half)
+        own = np.zeros(IMAGES, bool)
+        own[part] = True
+        whole = expected(x, y, filled & own, True)
+        anchors = slice(number * half * VIEWS, (number + 1) * half * VIEWS)
+        found.append((row_losses(x, y, filled & own)[anchors].mean() / 2, whole[1][anchors]))
+    assert value == pytest.approx(sum(loss for loss, _ in found), rel=2e-6)
+    gradient = np.concatenate([slope for _, slope in found])
+    np.testing.assert_allclose(slopes[0], gradient, atol=2e-6 * np.abs(gradient).max())
+
+
+def row_losses(x, y, filled):
+    """The mean of every anchor over the keys that are filled, in float64."""
+    target = SOFT[np.arange(len(x))[:, None] // VIEWS, np.arange(IMAGES)[None, :]]
+    s = x.astype(np.float64) @ y.astype(np.float64).T / TAU + BIAS
+    pair = -target * np.log(1 / (1 + np.exp(-s))) - (1 - target) * np.log(1 / (1 + np.exp(s)))
+    return pair[:, filled].mean(1)

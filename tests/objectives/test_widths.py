@@ -119,6 +119,7 @@ def test_first_numbers_of_the_embedding_get_the_gradient_of_every_width():
         ({"widths": (8, 8)}, "objective.widths", "each once"),
         ({"widths": (8, 4), "width_weights": (0.0, 0.0)}, "objective.width_weights", "above 0"),
         ({"preset": "sogclr", "widths": (8, 4)}, "objective.widths", "kept per image|keeps per image"),
+        ({"preset": "saf", "widths": (8, 4)}, "objective.widths", "an image's past"),
     ],
 )
 def test_mistakes_are_refused(changes, field, words):

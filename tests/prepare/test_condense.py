@@ -147,6 +147,9 @@ def test_a_set_is_condensed_and_continues_where_it_was_stopped(colors, tmp_path,
     assert "the state of this very command" in capsys.readouterr().err
     assert main(arguments(colors, tmp_path / "parts", "--rate=300")) == 0
     assert read_manifest(tmp_path / "parts").fingerprint == manifest.fingerprint
+    few = "--config.data.samples_per_class=1"
+    assert main(arguments(colors, tmp_path / "few", "--rate=1e-6", few)) == 0
+    assert len({image.tobytes() for image in images_of(tmp_path / "few")}) == 2  # of one image of a class, twice
     assert main(arguments(colors, tmp_path / "unmoved", "--rate=1e-6")) == 0
     moved = [
         np.abs(a.astype(int) - b).max() for a, b in zip(*map(images_of, (tmp_path / "whole", tmp_path / "unmoved")))

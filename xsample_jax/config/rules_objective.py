@@ -169,7 +169,7 @@ def _cells(c: dict, objective: Objective) -> Iterator[ConfigError]:
     if (heads or captions) and c["model.patch_dropout"]:
         fix = "Set --config.model.patch_dropout=0."
         yield ConfigError("model.patch_dropout", c["model.patch_dropout"], f"0 {of}", fix)
-    if heads and c["model.style_noise.kind"] is not None:
+    if (heads or captions) and c["model.style_noise.kind"] is not None:
         fix = "Set --config.model.style_noise.kind=None."
         yield ConfigError("model.style_noise.kind", c["model.style_noise.kind"], f"None {of}", fix)
 
@@ -188,6 +188,9 @@ def _slim(c: dict, objective: Objective) -> Iterator[ConfigError]:
     if c["loss.grad_cache"] > 1:
         fix = "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory."
         yield ConfigError("loss.grad_cache", c["loss.grad_cache"], f"1 {of}", fix)
+    if c["model.style_noise.kind"] is not None:
+        fix = "Set --config.model.style_noise.kind=None: the two would see different noise."
+        yield ConfigError("model.style_noise.kind", c["model.style_noise.kind"], f"None {of}", fix)
 
 
 def _decoders(c: dict, objective: Objective) -> Iterator[ConfigError]:
@@ -390,13 +393,9 @@ def find_uneven_tiles(
 def _kernels(c: dict) -> Iterator[ConfigError]:
     if c["loss.kernel"] != "pallas":
         return
-    if c["loss.impl"] != "streaming":
-        yield ConfigError(
-            "loss.kernel",
-            "pallas",
-            f"auto or xla with loss.impl = {c['loss.impl']!r}: a dense loss has no tiles",
-            "Set --config.loss.impl=streaming, or --config.loss.kernel=auto.",
-        )
+    if c["loss.impl"] == "dense":
+        fix = "Set --config.loss.impl=auto, or --config.loss.kernel=auto."
+        yield ConfigError("loss.kernel", "pallas", "auto or xla with loss.impl = 'dense', which has no tiles", fix)
     try:
         objective = build_objective(_section(c))
     except ConfigError:

@@ -122,7 +122,8 @@ def write_captions(
             if found is not None:
                 known = {new: images.columns[name][row] for name, new in names.items()}
                 rows.append(known | {"caption": found[0], "perplexity": round(found[1], 4)})
-    lines = _json_lines(rows) if out.suffix == ".jsonl" else _tab_lines(rows)
+    columns = list(dict.fromkeys([*names.values(), "caption", "perplexity"]))
+    lines = _json_lines(rows) if out.suffix == ".jsonl" else _tab_lines(columns, rows)
     atomic_write(out, lambda partial: partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8"))
     return len(rows), len(images) - len(rows)
 
@@ -152,6 +153,5 @@ def _json_lines(rows: list[dict]) -> list[str]:
     return [json.dumps(row, ensure_ascii=False, default=int) for row in rows]  # int: of numpy
 
 
-def _tab_lines(rows: list[dict]) -> list[str]:
-    names = list(rows[0]) if rows else []
+def _tab_lines(names: list[str], rows: list[dict]) -> list[str]:
     return ["\t".join(" ".join(str(value).split()) for value in row) for row in (names, *(r.values() for r in rows))]

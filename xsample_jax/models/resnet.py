@@ -98,10 +98,8 @@ class Stem(nnx.Module):
 # A, B [C] are the standard deviations of mu and sigma over the batch (DSU), or learned to raise the loss (AdvStyle).
 
 
-CALM, LEARNED = (
-    1 / 3,
-    2 / 3,
-)  # AdvStyle: nothing below the first, the learned noise below the second, above it that of DSU
+# AdvStyle: nothing below the first, the learned noise below the second, above it that of DSU.
+CALM, LEARNED = 1 / 3, 2 / 3
 CALM_OF_DSU = 1 / 2  # the default of its code
 SMALLEST_VARIANCE = 1e-6
 

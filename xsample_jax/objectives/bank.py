@@ -40,11 +40,13 @@ FINEST = 13  # bits of a whole number that stands for 1 in a sum: a block of the
 @dataclasses.dataclass(frozen=True)
 class Bank:
     """momentum: share of the old row in the new one, 0: replaced (InterCLR), 0.5: InstDisc; dtype: of the rows; keys:
-    rows of the block "bank" that are drawn at every step beside those of the batch, 0: all rows are keys."""
+    rows of the block "bank" that are drawn at every step beside those of the batch, 0: all rows are keys; images: of
+    the dataset, 0 as long as it is not known."""
 
     momentum: float = 0.0
     dtype: str = "float32"
     keys: int = 0
+    images: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +122,7 @@ def bank_block(
     own = memory[ROWS][index].astype(jnp.float32)
     own = jnp.where(jnp.any(own != 0, axis=1, keepdims=True), own, jax.lax.stop_gradient(z))
     if 0 < bank.keys < rows:
-        drawn = jax.random.randint(jax.random.fold_in(key, DRAW), (bank.keys,), 0, rows)
+        drawn = jax.random.randint(jax.random.fold_in(key, DRAW), (bank.keys,), 0, bank.images or rows)
         here = jnp.zeros(rows, bool).at[index].set(True)
         places = jnp.concatenate([index.astype(jnp.int32), drawn])
         found = memory[ROWS][drawn].astype(jnp.float32)

@@ -35,8 +35,7 @@ class Rows:
     Attributes:
       block: image, local, predicted, text, teacher, text_teacher, queue, text_queue, neighbors, prototypes, meta,
         centers, classes, class_texts, bank, mixed, mixed_text, mixed_images, frozen, frozen_queue, text_views,
-        text_views_teacher, teacher_cells, teacher_words, hard_text, hard_text_teacher or
-        slim.
+        text_views_teacher, teacher_cells, teacher_words, hard_text, hard_text_teacher or slim.
       view: keep only this view of every image; None: all rows.
       beside: another selection with the same samples, put beside it: [n, 2 D] (the modalities of GRAM).
       times: another selection with the same samples: all products of the two, [n * n, D] (the keys of Symile).

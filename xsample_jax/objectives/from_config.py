@@ -335,6 +335,9 @@ def _widths(objective: Objective):
     if widths and any({"token_loss", "latent"} & slot.anchor_reads for slot in _feature_slots(objective)):
         expected = "(): what a decoder of this objective reads has one width, and its loss would count for every prefix"
         yield ConfigError("objective.widths", tuple(widths), expected, "Set --config.objective.widths='()'.")
+    if widths and objective.past:
+        expected = "(): what this objective keeps of an image's past is of the whole embedding"
+        yield ConfigError("objective.widths", tuple(widths), expected, "Set --config.objective.widths='()'.")
     if widths and objective.memory is not None:
         expected = "(): what this objective keeps per image is of the whole embedding"
         fix = "Set --config.objective.widths='()', or take another preset than sogclr and isogclr."

@@ -280,7 +280,7 @@ def loss_of_widths(
 
 # Entries of a block that are embeddings; head outputs and gates keep their scale.
 EMBEDDINGS = ("z", "embedding", "other_view", "teacher", "same_view_teacher", "text", "image")
-SCALED = ("raw", "gate")
+SCALED = ("raw", "gate", "prompt")
 
 
 def cut_rows(block: Block, width: int) -> Block:

@@ -26,6 +26,7 @@ from PIL import Image
 from xsample_jax.augment.views import VECTOR_CHANNELS, eval_view
 from xsample_jax.config import config_to_json
 from xsample_jax.data.decode import decode_record
+from xsample_jax.data.perturb import apply_perturbations
 from xsample_jax.data.records import MANIFEST, DataSource, Manifest
 from xsample_jax.data.sources import open_training_source, read_labels
 from xsample_jax.data.writer import write_records
@@ -297,11 +298,8 @@ class RealImages:
             fix = "Name an attribute that is the class: --config.data.label=NAME."
             raise DataError(f"classes of split {config.data.split}", len(self.classes), "at least two", fix)
         kept = np.flatnonzero(labels >= 0)
-        needed = len(kept) * size * size * 3
-        if needed > host_memory() / 2:
-            expected = f"images of at most half of the {host_memory() / 2**30:,.1f} GiB of this host"
-            fix = "Set a smaller --config.data.image_size, or prepare a part of the set."
-            raise ConfigError("--data", f"{needed / 2**30:,.1f} GiB of decoded images", expected, fix)
+        fix = "Set a smaller --config.data.image_size, or prepare a part of the set."
+        check_fits("--data", len(kept) * size * size * 3, "of decoded images", fix)
         self._images = np.empty((len(kept), size, size, 3), np.uint8)
         for row, place in enumerate(progress(kept, "images", len(kept))):
             self._images[row] = decode_record(source[int(place)], size, 3, config.data.fit)
@@ -332,6 +330,13 @@ class Condensed:
     distances: tuple[float, ...] = ()
 
 
+def check_fits(flag: str, needed: int, of: str, fix: str) -> None:
+    """Raises ConfigError for more bytes than half of what this host has."""
+    if needed > host_memory() / 2:
+        expected = f"at most half of the {host_memory() / 2**30:,.1f} GiB of this host"
+        raise ConfigError(flag, f"{needed / 2**30:,.1f} GiB {of}", expected, fix)
+
+
 def condense(config, recipe: Recipe, out: str | Path) -> tuple[Manifest, tuple[float, ...]]:
     """Condenses the training split of a config into a dataset in the folder `out`: its manifest, and the distances.
 
@@ -350,12 +355,14 @@ def condense(config, recipe: Recipe, out: str | Path) -> tuple[Manifest, tuple[f
     if config.data.source == "vectors" or config.augment.bits:
         name, value = ("augment.bits", config.augment.bits) if config.augment.bits else ("data.source", "vectors")
         raise ConfigError(name, value, "a config of images alone: pixels are what is trained")
-    source, _ = open_training_source(config.data)
+    source = apply_perturbations(open_training_source(config.data)[0], config.data, config.seed)
     if source.channels == VECTOR_CHANNELS:
         raise ConfigError("data.source", config.data.source, "images: pixels are what is trained")
     with locked(folder, "--out", DataError):
         real = RealImages(config, source)
         recipe = dataclasses.replace(recipe, real=min(recipe.real, real.largest))
+        bytes_of_match = len(real.classes) * recipe.real * config.augment.size**2 * 3 * 4
+        check_fits("--real", bytes_of_match, "of pixels of a match", "Set a smaller --real.")
         about = _about(config, recipe, source.manifest)
         state = _train(config, recipe, real, folder / STATE, about)
         manifest = write_records(
@@ -427,9 +434,8 @@ def _restored(path: Path, about: str) -> Condensed | None:
     if not isinstance(found, dict) or bytes(found.get("about", b"")) != about.encode():
         fix = f"Give the command of then, choose another folder, or remove {path}."
         raise DataError("--out", str(path.parent), "the state of this very command, data and config", fix)
-    return Condensed(
-        found["images"], found["velocity"], int(found["done"]), tuple(map(float, found["distances"].reshape(-1)))
-    )
+    distances = tuple(map(float, found["distances"].reshape(-1)))
+    return Condensed(found["images"], found["velocity"], int(found["done"]), distances)
 
 
 def _records(images: np.ndarray, classes: np.ndarray, augment) -> Iterator[dict]:
@@ -440,8 +446,5 @@ def _records(images: np.ndarray, classes: np.ndarray, augment) -> Iterator[dict]
         for place, image in enumerate(of_class):
             file = io.BytesIO()
             Image.fromarray(image).save(file, "PNG")
-            yield {
-                "id": number * len(of_class) + place,
-                "image": file.getvalue(),
-                "label": int(classes[number]),
-            }
+            id = number * len(of_class) + place
+            yield {"id": id, "image": file.getvalue(), "label": int(classes[number])}

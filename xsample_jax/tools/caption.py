@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from xsample_jax.tools.cli import local_path, program, run_cli
 
 
-def run(arguments: Sequence[str]) -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program("caption"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -25,6 +25,11 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", required=True, type=local_path, metavar="FILE", help=".jsonl or .tsv")
     parser.add_argument("--batch_size", type=int, default=64, help="images at once (default 64)")
     parser.add_argument("--skip_broken", action="store_true", help="leave out images that cannot be decoded")
+    return parser
+
+
+def run(arguments: Sequence[str]) -> None:
+    parser = make_parser()
     chosen = parser.parse_args(arguments)
     if chosen.batch_size < 1:
         parser.error("argument --batch_size: expected 1 or more")

@@ -35,7 +35,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=float, default=0.1, help="of SGD on pixels (default 0.1)")
     parser.add_argument("--momentum", type=float, default=0.5, help="of SGD on pixels (default 0.5)")
     parser.add_argument("--network_rate", type=float, default=0.01, help="of SGD on the network (default 0.01)")
-    parser.add_argument("--warmup", type=int, help="networks matched class by class (default: 250, a quarter at most)")
+    parser.add_argument(
+        "--warmup",
+        type=int,
+        help="networks whose first 10 matches are class by class (default: 250, a quarter at most)",
+    )
     parser.add_argument("--start", default="real", help="real (images of the class, default) or noise")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default 0)")
     return parser

@@ -51,7 +51,7 @@ class Streaming:
     """How a loss is computed.
 
     Attributes:
-      impl: auto (streaming where it is possible: it is faster at every size), dense or streaming.
+      impl: auto (streaming where it is possible), dense or streaming.
       block_size: rows of a tile.
       kernel: who computes the tiles: auto, pallas or xla.
       collective: how devices see each other's rows: gather, ring or auto (streaming/mesh.py).

@@ -140,9 +140,8 @@ def sums_over_keys_of_mesh(form: Form, anchors: Rows, keys: Rows, scale: jax.Arr
             return sums_over(every, _place(form)[0]), every
         with_label = "label" in u and "label" in part.info
         start = no_sums(form, own, with_label, scale.dtype)
-        return around(form, part, lambda sums, part, owner: (merged(sums, sums_over(part, owner)), part), start)[
-            0
-        ], None
+        summed, _ = around(form, part, lambda sums, part, owner: (merged(sums, sums_over(part, owner)), part), start)
+        return summed, None
 
     with_label = "label" in anchors.info and "label" in keys.info
     sums = jax.eval_shape(lambda: no_sums(form, anchors, with_label, scale.dtype))

@@ -80,7 +80,7 @@ def streamed_sigmoid(
     dtype = jnp.result_type(jnp.float32, anchors.z if keys is None else jnp.result_type(anchors.z, keys.z))
     share = jnp.full((anchors.views, anchors.images), 1 / len(anchors.z), dtype)
     if mean:
-        share = share / jnp.maximum(_count_keys(form, keys or anchors), 1)
+        share = share / jnp.maximum(_count_keys(form, anchors.images, keys or anchors), 1)
     scale, bias = (jnp.asarray(value, dtype) for value in (1 / scales[0], scales[1]))
     y, v = (None, None) if keys is None else (keys.z, keys.info)
     value, sums = _value(form, anchors.z, y, anchors.info, v, Scales(scale, bias, share))
@@ -93,9 +93,13 @@ def streamed_sigmoid(
     return value, metrics | {"rows_without_positive": jnp.zeros_like(alone), "rows_without_negative": alone}
 
 
-def _count_keys(form: Form, keys: Rows) -> jax.Array | int:
-    """How many keys an anchor has."""
-    count = keys.views * jnp.sum(keys.info["filled"]) if "filled" in keys.info else len(keys.z)
+def _count_keys(form: Form, images: int, keys: Rows) -> jax.Array | int:
+    """How many keys the anchors have, of its group of devices each: a number, or [images] where keys may be missing."""
+    if "filled" not in keys.info:
+        count = len(keys.z) // form.groups
+    else:
+        of_groups = keys.views * jnp.sum(keys.info["filled"].reshape(form.groups, -1), axis=1)
+        count = jnp.repeat(of_groups, images // form.groups)
     return count - 1 if form.same else count
 
 

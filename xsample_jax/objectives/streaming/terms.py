@@ -81,7 +81,7 @@ def why_no_kernels(term: Term, objective_lowest: float, target_temperature: floa
     if name_of(term.link) != "softmax":
         return f"its link {name_of(term.link)!r} is not the softmax"
     if graph.source == "class_text" and not graph.transforms and not center:
-        return "a graph of class texts has a table instead of tiles"
+        return "a graph of class texts has a table instead of tiles, or reads embeddings by class"
     if name_of(graph.source) not in COSINES or graph.transforms or name_of(graph.normalizer) != "softmax":
         return "its target is not the softmax of cosines of texts"
     if term.anchors != term.keys:
