@@ -43,7 +43,8 @@ from xsample_jax.weights.hub import KEPT, find_published, is_published
 
 SAVED, ABOUT = ".npz", "about.json"  # an encoder as one file, and its entry with step and config
 HEAD, TEXT, LOG_SCALE, BIAS = "head/", "text/", "objective/log_scale", "objective/bias"
-SIDES = (HEAD, TEXT, LOG_SCALE, BIAS)  # beginnings of the paths of what a run has beside its encoder and is kept with it
+# Beginnings of the paths of what a run has beside its encoder, and is kept with it.
+SIDES = (HEAD, TEXT, LOG_SCALE, BIAS)
 IN_FILE = "sides/"  # before these paths in a file of Encoder.save
 DEMO, DEMO_FILE = "demo", Path(__file__).parent / "models" / "demo.npz"
 

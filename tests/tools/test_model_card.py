@@ -124,7 +124,7 @@ def test_a_folder_holds_one_model_and_a_run_stays_a_run(saved, tmp_path):
     for path in (folder, saved, "demo"):
         with pytest.raises(CheckpointError, match="thin network"):
             xsample_jax.load_encoder(path, slim=True)
-        with pytest.raises(CheckpointError, match="step = 3.*one encoder"):
+        with pytest.raises(CheckpointError, match=r"step = 3.*one encoder"):
             xsample_jax.load_encoder(path, step=3)
     assert is_published(str(folder))
     (folder / "checkpoints").mkdir()

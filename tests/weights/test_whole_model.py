@@ -182,7 +182,7 @@ def test_the_bias_of_a_sigmoid_loss_goes_along(run, tmp_path):
     _, encoder = run
     config = encoder.config.copy_and_resolve_references().unlock()
     config.objective.preset = "siglip"
-    other = dataclasses.replace(encoder, config=resolve(config))
+    other = dataclasses.replace(encoder, config=config)  # a preset of a user may have a bias and a transformer
     assert [problem.field for problem in find_open_clip_problems(other)] == ["objective/bias of the encoder"]
     export_open_clip(
         dataclasses.replace(other, sides={**other.sides, "objective/bias": np.float32(-7.5)}), tmp_path / "m"

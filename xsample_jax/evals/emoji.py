@@ -139,5 +139,5 @@ EMOJI = Evaluator(
         "retrieval/...",
         "spearman/captions",
         "geometry/...",
-    ),  # fmt: skip
+    ),
 )

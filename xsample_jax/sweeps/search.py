@@ -81,7 +81,9 @@ def read_space(file: str) -> Space:
         raise ConfigError(f"get_space of {path}", space, "a Space with a key that is searched", example)
     for key, values in space.keys.items():
         if not _is_sound(values):
-            expected = "Uniform or Integer with low < high (above 0 with log), or a Choice of numbers, texts, true, false, None"
+            expected = (
+                "Uniform or Integer with low < high (above 0 with log), or a Choice of numbers, texts, bools, None"
+            )
             raise ConfigError(f"{key} in get_space of {path}", values, expected, example)
     name = "-".join([path.stem, *filter(None, argument.split(","))])
     return dataclasses.replace(space, config=from_here(space.config), name=name)
