@@ -42,8 +42,9 @@ from xsample_jax.weights.files import read_weights
 from xsample_jax.weights.hub import KEPT, find_published, is_published
 
 SAVED, ABOUT = ".npz", "about.json"  # an encoder as one file, and its entry with step and config
-HEAD, TEXT, LOG_SCALE = "head/", "text/", "objective/log_scale"
-SIDES = (HEAD, TEXT, LOG_SCALE)  # beginnings of the paths of what a run has beside its encoder and is kept with it
+HEAD, TEXT, LOG_SCALE, BIAS = "head/", "text/", "objective/log_scale", "objective/bias"
+# Beginnings of the paths of what a run has beside its encoder, and is kept with it.
+SIDES = (HEAD, TEXT, LOG_SCALE, BIAS)
 IN_FILE = "sides/"  # before these paths in a file of Encoder.save
 DEMO, DEMO_FILE = "demo", Path(__file__).parent / "models" / "demo.npz"
 
@@ -56,7 +57,7 @@ class Encoder:
       config: of the run.
       step: of the checkpoint.
       arrays: {path: array} of its parameters and running statistics.
-      sides: {path: array} of the projection head, the text side and the learned temperature, where they are kept.
+      sides: {path: array} of the projection head, the text side, the learned temperature and bias, where they are kept.
       text_source: how texts become what the text side reads: {"tokenizer": content of the file} or {"text_encoder":
         as in a manifest}; {}: the dataset of the run says it.
     """
@@ -327,15 +328,16 @@ def load_encoder(path: str | Path, step: int | None = None, slim: bool = False) 
 
     slim: the thin network of a run that trained one beside the wide one (sacl_xd), as a ResNet of its own.
 
-    Raises CheckpointError: no such checkpoint, a damaged one, or one without the thin network that is asked for;
-    DataError: a file that `Encoder.save` did not write.
+    Raises CheckpointError: no such checkpoint, a damaged one, one without the thin network that is asked for, or a
+    step of what is no run; DataError: a file that `Encoder.save` did not write.
     """
-    if path == DEMO or str(path).endswith(SAVED):
+    saved = path == DEMO or str(path).endswith(SAVED)
+    if saved or is_published(str(path)):
         if slim:
             raise _not_thin(path)
-        return _read_saved(DEMO_FILE if path == DEMO else as_path(path))
-    if is_published(str(path)):
-        return _read_published(str(path))
+        if step is not None:
+            raise CheckpointError("step", step, f"no step: {path} holds one encoder", "Leave it out, or give a run.")
+        return _read_saved(DEMO_FILE if path == DEMO else as_path(path)) if saved else _read_published(str(path))
     run, step = find_checkpoint(path, step)
     wanted = {
         part: {name: leaf for name, leaf in leaves.items() if name.startswith((ENCODER, *((SLIM,) if slim else SIDES)))}

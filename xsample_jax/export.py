@@ -21,10 +21,10 @@ from xsample_jax.augment.ids import VECTOR_CHANNELS
 from xsample_jax.checkpoint import Checkpoints, trained_config
 from xsample_jax.config import config_to_json
 from xsample_jax.data.captions import END, PADDING, SPECIAL, START, TOKENIZER
-from xsample_jax.encoder import HEAD, LOG_SCALE, TEXT, Encoder
+from xsample_jax.encoder import BIAS, HEAD, LOG_SCALE, TEXT, Encoder
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, UserError, lookup, raise_all
-from xsample_jax.io.checkpoint_files import CHECKPOINTS, find_checkpoint, read_arrays, saved_arrays
-from xsample_jax.io.files import CONFIG, atomic_write
+from xsample_jax.io.checkpoint_files import find_checkpoint, read_arrays, saved_arrays
+from xsample_jax.io.files import CHECKPOINTS, CONFIG, atomic_write
 from xsample_jax.io.run_dir import log_event
 from xsample_jax.models.towers import TEXT_EPSILON, kind_of
 from xsample_jax.models.vit import LAYOUTS, VARIANTS, merge_lora
@@ -255,6 +255,10 @@ def export_open_clip(encoder: Encoder, out: str | Path, name: str | None = None)
         **to_theirs(OPEN_CLIP_TEXT, text, {n[len(TEXT) :]: a for n, a in encoder.sides.items() if n.startswith(TEXT)}),
         "logit_scale": np.asarray(scale, np.float32).reshape(()),
     }
+    model = {"embed_dim": config.model.head.dim}
+    if BIAS in encoder.sides:  # of a sigmoid loss: open_clip has a place for it if its config gives a start
+        arrays["logit_bias"] = np.asarray(encoder.sides[BIAS], np.float32).reshape(())
+        model["init_logit_bias"] = float(arrays["logit_bias"])
     vision = {"image_size": config.augment.size, "patch_size": config.model.patch_size, "layers": shape.depth}
     vision |= {"width": shape.width, "head_width": shape.width // shape.heads}
     vision |= {"mlp_ratio": (shape.hidden or 4 * shape.width) / shape.width}
@@ -267,7 +271,7 @@ def export_open_clip(encoder: Encoder, out: str | Path, name: str | None = None)
     words |= {"pool_type": "eos", "eos_id": END, "pad_id": PADDING, "hf_tokenizer_name": name or out.name}
     images = {"mean": list(config.augment.mean), "std": list(config.augment.std), "interpolation": "bilinear"}
     about = {
-        "model_cfg": {"embed_dim": config.model.head.dim, "vision_cfg": vision, "text_cfg": words},
+        "model_cfg": model | {"vision_cfg": vision, "text_cfg": words},
         "preprocess_cfg": images | {"resize_mode": "longest" if config.data.fit == "pad" else "shortest"},
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -305,6 +309,9 @@ def find_open_clip_problems(encoder: Encoder) -> list[UserError]:
         problems.append(
             ConfigError("model.text.causal of the run", False, expected, "Train with --config.model.text.causal.")
         )
+    if build_objective(encoder.config.objective).bias is not None and BIAS not in encoder.sides:
+        expected = "the learned bias of its sigmoid loss, which older files of Encoder.save lack"
+        problems.append(ConfigError(f"{BIAS} of the encoder", None, expected, "Export from the run folder."))
     fix = "Use --format=safetensors for the encoder alone, Encoder.save for all of it."
     return problems and [ConfigError(p.field, p.value, p.expected, p.fix or fix) for p in problems]
 
@@ -330,7 +337,10 @@ def _write_json(path: Path, content: dict) -> None:
 
 PARTS = ("params", "statistics")
 # Keys of which another value makes another function of the same arrays.
-MEANING = ("model.encoder", "model.stem", "augment.size", "augment.mean", "augment.std", "augment.bits")
+MEANING = (
+    *("model.encoder", "model.stem", "model.layout", "model.text.causal", "model.text.heads", "model.head.kappa"),
+    *("augment.size", "augment.mean", "augment.std", "augment.bits"),
+)
 
 
 def average_weights(models: Sequence[Mapping[str, Mapping[str, np.ndarray]]]) -> dict[str, dict[str, np.ndarray]]:
@@ -414,5 +424,6 @@ def _shape(saved: dict, name: str) -> tuple[int, ...] | str:
 
 
 def _value(config, key: str):
-    section, name = key.split(".")
-    return config[section][name]
+    for name in key.split("."):
+        config = config[name]
+    return config

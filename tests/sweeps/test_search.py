@@ -1,10 +1,11 @@
-"""A search with a stand-in for the trainer: what is proposed, what is told, that it is gone on with."""
+"""A search with a stand-in for the trainer: what is proposed, what is told, and that it continues."""
 
 import sys
 
 import pytest
 
 from tests.sweeps.test_local import plan  # noqa: F401
+from xsample_jax.config import default_config
 from xsample_jax.errors import BAD_INPUT, ConfigError
 from xsample_jax.sweeps import search as searches
 from xsample_jax.sweeps.local import Workers
@@ -24,7 +25,7 @@ def done(study):
     return [trial for trial in study.trials if trial.state.name == "COMPLETE"]
 
 
-def test_trials_are_run_told_and_gone_on_with(tmp_path, plan):  # noqa: F811
+def test_trials_are_run_and_told_and_the_next_call_continues(tmp_path, plan):  # noqa: F811
     pytest.importorskip("optuna")
     out, said = tmp_path / "out", []
     study = open_study(out, "label/knn", SPACE)
@@ -35,15 +36,19 @@ def test_trials_are_run_told_and_gone_on_with(tmp_path, plan):  # noqa: F811
     folders = sorted(path.name for path in out.iterdir() if path.name.startswith("seed="))
     assert len(folders) == 3
     rates = [float(name.partition("learning_rate=")[2]) for name in folders]
-    assert all(len(f"{rate:.10g}".replace(".", "").replace("-", "").lstrip("0")) <= 8 for rate in rates)
+    assert rates == [float(f"{rate:.4g}") for rate in rates]
     assert study.best_value == max(values.values())  # accuracies: larger is better
     assert "best" in said[-1]
 
     # A trial that was asked for and never told, as after Ctrl-C: it is the first that the next call runs.
     asked = study.ask(searches._distributions(SPACE))
     again = open_study(out, "label/knn", SPACE)
+    bare = again.ask().number  # as after a kill between the proposal of a trial and that of its values
     search(again, SPACE, out, 4, say=said.append)
     assert [trial.number for trial in done(again)] == [0, 1, 2, 3]
+    assert again.trials[bare].state.name == "FAIL"
+    assert len(searches.points_of(again, SPACE)) == 4
+    assert searches.count_failed(again, SPACE) == 0  # no run of it failed
     assert again.trials[asked.number].value == 0.25 + asked.params["seed"]
     search(again, SPACE, out, 4, say=lambda words: pytest.fail(words))  # nothing is left
 
@@ -55,10 +60,13 @@ def test_a_failed_run_is_no_value_and_counts(tmp_path, plan):  # noqa: F811
     study = open_study(tmp_path / "out", "label/knn", space)
     assert search(study, space, tmp_path / "out", 1, say=lambda words: None) == {"seed=7": 3}
     assert [trial.state.name for trial in study.trials] == ["FAIL"]
+    assert search(study, space, tmp_path / "out", 1, say=lambda words: None) == {}
+    assert searches.count_failed(study, space) == 1  # of the call before
     plan({})
     study = open_study(tmp_path / "other", "zero_shot/label", space)
     with pytest.raises(ConfigError, match="label/knn"):  # a metric that the runs do not have
         search(study, space, tmp_path / "other", 1, say=lambda words: None)
+    assert [trial.state.name for trial in study.trials] == ["FAIL"]
 
 
 def test_one_folder_has_one_search(tmp_path):
@@ -75,13 +83,28 @@ def test_spaces_are_read_and_checked(tmp_path):
     space = read_space(str(file))
     assert space.name == "few"
     assert [point.name for point in edge_points(space)] == ["seed=0,batch_size=16", "seed=3,batch_size=32"]
-    for wrong in ("Uniform(1, 1)", "Uniform(0.0, 1.0, log=True)", "Choice(())", "(1, 2)"):
+    for wrong in ("Uniform(1, 1)", "Uniform(0.0, 1.0, log=True)", "Choice(())", "(1, 2)", "Choice(((1,), (2, 3)))"):
         file.write_text(FILE.replace("Integer(0, 3)", wrong))
         with pytest.raises(ConfigError, match="low < high"):
             read_space(str(file))
     file.write_text("x = 1")
     with pytest.raises(ConfigError, match="no get_space"):
         read_space(str(file))
+
+
+def test_a_metric_that_the_runs_will_not_have_is_refused_before_the_first():
+    config = default_config()
+    for suite, metric in (("emoji", "label/knn"), ("probe", "subgroup/knn"), ("none", "label/knn")):
+        config.eval.suite = suite
+        with pytest.raises(ConfigError, match=f"--metric.*{suite}"):
+            searches.check_metric(metric, config)
+    for suite, metric in (
+        ("emoji", "spearman/captions"),
+        ("probe", "label/probe_top5"),
+        ("shapes", "factor/shape/kept"),
+    ):
+        config.eval.suite = suite
+        searches.check_metric(metric, config)
 
 
 def test_what_is_missing_is_said_before_anything_is_made(tmp_path, monkeypatch, capsys):

@@ -14,13 +14,13 @@ from tests.tools.synthetic_runs import write_run
 from tests.weights.made import made_encoder
 from xsample_jax.config import find_problems
 from xsample_jax.encoder import read_initial
-from xsample_jax.errors import ConfigError, DataError
+from xsample_jax.errors import CheckpointError, ConfigError, DataError
 from xsample_jax.evals.metrics import bootstrap
 from xsample_jax.models import resnet, vit
 from xsample_jax.reports.model_card import model_card, write_repository
 from xsample_jax.reports.runs import load_runs
 from xsample_jax.tools.export import main as export_main
-from xsample_jax.weights.hub import find_published
+from xsample_jax.weights.hub import find_published, is_published
 
 MODELS = {
     "resnet": {"encoder": "resnet18", "width": 16, "stem": "cifar"},
@@ -90,19 +90,62 @@ def test_the_card_says_what_it_is_and_how_sure_its_results_are(tmp_path, saved):
     assert "license: other  # fill in" in model_card(encoder, None, "x")
 
 
-def test_no_folder_of_this_machine_is_published(saved, tmp_path):
-    write_repository(saved, tmp_path / "r")
-    assert "- dataset: birds" in (tmp_path / "r" / "README.md").read_text()
-    for path in (tmp_path / "r").iterdir():
+@pytest.mark.parametrize("place", ["/home/someone/secret", "secret"])
+def test_no_folder_of_this_machine_is_published(saved, tmp_path, place, monkeypatch):
+    encoder = xsample_jax.load_encoder(saved)
+    config = encoder.config.copy_and_resolve_references().unlock()
+    config.data.update(path=f"{place}/birds", mix=({"path": f"{place}/more", "share": 0.5},))
+    config.model.init_from = f"{place}/run"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret" / "minilm").mkdir(parents=True)
+    source = {"text_encoder": {"name": f"{place}/minilm", "dim": 6}}
+    dataclasses.replace(encoder, config=config, text_source=source).save(tmp_path / "e.npz")
+    folder = tmp_path / "secret" / "r"
+    write_repository(tmp_path / "e.npz", folder)
+    assert "- dataset: birds" in (folder / "README.md").read_text()
+    for path in folder.iterdir():
         assert b"secret" not in path.read_bytes(), path
-    with np.load(tmp_path / "r" / "xsample_jax.npz") as kept:
-        assert b"secret" not in bytes(kept["about.json"])
+    with np.load(folder / "xsample_jax.npz") as kept:
+        about = json.loads(bytes(kept["about.json"]))
+    assert "secret" not in json.dumps(about)
+    assert about["text"]["text_encoder"] == {"name": "minilm", "dim": 6}
+
+
+def test_a_folder_holds_one_model_and_a_run_stays_a_run(saved, tmp_path):
+    folder = tmp_path / "r"
+    folder.mkdir()
+    for name in ("open_clip_config.json", "open_clip_model.safetensors", "pytorch_model.bin", "tokenizer.json", "mine"):
+        (folder / name).write_text("{}")
+    write_repository(saved, folder, repository="me/birds")
+    there = {path.name for path in folder.iterdir()}
+    assert there == {"README.md", "config.json", "model.safetensors", "xsample_jax.npz", "mine"}
+    assert "load_encoder('hf:me/birds')" in (folder / "README.md").read_text()
+    assert xsample_jax.load_encoder(folder).step == 1
+    for path in (folder, saved, "demo"):
+        with pytest.raises(CheckpointError, match="thin network"):
+            xsample_jax.load_encoder(path, slim=True)
+        with pytest.raises(CheckpointError, match=r"step = 3.*one encoder"):
+            xsample_jax.load_encoder(path, step=3)
+    assert is_published(str(folder))
+    (folder / "checkpoints").mkdir()
+    assert not is_published(str(folder))
+    with pytest.raises(ConfigError, match="not a run"):
+        write_repository(saved, folder)
+
+
+def test_the_card_of_a_decoder_of_captions_promises_no_projection(saved):
+    encoder = dataclasses.replace(xsample_jax.load_encoder(saved), sides={"text/out/kernel": np.zeros((1, 1))})
+    assert "project=True" in model_card(encoder, None, "x")
+    config = encoder.config.copy_and_resolve_references().unlock()
+    config.model.text.multimodal = 1
+    assert "project=True" not in model_card(dataclasses.replace(encoder, config=config), None, "x")
 
 
 def test_an_upload_is_a_new_private_repository_with_all_files(saved, monkeypatch, capsys):
     calls = []
 
-    def upload(self, repo_id, folder_path, commit_message):
+    def upload(self, repo_id, folder_path, commit_message, delete_patterns):
+        assert {"open_clip_config.json", "config.json", "xsample_jax.npz"} <= set(delete_patterns)
         calls.append((repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
 
     monkeypatch.setattr(
@@ -122,14 +165,21 @@ def test_without_network_or_token_both_ways_out_are_named(saved, monkeypatch, ca
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refused)
     assert export_main([f"--run={saved}", "--push=me/birds"]) == 2
     said = capsys.readouterr().err.strip()
-    assert "401 Client Error" in said and "hf auth login" in said and "--format=hub --out=FOLDER" in said  # noqa: PT018
+    assert "401 Client Error" in said and "hf auth login" in said and "--out=FOLDER --repository=me/birds" in said  # noqa: PT018
     assert "\n" not in said
     with pytest.raises(ConfigError, match="ORGANIZATION/NAME"):
         xsample_jax.push_to_hub(saved, "birds")
 
 
 def test_flags_that_do_not_go_together(saved, tmp_path, capsys):
-    for flags in (["--push=a/b", "--out=x"], ["--push=a/b", "--format=onnx"], ["--out=x"], ["--format=onnx"]):
+    for flags in (
+        ["--push=a/b", "--out=x"],
+        ["--push=a/b", "--format=onnx"],
+        ["--out=x"],
+        ["--push=a/b", "--repository=a/b"],
+        ["--format=onnx", "--out=x", "--repository=a/b"],
+        ["--format=onnx"],
+    ):
         assert export_main([f"--run={saved}", *flags]) == 2
     assert "--format and --out, or --push" in capsys.readouterr().err
     assert export_main([f"--run={saved}", "--format=hub", f"--out={tmp_path / 'r'}"]) == 0

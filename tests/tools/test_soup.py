@@ -110,6 +110,9 @@ def test_other_models_are_one_error_and_nothing_is_written(runs, tmp_path, capsy
     assert "\n" not in said
     for words in ("augment.size = 24, not 32", "head/", "arrays differ"):
         assert words in said
+    save_run(tmp_path / "heads", steps=(2,), model__text__heads=8)  # the same arrays, another function
+    assert main([str(runs / "a"), str(tmp_path / "heads"), f"--out={out}"]) == BAD_INPUT
+    assert "model.text.heads = 8, not " in capsys.readouterr().err
     assert main([str(runs / "a"), f"--out={out}"]) == BAD_INPUT
     assert "two runs or more" in capsys.readouterr().err
     assert not out.exists()

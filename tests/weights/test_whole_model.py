@@ -178,6 +178,20 @@ def test_names_and_shapes_are_those_of_open_clip(run, folder):
     assert about["model_cfg"]["vision_cfg"]["head_width"] == 16
 
 
+def test_the_bias_of_a_sigmoid_loss_goes_along(run, tmp_path):
+    _, encoder = run
+    config = encoder.config.copy_and_resolve_references().unlock()
+    config.objective.preset = "siglip"
+    other = dataclasses.replace(encoder, config=config)  # a preset of a user may have a bias and a transformer
+    assert [problem.field for problem in find_open_clip_problems(other)] == ["objective/bias of the encoder"]
+    export_open_clip(
+        dataclasses.replace(other, sides={**other.sides, "objective/bias": np.float32(-7.5)}), tmp_path / "m"
+    )
+    about = json.loads((tmp_path / "m" / "open_clip_config.json").read_text())
+    assert about["model_cfg"]["init_logit_bias"] == -7.5
+    assert read_safetensors(tmp_path / "m" / "open_clip_model.safetensors")["logit_bias"] == -7.5
+
+
 def test_its_tokenizer_gives_our_tokens(run, folder):
     _, encoder = run
     theirs = Tokenizer.from_file(str(folder / "tokenizer.json"))

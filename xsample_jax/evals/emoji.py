@@ -130,5 +130,14 @@ EMOJI = Evaluator(
     emoji,
     "held-out concepts, unseen styles and swapped backgrounds of the emoji set",
     check,
-    ("group/...", "subgroup/...", "style/...", "background/...", "few_shot/...", "retrieval/..."),
+    (
+        "group/...",
+        "subgroup/...",
+        "style/...",
+        "background/...",
+        "few_shot/...",
+        "retrieval/...",
+        "spearman/captions",
+        "geometry/...",
+    ),
 )

@@ -20,10 +20,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from xsample_jax.errors import CheckpointError, did_you_mean
+from xsample_jax.io.files import CHECKPOINTS
 from xsample_jax.io.paths import absolute, check_run_path
 
 FORMAT = 2
-CHECKPOINTS = "checkpoints"
 MODEL = ("params", "statistics", "ema")  # what of a state is the model's; the average comes last, as it is preferred
 
 

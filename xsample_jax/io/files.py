@@ -149,6 +149,7 @@ def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 CONFIG = "config.json"  # the resolved config
+CHECKPOINTS = "checkpoints"  # a folder; what has one is a run
 JSONL = "metrics.jsonl"  # one line of metrics at a time
 EVALUATION = "evaluation.json"  # metrics of the final evaluation: the run is finished
 EXAMPLES = "evaluation.npz"  # what those metrics are means of

@@ -32,14 +32,15 @@ from xsample_jax.export import (
     timm_vit,
 )
 from xsample_jax.io.checkpoint_files import find_checkpoint
-from xsample_jax.io.files import CONFIG, JSONL, atomic_write
+from xsample_jax.io.files import CHECKPOINTS, CONFIG, JSONL, atomic_write
 from xsample_jax.io.paths import as_path
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.reports.runs import Run, load_runs
 from xsample_jax.reports.style import row, rule
-from xsample_jax.weights.hub import KEPT, OWN, OWN_KEYS, TIMM, WEIGHTS
+from xsample_jax.weights.hub import KEPT, LAYOUT_FILES, OWN, OWN_KEYS, SCHEME, TIMM, WEIGHTS
 
 CARD = "README.md"
+PATH_KEYS = ("path", "init_from", "resume_from", "ids")  # last parts of the config keys that hold paths
 LICENSE = "other  # fill in: the license of the weights, as the images allow it"
 # Of the config, what a card says in words; the rest is under "Config".
 HEAD_KEYS = ("data.source", "data.split", "steps", "epochs", "batch_size", "optimizer.name", "seed")
@@ -61,8 +62,7 @@ def push_to_hub(
       ConfigError: not a name of a repository. DataError: no network, or no right to write there; or an encoder that
         has no names in another library.
     """
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
-        raise ConfigError("--push", repository, "ORGANIZATION/NAME, or USER/NAME, of the hub")
+    _check_name("--push", repository)
     with tempfile.TemporaryDirectory() as folder:
         write_repository(run, folder, step, repository=repository, license=license)
         import huggingface_hub
@@ -71,12 +71,15 @@ def push_to_hub(
             hub = huggingface_hub.HfApi()
             hub.create_repo(repository, private=private, exist_ok=True)
             message = f"Weights and card, by xsample_jax {__version__}"
-            hub.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
+            hub.upload_folder(  # what is uploaded is not deleted, whatever delete_patterns says
+                repo_id=repository, folder_path=folder, commit_message=message, delete_patterns=list(LAYOUT_FILES)
+            )
         except Exception as error:  # of the network, the hub or its client, which have types of their own
             reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
             fix = (
                 "Log in with a token that may write (hf auth login, or HF_TOKEN), or write a folder with --format=hub "
-                f"--out=FOLDER and upload it where there is a network: hf upload {repository} FOLDER."
+                f"--out=FOLDER --repository={repository} and upload it where there is a network: "
+                f"hf upload {repository} FOLDER."
             )
             raise DataError("--push", repository, f"a repository that can be written to ({reason})", fix) from error
     return f"https://huggingface.co/{repository}"
@@ -87,15 +90,25 @@ def write_repository(
 ) -> str:
     """Writes all files of the repository into a folder and returns, in words, how to load them.
 
+    Files of the folder that belong to a model written there before are removed; others stay.
+
     repository: the name that it will have on the hub; None: it is used as a folder. Other arguments and errors as of
-    `push_to_hub`.
+    `push_to_hub`, and ConfigError for a folder that is a run.
     """
+    if repository is not None:
+        _check_name("--repository", repository)
+    out = as_path(out)
+    if (out / CHECKPOINTS).exists():
+        raise ConfigError(
+            "--out", str(out), "a folder that is not a run, whose config would be lost", "Choose another."
+        )
     encoder = load_encoder(run, step)
     check_exportable(encoder)
     family = family_of(encoder.config)
     encoder = _without_folders(encoder.with_texts())
-    out = as_path(out)
     out.mkdir(parents=True, exist_ok=True)
+    for name in LAYOUT_FILES:
+        (out / name).unlink(missing_ok=True)
     place = f"hf:{repository}" if repository else str(out)
     if not find_open_clip_problems(encoder):
         export_open_clip(encoder, out, repository)
@@ -104,8 +117,13 @@ def write_repository(
         use = export_safetensors(encoder, out / WEIGHTS[TIMM][0])
         _write(out / TIMM, json.dumps(_timm_config(encoder, family), indent=2) + "\n")
         dataclasses.replace(encoder, arrays={}).save(out / KEPT)
-    _write(out / CARD, model_card(encoder, _run_of(run), place, license))
+    _write(out / CARD, model_card(encoder, _run_of(run), place if repository else out.absolute().name, license))
     return f"xsample_jax.load_encoder({place!r}); --config.model.init_from={place}\n{use}"
+
+
+def _check_name(flag: str, repository: str) -> None:
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
+        raise ConfigError(flag, repository, "ORGANIZATION/NAME, or USER/NAME, of the hub")
 
 
 def _write(path: Path, text: str) -> None:
@@ -113,16 +131,28 @@ def _write(path: Path, text: str) -> None:
 
 
 def _without_folders(encoder: Encoder) -> Encoder:
-    """The same with a config that names no folder of this machine: of a path its last part is left."""
+    """The same with a config and a text source that name no folder of this machine: the last part of a path is left.
 
-    def shortened(value):
+    A relative path is known by its key (PATH_KEYS), or because there is such a file or folder here.
+    """
+
+    def shortened(value, key: str = ""):
         if isinstance(value, dict):
-            return {name: shortened(inner) for name, inner in value.items()}
-        local = isinstance(value, str) and (os.path.isabs(value) or value.startswith(("~", "gs://")))
+            return {name: shortened(inner, name) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [shortened(inner, key) for inner in value]
+        local = isinstance(value, str) and not value.startswith(SCHEME) and (key in PATH_KEYS or _is_path(value))
         return Path(value).name if local else value
 
     content = shortened(json.loads(config_to_json(encoder.config)))
-    return dataclasses.replace(encoder, config=config_from_json(json.dumps(content)))
+    text = shortened(dict(encoder.text_source.get("text_encoder", {})))
+    source = dict(encoder.text_source) | ({"text_encoder": text} if text else {})
+    return dataclasses.replace(encoder, config=config_from_json(json.dumps(content)), text_source=source)
+
+
+def _is_path(value: str) -> bool:
+    plain = os.path.isabs(value) or value.startswith(("~", "gs://", "./", "../"))
+    return plain or ("/" in value and os.path.exists(value))
 
 
 def _timm_config(encoder: Encoder, family: str) -> dict:
@@ -192,7 +222,7 @@ def model_card(encoder: Encoder, run: Run | None, place: str, license: str = LIC
         f"encoder = xsample_jax.load_encoder({place!r})",
         'features = encoder.encode(["image.jpg"])  # float32 [1, ' + f"{encoder.features}]",
     ]
-    if text:
+    if text and not config.model.text.multimodal:  # with a decoder of captions no head reads the features
         lines += [
             "images = encoder.encode(['image.jpg'], project=True)",
             "texts = encoder.encode_text(['a photo of a cat'])",

@@ -19,6 +19,7 @@ from pathlib import Path
 from xsample_jax.config.load import file_error, find_config, import_file
 from xsample_jax.errors import ConfigError, UserError, did_you_mean
 from xsample_jax.evals.catalog import describe
+from xsample_jax.evals.registry import EVALUATORS, SUITES
 from xsample_jax.sweeps.grid import Point, from_here
 from xsample_jax.sweeps.local import FINISHED, ONE_AT_A_TIME, Workers, run_points, state_of
 
@@ -80,7 +81,9 @@ def read_space(file: str) -> Space:
         raise ConfigError(f"get_space of {path}", space, "a Space with a key that is searched", example)
     for key, values in space.keys.items():
         if not _is_sound(values):
-            expected = "Uniform or Integer with low < high (above 0 with log), or a Choice of values"
+            expected = (
+                "Uniform or Integer with low < high (above 0 with log), or a Choice of numbers, texts, bools, None"
+            )
             raise ConfigError(f"{key} in get_space of {path}", values, expected, example)
     name = "-".join([path.stem, *filter(None, argument.split(","))])
     return dataclasses.replace(space, config=from_here(space.config), name=name)
@@ -88,7 +91,12 @@ def read_space(file: str) -> Space:
 
 def _is_sound(values) -> bool:
     if isinstance(values, Choice):
-        return len(values.values) > 0
+        plain = None | bool | int | float | str  # all that the log of the study gives back as it was
+        return (
+            isinstance(values.values, tuple | list)
+            and bool(values.values)
+            and all(isinstance(value, plain) for value in values.values)
+        )
     return isinstance(values, Uniform | Integer) and values.low < values.high and not (values.log and values.low <= 0)
 
 
@@ -146,15 +154,21 @@ def search(
 ) -> dict[str, int]:
     """Runs trials until `trials` have an end, as many at once as `workers` has; {name: exit code} of those that failed.
 
-    Raises Stopped as run_points; what was going on is gone on with by the next call.
+    Trials of earlier calls count; those that failed then are in count_failed alone.
+
+    Raises Stopped as run_points: the next call continues the trials that it leaves. ConfigError for a metric that the
+    runs do not have.
     """
     import optuna
 
     over = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
     failed: dict[str, int] = {}
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        if not _is_whole(trial, space):
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     while True:
         going = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
-        left = trials - len(study.get_trials(deepcopy=False, states=over))
+        left = trials - sum(_is_whole(trial, space) for trial in study.get_trials(deepcopy=False, states=over))
         numbers = [trial.number for trial in going][: max(left, 0)]
         at_once = len(workers.gpus) or workers.jobs
         while len(numbers) < min(left, at_once):
@@ -169,6 +183,30 @@ def search(
             _tell(study, number, state_of(out / point.name), say, point)
 
 
+def _is_whole(trial, space: Space) -> bool:
+    """Whether a trial has all its values: one that was proposed while the search was killed never became a run."""
+    return trial.params.keys() == space.keys.keys()
+
+
+def count_failed(study, space: Space) -> int:
+    """Runs of the whole search, earlier calls included, that ended without a value."""
+    return sum(trial.state.name == "FAIL" and _is_whole(trial, space) for trial in study.get_trials(deepcopy=False))
+
+
+def check_metric(metric: str, config) -> None:
+    """Raises ConfigError for a metric that no evaluator of eval.suite gives, as far as their tables tell: by kind."""
+    suite = config.eval.suite
+    names = [name for evaluator in SUITES.get(suite, ()) for name in EVALUATORS[evaluator].metrics]
+    kinds = sorted({"label" if name[0] == "<" else name.partition("/")[0] for name in names if "/" in name})
+    if metric.partition("/")[0] not in kinds:
+        expected = f"a metric of eval.suite = {suite!r}" + (
+            f": {', '.join(f'{kind}/...' for kind in kinds)}" * bool(kinds)
+        )
+        raise ConfigError(
+            "--metric", metric, expected, "Give one of those, or set eval.suite in the config of the space."
+        )
+
+
 def _tell(study, number: int, state, say: Callable, point: Point) -> None:
     import optuna
 
@@ -177,6 +215,7 @@ def _tell(study, number: int, state, say: Callable, point: Point) -> None:
         study.tell(number, state=optuna.trial.TrialState.FAIL)
         return
     if metric not in state.evaluation:
+        study.tell(number, state=optuna.trial.TrialState.FAIL)
         raise ConfigError("--metric", metric, f"a metric of {point.name}", did_you_mean(metric, state.evaluation))
     if not math.isfinite(state.evaluation[metric]):
         study.tell(number, state=optuna.trial.TrialState.FAIL)
@@ -212,5 +251,5 @@ def _point(space: Space, values: Mapping[str, object]) -> Point:
 
 def points_of(study, space: Space) -> Sequence[Point]:
     """The runs of all trials, each once, in their order."""
-    points = (_point(space, trial.params) for trial in study.trials)
+    points = (_point(space, trial.params) for trial in study.trials if _is_whole(trial, space))
     return list({point.name: point for point in points}.values())

@@ -22,12 +22,22 @@ from xsample_jax.tools.cli import add_renamed, local_path, program, run_cli
 FORMATS = ("safetensors", "jax_export", "onnx", "npz", "open_clip", "hub")
 
 
-def export(checkpoint: str, form: str, out: str | Path, step: int | None = None, slim: bool = False) -> str:
-    """Writes `out` and returns in words how to use it. slim: the thin network of the run. Raises CheckpointError."""
+def export(
+    checkpoint: str,
+    form: str,
+    out: str | Path,
+    step: int | None = None,
+    slim: bool = False,
+    repository: str | None = None,
+) -> str:
+    """Writes `out` and returns in words how to use it. Raises CheckpointError.
+
+    slim: the thin network of the run. repository: of hub, the name that the folder will have there.
+    """
     if form == "hub":
         from xsample_jax.reports.model_card import write_repository
 
-        return f"{out}\n{write_repository(checkpoint, out, step)}"
+        return f"{out}\n{write_repository(checkpoint, out, step, repository=repository)}"
     from xsample_jax.encoder import load_encoder
     from xsample_jax.export import export_jax, export_npz, export_onnx, export_open_clip, export_safetensors
 
@@ -49,6 +59,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=FORMATS)
     parser.add_argument("--out", type=local_path, metavar="FILE", help="a folder for open_clip and hub")
     parser.add_argument("--push", metavar="ORGANIZATION/NAME", help="upload as this repository of the Hugging Face hub")
+    parser.add_argument(
+        "--repository", metavar="ORGANIZATION/NAME", help="of --format=hub, where the folder will be uploaded later"
+    )
     parser.add_argument("--public", action="store_true", help="a new repository is not private")
     parser.add_argument("--slim", action="store_true", help="the thin network of a run that trains one (sacl_xd)")
     return parser
@@ -58,8 +71,8 @@ def run(arguments: Sequence[str]) -> None:
     parser = make_parser()
     chosen = parser.parse_args(arguments)
     if chosen.push is not None:
-        if chosen.out or chosen.slim or chosen.format not in (None, "hub"):
-            parser.error("--push goes without --out and --slim, and its format is hub")
+        if chosen.out or chosen.slim or chosen.repository or chosen.format not in (None, "hub"):
+            parser.error("--push goes without --out, --repository and --slim, and its format is hub")
         from xsample_jax.reports.model_card import push_to_hub
 
         print(push_to_hub(chosen.run, chosen.push, chosen.step, private=not chosen.public))
@@ -68,7 +81,9 @@ def run(arguments: Sequence[str]) -> None:
         parser.error("the following arguments are required: --format and --out, or --push")
     if chosen.slim and chosen.format in ("open_clip", "hub"):
         parser.error(f"--slim goes without --format={chosen.format}, which has the whole model")
-    print(export(chosen.run, chosen.format, chosen.out, chosen.step, chosen.slim))
+    if chosen.repository is not None and chosen.format != "hub":
+        parser.error("--repository goes with --format=hub alone")
+    print(export(chosen.run, chosen.format, chosen.out, chosen.step, chosen.slim, chosen.repository))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -133,21 +133,31 @@ def search_here(flags: argparse.Namespace, environment: dict) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"
     from xsample_jax.sweeps.launch import check_points, write_results
     from xsample_jax.sweeps.local import Stopped, Workers
-    from xsample_jax.sweeps.search import edge_points, open_study, points_of, read_space, search
+    from xsample_jax.sweeps.search import (
+        check_metric,
+        count_failed,
+        edge_points,
+        open_study,
+        points_of,
+        read_space,
+        search,
+    )
 
     space = read_space(flags.grid)
     out = local_path(flags.out)
     study = open_study(out, flags.metric, space)  # also says that optuna is missing, before data is opened
-    check_points(edge_points(space), space.name, None, data=not flags.no_data)
+    for config in check_points(edge_points(space), space.name, None, data=not flags.no_data).values():
+        check_metric(flags.metric, config)
     gpus = [gpu for gpu in flags.gpus.split(",") if gpu]
     try:
-        failed = search(study, space, out, flags.trials, Workers(len(gpus) or flags.jobs, gpus, environment))
+        search(study, space, out, flags.trials, Workers(len(gpus) or flags.jobs, gpus, environment))
     except Stopped:
         print("stopped; the same command continues from here", file=sys.stderr)
         return REQUEUE
     finally:
         write_results(points_of(study, space), flags.out)
-    print(f"{len(study.trials)} trials, {len(failed)} failed: {out}/results.parquet and results.csv")
+    trials, failed = len(points_of(study, space)), count_failed(study, space)
+    print(f"{trials} runs, {failed} failed: {out}/results.parquet and results.csv")
     return FAILED if failed else 0
 
 

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from xsample_jax.errors import ConfigError, DataError
+from xsample_jax.io.files import CHECKPOINTS
 from xsample_jax.io.paths import as_path
 
 SCHEME = "hf:"
@@ -21,6 +22,13 @@ WEIGHTS = {
     TIMM: ("model.safetensors", "pytorch_model.bin"),
     OPEN_CLIP: ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
 }
+# All that a layout of a published folder consists of, so that none of it stays beside another layout.
+LAYOUT_FILES = (
+    *(name for about, weights in WEIGHTS.items() for name in (about, *weights)),
+    KEPT,
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 _VIT = r"vit_(?P<size>tiny|small|base|large|huge|so400m)_patch(?P<patch>\d+)"
 _DEIT = r"_(?P<size>tiny|small|base|large|huge)_patch(?P<patch>\d+)_\d+"
 # Architectures of timm whose forward pass a layout of ours computes; the rest of the name is the size of the images.
@@ -61,10 +69,15 @@ class Published:
 
 
 def is_published(path: str) -> bool:
-    """Whether `model.init_from` names weights of this kind, and not a file or a run folder."""
+    """Whether `model.init_from` names weights of this kind, and not a file or a run folder.
+
+    A folder with checkpoints is a run, whatever was exported into it.
+    """
     if path.startswith(SCHEME):
         return True
     folder = as_path(path)
+    if (folder / CHECKPOINTS).is_dir():
+        return False
     weights = (name for names in WEIGHTS.values() for name in names)
     return (folder / OPEN_CLIP).is_file() or any((folder / name).is_file() for name in weights)
 
