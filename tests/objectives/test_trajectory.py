@@ -24,7 +24,7 @@ from xsample_jax.errors import CheckpointError, ConfigError
 from xsample_jax.io.checkpoint_files import read_arrays, saved_arrays
 from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.models import towers
-from xsample_jax.models.towers import SLIM
+from xsample_jax.models.thin import SLIM
 from xsample_jax.objectives.adversary import UPDATES
 from xsample_jax.objectives.blocks import Rows, key_block
 from xsample_jax.objectives.from_config import build_objective
