@@ -203,7 +203,6 @@ def test_a_resnet_has_the_noise_after_its_stages_and_evaluation_has_none():
         ("model.style_noise.kind", {"model__encoder": "vit_ti", "model__patch_size": 8}),
         ("model.style_noise.kind", {"objective__preset": "pixpro"}),
         ("model.style_noise.kind", {"objective__preset": "coca"}),
-        ("model.style_noise.kind", {"objective__preset": "sacl_xd"}),
         ("model.style_noise.stages", {"model__style_noise__stages": (5,)}),
         ("model.style_noise.stages", {"model__style_noise__stages": ()}),
         ("model.style_noise.stages", {"model__style_noise__stages": (2, 1)}),

@@ -188,9 +188,6 @@ def _slim(c: dict, objective: Objective) -> Iterator[ConfigError]:
     if c["loss.grad_cache"] > 1:
         fix = "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory."
         yield ConfigError("loss.grad_cache", c["loss.grad_cache"], f"1 {of}", fix)
-    if c["model.style_noise.kind"] is not None:
-        fix = "Set --config.model.style_noise.kind=None: the two would see different noise."
-        yield ConfigError("model.style_noise.kind", c["model.style_noise.kind"], f"None {of}", fix)
 
 
 def _decoders(c: dict, objective: Objective) -> Iterator[ConfigError]:
