@@ -43,7 +43,7 @@ from xsample_jax.weights.hub import KEPT, find_published, is_published
 
 SAVED, ABOUT = ".npz", "about.json"  # an encoder as one file, and its entry with step and config
 HEAD, TEXT, LOG_SCALE, BIAS = "head/", "text/", "objective/log_scale", "objective/bias"
-# Beginnings of the paths of what a run has beside its encoder, and is kept with it.
+# Prefixes of the arrays that are kept beside the encoder of a run.
 SIDES = (HEAD, TEXT, LOG_SCALE, BIAS)
 IN_FILE = "sides/"  # before these paths in a file of Encoder.save
 DEMO, DEMO_FILE = "demo", Path(__file__).parent / "models" / "demo.npz"
@@ -183,7 +183,7 @@ class Encoder:
         """Unit embeddings of texts, by the text side of the run, to be compared with `encode(images, project=True)`.
 
         Args:
-          texts: a sequence of texts, or one; or an array of what the text side reads: tokens int [n, L] for a
+          texts: a sequence of texts, or one; or an array that the text side reads: tokens int [n, L] for a
             transformer, frozen caption embeddings [n, E] of any float type for a linear map of those.
           batch_size: texts that go through the text side at once.
           source: folder with the tokenizer.json of the transformer, or name or folder of the sentence encoder of the
@@ -329,7 +329,7 @@ def load_encoder(path: str | Path, step: int | None = None, slim: bool = False) 
     slim: the thin network of a run that trained one beside the wide one (sacl_xd), as a ResNet of its own.
 
     Raises CheckpointError: no such checkpoint, a damaged one, one without the thin network that is asked for, or a
-    step of what is no run; DataError: a file that `Encoder.save` did not write.
+    step for something that is not a run; DataError: a file that `Encoder.save` did not write.
     """
     saved = path == DEMO or str(path).endswith(SAVED)
     if saved or is_published(str(path)):

@@ -90,7 +90,7 @@ def test_the_pass_of_the_thin_network_and_that_of_one_as_wide(shallow):
         return found, network.head(network.encoder(pictures))
 
     found, of_wide = quick_jit(passes)(params)
-    np.testing.assert_allclose(found[8][0], of_wide, rtol=1e-5, atol=1e-5)  # width 1: the very same pass
+    np.testing.assert_allclose(found[8][0], of_wide, rtol=1e-5, atol=1e-5)  # width 1: the same pass
     assert np.abs(np.asarray(found[4][0] - of_wide)).max() > 0.1
     for rows, after, untouched in found.values():
         assert np.isfinite(rows).all()

@@ -106,7 +106,7 @@ class TextTower(nnx.Module):
         return self.features_of(self.states(tokens), tokens)
 
     def features_of(self, states: jax.Array, tokens: jax.Array) -> jax.Array:
-        """`features` of what `states` returned for the same tokens."""
+        """`features` from the result of `states` for the same tokens."""
         end = jnp.argmax(tokens == END, axis=1)
         return self.norm(jnp.take_along_axis(states, end[:, None, None], axis=1)[:, 0])
 

@@ -65,14 +65,9 @@ def prompt_consistency(x: jax.Array, y: jax.Array, of_x: dict, of_y: dict, texts
     side: prompt [A, D] of each view; texts: the block of the classes' texts. x and y are not read.
     """
     del x, y
-    s, t = of_x["prompt"], of_y["prompt"]
-    products_of = {pair: prompt_products(*pair_of, texts["z"]) for pair, pair_of in _pairs_of(s, t).items()}
-    lengths = jnp.maximum(products_of["ss"] * products_of["tt"], 1e-12)
-    return jnp.mean(2 - 2 * products_of["st"] * jax.lax.rsqrt(lengths)) / s.shape[-1]
-
-
-def _pairs_of(s: jax.Array, t: jax.Array) -> dict:
-    return {"ss": (s, s), "tt": (t, t), "st": (s, t)}
+    s, t, z = of_x["prompt"], of_y["prompt"], texts["z"]
+    lengths = jnp.maximum(prompt_products(s, s, z) * prompt_products(t, t, z), 1e-12)
+    return jnp.mean(2 - 2 * prompt_products(s, t, z) * jax.lax.rsqrt(lengths)) / s.shape[-1]
 
 
 def gated(x: jax.Array, y: jax.Array, u: dict, v: dict) -> jax.Array:

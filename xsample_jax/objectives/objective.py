@@ -72,7 +72,7 @@ class Objective:
       clusters: clusterings of the bank that follow the training, in place of those in data.side; None: those.
       past: how many visits ago the rows of images over fixed columns are that the graph "past" has; 0: none are kept
         (objectives/trajectory.py).
-      slim: a second pass by the thin network of a ResNet, the block "slim" (models/towers.py).
+      slim: a second pass by the thin network of a ResNet, the block "slim" (models/thin.py).
       widths: (width, weight) of prefixes of the embedding, in place of the whole one (loss_of_widths); (): the whole.
     """
 

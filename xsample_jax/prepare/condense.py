@@ -1,7 +1,7 @@
 """A few synthetic images for every class, on which a network learns about what it learns on the whole dataset.
 
 Their pixels are trained, so that the gradient of a classifier's cross-entropy on them is like that on real images, for
-networks that are drawn anew again and again: dataset condensation by matching of gradients, class by class (DC,
+many newly initialized networks: dataset condensation by matching of gradients, class by class (DC,
 arXiv 2006.05929) or of all classes together (DCC, arXiv 2202.02916). Class by class, what the classes share counts as
 much as what tells them apart; in the gradient of all classes it cancels. Constants are those of DCC's public code, the
 equations those of both papers. The images are trained without augmentation of any kind (DSA is not built).

@@ -26,7 +26,7 @@ from xsample_jax.objectives.streaming.tiles import Coefficients, Form, Rows, Sum
 
 
 def sums_over_keys(form: Form, anchors: Rows, keys: Rows, scale: jax.Array, triangle: bool, offset=0) -> Sums:
-    """Sums over all keys of every anchor (streaming_sums.py)."""
+    """Sums over all keys of every anchor (tiles.sums_over_keys)."""
     if form.cosine_of is not None:
         from xsample_jax.objectives.streaming.pallas import sums_by_kernel  # which loads the compiler of kernels
 

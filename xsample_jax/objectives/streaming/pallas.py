@@ -20,7 +20,7 @@ KNOWN, UNKNOWN = ("id", "label"), -1  # what the sums of metrics compare
 
 
 def sums_by_kernel(form: Form, anchors: Rows, keys: Rows, scale: jax.Array, offset=0) -> Sums:
-    """`sums_over_keys` of streaming_sums.py."""
+    """`sums_over_keys` of tiles.py."""
     views, (a, k) = anchors.views, _tiles(form, anchors, keys)
     with_label = "label" in anchors.info and "label" in keys.info
     specs, operands = _operands(form, anchors, keys, scale, offset, a, k)
