@@ -79,6 +79,14 @@ def images_of(data, split: str) -> Images:
     return Images(lambda row: source[row]["image"], columns, f"{source.manifest.fingerprint} {split}")
 
 
+def chosen_images(data, path: Path | None, folder: Path | None, split: str) -> Images:
+    """What a command was given: the images in `path`, or else a split of the dataset in `folder`, by default the one
+    that the section `data` of a config names."""
+    if path:
+        return images_in(path)
+    return images_of(of_other_data(data, folder) if folder else data, split)
+
+
 def write_features(
     encoder: Encoder, images: Images, out: Path, batch_size: int = 64, skip: bool = False
 ) -> tuple[int, int]:

@@ -36,16 +36,12 @@ def run(arguments: Sequence[str]) -> None:
     if chosen.path and (chosen.data or chosen.split):
         parser.error("argument --path: not with --data or --split")
     from xsample_jax.evals.caption_table import check_out, load_captioner, write_captions
-    from xsample_jax.evals.feature_table import images_in, images_of, of_other_data
+    from xsample_jax.evals.feature_table import chosen_images
 
     check_out(chosen.out)
     captioner = load_captioner(chosen.run, chosen.step)
     config = captioner.loaded.parts.config
-    if chosen.path:
-        images = images_in(chosen.path)
-    else:
-        data = of_other_data(config.data, chosen.data) if chosen.data else config.data
-        images = images_of(data, chosen.split or config.eval.split)
+    images = chosen_images(config.data, chosen.path, chosen.data, chosen.split or config.eval.split)
     rows, left_out = write_captions(captioner, images, chosen.out, chosen.batch_size, chosen.skip_broken)
     print(f"{rows} captions: {chosen.out}" + f" ({left_out} images left out)" * bool(left_out))
 

@@ -39,17 +39,13 @@ def run(arguments: Sequence[str]) -> None:
         parser.error("argument --data: needs --split")
     from xsample_jax.augment.ids import VECTOR_CHANNELS
     from xsample_jax.encoder import load_encoder
-    from xsample_jax.evals.feature_table import images_in, images_of, of_other_data, write_features
+    from xsample_jax.evals.feature_table import chosen_images, write_features
 
     encoder = load_encoder(chosen.run, chosen.step)
     if chosen.path and encoder.channels == VECTOR_CHANNELS:
         fix = "Prepare them (tools.prepare --source=vectors), and give --data=FOLDER --split=NAME."
         raise DataError("--path", str(chosen.path), "no images: this run has an encoder of numbers [E]", fix)
-    if chosen.split:
-        data = encoder.config.data
-        images = images_of(of_other_data(data, chosen.data) if chosen.data else data, chosen.split)
-    else:
-        images = images_in(chosen.path)
+    images = chosen_images(encoder.config.data, chosen.path, chosen.data, chosen.split)
     rows, left_out = write_features(encoder, images, chosen.out, chosen.batch_size, chosen.skip_broken)
     print(f"{rows} rows of features: {chosen.out}" + f" ({left_out} images left out)" * bool(left_out))
 
