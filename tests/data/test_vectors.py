@@ -127,10 +127,14 @@ def test_from_a_file_to_features(folder, tmp_path, capsys):
     assert local_features.main([f"--run={tmp_path}/run", f"--out={tmp_path}/page.html"]) == 2
     assert "a resnet or a vit" in capsys.readouterr().err
     for form in export.FORMATS:  # faults D4: ONNX ended in a traceback of its converter
-        if form == "onnx" and not find_spec("jax2onnx"):
+        if form == "npz" or (form == "onnx" and not find_spec("jax2onnx")):
             continue
         assert export.main([f"--run={tmp_path}/run", f"--format={form}", f"--out={tmp_path}/encoder"]) == 2
         assert "expected an encoder of images" in capsys.readouterr().err
+    assert export.main([f"--run={tmp_path}/run", "--format=npz", f"--out={tmp_path}/encoder.npz"]) == 0
+    again = xsample_jax.load_encoder(tmp_path / "encoder.npz")
+    np.testing.assert_array_equal(again.module.features, encoder.module.features)
+    assert again.channels == encoder.channels
 
 
 def test_what_does_not_go_together(folder, tmp_path):
