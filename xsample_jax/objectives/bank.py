@@ -74,9 +74,21 @@ class Clusters:
         return dataclasses.replace(self, every=every, start=start, classes=classes)
 
 
+def padded(images: int) -> int:
+    """Rows of what is kept per image, as many as devices divide."""
+    return -(-images // PARTS) * PARTS
+
+
+def first_places(index: jax.Array) -> jax.Array:
+    """The place in a batch of the first row with the index of each row, int [B]: of an image that is in a batch twice
+    it is kept, so that it does not matter which is written last."""
+    order = jnp.argsort(index)
+    return order[jnp.searchsorted(index[order], index)]
+
+
 def init_bank(bank: Bank, clusters: Clusters | None, images: int, width: int) -> dict[str, jax.Array]:
     """The bank before the first step, for `images` images with embeddings of `width`."""
-    rows = -(-images // PARTS) * PARTS
+    rows = padded(images)
     memory = {ROWS: jnp.zeros((rows, width), bank.dtype)}
     if clusters is not None:
         memory[ASSIGNED] = jnp.full((rows, len(clusters.k)), -1, jnp.int32)
@@ -91,11 +103,10 @@ def remember(
     """The bank after the images of a batch, its `index` and `label` int [B], have had the unit rows z [B, D].
 
     momentum * old + (1 - momentum) * z, of unit length again; z itself for an image that is new. Of an image that is in
-    a batch twice the first row counts, so that it does not matter which is written last.
+    a batch twice the first row counts.
     """
     index = batch["index"]
-    order = jnp.argsort(index)
-    z = jax.lax.stop_gradient(z)[order[jnp.searchsorted(index[order], index)]]
+    z = jax.lax.stop_gradient(z)[first_places(index)]
     old = memory[ROWS][index].astype(jnp.float32)
     known = jnp.any(old != 0, axis=1, keepdims=True)
     row = unit_rows(jnp.where(known, momentum * old + (1 - momentum) * z, z))

@@ -360,9 +360,7 @@ def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax
         rows["positive_z"] = jnp.sum(graph * z_scores(pairs.logits, pairs.valid)[:, :keys], axis=-1)
     if name_of(term.link) == "group_order":
         rows["positive_margin"] = positive_margin(pairs.logits, pairs.target, pairs.valid)
-    if _has_pulls(term):
-        weight = negatives_of(term, pairs) if term.is_cross_entropy else pairs.valid
-        rows |= pulls(pairs.logits, pairs.target, weight, term.is_cross_entropy)
+    rows |= _pulls_of(term, pairs)
     metrics = {name: mean_over_rows(value, counted[: len(value)]) for name, value in rows.items()}
     repelled = jnp.any(_pushed(term, pairs), axis=-1)
     if len(counted_anchors) < len(repelled):  # merged views are one anchor
@@ -375,6 +373,14 @@ def graph_metrics(term: Term, pairs: Pairs, counted: jax.Array) -> dict[str, jax
 
 def _has_pulls(term: Term) -> bool:
     return not term.merge_views and (term.is_cross_entropy or name_of(term.link) in ("sigmoid", "sigmoid_mean"))
+
+
+def _pulls_of(term: Term, pairs: Pairs) -> dict[str, jax.Array]:
+    """`pulls` of the pairs of a term; {} for one that has none."""
+    if not _has_pulls(term):
+        return {}
+    weight = negatives_of(term, pairs) if term.is_cross_entropy else pairs.valid
+    return pulls(pairs.logits, pairs.target, weight, term.is_cross_entropy)
 
 
 def _streamed(
@@ -402,10 +408,8 @@ def _pulls_of_first(
     term = dataclasses.replace(term, anchors=Rows("first"))
     still = jax.lax.stop_gradient(({**blocks, "first": first}, temperatures[0], bias))
     pairs = pairs_of(term, still[0], images, still[1], temperatures[1], StepValues(still[2]))
-    weight = negatives_of(term, pairs) if term.is_cross_entropy else pairs.valid
     counted = jnp.any(pairs.target > 0, axis=-1) if term.is_cross_entropy else jnp.ones(len(pairs.target), bool)
-    rows = pulls(pairs.logits, pairs.target, weight, term.is_cross_entropy)
-    return {name: mean_over_rows(value, counted) for name, value in rows.items()}
+    return {name: mean_over_rows(value, counted) for name, value in _pulls_of(term, pairs).items()}
 
 
 def _pushed(term: Term, pairs: Pairs) -> jax.Array:

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from xsample_jax.models.heads import products
-from xsample_jax.objectives.bank import PARTS
+from xsample_jax.objectives.bank import first_places, padded
 from xsample_jax.objectives.blocks import Block
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.registry import name_of
@@ -48,7 +48,7 @@ def init_past(objective: Objective, images: int, classes: int) -> dict[str, jax.
     """The memory before the first step, for `images` images of a set of `classes`; {} for an objective without it."""
     if not objective.past:
         return {}
-    rows = -(-images // PARTS) * PARTS
+    rows = padded(images)
     columns = objective.prototypes if columns_of(objective) == "prototypes" else classes
     ring = jnp.zeros((rows, objective.past + 1, columns), jnp.bfloat16)
     return {PAST: ring, VISITS: jnp.zeros((rows,), jnp.int32)}
@@ -66,8 +66,7 @@ def recall_past(
     steps, images = objective.past, len(index)
     z, columns = (jax.lax.stop_gradient(blocks[name]["z"]) for name in ("image", columns_of(objective)))
     now = products(z, columns).reshape(images, -1, len(columns))
-    order = jnp.argsort(index)
-    first = jnp.mean(now, axis=1)[order[jnp.searchsorted(index[order], index)]]
+    first = jnp.mean(now, axis=1)[first_places(index)]
     visits, slots = memory[VISITS][index], steps + 1
     kept = memory[PAST][index, (visits + 1) % slots].astype(jnp.float32)
     past = jnp.where((visits >= steps)[:, None, None], kept[:, None], now).reshape(len(z), -1)
