@@ -20,6 +20,7 @@ U = {
     "group": np.array([0, 0, 1, 1, 1]),
     "view": np.array([0, 1, 0, 1, -1]),
     "target": RNG.normal(size=(ROWS, 2)),
+    "caption_number": np.array([0, 1, 0, 3, 4]),
 }
 V = {
     "row": np.array([0, 1, 2, 3, 4, -1, -1, 7]),
@@ -30,6 +31,7 @@ V = {
     "group": np.array([0, 0, 0, 0, 1, 1, 1, 1]),
     "view": np.array([0, 1, 0, 1, 0, 1, -1, 0]),
     "target": RNG.normal(size=(KEYS, 2)),
+    "caption_number": np.array([0, 0, 1, 3, 3, 4, 4, 1]),
 }
 
 
@@ -64,6 +66,7 @@ DEFINITIONS = {
         lambda i, k: U["view"][i] == V["view"][k] >= 0 and (U["id"][i] != V["id"][k] or U["id"][i] == -1),
     ),
     "target_distance": ({}, lambda i, k: 1 + abs(U["target"][i, 0] - V["target"][k, 0])),
+    "other_captions": ({}, lambda i, k: U["caption_number"][i] != V["caption_number"][k] or TARGET[i, k] > 0),
     "same_group": ({}, lambda i, k: U["group"][i] == V["group"][k]),
 }
 

@@ -58,9 +58,10 @@ def blocks_of(x):
     rows = IMAGES * VIEWS
     of_teacher = {"teacher": other_view(x["teacher"], VIEWS), "same_view_teacher": x["teacher"]}
     of_teacher |= {"frozen": x["teacher"][:, ::-1]}
+    of_decoder = {"token_loss": jnp.sum(x["z"] ** 2 * jnp.arange(WIDTH), axis=1), "token_count": jnp.arange(rows) % 5}
     teacher = image_block(x["teacher"], per_image, VIEWS, 2 * rows, teacher=x["teacher"])
     return {
-        "image": image_block(x["z"], per_image, VIEWS, 0, **of_teacher),
+        "image": image_block(x["z"], per_image, VIEWS, 0, **of_teacher, **of_decoder),
         "text": image_block(x["text"], per_image, 1, rows, teacher=x["text"]),
         "predicted": image_block(x["predicted"], per_image, VIEWS, 4 * rows),
         "teacher": teacher,
