@@ -1,9 +1,11 @@
+import os
 import subprocess
 import sys
 
 import pytest
 
 from xsample_jax.config import SCHEMA, default_config, flat_keys, load_config, resolve
+from xsample_jax.config.load import import_file
 from xsample_jax.errors import ConfigError, Problems
 
 GOOD = """
@@ -157,3 +159,12 @@ def test_error_of_a_file_that_another_file_reads_names_the_inner_file(config_fil
 )
 def test_reading_a_config_starts_no_backend(code):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_file_edited_within_a_second_is_read_again(tmp_path):
+    path = tmp_path / "mine.py"
+    for seed in (1, 2):  # the same size and time: python's own loader takes the bytecode of the first
+        path.write_text(f"def get_config():\n    return {{'seed': {seed}}}\n")
+        os.utime(path, (1e9, 1e9))
+        assert import_file(path).get_config() == {"seed": seed}
+    assert os.listdir(tmp_path) == ["mine.py"]
