@@ -66,12 +66,13 @@ OF_KIND = {"hard": "simclr", "pair": "xclr"}
 
 @functools.cache
 def five_steps(kind, devices):
-    """(memory, history): its generators are not used in three steps, a little in the next, and then in full."""
+    """(parts, memory, history): its generators are not used in three steps, a little in the next, and then in full."""
     preset = OF_KIND[kind or "hard"]
-    start = {"generator__start": 0.5, "generator__ramp": 0.3}
-    config = config_with(kind, preset, steps=5, **start) if kind else tiny_config(objective__preset=preset, steps=5)
-    _, state, history = trained(config, devices, 5)
-    return {name: np.asarray(value) for name, value in state.memory.items()}, history
+    start = {"generator__start": 0.5, "generator__ramp": 0.3} if kind else {}
+    build = config_with if kind else lambda kind, preset, **changes: tiny_config(objective__preset=preset, **changes)
+    config = build(kind, preset, steps=5, faults__non_finite="skip", **start)
+    parts, state, history = trained(config, devices, 5)
+    return parts, {name: np.asarray(value) for name, value in state.memory.items()}, history
 
 
 # The formulas, without a step around them.
@@ -142,12 +143,21 @@ def test_hinge_losses_of_both_and_the_accuracy():
     adversary, batch = small(weight=0.0), batch_of()
     memory = adversary.init()
     state, key = climbing(memory, adversary), jax.random.fold_in(jax.random.key(0), 1)
-    latents = adversary.latents(jax.random.fold_in(key, 0), adversary.ids)
-    (made,) = adversary.generate(state, latents, None)
-    real = {name: value[adversary.places] for name, value in batch.items()}
-    shown = augment_differentiably(planes_of(real["image"]), jax.random.fold_in(key, 1), real["id"])
-    hidden = augment_differentiably(planes_of(made), jax.random.fold_in(key, 10), adversary.ids)
-    of_real, of_made = (np.asarray(adversary.judge(state, planes, None)) for planes in (shown, hidden))
+
+    @quick_jit
+    def judged(state, drawn, hiding):
+        latents = adversary.latents(jax.random.fold_in(key, drawn), adversary.ids)
+        (made,) = adversary.generate(state, latents, None)
+        hidden = augment_differentiably(planes_of(made), jax.random.fold_in(key, hiding), adversary.ids)
+        return adversary.judge(state, hidden, None)
+
+    @quick_jit
+    def judged_real(state):
+        real = {name: value[adversary.places] for name, value in batch.items()}
+        shown = augment_differentiably(planes_of(real["image"]), jax.random.fold_in(key, 1), real["id"])
+        return adversary.judge(state, shown, None)
+
+    of_real, of_made = np.asarray(judged_real(state)), np.asarray(judged(state, 0, 10))
     expected = np.mean([max(0, 1 - s) for s in of_real]) + np.mean([max(0, 1 + s) for s in of_made])
     accuracy = (sum(s > 0 for s in of_real) + sum(s < 0 for s in of_made)) / 8
     new, _, _, found = turn(adversary, memory, batch)
@@ -155,22 +165,20 @@ def test_hinge_losses_of_both_and_the_accuracy():
     assert found["discriminator_accuracy"] == pytest.approx(accuracy)
     # The generator's part is judged by the discriminator that has just learned.
     after = climbing(new, adversary)
-    latents = adversary.latents(jax.random.fold_in(key, 3), adversary.ids)
-    (made,) = adversary.generate(state, latents, None)
-    hidden = augment_differentiably(planes_of(made), jax.random.fold_in(key, 20), adversary.ids)
-    assert found["generator_loss"] == pytest.approx(-float(np.mean(adversary.judge(after, hidden, None))), rel=1e-3)
+    mixed = {name: (after if name.startswith("discriminator/") else state)[name] for name in state}
+    assert found["generator_loss"] == pytest.approx(-float(np.mean(judged(mixed, 3, 20))), rel=1e-3)
     assert int(after[UPDATES]) == 1
     assert found["hardness"] == pytest.approx(float(found["loss_generated"] - found["loss_real"]), abs=1e-6)
 
 
 def test_several_updates_in_a_turn():
-    adversary, batch = small(updates=3, weight=0.0, rate=1e-3), batch_of()
+    adversary, batch = small(updates=2, weight=0.0, rate=1e-3), batch_of()
     memory = adversary.init()
     new = climbing(turn(adversary, memory, batch)[0], adversary)
-    assert int(new[UPDATES]) == 3
-    # Update n moves an entry by at most rate * sqrt((1 - b2^n) / (1 - b2)): 1, 1.41 and 1.72 times the rate.
+    assert int(new[UPDATES]) == 2
+    # Update n moves an entry by at most rate * sqrt((1 - b2^n) / (1 - b2)): 1 and 1.41 times the rate.
     moved = max(float(np.abs(new[name] - memory[ADVERSARY + name]).max()) for name in new if name.startswith("first/"))
-    assert 1.5e-3 < moved < 4.14e-3
+    assert 1.2e-3 < moved < 2.42e-3
 
 
 def test_the_hardness_term_alone_raises_the_objective_of_the_same_latents():
@@ -315,8 +323,8 @@ def test_without_a_share_the_step_is_the_plain_one(linear, preset):
 
 
 def test_before_its_start_the_encoder_learns_as_without_it(linear):
-    _, plain = five_steps(None, 1)
-    memory, history = five_steps("hard", 1)
+    _, _, plain = five_steps(None, 1)
+    _, memory, history = five_steps("hard", 1)
     weights = [line["generator_weight"] for line in history]
     assert weights[:3] == [0, 0, 0]
     assert 0 < weights[3] < weights[4] == pytest.approx(0.1)
@@ -332,7 +340,7 @@ def test_before_its_start_the_encoder_learns_as_without_it(linear):
 @pytest.mark.slow
 def test_the_same_on_one_and_on_eight_devices(linear):
     """Of a pair, which has all that one generator has, and more."""
-    (one, expected), (eight, history) = five_steps("pair", 1), five_steps("pair", 8)
+    (_, one, expected), (_, eight, history) = five_steps("pair", 1), five_steps("pair", 8)
     for a, b in zip(expected, history, strict=True):
         assert a.keys() - set(PULLS) == b.keys() - set(PULLS)  # a streamed loss does not tell these
         for name in ("loss", "loss_real", "loss_generated", "discriminator_loss", "generator_loss"):
@@ -343,16 +351,32 @@ def test_the_same_on_one_and_on_eight_devices(linear):
 
 
 @pytest.mark.slow
-def test_stopped_and_resumed_it_is_bit_for_bit_the_same(linear, monkeypatch, tmp_path):
-    config = config_with("pair", steps=6, checkpoint__every=100, generator__start=0.3, generator__ramp=0.3)
-    run_on(monkeypatch, 1, config, tmp_path / "whole")
-    run_on(monkeypatch, 1, config, tmp_path / "stopped", stop_after=3)
-    run_on(monkeypatch, 1, config, tmp_path / "stopped")
-    assert differences(tmp_path / "whole", tmp_path / "stopped") == (0, [])
-    lines = [line for line in read_jsonl(tmp_path / "stopped" / "metrics.jsonl") if "loss" in line]
-    assert [line["step"] for line in lines] == list(range(1, 7))
+def test_stopped_and_resumed_it_is_bit_for_bit_the_same(linear, monkeypatch, tmp_path, capsys):
+    """Its images are drawn and their diversity is logged meanwhile, and a collapse is a warning."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    times = {"generator__start": 0.3, "generator__ramp": 0.3, "generator__sheet_every": 4}
+    config = config_with("pair", steps=6, checkpoint__every=100, **times)
+    run_on(monkeypatch, 1, config, whole)
+    warned = [line for line in capsys.readouterr().err.splitlines() if "generated images are alike" in line]
+    assert len(warned) == 1  # not at every sheet
+    run_on(monkeypatch, 1, config, stopped, stop_after=3)
+    run_on(monkeypatch, 1, config, stopped)
+    assert differences(whole, stopped) == (0, [])
     logged = {"loss_real", "loss_generated", "hardness", "discriminator_accuracy", "pair_cosine", "generator_weight"}
-    assert all(logged <= line.keys() for line in lines)
+    for folder in (whole, stopped):
+        lines = read_jsonl(folder / "metrics.jsonl")
+        assert [line["step"] for line in lines if "loss" in line] == list(range(1, 7))
+        assert all(logged <= line.keys() for line in lines if "loss" in line)
+        sheets = sorted((folder / "generated").iterdir())
+        assert [path.name for path in sheets] == ["00000004.png", "00000006.png"]
+        image = np.asarray(Image.open(sheets[0]).convert("RGB"))
+        assert len(np.unique(image.reshape(-1, 3), axis=0)) > 100
+        lines = [line for line in lines if "generator/ms_ssim_real" in line]
+        assert [line["step"] for line in lines] == [4, 6]
+        # Two untrained generators: their images are more alike than emoji are.
+        assert 0 <= lines[0]["generator/ms_ssim_real"] < 0.15 < lines[0]["generator/ms_ssim_generated"] <= 1
+        events = [event["step"] for event in read_history(folder) if event["event"] == "the generator collapsed"]
+        assert events == [4]
 
 
 OTHERS = ("supcon", "clip", "clip_frozen_text", "xclr_class_text", "moco", "byol", "swav", "simlap", "siglip", "nnclr")
@@ -369,13 +393,12 @@ def test_it_goes_with_every_kind_of_objective(linear, preset, kind):
 
 
 def test_a_generator_that_is_not_finite_is_a_step_that_is_not_finite(linear):
-    config = config_with("hard", faults__non_finite="skip", generator__start=0.9, generator__ramp=0.1)
-    parts = tiny_parts(config, jax.devices()[:1])
+    parts, _, _ = five_steps("hard", 1)
     state = parts.new_state()
     name = next(name for name in state.memory if name.startswith(f"{ADVERSARY}first/"))
     state = dataclasses.replace(state, memory=state.memory | {name: jnp.full_like(state.memory[name], jnp.nan)})
     before = {path: np.asarray(value) for path, value in state.params.items()}
-    batch = {name: random_batch(config)[name] for name in parts.abstract_batch}
+    batch = {name: random_batch(parts.config)[name] for name in parts.abstract_batch}
     state, metrics = parts.train_step(state, to_global(batch, parts.mesh))
     assert not bool(metrics["finite"])
     assert np.isfinite(metrics["loss"])  # its images are not in the batch yet
@@ -397,22 +420,6 @@ def test_the_control_has_augmented_images_of_the_batch_and_no_networks(linear):
     assert found["hardness"] == pytest.approx(float(found["loss_generated"] - found["loss_real"]), abs=1e-6)
     _, state, _ = trained(config_with("augmented", "supcon", generator__start=0.0, steps=3), steps=2)
     assert [name for name in state.memory if name.startswith(ADVERSARY)] == [ADVERSARY + UPDATES]
-
-
-def test_sheets_and_diversity_are_logged_and_a_collapse_is_a_warning(linear, tmp_path, monkeypatch, capsys):
-    config = config_with("pair", steps=4, generator__sheet_every=3, generator__start=0.5)
-    run_on(monkeypatch, 1, config, tmp_path)
-    sheets = sorted((tmp_path / "generated").iterdir())
-    assert [path.name for path in sheets] == ["00000003.png", "00000004.png"]
-    image = np.asarray(Image.open(sheets[0]).convert("RGB"))
-    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 100
-    lines = [line for line in read_jsonl(tmp_path / "metrics.jsonl") if "generator/ms_ssim_real" in line]
-    assert [line["step"] for line in lines] == [3, 4]
-    # Two untrained generators: their images are more alike than emoji are.
-    assert 0 <= lines[0]["generator/ms_ssim_real"] < 0.15 < lines[0]["generator/ms_ssim_generated"] <= 1
-    warned = [line for line in capsys.readouterr().err.splitlines() if "generated images are alike" in line]
-    assert len(warned) == 1  # not at every sheet
-    assert [event["step"] for event in read_history(tmp_path) if event["event"] == "the generator collapsed"] == [3]
 
 
 # Bad input.
