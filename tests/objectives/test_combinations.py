@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tests.quick import quick_jit
 from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.graphs.targets import NORMALIZERS, Graph, Mixture
 from xsample_jax.models.heads import unit_rows
@@ -195,20 +196,24 @@ def loss_of(term, images, shared):
 def check_value(term: Term):
     """Asserts what every accepted combination must have."""
     images, shared = inputs()
-    floats = {name: images[name] for name in ("image", "text")}
-    value, slope = jax.value_and_grad(lambda z: loss_of(term, {**images, **z}, shared))(floats)
+    values = StepValues(0.0, 0.2, jax.random.key(3))
+
+    @quick_jit
+    def found(images):
+        of_rows = lambda rows: loss_of(term, {**images, **rows}, shared)  # noqa: E731
+        value, slope = jax.value_and_grad(of_rows)({name: images[name] for name in ("image", "text")})
+        pairs = pairs_of(term, blocks_of(images, shared), B, TAU, 0.1, values)
+        of_logits = lambda logits: term_value(term, dataclasses.replace(pairs, logits=logits), B)[0]  # noqa: E731
+        return value, slope, jax.grad(of_logits)(pairs.logits), pairs.valid & (pairs.target <= 0)
+
+    value, slope, of_pairs, apart = jax.tree.map(np.asarray, found(images))
     assert np.isfinite(value)
     assert abs(value) < 1e6, "a mask constant"
     assert all(np.isfinite(x).all() and np.abs(x).max() < 1e6 for x in slope.values())
     order = np.array([3, 0, 4, 2, 1])
-    permuted = loss_of(term, {name: x[order] for name, x in images.items()}, shared)
+    permuted = found({name: x[order] for name, x in images.items()})[0]
     np.testing.assert_allclose(permuted, value, rtol=1e-4, atol=1e-5)
-    blocks = blocks_of(images, shared)
-    pairs = pairs_of(term, blocks, B, TAU, 0.1, StepValues(0.0, 0.2, jax.random.key(3)))
-    of_logits = lambda logits: term_value(term, dataclasses.replace(pairs, logits=logits), B)[0]  # noqa: E731
-    of_pairs = np.asarray(jax.grad(of_logits)(pairs.logits))
     assert np.isfinite(of_pairs).all()
-    apart = np.asarray(pairs.valid & (pairs.target <= 0))
     if apart.any() or term.link == "softmax":  # a regression to a soft graph may have all pairs on one side
         assert of_pairs.max() > 0, "no repulsion"
     assert of_pairs.min() < 0, "no attraction"
@@ -357,4 +362,4 @@ def test_several_combinations_are_equal_on_eight_devices():
 
     mesh = Mesh(np.array(jax.devices()[:8]), ("data",))
     spread = jax.device_put(eight, NamedSharding(mesh, PartitionSpec("data")))
-    assert jax.jit(loss)(spread) == pytest.approx(float(loss(eight)), rel=1e-5)
+    assert jax.jit(loss)(spread) == pytest.approx(float(quick_jit(loss)(eight)), rel=1e-5)
