@@ -277,7 +277,7 @@ class RunSetup:
     @cached_property
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state."""
-        abstract = jax.eval_shape(self.init)
+        abstract = jax.eval_shape(self.init, pretrained=None)  # as new_state calls it: it is traced once
         check_rules(ParamGroups.of(self.config.optimizer), abstract.params)
         return with_shardings(abstract, state_shardings(abstract, self.mesh, self.config.mesh.rules))
 
