@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import random_batch, run_steps, tiny_config, tiny_parts
+from xsample_jax import setup
 from xsample_jax.objectives.learned_state import LOG_SCALE, temperature_of
 from xsample_jax.sharding import fetch_scalars, to_global
 
@@ -131,3 +132,17 @@ def test_bfloat16_keeps_parameters_and_loss_in_float32():
     batch = {name: random_batch(config)[name] for name in parts.abstract_batch}
     shapes = jax.eval_shape(parts.train_step, parts.abstract_state, batch)
     assert shapes[1]["loss"].dtype == jnp.float32
+
+
+def test_a_new_state_is_traced_once(linear_encoder, monkeypatch):
+    """Its shapes, which are needed before it is made, and the state itself have one trace: seconds of a large start."""
+    traced = []
+    monkeypatch.setattr(
+        setup,
+        "init_state",
+        lambda *args, init_state=setup.init_state, **kw: traced.append(1) or init_state(*args, **kw),
+    )
+    parts = tiny_parts(preset_config("xclr"), jax.devices()[:1])
+    state = parts.new_state()
+    assert jax.tree.map(jnp.shape, state) == jax.tree.map(lambda leaf: leaf.shape, parts.abstract_state)
+    assert traced == [1]
