@@ -143,6 +143,6 @@ def test_a_new_state_is_traced_once(linear_encoder, monkeypatch):
         lambda *args, init_state=setup.init_state, **kw: traced.append(1) or init_state(*args, **kw),
     )
     parts = tiny_parts(preset_config("xclr"), jax.devices()[:1])
-    state = parts.new_state()
+    state = parts.new_state({})  # no file of weights
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(lambda leaf: leaf.shape, parts.abstract_state)
     assert traced == [1]

@@ -288,7 +288,7 @@ class RunSetup:
         if self.frozen is not None:
             pretrained = {**(pretrained or {}), **self.frozen_memory}
         options = {"xla_backend_optimization_level": 0} if self._platform == "cpu" else None
-        return jax.jit(self.init, out_shardings=shardings, compiler_options=options)(pretrained=pretrained)
+        return jax.jit(self.init, out_shardings=shardings, compiler_options=options)(pretrained=pretrained or None)
 
     @cached_property
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
