@@ -35,7 +35,7 @@ def untrained_state(parts: RunSetup) -> TrainState:
         params = keep_as(to_flat(params), parts.config.precision.params)
         return TrainState(jnp.zeros((), jnp.int32), params, to_flat(statistics), (), {}, {})
 
-    on_cpu = parts.mesh.devices.flat[0].platform == "cpu"  # as Parts.new_state: it runs once
+    on_cpu = parts.mesh.devices.flat[0].platform == "cpu"  # as RunSetup.new_state: it runs once
     options = {"xla_backend_optimization_level": 0} if on_cpu else None
     shardings = state_shardings(jax.eval_shape(init), parts.mesh, parts.config.mesh.rules)
     return jax.jit(init, out_shardings=shardings, compiler_options=options)()
