@@ -120,3 +120,9 @@ def test_a_folder_with_another_run_is_reported(tmp_path):
     (tmp_path / "seed=1" / "evaluation.json").write_text("{}")  # without a result or a checkpoint it binds nobody
     with pytest.raises(Problems, match=r"\[seed=1\] --workdir.*seed was 0, is now 1"):
         check_points(points, "mine", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["nowhere.py", "ablations/tmperature"])
+def test_a_grid_that_is_not_there_is_the_mistake_of_its_own_flag(name):
+    with pytest.raises(ConfigError, match=r"^--grid = "):
+        read_grid(name)

@@ -222,8 +222,8 @@ PACKAGE = pathlib.Path(__file__).parents[1]
 CONFIG_FOLDERS = (PACKAGE.parent / "configs", PACKAGE / "configs")  # of a checkout, of a wheel
 
 
-def find_config(file: str) -> tuple[pathlib.Path, str]:
-    """Returns (the path of a config file, its argument) for `path.py:argument` or `name:argument`.
+def find_config(file: str, flag: str = "--config") -> tuple[pathlib.Path, str]:
+    """Returns (the path of a config file, its argument) for `path.py:argument` or `name:argument`, the value of a flag.
 
     A name without .py, as quickstart or baselines/clip, is a config of this package, wherever it is called from.
     """
@@ -237,7 +237,7 @@ def find_config(file: str) -> tuple[pathlib.Path, str]:
     if "." in pathlib.PurePath(name).name or pathlib.Path(name).is_file():
         return pathlib.Path(file), ""
     known = [known for folder in CONFIG_FOLDERS for known in names_of_configs(folder)]
-    raise ConfigError("--config", name, "a python file, or the name of a config", did_you_mean(name, known))
+    raise ConfigError(flag, name, "a python file, or the name of a config", did_you_mean(name, known))
 
 
 def names_of_configs(folder: pathlib.Path) -> list[str]:
@@ -251,13 +251,13 @@ _EXAMPLE = (
 )
 
 
-def import_file(path: pathlib.Path):
+def import_file(path: pathlib.Path, flag: str = "--config"):
     """Returns a python file as a module; ConfigError where there is none or it fails, naming its line."""
-    path = expanded(str(path), "--config")
+    path = expanded(str(path), flag)
     if not path.is_file():
-        raise missing_file(path)
+        raise missing_file(path, flag)
     if path.suffix != ".py":
-        raise ConfigError("--config", str(path), "a python file (its name ends in .py)")
+        raise ConfigError(flag, str(path), "a python file (its name ends in .py)")
     module = types.ModuleType(f"config_file_{path.stem}")
     module.__file__ = str(path)
     try:
@@ -268,18 +268,16 @@ def import_file(path: pathlib.Path):
     return module
 
 
-def missing_file(path: pathlib.Path) -> ConfigError:
+def missing_file(path: pathlib.Path, flag: str = "--config") -> ConfigError:
     """The error for a config file that does not exist, with close names from its own folder."""
     family = path.parent.parent / f"{path.parent.name.removesuffix('s')}.py"
     if path.parent.name == "objectives" and family.is_file():
-        return ConfigError("--config", str(path), "an existing python file", f"Use {family}:{path.stem}.")
+        return ConfigError(flag, str(path), "an existing python file", f"Use {family}:{path.stem}.")
     with contextlib.suppress(OSError):
         near = [*path.parent.glob("*.py"), *(path.parent / "configs").glob("*.py")]
         if near:
-            return ConfigError(
-                "--config", str(path), "an existing python file", did_you_mean(str(path), map(str, near))
-            )
-    return ConfigError("--config", str(path), "an existing python file", f"There is no config file in {path.parent}.")
+            return ConfigError(flag, str(path), "an existing python file", did_you_mean(str(path), map(str, near)))
+    return ConfigError(flag, str(path), "an existing python file", f"There is no config file in {path.parent}.")
 
 
 def file_error(path: pathlib.Path, error: Exception) -> ConfigError:
@@ -287,7 +285,7 @@ def file_error(path: pathlib.Path, error: Exception) -> ConfigError:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
     where = f"{path}, line {line}" if line else str(path)
-    return ConfigError(where, f"{type(error).__name__}: {error}", "a config file that runs", f"Mend {where}.")
+    return ConfigError(where, f"{type(error).__name__}: {error}", "a python file that runs", f"Mend {where}.")
 
 
 def _defaults(schema: dict) -> dict:

@@ -98,8 +98,8 @@ def read_protocol(file: str) -> Protocol:
 
     Raises ConfigError: the function fails, or returns something else.
     """
-    path, argument = find_config(file)
-    get_protocol = getattr(import_file(path), "get_protocol", None)
+    path, argument = find_config(file, "--grid")
+    get_protocol = getattr(import_file(path, "--grid"), "get_protocol", None)
     if get_protocol is None:
         return Protocol()
     try:
@@ -118,8 +118,8 @@ def read_grid(file: str) -> tuple[str, list[Point]]:
 
     Raises ConfigError: no such file, no get_grid, an exception in it, no points, or two of the same name.
     """
-    path, argument = find_config(file)
-    module = import_file(path)
+    path, argument = find_config(file, "--grid")
+    module = import_file(path, "--grid")
     get_grid = getattr(module, "get_grid", None)
     example = "See configs/ablations/temperature.py."
     if not callable(get_grid):

@@ -66,8 +66,8 @@ def read_space(file: str) -> Space:
 
     Raises ConfigError: no such file, no get_space, an exception in it, or a space that is empty or has wrong bounds.
     """
-    path, argument = find_config(file)
-    get_space = getattr(import_file(path), "get_space", None)
+    path, argument = find_config(file, "--grid")
+    get_space = getattr(import_file(path, "--grid"), "get_space", None)
     example = "See xsample_jax/sweeps/search.py."
     if not callable(get_space):
         raise ConfigError(str(path), "no get_space", "a function get_space(arg) that returns a Space", example)
