@@ -14,8 +14,7 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 
-from tests.server import Server
-from xsample_jax.io.code_version import code_version
+from tests.server import Server, warm_up
 
 
 class Forks(Server):
@@ -46,7 +45,7 @@ class Forks(Server):
 def _serve() -> None:
     for name in ("xsample_jax.main", "xsample_jax.loop", "tests.objectives.synthetic"):
         importlib.import_module(name)
-    code_version()  # which every process would take most of a second for
+    warm_up()
     for line in sys.stdin:
         module, starts, environment = json.loads(line)
         children = []

@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 
-from tests.server import ROOT, Server
+from tests.server import ROOT, Server, warm_up
 from tests.xla_flags import QUICK
 
 SAME = ("loss", "kl", "gradient_norm", "parameter_norm", "learning_rate", "skipped_updates")  # and eval/*
@@ -115,10 +115,9 @@ def differences(whole: pathlib.Path, other: pathlib.Path) -> tuple[int, list[str
 def _serve(encoder: str) -> None:
     import xsample_jax.loop  # noqa: F401  (what a life needs is imported before the fork)
     from tests.objectives.synthetic import LinearEncoder
-    from xsample_jax.io.code_version import code_version
     from xsample_jax.models import towers
 
-    code_version()  # which every life would take most of a second for
+    warm_up()
     if encoder == "linear":
         towers.ENCODERS["resnet18"] = lambda config, rngs: LinearEncoder(rngs)
     for line in sys.stdin:

@@ -33,12 +33,12 @@ def main(address: str, index: int, shared: pathlib.Path, own: pathlib.Path) -> d
 
     check_shared(shared)
     try:
-        check_shared(own, seconds=1.0)
+        check_shared(own, seconds=0.5)
     except CheckpointError as error:
         seen["not_shared"] = str(error)
     if index == 0:
         try:
-            barrier("a meeting", seconds=2.0)
+            barrier("a meeting", seconds=0.5)
         except ProcessError as error:
             seen["missing"] = str(error)
         (shared / "gone_on").touch()

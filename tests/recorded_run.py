@@ -1,4 +1,4 @@
-"""Runs xsample_jax.main, with a tiny encoder and no report, and writes down which records each step saw.
+"""Runs xsample_jax.main, with the smallest encoder and no report, and writes down which records each step saw.
 
 The child of tests that need processes of their own.
 
@@ -13,12 +13,13 @@ from xsample_jax import main
 
 
 def record(path: str) -> None:
+    from tests.objectives.synthetic import LinearEncoder
     from xsample_jax import loop
     from xsample_jax.data.dataset import Dataset
     from xsample_jax.evals import features as device_rows
-    from xsample_jax.models import resnet
+    from xsample_jax.models import towers
 
-    resnet.LAYOUTS[18] = (resnet.BasicBlock, (1,))
+    towers.ENCODERS["resnet18"] = lambda config, rngs: LinearEncoder(rngs)
     device_rows.on_devices.__defaults__ = (0, 1)  # galleries are spread over all devices, as large ones are
     read, to_global, example = [], loop.to_global, Dataset._example
 

@@ -7,7 +7,19 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
+from xsample_jax.io.code_version import code_version
+
 ROOT = pathlib.Path(__file__).parent.parent
+
+
+def warm_up() -> None:
+    """What a run imports only when it gets there, so that no fork does it anew; without starting jax's devices."""
+    import jax.interpreters.mlir  # noqa: F401
+    import jaxlib.mlir.dialects.mhlo  # noqa: F401
+    import PIL.Image
+
+    PIL.Image.init()
+    code_version()
 
 
 class Server:
