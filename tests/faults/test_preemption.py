@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -84,32 +82,12 @@ def test_in_another_thread_nobody_listens_and_nothing_breaks():
     assert found == [False]
 
 
-DISTRIBUTED = """
-import os, signal, sys, time
-import jax, portpicker
-jax.distributed.initialize(f"127.0.0.1:{portpicker.pick_unused_port()}", 1, 0)
-from orbax.checkpoint import utils
-from xsample_jax.faults.preemption import preemption_notice
-with preemption_notice(20) as notice:
-    for step in range(400):
-        if step == 5:
-            os.kill(os.getpid(), getattr(signal, sys.argv[1]))
-        if notice.reached(step, utils.reached_preemption):
-            print("reached", flush=True)
-            break
-        time.sleep(0.05)
-"""
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_with_jax_distributed_the_notice_goes_through_its_preemption_service(name):
-    done = subprocess.run(
-        [sys.executable, "-c", DISTRIBUTED, name], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "reached" in done.stdout
-    assert "preemption notice: saving and stopping within 20 s" in done.stderr
+def test_with_jax_distributed_the_notice_goes_through_its_preemption_service(forks):
+    for code, printed, said in forks.run("tests.faults.noticed", [["SIGTERM"], ["SIGINT"]], {}, seconds=120):
+        assert code == 0, said
+        assert "reached" in printed
+        assert "preemption notice: saving and stopping within 20 s" in said
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """Batches with a time limit: the same batches, errors passed on, and an end to waiting, with all stacks."""
 
-import subprocess
-import sys
 import threading
 import time
 
@@ -67,26 +65,9 @@ def test_a_hung_worker_is_shown_where_it_hangs(tmp_path, capfd):
     release.set()
 
 
-HANG = """
-import sys, threading, concurrent.futures
-import xsample_jax.loop, xsample_jax.main
-from xsample_jax.errors import StalledError
-
-def train(*args):
-    concurrent.futures.ThreadPoolExecutor().submit(threading.Event().wait)  # as a decoding thread that hangs
-    raise StalledError("data", "no batch", "one")
-
-xsample_jax.loop.train = train
-sys.argv = ["main", "--config=configs/quickstart.py:smoke", "--workdir=" + sys.argv[1]]
-xsample_jax.main.run()
-"""
-
-
 @pytest.mark.slow
-def test_the_process_ends_although_a_thread_hangs(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", HANG, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 1, done.stderr
-    assert "error: data = 'no batch'" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_the_process_ends_although_a_thread_hangs(forks, tmp_path):
+    ((code, _, said),) = forks.run("tests.faults.hanging_run", [[str(tmp_path)]], {}, seconds=120)
+    assert code == 1, said
+    assert "error: data = 'no batch'" in said
+    assert "Traceback" not in said

@@ -12,6 +12,7 @@ import pytest
 
 from xsample_jax.config.saved import describe_difference
 from xsample_jax.errors import BAD_INPUT, INCOMPLETE, ConfigError, ProcessError, show
+from xsample_jax.io import rendezvous as io_rendezvous
 from xsample_jax.io.code_version import differing_files
 from xsample_jax.io.rendezvous import LONGEST_LINE, TAG, Hello, rendezvous, split_address
 
@@ -24,6 +25,12 @@ def free_address():
 
 def present(index, count=3, host=None, config="{}"):
     return Hello(index, count, host or f"host{index}", {"config": config})
+
+
+@pytest.fixture
+def settles_at_once(monkeypatch):
+    """Process 0 does not listen on for others that differ; here none comes."""
+    monkeypatch.setattr(io_rendezvous, "SETTLE", 0.2)
 
 
 def answers(processes, seconds=20.0, **options):
@@ -53,12 +60,13 @@ def test_who_never_starts_is_named_in_all_others():
 
 
 def test_a_missing_process_0_is_named():
-    (error,) = answers([present(1)], seconds=1.0)
+    (error,) = answers([present(1)], seconds=0.3)
     assert isinstance(error, ProcessError)
     assert error.exit_code == INCOMPLETE
     assert "missing: process 0" in str(error)
 
 
+@pytest.mark.usefixtures("settles_at_once")
 @pytest.mark.parametrize(
     ("others", "words"),
     [
@@ -75,6 +83,7 @@ def test_what_does_not_agree_is_named(others, words):
             raise error
 
 
+@pytest.mark.usefixtures("settles_at_once")
 def test_the_difference_is_put_into_words():
     found = answers([present(0), present(1, config="other")], describers={"config": lambda a, b: f"it is {b}, not {a}"})
     assert all("'it is other, not {}'" in str(error) for error in found)
@@ -176,7 +185,7 @@ def test_with_strangers_alone_the_limit_holds():
         strangers = pool.submit(bother, address, end)
         started = time.monotonic()
         with pytest.raises(ProcessError, match=r"1 of 3.*missing: process 1, 2\."):
-            rendezvous(address, present(0), 2.0)
+            rendezvous(address, present(0), 1.0)
         assert time.monotonic() - started < 6
         end.set()
         strangers.result()

@@ -152,27 +152,30 @@ def test_the_last_workdir_counts_as_it_does_for_the_trainer(tmp_path):
     assert "gs://lab/last/launch/code.tar.gz" in answer.stdout
 
 
-@pytest.mark.parametrize("pid", ["{stranger}", "-{stranger}", "", "x[$(touch canary)]"])
-def test_stop_signals_no_process_but_the_trainer(pid, tmp_path):
+def test_stop_signals_no_process_but_the_trainer(tmp_path):
     """faults B11: a number that was left in state/pid, while the lock is held by a start that has none yet."""
-    state = tmp_path / "state"
-    state.mkdir()
     stranger = subprocess.Popen(["sleep", "60"], start_new_session=True)  # so that its group is its own
-    holder = subprocess.Popen(["flock", "--exclusive", str(state / "lock"), "sleep", "1.5"])
+    holders, stops = [], []
     try:
-        while subprocess.call(["flock", "--shared", "--nonblock", str(state / "lock"), "true"]) == 0:
-            pass
-        (state / "pid").write_text(pid.format(stranger=stranger.pid) + "\n")
-        line = ["bash", str(ROOT / "launch/worker.sh"), "stop"]
-        environment = os.environ | {"XSAMPLE_STATE": str(state)}
-        answer = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=50)
-        assert answer.returncode == 0, answer.stderr
+        for number, pid in enumerate(("{stranger}", "-{stranger}", "", "x[$(touch canary)]")):  # all at a time
+            state = tmp_path / str(number)
+            state.mkdir()
+            holders.append(subprocess.Popen(["flock", "--exclusive", str(state / "lock"), "sleep", "1.5"]))
+            while subprocess.call(["flock", "--shared", "--nonblock", str(state / "lock"), "true"]) == 0:
+                pass
+            (state / "pid").write_text(pid.format(stranger=stranger.pid) + "\n")
+            line = ["bash", str(ROOT / "launch/worker.sh"), "stop"]
+            environment = os.environ | {"XSAMPLE_STATE": str(state)}
+            stops.append(subprocess.Popen(line, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True))
+        for stop in stops:
+            said = stop.communicate(timeout=50)[1]
+            assert stop.returncode == 0, said
         assert stranger.poll() is None
         assert not (tmp_path / "canary").exists()
     finally:
         stranger.kill()
-        stranger.wait()
-        holder.wait()
+        for process in (stranger, *holders, *stops):
+            process.wait()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from tests.io.test_roll_call import free_address
 from tests.launch.cases import ROOT
 from tests.lives import SAME
 from tests.xla_flags import QUICK
@@ -18,10 +19,12 @@ pytestmark = pytest.mark.slow
 SLICE = ("--name=xclr", "--zone=z", "--type=v5litepod-8", "--seconds=0.5", "--patience=60")
 
 
+RUN = (f"--config={ROOT / 'tests' / 'lives_config.py'}", "--config.steps=20")
+
+
 def train(cloud):
-    config = f"--config={ROOT / 'tests' / 'lives_config.py'}"
     return cloud.launch(
-        "babysit.sh", *SLICE, "--", config, "--workdir=gs://lab/run", "--config.steps=20",
+        "babysit.sh", *SLICE, "--", *RUN, "--workdir=gs://lab/run",
         trainer="tests.launch.linear_trainer", JAX_PLATFORMS="cpu", XLA_FLAGS=QUICK,
         JAX_COMPILATION_CACHE_DIR=str(cloud.folder / "cache"),
     )  # fmt: skip
@@ -49,12 +52,18 @@ def same_end(one, other):
     assert [line["step"] for line in lines[0]] == list(range(1, 21))
 
 
-def test_the_parameters_are_those_of_an_undisturbed_run(tmp_path, make_cloud):
-    whole, disturbed = make_cloud(tmp_path / "whole"), make_cloud(tmp_path / "disturbed")
-    whole.plan(workers=2)
-    answer = train(whole)
-    assert answer.returncode == FINISHED, answer.stderr
+@pytest.fixture
+def whole(forks, tmp_path):
+    """The folder of a run of the same two processes without a cloud."""
+    place = (f"--coordinator_address={free_address()}", "--num_processes=2")
+    lists = [[*RUN, *place, f"--process_id={number}", f"--workdir={tmp_path / 'whole'}"] for number in range(2)]
+    ended = forks.run("tests.launch.linear_trainer", lists, {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK})
+    assert [code for code, *_ in ended] == [FINISHED] * 2, ended
+    return tmp_path / "whole"
 
+
+def test_the_parameters_are_those_of_an_undisturbed_run(tmp_path, make_cloud, whole):
+    disturbed = make_cloud(tmp_path / "disturbed")
     log = str(disturbed.bucket("lab/run/metrics.jsonl"))
     disturb = [{"at": 5, "how": "gone"}, {"at": 9, "how": "term"}]
     disturbed.plan(workers=2, create_failures=1, slow={"1": 2}, log=log, disturb=disturb)
@@ -64,4 +73,4 @@ def test_the_parameters_are_those_of_an_undisturbed_run(tmp_path, make_cloud):
     assert "starting the trainer (75)" in answer.stderr
     events = [event["event"] for event in read_history(disturbed.bucket("lab/run"))]
     assert "stopped from outside" in events
-    same_end(whole.bucket("lab/run"), disturbed.bucket("lab/run"))
+    same_end(whole, disturbed.bucket("lab/run"))

@@ -31,19 +31,20 @@ sys.exit({REQUEUE})
 
 @pytest.fixture
 def start(tmp_path):
-    """(launcher, word, ...) -> its process, the leader of a group as in a terminal, when the trainer listens."""
+    """(folder, launcher, word, ...) -> its process, leader of a group as in a terminal, when the trainer listens."""
     trainer = tmp_path / "trainer"
     trainer.write_text(TRAINER)
     trainer.chmod(0o755)
     made = []
 
-    def start(*words):
-        command = ["bash", *words, "--config=c.py", f"--workdir={tmp_path / 'run'}"]
-        environment = os.environ | {"XSAMPLE_PYTHON": str(trainer), "XSAMPLE_STATE": str(tmp_path / "run" / "launch")}
-        with (tmp_path / "said").open("w") as said:
+    def start(folder, *words):
+        folder.mkdir(exist_ok=True)
+        command = ["bash", *words, "--config=c.py", f"--workdir={folder / 'run'}"]
+        environment = os.environ | {"XSAMPLE_PYTHON": str(trainer), "XSAMPLE_STATE": str(folder / "run" / "launch")}
+        with (folder / "said").open("w") as said:
             made.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, start_new_session=True))
         limit = time.monotonic() + 30
-        while (tmp_path / "said").read_text() != "listening\n":
+        while (folder / "said").read_text() != "listening\n":
             assert time.monotonic() < limit
             time.sleep(0.05)
         return made[-1]
@@ -52,29 +53,31 @@ def start(tmp_path):
     for process in made:
         process.kill()
         process.wait()
-    for pid in (tmp_path / "run" / "launch").glob("pid"):  # of a test that failed
+    for pid in tmp_path.glob("**/run/launch/pid"):  # of a test that failed
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
-def heard(process, tmp_path):
+def heard(process, folder):
     """What the trainer heard. Its end was shown, told, written down and copied."""
     assert process.wait(30) == REQUEUE
-    assert (tmp_path / "run" / "launch" / "exit").read_text() == f"{REQUEUE}\n"
-    (log,) = (tmp_path / "run" / "logs").iterdir()
-    said = (tmp_path / "said").read_text()
+    assert (folder / "run" / "launch" / "exit").read_text() == f"{REQUEUE}\n"
+    (log,) = (folder / "run" / "logs").iterdir()
+    said = (folder / "said").read_text()
     assert log.read_text() == f"{said}exit code {REQUEUE}\n"
     return said.removeprefix("listening\nheard ").split()
 
 
 def test_ctrl_c_goes_to_all_in_the_terminal_and_reaches_the_trainer_once(start, tmp_path):
-    process = start("launch/gpu_host.sh", "run", "--")
+    process = start(tmp_path, "launch/gpu_host.sh", "run", "--")
     os.killpg(process.pid, signal.SIGINT)
     assert heard(process, tmp_path) == ["SIGTERM"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_what_reaches_the_shell_alone_is_passed_on(start, tmp_path, number):
-    process = start("launch/worker.sh", "run")
-    process.send_signal(number)
-    assert heard(process, tmp_path) == ["SIGTERM"]
+def test_what_reaches_the_shell_alone_is_passed_on(start, tmp_path):
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # three at a time: each waits a second for another signal
+    processes = {number: start(tmp_path / number.name, "launch/worker.sh", "run") for number in numbers}
+    for number, process in processes.items():
+        process.send_signal(number)
+    for number, process in processes.items():
+        assert heard(process, tmp_path / number.name) == ["SIGTERM"], number
