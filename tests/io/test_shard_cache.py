@@ -1,6 +1,5 @@
 """Copies of shards on this host's disk: made once, whole, within a limit, and never taken from under a reader."""
 
-import multiprocessing
 import os
 
 import pytest
@@ -125,19 +124,10 @@ def test_a_limit_below_the_split_is_refused_before_the_training_starts(remote, m
         open_source(config_of(remote, "disk"), "train")
 
 
-def read_all(folder, cache):
-    os.environ["XSAMPLE_CACHE"] = cache
-    assert_whole(open_source(config_of(folder, "disk"), "train"))
-
-
-def test_processes_of_a_host_copy_a_shard_once(remote, store, tmp_path):
-    context = multiprocessing.get_context("spawn")
-    readers = [context.Process(target=read_all, args=(remote, str(tmp_path / "cache"))) for _ in range(2)]
-    for reader in readers:
-        reader.start()
-    for reader in readers:
-        reader.join()
-    assert [reader.exitcode for reader in readers] == [0, 0]
+def test_processes_of_a_host_copy_a_shard_once(remote, store, tmp_path, forks):
+    environment = {**store.environment, "XSAMPLE_CACHE": str(tmp_path / "cache")}
+    ended = forks.run("tests.io.whole_set", [[remote], [remote]], environment)
+    assert [code for code, *_ in ended] == [0, 0], ended
     assert len(fetches(store, remote)) == 3
 
 

@@ -50,7 +50,7 @@ def test_parts_ask_what_they_say():
     assert {len(hidden) + 1 for hidden in heads} == {1, 2, 3, 4}
 
 
-@pytest.mark.usefixtures("shallow_resnet18")
+@pytest.mark.usefixtures("shallow_resnet18", "no_report")
 def test_a_smoke_point_becomes_a_page(tmp_path):
     """A point of the smoke grid trains with its probes, and the page is made of its folder."""
     name, points = read_grid(f"{STUDY}:smoke")
