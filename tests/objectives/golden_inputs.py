@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -49,13 +50,18 @@ def queue(**side):
 def value(terms, blocks, tau, count=12, feature_terms=(), tau_s=0.1, **options):
     terms = terms if isinstance(terms, tuple) else (terms,)
     objective = Objective(terms, tau, tau_s, feature_terms)
-    return objective_loss(objective, blocks, count, tau, StepValues(**options))[0]
+    return _loss(objective, blocks, count, tau, StepValues(**options))
 
 
 def preset_value(name, blocks, count=12, temperature=None, progress=0.0, key=None, **changes):
     objective = dataclasses.replace(PRESETS[name].objective, **changes)
     tau = temperature or objective.temperature
-    return objective_loss(objective, blocks, count, tau, StepValues(objective.bias or 0.0, progress, key))[0]
+    return _loss(objective, blocks, count, tau, StepValues(objective.bias or 0.0, progress, key))
+
+
+def _loss(objective, blocks, count, tau, values):
+    """Compiled as a whole, which takes less time than its operations one by one."""
+    return jax.jit(lambda: objective_loss(objective, blocks, count, tau, values)[0])()
 
 
 def two_views(**side):
