@@ -7,7 +7,11 @@ import pytest
 from tests.tiny import random_batch, tiny_config, tiny_parts
 from xsample_jax.config import load_config
 from xsample_jax.errors import ConfigError
+from xsample_jax.models.resnet import LAYOUTS, BasicBlock
+from xsample_jax.models.vit import VARIANTS, Shape
 from xsample_jax.sharding import fetch_scalars, to_global
+
+ONE_BLOCK = Shape(192, 1, 3)
 
 
 def one_step(config, devices=1):
@@ -23,10 +27,18 @@ def vit(**changes):
     )
 
 
-@pytest.mark.usefixtures("shallow_vit")
+@pytest.fixture(scope="module")
+def reference():
+    """One step of the whole batch, (state, metrics), which those in parts are compared with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "ti", ONE_BLOCK)
+        return one_step(vit())[1:]
+
+
 @pytest.mark.parametrize("devices", [1, 4])
-def test_layer_norm_encoder_has_the_gradient_of_the_whole_batch(devices):
-    _, whole, reference = one_step(vit())
+def test_layer_norm_encoder_has_the_gradient_of_the_whole_batch(monkeypatch, reference, devices):
+    monkeypatch.setitem(VARIANTS, "ti", ONE_BLOCK)
+    whole, reference = reference
     _, state, metrics = one_step(vit(loss__grad_cache=4), devices)
     assert metrics["loss"] == pytest.approx(reference["loss"], rel=1e-5)
     assert metrics["gradient_norm"] == pytest.approx(reference["gradient_norm"], rel=1e-4)
@@ -39,8 +51,8 @@ def test_layer_norm_encoder_has_the_gradient_of_the_whole_batch(devices):
             np.testing.assert_allclose(moment, expected[path], atol=1e-3 * scale, err_msg=str(path))
 
 
-@pytest.mark.usefixtures("shallow_resnet18")
-def test_batch_norm_statistics_are_means_over_the_parts():
+def test_batch_norm_statistics_are_means_over_the_parts(monkeypatch):
+    monkeypatch.setitem(LAYOUTS, 18, (BasicBlock, (1,)))
     config = tiny_config(batch_size=16)
     _, whole, _ = one_step(config)
     _, parted, metrics = one_step(tiny_config(batch_size=16, loss__grad_cache=2))

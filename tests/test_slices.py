@@ -11,6 +11,7 @@ from tests.objectives.streamed_rows import lowered_loss
 from tests.tiny import tiny_config
 from xsample_jax.config import load_config
 from xsample_jax.errors import ConfigError
+from xsample_jax.models import resnet, vit
 from xsample_jax.objectives.bank import clusters_of, remember, renew_clusters
 from xsample_jax.reports.dry_run import collective_arrays, compiled_report, dry_run, placeholder_setup
 from xsample_jax.sharding import bytes_per_device, make_mesh
@@ -19,10 +20,15 @@ from xsample_jax.topology import topology_devices
 ROOT = pathlib.Path(__file__).parent.parent
 
 pytest.importorskip("libtpu")
-pytestmark = pytest.mark.usefixtures("shallow_resnet18", "shallow_vit")
 
 PLAIN = {"augment__crop_scale": (), "augment__jitter": 0.0, "augment__gray": 0.0, "model__conv_impl": "conv"}
 QUICK = {"exec_time_optimization_effort": -1.0}
+
+
+@pytest.fixture(autouse=True)
+def _one_block(monkeypatch):
+    monkeypatch.setitem(resnet.LAYOUTS, 18, (resnet.BasicBlock, (1,)))
+    monkeypatch.setitem(vit.VARIANTS, "ti", vit.Shape(192, 1, 3))
 
 
 def compiled(config, topology):

@@ -10,11 +10,13 @@ from tests.tiny import tiny_config
 from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.hooks import DeferredMetrics
 from xsample_jax.metrics.jsonl import read_jsonl
+from xsample_jax.models import resnet
 
-pytestmark = pytest.mark.usefixtures("shallow_resnet18", "no_report")
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 def test_steps_log_and_save_without_hidden_transfers_or_compilations(tmp_path, monkeypatch):
+    monkeypatch.setitem(resnet.LAYOUTS, 18, (resnet.BasicBlock, (1,)))
     reads, steps_seen = HostReads(monkeypatch), []
     # What may read: the metrics of an earlier step, in one explicit transfer, and the checkpoint.
     monkeypatch.setattr(DeferredMetrics, "settle", reads.allow_in(DeferredMetrics.settle))

@@ -9,10 +9,15 @@ import pytest
 
 from tests.tiny import random_batch, run_steps, tiny_config, tiny_parts
 from xsample_jax import setup
+from xsample_jax.models import resnet
 from xsample_jax.objectives.learned_state import LOG_SCALE, temperature_of
 from xsample_jax.sharding import fetch_scalars, to_global
 
-pytestmark = pytest.mark.usefixtures("shallow_resnet18")
+
+@pytest.fixture(autouse=True)
+def _one_block(monkeypatch):
+    monkeypatch.setitem(resnet.LAYOUTS, 18, (resnet.BasicBlock, (1,)))
+
 
 PRESETS = ("xclr", "clip")  # objectives alone: objectives/test_presets.py
 
@@ -39,7 +44,7 @@ def test_losses_and_parameters_do_not_depend_on_the_number_of_devices(preset):
 
 
 def test_fsdp_splits_the_state_and_changes_no_loss():
-    wide = {"model__width": 32, "model__head__hidden": (256,)}
+    wide = {"model__width": 64, "model__head__hidden": (256,)}
     _, _, whole = run_steps(preset_config("xclr", **wide), 4)
     _, state, split = run_steps(preset_config("xclr", mesh__fsdp=4, **wide), 4)
     assert [m["loss"] for m in split] == pytest.approx([m["loss"] for m in whole], rel=2e-5)

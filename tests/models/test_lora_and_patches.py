@@ -19,6 +19,11 @@ SMALL = Shape(width=16, depth=2, heads=2)
 FROZEN = ({"parameters": "^encoder/(?!.*/lora/)", "freeze": True},)
 
 
+@pytest.fixture
+def one_block(monkeypatch):
+    monkeypatch.setitem(vit_module.VARIANTS, "ti", Shape(192, 1, 3))
+
+
 def small_vit(**options):
     return ViT(SMALL, 4, 16, rngs=nnx.Rngs(0), **options)
 
@@ -80,7 +85,7 @@ def test_which_patches_is_a_function_of_the_image_and_its_view():
     np.testing.assert_array_equal(np.asarray(again).reshape(4, 2, 25), drawn[order])
 
 
-@pytest.mark.usefixtures("shallow_vit")
+@pytest.mark.usefixtures("one_block")
 def test_a_step_trains_the_factors_alone_and_leaves_out_the_same_patches_in_parts(tmp_path):
     both = {"model__patch_dropout": 0.5, "model__lora": 2, "optimizer__rules": FROZEN}
     parts, state, whole = one_step(vit(**both))
@@ -93,7 +98,7 @@ def test_a_step_trains_the_factors_alone_and_leaves_out_the_same_patches_in_part
     assert {name for name in factors if name.endswith("b")} <= {name for name in moved if "encoder/" in name} <= factors
 
 
-@pytest.mark.usefixtures("shallow_vit", "no_report")
+@pytest.mark.usefixtures("one_block", "no_report")
 def test_a_run_with_factors_loads_without_them(tmp_path):
     config = tiny_config(
         model__encoder="vit_ti", model__lora=2, optimizer__rules=FROZEN, steps=1, name="lora", eval__suite="none"

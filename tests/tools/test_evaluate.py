@@ -17,6 +17,7 @@ from xsample_jax.config import config_to_json
 from xsample_jax.data.sources import open_source
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, Problems
+from xsample_jax.evals import baselines
 from xsample_jax.evals import context as bench
 from xsample_jax.evals import zero_shot as class_texts
 from xsample_jax.evals.catalog import SECTIONS, describe
@@ -87,7 +88,8 @@ def prompts(monkeypatch, tmp_path):
     return path
 
 
-def test_table_json_examples_and_page(run, capsys, tmp_path, prompts):
+def test_table_json_examples_and_page(run, capsys, tmp_path, prompts, monkeypatch):
+    monkeypatch.setattr(baselines, "SIDE", 4)  # regressions on 768 pixels take longer than all the rest
     names = "knn,probe,logistic,few_shot,zero_shot,retrieval,geometry,encoding"
     records = len(open_source(tiny_config().data, "test_styles"))
     np.save(tmp_path / "responses.npy", np.random.default_rng(0).normal(size=(records, 2)))

@@ -224,7 +224,9 @@ def logistic_path(
     x = on_devices(standardize(features), blocks=blocks)
     position = np.zeros(len(x), np.int32)
     position[: len(labels)] = np.searchsorted(classes, labels)
-    params = (np.zeros((features.shape[1], len(classes)), np.float32), np.zeros(len(classes), np.float32))
+    # Where the result of a fit is: the second one is no other program than the first.
+    shapes = (features.shape[1], len(classes)), (len(classes),)
+    params = tuple(jnp.zeros(shape, jnp.float32, device=everywhere(x)) for shape in shapes)
     limits = (STEPS, len(x.sharding.device_set), blocks)
     minimize = jax.jit(_minimize, static_argnames="limits", out_shardings=everywhere(x))
     probes = []
