@@ -5,6 +5,8 @@ python -m scripts.build_class_texts [--model=NAME_OR_FOLDER]
 
 import argparse
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from xsample_jax.captions.encoders import describe, encode_unique, fill_template
 from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
 from xsample_jax.data.class_texts import FILES, FOLDER, TEMPLATE, read_classes
 from xsample_jax.data.records import file_checksum
+from xsample_jax.tools.cli import run_cli
 
 
 def build(folder: Path, encoder) -> None:
@@ -25,11 +28,11 @@ def build(folder: Path, encoder) -> None:
     (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.build_class_texts", description=build.__doc__)
     parser.add_argument("--model", default=DEFAULT_ENCODER, help="name on the hub or folder (default: %(default)s)")
-    build(FOLDER, open_encoder(parser.parse_args().model))
+    build(FOLDER, open_encoder(parser.parse_args(arguments).model))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_cli(main))

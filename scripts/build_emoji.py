@@ -13,9 +13,10 @@ import hashlib
 import importlib.metadata
 import json
 import re
+import sys
 import tempfile
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from xsample_jax.data.records import MANIFEST, Manifest, open_records, read_mani
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.icons import compose_svg, encode_webp, fetch_npm, rasterize
+from xsample_jax.tools.cli import run_cli
 
 # The concepts of the emoji set: which emoji it holds, in which split each is, and its captions.
 
@@ -351,22 +353,22 @@ def describe(manifest: Manifest, folder: Path) -> Iterator[str]:
         yield f"  {split}: {entry['count']} images, {sum(s['bytes'] for s in entry['shards']) / 1e6:.2f} MB"
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the set")
     parser.add_argument("--npm", type=Path, help="folder with the npm packages installed (default: install them)")
     parser.add_argument("--text_encoder", help="model name or folder; default: take over the embeddings in --out")
     parser.add_argument("--any_versions", action="store_true", help="go on when a package is not the pinned version")
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
-        npm = arguments.npm or Path(temporary)
+        npm = options.npm or Path(temporary)
         if not (npm / "node_modules").exists():
             fetch_packages(npm)
-        if not arguments.any_versions:
+        if not options.any_versions:
             check_versions(npm)
-        manifest = build(arguments.out, npm, arguments.text_encoder)
-    print("\n".join(describe(manifest, arguments.out)))
+        manifest = build(options.out, npm, options.text_encoder)
+    print("\n".join(describe(manifest, options.out)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_cli(main))

@@ -1,9 +1,12 @@
 """The table of all evaluators in docs/evaluation.md: python -m scripts.evaluators_page docs/evaluation.md."""
 
+import argparse
 import sys
+from collections.abc import Sequence
 
 from xsample_jax.evals.registry import EVALUATORS
 from xsample_jax.reports.style import insert, row
+from xsample_jax.tools.cli import run_cli
 
 
 def table() -> str:
@@ -15,5 +18,11 @@ def table() -> str:
     return "\n".join([row(["name in `--evals`", "metrics", "how"]), "|---|---|---|", *rows])
 
 
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.evaluators_page", description=__doc__)
+    parser.add_argument("page", help="page with the marks <!-- evaluators -->")
+    insert(parser.parse_args(arguments).page, "evaluators", table())
+
+
 if __name__ == "__main__":
-    insert(sys.argv[1], "evaluators", table())
+    sys.exit(run_cli(main))

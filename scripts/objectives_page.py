@@ -3,7 +3,9 @@
 python -m scripts.objectives_page docs/objectives.md
 """
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.registry import name_of, options_of
 from xsample_jax.reports.caption_graph import draw_graph
 from xsample_jax.reports.style import insert
+from xsample_jax.tools.cli import run_cli
 
 # Graphs of the figure: title, graph, tau_s.
 SHOWN = (
@@ -125,12 +128,13 @@ class _Emoji:
     source, path, fingerprint, label = "emoji", None, None, None
 
 
-def main(arguments: list[str]) -> int:
-    page = Path(arguments[0])
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.objectives_page", description=__doc__)
+    parser.add_argument("page", type=Path, help="page with the marks <!-- presets -->; its figure lies beside it")
+    page = parser.parse_args(arguments).page
     insert(page, "presets", table())
     draw(page.with_suffix(".png"))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_cli(main))

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 
@@ -23,9 +24,14 @@ from xsample_jax.tools.cli import MOST_PROGRAMS, STOPPED, keep_programs, local_p
 from xsample_jax.tools.completion import SHELLS, whole_parser
 from xsample_jax.tools.evaluate import SGD, make_parser, read_protocol
 
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
 # What names a file or folder that does not exist, for each command.
 MISSING = {
     "caption": ["--run=nowhere", "--path=nowhere", "--out=x.tsv"],
+    "cluster": ["--run=nowhere", "--k=2", "--out=x.npz"],
+    "condense": ["--data=nowhere", "--per_class=1", "--out=x"],
+    "doctor": ["--config=nowhere.py"],
     "embed": ["--data=nowhere", "--model=nowhere/model"],
     "encode": ["--run=nowhere", "--path=nowhere", "--out=x.npy"],
     "evaluate": ["--run=nowhere", "--evals=knn"],
@@ -33,13 +39,36 @@ MISSING = {
     "filters": ["--run=nowhere"],
     "generate": ["--run=nowhere", "--out=x"],
     "inspect": ["--data=nowhere"],
+    "local_features": ["--run=nowhere"],
     "prepare": ["--source=folder", "--path=nowhere", "--out=out"],
     "report": ["nowhere"],
+    "results_page": ["--grid=nowhere.py", "--runs=nowhere", "--out=x.md"],
+    "results_table": ["nowhere"],
     "soup": ["nowhere", "nowhere", "--out=x"],
     "sweep": ["--grid=nowhere.py", "--out=out"],
     "to_tfds": ["--data=nowhere", "--out=out"],
     "train_tokenizer": ["--data=nowhere"],
 }
+
+
+def test_no_command_is_forgotten():
+    commands = {path.stem for path in pathlib.Path(tools.__file__).parent.glob("[a-z]*.py")}
+    assert commands - {"cli", "completion"} == set(MISSING)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "scripts").glob("*.py")))
+def test_scripts_end_as_tools_do(name, monkeypatch, capsys):
+    """faults D8."""
+    told = []
+    monkeypatch.setattr(cli, "without_tpu", lambda: True)
+    monkeypatch.setattr(cli, "quiet_environment", told.append)
+    for argument, code in (("--help", 0), ("--no_such_flag=1", BAD_INPUT)):
+        monkeypatch.setattr(sys, "argv", [name, argument])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_module(f"scripts.{name}", run_name="__main__")
+        assert end.value.code == code
+    assert told == [os.environ] * 2
+    assert "usage: " in capsys.readouterr().out
 
 
 def main_of(tool):
@@ -64,7 +93,7 @@ def test_libtpu_is_told_that_there_is_no_tpu(tool, monkeypatch):
     assert told == [os.environ]
 
 
-@pytest.mark.parametrize("tool", [tool for tool in MISSING if tool not in ("inspect", "embed")])
+@pytest.mark.parametrize("tool", [tool for tool in MISSING if tool not in ("doctor", "inspect", "embed")])
 def test_what_is_missing_is_one_line(tool, capsys, tmp_path, monkeypatch):
     """faults B9."""
     monkeypatch.chdir(tmp_path)

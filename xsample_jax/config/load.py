@@ -277,7 +277,8 @@ def missing_file(path: pathlib.Path, flag: str = "--config") -> ConfigError:
         near = [*path.parent.glob("*.py"), *(path.parent / "configs").glob("*.py")]
         if near:
             return ConfigError(flag, str(path), "an existing python file", did_you_mean(str(path), map(str, near)))
-    return ConfigError(flag, str(path), "an existing python file", f"There is no config file in {path.parent}.")
+    folder = "this folder" if path.parent == pathlib.Path() else path.parent
+    return ConfigError(flag, str(path), "an existing python file", f"There is no config file in {folder}.")
 
 
 def file_error(path: pathlib.Path, error: Exception) -> ConfigError:
