@@ -183,7 +183,8 @@ def _check_colors(encoder: Encoder) -> None:
 def family_of(config) -> str:
     """The family in whose names the encoder of a config is written."""
     vit = "open_clip_vit" if config.model.layout in FAMILIES["open_clip_vit"].layouts else "timm_vit"
-    return lookup({"resnet": "resnet", "vit": vit}, kind_of(config.model.encoder), "kind of model.encoder")
+    families = {"resnet": "resnet", "convnext": "convnext", "vit": vit}
+    return lookup(families, kind_of(config.model.encoder), "kind of model.encoder")
 
 
 def how_to_load(config) -> str:
@@ -197,6 +198,8 @@ def how_to_load(config) -> str:
         if model.stem == "cifar":
             odd.append("a 3x3 stem of stride 1 without max-pool")
         return call + (f" but with {' and '.join(odd)}" if odd else "")
+    if family == "convnext":
+        return f"timm.create_model({model.encoder!r}, num_classes=0)"
     if family == "open_clip_vit":
         shape = VARIANTS[model.encoder.removeprefix("vit_")]
         quick = model.layout == "openai_clip"

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from xsample_jax.augment.ids import copies_of, with_numbers, words_of
 from xsample_jax.augment.views import draw_numbers, eval_view, view_boxes, views_from_numbers
 from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
+from xsample_jax.models.convnext import VARIANTS, draw_blocks
 from xsample_jax.models.heads import products, unit_rows
 from xsample_jax.models.layers import pool_windows
 from xsample_jax.models.param_groups import ParamGroups
@@ -43,7 +44,7 @@ from xsample_jax.objectives.trajectory import divergence_of_past
 from xsample_jax.optim import averaged
 from xsample_jax.state import ModelDef, TrainState, float32, moved, to_flat, updated, warm_up
 
-PATCHES = 2**20 + 6  # folded into the key of the step for the patches that are left out
+LEFT_OUT = 2**20 + 6  # folded into the key of the step for the patches, or blocks, that are left out
 LOCAL_SEED = 2**20  # small crops are drawn from another seed than the views of the same image
 
 
@@ -85,10 +86,12 @@ def make_inputs(
         shape = (config.views, *batch["image"].shape[1:3])
         boxes = view_boxes(words_of(batch), config.seed, state.step, config.augment, shape, copies)
     key = key_of_step(config, state)
-    left_out, keep = config.model.patch_dropout, None
-    if left_out:
+    left_out, keep = (jax.random.fold_in(key, LEFT_OUT), words_of(batch), copies), None
+    if config.model.patch_dropout:
         shape = (config.views, (config.augment.size // config.model.patch_size) ** 2)
-        keep = draw_patches(jax.random.fold_in(key, PATCHES), words_of(batch), copies, shape, left_out)
+        keep = draw_patches(*left_out, shape, config.model.patch_dropout)
+    elif config.model.drop_path:
+        keep = draw_blocks(*left_out, config.views, VARIANTS[config.model.encoder].blocks)
     return StepInputs(
         images=views_of(config.augment, config.views, config.seed),
         local=views_of(local_crops(config.augment), local, config.seed + LOCAL_SEED) if local else None,

@@ -23,6 +23,10 @@ def test_layers_are_counted_from_the_first_block_to_the_end():
     resnet = ("encoder/stem/kernel", "encoder/stages/0/1/conv1/kernel", "encoder/stages/0/0/conv1/kernel",
               "encoder/stages/1/0/conv1/kernel", "head/out/kernel")  # fmt: skip
     assert list(layer_depths(resnet).values()) == [0, 2, 1, 3, 4]
+    convnext = ("encoder/stem/map/kernel", "encoder/stages/0/blocks/0/norm/bias", "encoder/stages/0/blocks/1/norm/bias",
+                "encoder/stages/1/downsample/norm/bias", "encoder/stages/1/blocks/0/norm/bias",
+                "encoder/norm/bias")  # fmt: skip
+    assert list(layer_depths(convnext).values()) == [0, 1, 2, 3, 3, 4]
 
 
 def test_rates_are_products_of_rule_and_layer():

@@ -85,6 +85,17 @@ def vits() -> dict:
     }
 
 
+def convnexts() -> dict:
+    from timm.models.convnext import ConvNeXt
+
+    shape = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "num_classes": 0}
+    return {
+        "timm_convnext": case(ConvNeXt(**shape), 48),
+        "timm_convnext_convolutions": case(ConvNeXt(**shape, conv_mlp=True, norm_eps=1e-5), 48),
+        "timm_convnextv2": case(ConvNeXt(**shape, use_grn=True, ls_init_value=None), 48),
+    }
+
+
 def resized_positions() -> dict:
     """Learned positions of 7 x 7 patches and a class token, as timm resamples them for other images."""
     from timm.layers import resample_abs_pos_embed
@@ -154,6 +165,7 @@ def whole_models() -> dict:
     made = {name: timm.create_model(name, num_classes=0) for name in ("resnet18", "resnet34", "resnet50", "resnet101")}
     sizes = {"vit_ti": "tiny", "vit_s": "small", "vit_b": "base", "vit_l": "large"}
     made |= {name: timm.create_model(f"vit_{size}_patch16_224", num_classes=0, **mean) for name, size in sizes.items()}
+    made |= {name: timm.create_model(name, num_classes=0) for name in ("convnextv2_atto",)}
     return {name: shapes_of(module) for name, module in made.items()}
 
 
@@ -189,7 +201,7 @@ def main() -> None:
     path = HERE / "goldens.json"
     before = json.loads(path.read_text()) if path.exists() else {"cases": {}}
     cases = {name: found for name, found in before["cases"].items() if name.startswith("big_vision")}
-    cases |= resnets() | vits() | clips()
+    cases |= resnets() | convnexts() | vits() | clips()
     if flags.big_vision:
         cases |= big_visions(flags.big_vision)
     versions = {name: sys.modules[name].__version__ for name in ("torch", "torchvision", "timm", "open_clip")}

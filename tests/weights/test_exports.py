@@ -22,6 +22,8 @@ SIZE = 32
 CONFIGS = {
     "resnet18": {"encoder": "resnet18"},
     "resnet50": {"encoder": "resnet50"},
+    "convnext": {"encoder": "convnext_atto"},
+    "convnextv2": {"encoder": "convnextv2_tiny"},
     "vit_plain": {"encoder": "vit_ti", "layout": "plain"},
     "vit_timm": {"encoder": "vit_ti", "layout": "timm"},
     "vit_big_vision": {"encoder": "vit_s", "layout": "big_vision"},

@@ -108,7 +108,7 @@ def test_without_init_from_nothing_is_read():
 @pytest.mark.parametrize(
     ("changes", "field", "words"),
     [
-        ({"init_from": "a.npz"}, "model.init_family", "resnet, timm_vit"),
+        ({"init_from": "a.npz"}, "model.init_family", "resnet, convnext, timm_vit"),
         ({"init_family": "resnet"}, "model.init_from", "a file of weights"),
         ({"init_from": "a", "init_family": "timm_vit"}, "model.init_family", "weights of resnet50: resnet"),
         (

@@ -106,9 +106,11 @@ def test_architectures_of_timm(tmp_path, name, encoder, layout, patch):
     assert (found.family, found.size, found.keys["augment.std"]) == ("timm_vit", 448, tuple(IMAGENET["std"]))
 
 
-def test_resnets_and_towers_of_open_clip(tmp_path):
+def test_resnets_convnexts_and_towers_of_open_clip(tmp_path):
     found = find_published(str(write_timm(tmp_path / "r", "resnet101")))
     assert (found.family, found.keys["model.encoder"], found.keys["model.width"]) == ("resnet", "resnet101", 64)
+    found = find_published(str(write_timm(tmp_path / "x", "convnextv2_nano")))
+    assert (found.family, found.keys["model.encoder"]) == ("convnext", "convnextv2_nano")
     vision = {"image_size": 224, "layers": 12, "width": 768, "patch_size": 32}
     found = find_published(str(write_open_clip(tmp_path / "c", vision, quick_gelu=True)))
     assert found.family == "open_clip_vit"
@@ -121,7 +123,7 @@ def test_resnets_and_towers_of_open_clip(tmp_path):
 @pytest.mark.parametrize(
     "name",
     ["vit_base_patch16_clip_224", "vit_base_patch16_siglip_gap_224", "deit_base_distilled_patch16_224", "resnet50d",
-     "vit_giant_patch14_dinov2", "convnext_tiny", ""],
+     "vit_giant_patch14_dinov2", "convnext_tiny_hnf", "convnext_large_mlp", ""],
 )  # fmt: skip
 def test_what_we_have_no_encoder_for_is_refused(tmp_path, name):
     with pytest.raises(ConfigError, match="DINOv2 or SigLIP of timm"):

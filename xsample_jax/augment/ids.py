@@ -65,6 +65,20 @@ def fold_in_id(key: jax.Array, id: jax.Array) -> jax.Array:
     return jnp.where(high == 0, jax.random.fold_in(key, low), of_large)
 
 
+def row_keys(key: jax.Array, ids: jax.Array, copies: jax.Array, views: int) -> jax.Array:
+    """The random keys [B * views] of the views of a batch, row = image * views + view.
+
+    Each is a function of `key`, the id, the copy (copies_of) and the view. ids: int [B] or [B, 2]; copies: int [B].
+    """
+    import jax
+    import jax.numpy as jnp
+
+    def one(image, copy, view):
+        return jax.random.fold_in(fold_in_id(key, image), view + views * copy)
+
+    return jax.vmap(jax.vmap(one, (None, None, 0)), (0, 0, None))(ids, copies, jnp.arange(views)).reshape(-1)
+
+
 def words_of(side: Mapping[str, jax.Array]) -> jax.Array:
     """What keys of random numbers are made of, for rows of a batch or a block: int32 [n] or [n, 2]."""
     return side["id_words"] if "id_words" in side else side["id"]

@@ -17,7 +17,7 @@ from xsample_jax.config.renamed import current_name, rename
 from xsample_jax.config.schema import SCHEMA, flat_keys
 from xsample_jax.errors import ConfigError, Problems, UserError, did_you_mean
 from xsample_jax.io.paths import expanded
-from xsample_jax.models.towers import KINDS, kind_of
+from xsample_jax.models.towers import kind_of, smallest_of_kind
 
 # Command-line overrides: `--config.optimizer.learning_rate=1e-3` for every key of the schema.
 
@@ -353,12 +353,16 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     if config.data.episodes.way:
         config.data.episodes.update(way=4, shot=1, query=3)
     config.augment.size = 32
-    config.model.encoder = KINDS.get(kind_of(config.model.encoder), (config.model.encoder,))[0]
+    config.model.encoder = smallest_of_kind(config.model.encoder)
     config.model.width = 8
     config.model.patch_size = 8
     config.model.update(init_from=None, init_family=None, init_whole=False)
     fixed_head = config.model.head.kappa is not None  # as wide as the features
-    dim = {"resnet": 64, "vit": 192}.get(kind_of(config.model.encoder), config.model.head.dim) if fixed_head else 16
+    dim = (
+        {"resnet": 64, "vit": 192, "convnext": 320}.get(kind_of(config.model.encoder), config.model.head.dim)
+        if fixed_head
+        else 16
+    )
     config.model.head.update(hidden=(32,) * len(config.model.head.hidden), dim=dim)
     widths = tuple(16 >> number for number in range(min(len(config.objective.widths), 3)))
     config.objective.widths = widths

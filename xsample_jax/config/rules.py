@@ -12,6 +12,7 @@ from xsample_jax.config.rules_data import DATA_RULES, EMOJI
 from xsample_jax.config.rules_objective import LOSS_RULES, OBJECTIVE_RULES
 from xsample_jax.errors import ConfigError
 from xsample_jax.models import param_groups
+from xsample_jax.models.convnext import SMALLEST_SIDE
 from xsample_jax.models.towers import kind_of
 from xsample_jax.models.vit import lora_paths
 from xsample_jax.objectives.presets import PRESETS
@@ -86,12 +87,28 @@ EVALUATION_RULES = (_evaluation, _online_probe, _best_checkpoint)
 
 
 def _patches(c: dict) -> Iterator[ConfigError]:
+    """What the sides of images must be."""
     size, patch = c["augment.size"], c["model.patch_size"]
+    if kind_of(c["model.encoder"]) == "convnext" and size < SMALLEST_SIDE:
+        expected = f"at least {SMALLEST_SIDE} for a ConvNeXt, which would leave nothing of them"
+        yield ConfigError("augment.size", size, expected, f"Set --config.augment.size={SMALLEST_SIDE}.")
     if kind_of(c["model.encoder"]) == "vit" and size % patch:
         divisors = ", ".join(str(side) for side in range(2, size + 1) if size % side == 0 and side <= 32)
         yield ConfigError(
             "model.patch_size", patch, f"a divisor of augment.size ({size}) for a ViT", f"Possible: {divisors}."
         )
+
+
+def _blocks_left_out(c: dict) -> Iterator[ConfigError]:
+    """Stochastic depth is of a ConvNeXt."""
+    share, encoder, fix = c["model.drop_path"], c["model.encoder"], "Set --config.model.drop_path=0."
+    if not share:
+        return
+    if kind_of(encoder) != "convnext":
+        expected = f"0 for model.encoder = {encoder!r}: it is for a ConvNeXt"
+        yield ConfigError("model.drop_path", share, expected, fix)
+    if c["objective.generator.kind"] is not None:
+        yield ConfigError("model.drop_path", share, "0 with objective.generator", fix)
 
 
 ALL_BUT_LORA = "{'parameters': '^encoder/(?!.*/lora/)', 'freeze': True}"
@@ -214,7 +231,7 @@ def _text_tower(c: dict) -> Iterator[ConfigError]:
         )
 
 
-MODEL_RULES = (_patches, _text_tower, _of_vits, _style_noise, _pretrained)
+MODEL_RULES = (_patches, _text_tower, _blocks_left_out, _of_vits, _style_noise, _pretrained)
 
 
 # Rules about the update: length of the run, parts of a batch, optimizer and mesh.

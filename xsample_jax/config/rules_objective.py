@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 
 from xsample_jax.errors import ConfigError, Problems, raise_all
 from xsample_jax.graphs.targets import parts_of
+from xsample_jax.models.convnext import SMALLEST_SIDE
 from xsample_jax.models.generator import SMALLEST
 from xsample_jax.models.towers import kind_of
 from xsample_jax.objectives.from_config import build_objective, needed_views
@@ -143,6 +144,15 @@ def _programs(c: dict, objective: Objective) -> Iterator[ConfigError]:
             f"a ResNet for objective.preset = {preset!r}: its small crops have another size than the views",
             "Set --config.model.encoder=resnet50.",
         )
+    if objective.local_views and kind_of(c["model.encoder"]) == "convnext":
+        of = f"for objective.preset = {preset!r}, whose small crops"
+        if c["augment.local_size"] < SMALLEST_SIDE:
+            expected = f"at least {SMALLEST_SIDE} {of} would leave nothing of {c['model.encoder']}"
+            fix = f"Set --config.augment.local_size={SMALLEST_SIDE}."
+            yield ConfigError("augment.local_size", c["augment.local_size"], expected, fix)
+        if c["model.drop_path"]:
+            fix = "Set --config.model.drop_path=0."
+            yield ConfigError("model.drop_path", c["model.drop_path"], f"0 {of} run all blocks", fix)
 
 
 def _standardized(c: dict, objective: Objective) -> Iterator[ConfigError]:
@@ -166,9 +176,9 @@ def _cells(c: dict, objective: Objective) -> Iterator[ConfigError]:
     if kind_of(c["model.encoder"]) == "mlp":
         fix = "Set --config.model.encoder=resnet50, or take a preset without cells, as simclr."
         yield ConfigError("model.encoder", c["model.encoder"], f"a ResNet or ViT {of}", fix)
-    if (heads or captions) and c["model.patch_dropout"]:
-        fix = "Set --config.model.patch_dropout=0."
-        yield ConfigError("model.patch_dropout", c["model.patch_dropout"], f"0 {of}", fix)
+    for key in ("model.patch_dropout", "model.drop_path"):
+        if (heads or captions) and c[key]:
+            yield ConfigError(key, c[key], f"0 {of}", f"Set --config.{key}=0.")
     if (heads or captions) and c["model.style_noise.kind"] is not None:
         fix = "Set --config.model.style_noise.kind=None."
         yield ConfigError("model.style_noise.kind", c["model.style_noise.kind"], f"None {of}", fix)

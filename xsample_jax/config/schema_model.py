@@ -34,6 +34,14 @@ MODEL = {
         minimum=0,
         maximum=0.95,
     ),
+    "drop_path": Key(
+        float,
+        0.0,
+        "ConvNeXt: share of the rows that leave out the last block in training (stochastic depth); it rises evenly "
+        "from 0 at the first block. Evaluation runs all.",
+        minimum=0,
+        maximum=0.95,
+    ),
     "lora": Key(
         int,
         0,

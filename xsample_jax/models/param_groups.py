@@ -15,7 +15,8 @@ import optax
 from xsample_jax.errors import ConfigError, did_you_mean, is_finite, raise_all
 
 KEYS = {"freeze": False, "rate": 1.0, "decay": 1.0}
-BLOCK = re.compile(r"encoder/(?:blocks|stages)/(\d+)(?:/(\d+))?/")
+# Of the stages of a ConvNeXt, whose downsampling is as deep as the first block after it, blocks have a name.
+BLOCK = re.compile(r"encoder/(?:blocks|stages)/(\d+)(?:/(?:blocks/)?(\d+))?/")
 LARGEST_FACTOR = 1e6
 
 

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from xsample_jax.errors import ConfigError, lookup
-from xsample_jax.models import resnet, vit
+from xsample_jax.models import convnext, resnet, vit
+from xsample_jax.models.convnext import ConvNeXt
 from xsample_jax.models.decoder import END, PADDING, CaptionDecoder, ImageDecoder, seen_before
 from xsample_jax.models.heads import Head, NamedHeads, ProjectionHead, projection_of, unit_rows
 from xsample_jax.models.layers import BatchNorm, Block, block_runner, layer_norm, resolve_implementation
@@ -177,6 +178,12 @@ def _vit(config, rngs: nnx.Rngs, *, variant: str) -> ViT:
     return vit.add_lora(encoder, model.lora, rngs) if model.lora else encoder
 
 
+def _convnext(config, rngs: nnx.Rngs, *, variant: str) -> ConvNeXt:
+    model = config.model
+    options = {"drop_path": model.drop_path, "remat": model.remat, "channels": 3 + config.augment.bits}
+    return ConvNeXt(variant, model.conv_impl, jnp.dtype(config.precision.compute), **options, rngs=rngs)
+
+
 def _mlp(config, rngs: nnx.Rngs, *, depth: int) -> MLP:
     size = config.augment.size
     inputs = (config.data.image_size,) if config.data.source == "vectors" else (size, size, 3 + config.augment.bits)
@@ -188,10 +195,13 @@ def _mlp(config, rngs: nnx.Rngs, *, depth: int) -> MLP:
 ENCODERS = {
     **{f"resnet{depth}": partial(_resnet, depth=depth) for depth in resnet.LAYOUTS},
     **{f"vit_{variant}": partial(_vit, variant=variant) for variant in vit.VARIANTS},
+    **{variant: partial(_convnext, variant=variant) for variant in convnext.VARIANTS},
     **{f"mlp{depth}": partial(_mlp, depth=depth) for depth in (1, 2, 3, 4)},
 }
 # Encoders of one kind, the smallest first: they share the rules of a config and the names of weights.
-KINDS = {kind: tuple(name for name in ENCODERS if name.startswith(kind)) for kind in ("resnet", "vit", "mlp")}
+KINDS = {
+    kind: tuple(name for name in ENCODERS if name.startswith(kind)) for kind in ("resnet", "vit", "convnext", "mlp")
+}
 
 OWN = "own"
 
@@ -199,6 +209,12 @@ OWN = "own"
 def kind_of(encoder: str) -> str:
     """The kind of an encoder, a name of ENCODERS: a name of KINDS, or OWN for one that was added from outside."""
     return next((kind for kind, names in KINDS.items() if encoder in names), OWN)
+
+
+def smallest_of_kind(encoder: str) -> str:
+    """The smallest encoder of the kind of this one, of a ConvNeXt of its version; itself where it is from outside."""
+    version = encoder.rpartition("_")[0]
+    return next(name for name in KINDS.get(kind_of(encoder), (encoder,)) if name.startswith(version))
 
 
 class Towers(nnx.Module):
@@ -239,7 +255,8 @@ class Towers(nnx.Module):
         """Images [n, s, s, 3] -> (features [n, F], head outputs [n, D] of any length), both float32.
 
         along: what the encoder reads beside the images in training: a ViT the patches of each that it keeps, int [n,
-        kept], a ResNet the noise of their styles. None: nothing, for all patches and without noise.
+        kept], a ResNet the noise of their styles, a ConvNeXt what decides which blocks they leave out, [n, blocks].
+        None: nothing, for all patches and blocks and without noise.
         """
         if self.decoder is not None:
             return self.with_tokens(images)[:2]
@@ -270,7 +287,8 @@ class Towers(nnx.Module):
             features, raw = self.project(images, along)
             return features, raw, self.project_named("image", features)
         if along is not None:
-            raise ConfigError("model.patch_dropout", "above 0", "0 for an objective that compares all cells of a map")
+            expected = "0 for an objective that compares all cells of a map"
+            raise ConfigError("model.patch_dropout or model.drop_path", "above 0", expected)
         features, cells = self._with_map(images)
         return features, self.head(features), self.project_named("image", features) | self.project_named("cells", cells)
 

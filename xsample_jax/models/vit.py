@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from xsample_jax.augment.ids import fold_in_id
+from xsample_jax.augment.ids import row_keys
 from xsample_jax.errors import ConfigError, lookup
 from xsample_jax.models.layers import AttentionPool, Block, Mlp, block_runner, layer_norm
 
@@ -282,13 +282,8 @@ def draw_patches(key: jax.Array, ids: jax.Array, copies: jax.Array, shape: tuple
     """
     views, patches = shape
     kept = max(1, round((1 - share) * patches))
-
-    def one(image_id, copy, view):
-        own = jax.random.fold_in(fold_in_id(key, image_id), view + views * copy)
-        return jnp.sort(jax.random.permutation(own, patches)[:kept])
-
-    drawn = jax.vmap(jax.vmap(one, (None, None, 0)), (0, 0, None))(ids, copies, jnp.arange(views))
-    return drawn.reshape(-1, kept).astype(jnp.int32)
+    draw = lambda own: jnp.sort(jax.random.permutation(own, patches)[:kept])  # noqa: E731
+    return jax.vmap(draw)(row_keys(key, ids, copies, views)).astype(jnp.int32)
 
 
 def _stacked(token: nnx.Param, registers: nnx.Param) -> jax.Array:

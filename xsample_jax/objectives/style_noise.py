@@ -24,7 +24,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from xsample_jax.augment.ids import copies_of, fold_in_id, words_of
+from xsample_jax.augment.ids import copies_of, row_keys, words_of
 from xsample_jax.models.resnet import StyleNoise, name_of_stage
 from xsample_jax.objectives.adversary import MOMENTS, UPDATES, Arrays, descended
 from xsample_jax.objectives.step_blocks import StepInputs
@@ -56,12 +56,8 @@ def noise_of_rows(options, key: jax.Array, batch: Mapping[str, jax.Array], views
     key: of the step and of the pass. The rows are image * views + view.
     """
 
-    def of_row(image, copy, view):
-        return jax.random.fold_in(fold_in_id(key, image), view + views * copy)
-
-    ids, copies = words_of(batch), copies_of(batch["id"])
-    keys = jax.vmap(jax.vmap(of_row, (None, None, 0)), (0, 0, None))(ids, copies, jnp.arange(views))
-    return StyleNoise(key, keys.reshape(-1), tuple(options.stages))
+    keys = row_keys(key, words_of(batch), copies_of(batch["id"]), views)
+    return StyleNoise(key, keys, tuple(options.stages))
 
 
 def make_disturbance(config, model: ModelDef, loss_of: Callable) -> Callable:

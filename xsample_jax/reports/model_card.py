@@ -163,6 +163,7 @@ def _timm_config(encoder: Encoder, family: str) -> dict:
         options.pop("num_classes")
     else:  # with other widths or stems it is no model of timm's
         plain = family == "resnet" and config.model.width == 64 and config.model.stem == "imagenet"
+        plain = plain or family == "convnext"
         name, options = config.model.encoder if plain else f"{OWN}_{config.model.encoder}", {}
     size = config.augment.size
     images = {"input_size": [3, size, size], "mean": list(config.augment.mean), "std": list(config.augment.std)}

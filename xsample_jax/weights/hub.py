@@ -13,6 +13,7 @@ from pathlib import Path
 from xsample_jax.errors import ConfigError, DataError
 from xsample_jax.io.files import CHECKPOINTS
 from xsample_jax.io.paths import as_path
+from xsample_jax.models import convnext, vit
 
 SCHEME = "hf:"
 KEPT = "xsample_jax.npz"  # beside weights that this package published: config, head and text side (encoder.py)
@@ -44,6 +45,7 @@ TIMM_VITS = {
 OWN = "xsample_jax"
 OWN_KEYS = {
     "resnet": ("model.encoder", "model.stem", "model.width"),
+    "convnext": ("model.encoder",),
     "timm_vit": ("model.encoder", "model.layout", "model.patch_size"),
     "open_clip_vit": ("model.encoder", "model.layout", "model.patch_size"),
 }
@@ -158,12 +160,14 @@ def _read_timm(content: dict) -> tuple[str, dict, int, dict]:
         raise ConfigError("model.init_from", f"{name} with {', '.join(odd)}", "an architecture without other arguments")
     if re.fullmatch(RESNETS, name):
         return "resnet", {"model.encoder": name, "model.stem": "imagenet", "model.width": 64}, size, images
+    if name in convnext.VARIANTS:
+        return "convnext", {"model.encoder": name}, size, images
     for pattern, layout in TIMM_VITS.items():
         if match := re.fullmatch(pattern, name):
             encoder = f"vit_{SIZES[match['size']]}"
             keys = {"model.encoder": encoder, "model.layout": layout, "model.patch_size": int(match["patch"])}
             return "timm_vit", keys, size, images
-    expected = "a ResNet (18 to 152), ViT, DeiT, DeiT-III, DINOv2 or SigLIP of timm (docs/weights.md)"
+    expected = "a ResNet (18 to 152), ConvNeXt, ViT, DeiT, DeiT-III, DINOv2 or SigLIP of timm (docs/weights.md)"
     raise ConfigError("model.init_from", name, expected)
 
 
@@ -180,8 +184,6 @@ def _read_own(own: dict, size: int, images: dict) -> tuple[str, dict, int, dict]
 
 def _read_open_clip(content: dict) -> tuple[str, dict, int, dict]:
     """As `_read_timm`, of an open_clip_config.json."""
-    from xsample_jax.models.vit import VARIANTS
-
     model, images = content["model_cfg"], content["preprocess_cfg"]
     vision = model["vision_cfg"]
     expected = "a ViT image tower of open_clip's own, without attention pooling or LayerScale"
@@ -192,12 +194,12 @@ def _read_open_clip(content: dict) -> tuple[str, dict, int, dict]:
     heads = vision["width"] // vision.get("head_width", 64)
     hidden = round(vision["width"] * vision.get("mlp_ratio", 4))
     shape = (vision["width"], vision["layers"], heads, hidden)
-    for name, known in VARIANTS.items():
+    for name, known in vit.VARIANTS.items():
         if shape == (known.width, known.depth, known.heads, known.hidden or 4 * known.width):
             layout = "openai_clip" if model.get("quick_gelu") else "open_clip"
             keys = {"model.encoder": f"vit_{name}", "model.layout": layout, "model.patch_size": vision["patch_size"]}
             return "open_clip_vit", keys, int(vision["image_size"]), images
-    raise ConfigError("model.init_from", f"width, layers, heads, MLP {shape}", f"those of {', '.join(VARIANTS)}")
+    raise ConfigError("model.init_from", f"width, layers, heads, MLP {shape}", f"those of {', '.join(vit.VARIANTS)}")
 
 
 def _three(values) -> tuple[float, float, float]:

@@ -26,6 +26,8 @@ class Form:
 
 SAME = Form(lambda x: x, lambda x: (x,))
 DENSE = Form(lambda x: x.T, lambda x: (x.T,))  # theirs [out, in]
+POINTWISE = Form(lambda x: x[:, :, 0, 0].T, lambda x: (x.T[:, :, None, None],))  # theirs a 1x1 convolution
+DEPTHWISE = Form(lambda x: x[:, 0].transpose(1, 2, 0), lambda x: (x.transpose(2, 0, 1)[:, None],))  # [out, 1, ...]
 CONV = Form(lambda x: x.transpose(2, 3, 1, 0), lambda x: (x.transpose(3, 2, 0, 1),))  # theirs [out, in, rows, columns]
 
 
@@ -187,6 +189,16 @@ PATCH = Form(
     lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]),
     lambda x: (x.reshape(_side(x), _side(x), 3, -1).transpose(3, 2, 0, 1),),
 )
+
+
+# A torch convolution of any number of channels [out, in, side, side], whose patches do not overlap.
+def patches(side: int) -> Form:
+    return Form(
+        lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]),
+        lambda x: (x.reshape(side, side, -1, x.shape[1]).transpose(3, 2, 0, 1),),
+    )
+
+
 # A flax convolution [rows, columns, 3, width].
 PATCH_FLAX = Form(
     lambda x: x.reshape(-1, x.shape[-1]),
