@@ -182,7 +182,8 @@ def _check_colors(encoder: Encoder) -> None:
 
 def family_of(config) -> str:
     """The family in whose names the encoder of a config is written."""
-    vit = "open_clip_vit" if config.model.layout in FAMILIES["open_clip_vit"].layouts else "timm_vit"
+    of_layout = ("open_clip_vit", "timm_dinov3")
+    vit = next((name for name in of_layout if config.model.layout in FAMILIES[name].layouts), "timm_vit")
     families = {"resnet": "resnet", "convnext": "convnext", "vit": vit}
     return lookup(families, kind_of(config.model.encoder), "kind of model.encoder")
 
@@ -209,7 +210,7 @@ def how_to_load(config) -> str:
             f"image_size={config.augment.size}), "
             f"quick_gelu={quick}; its visual.proj is not in the file"
         )
-    name, options = timm_vit(config)
+    name, options = (timm_dinov3 if family == "timm_dinov3" else timm_vit)(config)
     return f"timm.create_model({name!r}, {', '.join(f'{key}={value!r}' for key, value in options.items())})"
 
 
@@ -222,17 +223,33 @@ def timm_vit(config) -> tuple[str, dict[str, object]]:
         options |= {"class_token": False, "global_pool": "map"}
     elif not layout.token:
         options |= {"class_token": False, "global_pool": "avg", "fc_norm": False}
-    if layout.scale is not None:
-        options |= {"init_values": layout.scale}
-    if layout.registers:
-        options |= {"reg_tokens": layout.registers}
+    options |= {} if layout.scale is None else {"init_values": layout.scale}
+    options |= {"reg_tokens": layout.registers} if layout.registers else {}
     if layout.token and not layout.token_position:
         options |= {"no_embed_class": True}
     if shape.hidden is not None:
         options |= {"embed_dim": shape.width, "depth": shape.depth, "num_heads": shape.heads}
-        options |= {"mlp_ratio": round(shape.hidden / shape.width, 4)}
+        # Of SwiGLU timm counts gates and values as hidden units.
+        options |= {"mlp_ratio": _ratio((1 + shape.gated) * shape.hidden, shape.width)}
+    if shape.gated:
+        return "vit_giant_patch14_dinov2", options
     options |= _TIMM_ACTIVATIONS[layout.activation]
     return f"vit_{_TIMM_NAMES[model.encoder.removeprefix('vit_')]}_224", options
+
+
+def _ratio(hidden: int, width: int) -> float:
+    """What timm multiplies the width by, and cuts the fraction off, to get `hidden`: rounded up."""
+    return math.ceil(1e4 * hidden / width) / 1e4
+
+
+def timm_dinov3(config) -> tuple[str, dict[str, object]]:
+    """(name, arguments) of timm.create_model for a ViT with the rotary positions of DINOv3."""
+    model = config.model
+    shape, biases = VARIANTS[model.encoder.removeprefix("vit_")], "_qkvb" if model.layout == "dinov3_qkvb" else ""
+    options = {"img_size": config.augment.size, "patch_size": model.patch_size, "num_classes": 0}
+    options |= {"global_pool": "token", "embed_dim": shape.width, "depth": shape.depth, "num_heads": shape.heads}
+    options |= {"mlp_ratio": _ratio(shape.hidden, shape.width)} if shape.hidden else {}
+    return f"vit_small{'_plus' if shape.gated else ''}_patch16_dinov3{biases}", options
 
 
 # The whole model, image and text side, as a folder that open_clip loads: "local-dir:FOLDER", or from the hub.

@@ -7,8 +7,9 @@ import pytest
 from flax import nnx
 
 from tests.models.filled import filled, normal, run
-from xsample_jax.errors import ConfigError
-from xsample_jax.models.vit import Layout, Shape, ViT, sincos_positions
+from tests.tiny import tiny_config
+from xsample_jax.errors import ConfigError, Problems
+from xsample_jax.models.vit import Layout, Shape, ViT, add_lora, rotary_angles, sincos_positions
 
 SMALL = Shape(width=16, depth=2, heads=2)
 LEARNED = Layout("learned")
@@ -28,6 +29,27 @@ def test_parameter_counts_follow_the_published_ones(variant, width, published):
     assert _count(learned) == published - class_token_and_its_position - classifier
     fixed = nnx.eval_shape(lambda: ViT(variant, 16, 224, rngs=nnx.Rngs(0)))
     assert _count(fixed) == _count(learned) - 14 * 14 * width
+
+
+def test_rotary_positions_are_of_any_grid_and_reach_every_way_through_the_blocks():
+    model, images = filled(lambda: ViT(SMALL, 4, 8, layout="dinov3", rngs=nnx.Rngs(0))), normal(0, (2, 8, 12, 3))
+    features, found, cells, maps = run(model, images, call=lambda m, x: (m(x), *m.with_map(x), m.maps(x)))
+    assert cells.shape == (2, 2, 3, 16)
+    np.testing.assert_allclose(found, features, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.norm(maps["block 2"]), cells, rtol=1e-4, atol=1e-5)
+    angles = rotary_angles(2, 3, 8).reshape(2, 3, 4)
+    np.testing.assert_allclose(angles[:, 0, :2], np.pi * np.array([[-1, -0.1], [1, 0.1]]), rtol=1e-6)
+    np.testing.assert_allclose(angles[0, :, 2], 2 * np.pi * np.array([-2 / 3, 0, 2 / 3]), atol=1e-6)
+    add_lora(model, 2, nnx.Rngs(1))  # maps without a bias stay so
+    assert model.blocks[0].attention.qkv.bias is None
+    assert nnx.eval_shape(lambda x: model(x), images).shape == (2, 16)
+
+
+def test_where_rotary_positions_and_gates_do_not_fit():
+    with pytest.raises(ConfigError, match="that 4 divides"):
+        ViT(Shape(12, 1, 2), 4, 8, layout="dinov3", rngs=nnx.Rngs(0))
+    with pytest.raises(Problems, match=r"model\.layout = 'open_clip': expected one of dinov2, dinov2_reg.*SwiGLU"):
+        tiny_config(model__encoder="vit_g", model__layout="open_clip")
 
 
 def _layer_norm(x, scale=1.0, bias=0.0):
@@ -120,5 +142,5 @@ def test_attention_starts_as_three_xavier_maps():
 
 
 def test_unknown_variant_is_a_config_error():
-    with pytest.raises(ConfigError, match="one of b, h, l, s, so400m, ti"):
+    with pytest.raises(ConfigError, match="one of b, g, h, hplus, l, s, so400m, splus, ti"):
         ViT("xl", rngs=nnx.Rngs(0))

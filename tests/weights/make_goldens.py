@@ -73,6 +73,12 @@ def vits() -> dict:
         timm.models.vision_transformer.VisionTransformer, img_size=24, patch_size=8, embed_dim=32, depth=2, num_heads=4
     )
     mean = {"class_token": False, "global_pool": "avg", "fc_norm": False, "num_classes": 0}
+    swiglu = {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": nn.SiLU}
+    dinov3 = {"rope_type": "dinov3", "rope_temperature": 100, "rope_rotate_half": True, "use_rot_pos_emb": True}
+    dinov3 |= {"use_abs_pos_emb": False, "num_reg_tokens": 4, "use_fc_norm": False, "dynamic_img_size": True}
+    dinov3 |= {"global_pool": "token", "init_values": 1e-5, "norm_layer": partial(timm.layers.LayerNorm, eps=1e-5)}
+    shape = {"img_size": 24, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 0}
+    eva = partial(timm.models.eva.Eva, **shape, **dinov3)
     gelu_tanh = partial(nn.GELU, approximate="tanh")
     return {
         "timm_vit_token": case(make(), 24, lambda m, x: m.forward_head(m.forward_features(x), pre_logits=True)),
@@ -81,6 +87,9 @@ def vits() -> dict:
         "timm_dinov2": case(make(num_classes=0, init_values=1e-5), 24),
         "timm_dinov2_reg": case(make(num_classes=0, init_values=1e-5, reg_tokens=4, no_embed_class=True), 24),
         "timm_deit3": case(make(num_classes=0, init_values=1e-6, no_embed_class=True), 24),
+        "timm_dinov2_giant": case(make(**swiglu, num_classes=0, init_values=1e-5, mlp_ratio=3), 24),
+        "timm_dinov3": case(eva(qkv_bias=False), 24),
+        "timm_dinov3_plus_qkvb": case(eva(qkv_bias=True, mlp_ratio=1.5, swiglu_mlp=True, swiglu_align_to=8), 24),
         "timm_siglip": case(make(num_classes=0, class_token=False, global_pool="map", mlp_ratio=3.75), 24),
     }
 

@@ -95,6 +95,10 @@ def test_what_the_encoder_must_be_is_named_as_flags(small, tmp_path):
         ("vit_base_patch16_siglip_224", "vit_b", "siglip", 16),
         ("vit_so400m_patch14_siglip_384", "vit_so400m", "siglip", 14),
         ("vit_huge_patch14_224", "vit_h", "timm", 14),
+        ("vit_giant_patch14_dinov2", "vit_g", "dinov2", 14),
+        ("vit_giant_patch14_reg4_dinov2", "vit_g", "dinov2_reg", 14),
+        ("vit_small_plus_patch16_dinov3", "vit_splus", "dinov3", 16),
+        ("vit_base_patch16_dinov3_qkvb", "vit_b", "dinov3_qkvb", 16),
         ("deit_tiny_patch16_224", "vit_ti", "timm", 16),
         ("deit3_base_patch16_384", "vit_b", "deit3", 16),
     ],
@@ -103,7 +107,8 @@ def test_architectures_of_timm(tmp_path, name, encoder, layout, patch):
     found = find_published(str(write_timm(tmp_path / "w", name, size=448)))
     expected = {"model.encoder": encoder, "model.layout": layout, "model.patch_size": patch}
     assert {key: value for key, value in found.keys.items() if key.startswith("model.")} == expected
-    assert (found.family, found.size, found.keys["augment.std"]) == ("timm_vit", 448, tuple(IMAGENET["std"]))
+    family = "timm_dinov3" if "dinov3" in name else "timm_vit"
+    assert (found.family, found.size, found.keys["augment.std"]) == (family, 448, tuple(IMAGENET["std"]))
 
 
 def test_resnets_convnexts_and_towers_of_open_clip(tmp_path):
@@ -123,10 +128,10 @@ def test_resnets_convnexts_and_towers_of_open_clip(tmp_path):
 @pytest.mark.parametrize(
     "name",
     ["vit_base_patch16_clip_224", "vit_base_patch16_siglip_gap_224", "deit_base_distilled_patch16_224", "resnet50d",
-     "vit_giant_patch14_dinov2", "convnext_tiny_hnf", "convnext_large_mlp", ""],
+     "vit_giant_patch14_224", "vit_7b_patch16_dinov3", "convnext_tiny_hnf", "convnext_large_mlp", ""],
 )  # fmt: skip
 def test_what_we_have_no_encoder_for_is_refused(tmp_path, name):
-    with pytest.raises(ConfigError, match="DINOv2 or SigLIP of timm"):
+    with pytest.raises(ConfigError, match="DINOv3 or SigLIP of timm"):
         find_published(str(write_timm(tmp_path / "w", name)))
 
 

@@ -10,9 +10,11 @@ import pytest
 from flax import nnx
 
 from tests.quick import quick_jit
+from tests.tiny import tiny_config
 from tests.weights.made import made_images, made_state
 from xsample_jax.errors import ConfigError, Problems
-from xsample_jax.models import resnet
+from xsample_jax.export import family_of, timm_dinov3, timm_vit
+from xsample_jax.models import resnet, vit
 from xsample_jax.models.convnext import ConvNeXt, Variant
 from xsample_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from xsample_jax.models.vit import Layout, Shape, ViT
@@ -21,6 +23,7 @@ from xsample_jax.weights.families import FAMILIES
 from xsample_jax.weights.name_map import resized_positions, to_ours, to_theirs
 
 GOLDENS = json.loads((Path(__file__).parent / "goldens.json").read_text())
+GATED = Shape(32, 2, 4, 48, gated=True)
 NARROW = Variant((1, 1, 2, 1), (8, 16, 24, 32))
 CASES = {
     "torchvision_basic": ("resnet", 18),
@@ -35,6 +38,9 @@ CASES = {
     "timm_vit_mean_tanh": ("timm_vit", "big_vision"),
     "timm_dinov2": ("timm_vit", "dinov2"),
     "timm_dinov2_reg": ("timm_vit", "dinov2_reg"),
+    "timm_dinov2_giant": ("timm_vit", ("dinov2", GATED)),
+    "timm_dinov3": ("timm_dinov3", "dinov3"),
+    "timm_dinov3_plus_qkvb": ("timm_dinov3", ("dinov3_qkvb", GATED)),
     "timm_deit3": ("timm_vit", "deit3"),
     "timm_siglip": ("timm_vit", "siglip"),
     "open_clip_vit": ("open_clip_vit", "open_clip"),
@@ -58,7 +64,8 @@ def build(variant):
     if isinstance(variant, Variant):
         return ConvNeXt(variant, "conv", rngs=nnx.Rngs(0))
     hidden = 120 if variant == "siglip" else None  # of the golden: so400m is not four times as wide inside either
-    return ViT(Shape(32, 2, 4, hidden), 8, 24, layout=variant, rngs=nnx.Rngs(0))
+    layout, shape = variant if isinstance(variant, tuple) else (variant, Shape(32, 2, 4, hidden))
+    return ViT(shape, 8, 24, layout=layout, rngs=nnx.Rngs(0))
 
 
 def abstract(variant):
@@ -116,6 +123,28 @@ def test_a_convnext_of_the_other_version_is_named(name, other):
     variant = CASES[name][1]
     with pytest.raises(Problems, match=rf"a ConvNeXt {other}, without"):
         imported(name, variant=dataclasses.replace(variant, response=not variant.response))
+
+
+def test_the_other_dinov3_is_named():
+    with pytest.raises(Problems, match=r"q_bias.*only in the layout dinov3_qkvb"):
+        imported("timm_dinov3_plus_qkvb", variant=("dinov3", GATED))
+    with pytest.raises(Problems, match="vit_splus and vit_hplus have SwiGLU"):
+        imported("timm_dinov3_plus_qkvb", variant="dinov3_qkvb")
+    with pytest.raises(Problems, match=r"attn\.q_bias.*to be there"):
+        imported("timm_dinov3", variant="dinov3_qkvb")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "layout", "inside"),
+    [("so400m", "siglip", 4304), ("g", "dinov2", 2 * 4096), ("g", "dinov3", 4096), ("hplus", "dinov3_qkvb", 5120)],
+)
+def test_timm_is_asked_for_the_width_inside_the_mlps(encoder, layout, inside):
+    config = tiny_config(model__encoder=f"vit_{encoder}", model__layout=layout)
+    family = timm_vit if family_of(config) == "timm_vit" else timm_dinov3
+    assert (family is timm_dinov3) == layout.startswith("dinov3")
+    name, options = family(config)
+    assert name.endswith(layout) or layout == "siglip"
+    assert int(vit.VARIANTS[encoder].width * options["mlp_ratio"]) == inside  # as timm counts it
 
 
 def test_a_wrong_activation_is_seen():

@@ -14,7 +14,7 @@ from xsample_jax.errors import ConfigError
 from xsample_jax.models import param_groups
 from xsample_jax.models.convnext import SMALLEST_SIDE
 from xsample_jax.models.towers import kind_of
-from xsample_jax.models.vit import lora_paths
+from xsample_jax.models.vit import GATED_LAYOUTS, VARIANTS, lora_paths
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.optim import COOLED, SCHEDULE_FREE
 from xsample_jax.sharding import find_rule_problems
@@ -97,6 +97,15 @@ def _patches(c: dict) -> Iterator[ConfigError]:
         yield ConfigError(
             "model.patch_size", patch, f"a divisor of augment.size ({size}) for a ViT", f"Possible: {divisors}."
         )
+
+
+def _gated(c: dict) -> Iterator[ConfigError]:
+    """ViTs with SwiGLU are of layouts in which timm has them."""
+    encoder, layout = c["model.encoder"], c["model.layout"]
+    shape = VARIANTS[encoder.removeprefix("vit_")] if kind_of(encoder) == "vit" else None
+    if shape is not None and shape.gated and layout not in GATED_LAYOUTS:
+        expected = f"one of {', '.join(GATED_LAYOUTS)} for model.encoder = {encoder!r}, whose MLPs are SwiGLU"
+        yield ConfigError("model.layout", layout, expected, "Set --config.model.layout=dinov2.")
 
 
 def _blocks_left_out(c: dict) -> Iterator[ConfigError]:
@@ -231,7 +240,7 @@ def _text_tower(c: dict) -> Iterator[ConfigError]:
         )
 
 
-MODEL_RULES = (_patches, _text_tower, _blocks_left_out, _of_vits, _style_noise, _pretrained)
+MODEL_RULES = (_patches, _gated, _text_tower, _blocks_left_out, _of_vits, _style_noise, _pretrained)
 
 
 # Rules about the update: length of the run, parts of a batch, optimizer and mesh.

@@ -266,6 +266,7 @@ ACTIVATIONS = {
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
+SWIGLU = "swiglu"  # an activation of two arrays (Mlp)
 
 
 def layer_norm(width: int, epsilon: float = 1e-6, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -273,13 +274,27 @@ def layer_norm(width: int, epsilon: float = 1e-6, *, dtype, rngs: nnx.Rngs) -> n
     return nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
 
 
+def rotated(x: jax.Array, turn: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Rotary positions (Su et al., arXiv 2104.09864): every pair of entries i and i + d / 2 of a head is turned.
+
+    x: [n, t, heads, d]. turn: sines and cosines of the angles, [n or 1, t, 1, d / 2] float32, as is the arithmetic.
+    """
+    (sines, cosines), (first, second) = turn, jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = (first * cosines - second * sines, second * cosines + first * sines)
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+BIASES = ("all", "query_value", "none")  # of SelfAttention
+
+
 class SelfAttention(nnx.Module):
     """Multi-head self-attention: [n, t, width] -> [n, t, width].
 
-    keep: bool [n, t], which tokens are seen by all; or [n, t, t], which tokens each token sees; None: all.
+    bias: which of queries, keys and values have one. keep: bool [n, t], which tokens are seen by all; or [n, t, t],
+    which tokens each token sees; None: all. turn: of queries and keys, for rotary positions (`rotated`); None: none.
     """
 
-    def __init__(self, width: int, heads: int, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, bias: str = "all", *, dtype, rngs: nnx.Rngs):
         if width % heads:
             raise ConfigError("heads", heads, f"a divisor of the width {width}")
         self.heads = heads
@@ -287,58 +302,52 @@ class SelfAttention(nnx.Module):
         # share out the heads. Each starts as xavier starts a [width, width] map: variance 1 / width (MoCo v3).
         # fan_avg of the whole is 2 * width, hence the 2.
         query_key_value = nnx.initializers.variance_scaling(2.0, "fan_avg", "uniform")
-        self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, kernel_init=query_key_value, rngs=rngs)
+        options = {"dtype": dtype, "kernel_init": query_key_value, "rngs": rngs}
+        self.qkv = nnx.Linear(width, 3 * width, use_bias=bias == "all", **options)
+        two = nnx.Param(jnp.zeros((2, width), jnp.float32)) if bias == "query_value" else None
+        self.query_value_bias = nnx.data(two)
         self.out = nnx.Linear(width, width, dtype=dtype, kernel_init=_weights, rngs=rngs)
 
-    def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, keep: jax.Array | None = None, turn: tuple | None = None) -> jax.Array:
         n, t, width = x.shape
         query, key, value = jnp.moveaxis(self.qkv(x).reshape(n, t, self.heads, 3, width // self.heads), 3, 0)
+        if self.query_value_bias is not None:
+            of_query, of_value = self.query_value_bias[...].astype(x.dtype).reshape(2, self.heads, -1)
+            query, value = query + of_query, value + of_value
+        if turn is not None:
+            query, key = rotated(query, turn), rotated(key, turn)
         mask = None if keep is None else keep[:, None] if keep.ndim == 3 else keep[:, None, None, :]
         mixed = attention(query, key, value, mask)
         return self.out(mixed.reshape(n, t, width))
 
 
-class AttentionPool(nnx.Module):
-    """One learned query attends to all tokens, then an MLP beside it: [n, t, width] -> [n, width].
-
-    The head MAP of Zhai et al., arXiv 2106.04560, as SigLIP has it.
-    """
-
-    def __init__(self, width: int, heads: int, mlp: "Mlp", epsilon: float = 1e-6, *, dtype, rngs: nnx.Rngs):
-        self.heads = heads
-        self.probe = nnx.Param(nnx.initializers.xavier_uniform()(rngs.params(), (1, width), jnp.float32))
-        linear = functools.partial(nnx.Linear, width, dtype=dtype, kernel_init=_weights, rngs=rngs)
-        self.query, self.key_value, self.out = linear(width), linear(2 * width), linear(width)
-        self.norm = layer_norm(width, epsilon, dtype=dtype, rngs=rngs)
-        self.mlp = mlp
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        n, width = len(x), x.shape[-1]
-        split = (n, -1, self.heads, width // self.heads)
-        probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), (n, 1, width))
-        key, value = jnp.split(self.key_value(x), 2, axis=-1)
-        mixed = attention(self.query(probe).reshape(split), key.reshape(split), value.reshape(split), None)
-        pooled = self.out(mixed.reshape(n, width))
-        return pooled + self.mlp(self.norm(pooled))
-
-
 class Mlp(nnx.Module):
-    """Linear to `hidden` (default: four times the width), GELU (or another of ACTIVATIONS), linear back."""
+    """Linear to `hidden` (default: four times the width), GELU (or another of ACTIVATIONS), linear back.
+
+    activation "swiglu" (Shazeer, arXiv 2002.05202): linear to gates and values, `hidden` of each; then values times
+    x * sigmoid(x) of the gates.
+    """
 
     def __init__(self, width: int, activation: str = "gelu", hidden: int | None = None, *, dtype, rngs: nnx.Rngs):
         self.activation, hidden = activation, hidden or 4 * width
-        self.expand = nnx.Linear(width, hidden, dtype=dtype, kernel_init=_weights, rngs=rngs)
+        wide = 2 * hidden if activation == SWIGLU else hidden
+        self.expand = nnx.Linear(width, wide, dtype=dtype, kernel_init=_weights, rngs=rngs)
         self.contract = nnx.Linear(hidden, width, dtype=dtype, kernel_init=_weights, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.contract(ACTIVATIONS[self.activation](self.expand(x)))
+        x = self.expand(x)
+        if self.activation == SWIGLU:
+            gates, values = jnp.split(x, 2, axis=-1)
+            return self.contract(jax.nn.silu(gates) * values)
+        return self.contract(ACTIVATIONS[self.activation](x))
 
 
 class Block(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)). Shapes as in `SelfAttention`.
 
-    hidden: width inside the MLP (`Mlp`). scale: both branches are multiplied by learned factors per channel that start
-    at this value (LayerScale, Touvron et al., arXiv 2103.17239); None: they are not.
+    hidden: width inside the MLP (`Mlp`). bias: of the attention (`SelfAttention`). scale: both branches are multiplied
+    by learned factors per channel that start at this value (LayerScale, Touvron et al., arXiv 2103.17239); None: they
+    are not.
     """
 
     def __init__(
@@ -349,19 +358,20 @@ class Block(nnx.Module):
         activation: str = "gelu",
         hidden: int | None = None,
         scale: float | None = None,
+        bias: str = "all",
         *,
         dtype,
         rngs: nnx.Rngs,
     ):
         self.norm1 = layer_norm(width, epsilon, dtype=dtype, rngs=rngs)
-        self.attention = SelfAttention(width, heads, dtype=dtype, rngs=rngs)
+        self.attention = SelfAttention(width, heads, bias, dtype=dtype, rngs=rngs)
         self.norm2 = layer_norm(width, epsilon, dtype=dtype, rngs=rngs)
         self.mlp = Mlp(width, activation, hidden, dtype=dtype, rngs=rngs)
         factors = lambda: None if scale is None else nnx.Param(jnp.full(width, scale, jnp.float32))  # noqa: E731
         self.scale1, self.scale2 = nnx.data(factors()), nnx.data(factors())
 
-    def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
-        x = x + _scaled(self.attention(self.norm1(x), keep), self.scale1)
+    def __call__(self, x: jax.Array, keep: jax.Array | None = None, turn: tuple | None = None) -> jax.Array:
+        x = x + _scaled(self.attention(self.norm1(x), keep, turn), self.scale1)
         return x + _scaled(self.mlp(self.norm2(x)), self.scale2)
 
 

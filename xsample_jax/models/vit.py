@@ -16,17 +16,23 @@ from flax import nnx
 
 from xsample_jax.augment.ids import row_keys
 from xsample_jax.errors import ConfigError, lookup
-from xsample_jax.models.layers import AttentionPool, Block, Mlp, block_runner, layer_norm
+from xsample_jax.models.layers import SWIGLU, Block, Mlp, attention, block_runner, layer_norm
+
+_weights = nnx.initializers.xavier_uniform()
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Width of the tokens, blocks, attention heads per block, and width inside the MLPs (None: four times `width`)."""
+    """Width of the tokens, blocks, attention heads per block, and width inside the MLPs (None: four times `width`).
+
+    gated: the MLPs are SwiGLU (models/layers.py), whatever the activation of the layout.
+    """
 
     width: int
     depth: int
     heads: int
     hidden: int | None = None
+    gated: bool = False
 
 
 VARIANTS = {
@@ -36,6 +42,9 @@ VARIANTS = {
     "l": Shape(1024, 24, 16),
     "h": Shape(1280, 32, 16),
     "so400m": Shape(1152, 27, 16, 4304),  # the shape-optimized one of arXiv 2305.13035
+    "g": Shape(1536, 40, 24, 4096, gated=True),  # the giant of DINOv2
+    "splus": Shape(384, 12, 6, 1536, gated=True),  # these two are of DINOv3
+    "hplus": Shape(1280, 32, 20, 5120, gated=True),
 }
 
 
@@ -44,10 +53,11 @@ class Layout:
     """The details in which libraries differ.
 
     Attributes:
-      position: "sincos" (fixed, no parameters, any image that the patches divide) or "learned" (one image size only).
+      position: "sincos" (fixed, no parameters, any image that the patches divide), "learned" (one image size only) or
+        "rotary" (queries and keys of the patches are turned by the place of the patch, rotary_angles).
       token: a class token comes first, and its last state is the feature.
-      attention_pool: the feature is what AttentionPool (models/layers.py) makes of all tokens. With neither, it is the
-        mean over the patches.
+      attention_pool: the feature is what AttentionPool makes of all tokens. With neither, it is the mean over the
+        patches.
       registers: tokens after the class token that nothing reads at the end (Darcet et al., arXiv 2309.16588).
       token_position: the class token has a learned position of its own; else the patches alone have one.
       scale: LayerScale of the blocks (models/layers.py) and where it starts; None: without.
@@ -55,6 +65,7 @@ class Layout:
       patch_bias: the map of the patches has a bias.
       epsilon: of all layer norms.
       activation: of the MLPs (models/layers.py).
+      bias: which of queries, keys and values have one (SelfAttention in models/layers.py).
     """
 
     position: str = "sincos"
@@ -67,8 +78,10 @@ class Layout:
     registers: int = 0
     token_position: bool = True
     scale: float | None = None
+    bias: str = "all"
 
 
+_DINOV3 = Layout("rotary", token=True, token_position=False, registers=4, scale=1e-5, epsilon=1e-5, bias="none")
 _CLIP = Layout("learned", token=True, norm_first=True, patch_bias=False, epsilon=1e-5)
 LAYOUTS = {
     "plain": Layout(),
@@ -80,9 +93,13 @@ LAYOUTS = {
     "big_vision_token": Layout("learned", token=True, activation="gelu_tanh"),
     "dinov2": Layout("learned", token=True, scale=1e-5),
     "dinov2_reg": Layout("learned", token=True, scale=1e-5, registers=4, token_position=False),
+    "dinov3": _DINOV3,
+    "dinov3_qkvb": dataclasses.replace(_DINOV3, bias="query_value"),
     "deit3": Layout("learned", token=True, scale=1e-6, token_position=False),
     "siglip": Layout("learned", attention_pool=True),  # as timm computes it; big_vision trained with gelu_tanh
 }
+# Those in which a gated shape has names in timm.
+GATED_LAYOUTS = ("dinov2", "dinov2_reg", "dinov3", "dinov3_qkvb")
 
 
 @cache
@@ -104,6 +121,44 @@ def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
+@cache
+def rotary_angles(rows: int, columns: int, size: int) -> np.ndarray:
+    """Angles by which a head of `size` entries is turned, as in DINOv3 (arXiv 2508.10104): float32 [rows * columns,
+    size / 2], tokens row by row.
+
+    The center of patch (r, c) is at (y, x), both from -1 to 1 over the image. The angles are 2 pi y / P, then 2 pi x /
+    P, with the periods P = 100^(k / K), k < K = size / 4.
+    """
+    periods = 100.0 ** (np.arange(size // 4) / (size // 4))
+    y, x = (2 * (np.arange(count) + 0.5) / count - 1 for count in (rows, columns))
+    places = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1).reshape(-1, 2)
+    return (2 * np.pi * places[:, :, None] / periods).reshape(len(places), -1).astype(np.float32)
+
+
+class AttentionPool(nnx.Module):
+    """One learned query attends to all tokens, then an MLP beside it: [n, t, width] -> [n, width].
+
+    The head MAP of Zhai et al., arXiv 2106.04560, as SigLIP has it.
+    """
+
+    def __init__(self, width: int, heads: int, mlp: Mlp, epsilon: float = 1e-6, *, dtype, rngs: nnx.Rngs):
+        self.heads = heads
+        self.probe = nnx.Param(_weights(rngs.params(), (1, width), jnp.float32))
+        linear = partial(nnx.Linear, width, dtype=dtype, kernel_init=_weights, rngs=rngs)
+        self.query, self.key_value, self.out = linear(width), linear(2 * width), linear(width)
+        self.norm = layer_norm(width, epsilon, dtype=dtype, rngs=rngs)
+        self.mlp = mlp
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        n, width = len(x), x.shape[-1]
+        split = (n, -1, self.heads, width // self.heads)
+        probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), (n, 1, width))
+        key, value = jnp.split(self.key_value(x), 2, axis=-1)
+        mixed = attention(self.query(probe).reshape(split), key.reshape(split), value.reshape(split), None)
+        pooled = self.out(mixed.reshape(n, width))
+        return pooled + self.mlp(self.norm(pooled))
+
+
 class ViT(nnx.Module):
     """Vision transformer: images [n, s, s, channels] -> features [n, width] float32.
 
@@ -118,7 +173,8 @@ class ViT(nnx.Module):
       rngs: source of the initial parameters.
 
     Raises:
-      ConfigError: unknown variant, layout or remat, image size not a multiple of the patch size.
+      ConfigError: unknown variant, layout or remat, image size not a multiple of the patch size, a head that rotary
+        positions cannot turn.
     """
 
     def __init__(
@@ -136,6 +192,9 @@ class ViT(nnx.Module):
         shape = variant if isinstance(variant, Shape) else lookup(VARIANTS, variant, "model.encoder")
         layout = layout if isinstance(layout, Layout) else lookup(LAYOUTS, layout, "model.layout")
         _check_divides(patch_size, image_size)
+        self.rotary = shape.width // shape.heads if layout.position == "rotary" else 0  # entries of a head
+        if self.rotary % 4:
+            raise ConfigError("model.encoder", variant, "a width of the heads that 4 divides, for rotary positions")
         positions = (image_size // patch_size) ** 2 + (layout.token and layout.token_position)
         width = self.features = shape.width
         self.patch_size, self.image_size = patch_size, image_size
@@ -145,7 +204,7 @@ class ViT(nnx.Module):
             width,
             use_bias=layout.patch_bias,
             dtype=dtype,
-            kernel_init=nnx.initializers.xavier_uniform(),
+            kernel_init=_weights,
             rngs=rngs,
         )
         learned = lambda *size: nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), size, jnp.float32))  # noqa: E731
@@ -154,7 +213,8 @@ class ViT(nnx.Module):
         self.registers = nnx.data(learned(layout.registers, width) if layout.registers else None)
         first = layer_norm(width, layout.epsilon, dtype=dtype, rngs=rngs) if layout.norm_first else None
         self.norm_first = nnx.data(first)
-        options = (layout.epsilon, layout.activation, shape.hidden, layout.scale)
+        activation = SWIGLU if shape.gated else layout.activation
+        options = (layout.epsilon, activation, shape.hidden, layout.scale, layout.bias)
         block = partial(Block, width, shape.heads, *options, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List([block() for _ in range(shape.depth)])
         self.norm = layer_norm(width, layout.epsilon, dtype=jnp.float32, rngs=rngs)
@@ -186,9 +246,24 @@ class ViT(nnx.Module):
             first = x.shape[1] - (images.shape[1] // self.patch_size) * (images.shape[2] // self.patch_size)
             kept = jnp.take_along_axis(x[:, first:], keep[..., None], axis=1)
             x = jnp.concatenate([x[:, :first], kept], axis=1) if first else kept
+        turn = self._turn(images, keep)
         for block in self.blocks:
-            x = self.run(block, x)
+            x = self.run(block, x, *turn)
         return x
+
+    def _turn(self, images: jax.Array, keep: jax.Array | None = None) -> tuple:
+        """What a block reads beside the tokens: () or, with rotary positions, (None, the turn of each token).
+
+        Class token and registers are turned by nothing.
+        """
+        if not self.rotary:
+            return ()
+        rows, columns = (side // self.patch_size for side in images.shape[1:3])
+        angles = rotary_angles(rows, columns, self.rotary)[None]
+        angles = jnp.asarray(angles) if keep is None else jnp.asarray(angles[0])[keep]
+        before = 0 if self.token is None else 1 + (0 if self.registers is None else len(self.registers[...]))
+        angles = jnp.pad(angles, ((0, 0), (before, 0), (0, 0)))[:, :, None]
+        return None, (jnp.sin(angles), jnp.cos(angles))
 
     def _pooled(self, x: jax.Array) -> jax.Array:
         return jnp.mean(x, axis=1) if self.pool is None else self.pool(x.astype(self.dtype)).astype(jnp.float32)
@@ -197,9 +272,9 @@ class ViT(nnx.Module):
         """The tokens of the patches [n, h, w, width] after about every fourth part of the blocks, by name."""
         x, found = self._tokens(images), {}
         depth, (n, height, side, _) = len(self.blocks), images.shape
-        shown = {-(-depth * part // 4) for part in (1, 2, 3, 4)}
+        shown, turn = {-(-depth * part // 4) for part in (1, 2, 3, 4)}, self._turn(images)
         for number, block in enumerate(self.blocks, 1):
-            x = self.run(block, x)
+            x = self.run(block, x, *turn)
             if number in shown:
                 patches = x[:, -(height // self.patch_size) * (side // self.patch_size) :]
                 grid = (height // self.patch_size, side // self.patch_size)
@@ -216,7 +291,10 @@ class ViT(nnx.Module):
         patches = images.reshape(n, rows, p, columns, p, channels).swapaxes(2, 3)
         patches = patches.reshape(n, rows * columns, channels * p**2)
         x = self.patch(patches)
-        table = self.position[...] if self.position is not None else sincos_positions(rows, columns, self.features)
+        if self.rotary:
+            table = jnp.zeros((), self.dtype)  # the blocks turn queries and keys, and nothing is added here
+        else:
+            table = self.position[...] if self.position is not None else sincos_positions(rows, columns, self.features)
         if self.token is None or not self.token_position:
             x = x + table.astype(self.dtype)
         if self.token is not None:
@@ -246,7 +324,7 @@ def add_lora(encoder: ViT, rank: int, rngs: nnx.Rngs) -> ViT:
         for part, names in MAPS.items():
             for name in names:
                 old = getattr(getattr(block, part), name)
-                sizes = {"lora_rank": rank, "lora_dtype": old.dtype, "dtype": old.dtype}
+                sizes = {"lora_rank": rank, "lora_dtype": old.dtype, "dtype": old.dtype, "use_bias": old.use_bias}
                 new = nnx.LoRALinear(old.in_features, old.out_features, **sizes, rngs=rngs)
                 new.kernel, new.bias = old.kernel, old.bias
                 setattr(getattr(block, part), name, new)

@@ -29,6 +29,7 @@ from xsample_jax.export import (
     family_of,
     find_open_clip_problems,
     how_to_load,
+    timm_dinov3,
     timm_vit,
 )
 from xsample_jax.io.checkpoint_files import find_checkpoint
@@ -158,8 +159,8 @@ def _is_path(value: str) -> bool:
 def _timm_config(encoder: Encoder, family: str) -> dict:
     """config.json: timm's, with our own names of the architecture beside it."""
     config = encoder.config
-    if family == "timm_vit":
-        name, options = timm_vit(config)
+    if family in ("timm_vit", "timm_dinov3"):
+        name, options = (timm_vit if family == "timm_vit" else timm_dinov3)(config)
         options.pop("num_classes")
     else:  # with other widths or stems it is no model of timm's
         plain = family == "resnet" and config.model.width == 64 and config.model.stem == "imagenet"

@@ -7,115 +7,29 @@ import numpy as np
 from flax import nnx
 
 from xsample_jax.distributed import log_info
-from xsample_jax.models.convnext import STEM, STEP, ConvNeXt
+from xsample_jax.models.layers import SWIGLU
 from xsample_jax.models.towers import ENCODERS, TextTower
 from xsample_jax.models.vit import ViT, sincos_positions
 from xsample_jax.state import to_flat
+from xsample_jax.weights.convolutional import CONVNEXT, RESNET
 from xsample_jax.weights.files import read_weights
 from xsample_jax.weights.hub import check_fits, find_published
 from xsample_jax.weights.name_map import (
-    CONV,
     DENSE,
-    DEPTHWISE,
+    DENSE_HALVES,
+    HALVES,
     PATCH,
     PATCH_FLAX,
-    POINTWISE,
     POSITION,
-    SAME,
+    ROWS,
     TOKEN,
     Family,
     Form,
     Rule,
-    patches,
     qkv_bias,
     qkv_weight,
     to_ours,
 )
-
-# ResNets of torchvision and timm, which share their names: `layer1.0.conv1.weight`, `layer1.0.bn1.weight`, ...
-
-
-_NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-
-
-def _convolution_and_norm(ours: str, conv: str, ours_norm: str, norm: str) -> tuple[Rule, ...]:
-    norms = (Rule(f"{ours_norm}/{part}", f"{norm}.{theirs}") for part, theirs in _NORM.items())
-    return (Rule(f"{ours}/kernel", f"{conv}.weight", CONV), *norms)
-
-
-RULES = (
-    *_convolution_and_norm("stem/conv", "conv1", "stem/norm", "bn1"),
-    *(
-        rule
-        for stage in range(4)
-        for rule in (
-            *_convolution_and_norm(
-                rf"stages/{stage}/(\d+)/conv(\d)",
-                f"layer{stage + 1}.{{0}}.conv{{1}}",
-                rf"stages/{stage}/(\d+)/norm(\d)",
-                f"layer{stage + 1}.{{0}}.bn{{1}}",
-            ),
-            *_convolution_and_norm(
-                rf"stages/{stage}/(\d+)/shortcut/conv",
-                f"layer{stage + 1}.{{0}}.downsample.0",
-                rf"stages/{stage}/(\d+)/shortcut/norm",
-                f"layer{stage + 1}.{{0}}.downsample.1",
-            ),
-        )
-    ),
-)
-
-RESNET = Family(
-    "ResNet of torchvision or timm",
-    kind="resnet",
-    rules=lambda encoder: RULES,
-    ignored=r"fc\.(weight|bias)|.*\.num_batches_tracked",
-    refused={
-        r"conv1\.\d.*|.*\.downsample\.2\..*": "a ResNet with one convolution as its stem and plain shortcuts, not a -D "
-        "variant",
-        r".*\.(se|aa|drop_block)\..*": "a plain ResNet: no squeeze-and-excitation, no anti-aliasing",
-    },
-)
-
-
-# ConvNeXts of timm, V1 and V2: `stem.0.weight`, `stages.1.downsample.1.weight`, `stages.1.blocks.0.conv_dw.weight`, ...
-
-
-def convnext_rules(encoder: ConvNeXt) -> tuple[Rule, ...]:
-    maps, block = POINTWISE if encoder.variant.convolutions else DENSE, "stages.{0}.blocks.{1}"
-    ours = r"stages/(\d+)/blocks/(\d+)"
-    norms = {"stem_norm": "stem.1", r"stages/(\d+)/downsample/norm": "stages.{0}.downsample.0"}
-    norms |= {f"{ours}/norm": f"{block}.norm", f"{ours}/response": f"{block}.mlp.grn", "norm": "head.norm"}
-    biases = {"stem/map": "stem.0", r"stages/(\d+)/downsample/patches/map": "stages.{0}.downsample.1"}
-    biases |= {f"{ours}/conv": f"{block}.conv_dw"}
-    biases |= {f"{ours}/expand": f"{block}.mlp.fc1", f"{ours}/contract": f"{block}.mlp.fc2"}
-    return (
-        Rule("stem/map/kernel", "stem.0.weight", patches(STEM)),
-        Rule(r"stages/(\d+)/downsample/patches/map/kernel", "stages.{0}.downsample.1.weight", patches(STEP)),
-        Rule(f"{ours}/conv/kernel", f"{block}.conv_dw.weight", DEPTHWISE),
-        Rule(f"{ours}/expand/kernel", f"{block}.mlp.fc1.weight", maps),
-        Rule(f"{ours}/contract/kernel", f"{block}.mlp.fc2.weight", maps),
-        Rule(f"{ours}/scale", f"{block}.gamma"),
-        *(Rule(f"{path}/scale", f"{name}.weight") for path, name in norms.items()),
-        *(Rule(f"{path}/bias", f"{name}.bias") for path, name in (norms | biases).items()),
-    )
-
-
-CONVNEXT = Family(
-    "ConvNeXt of timm",
-    convnext_rules,
-    kind="convnext",
-    ignored=r"head\.fc\.(weight|bias)",
-    refused={
-        r"stages\.\d+\.blocks\.\d+\.gamma": "a ConvNeXt V2, without LayerScale: take convnext_*",
-        r"stages\.\d+\.blocks\.\d+\.mlp\.grn\..*": "a ConvNeXt V1, without response normalization: take convnextv2_*",
-        r"stem\.[2-9]\..*": "a stem of one convolution, not an -ols variant",
-        r"norm_pre\..*": "the norm after the pooling, not an -hnf variant",
-        r"head\.pre_logits\..*": "features right after the last norm, not an -mlp variant",
-        r"(downsample_layers|stages\.\d+\.\d+)\..*": "names of timm, not those of the authors' repository",
-    },
-)
-
 
 # timm's VisionTransformer: `blocks.0.attn.qkv.weight`, `blocks.0.norm1.weight`, ...; DeiT, DINO and MAE share them.
 
@@ -124,31 +38,66 @@ _TIMM_POOL = {"query": "q", "key_value": "kv", "out": "proj", "mlp/expand": "mlp
 _TIMM_LAYERS = {"attention/out": "attn.proj", "mlp/expand": "mlp.fc1", "mlp/contract": "mlp.fc2"}
 
 
-def timm_vit_rules(encoder: ViT) -> tuple[Rule, ...]:
-    heads = encoder.blocks[0].attention.heads
+def _timm_blocks(encoder: ViT) -> tuple[Rule, ...]:
+    """What timm's VisionTransformer and its ViTs with rotary positions share."""
     return (
         Rule("patch/kernel", "patch_embed.proj.weight", PATCH),
         Rule("patch/bias", "patch_embed.proj.bias"),
         Rule("token", "cls_token", TOKEN),
         Rule("registers", "reg_token", POSITION),
-        Rule("position", "pos_embed", POSITION),
-        Rule(r"blocks/(\d+)/attention/qkv/kernel", "blocks.{0}.attn.qkv.weight", qkv_weight(heads)),
-        Rule(r"blocks/(\d+)/attention/qkv/bias", "blocks.{0}.attn.qkv.bias", qkv_bias(heads)),
-        *(
-            Rule(rf"blocks/(\d+)/{ours}/kernel", f"blocks.{{0}}.{name}.weight", DENSE)
-            for ours, name in _TIMM_LAYERS.items()
+        Rule(
+            r"blocks/(\d+)/attention/qkv/kernel",
+            "blocks.{0}.attn.qkv.weight",
+            qkv_weight(encoder.blocks[0].attention.heads),
         ),
-        *(Rule(rf"blocks/(\d+)/{ours}/bias", f"blocks.{{0}}.{name}.bias", SAME) for ours, name in _TIMM_LAYERS.items()),
         Rule(r"blocks/(\d+)/norm(\d)/scale", "blocks.{0}.norm{1}.weight"),
         Rule(r"blocks/(\d+)/norm(\d)/bias", "blocks.{0}.norm{1}.bias"),
-        Rule(r"blocks/(\d+)/scale(\d)", "blocks.{0}.ls{1}.gamma"),
         Rule("norm/scale", "norm.weight"),
         Rule("norm/bias", "norm.bias"),
+    )
+
+
+def _timm_layers(layers: Mapping[str, str]) -> tuple[Rule, ...]:
+    """The rules of linear maps in the blocks, {ours: timm's}."""
+    return (
+        *(Rule(rf"blocks/(\d+)/{ours}/kernel", f"blocks.{{0}}.{name}.weight", DENSE) for ours, name in layers.items()),
+        *(Rule(rf"blocks/(\d+)/{ours}/bias", f"blocks.{{0}}.{name}.bias") for ours, name in layers.items()),
+    )
+
+
+def timm_vit_rules(encoder: ViT) -> tuple[Rule, ...]:
+    return (
+        *_timm_blocks(encoder),
+        Rule("position", "pos_embed", POSITION),
+        Rule(
+            r"blocks/(\d+)/attention/qkv/bias", "blocks.{0}.attn.qkv.bias", qkv_bias(encoder.blocks[0].attention.heads)
+        ),
+        *_timm_layers(_TIMM_LAYERS),
+        Rule(r"blocks/(\d+)/scale(\d)", "blocks.{0}.ls{1}.gamma"),
         Rule("pool/probe", "attn_pool.latent", POSITION),
         Rule("pool/norm/scale", "attn_pool.norm.weight"),
         Rule("pool/norm/bias", "attn_pool.norm.bias"),
         *(Rule(f"pool/{ours}/kernel", f"attn_pool.{name}.weight", DENSE) for ours, name in _TIMM_POOL.items()),
         *(Rule(f"pool/{ours}/bias", f"attn_pool.{name}.bias") for ours, name in _TIMM_POOL.items()),
+    )
+
+
+def timm_dinov3_rules(encoder: ViT) -> tuple[Rule, ...]:
+    """SwiGLU is packed in timm's DINOv2 and in two maps in its DINOv3."""
+    attention, mlp = ("blocks.{0}.attn.q_bias", "blocks.{0}.attn.v_bias"), "blocks.{0}.mlp"
+    gated = encoder.blocks[0].mlp.activation == SWIGLU
+    layers = {ours: name for ours, name in _TIMM_LAYERS.items() if not (gated and ours == "mlp/expand")}
+    pair = (f"{mlp}.fc1_g", f"{mlp}.fc1_x")
+    halves = (
+        Rule(r"blocks/(\d+)/mlp/expand/kernel", tuple(f"{name}.weight" for name in pair), DENSE_HALVES),
+        Rule(r"blocks/(\d+)/mlp/expand/bias", tuple(f"{name}.bias" for name in pair), HALVES),
+    )
+    return (
+        *_timm_blocks(encoder),
+        Rule(r"blocks/(\d+)/attention/query_value_bias", attention, ROWS),
+        *_timm_layers(layers),
+        *(halves if gated else ()),
+        Rule(r"blocks/(\d+)/scale(\d)", "blocks.{0}.gamma_{1}"),
     )
 
 
@@ -182,10 +131,25 @@ TIMM_VIT = Family(
         r"norm_pre\..*": "no norm before the blocks: weights of CLIP are of the family open_clip_vit",
         r"dist_token|head_dist\..*": "one class token, no distillation token",
         r"reg_token": "register tokens only in the layout dinov2_reg, and four of them",
+        r"blocks\.\d+\.gamma_\d|blocks\.\d+\.attn\.[qv]_bias": "no rotary positions: these are weights of the family "
+        "timm_dinov3",
         r"attn_pool\..*": "attention pooling only in the layout siglip",
         r"blocks\.\d+\.ls\d\.gamma": "LayerScale only in the layouts dinov2, dinov2_reg and deit3",
         r"blocks\.\d+\.attn\.[qk]_norm\..*": "plain attention, without norms of queries and keys",
-        r"blocks\.\d+\.mlp\.w12\..*": "an MLP with GELU, not SwiGLU",
+        r"blocks\.\d+\.mlp\.w(12|3)\..*": "names of timm (mlp.fc1), not those of DINOv2's repository",
+    },
+)
+TIMM_DINOV3 = Family(
+    "DINOv3 ViT of timm",
+    timm_dinov3_rules,
+    layouts=("dinov3", "dinov3_qkvb"),
+    ignored=r"head\.(weight|bias)",
+    refused={
+        r"blocks\.\d+\.attn\.[qv]_bias": "biases of queries and values only in the layout dinov3_qkvb",
+        r"storage_tokens|mask_token|rope_embed\..*|blocks\.\d+\.(ls\d\.gamma|attn\.qkv\.bias(_mask)?)": "names of "
+        "timm, not those of DINOv3's repository",
+        r"blocks\.\d+\.mlp\.fc1_[gx]\..*": "an MLP with GELU: vit_splus and vit_hplus have SwiGLU",
+        r"pos_embed": "rotary positions only",
     },
 )
 
@@ -370,6 +334,7 @@ FAMILIES = {
     "resnet": RESNET,
     "convnext": CONVNEXT,
     "timm_vit": TIMM_VIT,
+    "timm_dinov3": TIMM_DINOV3,
     "open_clip_vit": OPEN_CLIP_VIT,
     "big_vision_vit": BIG_VISION_VIT,
 }

@@ -32,10 +32,15 @@ LAYOUT_FILES = (
 )
 _VIT = r"vit_(?P<size>tiny|small|base|large|huge|so400m)_patch(?P<patch>\d+)"
 _DEIT = r"_(?P<size>tiny|small|base|large|huge)_patch(?P<patch>\d+)_\d+"
+_DINOV3 = r"vit_(?P<size>tiny|small|small_plus|base|large|huge_plus)_patch(?P<patch>16)_dinov3"
 # Architectures of timm whose forward pass a layout of ours computes; the rest of the name is the size of the images.
 TIMM_VITS = {
     rf"{_VIT}_reg4_dinov2": "dinov2_reg",
     rf"{_VIT}_dinov2": "dinov2",
+    r"vit_(?P<size>giant)_patch(?P<patch>14)_reg4_dinov2": "dinov2_reg",
+    r"vit_(?P<size>giant)_patch(?P<patch>14)_dinov2": "dinov2",
+    _DINOV3: "dinov3",
+    rf"{_DINOV3}_qkvb": "dinov3_qkvb",
     rf"{_VIT}_siglip_\d+": "siglip",
     rf"{_VIT}_\d+": "timm",
     rf"deit{_DEIT}": "timm",
@@ -47,9 +52,11 @@ OWN_KEYS = {
     "resnet": ("model.encoder", "model.stem", "model.width"),
     "convnext": ("model.encoder",),
     "timm_vit": ("model.encoder", "model.layout", "model.patch_size"),
+    "timm_dinov3": ("model.encoder", "model.layout", "model.patch_size"),
     "open_clip_vit": ("model.encoder", "model.layout", "model.patch_size"),
 }
 SIZES = {"tiny": "ti", "small": "s", "base": "b", "large": "l", "huge": "h", "so400m": "so400m"}
+SIZES |= {"giant": "g", "small_plus": "splus", "huge_plus": "hplus"}
 RESNETS = r"resnet(18|34|50|101|152)"
 
 
@@ -166,8 +173,8 @@ def _read_timm(content: dict) -> tuple[str, dict, int, dict]:
         if match := re.fullmatch(pattern, name):
             encoder = f"vit_{SIZES[match['size']]}"
             keys = {"model.encoder": encoder, "model.layout": layout, "model.patch_size": int(match["patch"])}
-            return "timm_vit", keys, size, images
-    expected = "a ResNet (18 to 152), ConvNeXt, ViT, DeiT, DeiT-III, DINOv2 or SigLIP of timm (docs/weights.md)"
+            return "timm_dinov3" if layout.startswith("dinov3") else "timm_vit", keys, size, images
+    expected = "a ResNet (18 to 152), ConvNeXt, ViT, DeiT, DeiT-III, DINOv2, DINOv3 or SigLIP of timm (docs/weights.md)"
     raise ConfigError("model.init_from", name, expected)
 
 
@@ -195,7 +202,7 @@ def _read_open_clip(content: dict) -> tuple[str, dict, int, dict]:
     hidden = round(vision["width"] * vision.get("mlp_ratio", 4))
     shape = (vision["width"], vision["layers"], heads, hidden)
     for name, known in vit.VARIANTS.items():
-        if shape == (known.width, known.depth, known.heads, known.hidden or 4 * known.width):
+        if not known.gated and shape == (known.width, known.depth, known.heads, known.hidden or 4 * known.width):
             layout = "openai_clip" if model.get("quick_gelu") else "open_clip"
             keys = {"model.encoder": f"vit_{name}", "model.layout": layout, "model.patch_size": vision["patch_size"]}
             return "open_clip_vit", keys, int(vision["image_size"]), images

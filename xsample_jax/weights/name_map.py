@@ -220,6 +220,15 @@ def qkv_weight(heads: int) -> Form:
     return Form(to_ours, to_theirs)
 
 
+# Two arrays of theirs in one of ours: gates and values of SwiGLU, side by side; biases of queries and of values.
+DENSE_HALVES = Form(
+    lambda gates, values: np.concatenate([gates, values]).T,
+    lambda x: (x[:, : x.shape[1] // 2].T, x[:, x.shape[1] // 2 :].T),
+)
+HALVES = Form(lambda gates, values: np.concatenate([gates, values]), lambda x: (x[: len(x) // 2], x[len(x) // 2 :]))
+ROWS = Form(lambda queries, values: np.stack([queries, values]), lambda x: (x[0], x[1]))
+
+
 def qkv_bias(heads: int) -> Form:
     """torch's [3 * width]."""
     return Form(
