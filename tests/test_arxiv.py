@@ -25,6 +25,7 @@ TITLES = {
     "distance-based loss functions for few-shot image classification",
     "2310.02699": "Continual Contrastive Spoken Language Understanding",
     "2401.10458": "Contrastive Unlearning: A Contrastive Approach to Machine Unlearning",
+    "2010.01412": "Sharpness-Aware Minimization for Efficiently Improving Generalization",
     "2104.09864": "RoFormer: Enhanced Transformer with Rotary Position Embedding",
     "2508.10104": "DINOv3",
     "2002.05202": "GLU Variants Improve Transformer",

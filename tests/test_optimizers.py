@@ -1,5 +1,6 @@
 """Every optimizer of the table: its first updates by hand, split over devices, saved and restored."""
 
+import dataclasses
 import math
 
 import jax
@@ -155,6 +156,54 @@ def test_schedule_free():
     for name, value in averaged(state, history[-1]).items():
         np.testing.assert_allclose(value, x[name], rtol=1e-4, atol=1e-5)
     assert averaged(run(config_for("adamw"))[1], history[-1]) is None
+
+
+def test_sam_moves_by_the_gradient_further_up():
+    """By hand, on a quadratic with another curvature of each matrix; frozen parameters count for nothing."""
+    rules = ({"parameters": "bias$", "freeze": True},)
+    config = config_for("sgd", sam=0.3, momentum=0.0, weight_decay=0.0, rules=rules, clip_norm=0.5)
+    optimizer, _ = make_optimizer(config, 4)
+    curvature = {MATRIX: 1.0, BIAS: 0.0, FIRST: 4.0}
+    gradient_of = lambda params, _: {name: curvature[name] * value for name, value in params.items()}  # noqa: E731
+    gradient = gradient_of(PARAMETERS, 0)
+    updates, _ = optimizer.update(gradient, optimizer.init(PARAMETERS), PARAMETERS, grad_fn=gradient_of)
+    length = np.sqrt(sum((value**2).sum() for value in gradient.values()))
+    there = gradient_of({name: PARAMETERS[name] + 0.3 * gradient[name] / length for name in PARAMETERS}, 0)
+    clip = 0.5 / np.sqrt(sum((value**2).sum() for value in there.values()))
+    for name, value in updates.items():
+        np.testing.assert_allclose(value, -RATE * clip * there[name], rtol=1e-5, atol=1e-8)
+    still = {name: np.zeros_like(value) for name, value in PARAMETERS.items()}
+    updates, _ = optimizer.update(still, optimizer.init(still), still, grad_fn=gradient_of)
+    assert all((value == 0).all() for value in updates.values())
+
+
+def test_a_step_of_sam_is_the_step_from_further_up_but_for_what_the_first_pass_gives(monkeypatch):
+    monkeypatch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: LinearEncoder(rngs))
+
+    def stepped(state=None, **changes):
+        config = config_for("sgd", momentum=0.0, weight_decay=0.0, learning_rate=1.0, **changes)
+        parts = parts_of.setdefault(str(changes), tiny_parts(config, jax.devices()[:1]))
+        state = parts.new_state() if state is None else state
+        batch = {name: value for name, value in random_batch(config).items() if name in parts.abstract_batch}
+        before = jax.tree.map(np.asarray, state.params)
+        new, metrics = parts.train_step(state, batch)
+        return before, jax.tree.map(np.asarray, new.params), new.statistics, metrics["loss"], parts
+
+    parts_of = {}
+    start, plain, statistics, loss, parts = stepped()
+    gradient = {name: start[name] - plain[name] for name in start}
+    length = np.sqrt(sum((value**2).sum() for value in gradient.values()))
+    up = {name: jnp.asarray(start[name] + 0.5 * gradient[name] / length) for name in start}
+    above, below, *_ = stepped(dataclasses.replace(parts.new_state(), params=up))
+    _, found, of_sam, loss_of_sam, _ = stepped(sam=0.5)
+    for name in start:
+        expected = start[name] + below[name] - above[name]
+        np.testing.assert_allclose(found[name], expected, rtol=1e-3, atol=1e-5, err_msg=name)
+    assert max(np.abs(found[name] - plain[name]).max() for name in start) > 1e-3
+    assert statistics
+    assert float(loss_of_sam) == pytest.approx(float(loss), rel=1e-6)
+    for name, value in statistics.items():
+        np.testing.assert_allclose(of_sam[name], value, rtol=1e-5, atol=1e-6)
 
 
 def test_evaluations_see_the_mean_of_schedule_free(monkeypatch):

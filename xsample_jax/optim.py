@@ -31,7 +31,7 @@ def make_optimizer(config, steps: int) -> tuple[optax.GradientTransformation, Sc
 
     Returns:
       (transformation, schedule): parameters and gradients are {path: float32 array}, flat (`encoder/stem/kernel`)
-      or nested;
+      or nested; with optimizer.sam its update also takes `grad_fn`, a function of (parameters, 0) -> gradient;
       `schedule(step)` is the float32 rate of the update number `step` (from 0), for logging.
 
     Raises:
@@ -47,6 +47,9 @@ def make_optimizer(config, steps: int) -> tuple[optax.GradientTransformation, Sc
     if groups.freezes:  # outside of it all: what is frozen has no state, and no part in the norm that is clipped
         parts = {"trained": transformation, "frozen": optax.set_to_zero()}
         transformation = optax.partition(parts, groups.labels)
+    if config.optimizer.sam:  # outside of all: what is clipped, and what moves, is the gradient at the other place
+        ascent = optax.normalize_by_update_norm(-config.optimizer.sam)  # contrib.sam takes a descent and turns it
+        transformation = contrib.sam(transformation, ascent, opaque_mode=True)
     return transformation, schedule
 
 

@@ -420,11 +420,11 @@ def make_train_step(
         inputs = with_teacher(model, objective, state, make_inputs(config, objective, state, batch, steps, guests))
         if disturb is not None:
             inputs, climbed, of_turn = disturb(state, inputs)
-        gradient, (statistics, memory, metrics, z, features) = jax.grad(loss_of, has_aux=True)(
-            state.params, state.statistics, inputs
-        )
+        descent = functools.partial(jax.grad(loss_of, has_aux=True), statistics=state.statistics, inputs=inputs)
+        gradient, (statistics, memory, metrics, z, features) = descent(state.params)
         gradient = float32(gradient)
-        updates, opt_state = transformation.update(gradient, state.opt_state, float32(state.params))
+        again = {"grad_fn": lambda params, _: float32(descent(params)[0])} if config.optimizer.sam else {}
+        updates, opt_state = transformation.update(gradient, state.opt_state, float32(state.params), **again)
         params = clamped(updated(state.params, updates, jax.random.fold_in(inputs.key, ROUNDING)))
         if objective.teacher is not None and not objective.by_task:
             memory |= move_teacher(state.memory, params, objective.teacher)

@@ -213,6 +213,14 @@ OPTIMIZER = {
         above=0,
         maximum=1,
     ),
+    "sam": Key(
+        float,
+        0.0,
+        "Sharpness-aware minimization with any of them: the gradient is that at parameters which are this far up the "
+        "first gradient, in norm (0.05 in the paper). Twice the work. 0: off.",
+        minimum=0,
+        maximum=1e3,
+    ),
     "momentum": Key(float, 0.9, "Momentum of sgd, lars and muon.", minimum=0, below=1),
     "b1": Key(float, 0.9, "Decay of first moments, of all others; what schedule-free mixes by.", minimum=0, below=1),
     "b2": Key(float, 0.95, "Decay of second moments; of lion, of its momentum. Not of adafactor.", minimum=0, below=1),
