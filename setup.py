@@ -123,6 +123,7 @@ setuptools.setup(
         "export": ["flatbuffers"],  # for tools.export --format=jax_export
         "onnx": ONNX,
         "emoji": ["resvg-py==0.5.0"],  # pinned: the embedded set is rebuilt bit for bit
+        "umap": ["umap-learn"],  # for eval.map=umap
         "digits": ["scikit-learn"],  # for the sources digits_on_images and multi_digits of tools.prepare
         "logging": LOGGING,
         "wandb": ["wandb"],  # for log.wandb

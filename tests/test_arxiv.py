@@ -25,6 +25,7 @@ TITLES = {
     "distance-based loss functions for few-shot image classification",
     "2310.02699": "Continual Contrastive Spoken Language Understanding",
     "2401.10458": "Contrastive Unlearning: A Contrastive Approach to Machine Unlearning",
+    "1802.03426": "UMAP: Uniform Manifold Approximation and Projection for Dimension Reduction",
     "2010.01412": "Sharpness-Aware Minimization for Efficiently Improving Generalization",
     "2104.09864": "RoFormer: Enhanced Transformer with Rotary Position Embedding",
     "2508.10104": "DINOv3",

@@ -34,6 +34,7 @@ DISTRIBUTIONS = {
     "resvg_py": "resvg-py",
     "sentence_transformers": "sentence-transformers",
     "sklearn": "scikit-learn",
+    "umap": "umap-learn",
     "tensorflow_datasets": "tensorflow-datasets",
 }
 
@@ -99,6 +100,7 @@ def test_every_import_is_declared(metadata):
         "logging",
         "onnx",
         "search",
+        "umap",
         "wandb",
     ):  # imported inside the one function that needs them
         declared |= names(metadata["extras_require"][extra])

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -69,6 +70,7 @@ def train(
     """
     config = prepare_folder(load_config(config) if isinstance(config, str) else resolve(config))
     check_writers(config)
+    check_map(config.eval.map)
     first_process = jax.process_index() == 0
     with open_run_folder(workdir, first_process) as run, preemption_notice(config.faults.grace) as notice:
         folder = run.files
@@ -107,6 +109,13 @@ def train(
                     progress.data_position, progress.rollbacks = behind, rollbacks
             checkpoints.wait()
             return _finish(setup, progress, run, notice, state, on_log)
+
+
+def check_map(kind: str) -> None:
+    """Raises ConfigError where UMAP is wanted and not installed: before a run, whose last step it is."""
+    if kind == "umap" and importlib.util.find_spec("umap") is None:
+        fix = "Install it with pip install 'xsample_jax[umap]', or set --config.eval.map=pca."
+        raise ConfigError("eval.map", kind, "the package umap-learn, or pca", fix)
 
 
 def _record_start(config, folder: pathlib.Path, changes: dict, finished: dict | None, step: int) -> None:

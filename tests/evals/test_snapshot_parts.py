@@ -1,10 +1,13 @@
 """The parts of a snapshot: map of the embedding, worst errors."""
 
 import dataclasses
+import importlib.util
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from xsample_jax.errors import ConfigError
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.snapshot import (
     MOST_COMMON,
@@ -15,6 +18,8 @@ from xsample_jax.evals.snapshot import (
     principal_plane,
     target_of,
 )
+from xsample_jax.loop import check_map
+from xsample_jax.reports.figures import map_panels
 
 
 @pytest.fixture
@@ -56,6 +61,40 @@ def test_map_of_a_large_split_is_a_sample(rng):
     assert arrays["map/xy"].shape == (2000, 2)
     assert arrays["map/codes/label"].shape == (2000,)
     assert list(arrays["map/words/label"]) == ["0", "1", "2", "3", "4"]
+
+
+def test_map_by_umap_keeps_neighbors_together(rng):
+    pytest.importorskip("umap")
+    label = np.repeat([0, 1, 2], 20)
+    of = features(np.eye(8)[label] + 0.1 * rng.normal(size=(60, 8)), label)
+    arrays = map_arrays(of, kind="umap", seed=3)
+    assert "map/share" not in arrays
+    assert list(arrays["map/words/label"]) == ["0", "1", "2"]
+    xy = arrays["map/xy"]
+    assert xy.dtype == np.float32
+    apart = np.linalg.norm(xy[:, None] - xy, axis=2)
+    np.fill_diagonal(apart, np.inf)
+    assert (label[apart.argmin(axis=1)] == label).all()
+    # The same again, and lengths, here without any rounding, say nothing.
+    longer = dataclasses.replace(of, features=of.features * np.float32(2) ** (np.arange(60) % 3)[:, None])
+    np.testing.assert_array_equal(map_arrays(longer, kind="umap", seed=3)["map/xy"], xy)
+    assert map_arrays(of.rows(np.arange(3)), kind="umap")["map/xy"].shape == (3, 2)
+
+
+def test_umap_is_missed_before_a_run(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    check_map("pca")
+    with pytest.raises(ConfigError, match=r"eval\.map = 'umap': expected the package umap-learn") as caught:
+        check_map("umap")
+    assert "xsample_jax[umap]" in caught.value.fix
+
+
+@pytest.mark.parametrize(("kind", "words"), [("umap", "UMAP: neighbors"), ("pca", "Across: 64% of the variance")])
+def test_figure_says_what_its_axes_are(kind, words, tmp_path):
+    shot = {"map/xy": np.eye(3, 2), "map/codes/label": np.array([0, 1, 1]), "map/words/label": np.array(["a", "b"])}
+    shot |= {"map/share": np.array([0.64, 0.2])} if kind == "pca" else {}
+    (panel,) = map_panels(SimpleNamespace(snapshot=shot), 0, tmp_path)
+    assert panel.caption.startswith(words)
 
 
 def test_worst_error_is_the_most_confident_one(rng):

@@ -376,5 +376,6 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.eval.update(
         suite="none", split="test", train_split="train", every=None, batch_size=64, baselines=(), stop=(), patience=None
     )
+    config.eval.map = "pca"
     config.log.update(every=1, profile=(), wandb=None, to=None)
     return config

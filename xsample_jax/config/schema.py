@@ -40,6 +40,12 @@ EVAL = {
         optional=True,
     ),
     "batch_size": Key(int, 256, "Images per evaluation step over all devices.", minimum=1, maximum=2**20),
+    "map": Key(
+        str,
+        "pca",
+        "Map of the evaluated images in the report: pca (two principal axes) or umap (neighbors together; extra umap).",
+        choices=("pca", "umap"),
+    ),
     "views": Key(
         int,
         0,

@@ -85,7 +85,7 @@ def write_snapshot(path: pathlib.Path, parts: RunSetup, state: TrainState, store
         views=config.views,
         similarity=None if similarity is None else similarity @ similarity.T,
     )
-    more = map_arrays(features, class_names)
+    more = map_arrays(features, class_names, config.eval.map)
     more |= error_arrays(errors, image, partial(_image, train_examples, train), words)
     save_snapshot(path, batch, neighbors, image, more)
 

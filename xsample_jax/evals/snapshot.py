@@ -360,7 +360,8 @@ def error_arrays(
     }
 
 
-# A flat map of the evaluated images: their features on the two axes of largest variance (PCA).
+# A flat map of the evaluated images: their features on the two axes of largest variance (PCA), or by UMAP (McInnes et
+# al., arXiv 1802.03426), which keeps neighbors together (extra umap).
 
 
 POINTS = 2000  # more than this cannot be told apart in an image
@@ -387,6 +388,15 @@ def principal_plane(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return xy, share
 
 
+def neighbor_plane(features: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Places float32 [n, 2] by UMAP of the unit rows of features [n, F], n at least 3; it begins with their PCA."""
+    from umap import UMAP
+
+    near = min(15, len(features) - 1)  # its default, and all others of a few
+    model = UMAP(n_neighbors=near, init="pca", random_state=seed, n_jobs=1)
+    return np.asarray(model.fit_transform(unit_rows(features)), np.float32)
+
+
 def colorings(of: Features, class_names: Sequence[str] = ()) -> dict[str, tuple[np.ndarray, list[str]]]:
     """Name -> (codes int [n], words): the attributes and labels that have few enough values to be told by color.
 
@@ -409,14 +419,22 @@ def colorings(of: Features, class_names: Sequence[str] = ()) -> dict[str, tuple[
     return found
 
 
-def map_arrays(of: Features, class_names: Sequence[str] = (), seed: int = 0) -> Mapping[str, np.ndarray]:
-    """Arrays for the snapshot: map/xy [n, 2], map/share [2], and per coloring map/codes/<name>, map/words/<name>."""
+def map_arrays(
+    of: Features, class_names: Sequence[str] = (), kind: str = "pca", seed: int = 0
+) -> Mapping[str, np.ndarray]:
+    """Arrays for the snapshot: map/xy [n, 2], and per coloring map/codes/<name>, map/words/<name>.
+
+    kind: eval.map, "pca" or "umap"; of "pca" there is map/share [2], too.
+    """
     if len(of) < 3:
         return {}
     if len(of) > POINTS:
         of = of.rows(np.sort(np.random.default_rng(seed).choice(len(of), POINTS, replace=False)))
-    xy, share = principal_plane(of.features)
-    arrays = {"map/xy": xy, "map/share": share}
+    if kind == "umap":
+        arrays = {"map/xy": neighbor_plane(of.features, seed)}
+    else:
+        xy, share = principal_plane(of.features)
+        arrays = {"map/xy": xy, "map/share": share}
     for name, (codes, words) in colorings(of, class_names).items():
         arrays[f"map/codes/{name}"] = codes.astype(np.int16)
         arrays[f"map/words/{name}"] = np.asarray(words, dtype=np.str_)

@@ -240,7 +240,7 @@ def temperature_panels(series: Series, folder: Path) -> list[Panel]:
     return panels
 
 
-# Figures of the embedding map: the evaluated images on two principal axes, colored by class, style, factor.
+# Figures of the embedding map: the evaluated images on a plane, colored by class, style, factor.
 
 
 UNNAMED = ("none", "other")  # words of embedding_map.py that are not values
@@ -252,7 +252,10 @@ def map_panels(series: Series, place: int, folder: Path) -> list[Panel]:
     shot = series.snapshot
     if shot is None or "map/xy" not in shot:
         return []
-    first, second = 100 * shot["map/share"]
+    caption = "UMAP: neighbors stay together; distances between groups, and their sizes, say nothing."
+    if "map/share" in shot:
+        first, second = 100 * shot["map/share"]
+        caption = f"Across: {first:.0f}% of the variance of the features; up: {second:.0f}%."
     panels = []
     for name in [key.removeprefix("map/codes/") for key in shot if key.startswith("map/codes/")]:
         codes, words = shot[f"map/codes/{name}"], shot[f"map/words/{name}"]
@@ -273,7 +276,6 @@ def map_panels(series: Series, place: int, folder: Path) -> list[Panel]:
             )  # fmt: skip
 
         title = f"Colored by {name}"
-        caption = f"Across: {first:.0f}% of the variance of the features; up: {second:.0f}%."
         panels.append(draw_panel(folder, f"map_{place}_{name}", title, caption, draw, size=SIZE))
     return panels
 
