@@ -17,6 +17,7 @@ ONNX = ["jax2onnx", "onnxruntime"]  # for tools.export --format=onnx
 HUB = ["datasets>=4"]  # reads datasets of the Hugging Face hub
 COMPLETION = ["shtab"]  # for tools.completion
 SEARCH = ["optuna>=4.4"]  # for tools.sweep --sampler=optuna
+UMAP = ["umap-learn"]  # for eval.map=umap
 BEAM = ["apache-beam>=2.77"]  # prepares data on a cluster; older ones want older pyarrow
 
 
@@ -123,7 +124,7 @@ setuptools.setup(
         "export": ["flatbuffers"],  # for tools.export --format=jax_export
         "onnx": ONNX,
         "emoji": ["resvg-py==0.5.0"],  # pinned: the embedded set is rebuilt bit for bit
-        "umap": ["umap-learn"],  # for eval.map=umap
+        "umap": UMAP,
         "digits": ["scikit-learn"],  # for the sources digits_on_images and multi_digits of tools.prepare
         "logging": LOGGING,
         "wandb": ["wandb"],  # for log.wandb
@@ -135,6 +136,7 @@ setuptools.setup(
             "torchvision",
             *TEXT,
             *TPU_COMPILER,
+            *UMAP,
         ],
         "docs": DOCS,
         "notebooks": ["jupytext", "nbclient", "ipykernel"],
@@ -158,6 +160,7 @@ setuptools.setup(
             "tensorboardX",
             "wheel",
             *TPU_COMPILER,
+            *UMAP,
         ],
     },
     classifiers=[
