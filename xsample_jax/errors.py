@@ -14,7 +14,7 @@ INCOMPLETE = 69  # a process of the run was missing or late: start it again, but
 REQUEUE = 75  # stopped from outside and saved: start the same command again (EX_TEMPFAIL of sysexits.h)
 
 
-LARGEST_FLOAT32 = 3.4028234e38
+SMALLEST_FLOAT32, LARGEST_FLOAT32 = 1.1754944e-38, 3.4028234e38
 LONGEST = 500  # characters of a message
 LONGEST_VALUE = 160
 SHORTEST_PART = 80  # what is left of a part, at least, where the message is too long
@@ -112,9 +112,9 @@ class Problems(ConfigError):
 
 
 def is_finite(value: numbers.Real) -> bool:
-    """Whether float32 holds a number; Python itself raises for an integer beyond its own floats."""
+    """Whether float32 holds a number, not as infinity or 0; Python itself raises for an integer beyond its floats."""
     try:
-        return abs(float(value)) <= LARGEST_FLOAT32
+        return value == 0 or SMALLEST_FLOAT32 <= abs(float(value)) <= LARGEST_FLOAT32
     except OverflowError:
         return False
 

@@ -78,7 +78,7 @@ def wrong_options(registry: Mapping[str, Slot], choice: Choice, field: str) -> I
         if not is_of(hint, value):
             yield ConfigError(f"{field}.{name}", value, in_words(hint))
         elif isinstance(value, int | float) and not is_finite(value):
-            yield ConfigError(f"{field}.{name}", value, "a finite number")
+            yield ConfigError(f"{field}.{name}", value, "a number that float32 holds")
         elif limit is not None and isinstance(limit[0], str):
             if value not in limit:
                 yield ConfigError(f"{field}.{name}", value, f"one of {', '.join(limit)}", did_you_mean(value, limit))
@@ -137,7 +137,19 @@ def resolve(registry: Mapping[str, Slot], choice: Choice, field: str) -> Callabl
     for name, default in known.items():
         if default is inspect.Parameter.empty and name not in options:
             raise ConfigError(f"{field}.{name}", None, f"a value: {name_of(choice)!r} needs it")
-    return partial(function, **options) if options else function
+    return partial(function, **_as_declared(function, options)) if options else function
+
+
+def _as_declared(function: Callable, options: dict) -> dict:
+    """The options with whole numbers as floats where a float is declared: as int32 a large one would overflow."""
+    floats = {name for name, hint in _hints(function).items() if float in (hint, *typing.get_args(hint))}
+    whole = {name for name in floats & options.keys() if type(options[name]) is int}
+    return options | {name: float(options[name]) for name in whole}
+
+
+@cache
+def _hints(function: Callable) -> dict:
+    return typing.get_type_hints(function)
 
 
 @cache

@@ -17,6 +17,7 @@ from xsample_jax.data.plans import (
     task_plan,
 )
 from xsample_jax.data.sources import Relabeled, open_source
+from xsample_jax.data.writer import write_records
 from xsample_jax.errors import ConfigError, DataError
 
 LABELS = np.random.default_rng(0).integers(-1, 9, 400)
@@ -86,7 +87,7 @@ def test_an_episode_has_other_images_as_queries_than_as_support():
 
 
 def planned(**changes):
-    return tiny_config(eval__suite="none", objective__preset="classifier", data__label="group", **changes)
+    return tiny_config(**{"eval__suite": "none", "objective__preset": "classifier", "data__label": "group"} | changes)
 
 
 def test_batches_are_the_same_for_any_number_of_hosts_and_after_a_resume():
@@ -118,6 +119,20 @@ def test_an_attribute_can_be_the_class():
     assert all(source[n]["label"] == source[n]["attributes"]["group"] for n in (0, 50, 600))
     with pytest.raises(ConfigError, match=r"an attribute of .*Did you mean group"):
         Relabeled(source, "groop")
+
+
+def test_labels_without_names_are_classes_too(tmp_path):
+    """faults C9: their tasks were an exception, and classes to forget "numbers from 0 to -1"."""
+    image = open_source(planned().data, "test")[0]["image"]
+    records = ({"id": number, "image": image, "label": number % 3, "attributes": {}} for number in range(48))
+    write_records(tmp_path / "set", "set", {"train": records}, [], {})
+    changes = {"data__source": "records", "data__path": str(tmp_path / "set"), "data__label": None}
+    config = planned(data__tasks__count=2, data__tasks__steps=2, **changes)
+    source = open_source(config.data, "train")
+    assert read_plan(config, source) is not None
+    wrong = planned(data__forget__classes=(7,), **changes)
+    with pytest.raises(ConfigError, match=r"7: expected classes of split train, numbers from 0 to 2"):
+        read_plan(wrong, source)
 
 
 WRONG = {

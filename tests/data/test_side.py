@@ -16,7 +16,7 @@ from xsample_jax.data.loader import draw_order
 from xsample_jax.data.perturb import apply_perturbations
 from xsample_jax.data.records import open_records
 from xsample_jax.data.side import open_side, read_side, side_checksums, write_side
-from xsample_jax.data.sources import open_training_source
+from xsample_jax.data.sources import Relabeled, open_training_source
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, Problems, UserError
 from xsample_jax.io.run_dir import read_history
@@ -106,6 +106,35 @@ def test_attributes_become_targets_labels_and_clusters(folder):
     }  # fmt: skip
 
 
+def test_an_attribute_without_a_value_is_none(tmp_path):
+    """faults A7: "" was a value like others, and one of it made places in the alphabet of all numbers."""
+    names = {"age": ("", "10", "100", "9"), "color": ("", "red", "blue")}
+    values = [{"age": number % 4, "color": number % 3} for number in range(12)]
+    records = ({**record, "attributes": of} for record, of in zip(images(range(12)), values, strict=True))
+    write_records(tmp_path / "some", "some", {"train": records}, ["a", "b"], names)
+    source = open_records(tmp_path / "some", "train")
+    entries = [of_attributes("target", "age"), of_attributes("labels", "age", "color"), of_attributes("group", "color")]
+    entries += [of_attributes("cluster", "age", "color"), of_attributes("is_target", "color")]
+    read = open_side(entries, source, {one["name"] for one in entries})
+    found = [{name: of(source[place], place) for name, of in read.items() if name != "target"} for place in range(12)]
+    color, age = (np.array([of[name] for of in values]) - 1 for name in ("color", "age"))
+    np.testing.assert_array_equal([one["group"] for one in found], color)
+    np.testing.assert_array_equal([one["cluster"] for one in found], np.stack([age, color], axis=1))
+    np.testing.assert_array_equal([one["is_target"] for one in found], np.minimum(color, 1))
+    rows = [np.eye(count)[of] * (of >= 0)[:, None] for count, of in ((3, age), (2, color))]
+    np.testing.assert_array_equal([one["labels"] for one in found], np.concatenate(rows, axis=1))
+    assert [float(read["target"](source[place], place)[0]) for place in (1, 2, 3)] == [10.0, 100.0, 9.0]
+    with pytest.raises(DataError, match=r"age of record .*, id 104 = '': expected a value"):
+        read["target"](source[4], 4)
+    by_color = Relabeled(source, "color")
+    assert by_color.manifest.class_names == ("red", "blue")
+    assert [by_color[place]["label"] for place in range(12)] == color.tolist()
+    config = config_for(tmp_path / "some", data__hierarchy=("age", "color"))
+    examples = open_dataset(config, "train", frozenset({"path", "attributes"}), source)
+    assert [examples[place]["path"].tolist()[:2] for place in (0, 5)] == [[-1, -1], [1, 2]]
+    assert int(examples[0]["attribute/age"]) == -1
+
+
 def test_mixed_sets_have_the_attributes_that_all_have(folder, tmp_path):
     write_records(tmp_path / "b", "b", {"train": images(range(10))}, ["a", "b"], ATTRIBUTES)
     mix = ({"path": str(tmp_path / "b"), "share": 0.5},)
@@ -130,6 +159,7 @@ def test_mixed_sets_have_the_attributes_that_all_have(folder, tmp_path):
         ({"name": "weight", "attributes": ("age",)}, r"attributes = \('age',\): expected a file for 'weight'"),
         ({"name": "target", "attributes": "age"}, r"expected a tuple of names"),
         ({"name": "group", "attributes": ("age", "color")}, r"expected one attribute for 'group'"),
+        ({"name": {}, "file": "a"}, r"data\.side\[0\]\.name = {}: expected one of"),
     ],
 )
 def test_entries_without_meaning_are_errors_of_the_config(folder, entry, message):

@@ -75,3 +75,15 @@ def test_sinkhorn_balances_columns_after_many_iterations_and_survives_large_simi
     np.testing.assert_allclose(got.sum(axis=0), 12 / 5, rtol=1e-4)
     moved = sinkhorn(jnp.asarray(similarity + 1e3), valid, 0.5, iterations=100)
     np.testing.assert_allclose(moved, got, rtol=1e-2)
+
+
+def test_every_row_of_sinkhorn_is_a_distribution_however_far_rows_are_apart():
+    """faults A2: two of three rows were zeros, and so in no loss."""
+    similarity, valid = np.array([[0.95, 0.1, 0.2], [0.2, 0.15, 0.1], [0.3, 0.25, 0.2]]), np.ones((3, 3), bool)
+    got = sinkhorn(jnp.asarray(similarity), valid, 0.005)
+    np.testing.assert_allclose(got.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(got, sinkhorn_loops(similarity, valid, 0.005, 3), rtol=1e-3, atol=1e-6)
+    valid[1] = False
+    got = sinkhorn(jnp.asarray(similarity), valid, 0.005)
+    np.testing.assert_array_equal(got[1], 0)
+    assert np.isfinite(got).all()

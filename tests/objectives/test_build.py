@@ -3,18 +3,20 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
 from xsample_jax.config import flat_keys
 from xsample_jax.data.dataset import check_side_information
 from xsample_jax.errors import ConfigError, DataError, Problems
-from xsample_jax.graphs.targets import Graph, Mixture
+from xsample_jax.graphs.targets import TRANSFORMS, Graph, Mixture
 from xsample_jax.objectives.blocks import IMAGE, TEXT, Rows
 from xsample_jax.objectives.from_config import build_objective, find_problems, needed_views, presets_that_read
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.terms import FeatureTerm, Term
+from xsample_jax.registry import resolve
 
 DEFAULTS = {
     name.removeprefix("objective."): key.default
@@ -333,3 +335,26 @@ def test_views_that_a_slot_reads_are_needed():
     """faults A1: `swapped` of view 5 was a KeyError."""
     source = {"source": {"name": "swapped", "of": 5}, "normalizer": "softmax"}
     assert needed_views(build(preset="simclr", terms=({"graph": source},))) == 6
+
+
+COLD = {"source": "caption", "normalizer": "softmax", "target_temperature": 1e-50}
+
+
+@pytest.mark.parametrize(
+    ("term", "field"),
+    [
+        ({"keys": (), "denominator": "views"}, "objective.terms[0].keys"),
+        ({"keys": [], "similarity": "volume"}, "objective.terms[0].keys"),
+        ({"temperature": 1e-50}, "objective.terms[0].temperature"),
+        ({"graph": COLD}, "objective.terms[0].graph.target_temperature"),
+    ],
+)
+def test_no_keys_and_numbers_that_float32_does_not_hold(term, field):
+    """faults A2, A9."""
+    assert field in [problem.field for problem in problems(terms=(term,))]
+
+
+def test_whole_numbers_are_taken_where_a_float_is_meant():
+    """faults A9: larger than int32 they were an exception in the trace."""
+    affine = resolve(TRANSFORMS, {"name": "affine", "scale": 3 * 10**9, "offset": 0}, "graph")
+    assert affine(jnp.ones(()), None) == pytest.approx(3e9)

@@ -113,6 +113,9 @@ GRAPHS = [
     Graph("caption", "row_sum", ({"name": "threshold", "at": 0.2},)),
     Graph("caption", "row_sum", ({"name": "top_k", "k": 2},)),
     Graph("caption", "softmax", ({"name": "top_k", "k": 2},)),
+    Graph("caption", "row_sum", ({"name": "power", "exponent": 2.0},)),
+    Graph({"name": "swapped", "of": 1}, "row_sum", ({"name": "nearest", "k": 2},)),
+    Graph({"name": "self_similarity", "of_image": True}, "none", ({"name": "nearest", "k": 2, "symmetric": True},)),
     Graph("caption", "softmax", target_temperature={"name": "neighbors", "count": 3.0}),
     Mixture((Graph("identity"), Graph("uniform")), (0.9, 0.1)),
     Mixture((Graph("identity"), Graph("label")), (0.5, 0.5)),
@@ -269,6 +272,32 @@ def test_denominators_of_one_view_keep_their_repulsion():
     same = (label[:, None] == label) & (label >= 0)[:, None] & rest
     rows = [np.log(np.exp(s[i][rest[i]]).sum()) - s[i][same[i]].mean() for i in range(B) if same[i].any()]
     assert loss_of(term, images, shared) == pytest.approx(np.mean(rows), rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [9, 10])
+def test_neighbors_do_not_depend_on_how_many_keys_there_are(count):
+    """faults A2: as many keys as anchors were taken for the anchors, whose order then mattered."""
+    images, shared = inputs()
+    shared["prototypes"] = jnp.asarray(np.random.default_rng(5).normal(size=(count, D)), jnp.float32)
+    nearest = {"name": "nearest", "k": 1}
+    term = Term(Graph("swapped", "row_sum", (nearest,)), keys=Rows("prototypes"))
+    assert not problems_of(term)
+    loss = quick_jit(lambda images: loss_of(term, images, shared))
+    order = np.array([3, 0, 4, 2, 1])
+    assert loss({name: x[order] for name, x in images.items()}) == pytest.approx(float(loss(images)), rel=1e-5)
+    for options, field in (({"symmetric": True}, "symmetric"), ({"order": 2}, "order")):
+        wrong = dataclasses.replace(term, graph=Graph("swapped", "row_sum", (nearest | options,)))
+        assert [p.field for p in problems_of(wrong)] == [f"objective.terms[0].graph.transforms.{field}"]
+
+
+SIMILARITY_OF = {"contrastive": "negative_distance"}
+
+
+@pytest.mark.parametrize("link", ["sigmoid", "sigmoid_mean", "contrastive", "multi_similarity"])
+def test_links_of_single_pairs_take_graphs_with_transforms(link):
+    """faults A2: an exception while the config was checked."""
+    halves = Graph("caption", "none", ({"name": "threshold", "at": 0.5, "binary": True},))
+    assert not problems_of(Term(halves, link=link, similarity=SIMILARITY_OF.get(link, "dot")))
 
 
 @pytest.mark.parametrize("kind", ["own", "rank"])

@@ -108,14 +108,14 @@ def test_neighbors_are_those_of_a_double_loop():
             near[i, k] = near[k, i] = True
     reach = near.astype(int)
     for order in (1, 2, 3):
-        found = nearest(jnp.asarray(similarity), jnp.asarray(valid), k=2, order=order)
+        found = nearest(jnp.asarray(similarity), jnp.asarray(valid), k=2, symmetric=True, order=order)
         np.testing.assert_array_equal(found, np.linalg.matrix_power(reach, order) > 0)
     valid[:, 4] = valid[4, :] = False
-    found = np.asarray(nearest(jnp.asarray(similarity), jnp.asarray(valid), k=2, order=2))
+    found = np.asarray(nearest(jnp.asarray(similarity), jnp.asarray(valid), k=2, symmetric=True, order=2))
     assert not found[4].any()
     assert not found[:, 4].any()
     assert nearest(jnp.asarray(similarity[:4]), jnp.ones((4, 9), bool), k=2).sum(axis=1).tolist() == [2, 2, 2, 2]
-    with pytest.raises(ConfigError, match="order 1 where keys are not the anchors"):
+    with pytest.raises(ConfigError, match="order 1, or symmetric"):
         nearest(jnp.asarray(similarity[:4]), jnp.ones((4, 9), bool), order=2)
 
 
@@ -151,7 +151,7 @@ def test_what_does_not_go_together_is_refused():
     assert found(ATTRACTION) == []
     crossed = dataclasses.replace(ATTRACTION, anchors=Rows("image", 0), keys=Rows("image", 1))
     (problem,) = found(crossed)
-    assert "order = 2: expected 1 for a term whose keys are not its anchors" in problem
+    assert "symmetric = True: expected false for a term whose keys are not its anchors" in problem
     ends = found(ATTRACTION, prototypes=0)
     terms = (FeatureTerm("self_training", Rows("image"), Rows("image")),)
     trained = list(map(str, find_problems(dataclasses.replace(PRESETS["simclr"].objective, feature_terms=terms))))

@@ -63,7 +63,7 @@ def _side(c: dict) -> Iterator[ConfigError]:
 
 def _draws(c: dict) -> Iterator[ConfigError]:
     """Weights of records and batches of one group: each decides alone which records are drawn."""
-    given, by = {entry["name"] for entry in c["data.side"] if "name" in entry}, c["data.batches_of"]
+    given, by = {str(entry.get("name")) for entry in c["data.side"]}, c["data.batches_of"]
     if by in ("cluster", "group") and by not in given:
         yield ConfigError("data.batches_of", by, f"an entry {by!r} in data.side", f"It comes from {BY_RECORD[by].how}.")
     if by is not None and "weight" in given:

@@ -140,7 +140,7 @@ class Dataset:
         if "path" in self.fields:
             example["path"] = self._path(record, index)
         if "attributes" in self.fields:
-            example |= {f"attribute/{name}": np.int32(value) for name, value in record["attributes"].items()}
+            example |= {f"attribute/{name}": self._class_of(record, name) for name in record["attributes"]}
         if self.side:
             place = self.source.place(index)
             example |= {name: read(record, place) for name, read in self.side.items()}
@@ -172,7 +172,12 @@ class Dataset:
                 f"{', '.join(missing) or 'the inner nodes of a class tree'}, which the hierarchy graph reads",
                 "Name attributes of the set: --config.data.hierarchy=\"('group','subgroup')\".",
             )
-        return np.array([*(record["attributes"][name] for name in self.hierarchy), record["label"]], np.int32)
+        return np.array([*(self._class_of(record, name) for name in self.hierarchy), record["label"]], np.int32)
+
+    def _class_of(self, record: dict, attribute: str) -> np.int32:
+        """The number of the value of an attribute, -1 where the record has none."""
+        number = record["attributes"][attribute]
+        return np.int32(number if self.source.manifest.attributes[attribute][number] else -1)
 
     def _caption_fields(self, record: dict, index: int, draw: int | None) -> dict[str, np.ndarray]:
         text, embedding = select_caption(record, self.caption, draw=draw, needed=not self.zero_captions)

@@ -169,7 +169,8 @@ def read_plan(config, source) -> Plan | None:
         log_info(f"{config.name}: {forget.sum():,} of {len(forget):,} records are to be forgotten")
         return forget_plan(forget, config.seed, config.batch_size, rows, data.forget.meets)
     if data.tasks.count:
-        labels, classes = read_labels(source), len(source.manifest.class_names)
+        labels = read_labels(source)
+        classes = max(len(source.manifest.class_names), int(labels.max(initial=-1)) + 1)  # labels may have no names
         present = np.unique(labels[labels >= 0])
         tasks = np.unique(task_of_classes(classes, data.tasks.count, config.seed)[present])
         if len(tasks) < data.tasks.count:
@@ -221,11 +222,11 @@ def is_forgetting(data) -> bool:
 
 def to_forget(data, source) -> np.ndarray:
     """Which records data.forget names, bool [records]; ConfigError where those are none, or all."""
-    names = source.manifest.class_names
-    known = set(np.unique(labels := read_labels(source)).tolist()) if data.forget.classes else set()
+    known = set(np.unique(labels := read_labels(source)).tolist()) - {-1} if data.forget.classes else set()
     for label in data.forget.classes:
         if label not in known:
-            expected = f"classes of split {source.split}, numbers from 0 to {len(names) - 1}"
+            numbers = f"numbers from 0 to {max(known)}" if known else "of which there are none"
+            expected = f"classes of split {source.split}, {numbers}"
             raise ConfigError("data.forget.classes", label, expected)
     if data.forget.classes:
         found, field, value = np.isin(labels, data.forget.classes), "data.forget.classes", data.forget.classes

@@ -37,7 +37,7 @@ def find_side_problems(entries: Sequence[Mapping], mixed: bool) -> Iterator[Conf
         field, name = f"data.side[{number}]", entry.get("name")
         if set(entry) not in ({"name", "file"}, {"name", "attributes"}):
             yield ConfigError(field, dict(entry), form)
-        elif name not in BY_RECORD:
+        elif not isinstance(name, str) or name not in BY_RECORD:
             expected = f"one of {', '.join(BY_RECORD)}"
             yield ConfigError(f"{field}.name", name, expected, did_you_mean(str(name), BY_RECORD))
         elif name in seen:
@@ -46,7 +46,7 @@ def find_side_problems(entries: Sequence[Mapping], mixed: bool) -> Iterator[Conf
             yield from _file_problems(entry, field, mixed)
         else:
             yield from _attribute_problems(entry, field)
-        seen.add(name)
+        seen.add(str(name))
 
 
 def _file_problems(entry: Mapping, field: str, mixed: bool) -> Iterator[ConfigError]:
@@ -228,7 +228,8 @@ def _of_attributes(name: str, attributes: tuple[str, ...], source, field: str) -
 
     A target is the number that the name of the value is, where all names of an attribute are numbers, else its place
     among them; labels are 1 at the value of each attribute, the attributes one after the other; a cluster or a group is
-    the number of the value; is_target is 0 at the first value of an attribute and 1 at the others.
+    the number of the value; is_target is 0 at the first value of an attribute and 1 at the others. The value "" says
+    that a record has none: no label, -1 of the others, and a DataError when its target is read.
     """
     there = source.manifest.attributes
     for attribute in attributes:
@@ -237,12 +238,16 @@ def _of_attributes(name: str, attributes: tuple[str, ...], source, field: str) -
             raise DataError(f"{field}.attributes", attribute, expected, did_you_mean(attribute, there))
     dtype = BY_RECORD[name].dtype
     if name == "labels":
-        ends = np.cumsum([len(there[attribute]) for attribute in attributes])
+        ends = np.cumsum([sum(map(bool, there[attribute])) for attribute in attributes])
         starts = [0, *ends[:-1]]
+        tables = [_table(name, there[attribute]) for attribute in attributes]
 
         def labels(record: dict, place: int) -> np.ndarray:
             row = np.zeros(ends[-1], dtype)
-            row[[start + record["attributes"][one] for start, one in zip(starts, attributes, strict=True)]] = 1
+            for start, table, one in zip(starts, tables, attributes, strict=True):
+                number = table[record["attributes"][one]]
+                if number >= 0:
+                    row[start + number] = 1
             return row
 
         return labels
@@ -250,16 +255,25 @@ def _of_attributes(name: str, attributes: tuple[str, ...], source, field: str) -
 
     def numbers(record: dict, place: int) -> np.ndarray:
         row = [table[record["attributes"][one]] for table, one in zip(tables, attributes, strict=True)]
+        if np.isnan(row).any():
+            where = f"{attributes[int(np.argmax(np.isnan(row)))]} of record {source.locate(place)}, id {record['id']}"
+            fix = 'Leave the record out (tools.prepare --leave_out), or set --config.data.on_error="skip".'
+            raise DataError(where, "", f"a value, of which data.side makes the {name}", fix)
         return np.array(row if BY_RECORD[name].wide else row[0], dtype)
 
     return numbers
 
 
 def _table(name: str, values: Sequence[str]) -> np.ndarray:
-    """What an entry is for each value of an attribute."""
+    """What an entry is for each value of an attribute; for "" -1, and NaN of a target."""
+    named = np.array([bool(value) for value in values])
+    found = np.full(len(values), np.nan if name == "target" else -1)
+    places = np.arange(named.sum())
     if name == "target":
-        return _numbers(values)
-    return np.minimum(np.arange(len(values)), 1) if name == "is_target" else np.arange(len(values))
+        found[named] = _numbers([value for value in values if value])
+    else:
+        found[named] = np.minimum(places, 1) if name == "is_target" else places
+    return found
 
 
 def _numbers(names: Sequence[str]) -> np.ndarray:

@@ -170,6 +170,8 @@ def spread_places(count: int, most: int) -> np.ndarray:
 class Relabeled:
     """The records of `source` with an attribute as their class, and its values as the names of the classes.
 
+    The value "" says that a record has none: its label is -1.
+
     Raises ConfigError for an attribute that the set does not have.
     """
 
@@ -181,14 +183,17 @@ class Relabeled:
         if attribute not in there:
             expected = f"an attribute of {source.folder}: {', '.join(there) or 'it has none'}"
             raise ConfigError("data.label", attribute, expected, did_you_mean(attribute, there))
-        self.manifest = dataclasses.replace(source.manifest, class_names=tuple(there[attribute]))
+        names = [value for value in there[attribute] if value]
+        self.manifest = dataclasses.replace(source.manifest, class_names=tuple(names))
+        self._labels = [names.index(value) if value else -1 for value in there[attribute]]
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, i: int) -> Record:
         record = self._source[i]
-        return record | {"label": record["attributes"].get(self.attribute, -1)}
+        number = record["attributes"].get(self.attribute)
+        return record | {"label": -1 if number is None else self._labels[number]}
 
     def locate(self, i: int) -> str:
         return self._source.locate(i)

@@ -240,22 +240,27 @@ def mixed_labels(u: dict, v: dict) -> jax.Array:
 # A graph of neighbors, made of any similarity that is seen as a whole (a transform of targets.py).
 
 
-def nearest(similarity: jax.Array, valid: jax.Array, *, k: int = 3, order: int = 1) -> jax.Array:
+def nearest(
+    similarity: jax.Array, valid: jax.Array, *, k: int = 3, symmetric: bool = False, order: int = 1
+) -> jax.Array:
     """1 for the k most similar valid keys of every row, else 0: a graph of neighbors (PamC).
 
-    Where rows and keys are the same images (a square), a row is its own neighbor and the graph is symmetric, i near k
-    if one of the two is among the neighbors of the other; with `order` > 1 also what is reached in that many steps.
+    symmetric: keys are the rows themselves, in the same order; a row is its own neighbor, and i is near k if one of
+    the two is among the neighbors of the other. With `order` > 1, also what is reached in that many steps.
 
-    Raises ConfigError for an order above 1 without a square: there are no steps from key to key.
+    Raises ConfigError where keys cannot be the rows, and for an order above 1 of a graph that is not symmetric: there
+    are no steps from key to key.
     """
-    square = similarity.shape[0] == similarity.shape[1]
-    if order > 1 and not square:
-        raise ConfigError("graph.transforms", f"nearest of order {order}", "order 1 where keys are not the anchors")
-    own = valid & jnp.eye(*similarity.shape, dtype=bool) if square else jnp.zeros_like(valid)
+    rows, keys = similarity.shape
+    if symmetric and rows != keys:
+        raise ConfigError("graph.transforms", "nearest, symmetric", "keys that are the anchors")
+    if order > 1 and not symmetric:
+        raise ConfigError("graph.transforms", f"nearest of order {order}", "order 1, or symmetric = True")
+    own = valid & jnp.eye(rows, dtype=bool) if symmetric else jnp.zeros_like(valid)
     among = jnp.where(valid & ~own, similarity, -jnp.inf)
-    lowest = jax.lax.top_k(among, min(k, similarity.shape[-1]))[0][:, -1:]
+    lowest = jax.lax.top_k(among, min(k, keys))[0][:, -1:]
     near = (among >= lowest) & (among > -jnp.inf)
-    if square:
+    if symmetric:
         near = (near | near.T | own) & valid
     step = near.astype(jnp.float32)
     for _ in range(order - 1):

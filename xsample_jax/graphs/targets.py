@@ -4,6 +4,7 @@ The last part derives the values of a graph (negative, zero, masked) for the che
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -39,14 +40,18 @@ def sinkhorn(similarity: jax.Array, valid: jax.Array, target_temperature: float,
     """Balanced assignment (Cuturi 2013; SwAV, arXiv 2006.09882): exp(G / tau_s), then columns and rows in turn.
 
     Columns are scaled to sum to A / K, rows to 1, `iterations` times; rows last, so that every row is a distribution.
+    Kept as logarithms: a row that is far below the others would be all zeros.
     """
+
+    def scaled(plan: jax.Array, axis: int) -> jax.Array:
+        total = jax.nn.logsumexp(plan, axis=axis, keepdims=True)
+        return plan - jnp.where(jnp.isfinite(total), total, 0.0)  # of no valid pair at all
+
     rows, columns = similarity.shape
-    largest = jax.lax.stop_gradient(jnp.max(jnp.where(valid, similarity, MASKED)))
-    plan = jnp.where(valid, jnp.exp((similarity - largest) / target_temperature), 0.0)
+    plan = jnp.where(valid, similarity / target_temperature, -jnp.inf)
     for _ in range(iterations):
-        plan = plan * (rows / columns) / jnp.maximum(plan.sum(axis=0, keepdims=True), 1e-30)
-        plan = plan / jnp.maximum(plan.sum(axis=1, keepdims=True), 1e-30)
-    return plan
+        plan = scaled(scaled(plan, 0) + math.log(rows / columns), 1)
+    return jnp.exp(plan)
 
 
 def none(similarity: jax.Array, valid: jax.Array, target_temperature: float | None = None) -> jax.Array:

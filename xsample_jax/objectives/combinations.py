@@ -159,10 +159,14 @@ def _synthetic(term: Term, field: str) -> Iterator[ConfigError]:
 
 def _graph(term: Term, field: str) -> Iterator[ConfigError]:
     """Weights of a mixture, and values that a normalizer or a link cannot take."""
-    for transform in (one for part in parts_of(term.graph) for one in part.transforms):
-        if name_of(transform) == "nearest" and options_of(transform).get("order", 1) > 1 and term.keys != term.anchors:
-            expected = "1 for a term whose keys are not its anchors: there are no steps from key to key"
-            yield ConfigError(f"{field}.graph.transforms.order", options_of(transform)["order"], expected)
+    for transform in (one for part in parts_of(term.graph) for one in part.transforms if name_of(one) == "nearest"):
+        options = {"symmetric": False, "order": 1} | options_of(transform)
+        if options["symmetric"] and term.keys != term.anchors:
+            expected = "false for a term whose keys are not its anchors"
+            yield ConfigError(f"{field}.graph.transforms.symmetric", True, expected)
+        elif options["order"] > 1 and not options["symmetric"]:
+            expected = "1, or symmetric = True: there are no steps from key to key"
+            yield ConfigError(f"{field}.graph.transforms.order", options["order"], expected)
     if isinstance(term.graph, Mixture):
         for weight in term.graph.weights:
             levels = [weight] if isinstance(weight, int | float) else [*map(options_of(weight).get, LEVELS)]
@@ -238,7 +242,7 @@ def _zeros(term: Term, field: str) -> Iterator[ConfigError]:
     if name_of(term.link) in OF_ORDER and {source for source, _, _ in alike} == {"uniform"}:
         expected = f"a graph whose pairs differ: the link {name_of(term.link)!r} asks for their order"
         yield ConfigError(field, describe(term.graph), expected)
-    if name_of(term.link) in OF_SHARES and set(alike) == {("uniform", "none", ())}:
+    if name_of(term.link) in OF_SHARES and all(one == ("uniform", "none", ()) for one in alike):
         expected = f"a graph with pairs below 1: the link {name_of(term.link)!r} would only attract"
         yield ConfigError(field, describe(term.graph), expected)
     if name_of(term.link) == "symmetric" and not full:

@@ -84,11 +84,12 @@ A_MIM = tuple(FeatureTerm(name, IMAGE, IMAGE) for name in ("reconstruction", "la
 
 
 META = Rows("meta")
+NEIGHBORS = {"name": "nearest", "k": 3, "symmetric": True, "order": 2}
 
 
 def neighbors_and_means() -> tuple[Term, Term]:
     """PamC: rows attracted along a graph of neighbors, means of clusters pushed apart."""
-    near = Graph({"name": "self_similarity", "of_image": True}, "none", ({"name": "nearest", "k": 3, "order": 2},))
+    near = Graph({"name": "self_similarity", "of_image": True}, "none", (NEIGHBORS,))
     same = {"similarity": "without_self", "aggregate": "in", "self_targets": True, "weight": 2.0}
     return (
         Term(near, repulsion=0.0, **same),

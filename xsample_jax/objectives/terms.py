@@ -372,6 +372,8 @@ def _value(name: str, value, field: str):
     if name in ("anchors", "x", "y"):
         return _rows(value, f"{field}.{name}")
     if name == "keys" and isinstance(value, list | tuple):
+        if not value:
+            raise ConfigError(f"{field}.keys", (), "at least one block, as 'image'")
         return tuple(_rows(rows, f"{field}.keys") for rows in value)
     if name == "keys":
         return _rows(value, f"{field}.keys")
