@@ -186,7 +186,8 @@ def folder_source(
     shards = []
     for split in sorted(splits, key=str):
         for number, chunk in enumerate(chunks(splits[split], shard_size)):
-            identity = hashlib.sha256(json.dumps([str(root.absolute()), chunk, sidecars]).encode()).hexdigest()
+            about = [str(root.absolute()), chunk, sidecars, str(fields), _digest_of_files(root, chunk, sidecars)]
+            identity = hashlib.sha256(json.dumps(about).encode()).hexdigest()
             name = f"{split or root.name}, images {number * shard_size} to {number * shard_size + len(chunk) - 1}"
             read = partial(read_files, str(root), chunk, fields if sidecars else None, attributes)
             shards.append(InputShard(name, read, identity, split))
@@ -199,14 +200,18 @@ def folder_source(
     )
 
 
-def digest_of_files(root: Path) -> str:
-    """SHA-256 (hex) of name, size and time of every image below a folder, and of every text beside one."""
-    about = []
-    for name in files_below(root, IMAGE_SUFFIXES | UNREAD_SUFFIXES | TEXT_SUFFIXES)[0]:
-        with contextlib.suppress(OSError):  # a link to nothing is reported where files are read
-            stat = (root / name).stat()
-            about.append([name, stat.st_size, stat.st_mtime_ns])
-    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+def _digest_of_files(root: Path, rows: list[Row], sidecars: bool) -> str:
+    """SHA-256 (hex) of size and time of these images, and of the texts beside them where they are read."""
+    digest = hashlib.sha256()
+    for row in rows:
+        file = root / row[0]
+        for one in (file, *(file.with_suffix(f".{suffix}") for suffix in sorted(TEXT_SUFFIXES) if sidecars)):
+            about = None
+            with contextlib.suppress(OSError, ValueError):  # what is not there is reported where files are read
+                stat = one.stat()
+                about = stat.st_size, stat.st_mtime_ns
+            digest.update(f"{about}\n".encode())
+    return digest.hexdigest()
 
 
 def read_files(

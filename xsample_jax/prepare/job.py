@@ -147,6 +147,22 @@ def _header(data: bytes) -> tuple[str, tuple[int, int], list[str]]:
     return header.format, header.size, found
 
 
+# What a fingerprint is made of, in the words of a message that says in what two jobs differ.
+PARTS = {
+    "name": "--name",
+    "splits": "--splits",
+    "image": "--size, --quality, --raw or --fit",
+    "require_caption": "--require_caption",
+    "split_by_image": "--split_by_image",
+    "shards": "the input (files by name, size and time; entries of a table; the fields that are read)",
+    "names": "names of classes or of values of attributes",
+}
+
+
+def _sha256(facts) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """One set to make. Equal fingerprints give equal bytes; a folder holds the work of one fingerprint only.
@@ -159,7 +175,7 @@ class Job:
       require_caption: drop images without a caption.
       split_by_image: the split goes by a hash of the image, so that equal images are never on both sides of it.
       asked: the flags with which the user named entries, --caption_fields and --label_field: that no example has one,
-        or that a label is not a class, is then an error.
+        or that a label is not a class, is then an error. The names themselves are in the identities of the shards.
     """
 
     name: str
@@ -178,6 +194,15 @@ class Job:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the options and of what identifies the input shards."""
+        return _sha256(self._facts)
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Digests of what the fingerprint is made of, by which two jobs can be told apart: keys of PARTS."""
+        return {name: _sha256(fact)[:16] for name, fact in self._facts.items()}
+
+    @functools.cached_property
+    def _facts(self) -> dict:
         facts = {
             "format": [SCHEMA_VERSION, self.writer_options],
             "name": self.name,
@@ -191,7 +216,7 @@ class Job:
             facts["split_by_image"] = True
         if self.ids_per_shard == LARGE_SHARD and len(self.source.shards) * LARGE_SHARD >= NARROW:
             facts["ids_per_shard"] = LARGE_SHARD
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return facts
 
     @functools.cached_property
     def ids_per_shard(self) -> int:

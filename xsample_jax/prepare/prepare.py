@@ -28,7 +28,7 @@ from xsample_jax.io.locks import leased, locked
 from xsample_jax.io.paths import absolute, as_path, file_sizes, in_bucket, remove_tree
 from xsample_jax.metrics.progress_bar import progress
 from xsample_jax.prepare.example import KINDS
-from xsample_jax.prepare.job import Job
+from xsample_jax.prepare.job import PARTS, Job
 from xsample_jax.prepare.shards import HASHES, STATE, prepare_shard, read_part
 
 # Where the input shards are worked on: processes of this machine, or Apache Beam. Both run the same function.
@@ -173,8 +173,17 @@ def _finished(job: Job, out: Path) -> tuple[Manifest, dict]:
             open_records(out, split)  # every shard is there, as long as it was
         remove_tree(out / STATE)  # where a kill came behind the manifest
         return manifest, report
-    fix = "Choose another folder, or remove this one."
+    fix = f"{_difference(job, report)} Choose another folder, or remove this one."
     raise DataError("--out", str(out), "an empty folder, or one that this very command has written", fix)
+
+
+def _difference(job: Job, other: object) -> str:
+    """A sentence on what another job, of which a report or job.json tells, had otherwise."""
+    before = other.get("job_parts") if isinstance(other, dict) else None
+    if not isinstance(before, dict):
+        return "It is of other input or flags, or of an earlier version."
+    names = [name for name in {**before, **job.parts} if before.get(name) != job.parts.get(name)]
+    return f"Changed since: {'; '.join(PARTS.get(name, name) for name in names) or 'the version'}."
 
 
 def _claim(job: Job, state: Path) -> None:
@@ -182,10 +191,14 @@ def _claim(job: Job, state: Path) -> None:
     if not path.exists() and (foreign := next(state.parent.glob("*.arrayrecord"), None)):
         fix = "Choose another folder, or remove this one."
         raise DataError("--out", str(foreign), "a folder without records of other work", fix)
-    if path.exists() and path.read_text() != job.fingerprint:
-        fix = "Give the same command as before to go on, or choose another folder, or remove this one."
+    begun = None
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        begun = json.loads(path.read_text())
+    if path.exists() and not (isinstance(begun, dict) and begun.get("job") == job.fingerprint):
+        fix = f"{_difference(job, begun)} Give the same command as before to go on, or choose another folder."
         raise DataError("--out", str(state.parent), "a folder in which this very work was begun", fix)
-    atomic_write(path, lambda partial: partial.write_text(job.fingerprint))
+    text = json.dumps({"job": job.fingerprint, "job_parts": job.parts})
+    atomic_write(path, lambda partial: partial.write_text(text))
 
 
 def _finish(job: Job, out: Path) -> tuple[Manifest, dict]:
@@ -221,6 +234,7 @@ def _finish(job: Job, out: Path) -> tuple[Manifest, dict]:
     empty = [name for name, share in job.splits.items() if share and name not in splits and not _has_own_splits(job)]
     report = {
         "job": job.fingerprint,
+        "job_parts": job.parts,
         "fingerprint": manifest.fingerprint,
         "kept": counts.pop("kept"),
         **dict(sorted(counts.items())),
@@ -330,7 +344,6 @@ def prepare_folder(config):
     from xsample_jax.config import resolve
     from xsample_jax.distributed import log_info
     from xsample_jax.prepare.example import Fields
-    from xsample_jax.prepare.folder import digest_of_files
     from xsample_jax.prepare.job import ImageOptions
     from xsample_jax.prepare.shards import parse_splits
     from xsample_jax.prepare.sources import Options, open_source
@@ -341,9 +354,6 @@ def prepare_folder(config):
     place = Path(data.path).expanduser().absolute()
     by_folder = (place / data.split).is_dir()
     source = open_source("folder", str(place), Fields(), Options(split_by_folder=by_folder))
-    files = digest_of_files(place)
-    shards = [dataclasses.replace(shard, identity=f"{shard.identity} {files}") for shard in source.shards]
-    source = dataclasses.replace(source, shards=tuple(shards))
     splits = parse_splits("train=1" if by_folder else SPLITS)
     job = Job(place.name, source, splits, ImageOptions(max(SIZE, data.image_size)))
     out = Path(CACHE).expanduser() / f"{place.name}-{job.fingerprint[:12]}"

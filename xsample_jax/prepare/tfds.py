@@ -1,8 +1,10 @@
 """TFDS datasets through `tfds.data_source`, without TensorFlow: imagenet2012, cifar10, your own builders."""
 
 import contextlib
+import hashlib
 import importlib.resources
 import io
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -43,12 +45,12 @@ def tfds_source(path: str, fields: Fields, shard_size: int = 10_000) -> Source:
         raise DataError(
             "--class_names", fields.class_names[:3], f"nothing, as {path} names its classes", "Leave it out."
         )
-    shards = []
+    shards, files = [], _digest_of_files(Path(builder.data_path))
     for split, info in builder.info.splits.items():
         for start in range(0, info.num_examples, shard_size):
             stop = min(start + shard_size, info.num_examples)
             name = f"{builder.info.full_name} {split} {start} {stop}"
-            identity = f"{name} {fields.captions} {fields.label}"
+            identity = f"{name} {fields.captions} {fields.label} {files}"
             shards.append(InputShard(name, partial(read_range, path, split, start, stop, fields), identity, split))
     return Source(tuple(shards), names or fields.class_names)
 
@@ -84,6 +86,13 @@ def _check_prepared(builder, path: str) -> None:
         raise DataError("--path", path, "a dataset that TFDS has prepared", fix)
     if builder.info.file_format.value != "array_record":
         raise DataError("--path", path, f"array_record files, not {builder.info.file_format.value}", fix)
+
+
+def _digest_of_files(folder: Path) -> str:
+    """SHA-256 (hex) of name, size and time of every file of a prepared version: one made anew has the same name."""
+    stats = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
+    about = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
 def _builder(path: str):
