@@ -34,7 +34,7 @@ def test_caption_and_label_fields(tmp_path):
     (example,) = read_tar(path, Fields(captions=("title", "alt"), label="class"))
     assert (example.captions, example.label) == (("three", "one", "two"), "cat")
     (example,) = read_tar(path, Fields())
-    assert (example.captions, example.label) == (("caption number 0",), 5)
+    assert (example.captions, example.label) == (("caption number 0",), "5")
 
 
 def test_caption_of_json_where_there_is_no_txt(tmp_path):

@@ -25,7 +25,7 @@ class Example:
       key: its name in the source.
       image: encoded bytes.
       captions: texts as found.
-      label: index, name of a class, or None.
+      label: index; a text as it is written, which is the name of a class or an index (Job.label_index); or None.
       attributes: further labels (see docs/data.md).
       group: images of one group go into one split; None: the key decides.
       id: kept where the source has ids of our kind; None: numbered here.
@@ -72,7 +72,8 @@ KINDS = {
     "left_out": "record that --leave_out names: left out",
     "near_image": "image that --leave_out_near has, or nearly: left out",
     "missing_field": "the entry of --label_field is not there: kept without a label",
-    "unknown_label": "a label that is not one of the classes, without --label_field: kept without it",
+    "unknown_label": "a label that is not one of the classes, without --label_field: kept without it "
+    "(--class_names=FILE names classes)",
     "duplicate_key": "key that this input shard had before: dropped, the first is kept",
     "truncated_tar": "the tar ends too early: what is whole before that place is kept",
     "no_caption": "no caption, or only white space: kept without, or dropped with --require_caption",
@@ -110,6 +111,7 @@ class Source:
       text_encoder: description of the embeddings that the examples bring, or None.
       skipped: what was passed over while the input was listed, {"files .txt": 3, "hidden files": 1}; for the report.
       notes: sentences for the user about what the source decided, such as which folder level is the label.
+      labels_are_names: every text is the name of a class, "3" too; False: a text that is no name may be an index.
     """
 
     shards: tuple[InputShard, ...]
@@ -118,6 +120,7 @@ class Source:
     text_encoder: dict | None = None
     skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    labels_are_names: bool = False
 
 
 def chunks(items: Iterable, size: int) -> Iterator[list]:
@@ -136,6 +139,7 @@ def chunks(items: Iterable, size: int) -> Iterator[list]:
 
 
 NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?")  # "3.0" too: so pandas writes a column of numbers where some are missing
+MISSING = {"nan", "none", "null", "na", "n/a", "<na>"}  # and so it writes those that are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +204,7 @@ def read_captions(row: Mapping, asked: tuple[str, ...], usual: tuple[str, ...]) 
 
 
 def read_label(row: Mapping, name: str) -> int | str | None:
-    """The label in a row: an int (also written as text), or the name of a class; None where there is none.
+    """The label in a row: an int, or a text as it is written ("3" too, which may be a name); None where there is none.
 
     Without a name it is the entry "label", which was not asked for: an entry that is not a label (a list, say) is None.
 
@@ -212,10 +216,7 @@ def read_label(row: Mapping, name: str) -> int | str | None:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if isinstance(value, str):
-        value = value.strip()
-        with contextlib.suppress(ValueError):  # more digits than int() takes
-            return int(value.partition(".")[0]) if NUMBER.fullmatch(value) else value or None
-        return value
+        return value.strip() or None
     if value is None or value != value:
         return None
     with contextlib.suppress(TypeError, ValueError, OverflowError):  # of lists, infinity
@@ -224,6 +225,50 @@ def read_label(row: Mapping, name: str) -> int | str | None:
     if name:
         raise DataError(name, value, "a whole number or a text")
     return None
+
+
+def number_in(text: str) -> int | None:
+    """3 of "3" or "3.0"; None of what is not a whole number."""
+    with contextlib.suppress(ValueError):  # more digits than int() takes
+        return int(text.partition(".")[0]) if NUMBER.fullmatch(text) else None
+
+
+def texts_are_names(class_names: Sequence[str]) -> bool:
+    """Whether some name is another number than that of its class, so that "1" as a label can only be a name."""
+    return any(number_in(name) not in (None, number) for number, name in enumerate(class_names))
+
+
+def read_column(labels: Sequence[int | str | None], class_names: Sequence[str] = ()) -> tuple[list, dict, list[str]]:
+    """The labels of a whole column: all are names where one is a name that is no number, otherwise numbers.
+
+    Args:
+      labels: of its rows, as read_label has them.
+      class_names: of the user; (): the names are those in the column, in the order of the alphabet.
+
+    Returns:
+      The labels, `class_names` and `labels_are_names` of their Source, and notes for the user.
+    """
+    words = {label for label in labels if isinstance(label, str) and number_in(label) is None}
+    missing = {word for word in words if word.lower() in MISSING} - set(class_names)
+    numbered = words == missing and any(label is not None and label not in words for label in labels)
+    notes = []
+    if missing and numbered:
+        count = sum(label in missing for label in labels)
+        notes = [f"{', '.join(sorted(missing))} among labels that are numbers: no label ({count} times)."]
+        labels = [None if label in missing else label for label in labels]
+    elif words:
+        labels = [None if label is None else str(label) for label in labels]
+        class_names = class_names or sorted({label for label in labels if label is not None})
+        return labels, {"class_names": tuple(class_names), "labels_are_names": True}, notes
+    if class_names:
+        names = {"class_names": tuple(class_names), "labels_are_names": texts_are_names(class_names)}
+        return list(labels), names, notes
+    return [number_in(label) if isinstance(label, str) else label for label in labels], {}, notes
+
+
+def is_unasked(label: int | str | None, fields: Fields) -> bool:
+    """Whether a label is a text that nobody asked for: no entry of labels and no class was named."""
+    return isinstance(label, str) and number_in(label) is None and not fields.label and not fields.class_names
 
 
 # What a folder contains: files by suffix, and the split that the first folder names.
@@ -307,7 +352,7 @@ def example_of_members(key: str, members: Mapping[str, bytes], fields: Fields, l
             label = read_label({"label": decode_text(members["cls"], "replace")}, "")
         else:
             label = read_label(row, fields.label)
-            if isinstance(label, str) and not fields.label and not fields.class_names:  # it was not asked for
+            if is_unasked(label, fields):
                 yield Problem(key, "unknown_label", label[:80])
                 label = None
     except DataError as error:
@@ -320,20 +365,21 @@ def example_of_members(key: str, members: Mapping[str, bytes], fields: Fields, l
     yield Example(key, images[0], captions, label, attributes)
 
 
-def image_bytes_column(schema) -> str | None:
-    """The column of an Arrow schema that holds encoded images: bytes, or {bytes, path} as Hugging Face writes them."""
+def image_bytes_columns(schema) -> list[str]:
+    """The columns of an Arrow schema that may hold encoded images: bytes, or {bytes, path} as Hugging Face has them."""
     import pyarrow.types as kinds
 
     def is_bytes(kind) -> bool:
         return kinds.is_binary(kind) or kinds.is_large_binary(kind)
 
+    found = []
     for field in schema:
         inner = field.type
         if kinds.is_struct(inner) and inner.get_field_index("bytes") >= 0:
             inner = inner.field("bytes").type
         if is_bytes(inner):
-            return field.name
-    return None
+            found.append(field.name)
+    return found
 
 
 def attribute_value(row: Mapping, name: str) -> str:

@@ -27,10 +27,12 @@ from xsample_jax.prepare.example import (
     example_of_members,
     files_below,
     first_folder,
-    image_bytes_column,
+    image_bytes_columns,
     number_values,
     read_captions,
+    read_column,
     read_label,
+    texts_are_names,
 )
 
 # CSV, JSON lines and Parquet: one row per image or per caption.
@@ -58,9 +60,9 @@ def read_table(path: str | Path) -> list[dict]:
             import pyarrow.parquet  # half a second to import, which only tables of this kind should cost
 
             file = pyarrow.parquet.ParquetFile(path)
-            if inside := image_bytes_column(file.schema_arrow):
+            if inside := image_bytes_columns(file.schema_arrow):
                 fix = f"Use --source=parquet --path={path}."
-                raise DataError("--table", str(path), f"paths of images; the column {inside} holds the images", fix)
+                raise DataError("--table", str(path), f"paths of images; the column {inside[0]} holds images", fix)
             rows = file.read().to_pylist()
         else:
             raise DataError("--table", str(path), "a .csv, .tsv, .jsonl or .parquet file")
@@ -165,12 +167,14 @@ def folder_source(
     root = Path(path)
     if not root.is_dir():
         raise DataError("--path", path, "an existing folder")
-    sidecars, skipped, notes = False, {}, ()
+    sidecars, skipped = False, {}
     if table:
-        rows = _table_rows(table, fields, root)
+        rows, classes, notes = _table_rows(table, fields, root)
     else:
         names, skipped = files_below(root, IMAGE_SUFFIXES | UNREAD_SUFFIXES | TEXT_SUFFIXES)
         rows, sidecars, notes = _listed_rows(names, fields, split_by_folder)
+        names = fields.class_names or tuple(sorted({row[2] for row in rows if row[2] is not None}))
+        classes = {"class_names": names, "labels_are_names": not sidecars or texts_are_names(names)}
     if not rows:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         there = f" There are {', '.join(f'{count} {kind}' for kind, count in skipped.items())}." if skipped else ""
@@ -182,7 +186,6 @@ def folder_source(
     splits: dict[str | None, list[Row]] = {}
     for row in rows:
         splits.setdefault(first_folder(row[0], path) if split_by_folder else None, []).append(row)
-    names = {row[2] for row in rows if isinstance(row[2], str)}
     shards = []
     for split in sorted(splits, key=str):
         for number, chunk in enumerate(chunks(splits[split], shard_size)):
@@ -193,10 +196,10 @@ def folder_source(
             shards.append(InputShard(name, read, identity, split))
     return Source(
         tuple(shards),
-        class_names=fields.class_names or tuple(sorted(names)),
         attributes={name: tuple(values) for name, values in attributes.items()},
         skipped=skipped,
         notes=notes,
+        **classes,
     )
 
 
@@ -306,7 +309,8 @@ def _number_attributes(root: Path, rows: list[Row], fields: Fields, sidecars: bo
     return number_values(jsons(), fields.attributes)
 
 
-def _table_rows(table: str, fields: Fields, root: Path) -> list[Row]:
+def _table_rows(table: str, fields: Fields, root: Path) -> tuple[list[Row], dict, tuple[str, ...]]:
+    """(a row for each image, `class_names` and `labels_are_names` of their Source, notes)."""
     rows = read_table(table)
     columns = dict.fromkeys(name for row in rows for name in row)
     image = image_column(columns, fields.image, table)
@@ -329,13 +333,8 @@ def _table_rows(table: str, fields: Fields, root: Path) -> list[Row]:
             read.append((name, captions, read_label(row, fields.label), values))
         except DataError as error:  # like all errors of a table it is found before any work is done
             raise DataError(f"{error.field} of {name} in {table}", error.value, error.expected) from None
-    # A column in which some labels are names is a column of names, even if other names look like numbers.
-    if any(isinstance(label, str) for _, _, label, _ in read):
-        entry = fields.label or "label"
-        read = [
-            (name, captions, str(row[entry]).strip() if isinstance(label, int) else label, values)
-            for row, (name, captions, label, values) in zip(rows, read, strict=True)
-        ]
+    labels, names, notes = read_column([label for _, _, label, _ in read], fields.class_names)
+    read = [(*row[:2], label, row[3]) for row, label in zip(read, labels, strict=True)]
     merged: dict[str, Row] = {}
     for name, captions, label, values in read:
         before, other, also = merged[name][1:] if name in merged else ((), label, values)
@@ -343,4 +342,4 @@ def _table_rows(table: str, fields: Fields, root: Path) -> list[Row]:
             what = "label" if other != label else "attributes"
             raise DataError(f"{what} of {name} in {table}", label, f"{other!r}, as in an earlier row of it")
         merged[name] = (name, before + captions, label, values)
-    return [merged[name] for name in sorted(merged)]
+    return [merged[name] for name in sorted(merged)], names, tuple(notes)

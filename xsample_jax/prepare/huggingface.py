@@ -10,7 +10,17 @@ from functools import partial
 from pathlib import Path
 
 from xsample_jax.errors import DataError, did_you_mean
-from xsample_jax.prepare.example import Example, Fields, InputShard, Problem, Source, read_captions, read_label
+from xsample_jax.prepare.example import (
+    Example,
+    Fields,
+    InputShard,
+    Problem,
+    Source,
+    is_unasked,
+    read_captions,
+    read_label,
+    texts_are_names,
+)
 from xsample_jax.prepare.parquet import USUAL_CAPTIONS
 
 NAME = re.compile(r"(?P<path>[^@]+?)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?")
@@ -62,7 +72,8 @@ def hub_source(path: str, fields: Fields) -> Source:
             shards.append(InputShard(f"{path}, {split} {number}", read, f"{identity} {split} {number}", split))
     if names and fields.class_names:
         raise DataError("--class_names", fields.class_names[:3], f"nothing: {path} names its classes", "Leave it out.")
-    return Source(tuple(shards), names or fields.class_names)
+    are_names = texts_are_names(fields.class_names)
+    return Source(tuple(shards), names or fields.class_names, labels_are_names=are_names)
 
 
 def _local_files(root: str) -> list[tuple[str, int, int]]:
@@ -95,7 +106,13 @@ def read_shard(options: dict, split: str, number: int, image: str, fields: Field
         except DataError as error:
             yield Problem(key, "broken_metadata", str(error))
             continue
-        yield Example(key, encoded, captions, label) if encoded else Problem(key, "no_image", "no bytes")
+        if not encoded:
+            yield Problem(key, "no_image", "no bytes")
+            continue
+        if is_unasked(label, fields):
+            yield Problem(key, "unknown_label", label[:80])
+            label = None
+        yield Example(key, encoded, captions, label)
 
 
 def _read(path: str | None) -> bytes:

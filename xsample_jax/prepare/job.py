@@ -27,9 +27,9 @@ from xsample_jax.data.decode import (
 )
 from xsample_jax.data.records import SCHEMA_VERSION, Manifest
 from xsample_jax.data.vectors import is_vector
-from xsample_jax.data.writer import as_read, repeated
+from xsample_jax.data.writer import MAX_LABEL, as_read, repeated
 from xsample_jax.errors import DataError
-from xsample_jax.prepare.example import Source
+from xsample_jax.prepare.example import Source, number_in
 
 # An image as records hold it: checked, upright, no larger than needed, in a format that decodes fast.
 
@@ -212,6 +212,8 @@ class Job:
             "shards": [[shard.name, shard.identity, shard.split] for shard in self.source.shards],
             "names": [self.source.class_names, self.source.attributes, self.source.text_encoder],
         }
+        if self.source.labels_are_names:
+            facts["labels"] = "names"
         if self.split_by_image:
             facts["split_by_image"] = True
         if self.ids_per_shard == LARGE_SHARD and len(self.source.shards) * LARGE_SHARD >= NARROW:
@@ -239,20 +241,29 @@ class Job:
         return Manifest(self.name, {}, tuple(source.class_names), dict(source.attributes), source.text_encoder)
 
     def label_index(self, label: int | str | None, key: str) -> int:
-        """Returns the number of a class; DataError for a name that is none of the classes."""
+        """Returns the number of a class; DataError for what is none of the classes.
+
+        A text is the name of a class where one has it; otherwise a number in it counts, unless the source says that
+        its texts are names.
+        """
         if label is None:
             return -1
-        if isinstance(label, int) and label >= -1 and (not self._numbers or label < len(self._numbers)):
-            return label
-        if label not in self._numbers:
+        end = len(self._numbers) or MAX_LABEL
+        number = number_in(label) if isinstance(label, str) and label not in self._numbers else label
+        if isinstance(label, str) and isinstance(number, int) and number != -1 and self.source.labels_are_names:
+            number = str(number)  # "3.0" of the name "3"
+        if isinstance(number, int) and -1 <= number < end:
+            return number
+        if number not in self._numbers:
             named = "the name of a class or its number"
-            expected = named if self._numbers else "a number from 0 on: no names are known"
+            expected = named if self._numbers else f"a number from 0 to {MAX_LABEL - 1}: no names are known"
             raise DataError(
                 f"label of {key}",
                 label,
                 expected,
                 "List all names: --class_names=FILE; that is other work, for another --out.",
             )
+        label = number
         if label in self._repeated:
             fix = "Give each class a name of its own, or labels that are numbers."
             raise DataError(f"label of {key}", label, "a name that only one class has", fix)

@@ -17,12 +17,14 @@ from xsample_jax.prepare.example import (
     attribute_value,
     files_below,
     first_folder,
-    image_bytes_column,
+    image_bytes_columns,
     number_values,
     read_captions,
+    read_column,
     read_label,
 )
 
+USUAL_IMAGES = ("image", "img", "jpg", "png")
 USUAL_CAPTIONS = ("caption", "captions", "text")
 # "train-00000-of-00005.parquet", as Hugging Face names the files of a split.
 OF_SPLIT = re.compile(r"([A-Za-z0-9_]+?)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?")
@@ -36,7 +38,8 @@ def parquet_source(path: str, fields: Fields, split_by_folder: bool = False) -> 
 
     Args:
       path: a file, a folder, or a pattern in quotes.
-      fields: columns of image, captions (by default caption, captions or text), label and attributes.
+      fields: columns of image (by default one of USUAL_IMAGES, or the only one of bytes), captions (by default
+        caption, captions or text), label and attributes.
       split_by_folder: the first folder below `path` names the split.
     """
     import pyarrow.parquet  # half a second to import, which only this source should cost
@@ -44,7 +47,7 @@ def parquet_source(path: str, fields: Fields, split_by_folder: bool = False) -> 
     root, files, skipped = _list(path)
     names: tuple[str, ...] | None = None
     attributes = number_values(_rows_of(files, fields.attributes), fields.attributes) if fields.attributes else {}
-    shards = []
+    groups, images = [], {}
     for file in files:
         try:
             opened = pyarrow.parquet.ParquetFile(file)
@@ -52,15 +55,8 @@ def parquet_source(path: str, fields: Fields, split_by_folder: bool = False) -> 
             raise DataError("--path", str(file), f"a Parquet file ({str(error)[:200]})") from error
         schema = opened.schema_arrow
         image = _image_column(schema, fields.image, file)
-        for flag, columns in (
-            ("--caption_fields", fields.captions),
-            ("--label_field", filter(None, [fields.label])),
-            ("--attributes", fields.attributes),
-        ):
-            for column in columns:
-                if column.partition("/")[0] not in schema.names:
-                    expected = f"a column of {file}: {', '.join(schema.names)[:200]}"
-                    raise DataError(flag, column, expected, did_you_mean(column, schema.names))
+        images[image] = None
+        _check_columns(schema, fields, file)
         here = _class_names(schema, fields.label or "label")
         if names is not None and here != names:
             raise DataError(f"class names of {file}", here[:3], f"{names[:3]}, as in the files before")
@@ -69,19 +65,44 @@ def parquet_source(path: str, fields: Fields, split_by_folder: bool = False) -> 
         of_split = OF_SPLIT.fullmatch(file.stem)
         split = first_folder(relative, path) if split_by_folder else of_split and of_split[1]
         about = f"{relative} {file.stat().st_size} {file.stat().st_mtime_ns} {fields}"
-        for group in range(opened.num_row_groups):
-            read = partial(read_row_group, str(file), group, image, fields, attributes)
-            shards.append(InputShard(f"{relative}, row group {group}", read, f"{about} {group}", split))
+        groups += [(file, group, image, f"{about} {group}", split) for group in range(opened.num_row_groups)]
     if names and fields.class_names:
         raise DataError("--class_names", fields.class_names[:3], f"nothing: {path} names its classes", "Leave it out.")
+    classes, unasked, notes = _classes(files, fields, names or fields.class_names)
+    shards = []
+    for file, group, image, identity, split in groups:
+        read = partial(read_row_group, str(file), group, image, fields, attributes, unasked)
+        name = f"{file.relative_to(root).as_posix()}, row group {group}"
+        shards.append(InputShard(name, read, identity, split))
     values = {name: tuple(found) for name, found in attributes.items()}
-    return Source(tuple(shards), names or fields.class_names, values, skipped=skipped)
+    notes = [f"The images are those of the column {', '.join(images)}.", *notes]
+    return Source(tuple(shards), attributes=values, skipped=skipped, notes=tuple(notes), **classes)
+
+
+def _check_columns(schema, fields: Fields, file: Path) -> None:
+    for flag, columns in (
+        ("--caption_fields", fields.captions),
+        ("--label_field", filter(None, [fields.label])),
+        ("--attributes", fields.attributes),
+    ):
+        for column in columns:
+            if column.partition("/")[0] not in schema.names:
+                expected = f"a column of {file}: {', '.join(schema.names)[:200]}"
+                raise DataError(flag, column, expected, did_you_mean(column, schema.names))
 
 
 def read_row_group(
-    file: str, group: int, image: str, fields: Fields, attributes: Mapping[str, Mapping[str, int]]
+    file: str,
+    group: int,
+    image: str,
+    fields: Fields,
+    attributes: Mapping[str, Mapping[str, int]],
+    unasked: bool = False,
 ) -> Iterator[Example | Problem]:
-    """Yields an example for every row of a row group, or a problem where there is no image."""
+    """Yields an example for every row of a row group, or a problem where there is no image.
+
+    unasked: the labels are texts that nobody asked for; each is a problem, and its example has none.
+    """
     import pyarrow.parquet
 
     name = Path(file).name
@@ -91,23 +112,28 @@ def read_row_group(
         batches = opened.iter_batches(64, row_groups=[group])
         rows = (row for batch in batches for row in batch.to_pylist())
         for number, row in enumerate(rows, start):
-            yield _example(f"{name}/{number}", row, image, fields, attributes)
+            yield from _examples(f"{name}/{number}", row, image, fields, attributes, unasked)
     except (OSError, ValueError) as error:  # pyarrow's errors are of both kinds
         yield Problem(f"{name}, row group {group}", "broken_record", str(error)[:200])
 
 
-def _example(key: str, row: dict, image: str, fields: Fields, attributes) -> Example | Problem:
+def _examples(key: str, row: dict, image: str, fields: Fields, attributes, unasked) -> Iterator[Example | Problem]:
     data = row[image]
     data = data.get("bytes") if isinstance(data, dict) else data
     if not data:
-        return Problem(key, "no_image", "no bytes; an image that is only named is not read")
+        yield Problem(key, "no_image", "no bytes; an image that is only named is not read")
+        return
     try:
         captions = read_captions(row, fields.captions, USUAL_CAPTIONS)
         label = read_label(row, fields.label)
     except DataError as error:
-        return Problem(key, "broken_metadata", str(error))
+        yield Problem(key, "broken_metadata", str(error))
+        return
+    if unasked and isinstance(label, str):
+        yield Problem(key, "unknown_label", label[:80])
+        label = None
     numbers = {name: number_of[attribute_value(row, name)] for name, number_of in attributes.items()}
-    return Example(key, data, captions, label, numbers)
+    yield Example(key, data, captions, label, numbers)
 
 
 def _list(path: str) -> tuple[Path, list[Path], Mapping[str, int]]:
@@ -138,11 +164,15 @@ def _image_column(schema, name: str, file: Path) -> str:
     if name and name not in schema.names:
         expected = f"a column of {file}: {', '.join(schema.names)[:200]}"
         raise DataError("--image_field", name, expected, did_you_mean(name, schema.names))
-    found = name or image_bytes_column(schema)
-    if found is None:
+    found = [name] if name else image_bytes_columns(schema)
+    usual = [column for column in USUAL_IMAGES if column in found]
+    if not found:
         fix = "With paths of images use --source=folder --table=FILE."
         raise DataError(f"columns of {file}", ", ".join(schema.names)[:200], "one with the bytes of the images", fix)
-    return found
+    if len(found) > 1 and not usual:
+        fix = "Name that of the images: --image_field=COLUMN."
+        raise DataError(f"columns of {file}", ", ".join(found)[:200], "one column of bytes, or one named image", fix)
+    return (usual or found)[0]
 
 
 def _class_names(schema, label: str) -> tuple[str, ...]:
@@ -153,6 +183,35 @@ def _class_names(schema, label: str) -> tuple[str, ...]:
     except (KeyError, TypeError, ValueError):
         return ()
     return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def _classes(files: list[Path], fields: Fields, known: tuple[str, ...]) -> tuple[dict, bool, list[str]]:
+    """What the labels are, as all rows of their column say where it is one of texts.
+
+    Returns:
+      `class_names` and `labels_are_names` of the Source, whether labels are texts that nobody asked for, and notes.
+    """
+    import pyarrow.parquet
+
+    column = fields.label or "label"
+    if not any(_holds_text(pyarrow.parquet.read_schema(file), column) for file in files):
+        return {"class_names": known}, False, []
+    labels = {read_label(row, column) for row in _rows_of(files, (column,))}
+    _, classes, notes = read_column(sorted(labels, key=str), known)
+    if not fields.label and not known and classes:
+        fix = f"The texts in the column {column} are not read as labels; --label_field={column} makes them classes."
+        return {}, True, [fix]
+    return {"class_names": known} | classes, False, notes
+
+
+def _holds_text(schema, column: str) -> bool:
+    import pyarrow.types as kinds
+
+    if column not in schema.names:
+        return False
+    kind = schema.field(column).type
+    kind = kind.value_type if kinds.is_dictionary(kind) else kind
+    return kinds.is_string(kind) or kinds.is_large_string(kind)
 
 
 def _rows_of(files: list[Path], columns: tuple[str, ...]) -> Iterator[dict]:

@@ -24,7 +24,7 @@ from xsample_jax.data.writer import check_split, large_id, pack_record, shard_en
 from xsample_jax.errors import DataError
 from xsample_jax.io.files import settle
 from xsample_jax.io.paths import as_path, in_bucket
-from xsample_jax.prepare.example import PASSED, Example, Problem
+from xsample_jax.prepare.example import MISSING, PASSED, Example, Problem, number_in
 from xsample_jax.prepare.job import Job, prepare_image
 
 # Captions as records hold them: one line of valid Unicode, of bounded length.
@@ -211,12 +211,15 @@ def _label(job: Job, item: Example) -> tuple[int, list[Problem]]:
     """(number of the class, problems): a label that is not a class is left out, with -1 in its place.
 
     Where labels were asked for, or are names and no name of a class is known, it is an error of the command: raises
-    DataError.
+    DataError. A text like nan is then no label, unless a class has that name.
     """
     try:
         return job.label_index(item.label, item.key), []
     except DataError:
-        if "--label_field" in job.asked or (isinstance(item.label, str) and not job.source.class_names):
+        if isinstance(item.label, str) and item.label.lower() in MISSING and "--label_field" in job.asked:
+            return -1, [Problem(item.key, "missing_field", item.label)]
+        word = isinstance(item.label, str) and number_in(item.label) is None
+        if "--label_field" in job.asked or (word and not job.source.class_names):
             raise
         return -1, [Problem(item.key, "unknown_label", str(item.label)[:80])]
 

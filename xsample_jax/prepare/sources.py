@@ -138,7 +138,18 @@ def open_source(name: str, path: str, fields: Fields, options: Options = Options
     accepted, make = sources[name]
     path = _checked_path(name, path)
     _check_flags(name, fields, options, accepted)
-    return make(path)
+    source = make(path)
+    return _check_splits(source, options.splits, path) if options.splits else source
+
+
+def _check_splits(source: Source, splits: str, path: str) -> Source:
+    """DataError where all input has a split of its own; where some has, the source says so in a note."""
+    own = sum(shard.split is not None for shard in source.shards)
+    if own and own == len(source.shards):
+        fix = "Leave --splits out; files of a table named otherwise than SPLIT-00000-of-00005 have no split."
+        raise DataError("--splits", splits, f"nothing: the input in {path} has splits of its own", fix)
+    note = f"--splits divides {len(source.shards) - own} of {len(source.shards)} input shards; the others name theirs."
+    return dataclasses.replace(source, notes=(*source.notes, note)) if own else source
 
 
 def _tfds_source(path: str, fields: Fields, size: int) -> Source:

@@ -18,7 +18,17 @@ from PIL import Image
 from xsample_jax.data.records import open_records, read_manifest
 from xsample_jax.data.vectors import is_vector
 from xsample_jax.errors import DataError
-from xsample_jax.prepare.example import Example, Fields, InputShard, Problem, Source, read_captions, read_label
+from xsample_jax.prepare.example import (
+    Example,
+    Fields,
+    InputShard,
+    Problem,
+    Source,
+    is_unasked,
+    read_captions,
+    read_label,
+    texts_are_names,
+)
 
 
 def tfds_source(path: str, fields: Fields, shard_size: int = 10_000) -> Source:
@@ -52,7 +62,8 @@ def tfds_source(path: str, fields: Fields, shard_size: int = 10_000) -> Source:
             name = f"{builder.info.full_name} {split} {start} {stop}"
             identity = f"{name} {fields.captions} {fields.label} {files}"
             shards.append(InputShard(name, partial(read_range, path, split, start, stop, fields), identity, split))
-    return Source(tuple(shards), names or fields.class_names)
+    are_names = texts_are_names(fields.class_names)
+    return Source(tuple(shards), names or fields.class_names, labels_are_names=are_names)
 
 
 def read_range(path: str, split: str, start: int, stop: int, fields: Fields) -> Iterator[Example | Problem]:
@@ -76,6 +87,9 @@ def read_range(path: str, split: str, start: int, stop: int, fields: Fields) -> 
         except DataError as error:
             yield Problem(f"{split}/{i}", "broken_metadata", str(error))
             continue
+        if is_unasked(label, fields):
+            yield Problem(f"{split}/{i}", "unknown_label", label[:80])
+            label = None
         yield Example(f"{split}/{i}", example["image"], captions, label)
 
 

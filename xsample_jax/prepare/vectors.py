@@ -18,6 +18,7 @@ from xsample_jax.prepare.example import (
     attribute_value,
     number_values,
     read_captions,
+    read_column,
     read_label,
 )
 from xsample_jax.prepare.parquet import USUAL_CAPTIONS
@@ -45,22 +46,18 @@ def vectors_source(path: str, fields: Fields, shard_size: int) -> Source:
         raise DataError(f"rows of {', '.join(short)} in {path}", len(columns[short[0]]), f"{count}, as {name} has")
     rows = [_row(columns, name, place) for place in range(count)]
     attributes = number_values(rows, fields.attributes) if fields.attributes else {}
-    labels = [read_label(row, fields.label) for row in rows]
-    names = fields.class_names or tuple(sorted({label for label in labels if isinstance(label, str)}))
+    labels, names, notes = read_column([read_label(row, fields.label) for row in rows], fields.class_names)
     read = [file, file.with_suffix(".json")] if file.suffix == ".npy" else [file]
     stats = " ".join(f"{about.st_size} {about.st_mtime_ns}" for about in map(Path.stat, read))
     identity = f"{file.name} {stats} {fields}"
-    shards = [
-        InputShard(
-            f"{file.name}, rows {start} on",
-            partial(read_rows, path, name, range(start, min(start + shard_size, count)), fields, attributes),
-            f"{identity} {start} {shard_size}",
-        )
-        for start in range(0, count, shard_size)
-    ]
+    shards = []
+    for start in range(0, count, shard_size):
+        places = range(start, min(start + shard_size, count))
+        read = partial(read_rows, path, name, places, fields, attributes, labels[start : start + shard_size])
+        shards.append(InputShard(f"{file.name}, rows {start} on", read, f"{identity} {start} {shard_size}"))
     note = f"vectors are {columns[name].shape[1]} wide: train with --config.data.image_size={columns[name].shape[1]}"
     values = {attribute: tuple(of) for attribute, of in attributes.items()}
-    return Source(tuple(shards), names, values, notes=(note,))
+    return Source(tuple(shards), attributes=values, notes=(note, *notes), **names)
 
 
 def _name_of_vectors(columns, asked: str, path: str) -> str:
@@ -78,10 +75,12 @@ def _columns(path: str):
     return read_columns(Path(path), "--path")
 
 
-def read_rows(path: str, name: str, places: Sequence[int], fields: Fields, attributes) -> Iterator[Example | Problem]:
-    """Yields an example for every row, or a problem for one whose numbers float16 cannot hold."""
+def read_rows(
+    path: str, name: str, places: Sequence[int], fields: Fields, attributes, labels: Sequence[int | str | None]
+) -> Iterator[Example | Problem]:
+    """Yields an example for every row, with its label, or a problem for one whose numbers float16 cannot hold."""
     columns = _columns(path)
-    for place in places:
+    for place, label in zip(places, labels, strict=True):
         row, key = _row(columns, name, place), str(place)
         try:
             vector = encode_vector(columns[name][place], key)
@@ -90,7 +89,7 @@ def read_rows(path: str, name: str, places: Sequence[int], fields: Fields, attri
             continue
         captions = read_captions(row, fields.captions, USUAL_CAPTIONS)
         numbers = {one: number_of[attribute_value(row, one)] for one, number_of in attributes.items()}
-        yield Example(key, vector, captions, read_label(row, fields.label), numbers)
+        yield Example(key, vector, captions, label, numbers)
 
 
 def _row(columns, vectors: str, place: int) -> dict:

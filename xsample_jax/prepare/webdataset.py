@@ -27,6 +27,7 @@ from xsample_jax.prepare.example import (
     files_below,
     first_folder,
     number_values,
+    texts_are_names,
 )
 
 COMPRESSED = ("gz", "bz2", "xz", "zst")
@@ -58,7 +59,8 @@ def webdataset_source(path: str, fields: Fields, split_by_folder: bool = False) 
         identity = f"{name} {tars[tar]} {fields.captions} {fields.label}"
         shards.append(InputShard(name, partial(read_tar, str(tar), fields, attributes), identity, split))
     values = {name: tuple(found) for name, found in attributes.items()}
-    return Source(tuple(shards), class_names=fields.class_names, attributes=values, skipped=skipped)
+    are_names = texts_are_names(fields.class_names)
+    return Source(tuple(shards), fields.class_names, values, skipped=skipped, labels_are_names=are_names)
 
 
 def expand_braces(pattern: str) -> list[str]:
