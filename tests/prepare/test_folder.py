@@ -197,6 +197,23 @@ def test_labels_as_pandas_writes_them(photos, tmp_path):
     assert [row[2] for row in source.shards[0].read.args[1]] == ["007", "7", "bond"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("comma", [",", "\t"])
+def test_blanks_beside_the_names_of_columns(photos, tmp_path, comma, encoding):
+    """faults C3: captions and labels of "image, caption, label" were lost, with exit code 0."""
+    table = tmp_path / ("t.csv" if comma == "," else "t.tsv")
+    lines = ["caption , image, label", '"one, two", top.jpg, cat', 'three, cat/1.jpg, "dog"']
+    table.write_bytes("\n".join(lines).replace(", ", f"{comma} ").replace("one\t", "one,").encode(encoding))
+    source = folder_source(str(photos), Fields(captions=("caption",)), str(table))
+    assert source.shards[0].read.args[1] == [
+        ("cat/1.jpg", ("three",), "dog", ()),
+        ("top.jpg", ("one, two",), "cat", ()),
+    ]
+    table.write_text(f"image{comma}a{comma} a\ntop.jpg{comma}x{comma}y\n")
+    with pytest.raises(DataError, match=r"names that occur once"):
+        folder_source(str(photos), Fields(), str(table))
+
+
 @pytest.mark.parametrize("value", [None, 3, {"bytes": "x", "path": "a.jpg"}, ""])
 def test_an_image_column_without_paths(photos, tmp_path, value):
     table = write_table(tmp_path / "t.jsonl", [{"image": "top.jpg"}, {"image": value}])

@@ -97,7 +97,11 @@ def check_column(columns: Collection[str], name: str, flag: str, path: str | Pat
 def _read_csv(path: Path, comma: str) -> list[dict]:
     with open(path, newline="", encoding=file_encoding(path)) as file:
         reader = csv.DictReader(file, delimiter=comma, strict=True)
-        twice = [name for name, count in collections.Counter(reader.fieldnames or ()).items() if count > 1]
+        if any(name != name.lstrip() for name in reader.fieldnames or ()):  # "image, caption": so in all its lines
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=comma, strict=True, skipinitialspace=True)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        twice = [name for name, count in collections.Counter(reader.fieldnames).items() if count > 1]
         if twice:
             fix = "Rename one of them; --caption_fields takes several columns."
             raise DataError(f"columns of {path}", ", ".join(twice), "names that occur once", fix)

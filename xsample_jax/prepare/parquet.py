@@ -65,6 +65,8 @@ def parquet_source(path: str, fields: Fields, split_by_folder: bool = False) -> 
         of_split = OF_SPLIT.fullmatch(file.stem)
         split = first_folder(relative, path) if split_by_folder else of_split and of_split[1]
         about = f"{relative} {file.stat().st_size} {file.stat().st_mtime_ns} {fields}"
+        if not fields.image and image != image_bytes_columns(schema)[0]:  # which it was in 0.1
+            about += f" {image}"
         groups += [(file, group, image, f"{about} {group}", split) for group in range(opened.num_row_groups)]
     if names and fields.class_names:
         raise DataError("--class_names", fields.class_names[:3], f"nothing: {path} names its classes", "Leave it out.")
