@@ -174,6 +174,23 @@ def test_texts_beside_images_are_captions_and_their_folders_are_no_classes(tmp_p
     assert "not from folder names" in report["notes"][0]
 
 
+def test_texts_in_capitals_are_read_and_those_without_an_image_counted(tmp_path):
+    """faults C3, C4: the caption of b.PNG in b.TXT was lost, and that of no image not mentioned."""
+    root = tmp_path / "in" / "cat"
+    root.mkdir(parents=True)
+    for name in ("a.jpg", "a.png", "b.PNG", "d.jpg"):
+        (root / name).write_bytes(make_image(len(name), kind="JPEG" if name.endswith("jpg") else "PNG"))
+    for name in ("a.txt", "a.TXT", "b.TXT", "c.txt", "b.Json"):
+        (root / name).write_text("{}" if name == "b.Json" else f"text of {name}")
+    (root / "d.txt").symlink_to(root / "nowhere")
+    _, report = make(folder_source(str(tmp_path / "in"), Fields()), tmp_path / "out")
+    captions = [record["captions"] for record in open_records(tmp_path / "out", "train")]
+    assert captions == [["text of a.txt"], ["text of a.txt"], ["text of b.TXT"], []]
+    assert report["skipped"] == {"texts without an image": 2}
+    _, report = make(folder_source(str(tmp_path / "in"), Fields(label_level="1")), tmp_path / "levels")
+    assert report["skipped"] == {"texts beside images": 4, "texts without an image": 2}
+
+
 @pytest.mark.parametrize(
     ("level", "names"), [("", ("dog", "toon")), ("1", ("a", "b")), ("path", ("a/dog", "a/toon", "b/toon"))]
 )

@@ -148,6 +148,8 @@ def _read_json_lines(path: Path) -> list[dict]:
 # (path relative to the folder, captions, label, values of the attributes)
 Row = tuple[str, tuple[str, ...], int | str | None, tuple[str, ...]]
 
+NO_FIELDS = Fields()
+
 # Of a file that is not there, or is none. Any other error may be gone when the same command is given again.
 NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
@@ -171,32 +173,34 @@ def folder_source(
     root = Path(path)
     if not root.is_dir():
         raise DataError("--path", path, "an existing folder")
-    sidecars, skipped = False, {}
+    beside, skipped = None, {}
     if table:
         rows, classes, notes = _table_rows(table, fields, root)
     else:
         names, skipped = files_below(root, IMAGE_SUFFIXES | UNREAD_SUFFIXES | TEXT_SUFFIXES)
-        rows, sidecars, notes = _listed_rows(names, fields, split_by_folder)
+        rows, beside, passed, notes = _listed_rows(names, fields, split_by_folder)
+        skipped = {**skipped, **passed}
         names = fields.class_names or tuple(sorted({row[2] for row in rows if row[2] is not None}))
-        classes = {"class_names": names, "labels_are_names": not sidecars or texts_are_names(names)}
+        classes = {"class_names": names, "labels_are_names": beside is None or texts_are_names(names)}
     if not rows:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         there = f" There are {', '.join(f'{count} {kind}' for kind, count in skipped.items())}." if skipped else ""
         raise DataError("--path", path, f"a folder with images ({kinds}), at any depth", f"None is there.{there}")
     for flag, value in (("--caption_fields", fields.captions), ("--label_field", fields.label)):
-        if value and not table and not sidecars:
+        if value and not table and beside is None:
             raise DataError(flag, value, "a --table, or .json files beside the images", "Give --table=FILE.")
-    attributes = _number_attributes(root, rows, fields, sidecars)
+    attributes = _number_attributes(root, rows, fields, beside)
     splits: dict[str | None, list[Row]] = {}
     for row in rows:
         splits.setdefault(first_folder(row[0], path) if split_by_folder else None, []).append(row)
     shards = []
     for split in sorted(splits, key=str):
         for number, chunk in enumerate(chunks(splits[split], shard_size)):
-            about = [str(root.absolute()), chunk, sidecars, str(fields), _digest_of_files(root, chunk, sidecars)]
+            texts = beside and {row[0]: beside[row[0]] for row in chunk if row[0] in beside}
+            about = [str(root.absolute()), chunk, str(fields), texts, _digest_of_files(root, chunk, texts or {})]
             identity = hashlib.sha256(json.dumps(about).encode()).hexdigest()
             name = f"{split or root.name}, images {number * shard_size} to {number * shard_size + len(chunk) - 1}"
-            read = partial(read_files, str(root), chunk, fields if sidecars else None, attributes)
+            read = partial(read_files, str(root), chunk, texts, fields, attributes)
             shards.append(InputShard(name, read, identity, split))
     return Source(
         tuple(shards),
@@ -207,24 +211,34 @@ def folder_source(
     )
 
 
-def _digest_of_files(root: Path, rows: list[Row], sidecars: bool) -> str:
-    """SHA-256 (hex) of size and time of these images, and of the texts beside them where they are read."""
+# {image: {suffix: the file with its captions and labels}}, all relative to the folder.
+Texts = Mapping[str, Mapping[str, str]]
+
+
+def _digest_of_files(root: Path, rows: list[Row], texts: Texts) -> str:
+    """SHA-256 (hex) of size and time of these images, and of the texts beside them."""
     digest = hashlib.sha256()
-    for row in rows:
-        file = root / row[0]
-        for one in (file, *(file.with_suffix(f".{suffix}") for suffix in sorted(TEXT_SUFFIXES) if sidecars)):
+    for name, *_ in rows:
+        for one in (name, *texts.get(name, {}).values()):
             about = None
             with contextlib.suppress(OSError, ValueError):  # what is not there is reported where files are read
-                stat = one.stat()
+                stat = (root / one).stat()
                 about = stat.st_size, stat.st_mtime_ns
             digest.update(f"{about}\n".encode())
     return digest.hexdigest()
 
 
 def read_files(
-    root: str, rows: list[Row], sidecars: Fields | None = None, attributes: Mapping[str, Mapping[str, int]] = {}
+    root: str,
+    rows: list[Row],
+    texts: Texts | None = None,
+    fields: Fields = NO_FIELDS,
+    attributes: Mapping[str, Mapping[str, int]] = {},
 ) -> Iterator[Example | Problem]:
-    """Yields one example per row, or a problem where there is no image. sidecars: what to read of .txt and .json."""
+    """Yields one example per row, or a problem where there is no image.
+
+    texts: where captions and labels are; None: in the rows.
+    """
     for name, captions, label, values in rows:
         file = Path(root) / name
         if file.suffix[1:].lower() in UNREAD_SUFFIXES:
@@ -235,9 +249,9 @@ def read_files(
             continue
         try:
             data = read_regular(file)
-            if sidecars is not None:
-                members = {file.suffix[1:].lower(): data} | _read_beside(file)
-                yield from example_of_members(name, members, sidecars, attributes)
+            if texts is not None:
+                members = {file.suffix[1:].lower(): data} | _read_texts(root, texts.get(name, {}))
+                yield from example_of_members(name, members, fields, attributes)
                 continue
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno not in NO_FILE:
@@ -249,23 +263,37 @@ def read_files(
         yield Example(name, data, captions, label, numbers)
 
 
-def _read_beside(file: Path) -> dict[str, bytes]:
-    """{suffix: bytes} of the .txt, .json and .cls with the name of an image."""
+def _read_texts(root: str, files: Mapping[str, str]) -> dict[str, bytes]:
     found = {}
-    for suffix in TEXT_SUFFIXES:
-        with contextlib.suppress(FileNotFoundError):
-            found[suffix] = read_regular(file.with_suffix(f".{suffix}"))
+    for suffix, name in files.items():
+        with contextlib.suppress(FileNotFoundError):  # a link to nothing
+            found[suffix] = read_regular(Path(root) / name)
     return found
 
 
-def _listed_rows(names: list[str], fields: Fields, split_by_folder: bool) -> tuple[list[Row], bool, tuple[str, ...]]:
-    """(a row for each image, whether texts beside the images describe them, notes) of a folder without a table."""
+def _texts_beside(names: list[str]) -> tuple[Texts, dict[str, int]]:
+    """({image: {suffix: the .txt, .json or .cls of its name}}, how many such files no image has)."""
+    found: dict[str, dict[str, str]] = collections.defaultdict(dict)
+    for name in reversed(names):  # so that of a.TXT and a.txt the second, which most programs write, counts
+        if _is_text(name):
+            path = PurePosixPath(name)
+            found[str(path.with_suffix(""))].setdefault(path.suffix[1:].lower(), name)
+    stems = {name: str(PurePosixPath(name).with_suffix("")) for name in names if not _is_text(name)}
+    texts = {name: found[stem] for name, stem in stems.items() if stem in found}
+    read = sum(len(found[stem]) for stem in set(stems.values()) if stem in found)
+    return texts, {"texts without an image": len(names) - len(stems) - read}
+
+
+def _listed_rows(
+    names: list[str], fields: Fields, split_by_folder: bool
+) -> tuple[list[Row], Texts | None, Mapping[str, int], tuple[str, ...]]:
+    """(a row for each image, the texts that describe them, what was skipped, notes) of a folder without a table."""
     images = [name for name in names if not _is_text(name)]
-    described = {str(PurePosixPath(name).with_suffix("")) for name in names if _is_text(name)}
-    sidecars = any(str(PurePosixPath(name).with_suffix("")) in described for name in images)
-    if sidecars and not fields.label_level:
+    texts, skipped = _texts_beside(names)
+    if texts and not fields.label_level:
         kinds = "Captions and labels are read from the .txt, .json and .cls beside the images, not from folder names."
-        return [(name, (), None, ()) for name in images], True, (kinds,)
+        return [(name, (), None, ()) for name in images], texts, +collections.Counter(skipped), (kinds,)
+    skipped |= {"texts beside images": len(names) - len(images) - skipped["texts without an image"]}
     rows, parents = [], collections.defaultdict(set)
     for name in images:
         levels = PurePosixPath(name).parts[int(split_by_folder) : -1]
@@ -280,7 +308,7 @@ def _listed_rows(names: list[str], fields: Fields, split_by_folder: bool) -> tup
         some = ", ".join(f"{label} ({len(parents[label])} folders)" for label in shared[:5])
         notes.append(f"{len(shared)} labels are folders of one name in several places, and one class each: {some}.")
     deep = any(len(PurePosixPath(name).parts) > 2 + split_by_folder for name in images)
-    return rows, False, tuple(notes) if parents and (deep or shared) else ()
+    return rows, None, +collections.Counter(skipped), tuple(notes) if parents and (deep or shared) else ()
 
 
 def _is_text(name: str) -> bool:
@@ -297,17 +325,17 @@ def _label_of(levels: tuple[str, ...], level: str, name: str) -> str | None:
     return levels[int(level) - 1] if len(levels) >= int(level) else None
 
 
-def _number_attributes(root: Path, rows: list[Row], fields: Fields, sidecars: bool) -> dict[str, dict[str, int]]:
+def _number_attributes(root: Path, rows: list[Row], fields: Fields, texts: Texts | None) -> dict[str, dict[str, int]]:
     if not fields.attributes:
         return {}
-    if not sidecars:
+    if texts is None:
         return number_values((dict(zip(fields.attributes, row[3], strict=True)) for row in rows), fields.attributes)
 
     def jsons() -> Iterator[dict]:
-        for row in rows:
+        for name, *_ in rows:
             value = None
-            with contextlib.suppress(OSError, ValueError, RecursionError):  # read_files reports it
-                value = json.loads(read_regular((root / row[0]).with_suffix(".json")))
+            with contextlib.suppress(OSError, ValueError, RecursionError, KeyError):  # read_files reports it
+                value = json.loads(read_regular(root / texts[name]["json"]))
             yield value if isinstance(value, dict) else {}
 
     return number_values(jsons(), fields.attributes)
