@@ -177,3 +177,14 @@ def test_images_of_one_color_are_counted():
     dot = Image.new("RGB", (8, 8))
     dot.putpixel((7, 7), (0, 0, 1))
     assert prepare_image(as_png(dot), ImageOptions())[1] == []
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_images_that_use_few_of_16_bits_are_counted(kind):
+    """faults C1: numbers of 12 bits stored in 16 came out black, without a word."""
+    values = np.linspace(0, 4095, 64, dtype=np.uint16).reshape(8, 8)
+    for factor, notes in ((1, ["16_bit", "dark_16_bit"]), (2, ["16_bit", "dark_16_bit"]), (16, ["16_bit"])):
+        buffer = io.BytesIO()
+        Image.fromarray(values * factor).save(buffer, kind)
+        assert prepare_image(buffer.getvalue(), ImageOptions())[1] == notes
+    assert prepare_image(as_png(Image.fromarray((values // 256).astype(np.uint8))), ImageOptions())[1] == []

@@ -1,6 +1,8 @@
 """Labels that are names, numbers, or names that look like numbers: every record gets the class that it says."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow
@@ -10,7 +12,8 @@ import pytest
 from tests.prepare.corpora import make_image, sample, write_tar
 from xsample_jax.data.records import open_records
 from xsample_jax.errors import DataError
-from xsample_jax.prepare.example import Fields, Source, read_column
+from xsample_jax.prepare import huggingface, tfds
+from xsample_jax.prepare.example import Example, Fields, Problem, Source, read_column
 from xsample_jax.prepare.folder import folder_source
 from xsample_jax.prepare.job import ImageOptions, Job
 from xsample_jax.prepare.parquet import parquet_source
@@ -171,3 +174,20 @@ def test_shares_beside_splits_of_the_input_are_refused(tmp_path):
     write_images(tmp_path / "more.parquet", label=[0, 1])
     source = open_source("parquet", str(tmp_path), Fields(), options)
     assert source.notes[-1] == "--splits divides 1 of 2 input shards; the others name theirs."
+
+
+def test_texts_of_tfds_and_of_the_hub_that_nobody_asked_for(monkeypatch):
+    """faults C10: one label that is a text ended the work."""
+    rows = [{"image": {"bytes": b"x"}, "label": "a person"}, {"image": {"bytes": b"x"}, "label": "3"}]
+    hub = SimpleNamespace(num_shards=1, shard=lambda **_: hub, cast_column=lambda *_: rows)
+    module = SimpleNamespace(load_dataset=lambda **_: hub, Image=lambda decode: None)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    monkeypatch.setattr(tfds, "_builder", lambda path: SimpleNamespace(as_data_source=lambda **_: rows))
+    for fields, expected in ((Fields(), [None, "3"]), (Fields(label="label"), ["a person", "3"])):
+        for items in (
+            list(huggingface.read_shard({}, "train", 0, "image", fields)),
+            list(tfds.read_range("t", "train", 0, 2, fields)),
+        ):
+            assert [item.label for item in items if isinstance(item, Example)] == expected
+            kinds = [item.kind for item in items if isinstance(item, Problem)]
+            assert kinds == ["unknown_label"] * (expected[0] is None)

@@ -1,5 +1,6 @@
 """Nothing is passed over without a word: records + drops + skips = what was there, for every source of files."""
 
+import io
 import json
 import os
 import tarfile
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
 from tests.prepare.corpora import make_image, sample, write_tar
 from xsample_jax.data.records import open_records
@@ -16,11 +18,13 @@ from xsample_jax.prepare.example import KINDS, Fields
 from xsample_jax.prepare.folder import folder_source
 from xsample_jax.prepare.job import ImageOptions, Job
 from xsample_jax.prepare.parquet import parquet_source
-from xsample_jax.prepare.prepare import local_runner, prepare
+from xsample_jax.prepare.prepare import local_runner, prepare, summary
 from xsample_jax.prepare.vectors import vectors_source
 from xsample_jax.prepare.webdataset import expand_braces, webdataset_source
 
-KEPT = ("no_caption", "near_empty_caption", "cut_caption", "not_unicode", "missing_field", "unknown_label")
+KEPT = (
+    "no_caption", "near_empty_caption", "cut_caption", "not_unicode", "missing_field", "unknown_label", "dark_16_bit",
+)  # fmt: skip
 
 
 def make(source, out, splits=None, **options):
@@ -57,6 +61,18 @@ def test_every_member_of_a_tar_is_counted_where_it_is_unsorted(tmp_path):
     write_tar(tmp_path / "a.tar", samples)
     _, report = make(webdataset_source(str(tmp_path / "a.tar"), Fields()), tmp_path / "out")
     assert (report["kept"], report["scattered_members"], report.get("no_image", 0)) == (3, 3, 0)
+
+
+def test_further_images_of_a_key_are_counted(tmp_path):
+    """faults C3: the second was dropped without a word."""
+    png = make_image(5, kind="PNG")
+    rows = {"000": sample(0, png=png, webp=make_image(6, kind="WEBP")), "001": {"png": png, "json": b"[", "jpg": png}}
+    write_tar(tmp_path / "a.tar", rows)
+    _, report = make(webdataset_source(str(tmp_path / "a.tar"), Fields()), tmp_path / "out")
+    assert (report["second_image"], counted(report)) == (3, 5)
+    assert [record["image"] for record in open_records(tmp_path / "out", "train")] == [sample(0)["jpg"]]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "problems.jsonl").read_text().splitlines()]
+    assert ["a.tar", "000.png", "second_image", "beside .jpg"] in lines
 
 
 @pytest.mark.parametrize("flag", ["label", "captions"])
@@ -272,9 +288,11 @@ def test_a_set_of_classes_has_no_line_for_every_missing_caption_and_empty_splits
     (tmp_path / "in" / "cat").mkdir(parents=True)
     for number in range(3):
         (tmp_path / "in" / "cat" / f"{number}.jpg").write_bytes(make_image(number))
-    _, report = make(folder_source(str(tmp_path / "in"), Fields()), tmp_path / "out", {"train": 0.999, "val": 0.001})
+    source, out = folder_source(str(tmp_path / "in"), Fields()), tmp_path / "out"
+    manifest, report = make(source, out, {"train": 0.999, "val": 0.001})
     assert report["no_caption"] == 3
-    assert (tmp_path / "out" / "problems.jsonl").read_text() == ""
+    assert (out / "problems.jsonl").read_text() == ""
+    assert "problems.jsonl" not in "".join(summary(manifest, report, out))
     assert report["empty_splits"] == ["val"]
 
 
@@ -302,3 +320,15 @@ def test_a_file_without_a_row_is_refused(tmp_path):
     np.savez(tmp_path / "v.npz", vectors=np.zeros((0, 4), np.float32), label=np.zeros(0, np.int64))
     with pytest.raises(DataError, match="records of t = 0: expected at least one"):
         make(vectors_source(str(tmp_path / "v.npz"), Fields(), 4), tmp_path / "out")
+
+
+def test_images_that_use_few_of_their_bits_have_a_line(tmp_path):
+    """faults C1: they are kept, nearly black."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.linspace(0, 4095, 64, dtype=np.uint16).reshape(8, 8)).save(buffer, "PNG")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(buffer.getvalue())
+    manifest, report = make(folder_source(str(tmp_path / "in"), Fields()), tmp_path / "out")
+    assert (report["kept"], report["dark_16_bit"], report["image_16_bit"]) == (1, 1, 1)
+    assert (tmp_path / "out" / "problems.jsonl").read_text().count('"a.png", "dark_16_bit"') == 1
+    assert any("dark_16_bit: 1" in line for line in summary(manifest, report, tmp_path / "out"))

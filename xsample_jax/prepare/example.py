@@ -66,6 +66,7 @@ KINDS = {
     "no_image": "no image, or its file is missing, outside --path, or not a regular file: dropped",
     "unread_image": "an image of a format that is not read (AVIF, HEIC, ...); in a tar also a link, a sparse file "
     "or a name with two dots: not read",
+    "second_image": "a further image of a key in a tar: not read, the first is",
     "scattered_members": "members of a key that are not next to each other in their tar: not read (sort it by name)",
     "broken_metadata": "JSON that cannot be read, or no label or caption where one was asked for: dropped",
     "broken_record": "record that cannot be read: dropped",
@@ -79,6 +80,7 @@ KINDS = {
     "no_caption": "no caption, or only white space: kept without, or dropped with --require_caption",
     "near_empty_caption": "caption of fewer than 3 letters and digits: kept",
     "cut_caption": "very long caption: cut",
+    "dark_16_bit": "image of 16 bits that uses less than an eighth of them, nearly black when stored in 8: kept",
     "not_unicode": "caption with bytes that are not UTF-8: replaced by U+FFFD",
 }
 
@@ -327,10 +329,12 @@ def example_of_members(key: str, members: Mapping[str, bytes], fields: Fields, l
     """Yields the example of an image and the .txt, .json and .cls beside it, and problems with what they hold.
 
     Args:
-      members: {suffix: bytes}, one of them an image.
+      members: {suffix: bytes}, one of them an image; of several the first is read, the others are problems.
       labels: attribute -> {name of a value: its number}, of the JSON entries that become attributes.
     """
-    images = [data for suffix, data in members.items() if suffix in IMAGE_SUFFIXES]
+    first, *others = [suffix for suffix in members if suffix in IMAGE_SUFFIXES]
+    for suffix in others:
+        yield Problem(f"{key}.{suffix}", "second_image", f"beside .{first}")
     row = {}
     if "json" in members:
         try:
@@ -362,7 +366,7 @@ def example_of_members(key: str, members: Mapping[str, bytes], fields: Fields, l
     if None in attributes.values():
         yield Problem(key, "broken_metadata", f"no value of {', '.join(attributes)}")
         return
-    yield Example(key, images[0], captions, label, attributes)
+    yield Example(key, members[first], captions, label, attributes)
 
 
 def image_bytes_columns(schema) -> list[str]:

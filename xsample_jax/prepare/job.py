@@ -16,6 +16,7 @@ from xsample_jax.data.decode import (
     ALL_FORMATS,
     DAMAGED,
     FITS,
+    TIFF_BITS,
     exif_orientation,
     has_exif,
     loses_a_third,
@@ -37,6 +38,7 @@ from xsample_jax.prepare.example import Source, number_in
 SMALL_SHARD, LARGE_SHARD = 10_000, 1_000_000  # ids for one input shard
 KEPT_FORMATS = {"JPEG", "PNG", "WEBP"}
 LOSSLESS_FORMATS = {"PNG", "GIF", "BMP", "TIFF", "PPM"}
+DARK = 32  # of 256: cameras and scanners of 10 to 13 bits stay below it when they store their numbers in 16
 FULL_SIZE = 2**15  # more than half of any JPEG: it is not shrunk while it is decoded
 
 
@@ -78,7 +80,7 @@ def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]
 
     Returns:
       The bytes, and what is to be counted: turned, cmyk, 16_bit, animated, shrunk; one_color (all pixels alike),
-      elongated (the center square loses more than a third of it).
+      elongated (the center square loses more than a third of it), dark_16_bit (16 bits, of which the image uses few).
 
     Raises:
       DataError: the image does not decode, or is too long for a JPEG.
@@ -91,6 +93,8 @@ def prepare_image(data: bytes, options: ImageOptions) -> tuple[bytes, list[str]]
     except DAMAGED as error:
         raise DataError("image", str(error)[:200], "an image with a header that can be read") from error
     notes = []
+    if "16_bit" in changes and pixels[..., :3].max() < DARK:
+        notes.append("dark_16_bit")
     if (pixels[0] == pixels[0, 0]).all() and (pixels == pixels[0, 0]).all():
         notes.append("one_color")
     if loses_a_third(pixels):
@@ -140,7 +144,8 @@ def _header(data: bytes) -> tuple[str, tuple[int, int], list[str]]:
         found.append("turned")
     if header.mode == "CMYK":
         found.append("cmyk")
-    if header.mode.startswith("I") or (header.format == "PNG" and data[24] == 16):  # the depth, in the header of a PNG
+    depth = data[24] if header.format == "PNG" else max(getattr(header, "tag_v2", {}).get(TIFF_BITS, (8,)))
+    if header.mode.startswith("I") or depth == 16:
         found.append("16_bit")
     if getattr(header, "is_animated", False):
         found.append("animated")

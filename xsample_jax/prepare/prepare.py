@@ -313,7 +313,7 @@ def summary(manifest: Manifest, report: Mapping, out: Path) -> Iterator[str]:
     found = [kind for kind in KINDS if report.get(kind)]
     for kind in found:
         yield f"  {kind}: {report[kind]} ({KINDS[kind]})"
-    if found:
+    if file_sizes(out).get(PROBLEMS):  # sets of classes have no line for each missing caption
         yield f"  one line for each of these: {out / PROBLEMS}"
     if manifest.text_encoder:
         yield f"  embeddings by {manifest.text_encoder['name']}"

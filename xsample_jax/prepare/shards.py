@@ -188,6 +188,9 @@ def _record(job: Job, item: Example | Problem, id: int, keys: set[int]) -> tuple
     notes: list[tuple[str, str]] = []
     if embeddings is None:  # embedded captions are what was embedded, to the letter
         captions, notes = clean_captions(captions)
+    if "dark_16_bit" in changes:
+        changes.remove("dark_16_bit")
+        notes = [("dark_16_bit", "all values below an eighth of 65535"), *notes]
     problems = [Problem(item.key, kind, detail) for kind, detail in notes]
     if not captions and job.require_caption:
         return None, problems
