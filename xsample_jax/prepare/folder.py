@@ -222,7 +222,7 @@ def _digest_of_files(root: Path, rows: list[Row], texts: Texts) -> str:
         for one in (name, *texts.get(name, {}).values()):
             about = None
             with contextlib.suppress(OSError, ValueError):  # what is not there is reported where files are read
-                stat = (root / one).stat()
+                stat = os.stat(os.path.join(root, one))
                 about = stat.st_size, stat.st_mtime_ns
             digest.update(f"{about}\n".encode())
     return digest.hexdigest()
@@ -276,9 +276,9 @@ def _texts_beside(names: list[str]) -> tuple[Texts, dict[str, int]]:
     found: dict[str, dict[str, str]] = collections.defaultdict(dict)
     for name in reversed(names):  # so that of a.TXT and a.txt the second, which most programs write, counts
         if _is_text(name):
-            path = PurePosixPath(name)
-            found[str(path.with_suffix(""))].setdefault(path.suffix[1:].lower(), name)
-    stems = {name: str(PurePosixPath(name).with_suffix("")) for name in names if not _is_text(name)}
+            stem, _, suffix = name.rpartition(".")
+            found[stem].setdefault(suffix.lower(), name)
+    stems = {name: name.rpartition(".")[0] for name in names if not _is_text(name)}
     texts = {name: found[stem] for name, stem in stems.items() if stem in found}
     read = sum(len(found[stem]) for stem in set(stems.values()) if stem in found)
     return texts, {"texts without an image": len(names) - len(stems) - read}
@@ -312,7 +312,7 @@ def _listed_rows(
 
 
 def _is_text(name: str) -> bool:
-    return PurePosixPath(name).suffix[1:].lower() in TEXT_SUFFIXES
+    return name.rpartition(".")[2].lower() in TEXT_SUFFIXES
 
 
 def _label_of(levels: tuple[str, ...], level: str, name: str) -> str | None:

@@ -206,7 +206,7 @@ class Job:
         """Digests of what the fingerprint is made of, by which two jobs can be told apart: keys of PARTS."""
         return {name: _sha256(fact)[:16] for name, fact in self._facts.items()}
 
-    @functools.cached_property
+    @property
     def _facts(self) -> dict:
         facts = {
             "format": [SCHEMA_VERSION, self.writer_options],
