@@ -260,6 +260,26 @@ def test_a_config_that_changes_the_state_is_named_and_nothing_counts_as_damaged(
     assert not (folder / "damaged").exists()
 
 
+def test_a_run_goes_on_with_the_images_that_it_began_with(finished, tmp_path, monkeypatch):
+    """faults D6: another dataset in the place of the first was trained on without a word."""
+    import shutil
+
+    folder, config = tmp_path / "run", tiny_config(steps=4, log__every=1, checkpoint__every=2)
+    shutil.copytree(finished, folder)
+    (folder / "evaluation.json").unlink()
+    shutil.rmtree(folder / "checkpoints" / "4")
+    monkeypatch.setattr("xsample_jax.setup.identify_images", lambda config, source: "other-images")
+    with pytest.raises(CheckpointError, match=r"images of the checkpoint = '[0-9a-f]{12}'.*other-images.*--allow_c"):
+        train(config, folder)
+    assert (folder / "checkpoints" / "2").is_dir()
+    train(config, folder, allow_config_change=True)
+    (event,) = [event for event in read_history(folder) if event["event"] == "other images"]
+    assert (event["step"], event["now"]) == (2, "other-images")
+    more = tiny_config(steps=6, log__every=1, checkpoint__every=2, checkpoint__resume_from=str(finished))
+    train(more, tmp_path / "more")  # from another run: said, and no error
+    assert "other images" in [event["event"] for event in read_history(tmp_path / "more")]
+
+
 def test_a_checkpoint_that_cannot_be_read_for_now_is_not_moved_away(finished, tmp_path, monkeypatch):
     """faults B6: EIO and EACCES say nothing about the files."""
     import pathlib
