@@ -14,7 +14,6 @@ import jax
 
 from xsample_jax.checkpoint import Checkpoints, started_config
 from xsample_jax.config import load_config, resolve
-from xsample_jax.config.renamed import current_metrics
 from xsample_jax.config.saved import changed_keys, check_shared, save_config
 from xsample_jax.data.dataset import Dataset, train_batches
 from xsample_jax.data.plans import check_position
@@ -23,7 +22,7 @@ from xsample_jax.distributed import barrier, log_info, name_of_process
 from xsample_jax.encoder import read_initial
 from xsample_jax.errors import CheckpointError, ConfigError
 from xsample_jax.evals.baselines import suite_baselines
-from xsample_jax.evals.catalog import HEADLINES, describe, save_facts
+from xsample_jax.evals.catalog import HEADLINES, describe, read_scores, save_facts
 from xsample_jax.evals.classifier import with_forgetting
 from xsample_jax.evals.evaluate import evaluate_state, write_snapshot
 from xsample_jax.evals.metrics import save_examples
@@ -78,7 +77,7 @@ def train(
         # Build.
         changes = changed_keys(config, started_config(run), str(run.place), allow_config_change)
         check_shared(run.place)  # also a barrier: no process writes until all have read the folder
-        finished = _read_scores(folder / EVALUATION)
+        finished = read_scores(folder / EVALUATION)
         if finished is not None and not changes:
             log_info(f"{config.name}: finished. Its report: {run.place / REPORT}")
             _say_results(config, run, finished)
@@ -139,18 +138,6 @@ def _check_side_files(config, folder: pathlib.Path, allow_change: bool) -> None:
         )
     if found != before:
         log_event(folder, "side files", files=found)
-
-
-def _read_scores(path: pathlib.Path) -> dict[str, float] | None:
-    """The metrics of a finished run; None where there are none, or where the file is damaged."""
-    try:
-        scores = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        say(f"warning: {path} is damaged ({str(error)[:100]}): the final evaluation is repeated", error=True)
-        return None
-    return current_metrics(scores) if isinstance(scores, dict) else None
 
 
 def _restore(

@@ -196,6 +196,58 @@ def test_no_damaged_file_blocks_a_good_checkpoint(finished, tmp_path, how, capsy
     capsys.readouterr()
 
 
+def _put(path, content=None):
+    """A file with `content`, or without one a folder, with what is above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir() if content is None else path.write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("damaged/4-1/notes", "another one"),
+        ("damaged", "a file"),
+        ("checkpoints/old2/metrics", None),
+        ("checkpoints/old2/metrics/metrics", "{"),
+        ("checkpoints/04/metrics/metrics", "{"),
+        ("tensorboard", "a file"),
+        ("profile", "a file"),
+        ("tensorboard/events.out.tfevents.inf", ""),
+        ("tensorboard/events.out.tfevents.nan", ""),
+        ("tensorboard/events.out.tfevents.1e300", ""),
+        ("evaluation.json", '{"label/knn": null}'),
+        ("evaluation.json", '{"label/knn": true}'),
+        ("evaluation.json", '"abc"'),
+    ],
+)
+def test_nothing_that_lies_in_a_folder_blocks_a_restart(finished, tmp_path, name, content):
+    """faults B6: what people and other tools put there ended every start with a traceback."""
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    place, before = folder / name, json.loads((folder / "evaluation.json").read_text())
+    if place.is_dir():
+        shutil.rmtree(place)
+    _put(place, content)
+    if name.startswith("damaged"):
+        (folder / "checkpoints" / "4" / "meta" / "metadata").write_text("{")
+    if name.startswith(("tensorboard", "profile")):
+        shutil.rmtree(folder / "checkpoints" / "4")  # so that it trains
+    if name != "evaluation.json":
+        (folder / "evaluation.json").unlink()
+    config = tiny_config(steps=4, log__every=1, checkpoint__every=2, log__profile=(3, 4))
+    assert train(config, folder).keys() == before.keys()
+    assert all(isinstance(value, float) for value in json.loads((folder / "evaluation.json").read_text()).values())
+    if name.startswith("damaged"):
+        assert (folder / "damaged" / "4-0").is_dir()
+        assert (folder / "damaged.damaged").exists() == (content == "a file")
+    else:
+        assert not (folder / "damaged").exists()
+    if name == "evaluation.json":
+        assert (folder / "evaluation.json.damaged").read_text() == content
+
+
 def test_a_lost_config_is_that_of_the_checkpoint(finished, tmp_path):
     """faults A10: without config.json a run resumed with another learning rate without a word."""
     import shutil

@@ -17,6 +17,7 @@ from typing import BinaryIO, TextIO
 import numpy as np
 
 from xsample_jax.errors import DataError
+from xsample_jax.io.console import say
 from xsample_jax.io.paths import in_bucket, move_in
 
 LARGEST_FILE = 2**28  # bytes; no image of the sizes that are read is larger
@@ -51,6 +52,13 @@ def set_aside(path: pathlib.Path) -> pathlib.Path:
     aside = next(name for name in names if not os.path.lexists(name))
     path.rename(aside)
     return aside
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """Makes a folder with those above it; a file in its place is set aside, and said: it must not end a run."""
+    if os.path.lexists(path) and not path.is_dir():
+        say(f"warning: {path} is no folder; it is {set_aside(path).name} now", error=True)
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def read_regular(path: pathlib.Path) -> bytes:
