@@ -118,7 +118,7 @@ def test_say_after_its_stream_is_gone(monkeypatch):
     say("text", error=True)
 
 
-def test_planted_links_are_not_followed(tmp_path):
+def test_planted_links_are_not_followed(tmp_path, monkeypatch):
     """faults B4: a link at .lock emptied any file of the user, one at a temporary name was written through."""
     precious = tmp_path / "precious.txt"
     precious.write_text("data")
@@ -130,7 +130,11 @@ def test_planted_links_are_not_followed(tmp_path):
     for make in (open_lock, create_new):
         with pytest.raises(OSError, match=r"link|exists"):
             make(folder / ".lock")
-    (folder / ".config.json.partial").symlink_to(precious)
+    monkeypatch.setattr("secrets.token_hex", lambda count: next(names))
+    names = iter(["planted", "free"])
+    (folder / ".config.json.planted.partial").symlink_to(precious)
+    with pytest.raises(FileExistsError):
+        atomic_write(folder / "config.json", lambda partial: partial.write_text("{}"))
     atomic_write(folder / "config.json", lambda partial: partial.write_text("{}"))
     assert precious.read_text() == "data"
     assert (folder / "config.json").read_text() == "{}"

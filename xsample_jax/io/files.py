@@ -3,13 +3,17 @@
 import codecs
 import contextlib
 import errno
+import functools
 import io
 import itertools
 import math
 import os
 import pathlib
+import re
+import secrets
 import stat
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO, TextIO
@@ -20,6 +24,8 @@ from xsample_jax.errors import DataError
 from xsample_jax.io.console import say
 from xsample_jax.io.paths import in_bucket, move_in
 
+PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial", re.DOTALL)  # names of files that are being written
+LEFT_BEHIND = 86_400  # seconds after which nobody writes them any more
 LARGEST_FILE = 2**28  # bytes; no image of the sizes that are read is larger
 
 
@@ -144,13 +150,25 @@ def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
         with tempfile.TemporaryDirectory(prefix="xsample_jax-") as folder:
             yield pathlib.Path(folder) / path.name
         return
-    partial = path.with_name(f".{path.name}.partial")
+    _remove_old(path.parent)
+    # A name of its own: two processes that write one file take turns with whole files, and never share a half one.
+    partial = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.partial")
+    create_new(partial)
     try:
-        partial.unlink(missing_ok=True)  # of a killed process, or a link that somebody put there
-        create_new(partial)
         yield partial
     finally:
         partial.unlink(missing_ok=True)
+
+
+@functools.lru_cache(maxsize=4096)  # once for a process: a folder may have a million files
+def _remove_old(folder: pathlib.Path) -> None:
+    """Removes what killed processes have left half written; another process may still write what is young."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            if PARTIAL.fullmatch(entry.name):
+                with contextlib.suppress(OSError):  # another process was faster
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFT_BEHIND:
+                        os.unlink(entry.path)
 
 
 # The files of a run folder by name; its checkpoints: io/checkpoint_files.py.
