@@ -79,7 +79,7 @@ def size_of_regular(path: pathlib.Path) -> int:
     """Bytes of a regular file; OSError for a device or a pipe, before it is opened: a pipe waits for a writer."""
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
-        raise IsADirectoryError(errno.EISDIR, "not a regular file")
+        raise IsADirectoryError(errno.EISDIR, "not a regular file", str(path))
     return about.st_size
 
 
