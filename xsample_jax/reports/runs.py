@@ -106,7 +106,7 @@ def _load(folder: Path) -> Run:
             raise DataError(
                 "run folder", str(folder), f"a folder with {name}", "Is it the --workdir of a training run?"
             )
-    config = _read_config(folder / CONFIG)
+    config = read_config(folder / CONFIG)
     lines = read_jsonl(folder / JSONL)
     facts, notes = load_facts(folder / FACTS)
     examples = load_examples(folder / EXAMPLES) if (folder / EXAMPLES).exists() else {}
@@ -130,7 +130,7 @@ def _load(folder: Path) -> Run:
     )
 
 
-def _read_config(path: Path) -> dict:
+def read_config(path: Path) -> dict:
     """The config of a run as plain values by their present names; DataError for a damaged file."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

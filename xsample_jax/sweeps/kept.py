@@ -294,7 +294,8 @@ def other_config(found: Mapping, config: Mapping) -> list[str]:
         stored = config_from_json(json.dumps(found["config"]))
     except UserError:  # it has keys or values that no longer exist
         return ["config"]
-    return [name for name in diff_configs(stored, config) if name not in NOT_COMPARED]
+    left_out = (*NOT_COMPARED, "data.source") if config["data"]["source"] == "folder" else NOT_COMPARED
+    return [name for name in diff_configs(stored, config) if name not in left_out]  # (a run makes records of a folder)
 
 
 def is_outdated(found: Mapping) -> bool:
