@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import itertools
 import json
 import math
 import os
@@ -31,7 +32,7 @@ from xsample_jax.io.checkpoint_files import (
     text_checksum,
 )
 from xsample_jax.io.console import say
-from xsample_jax.io.files import CONFIG, EVALUATION, set_aside
+from xsample_jax.io.files import CONFIG, EVALUATION, make_folder, set_aside
 from xsample_jax.io.paths import absolute, check_run_path, in_bucket, move_tree
 from xsample_jax.io.run_dir import RunFolder, log_event
 from xsample_jax.state import Progress, TrainState
@@ -230,8 +231,10 @@ class Checkpoints:
             return
         damaged = self._folder / DAMAGED
         for step, problem in problems.items() if jax.process_index() == 0 else ():
-            number = len(list(damaged.glob("*")))  # (a folder of a bucket is not there before its first file)
-            target = damaged / f"{step}-{number}"
+            taken = {path.name for path in damaged.glob("*")}  # (a folder of a bucket is there with its first file)
+            target = next(damaged / f"{step}-{n}" for n in itertools.count() if f"{step}-{n}" not in taken)
+            if self._is_local():
+                make_folder(damaged)
             move_tree(self._folder / CHECKPOINTS / str(step), target)
             log_event(
                 self._history, "a damaged checkpoint was set aside", step=step, moved=target, problem=problem[:500]
@@ -242,6 +245,8 @@ class Checkpoints:
         """Checkpoints whose metrics cannot be read: orbax would not open the folder."""
         problems = {}
         for path in sorted((self._folder / CHECKPOINTS).glob("*[0-9]/metrics")) if jax.process_index() == 0 else ():
+            if not _is_step(path.parent.name):
+                continue
             try:
                 if not isinstance(json.loads((path / "metrics").read_text()), dict):
                     raise ValueError("no JSON object")
@@ -283,6 +288,11 @@ def _tried(work: Callable[[], object], what: str) -> tuple[object, str]:
         problem = _cause(str(error) or type(error).__name__)[:400] + name_of_process()
     problems = [text for text in allgather_text(what, problem) if text]
     return (None, "; ".join(problems)) if problems else (found, "")
+
+
+def _is_step(name: str) -> bool:
+    """Whether a folder of this name is a checkpoint: people put others beside them."""
+    return name.isascii() and name.isdigit() and name == str(int(name))
 
 
 def _as_dict(state: TrainState) -> dict:

@@ -14,7 +14,6 @@ import jax
 
 from xsample_jax.checkpoint import Checkpoints, started_config
 from xsample_jax.config import load_config, resolve
-from xsample_jax.config.renamed import current_metrics
 from xsample_jax.config.saved import changed_keys, check_shared, save_config
 from xsample_jax.data.dataset import Dataset, train_batches
 from xsample_jax.data.plans import check_position
@@ -23,7 +22,7 @@ from xsample_jax.distributed import barrier, log_info, name_of_process
 from xsample_jax.encoder import read_initial
 from xsample_jax.errors import CheckpointError, ConfigError
 from xsample_jax.evals.baselines import suite_baselines
-from xsample_jax.evals.catalog import HEADLINES, describe, save_facts
+from xsample_jax.evals.catalog import HEADLINES, describe, read_scores, save_facts
 from xsample_jax.evals.classifier import with_forgetting
 from xsample_jax.evals.evaluate import evaluate_state, write_snapshot
 from xsample_jax.evals.metrics import save_examples
@@ -57,7 +56,7 @@ def train(
     Args:
       config: a ConfigDict, checked or not, or the name of a config file, as "configs/quickstart.py:smoke".
       workdir: the run folder.
-      allow_config_change: continue a run of another config in this folder.
+      allow_config_change: continue a run of another config, or on other images, in this folder.
       on_log: called with (step, {metric: value}) for every line of metrics, on the first process; those of evaluations
         are `eval/NAME`. An OSError that it raises is logged, and the line is kept for the next call.
 
@@ -65,8 +64,8 @@ def train(
     run is finished it says so and returns its metrics. docs/training.md says what happens when something goes wrong.
 
     Raises ConfigError, DataError or CheckpointError on bad input; CheckpointError when the folder holds another run
-    (unless `allow_config_change`) or is in use; DivergedError, SaveError or StalledError when the run breaks; Preempted
-    when it was asked to stop and has saved.
+    or one on other images (unless `allow_config_change`) or is in use; DivergedError, SaveError or StalledError when
+    the run breaks; Preempted when it was asked to stop and has saved.
     """
     config = prepare_folder(load_config(config) if isinstance(config, str) else resolve(config))
     check_writers(config)
@@ -78,7 +77,7 @@ def train(
         # Build.
         changes = changed_keys(config, started_config(run), str(run.place), allow_config_change)
         check_shared(run.place)  # also a barrier: no process writes until all have read the folder
-        finished = _read_scores(folder / EVALUATION)
+        finished = read_scores(folder / EVALUATION)
         if finished is not None and not changes:
             log_info(f"{config.name}: finished. Its report: {run.place / REPORT}")
             _say_results(config, run, finished)
@@ -92,7 +91,7 @@ def train(
 
         # Restore, and train; a roll-back restores once more.
         with contextlib.closing(Checkpoints(run.place, config.checkpoint, history=folder)) as checkpoints:
-            setup, state, progress = _restore(setup, checkpoints, changes)
+            setup, state, progress = _restore(setup, checkpoints, changes, allow_config_change, folder)
             if first_process:
                 _record_start(config, folder, changes, finished, progress.step)
             while progress.step < setup.steps and not progress.stopped:
@@ -105,7 +104,7 @@ def train(
                     with log_save_errors(folder, progress.step):
                         checkpoints.wait()
                     rollbacks = progress.rollbacks + 1
-                    setup, state, progress = _restore(setup, checkpoints, {})
+                    setup, state, progress = _restore(setup, checkpoints, {}, allow_config_change, folder)
                     progress.data_position, progress.rollbacks = behind, rollbacks
             checkpoints.wait()
             return _finish(setup, progress, run, notice, state, on_log)
@@ -141,33 +140,21 @@ def _check_side_files(config, folder: pathlib.Path, allow_change: bool) -> None:
         log_event(folder, "side files", files=found)
 
 
-def _read_scores(path: pathlib.Path) -> dict[str, float] | None:
-    """The metrics of a finished run; None where there are none, or where the file is damaged."""
-    try:
-        scores = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        say(f"warning: {path} is damaged ({str(error)[:100]}): the final evaluation is repeated", error=True)
-        return None
-    return current_metrics(scores) if isinstance(scores, dict) else None
-
-
 def _restore(
-    setup: RunSetup, checkpoints: Checkpoints, changes: Mapping[str, tuple]
+    setup: RunSetup, checkpoints: Checkpoints, changes: Mapping[str, tuple], allow_change: bool, folder: pathlib.Path
 ) -> tuple[RunSetup, TrainState, Progress]:
     """This run's own newest checkpoint, else that of another run, else a new state (with a pretrained encoder).
 
     changes: keys of the config that differ from those of the run so far. With another batch_size the epochs that are
     left are counted from the position in the data, so the setup that is returned may have other steps.
+    allow_change: whether the images may be others, too. folder: where the history of this run is.
     """
     config = setup.config
     if checkpoints.latest_step() is not None:
         state, progress = checkpoints.restore(setup.abstract_state, config)
         setup.check_frozen(state)
-        setup.check_images(progress)
+        _take_images(setup, progress, allow_change, folder)
         check_position(config, progress.step, progress.data_position)
-        progress.images = setup.facts.images
         progress.stopped &= not changes
         if "batch_size" in changes or "epochs" in changes:
             progress.counted_from = (progress.step, progress.data_position)
@@ -186,9 +173,8 @@ def _restore(
                 )
             state, progress = other.restore(setup.abstract_state, config)
             setup.check_frozen(state)
-        setup.check_images(progress)
+        _take_images(setup, progress, True, folder)  # a run that goes on from another one may be of other data
         check_position(config, progress.step, progress.data_position)
-        progress.images = setup.facts.images
         progress.counted_from = (progress.step, progress.data_position)
         setup = dataclasses.replace(setup, counted_from=progress.counted_from)
         if progress.step >= setup.steps:
@@ -198,6 +184,15 @@ def _restore(
         return setup, state, progress
     wanted = setup.abstract_state.params | setup.abstract_state.statistics
     return setup, setup.new_state(read_initial(config, wanted)), Progress(images=setup.facts.images)
+
+
+def _take_images(setup: RunSetup, progress: Progress, allow: bool, folder: pathlib.Path) -> None:
+    """Makes the images of this run those of the progress; CheckpointError for others, unless `allow`: then logged."""
+    before, now = progress.images, setup.facts.images
+    if setup.check_images(progress, allow):
+        say(f"warning: trained on images {before} so far, now on {now}", error=True)
+        log_event(folder, "other images", step=progress.step, before=before, now=now)
+    progress.images = now
 
 
 # What a run tells a person, in the first process only: what it is, how large it is, what came out, and how to use that.

@@ -255,13 +255,18 @@ class RunSetup:
             "Give the run folder or RUN/checkpoints/STEP of then, or start in another folder.",
         )
 
-    def check_images(self, progress: Progress) -> None:
-        """Raises CheckpointError where a checkpoint has numbers for every image, of other images than this run has."""
+    def check_images(self, progress: Progress, allow: bool) -> bool:
+        """Whether a checkpoint is of other images than this run, which only with `allow` is no CheckpointError."""
+        if progress.images in ("", self.facts.images):
+            return False
         per_image = self.objective.memory is not None or self.objective.bank is not None or self.objective.past
-        if per_image and progress.images not in ("", self.facts.images):
-            expected = f"{self.facts.images}: {self.config.objective.preset} keeps something for every image"
-            fix = "Train on the dataset, split, share and seed of then, or without that checkpoint."
+        if not allow or per_image:
+            expected = f"{self.facts.images}, those of data.path = {self.config.data.path}"
+            kept = f"start anew: {self.config.objective.preset} keeps something for every image"
+            kept = kept if per_image else "--allow_config_change"
+            fix = f"Train on the data, split, share and seed of then, or {kept}."
             raise CheckpointError("images of the checkpoint", progress.images, expected, fix)
+        return True
 
     def _init_along(self) -> dict[str, jax.Array]:
         """The memory of everything else that is trained, beside the objective's."""

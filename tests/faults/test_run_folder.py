@@ -118,7 +118,7 @@ def test_say_after_its_stream_is_gone(monkeypatch):
     say("text", error=True)
 
 
-def test_planted_links_are_not_followed(tmp_path):
+def test_planted_links_are_not_followed(tmp_path, monkeypatch):
     """faults B4: a link at .lock emptied any file of the user, one at a temporary name was written through."""
     precious = tmp_path / "precious.txt"
     precious.write_text("data")
@@ -130,7 +130,11 @@ def test_planted_links_are_not_followed(tmp_path):
     for make in (open_lock, create_new):
         with pytest.raises(OSError, match=r"link|exists"):
             make(folder / ".lock")
-    (folder / ".config.json.partial").symlink_to(precious)
+    monkeypatch.setattr("secrets.token_hex", lambda count: next(names))
+    names = iter(["planted", "free"])
+    (folder / ".config.json.planted.partial").symlink_to(precious)
+    with pytest.raises(FileExistsError):
+        atomic_write(folder / "config.json", lambda partial: partial.write_text("{}"))
     atomic_write(folder / "config.json", lambda partial: partial.write_text("{}"))
     assert precious.read_text() == "data"
     assert (folder / "config.json").read_text() == "{}"
@@ -196,6 +200,58 @@ def test_no_damaged_file_blocks_a_good_checkpoint(finished, tmp_path, how, capsy
     capsys.readouterr()
 
 
+def _put(path, content=None):
+    """A file with `content`, or without one a folder, with what is above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir() if content is None else path.write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("damaged/4-1/notes", "another one"),
+        ("damaged", "a file"),
+        ("checkpoints/old2/metrics", None),
+        ("checkpoints/old2/metrics/metrics", "{"),
+        ("checkpoints/04/metrics/metrics", "{"),
+        ("tensorboard", "a file"),
+        ("profile", "a file"),
+        ("tensorboard/events.out.tfevents.inf", ""),
+        ("tensorboard/events.out.tfevents.nan", ""),
+        ("tensorboard/events.out.tfevents.1e300", ""),
+        ("evaluation.json", '{"label/knn": null}'),
+        ("evaluation.json", '{"label/knn": true}'),
+        ("evaluation.json", '"abc"'),
+    ],
+)
+def test_nothing_that_lies_in_a_folder_blocks_a_restart(finished, tmp_path, name, content):
+    """faults B6: what people and other tools put there ended every start with a traceback."""
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    place, before = folder / name, json.loads((folder / "evaluation.json").read_text())
+    if place.is_dir():
+        shutil.rmtree(place)
+    _put(place, content)
+    if name.startswith("damaged"):
+        (folder / "checkpoints" / "4" / "meta" / "metadata").write_text("{")
+    if name.startswith(("tensorboard", "profile")):
+        shutil.rmtree(folder / "checkpoints" / "4")  # so that it trains
+    if name != "evaluation.json":
+        (folder / "evaluation.json").unlink()
+    config = tiny_config(steps=4, log__every=1, checkpoint__every=2, log__profile=(3, 4))
+    assert train(config, folder).keys() == before.keys()
+    assert all(isinstance(value, float) for value in json.loads((folder / "evaluation.json").read_text()).values())
+    if name.startswith("damaged"):
+        assert (folder / "damaged" / "4-0").is_dir()
+        assert (folder / "damaged.damaged").exists() == (content == "a file")
+    else:
+        assert not (folder / "damaged").exists()
+    if name == "evaluation.json":
+        assert (folder / "evaluation.json.damaged").read_text() == content
+
+
 def test_a_lost_config_is_that_of_the_checkpoint(finished, tmp_path):
     """faults A10: without config.json a run resumed with another learning rate without a word."""
     import shutil
@@ -258,6 +314,26 @@ def test_a_config_that_changes_the_state_is_named_and_nothing_counts_as_damaged(
         train(tiny_config(steps=6, log__every=1, checkpoint__every=2, **{key: value}), folder, allow_config_change=True)
     assert len(str(caught.value)) <= 500
     assert not (folder / "damaged").exists()
+
+
+def test_a_run_goes_on_with_the_images_that_it_began_with(finished, tmp_path, monkeypatch):
+    """faults D6: another dataset in the place of the first was trained on without a word."""
+    import shutil
+
+    folder, config = tmp_path / "run", tiny_config(steps=4, log__every=1, checkpoint__every=2)
+    shutil.copytree(finished, folder)
+    (folder / "evaluation.json").unlink()
+    shutil.rmtree(folder / "checkpoints" / "4")
+    monkeypatch.setattr("xsample_jax.setup.identify_images", lambda config, source: "other-images")
+    with pytest.raises(CheckpointError, match=r"images of the checkpoint = '[0-9a-f]{12}'.*other-images.*--allow_c"):
+        train(config, folder)
+    assert (folder / "checkpoints" / "2").is_dir()
+    train(config, folder, allow_config_change=True)
+    (event,) = [event for event in read_history(folder) if event["event"] == "other images"]
+    assert (event["step"], event["now"]) == (2, "other-images")
+    more = tiny_config(steps=6, log__every=1, checkpoint__every=2, checkpoint__resume_from=str(finished))
+    train(more, tmp_path / "more")  # from another run: said, and no error
+    assert "other images" in [event["event"] for event in read_history(tmp_path / "more")]
 
 
 def test_a_checkpoint_that_cannot_be_read_for_now_is_not_moved_away(finished, tmp_path, monkeypatch):

@@ -118,6 +118,64 @@ def test_a_result_counts_for_its_config_only(study):
     )
 
 
+@pytest.fixture
+def one_result(study, tmp_path):
+    """(file of the grid, point, its config, its result, where a copy of that lies) of a finished point."""
+    root, file, points = study
+    path = result_file(tmp_path / "results", file, points[0])
+    path.parent.mkdir(parents=True)
+    text = result_file(root / "results", file, points[0]).read_text()
+    path.write_text(text)
+    return file, points[0], load_config(points[0].config, points[0].overrides("small")), json.loads(text), path
+
+
+def test_a_result_counts_for_the_data_of_today_only(one_result, study, tmp_path, capsys, monkeypatch):
+    """faults D6: a dataset was replaced, and its results stayed as they were."""
+    file, point, config, found, path = one_result
+    keep = Keep(file, study[0] / "runs", tmp_path / "results", {point.name: config})
+    assert keep.done(point)
+    assert capsys.readouterr().err == ""
+    path.write_text(json.dumps(found | {"data": {"trained": "0" * 64}}))
+    assert not keep.done(point)
+    assert "is of other data (000000000000, today" in capsys.readouterr().err
+    with config.unlocked():
+        config.data.source, config.data.path = "records", str(tmp_path / "elsewhere")  # not on this machine
+    with monkeypatch.context() as patch:
+        patch.setattr(kept, "other_config", lambda found, config: [])
+        assert keep.done(point)
+    # Its run has learned from the former data, so what it is made again of is another training.
+    monkeypatch.setattr(kept, "steps_of", lambda folder: [400])
+    monkeypatch.setattr(kept, "read_meta", lambda folder, step: {"progress": {"images": "former"}})
+    with pytest.raises(DataError, match=r"learned from = 'former'.*Remove the run folder"):
+        keep_result(keep, point, kept.Protocol())
+
+
+def test_a_grid_of_the_same_name_in_another_folder_overwrites_nothing(one_result, study, tmp_path, capsys):
+    """faults D6: results are named by the file of their grid, without its folder."""
+    file, point, config, found, path = one_result
+    before = path.read_text()
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / "small.py"
+    other.write_text(GRID)
+    own, others = (
+        Keep(str(one), study[0] / "runs", tmp_path / "results", {point.name: config}) for one in (file, other)
+    )
+    assert own.done(point)
+    assert others.done(point)  # of the very config: it is this one's, too
+    with config.unlocked():
+        config.objective.temperature = 0.3
+    assert not own.done(point)
+    assert "is of another config (objective.temperature): it is made again" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"grid of .*expected other/small.*--results"):
+        others.done(point)
+    path.write_text(json.dumps(found | {"config": found["config"] | {"seed": 9}}))
+    with pytest.raises(DataError, match=r"grid of .*expected other/small.*--results"):
+        keep_result(others, point, kept.Protocol())
+    path.write_text(json.dumps({name: value for name, value in found.items() if name != "grid"}))
+    assert not others.done(point)  # of before grids were recorded
+    path.write_text(before)
+
+
 def test_the_digest_is_of_the_code_and_not_of_its_words(tmp_path):
     package = tmp_path / "package"
     for name in code_version.FILES:

@@ -172,3 +172,22 @@ def test_table_of_what_there_is(tmp_path, plan):
     assert [row["data.samples_per_class"] for row in rows] == [None, None, None, 3, None]
     assert rows[3]["run"] == "simclr,samples_per_class=3"
     assert [row["config"] for row in rows] == ["x.py"] * 3 + ["y.py"] * 2
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", '{"label/knn": null}', ""])
+def test_a_run_whose_evaluation_is_damaged_is_not_finished(tmp_path, plan, capsys, text):
+    """faults B6: a traceback ended every command of the sweep, also for the other runs."""
+    out = tmp_path / "out"
+    folder = out / "seed=0"
+    folder.mkdir(parents=True)
+    (folder / "evaluation.json").write_text(text)
+    (folder / "metrics.jsonl").write_bytes(b'{"step": 3, "loss": 1.0}\nno\xff line\n[]\n')
+    state = state_of(folder)
+    assert (state.status, state.step, dict(state.evaluation)) == (STARTED, 0, {})
+    error = capsys.readouterr().err
+    assert error.count("evaluation.json is damaged") == error.count("metrics.jsonl") == 1
+    assert last_step(folder) == 3
+    assert write_results(points(1), out).num_rows == 1
+    (folder / "metrics.jsonl").unlink()
+    (folder / "metrics.jsonl").mkdir()
+    assert last_step(folder) == 0

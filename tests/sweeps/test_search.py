@@ -6,7 +6,7 @@ import pytest
 
 from tests.sweeps.test_local import plan  # noqa: F401
 from xsample_jax.config import default_config
-from xsample_jax.errors import BAD_INPUT, ConfigError
+from xsample_jax.errors import BAD_INPUT, ConfigError, DataError
 from xsample_jax.sweeps import search as searches
 from xsample_jax.sweeps.local import Workers
 from xsample_jax.sweeps.search import Choice, Integer, Space, Uniform, edge_points, open_study, read_space, search
@@ -75,6 +75,31 @@ def test_one_folder_has_one_search(tmp_path):
     for metric, space in (("zero_shot/label", SPACE), ("label/knn", Space("x.py", {"seed": Integer(0, 9)}))):
         with pytest.raises(ConfigError, match=r"search\.log.*another --out"):
             open_study(tmp_path, metric, space)
+
+
+def test_a_torn_log_goes_on_and_a_damaged_one_is_named(tmp_path, plan, capsys):  # noqa: F811
+    """faults B6: both ended in a traceback of optuna."""
+    pytest.importorskip("optuna")
+    study = open_study(tmp_path, "label/knn", SPACE)
+    search(study, SPACE, tmp_path, 2, say=lambda words: None)
+    log = tmp_path / searches.LOG
+    whole = log.read_bytes()
+    for torn in (whole[:-20], whole + b"\0\0\0\n", whole + b"3\n"):
+        log.write_bytes(torn)
+        study = open_study(tmp_path, "label/knn", SPACE)
+        assert "the last line of" in capsys.readouterr().err
+        assert search(study, SPACE, tmp_path, 2, say=lambda words: None) == {}
+        assert len(done(study)) == 2
+    first, rest = whole.split(b"\n", 1)
+    for damaged in (first + b"\nnoise\n" + rest, b"{}\n" + whole, b"\xff\n" + whole):
+        log.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"search\.log.*another --out"):
+            open_study(tmp_path, "label/knn", SPACE)
+        assert log.read_bytes() == damaged
+    log.unlink()
+    log.mkdir()
+    with pytest.raises(DataError, match=r"search\.log.*another --out"):
+        open_study(tmp_path, "label/knn", SPACE)
 
 
 def test_spaces_are_read_and_checked(tmp_path):

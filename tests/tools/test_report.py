@@ -2,6 +2,7 @@
 
 import html.parser
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.tools.synthetic_runs import write_run
-from xsample_jax.errors import DataError
+from xsample_jax.errors import BAD_INPUT, DataError
 from xsample_jax.evals.catalog import describe
 from xsample_jax.evals.metrics import Scores, bootstrap, load_examples, paired_difference
 from xsample_jax.reports import report, results_table
@@ -287,3 +288,42 @@ def test_results_table_refuses_what_it_cannot_compare(folders, tmp_path):
     (tmp_path / "plain.md").write_text("no markers")
     with pytest.raises(DataError, match="markers"):
         insert(tmp_path / "plain.md", "results", "text")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", b"{"),
+        ("config.json", b"[]"),
+        ("config.json", b'"x"'),
+        ("config.json", b"\xff"),
+        ("config.json", None),
+        ("metrics.jsonl", b"[]\n"),
+        ("evaluation.npz", b"PK"),
+        ("evaluation.npz", None),
+        ("evaluation.npz", {"values/label/knn": np.zeros(3)}),
+        ("evaluation.npz", {"values/label/knn": np.zeros(3), "concepts/label/knn": np.zeros(2, np.int32)}),
+        ("evaluation.npz", {"values/label/knn": np.zeros((3, 1)), "concepts/label/knn": np.zeros((3, 1), np.int32)}),
+        ("report_data.npz", b"x"),
+        ("report_data.npz", None),
+        ("report_data.npz", {"x": np.zeros(3)}),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(folders, tmp_path, capsys, name, content):
+    """faults B6: tracebacks, of which none named the file."""
+    folder = tmp_path / "run"
+    shutil.copytree(folders["xclr", 0], folder)
+    place = folder / name
+    place.unlink()
+    if content is None:
+        place.mkdir()
+    elif isinstance(content, bytes):
+        place.write_bytes(content)
+    else:
+        np.savez(place, **content)
+    assert main_report([str(folder), f"--out={tmp_path / 'report.html'}"]) == BAD_INPUT
+    error = capsys.readouterr().err
+    assert str(place) in error
+    assert "Traceback" not in error
+    assert main_results_table([str(folder)]) == BAD_INPUT
+    assert str(place) in capsys.readouterr().err

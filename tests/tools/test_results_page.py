@@ -3,12 +3,15 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.tools.synthetic_runs import write_run
+from xsample_jax.config.load import load_config
+from xsample_jax.errors import DataError
 from xsample_jax.evals.metrics import load_examples, paired_difference
 from xsample_jax.reports import results_page
 from xsample_jax.reports.runs import Series, load_runs
@@ -37,8 +40,8 @@ def sweep(tmp_path_factory):
         (change,) = {value for key, value in point.values.items() if key != "seed"} or {None}
         strength = STRENGTH.get(change, {"xclr": 0.9, "simclr": 0.45}[point.tag])
         folder = write_run(root / point.name, point.name, point.tag, strength=strength, seed=point.values["seed"])
-        config = json.loads((folder / "config.json").read_text()) | {"data": {"caption_noise": 0.0}}
-        (folder / "config.json").write_text(json.dumps(config))
+        config = load_config(point.config, point.overrides("small"))
+        (folder / "config.json").write_text(config.to_json_best_effort())
         if point.name != UNFINISHED:
             (folder / "evaluation.json").write_text("{}")
     return file, root
@@ -155,3 +158,33 @@ def test_many_objectives_have_a_row_each(sweep, tmp_path, monkeypatch):
     assert text.index(best) < text.index(level)
     assert len(re.findall(r"\(.*?\[", best)) == len(results_page.SUMMARY)
     assert "[" not in level
+
+
+def test_a_run_of_another_config_is_left_out_and_said(sweep, tmp_path, capsys):
+    """faults D6: a folder that was copied under the name of another point was shown under its values."""
+    file, root = sweep
+    for source, target in (("xclr,seed=0", "xclr,seed=0"), ("simclr,seed=0", "simclr,seed=0")):
+        shutil.copytree(root / source, tmp_path / "runs" / target)
+    shutil.copytree(root / "xclr,seed=0", tmp_path / "runs" / "xclr,caption_noise=0.5,seed=0")
+    points = read_grid(str(file))[1]
+    assert list(results_page.runs_of(points, tmp_path / "runs")) == ["xclr,seed=0", "simclr,seed=0"]
+    error = capsys.readouterr().err
+    assert "runs of another config than the grid's, left out: 1 (xclr,caption_noise=0.5,seed=0)" in error
+    (tmp_path / "runs" / "xclr,seed=0" / "config.json").write_text("{")
+    with pytest.raises(DataError, match=r"config\.json"):
+        results_page.runs_of(points, tmp_path / "runs")
+
+
+def test_a_single_metric_has_figures(sweep, tmp_path):
+    """faults D9: subplots of one panel are no row."""
+    file, root = sweep
+    call = [f"--grid={file}", f"--runs={root}", f"--out={tmp_path}/page.md", "--metrics", "group/probe"]
+    assert main_results_page(call) == 0
+    for name in ("page", "page-caption_noise", "page-graph"):
+        assert (tmp_path / f"{name}.png").is_file()
+
+
+def test_keys_that_end_in_the_same_word_have_figures_of_their_own():
+    """faults D9: the second one took the place of the first."""
+    keys = ("model.width", "model.text.width", "objective.graph")
+    assert [results_page.word_of(key, keys) for key in keys] == ["model.width", "model.text.width", "graph"]

@@ -5,7 +5,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from xsample_jax.config.renamed import current_metrics
 from xsample_jax.evals.metrics import Facts, SuiteResult
+from xsample_jax.io.console import say
 from xsample_jax.io.files import atomic_write
 
 SECTIONS = (
@@ -266,3 +268,18 @@ def load_facts(path: Path) -> tuple[dict[str, dict], list[str]]:
     except (OSError, ValueError, KeyError, TypeError):
         return {}, []
     return {name: facts for name, facts in metrics.items() if isinstance(facts, dict)}, notes
+
+
+def read_scores(path: Path) -> dict[str, float] | None:
+    """The metrics of evaluation.json by their present names; None where there is none, or (said) it is damaged."""
+    try:
+        scores = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(scores, dict) or not all(type(value) in (int, float) for value in scores.values()):
+            raise ValueError("not a number for every metric")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        found = str(error)[:100]
+        say(f"warning: {path} is damaged ({found}): the run needs its final evaluation again", error=True)
+        return None
+    return current_metrics(scores)

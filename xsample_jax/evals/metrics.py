@@ -163,10 +163,18 @@ def save_examples(path: str | Path, examples: Mapping[str, Scores]) -> None:
 
 
 def load_examples(path: str | Path) -> dict[str, Scores]:
-    """Reads what `save_examples` wrote."""
-    arrays = load_arrays(as_path(path))
+    """Reads what `save_examples` wrote; DataError for a damaged file."""
+    fix = "Evaluate the run again, or move the file away."
+    try:
+        arrays = load_arrays(as_path(path))
+    except OSError as error:
+        raise DataError("examples", str(path), f"a file that can be read ({error.strerror})", fix) from error
     names = [name.removeprefix("values/") for name in arrays if name.startswith("values/")]
-    return {name: Scores(arrays[f"values/{name}"], arrays[f"concepts/{name}"]) for name in names}
+    found = {name: Scores(arrays[f"values/{name}"], arrays.get(f"concepts/{name}")) for name in names}
+    for name, scores in found.items():
+        if scores.concepts is None or not scores.values.shape == scores.concepts.shape == (scores.values.size,):
+            raise DataError("examples", str(path), f"as many numbers in concepts/{name} as in values/{name}", fix)
+    return found
 
 
 # What an evaluation takes and what it returns.

@@ -18,6 +18,7 @@ import optax
 from xsample_jax.augment.ids import ids_of
 from xsample_jax.errors import DivergedError
 from xsample_jax.io.console import say
+from xsample_jax.io.files import make_folder
 from xsample_jax.io.run_dir import log_event
 from xsample_jax.state import Progress, float32
 
@@ -164,7 +165,7 @@ def _dump(pending: Pending, metrics, names, folder) -> pathlib.Path:
     path = folder / FOLDER / f"step-{pending.step}-process-{jax.process_index()}.json"
     text = json.dumps(_plain(report), indent=1)
     try:
-        path.parent.mkdir(exist_ok=True)
+        make_folder(path.parent)
         path.write_text(text)
     except OSError as error:
         say(f"error: no dump in {path} ({error}): {text}", error=True)

@@ -3,13 +3,17 @@
 import codecs
 import contextlib
 import errno
+import functools
 import io
 import itertools
 import math
 import os
 import pathlib
+import re
+import secrets
 import stat
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO, TextIO
@@ -17,8 +21,11 @@ from typing import BinaryIO, TextIO
 import numpy as np
 
 from xsample_jax.errors import DataError
+from xsample_jax.io.console import say
 from xsample_jax.io.paths import in_bucket, move_in
 
+PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial", re.DOTALL)  # names of files that are being written
+LEFT_BEHIND = 86_400  # seconds after which nobody writes them any more
 LARGEST_FILE = 2**28  # bytes; no image of the sizes that are read is larger
 
 
@@ -53,6 +60,13 @@ def set_aside(path: pathlib.Path) -> pathlib.Path:
     return aside
 
 
+def make_folder(path: pathlib.Path) -> None:
+    """Makes a folder with those above it; a file in its place is set aside, and said: it must not end a run."""
+    if os.path.lexists(path) and not path.is_dir():
+        say(f"warning: {path} is no folder; it is {set_aside(path).name} now", error=True)
+    path.mkdir(parents=True, exist_ok=True)
+
+
 def read_regular(path: pathlib.Path) -> bytes:
     """The bytes of a regular file; raises OSError for a device or a pipe, ValueError above LARGEST_FILE."""
     size = size_of_regular(path)
@@ -65,7 +79,7 @@ def size_of_regular(path: pathlib.Path) -> int:
     """Bytes of a regular file; OSError for a device or a pipe, before it is opened: a pipe waits for a writer."""
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
-        raise IsADirectoryError(errno.EISDIR, "not a regular file")
+        raise IsADirectoryError(errno.EISDIR, "not a regular file", str(path))
     return about.st_size
 
 
@@ -136,13 +150,25 @@ def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
         with tempfile.TemporaryDirectory(prefix="xsample_jax-") as folder:
             yield pathlib.Path(folder) / path.name
         return
-    partial = path.with_name(f".{path.name}.partial")
+    _remove_old(path.parent)
+    # A name of its own: two processes that write one file take turns with whole files, and never share a half one.
+    partial = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.partial")
+    create_new(partial)
     try:
-        partial.unlink(missing_ok=True)  # of a killed process, or a link that somebody put there
-        create_new(partial)
         yield partial
     finally:
         partial.unlink(missing_ok=True)
+
+
+@functools.lru_cache(maxsize=4096)  # once for a process: a folder may have a million files
+def _remove_old(folder: pathlib.Path) -> None:
+    """Removes what killed processes have left half written; another process may still write what is young."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            if PARTIAL.fullmatch(entry.name):
+                with contextlib.suppress(OSError):  # another process was faster
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFT_BEHIND:
+                        os.unlink(entry.path)
 
 
 # The files of a run folder by name; its checkpoints: io/checkpoint_files.py.

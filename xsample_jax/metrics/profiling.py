@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import jax
 
 from xsample_jax.io.console import say
+from xsample_jax.io.files import make_folder
 
 # Excluded from images per second and from the rate behind the estimate of the time left.
 _ASIDE = ("compile", "evaluation", "checkpoint")
@@ -291,7 +292,7 @@ class Profiler:
     def _open(self, last: int) -> None:
         self._asked.clear()
         self._last = last
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         jax.profiler.start_trace(self._folder)
 
     def _close(self) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from xsample_jax.errors import ConfigError
 from xsample_jax.io.console import say
-from xsample_jax.io.files import JSONL, append_whole
+from xsample_jax.io.files import JSONL, append_whole, make_folder
 from xsample_jax.metrics.jsonl import JsonlWriter, plain_number
 from xsample_jax.metrics.progress_bar import ProgressLine
 
@@ -86,7 +86,7 @@ class WandbWriter:
         import wandb
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         path = folder / RUN_ID
         if not path.exists():
             path.write_text(uuid.uuid4().hex)
@@ -221,6 +221,9 @@ _LARGEST = float.fromhex("0x1.fffffep+127")  # float32
 _START = b"\x08\x01"  # SessionLog.status
 
 
+LAST_TIME = 1e11  # seconds since 1970: a file name with more is no time
+
+
 class EventFile:
     """A new event file in `folder`; every event is with the operating system when `write` returns.
 
@@ -230,12 +233,13 @@ class EventFile:
     """
 
     def __init__(self, folder: str | Path, purge_step: int):
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        make_folder(Path(folder))
         # TensorBoard reads the files of a folder in the order of their names, also where the clock was set back.
         before = [0.0]
         for path in Path(folder).glob("events.out.tfevents.*"):
             with contextlib.suppress(ValueError):  # a file of another writer has more in its name
                 before.append(float(".".join(path.name.split(".")[3:5])))
+        before = [seconds for seconds in before if seconds < LAST_TIME]  # "inf" and "nan" are numbers, too
         path = Path(folder) / f"events.out.tfevents.{max(time.time(), max(before) + 1):.6f}"
         self._file = path.open("xb", buffering=0)
         self._append(0, _field(3, b"brain.Event:2"))

@@ -6,17 +6,21 @@ from pathlib import Path
 
 import numpy as np
 
+from xsample_jax.config.load import load_config
 from xsample_jax.errors import DataError
 from xsample_jax.evals.catalog import Metric, describe, in_order
 from xsample_jax.evals.metrics import Interval, bootstrap, paired_difference
 from xsample_jax.graphs.targets import parts_of
+from xsample_jax.io.console import say
+from xsample_jax.io.files import CONFIG
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.registry import name_of
 from xsample_jax.reports.report import difference_rows, verdicts
 from xsample_jax.reports.results_table import results_markdown
-from xsample_jax.reports.runs import Run, Series, load_runs, runs_of_results, unit_of
+from xsample_jax.reports.runs import Run, Series, load_runs, read_config, runs_of_results, unit_of
 from xsample_jax.reports.style import Panel, color, draw_panel, row, rule
 from xsample_jax.sweeps.grid import Point, changes, objective_of, unchanged
+from xsample_jax.sweeps.kept import other_config
 from xsample_jax.sweeps.local import FINISHED, state_of
 
 # A Markdown table of series, a row each: the mean of some metrics, and the paired difference to another series.
@@ -57,7 +61,7 @@ def forest(series: Sequence[Series], base: Series, metrics: Sequence[Metric], fo
     others = [one for one in series if one is not base]
 
     def draw(figure, theme):
-        for metric, axes in zip(metrics, figure.subplots(1, len(metrics), sharey=True), strict=True):
+        for metric, axes in zip(metrics, figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0], strict=True):
             for place, one in enumerate(others):
                 _interval(axes, paired_difference(one.scores(metric.name), base.scores(metric.name)), place, metric)
             axes.axvline(0, color=theme.muted, linewidth=1)
@@ -94,7 +98,7 @@ def response(
     values = sorted(numbers) + [value for value in values if value not in numbers]
 
     def draw(figure, theme):
-        panels = figure.subplots(1, len(metrics))
+        (panels,) = figure.subplots(1, len(metrics), squeeze=False)
         for metric, axes in zip(metrics, panels, strict=True):
             scale = 100 if metric.percent else 1
             for place, (objective, line) in enumerate(lines.items()):
@@ -131,11 +135,18 @@ SUMMARY = ("subgroup/knn", "group/probe", "few_shot/5/subgroup", "retrieval/twem
 
 
 def finished(points: Sequence[Point], runs: Path) -> list[Point]:
-    """The points whose runs below `runs` are finished.
+    """The points whose runs below `runs` are finished. A run of another config than its point's is left out, and said.
 
-    Raises DataError: none is.
+    Raises DataError: none is, or the config of one is damaged.
     """
-    done = [point for point in points if state_of(runs / point.name).status == FINISHED]
+    done, others = [], []
+    for point in points:
+        if state_of(runs / point.name).status == FINISHED:
+            found = {"config": read_config(runs / point.name / CONFIG)}
+            (others if other_config(found, load_config(point.config, point.overrides("page"))) else done).append(point)
+    if others:
+        names = ", ".join(point.name for point in others[:3]) + ", ..." * (len(others) > 3)
+        say(f"warning: runs of another config than the grid's, left out: {len(others)} ({names})", error=True)
     if not done:
         raise DataError("--runs", str(runs), "at least one finished run of the grid", "Run tools.sweep --run first.")
     return done
@@ -246,8 +257,9 @@ def page_markdown(
         "",
         _table_of(objectives, base, metrics, every),
     ]
-    for key, by_objective in responses_of(points, runs).items():
-        name = f"{figures.name}-{key.rpartition('.')[2]}"
+    answers = responses_of(points, runs)
+    for key, by_objective in answers.items():
+        name = f"{figures.name}-{word_of(key, answers)}"
         table = []
         for objective, line in by_objective.items():
             first, *changed = line.items()
@@ -261,6 +273,12 @@ def page_markdown(
             DIFFERENCES.format("the first row of the objective", _unit(series)),
         ]
     return "\n".join(lines)
+
+
+def word_of(key: str, keys: Iterable[str]) -> str:
+    """The last word of a dotted key, or the whole key where another one of `keys` ends in the same word."""
+    last = key.rpartition(".")[2]
+    return last if [other.rpartition(".")[2] for other in keys].count(last) == 1 else key
 
 
 def said_of_code(runs: Iterable[Run]) -> str:

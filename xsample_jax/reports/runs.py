@@ -106,8 +106,7 @@ def _load(folder: Path) -> Run:
             raise DataError(
                 "run folder", str(folder), f"a folder with {name}", "Is it the --workdir of a training run?"
             )
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    rename(config)
+    config = read_config(folder / CONFIG)
     lines = read_jsonl(folder / JSONL)
     facts, notes = load_facts(folder / FACTS)
     examples = load_examples(folder / EXAMPLES) if (folder / EXAMPLES).exists() else {}
@@ -125,10 +124,34 @@ def _load(folder: Path) -> Run:
         training=[line for line in lines if "loss" in line],
         evaluations=evaluations,
         examples=examples,
-        snapshot=load_snapshot(folder / SNAPSHOT) if (folder / SNAPSHOT).exists() else None,
+        snapshot=_read_snapshot(folder / SNAPSHOT) if (folder / SNAPSHOT).exists() else None,
         facts=facts,
         notes=notes,
     )
+
+
+def read_config(path: Path) -> dict:
+    """The config of a run as plain values by their present names; DataError for a damaged file."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("no JSON object")
+        rename(config)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        fix = "Restore it; checkpoints/STEP/meta/metadata has a copy."
+        raise DataError("config of a run", str(path), f"the config as JSON ({str(error)[:100]})", fix) from error
+    return config
+
+
+OF_A_BATCH = {"images", "captions", "groups", "target", "student"}  # arrays that every snapshot has
+
+
+def _read_snapshot(path: Path) -> dict[str, np.ndarray]:
+    snapshot = load_snapshot(path)
+    if lacking := OF_A_BATCH - snapshot.keys():
+        fix = "Move it away: the report then lacks its images."
+        raise DataError("images of the report", str(path), f"arrays {', '.join(sorted(lacking))}", fix)
+    return snapshot
 
 
 def flatten(tree: Mapping, prefix: str = "") -> dict[str, object]:

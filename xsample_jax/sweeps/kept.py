@@ -23,6 +23,7 @@ from xsample_jax.config.saved import OF_THE_MACHINE, config_from_json, config_to
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.catalog import load_facts, metric_facts
 from xsample_jax.evals.metrics import Facts, Scores, load_examples
+from xsample_jax.io.checkpoint_files import read_meta, steps_of
 from xsample_jax.io.code_version import code_digest, code_version, trained_by
 from xsample_jax.io.console import say
 from xsample_jax.io.files import CONFIG, EXAMPLES, FACTS, atomic_write
@@ -103,6 +104,21 @@ def result_file(results: Path, grid: str, point: Point) -> Path:
     return results / Path(grid.partition(":")[0]).stem / f"{point.name}.json"
 
 
+def grid_name(grid: str) -> str:
+    """What tells grids of one file name apart, on any machine: FOLDER/FILE without the ending."""
+    path = Path(grid.partition(":")[0]).resolve()
+    return f"{path.parent.name}/{path.stem}"
+
+
+def _replaceable(path: Path, found: Mapping, grid: str, config: Mapping) -> list[str]:
+    """The keys in which a result differs from `config`; DataError where it does and is of another grid."""
+    changed = other_config(found, config)
+    if changed and found.get("grid", grid_name(grid)) != grid_name(grid):
+        fix = "Give another --results, or another name to one of the files."
+        raise DataError(f"grid of {path}", found["grid"], f"{grid_name(grid)}: results of its own", fix)
+    return changed
+
+
 @dataclasses.dataclass(frozen=True)
 class Keep:
     """Where the results of a sweep stay, and how they are made.
@@ -118,9 +134,23 @@ class Keep:
     configs: Mapping[str, Mapping]
 
     def done(self, point: Point) -> bool:
-        """Whether there is a result of this very config."""
-        path = result_file(self.results, self.grid, point)
-        return path.is_file() and not other_config(_read(path), self.configs[point.name])
+        """Whether there is a result of this very config, and of the data that is there today.
+
+        Raises DataError where another grid has its result there.
+        """
+        path, config = result_file(self.results, self.grid, point), self.configs[point.name]
+        if not path.is_file():
+            return False
+        found = _read(path)
+        if changed := _replaceable(path, found, self.grid, config):
+            say(f"warning: {path} is of another config ({', '.join(changed)[:100]}): it is made again", error=True)
+            return False
+        today, before = _fingerprint_today(config), found["data"].get("trained")
+        if today in (None, before):
+            return True
+        prints = f"{str(before)[:12]}, today {today[:12]}"
+        say(f"warning: {path} is of other data ({prints}): it is made again", error=True)
+        return False
 
     def command(self, point: Point) -> list[str]:
         """What evaluates the finished run of a point and writes its result, after `python`."""
@@ -131,14 +161,18 @@ class Keep:
 def keep_result(keep: Keep, point: Point, protocol: Protocol) -> Path:
     """Evaluates the finished run of a point as the protocol says and writes its result.
 
-    Raises DataError: the run is not finished, or two evaluations have a metric of one name.
+    Raises DataError: the run is not finished or has learned from other data than is there today, two evaluations have a
+    metric of one name, or another grid has its result there.
     """
     from xsample_jax.evals.context import Options
     from xsample_jax.evals.evaluate import evaluate_checkpoint  # jax takes seconds, which listing should not cost
 
-    folder = keep.out / point.name
+    folder, path = keep.out / point.name, result_file(keep.results, keep.grid, point)
     if state_of(folder).status != FINISHED:
         raise DataError("--keep", point.name, "a finished run", "Run the sweep with --run first.")
+    if path.is_file():
+        _replaceable(path, _read(path), keep.grid, _config_of(folder))
+    _check_trained(folder)
     measured = _own_evaluation(folder)
     for one in protocol.evaluations:
         done = evaluate_checkpoint(folder, one.evals, one.overrides, Options(target=one.target))
@@ -152,7 +186,7 @@ def keep_result(keep: Keep, point: Point, protocol: Protocol) -> Path:
         measured["facts"] |= {name: metric_facts(name, facts.get(name, Facts()), done.baselines) for name in kept}
         measured["notes"] += done.result.notes
         measured["data"][one.name] = fingerprint_of(done.config)
-    path = result_file(keep.results, keep.grid, point)
+    measured["grid"] = grid_name(keep.grid)
     write_result(path, folder, point, measured)
     return path
 
@@ -165,6 +199,32 @@ def fingerprint_of(config) -> str:
     return read_manifest(source_folder(config.data)).fingerprint
 
 
+def _fingerprint_today(config) -> str | None:
+    """The fingerprint of the dataset of a config; None where it is not here, or cannot be read now."""
+    try:
+        return fingerprint_of(config)
+    except (UserError, OSError):
+        return None
+
+
+def _check_trained(folder: Path) -> None:
+    """Raises DataError where the images of a run, as its newest checkpoint has them, are not those of today."""
+    from xsample_jax.data.sources import open_training_source
+    from xsample_jax.setup import identify_images
+
+    steps = steps_of(folder)
+    before = read_meta(folder, steps[-1])["progress"].get("images") if steps else None
+    config = _config_of(folder)
+    if before and before != (today := identify_images(config, open_training_source(config.data)[0])):
+        fix = "Remove the run folder, to train again, or put the dataset back."
+        expected = f"those of the data of today, {today}"
+        raise DataError(f"images that {folder} has learned from", before, expected, fix)
+
+
+def _config_of(folder: Path):
+    return config_from_json((folder / CONFIG).read_text(encoding="utf-8"))
+
+
 def _own_evaluation(folder: Path) -> dict:
     """What the run has measured itself at its end; nothing for eval.suite=none."""
     facts, notes = load_facts(folder / FACTS)
@@ -174,13 +234,14 @@ def _own_evaluation(folder: Path) -> dict:
 
 
 def write_result(path: Path, folder: Path, point: Point, measured: Mapping) -> None:
-    """Writes the result of the run in `folder`; `measured`: metrics, examples, facts, notes, data (fingerprints)."""
-    config = config_from_json((folder / CONFIG).read_text(encoding="utf-8"))
+    """Writes the result of the run in `folder`; `measured`: metrics, examples, facts, notes, data, grid."""
+    config = _config_of(folder)
     results = path.parent.parent
     training = dict(state_of(folder).training)
     found = {
         "format": FORMAT,
         "point": point.name,
+        "grid": measured["grid"],
         "config_digest": config_digest(config),
         "code": code_version(),
         "trained_by": trained_by(folder),
@@ -233,7 +294,8 @@ def other_config(found: Mapping, config: Mapping) -> list[str]:
         stored = config_from_json(json.dumps(found["config"]))
     except UserError:  # it has keys or values that no longer exist
         return ["config"]
-    return [name for name in diff_configs(stored, config) if name not in NOT_COMPARED]
+    left_out = (*NOT_COMPARED, "data.source") if config["data"]["source"] == "folder" else NOT_COMPARED
+    return [name for name in diff_configs(stored, config) if name not in left_out]  # (a run makes records of a folder)
 
 
 def is_outdated(found: Mapping) -> bool:

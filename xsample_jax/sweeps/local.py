@@ -1,5 +1,6 @@
 """Runs the points of a grid on this machine, several at once; finished ones are skipped, stopped ones resume."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from xsample_jax.config.renamed import current_metrics
-from xsample_jax.errors import REQUEUE, ConfigError
+from xsample_jax.errors import REQUEUE, ConfigError, DataError
+from xsample_jax.evals.catalog import read_scores
+from xsample_jax.io.console import say
 from xsample_jax.io.files import EVALUATION, JSONL
 from xsample_jax.io.paths import as_path, in_bucket
 from xsample_jax.metrics.jsonl import read_jsonl
@@ -73,28 +75,33 @@ class State:
 
 
 def state_of(folder: str | Path) -> State:
-    """The state of the run in `folder`."""
+    """The state of the run in `folder`; one whose evaluation is damaged is not finished."""
     folder = as_path(folder)
     log = folder / JSONL
-    lines = read_jsonl(log) if log.exists() else []
+    try:
+        lines = read_jsonl(log) if log.exists() else []
+    except DataError as error:  # a run that goes on mends it
+        say(f"warning: {error}", error=True)
+        lines = []
     training = next((line for line in reversed(lines) if "loss" in line), {})
-    evaluation = {}
-    status = STARTED if folder.exists() else ABSENT
-    if (folder / EVALUATION).exists():
-        status, evaluation = FINISHED, current_metrics(json.loads((folder / EVALUATION).read_text()))
+    evaluation = read_scores(folder / EVALUATION)
+    status = FINISHED if evaluation is not None else STARTED if folder.exists() else ABSENT
     step = max((line["step"] for line in lines), default=0)
-    return State(status, step, training, evaluation)
+    return State(status, step, training, evaluation or {})
 
 
 def last_step(folder: str | Path) -> int:
     """The last step that was logged, 0 without any; reads the end of the log only, so it may be asked often."""
     log = Path(folder) / JSONL
-    if not log.exists():
+    if not log.is_file():
         return 0
     with log.open("rb") as file:
         file.seek(max(log.stat().st_size - TAIL, 0))
         lines = file.read().split(b"\n")[:-1]  # what comes after the last newline is not whole
-    return json.loads(lines[-1])["step"] if lines else 0
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # a damaged one: the run itself mends it
+            return int(json.loads(line)["step"])
+    return 0
 
 
 def log_file(out: Path, name: str) -> Path:

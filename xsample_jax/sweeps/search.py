@@ -12,14 +12,16 @@ OUT/search.log: the same command continues, and trials that were stopped resume 
 
 import dataclasses
 import inspect
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from xsample_jax.config.load import file_error, find_config, import_file
-from xsample_jax.errors import ConfigError, UserError, did_you_mean
+from xsample_jax.errors import ConfigError, DataError, UserError, did_you_mean
 from xsample_jax.evals.catalog import describe
 from xsample_jax.evals.registry import EVALUATORS, SUITES
+from xsample_jax.io.console import say
 from xsample_jax.sweeps.grid import Point, from_here
 from xsample_jax.sweeps.local import FINISHED, ONE_AT_A_TIME, Workers, run_points, state_of
 
@@ -116,11 +118,11 @@ def open_study(out: Path, metric: str, space: Space):
     """The study that OUT/search.log holds, made where there is none.
 
     Raises ImportError without optuna, ConfigError for a metric that has no better or worse, or another one than the
-    study has.
+    study has, DataError for a damaged log. A last line that was torn is cut off: its trial runs again.
     """
     try:
         import optuna
-        from optuna.storages.journal import JournalFileBackend
+        from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
     except ImportError as error:
         raise ImportError(f"--sampler=optuna needs optuna: pip install 'xsample_jax[search]' ({error})") from error
     better = describe(metric).direction
@@ -128,12 +130,19 @@ def open_study(out: Path, metric: str, space: Space):
         raise ConfigError("--metric", metric, "a metric of the evaluation that is better when larger, or when smaller")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     out.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        storage=optuna.storages.JournalStorage(JournalFileBackend(str(out / LOG))),
-        study_name="search",
-        direction="maximize" if better > 0 else "minimize",
-        load_if_exists=True,
-    )
+    try:
+        lock = JournalFileSymlinkLock(str(out / LOG))
+        _cut_torn(out / LOG, lock)
+        study = optuna.create_study(
+            storage=optuna.storages.JournalStorage(JournalFileBackend(str(out / LOG), lock)),
+            study_name="search",
+            direction="maximize" if better > 0 else "minimize",
+            load_if_exists=True,
+        )
+    except Exception as error:  # of every family: optuna takes what a line says for granted
+        fix = "Restore it, or give another --out."
+        found = f"{type(error).__name__}: {error}"[:100]
+        raise DataError("search", str(out / LOG), f"the log of a search ({found})", fix) from error
     asked = {
         "metric": metric,
         "space": {key: repr(of) for key, of in sorted(space.keys.items())},
@@ -147,6 +156,40 @@ def open_study(out: Path, metric: str, space: Space):
     study.set_user_attr("asked", asked)
     study.sampler = optuna.samplers.TPESampler(seed=len(study.trials))  # others after a restart, but no chance
     return study
+
+
+def _cut_torn(log: Path, lock) -> None:
+    """Cuts off a last line that is not whole: a write that a kill or a full disk has ended. lock: of those who write.
+
+    Raises ValueError for another line that is no JSON object.
+    """
+    if not log.exists() or _torn(log.read_bytes()) is None:
+        return
+    lock.acquire()
+    try:
+        with log.open("r+b") as file:
+            cut = _torn(file.read())
+            if cut is not None:
+                file.truncate(cut)
+                say(f"warning: the last line of {log} was torn, and is cut off", error=True)
+    finally:
+        lock.release()
+
+
+def _torn(data: bytes) -> int | None:
+    """Where the last line begins, where it is not whole; None where it is. ValueError for damage before it."""
+    start, lines = 0, data.splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        try:
+            whole = line.endswith(b"\n") and isinstance(json.loads(line), dict)
+        except ValueError:
+            whole = False
+        if not whole:
+            if number < len(lines):
+                raise ValueError(f"line {number} is damaged")
+            return start
+        start += len(line)
+    return None
 
 
 def search(
