@@ -81,6 +81,18 @@ def test_batches_sizes_and_alpha(encoder):
             encoder.encode(wrong)
 
 
+def test_as_many_rows_as_images(encoder):
+    """faults C1: one gray image was forty, iterators a TypeError, and batch_size=-1 no rows."""
+    images = np.random.default_rng(0).integers(0, 256, (5, 50, 40, 3), dtype=np.uint8)
+    whole = encoder.encode(images)
+    np.testing.assert_allclose(encoder.encode(image for image in images), whole, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(jax.numpy.asarray(images[0])), whole[0], rtol=1e-4, atol=1e-5)
+    assert encoder.encode(images[0, :, :, :1]).shape == (encoder.features,)
+    for given, batch_size in ((images, -1), (images, 0), (images[0], 0), ([], 0), (None, 64), ({}, 64)):
+        with pytest.raises(DataError):
+            encoder.encode(given, batch_size)
+
+
 def test_other_steps_and_missing_runs(run, tmp_path):
     assert xsample_jax.load_encoder(run[1], step=1).step == 1
     with pytest.raises(CheckpointError, match=r"step = 7.*1, 2"):
