@@ -22,7 +22,7 @@ from xsample_jax.data.sources import open_source, source_folder
 from xsample_jax.data.vectors import decode_vector, encode_vector
 from xsample_jax.distributed import log_info
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, UserError, raise_all
-from xsample_jax.io.checkpoint_files import MODEL, find_checkpoint, read_arrays, saved_arrays
+from xsample_jax.io.checkpoint_files import MODEL, find_checkpoint, has_checkpoints, read_arrays, saved_arrays
 from xsample_jax.io.files import load_arrays, write_arrays
 from xsample_jax.io.paths import as_path
 from xsample_jax.models.heads import projection_of, unit_rows
@@ -321,20 +321,21 @@ def load_encoder(path: str | Path, step: int | None = None, slim: bool = False) 
     maps that they add to. Neither a dataset nor the state of the optimizer
     is read, and any number of devices will do. A path that ends with `.npz` is a file of `Encoder.save`;
     "hf:ORGANIZATION/NAME", or a folder of the same layout, is what `push_to_hub` wrote; "demo" is a small encoder that
-    comes with the package (docs/weights.md).
+    comes with the package (docs/weights.md). A folder with checkpoints is a run, whatever its name.
 
     slim: the thin network of a run that trained one beside the wide one (sacl_xd), as a ResNet of its own.
 
     Raises CheckpointError: no such checkpoint, a damaged one, one without the thin network that is asked for, or a
     step for something that is not a run; DataError: a file that `Encoder.save` did not write.
     """
-    saved = path == DEMO or str(path).endswith(SAVED)
+    demo = path == DEMO and not has_checkpoints(path)
+    saved = demo or (str(path).endswith(SAVED) and not has_checkpoints(path))
     if saved or is_published(str(path)):
         if slim:
             raise _not_thin(path)
         if step is not None:
             raise CheckpointError("step", step, f"no step: {path} holds one encoder", "Leave it out, or give a run.")
-        return _read_saved(DEMO_FILE if path == DEMO else as_path(path)) if saved else _read_published(str(path))
+        return _read_saved(DEMO_FILE if demo else as_path(path)) if saved else _read_published(str(path))
     run, step = find_checkpoint(path, step)
     wanted = {
         part: {name: leaf for name, leaf in leaves.items() if name.startswith((ENCODER, *((SLIM,) if slim else SIDES)))}

@@ -36,7 +36,8 @@ def test_one_image_is_one_in_any_library(shape):
     """faults C1: [h, w, 1], or an array of jax, was read as h images of one row each."""
     for images in (noise(*shape), OfAnotherLibrary(noise(*shape))):
         listed, one = listed_images(images, 3)
-        assert one and len(listed) == 1
+        assert one
+        assert len(listed) == 1
         np.testing.assert_array_equal(
             read_pixels(listed[0], 0, 8)[..., 0], noise(*shape).reshape(*shape[:2], -1)[..., 0]
         )
@@ -45,7 +46,8 @@ def test_one_image_is_one_in_any_library(shape):
 @pytest.mark.parametrize("shape", [(5, 40, 40), (5, 40, 40, 1), (5, 40, 40, 3), (0, 40, 40, 3)])
 def test_several_images_are_several(shape):
     listed, one = listed_images(noise(*shape), 3)
-    assert not one and len(listed) == shape[0]
+    assert not one
+    assert len(listed) == shape[0]
     assert all(read_pixels(image, 0, 8).shape == (40, 40, 3) for image in listed)
 
 
