@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from xsample_jax.tools.cli import program, run_cli
+from xsample_jax.tools.cli import out_folder, program, run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -18,7 +18,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog=program("generate"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", required=True, metavar="RUN", help="run folder (its --workdir)")
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="the dataset")
+    parser.add_argument("--out", required=True, type=out_folder, metavar="FOLDER", help="the dataset")
     parser.add_argument("--count", type=int, default=10_000, help="images (default 10,000)")
     parser.add_argument("--step", type=int, help="of which checkpoint (default: the newest)")
     parser.add_argument("--split", default="", help="name of the split (default: the run's training split)")
