@@ -5,6 +5,7 @@ Commands import what they work with after their flags are parsed, so that --help
 
 import argparse
 import hashlib
+import io
 import os
 import pathlib
 import platform
@@ -29,6 +30,9 @@ def run_cli(run: Callable[[Sequence[str]], int | None], arguments: Sequence[str]
     if without_tpu():  # before jax looks for its devices
         quiet_environment(os.environ)
     keep_programs(os.environ)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a command has done is said, whatever letters its paths have
+            stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = show_warning
     try:
         return run(sys.argv[1:] if arguments is None else list(arguments)) or 0

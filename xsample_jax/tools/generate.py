@@ -10,7 +10,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from xsample_jax.errors import ConfigError
 from xsample_jax.tools.cli import out_folder, program, run_cli
+
+MOST = 2**31 - 1  # images
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -27,6 +30,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(arguments: Sequence[str]) -> None:
     chosen = make_parser().parse_args(arguments)
+    if not 1 <= chosen.count <= MOST:
+        raise ConfigError("--count", chosen.count, f"at least one image, and at most {MOST:,}")
     from xsample_jax.reports.generated_images import write_generated
 
     manifest = write_generated(chosen.run, chosen.out, chosen.count, chosen.step, chosen.split)
