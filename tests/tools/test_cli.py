@@ -261,6 +261,7 @@ def test_configs_have_names_anywhere(tmp_path, monkeypatch, capsys):
 
 # Commands that write a file, or a folder, at their end.
 OUT_FILES = ["caption", "cluster", "doctor", "encode", "export", "filters", "inspect", "local_features", "report"]
+OUT_FILES += ["results_page"]
 OUT_FOLDERS = ["condense", "evaluate", "generate", "soup", "to_tfds"]
 
 
@@ -273,7 +274,7 @@ def test_a_folder_in_the_place_of_a_file_is_found_before_any_work(tool, tmp_path
     """faults B5: all was computed, and lost with IsADirectoryError."""
     (tmp_path / "file").write_text("")
     wrong = [tmp_path, tmp_path / "file" / "x.npz"]
-    for out in wrong if tool in ("doctor", "report") else [*wrong, tmp_path / "no" / "x.npz"]:
+    for out in wrong if tool in ("doctor", "report", "results_page") else [*wrong, tmp_path / "no" / "x.npz"]:
         assert main_of(tool)(with_out(tool, out)) == BAD_INPUT
         found = capsys.readouterr().err
         assert f"path = '{out}': expected a file" in found
