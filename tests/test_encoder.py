@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,12 @@ import pytest
 from PIL import Image
 
 import xsample_jax
+import xsample_jax.encoder as encoder_module
 from tests.tiny import tiny_config
 from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.data.decode import decode_image
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, Problems
+from xsample_jax.io.checkpoint_files import find_checkpoint
 from xsample_jax.setup import build_run
 from xsample_jax.tools.export import main as export_main
 from xsample_jax.weights.families import FAMILIES, import_encoder
@@ -81,6 +84,18 @@ def test_batches_sizes_and_alpha(encoder):
             encoder.encode(wrong)
 
 
+def test_as_many_rows_as_images(encoder):
+    """faults C1: one gray image was forty, iterators a TypeError, and batch_size=-1 no rows."""
+    images = np.random.default_rng(0).integers(0, 256, (5, 50, 40, 3), dtype=np.uint8)
+    whole = encoder.encode(images)
+    np.testing.assert_allclose(encoder.encode(image for image in images), whole, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(jax.numpy.asarray(images[0])), whole[0], rtol=1e-4, atol=1e-5)
+    assert encoder.encode(images[0, :, :, :1]).shape == (encoder.features,)
+    for given, batch_size in ((images, -1), (images, 0), (images[0], 0), ([], 0), (None, 64), ({}, 64)):
+        with pytest.raises(DataError):
+            encoder.encode(given, batch_size)
+
+
 def test_other_steps_and_missing_runs(run, tmp_path):
     assert xsample_jax.load_encoder(run[1], step=1).step == 1
     with pytest.raises(CheckpointError, match=r"step = 7.*1, 2"):
@@ -88,6 +103,26 @@ def test_other_steps_and_missing_runs(run, tmp_path):
     for call in (xsample_jax.load_encoder, xsample_jax.evaluate):
         with pytest.raises(CheckpointError, match="a run folder"):
             call(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/3", "x.npz", "demo"])
+def test_a_folder_with_checkpoints_is_a_run_whatever_its_name(run, tmp_path, monkeypatch, name):
+    """faults B1: what trains there, or is copied there, is read again; ./demo is not the encoder of the package."""
+    shutil.copytree(run[1], tmp_path / name)
+    for others in ("²", "007", "x"):  # a folder checkpoints/² was a ValueError
+        (tmp_path / name / "checkpoints" / others).mkdir()
+    monkeypatch.chdir(tmp_path)
+    for path in (name, Path(name), tmp_path / name):
+        assert find_checkpoint(path) == (tmp_path / name, 2)
+        assert find_checkpoint(f"{path}/checkpoints") == (tmp_path / name, 2)
+        assert find_checkpoint(f"{path}/checkpoints/1") == (tmp_path / name, 1)
+        assert xsample_jax.load_encoder(path).step == 2
+    config = run[0].copy_and_resolve_references().unlock()
+    config.model.init_from = name
+    assert xsample_jax.config.resolve(config).model.init_from == name
+    (tmp_path / name).rename(tmp_path / "elsewhere")
+    monkeypatch.setattr(encoder_module, "_read_saved", lambda path: path)
+    assert xsample_jax.load_encoder("demo") == encoder_module.DEMO_FILE
 
 
 def test_train_takes_a_file_and_reports_what_is_wrong(tmp_path):
@@ -149,8 +184,6 @@ def test_export_of_nothing(tmp_path, capsys):
 
 
 def test_a_damaged_checkpoint_is_said(run, tmp_path):
-    import shutil
-
     folder = tmp_path / "run"
     shutil.copytree(run[1], folder)
     for path in (folder / "checkpoints" / "2" / "state").rglob("*"):

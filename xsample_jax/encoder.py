@@ -16,12 +16,13 @@ from xsample_jax.augment.views import eval_view
 from xsample_jax.checkpoint import trained_config
 from xsample_jax.config import config_from_json, config_to_json, resolve
 from xsample_jax.data.captions import TOKENIZER, load_tokenizer, parse_tokenizer, tokenize
-from xsample_jax.data.decode import is_one, read_pixels, square
+from xsample_jax.data.decode import square
+from xsample_jax.data.given import in_order, listed_images, padded_batches, read_pixels
 from xsample_jax.data.sources import open_source, source_folder
 from xsample_jax.data.vectors import decode_vector, encode_vector
 from xsample_jax.distributed import log_info
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, UserError, raise_all
-from xsample_jax.io.checkpoint_files import MODEL, find_checkpoint, read_arrays, saved_arrays
+from xsample_jax.io.checkpoint_files import MODEL, find_checkpoint, has_checkpoints, read_arrays, saved_arrays
 from xsample_jax.io.files import load_arrays, write_arrays
 from xsample_jax.io.paths import as_path
 from xsample_jax.models.heads import projection_of, unit_rows
@@ -144,9 +145,9 @@ class Encoder:
         An encoder of vectors takes numbers [n, E], or [E] for one, instead of images.
 
         Args:
-          images: a sequence of images of any sizes, or one image. An image is an array uint8 [h, w], [h, w, 3] or,
-            with alpha, [h, w, 4]; a PIL image; the bytes of an image file; or the path of one.
-          batch_size: images that go through the network at once.
+          images: images of any sizes, or one image. An image is an array uint8 [h, w], [h, w, 1], [h, w, 3] or, with
+            alpha, [h, w, 4]; a PIL image; the bytes of an image file; or the path of one.
+          batch_size: images that go through the network at once, at least 1.
           project: give the unit embeddings that the loss compared, of width D, in place of the features: those that
             `encode_text` gives of texts are in the same space.
 
@@ -154,21 +155,19 @@ class Encoder:
           float32 [n, features]; [features] for one image.
 
         Raises:
-          DataError: an image of another type or shape, or a file that cannot be read or decoded.
+          DataError: an image of another type or shape, a file that cannot be read or decoded, or batch_size below 1.
         """
-        if is_one(images, self.channels):
-            return self.encode([images], 1, project)[0]
-
-        count = min(batch_size, len(images))
+        images, one = listed_images(images, self.channels)
         forward = (lambda images: self.project(self.forward(images))) if project else self.forward
         rows = [np.zeros((0, self.config.model.head.dim if project else self.features), np.float32)]
         with ThreadPoolExecutor() as threads:
-            for start in range(0, len(images), count or 1):
-                here = images[start : start + count]
-                squares = np.stack(list(threads.map(self.prepare, here, range(start, start + len(here)))))
-                padded = np.concatenate([squares, squares[:1].repeat(count - len(squares), axis=0)])
-                rows.append(np.asarray(forward(padded))[: len(squares)])
-        return np.concatenate(rows)
+
+            def squares(part, start: int) -> np.ndarray:
+                return np.stack(list(threads.map(self.prepare, part, range(start, start + len(part)))))
+
+            for batch, meant in padded_batches(images, batch_size, squares):
+                rows.append(np.asarray(forward(batch))[:meant])
+        return np.concatenate(rows)[0 if one else slice(None)]
 
     def prepare(self, image, place: int = 0) -> np.ndarray:
         """An image that `encode` takes as `forward` takes it, uint8 [size, size, channels]; place: named in errors."""
@@ -196,16 +195,14 @@ class Encoder:
           ConfigError: the run has no text side. DataError: texts of another kind or width, or no tokenizer or sentence
             encoder for them.
         """
-        if isinstance(texts, str):
-            return self.encode_text([texts], 1, source)[0]
+        one, expected = isinstance(texts, str), "a list of texts, or one, or an array of numbers"
+        texts = [texts] if one else in_order(texts, "texts", expected)
         given = isinstance(texts, np.ndarray) and texts.dtype.kind in "fiu"
         rows = self._checked_rows(texts) if given else self._rows_of(list(texts), source)
-        found, count = [np.zeros((0, self.config.model.head.dim), np.float32)], min(batch_size, len(rows))
-        for start in range(0, len(rows), count or 1):
-            part = rows[start : start + count]
-            padded = np.concatenate([part, part[:1].repeat(count - len(part), axis=0)])
-            found.append(np.asarray(self._embed_text(padded))[: len(part)])
-        return np.concatenate(found)
+        found = [np.zeros((0, self.config.model.head.dim), np.float32)]
+        for batch, meant in padded_batches(rows, batch_size, lambda part, start: part):
+            found.append(np.asarray(self._embed_text(batch))[:meant])
+        return np.concatenate(found)[0 if one else slice(None)]
 
     @cached_property
     def _embed_text(self) -> Callable[[jax.Array], jax.Array]:
@@ -324,20 +321,21 @@ def load_encoder(path: str | Path, step: int | None = None, slim: bool = False) 
     maps that they add to. Neither a dataset nor the state of the optimizer
     is read, and any number of devices will do. A path that ends with `.npz` is a file of `Encoder.save`;
     "hf:ORGANIZATION/NAME", or a folder of the same layout, is what `push_to_hub` wrote; "demo" is a small encoder that
-    comes with the package (docs/weights.md).
+    comes with the package (docs/weights.md). A folder with checkpoints is a run, whatever its name.
 
     slim: the thin network of a run that trained one beside the wide one (sacl_xd), as a ResNet of its own.
 
     Raises CheckpointError: no such checkpoint, a damaged one, one without the thin network that is asked for, or a
     step for something that is not a run; DataError: a file that `Encoder.save` did not write.
     """
-    saved = path == DEMO or str(path).endswith(SAVED)
+    demo = path == DEMO and not has_checkpoints(path)
+    saved = demo or (str(path).endswith(SAVED) and not has_checkpoints(path))
     if saved or is_published(str(path)):
         if slim:
             raise _not_thin(path)
         if step is not None:
             raise CheckpointError("step", step, f"no step: {path} holds one encoder", "Leave it out, or give a run.")
-        return _read_saved(DEMO_FILE if path == DEMO else as_path(path)) if saved else _read_published(str(path))
+        return _read_saved(DEMO_FILE if demo else as_path(path)) if saved else _read_published(str(path))
     run, step = find_checkpoint(path, step)
     wanted = {
         part: {name: leaf for name, leaf in leaves.items() if name.startswith((ENCODER, *((SLIM,) if slim else SIDES)))}

@@ -107,3 +107,13 @@ def test_the_tool_learns_from_a_sample_of_the_records_and_overwrites_nothing(tmp
     assert main([f"--set={tmp_path}", "--split=mute"]) == 2
     assert "captions = 0" in capsys.readouterr().err
     assert not (tmp_path / "tokenizer.json").exists()
+
+
+@pytest.mark.parametrize("flag", ["--captions=-3", "--captions=0", "--vocab=-1", "--vocab=258", f"--vocab={10**30}"])
+def test_numbers_of_the_tool_have_bounds(tmp_path, capsys, flag):
+    """faults B11: a ValueError of numpy, or an OverflowError of the library."""
+    write_records(tmp_path, "t", {"train": [{"id": 0, "image": b"x", "captions": ["a dog"]}]})
+    assert main([f"--data={tmp_path}", flag]) == 2
+    name, _, value = flag.partition("=")
+    assert f"error: {name} = {value}: expected a number from" in capsys.readouterr().err
+    assert not (tmp_path / "tokenizer.json").exists()

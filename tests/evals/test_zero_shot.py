@@ -1,5 +1,6 @@
 """Zero-shot: the map to texts against scikit-learn, prompts against a loop, the text tower against its own words."""
 
+import dataclasses
 import json
 import types
 
@@ -12,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from tests.tiny import tiny_config
 from xsample_jax.captions import encoders
 from xsample_jax.data.writer import write_records
+from xsample_jax.errors import DataError
 from xsample_jax.evals import zero_shot as class_texts
 from xsample_jax.evals.context import EvalContext, Options
 from xsample_jax.evals.features import Features
@@ -74,6 +76,37 @@ def test_unseen_classes_are_named_by_the_nearest_text(world, monkeypatch):
     assert out.metrics["zero_shot/mapped/label_top5"] == pytest.approx(top)
     assert 0.5 < out.metrics["zero_shot/mapped/label"] < 1
     assert set(out.examples["zero_shot/mapped/label"].concepts) == set(range(30, 40))
+
+
+def test_what_has_no_labels_or_captions_is_said(world, monkeypatch):
+    """faults D1: an IndexError of numpy, after the features were computed."""
+    texts, splits = world
+    monkeypatch.setattr("xsample_jax.evals.zero_shot.frozen_class_embeddings", lambda bench: texts)
+    config = types.SimpleNamespace(
+        data=types.SimpleNamespace(source="emoji"), eval=types.SimpleNamespace(split="test", train_split="train")
+    )
+    train, test = splits["train"], splits["test"]
+    for changed, message in (
+        ({"test": dataclasses.replace(test, label=np.full_like(test.label, -1))}, "labels of split test = 'none'"),
+        ({"train": train.rows(train.label < 0)}, "captions of split train = 'none'"),
+    ):
+        with pytest.raises(DataError, match=message):
+            ZERO_SHOT.run(EvalContext((splits | changed).__getitem__, config), Collector())
+
+
+def test_a_split_without_labels_is_refused_before_any_work(tmp_path):
+    """faults D1: its set names classes."""
+    captions = {"name": "mpnet", "revision": "sha", "dim": 4}
+    record = {"image": b"x", "captions": ["a"], "caption_embeddings": np.ones((1, 4), np.float16)}
+    records = {"train": [record | {"id": 0, "label": 1}], "val": [record | {"id": 1}]}
+    write_records(tmp_path, "two", records, ["cat", "dog"], text_encoder=captions)
+    np.save(tmp_path / "class_embeddings.npy", np.ones((2, 4), np.float16))
+    about = {"text_encoder": captions, "class_names": ["cat", "dog"]}
+    (tmp_path / "class_embeddings.json").write_text(json.dumps(about))
+    config = tiny_config(data__source="records", data__path=str(tmp_path), data__split="train", eval__suite="none",
+                         eval__split="val", eval__train_split="train")  # fmt: skip
+    (problem,) = ZERO_SHOT.check(EvalContext(None, config))
+    assert "labels of split val = 'none'" in str(problem)
 
 
 @pytest.mark.parametrize(

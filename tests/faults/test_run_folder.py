@@ -1,5 +1,6 @@
 """A run folder as people and machines leave it: odd names, planted links, damaged and lost files, other configs."""
 
+import io
 import json
 import os
 import signal
@@ -99,6 +100,16 @@ def test_a_run_goes_on_when_nobody_takes_its_lines(tmp_path):
         subprocess.run(["bash", "-c", f"{sys.executable} -c \"$CODE\" {done} {redirection}"], check=False,
                        env={**os.environ, "CODE": code}, capture_output=True, timeout=120)  # fmt: skip
         assert done.read_text() == "done", redirection
+
+
+def test_a_line_with_letters_that_the_stream_lacks_is_said(monkeypatch):
+    """faults B11: a file name that is not UTF-8 ended all output without a word."""
+    for encoding, expected in (("utf-8", "caf\\udce9 \\xfc\nmore ü\n"), ("ascii", "caf\\udce9 \\xfc\nmore \\xfc\n")):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", stream)
+        say("caf\udce9 ü")
+        say("more ü")
+        assert stream.buffer.getvalue().decode() == expected
 
 
 def test_say_after_its_stream_is_gone(monkeypatch):

@@ -20,7 +20,7 @@ from xsample_jax.io.paths import as_path
 from xsample_jax.tools import cli, completion
 from xsample_jax.tools.__main__ import COMMANDS, command_names
 from xsample_jax.tools.__main__ import main as listing
-from xsample_jax.tools.cli import MOST_PROGRAMS, STOPPED, keep_programs, local_path, run_cli
+from xsample_jax.tools.cli import MOST_PROGRAMS, STOPPED, keep_programs, local_path, out_file, out_folder, run_cli
 from xsample_jax.tools.completion import SHELLS, whole_parser
 from xsample_jax.tools.evaluate import SGD, make_parser, read_protocol
 
@@ -257,3 +257,46 @@ def test_configs_have_names_anywhere(tmp_path, monkeypatch, capsys):
         load_config("quickstat")
     assert listing(["--list=configs"]) == 0
     assert "baselines/clip" in capsys.readouterr().out.split()
+
+
+# Commands that write a file, or a folder, at their end.
+OUT_FILES = ["caption", "cluster", "doctor", "encode", "export", "filters", "inspect", "local_features", "report"]
+OUT_FILES += ["results_page"]
+OUT_FOLDERS = ["condense", "evaluate", "generate", "soup", "to_tfds"]
+
+
+def with_out(tool, out):
+    return [*(flag for flag in MISSING[tool] if not flag.startswith("--out=")), f"--out={out}"]
+
+
+@pytest.mark.parametrize("tool", OUT_FILES)
+def test_a_folder_in_the_place_of_a_file_is_found_before_any_work(tool, tmp_path, capsys):
+    """faults B5: all was computed, and lost with IsADirectoryError."""
+    (tmp_path / "file").write_text("")
+    wrong = [tmp_path, tmp_path / "file" / "x.npz"]
+    for out in wrong if tool in ("doctor", "report", "results_page") else [*wrong, tmp_path / "no" / "x.npz"]:
+        assert main_of(tool)(with_out(tool, out)) == BAD_INPUT
+        found = capsys.readouterr().err
+        assert f"path = '{out}': expected a file" in found
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["file"]
+
+
+@pytest.mark.parametrize("tool", OUT_FOLDERS)
+def test_a_file_in_the_place_of_a_folder_is_found_before_any_work(tool, tmp_path, capsys):
+    """faults B5: all was computed, and lost with Errno 17."""
+    (tmp_path / "file").write_text("kept")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert main_of(tool)(with_out(tool, out)) == BAD_INPUT
+        assert f"path = '{out}': expected a folder: {tmp_path / 'file'} is no folder" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_what_can_be_written_is_accepted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.npz", f"{tmp_path}/x.npz", "./x.npz"):
+        assert out_file(name) == pathlib.Path(name)
+    assert out_file("new/x.html", parents=True) == pathlib.Path("new/x.html")
+    assert [out_folder(name) for name in (".", "a/b/c")] == [pathlib.Path(), pathlib.Path("a/b/c")]
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    with pytest.raises(argparse.ArgumentTypeError, match="cannot"):
+        out_file("x.npz")

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 
 import numpy as np
 import pyarrow.parquet
@@ -182,6 +183,35 @@ def test_bad_input_is_one_line(run, photos, monkeypatch, capsys, flags, said):
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+def test_names_that_are_not_utf_8_are_shown(run, photos, tmp_path, capsys):
+    """faults B11: all images were encoded, and no table could be written."""
+    odd = os.fsdecode(b"caf\xe9.png")
+    shutil.copy(photos / "a.png", photos / odd)
+    shown = ["a.png", "b.JPG", "caf\\xe9.png"]
+    for suffix in (".parquet", ".npy", ".tsv"):
+        assert main([f"--run={run}", f"--path={photos}", f"--out={tmp_path / f'out{suffix}'}"]) == 0
+    assert table(tmp_path / "out.parquet")[0]["name"].to_pylist()[:3] == shown
+    assert json.loads((tmp_path / "out.json").read_text())["name"][:3] == shown
+    assert (tmp_path / "out_metadata.tsv").read_text().splitlines()[:3] == shown
+    features = np.load(tmp_path / "out.npy")
+    np.testing.assert_array_equal(features[0], features[2])
+    capsys.readouterr()
+    (photos / odd).write_bytes(b"no image")
+    flags = [f"--run={run}", f"--path={photos}", f"--out={tmp_path / 'out.npy'}"]
+    assert main(flags) == BAD_INPUT
+    assert "caf\\udce9.png" in capsys.readouterr().err
+    assert main([*flags, "--skip_broken"]) == 0
+    assert capsys.readouterr().out.endswith("(1 images left out)\n")
+
+
+def test_a_path_that_is_not_utf_8_is_said_at_the_end(run, photos, tmp_path, capsys):
+    """faults B11: a traceback after the table was written."""
+    out = tmp_path / os.fsdecode(b"caf\xe9.npy")
+    assert main([f"--run={run}", f"--path={photos}", f"--out={out}"]) == 0
+    assert out.exists()
+    assert "caf\\udce9.npy" in capsys.readouterr().out
 
 
 def test_a_pipe_is_no_image(run, photos):

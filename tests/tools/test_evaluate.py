@@ -169,6 +169,34 @@ def test_a_model_of_other_data_on_the_robustness_table(run, tmp_path, capsys):
     assert "the official set has 7,500" in text
 
 
+def test_another_evaluation_of_a_step_does_not_replace_the_first(run, tmp_path, capsys):
+    """faults B6: --evals=geometry after --evals=knn, or another split, left only the second."""
+    folder, common = tmp_path / "run", ["--evals=geometry", "--config.eval.baselines=()"]
+    shutil.copytree(run / "checkpoints", folder / "checkpoints")
+    (folder / "evaluations").mkdir()
+    (folder / "evaluations" / "7-2").write_text("of somebody")
+    for split in ("val_styles", "test_styles", "val_styles"):
+        assert evaluate.run([f"--run={folder}", *common, f"--config.eval.split={split}"]) == 0
+    assert str(folder / "evaluations" / "7" / "evaluation.html") in capsys.readouterr().out
+    found = {name: json.loads((folder / "evaluations" / name / "evaluation.json").read_text()) for name in ("7", "7-3")}
+    assert {name: of["data"]["split"] for name, of in found.items()} == {"7": "val_styles", "7-3": "test_styles"}
+    assert len(list((folder / "evaluations").iterdir())) == 3
+    asked = found["7"]["asked"]
+    for change in ({"evals": ["knn"]}, {"crop": 0.5}, {"options": {}}, {"beside": ["x"]}):
+        assert evaluate.results_folder(folder / "evaluations", 7, asked | change).name == "7-4"
+    (folder / "evaluations" / "7" / "evaluation.json").write_text("[]")
+    assert evaluate.results_folder(folder / "evaluations", 7, asked).name == "7-4"
+
+
+@pytest.mark.usefixtures("no_compute")
+def test_results_that_could_not_be_written_are_not_computed(run, tmp_path):
+    """faults B5"""
+    shutil.copytree(run / "checkpoints", tmp_path / "checkpoints")
+    (tmp_path / "evaluations").write_text("")
+    with pytest.raises(ConfigError, match="is no folder"):
+        evaluate.run([f"--run={tmp_path}", "--evals=knn"])
+
+
 @pytest.mark.parametrize("ema", [None, 0.5])
 def test_the_loaded_model_is_the_one_that_was_saved(tmp_path, ema):
     parts, state = save_run(tmp_path / "run", steps=(2,), optimizer__ema=ema)

@@ -134,6 +134,8 @@ def test_a_run_without_a_generator_is_refused(runs, name, tmp_path, capsys):
 
 def test_counts_folders_and_damage_are_one_line(runs, tmp_path, capsys):
     run = runs["hard"][0]
+    assert main([f"--run={run}", f"--out={tmp_path / 'set'}", f"--count={10**30}"]) == BAD_INPUT
+    assert "at most 2,147,483,647" in capsys.readouterr().err
     assert main([f"--run={run}", f"--out={tmp_path / 'set'}", "--count=0"]) == BAD_INPUT
     assert main([f"--run={run}", f"--out={tmp_path / 'set'}", "--step=7"]) == BAD_INPUT
     write_generated(run, tmp_path / "full", 1)

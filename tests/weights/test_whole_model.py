@@ -93,6 +93,10 @@ def test_texts_tokens_and_batches(run):
     np.testing.assert_allclose(encoder.encode_text(TEXTS, batch_size=3), rows, atol=1e-5)
     np.testing.assert_allclose(encoder.encode_text(TEXTS[0]), rows[0], atol=1e-5)
     assert encoder.encode_text([]).shape == (0, rows.shape[1])
+    np.testing.assert_allclose(encoder.encode_text(text for text in TEXTS), rows, atol=1e-5)
+    for given, batch_size in ((TEXTS, -1), (TEXTS[0], 0), (None, 64), ({"a": 1}, 64)):  # faults C1
+        with pytest.raises(DataError, match=r"texts|batch_size"):
+            encoder.encode_text(given, batch_size)
     assert np.abs(rows[0] - rows[1]).max() > 1e-2
     tokens = np.array([[1, 7, 8, END, PADDING, PADDING], [1, 7, END, 9, 9, 9]], np.int32)
     short, later = encoder.encode_text(tokens), encoder.encode_text(np.array([[1, 7, 8, END], [1, 7, END, 200]]))

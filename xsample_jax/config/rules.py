@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from xsample_jax.config.rules_data import DATA_RULES, EMOJI
 from xsample_jax.config.rules_objective import LOSS_RULES, OBJECTIVE_RULES
 from xsample_jax.errors import ConfigError
+from xsample_jax.io.files import CHECKPOINTS
+from xsample_jax.io.paths import as_path
 from xsample_jax.models import param_groups
 from xsample_jax.models.convnext import SMALLEST_SIDE
 from xsample_jax.models.towers import kind_of
@@ -170,7 +172,8 @@ def _style_noise(c: dict) -> Iterator[ConfigError]:
 
 def _pretrained(c: dict) -> Iterator[ConfigError]:
     path, family, encoder, layout = (c[f"model.{name}"] for name in ("init_from", "init_family", "encoder", "layout"))
-    a_run = path is not None and not path.endswith(tuple(READERS))  # or published weights: a folder, or hf:NAME
+    a_file = path is not None and path.endswith(tuple(READERS)) and not (as_path(path) / CHECKPOINTS).is_dir()
+    a_run = path is not None and not a_file  # or published weights: a folder, or hf:NAME
     if c["model.init_whole"] and (not a_run or family is not None):
         expected = "False unless model.init_from is the folder of a run"
         yield ConfigError("model.init_whole", True, expected, "Set --config.model.init_from=RUN.")

@@ -9,18 +9,14 @@ import math
 import struct
 import threading
 import zlib
-from pathlib import Path
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from xsample_jax.augment.ids import VECTOR_CHANNELS
 from xsample_jax.data.vectors import is_vector
 from xsample_jax.errors import ConfigError, DataError
-from xsample_jax.io.files import read_regular
-from xsample_jax.io.paths import as_path
 
 # Memory of a thread for pixels on their way: asking the kernel for new pages costs a quarter of the decoding.
 
@@ -319,9 +315,13 @@ def without_metadata(data: bytes, but_exif: bool = False) -> bytes:
 
 
 def _open_any(data: bytes, formats: tuple[str, ...]) -> np.ndarray:
-    """Returns upright RGB or RGBA pixels."""
     image = Image.open(io.BytesIO(data), formats=formats)
     _check_pixels(*image.size)
+    return upright_pixels(image)
+
+
+def upright_pixels(image: Image.Image) -> np.ndarray:
+    """uint8 [h, w, 3 or 4] of an image of Pillow, by its EXIF orientation; one of DAMAGED where it cannot be read."""
     image.load()
     try:  # after load(), which turns a TIFF upright by itself
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
@@ -337,9 +337,13 @@ def _eight_bits(image: Image.Image) -> np.ndarray:
     """uint8 [h, w] of a gray image of 16 bits: its high byte.
 
     Pillow's own conversion clips at 255, so that nearly everything becomes white. Pixels of 32 bits, whole or float,
-    have no agreed range: any scale would be a guess, and none makes them black. Raises ValueError for them.
+    have no agreed range: any scale would be a guess, and none makes them black. Raises ValueError for them. Pillow
+    reads files of 16 bits as mode "I" too; an image of that mode that is of no file has 32.
     """
-    depth = image.tag_v2.get(TIFF_BITS, (8,)) if image.format == "TIFF" else (16,)
+    if image.format == "TIFF":
+        depth = image.tag_v2.get(TIFF_BITS, (8,))
+    else:
+        depth = (32,) if image.mode == "F" or (image.mode == "I" and image.format is None) else (16,)
     if image.mode == "F" or max(depth) > 16:
         raise ValueError(f"{max(depth)} bits a pixel ({'float' if image.mode == 'F' else 'integer'}); 8 or 16 are read")
     return (np.clip(np.asarray(image, np.int64), 0, 65535) >> 8).astype(np.uint8)
@@ -365,40 +369,3 @@ _TURNS = {
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Undoes the camera's rotation: EXIF orientation 1..8, anything else counts as 1."""
     return np.ascontiguousarray(_TURNS[orientation](pixels)) if orientation in _TURNS else pixels
-
-
-# Images as people have them in memory: for `Encoder.encode`.
-
-
-def is_one(images, channels: int) -> bool:
-    """Whether it is one image (or, with the channels of vectors, one of those), not a sequence of them."""
-    if isinstance(images, np.ndarray) and channels == VECTOR_CHANNELS:
-        return images.ndim == 1
-    if isinstance(images, np.ndarray):
-        return images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (3, 4))
-    return isinstance(images, str | Path | bytes | Image.Image)
-
-
-def read_pixels(image, place: int, size: int) -> np.ndarray:
-    """uint8 [h, w, 3 or 4] of whatever `Encoder.encode` takes for an image."""
-    if isinstance(image, str | Path):
-        try:
-            image, place = read_regular(as_path(image)), image
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise DataError(f"image {image}", reason, "a file that can be read") from error
-    if isinstance(image, bytes):
-        try:
-            return open_image(image, size, str(place), ALL_FORMATS)
-        except DataError as error:
-            raise DataError(error.field, error.value, error.expected, "Replace it, or leave it out.") from error
-    if isinstance(image, Image.Image):
-        image = ImageOps.exif_transpose(image).convert("RGBA" if image.has_transparency_data else "RGB")
-    pixels = np.asarray(image)
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or not pixels.size:
-        found = f"{pixels.dtype} {list(pixels.shape)}"
-        expected = "uint8 [height, width, 3], or 4 with alpha; a PIL image, bytes of a file or its path"
-        raise DataError(f"image {place}", found, expected)
-    return pixels

@@ -11,6 +11,7 @@ import numpy as np
 
 from xsample_jax.augment.views import eval_view
 from xsample_jax.data.captions import load_tokenizer
+from xsample_jax.data.given import listed_images, padded_batches
 from xsample_jax.data.sources import source_folder
 from xsample_jax.distributed import log_info
 from xsample_jax.encoder import Encoder, load_encoder
@@ -54,20 +55,21 @@ class Captioner:
 
         return jax.jit(write)
 
-    def captions(self, images: Sequence, batch_size: int = 64) -> list[tuple[str, float]]:
+    def captions(self, images, batch_size: int = 64) -> list[tuple[str, float]]:
         """(caption, its perplexity) of images as `Encoder.encode` takes them: the most likely token at every place.
 
-        Raises DataError for an image that cannot be read.
+        One image makes a list of one. Raises DataError for an image that cannot be read, or batch_size below 1.
         """
+        images, _ = listed_images(images, self.encoder.channels)
         found = []
-        count = min(batch_size, len(images))
-        for start in range(0, len(images), count or 1):
-            here = images[start : start + count]
-            pixels = np.stack([self.encoder.prepare(image, start + place) for place, image in enumerate(here)])
-            padded = np.concatenate([pixels, pixels[:1].repeat(count - len(here), axis=0)])
-            tokens, loss = jax.device_get(self.write(self.loaded.state, padded))
-            texts = self.tokenizer.decode_batch(tokens[: len(here)].tolist(), skip_special_tokens=True)
-            perplexity = np.exp(np.minimum(loss[: len(here)].astype(np.float64), 80.0))
+
+        def pixels(part, start: int) -> np.ndarray:
+            return np.stack([self.encoder.prepare(image, start + place) for place, image in enumerate(part)])
+
+        for batch, meant in padded_batches(images, batch_size, pixels):
+            tokens, loss = jax.device_get(self.write(self.loaded.state, batch))
+            texts = self.tokenizer.decode_batch(tokens[:meant].tolist(), skip_special_tokens=True)
+            perplexity = np.exp(np.minimum(loss[:meant].astype(np.float64), 80.0))
             found += [(text.strip(), float(value)) for text, value in zip(texts, perplexity, strict=True)]
         return found
 

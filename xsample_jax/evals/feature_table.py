@@ -7,6 +7,7 @@ continues, and the table is complete or not there.
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,7 +57,10 @@ def images_in(path: Path) -> Images:
         raise DataError("--path", str(path), expected)
     stats = [(path / name).stat() for name in names]
     about = [(name, one.st_size, one.st_mtime_ns) for name, one in zip(names, stats, strict=True)]
-    return Images(lambda row: path / names[row], {"name": names}, json.dumps([str(path), about]))
+    shown = [
+        os.fsencode(name).decode("utf-8", "backslashreplace") for name in names
+    ]  # a column is text, names are bytes
+    return Images(lambda row: path / names[row], {"name": shown}, json.dumps([str(path), about]))
 
 
 def of_other_data(data, folder: Path):

@@ -79,6 +79,8 @@ def check(bench: EvalContext) -> Iterator[UserError]:
     names = source.manifest.class_names
     if not names:
         yield DataError(f"class names of split {source.split}", None, "names in the manifest, for zero-shot")
+    if not any(record["label"] >= 0 for record in sampled_records(source)):
+        yield _without_labels(source.split)
     for prompt in bench.options.prompts:
         fill_template(prompt, names[:1])
     frozen = bench.text_side is None or bench.text_side.reads == "caption_embedding"
@@ -107,6 +109,11 @@ def check(bench: EvalContext) -> Iterator[UserError]:
         yield DataError("--prompts", bench.options.prompts[0], "an encoder for them", "Name it: --text_encoder=FOLDER.")
 
 
+def _without_labels(split: str) -> DataError:
+    fix = "Evaluate on another split or set: --config.eval.split=NAME, --config.data.path=FOLDER."
+    return DataError(f"labels of split {split}", "none", "labeled records, for zero-shot", fix)
+
+
 def without_text(text_encoder: Mapping) -> DataError | None:
     """The refusal of vectors that no text has (captions/vectors.py): no class or caption can be embedded like them."""
     if text_encoder.get("per") != "record":
@@ -128,11 +135,16 @@ def _named(encoder: Mapping) -> str:
 def zero_shot(bench: EvalContext, out: Collector) -> None:
     test = bench.test
     test = test.rows(test.label >= 0)
+    if not len(test.label):  # those that `check` saw may be broken
+        raise _without_labels(bench.config.eval.split)
     if bench.text_side is not None:
         name, queries, texts = "zero_shot/label", test.embedding, embedded_class_texts(bench)
     else:
         name, texts = "zero_shot/mapped/label", frozen_class_embeddings(bench)
         train = bench.train.captioned()
+        if not len(train.label):
+            split = bench.config.eval.train_split
+            raise DataError(f"captions of split {split}", "none", "embedded ones, targets of the map to texts")
         to_text = fit_map(train.features, train.caption_embedding, bench.units(train))
         queries = to_text(test.features)
     classes = np.unique(test.label)

@@ -21,7 +21,7 @@ from etils import epath
 
 from xsample_jax.errors import CheckpointError, did_you_mean
 from xsample_jax.io.files import CHECKPOINTS
-from xsample_jax.io.paths import absolute, check_run_path
+from xsample_jax.io.paths import absolute, as_path, check_run_path
 
 FORMAT = 2
 MODEL = ("params", "statistics", "ema")  # what of a state is the model's; the average comes last, as it is preferred
@@ -30,14 +30,15 @@ MODEL = ("params", "statistics", "ema")  # what of a state is the model's; the a
 def find_checkpoint(path: str | Path, step: int | None = None) -> tuple[Path, int]:
     """(run folder, step) of RUN, RUN/checkpoints or RUN/checkpoints/STEP; of a run, `step` or its newest checkpoint.
 
-    Raises CheckpointError that names the steps there are.
+    A folder with checkpoints is a run whatever its name. Raises CheckpointError that names the steps there are.
     """
     path = absolute(path)
     check_run_path(path, "checkpoint")
-    if path.name.isdigit() and path.parent.name == CHECKPOINTS:
+    run = path
+    if path.name == CHECKPOINTS and not has_checkpoints(path):
+        run = path.parent
+    elif path.parent.name == CHECKPOINTS and _is_step(path.name) and not has_checkpoints(path):
         run, step = path.parent.parent, int(path.name)
-    else:
-        run = path.parent if path.name == CHECKPOINTS else path
     steps = steps_of(run)
     if not steps:
         fix = f"None in {run / CHECKPOINTS}."
@@ -95,8 +96,18 @@ def check_arrays(arrays: dict, meta: dict, where: str) -> None:
 
 def steps_of(run: Path) -> list[int]:
     """The steps of the checkpoints of a run, ascending."""
-    folder = run / CHECKPOINTS
-    return sorted(int(place.name) for place in folder.iterdir() if place.name.isdigit()) if folder.is_dir() else []
+    names = [place.name for place in (run / CHECKPOINTS).iterdir()] if has_checkpoints(run) else []
+    return sorted(int(name) for name in names if _is_step(name))
+
+
+def has_checkpoints(path: str | Path) -> bool:
+    """Whether a folder is that of a run."""
+    return (as_path(path) / CHECKPOINTS).is_dir()
+
+
+def _is_step(name: str) -> bool:
+    """Whether the folder of a checkpoint has this name: ² and 007 are others' folders."""
+    return name.isascii() and name.isdecimal() and name == str(int(name))
 
 
 def checkpoint_place(run: Path, step: int) -> epath.Path:

@@ -14,7 +14,10 @@ def say(text: str, error: bool = False) -> None:
     if stream is None:  # started with it closed
         return
     try:
-        print(text, file=stream, flush=True)
+        try:
+            print(text, file=stream, flush=True)
+        except UnicodeEncodeError:  # a file name that is not UTF-8, or a terminal with few letters
+            print(text.encode("ascii", "backslashreplace").decode(), file=stream, flush=True)
     except (OSError, ValueError):
         # Python flushes once more at the end, which would turn a finished run into exit code 120.
         with contextlib.suppress(OSError, ValueError):

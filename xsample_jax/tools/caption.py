@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from xsample_jax.tools.cli import local_path, program, run_cli
+from xsample_jax.tools.cli import local_path, out_file, program, run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -22,7 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--path", type=local_path, help="folder of images, searched at any depth, or one image")
     parser.add_argument("--split", help="split of --data, or of the dataset of the run (default: its eval.split)")
     parser.add_argument("--data", type=local_path, metavar="FOLDER", help="dataset (default: that of the run)")
-    parser.add_argument("--out", required=True, type=local_path, metavar="FILE", help=".jsonl or .tsv")
+    parser.add_argument("--out", required=True, type=out_file, metavar="FILE", help=".jsonl or .tsv")
     parser.add_argument("--batch_size", type=int, default=64, help="images at once (default 64)")
     parser.add_argument("--skip_broken", action="store_true", help="leave out images that cannot be decoded")
     return parser

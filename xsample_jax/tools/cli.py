@@ -5,6 +5,7 @@ Commands import what they work with after their flags are parsed, so that --help
 
 import argparse
 import hashlib
+import io
 import os
 import pathlib
 import platform
@@ -12,9 +13,9 @@ import sys
 import warnings
 from collections.abc import Callable, MutableMapping, Sequence
 
-from xsample_jax.errors import BAD_INPUT, FAILED, UserError
+from xsample_jax.errors import BAD_INPUT, FAILED, ConfigError, UserError
 from xsample_jax.io.console import say
-from xsample_jax.io.paths import as_path
+from xsample_jax.io.paths import as_path, in_bucket
 from xsample_jax.topology import quiet_environment, without_tpu
 
 STOPPED = 130  # by Ctrl-C, as shells have it
@@ -29,6 +30,9 @@ def run_cli(run: Callable[[Sequence[str]], int | None], arguments: Sequence[str]
     if without_tpu():  # before jax looks for its devices
         quiet_environment(os.environ)
     keep_programs(os.environ)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a command has done is said, whatever letters its paths have
+            stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = show_warning
     try:
         return run(sys.argv[1:] if arguments is None else list(arguments)) or 0
@@ -100,6 +104,39 @@ def local_path(text: str) -> pathlib.Path:
         return as_path(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def out_file(text: str, parents: bool = False) -> pathlib.Path:
+    """The type of a flag with the file that a command writes at its end; parents: it makes the folder of the file."""
+    try:
+        return check_out(as_path(text), folder=False, parents=parents)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def out_folder(text: str) -> pathlib.Path:
+    """The type of a flag with the folder that a command makes, or writes into, at its end."""
+    try:
+        return check_out(as_path(text), folder=True)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def check_out(path: pathlib.Path, folder: bool, parents: bool = True) -> pathlib.Path:
+    """`path`, or ConfigError where no such file or folder can be written: nothing is to be computed in vain."""
+    if in_bucket(path):
+        return path
+    if not folder and path.is_dir():
+        raise ConfigError("path", str(path), "a file: this is a folder")
+    if not parents and not path.parent.exists():
+        raise ConfigError("path", str(path), "a file in a folder that exists", f"Make it: mkdir -p {path.parent}")
+    places = (path, *path.parents) if folder else path.parents
+    there = next(place for place in (*places, pathlib.Path()) if os.path.lexists(place))
+    if not there.is_dir():
+        raise ConfigError("path", str(path), f"a {'folder' if folder else 'file'}: {there} is no folder")
+    if not os.access(there, os.W_OK):
+        raise ConfigError("path", str(path), f"a path that can be written: {there} cannot")
+    return path
 
 
 def show_warning(message, category, filename, lineno, file=None, line=None) -> None:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from xsample_jax.errors import ConfigError
-from xsample_jax.tools.cli import local_path, program, run_cli, split_overrides
+from xsample_jax.tools.cli import local_path, out_file, program, run_cli, split_overrides
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -27,10 +27,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--digits", type=local_path, metavar="PREVIOUS", help="side file of the stage before: pseudo-labels of MCL"
     )
     parser.add_argument("--per_class", action="store_true", help="subclasses of every class, as many as SBCL has")
-    parser.add_argument("--temperatures", type=local_path, help="with --per_class: side file for class_temperature")
+    parser.add_argument("--temperatures", type=out_file, help="with --per_class: side file for class_temperature")
     parser.add_argument("--smallest", type=int, default=1, help="fewest records of a cluster; smaller: -1 (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the first centers (default 0)")
-    parser.add_argument("--out", type=local_path, required=True, help="side file to write (.npz)")
+    parser.add_argument("--out", type=out_file, required=True, help="side file to write (.npz)")
     return parser
 
 
@@ -44,6 +44,8 @@ def check_flags(chosen: argparse.Namespace) -> None:
         raise ConfigError("--digits", str(chosen.digits), "one --k: a stage adds one digit")
     if chosen.temperatures is not None and not chosen.per_class:
         raise ConfigError("--temperatures", str(chosen.temperatures), "--per_class: they are of its subclasses")
+    if chosen.temperatures is not None and chosen.temperatures.resolve() == chosen.out.resolve():
+        raise ConfigError("--temperatures", str(chosen.temperatures), "another file than --out, which has the clusters")
     if chosen.seed < 0 or chosen.smallest < 1:
         name = "seed" if chosen.seed < 0 else "smallest"
         raise ConfigError(f"--{name}", getattr(chosen, name), f"a number of at least {int(name == 'smallest')}")

@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from xsample_jax.tools.cli import program, run_cli, split_overrides
+from xsample_jax.tools.cli import out_folder, program, run_cli, split_overrides
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -24,7 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     given.add_argument("--config", metavar="FILE", help="a config file: its training split, encoder and sizes")
     given.add_argument("--data", metavar="FOLDER", help="a dataset, or emoji; the encoder is a resnet18 on 32 pixels")
     parser.add_argument("--per_class", type=int, required=True, help="images of each class")
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="the new dataset")
+    parser.add_argument("--out", required=True, type=out_folder, metavar="FOLDER", help="the new dataset")
     parser.add_argument("--match", default="contrastive", help="contrastive (DCC, default) or class (DC)")
     parser.add_argument("--networks", type=int, default=1000, help="drawn one after the other (default 1000)")
     parser.add_argument("--matches", type=int, help="of a network (default: 10, from 50 images of a class 50)")

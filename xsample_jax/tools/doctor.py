@@ -8,10 +8,11 @@ One line for each finding; exit code 1 if one of them is a problem. Draws the fi
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from xsample_jax.errors import UserError
-from xsample_jax.tools.cli import local_path, program, run_cli, split_overrides
+from xsample_jax.tools.cli import out_file, program, run_cli, split_overrides
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -20,7 +21,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", required=True, help="config file; values are set as --config.KEY=VALUE")
     parser.add_argument("--workdir", default=".", help="folder that the run would write to (default: this one)")
-    parser.add_argument("--out", type=local_path, default=Path("doctor.png"), help="PNG of the first batch")
+    parser.add_argument(
+        "--out", type=partial(out_file, parents=True), default=Path("doctor.png"), help="PNG of the first batch"
+    )
     parser.add_argument("--every_file", action="store_true", help="compare the checksums of all files of the set")
     return parser
 

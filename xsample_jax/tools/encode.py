@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from xsample_jax.errors import DataError
-from xsample_jax.tools.cli import local_path, program, run_cli
+from xsample_jax.tools.cli import local_path, out_file, program, run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -24,7 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     what.add_argument("--path", type=local_path, help="folder of images, searched at any depth, or one image")
     what.add_argument("--split", help="split of a dataset: of --data, or of the one that the run was trained on")
     parser.add_argument("--data", type=local_path, metavar="FOLDER", help="dataset (default: that of the run)")
-    parser.add_argument("--out", required=True, type=local_path, metavar="FILE", help=".parquet, .npy or .tsv")
+    parser.add_argument("--out", required=True, type=out_file, metavar="FILE", help=".parquet, .npy or .tsv")
     parser.add_argument("--batch_size", type=int, default=64, help="images at once (default 64)")
     parser.add_argument("--skip_broken", action="store_true", help="leave out images that cannot be decoded")
     return parser

@@ -10,6 +10,7 @@ run folder (its newest checkpoint) or RUN/checkpoints/STEP. docs/evaluation.md d
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -17,9 +18,11 @@ from pathlib import Path
 
 from xsample_jax.errors import FINISHED, UserError
 from xsample_jax.io.console import say
-from xsample_jax.tools.cli import add_renamed, local_path, program, run_cli, split_overrides
+from xsample_jax.tools.cli import add_renamed, check_out, local_path, out_folder, program, run_cli, split_overrides
 
 JSON_FILE, EXAMPLES_FILE, PAGE = "evaluation.json", "evaluation.npz", "evaluation.html"
+RESULTS = "evaluations"  # below a run: a folder for each step, and for each other evaluation of it
+OUT_HELP = "folder whose results are replaced (default: RUN/evaluations/STEP, STEP-2 and so on: others stay)"
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -48,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--beside", action="append", default=[], metavar="RUN", help="features of this run as well, beside the others"
     )
     parser.add_argument("--evals", required=True, help="names of evaluations, with commas between, as knn,logistic")
-    parser.add_argument("--out", help="folder for the results (default: RUN/evaluations/STEP)")
+    parser.add_argument("--out", type=out_folder, help=OUT_HELP)
     parser.add_argument("--target", help="what probes predict: label or an attribute (emoji: subgroup; else label)")
     probes = "ridge, logistic, sgd or naive_bayes"
     parser.add_argument("--probe", default="logistic", help=f"for robustness: {probes} (%(default)s)")
@@ -95,9 +98,7 @@ def run(arguments: Sequence[str]) -> int:
     from xsample_jax.distributed import detect_process, start
     from xsample_jax.evals.context import Options
     from xsample_jax.evals.evaluate import check_names, evaluate_checkpoint, read_config
-    from xsample_jax.evals.metrics import save_examples
     from xsample_jax.io.checkpoint_files import find_checkpoint
-    from xsample_jax.io.paths import as_path, local_copy_of
 
     evals = [name.strip() for name in chosen.evals.split(",") if name.strip()]
     for problem in check_names(evals):
@@ -113,6 +114,7 @@ def run(arguments: Sequence[str]) -> int:
         widths=chosen.widths,
     )
     where = find_checkpoint(chosen.run)
+    check_out(chosen.out or where[0] / RESULTS, folder=True)
     start(detect_process(), config_to_json(read_config(*where, overrides)), describe_difference)
     evaluation = evaluate_checkpoint(chosen.run, evals, overrides, options, chosen.crop, chosen.beside)
 
@@ -120,17 +122,42 @@ def run(arguments: Sequence[str]) -> int:
 
     if jax.process_index() != 0:
         return FINISHED
-    from xsample_jax.reports.evaluation import as_json, table, write_page
+    from xsample_jax.reports.evaluation import table
 
-    out = as_path(chosen.out or evaluation.run / "evaluations" / str(evaluation.step), "--out")
-    with local_copy_of(out) as folder:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / JSON_FILE).write_text(json.dumps(as_json(evaluation, evals), indent=1) + "\n")
-        save_examples(folder / EXAMPLES_FILE, evaluation.result.examples)
-        write_page(evaluation, evals, folder / PAGE)
+    asked = {"evals": sorted(set(evals)), "config": sorted(overrides), "crop": chosen.crop, "beside": chosen.beside}
+    asked |= {"options": json.loads(json.dumps(dataclasses.asdict(options), default=str))}
+    out = chosen.out or results_folder(evaluation.run / RESULTS, evaluation.step, asked)
+    write_results(evaluation, evals, out, asked)
     print(table(evaluation))
     print(f"\n{out / PAGE}")
     return FINISHED
+
+
+def results_folder(folder: Path, step: int, asked: dict) -> Path:
+    """STEP, STEP-2, ... below `folder`: the first that has no results yet, or those of the same evaluation."""
+    for place in (folder / (f"{step}-{number}" if number > 1 else str(step)) for number in itertools.count(1)):
+        try:
+            if json.loads((place / JSON_FILE).read_text(encoding="utf-8")).get("asked") == asked:
+                return place
+        except FileNotFoundError:
+            return place
+        except (AttributeError, NotADirectoryError, ValueError):  # not ours: somebody may want to look
+            continue
+
+
+def write_results(evaluation, evals: Sequence[str], out: Path, asked: dict) -> None:
+    """Writes the files of an evaluation into a folder; asked: all of the command line that the numbers depend on."""
+    from xsample_jax.evals.metrics import save_examples
+    from xsample_jax.io.files import atomic_write
+    from xsample_jax.io.paths import local_copy_of
+    from xsample_jax.reports.evaluation import as_json, write_page
+
+    text = json.dumps(as_json(evaluation, evals) | {"asked": asked}, indent=1) + "\n"
+    with local_copy_of(out) as folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_examples(folder / EXAMPLES_FILE, evaluation.result.examples)
+        atomic_write(folder / PAGE, lambda partial: write_page(evaluation, evals, partial))
+        atomic_write(folder / JSON_FILE, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def read_prompts(path: Path | None) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xsample_jax.io.paths import local_copy_of
-from xsample_jax.tools.cli import add_renamed, local_path, program, run_cli
+from xsample_jax.tools.cli import add_renamed, check_out, local_path, program, run_cli
 
 FORMATS = ("safetensors", "jax_export", "onnx", "npz", "open_clip", "hub")
 
@@ -83,6 +83,8 @@ def run(arguments: Sequence[str]) -> None:
         parser.error(f"--slim goes without --format={chosen.format}, which has the whole model")
     if chosen.repository is not None and chosen.format != "hub":
         parser.error("--repository goes with --format=hub alone")
+    folder = chosen.format in ("open_clip", "hub")
+    check_out(chosen.out, folder, parents=folder)
     print(export(chosen.run, chosen.format, chosen.out, chosen.step, chosen.slim, chosen.repository))
 
 

@@ -10,7 +10,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from xsample_jax.tools.cli import program, run_cli
+from xsample_jax.errors import ConfigError
+from xsample_jax.tools.cli import out_folder, program, run_cli
+
+MOST = 2**31 - 1  # images
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -18,7 +21,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog=program("generate"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", required=True, metavar="RUN", help="run folder (its --workdir)")
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="the dataset")
+    parser.add_argument("--out", required=True, type=out_folder, metavar="FOLDER", help="the dataset")
     parser.add_argument("--count", type=int, default=10_000, help="images (default 10,000)")
     parser.add_argument("--step", type=int, help="of which checkpoint (default: the newest)")
     parser.add_argument("--split", default="", help="name of the split (default: the run's training split)")
@@ -27,6 +30,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(arguments: Sequence[str]) -> None:
     chosen = make_parser().parse_args(arguments)
+    if not 1 <= chosen.count <= MOST:
+        raise ConfigError("--count", chosen.count, f"at least one image, and at most {MOST:,}")
     from xsample_jax.reports.generated_images import write_generated
 
     manifest = write_generated(chosen.run, chosen.out, chosen.count, chosen.step, chosen.split)

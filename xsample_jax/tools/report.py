@@ -9,14 +9,20 @@ Reads run folders (see `runs.py`), needs neither their data nor their models. Ev
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 
-from xsample_jax.tools.cli import program, run_cli
+from xsample_jax.tools.cli import out_file, program, run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program("report"), description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", help="run folders, in the order of the columns")
-    parser.add_argument("--out", default="report.html", help="HTML file to write (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        type=partial(out_file, parents=True),
+        default="report.html",
+        help="HTML file to write (default: %(default)s)",
+    )
     parser.add_argument("--baseline", help="series or preset that the others are compared with (default: SimCLR)")
     return parser
 

@@ -14,8 +14,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 
-from xsample_jax.tools.cli import local_path, program, run_cli
+from xsample_jax.tools.cli import local_path, out_file, program, run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -23,8 +24,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--grid", required=True, metavar="FILE[:ARG]", help="a grid that changes one key at a time")
     parser.add_argument("--runs", type=local_path, help="where tools.sweep put its runs")
     parser.add_argument("--results", type=local_path, help="where tools.sweep --results put the results that stay")
-    parser.add_argument("--out", required=True, type=local_path, help="Markdown file; its figures are put beside it")
-    parser.add_argument("--summary", type=local_path, help="another Markdown file, for one table and figure")
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=partial(out_file, parents=True),
+        help="Markdown file; its figures are put beside it",
+    )
+    parser.add_argument("--summary", type=out_file, help="another Markdown file, for one table and figure")
     parser.add_argument("--baseline", default="simclr", help="objective that the others are compared with")
     parser.add_argument("--metrics", nargs="+", help="of figures and tables of changes (default: the headlines)")
     return parser

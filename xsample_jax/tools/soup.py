@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from xsample_jax.tools.cli import local_path, program, run_cli
+from xsample_jax.tools.cli import out_folder, program, run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -19,7 +19,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog=program("soup"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="RUN or RUN/checkpoints/STEP, two or more")
-    parser.add_argument("--out", required=True, type=local_path, metavar="FOLDER", help="the run folder to write")
+    parser.add_argument("--out", required=True, type=out_folder, metavar="FOLDER", help="the run folder to write")
     return parser
 
 

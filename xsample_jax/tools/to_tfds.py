@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 
 from xsample_jax.errors import ConfigError
-from xsample_jax.tools.cli import add_renamed, local_path, program, run_cli
+from xsample_jax.tools.cli import add_renamed, out_folder, program, run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program("to_tfds"), description=__doc__.split("\n")[0])
     add_renamed(parser, "--data", "--set", required=True, metavar="FOLDER", help="a dataset (with a manifest.json)")
-    parser.add_argument("--out", required=True, type=local_path, metavar="FOLDER", help="data_dir of TFDS")
+    parser.add_argument("--out", required=True, type=out_folder, metavar="FOLDER", help="data_dir of TFDS")
     return parser
 
 

@@ -7,9 +7,11 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 
-from xsample_jax.errors import DataError
+from xsample_jax.errors import ConfigError, DataError
 from xsample_jax.io.paths import as_path
 from xsample_jax.tools.cli import add_renamed, program, run_cli
+
+LIMITS = {"vocab": (259, 2**24), "captions": (1, 2**40)}  # 259: every byte and the special tokens
 
 
 def sampled_captions(source, most: int) -> Iterator[str]:
@@ -34,6 +36,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(arguments: Sequence[str]) -> None:
     chosen = make_parser().parse_args(arguments)
+    for name, (low, high) in LIMITS.items():
+        if not low <= getattr(chosen, name) <= high:
+            raise ConfigError(f"--{name}", getattr(chosen, name), f"a number from {low:,} to {high:,}")
     from xsample_jax.data.captions import TOKENIZER, train_tokenizer
     from xsample_jax.data.records import open_records
 
