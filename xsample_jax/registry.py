@@ -78,7 +78,7 @@ def wrong_options(registry: Mapping[str, Slot], choice: Choice, field: str) -> I
         if not is_of(hint, value):
             yield ConfigError(f"{field}.{name}", value, in_words(hint))
         elif isinstance(value, int | float) and not is_finite(value):
-            yield ConfigError(f"{field}.{name}", value, "a number that float32 holds")
+            yield ConfigError(f"{field}.{name}", value, "a finite number that float32 holds")
         elif limit is not None and isinstance(limit[0], str):
             if value not in limit:
                 yield ConfigError(f"{field}.{name}", value, f"one of {', '.join(limit)}", did_you_mean(value, limit))

@@ -218,7 +218,7 @@ def _wrong_choices(term: Term, field: str):
         if choice is not None and not isinstance(choice, int | float):
             yield from _unknown(registry, choice, f"{field}.{name}")
         elif choice is not None and not is_finite(choice) and name != "temperature":
-            yield ConfigError(f"{field}.{name}", choice, "a number that float32 holds")
+            yield ConfigError(f"{field}.{name}", choice, "a finite number that float32 holds")
     yield from _not_positive(term.temperature, f"{field}.temperature")
     if "by" in options_of(term.denominator):
         yield from _unknown(SOURCES, term.denominator["by"], f"{field}.denominator.by")
@@ -291,7 +291,7 @@ def _weight(value, field: str):
     """Problems of a weight: a number that is not finite, or a rule of progress that makes no sense."""
     if isinstance(value, int | float):
         if not is_finite(value):
-            yield ConfigError(field, value, "a number that float32 holds")
+            yield ConfigError(field, value, "a finite number that float32 holds")
         return
     if name_of(value) not in PROGRESS_RULES:
         yield ConfigError(field, value, f"a number, or a rule of progress: {', '.join(PROGRESS_RULES)}")
