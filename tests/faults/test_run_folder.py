@@ -217,50 +217,41 @@ def _put(path, content=None):
     path.mkdir() if content is None else path.write_text(content)
 
 
+EVENTS = "tensorboard/events.out.tfevents"
+
+
 @pytest.mark.parametrize(
-    ("name", "content"),
+    "found",
     [
-        ("damaged/4-1/notes", "another one"),
-        ("damaged", "a file"),
-        ("checkpoints/old2/metrics", None),
-        ("checkpoints/old2/metrics/metrics", "{"),
-        ("checkpoints/04/metrics/metrics", "{"),
-        ("tensorboard", "a file"),
-        ("profile", "a file"),
-        ("tensorboard/events.out.tfevents.inf", ""),
-        ("tensorboard/events.out.tfevents.nan", ""),
-        ("tensorboard/events.out.tfevents.1e300", ""),
-        ("evaluation.json", '{"label/knn": null}'),
-        ("evaluation.json", '{"label/knn": true}'),
-        ("evaluation.json", '"abc"'),
+        {"damaged/4-1/notes": "another one", "profile": "a file", "checkpoints/old2/metrics/metrics": "{",
+         "checkpoints/04/metrics/metrics": "{", f"{EVENTS}.inf": "", f"{EVENTS}.nan": "", f"{EVENTS}.1e300": ""},
+        {"damaged": "a file", "tensorboard": "a file", "checkpoints/old2/metrics": None},
+        {"evaluation.json": '{"label/knn": null}'},
+        {"evaluation.json": '{"label/knn": true}'},
+        {"evaluation.json": '"abc"'},
     ],
-)
-def test_nothing_that_lies_in_a_folder_blocks_a_restart(finished, tmp_path, name, content):
+)  # fmt: skip
+def test_nothing_that_lies_in_a_folder_blocks_a_restart(finished, tmp_path, found):
     """faults B6: what people and other tools put there ended every start with a traceback."""
     import shutil
 
-    folder = tmp_path / "run"
+    folder, trains = tmp_path / "run", "evaluation.json" not in found
     shutil.copytree(finished, folder)
-    place, before = folder / name, json.loads((folder / "evaluation.json").read_text())
-    if place.is_dir():
-        shutil.rmtree(place)
-    _put(place, content)
-    if name.startswith("damaged"):
+    before = json.loads((folder / "evaluation.json").read_text())
+    for name, content in found.items():
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        _put(folder / name, content)
+    if trains:
         (folder / "checkpoints" / "4" / "meta" / "metadata").write_text("{")
-    if name.startswith(("tensorboard", "profile")):
-        shutil.rmtree(folder / "checkpoints" / "4")  # so that it trains
-    if name != "evaluation.json":
         (folder / "evaluation.json").unlink()
     config = tiny_config(steps=4, log__every=1, checkpoint__every=2, log__profile=(3, 4))
     assert train(config, folder).keys() == before.keys()
     assert all(isinstance(value, float) for value in json.loads((folder / "evaluation.json").read_text()).values())
-    if name.startswith("damaged"):
-        assert (folder / "damaged" / "4-0").is_dir()
-        assert (folder / "damaged.damaged").exists() == (content == "a file")
-    else:
-        assert not (folder / "damaged").exists()
-    if name == "evaluation.json":
-        assert (folder / "evaluation.json.damaged").read_text() == content
+    aside = {path.name for path in folder.glob("*.damaged")}
+    assert aside == {f"{name}.damaged" for name, content in found.items() if content and "/" not in name}
+    assert all((folder / name).read_text() == found[name.removesuffix(".damaged")] for name in aside)
+    assert (folder / "damaged" / "4-0").is_dir() == trains
 
 
 def test_a_lost_config_is_that_of_the_checkpoint(finished, tmp_path):
