@@ -26,6 +26,7 @@ from xsample_jax.io.checkpoint_files import (
     check_meta,
     checkpoint_place,
     checksums,
+    is_step,
     open_reader,
     read_meta,
     steps_of,
@@ -245,7 +246,7 @@ class Checkpoints:
         """Checkpoints whose metrics cannot be read: orbax would not open the folder."""
         problems = {}
         for path in sorted((self._folder / CHECKPOINTS).glob("*[0-9]/metrics")) if jax.process_index() == 0 else ():
-            if not _is_step(path.parent.name):
+            if not is_step(path.parent.name):
                 continue
             try:
                 if not isinstance(json.loads((path / "metrics").read_text()), dict):
@@ -288,11 +289,6 @@ def _tried(work: Callable[[], object], what: str) -> tuple[object, str]:
         problem = _cause(str(error) or type(error).__name__)[:400] + name_of_process()
     problems = [text for text in allgather_text(what, problem) if text]
     return (None, "; ".join(problems)) if problems else (found, "")
-
-
-def _is_step(name: str) -> bool:
-    """Whether a folder of this name is a checkpoint: people put others beside them."""
-    return name.isascii() and name.isdigit() and name == str(int(name))
 
 
 def _as_dict(state: TrainState) -> dict:

@@ -111,7 +111,7 @@ class Problems(ConfigError):
         return type(self), (self.problems, self.where)
 
 
-def is_finite(value: numbers.Real) -> bool:
+def fits_float32(value: numbers.Real) -> bool:
     """Whether float32 holds a number, not as infinity or 0; Python itself raises for an integer beyond its floats."""
     try:
         return value == 0 or SMALLEST_FLOAT32 <= abs(float(value)) <= LARGEST_FLOAT32

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 
-from xsample_jax.errors import ConfigError, did_you_mean, is_finite, lookup
+from xsample_jax.errors import ConfigError, did_you_mean, fits_float32, lookup
 
 Choice = str | Mapping
 
@@ -72,12 +72,12 @@ def slot_of(registry: Mapping[str, Slot], choice: Choice, field: str) -> Slot:
 def wrong_options(registry: Mapping[str, Slot], choice: Choice, field: str) -> Iterator[ConfigError]:
     """Yields one ConfigError for every option whose value has the wrong type or is outside its limits."""
     slot = registry[name_of(choice)]
-    hints = typing.get_type_hints(slot.function)
+    hints = _hints(slot.function)
     for name, value in options_of(choice).items():
         hint, limit = hints[name], slot.limits.get(name)
         if not is_of(hint, value):
             yield ConfigError(f"{field}.{name}", value, in_words(hint))
-        elif isinstance(value, int | float) and not is_finite(value):
+        elif isinstance(value, int | float) and not fits_float32(value):
             yield ConfigError(f"{field}.{name}", value, "a finite number that float32 holds")
         elif limit is not None and isinstance(limit[0], str):
             if value not in limit:

@@ -37,7 +37,7 @@ def find_checkpoint(path: str | Path, step: int | None = None) -> tuple[Path, in
     run = path
     if path.name == CHECKPOINTS and not has_checkpoints(path):
         run = path.parent
-    elif path.parent.name == CHECKPOINTS and _is_step(path.name) and not has_checkpoints(path):
+    elif path.parent.name == CHECKPOINTS and is_step(path.name) and not has_checkpoints(path):
         run, step = path.parent.parent, int(path.name)
     steps = steps_of(run)
     if not steps:
@@ -97,7 +97,7 @@ def check_arrays(arrays: dict, meta: dict, where: str) -> None:
 def steps_of(run: Path) -> list[int]:
     """The steps of the checkpoints of a run, ascending."""
     names = [place.name for place in (run / CHECKPOINTS).iterdir()] if has_checkpoints(run) else []
-    return sorted(int(name) for name in names if _is_step(name))
+    return sorted(int(name) for name in names if is_step(name))
 
 
 def has_checkpoints(path: str | Path) -> bool:
@@ -105,7 +105,7 @@ def has_checkpoints(path: str | Path) -> bool:
     return (as_path(path) / CHECKPOINTS).is_dir()
 
 
-def _is_step(name: str) -> bool:
+def is_step(name: str) -> bool:
     """Whether the folder of a checkpoint has this name: ² and 007 are others' folders."""
     return name.isascii() and name.isdecimal() and name == str(int(name))
 

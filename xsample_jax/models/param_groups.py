@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import jax
 import optax
 
-from xsample_jax.errors import ConfigError, did_you_mean, is_finite, raise_all
+from xsample_jax.errors import ConfigError, did_you_mean, fits_float32, raise_all
 
 KEYS = {"freeze": False, "rate": 1.0, "decay": 1.0}
 # Of the stages of a ConvNeXt, whose downsampling is as deep as the first block after it, blocks have a name.
@@ -130,7 +130,7 @@ def find_rule_problems(rules: Sequence[Mapping]) -> Iterator[ConfigError]:
             yield ConfigError(f"{field}.freeze", rule["freeze"], "True or False")
         for key in ("rate", "decay"):
             value = rule.get(key, 1.0)
-            number_like = isinstance(value, int | float) and not isinstance(value, bool) and is_finite(value)
+            number_like = isinstance(value, int | float) and not isinstance(value, bool) and fits_float32(value)
             if not number_like or not 0 <= value <= LARGEST_FACTOR:
                 yield ConfigError(f"{field}.{key}", value, f"a factor from 0 to {LARGEST_FACTOR:g}")
         if rule.get("freeze") is True and len(rule) > 2:

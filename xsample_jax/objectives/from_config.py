@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Collection, Mapping
 
-from xsample_jax.errors import ConfigError, UserError, is_finite, lookup, raise_all
+from xsample_jax.errors import ConfigError, UserError, fits_float32, lookup, raise_all
 from xsample_jax.graphs.sources import SOURCES
 from xsample_jax.graphs.targets import (
     NORMALIZERS,
@@ -217,7 +217,7 @@ def _wrong_choices(term: Term, field: str):
         choice = getattr(term, name)
         if choice is not None and not isinstance(choice, int | float):
             yield from _unknown(registry, choice, f"{field}.{name}")
-        elif choice is not None and not is_finite(choice) and name != "temperature":
+        elif choice is not None and not fits_float32(choice) and name != "temperature":
             yield ConfigError(f"{field}.{name}", choice, "a finite number that float32 holds")
     yield from _not_positive(term.temperature, f"{field}.temperature")
     if "by" in options_of(term.denominator):
@@ -259,7 +259,7 @@ def _nested(rows: Rows) -> list[Rows]:
 
 
 def _not_positive(value, field: str):
-    if isinstance(value, int | float) and not (value > 0 and is_finite(value)):
+    if isinstance(value, int | float) and not (value > 0 and fits_float32(value)):
         yield ConfigError(field, value, "a temperature > 0 that float32 holds", "Usual: 0.05 to 1.")
 
 
@@ -290,7 +290,7 @@ def _ramp(value, field: str):
 def _weight(value, field: str):
     """Problems of a weight: a number that is not finite, or a rule of progress that makes no sense."""
     if isinstance(value, int | float):
-        if not is_finite(value):
+        if not fits_float32(value):
             yield ConfigError(field, value, "a finite number that float32 holds")
         return
     if name_of(value) not in PROGRESS_RULES:
