@@ -20,7 +20,7 @@ def table() -> str:
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.evaluators_page", description=__doc__)
-    parser.add_argument("page", help="page with the marks <!-- evaluators -->")
+    parser.add_argument("page", help="page that contains the <!-- evaluators --> markers")
     insert(parser.parse_args(arguments).page, "evaluators", table())
 
 

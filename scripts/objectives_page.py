@@ -130,7 +130,7 @@ class _Emoji:
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.objectives_page", description=__doc__)
-    parser.add_argument("page", type=Path, help="page with the marks <!-- presets -->; its figure lies beside it")
+    parser.add_argument("page", type=Path, help="page with the <!-- presets --> markers; its figure goes beside it")
     page = parser.parse_args(arguments).page
     insert(page, "presets", table())
     draw(page.with_suffix(".png"))

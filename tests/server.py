@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def warm_up() -> None:
-    """What a run imports only when it gets there, so that no fork does it anew; without starting jax's devices."""
+    """Imports what a run would import later, so that its forks need not; does not start jax's devices."""
     import jax.interpreters.mlir  # noqa: F401
     import jaxlib.mlir.dialects.mhlo  # noqa: F401
     import PIL.Image

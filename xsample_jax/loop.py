@@ -173,7 +173,7 @@ def _restore(
                 )
             state, progress = other.restore(setup.abstract_state, config)
             setup.check_frozen(state)
-        _take_images(setup, progress, True, folder)  # a run that goes on from another one may be of other data
+        _take_images(setup, progress, True, folder)  # a run that starts from another one may use other data
         check_position(config, progress.step, progress.data_position)
         progress.counted_from = (progress.step, progress.data_position)
         setup = dataclasses.replace(setup, counted_from=progress.counted_from)

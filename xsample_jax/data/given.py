@@ -17,7 +17,7 @@ IMAGES = "a list of images, or one: uint8 [h, w, 3], a PIL image, bytes of a fil
 
 
 def in_order(given, field: str, expected: str) -> Sequence:
-    """A sequence of what was given: arrays of any library as NumPy's, iterators as lists.
+    """Returns the input as a sequence: an array of any library as a NumPy array, an iterator as a list.
 
     Raises DataError, about `field`, for what has no rows (None, a number) or no order of them (a dictionary, a set).
     """
@@ -31,7 +31,9 @@ def in_order(given, field: str, expected: str) -> Sequence:
 
 
 def listed_images(images, channels: int) -> tuple[Sequence, bool]:
-    """(images, whether only one was given), of what `Encoder.encode` takes; channels: of the encoder.
+    """Returns (images, whether the input was a single image) for anything `Encoder.encode` accepts.
+
+    channels: those of the encoder's input.
 
     Raises DataError as `in_order`, and for an array that may be one image with its colors first, or gray ones.
     """

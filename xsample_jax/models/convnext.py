@@ -172,7 +172,7 @@ class ResponseNorm(nnx.Module):
 
 
 class Block(nnx.Module):
-    """x + scale * mlp(norm(depthwise(x))): [n, h, w, width] -> the same; kept [n]: factors of what it adds, or None."""
+    """x [n, h, w, width] -> x + scale * mlp(norm(depthwise(x))); kept [n] multiplies the second part."""
 
     def __init__(self, width: int, variant: Variant, implementation: str, *, dtype, rngs: nnx.Rngs):
         options = {"dtype": dtype, "kernel_init": _start, "rngs": rngs}

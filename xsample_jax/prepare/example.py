@@ -230,7 +230,7 @@ def read_label(row: Mapping, name: str) -> int | str | None:
 
 
 def number_in(text: str) -> int | None:
-    """3 of "3" or "3.0"; None of what is not a whole number."""
+    """The whole number that a text stands for, as 3 for "3" or "3.0"; None for any other text."""
     with contextlib.suppress(ValueError):  # more digits than int() takes
         return int(text.partition(".")[0]) if NUMBER.fullmatch(text) else None
 
