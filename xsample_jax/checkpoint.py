@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -17,8 +17,10 @@ from orbax.checkpoint import checkpoint_managers
 
 from xsample_jax.config import config_from_json, diff_configs
 from xsample_jax.config.renamed import rename_metrics
+from xsample_jax.data.side import side_checksums
+from xsample_jax.data.sources import fingerprints_of, identify_images
 from xsample_jax.distributed import WAIT_LIMIT, allgather_text, barrier, name_of_process
-from xsample_jax.errors import CheckpointError, ConfigError, RunError, SaveError, shorten, show
+from xsample_jax.errors import CheckpointError, ConfigError, RunError, SaveError, UserError, shorten, show
 from xsample_jax.io.checkpoint_files import (
     CHECKPOINTS,
     FORMAT,
@@ -26,6 +28,7 @@ from xsample_jax.io.checkpoint_files import (
     check_meta,
     checkpoint_place,
     checksums,
+    images_of,
     is_step,
     open_reader,
     read_meta,
@@ -35,7 +38,7 @@ from xsample_jax.io.checkpoint_files import (
 from xsample_jax.io.console import say
 from xsample_jax.io.files import CONFIG, EVALUATION, make_folder, set_aside
 from xsample_jax.io.paths import absolute, check_run_path, in_bucket, move_tree
-from xsample_jax.io.run_dir import RunFolder, log_event
+from xsample_jax.io.run_dir import RunFolder, log_event, read_history
 from xsample_jax.state import Progress, TrainState
 
 FULL = "Is the disk full?"
@@ -304,7 +307,7 @@ def with_shardings(abstract_state: TrainState, shardings) -> TrainState:
     )
 
 
-# The config that belongs to a checkpoint.
+# The config and the data that belong to a checkpoint and to a run folder.
 
 
 def trained_config(run: Path, step: int) -> ml_collections.ConfigDict:
@@ -333,3 +336,30 @@ def started_config(run: RunFolder) -> ml_collections.ConfigDict | None:
         with contextlib.suppress(CheckpointError):
             return trained_config(run.place, step)
     return None
+
+
+def recorded_side_files(folder: Path) -> dict[str, str]:
+    """{entry: checksum} of the files of data.side that a run has been told of last, by its history in `folder`."""
+    recorded = (event.get("files") for event in reversed(read_history(folder)) if event["event"] == "side files")
+    return next((files for files in recorded if isinstance(files, dict)), {})
+
+
+def other_files(found: Mapping[str, str], before: Mapping[str, str]) -> list[str]:
+    """The entries of data.side whose files have another checksum than before."""
+    return sorted(name for name in found.keys() & before.keys() if found[name] != before[name])
+
+
+def other_data(config, run: RunFolder) -> str:
+    """What differs between the data that a run has learned from and that of today, in words; "" for nothing.
+
+    Data that can no longer be read differs in nothing: a finished run does not need it. All processes call it, and have
+    the answer of the first.
+    """
+    found = ""
+    with contextlib.suppress(UserError, OSError):
+        before, now = images_of(run.place), identify_images(config, fingerprints_of(config.data))
+        if before not in ("", now):
+            found = f"images {before}, today {now}"
+        elif files := other_files(side_checksums(config.data.side), recorded_side_files(run.files)):
+            found = f"other files for {', '.join(files)} of data.side"
+    return allgather_text("data of the run", found)[0]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 
-from xsample_jax.checkpoint import Checkpoints, started_config
+from xsample_jax.checkpoint import Checkpoints, other_data, other_files, recorded_side_files, started_config
 from xsample_jax.config import load_config, resolve
 from xsample_jax.config.saved import changed_keys, check_shared, save_config
 from xsample_jax.data.dataset import Dataset, train_batches
@@ -33,7 +33,7 @@ from xsample_jax.hooks import Evaluate, LogMetrics, SaveAndStop, Training
 from xsample_jax.io.code_version import log_code
 from xsample_jax.io.console import say
 from xsample_jax.io.files import EVALUATION, EXAMPLES, FACTS, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write, set_aside
-from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder, read_history
+from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder
 from xsample_jax.metrics.jsonl import JsonlWriter, read_jsonl
 from xsample_jax.metrics.profiling import Profiler, Timers, count_chips, count_compilations, model_flops, peak_flops
 from xsample_jax.metrics.progress_bar import ProgressLine
@@ -78,7 +78,7 @@ def train(
         changes = changed_keys(config, started_config(run), str(run.place), allow_config_change)
         check_shared(run.place)  # also a barrier: no process writes until all have read the folder
         finished = read_scores(folder / EVALUATION)
-        if finished is not None and not changes:
+        if finished is not None and not changes and not other_data(config, run):
             log_info(f"{config.name}: finished. Its report: {run.place / REPORT}")
             _say_results(config, run, finished)
             return finished
@@ -127,10 +127,8 @@ def _record_start(config, folder: pathlib.Path, changes: dict, finished: dict | 
 
 def _check_side_files(config, folder: pathlib.Path, allow_change: bool) -> None:
     """Records the checksums of the files of data.side; CheckpointError where one was replaced since the run began."""
-    found = side_checksums(config.data.side)
-    recorded = (event.get("files") for event in reversed(read_history(folder)) if event["event"] == "side files")
-    before = next((files for files in recorded if isinstance(files, dict)), {})
-    changed = sorted(name for name in found.keys() & before.keys() if found[name] != before[name])
+    found, before = side_checksums(config.data.side), recorded_side_files(folder)
+    changed = other_files(found, before)
     if changed and not allow_change:
         fix = "Put them back, or allow the others with --allow_config_change."
         raise CheckpointError(

@@ -1,8 +1,6 @@
 """From a config to a run that can start: the training split, the model, the optimizer and the train step."""
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
@@ -22,9 +20,8 @@ from xsample_jax.data.class_texts import load_class_embeddings
 from xsample_jax.data.dataset import Dataset, check_class_names, open_dataset
 from xsample_jax.data.perturb import apply_perturbations
 from xsample_jax.data.plans import read_plan
-from xsample_jax.data.records import DataSource
 from xsample_jax.data.side import count_clusters, read_groups, recorded_rates
-from xsample_jax.data.sources import check_memory, open_training_source, source_folder
+from xsample_jax.data.sources import check_memory, identify_images, open_training_source, source_folder
 from xsample_jax.data.splits import check_eval_splits
 from xsample_jax.data.vectors import image_shape
 from xsample_jax.encoder import Encoder, load_encoder
@@ -398,26 +395,14 @@ def build_run(config, mesh: Mesh | None = None) -> tuple[RunSetup, Dataset]:
         check_clusters(objective.clusters, len(examples), len(source.manifest.class_names))
     elif objective.centers:
         facts = dataclasses.replace(facts, clusters=count_clusters(config.data, source))
-    facts = dataclasses.replace(facts, images=identify_images(config, source))
+    prints = [one.manifest.fingerprint for one in getattr(source, "sources", [source])]
+    facts = dataclasses.replace(facts, images=identify_images(config, prints))
     setup = RunSetup(config, facts, mesh, classes)
     if objective.clusters and setup.objective.clusters.start >= setup.steps:
         expected = f"a step below {setup.steps:,}, the steps of the run: it would never cluster"
         fix = "Set --config.objective.clusters.start=1, or train for longer."
         raise ConfigError("objective.clusters.start", setup.objective.clusters.start, expected, fix)
     return setup, examples
-
-
-def identify_images(config, source: DataSource) -> str:
-    """12 hex digits that change with the images that are trained on or with their order, which numbers per image need.
-
-    source: of the whole split, before data.fraction and data.samples_per_class.
-    """
-    data, sources = config.data, getattr(source, "sources", [source])
-    drawn = (data.fraction, data.samples_per_class)
-    found = [data.split, *(one.manifest.fingerprint for one in sources), drawn]
-    if drawn != (1.0, None):
-        found.append(config.seed)
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:12]
 
 
 def check_device_memory(parts: RunSetup) -> None:

@@ -218,7 +218,7 @@ class Progress:
       stopped: a rule of eval.stop has ended the run at this step.
       best: highest value so far of each metric that `forgetting` compares with (evals/classifier.py).
       counted_from: (step, data_position) from which `epochs` are counted in steps: where batch_size last changed.
-      images: which images it is trained on (identify_images in setup.py); "" in checkpoints that are older.
+      images: which images it is trained on (identify_images in data/sources.py); "" in checkpoints that are older.
     """
 
     step: int = 0

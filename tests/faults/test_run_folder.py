@@ -326,7 +326,7 @@ def test_a_run_goes_on_with_the_images_that_it_began_with(finished, tmp_path, mo
     shutil.copytree(finished, folder)
     (folder / "evaluation.json").unlink()
     shutil.rmtree(folder / "checkpoints" / "4")
-    monkeypatch.setattr("xsample_jax.setup.identify_images", lambda config, source: "other-images")
+    monkeypatch.setattr("xsample_jax.setup.identify_images", lambda config, prints: "other-images")
     with pytest.raises(CheckpointError, match=r"images of the checkpoint = '[0-9a-f]{12}'.*other-images.*--allow_c"):
         train(config, folder)
     assert (folder / "checkpoints" / "2").is_dir()

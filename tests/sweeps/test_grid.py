@@ -2,8 +2,11 @@
 
 import pytest
 
+from tests.prepare.corpora import make_image
 from xsample_jax.config import load_config
+from xsample_jax.config.saved import save_config
 from xsample_jax.errors import ConfigError, Problems
+from xsample_jax.prepare.prepare import prepare_folder
 from xsample_jax.sweeps.grid import Point, as_text, grid, read_grid
 from xsample_jax.sweeps.launch import check_points
 
@@ -113,13 +116,29 @@ def test_a_folder_with_another_run_is_reported(tmp_path):
     points = grid(SMOKE, {"seed": (0, 1)})
     configs = check_points(points, "mine", str(tmp_path))
     assert [config.seed for config in configs.values()] == [0, 1]
-    from xsample_jax.config.saved import save_config
-
     (tmp_path / "seed=1").mkdir()
     save_config(configs["seed=0"], tmp_path / "seed=1", {})
     (tmp_path / "seed=1" / "evaluation.json").write_text("{}")  # without a result or a checkpoint it binds nobody
     with pytest.raises(Problems, match=r"\[seed=1\] --workdir.*seed was 0, is now 1"):
         check_points(points, "mine", str(tmp_path))
+
+
+@pytest.mark.parametrize("data", [True, False])
+def test_a_sweep_over_a_folder_of_images_starts_again(tmp_path, monkeypatch, data):
+    """faults C9: its run folders have the records that a run makes of a folder, and were taken for others."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for number in range(40):
+        folder = tmp_path / "photos" / ("cat" if number % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.jpg").write_bytes(make_image(number))
+    values = {"data.source": ("folder",), "data.path": (str(tmp_path / "photos"),), "eval.suite": ("none",)}
+    points = grid(SMOKE, {**values, "objective.preset": ("simclr",), "seed": (0, 1)})
+    configs = check_points(points, "mine", str(tmp_path / "out"), data=data)
+    for name in configs:
+        (tmp_path / "out" / name).mkdir(parents=True)
+        save_config(prepare_folder(configs[name]), tmp_path / "out" / name, {})
+        (tmp_path / "out" / name / "evaluation.json").write_text("{}")
+    assert configs.keys() == check_points(points, "mine", str(tmp_path / "out"), data=data).keys()
 
 
 @pytest.mark.parametrize("name", ["nowhere.py", "ablations/tmperature"])

@@ -144,8 +144,7 @@ def test_a_result_counts_for_the_data_of_today_only(one_result, study, tmp_path,
         patch.setattr(kept, "other_config", lambda found, config: [])
         assert keep.done(point)
     # Its run has learned from the former data, so what it is made again of is another training.
-    monkeypatch.setattr(kept, "steps_of", lambda folder: [400])
-    monkeypatch.setattr(kept, "read_meta", lambda folder, step: {"progress": {"images": "former"}})
+    monkeypatch.setattr(kept, "images_of", lambda folder: "former")
     with pytest.raises(DataError, match=r"learned from = 'former'.*Remove the run folder"):
         keep_result(keep, point, kept.Protocol())
 

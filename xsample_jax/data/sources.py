@@ -3,7 +3,9 @@
 import contextlib
 import copy
 import dataclasses
+import hashlib
 import itertools
+import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -354,6 +356,33 @@ def open_source(data, split: str) -> RecordSource:
     return source if data.label is None else Relabeled(source, data.label)
 
 
+def _trained_sets(data) -> list:
+    """The `data` section of each set that is trained on: itself, then one for each entry of data.mix."""
+    sets = [data]
+    for entry in data.mix:
+        sets.append(copy.copy(data))
+        with sets[-1].unlocked():
+            sets[-1].update(path=entry["path"], fingerprint=None)
+    return sets
+
+
+def fingerprints_of(data) -> list[str]:
+    """The fingerprints of the sets that are trained on, by their manifests alone. Raises as `read_manifest`."""
+    return [read_manifest(source_folder(one)).fingerprint for one in _trained_sets(data)]
+
+
+def identify_images(config, fingerprints: Sequence[str]) -> str:
+    """12 hex digits that change with the images that are trained on or with their order, which numbers per image need.
+
+    fingerprints: of the sets, in their order.
+    """
+    drawn = (config.data.fraction, config.data.samples_per_class)
+    found = [config.data.split, *fingerprints, drawn]
+    if drawn != (1.0, None):
+        found.append(config.seed)
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:12]
+
+
 RATED = 80  # bytes for each record that has a rate of its own: its rate and group, the orders of two epochs
 
 
@@ -364,12 +393,7 @@ def open_training_source(data) -> tuple[RecordSource | Mixture, Rates | Shares |
     """
     if data.mix:
         _check_cache(data, [data.path, *(entry["path"] for entry in data.mix)])
-    sources = [open_source(data, data.split)]
-    for entry in data.mix:
-        other = copy.copy(data)
-        with other.unlocked():
-            other.update(path=entry["path"], fingerprint=None)
-        sources.append(open_source(other, data.split))
+    sources = [open_source(one, data.split) for one in _trained_sets(data)]
     shares = [1 - sum(entry["share"] for entry in data.mix), *(entry["share"] for entry in data.mix)]
     if data.balance:
         check_kept("data.balance", data.balance, sum(map(len, sources)), RATED, "0")

@@ -122,6 +122,12 @@ def read_meta(run: Path, step: int) -> dict:
     return meta
 
 
+def images_of(run: Path) -> str:
+    """Which images the newest checkpoint of a run has learned from (data.sources.identify_images); "": not known."""
+    steps = steps_of(run)
+    return read_meta(run, steps[-1])["progress"].get("images", "") if steps else ""
+
+
 def open_reader() -> contextlib.AbstractContextManager[ocp.PyTreeCheckpointHandler]:
     return contextlib.closing(ocp.PyTreeCheckpointHandler())
 

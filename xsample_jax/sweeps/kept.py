@@ -23,7 +23,7 @@ from xsample_jax.config.saved import OF_THE_MACHINE, config_from_json, config_to
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.catalog import load_facts, metric_facts
 from xsample_jax.evals.metrics import Facts, Scores, load_examples
-from xsample_jax.io.checkpoint_files import read_meta, steps_of
+from xsample_jax.io.checkpoint_files import images_of
 from xsample_jax.io.code_version import code_digest, code_version, trained_by
 from xsample_jax.io.console import say
 from xsample_jax.io.files import CONFIG, EXAMPLES, FACTS, atomic_write
@@ -164,6 +164,7 @@ def keep_result(keep: Keep, point: Point, protocol: Protocol) -> Path:
     Raises DataError: the run is not finished or has learned from other data than is there today, two evaluations have a
     metric of one name, or another grid has its result there.
     """
+    from xsample_jax.data.sources import fingerprints_of
     from xsample_jax.evals.context import Options
     from xsample_jax.evals.evaluate import evaluate_checkpoint  # jax takes seconds, which listing should not cost
 
@@ -185,18 +186,22 @@ def keep_result(keep: Keep, point: Point, protocol: Protocol) -> Path:
         measured["examples"] |= {name: examples[name] for name in kept if name in examples}
         measured["facts"] |= {name: metric_facts(name, facts.get(name, Facts()), done.baselines) for name in kept}
         measured["notes"] += done.result.notes
-        measured["data"][one.name] = fingerprint_of(done.config)
+        measured["data"][one.name] = fingerprints_of(done.config.data)[0]  # the set that evaluations read
     measured["grid"] = grid_name(keep.grid)
     write_result(path, folder, point, measured)
     return path
 
 
 def fingerprint_of(config) -> str:
-    """The fingerprint of the dataset of a config."""
-    from xsample_jax.data.records import read_manifest
-    from xsample_jax.data.sources import source_folder
+    """The fingerprint of what a config trains on: of its set, or of all of data.mix, their shares and side files."""
+    from xsample_jax.data.side import side_checksums
+    from xsample_jax.data.sources import fingerprints_of
 
-    return read_manifest(source_folder(config.data)).fingerprint
+    prints, files = fingerprints_of(config.data), side_checksums(config.data.side)
+    if len(prints) == 1 and not files:
+        return prints[0]
+    found = [prints, [entry["share"] for entry in config.data.mix], files]
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def _fingerprint_today(config) -> str | None:
@@ -209,13 +214,10 @@ def _fingerprint_today(config) -> str | None:
 
 def _check_trained(folder: Path) -> None:
     """Raises DataError where the images of a run, as its newest checkpoint has them, are not those of today."""
-    from xsample_jax.data.sources import open_training_source
-    from xsample_jax.setup import identify_images
+    from xsample_jax.data.sources import fingerprints_of, identify_images
 
-    steps = steps_of(folder)
-    before = read_meta(folder, steps[-1])["progress"].get("images") if steps else None
-    config = _config_of(folder)
-    if before and before != (today := identify_images(config, open_training_source(config.data)[0])):
+    before, config = images_of(folder), _config_of(folder)
+    if before and before != (today := identify_images(config, fingerprints_of(config.data))):
         fix = "Remove the run folder, to train again, or put the dataset back."
         expected = f"those of the data of today, {today}"
         raise DataError(f"images that {folder} has learned from", before, expected, fix)

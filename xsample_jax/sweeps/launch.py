@@ -1,19 +1,20 @@
 """The commands that start the points of a grid elsewhere: the scripts of launch/, one run each."""
 
+import copy
 import json
 import pathlib
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from xsample_jax.config import config_to_json, load_config
+from xsample_jax.config import config_to_json, load_config, resolve
 from xsample_jax.config.saved import changed_keys
-from xsample_jax.errors import ConfigError, Problems, UserError, lookup
+from xsample_jax.errors import CheckpointError, ConfigError, Problems, UserError, lookup
 from xsample_jax.io.files import atomic_write
 from xsample_jax.io.paths import as_path
 from xsample_jax.io.run_dir import RunFolder
@@ -89,11 +90,10 @@ def check_points(points: Sequence[Point], sweep: str, out: str | None = None, da
 
     Raises Problems: each wrong key, value, combination, dataset or run folder once, with the points that have it.
     """
-    from xsample_jax.checkpoint import started_config  # orbax takes seconds, which `--help` should not cost
-
     found: dict[str, tuple[UserError, list[str]]] = {}
     configs: dict[str, object] = {}
     opened: dict[str, UserError | None] = {}
+    prepared: dict[str, Mapping] = {}
 
     def report(error: UserError, point: Point) -> None:
         for problem in error.problems if isinstance(error, Problems) else (error,):
@@ -101,10 +101,10 @@ def check_points(points: Sequence[Point], sweep: str, out: str | None = None, da
 
     for point in points:
         try:
-            config = configs[point.name] = load_config(point.config, point.overrides(sweep))
+            config = _as_trained(load_config(point.config, point.overrides(sweep)), data, prepared)
+            configs[point.name] = config
             if out is not None:
-                folder = pathlib.Path(out) / point.name
-                changed_keys(config, started_config(RunFolder(folder)), str(folder), allow=False)
+                _check_folder(config, RunFolder(pathlib.Path(out) / point.name), data)
         except UserError as error:
             report(error, point)
             continue
@@ -114,6 +114,34 @@ def check_points(points: Sequence[Point], sweep: str, out: str | None = None, da
     if found:
         raise Problems([_naming(problem, names, len(points)) for problem, names in found.values()], f"the grid {sweep}")
     return configs
+
+
+def _as_trained(config, data: bool, prepared: dict):
+    """The config that a run will have: a folder of images is prepared here, once, and not by several runs at once."""
+    from xsample_jax.prepare.prepare import prepare_folder
+
+    if config.data.source != "folder" or not data:
+        return config
+    key = json.dumps([config.data.path, config.data.split, config.data.image_size])
+    if key not in prepared:
+        prepared[key] = prepare_folder(config).data
+    config = copy.deepcopy(config).unlock()
+    config.data.update(source=prepared[key].source, path=prepared[key].path)
+    return resolve(config)
+
+
+def _check_folder(config, run: RunFolder, data: bool) -> None:
+    """Raises CheckpointError where a run folder is that of another config or, with `data`, has learned from others."""
+    from xsample_jax.checkpoint import other_data, started_config  # orbax takes seconds, which `--help` should not cost
+
+    before = started_config(run)
+    if before is not None and config.data.source == "folder":  # not looked at: a run trains on records made of it
+        config = copy.deepcopy(config).unlock()
+        config.data.update(source=before.data.source, path=before.data.path)
+    changed_keys(config, before, str(run.place), allow=False)
+    if data and before is not None and (other := other_data(config, run)):
+        fix = "Put the data back, or remove the run folder, to train again."
+        raise CheckpointError(f"data of {run.place}", other, "the data of today", fix)
 
 
 def _data_problem(config, opened: dict) -> UserError | None:
