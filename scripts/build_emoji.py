@@ -27,7 +27,7 @@ from xsample_jax.data.records import MANIFEST, Manifest, open_records, read_mani
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.icons import compose_svg, encode_webp, fetch_npm, rasterize
-from xsample_jax.tools.cli import run_cli
+from xsample_jax.tools.cli import out_folder, run_cli
 
 # The concepts of the emoji set: which emoji it holds, in which split each is, and its captions.
 
@@ -355,7 +355,7 @@ def describe(manifest: Manifest, folder: Path) -> Iterator[str]:
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the set")
+    parser.add_argument("--out", type=out_folder, required=True, help="folder of the set")
     parser.add_argument("--npm", type=Path, help="folder with the npm packages installed (default: install them)")
     parser.add_argument("--text_encoder", help="model name or folder; default: take over the embeddings in --out")
     parser.add_argument("--any_versions", action="store_true", help="go on when a package is not the pinned version")

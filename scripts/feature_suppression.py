@@ -24,7 +24,7 @@ from xsample_jax.reports.results_page import finished
 from xsample_jax.reports.runs import load_runs
 from xsample_jax.reports.style import color, draw_panel, row, rule
 from xsample_jax.sweeps.grid import Point, read_grid
-from xsample_jax.tools.cli import run_cli
+from xsample_jax.tools.cli import out_folder, run_cli
 
 ROOT = Path(__file__).parent.parent
 NOTES = ROOT / "docs" / "notes"
@@ -302,7 +302,7 @@ def make_page(arguments: Sequence[str]) -> int:
     parser.add_argument("--grid", default=f"{GRID}:short", help="of the runs, with its variant")
     parser.add_argument("--runs", type=Path, help="folder of the sweep; without it the page is made again")
     parser.add_argument("--note", default="", help="with --runs: a sentence on how they were made, for the page")
-    parser.add_argument("--out", type=Path, default=NOTES, help="folder of the page (default docs/notes)")
+    parser.add_argument("--out", type=out_folder, default=NOTES, help="folder of the page (default docs/notes)")
     flags = parser.parse_args(arguments)
     stored = flags.out / "feature_suppression.json"
     if flags.runs:

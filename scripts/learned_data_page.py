@@ -20,12 +20,12 @@ from scipy import stats
 
 from xsample_jax.config import load_config
 from xsample_jax.errors import DataError
-from xsample_jax.io.files import EVALUATION, JSONL
+from xsample_jax.io.files import EVALUATION, JSONL, atomic_write
 from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.reports.runs import Run, load_runs
-from xsample_jax.reports.style import color, draw_panel, insert, row, rule
+from xsample_jax.reports.style import check_markers, color, draw_panel, insert, row, rule
 from xsample_jax.sweeps.grid import Point, read_grid
-from xsample_jax.tools.cli import run_cli
+from xsample_jax.tools.cli import out_file, run_cli
 
 GRID = Path(__file__).parent.parent / "configs" / "studies" / "learned_data.py"
 METHODS = ("plain", "augmented", "hard", "pair")
@@ -232,12 +232,14 @@ def draw(runs: Sequence[Trained], data: str, folder: Path, name: str) -> str:
 def run_page(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, help="where tools.sweep put the runs; none: the numbers beside the page")
-    parser.add_argument("--out", type=Path, required=True, help="the page, with the lines <!-- results --> in it")
+    parser.add_argument("--out", type=out_file, required=True, help="the page, with the lines <!-- results --> in it")
     chosen = parser.parse_args(arguments)
+    check_markers(chosen.out, "results")
     numbers = chosen.out.with_suffix(".json")
     if chosen.runs is not None:
         runs = read_runs(chosen.runs)
-        numbers.write_text("[\n" + ",\n".join(json.dumps(dataclasses.asdict(run)) for run in runs) + "\n]\n")
+        text = "[\n" + ",\n".join(json.dumps(dataclasses.asdict(run)) for run in runs) + "\n]\n"
+        atomic_write(numbers, lambda partial: partial.write_text(text))
     elif not numbers.is_file():
         raise DataError("--runs", None, f"a folder of runs, as there is no {numbers}")
     runs = [Trained(**fields) for fields in json.loads(numbers.read_text())]

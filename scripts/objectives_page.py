@@ -18,7 +18,7 @@ from xsample_jax.objectives.objective import Preset
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.registry import name_of, options_of
 from xsample_jax.reports.caption_graph import draw_graph
-from xsample_jax.reports.style import insert
+from xsample_jax.reports.style import check_markers, insert
 from xsample_jax.tools.cli import run_cli
 
 # Graphs of the figure: title, graph, tau_s.
@@ -132,6 +132,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.objectives_page", description=__doc__)
     parser.add_argument("page", type=Path, help="page with the <!-- presets --> markers; its figure goes beside it")
     page = parser.parse_args(arguments).page
+    check_markers(page, "presets")
     insert(page, "presets", table())
     draw(page.with_suffix(".png"))
 

@@ -261,8 +261,8 @@ def test_configs_have_names_anywhere(tmp_path, monkeypatch, capsys):
 
 # Commands that write a file, or a folder, at their end.
 OUT_FILES = ["caption", "cluster", "doctor", "encode", "export", "filters", "inspect", "local_features", "report"]
-OUT_FILES += ["results_page"]
-OUT_FOLDERS = ["condense", "evaluate", "generate", "soup", "to_tfds"]
+OUT_FILES += ["results_page", "results_table"]
+OUT_FOLDERS = ["condense", "evaluate", "generate", "prepare", "soup", "to_tfds"]
 
 
 def with_out(tool, out):
@@ -300,3 +300,54 @@ def test_what_can_be_written_is_accepted(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda place, mode: False)
     with pytest.raises(argparse.ArgumentTypeError, match="cannot"):
         out_file("x.npz")
+
+
+@pytest.mark.parametrize("tool", OUT_FOLDERS)
+def test_a_run_is_not_replaced(tool, tmp_path, capsys):
+    """faults B5: evaluate --out=RUN replaced the evaluation.json by which a run is finished."""
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    assert main_of(tool)(with_out(tool, tmp_path / "run")) == BAD_INPUT
+    assert "expected a folder that is not a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tool", OUT_FILES)
+def test_files_of_runs_and_datasets_are_not_replaced(tool, tmp_path, capsys):
+    """faults B5: a page in the place of a manifest."""
+    (tmp_path / "manifest.json").write_text("{}")
+    assert main_of(tool)(with_out(tool, tmp_path / "manifest.json")) == BAD_INPUT
+    assert "this file is of a run or a dataset" in capsys.readouterr().err
+    assert (tmp_path / "manifest.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("flags", [["--run"], ["--collect"], ["--run", "--results=FILE"]])
+def test_results_of_a_sweep_that_could_not_be_written_are_not_computed(flags, tmp_path, capsys):
+    """faults B5: all runs were trained, and their table was lost."""
+    (tmp_path / "file").write_text("")
+    out = tmp_path if "--results=FILE" in flags else tmp_path / "file"
+    flags = [flag.replace("FILE", str(tmp_path / "file")) for flag in flags]
+    assert main_of("sweep")(["--grid=nowhere.py", f"--out={out}", *flags]) == BAD_INPUT
+    assert f"= '{tmp_path / 'file'}': expected a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("tool", "flags"),
+    [
+        ("cluster", ["--run=nowhere", "--k=2", "--digits=FILE", "--out=FILE"]),
+        ("cluster", ["--run=nowhere", "--k=2", "--digits=FILE", "--out=LINK"]),
+        ("cluster", ["--run=nowhere", "--per_class", "--temperatures=FILE", "--out=FILE"]),
+        ("doctor", ["--config=FILE", "--out=FILE"]),
+        ("inspect", ["--data=FILE", "--out=LINK"]),
+        ("prepare", ["--source=folder", "--path=FOLDER", "--out=FOLDER"]),
+        ("results_page", ["--grid=nowhere.py", "--runs=nowhere", "--out=FILE", "--summary=LINK"]),
+    ],
+)
+def test_what_is_read_is_not_replaced(tool, flags, tmp_path, capsys):
+    """faults B5: --digits and --out of one name lost the stage before."""
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    names = {"FILE": tmp_path / "file", "LINK": tmp_path / "link", "FOLDER": tmp_path}
+    for name, path in names.items():
+        flags = [flag.replace(f"={name}", f"={path}") for flag in flags]
+    assert main_of(tool)(flags) == BAD_INPUT
+    assert "which it would replace" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "kept"

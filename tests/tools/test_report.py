@@ -291,6 +291,40 @@ def test_results_table_refuses_what_it_cannot_compare(folders, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "content", [b"no markers", b"<!-- results -->\n", b"caf\xe9 <!-- results --> <!-- /results -->"]
+)
+def test_a_page_without_markers_is_found_before_the_work(tmp_path, capsys, content):
+    """faults D7: runs were read and compared, and their tables were lost."""
+    page = tmp_path / "page.md"
+    page.write_bytes(content)
+    assert main_results_table([str(tmp_path / "nowhere"), f"--out={page}"]) == 2
+    assert str(page) in (said := capsys.readouterr().err)
+    assert "byte 0xe9 at 3, line 1" in said if b"\xe9" in content else "no markers" in said
+    assert page.read_bytes() == content
+
+
+def test_a_page_is_whole_or_as_it_was(tmp_path, monkeypatch):
+    """faults B4: a full disk in the middle of writing cut a page that somebody wrote by hand."""
+    text = "before\n<!-- results -->\nold\n<!-- /results -->\nafter\n"
+    (tmp_path / "page.md").write_text(text)
+    (tmp_path / "link.md").symlink_to(tmp_path / "page.md")
+
+    def full(path, *arguments, **options):
+        with open(path, "w") as file:
+            file.write("half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_text", full)
+        with pytest.raises(DataError, match="Make room"):
+            insert(tmp_path / "link.md", "results", "new")
+    assert (tmp_path / "page.md").read_text() == text
+    insert(tmp_path / "link.md", "results", "new")
+    assert (tmp_path / "link.md").is_symlink()
+    assert (tmp_path / "page.md").read_text() == text.replace("old", "\nnew\n")
+
+
+@pytest.mark.parametrize(
     ("name", "content"),
     [
         ("config.json", b"{"),

@@ -68,7 +68,7 @@ def test_a_soup_is_the_mean_and_everything_reads_it(runs, tmp_path, capsys):
     event = json.loads((out / "history.jsonl").read_text().splitlines()[0])
     assert len(event["runs"]) == 3
     assert main([str(runs / "a"), str(runs / "b"), f"--out={out}"]) == BAD_INPUT
-    assert "not a run yet" in capsys.readouterr().err
+    assert "a folder that is not a run" in capsys.readouterr().err
 
 
 def test_a_soup_of_one_model_is_that_model_to_the_bit():

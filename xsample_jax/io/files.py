@@ -185,6 +185,8 @@ FACTS = "evaluation_facts.json"  # counts, chance and baselines of those metrics
 BASELINES = "baselines.json"  # metrics of an untrained encoder and of pixels, by what was evaluated
 PROFILE = "profile"
 GENERATED = "generated"  # contact sheets of generated images
+# What no page or table of a command may replace; the last two: io/run_dir.py, data/records.py.
+KEPT = (CONFIG, JSONL, EVALUATION, EXAMPLES, SNAPSHOT, FACTS, BASELINES, "history.jsonl", "manifest.json")
 
 
 # Numpy's .npy and .npz files from anywhere: what their headers declare is checked before anything is allocated.
@@ -261,7 +263,12 @@ def decode_text(data: bytes, errors: str = "strict") -> str:
 
 
 def read_lines(path: pathlib.Path, name: str) -> list[str]:
-    """The lines of a text file, without white space around them; `name` is the flag or key that names the file.
+    """The lines of a text file, without white space around them. Raises as `read_text`."""
+    return [line.strip() for line in read_text(path, name).splitlines()]
+
+
+def read_text(path: pathlib.Path, name: str) -> str:
+    """A text file, with plain line ends; `name` is the flag or key that names the file.
 
     Raises DataError for a file that is not there or not text: no letter is guessed.
     """
@@ -272,7 +279,16 @@ def read_lines(path: pathlib.Path, name: str) -> list[str]:
     except OSError as error:
         raise DataError(name, str(path), expected, f"{error.strerror}.") from error
     except UnicodeError as error:
-        raise DataError(name, str(path), expected, f"Save it as UTF-8 ({error.reason}).") from error
+        raise DataError(name, str(path), expected, why_not_text(error)) from error
     if "\0" in text:
         raise DataError(name, str(path), expected, "Save it as UTF-8 (it has zero bytes).")
-    return [line.strip() for line in text.splitlines()]
+    return text.replace("\r\n", "\n")
+
+
+def why_not_text(error: UnicodeError) -> str:
+    """What a file that is no UTF-8 has instead, and how to mend that: for the end of a message."""
+    found = ""
+    if isinstance(error, UnicodeDecodeError):
+        start = error.object[: error.start]
+        found = f" (byte 0x{error.object[error.start]:02x} at {error.start:,}, line {start.count(10) + 1})"
+    return f"Save it as UTF-8{found}; of Latin-1 or Windows-1252: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW."

@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from xsample_jax.errors import DataError
+from xsample_jax.io.files import atomic_write, read_text
 
 # Okabe-Ito's hues, moved so that each reads on white and on near-black.
 COLORS = ("#c8553d", "#2f7fb5", "#3a9a72", "#9560b3", "#b0851f", "#5f6fd0", "#c44f85", "#6d8a96")
@@ -152,7 +153,7 @@ def write_page(template: str, out: Path, **values) -> Path:
     )
     environment.filters |= {"breakable": breakable, "soft": soft, "unbroken": unbroken}
     page = environment.get_template(template).render(themes={theme.name: theme for theme in THEMES}, **values)
-    out.write_text(page, encoding="utf-8")
+    atomic_write(out, lambda partial: partial.write_text(page, encoding="utf-8"))
     return out
 
 
@@ -202,17 +203,26 @@ def image_uri(image: np.ndarray) -> str:
 def insert(path: str | Path, name: str, markdown: str) -> None:
     """Puts the text between the lines `<!-- name -->` and `<!-- /name -->` of a file, in place of the old text.
 
-    A file that does not exist is made. Raises DataError for one without the markers.
+    A file that does not exist is made. Raises DataError as `check_markers`, which is to be called before any work.
     """
+    before, after = check_markers(path, name)
+    text = f"{before}\n\n{markdown}\n\n{after}"
+    # Behind a link the page itself is replaced.
+    atomic_write(Path(path).resolve(), lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def check_markers(path: str | Path, name: str) -> tuple[str, str]:
+    """What a page has before and after the text of `insert`, with the marker lines; DataError where they are not."""
     path, first, last = Path(path), f"<!-- {name} -->", f"<!-- /{name} -->"
-    text = path.read_text(encoding="utf-8") if path.exists() else f"# {name.capitalize()}\n\n{first}\n{last}\n"
+    text = f"# {name.capitalize()}\n\n{first}\n{last}\n"
+    if path.exists():
+        text = read_text(path, "page")
     before, start, rest = text.partition(first)
     _, end, after = rest.partition(last)
     if not (start and end):
-        raise DataError(
-            str(path), "no markers", f"the lines {first} and {last}", "Add them where the text should stand."
-        )
-    path.write_text(f"{before}{first}\n\n{markdown}\n\n{last}{after}", encoding="utf-8")
+        fix = "Add them where the text should stand."
+        raise DataError(str(path), "no markers", f"the lines {first} and {last}", fix)
+    return before + first, last + after
 
 
 def row(cells: Sequence[str]) -> str:

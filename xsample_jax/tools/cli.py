@@ -122,21 +122,43 @@ def out_folder(text: str) -> pathlib.Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def check_out(path: pathlib.Path, folder: bool, parents: bool = True) -> pathlib.Path:
+def check_out(path: pathlib.Path, folder: bool, parents: bool = True, field: str = "path") -> pathlib.Path:
     """`path`, or ConfigError where no such file or folder can be written: nothing is to be computed in vain."""
+    from xsample_jax.io import files  # with numpy, which --help need not wait for
+
     if in_bucket(path):
         return path
     if not folder and path.is_dir():
-        raise ConfigError("path", str(path), "a file: this is a folder")
+        raise ConfigError(field, str(path), "a file: this is a folder")
+    if not folder and path.name in files.KEPT and os.path.lexists(path):
+        raise ConfigError(field, str(path), "another name: this file is of a run or a dataset")
+    if folder and (path / files.CHECKPOINTS).is_dir():
+        raise ConfigError(field, str(path), "a folder that is not a run, whose files would be replaced")
     if not parents and not path.parent.exists():
-        raise ConfigError("path", str(path), "a file in a folder that exists", f"Make it: mkdir -p {path.parent}")
+        raise ConfigError(field, str(path), "a file in a folder that exists", f"Make it: mkdir -p {path.parent}")
     places = (path, *path.parents) if folder else path.parents
     there = next(place for place in (*places, pathlib.Path()) if os.path.lexists(place))
     if not there.is_dir():
-        raise ConfigError("path", str(path), f"a {'folder' if folder else 'file'}: {there} is no folder")
+        raise ConfigError(field, str(path), f"a {'folder' if folder else 'file'}: {there} is no folder")
     if not os.access(there, os.W_OK):
-        raise ConfigError("path", str(path), f"a path that can be written: {there} cannot")
+        raise ConfigError(field, str(path), f"a path that can be written: {there} cannot")
     return path
+
+
+def check_apart(chosen: argparse.Namespace, *inputs: str, outs: Sequence[str] = ("out",)) -> None:
+    """Raises ConfigError where a flag of `outs` names what an input names, or another of them: it would be replaced."""
+    for number, out in enumerate(outs):
+        for name in (*outs[:number], *inputs):
+            one, other = getattr(chosen, out), getattr(chosen, name)
+            if one and other and _same_place(pathlib.Path(one), pathlib.Path(other)):
+                raise ConfigError(f"--{out}", str(one), f"another path than --{name}, which it would replace")
+
+
+def _same_place(one: pathlib.Path, other: pathlib.Path) -> bool:
+    try:
+        return one.resolve() == other.resolve() or one.samefile(other)
+    except OSError:  # one of them is not there yet
+        return False
 
 
 def show_warning(message, category, filename, lineno, file=None, line=None) -> None:

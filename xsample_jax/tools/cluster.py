@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from xsample_jax.errors import ConfigError
-from xsample_jax.tools.cli import local_path, out_file, program, run_cli, split_overrides
+from xsample_jax.tools.cli import check_apart, local_path, out_file, program, run_cli, split_overrides
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -44,8 +44,7 @@ def check_flags(chosen: argparse.Namespace) -> None:
         raise ConfigError("--digits", str(chosen.digits), "one --k: a stage adds one digit")
     if chosen.temperatures is not None and not chosen.per_class:
         raise ConfigError("--temperatures", str(chosen.temperatures), "--per_class: they are of its subclasses")
-    if chosen.temperatures is not None and chosen.temperatures.resolve() == chosen.out.resolve():
-        raise ConfigError("--temperatures", str(chosen.temperatures), "another file than --out, which has the clusters")
+    check_apart(chosen, "digits", outs=("out", "temperatures"))
     if chosen.seed < 0 or chosen.smallest < 1:
         name = "seed" if chosen.seed < 0 else "smallest"
         raise ConfigError(f"--{name}", getattr(chosen, name), f"a number of at least {int(name == 'smallest')}")

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from xsample_jax.errors import UserError
-from xsample_jax.tools.cli import out_file, program, run_cli, split_overrides
+from xsample_jax.tools.cli import check_apart, out_file, program, run_cli, split_overrides
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -32,6 +32,7 @@ def run(arguments: Sequence[str]) -> int:
     """Prints the findings; returns the exit code."""
     overrides, arguments = split_overrides(arguments)
     flags = make_parser().parse_args(arguments)
+    check_apart(flags, "config")
     from xsample_jax.config import load_config
     from xsample_jax.prepare.prepare import prepare_folder
     from xsample_jax.reports.findings import PROBLEM, diagnose, problems

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from xsample_jax.errors import DataError
-from xsample_jax.tools.cli import out_file, program, run_cli, split_overrides
+from xsample_jax.tools.cli import check_apart, out_file, program, run_cli, split_overrides
 
 BOUNDS = {
     "batch_size": (1, 2**24),
@@ -78,6 +78,7 @@ def run(arguments: list[str]) -> None:
     """Does what the command line says."""
     overrides, arguments = split_overrides(arguments)
     flags = make_parser().parse_args(arguments)
+    check_apart(flags, "data")
     for name, (low, high) in BOUNDS.items():
         value = getattr(flags, name)
         if value is not None and not low <= value <= high:  # nan is not

@@ -25,8 +25,8 @@ from functools import partial
 from pathlib import Path
 
 from xsample_jax.errors import DataError
-from xsample_jax.io.paths import absolute, as_path
-from xsample_jax.tools.cli import local_path, program, run_cli
+from xsample_jax.io.paths import absolute
+from xsample_jax.tools.cli import check_apart, local_path, out_folder, program, run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder, pattern in quotes, or name of TFDS or the Hugging Face hub; of icons: where its npm package is "
         "or goes; of digits_on_images: emoji, a dataset or a folder; of shapes and multi_digits: none",
     )
-    parser.add_argument("--out", required=True, help="folder of the new set, here or gs://BUCKET/NAME")
+    parser.add_argument("--out", required=True, type=out_folder, help="folder of the new set, here or gs://BUCKET/NAME")
     parser.add_argument("--name", help="name of the set (default: that of the folder)")
     parser.add_argument("--size", type=int, default=256, help="shrink to this short side; 0: never (default 256)")
     parser.add_argument("--quality", type=int, default=92, help="of the JPEGs that are written (default 92)")
@@ -110,6 +110,7 @@ def run(arguments: list[str]) -> None:
             parser.error(f"unrecognized arguments: {flag}" + (f" (did you mean {meant[0]}?)" if meant else ""))
     if flags.shard_size is not None and flags.shard_size < 1:
         raise DataError("--shard_size", flags.shard_size, "at least 1")
+    check_apart(flags, "path", "leave_out_near")
     from xsample_jax.prepare.prepare import beam_runner, local_runner, prepare, summary
 
     job = read_job(flags)
@@ -118,7 +119,7 @@ def run(arguments: list[str]) -> None:
     manifest, report = prepare(job, flags.out, runner)
     if embed:
         manifest = embed(flags.out).manifest
-    for line in summary(manifest, report, as_path(flags.out)):
+    for line in summary(manifest, report, flags.out):
         print(line)
 
 

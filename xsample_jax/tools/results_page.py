@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from xsample_jax.tools.cli import local_path, out_file, program, run_cli
+from xsample_jax.tools.cli import check_apart, local_path, out_file, program, run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -41,12 +41,15 @@ def run(arguments: Sequence[str]) -> int:
     chosen = parser.parse_args(arguments)
     if (chosen.runs is None) == (chosen.results is None):
         parser.error("give one of --runs and --results")
+    check_apart(chosen, outs=("out", "summary"))
     from xsample_jax.reports.results_page import SUMMARY, kept_runs, objectives_of, page_markdown, runs_of
     from xsample_jax.reports.results_page import summary_markdown as summary
     from xsample_jax.reports.study_page import main_settings, study_markdown
-    from xsample_jax.reports.style import insert
+    from xsample_jax.reports.style import check_markers, insert
     from xsample_jax.sweeps.grid import changes, read_grid, read_protocol
 
+    for page in filter(None, (chosen.out, chosen.summary)):
+        check_markers(page, "results")
     metrics = chosen.metrics or list(read_protocol(chosen.grid).headlines) or list(SUMMARY)
     _, points = read_grid(chosen.grid)
     settings = main_settings(points)

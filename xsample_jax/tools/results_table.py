@@ -10,13 +10,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from xsample_jax.tools.cli import program, run_cli
+from xsample_jax.tools.cli import out_file, program, run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program("results_table"), description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", help="run folders; the order of their objectives is that of the columns")
-    parser.add_argument("--out", action="append", default=[], help="Markdown file with the markers; may be repeated")
+    parser.add_argument(
+        "--out",
+        action="append",
+        default=[],
+        type=out_file,
+        metavar="FILE",
+        help="Markdown file with the markers; may be repeated",
+    )
     parser.add_argument("--baseline", help="column that the others are compared with (default: simclr)")
     parser.add_argument("--by", help="config key whose value names the column (default: the objective)")
     parser.add_argument("--metrics", nargs="+", help="metrics to show (default: the headlines)")
@@ -28,8 +35,10 @@ def run(arguments: Sequence[str]) -> int:
     from xsample_jax.evals.catalog import HEADLINES
     from xsample_jax.reports.results_table import group_runs, results_markdown
     from xsample_jax.reports.runs import load_runs
-    from xsample_jax.reports.style import insert
+    from xsample_jax.reports.style import check_markers, insert
 
+    for path in chosen.out:
+        check_markers(path, "results")
     columns = group_runs(load_runs(chosen.runs), chosen.by)
     markdown = results_markdown(columns, chosen.baseline, chosen.metrics or list(HEADLINES))
     for path in chosen.out:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xsample_jax.errors import FAILED, REQUEUE, ConfigError
-from xsample_jax.tools.cli import local_path, program, run_cli
+from xsample_jax.tools.cli import check_out, local_path, program, run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -57,6 +57,7 @@ def sweep(arguments: Sequence[str] | None = None) -> int:
     if flags.results and (flags.emit or flags.collect):
         fix = "Once the run folders are here, --run --results evaluates them."
         raise ConfigError("--results", flags.results, "nothing beside --emit and --collect", fix)
+    check_folders(flags)
     environment = dict(os.environ)
     if flags.sampler or flags.metric:
         return search_here(flags, environment)
@@ -96,6 +97,14 @@ def sweep(arguments: Sequence[str] | None = None) -> int:
             print(f"{status:8}  step {state.step:<7} {point.name}")
         print(f"{len(points)} runs of {name}; --run trains them here, --emit=KIND prints launch commands")
     return 0
+
+
+def check_folders(flags: argparse.Namespace) -> None:
+    """ConfigError where what is asked for could not write its results; a list and --emit write nothing here."""
+    if (flags.run or flags.collect or flags.keep) and "://" not in flags.out:
+        check_out(local_path(flags.out), folder=True, field="--out")
+    if flags.results:
+        check_out(local_path(flags.results), folder=True, field="--results")
 
 
 def open_results(flags: argparse.Namespace, configs: dict):
