@@ -71,25 +71,35 @@ def export_onnx(encoder: Encoder, out: str | Path) -> str:
 
     Raises ImportError without jax2onnx and onnxruntime, DataError where the file gives other features.
     """
+    _check_images(encoder)
+    _check_colors(encoder)
+    encoder = encoder.with_model(conv_impl="dot")
+    # Two exports at once write files of their own; what is not right never has the name that was asked for.
+    atomic_write(Path(out), lambda partial: _write_onnx(encoder, partial))
+    size, augment = encoder.config.augment.size, encoder.config.augment
+    return (
+        f"images float32 [n, {size}, {size}, 3] -> features float32 [n, {encoder.features}]; first resize to {size}, "
+        f"scale to 0..1, take off {tuple(augment.mean)} and divide by {tuple(augment.std)}"
+    )
+
+
+def _write_onnx(encoder: Encoder, path: Path) -> None:
+    """Converts an encoder and compares the features of the file with its own. Raises as `export_onnx`."""
     try:
         import onnxruntime
         from jax2onnx import to_onnx
     except ImportError as error:
         raise ImportError(f"--format=onnx needs jax2onnx and onnxruntime: pip install -e .[onnx] ({error})") from error
-    _check_images(encoder)
-    _check_colors(encoder)
     # It logs a traceback for each of its own plugins that does not fit the jax installed; none is needed here.
     logging.getLogger("jax2onnx").setLevel(logging.ERROR)
-    encoder = encoder.with_model(conv_impl="dot")
     graph, state = nnx.split(encoder.module)
-    size, out = encoder.config.augment.size, Path(out)
-    partial = out.with_name(out.name + ".partial")
+    size = encoder.config.augment.size
     try:
         to_onnx(
             lambda images: nnx.merge(graph, state)(images),
             [("n", size, size, 3)],
             return_mode="file",
-            output_path=str(partial),
+            output_path=str(path),
             input_names=["images"],
             output_names=["features"],
         )
@@ -101,20 +111,12 @@ def export_onnx(encoder: Encoder, out: str | Path) -> str:
         raise DataError("--format=onnx", found, "an encoder that jax2onnx converts", fix) from error
     images = np.random.default_rng(0).standard_normal((3, size, size, 3)).astype(np.float32)
     expected = np.asarray(jax.jit(lambda state, images: nnx.merge(graph, state)(images))(state, images))
-    session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (features,) = session.run(None, {"images": images})
     error = np.abs(features - expected).max() / np.abs(expected).max()
     if not error < TOLERANCE:
-        partial.unlink()
-        raise DataError(
-            "ONNX features", f"{error:.1e} away", f"within {TOLERANCE:g}", "Try another version of jax2onnx."
-        )
-    partial.replace(out)
-    augment = encoder.config.augment
-    return (
-        f"images float32 [n, {size}, {size}, 3] -> features float32 [n, {encoder.features}]; first resize to {size}, "
-        f"scale to 0..1, take off {tuple(augment.mean)} and divide by {tuple(augment.std)}"
-    )
+        fix = "Try another version of jax2onnx."
+        raise DataError("ONNX features", f"{error:.1e} away", f"within {TOLERANCE:g}", fix)
 
 
 # An encoder as a .safetensors file under the names of timm (or, for the layouts of CLIP, of open_clip).

@@ -293,6 +293,42 @@ def test_a_tiff_of_16_bits_keeps_its_contrast():
     np.testing.assert_array_equal(found, np.repeat((pixels >> 8)[..., None], 3, -1))
 
 
+def gray_tiff(pixels, bits: int, zero_is_black: int, order: str) -> bytes:
+    """A bare TIFF of gray values [h, w], as the specification has it (TIFF 6.0, section 4)."""
+    height, width = pixels.shape
+    if bits < 16:  # whole bytes, the first pixel in the high bits
+        ones = np.unpackbits(pixels.astype(np.uint8)[..., None], axis=2)[..., 8 - min(bits, 8) :]
+        data = np.packbits(ones.reshape(height, -1), axis=1).tobytes()
+    else:
+        data = pixels.astype(f"{order}u2").tobytes()
+    if bits == 12:
+        high, low = pixels >> 4, pixels & 15
+        pairs = [high[:, ::2], (low[:, ::2] << 4) | (high[:, 1::2] >> 4), pixels[:, 1::2] & 255]
+        data = np.stack(pairs, 2).astype(np.uint8).tobytes()
+    entries = {256: width, 257: height, 258: bits, 259: 1, 262: zero_is_black, 273: 8, 277: 1, 278: height}
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(data))
+    table = [struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in entries.items()]
+    table.append(struct.pack(f"{order}HHII", 279, 4, 1, len(data)))
+    return head + data + struct.pack(f"{order}H", len(table)) + b"".join(table) + bytes(4)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(
+    ("bits", "zero_is_black"), [(bits, zero) for bits in (1, 2, 4, 8, 16) for zero in (0, 1)] + [(12, 1)]
+)
+def test_zero_is_white_or_black_as_a_tiff_says(bits, zero_is_black, order):
+    """faults C1: of 16 bits with a white zero came the negative, or nothing; 12 bits were nearly black."""
+    if (bits, order) == (12, ">"):
+        pytest.skip("Pillow does not read it: it is refused")
+    most = 2**bits - 1
+    pixels = np.random.default_rng(0).integers(0, most + 1, (8, 8))
+    pixels[0, :2] = 0, most
+    shown = pixels if zero_is_black else most - pixels
+    wanted = shown >> (bits - 8) if bits > 8 else shown * 255 // most
+    found = open_image(gray_tiff(pixels, bits, zero_is_black, order), 4, formats=TIFF)
+    np.testing.assert_array_equal(found, np.repeat(wanted[..., None], 3, -1))
+
+
 def png_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 

@@ -57,3 +57,23 @@ def test_an_encoder_that_cannot_be_converted_is_one_error(tmp_path, monkeypatch)
     with pytest.raises(DataError, match=r"erf_inv.*--format=jax_export"):
         export_onnx(made_encoder(*reversed(CASES["resnet18 at 32"])), tmp_path / "e.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_exports_at_once_are_two_files(tmp_path, monkeypatch):
+    """faults B4: both wrote NAME.partial, so one compared, and named, the half file of the other."""
+    import jax2onnx
+
+    from xsample_jax.export import export_onnx
+
+    encoder, convert, written = made_encoder(*reversed(CASES["resnet18 at 32"])), jax2onnx.to_onnx, []
+
+    def slow(*arguments, output_path, **options):
+        written.append(output_path)
+        if len(written) == 1:
+            export_onnx(encoder, tmp_path / "e.onnx")  # while the first is at work
+        return convert(*arguments, output_path=output_path, **options)
+
+    monkeypatch.setattr(jax2onnx, "to_onnx", slow)
+    export_onnx(encoder, tmp_path / "e.onnx")
+    assert len(set(written)) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["e.onnx"]

@@ -13,7 +13,7 @@ import zlib
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from xsample_jax.data.vectors import is_vector
 from xsample_jax.errors import ConfigError, DataError
@@ -156,7 +156,10 @@ def on_white(pixels: np.ndarray) -> np.ndarray:
 
 
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # 179 million; a bigger image is a decompression bomb to Pillow, and to us
-EXIF_ORIENTATION, TIFF_BITS = 0x0112, 258
+EXIF_ORIENTATION, TIFF_BITS, TIFF_ZERO = 0x0112, 258, 262  # the last: what a zero means
+WHITE_IS_ZERO = 0
+# Gray of 16 bits where zero is white: Pillow knows it in one of the two orders of bytes, and reads both alike.
+TiffImagePlugin.OPEN_INFO.setdefault((TiffImagePlugin.MM, WHITE_IS_ZERO, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
 # What records hold. PPM is bare pixels behind a header of 15 bytes: `prepare --raw`.
 FORMATS = ("JPEG", "PNG", "WEBP", "PPM")
 # What files of other people may be as well.
@@ -334,19 +337,24 @@ def upright_pixels(image: Image.Image) -> np.ndarray:
 
 
 def _eight_bits(image: Image.Image) -> np.ndarray:
-    """uint8 [h, w] of a gray image of 16 bits: its high byte.
+    """uint8 [h, w] of a gray image of 9 to 16 bits: its high byte, and in a TIFF whose zero is white its complement.
 
-    Pillow's own conversion clips at 255, so that nearly everything becomes white. Pixels of 32 bits, whole or float,
-    have no agreed range: any scale would be a guess, and none makes them black. Raises ValueError for them. Pillow
-    reads files of 16 bits as mode "I" too; an image of that mode that is of no file has 32.
+    Pillow's own conversion clips at 255, so that nearly everything becomes white, and it does not turn white and black.
+    Pixels of 32 bits, whole or float, have no agreed range: any scale would be a guess, and none makes them black.
+    Raises ValueError for them. Pillow reads files of 16 bits as mode "I" too; an image of that mode that is of no file
+    has 32.
     """
+    white_is_zero = False
     if image.format == "TIFF":
-        depth = image.tag_v2.get(TIFF_BITS, (8,))
+        depth = max(image.tag_v2.get(TIFF_BITS, (8,)))
+        white_is_zero = image.tag_v2.get(TIFF_ZERO) == WHITE_IS_ZERO
     else:
-        depth = (32,) if image.mode == "F" or (image.mode == "I" and image.format is None) else (16,)
-    if image.mode == "F" or max(depth) > 16:
-        raise ValueError(f"{max(depth)} bits a pixel ({'float' if image.mode == 'F' else 'integer'}); 8 or 16 are read")
-    return (np.clip(np.asarray(image, np.int64), 0, 65535) >> 8).astype(np.uint8)
+        depth = 32 if image.mode == "F" or (image.mode == "I" and image.format is None) else 16
+    if image.mode == "F" or depth > 16:
+        raise ValueError(f"{depth} bits a pixel ({'float' if image.mode == 'F' else 'integer'}); 8 or 16 are read")
+    most = 2**depth - 1
+    values = np.clip(np.asarray(image, np.int64), 0, most)
+    return ((most - values if white_is_zero else values) >> max(depth - 8, 0)).astype(np.uint8)
 
 
 def _check_pixels(width: int, height: int) -> None:
