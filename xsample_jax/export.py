@@ -74,7 +74,6 @@ def export_onnx(encoder: Encoder, out: str | Path) -> str:
     _check_images(encoder)
     _check_colors(encoder)
     encoder = encoder.with_model(conv_impl="dot")
-    # Two exports at once write files of their own; what is not right never has the name that was asked for.
     atomic_write(Path(out), lambda partial: _write_onnx(encoder, partial))
     size, augment = encoder.config.augment.size, encoder.config.augment
     return (
@@ -107,8 +106,8 @@ def _write_onnx(encoder: Encoder, path: Path) -> None:
         raise
     except Exception as error:  # an operation that it does not know, of any family
         found = f"{type(error).__name__}: {error}"
-        fix = "Use --format=jax_export."
-        raise DataError("--format=onnx", found, "an encoder that jax2onnx converts", fix) from error
+        expected = "an encoder that jax2onnx converts"
+        raise DataError("--format=onnx", found, expected, "Use --format=jax_export.") from error
     images = np.random.default_rng(0).standard_normal((3, size, size, 3)).astype(np.float32)
     expected = np.asarray(jax.jit(lambda state, images: nnx.merge(graph, state)(images))(state, images))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

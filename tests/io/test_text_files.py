@@ -38,6 +38,26 @@ def test_what_is_no_text_is_refused_and_no_letter_is_guessed(tmp_path, data):
             read(path)
 
 
+@pytest.mark.parametrize("kind", [".csv", ".tsv", ".jsonl"])
+@pytest.mark.parametrize(
+    ("encoding", "cause"),
+    [
+        ("latin-1", r"byte 0xe4 at \d+, line 3\), from WINDOWS-1252.*iconv -f WINDOWS-1252 -t UTF-8"),
+        ("utf-16-le", r"UTF-8 \(it has zero bytes|UTF-16, as its zero bytes say: iconv -f UTF-16 "),
+        ("utf-32", "zero bytes"),
+    ],
+)
+def test_a_table_in_another_encoding_is_refused_with_the_place_and_the_way_out(tmp_path, kind, encoding, cause):
+    """faults C3: the message was Python's, with a place in some block of the file, and named no fix."""
+    path, comma = tmp_path / f"t{kind}", "\t" if kind == ".tsv" else ","
+    lines = [f"image{comma}caption", f"a.png{comma}one", f"b.png{comma}Käfer"]
+    if kind == ".jsonl":
+        lines = [f'{{"image": "{word}"}}' for word in ("a", "b", "Käfer")]
+    path.write_bytes("\n".join(lines).encode(encoding))
+    with pytest.raises(DataError, match=cause):
+        read_table(path)
+
+
 @pytest.mark.parametrize("what", ["pipe", "device", "folder"])
 def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, what):
     """faults C10: --class_names=/dev/zero filled the memory, and a pipe without a writer was waited for."""

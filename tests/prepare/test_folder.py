@@ -12,7 +12,7 @@ import pytest
 from tests.prepare.corpora import make_image
 from xsample_jax.data.records import open_records
 from xsample_jax.errors import DataError
-from xsample_jax.prepare.example import Fields
+from xsample_jax.prepare.example import Fields, Problem
 from xsample_jax.prepare.folder import folder_source
 from xsample_jax.prepare.job import ImageOptions, Job
 from xsample_jax.prepare.prepare import local_runner, prepare
@@ -212,6 +212,32 @@ def test_blanks_beside_the_names_of_columns(photos, tmp_path, comma, encoding):
     table.write_text(f"image{comma}a{comma} a\ntop.jpg{comma}x{comma}y\n")
     with pytest.raises(DataError, match=r"names that occur once"):
         folder_source(str(photos), Fields(), str(table))
+
+
+@pytest.mark.parametrize(("name", "mark"), [("t.csv", ";"), ("t.csv", "\t"), ("t.tsv", ","), ("t.tsv", ";")])
+def test_what_separates_the_names_separates_all(photos, tmp_path, name, mark):
+    """faults C3: a table as spreadsheets write it where a comma is a decimal point was one column, and no reason."""
+    (tmp_path / name).write_text(f"image{mark}caption\ntop.jpg{mark}one two\n")
+    source = folder_source(str(photos), Fields(), str(tmp_path / name))
+    assert source.shards[0].read.args[1] == [("top.jpg", ("one two",), None, ())]
+
+
+def test_mixed_separators_are_named(photos, tmp_path):
+    """faults C3"""
+    (tmp_path / "t.csv").write_text("image;caption,label\ntop.jpg;one,cat\n")
+    with pytest.raises(DataError, match=r"names have semicolons in them"):
+        folder_source(str(photos), Fields(), str(tmp_path / "t.csv"))
+    with pytest.raises(DataError, match=r"--caption_fields = 'caption'.*names have semicolons in them"):
+        folder_source(str(photos), Fields(captions=("caption",), image="image;caption"), str(tmp_path / "t.csv"))
+
+
+def test_the_name_of_a_class_is_not_guessed(photos, tmp_path):
+    """faults C3: of Latin-1 names, letters became U+FFFD, and classes that differed there became one."""
+    (photos / "top.cls").write_bytes("Käfer".encode("latin-1"))
+    (problem,) = [
+        found for found in folder_source(str(photos), Fields()).shards[0].read() if isinstance(found, Problem)
+    ]
+    assert (problem.kind, "utf-8" in problem.detail) == ("broken_metadata", True)
 
 
 @pytest.mark.parametrize("value", [None, 3, {"bytes": "x", "path": "a.jpg"}, ""])

@@ -287,8 +287,9 @@ def read_text(path: pathlib.Path, name: str) -> str:
 
 def why_not_text(error: UnicodeError) -> str:
     """What a file that is no UTF-8 has instead, and how to mend that: for the end of a message."""
-    found = ""
-    if isinstance(error, UnicodeDecodeError):
-        start = error.object[: error.start]
-        found = f" (byte 0x{error.object[error.start]:02x} at {error.start:,}, line {start.count(10) + 1})"
-    return f"Save it as UTF-8{found}; of Latin-1 or Windows-1252: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW."
+    if not isinstance(error, UnicodeDecodeError):
+        return "Save it as UTF-8."
+    before = error.object[: error.start]
+    found = f"byte 0x{error.object[error.start]:02x} at {error.start:,}, line {before.count(10) + 1}"
+    names = "UTF-16, as its zero bytes say" if 0 in error.object[:4096] else "WINDOWS-1252 (Latin-1), for one"
+    return f"Save it as UTF-8 ({found}), from {names}: iconv -f {names.split(maxsplit=1)[0].strip(',')} -t UTF-8."

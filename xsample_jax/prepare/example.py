@@ -353,13 +353,13 @@ def example_of_members(key: str, members: Mapping[str, bytes], fields: Fields, l
         else:
             captions = read_captions(row, fields.captions, ("caption",))
         if "cls" in members and not fields.label:
-            label = read_label({"label": decode_text(members["cls"], "replace")}, "")
+            label = read_label({"label": decode_text(members["cls"])}, "")
         else:
             label = read_label(row, fields.label)
             if is_unasked(label, fields):
                 yield Problem(key, "unknown_label", label[:80])
                 label = None
-    except DataError as error:
+    except (DataError, UnicodeError) as error:  # a letter less in .cls would be another class
         yield Problem(key, "broken_metadata", str(error))
         return
     attributes = {name: number_of.get(attribute_value(row, name)) for name, number_of in labels.items()}

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from xsample_jax.errors import DataError, did_you_mean
-from xsample_jax.io.files import file_encoding, read_regular
+from xsample_jax.io.files import file_encoding, read_regular, read_text
 from xsample_jax.prepare.example import (
     IMAGE_SUFFIXES,
     TEXT_SUFFIXES,
@@ -53,7 +53,7 @@ def read_table(path: str | Path) -> list[dict]:
     try:
         kind = path.suffix.lower()
         if kind in (".csv", ".tsv"):
-            rows = _read_csv(path, "\t" if kind == ".tsv" else ",")
+            rows = _read_csv(path, _separator(_first_line(path), "\t" if kind == ".tsv" else ","))
         elif kind in (".jsonl", ".ndjson"):
             rows = _read_json_lines(path)
         elif kind == ".parquet":
@@ -69,6 +69,8 @@ def read_table(path: str | Path) -> list[dict]:
     except DataError:
         raise
     except (OSError, ValueError, csv.Error) as error:  # pyarrow and unicode errors are ValueErrors
+        if isinstance(error, UnicodeError):
+            read_text(path, "--table")  # says where, and how to mend it
         raise DataError("--table", str(path), f"a readable table ({error})") from error
     if not rows:
         raise DataError("--table", str(path), "at least one row")
@@ -83,7 +85,7 @@ def image_column(columns: Collection[str], name: str, path: str | Path) -> str:
     for usual in IMAGE_COLUMNS:
         if usual in columns:
             return usual
-    fix = "Name it: --image_field=COLUMN."
+    fix = "Name it: --image_field=COLUMN." + _other_separator(columns)
     raise DataError(f"columns of {path}", ", ".join(columns), "one with the paths of the images", fix)
 
 
@@ -91,7 +93,32 @@ def check_column(columns: Collection[str], name: str, flag: str, path: str | Pat
     """Raises DataError for a column that is not there; it names those that are."""
     if name not in columns:
         shown = ", ".join(columns)
-        raise DataError(flag, name, f"a column of {path}: {shown[:200]}", did_you_mean(name, columns))
+        fix = did_you_mean(name, columns) + _other_separator(columns)
+        raise DataError(flag, name, f"a column of {path}: {shown[:200]}", fix.strip())
+
+
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+
+
+def _first_line(path: Path) -> str:
+    """The first line of a text; DataError for one with zero bytes, as of UTF-16 without its mark."""
+    with open(path, newline="", encoding=file_encoding(path)) as file:
+        first = file.readline()
+    if "\0" in first:
+        read_text(path, "--table")
+    return first
+
+
+def _separator(first: str, usual: str) -> str:
+    """What separates the names in the first line: `usual` or, where it is not there, the only other one that is."""
+    there = [mark for mark in SEPARATORS if mark in first]
+    return there[0] if len(there) == 1 else usual
+
+
+def _other_separator(columns: Collection[str]) -> str:
+    """A sentence where a separator is inside the names of columns, which are then not what was meant."""
+    found = next((words for mark, words in SEPARATORS.items() if any(mark in name for name in columns)), "")
+    return f" Their names have {found} in them: separate all by commas, or save as .tsv with tabs." * bool(found)
 
 
 def _read_csv(path: Path, comma: str) -> list[dict]:
@@ -131,6 +158,7 @@ def _holds_rows(value: str, comma: str) -> bool:
 
 def _read_json_lines(path: Path) -> list[dict]:
     rows = []
+    _first_line(path)
     with open(path, encoding=file_encoding(path)) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
