@@ -75,6 +75,39 @@ def test_further_images_of_a_key_are_counted(tmp_path):
     assert ["a.tar", "000.png", "second_image", "beside .jpg"] in lines
 
 
+def test_a_text_is_of_the_first_image_of_its_key(tmp_path):
+    """faults C3: of a.jpg, a.jpg, a.txt the first was kept without its text, and the second lost with it."""
+    first, second, other = (make_image(number) for number in range(3))
+    samples = [("a", {"jpg": first}), ("a", {"jpg": second, "txt": b"one"}), ("b", {"txt": b"two", "jpg": other})]
+    write_tar(tmp_path / "a.tar", [*samples, ("b", {"jpg": second}), ("c", {"jpg": other})])
+    _, report = make(webdataset_source(str(tmp_path / "a.tar"), Fields()), tmp_path / "out")
+    found = [(record["image"], record["captions"]) for record in open_records(tmp_path / "out", "train")]
+    assert found == [(first, ["one"]), (other, ["two"]), (other, [])]
+    assert (report["second_image"], report["duplicate_key"], counted(report)) == (1, 1, 5)
+
+
+def test_what_is_remarked_of_an_image_moves_no_id(tmp_path):
+    """faults C3: a further image of a key, and a label that is missing, gave all that follow other ids."""
+    ids = []
+    for name, changes in {"plain": {}, "odd": {"png": make_image(5, kind="PNG")}}.items():
+        write_tar(tmp_path / f"{name}.tar", {"000": sample(0, **changes), "001": sample(1), "002": sample(2)})
+        for fields in (Fields(), Fields(label="label")):
+            out = tmp_path / f"{name}{fields.label}"
+            rows = {"000": sample(0, json=b"{}", **changes), "001": sample(1), "002": sample(2)}
+            write_tar(tmp_path / f"{name}.tar", rows)
+            make(webdataset_source(str(tmp_path / f"{name}.tar"), fields), out)
+            ids.append([record["id"] for record in open_records(out, "train")])
+    assert ids == [[0, 1, 2]] * 4
+
+
+def test_images_that_share_their_texts_are_counted(tmp_path):
+    """faults C3: a.png beside a.jpg has the caption of a.txt too, without a word."""
+    for name, data in {"a.jpg": make_image(1), "a.png": make_image(2), "b.jpg": make_image(3), "a.txt": b"one"}.items():
+        (tmp_path / name).write_bytes(data)
+    notes = folder_source(str(tmp_path), Fields()).notes
+    assert any(note.startswith("1 images have the texts of another image of the same name") for note in notes)
+
+
 @pytest.mark.parametrize("flag", ["label", "captions"])
 def test_a_misspelt_field_of_tars_is_an_error(tmp_path, flag):
     """faults C3: an entry that no example has is a mistake, not a set without labels."""

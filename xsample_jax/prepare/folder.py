@@ -319,8 +319,11 @@ def _listed_rows(
     images = [name for name in names if not _is_text(name)]
     texts, skipped = _texts_beside(names)
     if texts and not fields.label_level:
-        kinds = "Captions and labels are read from the .txt, .json and .cls beside the images, not from folder names."
-        return [(name, (), None, ()) for name in images], texts, +collections.Counter(skipped), (kinds,)
+        notes = ["Captions and labels are read from the .txt, .json and .cls beside the images, not from folder names."]
+        shared = len(texts) - len({name.rpartition(".")[0] for name in texts})
+        if shared:
+            notes.append(f"{shared} images have the texts of another image of the same name, as a.png beside a.jpg.")
+        return [(name, (), None, ()) for name in images], texts, +collections.Counter(skipped), tuple(notes)
     skipped |= {"texts beside images": len(names) - len(images) - skipped["texts without an image"]}
     rows, parents = [], collections.defaultdict(set)
     for name in images:

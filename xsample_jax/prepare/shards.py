@@ -24,7 +24,7 @@ from xsample_jax.data.writer import check_split, large_id, pack_record, shard_en
 from xsample_jax.errors import DataError
 from xsample_jax.io.files import settle
 from xsample_jax.io.paths import as_path, in_bucket
-from xsample_jax.prepare.example import MISSING, PASSED, Example, Problem, number_in
+from xsample_jax.prepare.example import MISSING, PASSED, REMARKS, Example, Problem, number_in
 from xsample_jax.prepare.job import Job, prepare_image
 
 # Captions as records hold them: one line of valid Unicode, of bounded length.
@@ -129,7 +129,9 @@ def prepare_shard(job: Job, number: int, out: str) -> int:
         keys: set[int] = set()
         captions: list[int] = []
         images: dict[str, list[int]] = {}
-        for place, item in enumerate(shard.read()):
+        place = -1  # of an example among all, those that are dropped too; what is remarked of one has no place
+        for item in shard.read():
+            place += not (isinstance(item, Problem) and item.kind in REMARKS)
             record, found = _record(job, item, job.first_id(number) + place, keys)
             if found:
                 problems += found

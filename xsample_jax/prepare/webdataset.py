@@ -180,7 +180,7 @@ def _samples(tar: tarfile.TarFile, file) -> Iterator[tuple[str, dict[str, bytes]
     """Yields (key, {suffix: bytes}) of neighboring members; a suffix that comes again begins another sample.
 
     As in WebDataset the key ends at the first dot of the name. An image that is lost by that, by its format or as a
-    link is a problem.
+    link is a problem, and so is one that comes again before any text: what follows belongs to the first.
     """
     key, members = None, {}
     seen = array.array("q")  # 8 bytes a key
@@ -197,6 +197,9 @@ def _samples(tar: tarfile.TarFile, file) -> Iterator[tuple[str, dict[str, bytes]
             if suffix.rpartition(".")[2] in IMAGE_SUFFIXES | UNREAD_SUFFIXES:
                 detail = f".{suffix}" if plain else "a sparse file" if member.issparse() else "a link"
                 yield Problem(member.name, "unread_image", detail)
+            continue
+        if here == key and suffix in members and not TEXT_SUFFIXES & members.keys():
+            yield Problem(member.name, "second_image", "a name that comes twice")
             continue
         if here != key or suffix in members:
             if key is not None:
