@@ -78,7 +78,7 @@ def test_an_objective_without_text_is_evaluated_on_a_set_with_some_captions(reco
     assert kept["pixels"]["label/knn"] == of["baselines"]["pixels"]
 
 
-def test_kept_baselines_are_read_and_a_damaged_file_is_none(tmp_path):
+def test_kept_baselines_are_read_and_a_damaged_file_is_none(tmp_path, capsys):
     asked = []
     measure = lambda name: asked.append(name) or {"m": 0.5}  # noqa: E731
     both = ("untrained", "pixels")
@@ -87,10 +87,13 @@ def test_kept_baselines_are_read_and_a_damaged_file_is_none(tmp_path):
     assert asked == ["untrained", "pixels"]
     baselines_of(tmp_path, both, {"split": "b"}, measure)  # of other data
     assert len(asked) == 4
-    for damaged in ("{", "[]", '{"x": 1}'):
+    key = next(iter(json.loads((tmp_path / "baselines.json").read_text())))
+    nothing = json.dumps({key: {"untrained": {"m": None}}})  # faults B6: a null came through, and ended the page
+    for damaged in ("{", "[]", '{"x": 1}', nothing, nothing.replace("null", '"0.5"'), "[" * 100_000):
         (tmp_path / "baselines.json").write_text(damaged)
-        baselines_of(tmp_path, both[:1], {"split": "a"}, measure)
-    assert len(asked) == 7
+        assert baselines_of(tmp_path, both[:1], {"split": "a"}, measure) == {"untrained": {"m": 0.5}}
+        assert "baselines.json is damaged" in capsys.readouterr().err
+    assert len(asked) == 10
 
 
 @pytest.mark.usefixtures("linear_encoder")

@@ -188,6 +188,27 @@ def test_another_evaluation_of_a_step_does_not_replace_the_first(run, tmp_path, 
     assert evaluate.results_folder(folder / "evaluations", 7, asked).name == "7-4"
 
 
+def test_a_folder_of_results_is_that_of_one_evaluation(run, tmp_path, monkeypatch):
+    """faults B6: --out replaced the results of another checkpoint, split or evaluation without a word."""
+    out, call = tmp_path / "out", [f"--run={run}", "--evals=geometry", "--config.eval.baselines=()"]
+    assert evaluate.run([*call, f"--out={out}"]) == 0
+    assert evaluate.run([*call, f"--out={out}"]) == 0  # the same, made again
+    text = (out / "evaluation.json").read_text()
+    monkeypatch.setattr("xsample_jax.evals.evaluate.evaluate_checkpoint", None)  # nothing is computed
+    shutil.copytree(run, tmp_path / "other")
+    for changed in (
+        [f"--run={tmp_path / 'other'}", *call[1:]],
+        [*call, "--crop=0.5"],
+        [*call[:2], call[2][:-2] + "('pixels',)"],
+    ):
+        with pytest.raises(DataError, match=r"--out = .*no results of another evaluation.*Choose another folder"):
+            evaluate.run([*changed, f"--out={out}"])
+    assert (out / "evaluation.json").read_text() == text
+    (out / "evaluation.json").write_text("{")
+    with pytest.raises(DataError, match="--out"):
+        evaluate.run([*call, f"--out={out}"])
+
+
 @pytest.mark.usefixtures("no_compute")
 def test_results_that_could_not_be_written_are_not_computed(run, tmp_path):
     """faults B5"""

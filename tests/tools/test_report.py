@@ -1,6 +1,7 @@
 """The report and the results table, built from synthetic run folders."""
 
 import html.parser
+import json
 import re
 import shutil
 
@@ -361,3 +362,24 @@ def test_a_damaged_file_of_a_run_is_named(folders, tmp_path, capsys, name, conte
     assert "Traceback" not in error
     assert main_results_table([str(folder)]) == BAD_INPUT
     assert str(place) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"n": None, "chance": None, "baselines": None},
+        {"n": "x", "chance": "y"},
+        {"baselines": []},
+        {"baselines": {"untrained": None, "pixels": {}}},
+        None,
+    ],
+)
+def test_facts_with_nothing_in_them_are_said_and_left_out(folders, tmp_path, capsys, facts):
+    """faults B6: a null in the place of a number or of the baselines ended the page and the tables."""
+    run = tmp_path / "run"
+    shutil.copytree(folders["xclr", 0], run)
+    names = list(load_examples(run / "evaluation.npz"))
+    (run / "evaluation_facts.json").write_text(json.dumps({"metrics": dict.fromkeys(names, facts), "notes": []}))
+    assert main_report([str(run), f"--out={tmp_path / 'r.html'}"]) == 0
+    assert main_results_table([str(run)]) == 0
+    assert "evaluation_facts.json is damaged" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from xsample_jax.errors import DataError
 from xsample_jax.evals.catalog import PIXELS
 from xsample_jax.evals.features import FeatureStore
 from xsample_jax.evals.registry import run_suite
+from xsample_jax.io.console import say
 from xsample_jax.io.files import BASELINES, atomic_write
 from xsample_jax.setup import RunSetup
 from xsample_jax.sharding import batch_sharding, state_shardings
@@ -90,13 +91,18 @@ def baselines_of(
 
 
 def _kept(path: Path) -> dict:
-    """What the file has; {} where there is none or it is damaged: it holds nothing that cannot be computed again."""
+    """What the file has; {} where there is none or, said, it is damaged: all in it can be computed again."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        right = all(isinstance(metrics, dict) for of in found.values() for metrics in of.values())
-    except (OSError, ValueError, AttributeError):
+        scores = [value for kinds in found.values() for metrics in kinds.values() for value in metrics.values()]
+        if not all(type(value) in (int, float) for value in scores):
+            raise ValueError("not a number for every metric")
+    except FileNotFoundError:
         return {}
-    return found if right else {}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        say(f"warning: {path} is damaged ({str(error)[:100]}): its numbers are computed again", error=True)
+        return {}
+    return found
 
 
 def suite_baselines(folder: Path, store: FeatureStore) -> dict[str, dict[str, float]]:

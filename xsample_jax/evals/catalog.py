@@ -261,20 +261,44 @@ def save_facts(path: Path, result: SuiteResult, baselines: Baselines) -> None:
 
 
 def load_facts(path: Path) -> tuple[dict[str, dict], list[str]]:
-    """(facts by metric, notes); empty where there is no file, as for older runs, or it is damaged."""
+    """(facts by metric, notes); empty without a file, as of older runs; what is damaged is said and left out."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         metrics, notes = dict(found["metrics"]), [str(note) for note in found["notes"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
         return {}, []
-    return {name: facts for name, facts in metrics.items() if isinstance(facts, dict)}, notes
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        say(f"warning: {path} is damaged ({str(error)[:100]}): no counts, chance and baselines are shown", error=True)
+        return {}, []
+    right = {name: sound_facts(facts) for name, facts in metrics.items()}
+    if wrong := [name for name, facts in metrics.items() if right[name] != facts]:
+        names = ", ".join(wrong[:3]) + ", ..." * (len(wrong) > 3)
+        say(f"warning: {path} is damaged: counts, chance or baselines of {names} are left out", error=True)
+    return right, notes
+
+
+def sound_facts(facts: object) -> dict:
+    """What `metric_facts` made of a metric, without values that are of another type."""
+    facts = facts if isinstance(facts, dict) else {}
+    kept = {name: value for name, value in facts.items() if name not in COUNTS or value is None or _is_number(value)}
+    if "baselines" in kept:
+        baselines = kept["baselines"] if isinstance(kept["baselines"], dict) else {}
+        kept["baselines"] = {name: value for name, value in baselines.items() if _is_number(value)}
+    return kept
+
+
+COUNTS = ("n", "classes", "chance")
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
 
 
 def read_scores(path: Path) -> dict[str, float] | None:
     """The metrics of evaluation.json by their present names; None where there is none, or (said) it is damaged."""
     try:
         scores = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(scores, dict) or not all(type(value) in (int, float) for value in scores.values()):
+        if not isinstance(scores, dict) or not all(map(_is_number, scores.values())):
             raise ValueError("not a number for every metric")
     except FileNotFoundError:
         return None

@@ -143,7 +143,11 @@ def _open_parts(parts: Path, what: dict) -> None:
     """The folder of parts, new or of an earlier call for the same table; DataError where it is another's."""
     about = parts / "about.json"
     if about.exists():
-        if json.loads(about.read_text(encoding="utf-8")) != what:
+        try:
+            found = json.loads(about.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):  # damaged: whose parts they are is not known
+            found = None
+        if found != what:
             expected = "parts of the same encoder and images"
             raise DataError(
                 "--out", str(parts), expected, f"Remove this folder, or choose another --out: rm -r {parts}"

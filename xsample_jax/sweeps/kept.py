@@ -21,7 +21,7 @@ import numpy as np
 from xsample_jax.config.load import default_config, load_config
 from xsample_jax.config.saved import OF_THE_MACHINE, config_from_json, config_to_json, diff_configs
 from xsample_jax.errors import DataError, UserError
-from xsample_jax.evals.catalog import load_facts, metric_facts
+from xsample_jax.evals.catalog import load_facts, metric_facts, sound_facts
 from xsample_jax.evals.metrics import Facts, Scores, load_examples
 from xsample_jax.io.checkpoint_files import images_of
 from xsample_jax.io.code_version import code_digest, code_version, trained_by
@@ -370,14 +370,14 @@ def _read(path: Path) -> dict:
             raise _damaged(path, ValueError(f"no result of format {FORMAT}"))
         wrong = [name for name, kind in PARTS.items() if not isinstance(found.get(name), kind)]
         metrics = found["metrics"] if "metrics" not in wrong else {}
-        wrong += [name for name, about in metrics.items() if not _has_value(about)]
+        wrong += [name for name, about in metrics.items() if not _is_sound(about)]
         if wrong:
             raise _damaged(path, ValueError(f"wrong or missing: {', '.join(wrong[:3])}"))
     return found
 
 
-def _has_value(about) -> bool:
-    return isinstance(about, dict) and isinstance(about.get("value"), int | float)
+def _is_sound(about) -> bool:
+    return isinstance(about, dict) and isinstance(about.get("value"), int | float) and sound_facts(about) == about
 
 
 def _damaged(path: Path, error: Exception) -> DataError:

@@ -16,13 +16,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from xsample_jax.errors import FINISHED, UserError
+from xsample_jax.errors import FINISHED, DataError, UserError, shorten
 from xsample_jax.io.console import say
 from xsample_jax.tools.cli import add_renamed, check_out, local_path, out_folder, program, run_cli, split_overrides
 
 JSON_FILE, EXAMPLES_FILE, PAGE = "evaluation.json", "evaluation.npz", "evaluation.html"
 RESULTS = "evaluations"  # below a run: a folder for each step, and for each other evaluation of it
-OUT_HELP = "folder whose results are replaced (default: RUN/evaluations/STEP, STEP-2 and so on: others stay)"
+OUT_HELP = "folder for the results (default: RUN/evaluations/STEP, STEP-2 and so on); those of others stay"
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -115,6 +115,10 @@ def run(arguments: Sequence[str]) -> int:
     )
     where = find_checkpoint(chosen.run)
     check_out(chosen.out or where[0] / RESULTS, folder=True)
+    asked = {"evals": sorted(set(evals)), "config": sorted(overrides), "crop": chosen.crop, "beside": chosen.beside}
+    asked |= {"options": json.loads(json.dumps(dataclasses.asdict(options), default=str))}
+    if chosen.out is not None:
+        check_results(chosen.out, where, asked)
     start(detect_process(), config_to_json(read_config(*where, overrides)), describe_difference)
     evaluation = evaluate_checkpoint(chosen.run, evals, overrides, options, chosen.crop, chosen.beside)
 
@@ -124,8 +128,6 @@ def run(arguments: Sequence[str]) -> int:
         return FINISHED
     from xsample_jax.reports.evaluation import table
 
-    asked = {"evals": sorted(set(evals)), "config": sorted(overrides), "crop": chosen.crop, "beside": chosen.beside}
-    asked |= {"options": json.loads(json.dumps(dataclasses.asdict(options), default=str))}
     out = chosen.out or results_folder(evaluation.run / RESULTS, evaluation.step, asked)
     write_results(evaluation, evals, out, asked)
     print(table(evaluation))
@@ -143,6 +145,22 @@ def results_folder(folder: Path, step: int, asked: dict) -> Path:
             return place
         except (AttributeError, NotADirectoryError, ValueError):  # not ours: somebody may want to look
             continue
+
+
+def check_results(out: Path, where: tuple[Path, int], asked: dict) -> None:
+    """Raises DataError where a folder has the results of another checkpoint or of another evaluation of this one."""
+    about = {"run": str(where[0]), "step": where[1], "asked": asked}
+    try:
+        found = json.loads((out / JSON_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError):
+        found = None
+    found = found if isinstance(found, dict) else {}
+    if differing := [name for name, value in about.items() if found.get(name) != value]:
+        fix = f"Choose another folder, or remove {out / JSON_FILE}."
+        values = ", ".join(f"{name} {shorten(str(found.get(name)), 60)}" for name in differing)
+        raise DataError("--out", str(out), f"no results of another evaluation there ({values})", fix)
 
 
 def write_results(evaluation, evals: Sequence[str], out: Path, asked: dict) -> None:
