@@ -10,6 +10,7 @@ from xsample_jax.objectives.bank import Bank
 from xsample_jax.objectives.blocks import IMAGE, VIEW_0, VIEW_1, Rows
 from xsample_jax.objectives.objective import Objective, Preset
 from xsample_jax.objectives.terms import FeatureTerm, Term
+from xsample_jax.registry import Choice
 
 TEACHER_0, TEACHER_1 = Rows("teacher", 0), Rows("teacher", 1)
 QUEUE, PROTOTYPES = Rows("queue"), Rows("prototypes")
@@ -233,10 +234,10 @@ def in_tasks(negatives: str) -> Objective:
     return Objective(terms, 0.1, teacher=0.0, by_task=True, classes=True, text="linear", feature_terms=(past,))
 
 
-def of_episodes(*names: str) -> Objective:
+def of_episodes(*losses: Choice) -> Objective:
     """The mean of losses of an episode."""
     return Objective(
-        (), 1.0, feature_terms=tuple(FeatureTerm(name, IMAGE, IMAGE, weight=1 / len(names)) for name in names)
+        (), 1.0, feature_terms=tuple(FeatureTerm(loss, IMAGE, IMAGE, weight=1 / len(losses)) for loss in losses)
     )
 
 
@@ -303,8 +304,9 @@ PLANS = {
         of_episodes("prototypical"),
     ),
     "susana": Preset(
-        "mean of `prototypical`, of [d(q, own c) - min over others of d(q, c) + 0.5]+ and of ICNN on the support",
+        "mean of `prototypical`, of [d(q, own c) - min over others of d(q, c) + 0.5]+ and of ICNN on all images",
         "SuSana Distancia, arXiv 2305.09062; needs data.episodes",
-        of_episodes("prototypical", "proto_triplet", "icnn"),
+        of_episodes("prototypical", "proto_triplet", {"name": "icnn", "rows": "all"}),
+        golden="SuSana Distancia: cross-entropy + Proto-Triplet + ICNN, mean of the three",
     ),
 }
