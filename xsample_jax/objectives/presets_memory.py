@@ -52,7 +52,7 @@ MEMORY = {
     "instance_discrimination": Preset(
         "-log e^{s(i, m_i)/tau} / sum over k of e^{s(i, m_k)/tau}, m rows of a bank of all images: those of the batch "
         "and 4096 that are drawn; a row is half its old value and half the embedding of today; tau 0.07",
-        "InstDisc, arXiv 1805.01978, constants from memory (there noise contrastive estimation of a softmax over all "
+        "InstDisc, arXiv 1805.01978, constants of its code (there noise contrastive estimation of a softmax over all "
         "rows, and a proximal term; a bank that begins with random rows)",
         Objective(
             (Term(Graph("same_record"), keys=Rows("bank")),),
@@ -134,7 +134,7 @@ MEMORY = {
     "seed": Preset(
         "T = softmax over k of t_i.t_k / 0.01, s(i, k) = z_i.t_k, t features of a frozen encoder, k over all views of "
         "the batch, i itself among them, and a queue; tau 0.2",
-        "SEED, arXiv 2101.04731, temperatures from memory (there a queue of 65,536 and the own view); with "
+        "SEED, arXiv 2101.04731 (in its code a queue of 65,536, the own view, and 1e-4 for the target unless set); with "
         "temperatures of 0.05 the distillation of KaLM-Embedding-V2, arXiv 2506.20923",
         Objective(
             (
