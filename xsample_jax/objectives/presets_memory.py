@@ -134,7 +134,7 @@ MEMORY = {
     "seed": Preset(
         "T = softmax over k of t_i.t_k / 0.01, s(i, k) = z_i.t_k, t features of a frozen encoder, k over all views of "
         "the batch, i itself among them, and a queue; tau 0.2",
-        "SEED, arXiv 2101.04731 (in its code a queue of 65,536, the own view, and 1e-4 for the target unless set); with "
+        "SEED, arXiv 2101.04731 (its code: a queue of 65,536, the own view, 1e-4 for the target unless set); with "
         "temperatures of 0.05 the distillation of KaLM-Embedding-V2, arXiv 2506.20923",
         Objective(
             (
