@@ -3,7 +3,7 @@
 Command:   python -m xsample_jax.tools.sweep --grid=configs/studies/objectives.py --out=runs/objectives --run --jobs=2
            python -m xsample_jax.tools.results_page --grid=configs/studies/objectives.py --runs=runs/objectives \\
                --out=docs/notes/objectives.md
-Variants:  :short (60 steps of 64 images); :smoke (5 small steps a run, one seed)
+Variants:  :short (80 steps of 256 images, four tasks of 20); :smoke (5 small steps a run, one seed)
 Runs:      two seeds of each; about 2 minutes a run on 2 CPU cores for the cheap ones, the others not measured
 
 Data, encoder, augmentation, optimizer and steps are those of configs/quickstart.py for every objective; the weights,
@@ -30,7 +30,7 @@ def get_grid(arg=""):
     names = [name for name in names if not PRESETS[name].objective.requires & FROM_FILES]
     axes = {"seed": SEEDS[:1] if small else SEEDS}
     if chosen == "short":
-        axes |= {("steps", "batch_size", "eval.baselines"): [(60, 64, ())]}
+        axes |= {("steps", "data.tasks.steps", "eval.baselines"): [(80, 20, ())]}
     bases = {name: f"{BASE}:{name}" + ",smoke" * small for name in names}
     points = grid(bases, axes)
     return sorted(points, key=lambda point: point.values["seed"])

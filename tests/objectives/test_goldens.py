@@ -310,6 +310,7 @@ PRESETS_ON_GOLDENS = {
     "tcl_contrastive": mixed_inputs.tcl,
     "pixpro": mixed_inputs.pixpro,
     "degla": mixed_inputs.degla,
+    "susana": lambda: susana(),
     "barlip_heads": mixed_inputs.barlip,
     "swalip_heads": mixed_inputs.swalip,
     "macl": lambda: preset_value("macl", two_views()),
@@ -343,6 +344,14 @@ def with_captions():
     losses = cross_entropies(jnp.asarray(extra(name, "logits"), jnp.float32), jnp.asarray(tokens[:, 1:]))
     found = {"token_loss": losses.sum(axis=1), "token_count": np.sum(tokens[:, 1:] != 0, axis=1)}
     return {"image": images(Z1, **found), "text": texts(Z3)}
+
+
+def susana():
+    """Twelve support images of three classes, and twelve queries."""
+    label, part = np.append(np.arange(12) // 4, np.arange(12) % 3), np.arange(24) // 12
+    z = np.concatenate([Z1, Z2])
+    rows = images(z, id=np.arange(24), label=label, part=part, per_row={"raw": lambda rows: rows})
+    return preset_value("susana", {"image": rows}, count=24)
 
 
 def xclr(entry, source):

@@ -17,7 +17,9 @@ def test_every_preset_is_there_once_for_each_seed():
         assert set(levels) == set(PRESETS) - NEED_MORE
         assert {len(found) for found in levels.values()} == {seeds}
         assert [point.values["seed"] for point in points] == sorted(point.values["seed"] for point in points)
-        if argument == ":short":  # one of all kinds, as every config takes a while to read
-            chosen = [load_config(levels[one][0].config, levels[one][0].overrides(name)) for one in ("simclr", "cacr")]
-            assert {(config.steps, config.batch_size) for config in chosen} == {(60, 64)}
-            assert [config.views for config in chosen] == [2, 3]
+        if argument == ":short":  # the kinds with steps or batches of their own, as every config takes a while to read
+            kinds = ("simclr", "cacr", "coconut", "prototypical")
+            chosen = [load_config(levels[one][0].config, levels[one][0].overrides(name)) for one in kinds]
+            assert {(config.steps, config.batch_size) for config in chosen} == {(80, 256)}
+            assert [config.views for config in chosen] == [2, 3, 2, 2]
+            assert chosen[2].data.tasks.count * chosen[2].data.tasks.steps == 80

@@ -69,11 +69,12 @@ SETS = ("support", "query", "all")
 def icnn(x: jax.Array, y: jax.Array, side: dict, *, rows: str = "support", k: int = 4, raw: bool = True) -> jax.Array:
     """-log((lambda + gamma) / 2), how well classes stand apart among the neighbors of each row (arXiv 2305.09062).
 
-    Every row has its k + 1 nearest others, of which the first k count. gamma: the mean share of them that are of the
-    row's class (1 in a set of at most k + 2 rows). lambda: the mean of 1 - d / n_dc over neighbors of the class, n_dc
-    the distance of the nearest of another class among the k + 1, and of d / max d over those of other classes; a
-    mean over neighbors, then over the rows that have any. Distances of a row to neighbors of its class are divided
-    by their largest where that is more than n_dc.
+    Every row has its k nearest others. gamma: the mean share of them that are of the row's class (1 in a set of at
+    most k + 2 rows). lambda: the mean of 1 - d / n_dc over neighbors of the class, and of d / D over those of other
+    classes; each a mean over neighbors, then over the rows that have any. n_dc is the distance of the nearest row of
+    another class among the k + 1 nearest others, or among as many as a class has rows where rows is all; d / n_dc is 0
+    where there is none, and is divided by the largest of the row where that is above 1. D is the largest distance of
+    any row to one of its k neighbors that is of another class.
 
     Args:
       rows: support, query or all: the set within which neighbors are looked for.
@@ -83,24 +84,24 @@ def icnn(x: jax.Array, y: jax.Array, side: dict, *, rows: str = "support", k: in
     label = side["label"]
     member = (label >= 0) & ((rows == "all") | (side["part"] == SETS.index(rows)))
     pairs = member[:, None] & member[None, :] & ~jnp.eye(len(x), dtype=bool)
-    distances = jnp.sqrt(jnp.where(pairs, squared_distances(x, x), 1.0) + 1e-12)
-    among, near = jax.lax.top_k(jnp.where(pairs, -distances, -jnp.inf), min(k + 1, len(x)))
-    there, near_distance = jnp.isfinite(among), jnp.take_along_axis(distances, near, axis=1)
-    same = there & (label[near] == label[:, None])
-    other = there & ~same
-    counts = jnp.arange(near.shape[1]) < k
-    far = jnp.max(jnp.where(there, near_distance, 0.0), axis=1, keepdims=True)
-    stranger = jnp.min(jnp.where(other, near_distance, jnp.inf), axis=1, keepdims=True)
-    stranger = jnp.where(jnp.isfinite(stranger), stranger, far)  # none of another class is near
-    ratio = jnp.where(same & counts, near_distance / jnp.maximum(stranger, 1e-12), 0.0)
+    alike = label[:, None] == label[None, :]
+    k_here = jnp.clip(jnp.sum(member) - 2, 0, k)
+    looked_at = jnp.max(jnp.sum(alike & member[:, None] & member, axis=1)) if rows == "all" else k_here + 1
+    all_distances = jnp.sqrt(jnp.where(pairs, squared_distances(x, x), 1.0) + LEAST)
+    order = jnp.argsort(jnp.where(pairs, all_distances, jnp.inf), axis=1)
+    distances, same, there = (jnp.take_along_axis(given, order, axis=1) for given in (all_distances, alike, pairs))
+    place = jnp.arange(len(x))
+    near, other = there & (place < k_here), there & ~same
+    stranger = jnp.min(jnp.where(other & (place < looked_at), distances, jnp.inf), axis=1, keepdims=True)
+    known = jnp.isfinite(stranger)
+    ratio = jnp.where(near & known, distances / jnp.where(known, stranger, 1.0), 0.0)
     ratio = ratio / jnp.maximum(jnp.max(ratio, axis=1, keepdims=True), 1.0)
-    close, close_rows = _row_means(ratio, same & counts)
-    apart, apart_rows = _row_means(near_distance / jnp.maximum(far, 1e-12), other & counts)
+    close, close_rows = _row_means(ratio, near & same)
+    farthest = jnp.max(jnp.where(near & other, distances, 0.0))
+    apart, apart_rows = _row_means(distances / jnp.maximum(farthest, LEAST), near & other)
     spread = jnp.where(jnp.any(apart_rows), _mean(apart, apart_rows), 1.0)
     nearness = 1 - _mean(close, close_rows)
-    among_k = jnp.sum(same & counts, axis=1) / jnp.maximum(jnp.sum(there & counts, axis=1), 1)
-    few = jnp.sum(member) <= k + 2
-    gamma = jnp.where(few, 1.0, _mean(among_k, member))
+    gamma = jnp.where(k_here < k, 1.0, _mean(jnp.sum(near & same, axis=1) / k, member))
     return -jnp.log(jnp.maximum(((nearness + spread) / 2 + gamma) / 2, 1e-6))
 
 

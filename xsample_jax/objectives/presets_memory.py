@@ -10,6 +10,7 @@ from xsample_jax.objectives.bank import Bank
 from xsample_jax.objectives.blocks import IMAGE, VIEW_0, VIEW_1, Rows
 from xsample_jax.objectives.objective import Objective, Preset
 from xsample_jax.objectives.terms import FeatureTerm, Term
+from xsample_jax.registry import Choice
 
 TEACHER_0, TEACHER_1 = Rows("teacher", 0), Rows("teacher", 1)
 QUEUE, PROTOTYPES = Rows("queue"), Rows("prototypes")
@@ -51,7 +52,7 @@ MEMORY = {
     "instance_discrimination": Preset(
         "-log e^{s(i, m_i)/tau} / sum over k of e^{s(i, m_k)/tau}, m rows of a bank of all images: those of the batch "
         "and 4096 that are drawn; a row is half its old value and half the embedding of today; tau 0.07",
-        "InstDisc, arXiv 1805.01978, constants from memory (there noise contrastive estimation of a softmax over all "
+        "InstDisc, arXiv 1805.01978, constants of its code (there noise contrastive estimation of a softmax over all "
         "rows, and a proximal term; a bank that begins with random rows)",
         Objective(
             (Term(Graph("same_record"), keys=Rows("bank")),),
@@ -133,7 +134,7 @@ MEMORY = {
     "seed": Preset(
         "T = softmax over k of t_i.t_k / 0.01, s(i, k) = z_i.t_k, t features of a frozen encoder, k over all views of "
         "the batch, i itself among them, and a queue; tau 0.2",
-        "SEED, arXiv 2101.04731, temperatures from memory (there a queue of 65,536 and the own view); with "
+        "SEED, arXiv 2101.04731 (its code: a queue of 65,536, the own view, 1e-4 for the target unless set); with "
         "temperatures of 0.05 the distillation of KaLM-Embedding-V2, arXiv 2506.20923",
         Objective(
             (
@@ -233,10 +234,10 @@ def in_tasks(negatives: str) -> Objective:
     return Objective(terms, 0.1, teacher=0.0, by_task=True, classes=True, text="linear", feature_terms=(past,))
 
 
-def of_episodes(*names: str) -> Objective:
+def of_episodes(*losses: Choice) -> Objective:
     """The mean of losses of an episode."""
     return Objective(
-        (), 1.0, feature_terms=tuple(FeatureTerm(name, IMAGE, IMAGE, weight=1 / len(names)) for name in names)
+        (), 1.0, feature_terms=tuple(FeatureTerm(loss, IMAGE, IMAGE, weight=1 / len(losses)) for loss in losses)
     )
 
 
@@ -303,8 +304,9 @@ PLANS = {
         of_episodes("prototypical"),
     ),
     "susana": Preset(
-        "mean of `prototypical`, of [d(q, own c) - min over others of d(q, c) + 0.5]+ and of ICNN on the support",
+        "mean of `prototypical`, of [d(q, own c) - min over others of d(q, c) + 0.5]+ and of ICNN on all images",
         "SuSana Distancia, arXiv 2305.09062; needs data.episodes",
-        of_episodes("prototypical", "proto_triplet", "icnn"),
+        of_episodes("prototypical", "proto_triplet", {"name": "icnn", "rows": "all"}),
+        golden="SuSana Distancia: cross-entropy + Proto-Triplet + ICNN, mean of the three",
     ),
 }

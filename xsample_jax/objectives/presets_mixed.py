@@ -161,8 +161,8 @@ MIXED = {
     ),
     "pixpro_instance": Preset(
         "pixpro + 2 - 2 cos(predicted view, EMA encoder's other view), both ways",
-        "PixPro with its instance branch (off in the published runs), from memory, its weight ours (there the head is "
-        "applied to the cells before their mean)",
+        "PixPro with its instance branch, off unless set in its code, and its weight ours (there the head is applied "
+        "to the cells before their mean)",
         Objective(
             (),
             1.0,
