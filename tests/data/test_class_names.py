@@ -62,17 +62,18 @@ def test_a_run_goes_on_with_the_class_names_that_it_began_with(tmp_path):
 
 
 @pytest.mark.usefixtures("linear_encoder")
-def test_class_names_are_in_the_checkpoint_and_another_order_is_refused(tmp_path):
+def test_class_names_are_in_the_checkpoint_and_another_order_is_refused(tmp_path, monkeypatch):
     """faults D6: with resume_from, init_whole and in the folder of the run."""
     changes = {"objective__preset": "classifier", "eval__suite": "none", "data__label": "group"}
     train(tiny_config(steps=1, **changes), tmp_path / "first")
     names = classes_of(tmp_path / "first", 1)
     assert len(names) > 2
-    for more in ({"checkpoint__resume_from": str(tmp_path / "first")}, {
-        "model__init_from": str(tmp_path / "first"), "model__init_whole": True,
-    }):  # fmt: skip
-        with pytest.MonkeyPatch.context() as patched, pytest.raises(CheckpointError, match="name of class 0"):
-            patched.setattr("xsample_jax.loop.build_run", _with_other_names)
+    monkeypatch.setattr("xsample_jax.loop.build_run", _with_other_names)
+    for more in (
+        {"checkpoint__resume_from": str(tmp_path / "first")},
+        {"model__init_from": str(tmp_path / "first"), "model__init_whole": True},
+    ):
+        with pytest.raises(CheckpointError, match="name of class 0"):
             train(tiny_config(steps=2, **changes, **more), tmp_path / "second")
 
 
