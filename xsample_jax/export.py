@@ -21,6 +21,7 @@ from xsample_jax.augment.ids import VECTOR_CHANNELS
 from xsample_jax.checkpoint import Checkpoints, trained_config
 from xsample_jax.config import config_to_json
 from xsample_jax.data.captions import END, PADDING, SPECIAL, START, TOKENIZER
+from xsample_jax.distributed import log_info
 from xsample_jax.encoder import BIAS, HEAD, LOG_SCALE, TEXT, Encoder
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, UserError, lookup, raise_all
 from xsample_jax.io.checkpoint_files import find_checkpoint, read_arrays, saved_arrays
@@ -71,10 +72,8 @@ def export_onnx(encoder: Encoder, out: str | Path) -> str:
 
     Raises ImportError without jax2onnx and onnxruntime, DataError where the file gives other features.
     """
-    _check_images(encoder)
-    _check_colors(encoder)
-    encoder = encoder.with_model(conv_impl="dot")
-    atomic_write(Path(out), lambda partial: _write_onnx(encoder, partial))
+    check_exportable(encoder)
+    atomic_write(Path(out), lambda partial: _write_onnx(encoder.with_model(conv_impl="dot"), partial))
     size, augment = encoder.config.augment.size, encoder.config.augment
     return (
         f"images float32 [n, {size}, {size}, 3] -> features float32 [n, {encoder.features}]; first resize to {size}, "
@@ -89,8 +88,9 @@ def _write_onnx(encoder: Encoder, path: Path) -> None:
         from jax2onnx import to_onnx
     except ImportError as error:
         raise ImportError(f"--format=onnx needs jax2onnx and onnxruntime: pip install -e .[onnx] ({error})") from error
-    # It logs a traceback for each of its own plugins that does not fit the jax installed; none is needed here.
-    logging.getLogger("jax2onnx").setLevel(logging.ERROR)
+    for name in ("jax2onnx", "onnx_ir"):  # tracebacks of plugins that do not fit the jax installed, types not known
+        logging.getLogger(name).setLevel(logging.ERROR)
+    log_info(f"{encoder.config.name}: converting to ONNX, which takes jax2onnx minutes for a deep encoder")
     graph, state = nnx.split(encoder.module)
     size = encoder.config.augment.size
     try:
@@ -108,7 +108,7 @@ def _write_onnx(encoder: Encoder, path: Path) -> None:
         found = f"{type(error).__name__}: {error}"
         expected = "an encoder that jax2onnx converts"
         raise DataError("--format=onnx", found, expected, "Use --format=jax_export.") from error
-    images = np.random.default_rng(0).standard_normal((3, size, size, 3)).astype(np.float32)
+    images = np.float32(np.random.default_rng(0).standard_normal((3, size, size, 3)))
     expected = np.asarray(jax.jit(lambda state, images: nnx.merge(graph, state)(images))(state, images))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (features,) = session.run(None, {"images": images})
