@@ -32,7 +32,7 @@ from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
 from xsample_jax.faults.watchdog import TimedBatches, log_save_errors
 from xsample_jax.hooks import Evaluate, LogMetrics, SaveAndStop, Training
 from xsample_jax.io.checkpoint_files import classes_of, find_checkpoint
-from xsample_jax.io.code_version import log_code
+from xsample_jax.io.code_version import CONTINUES, log_code
 from xsample_jax.io.console import say
 from xsample_jax.io.files import EVALUATION, EXAMPLES, FACTS, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write, set_aside
 from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder
@@ -183,6 +183,7 @@ def _restore(
             done = f"more than the {progress.step} that are done in {config.checkpoint.resume_from}"
             raise ConfigError("steps", setup.steps, done, "They are counted from the start of that run.")
         log_info(f"{config.name}: continuing from step {progress.step} of {config.checkpoint.resume_from}")
+        log_event(folder, CONTINUES, step=progress.step, run=str(config.checkpoint.resume_from))
         return setup, state, progress
     wanted = setup.abstract_state.params | setup.abstract_state.statistics
     initial = read_initial(config, wanted)
