@@ -153,8 +153,8 @@ def _restore(
     if checkpoints.latest_step() is not None:
         state, progress = checkpoints.restore(setup.abstract_state, config)
         setup.check_frozen(state)
-        _take_images(setup, progress, allow_change, folder)
         _take_classes(setup, progress)
+        _take_images(setup, progress, allow_change, folder)
         check_position(config, progress.step, progress.data_position)
         progress.stopped &= not changes
         if "batch_size" in changes or "epochs" in changes:
@@ -174,8 +174,8 @@ def _restore(
                 )
             state, progress = other.restore(setup.abstract_state, config)
             setup.check_frozen(state)
-        _take_images(setup, progress, True, folder)  # a run that starts from another one may use other data
         _take_classes(setup, progress)
+        _take_images(setup, progress, True, folder)  # a run that starts from another one may use other data
         check_position(config, progress.step, progress.data_position)
         progress.counted_from = (progress.step, progress.data_position)
         setup = dataclasses.replace(setup, counted_from=progress.counted_from)
