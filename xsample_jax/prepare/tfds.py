@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from xsample_jax.data.decode import on_white, open_image
 from xsample_jax.data.records import open_records, read_manifest
 from xsample_jax.data.vectors import is_vector
 from xsample_jax.errors import DataError
@@ -201,8 +202,7 @@ class RecordSet(tfds.core.GeneratorBasedBuilder):
         image = Image.open(io.BytesIO(data))
         if image.format in ("JPEG", "PNG") and image.has_transparency_data == self._alpha:
             return data
-        image, out = image.convert("RGBA"), io.BytesIO()
-        if not self._alpha:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        pixels, out = open_image(data, max(image.size)), io.BytesIO()
+        image = Image.fromarray(pixels).convert("RGBA") if self._alpha else Image.fromarray(on_white(pixels))
         image.save(out, "PNG")
         return out.getvalue()
