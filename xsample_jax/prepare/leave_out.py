@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import functools
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
@@ -48,7 +49,7 @@ def parse_left_out(texts: Sequence[str], source: Source) -> dict[str, tuple[int,
             expected = f"an attribute of the input: {', '.join(source.attributes) or 'it has none'}"
             raise DataError("--leave_out", name, expected, did_you_mean(name, source.attributes))
         names = list(source.attributes[name])
-        for value in next(csv.reader([values]), [""]):
+        for value in next(csv.reader(io.StringIO(values, newline="")), []) or [""]:
             if value not in names:
                 quote = "A value with a comma is in quotes, as 'style=\"a,b\"'."
                 fix = did_you_mean(value, names) or quote * any("," in one for one in names)
