@@ -58,7 +58,7 @@ def hub_source(path: str, fields: Fields) -> Source:
         raise DataError("--path", path, f"a dataset of the hub or a folder ({str(error)[:150]})", fix) from error
     # The hash knows the commit of the hub, but of a local folder whose README.md lists its files only that list.
     identity = f"{options.get('revision')} {builder.hash} {fields}" + f" {_local_files(path)}" * local
-    shards, names = [], ()
+    shards, names, in_files = [], (), ()
     for split, rows in splits.items():
         features = rows.features or next(iter(rows.take(1)), {})
         image = _image_column(features, fields.image, datasets, path)
@@ -73,8 +73,8 @@ def hub_source(path: str, fields: Fields) -> Source:
         label = label_entry(fields, features)
         here = tuple(getattr(_feature(features, label), "names", None) or ())
         names = _same_names(f"split {split}", here, names)
-        for file in _parquet_files(builder, split):
-            _same_names(file, class_names_in(_schema(file), label), names)
+        for file in _parquet_files(builder, split):  # among themselves: README.md may give all of them other names
+            in_files = _same_names(file, class_names_in(_schema(file), label), in_files)
         for number in range(rows.num_shards):
             read = partial(read_shard, options, split, number, image, fields)
             shards.append(InputShard(f"{path}, {split} {number}", read, f"{identity} {split} {number}", split))

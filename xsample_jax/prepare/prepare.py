@@ -230,7 +230,7 @@ def _finish(job: Job, out: Path) -> tuple[Manifest, dict]:
     none = {
         "--label_field": counts["missing_field"] >= counts["kept"],
         "--caption_fields": not len(captions),
-        "--class_names": not counts.pop("labeled", 0),
+        "--class_names": not counts.pop("labeled", 1),
     }
     for flag in job.asked:
         if none[flag]:
