@@ -137,5 +137,5 @@ def test_values_with_a_comma_and_without_a_letter():
     source = Source((), attributes={"s": ("", "x", "x,y", "z")})
     found = [parse_left_out([text], source) for text in ('s="x,y"', "s=", 's="",z', 's=x,"x,y"')]
     assert found == [{"s": (2,)}, {"s": (0,)}, {"s": (0, 3)}, {"s": (1, 2)}]
-    with pytest.raises(DataError, match=r"--leave_out = 'y'.*in quotes"):
+    with pytest.raises(DataError, match=r"--leave_out = 'y'.*in double quotes"):
         parse_left_out(["s=x,y"], source)

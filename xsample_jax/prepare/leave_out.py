@@ -51,9 +51,8 @@ def parse_left_out(texts: Sequence[str], source: Source) -> dict[str, tuple[int,
         names = list(source.attributes[name])
         for value in next(csv.reader(io.StringIO(values, newline="")), []) or [""]:
             if value not in names:
-                quote = "A value with a comma is in quotes, as 'style=\"a,b\"'."
-                fix = did_you_mean(value, names) or quote * any("," in one for one in names)
-                raise DataError("--leave_out", value, f"a value of {name}", fix)
+                quotes = " A value with a comma is in double quotes." * any("," in one for one in names)
+                raise DataError("--leave_out", value, f"a value of {name}", did_you_mean(value, names) + quotes)
             found[name] = (*found.get(name, ()), names.index(value))
     return found
 
