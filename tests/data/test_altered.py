@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.data.record_sets import write_set
+from xsample_jax.data import sources
 from xsample_jax.data.perturb import apply_perturbations
 from xsample_jax.data.records import open_records
 from xsample_jax.data.writer import write_records
@@ -163,3 +164,17 @@ def test_all_at_once_and_independent(source):
              for i in range(300)]  # fmt: skip
     share = np.mean([a and b for a, b in pairs])
     assert 0.17 < share < 0.33  # a quarter, if the choices have nothing to do with each other
+
+
+def test_labels_that_are_kept_are_those_of_the_whole_split(tmp_path, monkeypatch):
+    """faults A5, C3: a fraction had the labels of all images, or left its own few for all who come after."""
+    monkeypatch.setattr(sources, "LONG", -1.0)
+    write_set(tmp_path, train=60)
+    few = apply_perturbations(open_records(tmp_path, "train"), options(fraction=0.5), 0)
+    np.testing.assert_array_equal(sources.read_labels(few), labels(few))
+    whole = open_records(tmp_path, "train")
+    np.testing.assert_array_equal(sources.read_labels(whole), labels(whole))
+    assert list(tmp_path.glob("labels-train-*.npy"))
+    wrong = apply_perturbations(open_records(tmp_path, "train"), options(label_noise=0.5), 0)
+    for source in (few, wrong):
+        np.testing.assert_array_equal(sources.read_labels(source), labels(source))

@@ -142,6 +142,8 @@ class Perturbed:
     The other attributes are those of `source`.
     """
 
+    altered = True
+
     def __init__(
         self, source: DataSource, change: Callable[[Record], Record] | None = None, indices: Sequence[int] | None = None
     ):
