@@ -22,7 +22,7 @@ from xsample_jax.distributed import barrier, log_info, name_of_process
 from xsample_jax.encoder import read_initial
 from xsample_jax.errors import CheckpointError, ConfigError
 from xsample_jax.evals.baselines import suite_baselines
-from xsample_jax.evals.catalog import HEADLINES, describe, read_scores, save_facts
+from xsample_jax.evals.catalog import HEADLINES, better_side, describe, read_scores, save_facts
 from xsample_jax.evals.classifier import with_forgetting
 from xsample_jax.evals.evaluate import evaluate_state, write_snapshot
 from xsample_jax.evals.metrics import save_examples
@@ -68,8 +68,7 @@ def train(
     the run breaks; Preempted when it was asked to stop and has saved.
     """
     config = prepare_folder(load_config(config) if isinstance(config, str) else resolve(config))
-    check_writers(config)
-    check_map(config.eval.map)
+    _check_before(config)
     first_process = jax.process_index() == 0
     with open_run_folder(workdir, first_process) as run, preemption_notice(config.faults.grace) as notice:
         folder = run.files
@@ -90,7 +89,7 @@ def train(
         warm_up_collectives(setup.mesh)
 
         # Restore, and train; a roll-back restores once more.
-        with contextlib.closing(Checkpoints(run.place, config.checkpoint, history=folder)) as checkpoints:
+        with contextlib.closing(_open_checkpoints(config, run)) as checkpoints:
             setup, state, progress = _restore(setup, checkpoints, changes, allow_config_change, folder)
             if first_process:
                 _record_start(config, folder, changes, finished, progress.step)
@@ -108,6 +107,18 @@ def train(
                     progress.data_position, progress.rollbacks = behind, rollbacks
             checkpoints.wait()
             return _finish(setup, progress, run, notice, state, on_log)
+
+
+def _check_before(config) -> None:
+    """Raises ConfigError for what the run would stumble over later: its writers, its map, its ranking."""
+    check_writers(config)
+    check_map(config.eval.map)
+    better_side(config.checkpoint.metric)
+
+
+def _open_checkpoints(config, run: RunFolder) -> Checkpoints:
+    better = better_side(config.checkpoint.metric)
+    return Checkpoints(run.place, config.checkpoint, history=run.files, better=better)
 
 
 def check_map(kind: str) -> None:
@@ -163,6 +174,7 @@ def _restore(
             )
         log_info(f"{config.name}: resumed at step {progress.step} of {setup.steps}")
         return setup, state, progress
+    checkpoints.check_new()
     if config.checkpoint.resume_from:
         with contextlib.closing(Checkpoints(config.checkpoint.resume_from, config.checkpoint, own=False)) as other:
             if other.latest_step() is None:

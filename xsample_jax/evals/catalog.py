@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from xsample_jax.config.renamed import current_metrics
+from xsample_jax.errors import ConfigError
 from xsample_jax.evals.metrics import Facts, SuiteResult
 from xsample_jax.io.console import say
-from xsample_jax.io.files import atomic_write
+from xsample_jax.io.files import atomic_write, stop_if_out_of_reach
 
 SECTIONS = (
     "Held-out concepts",
@@ -222,6 +223,18 @@ def _classifier_title(which: str) -> str:
     return _OF_CLASSIFIER.get(which, f"Learned classes, {which.replace('_', ' ')}")
 
 
+def better_side(name: str | None) -> int:
+    """1 where a larger value of checkpoint.metric is better, also for one that is not known here; -1 for a smaller one.
+
+    Raises ConfigError for a metric that has no better side: it ranks nothing.
+    """
+    metric = Metric("", OTHER, "") if name is None else describe(name)
+    if metric.direction or metric.title == metric.name:
+        return metric.direction or 1
+    expected = f"a metric of which larger or smaller values are better; {metric.title!r} has no better side"
+    raise ConfigError("checkpoint.metric", name, expected, "Name another metric, or set it to None.")
+
+
 def in_order(names) -> list[Metric]:
     """Describes metrics and sorts them by section, keeping the given order inside a section."""
     return sorted((describe(name) for name in names), key=lambda metric: SECTIONS.index(metric.section))
@@ -295,7 +308,10 @@ def _is_number(value: object) -> bool:
 
 
 def read_scores(path: Path) -> dict[str, float] | None:
-    """The metrics of evaluation.json by their present names; None where there is none, or (said) it is damaged."""
+    """The metrics of evaluation.json by their present names; None where there is none, or (said) it is damaged.
+
+    Raises RunError where it cannot be read for now.
+    """
     try:
         scores = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(scores, dict) or not all(map(_is_number, scores.values())):
@@ -303,6 +319,7 @@ def read_scores(path: Path) -> dict[str, float] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
+        stop_if_out_of_reach(path, error)
         found = str(error)[:100]
         say(f"warning: {path} is damaged ({found}): the run needs its final evaluation again", error=True)
         return None

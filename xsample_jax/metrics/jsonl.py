@@ -9,7 +9,7 @@ from pathlib import Path
 
 from xsample_jax.errors import DataError
 from xsample_jax.io.console import say
-from xsample_jax.io.files import append_whole, atomic_write, set_aside
+from xsample_jax.io.files import append_whole, atomic_write, set_aside, stop_if_out_of_reach
 from xsample_jax.io.paths import as_path
 from xsample_jax.io.run_dir import log_event
 
@@ -50,6 +50,7 @@ class JsonlWriter:
             text = self._path.read_text(encoding="utf-8", errors="strict")
             lines = _lines(text)
         except (OSError, ValueError) as error:
+            stop_if_out_of_reach(self._path, error)
             text, lines = "", _readable_lines(self._path)
             aside = set_aside(self._path)
             say(f"warning: {self._path} is damaged ({str(error)[:100]}); it is {aside} now", error=True)
@@ -67,11 +68,12 @@ class JsonlWriter:
 def read_jsonl(path: str | Path) -> list[dict]:
     """Returns the lines of a metrics file in order, null as nan; a torn last line is left out.
 
-    Raises DataError for a file that is missing or damaged.
+    Raises DataError for a file that is missing or damaged, RunError for one that cannot be read for now.
     """
     try:
         lines = _lines(as_path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        stop_if_out_of_reach(Path(path), error)
         fix = "Restore it, or move it away: a resumed run starts a new one."
         raise DataError(str(path), str(error)[:100], "lines of metrics", fix) from error
     return [{name: math.nan if value is None else value for name, value in line.items()} for line in lines]
