@@ -34,7 +34,7 @@ from xsample_jax.io.code_version import log_code
 from xsample_jax.io.console import say
 from xsample_jax.io.files import EVALUATION, EXAMPLES, FACTS, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write, set_aside
 from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder
-from xsample_jax.metrics.jsonl import JsonlWriter, read_jsonl
+from xsample_jax.metrics.jsonl import JsonlWriter, plain_number, read_jsonl
 from xsample_jax.metrics.profiling import Profiler, Timers, count_chips, count_compilations, model_flops, peak_flops
 from xsample_jax.metrics.progress_bar import ProgressLine
 from xsample_jax.metrics.writers import FanOut, check_writers, more_writers, open_writers
@@ -130,8 +130,11 @@ def check_map(kind: str) -> None:
 
 def _record_start(config, folder: pathlib.Path, changes: dict, finished: dict | None, step: int) -> None:
     """Writes what the run folder says of a run that continues from `step`; `finished`: metrics of a finished run."""
-    if os.path.lexists(folder / EVALUATION):
-        set_aside(folder / EVALUATION) if finished is None else (folder / EVALUATION).unlink()
+    for name in (EVALUATION, EXAMPLES, FACTS, SNAPSHOT):  # of a final evaluation, which is not that of this run now
+        path = folder / name
+        if os.path.lexists(path):
+            damaged = path.is_dir() or (name == EVALUATION and finished is None)
+            set_aside(path) if damaged else path.unlink()
     save_config(config, folder, changes)
     log_code(folder, step)
 
@@ -365,13 +368,7 @@ def _finish(
             if first_process:
                 save_facts(folder / FACTS, result, measured)
     if first_process:
-        JsonlWriter(folder / JSONL, steps, every=config.log.every).close()  # mends what happened to it since
-        lines = read_jsonl(folder / JSONL)
-        if not any(name.startswith("eval/") for line in lines if line["step"] == steps for name in line) and scores:
-            more = more_writers(config, folder, on_log)
-            line = ProgressLine(steps)
-            with contextlib.closing(open_writers(folder, line, resume_step=steps, more=more)) as writers:
-                writers.write(steps, {f"eval/{name}": value for name, value in scores.items()})
+        _log_scores(config, folder, steps, scores, on_log)
         reported = _try_to_report(folder)
         # The last file: it says that the run is finished.
         atomic_write(folder / EVALUATION, lambda partial: partial.write_text(json.dumps(scores, indent=2)))
@@ -379,6 +376,19 @@ def _finish(
         _say_results(config, run, scores)
     barrier("the end of the run")
     return scores
+
+
+def _log_scores(config, folder: pathlib.Path, step: int, scores: Mapping[str, float], on_log: Callable | None) -> None:
+    """Makes `scores` the evaluation of `step` in metrics.jsonl, also where another evaluation of that step is there."""
+    JsonlWriter(folder / JSONL, step, every=config.log.every).close()  # mends what happened to it since
+    lines = [line for line in read_jsonl(folder / JSONL) if line["step"] == step]
+    logged = {name: plain_number(line[name]) for line in lines for name in line if name.startswith("eval/")}
+    found = {f"eval/{name}": plain_number(value) for name, value in scores.items()}
+    if found and found != logged:
+        more = more_writers(config, folder, on_log)
+        writers = open_writers(folder, ProgressLine(step), resume_step=step, evaluated=False, more=more)
+        with contextlib.closing(writers):
+            writers.write(step, {f"eval/{name}": value for name, value in scores.items()})
 
 
 def _try_to_report(folder: pathlib.Path) -> bool:
