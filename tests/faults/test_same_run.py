@@ -127,7 +127,7 @@ EVALUATED = {
 
 
 def test_another_evaluation_replaces_that_of_its_step(no_report, tmp_path):
-    """faults B6: evaluated again on another split, evaluation.json was new, and metrics.jsonl and the report were old."""
+    """faults B6: evaluated again on another split, evaluation.json was new; metrics.jsonl and the report were old."""
     folder = tmp_path / "run"
     first = train(tiny_config(**EVALUATED, eval__split="val"), folder)
     steps = [line["step"] for line in read_jsonl(folder / "metrics.jsonl")]
