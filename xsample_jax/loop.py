@@ -26,6 +26,7 @@ from xsample_jax.evals.catalog import HEADLINES, better_side, describe, read_sco
 from xsample_jax.evals.classifier import with_forgetting
 from xsample_jax.evals.evaluate import evaluate_state, write_snapshot
 from xsample_jax.evals.metrics import save_examples
+from xsample_jax.evals.registry import check_metric_names
 from xsample_jax.faults.non_finite import RollBack
 from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
 from xsample_jax.faults.watchdog import TimedBatches, log_save_errors
@@ -110,10 +111,10 @@ def train(
 
 
 def _check_before(config) -> None:
-    """Raises ConfigError for what the run would stumble over later: its writers, its map, its ranking."""
+    """Raises ConfigError for what the run would stumble over later: its writers, its map, the metrics of its rules."""
     check_writers(config)
     check_map(config.eval.map)
-    better_side(config.checkpoint.metric)
+    check_metric_names(config)
 
 
 def _open_checkpoints(config, run: RunFolder) -> Checkpoints:

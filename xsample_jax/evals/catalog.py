@@ -91,7 +91,7 @@ _BACKGROUND = {
     "gap": "background gap",
 }
 # Metrics whose names have no parts to fill in: section, title, whether it is a share, direction (as in Metric).
-_SINGLE = {
+SINGLE = {
     "robustness/imagenet-9/gap": (ROBUST, "ImageNet-9: background gap", True, -1),
     "spearman/captions": (RETRIEVAL, "Rank correlation with captions", False, 1),
     "geometry/alignment": (GEOMETRY, "Alignment of images of one label", False, -1),
@@ -137,8 +137,8 @@ class Metric:
 
 def describe(name: str) -> Metric:
     """Returns the description of a metric of any suite; an unknown one is shown under its own name."""
-    if name in _SINGLE:
-        section, title, percent, direction = _SINGLE[name]
+    if name in SINGLE:
+        section, title, percent, direction = SINGLE[name]
         return Metric(name, section, title, percent, direction)
     match name.split("/"):
         case ["factor", factor, "kept"]:
@@ -223,14 +223,19 @@ def _classifier_title(which: str) -> str:
     return _OF_CLASSIFIER.get(which, f"Learned classes, {which.replace('_', ' ')}")
 
 
+def is_known(name: str) -> bool:
+    """Whether `describe` has more than the name of a metric."""
+    return describe(name).title != name
+
+
 def better_side(name: str | None) -> int:
     """1 where a larger value of checkpoint.metric is better, also for one that is not known here; -1 for a smaller one.
 
     Raises ConfigError for a metric that has no better side: it ranks nothing.
     """
-    metric = Metric("", OTHER, "") if name is None else describe(name)
-    if metric.direction or metric.title == metric.name:
-        return metric.direction or 1
+    if name is None or not is_known(name) or describe(name).direction:
+        return 1 if name is None else describe(name).direction or 1
+    metric = describe(name)
     expected = f"a metric of which larger or smaller values are better; {metric.title!r} has no better side"
     raise ConfigError("checkpoint.metric", name, expected, "Name another metric, or set it to None.")
 
