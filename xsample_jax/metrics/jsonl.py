@@ -87,8 +87,16 @@ def _readable_lines(path: Path) -> list[dict]:
             with contextlib.suppress(ValueError):
                 line = json.loads(row)
                 if isinstance(line, dict) and isinstance(line.get("step"), int):
-                    found.append(line)
+                    found.append({name: value for name, value in line.items() if _is_number(value)})
     return found
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value of a line is a number that a float can hold, or null."""
+    try:
+        return value is None or (isinstance(value, int | float) and float(value) is not None)
+    except OverflowError:
+        return False
 
 
 def _lines(text: str) -> list[dict]:
@@ -106,6 +114,8 @@ def _lines(text: str) -> list[dict]:
             raise
         if not isinstance(line, dict) or not isinstance(line.get("step"), int):
             raise ValueError(f"line {number + 1} has no step")
+        if odd := [name for name, value in line.items() if not _is_number(value)]:
+            raise ValueError(f"line {number + 1}: {odd[0][:40]} is no number")
         lines.append(line)
     return lines
 
