@@ -161,3 +161,10 @@ def test_round_rows_error_is_as_documented():
     exact, after = rows @ rows.T, checked_unit_rows(rounded) @ checked_unit_rows(rounded).T
     error = (after - exact)[np.triu_indices(200, 1)].std()
     assert 0.5 < error / (1 / 512 / np.sqrt(6)) < 1.2
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-22, 1.0, 1e30, 1e300])
+def test_rows_of_any_length_are_made_unit(size):
+    """faults C3: the squares of small numbers have few bits in float32, those of large ones are infinite."""
+    rows = np.random.default_rng(0).normal(size=(3, 8))
+    np.testing.assert_allclose(checked_unit_rows(rows * size), checked_unit_rows(rows), rtol=1e-5)

@@ -155,22 +155,54 @@ def test_exif_behind_a_large_color_profile():
     assert not has_exif(encode(Image.new("RGB", (30, 20)), "JPEG", comment=b"Exif\0\0"))
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_an_orientation_in_xmp_counts_with_exif_and_without(beside):
+    exif = Image.Exif()
+    exif[271] = "maker"
+    data = encode(Image.new("RGB", (30, 20)), "JPEG", **({"exif": exif} if beside else {}))
+    text = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    segment = b"\xff\xe1" + struct.pack(">H", 2 + len(text)) + text
+    assert open_image(data[:2] + segment + data[2:], 20).shape == (30, 20, 3)
+
+
 def test_16_bit_gray_png():
     values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
     result = decode_image(encode(Image.fromarray(values)), 8, 3)
     np.testing.assert_array_equal(result, np.repeat((values >> 8)[..., None], 3, -1))
 
 
-def test_16_bit_rgb_png():
-    values = np.random.default_rng(0).integers(0, 65536, (8, 8, 3))
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+def bare_png(values, bits: int, key=()) -> bytes:
+    """A PNG of gray values [h, w] or colors [h, w, 3], as the specification has it; `key` is transparent."""
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    np.testing.assert_allclose(decode_image(data, 8, 3), values / 257, atol=1)
+    spread = values.reshape(len(values), -1)
+    if bits == 16:
+        rows = [row.astype(">u2").tobytes() for row in spread]
+    else:
+        ones = np.unpackbits(spread.astype(np.uint8)[..., None], axis=2)[..., 8 - bits :]
+        rows = [np.packbits(row).tobytes() for row in ones]
+    header = struct.pack(">IIBBBBB", *values.shape[1::-1], bits, 2 if values.ndim == 3 else 0, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    parts = [(b"IHDR", header), *[(b"tRNS", struct.pack(f">{len(key)}H", *key))] * bool(key), (b"IDAT", pixels)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in [*parts, (b"IEND", b"")])
+
+
+def test_16_bit_rgb_png():
+    values = np.random.default_rng(0).integers(0, 65536, (8, 8, 3))
+    np.testing.assert_allclose(decode_image(bare_png(values, 16), 8, 3), values / 257, atol=1)
+
+
+@pytest.mark.parametrize(("bits", "colors"), [(1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (8, 3), (16, 3)])
+def test_the_transparent_color_of_a_png(bits, colors):
+    """Of gray with 2, 4 and 16 bits and of colors with 16 it was lost; only equal pixels, to the last bit, have it."""
+    most = 2**bits - 1
+    values = np.random.default_rng(0).integers(0, most + 1, (8, 8, colors)).squeeze()
+    values[0, 0], values[0, 1] = most, most - 1
+    found = open_image(bare_png(values, bits, (most,) * colors), 8)
+    np.testing.assert_array_equal(found[..., 3] == 0, (values.reshape(8, 8, -1) == most).all(2))
+    np.testing.assert_allclose(found[..., 0], values.reshape(8, 8, -1)[..., 0] * (255 / most), atol=1)
 
 
 @pytest.mark.parametrize("mode", ["L", "1"])
@@ -286,6 +318,13 @@ def test_pixels_of_32_bits_are_refused_rather_than_blackened(pixels):
         open_image(encode(Image.fromarray(pixels.reshape(4, 6)), "TIFF"), 4, formats=TIFF)
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_numbers_with_a_sign_are_refused(bits):
+    """faults C1: half of the range was black."""
+    with pytest.raises(DataError, match="numbers with a sign"):
+        open_image(gray_tiff(np.zeros((4, 4)), bits, 1, "<", sign=2), 4, formats=TIFF)
+
+
 def test_a_tiff_of_16_bits_keeps_its_contrast():
     """faults C1"""
     pixels = (np.arange(24).reshape(4, 6) * 2700).astype(np.uint16)
@@ -293,7 +332,7 @@ def test_a_tiff_of_16_bits_keeps_its_contrast():
     np.testing.assert_array_equal(found, np.repeat((pixels >> 8)[..., None], 3, -1))
 
 
-def gray_tiff(pixels, bits: int, zero_is_black: int, order: str) -> bytes:
+def gray_tiff(pixels, bits: int, zero_is_black: int, order: str, sign: int = 1) -> bytes:
     """A bare TIFF of gray values [h, w], as the specification has it (TIFF 6.0, section 4)."""
     height, width = pixels.shape
     if bits < 16:  # whole bytes, the first pixel in the high bits
@@ -309,6 +348,7 @@ def gray_tiff(pixels, bits: int, zero_is_black: int, order: str) -> bytes:
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(data))
     table = [struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in entries.items()]
     table.append(struct.pack(f"{order}HHII", 279, 4, 1, len(data)))
+    table.append(struct.pack(f"{order}HHIHH", 339, 3, 1, sign, 0))
     return head + data + struct.pack(f"{order}H", len(table)) + b"".join(table) + bytes(4)
 
 

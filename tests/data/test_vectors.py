@@ -15,6 +15,8 @@ from xsample_jax.config.rules_data import OF_IMAGES
 from xsample_jax.data.records import open_records
 from xsample_jax.data.vectors import decode_vector, draw_vectors, encode_vector
 from xsample_jax.errors import ConfigError, DataError, Problems, UserError
+from xsample_jax.prepare.example import Fields
+from xsample_jax.prepare.vectors import vectors_source
 from xsample_jax.tools import embed, encode, export, local_features, prepare
 
 WIDE = 12
@@ -156,3 +158,27 @@ def test_the_page_lists_the_augmentation_that_is_refused():
     page = (pathlib.Path(__file__).parents[2] / "docs" / "vectors.md").read_text()
     refused = page[page.index("Refused with vectors") :]
     assert [key for key in OF_IMAGES if key.startswith("augment.") and f"`{key}`" not in refused] == []
+
+
+def test_tiny_vectors_are_refused_not_made_zero(tmp_path):
+    """faults C3: below 6e-8 every number became 0."""
+    rows = np.random.default_rng(0).random((6, 4)) + 0.5
+    for size in (1e-8, 1e-7, 1e-300):
+        with pytest.raises(DataError, match="too small for float16"):
+            encode_vector(rows[0] * size)
+    for row in (rows[0] * 1e-4, np.zeros(4), np.array([1e-9, 1.0])):
+        np.testing.assert_allclose(
+            decode_vector(encode_vector(row), len(row)).view("<f2").ravel(), row, rtol=1e-2, atol=1e-8
+        )
+
+
+def test_columns_that_lose_their_digits_are_named(tmp_path):
+    """faults C3: a tiny column beside large ones, and one with a large offset."""
+    rows = np.random.default_rng(0).normal(size=(50, 4)) * [1, 1e-9, 1, 1] + [0, 0, 30_000, 5]
+    np.savez(tmp_path / "a.npz", x=rows)
+    notes = vectors_source(str(tmp_path / "a.npz"), Fields(), 10).notes
+    assert [note for note in notes if "standardize" in note] == [
+        "2 of 4 numbers of a vector (at 1, 2) lose more than a tenth of their spread in float16: standardize them."
+    ]
+    np.savez(tmp_path / "a.npz", x=rows[:, [0, 3]])
+    assert len(vectors_source(str(tmp_path / "a.npz"), Fields(), 10).notes) == 1

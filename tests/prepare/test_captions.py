@@ -48,3 +48,10 @@ def test_half_a_surrogate_pair_can_be_stored():
 
 def test_the_mark_at_the_beginning_of_a_file_is_no_letter():
     assert clean_captions(["\ufeffa good dog"]) == (["a good dog"], [])
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "None", "null", "<NA>", " N/A\n"])
+def test_words_for_a_missing_value_are_no_captions(word):
+    """faults C3: all images with such a text were positives of each other."""
+    assert clean_captions([word]) == ([], [("missing_caption", word.strip()), ("no_caption", "")])
+    assert clean_captions([word, "none of them"]) == (["none of them"], [("missing_caption", word.strip())])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from xsample_jax.errors import DataError
-from xsample_jax.prepare.example import read_captions, read_label
+from xsample_jax.prepare.example import attribute_value, read_captions, read_label
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,17 @@ from xsample_jax.prepare.example import read_captions, read_label
 def test_several_texts_in_one_entry(value):
     assert read_captions({"a": value, "b": "three"}, ("b", "a"), ()) == ("three", "one", "two")
     assert read_captions({"a": value, "b": "three"}, (), ("a",)) == ("one", "two")
+
+
+@pytest.mark.parametrize("name", ["caption", "captions", "text", "txt"])
+def test_the_usual_names_are_the_same_in_every_source(name):
+    assert read_captions({name: "a dog"}, ()) == ("a dog",)
+
+
+@pytest.mark.parametrize("value", [None, math.nan, "nan", " NaN", "<NA>", ""])
+def test_no_value_of_an_attribute(value):
+    assert attribute_value({"a": value}, "a") == ""
+    assert attribute_value({"a": "none"}, "a") == "none"  # which is a value of many
 
 
 @pytest.mark.parametrize("value", [None, math.nan, np.array([]), np.float32("nan")])

@@ -271,3 +271,45 @@ def test_a_class_name_that_no_manifest_could_hold(tmp_path):
         file.write(make_image(1))
     with pytest.raises(DataError, match=r"class name = .*udce9.*UTF-8.*Rename"):
         Job("t", folder_source(str(tmp_path / "in"), Fields()), {"train": 1.0})
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "train/metadata.csv"])
+def test_the_table_of_an_image_folder_is_named(photos, tmp_path, name):
+    """faults C4: the form of Hugging Face's ImageFolder; its captions were lost without a word."""
+    (photos / "train").mkdir()
+    table = write_table(photos / name, [{"file_name": "top.jpg", "text": "a cat"}])
+    note = folder_source(str(photos), Fields()).notes[-1]
+    assert f"The table {name} is not read" in note
+    assert ("--table=" if name == "metadata.jsonl" else "--source=hf") in note
+    found, _ = records(folder_source(str(photos), Fields(), table), tmp_path / "out")
+    assert found == {"train": [(-1, ["a cat"])]}
+
+
+def test_columns_of_texts_that_are_not_read_are_named(photos, tmp_path):
+    """faults C14"""
+    rows = [{"image": "top.jpg", "alt": "a cat here", "label": "big cat", "code": "x7"}]
+    notes = folder_source(str(photos), Fields(), write_table(tmp_path / "t.csv", rows)).notes
+    assert notes[-1].endswith("--caption_fields takes alt.")
+
+
+def test_a_long_caption_of_a_table_is_cut_and_a_longer_one_refused(photos, tmp_path):
+    """faults C14: more than 131,072 characters stopped the command."""
+    table = write_table(tmp_path / "t.csv", [{"image": "top.jpg", "caption": "word " * 100_000}])
+    _, report = records(folder_source(str(photos), Fields(), table), tmp_path / "out")
+    assert report["cut_caption"] == 1
+    write_table(tmp_path / "t.csv", [{"image": "top.jpg", "caption": "word " * 300_000}])
+    with pytest.raises(DataError, match=r"t.csv, line 2 = 'field larger than field limit"):
+        folder_source(str(photos), Fields(), table)
+
+
+def test_an_entry_that_occurs_twice_in_json_is_refused(photos, tmp_path):
+    """faults C3: the last was read. Equal ones do no harm."""
+    table = tmp_path / "t.jsonl"
+    table.write_text('{"image": "top.jpg", "caption": "one", "caption": "two"}\n')
+    with pytest.raises(DataError, match="the entry 'caption' occurs twice"):
+        folder_source(str(photos), Fields(), str(table))
+    (photos / "top.json").write_text('{"caption": "one", "caption": "two"}')
+    (photos / "dog" / "1.json").write_text('{"caption": "one", "caption": "one"}')
+    found, report = records(folder_source(str(photos), Fields()), tmp_path / "out")
+    assert report["broken_metadata"] == 1
+    assert [captions for _, captions in found["train"]] == [[], [], ["one"]]

@@ -71,6 +71,34 @@ def test_a_local_folder_that_changed_is_other_input(tmp_path, cache):
     assert not before & {shard.identity for shard in hub_source(str(tmp_path / "pets"), Fields()).shards}
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_splits_with_other_names_of_classes_are_refused(tmp_path, cache, listed):
+    """faults C6: numbers of the test split were read with the names of another split."""
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "pets").mkdir()
+    names = {"train": ["cat", "dog"], "test": ["dog", "cat"]}
+    for split in names:
+        features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=names[split])}
+        rows = {"image": [{"bytes": make_image(0), "path": None}], "label": [0]}
+        table = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+        table.to_parquet(tmp_path / "pets" / f"{split}-00000-of-00001.parquet")
+    if listed:
+        files = "".join(f"  - split: {split}\n    path: {split}-*\n" for split in names)
+        (tmp_path / "pets" / "README.md").write_text(
+            f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n"
+        )
+    with pytest.raises(DataError, match=r"class names of .*expected \('(cat|dog)', '(cat|dog)'\), as in the splits"):
+        hub_source(str(tmp_path / "pets"), Fields())
+
+
+def test_texts_that_were_asked_for_are_classes(tmp_path, cache):
+    """faults C10: no names were known; as Parquet they were classes."""
+    write_hub_folder(tmp_path / "pets")
+    source = hub_source(str(tmp_path / "pets"), Fields(label="text"))
+    assert source.class_names == tuple(f"animal {number}" for number in range(10))
+    assert [example.label for example in source.shards[0].read()] == ["animal 0", "animal 1", "animal 2"]
+
+
 def test_a_table_without_types_is_refused(tmp_path, cache):
     (tmp_path / "table").mkdir()
     (tmp_path / "table" / "train.csv").write_text("image,text\n0.png,zero\n1.png,one\n")

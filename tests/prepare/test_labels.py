@@ -21,6 +21,7 @@ from xsample_jax.prepare.prepare import local_runner, prepare
 from xsample_jax.prepare.sources import Options, open_source
 from xsample_jax.prepare.vectors import vectors_source
 from xsample_jax.prepare.webdataset import webdataset_source
+from xsample_jax.tools.prepare import read_class_names
 
 ASKED = ("--label_field",)
 MIXED = ["0", "1", "2", "a", "b", "c"]
@@ -191,3 +192,17 @@ def test_texts_of_tfds_and_of_the_hub_that_nobody_asked_for(monkeypatch):
             assert [item.label for item in items if isinstance(item, Example)] == expected
             kinds = [item.kind for item in items if isinstance(item, Problem)]
             assert kinds == ["unknown_label"] * (expected[0] is None)
+
+
+@pytest.mark.parametrize("text", ["Cat\nDog\n", "0 cat\n1 dog\n"])
+def test_names_of_classes_that_no_label_has_are_an_error(tmp_path, text):
+    """faults C3: every label was lost, with exit code 0; and an empty file was no list at all."""
+    for name in ("cat", "dog"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "1.jpg").write_bytes(make_image(1))
+    fields = Fields(class_names=tuple(text.splitlines()))
+    with pytest.raises(DataError, match="--class_names = 'in no example'"):
+        make(folder_source(str(tmp_path / "in"), fields), tmp_path / "out", asked=("--class_names",))
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(DataError, match=r"--class_names.*It is empty"):
+        read_class_names(tmp_path / "empty.txt")

@@ -10,7 +10,8 @@ from PIL import Image
 from xsample_jax.data.records import open_records, read_manifest
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError
-from xsample_jax.prepare.leave_out import NEAR, mean_ink, nearest_images
+from xsample_jax.prepare.example import Source
+from xsample_jax.prepare.leave_out import NEAR, mean_ink, nearest_images, parse_left_out
 from xsample_jax.tools.prepare import run
 
 NAMES = {"style": ["flat", "line", "emoji"], "kind": ["a", "b"]}
@@ -129,3 +130,12 @@ def test_another_choice_is_another_job(sets):
     prepare(sets, "--leave_out=kind=a")
     with pytest.raises(DataError, match="--out"):
         prepare(sets, "--leave_out=kind=b")
+
+
+def test_values_with_a_comma_and_without_a_letter():
+    """faults C5: they could not be named."""
+    source = Source((), attributes={"s": ("", "x", "x,y", "z")})
+    found = [parse_left_out([text], source) for text in ('s="x,y"', "s=", 's="",z', 's=x,"x,y"')]
+    assert found == [{"s": (2,)}, {"s": (0,)}, {"s": (0, 3)}, {"s": (1, 2)}]
+    with pytest.raises(DataError, match=r"--leave_out = 'y'.*in double quotes"):
+        parse_left_out(["s=x,y"], source)

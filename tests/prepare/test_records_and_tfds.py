@@ -79,6 +79,7 @@ class Captioned(tfds.core.GeneratorBasedBuilder):
                 "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
                 "captions": tfds.features.Sequence(tfds.features.Text()),
                 "label": tfds.features.ClassLabel(names=["cat", "dog", "über"]),
+                "word": tfds.features.Text(),
             }
         )
         return tfds.core.DatasetInfo(builder=self, description="", features=features)
@@ -89,7 +90,8 @@ class Captioned(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, numbers):
         for number in numbers:
             captions = [f"image {number}", "🐏"]
-            yield number, {"image": io.BytesIO(make_image(number)), "captions": captions, "label": number % 3}
+            image, word = io.BytesIO(make_image(number)), ["two", "one"][number % 2]
+            yield number, {"image": image, "captions": captions, "label": number % 3, "word": word}
 
 
 def test_tfds(tmp_path, monkeypatch):
@@ -114,6 +116,9 @@ def test_tfds(tmp_path, monkeypatch):
     assert [(problem.key, problem.kind) for problem in problems] == [
         (f"validation/{number}", "broken_metadata") for number in range(3)
     ]
+    words = tfds_source(path, Fields(label="word"))
+    assert words.class_names == ("one", "two")
+    assert [example.label for example in words.shards[-1].read()] == ["one", "two", "one"]
     with pytest.raises(DataError, match="features of"):
         tfds_source(path, Fields(captions=("text",)))
 

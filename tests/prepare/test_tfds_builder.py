@@ -10,6 +10,8 @@ from xsample_jax.data.records import open_records, read_manifest
 from xsample_jax.data.sources import EMOJI_FOLDER
 from xsample_jax.data.vectors import encode_vector
 from xsample_jax.data.writer import write_records
+from xsample_jax.prepare.example import Fields
+from xsample_jax.prepare.tfds import tfds_source
 from xsample_jax.tools.to_tfds import main
 
 
@@ -36,6 +38,11 @@ def test_images_captions_embeddings_labels_and_attributes(tmp_path, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[-2] == "four_images: train 4"
     builder = tfds.builder_from_directory(printed[-1])
+    again = tfds_source(printed[-1], Fields())  # faults C3: the attributes were lost without a word
+    assert again.attributes == {"style": ("flat", "line")}
+    assert "caption_embeddings is not read" in again.notes[0]
+    read = sorted((example.captions, example.attributes["style"]) for example in again.shards[0].read())
+    assert read == sorted((tuple(record["captions"]), record["attributes"]["style"]) for record in records)
     found = {int(example["id"]): example for example in builder.as_data_source("train")}
     assert sorted(found) == [10, 11, 12, 13]
     assert builder.info.features["label"].names == ["cat", "dog"]

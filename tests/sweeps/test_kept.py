@@ -374,3 +374,11 @@ def test_a_run_starts_beside_an_evaluation(tmp_path, quick_trainer):
     keeper = Keeper(tmp_path / "kept", waits=3)
     assert local.run_points(points, "s", tmp_path / "out", local.Workers(2), say=said.append, keep=keeper) == {}
     assert said.index("started  seed=1") < next(n for n, line in enumerate(said) if line.startswith("finished seed=0"))
+
+
+def test_numbers_that_are_tiny_are_kept_as_they_are():
+    """faults D9: in float16 they were 0."""
+    for size, kind in ((1e-8, "float32"), (1.0, "float16"), (1e6, "float32")):
+        values = np.linspace(0.1, 0.9, 9, dtype=np.float32) * np.float32(size)
+        assert kind in pack(values)
+        np.testing.assert_allclose(unpack(pack(values)), values, rtol=1e-3)

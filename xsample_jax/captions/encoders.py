@@ -382,7 +382,9 @@ def checked_unit_rows(rows: np.ndarray, texts: Sequence[str] = ()) -> np.ndarray
 
     `texts`: of the rows, for that message.
     """
-    rows = rows.astype(np.float32)
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
+    extreme = (largest > 0) & np.isfinite(largest) & ((largest < 1e-12) | (largest > 1e12))
+    rows = (rows / np.where(extreme, largest, 1)).astype(np.float32)  # whose squares a float32 does not hold
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     bad = np.flatnonzero(~(np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)))
     if bad.size:

@@ -14,7 +14,7 @@ import numpy as np
 
 from xsample_jax.data.records import Manifest, open_records
 from xsample_jax.errors import DataError, did_you_mean
-from xsample_jax.io.files import load_arrays
+from xsample_jax.io.files import check_once, load_arrays, parse_json
 from xsample_jax.metrics.progress_bar import progress
 
 SUFFIXES = (".npz", ".npy", ".parquet")
@@ -130,7 +130,7 @@ def _numpy_columns(path: Path, flag: str) -> dict[str, np.ndarray | list]:
         return found
     beside = path.with_suffix(".json")
     try:
-        columns = json.loads(beside.read_text(encoding="utf-8"))
+        columns = parse_json(beside.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         fix = "tools.encode writes both; or save keys and vectors with numpy.savez."
         raise DataError(flag, str(path), f"{beside.name} beside it, with a key for each row", fix) from None
@@ -146,9 +146,10 @@ def _parquet_columns(path: Path) -> dict[str, np.ndarray | list]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        table = pyarrow.parquet.ParquetFile(path).read()
     except (OSError, ValueError) as error:
         raise DataError("--vectors", str(path), f"a Parquet file ({str(error)[:200]})", "Write it again.") from error
+    check_once(table.column_names, path)
     columns = {}
     for name in table.column_names:
         column = table[name].combine_chunks()

@@ -156,10 +156,11 @@ def on_white(pixels: np.ndarray) -> np.ndarray:
 
 
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # 179 million; a bigger image is a decompression bomb to Pillow, and to us
-EXIF_ORIENTATION, TIFF_BITS, TIFF_ZERO = 0x0112, 258, 262  # the last: what a zero means
-WHITE_IS_ZERO = 0
+EXIF_ORIENTATION, TIFF_BITS, TIFF_ZERO, TIFF_SIGN = 0x0112, 258, 262, 339  # the third: what a zero means
+WHITE_IS_ZERO, SIGNED = 0, 2
 # Gray of 16 bits where zero is white: Pillow knows it in one of the two orders of bytes, and reads both alike.
 TiffImagePlugin.OPEN_INFO.setdefault((TiffImagePlugin.MM, WHITE_IS_ZERO, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
+GRAY_STEP = {"L;2": 85, "L;4": 17}  # between two grays of a PNG of so many bits, by Pillow's name of it
 # What records hold. PPM is bare pixels behind a header of 15 bytes: `prepare --raw`.
 FORMATS = ("JPEG", "PNG", "WEBP", "PPM")
 # What files of other people may be as well.
@@ -259,18 +260,24 @@ def _open_jpeg(data: bytes, size: int, reuse: bool) -> np.ndarray | None:
 
 
 def has_exif(jpeg: bytes) -> bool:
-    """Whether there is EXIF before the pixels of a JPEG. Where its segments are odd: True, Pillow has to look.
+    """Whether EXIF, or XMP with an orientation, is before the pixels of a JPEG. Odd segments: True, Pillow has to look.
 
-    Only the heads of segments are read. Searching the bytes for "Exif" costs 1 % of the whole work on a photograph.
+    Only segments are read. Searching all bytes for "Exif" costs 1 % of the whole work on a photograph.
     """
     place = 2
     while place + 4 < len(jpeg) and jpeg[place] == 0xFF and jpeg[place + 1] not in (0x00, 0xFF):
         if jpeg[place + 1] == 0xDA:  # the pixels begin
             return False
-        if jpeg[place + 1] == 0xE1 and jpeg[place + 4 : place + 10] == b"Exif\0\0":
+        end = place + 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
+        if jpeg[place + 1] == 0xE1 and _may_turn(jpeg[place + 4 : end]):
             return True
-        place += 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
+        place = end
     return True
+
+
+def _may_turn(app1: bytes) -> bool:
+    """Whether a segment APP1 of a JPEG is EXIF, or XMP with an orientation, which Pillow reads where EXIF has none."""
+    return app1[:6] == b"Exif\0\0" or (app1[:28] == XMP and b"tiff:Orientation" in app1)
 
 
 def exif_orientation(data: bytes) -> int:
@@ -292,6 +299,9 @@ def _open_whatever_metadata(data: bytes, formats: tuple[str, ...]) -> np.ndarray
         return _upright(_open_any(bare, formats), exif_orientation(data))
 
 
+XMP = b"http://ns.adobe.com/xap/1.0/"
+
+
 def without_metadata(data: bytes, but_exif: bool = False) -> bytes:
     """A PNG or JPEG without text, color profile and (unless `but_exif`) EXIF; other formats as they are."""
     if data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -309,8 +319,8 @@ def without_metadata(data: bytes, but_exif: bool = False) -> bytes:
         while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] not in (0x00, 0xFF, 0xDA):
             end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
             described = 0xE1 <= data[place + 1] <= 0xEF or data[place + 1] == 0xFE
-            exif = data[place + 4 : place + 10] == b"Exif\0\0"
-            if not described or data[place + 1] == 0xEE or (but_exif and exif):  # APP14: how the colors are stored
+            turns = data[place + 1] == 0xE1 and _may_turn(data[place + 4 : end])
+            if not described or data[place + 1] == 0xEE or (but_exif and turns):  # APP14: how the colors are stored
                 kept.append(data[place:end])
             place = end
         return b"".join([*kept, data[place:]])
@@ -320,19 +330,37 @@ def without_metadata(data: bytes, but_exif: bool = False) -> bytes:
 def _open_any(data: bytes, formats: tuple[str, ...]) -> np.ndarray:
     image = Image.open(io.BytesIO(data), formats=formats)
     _check_pixels(*image.size)
-    return upright_pixels(image)
+    pixels, deep = upright_pixels(image), image.format == "PNG" and data[24] == 16
+    if deep and image.mode == "RGB" and "transparency" in image.info:
+        # Pillow has shortened the pixels, not the color that is transparent; OpenCV compares them as they are stored.
+        alpha = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)[..., 3] > 0
+        pixels[..., 3] = 255 * _upright(alpha, _orientation(image))
+    return pixels
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(EXIF_ORIENTATION, 1)
+    except DAMAGED:
+        return 1
 
 
 def upright_pixels(image: Image.Image) -> np.ndarray:
     """uint8 [h, w, 3 or 4] of an image of Pillow, by its EXIF orientation; one of DAMAGED where it cannot be read."""
+    step = GRAY_STEP.get(image.tile[0].args, 1) if image.format == "PNG" and image.tile else 1
     image.load()
-    try:  # after load(), which turns a TIFF upright by itself
-        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-    except DAMAGED:
-        orientation = 1
+    key = image.info.get("transparency")
+    if step > 1 and isinstance(key, int):  # Pillow spreads the grays, not the one that is transparent
+        image.info["transparency"] = key * step
+    orientation = _orientation(image)  # after load(), which turns a TIFF upright by itself
+    signed = image.format == "TIFF" and SIGNED in image.tag_v2.get(TIFF_SIGN, ())
+    if signed and max(image.tag_v2.get(TIFF_BITS, (8,))) <= 16:
+        raise ValueError("numbers with a sign; 8 or 16 bits without one are read")
     if image.mode.startswith(("I", "F")):
-        image = Image.fromarray(_eight_bits(image))
-    pixels = np.array(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+        alpha = [255 * (np.asarray(image) != key).astype(np.uint8)] if isinstance(key, int) else []
+        pixels = np.dstack([_eight_bits(image)] * 3 + alpha)
+    else:
+        pixels = np.array(image.convert("RGBA" if image.has_transparency_data else "RGB"))
     return _upright(pixels, orientation)
 
 

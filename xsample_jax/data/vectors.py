@@ -13,6 +13,7 @@ from xsample_jax.errors import ConfigError, DataError
 from xsample_jax.io.files import parse_npy
 
 MAGIC = b"\x93NUMPY"
+LOSS = 0.01  # of the length of a vector that float16 may lose: below 6e-8 every number becomes 0
 SIDE = 32  # pixels that a vector is drawn with, at least
 
 
@@ -24,6 +25,15 @@ def image_shape(size: int, channels: int) -> tuple[int, int, int]:
 def is_vector(data: bytes) -> bool:
     """Whether the `image` of a record is a vector."""
     return data[: len(MAGIC)] == MAGIC
+
+
+def float16_loss(values: np.ndarray) -> float:
+    """The share of the length of these numbers that is lost when they are rounded to float16; of zeros 0."""
+    values = np.asarray(values, np.float64)
+    with np.errstate(over="ignore"):
+        lost = values - values.astype(np.float16)
+    scale = np.abs(values).max(initial=0)
+    return float(np.linalg.norm(lost / scale) / np.linalg.norm(values / scale)) if scale else 0.0
 
 
 def encode_vector(values, where: str = "") -> bytes:
@@ -39,6 +49,10 @@ def encode_vector(values, where: str = "") -> bytes:
         found = f"shape {list(values.shape)}" if values.ndim != 1 or not values.size else "nan, inf or above 65,504"
         fix = "Fill missing values, and standardize columns that are large."
         raise DataError(f"vector {where}".rstrip(), found, "finite numbers [E] that float16 can hold", fix)
+    if float16_loss(values) > LOSS:
+        found = f"numbers of at most {np.abs(values).max():.2g}, too small for float16"
+        fix = "Multiply all vectors by one number, or standardize the columns."
+        raise DataError(f"vector {where}".rstrip(), found, "numbers [E] above 1e-5, or all of them 0", fix)
     buffer = io.BytesIO()
     np.save(buffer, vector)
     return buffer.getvalue()

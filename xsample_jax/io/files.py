@@ -1,11 +1,13 @@
 """Files that are complete or not there, here and in buckets; and text files in the usual encodings."""
 
 import codecs
+import collections
 import contextlib
 import errno
 import functools
 import io
 import itertools
+import json
 import math
 import os
 import pathlib
@@ -15,7 +17,7 @@ import stat
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import BinaryIO, TextIO
 
 import numpy as np
@@ -271,6 +273,27 @@ def file_encoding(path: pathlib.Path) -> str:
 def decode_text(data: bytes, errors: str = "strict") -> str:
     """A text without its byte-order mark."""
     return data.decode(encoding_of(data), errors)
+
+
+def parse_json(text: str | bytes):
+    """What JSON says; ValueError where a name in a map has two values, of which the parser would keep the last."""
+
+    def once(pairs: list) -> dict:
+        found: dict = {}
+        for name, value in pairs:
+            if found.setdefault(name, value) != value:
+                raise ValueError(f"the entry {name!r} occurs twice")
+        return found
+
+    return json.loads(text, object_pairs_hook=once)
+
+
+def check_once(columns: Iterable[str], path: pathlib.Path) -> None:
+    """Raises DataError for a name that two columns of a table have: only one of them would be read."""
+    twice = [name for name, count in collections.Counter(columns).items() if count > 1]
+    if twice:
+        fix = "Rename one of them; --caption_fields takes several columns."
+        raise DataError(f"columns of {path}", ", ".join(twice), "names that occur once", fix)
 
 
 def read_lines(path: pathlib.Path, name: str) -> list[str]:

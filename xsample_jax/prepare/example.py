@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import json
 import numbers
 import os
 import re
@@ -14,7 +13,7 @@ import numpy as np
 
 from xsample_jax.data.writer import check_split
 from xsample_jax.errors import DataError
-from xsample_jax.io.files import decode_text
+from xsample_jax.io.files import decode_text, parse_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +77,7 @@ KINDS = {
     "duplicate_key": "key that this input shard had before: dropped, the first is kept",
     "truncated_tar": "the tar ends too early: what is whole before that place is kept",
     "no_caption": "no caption, or only white space: kept without, or dropped with --require_caption",
+    "missing_caption": "caption that only says that it is missing (nan, None, null, ...): counts as none",
     "near_empty_caption": "caption of fewer than 3 letters and digits: kept",
     "cut_caption": "very long caption: cut",
     "dark_16_bit": "image of 16 bits that uses less than an eighth of them, nearly black when stored in 8: kept",
@@ -142,7 +142,10 @@ def chunks(items: Iterable, size: int) -> Iterator[list]:
 # Which entries of a source's rows (JSON beside an image, line of a table, TFDS example) are captions and label.
 
 
+USUAL_CAPTIONS, USUAL_LABELS = ("caption", "captions", "text", "txt"), ("label", "cls")
 NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?")  # "3.0" too: so pandas writes a column of numbers where some are missing
+# What programs write in place of a text that is missing.
+NO_TEXT = {"nan", "NaN", "NaT", "None", "null", "NULL", "<NA>", "NA", "N/A", "n/a"}
 MISSING = {"nan", "none", "null", "na", "n/a", "<na>"}  # and so it writes those that are
 
 
@@ -180,7 +183,24 @@ def entry(row: Mapping, name: str):
     return None
 
 
-def read_captions(row: Mapping, asked: tuple[str, ...], usual: tuple[str, ...]) -> tuple[str, ...]:
+def label_entry(fields: Fields, names: Collection[str]) -> str:
+    """The entry with the labels: the one that was asked for, or the first of USUAL_LABELS that is there."""
+    return fields.label or next((name for name in USUAL_LABELS if name in names), USUAL_LABELS[0])
+
+
+def unread_texts(columns: Iterable[str], fields: Fields) -> list[str]:
+    """A note that names these columns of texts, where none of them is read as captions."""
+    columns = list(columns)
+    if fields.captions or set(columns) & set(USUAL_CAPTIONS):
+        return []
+    read = {label_entry(fields, columns), fields.image, *fields.attributes}
+    if not (others := [name for name in columns if name not in read]):
+        return []
+    shown = ", ".join(others[:8]) + ", ..." * (len(others) > 8)
+    return [f"Captions: none, as no column is named {' or '.join(USUAL_CAPTIONS)}; --caption_fields takes {shown}."]
+
+
+def read_captions(row: Mapping, asked: tuple[str, ...], usual: tuple[str, ...] = USUAL_CAPTIONS) -> tuple[str, ...]:
     """The captions in a row: each entry is a text or number, a list or numpy array of them, or nothing.
 
     Args:
@@ -210,11 +230,11 @@ def read_captions(row: Mapping, asked: tuple[str, ...], usual: tuple[str, ...]) 
 def read_label(row: Mapping, name: str) -> int | str | None:
     """The label in a row: an int, or a text as it is written ("3" too, which may be a name); None where there is none.
 
-    Without a name it is the entry "label", which was not asked for: an entry that is not a label (a list, say) is None.
+    Without a name it is one of USUAL_LABELS, which was not asked for: an entry that is no label (a list, say) is None.
 
     Raises DataError for an entry `name` that is neither a whole number nor a text.
     """
-    value = entry(row, name or "label")
+    value = entry(row, name) if name else row.get("label", row.get("cls"))
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()  # a number, a text or a list
     if isinstance(value, bytes):
@@ -340,7 +360,7 @@ def example_of_members(key: str, members: Mapping[str, bytes], fields: Fields, l
     row = {}
     if "json" in members:
         try:
-            row = json.loads(members["json"])
+            row = parse_json(members["json"])
         except (ValueError, RecursionError) as error:
             yield Problem(key, "broken_metadata", str(error))
             return
@@ -353,7 +373,7 @@ def example_of_members(key: str, members: Mapping[str, bytes], fields: Fields, l
         if "txt" in members and not fields.captions:
             captions = (decode_text(members["txt"], "replace"),)
         else:
-            captions = read_captions(row, fields.captions, ("caption",))
+            captions = read_captions(row, fields.captions)
         if "cls" in members and not fields.label:
             label = read_label({"label": decode_text(members["cls"])}, "")
         else:
@@ -371,27 +391,11 @@ def example_of_members(key: str, members: Mapping[str, bytes], fields: Fields, l
     yield Example(key, members[first], captions, label, attributes)
 
 
-def image_bytes_columns(schema) -> list[str]:
-    """The columns of an Arrow schema that may hold encoded images: bytes, or {bytes, path} as Hugging Face has them."""
-    import pyarrow.types as kinds
-
-    def is_bytes(kind) -> bool:
-        return kinds.is_binary(kind) or kinds.is_large_binary(kind)
-
-    found = []
-    for field in schema:
-        inner = field.type
-        if kinds.is_struct(inner) and inner.get_field_index("bytes") >= 0:
-            inner = inner.field("bytes").type
-        if is_bytes(inner):
-            found.append(field.name)
-    return found
-
-
 def attribute_value(row: Mapping, name: str) -> str:
-    """The value of an attribute as text; "" where there is none."""
+    """The value of an attribute as text; "" where there is none, or what pandas writes for nothing."""
     value = entry(row, name)
-    return "" if value is None or value != value else str(value).strip()
+    text = "" if value is None or value != value else str(value).strip()
+    return "" if text in ("nan", "NaN", "<NA>") else text
 
 
 def number_values(rows: Iterable[Mapping], names: Sequence[str]) -> dict[str, dict[str, int]]:

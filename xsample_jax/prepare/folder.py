@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from xsample_jax.errors import DataError, did_you_mean
-from xsample_jax.io.files import file_encoding, read_regular, read_text
+from xsample_jax.io.files import check_once, file_encoding, parse_json, read_regular, read_text
 from xsample_jax.prepare.example import (
     IMAGE_SUFFIXES,
     TEXT_SUFFIXES,
@@ -27,13 +27,14 @@ from xsample_jax.prepare.example import (
     example_of_members,
     files_below,
     first_folder,
-    image_bytes_columns,
     number_values,
     read_captions,
     read_column,
     read_label,
     texts_are_names,
+    unread_texts,
 )
+from xsample_jax.prepare.parquet import image_bytes_columns
 
 # CSV, JSON lines and Parquet: one row per image or per caption.
 
@@ -60,6 +61,7 @@ def read_table(path: str | Path) -> list[dict]:
             import pyarrow.parquet  # half a second to import, which only tables of this kind should cost
 
             file = pyarrow.parquet.ParquetFile(path)
+            check_once(file.schema_arrow.names, path)
             if inside := image_bytes_columns(file.schema_arrow):
                 fix = f"Use --source=parquet --path={path}."
                 raise DataError("--table", str(path), f"paths of images; the column {inside[0]} holds images", fix)
@@ -97,6 +99,7 @@ def check_column(columns: Collection[str], name: str, flag: str, path: str | Pat
         raise DataError(flag, name, f"a column of {path}: {shown[:200]}", fix.strip())
 
 
+LONGEST = 2**20  # characters of an entry; what is longer is a quote without a partner
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
@@ -122,16 +125,14 @@ def _other_separator(columns: Collection[str]) -> str:
 
 
 def _read_csv(path: Path, comma: str) -> list[dict]:
+    csv.field_size_limit(LONGEST)
     with open(path, newline="", encoding=file_encoding(path)) as file:
         reader = csv.DictReader(file, delimiter=comma, strict=True)
         if any(name != name.lstrip() for name in reader.fieldnames or ()):  # "image, caption": so in all its lines
             file.seek(0)
             reader = csv.DictReader(file, delimiter=comma, strict=True, skipinitialspace=True)
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-        twice = [name for name, count in collections.Counter(reader.fieldnames).items() if count > 1]
-        if twice:
-            fix = "Rename one of them; --caption_fields takes several columns."
-            raise DataError(f"columns of {path}", ", ".join(twice), "names that occur once", fix)
+        check_once(reader.fieldnames, path)
         rows, before = [], 1
         try:
             for row in reader:
@@ -164,7 +165,7 @@ def _read_json_lines(path: Path) -> list[dict]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}, line {number}", line[:80], f"JSON ({error})") from error
             if not isinstance(row, dict):
@@ -207,7 +208,7 @@ def folder_source(
     else:
         names, skipped = files_below(root, IMAGE_SUFFIXES | UNREAD_SUFFIXES | TEXT_SUFFIXES)
         rows, beside, passed, notes = _listed_rows(names, fields, split_by_folder)
-        skipped = {**skipped, **passed}
+        skipped, notes = {**skipped, **passed}, (*notes, *_unread_table(root))
         names = fields.class_names or tuple(sorted({row[2] for row in rows if row[2] is not None}))
         classes = {"class_names": names, "labels_are_names": beside is None or texts_are_names(names)}
     if not rows:
@@ -237,6 +238,16 @@ def folder_source(
         notes=notes,
         **classes,
     )
+
+
+def _unread_table(root: Path) -> list[str]:
+    """A note about the table that Hugging Face's ImageFolder reads without being asked."""
+    names = [f"{where}metadata.{kind}" for where in ("", "*/") for kind in ("csv", "jsonl", "parquet")]
+    found = [file for name in names for file in sorted(root.glob(name))]
+    if not found:
+        return []
+    how = f"--table={found[0]} takes its captions and labels" if found[0].parent == root else "--source=hf reads it"
+    return [f"The table {found[0].relative_to(root)} is not read; {how}."]
 
 
 # {image: {suffix: the file with its captions and labels}}, all relative to the folder.
@@ -366,7 +377,7 @@ def _number_attributes(root: Path, rows: list[Row], fields: Fields, texts: Texts
         for name, *_ in rows:
             value = None
             with contextlib.suppress(OSError, ValueError, RecursionError, KeyError):  # read_files reports it
-                value = json.loads(read_regular(root / texts[name]["json"]))
+                value = parse_json(read_regular(root / texts[name]["json"]))
             yield value if isinstance(value, dict) else {}
 
     return number_values(jsons(), fields.attributes)
@@ -392,12 +403,14 @@ def _table_rows(table: str, fields: Fields, root: Path) -> tuple[list[Row], dict
             name = Path(name).relative_to(root.absolute()).as_posix()
         values = tuple(attribute_value(row, attribute) for attribute in fields.attributes)
         try:
-            captions = read_captions(row, fields.captions, ("caption",))
+            captions = read_captions(row, fields.captions)
             read.append((name, captions, read_label(row, fields.label), values))
         except DataError as error:  # like all errors of a table it is found before any work is done
             raise DataError(f"{error.field} of {name} in {table}", error.value, error.expected) from None
     labels, names, notes = read_column([label for _, _, label, _ in read], fields.class_names)
     read = [(*row[:2], label, row[3]) for row, label in zip(read, labels, strict=True)]
+    texts = [name for name in columns if name != image and any(_is_words(row.get(name)) for row in rows)]
+    notes += unread_texts(texts, fields)
     merged: dict[str, Row] = {}
     for name, captions, label, values in read:
         before, other, also = merged[name][1:] if name in merged else ((), label, values)
@@ -406,3 +419,9 @@ def _table_rows(table: str, fields: Fields, root: Path) -> tuple[list[Row], dict
             raise DataError(f"{what} of {name} in {table}", label, f"{other!r}, as in an earlier row of it")
         merged[name] = (name, before + captions, label, values)
     return [merged[name] for name in sorted(merged)], names, tuple(notes)
+
+
+def _is_words(value) -> bool:
+    """Whether an entry of a table may be a caption: a text of several words, or a list of texts."""
+    texts = value if isinstance(value, list) else [value]
+    return any(isinstance(text, str) and " " in text.strip() for text in texts)

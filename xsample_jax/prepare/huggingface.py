@@ -17,12 +17,16 @@ from xsample_jax.prepare.example import (
     Problem,
     Source,
     is_unasked,
+    label_entry,
     read_captions,
+    read_column,
     read_label,
     texts_are_names,
+    unread_texts,
 )
-from xsample_jax.prepare.parquet import USUAL_CAPTIONS
+from xsample_jax.prepare.parquet import class_names_in
 
+TEXTS = ("string", "large_string")
 NAME = re.compile(r"(?P<path>[^@]+?)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?")
 
 
@@ -31,7 +35,7 @@ def hub_source(path: str, fields: Fields) -> Source:
 
     Args:
       path: USER/NAME, USER/NAME:CONFIG, with @REVISION at the end for a commit or tag; or a local folder.
-      fields: columns of image, captions (by default caption, captions or text) and label.
+      fields: columns of image, captions (by default USUAL_CAPTIONS) and label.
 
     Raises DataError: `datasets` is not installed, the dataset is not there, or it lacks a column.
     """
@@ -54,7 +58,7 @@ def hub_source(path: str, fields: Fields) -> Source:
         raise DataError("--path", path, f"a dataset of the hub or a folder ({str(error)[:150]})", fix) from error
     # The hash knows the commit of the hub, but of a local folder whose README.md lists its files only that list.
     identity = f"{options.get('revision')} {builder.hash} {fields}" + f" {_local_files(path)}" * local
-    shards, names = [], ()
+    shards, names, in_files = [], (), ()
     for split, rows in splits.items():
         features = rows.features or next(iter(rows.take(1)), {})
         image = _image_column(features, fields.image, datasets, path)
@@ -66,14 +70,59 @@ def hub_source(path: str, fields: Fields) -> Source:
                 if column.partition("/")[0] not in features:
                     expected = f"a column of {path}: {', '.join(features)}"
                     raise DataError(flag, column, expected, did_you_mean(column, features))
-        names = tuple(getattr(features.get(fields.label or "label"), "names", None) or ()) or names
+        label = label_entry(fields, features)
+        here = tuple(getattr(_feature(features, label), "names", None) or ())
+        names = _same_names(f"split {split}", here, names)
+        for file in _parquet_files(builder, split):  # among themselves: README.md may give all of them other names
+            in_files = _same_names(file, class_names_in(_schema(file), label), in_files)
         for number in range(rows.num_shards):
             read = partial(read_shard, options, split, number, image, fields)
             shards.append(InputShard(f"{path}, {split} {number}", read, f"{identity} {split} {number}", split))
     if names and fields.class_names:
         raise DataError("--class_names", fields.class_names[:3], f"nothing: {path} names its classes", "Leave it out.")
-    are_names = texts_are_names(fields.class_names)
-    return Source(tuple(shards), names or fields.class_names, labels_are_names=are_names)
+    known = names or fields.class_names
+    classes = {"class_names": known, "labels_are_names": texts_are_names(fields.class_names)}
+    texts = [name for name, kind in features.items() if getattr(kind, "dtype", "") in TEXTS]
+    notes = unread_texts(texts, fields)
+    if fields.label and not known and getattr(_feature(features, fields.label), "dtype", "") in TEXTS:
+        column = [fields.label.partition("/")[0]]
+        labels = {read_label(row, fields.label) for rows in splits.values() for row in rows.select_columns(column)}
+        _, found, more = read_column(sorted(labels, key=str))
+        classes, notes = classes | found, [*notes, *more]
+    return Source(tuple(shards), notes=tuple(notes), **classes)
+
+
+def _feature(features, name: str):
+    """The type of a column, or of the entry that "objects/label" names; None where there is none."""
+    found = features
+    for part in [name] if name in features else name.split("/"):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def _same_names(where: str, here: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the two that are there; DataError where they differ: equal numbers would be different classes."""
+    if here and names and here != names:
+        fix = "Write all files with one list of names."
+        raise DataError(f"class names of {where}", here[:3], f"{names[:3]}, as in the splits before", fix)
+    return here or names
+
+
+def _parquet_files(builder, split: str) -> list[str]:
+    """The Parquet files of a split that lie here, or the first of those that do not."""
+    files = [str(file) for file in (builder.config.data_files or {}).get(split, ()) if str(file).endswith(".parquet")]
+    return [file for place, file in enumerate(files) if place == 0 or os.path.exists(file)]
+
+
+def _schema(file: str):
+    import fsspec
+    import pyarrow.parquet
+
+    try:
+        with fsspec.open(file, "rb") as opened:
+            return pyarrow.parquet.read_schema(opened)
+    except (OSError, ValueError) as error:
+        raise DataError("--path", file, f"a Parquet file ({str(error)[:150]})", "Is there a network?") from error
 
 
 def _local_files(root: str) -> list[tuple[str, int, int]]:
@@ -99,7 +148,7 @@ def read_shard(options: dict, split: str, number: int, image: str, fields: Field
         data = row[image] or {}
         try:
             encoded = data.get("bytes") or _read(data.get("path"))
-            captions, label = read_captions(row, fields.captions, USUAL_CAPTIONS), read_label(row, fields.label)
+            captions, label = read_captions(row, fields.captions), read_label(row, fields.label)
         except OSError as error:
             yield Problem(key, "no_image", str(error)[:200])
             continue

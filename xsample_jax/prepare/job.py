@@ -179,8 +179,9 @@ class Job:
       image: what becomes of images.
       require_caption: drop images without a caption.
       split_by_image: the split goes by a hash of the image, so that equal images are never on both sides of it.
-      asked: the flags with which the user named entries, --caption_fields and --label_field: that no example has one,
-        or that a label is not a class, is then an error. The names themselves are in the identities of the shards.
+      asked: the flags with which the user named entries or classes (--caption_fields, --label_field, --class_names):
+        that no example has one, or that a label of --label_field is not a class, is then an error. The names
+        themselves are in the identities of the shards.
     """
 
     name: str

@@ -1,7 +1,9 @@
 """Leaving records out: those with some value of an attribute, and those whose image is in another dataset."""
 
+import csv
 import dataclasses
 import functools
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
@@ -34,22 +36,23 @@ class LeftOut:
 
 
 def parse_left_out(texts: Sequence[str], source: Source) -> dict[str, tuple[int, ...]]:
-    """Reads "style=noto,twemoji": {attribute: numbers of its values}.
+    """Reads "style=noto,twemoji": {attribute: numbers of its values}; a value with a comma is in double quotes.
 
     Raises DataError: not ATTRIBUTE=VALUE, or an attribute or value that the source does not have.
     """
     found: dict[str, tuple[int, ...]] = {}
     for text in texts:
         name, equals, values = text.partition("=")
-        if not equals or not values:
+        if not equals:
             raise DataError("--leave_out", text, "ATTRIBUTE=VALUE,VALUE", "As in style=noto,twemoji.")
         if name not in source.attributes:
             expected = f"an attribute of the input: {', '.join(source.attributes) or 'it has none'}"
             raise DataError("--leave_out", name, expected, did_you_mean(name, source.attributes))
         names = list(source.attributes[name])
-        for value in values.split(","):
+        for value in next(csv.reader(io.StringIO(values, newline="")), []) or [""]:
             if value not in names:
-                raise DataError("--leave_out", value, f"a value of {name}", did_you_mean(value, names))
+                quotes = " A value with a comma is in double quotes." * any("," in one for one in names)
+                raise DataError("--leave_out", value, f"a value of {name}", did_you_mean(value, names) + quotes)
             found[name] = (*found.get(name, ()), names.index(value))
     return found
 

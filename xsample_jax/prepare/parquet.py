@@ -3,11 +3,12 @@
 import glob
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from xsample_jax.errors import DataError, did_you_mean
+from xsample_jax.io.files import check_once
 from xsample_jax.prepare.example import (
     Example,
     Fields,
@@ -17,15 +18,15 @@ from xsample_jax.prepare.example import (
     attribute_value,
     files_below,
     first_folder,
-    image_bytes_columns,
+    label_entry,
     number_values,
     read_captions,
     read_column,
     read_label,
+    unread_texts,
 )
 
 USUAL_IMAGES = ("image", "img", "jpg", "png")
-USUAL_CAPTIONS = ("caption", "captions", "text")
 # "train-00000-of-00005.parquet", as Hugging Face names the files of a split.
 OF_SPLIT = re.compile(r"([A-Za-z0-9_]+?)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?")
 
@@ -39,7 +40,7 @@ def parquet_source(path: str, fields: Fields, split_by_folder: bool = False) -> 
     Args:
       path: a file, a folder, or a pattern in quotes.
       fields: columns of image (by default one of USUAL_IMAGES, or the only one of bytes), captions (by default
-        caption, captions or text), label and attributes.
+        USUAL_CAPTIONS), label and attributes.
       split_by_folder: the first folder below `path` names the split.
     """
     import pyarrow.parquet  # half a second to import, which only this source should cost
@@ -54,10 +55,11 @@ def parquet_source(path: str, fields: Fields, split_by_folder: bool = False) -> 
         except (OSError, ValueError) as error:
             raise DataError("--path", str(file), f"a Parquet file ({str(error)[:200]})") from error
         schema = opened.schema_arrow
+        check_once(schema.names, file)
         image = _image_column(schema, fields.image, file)
         images[image] = None
         _check_columns(schema, fields, file)
-        here = _class_names(schema, fields.label or "label")
+        here = class_names_in(schema, label_entry(fields, schema.names))
         if names is not None and here != names:
             raise DataError(f"class names of {file}", here[:3], f"{names[:3]}, as in the files before")
         names = here
@@ -77,7 +79,8 @@ def parquet_source(path: str, fields: Fields, split_by_folder: bool = False) -> 
         name = f"{file.relative_to(root).as_posix()}, row group {group}"
         shards.append(InputShard(name, read, identity, split))
     values = {name: tuple(found) for name, found in attributes.items()}
-    notes = [f"The images are those of the column {', '.join(images)}.", *notes]
+    texts = [name for name in schema.names if name not in images and holds(schema.field(name).type, TEXTS)]
+    notes = [f"The images are those of the column {', '.join(images)}.", *notes, *unread_texts(texts, fields)]
     return Source(tuple(shards), attributes=values, skipped=skipped, notes=tuple(notes), **classes)
 
 
@@ -88,7 +91,7 @@ def _check_columns(schema, fields: Fields, file: Path) -> None:
         ("--attributes", fields.attributes),
     ):
         for column in columns:
-            if column.partition("/")[0] not in schema.names:
+            if column_type(schema, column) is None:
                 expected = f"a column of {file}: {', '.join(schema.names)[:200]}"
                 raise DataError(flag, column, expected, did_you_mean(column, schema.names))
 
@@ -126,7 +129,7 @@ def _examples(key: str, row: dict, image: str, fields: Fields, attributes, unask
         yield Problem(key, "no_image", "no bytes; an image that is only named is not read")
         return
     try:
-        captions = read_captions(row, fields.captions, USUAL_CAPTIONS)
+        captions = read_captions(row, fields.captions)
         label = read_label(row, fields.label)
     except DataError as error:
         yield Problem(key, "broken_metadata", str(error))
@@ -177,11 +180,14 @@ def _image_column(schema, name: str, file: Path) -> str:
     return (usual or found)[0]
 
 
-def _class_names(schema, label: str) -> tuple[str, ...]:
+def class_names_in(schema, label: str) -> tuple[str, ...]:
     """Names of a ClassLabel column, which `datasets` keeps in the metadata; () without."""
     try:
         about = json.loads((schema.metadata or {})[b"huggingface"])
-        names = about["info"]["features"][label]["names"]
+        found = about["info"]["features"]
+        for part in [label] if label in found else label.split("/"):
+            found = found[part]
+        names = found["names"]
     except (KeyError, TypeError, ValueError):
         return ()
     return tuple(map(str, names)) if isinstance(names, list) else ()
@@ -195,8 +201,9 @@ def _classes(files: list[Path], fields: Fields, known: tuple[str, ...]) -> tuple
     """
     import pyarrow.parquet
 
-    column = fields.label or "label"
-    if not any(_holds_text(pyarrow.parquet.read_schema(file), column) for file in files):
+    schemas = [pyarrow.parquet.read_schema(file) for file in files]
+    column = label_entry(fields, schemas[0].names)
+    if not any(holds(column_type(schema, column), TEXTS + BYTES) for schema in schemas):
         return {"class_names": known}, False, []
     labels = {read_label(row, column) for row in _rows_of(files, (column,))}
     _, classes, notes = read_column(sorted(labels, key=str), known)
@@ -206,14 +213,45 @@ def _classes(files: list[Path], fields: Fields, known: tuple[str, ...]) -> tuple
     return {"class_names": known} | classes, False, notes
 
 
-def _holds_text(schema, column: str) -> bool:
+def image_bytes_columns(schema) -> list[str]:
+    """The columns of an Arrow schema that may hold encoded images: bytes, or {bytes, path} as Hugging Face has them."""
     import pyarrow.types as kinds
 
-    if column not in schema.names:
-        return False
-    kind = schema.field(column).type
-    kind = kind.value_type if kinds.is_dictionary(kind) else kind
-    return kinds.is_string(kind) or kinds.is_large_string(kind)
+    found = []
+    for field in schema:
+        inner = field.type
+        if kinds.is_struct(inner) and inner.get_field_index("bytes") >= 0:
+            inner = inner.field("bytes").type
+        if holds(inner, BYTES):
+            found.append(field.name)
+    return found
+
+
+BYTES = ("binary", "large_binary", "binary_view", "fixed_size_binary")  # types of Arrow, by the names of their tests
+TEXTS = ("string", "large_string", "string_view")
+
+
+def holds(kind, names: Sequence[str]) -> bool:
+    """Whether a type of Arrow is one of these, or a dictionary of one."""
+    import pyarrow.types
+
+    kind = kind.value_type if kind is not None and pyarrow.types.is_dictionary(kind) else kind
+    return kind is not None and any(getattr(pyarrow.types, f"is_{name}", lambda kind: False)(kind) for name in names)
+
+
+def column_type(schema, name: str):
+    """The Arrow type of a column, or of the entry of structs that "json/label" names; None where there is none."""
+    import pyarrow.types as kinds
+
+    first, _, inner = (name, "", "") if name in schema.names else name.partition("/")
+    kind = schema.field(first).type if first in schema.names else None
+    for part in filter(None, inner.split("/")):
+        kind = kind.value_type if kinds.is_list(kind) or kinds.is_large_list(kind) else kind
+        place = kind.get_field_index(part) if kind is not None and kinds.is_struct(kind) else -1
+        if place < 0:
+            return None
+        kind = kind.field(place).type
+    return kind
 
 
 def _rows_of(files: list[Path], columns: tuple[str, ...]) -> Iterator[dict]:
@@ -222,6 +260,8 @@ def _rows_of(files: list[Path], columns: tuple[str, ...]) -> Iterator[dict]:
 
     for file in files:
         opened = pyarrow.parquet.ParquetFile(file)
-        there = [column for column in columns if column.partition("/")[0] in opened.schema_arrow.names]
+        names = opened.schema_arrow.names
+        found = [column if column in names else column.partition("/")[0] for column in columns]
+        there = [column for column in dict.fromkeys(found) if column in names]
         for batch in opened.iter_batches(columns=there):
             yield from batch.to_pylist()

@@ -227,10 +227,15 @@ def _finish(job: Job, out: Path) -> tuple[Manifest, dict]:
     ).with_fingerprint()
     hashes = [load_arrays(state / f"{number:05d}.{HASHES}") for number in range(total)]
     captions, keys = _joined(hashes, "captions"), _joined(hashes, "keys")
-    none = {"--label_field": counts["missing_field"] >= counts["kept"], "--caption_fields": not len(captions)}
+    none = {
+        "--label_field": counts["missing_field"] >= counts["kept"],
+        "--caption_fields": not len(captions),
+        "--class_names": not counts.pop("labeled", 1),
+    }
     for flag in job.asked:
         if none[flag]:
-            raise DataError(flag, "in no example", "an entry that the examples have", f"See {problems}, and --help.")
+            expected = "names of labels" if flag == "--class_names" else "an entry"
+            raise DataError(flag, "in no example", f"{expected} that the examples have", f"See {problems}, and --help.")
     empty = [name for name, share in job.splits.items() if share and name not in splits and not _has_own_splits(job)]
     report = {
         "job": job.fingerprint,

@@ -24,7 +24,7 @@ from xsample_jax.data.writer import check_split, large_id, pack_record, shard_en
 from xsample_jax.errors import DataError
 from xsample_jax.io.files import settle
 from xsample_jax.io.paths import as_path, in_bucket
-from xsample_jax.prepare.example import MISSING, PASSED, REMARKS, Example, Problem, number_in
+from xsample_jax.prepare.example import MISSING, NO_TEXT, PASSED, REMARKS, Example, Problem, number_in
 from xsample_jax.prepare.job import Job, prepare_image
 
 # Captions as records hold them: one line of valid Unicode, of bounded length.
@@ -40,8 +40,8 @@ def clean_captions(captions: Iterable[str]) -> tuple[list[str], list[tuple[str, 
     """Returns the captions worth keeping and (kind, detail) of each oddity.
 
     White space (also line breaks and control characters) becomes single spaces, what UTF-8 cannot hold becomes U+FFFD,
-    empty captions go. A caption of more than MAX_LENGTH characters is cut at the last space before that. Letters of any
-    script, emoji and right-to-left marks stay as they are.
+    empty captions go, and so do words for a missing value. A caption of more than MAX_LENGTH characters is cut at the
+    last space before that. Letters of any script, emoji and right-to-left marks stay as they are.
     """
     kept, notes = [], []
     for caption in captions:
@@ -53,6 +53,9 @@ def clean_captions(captions: Iterable[str]) -> tuple[list[str], list[tuple[str, 
         if len(text) > MAX_LENGTH:
             notes.append(("cut_caption", f"{len(text)} characters"))
             text = text[: MAX_LENGTH + 1].rpartition(" ")[0] or text[:MAX_LENGTH]
+        if text in NO_TEXT:
+            notes.append(("missing_caption", text))
+            continue
         if not text:
             continue
         if not _says_something(text):
@@ -142,6 +145,7 @@ def prepare_shard(job: Job, number: int, out: str) -> int:
                 expected = f"at most {job.ids_per_shard} examples in one of {len(job.source.shards)} input shards"
                 raise DataError(f"input shard {shard.name}", place + 1, expected, "Split its files.")
             report["kept"] += 1
+            report["labeled"] += record["label"] >= 0
             for change in record.pop("changes"):
                 report[f"image_{change}"] += 1
             captions += map(key_hash, record["captions"])

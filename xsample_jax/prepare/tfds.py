@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from xsample_jax.data.decode import on_white, open_image
 from xsample_jax.data.records import open_records, read_manifest
 from xsample_jax.data.vectors import is_vector
 from xsample_jax.errors import DataError
@@ -25,7 +26,9 @@ from xsample_jax.prepare.example import (
     Problem,
     Source,
     is_unasked,
+    label_entry,
     read_captions,
+    read_column,
     read_label,
     texts_are_names,
 )
@@ -37,7 +40,7 @@ def tfds_source(path: str, fields: Fields, shard_size: int = 10_000) -> Source:
     Args:
       path: a name as TFDS knows it ("cifar10", "imagenet2012:5.1.0"), or the folder of a prepared version
         (.../imagenet2012/5.1.0).
-      fields: features of captions and label; by default caption, captions and label.
+      fields: features of captions and label; by default the first of USUAL_CAPTIONS and USUAL_LABELS.
       shard_size: examples per input shard.
     """
     builder = _builder(path)
@@ -49,8 +52,11 @@ def tfds_source(path: str, fields: Fields, shard_size: int = 10_000) -> Source:
             expected = f"features of {path}: {', '.join(features)} (FEATURE/NAME for one inside a sequence)"
             raise DataError("--caption_fields, --label_field", name, expected)
     _check_prepared(builder, path)
-    label = fields.label or "label"
+    label = label_entry(fields, features)
     names = tuple(getattr(features[label], "names", None) or ()) if label in features else ()
+    attributes, notes = _attributes(features), []
+    if "caption_embeddings" in features:
+        notes.append("The feature caption_embeddings is not read: tools.embed makes embeddings again.")
     if names and fields.class_names:
         raise DataError(
             "--class_names", fields.class_names[:3], f"nothing, as {path} names its classes", "Leave it out."
@@ -61,17 +67,34 @@ def tfds_source(path: str, fields: Fields, shard_size: int = 10_000) -> Source:
             stop = min(start + shard_size, info.num_examples)
             name = f"{builder.info.full_name} {split} {start} {stop}"
             identity = f"{name} {fields.captions} {fields.label} {files}"
-            shards.append(InputShard(name, partial(read_range, path, split, start, stop, fields), identity, split))
-    are_names = texts_are_names(fields.class_names)
-    return Source(tuple(shards), names or fields.class_names, labels_are_names=are_names)
+            read = partial(read_range, path, split, start, stop, fields, tuple(attributes))
+            shards.append(InputShard(name, read, identity, split))
+    classes = {"class_names": names or fields.class_names, "labels_are_names": texts_are_names(fields.class_names)}
+    texts = fields.label in features and isinstance(features[label], tfds.features.Text)
+    if texts and not classes["class_names"]:
+        labels = {read_label(example, label) for split in builder.info.splits for example in _examples(builder, split)}
+        _, found, more = read_column(sorted(labels, key=str))
+        classes, notes = classes | found, [*notes, *more]
+    return Source(tuple(shards), attributes=attributes, notes=tuple(notes), **classes)
 
 
-def read_range(path: str, split: str, start: int, stop: int, fields: Fields) -> Iterator[Example | Problem]:
+def _attributes(features) -> dict[str, tuple[str, ...]]:
+    """{name: names of its values} of the class labels in a feature `attributes`, which to_tfds writes."""
+    inner = dict(features.items()).get("attributes")
+    found = inner.items() if isinstance(inner, tfds.features.FeaturesDict) else ()
+    return {name: tuple(kind.names) for name, kind in found if isinstance(kind, tfds.features.ClassLabel)}
+
+
+def _examples(builder, split: str):
+    return builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+def read_range(
+    path: str, split: str, start: int, stop: int, fields: Fields, attributes: tuple[str, ...] = ()
+) -> Iterator[Example | Problem]:
     """Yields the examples `start` to `stop` of a split, images as the bytes that TFDS stores."""
-    import tensorflow_datasets as tfds
-
     try:
-        examples = _builder(path).as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        examples = _examples(_builder(path), split)
     except Exception as error:  # of every family: TFDS, array_record, the file system
         fix = "Prepare it with TFDS again."
         raise DataError(f"split {split} of {path}", str(error)[:200], "files that can be read", fix) from error
@@ -82,7 +105,7 @@ def read_range(path: str, split: str, start: int, stop: int, fields: Fields) -> 
             yield Problem(f"{split}/{i}", "broken_record", str(error)[:200])
             continue
         try:
-            captions = read_captions(example, fields.captions, ("caption", "captions"))
+            captions = read_captions(example, fields.captions)
             label = read_label(example, fields.label)
         except DataError as error:
             yield Problem(f"{split}/{i}", "broken_metadata", str(error))
@@ -90,7 +113,8 @@ def read_range(path: str, split: str, start: int, stop: int, fields: Fields) -> 
         if is_unasked(label, fields):
             yield Problem(f"{split}/{i}", "unknown_label", label[:80])
             label = None
-        yield Example(f"{split}/{i}", example["image"], captions, label)
+        values = {name: int(example["attributes"][name]) for name in attributes}
+        yield Example(f"{split}/{i}", example["image"], captions, label, values)
 
 
 def _check_prepared(builder, path: str) -> None:
@@ -201,8 +225,7 @@ class RecordSet(tfds.core.GeneratorBasedBuilder):
         image = Image.open(io.BytesIO(data))
         if image.format in ("JPEG", "PNG") and image.has_transparency_data == self._alpha:
             return data
-        image, out = image.convert("RGBA"), io.BytesIO()
-        if not self._alpha:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        pixels, out = open_image(data, max(image.size)), io.BytesIO()
+        image = Image.fromarray(pixels).convert("RGBA") if self._alpha else Image.fromarray(on_white(pixels))
         image.save(out, "PNG")
         return out.getvalue()

@@ -20,8 +20,10 @@ from xsample_jax.prepare.example import (
     read_captions,
     read_column,
     read_label,
+    unread_texts,
 )
-from xsample_jax.prepare.parquet import USUAL_CAPTIONS
+
+SAMPLE, COARSE = 10_000, 0.1  # rows that are looked at; the share of a spread that may be lost
 
 
 def vectors_source(path: str, fields: Fields, shard_size: int) -> Source:
@@ -57,7 +59,22 @@ def vectors_source(path: str, fields: Fields, shard_size: int) -> Source:
         shards.append(InputShard(f"{file.name}, rows {start} on", read, f"{identity} {start} {shard_size}"))
     note = f"vectors are {columns[name].shape[1]} wide: train with --config.data.image_size={columns[name].shape[1]}"
     values = {attribute: tuple(of) for attribute, of in attributes.items()}
-    return Source(tuple(shards), attributes=values, notes=(note, *notes), **names)
+    texts = [column for column, of in columns.items() if any(isinstance(value, str) for value in of)]
+    notes = [note, *_coarse_columns(columns[name]), *notes, *unread_texts(texts, fields)]
+    return Source(tuple(shards), attributes=values, notes=tuple(notes), **names)
+
+
+def _coarse_columns(rows: np.ndarray) -> list[str]:
+    """A note about numbers that differ from row to row by less than float16 can tell well."""
+    some = np.asarray(rows[:SAMPLE], np.float64)
+    if len(some) < 2:
+        return []
+    with np.errstate(over="ignore", invalid="ignore"):
+        lost = np.sqrt(np.mean((some - some.astype(np.float16)) ** 2, axis=0))
+        coarse = np.flatnonzero(lost > COARSE * some.std(axis=0))
+    shown = ", ".join(map(str, coarse[:5])) + ", ..." * (len(coarse) > 5)
+    fix = "lose more than a tenth of their spread in float16: standardize them."
+    return [f"{len(coarse)} of {some.shape[1]} numbers of a vector (at {shown}) {fix}"] * bool(len(coarse))
 
 
 def _name_of_vectors(columns, asked: str, path: str) -> str:
@@ -87,7 +104,7 @@ def read_rows(
         except DataError as error:
             yield Problem(key, "broken_image", f"{error.value}")
             continue
-        captions = read_captions(row, fields.captions, USUAL_CAPTIONS)
+        captions = read_captions(row, fields.captions)
         numbers = {one: number_of[attribute_value(row, one)] for one, number_of in attributes.items()}
         yield Example(key, vector, captions, label, numbers)
 

@@ -3,7 +3,6 @@
 import array
 import contextlib
 import glob
-import json
 import os
 import re
 import tarfile
@@ -12,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from xsample_jax.errors import DataError
-from xsample_jax.io.files import LARGEST_FILE
+from xsample_jax.io.files import LARGEST_FILE, parse_json
 from xsample_jax.io.paths import as_path, fetched, in_bucket, matching
 from xsample_jax.prepare.example import (
     IMAGE_SUFFIXES,
@@ -234,6 +233,6 @@ def _json_rows(path: str, fields: Fields) -> Iterator[dict]:
             tar.members = []
             if member.isfile() and member.name.lower().endswith(".json"):
                 with contextlib.suppress(ValueError, RecursionError):
-                    row = json.loads(tar.extractfile(member).read())
+                    row = parse_json(tar.extractfile(member).read())
                     if isinstance(row, dict):
                         yield row

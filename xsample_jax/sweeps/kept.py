@@ -20,6 +20,7 @@ import numpy as np
 
 from xsample_jax.config.load import default_config, load_config
 from xsample_jax.config.saved import OF_THE_MACHINE, config_from_json, config_to_json, diff_configs
+from xsample_jax.data.vectors import LOSS, float16_loss
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.catalog import load_facts, metric_facts, sound_facts
 from xsample_jax.evals.metrics import Facts, Scores, load_examples
@@ -52,11 +53,11 @@ KINDS = {"float16": "<f2", "float32": "<f4"}
 
 
 def pack(values: np.ndarray) -> dict[str, object]:
-    """Hits (0 or 1) as one bit each, other numbers as compressed float16, or float32 where one is too large for it."""
+    """Hits (0 or 1) as one bit each, other numbers as compressed float16, or float32 where that loses much."""
     values = np.asarray(values, np.float32)
     if np.isin(values, (0, 1)).all():
         return {"n": len(values), "bits": _text(np.packbits(values.astype(bool)).tobytes())}
-    kind = "float16" if np.abs(values).max() <= np.finfo(np.float16).max else "float32"
+    kind = "float16" if float16_loss(values) <= LOSS else "float32"
     return {"n": len(values), kind: _text(zlib.compress(values.astype(KINDS[kind]).tobytes(), 9))}
 
 

@@ -168,7 +168,7 @@ def read_job(flags: argparse.Namespace):
         ImageOptions(flags.size or None, flags.quality, flags.raw, flags.fit),
         flags.require_caption,
         flags.split_by_image,
-        tuple(flag for flag in ("--caption_fields", "--label_field") if vars(flags)[flag[2:]]),
+        tuple(flag for flag in ("--caption_fields", "--label_field", "--class_names") if vars(flags)[flag[2:]]),
     )
 
 
@@ -184,7 +184,10 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     """The lines of a text file; DataError where there is none."""
     from xsample_jax.io.files import read_lines
 
-    return tuple(read_lines(path, "--class_names"))
+    names = tuple(read_lines(path, "--class_names"))
+    if not names:
+        raise DataError("--class_names", str(path), "a file with a name on each line", "It is empty.")
+    return names
 
 
 def main(arguments: list[str] | None = None) -> int:
