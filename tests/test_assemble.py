@@ -12,6 +12,7 @@ from xsample_jax.data.captions import TOKENIZER
 from xsample_jax.data.dataset import check_side_information
 from xsample_jax.data.records import open_records
 from xsample_jax.data.sources import EMOJI_FOLDER
+from xsample_jax.data.splits import check_eval_splits
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import ConfigError, DataError, Problems
 from xsample_jax.setup import build_run
@@ -104,6 +105,14 @@ def test_labels_that_no_probe_could_use_are_found_before_training(tmp_path, trai
     write_records(tmp_path / "set", "set", {"train": made[:20], "test": made[20:]}, ["a", "b", "c", "d"])
     with pytest.raises((DataError, Problems), match=problem):
         build_run(config_for(tmp_path / "set", eval__suite="probe"))
+
+
+def test_the_concepts_of_the_emoji_are_no_classes_to_probe():
+    """faults C9: eval.suite=probe on the emoji, whose test concepts are new, was an error at the end of the run."""
+    config = tiny_config(eval__suite="probe")
+    with pytest.raises(DataError, match=r"classes of split test.*--config\.data\.label=group"):
+        check_eval_splits(config)
+    check_eval_splits(tiny_config(eval__suite="probe", data__label="group"))
 
 
 def test_an_attribute_that_is_the_class_is_what_the_evaluation_predicts(tmp_path):

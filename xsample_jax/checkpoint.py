@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import errno
 import itertools
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -15,28 +14,30 @@ import ml_collections
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from xsample_jax import __version__
 from xsample_jax.config import config_from_json, diff_configs
 from xsample_jax.config.renamed import rename_metrics
 from xsample_jax.data.side import side_checksums
 from xsample_jax.data.sources import fingerprints_of, identify_images
-from xsample_jax.distributed import WAIT_LIMIT, allgather_text, barrier, name_of_process
+from xsample_jax.distributed import WAIT_LIMIT, allgather_text, name_of_process
 from xsample_jax.errors import CheckpointError, ConfigError, RunError, SaveError, UserError, shorten, show
 from xsample_jax.io.checkpoint_files import (
     CHECKPOINTS,
     FORMAT,
+    OtherVersion,
     check_arrays,
     check_meta,
     checkpoint_place,
     checksums,
     images_of,
-    is_step,
     open_reader,
+    other_version,
     read_meta,
     steps_of,
     text_checksum,
 )
 from xsample_jax.io.console import say
-from xsample_jax.io.files import CONFIG, EVALUATION, make_folder, set_aside
+from xsample_jax.io.files import CONFIG, EVALUATION, make_folder, set_aside, stop_if_out_of_reach
 from xsample_jax.io.paths import absolute, check_run_path, in_bucket, move_tree
 from xsample_jax.io.run_dir import RunFolder, log_event, read_history
 from xsample_jax.state import Progress, TrainState
@@ -49,6 +50,27 @@ STRUCTURE = ("precision.", "optimizer.", "model.", "objective.", "eval.online_pr
 DAMAGED = "damaged"
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax' manager, but a checkpoint with damaged metrics has none: orbax would not open the folder.
+
+    lose_rank: called with its step and what was raised.
+    """
+
+    def __init__(self, lose_rank: Callable[[int, Exception], None], *arguments, **options):
+        self._lose_rank = lose_rank
+        super().__init__(*arguments, **options)
+
+    def metrics(self, step: int) -> dict:
+        try:
+            found = super().metrics(step)
+            if isinstance(found, dict | None):
+                return found or {}
+            raise ValueError("no JSON object")
+        except (OSError, ValueError, RecursionError) as error:
+            self._lose_rank(step, error)
+            return {}
+
+
 class Checkpoints:
     """The checkpoints of one run folder. Keeps the newest `keep_latest` and, with a metric, the best `keep_best`.
 
@@ -57,21 +79,31 @@ class Checkpoints:
       options: config section `checkpoint`.
       own: False for the folder of another run, which is only read.
       history: where history.jsonl is, if not in `folder`.
+      better: 1 where a larger value of the metric is better, -1 where a smaller one is.
     """
 
-    def __init__(self, folder: str | Path, options, own: bool = True, history: Path | None = None):
-        self._folder, self._options, self._own = absolute(folder), options, own
+    def __init__(self, folder: str | Path, options, own: bool = True, history: Path | None = None, better: int = 1):
+        self._folder, self._options, self._own, self._better = absolute(folder), options, own, better
         check_run_path(self._folder, "--workdir" if own else "checkpoint.resume_from")
         if not own and not (self._folder / CHECKPOINTS).is_dir():  # opening it would make the folders
             expected = "a run folder with a checkpoint in it"
             raise CheckpointError("checkpoint.resume_from", str(self._folder), expected)
         self._verified = not own
         self._history = self._folder if history is None else history
-        self._set_aside(self._with_broken_metrics())
+        self._unranked: set[int] = set()  # checkpoints whose metrics are damaged, once that was said
         self._manager = self._open()
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
+
+    def check_new(self) -> None:
+        """Raises CheckpointError where a run would begin although checkpoints of it were set aside."""
+        damaged = self._folder / DAMAGED
+        names = sorted(path.name for path in damaged.iterdir()) if self._own and damaged.is_dir() else []
+        if names:
+            fix = f"Mend one and move it back as {CHECKPOINTS}/STEP, or use another --workdir to begin again."
+            expected = f"one checkpoint at least: those of {damaged} ({shorten(', '.join(names), 60)}) were damaged"
+            raise CheckpointError(CHECKPOINTS, "none", expected, fix)
 
     def reached_preemption(self, step: int) -> bool:
         """jax's preemption service: whether all processes are to save before `step`; False where it does not run."""
@@ -85,7 +117,7 @@ class Checkpoints:
         earlier = self._failure(self._manager.wait_until_finished)
         arrays = _as_dict(state)
         meta = {"format": FORMAT, "config": config_json, "progress": dataclasses.asdict(progress)}
-        meta |= {"checksums": checksums(arrays)}
+        meta |= {"checksums": checksums(arrays), "version": __version__}
         meta |= {"checksum": text_checksum(meta)}
         args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
         now = self._failure(lambda: self._manager.save(progress.step, args=args, metrics=metrics or {}))
@@ -110,6 +142,7 @@ class Checkpoints:
                     self._report(problems, step)
                 return found
             self._check_access(step)
+            self._check_version(step)
             self._check_structure(step, abstract_state, config)
             problems[step] = problem
         newest = list(problems.items())[:SHOWN]
@@ -154,15 +187,17 @@ class Checkpoints:
         metric, worst = self._options.metric if self._own else None, float("-inf")
 
         def rank(metrics: dict) -> float:
-            value = rename_metrics(metrics, {}).get(metric, worst)
-            return value if math.isfinite(value) else worst  # nan compares with nothing: it would displace the best
+            value = rename_metrics(metrics, {}).get(metric)
+            # nan compares with nothing: it would displace the best
+            return self._better * value if type(value) in (int, float) and math.isfinite(value) else worst
 
         policies = [checkpoint_managers.LatestN(self._options.keep_latest)]
         if metric and self._options.keep_best:
             best = checkpoint_managers.BestN(get_metric_fn=rank, n=self._options.keep_best)
             policies.append(best)
         # LatestN must be among the policies: orbax' own max_to_keep with a best_fn deletes the newest checkpoint.
-        return ocp.CheckpointManager(
+        return _Manager(
+            self._lose_rank,
             self._folder / CHECKPOINTS,
             item_names=("state", "meta"),
             options=ocp.CheckpointManagerOptions(
@@ -180,7 +215,7 @@ class Checkpoints:
         meta = saved["meta"]
         check_meta(meta, f"checkpoint {step}")
         check_arrays(saved["state"], meta, f"checkpoint {step}")
-        return TrainState(**saved["state"]), Progress(**meta["progress"])
+        return TrainState(**saved["state"]), _progress_of(meta, f"checkpoint {step}")
 
     def _check_access(self, step: int) -> None:
         """Raises RunError where files of a checkpoint cannot be read for now: they are then not damaged, and stay."""
@@ -192,9 +227,16 @@ class Checkpoints:
                     with path.open("rb") as file:
                         file.read(1)
             except OSError as error:
-                fix = "Mend the access to it, and give the same command again."
-                found = error.strerror or str(error)
-                raise RunError(f"checkpoint {step}", f"{path.name}: {found}", "files that can be read", fix) from error
+                stop_if_out_of_reach(path, error)
+
+    def _check_version(self, step: int) -> None:
+        """Raises OtherVersion where another version of the code wrote the checkpoint: it is not damaged, and stays."""
+        try:
+            _progress_of(read_meta(self._folder, step), f"checkpoint {step} of {self._folder}")
+        except OtherVersion:
+            raise
+        except Exception:  # it is damaged
+            return
 
     def _check_structure(self, step: int, abstract_state: TrainState, config) -> None:
         """Raises CheckpointError where a whole checkpoint has other arrays than the state: another config wrote it."""
@@ -233,6 +275,13 @@ class Checkpoints:
         """Moves damaged checkpoints of our own out of orbax' sight, so that the run can write those steps again."""
         if not self._own:
             return
+        # All processes wait here: none reads the folder before the files have moved.
+        _, problem = _tried(lambda: self._move(problems), "moving a damaged checkpoint")
+        if problem:
+            expected = f"a folder {self._folder / DAMAGED} that it can be moved to"
+            raise RunError("moving a damaged checkpoint", problem, expected, "Make room, or grant the right to write.")
+
+    def _move(self, problems: dict[int, str]) -> None:
         damaged = self._folder / DAMAGED
         for step, problem in problems.items() if jax.process_index() == 0 else ():
             taken = {path.name for path in damaged.glob("*")}  # (a folder of a bucket is there with its first file)
@@ -243,20 +292,16 @@ class Checkpoints:
             log_event(
                 self._history, "a damaged checkpoint was set aside", step=step, moved=target, problem=problem[:500]
             )
-        barrier("moving a damaged checkpoint")  # no process reads the folder before the files have moved
 
-    def _with_broken_metrics(self) -> dict[int, str]:
-        """Checkpoints whose metrics cannot be read: orbax would not open the folder."""
-        problems = {}
-        for path in sorted((self._folder / CHECKPOINTS).glob("*[0-9]/metrics")) if jax.process_index() == 0 else ():
-            if not is_step(path.parent.name):
-                continue
-            try:
-                if not isinstance(json.loads((path / "metrics").read_text()), dict):
-                    raise ValueError("no JSON object")
-            except (OSError, ValueError) as error:
-                problems[int(path.parent.name)] = f"its metrics: {error}"
-        return problems
+    def _lose_rank(self, step: int, error: Exception) -> None:
+        """Says that the metrics of a checkpoint are damaged; RunError where they cannot be read for now."""
+        if self._own:
+            stop_if_out_of_reach(checkpoint_place(self._folder, step) / "metrics", error)
+        if self._own and step not in self._unranked:
+            self._unranked.add(step)
+            found = str(error)[:200]
+            say(f"warning: the metrics of checkpoint {step} are damaged ({found}): it has no rank now", error=True)
+            log_event(self._history, "metrics of a checkpoint are damaged", step=step, problem=found)
 
     def _failure(self, write: Callable[[], object]) -> SaveError | None:
         """The error of a write in any process. All then replace their managers: one that has failed keeps failing."""
@@ -294,6 +339,14 @@ def _tried(work: Callable[[], object], what: str) -> tuple[object, str]:
     return (None, "; ".join(problems)) if problems else (found, "")
 
 
+def _progress_of(meta: Mapping, where: str) -> Progress:
+    """The progress that a checkpoint was saved with; OtherVersion where it has fields that are not known here."""
+    unknown = meta["progress"].keys() - {field.name for field in dataclasses.fields(Progress)}
+    if unknown:
+        raise other_version(f"progress with {', '.join(sorted(unknown))}", meta, where)
+    return Progress(**meta["progress"])
+
+
 def _as_dict(state: TrainState) -> dict:
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
 
@@ -327,6 +380,7 @@ def started_config(run: RunFolder) -> ml_collections.ConfigDict | None:
         try:
             return config_from_json(path.read_text())
         except (OSError, UnicodeDecodeError, ConfigError) as error:
+            stop_if_out_of_reach(path, error)
             if not steps:
                 raise CheckpointError(str(path), str(error)[:100], "the config of the run", "Restore it.") from error
             if jax.process_index() == 0:

@@ -11,6 +11,7 @@ from xsample_jax.checkpoint import FULL, Checkpoints
 from xsample_jax.config import config_to_json
 from xsample_jax.distributed import allgather_text, log_info
 from xsample_jax.errors import ConfigError, SaveError, did_you_mean
+from xsample_jax.evals.catalog import better_side
 from xsample_jax.evals.classifier import with_forgetting
 from xsample_jax.evals.evaluate import evaluate_state
 from xsample_jax.faults.non_finite import Pending, apply_policy
@@ -138,7 +139,8 @@ class Evaluate:
         patience = self._training.setup.config.eval.patience
         if not patience or not self._ranks:
             return False
-        best = int(np.argmax([value if np.isfinite(value) else -np.inf for value in self._ranks]))
+        better = better_side(self._training.setup.config.checkpoint.metric)
+        best = int(np.argmax([better * value if np.isfinite(value) else -np.inf for value in self._ranks]))
         return len(self._ranks) - 1 - best >= patience
 
     def before_step(self, state: TrainState) -> None:

@@ -23,10 +23,11 @@ from xsample_jax.distributed import barrier, log_info, name_of_process
 from xsample_jax.encoder import read_initial
 from xsample_jax.errors import CheckpointError, ConfigError
 from xsample_jax.evals.baselines import suite_baselines
-from xsample_jax.evals.catalog import HEADLINES, describe, read_scores, save_facts
+from xsample_jax.evals.catalog import HEADLINES, better_side, describe, read_scores, save_facts
 from xsample_jax.evals.classifier import with_forgetting
 from xsample_jax.evals.evaluate import evaluate_state, write_snapshot
 from xsample_jax.evals.metrics import save_examples
+from xsample_jax.evals.registry import check_metric_names
 from xsample_jax.faults.non_finite import RollBack
 from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
 from xsample_jax.faults.watchdog import TimedBatches, log_save_errors
@@ -36,7 +37,7 @@ from xsample_jax.io.code_version import CONTINUES, log_code
 from xsample_jax.io.console import say
 from xsample_jax.io.files import EVALUATION, EXAMPLES, FACTS, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write, set_aside
 from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder
-from xsample_jax.metrics.jsonl import JsonlWriter, read_jsonl
+from xsample_jax.metrics.jsonl import JsonlWriter, plain_number, read_jsonl
 from xsample_jax.metrics.profiling import Profiler, Timers, count_chips, count_compilations, model_flops, peak_flops
 from xsample_jax.metrics.progress_bar import ProgressLine
 from xsample_jax.metrics.writers import FanOut, check_writers, more_writers, open_writers
@@ -70,8 +71,7 @@ def train(
     the run breaks; Preempted when it was asked to stop and has saved.
     """
     config = prepare_folder(load_config(config) if isinstance(config, str) else resolve(config))
-    check_writers(config)
-    check_map(config.eval.map)
+    _check_before(config)
     first_process = jax.process_index() == 0
     with open_run_folder(workdir, first_process) as run, preemption_notice(config.faults.grace) as notice:
         folder = run.files
@@ -92,7 +92,7 @@ def train(
         warm_up_collectives(setup.mesh)
 
         # Restore, and train; a roll-back restores once more.
-        with contextlib.closing(Checkpoints(run.place, config.checkpoint, history=folder)) as checkpoints:
+        with contextlib.closing(_open_checkpoints(config, run)) as checkpoints:
             setup, state, progress = _restore(setup, checkpoints, changes, allow_config_change, folder)
             if first_process:
                 _record_start(config, folder, changes, finished, progress.step)
@@ -112,6 +112,18 @@ def train(
             return _finish(setup, progress, run, notice, state, on_log)
 
 
+def _check_before(config) -> None:
+    """Raises ConfigError for what the run would stumble over later: its writers, its map, the metrics of its rules."""
+    check_writers(config)
+    check_map(config.eval.map)
+    check_metric_names(config)
+
+
+def _open_checkpoints(config, run: RunFolder) -> Checkpoints:
+    better = better_side(config.checkpoint.metric)
+    return Checkpoints(run.place, config.checkpoint, history=run.files, better=better)
+
+
 def check_map(kind: str) -> None:
     """Raises ConfigError where UMAP is wanted and not installed: before a run, whose last step it is."""
     if kind == "umap" and importlib.util.find_spec("umap") is None:
@@ -121,8 +133,11 @@ def check_map(kind: str) -> None:
 
 def _record_start(config, folder: pathlib.Path, changes: dict, finished: dict | None, step: int) -> None:
     """Writes what the run folder says of a run that continues from `step`; `finished`: metrics of a finished run."""
-    if os.path.lexists(folder / EVALUATION):
-        set_aside(folder / EVALUATION) if finished is None else (folder / EVALUATION).unlink()
+    for name in (EVALUATION, EXAMPLES, FACTS, SNAPSHOT):  # of a final evaluation, which is not that of this run now
+        path = folder / name
+        if os.path.lexists(path):
+            damaged = path.is_dir() or (name == EVALUATION and finished is None)
+            set_aside(path) if damaged else path.unlink()
     save_config(config, folder, changes)
     log_code(folder, step)
 
@@ -166,6 +181,7 @@ def _restore(
             )
         log_info(f"{config.name}: resumed at step {progress.step} of {setup.steps}")
         return setup, state, progress
+    checkpoints.check_new()
     if config.checkpoint.resume_from:
         with contextlib.closing(Checkpoints(config.checkpoint.resume_from, config.checkpoint, own=False)) as other:
             if other.latest_step() is None:
@@ -385,13 +401,7 @@ def _finish(
             if first_process:
                 save_facts(folder / FACTS, result, measured)
     if first_process:
-        JsonlWriter(folder / JSONL, steps, every=config.log.every).close()  # mends what happened to it since
-        lines = read_jsonl(folder / JSONL)
-        if not any(name.startswith("eval/") for line in lines if line["step"] == steps for name in line) and scores:
-            more = more_writers(config, folder, on_log)
-            line = ProgressLine(steps)
-            with contextlib.closing(open_writers(folder, line, resume_step=steps, more=more)) as writers:
-                writers.write(steps, {f"eval/{name}": value for name, value in scores.items()})
+        _log_scores(config, folder, steps, scores, on_log)
         reported = _try_to_report(folder)
         # The last file: it says that the run is finished.
         atomic_write(folder / EVALUATION, lambda partial: partial.write_text(json.dumps(scores, indent=2)))
@@ -399,6 +409,19 @@ def _finish(
         _say_results(config, run, scores)
     barrier("the end of the run")
     return scores
+
+
+def _log_scores(config, folder: pathlib.Path, step: int, scores: Mapping[str, float], on_log: Callable | None) -> None:
+    """Makes `scores` the evaluation of `step` in metrics.jsonl, also where another evaluation of that step is there."""
+    JsonlWriter(folder / JSONL, step, every=config.log.every).close()  # mends what happened to it since
+    lines = [line for line in read_jsonl(folder / JSONL) if line["step"] == step]
+    logged = {name: plain_number(line[name]) for line in lines for name in line if name.startswith("eval/")}
+    found = {f"eval/{name}": plain_number(value) for name, value in scores.items()}
+    if found and found != logged:
+        more = more_writers(config, folder, on_log)
+        writers = open_writers(folder, ProgressLine(step), resume_step=step, evaluated=False, more=more)
+        with contextlib.closing(writers):
+            writers.write(step, {f"eval/{name}": value for name, value in scores.items()})
 
 
 def _try_to_report(folder: pathlib.Path) -> bool:

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import resource
 import signal
 import subprocess
 import sys
@@ -56,3 +57,19 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(CheckpointError, match=r"--workdir.*a folder that can be made"), locked(folder):
             pass
+
+
+def test_a_full_disk_does_not_end_a_run_that_says_who_it_is(tmp_path):
+    """faults B3: the text of the lock could not be written, and every start ended with a traceback.
+
+    RLIMIT_FSIZE ends a write within the file, as a full disk does.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (tmp_path / ".lock").write_text("process 1 on another, killed")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with locked(tmp_path), pytest.raises(CheckpointError, match="no other process"), locked(tmp_path):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / ".lock").read_text() == ""

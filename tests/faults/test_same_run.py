@@ -1,5 +1,6 @@
 """A finished run is finished for the data that it has learned from: images, sets of a mixture, files of data.side."""
 
+import json
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ from xsample_jax.data.sources import open_source
 from xsample_jax.errors import CheckpointError, Problems
 from xsample_jax.io.run_dir import read_history
 from xsample_jax.loop import train
+from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.sweeps.grid import grid
 from xsample_jax.sweeps.kept import fingerprint_of
 from xsample_jax.sweeps.launch import check_points
@@ -22,9 +24,13 @@ NAMES = ["cat", "dog"]
 
 
 @pytest.fixture
-def config(tmp_path, monkeypatch):
-    """Of a run that trains on two sets and reads a side file."""
+def no_report(monkeypatch):
     monkeypatch.setattr(xsample_jax.loop, "write_report", lambda runs, path: path.write_text(""))
+
+
+@pytest.fixture
+def config(tmp_path, no_report):
+    """Of a run that trains on two sets and reads a side file."""
     for name in "ab":
         write(tmp_path / name, 24, NAMES, 10)
     mix = ({"path": str(tmp_path / "b"), "share": 0.5},)
@@ -112,3 +118,36 @@ def get_config(arg=""):
     config.eval.update(suite="none", online_probe=False, baselines=())
     return config
 """
+
+
+EVALUATED = {
+    "steps": 4, "log__every": 1, "checkpoint__every": 2, "data__label": "group", "eval__suite": "probe",
+    "eval__train_split": "val_styles",
+}  # fmt: skip
+
+
+def test_another_evaluation_replaces_that_of_its_step(no_report, tmp_path):
+    """faults B6: evaluated again on another split, evaluation.json was new; metrics.jsonl and the report were old."""
+    folder = tmp_path / "run"
+    first = train(tiny_config(**EVALUATED, eval__split="val"), folder)
+    steps = [line["step"] for line in read_jsonl(folder / "metrics.jsonl")]
+    second = train(tiny_config(**EVALUATED, eval__split="test"), folder, allow_config_change=True)
+    assert first["label/knn"] != second["label/knn"]
+    lines = read_jsonl(folder / "metrics.jsonl")
+    assert [line["step"] for line in lines] == steps
+    logged = {name.removeprefix("eval/"): value for name, value in lines[-1].items() if name.startswith("eval/")}
+    assert logged == second
+    (folder / "evaluation.json").unlink()  # to evaluate it again: nothing is written twice
+    assert train(tiny_config(**EVALUATED, eval__split="test"), folder) == second
+    assert read_jsonl(folder / "metrics.jsonl") == lines
+
+
+def test_a_run_that_goes_on_does_not_show_the_evaluation_of_an_earlier_step(no_report, tmp_path):
+    """faults B6: continued without an evaluation, a run kept the examples, facts and images of the one before."""
+    folder = tmp_path / "run"
+    train(tiny_config(**EVALUATED, eval__split="val"), folder)
+    of_it = ("evaluation.npz", "evaluation_facts.json", "report_data.npz")
+    assert all((folder / name).exists() for name in of_it)
+    train(tiny_config(**EVALUATED | {"steps": 6, "eval__suite": "none"}), folder, allow_config_change=True)
+    assert json.loads((folder / "evaluation.json").read_text()) == {}
+    assert not [name for name in of_it if (folder / name).exists()]

@@ -1,5 +1,6 @@
 """The copy of a run folder that is in a bucket."""
 
+import resource
 import time
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from xsample_jax.errors import CheckpointError
 from xsample_jax.io import run_dir as run_folder
 from xsample_jax.io.paths import as_path
-from xsample_jax.io.run_dir import open_run_folder
+from xsample_jax.io.run_dir import log_event, open_run_folder, read_history
 
 
 def test_a_folder_on_a_disk_is_itself_and_locked(tmp_path):
@@ -87,3 +88,22 @@ def test_other_processes_neither_lock_nor_write_what_they_have_read(bucket, stor
         (other.files / "stalled-1.txt").write_text("stacks")
     assert (first.place / "config.json").read_text() == "new"
     assert (first.place / "stalled-1.txt").read_text() == "stacks"
+
+
+def test_a_torn_line_of_the_history_hides_no_event(tmp_path, capsys):
+    """faults B6: the next event was appended to the torn line, and both were lost."""
+    log_event(tmp_path, "first")
+    with (tmp_path / "history.jsonl").open("a") as file:
+        file.write('{"time": "2026-11-30T16:18:12+00:00", "event": "tra')
+    log_event(tmp_path, "second")
+    size = (tmp_path / "history.jsonl").stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, hard))  # ends a write within the file, as a full disk does
+    try:
+        log_event(tmp_path, "third")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "no line in" in capsys.readouterr().err
+    assert (tmp_path / "history.jsonl").stat().st_size == size
+    log_event(tmp_path, "fourth")
+    assert [event["event"] for event in read_history(tmp_path)] == ["first", "second", "fourth"]

@@ -14,9 +14,10 @@ from tests.tools.synthetic_runs import write_run
 from xsample_jax.errors import BAD_INPUT, DataError
 from xsample_jax.evals.catalog import describe
 from xsample_jax.evals.metrics import Scores, bootstrap, load_examples, paired_difference
+from xsample_jax.io.files import load_arrays
 from xsample_jax.reports import report, results_table
 from xsample_jax.reports.figures import _line_and_band, smooth, target_temperature
-from xsample_jax.reports.runs import Run, Series, group_seeds, load_runs, unit_of
+from xsample_jax.reports.runs import Run, Series, group_seeds, load_runs, read_snapshot, unit_of
 from xsample_jax.reports.style import insert
 from xsample_jax.tools.report import main as main_report
 from xsample_jax.tools.results_table import main as main_results_table
@@ -209,6 +210,10 @@ def test_series_are_runs_that_differ_in_their_seed_only(folders, tmp_path, capsy
     swept = [write_run(tmp_path / f"s{seed}", f"objective/xclr,seed={seed}", "xclr", strength=0.5, seed=seed,
                        with_evaluation=False) for seed in (3, 4)]  # fmt: skip
     assert names(swept) == [("objective/xclr", 2)]
+    for folder, cache in zip(swept, ("ram", "none"), strict=True):  # which changes no number
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"data": {"cache": cache}, "log": {"every": 5}}))
+    assert names(swept) == [("objective/xclr", 2)]
     assert main_report([str(tmp_path), f"--out={tmp_path}/no.html"]) == 2
     assert "config.json" in capsys.readouterr().err
 
@@ -334,6 +339,11 @@ def test_a_page_is_whole_or_as_it_was(tmp_path, monkeypatch):
         ("config.json", b"\xff"),
         ("config.json", None),
         ("metrics.jsonl", b"[]\n"),
+        ("metrics.jsonl", b'{"step": 1, "loss": "low"}\n'),
+        ("metrics.jsonl", b'{"step": 1, "loss": [1]}\n'),
+        ("metrics.jsonl", b'{"step": 1, "eval/label/knn": 1' + b"0" * 400 + b"}\n"),
+        ("evaluation.npz", {"values/label/knn": np.zeros(2), "concepts/label/knn": np.array(["a", "b"])}),
+        ("evaluation.npz", {"values/label/knn": np.zeros(0), "concepts/label/knn": np.zeros(0, np.int32)}),
         ("evaluation.npz", b"PK"),
         ("evaluation.npz", None),
         ("evaluation.npz", {"values/label/knn": np.zeros(3)}),
@@ -383,3 +393,36 @@ def test_facts_with_nothing_in_them_are_said_and_left_out(folders, tmp_path, cap
     assert main_report([str(run), f"--out={tmp_path / 'r.html'}"]) == 0
     assert main_results_table([str(run)]) == 0
     assert "evaluation_facts.json is damaged" in capsys.readouterr().err
+
+
+def test_numbers_that_no_axis_can_hold_are_left_out(tmp_path):
+    """faults B6: a loss of 1e308 and one of -1e308 ended the page in matplotlib."""
+    run = write_run(tmp_path / "run", "run", "xclr", strength=0.5, with_evaluation=False, steps=40)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    text = [json.dumps(line | {"loss": 1e308 * (-1) ** (line["step"] // 10)}) for line in lines[1:]]
+    (run / "metrics.jsonl").write_text("\n".join([json.dumps(lines[0]), *text, ""]))
+    assert main_report([str(run), f"--out={tmp_path / 'report.html'}"]) == 0
+
+
+@pytest.mark.parametrize("change", ["lost", "cut", "scalar", "text", "far"])
+def test_images_of_the_report_that_do_not_go_together_are_named(folders, tmp_path, change):
+    """faults B6: arrays that were lost, cut, single numbers or texts ended the page with a traceback."""
+    arrays, path = load_arrays(folders["xclr", 0] / "report_data.npz"), tmp_path / "report_data.npz"
+    far = {"query", "neighbor", "relation"}
+    for name in sorted(arrays.keys() & far) if change == "far" else arrays:
+        if (change == "lost" and name.startswith(("map/xy", "map/share", "map/codes"))) or name == "stand_in":
+            continue  # the map, or one of its colorings, is then not drawn
+        if change in ("cut", "scalar", "text") and not arrays[name].ndim:
+            continue
+        made = {
+            "cut": lambda array: array[:-1],
+            "scalar": lambda array: np.float32(3),
+            "text": lambda array: np.zeros(array.shape) if array.dtype.kind == "U" else array.astype(str),
+            "far": lambda array: array + 100,
+        }
+        found = {one: array for one, array in arrays.items() if one != name}
+        np.savez(path, **found if change == "lost" else found | {name: made[change](arrays[name])})
+        if name.startswith("map/words") and change == "cut":
+            continue  # words that no point has
+        with pytest.raises(DataError, match=r"images of the report.*report_data\.npz.*arrays that go together"):
+            read_snapshot(path)

@@ -62,6 +62,17 @@ def _nothing_to_predict(suite: str, source: RecordSource, labels: np.ndarray) ->
 FEWEST_ROWS = 2  # a probe holds out at least one row and is fitted to the others
 
 
+MORE_LABELS = 10_000  # that are looked at where those of a few records are all different
+
+
+def _more_labels(source: RecordSource, labels: np.ndarray) -> np.ndarray:
+    if _whole(source):
+        return labels
+    places = spread_places(len(source), MORE_LABELS)
+    found = np.array([record["label"] for record in readable(source, places)], int)
+    return found[found >= 0]
+
+
 def _nothing_in_common(train: tuple[RecordSource, np.ndarray], test: tuple[RecordSource, np.ndarray]):
     """Yields DataErrors for too few labeled rows, or for splits whose classes have none in common.
 
@@ -74,9 +85,16 @@ def _nothing_in_common(train: tuple[RecordSource, np.ndarray], test: tuple[Recor
         field = f"labeled records of split {fitted.split}"
         yield DataError(field, len(labels), f"at least {FEWEST_ROWS}, to fit a probe", fix)
         return
+    if not np.intersect1d(labels, asked).size:  # by chance, or as with the concepts of the emoji
+        labels, asked = _more_labels(fitted, labels), _more_labels(source, asked)
     known, there = np.unique(labels), np.unique(asked)
-    sure = (_whole(fitted) or 4 * len(known) <= len(labels)) and (_whole(source) or 4 * len(there) <= len(asked))
+    sure = all(
+        len(of) <= MORE_LABELS or 4 * len(classes) <= len(found)
+        for of, found, classes in ((fitted, labels, known), (source, asked, there))
+    )
     if sure and len(known) and len(there) and not np.intersect1d(known, there).size:
-        fix = "Choose other splits, split by record, or set --config.eval.suite=none."
+        attributes = sorted(fitted.manifest.attributes)
+        predict = f"predict an attribute (--config.data.label={attributes[0]}), " if attributes else ""
+        fix = f"Choose other splits, {predict}split by record, or set --config.eval.suite=none."
         expected = f"a class that split {fitted.split} has too, as a probe is fitted to it"
         yield DataError(f"classes of split {source.split}", f"{len(there)} others", expected, fix)

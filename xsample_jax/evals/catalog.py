@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from xsample_jax.config.renamed import current_metrics
+from xsample_jax.errors import ConfigError
 from xsample_jax.evals.metrics import Facts, SuiteResult
 from xsample_jax.io.console import say
-from xsample_jax.io.files import atomic_write
+from xsample_jax.io.files import atomic_write, stop_if_out_of_reach
 
 SECTIONS = (
     "Held-out concepts",
@@ -90,7 +91,7 @@ _BACKGROUND = {
     "gap": "background gap",
 }
 # Metrics whose names have no parts to fill in: section, title, whether it is a share, direction (as in Metric).
-_SINGLE = {
+SINGLE = {
     "robustness/imagenet-9/gap": (ROBUST, "ImageNet-9: background gap", True, -1),
     "spearman/captions": (RETRIEVAL, "Rank correlation with captions", False, 1),
     "geometry/alignment": (GEOMETRY, "Alignment of images of one label", False, -1),
@@ -136,8 +137,8 @@ class Metric:
 
 def describe(name: str) -> Metric:
     """Returns the description of a metric of any suite; an unknown one is shown under its own name."""
-    if name in _SINGLE:
-        section, title, percent, direction = _SINGLE[name]
+    if name in SINGLE:
+        section, title, percent, direction = SINGLE[name]
         return Metric(name, section, title, percent, direction)
     match name.split("/"):
         case ["factor", factor, "kept"]:
@@ -222,6 +223,23 @@ def _classifier_title(which: str) -> str:
     return _OF_CLASSIFIER.get(which, f"Learned classes, {which.replace('_', ' ')}")
 
 
+def is_known(name: str) -> bool:
+    """Whether `describe` has more than the name of a metric."""
+    return describe(name).title != name
+
+
+def better_side(name: str | None) -> int:
+    """1 where a larger value of checkpoint.metric is better, also for one that is not known here; -1 for a smaller one.
+
+    Raises ConfigError for a metric that has no better side: it ranks nothing.
+    """
+    if name is None or not is_known(name) or describe(name).direction:
+        return 1 if name is None else describe(name).direction or 1
+    metric = describe(name)
+    expected = f"a metric of which larger or smaller values are better; {metric.title!r} has no better side"
+    raise ConfigError("checkpoint.metric", name, expected, "Name another metric, or set it to None.")
+
+
 def in_order(names) -> list[Metric]:
     """Describes metrics and sorts them by section, keeping the given order inside a section."""
     return sorted((describe(name) for name in names), key=lambda metric: SECTIONS.index(metric.section))
@@ -295,7 +313,10 @@ def _is_number(value: object) -> bool:
 
 
 def read_scores(path: Path) -> dict[str, float] | None:
-    """The metrics of evaluation.json by their present names; None where there is none, or (said) it is damaged."""
+    """The metrics of evaluation.json by their present names; None where there is none, or (said) it is damaged.
+
+    Raises RunError where it cannot be read for now.
+    """
     try:
         scores = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(scores, dict) or not all(map(_is_number, scores.values())):
@@ -303,6 +324,7 @@ def read_scores(path: Path) -> dict[str, float] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
+        stop_if_out_of_reach(path, error)
         found = str(error)[:100]
         say(f"warning: {path} is damaged ({found}): the run needs its final evaluation again", error=True)
         return None

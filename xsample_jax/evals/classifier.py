@@ -146,7 +146,10 @@ CLASSIFIER = Evaluator(
     classifier,
     "accuracy with the classes that the objective learned: on forgotten and retained images, or on each task",
     check_classifier,
-    ("classifier/test", "classifier/forget", "classifier/retain", "classifier/task_<t>", "classifier/seen"),
+    tuple(
+        f"classifier/{name}"
+        for name in ("test", "forget", "forget_excess", "retain", "test_forgotten", "task_<t>", "seen", "forgetting")
+    ),
 )
 
 

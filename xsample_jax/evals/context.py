@@ -118,7 +118,7 @@ class EvalContext:
         train, train_labels, groups, test, test_labels, units = parts
         if not np.isin(test_labels, train_labels).any():
             splits = f"{self.config.eval.train_split}, {self.config.eval.split}"
-            fix = "Predict something that both have, as --target=group."
+            fix = "Predict what both have: tools.evaluate --target=group, or in a run --config.data.label=group."
             raise DataError(f"{self.target} in {splits}", "no class in common", "classes that both splits have", fix)
         return Labeled(train, train_labels, groups, test, test_labels, units)
 

@@ -199,6 +199,8 @@ def load_examples(path: str | Path) -> dict[str, Scores]:
     for name, scores in found.items():
         if scores.concepts is None or not scores.values.shape == scores.concepts.shape == (scores.values.size,):
             raise DataError("examples", str(path), f"as many numbers in concepts/{name} as in values/{name}", fix)
+        if scores.values.dtype.kind not in "buif" or scores.concepts.dtype.kind not in "iu" or not scores.values.size:
+            raise DataError("examples", str(path), f"numbers in values/{name}, whole ones in concepts/{name}", fix)
     return found
 
 

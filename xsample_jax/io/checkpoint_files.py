@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -19,12 +20,17 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from xsample_jax import __version__
 from xsample_jax.errors import CheckpointError, did_you_mean
 from xsample_jax.io.files import CHECKPOINTS
 from xsample_jax.io.paths import absolute, as_path, check_run_path
 
 FORMAT = 2
 MODEL = ("params", "statistics", "ema")  # what of a state is the model's; the average comes last, as it is preferred
+
+
+class OtherVersion(CheckpointError):
+    """A checkpoint that is whole, and of another version of this package."""
 
 
 def find_checkpoint(path: str | Path, step: int | None = None) -> tuple[Path, int]:
@@ -80,11 +86,21 @@ def read_arrays(
 
 def check_meta(meta: dict, where: str) -> None:
     """CheckpointError unless what a checkpoint says of itself has our format and is as it was written."""
+    content = {name: value for name, value in meta.items() if name != "checksum"}
+    whole = meta.get("checksum") == text_checksum(content)
+    if meta.get("format") != FORMAT and whole:
+        raise other_version(f"format {meta.get('format')}", meta, where)
     if meta.get("format") != FORMAT:
         raise CheckpointError(f"format of {where}", meta.get("format"), f"{FORMAT}", "Use a matching version.")
-    content = {name: value for name, value in meta.items() if name != "checksum"}
-    if meta.get("checksum") != text_checksum(content):
+    if not whole:
         raise CheckpointError(f"meta of {where}", "other text", "what its checksum was made of", "It is damaged.")
+
+
+def other_version(found: str, meta: Mapping, where: str) -> OtherVersion:
+    """The error about `found` in what a checkpoint says of itself, which names the version that wrote it."""
+    by = f"xsample_jax {meta['version']}" if "version" in meta else "another version of xsample_jax"
+    expected = f"one that xsample_jax {__version__} can read"
+    return OtherVersion(where, f"{found}, written by {by}", expected, "Use the version that wrote it.")
 
 
 def check_arrays(arrays: dict, meta: dict, where: str) -> None:

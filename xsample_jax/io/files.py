@@ -22,7 +22,7 @@ from typing import BinaryIO, TextIO
 
 import numpy as np
 
-from xsample_jax.errors import DataError
+from xsample_jax.errors import DataError, RunError
 from xsample_jax.io.console import say
 from xsample_jax.io.paths import in_bucket, move_in
 
@@ -60,6 +60,17 @@ def set_aside(path: pathlib.Path) -> pathlib.Path:
     aside = next(name for name in names if not os.path.lexists(name))
     path.rename(aside)
     return aside
+
+
+LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # another try finds the same
+
+
+def stop_if_out_of_reach(path: pathlib.Path, error: Exception) -> None:
+    """Raises RunError where a file cannot be read for now: no access, a disk or a mount that fails. It may be whole, so
+    nothing may replace it or move it away."""
+    if isinstance(error, OSError) and not isinstance(error, LASTING) and error.errno != errno.ELOOP:
+        fix = "Mend the access to it, and give the same command again."
+        raise RunError(str(path), error.strerror or str(error), "a file that can be read", fix) from error
 
 
 def make_folder(path: pathlib.Path) -> None:

@@ -47,14 +47,15 @@ def locked(folder: pathlib.Path, flag: str = "--workdir", error: type[UserError]
         except OSError as refused:  # Lustre mounted with noflock, NFS without its lock daemon
             expected = f"a folder whose file system can lock files (flock: {refused.strerror})"
             raise error(flag, str(folder), expected, "Use another folder, or mount this one with flock.") from None
-        file.seek(0)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        holder = f"process {os.getpid()} on {socket.gethostname()}".encode()
+        with contextlib.suppress(OSError):  # a full disk
+            os.ftruncate(file.fileno(), 0)
+            os.pwrite(file.fileno(), holder, 0)
         try:
             yield
         finally:
-            file.truncate(0)
+            with contextlib.suppress(OSError):
+                os.ftruncate(file.fileno(), 0)
 
 
 # One run at a time in a folder of a bucket, where no kernel releases locks.

@@ -116,12 +116,13 @@ def move_in(local: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def move_tree(folder: pathlib.Path, target: pathlib.Path) -> None:
-    """Gives a folder another name, which nothing has yet; in a bucket object by object, or as the bucket can."""
+    """Gives a folder another name, which nothing has yet: on another disk by a copy; in a bucket object by object, or
+    as the bucket can."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if in_bucket(folder):
         _store().rename(os.fspath(folder), os.fspath(target), recursive=True)  # etils asks for a folder to be there
     else:
-        folder.rename(target)
+        shutil.move(folder, target)
 
 
 def remove_tree(folder: pathlib.Path) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from xsample_jax.errors import SaveError
 from xsample_jax.io.console import say
+from xsample_jax.io.files import append_whole
 from xsample_jax.io.locks import Lease, leased, locked
 from xsample_jax.io.paths import absolute, check_run_path, download, file_sizes, in_bucket, upload
 
@@ -128,7 +129,10 @@ HISTORY = "history.jsonl"
 
 
 def log_event(folder: pathlib.Path, event: str, **facts) -> None:
-    """Appends a line {"time", "event", ...}, from the first process; one that cannot be written is only logged."""
+    """Appends a line {"time", "event", ...}, from the first process; one that cannot be written is only logged.
+
+    It begins on a line of its own, also behind one that a kill has torn.
+    """
     import jax  # takes seconds, which tools that only read run folders need not wait for
 
     if jax.process_index() != 0:
@@ -136,8 +140,9 @@ def log_event(folder: pathlib.Path, event: str, **facts) -> None:
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     line = json.dumps({"time": time, "event": event} | facts, default=str) + "\n"
     try:
-        with (folder / HISTORY).open("a", encoding="utf-8") as file:
-            file.write(line)
+        with (folder / HISTORY).open("a+b", buffering=0) as file:
+            torn = file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
+            append_whole(file, (b"\n" if torn else b"") + line.encode())
     except OSError as error:
         say(f"warning: no line in {folder / HISTORY} ({error}): {line.strip()}", error=True)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from xsample_jax.errors import DataError
 from xsample_jax.io.code_version import first_step
 from xsample_jax.io.console import say
-from xsample_jax.io.files import append_whole, atomic_write, set_aside
+from xsample_jax.io.files import append_whole, atomic_write, set_aside, stop_if_out_of_reach
 from xsample_jax.io.paths import as_path
 from xsample_jax.io.run_dir import log_event
 
@@ -52,6 +52,7 @@ class JsonlWriter:
             text = self._path.read_text(encoding="utf-8", errors="strict")
             lines = _lines(text)
         except (OSError, ValueError) as error:
+            stop_if_out_of_reach(self._path, error)
             text, lines = "", _readable_lines(self._path)
             aside = set_aside(self._path)
             say(f"warning: {self._path} is damaged ({str(error)[:100]}); it is {aside} now", error=True)
@@ -69,11 +70,12 @@ class JsonlWriter:
 def read_jsonl(path: str | Path) -> list[dict]:
     """Returns the lines of a metrics file in order, null as nan; a torn last line is left out.
 
-    Raises DataError for a file that is missing or damaged.
+    Raises DataError for a file that is missing or damaged, RunError for one that cannot be read for now.
     """
     try:
         lines = _lines(as_path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        stop_if_out_of_reach(Path(path), error)
         fix = "Restore it, or move it away: a resumed run starts a new one."
         raise DataError(str(path), str(error)[:100], "lines of metrics", fix) from error
     return [{name: math.nan if value is None else value for name, value in line.items()} for line in lines]
@@ -87,8 +89,16 @@ def _readable_lines(path: Path) -> list[dict]:
             with contextlib.suppress(ValueError):
                 line = json.loads(row)
                 if isinstance(line, dict) and isinstance(line.get("step"), int):
-                    found.append(line)
+                    found.append({name: value for name, value in line.items() if _is_number(value)})
     return found
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value of a line is a number that a float can hold, or null."""
+    try:
+        return value is None or (isinstance(value, int | float) and float(value) is not None)
+    except OverflowError:
+        return False
 
 
 def _lines(text: str) -> list[dict]:
@@ -106,6 +116,8 @@ def _lines(text: str) -> list[dict]:
             raise
         if not isinstance(line, dict) or not isinstance(line.get("step"), int):
             raise ValueError(f"line {number + 1} has no step")
+        if odd := [name for name, value in line.items() if not _is_number(value)]:
+            raise ValueError(f"line {number + 1}: {odd[0][:40]} is no number")
         lines.append(line)
     return lines
 

@@ -24,6 +24,7 @@ from xsample_jax.data.splits import check_eval_splits
 from xsample_jax.data.vectors import draw_vectors, is_vector
 from xsample_jax.data.writer import look_alikes, repeated
 from xsample_jax.errors import DataError, Problems, UserError, raise_all
+from xsample_jax.evals.registry import check_metric_names
 from xsample_jax.io.paths import absolute, as_path, file_sizes, in_bucket
 from xsample_jax.metrics.profiling import host_memory
 from xsample_jax.objectives.from_config import build_objective
@@ -191,6 +192,7 @@ def check_training(config) -> Iterator[Finding]:
 def check_evaluation(config) -> Iterator[Finding]:
     """Whether the splits of the evaluation will do, and a sample of the records of those that are not trained on."""
     try:
+        check_metric_names(config)
         check_eval_splits(config)
     except UserError as error:
         yield from problems("data", error)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from xsample_jax.config.renamed import rename, rename_metrics, warn_renamed
-from xsample_jax.errors import DataError
+from xsample_jax.config.saved import OF_THE_MACHINE
+from xsample_jax.errors import LARGEST_FLOAT32, DataError
 from xsample_jax.evals.catalog import load_facts
 from xsample_jax.evals.metrics import Scores, load_examples
 from xsample_jax.evals.snapshot import load_snapshot
@@ -107,7 +108,7 @@ def _load(folder: Path) -> Run:
                 "run folder", str(folder), f"a folder with {name}", "Is it the --workdir of a training run?"
             )
     config = read_config(folder / CONFIG)
-    lines = read_jsonl(folder / JSONL)
+    lines = [{name: _drawable(value) for name, value in line.items()} for line in read_jsonl(folder / JSONL)]
     facts, notes = load_facts(folder / FACTS)
     examples = load_examples(folder / EXAMPLES) if (folder / EXAMPLES).exists() else {}
     evaluations, old = [], {}
@@ -124,10 +125,15 @@ def _load(folder: Path) -> Run:
         training=[line for line in lines if "loss" in line],
         evaluations=evaluations,
         examples=examples,
-        snapshot=_read_snapshot(folder / SNAPSHOT) if (folder / SNAPSHOT).exists() else None,
+        snapshot=read_snapshot(folder / SNAPSHOT) if (folder / SNAPSHOT).exists() else None,
         facts=facts,
         notes=notes,
     )
+
+
+def _drawable(value: float) -> float:
+    """A number as it is; nan beyond float32, in which no axis can be drawn."""
+    return value if abs(value) <= LARGEST_FLOAT32 else np.nan
 
 
 def read_config(path: Path) -> dict:
@@ -143,15 +149,55 @@ def read_config(path: Path) -> dict:
     return config
 
 
-OF_A_BATCH = {"images", "captions", "groups", "target", "student"}  # arrays that every snapshot has
+# The arrays of report_data.npz, part by part: of each part all are there, or none. A letter is a size that is the same
+# wherever it stands, a digit is a size, * is any.
+PARTS = (
+    {"images": "n***", "captions": "n", "groups": "n", "target": "nn", "student": "nn"},
+    {"similarity": "nn", "views": ""},
+    {"query": "q", "neighbor": "qk", "cosine": "qk", "relation": "qk"}
+    | {"gallery_images": "g***", "gallery_captions": "g", "gallery_rows": "g"},
+    {"diverse/neighbor": "qd", "diverse/cosine": "qd", "diverse/relation": "qd"},
+    {"errors/images": "er***", "errors/captions": "er", "errors/truth": "e", "errors/predicted": "e"}
+    | {"errors/share": "e", "errors/truth_share": "e", "errors/target": ""},
+)
+TEXTS = re.compile(r"(gallery_|errors/)?captions|groups|errors/(truth|predicted|target)|map/words/.*")
+PLACES = {"query": "g", "neighbor": "g", "diverse/neighbor": "g", "relation": "3", "diverse/relation": "3"}
 
 
-def _read_snapshot(path: Path) -> dict[str, np.ndarray]:
+def read_snapshot(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of report_data.npz; DataError where they do not go together."""
     snapshot = load_snapshot(path)
-    if lacking := OF_A_BATCH - snapshot.keys():
+    if wrong := _misfit(snapshot):
         fix = "Move it away: the report then lacks its images."
-        raise DataError("images of the report", str(path), f"arrays {', '.join(sorted(lacking))}", fix)
+        raise DataError("images of the report", str(path), f"arrays that go together ({wrong})", fix)
     return snapshot
+
+
+def _misfit(found: Mapping[str, np.ndarray]) -> str:
+    """What is wrong with the arrays of report_data.npz, or ""."""
+    forms = {name: form for part in PARTS if part is PARTS[0] or part.keys() & found for name, form in part.items()}
+    places, forms = dict(PLACES), forms | {"stand_in": ""} if "stand_in" in found else forms
+    if "map/xy" in found:
+        forms |= {"map/xy": "m2"} | ({"map/share": "2"} if "map/share" in found else {})
+        for number, name in enumerate(key for key in found if key.startswith("map/codes/")):
+            size = chr(ord("A") + number)  # of the words of this coloring
+            forms |= {name: "m", name.replace("codes", "words", 1): size}
+            places[name] = size
+    sizes = {str(digit): digit for digit in range(10)}
+    for name, form in forms.items():
+        if name not in found:
+            return f"{name} is not there"
+        array = found[name]
+        fits = array.ndim == len(form) and all(
+            letter == "*" or sizes.setdefault(letter, size) == size
+            for letter, size in zip(form, array.shape, strict=True)
+        )
+        if not fits or array.dtype.kind not in ("U" if TEXTS.fullmatch(name) else "buif"):
+            return f"{name} has shape {array.shape} and type {array.dtype}"
+    for name, of in places.items():
+        if name in forms and (found[name].dtype.kind not in "iu" or not np.isin(found[name], range(sizes[of])).all()):
+            return f"{name} has other numbers than 0 to {sizes[of] - 1}"
+    return ""
 
 
 def flatten(tree: Mapping, prefix: str = "") -> dict[str, object]:
@@ -168,7 +214,9 @@ def flatten(tree: Mapping, prefix: str = "") -> dict[str, object]:
 # Runs that differ in nothing but their seed are one series: one line with a band, one column of a table.
 
 
-_OWN = ("seed", "name")  # keys that differ among the runs of a series
+_OWN = ("seed", "name")
+# Keys that may differ among the runs of a series: they change no number.
+_FREE = (*_OWN, *OF_THE_MACHINE, "log.every", "checkpoint.keep_latest", "checkpoint.keep_best")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,14 +279,14 @@ def _together(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarr
 
 
 def group_seeds(runs: Sequence[Run]) -> list[Series]:
-    """Groups runs whose configs are equal but for seed and name, in order of first appearance.
+    """Groups runs whose configs are equal but for seed, name and what changes no number, in order of first appearance.
 
     The same config and seed twice is not a sample of two: such runs stand apart. Series of one config name get what
     tells them apart into theirs: one or two config keys, or the folder.
     """
     groups: dict[tuple[str, int], list[Run]] = {}
     for run in runs:
-        same = json.dumps({key: run.config[key] for key in run.config if key not in _OWN}, sort_keys=True)
+        same = json.dumps({key: run.config[key] for key in run.config if key not in _FREE}, sort_keys=True)
         copy = 0
         while any(run.config.get("seed") == other.config.get("seed") for other in groups.get((same, copy), ())):
             copy += 1

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from xsample_jax.errors import REQUEUE, ConfigError, DataError
+from xsample_jax.errors import REQUEUE, ConfigError, UserError
 from xsample_jax.evals.catalog import read_scores
 from xsample_jax.io.console import say
 from xsample_jax.io.files import EVALUATION, JSONL
@@ -80,7 +80,7 @@ def state_of(folder: str | Path) -> State:
     log = folder / JSONL
     try:
         lines = read_jsonl(log) if log.exists() else []
-    except DataError as error:  # a run that goes on mends it
+    except UserError as error:  # a run that goes on mends it, or says why not
         say(f"warning: {error}", error=True)
         lines = []
     training = next((line for line in reversed(lines) if "loss" in line), {})
