@@ -17,6 +17,7 @@ from xsample_jax.augment.views import draw_numbers, eval_view, view_boxes, views
 from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
 from xsample_jax.models.convnext import VARIANTS, draw_blocks
 from xsample_jax.models.heads import products, unit_rows
+from xsample_jax.models.attention import with_kernels
 from xsample_jax.models.layers import pool_windows
 from xsample_jax.models.param_groups import ParamGroups
 from xsample_jax.models.thin import thin_pass
@@ -441,4 +442,4 @@ def make_train_step(
         new = TrainState(state.step + 1, params, statistics, opt_state, memory, ema)
         return keep_if(metrics["finite"], new, state) if config.faults.non_finite == "skip" else new, metrics
 
-    return train_step
+    return with_kernels(train_step, mesh if config.model.attention == "auto" else None)
