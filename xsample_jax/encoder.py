@@ -146,7 +146,7 @@ class Encoder:
 
         Args:
           images: images of any sizes, or one image. An image is an array uint8 [h, w], [h, w, 1], [h, w, 3] or, with
-            alpha, [h, w, 4]; a PIL image; the bytes of an image file; or the path of one.
+            alpha, [h, w, 4]; a PIL image; the bytes of an image file; an open one; or the path of one.
           batch_size: images that go through the network at once, at least 1.
           project: give the unit embeddings that the loss compared, of width D, in place of the features: those that
             `encode_text` gives of texts are in the same space.

@@ -21,14 +21,16 @@ from xsample_jax.augment.ids import VECTOR_CHANNELS
 from xsample_jax.checkpoint import Checkpoints, trained_config
 from xsample_jax.config import config_to_json
 from xsample_jax.data.captions import END, PADDING, SPECIAL, START, TOKENIZER
+from xsample_jax.distributed import log_info
 from xsample_jax.encoder import BIAS, HEAD, LOG_SCALE, TEXT, Encoder
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, UserError, lookup, raise_all
-from xsample_jax.io.checkpoint_files import find_checkpoint, read_arrays, saved_arrays
+from xsample_jax.io.checkpoint_files import classes_of, find_checkpoint, read_arrays, saved_arrays
 from xsample_jax.io.files import CHECKPOINTS, CONFIG, atomic_write
 from xsample_jax.io.run_dir import log_event
 from xsample_jax.models.towers import TEXT_EPSILON, kind_of
 from xsample_jax.models.vit import LAYOUTS, VARIANTS, merge_lora
 from xsample_jax.objectives.from_config import build_objective
+from xsample_jax.objectives.learned_state import CLASSES, GATE_CLASSES
 from xsample_jax.state import Progress, TrainState
 from xsample_jax.weights.families import FAMILIES, OPEN_CLIP_TEXT
 from xsample_jax.weights.files import write_safetensors
@@ -71,10 +73,8 @@ def export_onnx(encoder: Encoder, out: str | Path) -> str:
 
     Raises ImportError without jax2onnx and onnxruntime, DataError where the file gives other features.
     """
-    _check_images(encoder)
-    _check_colors(encoder)
-    encoder = encoder.with_model(conv_impl="dot")
-    atomic_write(Path(out), lambda partial: _write_onnx(encoder, partial))
+    check_exportable(encoder)
+    atomic_write(Path(out), lambda partial: _write_onnx(encoder.with_model(conv_impl="dot"), partial))
     size, augment = encoder.config.augment.size, encoder.config.augment
     return (
         f"images float32 [n, {size}, {size}, 3] -> features float32 [n, {encoder.features}]; first resize to {size}, "
@@ -89,8 +89,9 @@ def _write_onnx(encoder: Encoder, path: Path) -> None:
         from jax2onnx import to_onnx
     except ImportError as error:
         raise ImportError(f"--format=onnx needs jax2onnx and onnxruntime: pip install -e .[onnx] ({error})") from error
-    # It logs a traceback for each of its own plugins that does not fit the jax installed; none is needed here.
-    logging.getLogger("jax2onnx").setLevel(logging.ERROR)
+    for name in ("jax2onnx", "onnx_ir"):  # tracebacks of plugins that do not fit the jax installed, types not known
+        logging.getLogger(name).setLevel(logging.ERROR)
+    log_info(f"{encoder.config.name}: converting to ONNX, which takes jax2onnx minutes for a deep encoder")
     graph, state = nnx.split(encoder.module)
     size = encoder.config.augment.size
     try:
@@ -108,7 +109,7 @@ def _write_onnx(encoder: Encoder, path: Path) -> None:
         found = f"{type(error).__name__}: {error}"
         expected = "an encoder that jax2onnx converts"
         raise DataError("--format=onnx", found, expected, "Use --format=jax_export.") from error
-    images = np.random.default_rng(0).standard_normal((3, size, size, 3)).astype(np.float32)
+    images = np.float32(np.random.default_rng(0).standard_normal((3, size, size, 3)))
     expected = np.asarray(jax.jit(lambda state, images: nnx.merge(graph, state)(images))(state, images))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (features,) = session.run(None, {"images": images})
@@ -404,7 +405,7 @@ def write_soup(runs: Sequence[str | Path], out: Path) -> list[str]:
     log_event(out, "weights were averaged", runs=[f"{run}, step {step}" for run, step in places])
     checkpoints = Checkpoints(out, config.checkpoint)
     try:
-        checkpoints.save(state, Progress(step, 0), config_to_json(config))
+        checkpoints.save(state, Progress(step, 0, classes=classes_of(run, step)), config_to_json(config))
         checkpoints.wait()
     finally:
         checkpoints.close()
@@ -425,19 +426,18 @@ def _model_of(run: Path, step: int) -> dict[str, dict[str, np.ndarray]]:
 def _check_same(places: Sequence[tuple[Path, int]]) -> None:
     """One CheckpointError with all in which a model differs from the first; the files of the arrays are not read."""
     shapes, configs = [saved_arrays(*place) for place in places], [trained_config(*place) for place in places]
-    for place, saved, config in zip(places[1:], shapes[1:], configs[1:], strict=True):
+    classes = [classes_of(*place) for place in places]
+    for place, saved, config, of in zip(places[1:], shapes[1:], configs[1:], classes[1:], strict=True):
         keys = [f"{key} = {_value(config, key)}, not {_value(configs[0], key)}" for key in MEANING
                 if _value(config, key) != _value(configs[0], key)]  # fmt: skip
-        names = sorted({name for part in PARTS for of in (saved, shapes[0]) for name in of[part]})
-        differing = [name for name in names if _shape(saved, name) != _shape(shapes[0], name)]
-        arrays = [f"{name} {_shape(saved, name)}, not {_shape(shapes[0], name)}" for name in differing]
+        if of and classes[0] and of != classes[0] and {CLASSES, GATE_CLASSES} & set(saved["params"]):
+            keys.append("rows learned for other classes, or in another order")
+        names = sorted({name for part in PARTS for those in (saved, shapes[0]) for name in those[part]})
+        arrays = [f"{name} {_shape(saved, name)}, not {_shape(shapes[0], name)}" for name in names
+                  if _shape(saved, name) != _shape(shapes[0], name)]  # fmt: skip
         if keys or arrays:
-            more = f" ({len(arrays)} arrays differ)" if arrays else ""
-            raise CheckpointError(
-                f"model of {place[0]}",
-                "; ".join([*keys, *arrays[:2]]) + more,
-                f"that of {places[0][0]}, to be averaged",
-            )
+            found = "; ".join([*keys, *arrays[:2]]) + (f" ({len(arrays)} arrays differ)" if arrays else "")
+            raise CheckpointError(f"model of {place[0]}", found, f"that of {places[0][0]}, to be averaged")
 
 
 def _shape(saved: dict, name: str) -> tuple[int, ...] | str:

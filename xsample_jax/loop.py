@@ -4,11 +4,12 @@ import collections
 import contextlib
 import dataclasses
 import importlib.util
+import itertools
 import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
@@ -30,7 +31,8 @@ from xsample_jax.faults.non_finite import RollBack
 from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
 from xsample_jax.faults.watchdog import TimedBatches, log_save_errors
 from xsample_jax.hooks import Evaluate, LogMetrics, SaveAndStop, Training
-from xsample_jax.io.code_version import log_code
+from xsample_jax.io.checkpoint_files import classes_of, find_checkpoint
+from xsample_jax.io.code_version import CONTINUES, log_code
 from xsample_jax.io.console import say
 from xsample_jax.io.files import EVALUATION, EXAMPLES, FACTS, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write, set_aside
 from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder
@@ -151,6 +153,7 @@ def _restore(
     if checkpoints.latest_step() is not None:
         state, progress = checkpoints.restore(setup.abstract_state, config)
         setup.check_frozen(state)
+        _take_classes(setup, progress)
         _take_images(setup, progress, allow_change, folder)
         check_position(config, progress.step, progress.data_position)
         progress.stopped &= not changes
@@ -171,6 +174,7 @@ def _restore(
                 )
             state, progress = other.restore(setup.abstract_state, config)
             setup.check_frozen(state)
+        _take_classes(setup, progress)
         _take_images(setup, progress, True, folder)  # a run that starts from another one may use other data
         check_position(config, progress.step, progress.data_position)
         progress.counted_from = (progress.step, progress.data_position)
@@ -179,9 +183,14 @@ def _restore(
             done = f"more than the {progress.step} that are done in {config.checkpoint.resume_from}"
             raise ConfigError("steps", setup.steps, done, "They are counted from the start of that run.")
         log_info(f"{config.name}: continuing from step {progress.step} of {config.checkpoint.resume_from}")
+        log_event(folder, CONTINUES, step=progress.step, run=str(config.checkpoint.resume_from))
         return setup, state, progress
     wanted = setup.abstract_state.params | setup.abstract_state.statistics
-    return setup, setup.new_state(read_initial(config, wanted)), Progress(images=setup.facts.images)
+    initial = read_initial(config, wanted)
+    progress = Progress(images=setup.facts.images, classes=setup.facts.class_names)
+    if config.model.init_whole:
+        _take_classes(setup, Progress(classes=classes_of(*find_checkpoint(config.model.init_from))), ("params",))
+    return setup, setup.new_state(initial), progress
 
 
 def _take_images(setup: RunSetup, progress: Progress, allow: bool, folder: pathlib.Path) -> None:
@@ -191,6 +200,29 @@ def _take_images(setup: RunSetup, progress: Progress, allow: bool, folder: pathl
         say(f"warning: trained on images {before} so far, now on {now}", error=True)
         log_event(folder, "other images", step=progress.step, before=before, now=now)
     progress.images = now
+
+
+def _take_classes(setup: RunSetup, progress: Progress, parts: Sequence[str] = ("params", "memory")) -> None:
+    """Makes the class names those of this run; CheckpointError for others where `parts` of the state are by class."""
+    before, now = progress.classes, setup.facts.class_names
+    progress.classes = now
+    if not before or not now or before == now:
+        return
+    more = dataclasses.replace(setup, facts=dataclasses.replace(setup.facts, classes=setup.facts.classes + 1))
+    with_one_more = jax.eval_shape(more.init, pretrained=None)
+    for part in parts:
+        arrays, others = getattr(setup.abstract_state, part), getattr(with_one_more, part)
+        by_class = next((name for name, leaf in arrays.items() if leaf.shape != others[name].shape), None)
+        if by_class is not None:
+            at, old, new = next(
+                (at, *names) for at, names in enumerate(itertools.zip_longest(before, now)) if len(set(names)) > 1
+            )
+            raise CheckpointError(
+                f"name of class {at}",
+                new,
+                f"{old!r}, as when the checkpoint was written: {by_class} has rows by the number of the class",
+                "Prepare the set with the class names of then in their order (--class_names), or start anew.",
+            )
 
 
 # What a run tells a person, in the first process only: what it is, how large it is, what came out, and how to use that.

@@ -54,8 +54,8 @@ from xsample_jax.step import StepExtras, init_online_probe, make_train_step
 class DatasetSpec:
     """What shapes depend on: records in the split, image channels, width of caption embeddings, size of the vocabulary,
     number of classes, depth of the class tree, the shape of one record's entries of data.side by name, how many
-    clusterings there are and the most clusters of one, whether ids are of two words (augment/ids.py), and which images
-    they are (identify_images; "": not known)."""
+    clusterings there are and the most clusters of one, whether ids are of two words (augment/ids.py), which images
+    they are (identify_images; "": not known), and the names of the classes (() without)."""
 
     count: int
     channels: int
@@ -67,6 +67,7 @@ class DatasetSpec:
     clusters: tuple[int, int] = (1, 1000)
     wide_ids: bool = False
     images: str = ""
+    class_names: tuple[str, ...] = ()
 
 
 # Shapes for compiling a config whose data is elsewhere: RGB photographs, all-mpnet-base-v2 embeddings.
@@ -87,6 +88,7 @@ def dataset_spec(examples: Dataset) -> DatasetSpec:
         len(examples.hierarchy) + 1,
         {name: first[name].shape for name in examples.side},
         wide_ids=first["id"].shape == (2,),
+        class_names=tuple(examples.source.manifest.class_names),
     )
 
 

@@ -219,6 +219,7 @@ class Progress:
       best: highest value so far of each metric that `forgetting` compares with (evals/classifier.py).
       counted_from: (step, data_position) from which `epochs` are counted in steps: where batch_size last changed.
       images: which images it is trained on (identify_images in data/sources.py); "" in checkpoints that are older.
+      classes: the names of its classes, in the order of their numbers; () without names, and in older checkpoints.
     """
 
     step: int = 0
@@ -231,6 +232,7 @@ class Progress:
     best: dict[str, float] = dataclasses.field(default_factory=dict)
     counted_from: tuple[int, int] = (0, 0)
     images: str = ""
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self):
-        self.counted_from = tuple(self.counted_from)  # JSON has lists
+        self.counted_from, self.classes = tuple(self.counted_from), tuple(self.classes)  # JSON has lists

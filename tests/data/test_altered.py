@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.data.record_sets import write_set
+from xsample_jax.data import sources
 from xsample_jax.data.perturb import apply_perturbations
 from xsample_jax.data.records import open_records
 from xsample_jax.data.writer import write_records
@@ -76,6 +77,47 @@ def test_wrong_labels_are_classes_that_the_split_has(tmp_path):
     assert (noisy != clean).all()
 
 
+def test_a_class_that_a_fraction_has_none_of_is_no_wrong_label(tmp_path):
+    """faults C: wrong labels were drawn among the classes of the whole split."""
+    records = [{"id": i, "image": b"x", "label": i % 8} for i in range(40)]
+    write_records(tmp_path / "set", "set", {"train": records}, list("abcdefgh"))
+    whole = open_records(tmp_path / "set", "train")
+    everything = apply_perturbations(whole, options(label_noise=1.0), 0)
+    of_id = {record["id"]: record["label"] for record in everything}
+    kept = 0
+    for seed_fraction in (0.1, 0.15, 0.2):
+        clean = apply_perturbations(whole, options(fraction=seed_fraction), 0)
+        noisy = apply_perturbations(whole, options(fraction=seed_fraction, label_noise=1.0), 0)
+        there = set(labels(clean))
+        assert 1 < len(there) < 8
+        assert set(labels(noisy)) <= there
+        assert (labels(noisy) != labels(clean)).all()
+        for record in noisy:  # noise is that of the whole split where its class is there
+            assert of_id[record["id"]] not in there or record["label"] == of_id[record["id"]]
+            kept += record["label"] == of_id[record["id"]]
+    assert kept
+
+
+def test_caption_noise_neither_takes_nor_gives_captions_where_there_are_few(tmp_path):
+    """faults C: records took "no caption" from others, or got a first one, and a fraction changed which."""
+    records = [
+        {"id": i, "image": b"x", "label": 0, "captions": [f"caption {i}"] if i % 4 == 0 else []} for i in range(48)
+    ]
+    write_records(tmp_path / "set", "set", {"train": records}, ["a"])
+    whole = open_records(tmp_path / "set", "train")
+    noisy = apply_perturbations(whole, options(caption_noise=1.0), 0)
+    for clean, record in zip(whole, noisy, strict=True):
+        assert bool(clean["captions"]) == bool(record["captions"])
+        assert not clean["captions"] or clean["captions"] != record["captions"]
+    captions = {record["id"]: record["captions"] for record in noisy}
+    part = apply_perturbations(whole, options(caption_noise=1.0, fraction=0.5), 0)
+    assert all(record["captions"] == captions[record["id"]] for record in part)
+    (tmp_path / "one").mkdir()
+    write_records(tmp_path / "one" / "set", "set", {"train": records[:4]}, ["a"])
+    with pytest.raises(DataError, match="so few captions"):
+        apply_perturbations(open_records(tmp_path / "one" / "set", "train"), options(caption_noise=1.0), 0)[0]
+
+
 def test_label_noise_leaves_unknown_labels_and_needs_classes(tmp_path):
     records = [{"id": i, "image": b"x", "label": max(i - 19, -1)} for i in range(21)]  # all but two have none
     write_records(tmp_path / "a", "a", {"train": records}, ["a", "b"])
@@ -122,3 +164,17 @@ def test_all_at_once_and_independent(source):
              for i in range(300)]  # fmt: skip
     share = np.mean([a and b for a, b in pairs])
     assert 0.17 < share < 0.33  # a quarter, if the choices have nothing to do with each other
+
+
+def test_labels_that_are_kept_are_those_of_the_whole_split(tmp_path, monkeypatch):
+    """faults A5, C3: a fraction had the labels of all images, or left its own few for all who come after."""
+    monkeypatch.setattr(sources, "LONG", -1.0)
+    write_set(tmp_path, train=60)
+    few = apply_perturbations(open_records(tmp_path, "train"), options(fraction=0.5), 0)
+    np.testing.assert_array_equal(sources.read_labels(few), labels(few))
+    whole = open_records(tmp_path, "train")
+    np.testing.assert_array_equal(sources.read_labels(whole), labels(whole))
+    assert list(tmp_path.glob("labels-train-*.npy"))
+    wrong = apply_perturbations(open_records(tmp_path, "train"), options(label_noise=0.5), 0)
+    for source in (few, wrong):
+        np.testing.assert_array_equal(sources.read_labels(source), labels(source))

@@ -1,12 +1,19 @@
 """Names of classes: those that merge, and those that only look alike."""
 
+import dataclasses
+
 import pytest
 
+from tests.tiny import tiny_config
 from xsample_jax.data.class_texts import spelled_out
 from xsample_jax.data.records import open_records
 from xsample_jax.data.sources import Mixture
 from xsample_jax.data.writer import as_read, look_alikes, write_records
-from xsample_jax.errors import DataError
+from xsample_jax.errors import CheckpointError, DataError
+from xsample_jax.io.checkpoint_files import classes_of
+from xsample_jax.loop import _take_classes, train
+from xsample_jax.setup import build_run
+from xsample_jax.state import Progress
 
 
 def test_a_set_whose_classes_share_a_name_is_not_mixed(tmp_path):
@@ -31,3 +38,46 @@ def test_names_that_look_alike_are_found(other):
 def test_underscores_of_folder_names_become_spaces_in_class_texts():
     """faults C6: names of folders are words."""
     assert spelled_out(["golden_retriever", "a__b", "_"]) == ["golden retriever", "a b", "_"]
+
+
+@pytest.mark.usefixtures("linear_encoder")
+def test_a_run_goes_on_with_the_class_names_that_it_began_with(tmp_path):
+    """faults D6: the rows learned for some classes went to others, where a set lists its classes in another order."""
+    config = {"objective__preset": "classifier", "eval__suite": "none", "data__label": "group"}
+    setup, _ = build_run(tiny_config(**config))
+    names = setup.facts.class_names
+    other = (names[1], names[0], *names[2:])
+    _take_classes(setup, progress := Progress(classes=names))
+    assert progress.classes == names
+    for parts in (("params", "memory"), ("params",)):
+        with pytest.raises(CheckpointError, match=f"name of class 0 = '{names[0]}'.*'{names[1]}'.*objective/classes"):
+            _take_classes(setup, Progress(classes=other), parts)
+    _take_classes(setup, Progress())  # an older checkpoint does not say
+    without, _ = build_run(tiny_config(**config | {"objective__preset": "supcon"}))
+    _take_classes(without, progress := Progress(classes=other))  # it keeps nothing by class
+    assert progress.classes == names
+    probed, _ = build_run(tiny_config(**config | {"objective__preset": "supcon", "eval__online_probe": True}))
+    with pytest.raises(CheckpointError, match="name of class 0"):
+        _take_classes(probed, Progress(classes=other))
+
+
+@pytest.mark.usefixtures("linear_encoder")
+def test_class_names_are_in_the_checkpoint_and_another_order_is_refused(tmp_path, monkeypatch):
+    """faults D6: with resume_from, init_whole and in the folder of the run."""
+    changes = {"objective__preset": "classifier", "eval__suite": "none", "data__label": "group"}
+    train(tiny_config(steps=1, **changes), tmp_path / "first")
+    names = classes_of(tmp_path / "first", 1)
+    assert len(names) > 2
+    monkeypatch.setattr("xsample_jax.loop.build_run", _with_other_names)
+    for more in (
+        {"checkpoint__resume_from": str(tmp_path / "first")},
+        {"model__init_from": str(tmp_path / "first"), "model__init_whole": True},
+    ):
+        with pytest.raises(CheckpointError, match="name of class 0"):
+            train(tiny_config(steps=2, **changes, **more), tmp_path / "second")
+
+
+def _with_other_names(config):
+    setup, dataset = build_run(config)
+    facts = dataclasses.replace(setup.facts, class_names=setup.facts.class_names[::-1])
+    return dataclasses.replace(setup, facts=facts), dataset

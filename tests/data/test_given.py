@@ -43,6 +43,25 @@ def test_one_image_is_one_in_any_library(shape):
         )
 
 
+def test_buffers_and_open_files_are_image_files(tmp_path):
+    """faults C1: a buffer was read as numbers, and the first line of an open file was taken for an image."""
+    content = png(Image.fromarray(noise(40, 50, 3)))
+    (tmp_path / "a.png").write_bytes(content)
+    read = io.BytesIO(content)
+    read.seek(7)
+    with (tmp_path / "a.png").open("rb") as opened:
+        for given in (bytearray(content), memoryview(content), io.BytesIO(content), read, opened):
+            assert [listed_images(images, 3)[1] for images in (given, [given])] == [True, False]
+            for listed, _ in (listed_images(given, 3), listed_images([given], 3)):
+                np.testing.assert_array_equal(read_pixels(listed[0], 0, 64), noise(40, 50, 3))
+    view = memoryview(noise(40, 50, 3))
+    listed, one = listed_images(view, 3)
+    assert one
+    np.testing.assert_array_equal(read_pixels(listed[0], 0, 8), noise(40, 50, 3))
+    with pytest.raises(DataError, match=r"StringIO.*mode 'rb'"):
+        read_pixels(io.StringIO("text"), 0, 8)
+
+
 @pytest.mark.parametrize("shape", [(5, 40, 40), (5, 40, 40, 1), (5, 40, 40, 3), (0, 40, 40, 3)])
 def test_several_images_are_several(shape):
     listed, one = listed_images(noise(*shape), 3)

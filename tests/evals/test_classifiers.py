@@ -9,6 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.preprocessing import StandardScaler
 
 from xsample_jax.evals import knn
+from xsample_jax.evals.context import PROBES, Options
 from xsample_jax.evals.knn import draw_shots, few_shot, few_shot_ridge, ridge_scores
 from xsample_jax.evals.linear_probes import fit_probes, hold_out, ridge_path, spectrum
 
@@ -103,18 +104,26 @@ def test_probe_is_near_logistic_regression(data):
 def test_l2_is_the_best_on_held_out_groups(data):
     x, y, _, _ = data
     groups = np.arange(len(x)) // 4
-    held = hold_out(groups, 0.2, seed=0)
-    assert not set(groups[held]) & set(groups[~held])
+    kept, held = hold_out(groups, 0.2, seed=0)
+    assert not set(groups[held]) & set(groups[kept])
     assert len(set(groups[held])) == 25
     values = (1e-3, 0.1, 1.0, 30.0)
     best, accuracy = None, -1.0
     for l2 in values:
-        scaler = StandardScaler().fit(x[~held])
-        peer = RidgeClassifier(alpha=l2 * np.sum(~held)).fit(scaler.transform(x[~held]), y[~held])
+        scaler = StandardScaler().fit(x[kept])
+        peer = RidgeClassifier(alpha=l2 * np.sum(~held)).fit(scaler.transform(x[kept]), y[kept])
         score = peer.score(scaler.transform(x[held]), y[held])
         if score >= accuracy:
             best, accuracy = l2, score
     assert fit_probes(x, {"a": y}, groups, values)["a"].l2 == best
+
+
+@pytest.mark.parametrize("kind", ["ridge", "logistic", "sgd"])
+def test_a_single_training_row_makes_a_probe_that_always_says_its_class(kind):
+    """faults D: the only row was held out, and nothing was left to fit to."""
+    row, queries = np.float32([[1.0, 2.0]]), np.float32([[0.0, 0.0], [3.0, 1.0]])
+    probe = PROBES[kind](row, np.array([4]), np.array([0]), Options())
+    assert probe.predict(queries).tolist() == [4, 4]
 
 
 def test_shots_are_exact_and_differ_between_draws():

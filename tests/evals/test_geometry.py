@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata, spearmanr
 
+from xsample_jax.config import default_config
+from xsample_jax.evals.context import EvalContext, Options
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.geometry import (
     add_caption_correlation,
@@ -17,6 +19,7 @@ from xsample_jax.evals.geometry import (
     centroid_cosine,
     cross_uniformity,
     effective_rank,
+    geometry,
     isotropy,
     modality_gap,
     separability,
@@ -185,3 +188,15 @@ def test_captions_that_cannot_be_ranked_add_nothing(rng):
     assert added(captions[:6]) == {}  # three captions
     assert added(np.ones((12, 5)), np.arange(12)) == {}
     assert added(np.zeros((12, 5))) == {}
+
+
+def test_rows_without_the_target_are_alone_in_the_tolerance(rng):
+    """faults D: images without a value were one kind."""
+    z, label = unit(rng.normal(size=(12, 4)).astype(np.float32)), np.arange(12)
+    style = np.array([0, 0, 0, 1, 1, 1] + [-1] * 6)
+    of = Features(z, z, np.arange(12), label, {"style": style})
+    out = Collector()
+    geometry(EvalContext(lambda split: of, default_config(), Options(target="style")), out)
+    values, rows = alignment(z[:6], style[:6])
+    assert len(rows) == len(out.examples["geometry/tolerance"].values) == 6
+    assert out.metrics["geometry/tolerance"] == pytest.approx(1 - values.mean() / 2)

@@ -6,6 +6,7 @@ import pytest
 from xsample_jax.errors import DataError
 from xsample_jax.evals import metrics as intervals
 from xsample_jax.evals.metrics import (
+    Collector,
     Scores,
     bootstrap,
     difference_of_means,
@@ -79,6 +80,34 @@ def test_pairing_removes_what_both_runs_share():
     same = paired_difference([a], [a])
     assert (same.mean, same.low, same.high) == (0, 0, 0)
     assert not same.excludes_zero
+
+
+@pytest.mark.parametrize("concepts", [1, 2, 4, 9])
+def test_few_concepts_do_not_make_an_interval_too_narrow(concepts):
+    """faults D: with an attribute as the target, labels were resampled: one label gave an interval of no width."""
+    rng, hits, trials, names = np.random.default_rng(5), 0, 200, np.arange(200) % concepts
+    for _ in range(trials):
+        interval = bootstrap([Scores((rng.random(200) < 0.7).astype(np.float32), names)], resamples=400)
+        hits += interval.low <= 0.7 <= interval.high
+    assert 0.90 <= hits / trials <= 0.99
+    first, second = ((rng.random(200) < 0.5).astype(np.float32) for _ in range(2))
+    difference = paired_difference([Scores(first, names)], [Scores(second, names)])
+    images = paired_difference([Scores(first, np.arange(200))], [Scores(second, np.arange(200))])
+    assert difference == images
+    out = Collector()
+    out.add_per_example("few", first, names)
+    out.add_per_example("many", first, np.arange(200))
+    (note,) = out.result().notes
+    assert "fewer than 10 concepts" in note
+
+
+def test_a_single_image_has_no_interval():
+    one = Scores(np.ones(1, np.float32), np.zeros(1, int))
+    out = Collector()
+    out.add_per_example("one", one.values, one.concepts)
+    assert out.result().interval("one") is None
+    assert np.isnan(bootstrap([one]).low)
+    assert not paired_difference([one], [Scores(np.zeros(1, np.float32), np.zeros(1, int))]).excludes_zero
 
 
 def test_examples_may_come_in_another_order_but_not_of_other_concepts():

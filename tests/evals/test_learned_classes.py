@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import tiny_config
-from xsample_jax.errors import ConfigError
+from xsample_jax.errors import ConfigError, DataError
 from xsample_jax.evals.classifier import classifier, episode_accuracies, episodes, with_forgetting
 from xsample_jax.evals.context import EvalContext
 from xsample_jax.evals.features import Features
@@ -29,21 +29,39 @@ SPLITS = {
 }
 
 
-def measured(evaluate=classifier, step=0, **changes):
+def measured(evaluate=classifier, step=0, learned=(), names=None, **changes):
     state = types.SimpleNamespace(params={CLASSES: ROWS}, step=step)
     state.averaged = lambda: state
 
     class Store:
         def __init__(self):
-            self.state = state
+            self.state, self.parts = state, types.SimpleNamespace(facts=types.SimpleNamespace(class_names=learned))
 
         def __call__(self, split, background=None):
             return SPLITS[split]
 
     config = tiny_config(objective__preset="classifier", eval__suite="none", **changes)
-    out = Collector()
-    evaluate(EvalContext(Store(), config), out)
+    out, bench = Collector(), EvalContext(Store(), config)
+    if names is not None:
+        bench.source = lambda split: types.SimpleNamespace(manifest=types.SimpleNamespace(class_names=names))
+    evaluate(bench, out)
     return out.metrics
+
+
+def test_classes_are_those_of_the_run_by_name_whatever_their_order_in_the_set():
+    """faults D: labels were compared with the rows by their numbers, so the same images gave another accuracy."""
+    learned = ("a", "b", "c")
+    assert measured(learned=learned, names=learned) == {"classifier/test": 0.75}
+    SPLITS["other"] = features([0.1, 1.1, 1.2, 2.1, 0.0], [2, 0, 2, 1, -1])
+    assert measured(learned=learned, names=("b", "c", "a"), eval__split="other") == {"classifier/test": 0.75}
+    SPLITS["other"] = features([0.1, 1.1, 1.2, 2.1], [0, 3, 0, 2])  # one is of a class that was not learned
+    assert measured(learned=learned, names=("a", "b", "c", "d"), eval__split="other") == {"classifier/test": 2 / 3}
+    found = measured(learned=learned, names=("b", "a", "c"), data__forget__classes=(2,), data__label="group")
+    assert found["classifier/test"] == pytest.approx(1 / 3)  # "a" and "b" change places, and "c" is forgotten as before
+    with pytest.raises(DataError, match="labels of split other = 3: expected below 3"):
+        measured(names=(), eval__split="other")
+    with pytest.raises(DataError, match="some of those that the run has learned"):
+        measured(learned=learned, names=("x", "y", "z", "w"), eval__split="other")
 
 
 def test_accuracy_by_learned_classes_and_what_is_forgotten_of_it():

@@ -78,11 +78,11 @@ def test_rows_spread_over_devices_give_the_same_probe(data, monkeypatch):
 def test_l2_is_the_most_accurate_on_held_out_training_groups(data):
     x, y, _, _ = data
     groups = np.arange(len(x)) // 3
-    held = hold_out(groups, 0.2, seed=0)
+    kept, held = hold_out(groups, 0.2, seed=0)
     values = (10.0, 0.1, 1e-4)
     accuracy = []
     for l2 in values:
-        probabilities, classes = sklearn_probabilities(x[~held], y[~held], x[held], l2)
+        probabilities, classes = sklearn_probabilities(x[kept], y[kept], x[held], l2)
         accuracy.append((np.mean(classes[probabilities.argmax(axis=1)] == y[held]), l2))
     assert len({score for score, _ in accuracy}) > 1  # the choice matters here
     assert fit_logistic(x, y, groups, values).l2 == max(accuracy)[1]

@@ -1,5 +1,7 @@
 """Suite shapes: a factor that is in the features is kept, one that is not is at chance."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from xsample_jax.evals.catalog import describe
 from xsample_jax.evals.context import EvalContext
 from xsample_jax.evals.features import Features, FeatureStore
 from xsample_jax.evals.labels import evaluate_factors
+from xsample_jax.evals.metrics import majority
 from xsample_jax.evals.registry import EVALUATORS, run_suite
 from xsample_jax.setup import build_run
 from xsample_jax.sharding import make_mesh
@@ -49,6 +52,26 @@ def test_kept_is_one_for_what_is_there_and_zero_for_what_is_not():
     probed = {f"factor/{factor}/{metric}" for factor in ("shape", "ground", "half") for metric in ("probe", "kept")}
     assert set(result.examples) == {*probed, "spearman/captions"}
     assert describe("factor/shape/kept").title == "Shape, kept above chance"
+
+
+def test_images_without_a_value_are_no_class_of_a_factor():
+    """faults D: -1, no value, was counted as a value that is told apart, and guessed."""
+    rng, (train, test) = np.random.default_rng(2), (split(600, 0), split(300, 1))
+    without = [
+        dataclasses.replace(of, attributes={**of.attributes, "shape": np.where(lacks, -1, of.attributes["shape"])})
+        for of in (train, test)
+        for lacks in [rng.random(len(of)) < 0.5]
+    ]
+    result, there = evaluate_factors(*without), without[1].attributes["shape"] >= 0
+    facts = result.facts["factor/shape/probe"]
+    assert (facts.n, facts.classes) == (there.sum(), 5)
+    assert facts.chance == majority(test.attributes["shape"][there])
+    assert result.metrics["factor/shape/kept"] == 1
+    assert result.metrics["factor/ground/probe"] == evaluate_factors(train, test).metrics["factor/ground/probe"]
+    nowhere = dataclasses.replace(test, attributes={**test.attributes, "shape": np.full(300, -1)})
+    found = evaluate_factors(train, nowhere)
+    assert "factor/shape/probe" not in found.metrics
+    assert any("no test image has a value" in note for note in found.notes)
 
 
 def test_what_cannot_be_probed_is_refused():

@@ -44,7 +44,7 @@ def world():
 def test_the_map_is_sklearns_ridge_with_the_l2_of_held_out_groups(world):
     _, splits = world
     x, y, groups = splits["train"].features, splits["train"].caption_embedding, splits["train"].label
-    held = hold_out(groups, 0.2, seed=0)
+    _, held = hold_out(groups, 0.2, seed=0)
 
     def fitted(rows, l2):
         scaler = StandardScaler().fit(x[rows])

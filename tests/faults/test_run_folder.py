@@ -318,7 +318,7 @@ def test_a_config_that_changes_the_state_is_named_and_nothing_counts_as_damaged(
     assert not (folder / "damaged").exists()
 
 
-def test_a_run_goes_on_with_the_images_that_it_began_with(finished, tmp_path, monkeypatch):
+def test_a_run_goes_on_with_the_images_that_it_began_with(finished, tmp_path, monkeypatch, capsys):
     """faults D6: another dataset in the place of the first was trained on without a word."""
     import shutil
 
@@ -334,8 +334,14 @@ def test_a_run_goes_on_with_the_images_that_it_began_with(finished, tmp_path, mo
     (event,) = [event for event in read_history(folder) if event["event"] == "other images"]
     assert (event["step"], event["now"]) == (2, "other-images")
     more = tiny_config(steps=6, log__every=1, checkpoint__every=2, checkpoint__resume_from=str(finished))
+    capsys.readouterr()
     train(more, tmp_path / "more")  # from another run: said, and no error
     assert "other images" in [event["event"] for event in read_history(tmp_path / "more")]
+    assert "were lost" not in capsys.readouterr().err  # faults B6: the lines before it are in the other folder
+    assert [line["step"] for line in read_jsonl(tmp_path / "more" / "metrics.jsonl")] == [5, 6]
+    (tmp_path / "more" / "metrics.jsonl").unlink()
+    JsonlWriter(tmp_path / "more" / "metrics.jsonl", resume_step=6, every=1).close()
+    assert "lacks the steps 5 to 6" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_cannot_be_read_for_now_is_not_moved_away(finished, tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ from xsample_jax.tools import evaluate
 SPLITS = ["--config.eval.train_split=val_styles", "--config.eval.split=test_styles"]
 
 
-def save_run(folder, steps=(3, 7), **changes):
+def save_run(folder, steps=(3, 7), classes=(), **changes):
     """A run folder with checkpoints of a model that was never trained; returns (parts, its state)."""
     from xsample_jax.models import resnet
 
@@ -43,7 +43,7 @@ def save_run(folder, steps=(3, 7), **changes):
         state = parts.new_state()
     checkpoints = Checkpoints(folder, config.checkpoint)
     for step in steps:
-        checkpoints.save(state, Progress(step, 16 * step), config_to_json(config))
+        checkpoints.save(state, Progress(step, 16 * step, classes=classes), config_to_json(config))
         checkpoints.wait()
     checkpoints.close()
     return parts, state

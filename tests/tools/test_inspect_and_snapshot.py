@@ -130,6 +130,15 @@ def test_near_duplicates_take_one_place_among_the_diverse():
     np.testing.assert_array_equal(found.relation[place], related)
 
 
+def test_rows_without_a_group_are_not_of_the_same_group():
+    """faults D: -1, no value, was a group of its own."""
+    rows = np.eye(4, dtype=np.float32) + 0.5
+    features = Features(rows, None, np.arange(4), np.full(4, -1), {"group": np.array([-1, -1, 0, 0])})
+    table = find_neighbors(features, queries=4, k=3)
+    for query, near, relation in zip(table.query, table.row, table.relation, strict=True):
+        np.testing.assert_array_equal(relation == SAME_GROUP, (near >= 2) & (query >= 2))
+
+
 def test_queries_do_not_depend_on_the_features(features):
     other = Features(features.features[:, ::-1] ** 2, None, features.id, features.label, features.attributes)
     np.testing.assert_array_equal(find_neighbors(features).query, find_neighbors(other).query)

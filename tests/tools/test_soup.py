@@ -113,6 +113,11 @@ def test_other_models_are_one_error_and_nothing_is_written(runs, tmp_path, capsy
     save_run(tmp_path / "heads", steps=(2,), model__text__heads=8)  # the same arrays, another function
     assert main([str(runs / "a"), str(tmp_path / "heads"), f"--out={out}"]) == BAD_INPUT
     assert "model.text.heads = 8, not " in capsys.readouterr().err
+    classes = {"objective__preset": "classifier", "data__label": "group", "eval__suite": "none"}
+    for number, order in enumerate((1, -1)):  # rows of the same shapes, of classes in another order
+        save_run(tmp_path / f"classes{number}", steps=(2,), classes=("a", "b")[::order], **classes)
+    assert main([str(tmp_path / "classes0"), str(tmp_path / "classes1"), f"--out={out}"]) == BAD_INPUT
+    assert "rows learned for other classes" in capsys.readouterr().err
     assert main([str(runs / "a"), f"--out={out}"]) == BAD_INPUT
     assert "two runs or more" in capsys.readouterr().err
     assert not out.exists()

@@ -6,11 +6,15 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.weights.made import made_encoder
 from xsample_jax.errors import DataError
+from xsample_jax.export import export_jax
+from xsample_jax.models.vit import LAYOUTS
 from xsample_jax.weights.files import read_safetensors, read_weights, write_safetensors
 
 TORCH = Path(__file__).parent / "torch.pth"  # by make_goldens.py
@@ -109,3 +113,22 @@ def test_safetensors_round_trip(tmp_path):
     size = int.from_bytes(raw.read(8), "little")
     assert size % 8 == 0
     assert b'"__metadata__": {"load": "x"}' in raw.read(size)
+
+
+KINDS = {
+    **{layout: {"encoder": "vit_ti", "layout": layout, "patch_size": 8} for layout in LAYOUTS},
+    "resnet": {"encoder": "resnet18", "width": 8},
+    "convnext": {"encoder": "convnext_atto"},
+    "convnextv2": {"encoder": "convnextv2_atto"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("shallow_resnet18", "shallow_vit")
+def test_every_kind_of_encoder_is_exported_for_any_number_of_images(kind, tmp_path):
+    """faults D4: len() of a batch of any size is an error, so the layout siglip had no export."""
+    encoder = made_encoder(KINDS[kind], 32)
+    export_jax(encoder, tmp_path / "e.jax", ("cpu",))
+    function = jax.export.deserialize(bytearray((tmp_path / "e.jax").read_bytes()))
+    assert str(function.in_avals[0].shape[0]) == "n"
+    assert str(function.out_avals[0].shape) == f"(n, {encoder.features})"

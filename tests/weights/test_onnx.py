@@ -16,16 +16,17 @@ pytestmark = [
     pytest.mark.usefixtures("shallow_resnet18", "shallow_vit"),
 ]
 
-# A max-pool of an even and of an odd number of rows, and a transformer.
+# A max-pool of an even and of an odd number of rows, and transformers, of which one attends to pool.
 CASES = {
     "resnet18 at 32": (32, {"encoder": "resnet18", "width": 8}),
     "resnet18 at 34": (34, {"encoder": "resnet18", "width": 8}),
     "vit_ti at 16": (16, {"encoder": "vit_ti", "patch_size": 8}),
+    "vit_ti of siglip": (16, {"encoder": "vit_ti", "patch_size": 8, "layout": "siglip"}),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_onnx_gives_the_features_of_the_encoder(case, tmp_path, caplog):
+def test_onnx_gives_the_features_of_the_encoder(case, tmp_path, caplog, capsys):
     """faults D4: the export of every ResNet failed at the padding of its max-pool."""
     import onnxruntime
 
@@ -35,6 +36,7 @@ def test_onnx_gives_the_features_of_the_encoder(case, tmp_path, caplog):
     encoder = made_encoder(model, size)
     with caplog.at_level("WARNING"):
         assert f"float32 [n, {size}, {size}, 3]" in export_onnx(encoder, tmp_path / "e.onnx")
+    assert "converting to ONNX" in capsys.readouterr().out
     assert not [record for record in caplog.records if record.name.startswith("jax2onnx")]  # tracebacks of its plugins
     session = onnxruntime.InferenceSession(str(tmp_path / "e.onnx"), providers=["CPUExecutionProvider"])
     images = made_images(size, 2)

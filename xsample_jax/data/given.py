@@ -13,7 +13,7 @@ from xsample_jax.errors import DataError
 from xsample_jax.io.files import read_regular
 from xsample_jax.io.paths import as_path
 
-IMAGES = "a list of images, or one: uint8 [h, w, 3], a PIL image, bytes of a file or its path"
+IMAGES = "a list of images, or one: uint8 [h, w, 3], a PIL image, bytes of a file, an open file or its path"
 
 
 def in_order(given, field: str, expected: str) -> Sequence:
@@ -21,13 +21,32 @@ def in_order(given, field: str, expected: str) -> Sequence:
 
     Raises DataError, about `field`, for what has no rows (None, a number) or no order of them (a dictionary, a set).
     """
-    if hasattr(given, "__array__"):
+    if hasattr(given, "__array__") or isinstance(given, memoryview):
         given = np.asarray(given)
     if isinstance(given, np.ndarray) and given.ndim:
         return given
     if isinstance(given, Mapping | Set) or not isinstance(given, Iterable) or isinstance(given, np.ndarray):
         raise DataError(field, type(given).__name__, expected)
     return given if isinstance(given, Sequence) else list(given)
+
+
+def of_a_file(given) -> bool:
+    """Whether this is the content of a file, as bytes or as an open file."""
+    if isinstance(given, memoryview):
+        return given.ndim == 1 and given.itemsize == 1
+    return isinstance(given, bytes | bytearray) or (hasattr(given, "read") and not hasattr(given, "__array__"))
+
+
+def _content(file) -> bytes:
+    """The bytes of a file, from its beginning where it can be read again; DataError for an open file of text."""
+    if not hasattr(file, "read"):
+        return bytes(file)
+    if getattr(file, "seekable", bool)():
+        file.seek(0)
+    content = file.read()
+    if not isinstance(content, bytes):
+        raise DataError("image", type(file).__name__, "a file that gives bytes", "Open it with mode 'rb'.")
+    return content
 
 
 def listed_images(images, channels: int) -> tuple[Sequence, bool]:
@@ -37,7 +56,7 @@ def listed_images(images, channels: int) -> tuple[Sequence, bool]:
 
     Raises DataError as `in_order`, and for an array that may be one image with its colors first, or gray ones.
     """
-    if isinstance(images, str | Path | bytes | bytearray | Image.Image):
+    if isinstance(images, str | Path | Image.Image) or of_a_file(images):
         return [images], True
     images = in_order(images, "images", IMAGES)
     if not isinstance(images, np.ndarray):
@@ -78,9 +97,10 @@ def read_pixels(image, place: int, size: int) -> np.ndarray:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise DataError(f"image {image}", reason, "a file that can be read") from error
-    if isinstance(image, bytes | bytearray):
+    if of_a_file(image):
+        content = _content(image)
         try:
-            return open_image(bytes(image), size, str(place), ALL_FORMATS)
+            return open_image(content, size, str(place), ALL_FORMATS)
         except DataError as error:
             raise DataError(error.field, error.value, error.expected, "Replace it, or leave it out.") from error
     if isinstance(image, Image.Image):
@@ -97,6 +117,6 @@ def read_pixels(image, place: int, size: int) -> np.ndarray:
         pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or not pixels.size:
         found = f"{pixels.dtype} {list(pixels.shape)}"
-        expected = "uint8 [height, width, 3], or 4 with alpha; a PIL image, bytes of a file or its path"
+        expected = "uint8 [height, width, 3], or 4 with alpha; a PIL image, bytes of a file, an open file or its path"
         raise DataError(f"image {place}", found, expected)
     return pixels

@@ -27,22 +27,35 @@ def share(purpose: str, seed: int, key: int) -> float:
 # Wrong captions for a share of the training images (data.caption_noise): those of another image, with embeddings.
 
 
+MOST_TRIES = 100  # records drawn at random to find one with a caption
+
+
 def wrong_captions(source: DataSource, noise: float, seed: int) -> Callable[[Record], Record]:
     """Returns the function that gives a record the captions of another record of `source`, or does not.
 
-    More noise changes more records beside those that less noise changes. Raises DataError for a set without captions,
-    or with a single record.
+    Records without a caption stay as they are, and give none. More noise changes more records beside those that less
+    noise changes. Raises DataError for a set without captions, or with a single record.
     """
     if len(source) < 2 or not any(record["captions"] for record in sampled_records(source)):
         raise DataError("data.caption_noise", noise, "0 for a set without captions")
 
+    def other_than(id: int) -> Record:
+        key = id
+        for attempt in range(MOST_TRIES):
+            place = number("noisy caption", seed, key) % len(source)
+            other = source[place]
+            if other["id"] == id:
+                other = source[(place + 1) % len(source)]
+            if other["captions"] and other["id"] != id:
+                return other
+            key = scrambled(id, attempt)
+        expected = f"0 for a set of so few captions: of {MOST_TRIES} records drawn for record {id} none had one"
+        raise DataError("data.caption_noise", noise, expected)
+
     def change(record: Record) -> Record:
-        if share("caption noise", seed, record["id"]) >= noise:
+        if not record["captions"] or share("caption noise", seed, record["id"]) >= noise:
             return record
-        place = number("noisy caption", seed, record["id"]) % len(source)
-        other = source[place]
-        if other["id"] == record["id"]:
-            other = source[(place + 1) % len(source)]
+        other = other_than(record["id"])
         return record | {name: other[name] for name in ("captions", "caption_embeddings")}
 
     return change
@@ -51,28 +64,32 @@ def wrong_captions(source: DataSource, noise: float, seed: int) -> Callable[[Rec
 # Wrong labels for a share of the training images (data.label_noise): any other class, each with the same chance.
 
 
-def wrong_labels(labels: np.ndarray, noise: float, seed: int) -> Callable[[Record], Record]:
+def wrong_labels(labels: np.ndarray, noise: float, seed: int, kept: np.ndarray) -> Callable[[Record], Record]:
     """Returns the function that changes the label of a record, or does not.
 
     Records without a label (-1) stay as they are. More noise changes more records beside those that less noise changes.
-    Classes without a training image are never a wrong label: nothing is known of them, their text
-    neither.
+    Classes without a training image are never a wrong label: nothing is known of them, their text neither. A wrong
+    label that is a class of the images that are left is the same whichever are left.
 
     Args:
-      labels: int [records] of the training split.
+      labels: int [records] of the training split; kept: int [m], those of the records of it that are left.
 
     Raises DataError for a split with fewer than two classes.
     """
-    classes = np.unique(labels[labels >= 0]).tolist()
-    if len(classes) < 2:
+    classes, left = (np.unique(some[some >= 0]).tolist() for some in (labels, kept))
+    if len(left) < 2:
         raise DataError("data.label_noise", noise, "0 for a set without labels of at least two classes")
-    place = {label: number for number, label in enumerate(classes)}
+    place, place_left = ({label: number for number, label in enumerate(names)} for names in (classes, left))
 
     def change(record: Record) -> Record:
         if record["label"] < 0 or share("label noise", seed, record["id"]) >= noise:
             return record
         step = 1 + number("noisy label", seed, record["id"]) % (len(classes) - 1)
-        return record | {"label": classes[(place[record["label"]] + step) % len(classes)]}
+        label = classes[(place[record["label"]] + step) % len(classes)]
+        if label not in place_left:
+            step = 1 + number("noisy label among those left", seed, record["id"]) % (len(left) - 1)
+            label = left[(place_left[record["label"]] + step) % len(left)]
+        return record | {"label": label}
 
     return change
 
@@ -125,6 +142,8 @@ class Perturbed:
     The other attributes are those of `source`.
     """
 
+    altered = True
+
     def __init__(
         self, source: DataSource, change: Callable[[Record], Record] | None = None, indices: Sequence[int] | None = None
     ):
@@ -158,14 +177,19 @@ def apply_perturbations(source: DataSource, data, seed: int):
     choice of samples on the seed and the place in the split.
     Raises DataError where the set has no labels or captions to change.
     """
-    whole = source
+    whole, indices = source, None
     if data.samples_per_class is not None:
-        source = Perturbed(source, indices=choose_samples(source, data.samples_per_class, seed))
-    if data.fraction < 1:
-        source = Perturbed(source, indices=choose_fraction(source, data.fraction, seed))
+        indices = choose_samples(source, data.samples_per_class, seed)
+    elif data.fraction < 1:  # a config has one of the two
+        indices = choose_fraction(source, data.fraction, seed)
+    if indices is not None:
+        source = Perturbed(source, indices=indices)
     if data.caption_noise:
-        source = Perturbed(source, wrong_captions(source, data.caption_noise, seed))
+        source = Perturbed(source, wrong_captions(whole, data.caption_noise, seed))
     if data.label_noise:
         check_kept("data.label_noise", data.label_noise, len(whole), 4, "0")
-        source = Perturbed(source, wrong_labels(read_labels(whole), data.label_noise, seed))
+        labels = read_labels(whole)
+        some = indices is not None and len(indices) <= KEPT  # of more than that no class is missing
+        kept = labels[np.fromiter(indices, np.int64, len(indices))] if some else labels
+        source = Perturbed(source, wrong_labels(labels, data.label_noise, seed, kept))
     return source

@@ -214,8 +214,11 @@ LONG = 10.0  # seconds
 def read_labels(source: DataSource) -> np.ndarray:
     """int32 [records], -1 for none. Reads every record of the split the first time, which takes as long as that takes.
 
-    Where that was long, and the folder may be written to, they are kept in `labels-SPLIT-FINGERPRINT.npy`.
+    Where that was long, and the folder may be written to, those of a whole split are kept in
+    `labels-SPLIT-FINGERPRINT.npy`.
     """
+    if getattr(source, "altered", False):  # fewer records, or other labels
+        return np.fromiter((_label(source, place) for place in range(len(source))), np.int32, len(source))
     by = f"-{source.attribute}" if isinstance(source, Relabeled) else ""
     path = source.folder / f"labels-{source.split}-{source.manifest.fingerprint[:16]}{by}.npy"
     with contextlib.suppress(OSError, ValueError):  # not there yet

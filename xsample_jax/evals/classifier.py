@@ -5,7 +5,9 @@ forgets (data.forget) is evaluated on the images to forget, on those it kept and
 (data.tasks) on every task so far, among the classes of those tasks.
 """
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -35,19 +37,40 @@ def classifier(bench: EvalContext, out: Collector) -> None:
         return
     rows = np.asarray(state.averaged().params[CLASSES], np.float32)
     every = np.arange(len(rows))
+    labeled = partial(_learned, bench, out, len(rows))
     if data.tasks.count:
-        add_tasks(bench, out, rows)
+        add_tasks(bench, out, rows, labeled)
     elif is_forgetting(data):
-        add_unlearning(bench, out, rows)
+        add_unlearning(bench, out, rows, labeled)
     else:
         add_accuracy(out, "classifier/test", labeled(test, bench.config.eval.split), rows, every)
 
 
-def labeled(of: Features, split: str) -> Features:
-    """The rows that have a class; DataError where none has."""
-    if not (of.label >= 0).any():
+def _learned(bench: EvalContext, out: Collector, count: int, of: Features, split: str) -> Features:
+    """The rows whose class is among the `count` that were learned, by their numbers there; DataError without any."""
+    label, names, learned = (
+        of.label,
+        bench.source(split).manifest.class_names,
+        bench.features_of.parts.facts.class_names,
+    )
+    if not (label >= 0).any():
         raise DataError(f"labels of split {split}", "none", "labeled records, to tell their classes")
-    return of.rows(of.label >= 0)
+    if names and learned and tuple(names) != learned:
+        number = {name: place for place, name in enumerate(learned)}
+        label = np.array([*(number.get(name, count) for name in names), -1], np.int32)[label]
+    elif not (names and learned) and label.max() >= count:
+        expected = f"below {count}, the number of classes that the run has learned"
+        raise DataError(f"labels of split {split}", int(label.max()), expected, "Evaluate on the classes of the run.")
+    if names and not learned:
+        out.note("classifier: the checkpoint does not say its classes; those of the set are taken in their order")
+    known = (label >= 0) & (label < count)
+    left_out = int((label >= count).sum())
+    if not known.any():
+        expected = f"some of those that the run has learned ({', '.join(learned[:3])} ...)"
+        raise DataError(f"classes of split {split}", ", ".join(names[:3]), expected)
+    if left_out:
+        out.note(f"classifier: {left_out:,} images of split {split} are left out, of classes that were not learned")
+    return dataclasses.replace(of, label=label).rows(known)
 
 
 def add_accuracy(out: Collector, name: str, of: Features, rows: np.ndarray, among: np.ndarray) -> float | None:
@@ -59,7 +82,7 @@ def add_accuracy(out: Collector, name: str, of: Features, rows: np.ndarray, amon
     return out.metrics[name]
 
 
-def add_unlearning(bench: EvalContext, out: Collector, rows: np.ndarray) -> None:
+def add_unlearning(bench: EvalContext, out: Collector, rows: np.ndarray, labeled: Callable) -> None:
     """What is forgotten, kept, and tested, and how far above its level to stop at the first of them is.
 
     That level is the accuracy on the test split for records, and 1 / classes for classes (arXiv 2401.10458).
@@ -81,7 +104,7 @@ def add_unlearning(bench: EvalContext, out: Collector, rows: np.ndarray) -> None
     out.scalar("classifier/forget_excess", accuracy - level)
 
 
-def add_tasks(bench: EvalContext, out: Collector, rows: np.ndarray) -> None:
+def add_tasks(bench: EvalContext, out: Collector, rows: np.ndarray, labeled: Callable) -> None:
     """Accuracy on the test images of every task that has begun, and their mean over the tasks."""
     tasks, step = bench.config.data.tasks, int(bench.features_of.state.step)
     of_class = task_of_classes(len(rows), tasks.count, bench.config.seed)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.errors import ConfigError, UserError
+from xsample_jax.errors import ConfigError, DataError, UserError
 from xsample_jax.evals.context import EvalContext, Evaluator
 from xsample_jax.evals.linear_probes import hold_out, ridge_weights, spectrum
 from xsample_jax.evals.metrics import Collector
@@ -77,8 +77,8 @@ def predicted(features: np.ndarray, targets: np.ndarray, groups: np.ndarray, fol
     result = np.zeros(targets.shape)
     for fold in np.unique(folds):
         rows = np.flatnonzero(folds != fold)
-        held = hold_out(groups[rows], 0.2, seed=0)
-        inner, asked = rows[~held], rows[held]
+        kept, held = hold_out(groups[rows], 0.2, seed=0)
+        inner, asked = rows[kept], rows[held]
         errors = [
             np.mean((of_rows(features[asked]) - targets[asked]) ** 2, axis=0)
             for of_rows in _regressions(features[inner], targets[inner])
@@ -125,6 +125,9 @@ def encoding(bench: EvalContext, out: Collector) -> None:
     values = values if test.index is None else values[test.index]  # records that cannot be read may be left out
     measured = np.flatnonzero(~np.isnan(values).all(axis=1))
     units, values = bench.units(test)[measured], values[measured]
+    if len(np.unique(units)) < 2:
+        expected = "of at least two labels, as --target=ATTRIBUTE keeps the images of a label together"
+        raise DataError("labels of the responses", len(np.unique(units)), expected, "Use --target=label.")
     folds = folds_of(units)
     contributions = pearson(values, predicted(test.features[measured], values, units, folds), folds)
     for column, of_column in enumerate(contributions.T):

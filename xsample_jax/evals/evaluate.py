@@ -35,7 +35,7 @@ from xsample_jax.evals.snapshot import (
     side_of,
 )
 from xsample_jax.evals.zero_shot import TextSide
-from xsample_jax.io.checkpoint_files import find_checkpoint, read_arrays, saved_arrays
+from xsample_jax.io.checkpoint_files import classes_of, find_checkpoint, read_arrays, saved_arrays
 from xsample_jax.setup import DatasetSpec, RunSetup
 from xsample_jax.sharding import make_mesh, replicated, warm_up_collectives
 from xsample_jax.state import ModelDef, TrainState, to_flat
@@ -153,6 +153,7 @@ def load_model(run: Path, step: int, config: ml_collections.ConfigDict) -> Loade
     width = lambda name: saved["params"][name].shape[0] if name in saved["params"] else None  # noqa: E731
     texts = width("text/out/kernel") or width("heads/modules/class_texts/out/kernel")
     facts = DatasetSpec(1, 3, caption_dim=texts, vocab_size=width("text/tokens/embedding"))
+    facts = dataclasses.replace(facts, class_names=classes_of(run, step))
     parts = RunSetup(config, facts, mesh)
     _compare(parts.model, saved, run, step)
 

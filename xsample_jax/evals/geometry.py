@@ -98,8 +98,8 @@ def separability(
     Returns:
       (share of the two that is right, float32 [m], row numbers int [m]) of the examples held out; 0.5 is a guess.
     """
-    held = hold_out(groups, share, seed)
-    rows = [np.concatenate([unit_rows(images[keep]), unit_rows(texts[keep])]) for keep in (~held, held)]
+    kept, held = hold_out(groups, share, seed)
+    rows = [np.concatenate([unit_rows(images[keep]), unit_rows(texts[keep])]) for keep in (kept, held)]
     fitted, asked = (np.repeat([0, 1], len(x) // 2) for x in rows)
     probe = logistic_path(rows[0], fitted, [2 / len(fitted)])[0]
     return (probe.predict(rows[1]) == asked).reshape(2, -1).mean(axis=0, dtype=np.float32), np.flatnonzero(held)
@@ -234,7 +234,10 @@ def geometry(bench: EvalContext, out: Collector) -> None:
     test = bench.test
     alone = -1 - np.arange(len(test))  # a row without a label is like no other
     concepts = np.where(test.label >= 0, test.label, alone)
-    kinds = concepts if bench.target == "label" else test.attribute(bench.target)
+    kinds = concepts
+    if bench.target != "label":
+        kinds = test.attribute(bench.target)
+        kinds = np.where(kinds >= 0, kinds, alone)
     add_geometry(out, test, concepts, bench.units(test), kinds)
 
 

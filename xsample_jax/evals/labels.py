@@ -10,7 +10,7 @@ from xsample_jax.evals.context import EvalContext, Evaluator, Labeled, check_two
 from xsample_jax.evals.features import Features
 from xsample_jax.evals.geometry import add_caption_correlation
 from xsample_jax.evals.knn import few_shot, few_shot_ridge, knn_predict
-from xsample_jax.evals.linear_probes import fit_naive_bayes, fit_probes, logistic_path
+from xsample_jax.evals.linear_probes import LinearProbe, fit_naive_bayes, fit_probes, logistic_path
 from xsample_jax.evals.metrics import (
     LEVEL,
     Collector,
@@ -148,22 +148,40 @@ def evaluate_factors(train: Features, test: Features) -> SuiteResult:
     if not test.attributes:
         expected = "a dataset with attributes, one for each factor"
         raise DataError("attributes", "none", expected, "Set --config.eval.suite=probe.")
-    out, unit = Collector(), np.arange(len(test))
+    out = Collector()
     targets = {name: train.attribute(name) for name in test.attributes}
-    probes = fit_probes(train.features, targets, groups=np.arange(len(train)))
-    for name, probe in probes.items():
-        values = len(np.unique(targets[name]))
+    for name, labels in targets.items():
+        values = len(np.unique(labels[labels >= 0]))
         if values < 2:
-            raise DataError(f"attribute {name}", f"{values} value", "at least two, to tell apart")
-        correct = (probe.predict(test.features) == test.attribute(name)).astype(np.float32)
-        guessed = majority(test.attribute(name))
-        out.add_per_example(f"factor/{name}/probe", correct, unit, classes=values, chance=guessed)
+            found = f"{values} value{'s' * (values != 1)}"
+            raise DataError(f"attribute {name}", found, "at least two among training images, to tell apart")
+    for name, probe in _factor_probes(train.features, targets).items():
+        truth, values = test.attribute(name), len(probe.classes)
+        there = np.flatnonzero(truth >= 0)
+        if not len(there):
+            out.note(f"factor/{name}: not measured, no test image has a value")
+            continue
+        correct = (probe.predict(test.features[there]) == truth[there]).astype(np.float32)
+        guessed = majority(truth[there])
+        out.add_per_example(f"factor/{name}/probe", correct, there, classes=values, chance=guessed)
         kept = lambda accuracy, values=values: (accuracy - 1 / values) / (1 - 1 / values)  # noqa: E731
-        out.add_per_example(f"factor/{name}/kept", kept(correct), unit, classes=values, chance=float(kept(guessed)))
+        out.add_per_example(f"factor/{name}/kept", kept(correct), there, classes=values, chance=float(kept(guessed)))
     if test.caption_embedding is not None:
         some = test.rows(slice(CORRELATED))
         add_caption_correlation(out, some, np.arange(len(some)))
     return out.result()
+
+
+def _factor_probes(features: np.ndarray, targets: dict[str, np.ndarray]) -> dict[str, LinearProbe]:
+    """A probe for every factor, fitted to the images that have a value; factors of the same images share the work."""
+    alike: dict[bytes, list[str]] = {}
+    for name, labels in targets.items():
+        alike.setdefault((labels >= 0).tobytes(), []).append(name)
+    probes = {}
+    for names in alike.values():
+        rows = np.flatnonzero(targets[names[0]] >= 0)
+        probes |= fit_probes(features[rows], {name: targets[name][rows] for name in names}, groups=rows)
+    return {name: probes[name] for name in targets}
 
 
 def check_factors(bench: EvalContext) -> Iterator[UserError]:

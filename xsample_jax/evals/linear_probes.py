@@ -113,18 +113,21 @@ def ridge_weights(
     return [(of.vectors @ (rotated / (of.values + l2)[:, None])).astype(np.float32) for l2 in l2_values]
 
 
-def hold_out(groups: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Returns bool [n]: True on all rows of a random `share` of the groups. No group is on both sides.
+def hold_out(groups: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns bool [n] twice: rows to fit to, and all rows of a random `share` of the groups. No group is in both.
 
-    A single group is split by rows all the same.
+    A single group is split by rows all the same, and a single row is in both.
     """
     names, position = np.unique(groups, return_inverse=True)
+    if len(groups) == 1:
+        return np.ones(1, bool), np.ones(1, bool)
     if len(names) == 1:
-        return np.arange(len(groups)) % max(round(1 / share), 2) == 0
+        held = np.arange(len(groups)) % max(round(1 / share), 2) == 0
+        return ~held, held
     count = max(1, round(share * len(names)))
     chosen = np.zeros(len(names), bool)
     chosen[np.random.default_rng(seed).permutation(len(names))[:count]] = True
-    return chosen[position]
+    return ~chosen[position], chosen[position]
 
 
 def fit_probes(
@@ -144,11 +147,11 @@ def fit_probes(
 
     Two eigendecompositions in all, whatever the number of targets and of L2 values.
     """
-    held = hold_out(groups, share, seed)
-    inner, full = spectrum(features[~held]), spectrum(features)
+    kept, held = hold_out(groups, share, seed)
+    inner, full = spectrum(features[kept]), spectrum(features)
     probes = {}
     for name, labels in targets.items():
-        path = ridge_path(inner, features[~held], labels[~held], l2_values)
+        path = ridge_path(inner, features[kept], labels[kept], l2_values)
         accuracy = [(np.mean(probe.predict(features[held]) == labels[held]), probe.l2) for probe in path]
         probes[name] = ridge_path(full, features, labels, [max(accuracy)[1]])[0]
     return probes
@@ -252,8 +255,8 @@ def fit_logistic(
       groups: int [n], kept together when rows are held out (default: every row for itself).
       share: part of the groups that is held out; a tie goes to the larger L2.
     """
-    held = hold_out(np.arange(len(labels)) if groups is None else groups, share, seed)
-    path = logistic_path(features[~held], labels[~held], sorted(l2_values, reverse=True))
+    kept, held = hold_out(np.arange(len(labels)) if groups is None else groups, share, seed)
+    path = logistic_path(features[kept], labels[kept], sorted(l2_values, reverse=True))
     accuracy = [(np.mean(probe.predict(features[held]) == labels[held]), probe.l2) for probe in path]
     return logistic_path(features, labels, [max(accuracy)[1]])[0]
 
@@ -388,8 +391,8 @@ def fit_sgd(
 
     groups: int [n], kept together when rows are held out. A tie goes to the smaller rate.
     """
-    held = hold_out(np.arange(len(labels)) if groups is None else groups, share, seed)
-    path = sgd_path(features[~held], labels[~held], protocol, seed)
+    kept, held = hold_out(np.arange(len(labels)) if groups is None else groups, share, seed)
+    path = sgd_path(features[kept], labels[kept], protocol, seed)
     accuracy = [np.nan_to_num(np.mean(probe.predict(features[held]) == labels[held])) for probe in path]
     best = protocol.learning_rates[int(np.argmax(accuracy))]
     return sgd_path(features, labels, dataclasses.replace(protocol, learning_rates=(best,)), seed)[0]

@@ -1,5 +1,8 @@
 """Bootstrap over concepts: images of one concept are not independent, so whole concepts are resampled, not images.
 
+Of fewer than FEW concepts images are resampled all the same: intervals over so few concepts are too narrow even for
+independent images (of 2, 4, 6, 8, 10, 15 concepts of 20 images they cover the truth in 67, 85, 86, 89, 90, 93% of 500).
+
 With several runs (seeds) of one objective the seeds are resampled too (crossed bootstrap). With few seeds (three,
 say) the share of the seeds in the interval is underestimated; print the number of seeds beside it.
 """
@@ -19,6 +22,7 @@ from xsample_jax.io.paths import as_path
 RESAMPLES = 2000
 LEVEL = 0.95
 MOST_UNITS = 10_000
+FEW = 10  # concepts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +101,23 @@ def _all_concepts(runs: Sequence[Scores]) -> np.ndarray:
     return np.unique(np.concatenate([run.concepts for run in runs]))
 
 
+def are_few(concepts: np.ndarray) -> bool:
+    """Whether int [n] are so few concepts, of several images each, that images are resampled."""
+    return len(np.unique(concepts)) < min(FEW, len(concepts))
+
+
+def _units_of(*sides: Sequence[Scores]) -> tuple[tuple[Sequence[Scores], ...], np.ndarray]:
+    """(the sides, with what is resampled as concepts; all of these): rows by their place where concepts are few."""
+    runs = [run for side in sides for run in side]
+    if not are_few(np.concatenate([run.concepts for run in runs])):
+        return sides, _all_concepts(runs)
+    numbered = tuple([Scores(run.values, np.arange(len(run.values))) for run in side] for side in sides)
+    return numbered, np.arange(max(len(run.values) for run in runs))
+
+
 def _interval(mean: float, draws: np.ndarray, level: float, seeds: int) -> Interval:
+    if draws is None:  # a single image says nothing of others
+        return Interval(mean, float("nan"), float("nan"), seeds)
     low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean, float(low), float(high), seeds)
 
@@ -107,13 +127,17 @@ def resampled(runs: Sequence[Scores], resamples: int = RESAMPLES, seed: int = 0)
 
     Metrics of the same concepts and of as many runs are resampled alike: functions of several of them get an interval.
     """
-    return _resample_runs(_means(runs, _all_concepts(runs), resamples, seed), seed + 1)
+    _all_concepts(runs)
+    (runs,), units = _units_of(runs)
+    return _resample_runs(_means(runs, units, resamples, seed), seed + 1)
 
 
 def bootstrap(runs: Sequence[Scores], resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0) -> Interval:
     """Mean over runs (seeds) of one metric with its percentile interval, over concepts and runs."""
     mean = float(np.mean([run.mean() for run in runs]))
-    return _interval(mean, resampled(runs, resamples, seed), level, len(runs))
+    draws = resampled(runs, resamples, seed)
+    single = max(len(run.values) for run in runs) == 1
+    return _interval(mean, None if single else draws, level, len(runs))
 
 
 def paired_difference(
@@ -136,10 +160,11 @@ def paired_difference(
             "both runs evaluated on the same concepts",
             "Evaluate both on one split.",
         )
-    ours = _resample_runs(_means(runs, concepts, resamples, seed), seed + 1)
-    theirs = _resample_runs(_means(baseline, concepts, resamples, seed), seed + 2)
     mean = np.mean([run.mean() for run in runs]) - np.mean([run.mean() for run in baseline])
-    return _interval(float(mean), ours - theirs, level, min(len(runs), len(baseline)))
+    (runs, baseline), units = _units_of(runs, baseline)
+    ours = _resample_runs(_means(runs, units, resamples, seed), seed + 1)
+    theirs = _resample_runs(_means(baseline, units, resamples, seed), seed + 2)
+    return _interval(float(mean), ours - theirs if len(units) > 1 else None, level, min(len(runs), len(baseline)))
 
 
 def difference_of_means(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -221,7 +246,8 @@ class SuiteResult:
         """The 95% bootstrap interval of a metric; None for one that is not a mean over examples."""
         if name in self.intervals:
             return self.intervals[name]
-        return bootstrap([self.examples[name]]) if name in self.examples else None
+        scores = self.examples.get(name)
+        return bootstrap([scores]) if scores is not None and len(scores.values) > 1 else None
 
 
 class Collector:
@@ -241,6 +267,11 @@ class Collector:
         self.examples[name] = Scores(values, concepts)
         self.metrics[name] = self.examples[name].mean()
         self.facts[name] = Facts(len(values), classes, chance)
+        if are_few(concepts):
+            self.note(
+                f"intervals over fewer than {FEW} concepts (labels) are of images: they are too narrow where the "
+                "images of a concept are alike"
+            )
 
     def draws_of(self, name: str, values: np.ndarray, concepts: np.ndarray, **facts) -> None:
         """A metric of several draws, values [draws, n]: its interval is over draws and concepts."""

@@ -177,6 +177,8 @@ def mit_states(bench: EvalContext, out: Collector) -> None:
     paths, labels, names = listed(folder)
     features = bench.features_of.encoded(ImageFiles(paths, bench.features_of.side()), "MIT-States").features
     train, test = halves(len(paths))
+    if not len(test):
+        raise DataError(f"images below {folder}", len(paths), "at least two, one to learn from and one to test on")
     for kind, expected in (("objects", OBJECTS), ("attributes", ATTRIBUTES)):
         if len(names[kind]) != expected:
             out.note(f"mit_states: {len(names[kind])} {kind} are here, the official set has {expected} ({PAGE})")

@@ -88,7 +88,7 @@ def find_neighbors(features: Features, queries: int = 12, k: int = 6, seed: int 
 
 def _relations(features: Features, query: np.ndarray, row: np.ndarray, group: np.ndarray) -> np.ndarray:
     kin = features.attributes.get("subgroup", group)
-    relation = np.where(kin[row] == kin[query][:, None], SAME_GROUP, OTHER)
+    relation = np.where((kin[row] == kin[query][:, None]) & (kin[row] >= 0), SAME_GROUP, OTHER)
     relation[(features.label[row] == features.label[query][:, None]) & (features.label[row] >= 0)] = SAME_LABEL
     return relation.astype(np.int8)
 

@@ -164,10 +164,10 @@ def fit_map(features: np.ndarray, embeddings: np.ndarray, groups: np.ndarray, sh
     Its L2 has the largest mean cosine on held-out groups (int [n]). Returns a function of features.
     """
     targets = unit_rows(embeddings)
-    held = hold_out(groups, share, seed)
-    inner = spectrum(features[~held])
+    kept, held = hold_out(groups, share, seed)
+    inner = spectrum(features[kept])
     cosine = []
-    for l2, mapped in _maps(inner, features[~held], targets[~held], RIDGE_L2_VALUES):
+    for l2, mapped in _maps(inner, features[kept], targets[kept], RIDGE_L2_VALUES):
         cosine.append((np.mean(np.sum(unit_rows(mapped(features[held])) * targets[held], axis=1)), l2))
     return next(mapped for _, mapped in _maps(spectrum(features), features, targets, [max(cosine)[1]]))
 

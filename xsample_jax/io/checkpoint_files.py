@@ -128,6 +128,11 @@ def images_of(run: Path) -> str:
     return read_meta(run, steps[-1])["progress"].get("images", "") if steps else ""
 
 
+def classes_of(run: Path, step: int) -> tuple[str, ...]:
+    """The names of the classes that a checkpoint has learned from, by their numbers; () where it does not say them."""
+    return tuple(read_meta(run, step)["progress"].get("classes", ()))
+
+
 def open_reader() -> contextlib.AbstractContextManager[ocp.PyTreeCheckpointHandler]:
     return contextlib.closing(ocp.PyTreeCheckpointHandler())
 

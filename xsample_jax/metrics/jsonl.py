@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from xsample_jax.errors import DataError
+from xsample_jax.io.code_version import first_step
 from xsample_jax.io.console import say
 from xsample_jax.io.files import append_whole, atomic_write, set_aside
 from xsample_jax.io.paths import as_path
@@ -27,7 +28,8 @@ class JsonlWriter:
     def __init__(self, path: str | Path, resume_step: int = 0, evaluated: bool = True, every: int | None = None):
         self._path = Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        last = self._truncate(resume_step, evaluated)
+        # A run that continued from another one (checkpoint.resume_from) has lines from there on.
+        last = max(self._truncate(resume_step, evaluated), first_step(self._path.parent))
         due = resume_step // every * every if every else 0
         if last < due:
             say(f"warning: {self._path} lacks the steps {last + 1} to {due}: its lines were lost", error=True)

@@ -56,7 +56,7 @@ class QueryPool(nnx.Module):
 
     def __call__(self, cells: jax.Array) -> jax.Array:
         cells = self.norm_cells(cells)
-        queries = jnp.broadcast_to(self.queries[...].astype(cells.dtype), (len(cells), *self.queries.shape))
+        queries = jnp.broadcast_to(self.queries[...].astype(cells.dtype), (cells.shape[0], *self.queries.shape))
         return self.norm(self.attention(queries, cells))
 
 
@@ -159,7 +159,7 @@ def greedy_captions(
       (tokens int32 [n, length] from start to end, then padding; mean of -log p over the tokens after the start [n]).
       All tokens are read again for every new one: captions are short.
     """
-    n = len(image)
+    n = image.shape[0]
     first = jnp.full((n, length), PADDING, jnp.int32).at[:, 0].set(START)
 
     def add(place, carry):
@@ -221,7 +221,7 @@ class ImageDecoder(nnx.Module):
         return cls(model.head.dim, shape, model.decoder_width, model.conv_impl, dtype=dtype, rngs=rngs)
 
     def __call__(self, latents: jax.Array) -> jax.Array:
-        x = jax.nn.relu(self.stem(latents.astype(self.dtype))).reshape(len(latents), self.side, self.side, -1)
+        x = jax.nn.relu(self.stem(latents.astype(self.dtype))).reshape(latents.shape[0], self.side, self.side, -1)
         for wider, conv, shift in zip(self.wider, self.convs, self.shifts, strict=True):
             n, h, w, _ = x.shape
             x = wider(x).reshape(n, h, w, 2, 2, -1).swapaxes(2, 3).reshape(n, 2 * h, 2 * w, -1)

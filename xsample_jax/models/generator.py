@@ -49,7 +49,7 @@ class Generator(nnx.Module):
         x = pixel_norm(latents)
         if self.condition is not None:
             x = jnp.concatenate([x, pixel_norm(self.condition(condition))], axis=-1)
-        x = pixel_norm(jax.nn.leaky_relu(self.stem(x).reshape(len(x), self.side, self.side, -1), LEAK))
+        x = pixel_norm(jax.nn.leaky_relu(self.stem(x).reshape(x.shape[0], self.side, self.side, -1), LEAK))
         for conv, shift in zip(self.convs, self.shifts, strict=True):
             x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
             x = pixel_norm(jax.nn.leaky_relu(conv(x) + shift[...], LEAK))
@@ -76,7 +76,7 @@ class Discriminator(nnx.Module):
             kernel = conv.kernel[...]
             bound = spectral_bound(kernel.reshape(-1, kernel.shape[-1]))
             x = jax.nn.leaky_relu(conv(x) / bound + shift[...], LEAK)
-        flat = x.reshape(len(x), -1)
+        flat = x.reshape(x.shape[0], -1)
         kernel = self.score.kernel[...]
         score = flat @ kernel[:, 0] / spectral_bound(kernel) + self.score.bias[0]
         if self.condition is not None:

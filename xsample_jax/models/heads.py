@@ -169,7 +169,7 @@ class Propagation(nnx.Module):
         self.value = nnx.Linear(width, width, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        rows = x.reshape(len(x), -1, x.shape[-1])
+        rows = x.reshape(x.shape[0], -1, x.shape[-1])
         value, z = unit_rows(self.value(rows)), unit_rows(rows)
         like = jax.nn.relu(jnp.einsum("nid,njd->nij", z, z, precision=jax.lax.Precision.HIGHEST))
         weight = jnp.where(like > 0, jnp.where(like > 0, like, 1.0) ** self.power, 0.0)

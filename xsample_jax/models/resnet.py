@@ -123,7 +123,7 @@ class StyleNoise(NamedTuple):
 def styles_of(x: jax.Array) -> jax.Array:
     """Mean and standard deviation of every channel of maps [n, h, w, C], float32 [2, n, C]; of the unbiased variance
     plus 1e-6."""
-    x = x.astype(jnp.float32).reshape(len(x), -1, x.shape[-1])
+    x = x.astype(jnp.float32).reshape(x.shape[0], -1, x.shape[-1])
     return jnp.stack([jnp.mean(x, axis=1), _deviation(x, 1)])
 
 

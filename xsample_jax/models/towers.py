@@ -155,7 +155,7 @@ class MLP(nnx.Module):
         self.features, self.dtype = width, dtype
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        x = self.standardize(inputs.reshape(len(inputs), -1).astype(jnp.float32)).astype(self.dtype)
+        x = self.standardize(inputs.reshape(inputs.shape[0], -1).astype(jnp.float32)).astype(self.dtype)
         for layer, norm in zip(self.layers, self.norms, strict=True):
             x = jax.nn.relu(norm(layer(x)))
         return x.astype(jnp.float32)
@@ -266,7 +266,7 @@ class Towers(nnx.Module):
     def with_tokens(self, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """As project, and what the decoder of captions reads of the images, [n, queries, width]."""
         features, cells = self._with_map(images)
-        pooled = self.decoder.pool(cells.reshape(len(cells), -1, cells.shape[-1]))
+        pooled = self.decoder.pool(cells.reshape(cells.shape[0], -1, cells.shape[-1]))
         return features, self.head(pooled[:, 0].astype(jnp.float32)), pooled[:, 1:]
 
     def cells(self, images: jax.Array) -> jax.Array:

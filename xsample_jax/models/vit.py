@@ -151,7 +151,7 @@ class AttentionPool(nnx.Module):
         self.mlp = mlp
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        n, width = len(x), x.shape[-1]
+        n, _, width = x.shape  # len(x) is no number where the batch of an export has any size
         split = (n, -1, self.heads, width // self.heads)
         probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), (n, 1, width))
         key, value = jnp.split(self.key_value(x), 2, axis=-1)
@@ -238,7 +238,7 @@ class ViT(nnx.Module):
         """(features [n, F], the normalized tokens of the patches [n, h, w, F]), float32."""
         x = self.norm(self._states(images))
         rows, columns = (side // self.patch_size for side in images.shape[1:3])
-        cells = x[:, -rows * columns :].reshape(len(x), rows, columns, -1).astype(jnp.float32)
+        cells = x[:, -rows * columns :].reshape(x.shape[0], rows, columns, -1).astype(jnp.float32)
         return x[:, 0] if self.token is not None else self._pooled(x), cells
 
     def _states(self, images: jax.Array, keep: jax.Array | None = None) -> jax.Array:

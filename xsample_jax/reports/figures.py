@@ -13,7 +13,7 @@ from xsample_jax.objectives.objective import reads_target_temperature
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.reports.caption_graph import draw_graph, target_against_temperature
 from xsample_jax.reports.runs import Series
-from xsample_jax.reports.style import COLORS, FITTED, Panel, color, draw_panel, image_uri
+from xsample_jax.reports.style import COLORS, FITTED, LONGEST, Panel, color, draw_panel, image_uri
 
 CURVES = (
     (
@@ -270,8 +270,9 @@ def map_panels(series: Series, place: int, folder: Path) -> list[Panel]:
             for label, shade, of in named_colors(codes, words, theme.muted):
                 rows = order[np.isin(codes[order], of)]
                 axes.scatter(*shot["map/xy"][rows].T, s=16, linewidth=0, alpha=0.75, label=label, color=shade)
+            columns = max(1, min(4, len(words), 64 // max(min(len(str(word)), LONGEST) for word in words)))
             figure.legend(
-                loc="outside lower center", ncols=min(4, len(words)), fontsize=8, markerscale=1.8, handletextpad=0.1,
+                loc="outside lower center", ncols=columns, fontsize=8, markerscale=1.8, handletextpad=0.1,
                 columnspacing=0.9,
             )  # fmt: skip
 

@@ -14,7 +14,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from PIL import Image
 
-from xsample_jax.errors import DataError
+from xsample_jax.errors import DataError, shorten
 from xsample_jax.io.files import atomic_write, read_text
 
 # Okabe-Ito's hues, moved so that each reads on white and on near-black.
@@ -118,6 +118,7 @@ def draw_panel(
             if size is None:
                 figure.subplots_adjust(left=0.145, right=0.975, top=0.965, bottom=0.165)
             draw(figure, theme)
+            _cut_names(figure)
             # The canvas is drawn once; figure.savefig would draw it twice.
             canvas = FigureCanvasAgg(figure)
             canvas.draw()
@@ -127,6 +128,28 @@ def draw_panel(
         flat.quantize(256, dither=Image.Dither.NONE).save(file)
         encoded[theme.name] = data_uri(file.read_bytes())
     return Panel(name, title, caption, encoded["light"], encoded["dark"])
+
+
+LONGEST = 32  # characters of a line of text in a figure
+
+
+def cut(text: str) -> str:
+    """Text without the middle of its longest lines: names of users of any length would leave no room for a figure."""
+    return "\n".join(shorten(line, LONGEST) for line in text.split("\n"))
+
+
+def _cut_names(figure) -> None:
+    """Cuts the long ones among all texts of a figure."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import FixedLocator
+
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if isinstance(axis.get_major_locator(), FixedLocator):  # ticks get their texts again when they are drawn
+            names = [label.get_text() for label in axis.get_ticklabels()]
+            if (short := [*map(cut, names)]) != names:
+                axis.set_ticklabels(short)
+    for text in figure.findobj(Text):
+        text.set_text(cut(text.get_text()))
 
 
 def data_uri(png: bytes) -> str:
