@@ -15,9 +15,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from xsample_jax.augment.ids import copies_of, with_numbers, words_of
 from xsample_jax.augment.views import draw_numbers, eval_view, view_boxes, views_from_numbers
 from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
+from xsample_jax.models.attention import with_kernels
 from xsample_jax.models.convnext import VARIANTS, draw_blocks
 from xsample_jax.models.heads import products, unit_rows
-from xsample_jax.models.attention import with_kernels
 from xsample_jax.models.layers import pool_windows
 from xsample_jax.models.param_groups import ParamGroups
 from xsample_jax.models.thin import thin_pass

@@ -1,4 +1,4 @@
-"""Attention by products and by the TPU kernel: values and gradients, and what a compiled program keeps of the weights."""
+"""Attention by products and by the TPU kernel: values, gradients, and what a compiled program keeps of the weights."""
 
 import jax
 import jax.numpy as jnp

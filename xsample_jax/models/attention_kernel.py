@@ -1,8 +1,8 @@
 """Self-attention of an image without leaving the fast memory of a TPU: Pallas kernels, forward and backward.
 
-An image of 196 tokens has weights of 150 kB a head, which fit whole: nothing is tiled, and one step of the grid does all
-heads of an image. No weights are written: the backward pass makes them again from queries and keys. Products take
-bfloat16 and add up in float32, as is the softmax.
+An image of 196 tokens has weights of 150 kB a head, which fit whole: nothing is tiled, and one step of the grid does
+all heads of an image. No weights are written: the backward pass makes them again from queries and keys. Products take
+bfloat16 and add up in float32, as does the softmax.
 """
 
 import functools
