@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from xsample_jax.augment.ids import copies_of, with_numbers, words_of
 from xsample_jax.augment.views import draw_numbers, eval_view, view_boxes, views_from_numbers
 from xsample_jax.faults.non_finite import finite_diagnostics, keep_if
+from xsample_jax.models.attention import with_kernels
 from xsample_jax.models.convnext import VARIANTS, draw_blocks
 from xsample_jax.models.heads import products, unit_rows
 from xsample_jax.models.layers import pool_windows
@@ -441,4 +442,4 @@ def make_train_step(
         new = TrainState(state.step + 1, params, statistics, opt_state, memory, ema)
         return keep_if(metrics["finite"], new, state) if config.faults.non_finite == "skip" else new, metrics
 
-    return train_step
+    return with_kernels(train_step, mesh if config.model.attention == "auto" else None)

@@ -1,10 +1,16 @@
+"""Attention by products and by the TPU kernel: values, gradients, and what a compiled program keeps of the weights."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tests.models.filled import normal
-from xsample_jax.models.layers import attention
+from xsample_jax.models.attention import attention, attention_by_kernel, has_kernel, with_kernels
+from xsample_jax.models.layers import SelfAttention
+from xsample_jax.sharding import AXES
 
 N, T, S, HEADS, D = 2, 5, 6, 3, 4
 
@@ -76,3 +82,94 @@ def test_a_tpu_moves_fewer_bytes_than_with_the_gradient_derived():
 
     ours, peer = bytes_accessed(attention), bytes_accessed(jax.nn.dot_product_attention)
     assert ours < 0.8 * peer, (ours, peer)
+
+
+def _mesh(devices, shape):
+    return Mesh(np.array(devices[: np.prod(shape)]).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _packed():
+    """Queries, keys and values of four heads side by side in bfloat16, an odd number of tokens; a gradient."""
+    packed, g = normal(0, (8, 13, 4, 3 * 16)), normal(1, (8, 13, 4 * 16))
+    return packed.reshape(8, 13, -1).astype(jnp.bfloat16), g.astype(jnp.bfloat16)
+
+
+def _by_products(packed, heads=4):
+    n, t, width = packed.shape
+    query, key, value = jnp.moveaxis(packed.reshape(n, t, heads, 3, -1), 3, 0)
+    return attention(query, key, value).reshape(n, t, width // 3)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (8, 1, 1)])
+def test_the_kernel_is_the_same_attention_on_any_mesh(shape):
+    mesh, (packed, g) = _mesh(jax.devices(), shape), _packed()
+
+    def found(attend):
+        result, pull = jax.vjp(attend, packed)
+        return result, pull(g)[0]
+
+    def by_kernel():
+        return found(lambda packed: attention_by_kernel(packed, 4, interpret=True))
+
+    on_mesh = jax.jit(with_kernels(by_kernel, mesh), out_shardings=NamedSharding(mesh, PartitionSpec()))
+    exact = found(lambda packed: _by_products(packed.astype(jnp.float32)).astype(packed.dtype))
+    for ours, wanted in zip(on_mesh(), exact, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        wanted = np.asarray(wanted, np.float32)
+        np.testing.assert_allclose(np.asarray(ours, np.float32), wanted, atol=0.015 * np.abs(wanted).max())
+
+
+@pytest.fixture
+def slice_of_tpus():
+    pytest.importorskip("libtpu")
+    from xsample_jax.topology import topology_devices
+
+    return topology_devices("v5e:2x2")
+
+
+def _compiled(devices, shape, **changes):
+    """The text of a layer's gradient for a TPU slice; its attention weights would be [4, 4, 52, 52]."""
+    options = {"dtype": jnp.bfloat16, "keep": None, "switch": "auto"} | changes
+    mesh = _mesh(devices, shape)
+    make = lambda: SelfAttention(256, 4, dtype=options["dtype"], rngs=nnx.Rngs(0))  # noqa: E731
+    graph, params = nnx.split(nnx.eval_shape(make))
+
+    def loss(params, x):
+        keep = None if options["keep"] is None else jnp.ones(x.shape[:2], bool)
+        return jnp.sum(nnx.merge(graph, params)(x, keep).astype(jnp.float32) ** 2)
+
+    whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (("data", "fsdp"),)))
+    step = with_kernels(jax.grad(loss, (0, 1)), mesh if options["switch"] == "auto" else None)
+    given = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), params)
+    x = jax.ShapeDtypeStruct((4, 52, 256), options["dtype"], sharding=split)
+    lowered = jax.jit(step).lower(given, x)
+    return lowered.compile(compiler_options={"exec_time_optimization_effort": -1.0}).as_text()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 2)])
+def test_a_step_on_tpus_has_the_kernels_and_no_weights(slice_of_tpus, shape):
+    text = _compiled(slice_of_tpus, shape)
+    assert text.count('custom_call_target="tpu_custom_call"') == 2
+    assert "attention_forward" in text
+    assert "attention_backward" in text
+    assert "52,52" not in text
+
+
+@pytest.mark.parametrize("changes", [{"switch": "xla"}, {"dtype": jnp.float32}, {"keep": "all"}], ids=str)
+def test_other_attention_is_made_of_products(slice_of_tpus, changes):
+    text = _compiled(slice_of_tpus, (1, 1, 1), **changes)
+    assert "tpu_custom_call" not in text
+    assert "52,52" in text
+
+
+def test_only_whole_images_and_heads_that_fit_have_the_kernel(slice_of_tpus):
+    def has(n, t, heads, width=256):
+        with jax.sharding.use_abstract_mesh(_mesh(slice_of_tpus, (2, 1, 2)).abstract_mesh):
+            return has_kernel(jax.ShapeDtypeStruct((n, t, 3 * width), jnp.bfloat16), heads)
+
+    assert has(4, 52, 4)
+    assert not has(3, 52, 4)
+    assert not has(4, 52, 3, 3 * 64)
+    assert has(4, 577, 16, 1024)
+    assert not has(4, 4096, 16, 1024)
+    assert not has_kernel(jax.ShapeDtypeStruct((4, 52, 768), jnp.bfloat16), 4)  # no mesh is set

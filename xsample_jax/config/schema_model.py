@@ -98,6 +98,13 @@ MODEL = {
         "conv (XLA convolution), dot (matrix products), auto (dot on the CPUs of a mesh, else conv).",
         choices=("auto", "conv", "dot"),
     ),
+    "attention": Key(
+        str,
+        "auto",
+        "Self-attention of a ViT in training: xla (products; keeps the weights), or auto (on TPUs in bfloat16 a Pallas "
+        "kernel that keeps none, else xla).",
+        choices=("auto", "xla"),
+    ),
     "remat": Key(
         str,
         "none",

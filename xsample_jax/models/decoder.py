@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from xsample_jax.errors import ConfigError
-from xsample_jax.models.layers import Conv, Mlp, SelfAttention, attention, block_runner, layer_norm
+from xsample_jax.models.attention import attention
+from xsample_jax.models.layers import Conv, Mlp, SelfAttention, block_runner, layer_norm
 
 PADDING, START, END = 0, 1, 2  # ids of data/captions.py
 

@@ -1,4 +1,4 @@
-"""Layers: convolution on NHWC images, batch norm, attention and transformer blocks, rematerialization.
+"""Layers: convolution on NHWC images, batch norm, transformer blocks, rematerialization.
 
 Convolution is XLA's own ("conv"), or does in another way what XLA does slowly on a CPU ("dot").
 
@@ -21,6 +21,7 @@ from flax import nnx
 from jax import lax
 
 from xsample_jax.errors import ConfigError, lookup
+from xsample_jax.models.attention import attention, attention_by_kernel, has_kernel
 
 IMPLEMENTATIONS = ("auto", "conv", "dot")
 
@@ -201,60 +202,6 @@ class BatchNorm(nnx.BatchNorm):
         return super().__call__(x).astype(x.dtype)
 
 
-# Dot-product attention (Vaswani et al., arXiv 1706.03762) that keeps its weights in the type of the activations.
-#
-# The backward pass of a softmax needs its result. Derived automatically it is kept, or made again, in float32: the
-# largest array of a transformer, several times over. Here what is kept is what multiplied the values, and the sums of
-# weights times their gradient, which the backward pass takes out, are those of results times theirs (as in Dao et al.,
-# arXiv 2205.14135).
-
-
-_LOWEST = 0.7 * float(jnp.finfo(jnp.float32).min)  # finite: a query that may see nothing sees all alike
-
-
-@jax.custom_vjp
-def attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """softmax(query key^T / sqrt(d)) value; logits and softmax in float32. It has no forward-mode derivative.
-
-    Args:
-      query: [n, t, heads, d].
-      key, value: [n, s, heads, d] of the type of `query`.
-      mask: which keys a query may see, bool, to be broadcast to [n, heads, t, s]; None: all.
-
-    Returns:
-      [n, t, heads, d] of the type of `query`.
-    """
-    return _forward(query, key, value, mask)[0]
-
-
-def _forward(query, key, value, mask):
-    logits = jnp.einsum("nthd,nshd->nhts", query, key, preferred_element_type=jnp.float32) / query.shape[-1] ** 0.5
-    if mask is not None:
-        logits = jnp.where(mask, logits, _LOWEST)
-    weights = jax.nn.softmax(logits, axis=-1).astype(query.dtype)
-    result = jnp.einsum("nhts,nshd->nthd", weights, value)
-    return result, (query, key, value, mask, weights, result)
-
-
-def _backward(saved, g):
-    query, key, value, mask, weights, result = saved
-    along = jnp.einsum("nthd,nthd->nht", g, result, preferred_element_type=jnp.float32)
-    of_weights = jnp.einsum("nthd,nshd->nhts", g, value, preferred_element_type=jnp.float32)
-    of_logits = weights.astype(jnp.float32) * (of_weights - along[..., None]) / query.shape[-1] ** 0.5
-    if mask is not None:
-        of_logits = jnp.where(mask, of_logits, 0.0)
-    of_logits = of_logits.astype(query.dtype)
-    return (
-        jnp.einsum("nhts,nshd->nthd", of_logits, key),
-        jnp.einsum("nhts,nthd->nshd", of_logits, query),
-        jnp.einsum("nhts,nthd->nshd", weights, g),
-        None,
-    )
-
-
-attention.defvjp(_forward, _backward)
-
-
 # Transformer layers (Vaswani et al., arXiv 1706.03762), norm first as in arXiv 2002.04745, for images and text.
 
 
@@ -310,7 +257,10 @@ class SelfAttention(nnx.Module):
 
     def __call__(self, x: jax.Array, keep: jax.Array | None = None, turn: tuple | None = None) -> jax.Array:
         n, t, width = x.shape
-        query, key, value = jnp.moveaxis(self.qkv(x).reshape(n, t, self.heads, 3, width // self.heads), 3, 0)
+        packed = self.qkv(x)
+        if keep is None and turn is None and self.query_value_bias is None and has_kernel(packed, self.heads):
+            return self.out(attention_by_kernel(packed, self.heads))
+        query, key, value = jnp.moveaxis(packed.reshape(n, t, self.heads, 3, width // self.heads), 3, 0)
         if self.query_value_bias is not None:
             of_query, of_value = self.query_value_bias[...].astype(x.dtype).reshape(2, self.heads, -1)
             query, value = query + of_query, value + of_value

@@ -16,7 +16,8 @@ from flax import nnx
 
 from xsample_jax.augment.ids import row_keys
 from xsample_jax.errors import ConfigError, lookup
-from xsample_jax.models.layers import SWIGLU, Block, Mlp, attention, block_runner, layer_norm
+from xsample_jax.models.attention import attention
+from xsample_jax.models.layers import SWIGLU, Block, Mlp, block_runner, layer_norm
 
 _weights = nnx.initializers.xavier_uniform()
 
