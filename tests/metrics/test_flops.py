@@ -90,6 +90,15 @@ def test_work_that_is_done_twice_does_not_count_and_nothing_is_compiled(devices,
     assert np.isfinite(plain)
 
 
+def test_the_kernel_of_attention_on_tpus_is_no_more_work():
+    pytest.importorskip("libtpu")
+    from xsample_jax.topology import topology_devices
+
+    config = tiny_config(model__encoder="vit_ti", model__head__batch_norm=False, precision__compute="bfloat16")
+    on = [model_flops(tiny_parts(config, devices[:1])) for devices in (jax.devices(), topology_devices("v5e:2x2"))]
+    assert on[0] == on[1]
+
+
 def test_clusters_that_are_renewed_now_and_then_cost_a_step_no_more_than_those_of_a_file():
     def flops(**changes):
         config = tiny_config(objective__preset="pcl", model__encoder="mlp1", model__width=8, **changes)

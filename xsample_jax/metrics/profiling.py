@@ -126,14 +126,17 @@ def _listen(event: str, duration: float, **about) -> None:
 def model_flops(parts) -> float:
     """FLOPs of the products and convolutions of one step over all devices, forward and backward.
 
-    Work that is done twice to save memory does not count, so a config with rematerialization or GradCache is traced
-    once more without. Nor does what is done at some steps only, as k-means on the bank once an epoch.
+    Work that is done twice to save memory does not count, so a config with rematerialization, GradCache or the kernel
+    of attention is traced once more without. Nor does what is done at some steps only, as k-means on the bank once an
+    epoch.
     """
     config = parts.config
-    if config.model.remat != "none" or config.loss.grad_cache > 1:
+    # On TPUs the kernel makes the weights of attention twice.
+    by_kernel = config.model.attention == "auto" and parts.mesh.devices.flat[0].platform == "tpu"
+    if config.model.remat != "none" or config.loss.grad_cache > 1 or by_kernel:
         config = config.copy_and_resolve_references()
         with config.unlocked():
-            config.model.remat, config.loss.grad_cache = "none", 1
+            config.model.remat, config.model.attention, config.loss.grad_cache = "none", "xla", 1
         parts = dataclasses.replace(parts, config=config)
     return count_flops(parts.train_step.trace(parts.abstract_state, parts.abstract_batch).jaxpr)
 
