@@ -25,7 +25,7 @@ from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.reports.runs import Run, load_runs
 from xsample_jax.reports.style import check_markers, color, draw_panel, insert, row, rule
 from xsample_jax.sweeps.grid import Point, read_grid
-from xsample_jax.tools.cli import out_file, run_cli
+from xsample_jax.tools.cli import check_out, out_file, run_cli
 
 GRID = Path(__file__).parent.parent / "configs" / "studies" / "learned_data.py"
 METHODS = ("plain", "augmented", "hard", "pair")
@@ -237,6 +237,7 @@ def run_page(arguments: Sequence[str]) -> None:
     check_markers(chosen.out, "results")
     numbers = chosen.out.with_suffix(".json")
     if chosen.runs is not None:
+        check_out(numbers, folder=False, field="--out")
         runs = read_runs(chosen.runs)
         text = "[\n" + ",\n".join(json.dumps(dataclasses.asdict(run)) for run in runs) + "\n]\n"
         atomic_write(numbers, lambda partial: partial.write_text(text))

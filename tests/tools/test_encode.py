@@ -218,3 +218,52 @@ def test_a_pipe_is_no_image(run, photos):
     os.mkfifo(photos / "h.png")
     with pytest.raises(DataError, match=r"h\.png.*not a regular file"):
         load_encoder(run).encode(photos / "h.png")
+
+
+@pytest.mark.parametrize(
+    ("out", "beside"),
+    [
+        ("config.npy", "config.json"),
+        ("manifest.npy", "manifest.json"),
+        ("of.npy", "of.json"),
+        ("of.tsv", "of_metadata.tsv"),
+    ],
+)
+def test_a_file_beside_the_table_is_not_replaced(run, photos, tmp_path, capsys, out, beside):
+    """faults B5: --out=RUN/config.npy wrote the names of the images into the run's config.json."""
+    (tmp_path / beside).write_text("mine")
+    assert main([f"--run={run}", f"--path={photos}", f"--out={tmp_path / out}"]) == BAD_INPUT
+    assert f"another name: {beside} would be written too" in capsys.readouterr().err
+    assert (tmp_path / beside).read_text() == "mine"
+    assert not (tmp_path / out).exists()
+
+
+def test_a_table_is_made_again_with_the_file_beside_it(run, photos, tmp_path):
+    flags = [f"--run={run}", f"--path={photos}", f"--out={tmp_path / 'out.npy'}"]
+    assert main(flags) == 0
+    (photos / "a.png").unlink()
+    assert main(flags) == 0
+    assert len(json.loads((tmp_path / "out.json").read_text())["name"]) == 6
+
+
+def test_a_link_to_nothing_is_a_broken_image(run, photos, tmp_path, capsys):
+    """faults B11: one of them ended the call with --skip_broken, too."""
+    (photos / "h.png").symlink_to("/nowhere.png")
+    flags = [f"--run={run}", f"--path={photos}", f"--out={tmp_path / 'out.npy'}"]
+    assert main(flags) == BAD_INPUT
+    assert "h.png" in capsys.readouterr().err
+    assert main([*flags, "--skip_broken"]) == 0
+    assert capsys.readouterr().out.endswith("(1 images left out)\n")
+
+
+def test_parts_without_an_image_are_for_skip_broken_only(run, photos, tmp_path, monkeypatch, capsys):
+    """A killed call with --skip_broken: one without it reused its parts and left the image out, without an error."""
+    (photos / "a.png").write_bytes(b"no image")
+    images, out = feature_table.images_in(photos), tmp_path / "out.npy"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(feature_table, "file_beside", lambda out: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(feature_table, "check_out", lambda out: None)
+        feature_table.write_features(load_encoder(run), images, out, skip=True)
+    assert (tmp_path / ".out.npy.parts" / "0.npy").exists()
+    assert main([f"--run={run}", f"--path={photos}", f"--out={out}"]) == BAD_INPUT
+    assert "a.png" in capsys.readouterr().err

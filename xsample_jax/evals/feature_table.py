@@ -18,7 +18,7 @@ from xsample_jax.data.sources import open_source
 from xsample_jax.distributed import log_info
 from xsample_jax.encoder import Encoder
 from xsample_jax.errors import DataError
-from xsample_jax.io.files import atomic_write, load_arrays, save_array
+from xsample_jax.io.files import KEPT, atomic_write, load_arrays, save_array
 from xsample_jax.metrics.progress_bar import progress
 from xsample_jax.prepare.example import IMAGE_SUFFIXES, files_below
 
@@ -55,12 +55,19 @@ def images_in(path: Path) -> Images:
     if not names:
         expected = f"a file, or a folder with images ({', '.join(sorted(IMAGE_SUFFIXES))})"
         raise DataError("--path", str(path), expected)
-    stats = [(path / name).stat() for name in names]
-    about = [(name, one.st_size, one.st_mtime_ns) for name, one in zip(names, stats, strict=True)]
+    about = [(name, *_size_and_time(path / name)) for name in names]
     shown = [
         os.fsencode(name).decode("utf-8", "backslashreplace") for name in names
     ]  # a column is text, names are bytes
     return Images(lambda row: path / names[row], {"name": shown}, json.dumps([str(path), about]))
+
+
+def _size_and_time(file: Path) -> tuple[int, int] | tuple[()]:
+    try:
+        about = file.stat()
+    except OSError:  # a link to nothing is a broken image, as one that does not decode
+        return ()
+    return about.st_size, about.st_mtime_ns
 
 
 def of_other_data(data, folder: Path):
@@ -91,6 +98,29 @@ def chosen_images(data, path: Path | None, folder: Path | None, split: str) -> I
     return images_of(of_other_data(data, folder) if folder else data, split)
 
 
+def file_beside(out: Path) -> Path | None:
+    """The file that a table has beside it; None for one that holds all."""
+    beside = {".npy": out.with_suffix(".json"), ".tsv": out.with_name(f"{out.stem}_metadata.tsv")}
+    return beside.get(out.suffix)
+
+
+def check_out(out: Path) -> None:
+    """Raises DataError for a file that `write_features` cannot write, or only by replacing another's beside it."""
+    if out.suffix not in SUFFIXES:
+        raise DataError("--out", str(out), f"a name that ends with {' or '.join(SUFFIXES)}")
+    if not out.parent.is_dir():
+        raise DataError("--out", str(out), "a file in a folder that exists", f"Make it: mkdir -p {out.parent}")
+    beside = file_beside(out)
+    of_earlier_call = out.exists() or _parts_of(out).exists()
+    if beside and os.path.lexists(beside) and (beside.name in KEPT or not of_earlier_call):
+        expected = f"another name: {beside.name} would be written too, and there is one that is not of such a table"
+        raise DataError("--out", str(out), expected)
+
+
+def _parts_of(out: Path) -> Path:
+    return out.with_name(f".{out.name}.parts")
+
+
 def write_features(
     encoder: Encoder, images: Images, out: Path, batch_size: int = 64, skip: bool = False
 ) -> tuple[int, int]:
@@ -106,17 +136,15 @@ def write_features(
       skip: leave out images that cannot be read or decoded; otherwise the first one ends the call.
 
     Raises:
-      DataError: another suffix, an image that cannot be decoded, or parts of another call in the way.
+      DataError: as `check_out`, an image that cannot be decoded, or parts of another call in the way.
     """
-    if out.suffix not in SUFFIXES:
-        raise DataError("--out", str(out), f"a name that ends with {' or '.join(SUFFIXES)}")
-    if not out.parent.is_dir():
-        raise DataError("--out", str(out), "a file in a folder that exists", f"Make it: mkdir -p {out.parent}")
-    parts = out.with_name(f".{out.name}.parts")
+    check_out(out)
+    parts = _parts_of(out)
     _open_parts(parts, {"encoder": _digest_of(encoder), "images": _digest_of(images), "part": PART})
     starts = range(0, len(images), PART)
     for start in progress(starts, f"features for {out.name}", len(starts)):
-        if not (part := parts / f"{start}.npy").exists():
+        part = parts / f"{start}.npy"
+        if not part.exists() or not skip and load_arrays(part)[:, 0].any():  # of a call that left images out
             rows = range(start, min(start + PART, len(images)))
             found = _encoded(encoder, images, rows, batch_size, skip)
             atomic_write(part, lambda partial, found=found: save_array(partial, found))
@@ -188,7 +216,7 @@ def _write_parquet(out: Path, features: np.ndarray, columns: dict[str, list], ab
 
 def _write_numpy(out: Path, features: np.ndarray, columns: dict[str, list], about: dict) -> None:
     text = json.dumps(about | columns, ensure_ascii=False)
-    atomic_write(out.with_suffix(".json"), lambda partial: partial.write_text(text, encoding="utf-8"))
+    atomic_write(file_beside(out), lambda partial: partial.write_text(text, encoding="utf-8"))
     atomic_write(out, lambda partial: save_array(partial, features))
 
 
@@ -197,6 +225,5 @@ def _write_tsv(out: Path, features: np.ndarray, columns: dict[str, list], about:
     lines = ["\t".join(names)] if len(names) > 1 else []  # the projector's rule for a header
     lines += ["\t".join(" ".join(str(value).split()) or "-" for value in row) for row in zip(*columns.values())]
     text = "".join(f"{line}\n" for line in lines)
-    beside = out.with_name(f"{out.stem}_metadata.tsv")
-    atomic_write(beside, lambda partial: partial.write_text(text, encoding="utf-8"))
+    atomic_write(file_beside(out), lambda partial: partial.write_text(text, encoding="utf-8"))
     atomic_write(out, lambda partial: np.savetxt(partial, features, "%.6g", "\t"))

@@ -39,8 +39,9 @@ def run(arguments: Sequence[str]) -> None:
         parser.error("argument --data: needs --split")
     from xsample_jax.augment.ids import VECTOR_CHANNELS
     from xsample_jax.encoder import load_encoder
-    from xsample_jax.evals.feature_table import chosen_images, write_features
+    from xsample_jax.evals.feature_table import check_out, chosen_images, write_features
 
+    check_out(chosen.out)
     encoder = load_encoder(chosen.run, chosen.step)
     if chosen.path and encoder.channels == VECTOR_CHANNELS:
         fix = "Prepare them (tools.prepare --source=vectors), and give --data=FOLDER --split=NAME."
