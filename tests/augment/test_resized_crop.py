@@ -101,6 +101,19 @@ def test_where_no_crop_fits_the_largest_centered_one_is_taken(height, width, exp
     assert tuple(int(number[0]) for number in boxes) == expected
 
 
+@pytest.mark.parametrize("shape", [(17, 23), (23, 17), (1, 1), (1, 9), (9, 1)])
+@pytest.mark.parametrize("ratio", [(1e-300, 1e-299), (0.005, 0.01), (1.0, 1.0), (100.0, 200.0), (1e299, 1e300)])
+@pytest.mark.parametrize("scale", [(1e-9, 1e-8), (1.0, 1.0)])
+def test_every_box_has_pixels_at_the_bounds_of_the_config(shape, ratio, scale):
+    """A crop_ratio far from 1 gave a box of 0 pixels, whose weights are nan: with per_view, too."""
+    draws = np.linspace(0, 1, 40, endpoint=False, dtype=np.float32).reshape(4, 10)
+    for top, left, height, width in np.array(crop_boxes_jit(draws, draws[::-1], draws[:, :2], shape, scale, ratio)).T:
+        assert 0 <= top < top + height <= shape[0]
+        assert 0 <= left < left + width <= shape[1]
+        for start, length, pixels in ((top, height, shape[0]), (left, width, shape[1])):
+            assert np.isfinite(resize_weights_jit(start[None], length[None], pixels, 8)).all()
+
+
 def test_the_first_try_that_fits_is_taken():
     # Areas of 100 %, 25 % and 1 % at ratio 4 on a square: the first does not fit.
     areas = np.array([[1.0, 0.25, 0.01]], np.float32)

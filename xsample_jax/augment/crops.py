@@ -122,7 +122,7 @@ def _corner(draw: jax.Array, room: jax.Array) -> jax.Array:
 
 def _largest_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
     if width / height < ratio[0]:
-        return width, min(height, round(width / ratio[0]))
+        return width, max(1, min(height, round(width / ratio[0])))  # a ratio far from 1: no box of 0 pixels
     if width / height > ratio[1]:
-        return min(width, round(height * ratio[1])), height
+        return max(1, min(width, round(height * ratio[1]))), height
     return width, height
