@@ -212,6 +212,8 @@ def test_one_file_gives_the_same_features(encoder, tmp_path):
     assert (again.step, again.config.to_dict()) == (encoder.step, encoder.config.to_dict())
     with pytest.raises(DataError, match=r"ends with \.npz"):
         encoder.save(tmp_path / "e.bin")
+    with pytest.raises(DataError, match=r"a folder that exists\. Make it: mkdir -p"):  # faults B5: a raw error
+        encoder.save(tmp_path / "no" / "e.npz")
     with np.load(tmp_path / "e.npz") as file:
         arrays = dict(file)
     one = next(name for name in arrays if name.endswith("kernel"))

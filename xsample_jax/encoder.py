@@ -24,7 +24,7 @@ from xsample_jax.distributed import log_info
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, UserError, raise_all
 from xsample_jax.io.checkpoint_files import MODEL, find_checkpoint, has_checkpoints, read_arrays, saved_arrays
 from xsample_jax.io.files import load_arrays, write_arrays
-from xsample_jax.io.paths import as_path
+from xsample_jax.io.paths import as_path, in_bucket
 from xsample_jax.models.heads import projection_of, unit_rows
 from xsample_jax.models.thin import SLIM, corners, thin_config
 from xsample_jax.models.towers import ENCODERS, TEXT_TOWERS
@@ -258,6 +258,8 @@ class Encoder:
         path = as_path(path)
         if path.suffix != SAVED:
             raise DataError("path", str(path), f"a name that ends with {SAVED}")
+        if not in_bucket(path) and not path.parent.is_dir():
+            raise DataError("path", str(path), "a file in a folder that exists", f"Make it: mkdir -p {path.parent}")
         about = {
             "step": self.step,
             "config": json.loads(config_to_json(self.config)),

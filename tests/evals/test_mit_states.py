@@ -58,3 +58,29 @@ def test_a_set_that_is_not_there_and_an_odd_folder_are_named(tmp_path):
     (tmp_path / "images" / "building").mkdir(parents=True)
     with pytest.raises(DataError, match="an attribute, a space and an object"):
         listed(tmp_path / "images")
+
+
+def evaluated(root):
+    config = types.SimpleNamespace(eval=types.SimpleNamespace(split="val", train_split="train"))
+    out = Collector()
+    MIT_STATES.run(EvalContext(ColorStore(), config, Options(sets=root)), out)
+    return out
+
+
+def test_a_set_with_no_images_to_learn_from_is_said(tmp_path):
+    """faults B11: "need at least one array to concatenate"."""
+    (tmp_path / "release_dataset" / "images").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"= 0: expected at least two"):
+        evaluated(tmp_path)
+    image(tmp_path / "release_dataset" / "images" / "adj banana" / "0.jpg", 0)
+    with pytest.raises(DataError, match=r"= 0: expected at least two"):
+        evaluated(tmp_path)
+
+
+def test_a_class_without_a_training_image_is_no_guess(tmp_path):
+    """Chance was 1.0: that of always naming a class that the probe has never seen."""
+    for pair, color in (("ripe banana", 0), ("raw clock", 6)):
+        image(tmp_path / "release_dataset" / "images" / pair / "0.jpg", color)
+    out = evaluated(tmp_path)
+    assert out.metrics == {"mit_states/objects": 0.0, "mit_states/attributes": 0.0}
+    assert {name: fact.chance for name, fact in out.facts.items()} == dict.fromkeys(out.metrics, 0.0)

@@ -158,6 +158,74 @@ def test_a_record_set_stands_in_for_a_folder(root, config, tmp_path):
     assert out.metrics == {"robustness/imagenet-v2": pytest.approx(2 / 3)}
 
 
+@pytest.mark.parametrize(
+    ("place", "name", "odd"),
+    [
+        ("bg_challenge/original/val", "imagenet-9/original", "\u00b2\u00b2_dog"),
+        ("imagenetv2-matched-frequency-format-val", "imagenet-v2", "\u00b2"),
+        ("imagenetv2-matched-frequency-format-val", "imagenet-v2", "\u0663"),
+        ("imagenetv2-matched-frequency-format-val", "imagenet-v2", "1000"),
+    ],
+)
+def test_a_folder_named_by_other_digits_leaves_the_other_sets(root, config, tmp_path, place, name, odd):
+    """faults B11: "\u00b2".isdigit() is true, and int() of it ended the whole evaluation."""
+    shutil.copytree(root / "sketch", tmp_path / "sketch")
+    shutil.copytree(root / place, tmp_path / place)
+    (tmp_path / place / odd).mkdir()
+    out, _ = evaluated_in(tmp_path, config)
+    assert set(out.metrics) == {"robustness/imagenet-sketch"}
+    assert any(note.startswith(f"{name}: folder {tmp_path / place / odd} = ") for note in out.notes)
+
+
+def test_names_of_images_that_are_none_are_left_out_and_said(root, config, tmp_path, capsys):
+    """faults B11: one hidden file of macOS, link to nothing or folder took the whole set."""
+    place = "imagenetv2-matched-frequency-format-val"
+    shutil.copytree(root / place, tmp_path / place)
+    folder = tmp_path / place / "11"
+    (folder / "._1.jpeg").write_bytes(b"\0\5\x16\7")
+    (folder / "x.jpeg").symlink_to("/nowhere.jpeg")
+    (folder / "y.jpeg").mkdir()
+    image(tmp_path / place / "__MACOSX" / "11" / "0.jpeg", 0)
+    out, _ = evaluated_in(tmp_path, config)
+    assert out.metrics == {"robustness/imagenet-v2": pytest.approx(3 / 4)}
+    said = capsys.readouterr()
+    for what in ("1 hidden files left out", "2 names without a file left out", "1 hidden folders left out"):
+        assert f"{tmp_path / place}: {what}" in said.out + said.err
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ("[[-1], [0], [207], [11], [], [409]]", "-1 is no class"),
+        ("[[true], [0], [207], [11], [], [409]]", "True is no class"),
+        ("[[1000]]", "1000 is no class"),
+        ('{"0": [1]}', "it is another value"),
+        ("[0, 1]", "it is another value"),
+        ("[[], [], [], [], [], []]", "images with a label in"),
+    ],
+)
+def test_labels_of_real_are_classes_and_some_are_there(root, config, tmp_path, labels, said):
+    """faults B11: -1 was class 999, and a set without a label gave the metric nan."""
+    shutil.copytree(root / "imagenet", tmp_path / "imagenet")
+    (tmp_path / "real.json").write_text(labels)
+    out, _ = evaluated_in(tmp_path, config)
+    assert set(out.metrics) == {"robustness/imagenet"}
+    assert any(note.startswith("imagenet-real: ") and said in note for note in out.notes)
+
+
+def test_a_record_set_has_only_labels_of_its_subset(tmp_path):
+    """Folders of other classes than ImageNet-A's 200 were refused, a dataset of them was not."""
+    image(tmp_path / "one.png", 0)
+    record = {"id": 0, "image": (tmp_path / "one.png").read_bytes(), "label": 0}
+    names = [WORDNET_IDS[number] for number in (6, 0)]  # tench (0) is none of the 200
+    write_records(tmp_path / "imagenet-a", "a", {"test": [record]}, names)
+    assert len(SETS["imagenet-a"].listed(tmp_path / "imagenet-a").group) == 1
+    shutil.rmtree(tmp_path / "imagenet-a")
+    write_records(tmp_path / "imagenet-a", "a", {"test": [record | {"label": 1}]}, names)
+    with pytest.raises(DataError, match=rf"'{WORDNET_IDS[0]}'.*labels of the 200 classes of imagenet-a"):
+        SETS["imagenet-a"].listed(tmp_path / "imagenet-a")
+
+
 def test_candidates_limit_the_choice():
     scores = np.array([[0.1, 0.9, 0.5], [0.9, 0.2, 0.1]])
     right = np.zeros((2, 1000), bool)
@@ -200,6 +268,7 @@ def test_tables_have_the_published_counts():
 
 def test_classes_are_found_by_id_and_by_name():
     assert imagenet_numbers(["n01443537", "Tench"]).tolist() == [1, 0]
+    assert imagenet_numbers(["golden_retriever", "golden retriever"]).tolist() == [207, 207]
     assert imagenet_numbers(["grinning face"]) is None
     assert imagenet_numbers([]) is None
 

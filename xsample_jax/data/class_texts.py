@@ -62,12 +62,18 @@ def imagenet_class_embeddings(class_names: Sequence[str]) -> np.ndarray | None:
     Args:
       class_names: WordNet ids or names (in any case), all 1,000 or some of them, in any order.
     """
+    rows = imagenet_rows(class_names)
+    return None if rows is None else read_embeddings()[rows]
+
+
+def imagenet_rows(class_names: Sequence[str]) -> list[int] | None:
+    """The place in `read_classes` of every class; names as for `imagenet_class_embeddings`, None as there."""
     row = {}
     for index, (wordnet_id, name) in enumerate(read_classes()):
         row.setdefault(name.lower(), index)
         row[wordnet_id] = index
     rows = [row.get(name.lower(), row.get(name.lower().replace("_", " "))) for name in class_names]
-    return None if None in rows or not rows else read_embeddings()[rows]
+    return None if None in rows or not rows else rows
 
 
 FILE, ABOUT = "class_embeddings.npy", "class_embeddings.json"

@@ -255,7 +255,7 @@ class ShardCache:
     def _copies(self) -> Iterator[tuple[float, int, pathlib.Path]]:
         """(time of last use, bytes, path) of every copy, also of those in the making."""
         for path in self._folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, ValueError):  # ValueError: a name that is not ours
                 if path.suffix in (COPY, ".partial"):
                     about = path.stat()
                     yield about.st_mtime, int(path.suffixes[0][1:]) if path.suffix != COPY else about.st_size, path

@@ -78,7 +78,7 @@ def add_accuracy(out: Collector, name: str, of: Features, rows: np.ndarray, amon
     if not len(of):
         return None
     right = (predict(of.embedding, rows, among) == of.label).astype(np.float32)
-    out.add_per_example(name, right, np.arange(len(of)), classes=len(among), chance=majority(of.label))
+    out.add_per_example(name, right, np.arange(len(of)), classes=len(among), chance=majority(of.label, among=among))
     return out.metrics[name]
 
 

@@ -110,7 +110,8 @@ def evaluate_emoji(features_of: FeaturesOf, split: str = "test", train_split: st
 def _guess(train: Features, of: Features, name: str) -> dict:
     """The facts of an accuracy on the rows of `of`: classes to choose from, and that of the majority class."""
     target = name.split("/")[0]
-    return {"classes": len(np.unique(train.attribute(target))), "chance": majority(of.attribute(target))}
+    known = np.unique(train.attribute(target))
+    return {"classes": len(known), "chance": majority(of.attribute(target), among=known)}
 
 
 def check(bench: EvalContext) -> Iterator[UserError]:

@@ -144,7 +144,7 @@ def write_features(
     starts = range(0, len(images), PART)
     for start in progress(starts, f"features for {out.name}", len(starts)):
         part = parts / f"{start}.npy"
-        if not part.exists() or not skip and load_arrays(part)[:, 0].any():  # of a call that left images out
+        if not part.exists() or (not skip and load_arrays(part)[:, 0].any()):  # of a call that left images out
             rows = range(start, min(start + PART, len(images)))
             found = _encoded(encoder, images, rows, batch_size, skip)
             atomic_write(part, lambda partial, found=found: save_array(partial, found))

@@ -53,7 +53,7 @@ def knn(bench: EvalContext, out: Collector) -> None:
 
 def guess(rows: Labeled, k: int = 1) -> dict:
     """The facts of an accuracy: from how many classes the answer comes, and that of the majority class."""
-    return {"classes": len(np.unique(rows.train_labels)), "chance": majority(rows.test_labels, k)}
+    return {"classes": len(np.unique(rows.train_labels)), "chance": majority(rows.test_labels, k, rows.train_labels)}
 
 
 def ridge(bench: EvalContext, out: Collector) -> None:

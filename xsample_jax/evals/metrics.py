@@ -365,9 +365,12 @@ def ranks(values: np.ndarray) -> np.ndarray:
 # What is reached without looking at an image: the level that a metric has to be compared with.
 
 
-def majority(labels: np.ndarray, k: int = 1) -> float:
-    """Accuracy of always naming the k most frequent of the labels, int [n]; top-k for k above 1."""
-    _, count = np.unique(labels, return_counts=True)
+def majority(labels: np.ndarray, k: int = 1, among: np.ndarray | None = None) -> float:
+    """Accuracy of always naming the k most frequent of the labels, int [n]; top-k for k above 1.
+
+    among: the labels that can be named, such as those of the training images; None: all.
+    """
+    _, count = np.unique(labels if among is None else labels[np.isin(labels, among)], return_counts=True)
     return float(np.sort(count)[-k:].sum() / len(labels)) if len(labels) else float("nan")
 
 

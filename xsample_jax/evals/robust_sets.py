@@ -4,19 +4,22 @@ Every set comes down to one rule: the class that a 1,000-way probe predicts (amo
 or it is not. Tables of classes: `imagenet/` (sources in its SOURCE.md).
 """
 
+import collections
 import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from xsample_jax.data.class_texts import read_classes
+from xsample_jax.data.class_texts import imagenet_rows, read_classes
 from xsample_jax.data.dataset import Dataset
 from xsample_jax.data.decode import open_image, square
 from xsample_jax.data.records import MANIFEST, open_records, read_manifest
+from xsample_jax.distributed import log_info
 from xsample_jax.errors import DataError, did_you_mean
 from xsample_jax.prepare.example import IMAGE_SUFFIXES
 
@@ -60,18 +63,45 @@ class ImageFiles:
 
 
 def images_in(folders: Iterable[Path]) -> tuple[list[Path], np.ndarray]:
-    """The images directly inside each folder, sorted by name, and the number of their folder, int [n]."""
-    paths, numbers = [], []
+    """The images directly inside each folder, sorted by name, and the number of their folder, int [n].
+
+    What has the name of an image and is none is left out, and said: hidden files, as macOS puts them into archives,
+    links to nothing, folders.
+    """
+    paths, numbers, left_out = [], [], collections.Counter()
     for number, folder in enumerate(folders):
-        found = sorted(path for path in folder.iterdir() if path.suffix[1:].lower() in IMAGE_SUFFIXES)
-        paths += found
-        numbers += [number] * len(found)
+        for path in _inside(folder):
+            if path.suffix[1:].lower() not in IMAGE_SUFFIXES:
+                continue
+            if path.name.startswith(".") or not path.is_file():
+                left_out[folder.parent, "hidden files" if path.name.startswith(".") else "names without a file"] += 1
+                continue
+            paths.append(path)
+            numbers.append(number)
+    for (parent, kind), count in left_out.items():
+        log_info(f"{parent}: {count} {kind} left out")
     return paths, np.array(numbers, int)
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders directly inside a folder, sorted by name, hidden ones left out."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """The folders directly inside a folder, sorted by name, without hidden ones and __MACOSX, which are said."""
+    found = [path for path in _inside(folder) if path.is_dir()]
+    shown = [path for path in found if not path.name.startswith(".") and path.name != "__MACOSX"]
+    if len(shown) < len(found):
+        log_info(f"{folder}: {len(found) - len(shown)} hidden folders left out")
+    return shown
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"folder {folder}", error.strerror, "a folder that can be listed") from error
+
+
+def class_in(text: str, count: int) -> int | None:
+    """The number below `count` that a text is, in the digits 0 to 9; None for any other text."""
+    return int(text) if re.fullmatch("[0-9]+", text) and int(text) < count else None
 
 
 CLASSES = 1000
@@ -123,6 +153,8 @@ class RobustSet:
         images = self.lister(folder)
         if not len(images.group):
             raise DataError(f"images in {folder}", 0, "at least one", f"Unpack the set as {self.layout}.")
+        if not images.right[images.group].any():
+            raise DataError(f"images with a label in {folder}", 0, f"at least one, of {len(images.group)} images")
         return images
 
 
@@ -164,14 +196,10 @@ def by_wordnet_id(folder: Path, subset: str | None = None) -> Images:
 def imagenet_numbers(class_names: Sequence[str]) -> np.ndarray | None:
     """ImageNet's number of every class of a dataset, int [classes]; None when one of them is not an ImageNet class.
 
-    Names are WordNet ids, or English names in any case.
+    Names are WordNet ids, or English names in any case, with spaces or underscores.
     """
-    number: dict[str, int] = {}
-    for index, (wordnet_id, name) in enumerate(read_classes()):
-        number[wordnet_id] = index
-        number.setdefault(name.lower(), index)
-    numbers = [number.get(name.lower()) for name in class_names]
-    return None if None in numbers or not numbers else np.array(numbers)
+    numbers = imagenet_rows(class_names)
+    return None if numbers is None else np.array(numbers)
 
 
 def by_records(folder: Path, subset: str | None = None) -> Images:
@@ -183,6 +211,10 @@ def by_records(folder: Path, subset: str | None = None) -> Images:
     source = open_records(folder, next(iter(manifest.splits)))
     candidates = np.arange(CLASSES) if subset is None else np.array(table("subsets")[subset])
     labels = np.array([source[index]["label"] for index in range(len(source))])
+    for label in np.unique(labels[labels >= 0]):
+        if numbers[label] not in candidates:
+            expected = f"labels of the {len(candidates)} classes of {subset} only"
+            raise DataError(f"dataset {folder}", manifest.class_names[label], expected)
     right = one_hot([*([number] for number in numbers), []])  # the last row is that of -1, no label: it does not count
     return Images(lambda size: Dataset(source, size, "first"), labels, right, candidates)
 
@@ -193,7 +225,7 @@ def by_number(folder: Path) -> Images:
         return by_records(folder)
     folders = subfolders(folder)
     for path in folders:
-        if not path.name.isdigit() or int(path.name) >= CLASSES:
+        if class_in(path.name, CLASSES) is None:
             raise DataError(f"folder {path}", path.name, "0 to 999, the number of the class")
     paths, place = images_in(folders)
     return Images(files(paths), place, one_hot([[int(path.name)] for path in folders]))
@@ -213,15 +245,18 @@ def reassessed(folder: Path) -> Images:
         fix = "Get it from https://github.com/google-research/reassessed-imagenet."
         raise DataError("ImageNet-ReaL", str(root / REAL[0]), "the list of labels, 50,000 lists in one", fix)
     try:
-        labels = json.loads(file.read_text())
-        one_hot(labels)
-    except (ValueError, TypeError, IndexError) as error:
+        labels = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(labels, list) or not all(isinstance(of_image, list) for of_image in labels):
+            raise ValueError("it is another value")
+        if wrong := [number for number in chain(*labels) if type(number) is not int or not 0 <= number < CLASSES]:
+            raise ValueError(f"{wrong[0]!r} is no class")
+    except (OSError, ValueError, RecursionError) as error:
         expected = f"a list of lists of classes, 0 to {CLASSES - 1}, as JSON ({error})"
         raise DataError("ImageNet-ReaL", str(file), expected) from error
     paths, _ = images_in(subfolders(folder))
     right = []
     for path in paths:
-        match = re.fullmatch(r"ILSVRC2012_val_(\d{8})", path.stem)
+        match = re.fullmatch(r"ILSVRC2012_val_([0-9]{8})", path.stem)
         if not match or not 1 <= int(match[1]) <= len(labels):
             raise DataError(f"image {path}", path.stem, f"ILSVRC2012_val_ and a number up to {len(labels):08d}")
         right.append(labels[int(match[1]) - 1])
@@ -233,7 +268,7 @@ def of_imagenet9(folder: Path) -> Images:
     classes = list(table("imagenet9").values())
     folders = subfolders(folder)
     for path in folders:
-        if not path.name[:2].isdigit() or int(path.name[:2]) >= len(classes):
+        if class_in(path.name[:2], len(classes)) is None:
             raise DataError(f"folder {path}", path.name, "00_dog to 08_fish")
     paths, place = images_in(folders)
     return Images(files(paths), place, one_hot([classes[int(path.name[:2])] for path in folders]))

@@ -175,16 +175,17 @@ def halves(count: int, seed: int = SEED) -> tuple[np.ndarray, np.ndarray]:
 def mit_states(bench: EvalContext, out: Collector) -> None:
     folder = find(bench.options.sets)
     paths, labels, names = listed(folder)
+    if len(paths) < 2:
+        expected = "at least two, one to learn from and one to test on"
+        raise DataError(f"images with an attribute below {folder}", len(paths), expected)
     features = bench.features_of.encoded(ImageFiles(paths, bench.features_of.side()), "MIT-States").features
     train, test = halves(len(paths))
-    if not len(test):
-        raise DataError(f"images below {folder}", len(paths), "at least two, one to learn from and one to test on")
     for kind, expected in (("objects", OBJECTS), ("attributes", ATTRIBUTES)):
         if len(names[kind]) != expected:
             out.note(f"mit_states: {len(names[kind])} {kind} are here, the official set has {expected} ({PAGE})")
         probe = fit_logistic(features[train], labels[kind][train])
         correct = (probe.predict(features[test]) == labels[kind][test]).astype(np.float32)
-        chance = majority(labels[kind][test])
+        chance = majority(labels[kind][test], among=probe.classes)
         out.add_per_example(
             f"mit_states/{kind}", correct, np.arange(len(test)), classes=len(probe.classes), chance=chance
         )

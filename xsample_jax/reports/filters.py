@@ -52,7 +52,7 @@ def layers_of(encoder: Encoder) -> dict[str, np.ndarray]:
 
 
 def _depth(name: str) -> tuple:
-    parts = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    parts = [int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", name))]
     return (not name.startswith("stem"), [(isinstance(part, str), part) for part in parts])
 
 
