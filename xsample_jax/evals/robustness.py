@@ -152,7 +152,7 @@ def listed(folder: Path) -> tuple[list[Path], dict[str, np.ndarray], dict[str, l
     """(images, {"objects", "attributes": labels int [n]}, names of the labels)."""
     pairs = []
     for path in subfolders(folder):
-        attribute, _, thing = path.name.replace("_", " ").partition(" ")
+        attribute, _, thing = " ".join(path.name.replace("_", " ").split()).partition(" ")
         if not thing:
             raise DataError(f"folder {path}", path.name, "an attribute, a space and an object, as 'ancient building'")
         if attribute != "adj":

@@ -99,7 +99,7 @@ def last_step(folder: str | Path) -> int:
         file.seek(max(log.stat().st_size - TAIL, 0))
         lines = file.read().split(b"\n")[:-1]  # what comes after the last newline is not whole
     for line in reversed(lines):
-        with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError):  # a damaged one: the run itself mends it
+        with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError):  # damaged: the run mends it
             return int(json.loads(line)["step"])
     return 0
 
