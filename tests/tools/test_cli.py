@@ -319,6 +319,14 @@ def test_files_of_runs_and_datasets_are_not_replaced(tool, tmp_path, capsys):
     assert (tmp_path / "manifest.json").read_text() == "{}"
 
 
+@pytest.mark.parametrize("tool", ["filters", "inspect", "local_features", "report"])
+def test_a_file_in_the_place_of_the_figures_of_a_page_is_found_before_any_work(tool, tmp_path, capsys):
+    """faults B5: only the page itself was looked at."""
+    (tmp_path / "x_figures").write_text("mine")
+    assert main_of(tool)(with_out(tool, tmp_path / "x.html")) == BAD_INPUT
+    assert f"path = '{tmp_path / 'x_figures'}': expected a folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flags", [["--run"], ["--collect"], ["--run", "--results=FILE"]])
 def test_results_of_a_sweep_that_could_not_be_written_are_not_computed(flags, tmp_path, capsys):
     """faults B5: all runs were trained, and their table was lost."""

@@ -197,6 +197,7 @@ REPORT = "report.html"
 FACTS = "evaluation_facts.json"  # counts, chance and baselines of those metrics, and notes
 BASELINES = "baselines.json"  # metrics of an untrained encoder and of pixels, by what was evaluated
 PROFILE = "profile"
+FIGURES = "_figures"  # a page NAME.html has its figures in the folder NAME_figures
 GENERATED = "generated"  # contact sheets of generated images
 # What no page or table of a command may replace; the last two: io/run_dir.py, data/records.py.
 KEPT = (CONFIG, JSONL, EVALUATION, EXAMPLES, SNAPSHOT, FACTS, BASELINES, "history.jsonl", "manifest.json")

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from xsample_jax.errors import DataError, shorten
-from xsample_jax.io.files import atomic_write, read_text
+from xsample_jax.io.files import FIGURES, atomic_write, read_text
 
 # Okabe-Ito's hues, moved so that each reads on white and on near-black.
 COLORS = ("#c8553d", "#2f7fb5", "#3a9a72", "#9560b3", "#b0851f", "#5f6fd0", "#c44f85", "#6d8a96")
@@ -208,7 +208,7 @@ def _pieces(flag: str) -> Markup:
 
 def figures_folder(out: Path) -> Path:
     """The folder beside a page that has its figures as PNG; made if missing."""
-    folder = out.with_name(out.stem + "_figures")
+    folder = out.with_name(out.stem + FIGURES)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -114,6 +114,15 @@ def out_file(text: str, parents: bool = False) -> pathlib.Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def out_page(text: str, parents: bool = False) -> pathlib.Path:
+    """As `out_file`, for a page that has a folder with its figures beside it."""
+    from xsample_jax.io import files
+
+    page = out_file(text, parents)
+    out_folder(str(page.with_name(page.stem + files.FIGURES)))
+    return page
+
+
 def out_folder(text: str) -> pathlib.Path:
     """The type of a flag with the folder that a command makes, or writes into, at its end."""
     try:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from xsample_jax.tools.cli import out_file, program, run_cli
+from xsample_jax.tools.cli import out_page, program, run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -20,7 +20,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--run", required=True, metavar="RUN", help="RUN or RUN/checkpoints/STEP")
     parser.add_argument("--against", metavar="RUN", help="another run, to compare their distributions")
-    parser.add_argument("--out", type=out_file, default=Path("filters.html"), help="page to write (%(default)s)")
+    parser.add_argument("--out", type=out_page, default=Path("filters.html"), help="page to write (%(default)s)")
     return parser
 
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from xsample_jax.errors import DataError
-from xsample_jax.tools.cli import check_apart, out_file, program, run_cli, split_overrides
+from xsample_jax.tools.cli import check_apart, out_page, program, run_cli, split_overrides
 
 BOUNDS = {
     "batch_size": (1, 2**24),
@@ -60,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog=program("inspect"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", required=True, help="folder of a dataset, emoji, or a config file")
-    parser.add_argument("--out", type=out_file, default="inspect.html", help="page to write (default: %(default)s)")
+    parser.add_argument("--out", type=out_page, default="inspect.html", help="page to write (default: %(default)s)")
     parser.add_argument("--run", metavar="RUN", help="also print weights and directions of a run's gradient")
     parser.add_argument("--split", help="default: that of the config, or train")
     parser.add_argument("--caption", help="which caption of a record, as data.caption")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xsample_jax.errors import ConfigError, raise_all
-from xsample_jax.tools.cli import out_file, program, run_cli, split_overrides
+from xsample_jax.tools.cli import out_page, program, run_cli, split_overrides
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -24,7 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", help="of the set (default: eval.split of the run)")
     parser.add_argument("--images", type=int, default=12, help="how many, spread over the split (default 12)")
     parser.add_argument("--clusters", type=int, default=6, help="at each depth, 2 to 12 (default 6)")
-    parser.add_argument("--out", type=out_file, default=Path("local_features.html"), help="page to write")
+    parser.add_argument("--out", type=out_page, default=Path("local_features.html"), help="page to write")
     return parser
 
 

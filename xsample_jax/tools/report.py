@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from xsample_jax.tools.cli import out_file, program, run_cli
+from xsample_jax.tools.cli import out_page, program, run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -19,7 +19,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("runs", nargs="+", help="run folders, in the order of the columns")
     parser.add_argument(
         "--out",
-        type=partial(out_file, parents=True),
+        type=partial(out_page, parents=True),
         default="report.html",
         help="HTML file to write (default: %(default)s)",
     )
