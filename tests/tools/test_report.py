@@ -1,7 +1,7 @@
 """The report and the results table, built from synthetic run folders."""
 
-import html.parser
 import dataclasses
+import html.parser
 import json
 import re
 import shutil
