@@ -24,6 +24,8 @@ def test_the_majority_class_by_hand():
     assert majority(labels) == 0.5
     assert majority(labels, 2) == pytest.approx(5 / 6)
     assert majority(labels, 5) == 1
+    assert majority(labels, among=np.array([7, 9])) == pytest.approx(2 / 6)  # 3 was not trained on: no probe says it
+    assert majority(labels, among=np.array([4])) == 0
 
 
 @pytest.mark.parametrize(("gallery", "k"), [(5, 1), (5, 3), (6, 5), (3, 10)])
