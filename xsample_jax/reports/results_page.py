@@ -207,6 +207,12 @@ def series_of(name: str, points: Sequence[Point], runs: Runs) -> Series:
     return Series(name, tuple(runs[point.name] for point in points if point.name in runs))
 
 
+def with_metrics(objectives: Mapping[str, Series], names: Iterable[str]) -> tuple[dict[str, Series], list[str]]:
+    """(those whose runs all have these metrics, the names of the others: classes of their own, or other images)."""
+    lacking = [name for name, one in objectives.items() if any(set(names) - run.examples.keys() for run in one.runs)]
+    return {name: one for name, one in objectives.items() if name not in lacking}, lacking
+
+
 def _named(name: str, value: object, series: Series) -> Series:
     return Series(f"{name}, {as_word(value)}", series.runs)
 
@@ -237,17 +243,19 @@ def page_markdown(
 
     Raises DataError: no finished run of the objective `base`.
     """
-    objectives = objectives_of(points, runs)
-    if base not in objectives:
-        raise DataError("--baseline", base, f"an objective with a finished run: {', '.join(objectives)}")
+    finished = objectives_of(points, runs)
+    if base not in finished:
+        raise DataError("--baseline", base, f"an objective with a finished run: {', '.join(finished)}")
+    objectives, others = with_metrics(finished, names)
+    if base in others:
+        there = finished[base].runs[0].examples
+        raise DataError("--metrics", [name for name in names if name not in there], f"some of {', '.join(there)}")
     series, level = list(objectives.values()), objectives[base]
-    lacking = [name for name in names if any(name not in run.examples for one in series for run in one.runs)]
-    if lacking:
-        raise DataError("--metrics", lacking, f"some of {', '.join(level.runs[0].examples)}")
     metrics = [describe(name) for name in names]
     every = in_order(level.runs[0].examples)
     lines = [
         f"{len(runs)} of {len(points)} runs of the grid are finished.{said_of_code(runs.values())}",
+        *(["", f"Evaluated otherwise, and not compared here: {', '.join(others)}."] if others else []),
         "",
         "## Objectives",
         "",

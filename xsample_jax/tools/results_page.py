@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     if (chosen.runs is None) == (chosen.results is None):
         parser.error("give one of --runs and --results")
     check_apart(chosen, outs=("out", "summary"))
-    from xsample_jax.reports.results_page import SUMMARY, kept_runs, objectives_of, page_markdown, runs_of
+    from xsample_jax.reports.results_page import SUMMARY, kept_runs, objectives_of, page_markdown, runs_of, with_metrics
     from xsample_jax.reports.results_page import summary_markdown as summary
     from xsample_jax.reports.study_page import main_settings, study_markdown
     from xsample_jax.reports.style import check_markers, insert
@@ -52,16 +52,16 @@ def run(arguments: Sequence[str]) -> int:
         check_markers(page, "results")
     metrics = chosen.metrics or list(read_protocol(chosen.grid).headlines) or list(SUMMARY)
     _, points = read_grid(chosen.grid)
-    settings = main_settings(points)
-    if not settings:
+    several = len(main_settings(points)) > 1
+    if not several:
         changes(points)
     runs = runs_of(points, chosen.runs) if chosen.runs else kept_runs(points, chosen.results, chosen.grid)
     panels = chosen.out.with_suffix("")
     panels.parent.mkdir(parents=True, exist_ok=True)
-    make = study_markdown if settings else page_markdown
+    make = study_markdown if several else page_markdown
     insert(chosen.out, "results", make(points, runs, chosen.baseline, panels, metrics))
     if chosen.summary:
-        objectives = objectives_of(points, runs)
+        objectives, _ = with_metrics(objectives_of(points, runs), metrics)
         where = os.path.relpath(panels, chosen.summary.parent)
         insert(chosen.summary, "results", summary(objectives, objectives[chosen.baseline], where, metrics))
     print(f"{len(runs)} of {len(points)} runs: {chosen.out}")
