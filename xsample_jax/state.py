@@ -219,6 +219,7 @@ class Progress:
 
     Attributes:
       step: updates done (skipped ones count).
+      logged: the last of them that has a line in metrics.jsonl; 0 in older checkpoints.
       data_position: examples drawn so far; the next batch starts there. It is step * batch_size until a roll-back.
       evaluated: False when the evaluation that was due at this step was cut off, so that a resumed run makes up for it.
       skipped: updates not applied because they were not finite, and how many of the last steps in a row.
@@ -241,6 +242,7 @@ class Progress:
     counted_from: tuple[int, int] = (0, 0)
     images: str = ""
     classes: tuple[str, ...] = ()
+    logged: int = 0
 
     def __post_init__(self):
         self.counted_from, self.classes = tuple(self.counted_from), tuple(self.classes)  # JSON has lists
