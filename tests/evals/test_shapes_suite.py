@@ -79,8 +79,18 @@ def test_what_cannot_be_probed_is_refused():
     with pytest.raises(DataError, match="attributes"):
         evaluate_factors(of, Features(of.features, None, of.id, of.label))
     single = Features(of.features, None, of.id, of.label, {"shape": np.zeros(100, int)})
-    with pytest.raises(DataError, match="at least two"):
+    with pytest.raises(DataError, match="two values among training images"):
         evaluate_factors(single, single)
+
+
+def test_an_attribute_with_one_value_is_passed_over():
+    """faults D: one of many attributes, of which only "yes" or nothing is known, ended a run in its last evaluation."""
+    of = split(100, 0)
+    some = dataclasses.replace(of, attributes={**of.attributes, "tagged": np.where(np.arange(100) % 2, -1, 0)})
+    found = evaluate_factors(some, some)
+    assert "factor/shape/probe" in found.metrics
+    assert "factor/tagged/probe" not in found.metrics
+    assert any("factor/tagged: not measured" in note for note in found.notes)
 
 
 def test_the_suite_is_the_evaluator_that_the_tool_runs(tmp_path):

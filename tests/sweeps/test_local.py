@@ -1,5 +1,6 @@
 """Running a grid here: at most so many at once, finished ones skipped, stopped ones gone on with, killed ones again."""
 
+import errno
 import json
 import os
 import signal
@@ -154,6 +155,22 @@ except local.Stopped:
     assert [state_of(out / f"seed={n}").status for n in range(3)] == [STARTED, STARTED, ABSENT]
     plan({})
     assert run_points(points(3), "s", out, local.Workers(2)) == {}
+
+
+def test_a_result_that_cannot_be_read_for_now_is_no_result_and_ends_nothing(tmp_path, plan, monkeypatch, capsys):
+    """faults B6: one evaluation.json behind a mount that went away ended the whole sweep."""
+    plan({})
+    run_points(points(1), "s", tmp_path / "out", local.Workers(1))
+    read = Path.read_text
+
+    def gone(self, *arguments, **options):
+        if self.name == "evaluation.json":
+            raise OSError(errno.EIO, "Input/output error")
+        return read(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", gone)
+    assert state_of(tmp_path / "out" / "seed=0").status == STARTED
+    assert "evaluation.json" in capsys.readouterr().err
 
 
 def test_table_of_what_there_is(tmp_path, plan):

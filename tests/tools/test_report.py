@@ -1,5 +1,6 @@
 """The report and the results table, built from synthetic run folders."""
 
+import dataclasses
 import html.parser
 import json
 import re
@@ -133,6 +134,9 @@ def test_words_are_those_of_the_set(page, tmp_path):
     examples = {"label/knn": Scores(np.ones(30), concepts)}
     run = Run("plain", tmp_path, {"seed": 0}, [], [(1, {"label/knn": 1.0})], examples, None)
     assert unit_of([run]) == "images"
+    few, many = (Scores(np.ones(30), concepts // size) for size in (10, 2))
+    units = [unit_of([dataclasses.replace(run, examples={"label/knn": scores})]) for scores in (few, many)]
+    assert units == ["images", "concepts"]  # three concepts are not resampled, fifteen are
     report._write([Series("plain", (run,)), Series("other", (run,))], 2, tmp_path / "plain.html", None)
     text = read(tmp_path / "plain.html")[1]
     assert "over images" in text
@@ -402,6 +406,19 @@ def test_numbers_that_no_axis_can_hold_are_left_out(tmp_path):
     text = [json.dumps(line | {"loss": 1e308 * (-1) ** (line["step"] // 10)}) for line in lines[1:]]
     (run / "metrics.jsonl").write_text("\n".join([json.dumps(lines[0]), *text, ""]))
     assert main_report([str(run), f"--out={tmp_path / 'report.html'}"]) == 0
+
+
+def test_a_map_may_have_many_colorings(folders, tmp_path):
+    """faults B6: the sizes of forty attributes were taken for one another, and sound images for damaged ones."""
+    arrays, path = load_arrays(folders["xclr", 0] / "report_data.npz"), tmp_path / "report_data.npz"
+    points = len(arrays["map/xy"])
+    for number in range(60):
+        arrays |= {
+            f"map/codes/a{number}": np.zeros(points, int),
+            f"map/words/a{number}": np.array(["no"] * (1 + number)),
+        }
+    np.savez(path, **arrays)
+    assert len(read_snapshot(path)) == len(arrays)
 
 
 @pytest.mark.parametrize("change", ["lost", "cut", "scalar", "text", "far"])

@@ -12,8 +12,8 @@ CHECKPOINT = {
     "metric": Key(
         str,
         None,
-        "Evaluation metric that ranks checkpoints, by its better side: errors and distances are best when small. "
-        "None: keep only the newest.",
+        "Evaluation metric that ranks checkpoints, by its better side: errors and distances are best when small, "
+        "and what has no better side (geometry/isotropy) is refused. None: keep only the newest.",
         optional=True,
     ),
     "resume_from": Key(

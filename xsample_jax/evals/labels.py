@@ -143,18 +143,18 @@ CORRELATED = 500  # images whose pairs are ranked: their matrix is held in memor
 def evaluate_factors(train: Features, test: Features) -> SuiteResult:
     """ "factor/<name>/probe" and "factor/<name>/kept" of each attribute, and the rank correlation with the captions.
 
-    Images are the unit of the bootstrap. Raises DataError where there are no attributes, or one with a single value.
+    Images are the unit of the bootstrap. Raises DataError where there are no attributes, or none with two values.
     """
     if not test.attributes:
         expected = "a dataset with attributes, one for each factor"
         raise DataError("attributes", "none", expected, "Set --config.eval.suite=probe.")
     out = Collector()
     targets = {name: train.attribute(name) for name in test.attributes}
-    for name, labels in targets.items():
-        values = len(np.unique(labels[labels >= 0]))
-        if values < 2:
-            found = f"{values} value{'s' * (values != 1)}"
-            raise DataError(f"attribute {name}", found, "at least two among training images, to tell apart")
+    for name in [name for name, labels in targets.items() if len(np.unique(labels[labels >= 0])) < 2]:
+        del targets[name]
+        out.note(f"factor/{name}: not measured, its training images have not two values")
+    if not targets:
+        raise DataError("attributes", ", ".join(test.attributes), "one with two values among training images")
     for name, probe in _factor_probes(train.features, targets).items():
         truth, values = test.attribute(name), len(probe.classes)
         there = np.flatnonzero(truth >= 0)

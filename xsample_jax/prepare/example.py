@@ -188,6 +188,12 @@ def label_entry(fields: Fields, names: Collection[str]) -> str:
     return fields.label or next((name for name in USUAL_LABELS if name in names), USUAL_LABELS[0])
 
 
+def is_words(value) -> bool:
+    """Whether an entry may be a caption: a text of several words, or a list with one."""
+    texts = value if isinstance(value, list) else [value]
+    return any(isinstance(text, str) and " " in text.strip() for text in texts)
+
+
 def unread_texts(columns: Iterable[str], fields: Fields) -> list[str]:
     """A note that names these columns of texts, where none of them is read as captions."""
     columns = list(columns)
@@ -197,7 +203,8 @@ def unread_texts(columns: Iterable[str], fields: Fields) -> list[str]:
     if not (others := [name for name in columns if name not in read]):
         return []
     shown = ", ".join(others[:8]) + ", ..." * (len(others) > 8)
-    return [f"Captions: none, as no column is named {' or '.join(USUAL_CAPTIONS)}; --caption_fields takes {shown}."]
+    usual = f"{', '.join(USUAL_CAPTIONS[:-1])} or {USUAL_CAPTIONS[-1]}"
+    return [f"Captions: none, as no column is named {usual}; --caption_fields takes {shown}."]
 
 
 def read_captions(row: Mapping, asked: tuple[str, ...], usual: tuple[str, ...] = USUAL_CAPTIONS) -> tuple[str, ...]:

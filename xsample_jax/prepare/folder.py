@@ -27,6 +27,7 @@ from xsample_jax.prepare.example import (
     example_of_members,
     files_below,
     first_folder,
+    is_words,
     number_values,
     read_captions,
     read_column,
@@ -409,7 +410,7 @@ def _table_rows(table: str, fields: Fields, root: Path) -> tuple[list[Row], dict
             raise DataError(f"{error.field} of {name} in {table}", error.value, error.expected) from None
     labels, names, notes = read_column([label for _, _, label, _ in read], fields.class_names)
     read = [(*row[:2], label, row[3]) for row, label in zip(read, labels, strict=True)]
-    texts = [name for name in columns if name != image and any(_is_words(row.get(name)) for row in rows)]
+    texts = [name for name in columns if name != image and any(is_words(row.get(name)) for row in rows)]
     notes += unread_texts(texts, fields)
     merged: dict[str, Row] = {}
     for name, captions, label, values in read:
@@ -419,9 +420,3 @@ def _table_rows(table: str, fields: Fields, root: Path) -> tuple[list[Row], dict
             raise DataError(f"{what} of {name} in {table}", label, f"{other!r}, as in an earlier row of it")
         merged[name] = (name, before + captions, label, values)
     return [merged[name] for name in sorted(merged)], names, tuple(notes)
-
-
-def _is_words(value) -> bool:
-    """Whether an entry of a table may be a caption: a text of several words, or a list of texts."""
-    texts = value if isinstance(value, list) else [value]
-    return any(isinstance(text, str) and " " in text.strip() for text in texts)

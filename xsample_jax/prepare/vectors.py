@@ -16,6 +16,7 @@ from xsample_jax.prepare.example import (
     Problem,
     Source,
     attribute_value,
+    is_words,
     number_values,
     read_captions,
     read_column,
@@ -59,7 +60,7 @@ def vectors_source(path: str, fields: Fields, shard_size: int) -> Source:
         shards.append(InputShard(f"{file.name}, rows {start} on", read, f"{identity} {start} {shard_size}"))
     note = f"vectors are {columns[name].shape[1]} wide: train with --config.data.image_size={columns[name].shape[1]}"
     values = {attribute: tuple(of) for attribute, of in attributes.items()}
-    texts = [column for column, of in columns.items() if any(isinstance(value, str) for value in of)]
+    texts = [column for column, of in columns.items() if any(map(is_words, of))]
     notes = [note, *_coarse_columns(columns[name]), *notes, *unread_texts(texts, fields)]
     return Source(tuple(shards), attributes=values, notes=tuple(notes), **names)
 

@@ -25,7 +25,16 @@ from xsample_jax.reports.figures import (
     target_temperature,
     temperature_panels,
 )
-from xsample_jax.reports.runs import Run, Series, choose_baseline, config_difference, group_seeds, load_runs, unit_of
+from xsample_jax.reports.runs import (
+    Run,
+    Series,
+    choose_baseline,
+    config_difference,
+    group_seeds,
+    have_several,
+    load_runs,
+    unit_of,
+)
 from xsample_jax.reports.style import Panel, color, figures_folder, write_page
 
 # Evaluation tables of the report: every series' metrics with intervals, and differences to a baseline.
@@ -226,7 +235,7 @@ def _write(series: Sequence[Series], runs: int, out: Path, baseline: str | None)
         neighbors=neighbors,
         relations={hit["relation"] for query in neighbors for one in query["series"] for hit in one["hits"]},
         unit=unit_of(every),
-        sorted_by="group" if unit_of(every) == "concepts" else "class",
+        sorted_by="group" if any(have_several(one) for run in every for one in run.examples.values()) else "class",
         one_seed=one_seed(series),
         reading=READING if any(run.facts for run in every) else "",
         notes=list(dict.fromkeys(note for run in every for note in run.notes)),

@@ -12,7 +12,7 @@ from xsample_jax.config.renamed import rename, rename_metrics, warn_renamed
 from xsample_jax.config.saved import OF_THE_MACHINE
 from xsample_jax.errors import LARGEST_FLOAT32, DataError
 from xsample_jax.evals.catalog import load_facts
-from xsample_jax.evals.metrics import Scores, load_examples
+from xsample_jax.evals.metrics import Scores, are_few, load_examples
 from xsample_jax.evals.snapshot import load_snapshot
 from xsample_jax.io.files import CONFIG, EXAMPLES, FACTS, JSONL, SNAPSHOT
 from xsample_jax.io.paths import as_path
@@ -96,9 +96,14 @@ def _of_result(name: str, found: Mapping) -> Run:
 
 
 def unit_of(runs: Sequence[Run]) -> str:
-    """What the bootstrap of these runs resamples, in a word: concepts where some have several images, else images."""
-    several = lambda scores: len(np.unique(scores.concepts)) < len(scores.values)  # noqa: E731
-    return "concepts" if any(several(scores) for run in runs for scores in run.examples.values()) else "images"
+    """What the bootstrap of these runs resamples, in a word: concepts where enough have several images, else images."""
+    scores = [scores for run in runs for scores in run.examples.values()]
+    return "concepts" if any(have_several(one) and not are_few(one.concepts) for one in scores) else "images"
+
+
+def have_several(scores: Scores) -> bool:
+    """Whether a concept has several of these images."""
+    return len(np.unique(scores.concepts)) < len(scores.values)
 
 
 def _load(folder: Path) -> Run:
@@ -180,7 +185,7 @@ def _misfit(found: Mapping[str, np.ndarray]) -> str:
     if "map/xy" in found:
         forms |= {"map/xy": "m2"} | ({"map/share": "2"} if "map/share" in found else {})
         for number, name in enumerate(key for key in found if key.startswith("map/codes/")):
-            size = chr(ord("A") + number)  # of the words of this coloring
+            size = chr(0x100 + number)  # of the words of this coloring: no letter that another form has
             forms |= {name: "m", name.replace("codes", "words", 1): size}
             places[name] = size
     sizes = {str(digit): digit for digit in range(10)}

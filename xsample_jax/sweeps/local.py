@@ -75,19 +75,24 @@ class State:
 
 
 def state_of(folder: str | Path) -> State:
-    """The state of the run in `folder`; one whose evaluation is damaged is not finished."""
+    """The state of the run in `folder`; one whose evaluation is damaged, or cannot be read for now, is not finished."""
     folder = as_path(folder)
     log = folder / JSONL
-    try:
-        lines = read_jsonl(log) if log.exists() else []
-    except UserError as error:  # a run that goes on mends it, or says why not
-        say(f"warning: {error}", error=True)
-        lines = []
+    lines = _or_said(lambda: read_jsonl(log) if log.exists() else []) or []
+    evaluation = _or_said(lambda: read_scores(folder / EVALUATION))
     training = next((line for line in reversed(lines) if "loss" in line), {})
-    evaluation = read_scores(folder / EVALUATION)
     status = FINISHED if evaluation is not None else STARTED if folder.exists() else ABSENT
     step = max((line["step"] for line in lines), default=0)
     return State(status, step, training, evaluation or {})
+
+
+def _or_said(read: Callable):
+    """What it reads; None, and a warning, where it cannot: a run that goes on mends the file, or says why not."""
+    try:
+        return read()
+    except UserError as error:
+        say(f"warning: {error}", error=True)
+        return None
 
 
 def last_step(folder: str | Path) -> int:
