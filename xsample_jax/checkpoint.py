@@ -392,10 +392,29 @@ def started_config(run: RunFolder) -> ml_collections.ConfigDict | None:
     return None
 
 
+def check_side_files(config, folder: Path, allow_change: bool) -> None:
+    """Records the checksums of the files of data.side; CheckpointError where one was replaced since the run began."""
+    found, before = side_checksums(config.data.side), recorded_side_files(folder)
+    changed = other_files(found, before)
+    if changed and not allow_change:
+        fix = "Put them back, or allow the others with --allow_config_change."
+        raise CheckpointError(
+            "data.side", f"other files for {', '.join(changed)}", "those that the run began with", fix
+        )
+    if found != before:
+        log_event(folder, "side files", files=found)
+
+
 def recorded_side_files(folder: Path) -> dict[str, str]:
     """{entry: checksum} of the files of data.side that a run has been told of last, by its history in `folder`."""
     recorded = (event.get("files") for event in reversed(read_history(folder)) if event["event"] == "side files")
     return next((files for files in recorded if isinstance(files, dict)), {})
+
+
+def recorded_images(folder: Path) -> tuple[object, object, object] | None:
+    """(step, images before, images after) of the last change of images that was allowed, by the history in `folder`."""
+    found = [event for event in read_history(folder) if event["event"] == "other images"]
+    return tuple(found[-1].get(name) for name in ("step", "before", "now")) if found else None
 
 
 def other_files(found: Mapping[str, str], before: Mapping[str, str]) -> list[str]:

@@ -48,6 +48,7 @@ class Training:
         """Writes the metrics of a step with those of the machine, and reports failed background saves."""
         skipped = {"skipped_updates": self.progress.skipped} if self.progress.skipped else {}
         machine = memory_in_use(jax.local_devices()) | {"compilations": count_compilations()}
+        self.progress.logged = step
         self.writers.write(step, values | skipped | self.timers.read() | machine)
         with log_save_errors(self.run.files, step):
             self.checkpoints.check()

@@ -13,12 +13,18 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
-from xsample_jax.checkpoint import Checkpoints, other_data, other_files, recorded_side_files, started_config
+from xsample_jax.checkpoint import (
+    Checkpoints,
+    check_side_files,
+    other_data,
+    recorded_images,
+    started_config,
+    trained_config,
+)
 from xsample_jax.config import load_config, resolve
 from xsample_jax.config.saved import changed_keys, check_shared, save_config
 from xsample_jax.data.dataset import Dataset, train_batches
 from xsample_jax.data.plans import check_position
-from xsample_jax.data.side import side_checksums
 from xsample_jax.distributed import barrier, log_info, name_of_process
 from xsample_jax.encoder import read_initial
 from xsample_jax.errors import CheckpointError, ConfigError
@@ -86,14 +92,14 @@ def train(
             return finished
         setup, dataset = build_run(config)
         check_device_memory(setup)
-        _check_side_files(config, folder, allow_config_change)
-        _say_size(setup)
-        _say_per_image(setup)
+        check_side_files(config, folder, allow_config_change)
         warm_up_collectives(setup.mesh)
 
         # Restore, and train; a roll-back restores once more.
         with contextlib.closing(_open_checkpoints(config, run)) as checkpoints:
-            setup, state, progress = _restore(setup, checkpoints, changes, allow_config_change, folder)
+            setup, state, progress = _restore(setup, checkpoints, allow_config_change, run)
+            _say_size(setup)
+            _say_per_image(setup)
             if first_process:
                 _record_start(config, folder, changes, finished, progress.step)
             while progress.step < setup.steps and not progress.stopped:
@@ -106,7 +112,7 @@ def train(
                     with log_save_errors(folder, progress.step):
                         checkpoints.wait()
                     rollbacks = progress.rollbacks + 1
-                    setup, state, progress = _restore(setup, checkpoints, {}, allow_config_change, folder)
+                    setup, state, progress = _restore(setup, checkpoints, allow_config_change, run)
                     progress.data_position, progress.rollbacks = behind, rollbacks
             checkpoints.wait()
             return _finish(setup, progress, run, notice, state, on_log)
@@ -142,35 +148,23 @@ def _record_start(config, folder: pathlib.Path, changes: dict, finished: dict | 
     log_code(folder, step)
 
 
-def _check_side_files(config, folder: pathlib.Path, allow_change: bool) -> None:
-    """Records the checksums of the files of data.side; CheckpointError where one was replaced since the run began."""
-    found, before = side_checksums(config.data.side), recorded_side_files(folder)
-    changed = other_files(found, before)
-    if changed and not allow_change:
-        fix = "Put them back, or allow the others with --allow_config_change."
-        raise CheckpointError(
-            "data.side", f"other files for {', '.join(changed)}", "those that the run began with", fix
-        )
-    if found != before:
-        log_event(folder, "side files", files=found)
-
-
 def _restore(
-    setup: RunSetup, checkpoints: Checkpoints, changes: Mapping[str, tuple], allow_change: bool, folder: pathlib.Path
+    setup: RunSetup, checkpoints: Checkpoints, allow_change: bool, run: RunFolder
 ) -> tuple[RunSetup, TrainState, Progress]:
     """This run's own newest checkpoint, else that of another run, else a new state (with a pretrained encoder).
 
-    changes: keys of the config that differ from those of the run so far. With another batch_size the epochs that are
-    left are counted from the position in the data, so the setup that is returned may have other steps.
-    allow_change: whether the images may be others, too. folder: where the history of this run is.
+    What differs from the config inside the checkpoint is a change, however often it was started since. With another
+    batch_size the epochs that are left are counted from the position in the data, so the setup that is returned may
+    have other steps. allow_change: whether the images may be others, too.
     """
-    config = setup.config
+    config, folder = setup.config, run.files
     if checkpoints.latest_step() is not None:
         state, progress = checkpoints.restore(setup.abstract_state, config)
         setup.check_frozen(state)
         _take_classes(setup, progress)
         _take_images(setup, progress, allow_change, folder)
         check_position(config, progress.step, progress.data_position)
+        changes = changed_keys(config, trained_config(run.place, progress.step), str(run.place), allow=True)
         progress.stopped &= not changes
         if "batch_size" in changes or "epochs" in changes:
             progress.counted_from = (progress.step, progress.data_position)
@@ -193,7 +187,7 @@ def _restore(
         _take_classes(setup, progress)
         _take_images(setup, progress, True, folder)  # a run that starts from another one may use other data
         check_position(config, progress.step, progress.data_position)
-        progress.counted_from = (progress.step, progress.data_position)
+        progress.counted_from, progress.stopped = (progress.step, progress.data_position), False
         setup = dataclasses.replace(setup, counted_from=progress.counted_from)
         if progress.step >= setup.steps:
             done = f"more than the {progress.step} that are done in {config.checkpoint.resume_from}"
@@ -210,11 +204,16 @@ def _restore(
 
 
 def _take_images(setup: RunSetup, progress: Progress, allow: bool, folder: pathlib.Path) -> None:
-    """Makes the images of this run those of the progress; CheckpointError for others, unless `allow`: then logged."""
+    """Makes the images of this run those of the progress; CheckpointError for others, unless `allow`: then logged.
+
+    What was allowed once, at the very checkpoint, stays allowed when the run is started again.
+    """
     before, now = progress.images, setup.facts.images
-    if setup.check_images(progress, allow):
+    allowed = recorded_images(folder) == (progress.step, before, now)
+    if setup.check_images(progress, allow or allowed):
         say(f"warning: trained on images {before} so far, now on {now}", error=True)
-        log_event(folder, "other images", step=progress.step, before=before, now=now)
+        if not allowed:
+            log_event(folder, "other images", step=progress.step, before=before, now=now)
     progress.images = now
 
 
@@ -375,7 +374,7 @@ def _open_training(
             ProgressLine(steps, lambda step: timers.seconds_left(steps - step)),
             resume_step=progress.step,
             evaluated=progress.evaluated,
-            every=config.log.every,
+            due=progress.logged,
             more=more_writers(config, run.files, on_log),
         )
     if config.optimizer.ema is not None:
@@ -401,7 +400,7 @@ def _finish(
             if first_process:
                 save_facts(folder / FACTS, result, measured)
     if first_process:
-        _log_scores(config, folder, steps, scores, on_log)
+        _log_scores(config, folder, progress, scores, on_log)
         reported = _try_to_report(folder)
         # The last file: it says that the run is finished.
         atomic_write(folder / EVALUATION, lambda partial: partial.write_text(json.dumps(scores, indent=2)))
@@ -411,9 +410,12 @@ def _finish(
     return scores
 
 
-def _log_scores(config, folder: pathlib.Path, step: int, scores: Mapping[str, float], on_log: Callable | None) -> None:
-    """Makes `scores` the evaluation of `step` in metrics.jsonl, also where another evaluation of that step is there."""
-    JsonlWriter(folder / JSONL, step, every=config.log.every).close()  # mends what happened to it since
+def _log_scores(
+    config, folder: pathlib.Path, progress: Progress, scores: Mapping[str, float], on_log: Callable | None
+) -> None:
+    """Makes `scores` the evaluation of this step in metrics.jsonl, also where another evaluation of it is there."""
+    step = progress.step
+    JsonlWriter(folder / JSONL, step, due=progress.logged).close()  # mends what happened to it since
     lines = [line for line in read_jsonl(folder / JSONL) if line["step"] == step]
     logged = {name: plain_number(line[name]) for line in lines for name in line if name.startswith("eval/")}
     found = {f"eval/{name}": plain_number(value) for name, value in scores.items()}

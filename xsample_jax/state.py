@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from xsample_jax.errors import ConfigError
+
 # Exponential moving averages over steps: of the whole model for evaluation, and of the teacher of an objective.
 #
 # The average for evaluation (`optimizer.ema`) holds every parameter and every running statistic of batch norms. The
@@ -137,8 +139,14 @@ def define_model(
 
     frozen(path of a parameter): modules of which all parameters are frozen are in evaluation mode in training too, so
     their batch norms use the running statistics and leave them as they are.
+
+    Raises ConfigError for a model with random state: a step has no key for it, and averages and statistics take it for
+    numbers.
     """
     model = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    if drawn := list(to_flat(nnx.state(model, nnx.RngState))):
+        expected = "modules without random state, as nnx.Dropout has"
+        raise ConfigError("model.encoder", drawn[0], expected, "Take it out: views differ by config.augment.")
     model.train()
     paths = list(to_flat(nnx.state(model, nnx.Param)))
     for place, module in nnx.iter_modules(model):
@@ -211,6 +219,7 @@ class Progress:
 
     Attributes:
       step: updates done (skipped ones count).
+      logged: the last of them that has a line in metrics.jsonl; 0 in older checkpoints.
       data_position: examples drawn so far; the next batch starts there. It is step * batch_size until a roll-back.
       evaluated: False when the evaluation that was due at this step was cut off, so that a resumed run makes up for it.
       skipped: updates not applied because they were not finite, and how many of the last steps in a row.
@@ -233,6 +242,7 @@ class Progress:
     counted_from: tuple[int, int] = (0, 0)
     images: str = ""
     classes: tuple[str, ...] = ()
+    logged: int = 0
 
     def __post_init__(self):
         self.counted_from, self.classes = tuple(self.counted_from), tuple(self.classes)  # JSON has lists

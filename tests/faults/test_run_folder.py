@@ -340,7 +340,7 @@ def test_a_run_goes_on_with_the_images_that_it_began_with(finished, tmp_path, mo
     assert "were lost" not in capsys.readouterr().err  # faults B6: the lines before it are in the other folder
     assert [line["step"] for line in read_jsonl(tmp_path / "more" / "metrics.jsonl")] == [5, 6]
     (tmp_path / "more" / "metrics.jsonl").unlink()
-    JsonlWriter(tmp_path / "more" / "metrics.jsonl", resume_step=6, every=1).close()
+    JsonlWriter(tmp_path / "more" / "metrics.jsonl", resume_step=6, due=6).close()
     assert "lacks the steps 5 to 6" in capsys.readouterr().err
 
 
@@ -426,6 +426,6 @@ def test_damaged_metrics_keep_what_can_be_read(tmp_path):
     path.write_bytes(b'{"step": 1}\n{"st\xff\n[]\n{"step": 3}\n')
     with pytest.raises(DataError, match=r"metrics\.jsonl"):
         read_jsonl(path)
-    JsonlWriter(path, resume_step=4, every=1).close()
+    JsonlWriter(path, resume_step=4, due=4).close()
     assert [line["step"] for line in read_jsonl(path)] == [1, 3]
     assert (tmp_path / "metrics.jsonl.damaged").exists()

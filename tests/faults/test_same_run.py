@@ -1,6 +1,7 @@
 """A finished run is finished for the data that it has learned from: images, sets of a mixture, files of data.side."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -12,6 +13,8 @@ from tests.tiny import tiny_config
 from xsample_jax.data.side import write_side
 from xsample_jax.data.sources import open_source
 from xsample_jax.errors import CheckpointError, Problems
+from xsample_jax.faults.non_finite import RollBack
+from xsample_jax.hooks import LogMetrics
 from xsample_jax.io.run_dir import read_history
 from xsample_jax.loop import train
 from xsample_jax.metrics.jsonl import read_jsonl
@@ -151,3 +154,97 @@ def test_a_run_that_goes_on_does_not_show_the_evaluation_of_an_earlier_step(no_r
     train(tiny_config(**EVALUATED | {"steps": 6, "eval__suite": "none"}), folder, allow_config_change=True)
     assert json.loads((folder / "evaluation.json").read_text()) == {}
     assert not [name for name in of_it if (folder / name).exists()]
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at(step, config, folder, *allow):
+    """Trains until the line of `step` is written, and dies."""
+
+    def die(at, values):
+        if at >= step and "loss" in values:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(config, folder, *allow, on_log=die)
+
+
+def epochs(**changes):
+    """A tenth of an epoch of the emoji set in batches of 16, or of what `changes` say."""
+    options = {"steps": None, "epochs": 0.04, "batch_size": 16, "eval__suite": "none", "eval__online_probe": False}
+    return tiny_config(**options | {"log__every": 1, "checkpoint__every": 4} | changes)
+
+
+def test_a_change_outlives_a_kill_before_the_next_checkpoint(no_report, tmp_path, capsys):
+    """faults A10: another batch_size was forgotten where the run died before it had saved; it ended early."""
+    folder, changed = tmp_path / "run", epochs(batch_size=32)
+    killed_at(9, epochs(), folder)
+    killed_at(10, changed, folder, True)
+    first = capsys.readouterr().out
+    resumed = re.findall(r"resumed at step (\d+) of (\d+)", first)
+    assert resumed[0][0] == "8"
+    assert f"{resumed[0][1]} steps of 32 images" in first  # that it printed before it knew was another number
+    train(changed, folder)
+    assert re.findall(r"resumed at step (\d+) of (\d+)", capsys.readouterr().out) == resumed
+    assert read_jsonl(folder / "metrics.jsonl")[-1]["step"] == int(resumed[0][1])
+
+
+def test_a_change_outlives_a_roll_back_before_the_next_checkpoint(no_report, tmp_path, capsys, monkeypatch):
+    """faults A10: a roll-back counted the steps as if batch_size had always been what it is."""
+    folder, after, rolled = tmp_path / "run", LogMetrics.after_step, []
+    killed_at(9, epochs(), folder)
+
+    def roll_back_once(log, *arguments):
+        after(log, *arguments)
+        if not rolled:
+            rolled.append(True)
+            progress = log._training.progress
+            raise RollBack(progress.step, progress.data_position)
+
+    monkeypatch.setattr(LogMetrics, "after_step", roll_back_once)
+    train(epochs(batch_size=32, faults__non_finite="rollback"), folder, True)
+    resumed = re.findall(r"resumed at step (\d+) of (\d+)", capsys.readouterr().out)
+    assert len(resumed) == 2
+    assert resumed[0] == resumed[1]
+
+
+def test_allowed_images_outlive_a_kill_before_the_next_checkpoint(config, tmp_path):
+    """faults A10: they were refused at the next start, although the config that came with them was not."""
+    folder = tmp_path / "run"
+    config.update(steps=6)
+    config.log.every, config.checkpoint.every = 1, 2
+    killed_at(3, config, folder)
+    replace(tmp_path / "a", 200)
+    killed_at(3, config, folder, True)
+    train(config, folder)
+    assert [event["event"] for event in read_history(folder)].count("other images") == 1
+
+
+def stopping(**changes):
+    options = {"steps": 8, "checkpoint__every": 50, "log__every": 1, "eval__every": 2, "eval__suite": "probe"}
+    return tiny_config(**options | {"eval__train_split": "val", "eval__split": "val_styles"} | changes)
+
+
+def test_a_rule_that_is_taken_away_stays_away(no_report, tmp_path):
+    """faults A10: killed before its next checkpoint, the run was over at the step of the rule; likewise a new run."""
+    folder, rule = tmp_path / "run", {"metric": "geometry/alignment", "at_most": 10.0}
+    train(stopping(eval__stop=(rule,)), folder)
+    assert read_jsonl(folder / "metrics.jsonl")[-1]["step"] == 2
+    free = stopping()
+    train(stopping(checkpoint__resume_from=str(folder)), tmp_path / "other")
+    killed_at(3, free, folder, True)
+    train(free, folder)
+    for name in ("run", "other"):
+        assert read_jsonl(tmp_path / name / "metrics.jsonl")[-1]["step"] == 8
+
+
+def test_another_rhythm_of_lines_loses_none(no_report, tmp_path, capsys):
+    """faults B6: with another log.every a resumed run said that lines were lost which had never been due."""
+    folder, changes = tmp_path / "run", {"steps": 14, "checkpoint__every": 6, "eval__suite": "none"}
+    killed_at(10, tiny_config(**changes, log__every=10), folder)
+    train(tiny_config(**changes, log__every=2), folder, True)
+    assert "lacks the steps" not in capsys.readouterr().err
+    assert [line["step"] for line in read_jsonl(folder / "metrics.jsonl")] == [8, 10, 12, 14]
+    assert "metrics were lost" not in [event["event"] for event in read_history(folder)]

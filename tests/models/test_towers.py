@@ -5,8 +5,10 @@ import pytest
 from flax import nnx
 
 from tests.models.filled import filled, normal, run
+from tests.objectives.synthetic import LinearEncoder
 from xsample_jax.errors import ConfigError
 from xsample_jax.models.towers import ENCODERS, build_model
+from xsample_jax.state import define_model
 
 
 def _images(n=4, side=16):
@@ -114,3 +116,17 @@ def test_errors_name_the_field_and_the_way_out(config):
     config.model.encoder, config.augment.size = "vit_ti", 40
     with pytest.raises(ConfigError, match=r"augment\.size = 40"):
         build()
+
+
+@pytest.mark.parametrize("random", [nnx.Dropout(0.1, rngs=nnx.Rngs(0)), nnx.Rngs(noise=1)], ids=["dropout", "keys"])
+def test_an_encoder_with_random_state_is_refused_before_it_trains(random):
+    """faults A1: nnx.Dropout in an encoder of one's own ended in a TypeError of the optimizer's or the average's."""
+
+    class Own(LinearEncoder):
+        def __init__(self, rngs):
+            super().__init__(rngs)
+            self.random = random
+
+    with pytest.raises(ConfigError, match=r"model\.encoder = 'random/.*without random state"):
+        define_model(lambda rngs: Own(rngs))
+    define_model(lambda rngs: LinearEncoder(rngs))

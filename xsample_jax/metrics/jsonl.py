@@ -22,15 +22,14 @@ class JsonlWriter:
     torn by a kill are removed first, so that the file has every step once. For it to have no gap either, the caller
     writes all lines up to a step before the checkpoint of that step is committed. `evaluated` = False removes the
     evaluation of `resume_step` too, which is done again. nan and infinity become null. A damaged file is set aside, and
-    what of it can be read is kept. `every`: steps between lines, to notice lines that are gone.
+    what of it can be read is kept. `due`: the last step that had a line, to notice lines that are gone.
     """
 
-    def __init__(self, path: str | Path, resume_step: int = 0, evaluated: bool = True, every: int | None = None):
+    def __init__(self, path: str | Path, resume_step: int = 0, evaluated: bool = True, due: int = 0):
         self._path = Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # A run that continued from another one (checkpoint.resume_from) has lines from there on.
         last = max(self._truncate(resume_step, evaluated), first_step(self._path.parent))
-        due = resume_step // every * every if every else 0
         if last < due:
             say(f"warning: {self._path} lacks the steps {last + 1} to {due}: its lines were lost", error=True)
             log_event(self._path.parent, "metrics were lost", after=last, until=due)

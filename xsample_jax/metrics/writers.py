@@ -179,7 +179,7 @@ def open_writers(
     *,
     resume_step: int = 0,
     evaluated: bool = True,
-    every: int | None = None,
+    due: int = 0,
     more: Sequence[Callable[[], Writer]] = (),
 ) -> FanOut:
     """Opens metrics.jsonl and TensorBoard's events in the run folder, to be written beside the progress line.
@@ -188,7 +188,7 @@ def open_writers(
     """
     others = [make() for make in more]  # first: where one cannot be made, nothing is written at all
     writers = (
-        JsonlWriter(Path(folder) / JSONL, resume_step, evaluated, every),
+        JsonlWriter(Path(folder) / JSONL, resume_step, evaluated, due),
         TensorBoardWriter(Path(folder) / "tensorboard", resume_step),
         line,
         *others,
