@@ -253,6 +253,8 @@ def page_markdown(
     series, level = list(objectives.values()), objectives[base]
     metrics = [describe(name) for name in names]
     every = in_order(level.runs[0].examples)
+    few = len(series) <= MOST_COLUMNS  # the rows of many show their differences
+    said = [*(f"- {one}" for one in verdicts(series, level, difference_rows(series, level, every))), ""] if few else []
     lines = [
         f"{len(runs)} of {len(points)} runs of the grid are finished.{said_of_code(runs.values())}",
         *(["", f"Evaluated otherwise, and not compared here: {', '.join(others)}."] if others else []),
@@ -261,8 +263,7 @@ def page_markdown(
         "",
         _image(forest(series, level, metrics, figures.parent, figures.name).name, f"Differences to {base}"),
         "",
-        *(f"- {said}" for said in verdicts(series, level, difference_rows(series, level, every))),
-        "",
+        *said,
         _table_of(objectives, base, metrics, every),
     ]
     answers = responses_of(points, runs)
