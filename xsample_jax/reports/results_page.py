@@ -250,10 +250,13 @@ def page_markdown(
     if base in others:
         there = finished[base].runs[0].examples
         raise DataError("--metrics", [name for name in names if name not in there], f"some of {', '.join(there)}")
-    series, level = list(objectives.values()), objectives[base]
     metrics = [describe(name) for name in names]
+    few = len(objectives) <= MOST_COLUMNS  # the rows of many show their differences, the best first
+    if not few:
+        best = lambda name: -(metrics[0].direction or 1) * objectives[name].metrics[names[0]]  # noqa: E731
+        objectives = {name: objectives[name] for name in sorted(objectives, key=best)}
+    series, level = list(objectives.values()), objectives[base]
     every = in_order(level.runs[0].examples)
-    few = len(series) <= MOST_COLUMNS  # the rows of many show their differences
     said = [*(f"- {one}" for one in verdicts(series, level, difference_rows(series, level, every))), ""] if few else []
     lines = [
         f"{len(runs)} of {len(points)} runs of the grid are finished.{said_of_code(runs.values())}",
@@ -307,10 +310,8 @@ def _table_of(objectives: Mapping[str, Series], base: str, metrics: Sequence[Met
     if len(objectives) <= MOST_COLUMNS:
         columns = {name: one.runs for name, one in objectives.items()}
         return results_markdown(columns, base, [metric.name for metric in every])
-    level, (first, *_) = objectives[base], metrics
-    ordered = sorted(objectives.values(), key=lambda one: -(first.direction or 1) * one.metrics[first.name])
-    table = difference_table([(one, level) for one in ordered], metrics)
-    return f"{table}\n\n{DIFFERENCES.format(base, _unit(ordered))}"
+    table = difference_table([(one, objectives[base]) for one in objectives.values()], metrics)
+    return f"{table}\n\n{DIFFERENCES.format(base, _unit(objectives.values()))}"
 
 
 def _unit(series: Iterable[Series]) -> str:
