@@ -9,7 +9,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import jax
 
@@ -47,7 +47,7 @@ from xsample_jax.metrics.jsonl import JsonlWriter, plain_number, read_jsonl
 from xsample_jax.metrics.profiling import Profiler, Timers, count_chips, count_compilations, model_flops, peak_flops
 from xsample_jax.metrics.progress_bar import ProgressLine
 from xsample_jax.metrics.writers import FanOut, check_writers, more_writers, open_writers
-from xsample_jax.objectives.learned_state import IMAGE
+from xsample_jax.objectives.learned_state import IMAGE, without_labels
 from xsample_jax.prepare.prepare import prepare_folder
 from xsample_jax.reports.generated_images import WatchGenerator
 from xsample_jax.reports.report import write_report
@@ -161,7 +161,7 @@ def _restore(
     if checkpoints.latest_step() is not None:
         state, progress = checkpoints.restore(setup.abstract_state, config)
         setup.check_frozen(state)
-        _take_classes(setup, progress)
+        state = _take_classes(setup, progress, state)
         _take_images(setup, progress, allow_change, folder)
         check_position(config, progress.step, progress.data_position)
         changes = changed_keys(config, trained_config(run.place, progress.step), str(run.place), allow=True)
@@ -184,7 +184,7 @@ def _restore(
                 )
             state, progress = other.restore(setup.abstract_state, config)
             setup.check_frozen(state)
-        _take_classes(setup, progress)
+        state = _take_classes(setup, progress, state)
         _take_images(setup, progress, True, folder)  # a run that starts from another one may use other data
         check_position(config, progress.step, progress.data_position)
         progress.counted_from, progress.stopped = (progress.step, progress.data_position), False
@@ -199,7 +199,7 @@ def _restore(
     initial = read_initial(config, wanted)
     progress = Progress(images=setup.facts.images, classes=setup.facts.class_names)
     if config.model.init_whole:
-        _take_classes(setup, Progress(classes=classes_of(*find_checkpoint(config.model.init_from))), ("params",))
+        _take_classes(setup, Progress(classes=classes_of(*find_checkpoint(config.model.init_from))))
     return setup, setup.new_state(initial), progress
 
 
@@ -217,15 +217,18 @@ def _take_images(setup: RunSetup, progress: Progress, allow: bool, folder: pathl
     progress.images = now
 
 
-def _take_classes(setup: RunSetup, progress: Progress, parts: Sequence[str] = ("params", "memory")) -> None:
-    """Makes the class names those of this run; CheckpointError for others where `parts` of the state are by class."""
+def _take_classes(setup: RunSetup, progress: Progress, state: TrainState | None = None) -> TrainState | None:
+    """Makes the class names those of this run; CheckpointError for others where a part of the state is by class.
+
+    state: that of the progress, None: only its parameters are taken. It is returned, and its queue then has no labels.
+    """
     before, now = progress.classes, setup.facts.class_names
     progress.classes = now
     if not before or not now or before == now:
-        return
+        return state
     more = dataclasses.replace(setup, facts=dataclasses.replace(setup.facts, classes=setup.facts.classes + 1))
     with_one_more = jax.eval_shape(more.init, pretrained=None)
-    for part in parts:
+    for part in ("params",) if state is None else ("params", "memory"):
         arrays, others = getattr(setup.abstract_state, part), getattr(with_one_more, part)
         by_class = next((name for name, leaf in arrays.items() if leaf.shape != others[name].shape), None)
         if by_class is not None:
@@ -238,6 +241,7 @@ def _take_classes(setup: RunSetup, progress: Progress, parts: Sequence[str] = ("
                 f"{old!r}, as when the checkpoint was written: {by_class} has rows by the number of the class",
                 "Prepare the set with the class names of then in their order (--class_names), or start anew.",
             )
+    return state and dataclasses.replace(state, memory=without_labels(state.memory))
 
 
 # What a run tells a person, in the first process only: what it is, how large it is, what came out, and how to use that.

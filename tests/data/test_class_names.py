@@ -49,16 +49,28 @@ def test_a_run_goes_on_with_the_class_names_that_it_began_with(tmp_path):
     other = (names[1], names[0], *names[2:])
     _take_classes(setup, progress := Progress(classes=names))
     assert progress.classes == names
-    for parts in (("params", "memory"), ("params",)):
+    for state in (setup.abstract_state, None):
         with pytest.raises(CheckpointError, match=f"name of class 0 = '{names[0]}'.*'{names[1]}'.*objective/classes"):
-            _take_classes(setup, Progress(classes=other), parts)
+            _take_classes(setup, Progress(classes=other), state)
     _take_classes(setup, Progress())  # an older checkpoint does not say
     without, _ = build_run(tiny_config(**config | {"objective__preset": "supcon"}))
     _take_classes(without, progress := Progress(classes=other))  # it keeps nothing by class
     assert progress.classes == names
     probed, _ = build_run(tiny_config(**config | {"objective__preset": "supcon", "eval__online_probe": True}))
     with pytest.raises(CheckpointError, match="name of class 0"):
-        _take_classes(probed, Progress(classes=other))
+        _take_classes(probed, Progress(classes=other), probed.abstract_state)
+
+
+@pytest.mark.usefixtures("linear_encoder")
+def test_labels_of_a_queue_are_unknown_under_other_names():
+    """faults A7, D6: rows of the queue kept the numbers of classes that mean others now."""
+    setup, _ = build_run(tiny_config(objective__preset="moco", objective__queue=64, eval__suite="none"))
+    names, state = setup.facts.class_names, setup.new_state({})
+    state = dataclasses.replace(state, memory=state.memory | {"queue/label": state.memory["queue/label"] * 0 + 3})
+    for classes, label in ((names, 3), (names[::-1], -1)):
+        found = _take_classes(setup, Progress(classes=classes), state).memory["queue/label"]
+        assert set(found.tolist()) == {label}
+        assert found.sharding == state.memory["queue/label"].sharding
 
 
 @pytest.mark.usefixtures("linear_encoder")

@@ -209,6 +209,11 @@ def push(memory: Mapping[str, jax.Array], keys: Block) -> dict[str, jax.Array]:
     return new | {QUEUE + "next": (start + count) % size}
 
 
+def without_labels(memory: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """The memory with the labels of kept rows unknown: they were numbers of other class names than those of today."""
+    return {name: jnp.full_like(leaf, -1) if name.endswith("/label") else leaf for name, leaf in memory.items()}
+
+
 def recall(
     objective: Objective, blocks: Mapping[str, Block], memory: Mapping[str, jax.Array], batch: Mapping, temperature
 ) -> tuple[dict[str, Block], dict[str, jax.Array]]:
