@@ -39,10 +39,10 @@ from xsample_jax.faults.preemption import Notice, Preempted, preemption_notice
 from xsample_jax.faults.watchdog import TimedBatches, log_save_errors
 from xsample_jax.hooks import Evaluate, LogMetrics, SaveAndStop, Training
 from xsample_jax.io.checkpoint_files import classes_of, find_checkpoint
-from xsample_jax.io.code_version import CONTINUES, log_code
+from xsample_jax.io.code_version import log_code
 from xsample_jax.io.console import say
 from xsample_jax.io.files import EVALUATION, EXAMPLES, FACTS, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write, set_aside
-from xsample_jax.io.run_dir import RunFolder, log_event, open_run_folder
+from xsample_jax.io.run_dir import CONTINUES, RunFolder, log_event, open_run_folder
 from xsample_jax.metrics.jsonl import JsonlWriter, plain_number, read_jsonl
 from xsample_jax.metrics.profiling import Profiler, Timers, count_chips, count_compilations, model_flops, peak_flops
 from xsample_jax.metrics.progress_bar import ProgressLine

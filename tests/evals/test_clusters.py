@@ -115,7 +115,7 @@ def test_the_tool_writes_what_training_reads(tmp_path, monkeypatch, capsys):
         (["--k=2", "--smallest=230"], "no cluster of clustering 0"),
         (["--k=2", "--smallest=0"], "--smallest = 0: expected a number of at least 1"),
         (["--k=2", f"--temperatures={tau}"], "--temperatures"),
-        (["--per_class", f"--temperatures={tmp_path / 'no.npz'}"], "another file than --out"),  # faults B6
+        (["--per_class", f"--temperatures={tmp_path / 'no.npz'}"], "another path than --out"),  # faults B6
         (["--k=2", f"--digits={first}", "--split=val_styles"], "= 'test_styles': expected 'val_styles'"),
     ]
     for flags, message in wrong:

@@ -87,15 +87,6 @@ def trained_by(folder: Path) -> list[dict]:
     return [one for number, one in enumerate(found) if one not in found[:number]]
 
 
-CONTINUES = "continues another run"
-
-
-def first_step(folder: Path) -> int:
-    """The step that the run in `folder` began at: that of the run it continues (checkpoint.resume_from), else 0."""
-    steps = [event.get("step") for event in read_history(folder) if event["event"] == CONTINUES]
-    return steps[-1] if steps and isinstance(steps[-1], int) else 0
-
-
 # What changes the numbers of a run besides its config: the package's code, its libraries, and the environment.
 #
 # Processes that differ in any of it would train apart without an error, so they compare it before they start.

@@ -158,3 +158,12 @@ def read_history(folder: pathlib.Path) -> list[dict]:
         with contextlib.suppress(json.JSONDecodeError, RecursionError):
             events.append(json.loads(line))
     return [event for event in events if isinstance(event, dict) and "event" in event]
+
+
+CONTINUES = "continues another run"
+
+
+def first_step(folder: pathlib.Path) -> int:
+    """The step that the run in `folder` began at: that of the run it continues (checkpoint.resume_from), else 0."""
+    steps = [event.get("step") for event in read_history(folder) if event["event"] == CONTINUES]
+    return steps[-1] if steps and isinstance(steps[-1], int) else 0

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from xsample_jax.errors import DataError
-from xsample_jax.io.code_version import first_step
 from xsample_jax.io.console import say
 from xsample_jax.io.files import append_whole, atomic_write, set_aside, stop_if_out_of_reach
 from xsample_jax.io.paths import as_path
-from xsample_jax.io.run_dir import log_event
+from xsample_jax.io.run_dir import first_step, log_event
 
 
 class JsonlWriter:
