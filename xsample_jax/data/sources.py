@@ -217,16 +217,16 @@ def read_labels(source: DataSource) -> np.ndarray:
     Where that was long, and the folder may be written to, those of a whole split are kept in
     `labels-SPLIT-FINGERPRINT.npy`.
     """
-    if getattr(source, "altered", False):  # fewer records, or other labels
-        return np.fromiter((_label(source, place) for place in range(len(source))), np.int32, len(source))
+    altered = getattr(source, "altered", False)  # fewer records, or other labels: none to keep
     by = f"-{source.attribute}" if isinstance(source, Relabeled) else ""
     path = source.folder / f"labels-{source.split}-{source.manifest.fingerprint[:16]}{by}.npy"
     with contextlib.suppress(OSError, ValueError):  # not there yet
-        return load_arrays(path)
+        if not altered:
+            return load_arrays(path)
     start, first = time.monotonic(), jax.process_index() == 0
     places = progress(range(len(source)), f"labels of {source.split}", len(source), enabled=first)
     labels = np.fromiter((_label(source, place) for place in places), np.int32, len(source))
-    if first and time.monotonic() - start > LONG:
+    if first and not altered and time.monotonic() - start > LONG:
         with contextlib.suppress(DataError):  # a set that is only to be read: the next run reads it once more
             atomic_write(path, lambda partial: save_array(partial, labels))
     return labels

@@ -279,7 +279,7 @@ def save_facts(path: Path, result: SuiteResult, baselines: Baselines) -> None:
 
 
 def load_facts(path: Path) -> tuple[dict[str, dict], list[str]]:
-    """(facts by metric, notes); empty without a file, as of older runs; what is damaged is said and left out."""
+    """(facts by metric, notes); empty without a file, as in older runs; damaged parts are reported and left out."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         metrics, notes = dict(found["metrics"]), [str(note) for note in found["notes"]]

@@ -48,11 +48,8 @@ def classifier(bench: EvalContext, out: Collector) -> None:
 
 def _learned(bench: EvalContext, out: Collector, count: int, of: Features, split: str) -> Features:
     """The rows whose class is among the `count` that were learned, by their numbers there; DataError without any."""
-    label, names, learned = (
-        of.label,
-        bench.source(split).manifest.class_names,
-        bench.features_of.parts.facts.class_names,
-    )
+    label, names = of.label, bench.source(split).manifest.class_names
+    learned = bench.features_of.parts.facts.class_names
     if not (label >= 0).any():
         raise DataError(f"labels of split {split}", "none", "labeled records, to tell their classes")
     if names and learned and tuple(names) != learned:

@@ -84,7 +84,7 @@ def images_in(folders: Iterable[Path]) -> tuple[list[Path], np.ndarray]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders directly inside a folder, sorted by name, without hidden ones and __MACOSX, which are said."""
+    """The folders directly inside a folder, sorted by name, without hidden ones and __MACOSX, which it reports."""
     found = [path for path in _inside(folder) if path.is_dir()]
     shown = [path for path in found if not path.name.startswith(".") and path.name != "__MACOSX"]
     if len(shown) < len(found):

@@ -83,7 +83,7 @@ KINDS = {
     "dark_16_bit": "image of 16 bits that uses less than an eighth of them, nearly black when stored in 8: kept",
     "not_unicode": "caption with bytes that are not UTF-8: replaced by U+FFFD",
 }
-# Those that are said of an example which follows; all others are in the place of one.
+# Problems reported beside an example that follows; every other problem takes the place of one.
 REMARKS = ("second_image", "missing_field", "unknown_label")
 
 

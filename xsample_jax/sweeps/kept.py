@@ -194,7 +194,7 @@ def keep_result(keep: Keep, point: Point, protocol: Protocol) -> Path:
 
 
 def fingerprint_of(config) -> str:
-    """The fingerprint of what a config trains on: of its set, or of all of data.mix, their shares and side files."""
+    """The fingerprint of the data a config trains on: its set, or all sets of data.mix with shares and side files."""
     from xsample_jax.data.side import side_checksums
     from xsample_jax.data.sources import fingerprints_of
 
