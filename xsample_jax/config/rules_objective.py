@@ -18,7 +18,7 @@ from xsample_jax.objectives.objective import (
     reads_target_temperature,
 )
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.side_information import BY_RECORD, STATES
+from xsample_jax.objectives.side_information import BY_RECORD, OF_CLASSES, STATES
 from xsample_jax.objectives.streaming.terms import ROWS_OF_NO_IMAGE
 from xsample_jax.objectives.streaming.tiles import LANES, images_of_tile
 from xsample_jax.registry import name_of, options_of
@@ -123,13 +123,16 @@ def _programs(c: dict, objective: Objective) -> Iterator[ConfigError]:
             f"1 for objective.preset = {preset!r}, whose small crops go through the encoder in one piece",
             "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory.",
         )
-    if any(rows.block == "mixed_images" for rows in objective.rows) and c["loss.grad_cache"] > 1:
+    if any(rows.block in OF_CLASSES for rows in objective.rows) and c["loss.grad_cache"] > 1:
         yield ConfigError(
             "loss.grad_cache",
             c["loss.grad_cache"],
-            f"1 for objective.preset = {preset!r}, whose mixed images go through the encoder in one piece",
+            f"1 for objective.preset = {preset!r}, whose mixed images need all images in one pass",
             "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory.",
         )
+    if any(rows.block == "mixed_features" for rows in objective.rows) and STATES["decoder"](objective):
+        expected = "a preset without a decoder of captions, whose head does not read the features that are mixed"
+        yield ConfigError("objective.preset", preset, expected)
     for number, reason in find_unstreamable(objective) if c["loss.impl"] == "streaming" else ():
         yield ConfigError(
             "loss.impl",

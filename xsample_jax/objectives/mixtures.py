@@ -1,4 +1,4 @@
-"""Rows of two images: embeddings mixed with each other (M3CoL), and images mixed before the encoder (Metrix)."""
+"""Rows of two images: embeddings mixed with each other (M3CoL), and images or features mixed (Metrix)."""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,6 +10,7 @@ from xsample_jax.augment.ids import fold_in_id
 from xsample_jax.graphs.sources import label
 from xsample_jax.models.heads import products, unit_rows
 from xsample_jax.objectives.blocks import Block, Rows, image_block
+from xsample_jax.objectives.side_information import OF_CLASSES
 
 # Embeddings mixed with those of another image: the blocks `mixed` and `mixed_text` (M3CoL, arXiv 2409.17777).
 #
@@ -70,24 +71,34 @@ def mixed_block(block: Block, partner: jax.Array, beta: jax.Array, first_row: in
     return image_block(mixed, side, views, first_row)
 
 
-# Images mixed with those of another class before the encoder: the block `mixed_images` (Metrix, arXiv 2106.04990).
+# Images mixed with those of another class: the blocks `mixed_images`, mixed before the encoder, and `mixed_features`,
+# mixed before the head (Metrix, arXiv 2106.04990).
 #
 # The last view of every image is mixed with that of the most similar image of another class, lam x_i + (1 - lam) x_j
-# with lam ~ Beta(2, 2), and goes through encoder and head in a pass of its own, with batch norms of its own batch. The
-# running statistics stay those of images that are not mixed, as evaluation shows no others.
+# with lam ~ Beta(2, 2), and goes through what follows in a pass of its own, with batch norms of its own batch. The
+# running statistics stay those of images that are not mixed, as evaluation shows no others. The features of a ResNet
+# are the mean of its last map, so that to mix them is to mix the maps.
 
 
 def mixed_images(image: Block, wanted: Iterable[Rows], network: nnx.Module, inputs) -> dict[str, Block]:
-    """The block mixed_images, if `wanted` selects from it; image: that of the views; inputs: StepInputs."""
-    if "mixed_images" not in {rows.block for rows in wanted}:
+    """The blocks OF_CLASSES that `wanted` selects from; image: that of the views; inputs: StepInputs."""
+    names = {rows.block for rows in wanted} & set(OF_CLASSES)
+    if not names:
         return {}
     views = len(inputs.images) // len(inputs.batch["id"])
     one = {name: image[name][views - 1 :: views] for name in ("id", "id_words", "label", "embedding")}
     partner, beta = hard_partners(jax.random.fold_in(inputs.key, MIXTURES + len(MIXED_OF)), one)
-    pixels = inputs.images[views - 1 :: views]
-    share = beta.reshape(-1, *[1] * (pixels.ndim - 1))
-    _, raw = nnx.clone(network).project(share * pixels + (1 - share) * pixels[partner])
-    return {"mixed_images": block_of_mixed(unit_rows(raw), one, partner, beta, 11 * len(inputs.images))}
+
+    def mixed(values):
+        last = values[views - 1 :: views]
+        share = beta.reshape(-1, *[1] * (last.ndim - 1))
+        return share * last + (1 - share) * last[partner]
+
+    still = nnx.clone(network)
+    raw = {"mixed_images": lambda: still.project(mixed(inputs.images))[1]}
+    raw["mixed_features"] = lambda: still.head(mixed(inputs.features))
+    first = {"mixed_images": 11 * len(inputs.images), "mixed_features": 14 * len(inputs.images)}
+    return {name: block_of_mixed(unit_rows(raw[name]()), one, partner, beta, first[name]) for name in sorted(names)}
 
 
 def hard_partners(key: jax.Array, one: Block) -> tuple[jax.Array, jax.Array]:
