@@ -199,8 +199,8 @@ MIXED = {
     "amcl": Preset(
         "sum over three heads of -s(i, i+)/tau+ + s(i, k*)/tau* + 0.1 (O(tau+) - O(tau*)), k* the nearest of the other "
         "images in view 1, tau in (1e-5, 2) a learned function of the pair, O(tau) = D/2 log tau + 1/tau",
-        "AMCL, arXiv 2310.05615, the SimCLR form of its authors' table (their code does not run; one network for all "
-        "heads)",
+        "AMCL, arXiv 2310.05615, the SimCLR form of its authors' table (their first code does not run; the second has "
+        "the mean of the 100 nearest others of both views, tau of a product of maps, and 1e-4 for 0.1)",
         adaptive(of_views("adaptive_contrast")),
     ),
     "amcl_moco": Preset(
