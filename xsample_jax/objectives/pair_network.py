@@ -15,6 +15,7 @@ from xsample_jax.errors import ConfigError
 from xsample_jax.models.heads import products, standardized
 
 PAIR, CHANNEL = "objective/pair/", "objective/pair/channel/"
+COLDEST, WARMEST = 1e-5, 2.0  # temperatures of AMCL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +102,8 @@ def adaptive_contrast(
     of_y: dict,
     *,
     beta: float = 0.1,
-    coldest: float = 1e-5,
-    warmest: float = 2.0,
+    coldest: float = COLDEST,
+    warmest: float = WARMEST,
     push: bool = True,
 ) -> jax.Array:
     """AMCL (arXiv 2310.05615) for one head: mean over i of -s+/tau+ + s*/tau* + beta (O(tau+) - O(tau*)).
@@ -133,19 +134,17 @@ def adaptive_correlation(
     *,
     off_diagonal: float = 5e-3,
     beta: float = 1e-6,
-    coldest: float = 1e-5,
-    warmest: float = 2.0,
 ) -> jax.Array:
     """AMCL (arXiv 2310.05615) for Barlow Twins and one head, with a temperature of every pair of channels l, m.
 
     sum over l of (1 - C_ll / tau_ll)^2 + beta O(tau_ll) + sum over m != l of off_diagonal C_lm^2 / tau_lm - beta
-    O(tau_lm); C: correlation of x [B, D] and y, tau_lm = coldest + (warmest - coldest) sigmoid(-f(x_l) . f(y_m)), f the
+    O(tau_lm); C: correlation of x [B, D] and y, tau_lm = COLDEST + (WARMEST - COLDEST) sigmoid(-f(x_l) . f(y_m)), f the
     network of channels, which reads them standardized, O(tau) = D/2 log tau + 1/tau.
     """
     x, y = standardized(x), standardized(y)
     correlation = products(x.T, y.T) / len(x)
     score = products(*(channel_maps(z, of_x["pair_channel"]) for z in (x, y)))
-    tau = coldest + (warmest - coldest) * jax.nn.sigmoid(-score)
+    tau = COLDEST + (WARMEST - COLDEST) * jax.nn.sigmoid(-score)
     cost = beta * (x.shape[1] / 2 * jnp.log(tau) + 1 / tau)
     own = jnp.eye(x.shape[1], dtype=bool)
     return jnp.sum(jnp.where(own, (1 - correlation / tau) ** 2 + cost, off_diagonal * correlation**2 / tau - cost))
