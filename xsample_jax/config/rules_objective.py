@@ -62,6 +62,7 @@ def _objective(c: dict) -> Iterator[ConfigError]:
         _queue,
         _widths,
         _whitening,
+        _nearest_keys,
         _groups,
         _first_target,
     ):
@@ -271,6 +272,21 @@ def _whitening(c: dict, objective: Objective) -> Iterator[ConfigError]:
             key = "objective.widths" if objective.widths else "model.head.dim"
             expected = f"a multiple of {group}, the channels of a group that whitened_contrast whitens"
             yield ConfigError(key, c[key], expected, f"Set --config.model.head.dim={-(-max(widths) // group) * group}.")
+
+
+def _nearest_keys(c: dict, objective: Objective) -> Iterator[ConfigError]:
+    """The k nearest keys of a row that has fewer: of blocks whose rows are known without a batch."""
+    images, known = c["batch_size"], {"text": c["batch_size"], "queue": objective.queue}
+    for number, term in enumerate(objective.terms):
+        rows = [one for one in term.key_rows if one.times is None and one.block in ("image", "teacher", *known)]
+        views = [1 if one.view is not None else c["views"] - (one.without is not None) for one in rows]
+        most = sum(known.get(one.block, images * count) for one, count in zip(rows, views, strict=True)) - 1
+        for slot in ("negatives", "link") if len(rows) == len(term.key_rows) else ():
+            chosen = getattr(term, slot)
+            k = options_of(chosen).get("k", 0) if name_of(chosen) in ("hardest", "soft_top_k") else 0
+            if k > most:
+                expected = f"at most {most}, as a row has {most + 1} keys (batch_size = {images}, views = {c['views']})"
+                yield ConfigError(f"objective.terms[{number}].{slot}.k", k, expected, "Take a smaller k.")
 
 
 def _queue(c: dict, objective: Objective) -> Iterator[ConfigError]:

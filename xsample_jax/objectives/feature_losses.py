@@ -373,7 +373,7 @@ FEATURE_TERMS = {
         adaptive_correlation,
         of_anchors=("pair_channel",),
         learns=("pair_network",),
-        limits={"off_diagonal": (0, 1e3), "beta": (0, 1e3)},
+        limits={"off_diagonal": (0, 1e3), "beta": (0, 1e3), "coldest": (1e-6, 1)},
     ),
     "learned_negatives": Slot(
         learned_negatives,

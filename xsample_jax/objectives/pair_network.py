@@ -134,17 +134,18 @@ def adaptive_correlation(
     *,
     off_diagonal: float = 5e-3,
     beta: float = 1e-6,
+    coldest: float = COLDEST,
 ) -> jax.Array:
     """AMCL (arXiv 2310.05615) for Barlow Twins and one head, with a temperature of every pair of channels l, m.
 
     sum over l of (1 - C_ll / tau_ll)^2 + beta O(tau_ll) + sum over m != l of off_diagonal C_lm^2 / tau_lm - beta
-    O(tau_lm); C: correlation of x [B, D] and y, tau_lm = COLDEST + (WARMEST - COLDEST) sigmoid(-f(x_l) . f(y_m)), f the
+    O(tau_lm); C: correlation of x [B, D] and y, tau_lm = coldest + (WARMEST - coldest) sigmoid(-f(x_l) . f(y_m)), f the
     network of channels, which reads them standardized, O(tau) = D/2 log tau + 1/tau.
     """
     x, y = standardized(x), standardized(y)
     correlation = products(x.T, y.T) / len(x)
     score = products(*(channel_maps(z, of_x["pair_channel"]) for z in (x, y)))
-    tau = COLDEST + (WARMEST - COLDEST) * jax.nn.sigmoid(-score)
+    tau = coldest + (WARMEST - coldest) * jax.nn.sigmoid(-score)
     cost = beta * (x.shape[1] / 2 * jnp.log(tau) + 1 / tau)
     own = jnp.eye(x.shape[1], dtype=bool)
     return jnp.sum(jnp.where(own, (1 - correlation / tau) ** 2 + cost, off_diagonal * correlation**2 / tau - cost))
