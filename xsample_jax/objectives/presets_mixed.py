@@ -126,7 +126,7 @@ def adaptive(terms: tuple[FeatureTerm, ...], more: dict | None = None, channels=
     return Objective((), 1.0, feature_terms=terms, heads=heads, pair_network=network, **changes)
 
 
-def of_views(term: str, raw: bool = False) -> tuple[FeatureTerm, ...]:
+def of_views(term: str | dict, raw: bool = False) -> tuple[FeatureTerm, ...]:
     """AMCL's term of every head on views 0 and 1."""
     ends = [[Rows("image", view, head=head, raw=raw) for view in (0, 1)] for head in THREE]
     return tuple(FeatureTerm(term, *both) for both in ends)
@@ -222,11 +222,11 @@ MIXED = {
     ),
     "amcl_barlow_twins": Preset(
         "sum over three heads of sum over channels of (1 - C_ll/tau_ll)^2 + 1e-6 O(tau_ll), and over pairs l != m of "
-        "0.005 C_lm^2/tau_lm - 1e-6 O(tau_lm); C the correlations of the views, tau a learned function of two channels "
-        "over the batch; O as in amcl",
+        "0.005 C_lm^2/tau_lm - 1e-6 O(tau_lm); C the correlations of the views, tau in (0.1, 2) a learned function "
+        "of two channels over the batch; O as in amcl",
         "AMCL, arXiv 2310.05615, the form of Barlow Twins in its authors' table, network and weights of their second "
-        "code (there it reads the batch norm of the head, and standard deviations divide by B - 1)",
-        adaptive(of_views("adaptive_correlation", raw=True), channels=True),
+        "code (there tau above 1e-5, which made losses of 1e8 on the emoji, and deviations that divide by B - 1)",
+        adaptive(of_views({"name": "adaptive_correlation", "coldest": 0.1}, raw=True), channels=True),
     ),
     "adameow": Preset(
         "-log e^{s(i, i+)/tau} / sum over k of w_ik e^{s(i, k)/tau}, w_ik a learned function of z_i + z_k; view 0 "
