@@ -77,7 +77,6 @@ def train(
     the run breaks; Preempted when it was asked to stop and has saved.
     """
     config = prepare_folder(load_config(config) if isinstance(config, str) else resolve(config))
-    _check_before(config)
     first_process = jax.process_index() == 0
     with open_run_folder(workdir, first_process) as run, preemption_notice(config.faults.grace) as notice:
         folder = run.files
@@ -90,6 +89,7 @@ def train(
             log_info(f"{config.name}: finished. Its report: {run.place / REPORT}")
             _say_results(config, run, finished)
             return finished
+        _check_before(config)
         setup, dataset = build_run(config)
         check_device_memory(setup)
         check_side_files(config, folder, allow_config_change)
