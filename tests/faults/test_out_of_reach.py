@@ -191,3 +191,18 @@ def test_a_metric_without_a_better_side_ranks_nothing(tmp_path):
         train(tiny_config(**RANKED | {"checkpoint__metric": "geometry/effective_rank"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert better_side("of/the/user") == 1  # as ever
+
+
+def test_a_finished_run_returns_its_results_whatever_its_rules_name(run):
+    """faults D9: a run of before metrics without a better side were refused did not return what it had measured."""
+    config = json.loads((run / "config.json").read_text())
+    config["checkpoint"]["metric"] = "geometry/effective_rank"
+    (run / "config.json").write_text(json.dumps(config))
+    changes = RANKED | {"checkpoint__metric": "geometry/effective_rank"}
+    assert train(tiny_config(**changes), run) == read_scores(run / "evaluation.json")
+    (run / "evaluation.json").unlink()  # not finished: its rules would be read
+    with pytest.raises(ConfigError, match=r"checkpoint\.metric.*no better side"):
+        train(tiny_config(**changes), run)
+    (run / "evaluation.json").write_text("{")  # damaged
+    with pytest.raises(ConfigError, match=r"checkpoint\.metric.*no better side"):
+        train(tiny_config(**changes), run)
