@@ -3,6 +3,7 @@
 Rows are streamed: a file of the dataset is an input shard, and nothing but the records is written to disk.
 """
 
+import csv
 import os
 import re
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from xsample_jax.errors import DataError, did_you_mean
+from xsample_jax.io.files import check_once, file_encoding
 from xsample_jax.prepare.example import (
     Example,
     Fields,
@@ -60,6 +62,9 @@ def hub_source(path: str, fields: Fields) -> Source:
     identity = f"{options.get('revision')} {builder.hash} {fields}" + f" {_local_files(path)}" * local
     shards, names, in_files = [], (), ()
     for split, rows in splits.items():
+        tables = _tables(builder, split)
+        for file in tables:
+            _check_columns(file)
         features = rows.features or next(iter(rows.take(1)), {})
         image = _image_column(features, fields.image, datasets, path)
         if not rows.features:
@@ -73,7 +78,7 @@ def hub_source(path: str, fields: Fields) -> Source:
         label = label_entry(fields, features)
         here = tuple(getattr(_feature(features, label), "names", None) or ())
         names = _same_names(f"split {split}", here, names)
-        for file in _parquet_files(builder, split):  # among themselves: README.md may give all of them other names
+        for file in filter(_is_parquet, tables):  # among themselves: README.md may give all of them other names
             in_files = _same_names(file, class_names_in(_schema(file), label), in_files)
         for number in range(rows.num_shards):
             read = partial(read_shard, options, split, number, image, fields)
@@ -108,10 +113,26 @@ def _same_names(where: str, here: tuple[str, ...], names: tuple[str, ...]) -> tu
     return here or names
 
 
-def _parquet_files(builder, split: str) -> list[str]:
-    """The Parquet files of a split that lie here, or the first of those that do not."""
-    files = [str(file) for file in (builder.config.data_files or {}).get(split, ()) if str(file).endswith(".parquet")]
-    return [file for place, file in enumerate(files) if place == 0 or os.path.exists(file)]
+def _tables(builder, split: str) -> list[str]:
+    """The Parquet files of a split that lie here, or the first of those that do not; and its CSV files that do."""
+    files = [str(file) for file in (builder.config.data_files or {}).get(split, ())]
+    parquet, csvs = filter(_is_parquet, files), [file for file in files if file.endswith(".csv")]
+    return [file for place, file in enumerate(parquet) if place == 0 or os.path.exists(file)] + [
+        file for file in csvs if os.path.exists(file)
+    ]
+
+
+def _is_parquet(file: str) -> bool:
+    return file.endswith(".parquet")
+
+
+def _check_columns(file: str) -> None:
+    """DataError for two columns of one name: Arrow stops at them, pandas gives the second one another name."""
+    if _is_parquet(file):
+        check_once(_schema(file).names, Path(file))
+        return
+    with open(file, newline="", encoding=file_encoding(Path(file)), errors="replace") as opened:
+        check_once(next(csv.reader(opened), ()), Path(file))
 
 
 def _schema(file: str):
