@@ -6,7 +6,7 @@ Rows are streamed: a file of the dataset is an input shard, and nothing but the 
 import csv
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -61,10 +61,7 @@ def hub_source(path: str, fields: Fields) -> Source:
     # The hash knows the commit of the hub, but of a local folder whose README.md lists its files only that list.
     identity = f"{options.get('revision')} {builder.hash} {fields}" + f" {_local_files(path)}" * local
     shards, names, in_files = [], (), ()
-    for split, rows in splits.items():
-        tables = _tables(builder, split)
-        for file in tables:
-            _check_columns(file)
+    for split, rows in _with_columns_once(builder, splits):
         features = rows.features or next(iter(rows.take(1)), {})
         image = _image_column(features, fields.image, datasets, path)
         if not rows.features:
@@ -78,7 +75,7 @@ def hub_source(path: str, fields: Fields) -> Source:
         label = label_entry(fields, features)
         here = tuple(getattr(_feature(features, label), "names", None) or ())
         names = _same_names(f"split {split}", here, names)
-        for file in filter(_is_parquet, tables):  # among themselves: README.md may give all of them other names
+        for file in _parquet_files(builder, split):  # among themselves: README.md may give all of them other names
             in_files = _same_names(file, class_names_in(_schema(file), label), in_files)
         for number in range(rows.num_shards):
             read = partial(read_shard, options, split, number, image, fields)
@@ -113,26 +110,29 @@ def _same_names(where: str, here: tuple[str, ...], names: tuple[str, ...]) -> tu
     return here or names
 
 
-def _tables(builder, split: str) -> list[str]:
-    """The Parquet files of a split that lie here, or the first of those that do not; and its CSV files that do."""
-    files = [str(file) for file in (builder.config.data_files or {}).get(split, ())]
-    parquet, csvs = filter(_is_parquet, files), [file for file in files if file.endswith(".csv")]
-    return [file for place, file in enumerate(parquet) if place == 0 or os.path.exists(file)] + [
-        file for file in csvs if os.path.exists(file)
-    ]
+def _parquet_files(builder, split: str) -> list[str]:
+    """The Parquet files of a split that lie here, or the first of those that do not."""
+    files = [file for file in _files(builder, split) if file.endswith(".parquet")]
+    return [file for place, file in enumerate(files) if place == 0 or os.path.exists(file)]
 
 
-def _is_parquet(file: str) -> bool:
-    return file.endswith(".parquet")
+def _files(builder, split: str) -> list[str]:
+    return [str(file) for file in (builder.config.data_files or {}).get(split, ())]
 
 
-def _check_columns(file: str) -> None:
-    """DataError for two columns of one name: Arrow stops at them, pandas gives the second one another name."""
-    if _is_parquet(file):
-        check_once(_schema(file).names, Path(file))
-        return
-    with open(file, newline="", encoding=file_encoding(Path(file)), errors="replace") as opened:
-        check_once(next(csv.reader(opened), ()), Path(file))
+def _with_columns_once(builder, splits: Mapping) -> Iterator[tuple]:
+    """The items of `splits`; DataError for two columns of one name in the files of one.
+
+    Arrow stops at them with an error of its own, and pandas gives the second one of a CSV file another name.
+    """
+    for split, rows in splits.items():
+        for file in _parquet_files(builder, split):
+            check_once(_schema(file).names, Path(file))
+        for file in map(Path, _files(builder, split)):
+            if file.suffix == ".csv" and file.is_file():
+                with open(file, newline="", encoding=file_encoding(file), errors="replace") as opened:
+                    check_once(next(csv.reader(opened), ()), file)
+        yield split, rows
 
 
 def _schema(file: str):
