@@ -14,7 +14,6 @@ from etils import epath
 
 import xsample_jax.hooks
 import xsample_jax.loop
-from tests.objectives.synthetic import LinearEncoder
 from tests.tiny import tiny_config
 from xsample_jax.checkpoint import Checkpoints, started_config
 from xsample_jax.errors import CheckpointError, ConfigError, RunError
@@ -23,7 +22,6 @@ from xsample_jax.io.checkpoint_files import FORMAT, text_checksum
 from xsample_jax.io.run_dir import RunFolder, read_history
 from xsample_jax.loop import train
 from xsample_jax.metrics.jsonl import JsonlWriter, read_jsonl
-from xsample_jax.models import towers
 from xsample_jax.state import Progress, TrainState
 
 pytestmark = pytest.mark.usefixtures("linear_encoder")
@@ -39,13 +37,8 @@ def no_report(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def ranked(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranked") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: LinearEncoder(rngs))
-        patch.setattr(xsample_jax.loop, "write_report", lambda runs, path: path.write_text(""))
-        train(tiny_config(**RANKED), folder)
-    return folder
+def ranked(linear_run):
+    return linear_run(**RANKED)
 
 
 @pytest.fixture
