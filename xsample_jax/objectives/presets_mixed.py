@@ -38,6 +38,11 @@ def metrix_input() -> tuple[Term, Term]:
     return Term(Graph("label", "none"), **fields), Term(Graph("mixed_labels", "none"), **mixed, **fields)
 
 
+def imix() -> tuple[Term]:
+    """Mixed images of view 1 against view 0."""
+    return (Term(Graph("mixed"), anchors=Rows("mixed_images"), keys=VIEW_0),)
+
+
 def gopro() -> tuple[Term, Term]:
     """GOPro's cross-entropy of view 0 against the texts that it has of all classes, and NT-Xent of views 0 and 1."""
     strong = Rows("image", without=2, head="visual")
@@ -317,6 +322,18 @@ MIXED = {
         "Metrix on inputs, arXiv 2106.04990 (there one lam per batch and a mixture of every pair with its hardest "
         "negative, and at half of the steps mixtures of anchors with negatives)",
         Objective(metrix_input(), 1.0),
+    ),
+    "imix": Preset(
+        "cross-entropy of softmax over k of s(m_i, k)/tau, k all images in view 0, m_i the head output of "
+        "lam x_i + (1 - lam) x_j of view 1, lam the larger share of a draw from U(0, 1): T = lam on i, 1 - lam on j; "
+        "tau 0.2",
+        "i-Mix, arXiv 2010.08887, the form for N-pair of its authors' code",
+        Objective(imix(), 0.2, mixing="mixup"),
+    ),
+    "imix_cutmix": Preset(
+        "imix with a box of x_j in x_i in place of the sum, lam the share of pixels that are of x_i; tau 0.2",
+        "i-Mix, arXiv 2010.08887, its form with CutMix (there one box for a batch)",
+        Objective(imix(), 0.2, mixing="cutmix"),
     ),
     "supremix": Preset(
         "-mean over i+ of log e^{s(i, i+)/tau} / sum over k of (1 + |t_k - t_i|) e^{s(i, k)/tau}; i+: t equal, or a "
