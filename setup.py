@@ -106,6 +106,7 @@ setuptools.setup(
         "orbax-checkpoint>=0.12.8",
         "pillow",
         "pyarrow",  # tensorflow-datasets has it anyway
+        "safetensors",
         "simplejpeg",
         "tensorstore",  # orbax-checkpoint brings it anyway
         "tensorflow-datasets",  # does not bring TensorFlow

@@ -18,6 +18,7 @@ import threading
 import time
 
 from benchmarks.figures import draw
+from benchmarks.report import write_json
 from benchmarks.table import failures, markdown, misses
 from xsample_jax.reports.style import insert
 
@@ -92,7 +93,7 @@ def main() -> int:
         print(f"  took {found['seconds']:.0f} s", flush=True)
         record[name] = found
         record = {name: record[name] for name in SUITE if name in record}
-        RECORD.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(RECORD, record)
     insert(PAGE, "table", markdown(record))
     draw(record, PAGE.parent)
     ran = {name: record[name] for name in names if name in record}

@@ -16,6 +16,8 @@ import sys
 import threading
 import time
 
+from benchmarks.report import write_json
+
 # In the order of what one would miss most; seconds that each may take at most.
 RUNS = [
     (("gpu_step", "--encoder", "resnet50"), 170),
@@ -73,7 +75,7 @@ def main() -> int:
             results.append({"command": " ".join(command), "status": "no time left"})
             continue
         results.append(run(command, given.tiny, left if given.tiny else min(most, left)))
-        pathlib.Path(given.out).write_text(json.dumps(results, indent=1) + "\n")
+        write_json(pathlib.Path(given.out), results)
     print()
     for result in results:
         print(f"{result['command']}: status {result['status']}, {result.get('wall_seconds', 0)} s")

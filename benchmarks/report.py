@@ -10,6 +10,7 @@ import platform
 import re
 
 from benchmarks.timing import Times
+from xsample_jax.io.files import atomic_write
 
 LOOSE = 0.7  # times depend on the machine: the exit status is 1 below this share of a target
 INSTALL = "make .venv/installed-bench, or pip install -e '.[bench]' -c constraints.txt"
@@ -68,6 +69,11 @@ def faster(name: str, ours: Times, peer: Times, target: float, clock: str = "cpu
     judged, peers = getattr(ours, clock), getattr(peer, clock)
     gain = gains.pop(clock)
     return Comparison(name, judged, peers, gain, target, clock, *gains.values())
+
+
+def write_json(path: pathlib.Path, record: object) -> None:
+    """Writes a record of benchmarks, all of it or nothing: hours of work are in the one that is there."""
+    atomic_write(path, lambda partial: partial.write_text(json.dumps(record, indent=1) + "\n"))
 
 
 def lacking(*modules: str) -> list[str]:

@@ -19,6 +19,7 @@ quiet_environment(os.environ)  # before jax is imported
 
 import jax  # noqa: E402
 
+from benchmarks.report import write_json  # noqa: E402
 from xsample_jax.config import load_config  # noqa: E402
 from xsample_jax.metrics.profiling import count_chips, peak_flops  # noqa: E402
 from xsample_jax.reports.dry_run import (  # noqa: E402
@@ -125,7 +126,7 @@ def publish_cases(
             print(f"   {str(error).splitlines()[0]}", flush=True)
             continue
         print(f"   {json.dumps(record[case])}", flush=True)
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(path, record)
     insert(page, name, table(record))
     return 0
 

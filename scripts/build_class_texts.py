@@ -15,6 +15,7 @@ from xsample_jax.captions.encoders import describe, encode_unique, fill_template
 from xsample_jax.captions.sentence_model import DEFAULT_ENCODER
 from xsample_jax.data.class_texts import FILES, FOLDER, TEMPLATE, read_classes
 from xsample_jax.data.records import file_checksum
+from xsample_jax.io.files import atomic_write, save_array
 from xsample_jax.tools.cli import run_cli
 
 
@@ -22,10 +23,10 @@ def build(folder: Path, encoder) -> None:
     """Writes the embeddings of folder/classes.tsv beside it, and what they are."""
     names = [name for _, name in read_classes(folder)]
     rows = encode_unique(encoder, fill_template(TEMPLATE, names))
-    np.save(folder / "class_embeddings.npy", rows.astype(np.float16))
+    atomic_write(folder / "class_embeddings.npy", lambda partial: save_array(partial, rows.astype(np.float16)))
     checksums = {name: file_checksum(folder / name) for name in FILES}
     about = {"text_encoder": describe(encoder, TEMPLATE), "sha256": checksums}
-    (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+    atomic_write(folder / "about.json", lambda partial: partial.write_text(json.dumps(about, indent=1) + "\n"))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ from xsample_jax.data.captions import TOKENIZER, train_tokenizer
 from xsample_jax.data.records import MANIFEST, Manifest, open_records, read_manifest
 from xsample_jax.data.writer import write_records
 from xsample_jax.errors import DataError
+from xsample_jax.io.files import atomic_write
 from xsample_jax.prepare.icons import compose_svg, encode_webp, fetch_npm, rasterize
 from xsample_jax.tools.cli import out_folder, run_cli
 
@@ -337,7 +338,7 @@ def build(out: Path, npm: Path, text_encoder: str | None = None) -> Manifest:
         options=WRITER_OPTIONS,
         overwrite=True,
     )
-    (out / "ATTRIBUTION.md").write_text(attribution(npm, images))
+    atomic_write(out / "ATTRIBUTION.md", lambda partial: partial.write_text(attribution(npm, images)))
     # The vocabulary is learnt from training concepts only, as everything else is.
     captions = [caption for concept in concepts if concept.split == "train" for caption in concept.captions]
     train_tokenizer(captions, VOCABULARY, out / TOKENIZER)

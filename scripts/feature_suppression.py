@@ -22,7 +22,7 @@ from xsample_jax.errors import DataError
 from xsample_jax.io.files import atomic_write
 from xsample_jax.reports.results_page import finished
 from xsample_jax.reports.runs import load_runs
-from xsample_jax.reports.style import color, draw_panel, row, rule
+from xsample_jax.reports.style import check_figures, color, draw_panel, row, rule
 from xsample_jax.sweeps.grid import Point, read_grid
 from xsample_jax.tools.cli import out_folder, run_cli
 
@@ -305,6 +305,7 @@ def make_page(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=out_folder, default=NOTES, help="folder of the page (default docs/notes)")
     flags = parser.parse_args(arguments)
     stored = flags.out / "feature_suppression.json"
+    check_figures(stored.with_suffix(".md"), [f"feature_suppression-{part}" for part in PARTS])
     if flags.runs:
         _, points = read_grid(flags.grid)
         content = {"grid": flags.grid, "whole": len(read_grid(str(ROOT / GRID))[1]), "note": flags.note}

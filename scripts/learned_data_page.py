@@ -23,7 +23,7 @@ from xsample_jax.errors import DataError
 from xsample_jax.io.files import EVALUATION, JSONL, atomic_write
 from xsample_jax.metrics.jsonl import read_jsonl
 from xsample_jax.reports.runs import Run, load_runs
-from xsample_jax.reports.style import check_markers, color, draw_panel, insert, row, rule
+from xsample_jax.reports.style import check_figures, check_markers, color, draw_panel, file_name, insert, row, rule
 from xsample_jax.sweeps.grid import Point, read_grid
 from xsample_jax.tools.cli import check_out, out_file, run_cli
 
@@ -114,10 +114,9 @@ def page(runs: Sequence[Trained], points: Sequence[Point], folder: Path, stem: s
         f"This page rests on **{len(runs)} finished runs**, of which {complete} have the length of the grid, which is "
         f"{len(points)} runs ({lengths})."
     ]
-    for design in sorted({run.design for run in runs}):
+    for design, name in page_figures(runs, stem).items():
         own = [run for run in runs if run.design == design]
         data, steps, batch = design
-        name = f"{stem}-{data}-{steps}"
         seeds = sorted({run.seed for run in own})
         parts += [
             f"### {data}, {steps} steps of {batch} images",
@@ -128,6 +127,11 @@ def page(runs: Sequence[Trained], points: Sequence[Point], folder: Path, stem: s
             parts += [f"#### `{metric}`", level_table(own, metric)]
         parts += [draw(own, data, folder, name), *conclusions(own, data), logged_table(own)]
     return "\n\n".join(part for part in parts if part)
+
+
+def page_figures(runs: Sequence[Trained], stem: str) -> dict[tuple[str, int, int], str]:
+    """{design: the name of its figure}."""
+    return {design: f"{stem}-{design[0]}-{design[1]}" for design in sorted({run.design for run in runs})}
 
 
 def designs_of(points: Sequence[Point]) -> set[tuple[str, int, int]]:
@@ -235,16 +239,18 @@ def run_page(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=out_file, required=True, help="the page, with the lines <!-- results --> in it")
     chosen = parser.parse_args(arguments)
     check_markers(chosen.out, "results")
-    numbers = chosen.out.with_suffix(".json")
+    numbers, stem = chosen.out.with_suffix(".json"), file_name(chosen.out.stem)
     if chosen.runs is not None:
         check_out(numbers, folder=False, field="--out")
         runs = read_runs(chosen.runs)
-        text = "[\n" + ",\n".join(json.dumps(dataclasses.asdict(run)) for run in runs) + "\n]\n"
-        atomic_write(numbers, lambda partial: partial.write_text(text))
     elif not numbers.is_file():
         raise DataError("--runs", None, f"a folder of runs, as there is no {numbers}")
-    runs = [Trained(**fields) for fields in json.loads(numbers.read_text())]
-    insert(chosen.out, "results", page(runs, read_grid(str(GRID))[1], chosen.out.parent, chosen.out.stem))
+    else:
+        runs = [Trained(**fields) for fields in json.loads(numbers.read_text())]
+    check_figures(chosen.out, page_figures(runs, stem).values())
+    text = "[\n" + ",\n".join(json.dumps(dataclasses.asdict(run)) for run in runs) + "\n]\n"
+    atomic_write(numbers, lambda partial: partial.write_text(text))
+    insert(chosen.out, "results", page(runs, read_grid(str(GRID))[1], chosen.out.parent, stem))
     print(f"{len(runs)} runs: {chosen.out}")
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from xsample_jax.data.sources import open_source
 from xsample_jax.graphs.targets import Graph, Mixture, describe, target
@@ -18,7 +20,7 @@ from xsample_jax.objectives.objective import Preset
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.registry import name_of, options_of
 from xsample_jax.reports.caption_graph import draw_graph
-from xsample_jax.reports.style import check_markers, insert
+from xsample_jax.reports.style import check_figures, check_markers, insert, write_png
 from xsample_jax.tools.cli import run_cli
 
 # Graphs of the figure: title, graph, tau_s.
@@ -102,14 +104,16 @@ def draw(path: Path) -> None:
     rows = {name: jnp.repeat(jnp.asarray(np.array(value)), VIEWS, axis=0) for name, value in side.items()}
     groups = np.repeat([names[record["attributes"]["group"]] for record in records], VIEWS)
     valid = ~np.eye(IMAGES * VIEWS, dtype=bool)
-    figure = Figure(figsize=(13, 8.4), layout="constrained")
+    figure = Figure(figsize=(13, 8.4), dpi=110, layout="constrained")
     for number, (axes, (title, graph, tau_s)) in enumerate(zip(figure.subplots(2, 3).flat, SHOWN, strict=True)):
         image = draw_graph(axes, np.asarray(target(graph, rows, rows, jnp.asarray(valid), tau_s)), groups)
         axes.set_title(title, fontsize=11)
         if number % 3:
             axes.set_yticks([])
     figure.colorbar(image, ax=figure.axes, shrink=0.6, label="target probability")
-    figure.savefig(path, dpi=110)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    write_png(path, Image.fromarray(np.asarray(canvas.buffer_rgba())))
 
 
 def _pairs(labels: list[int]) -> list[int]:
@@ -133,6 +137,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("page", type=Path, help="page with the <!-- presets --> markers; its figure goes beside it")
     page = parser.parse_args(arguments).page
     check_markers(page, "presets")
+    check_figures(page, [page.stem])
     insert(page, "presets", table())
     draw(page.with_suffix(".png"))
 

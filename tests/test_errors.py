@@ -2,9 +2,19 @@
 
 import pickle
 
+import numpy as np
 import pytest
 
-from xsample_jax.errors import LONGEST, ConfigError, Problems, UserError, did_you_mean
+from xsample_jax.errors import (
+    LARGEST_FLOAT32,
+    LONGEST,
+    SMALLEST_FLOAT32,
+    ConfigError,
+    Problems,
+    UserError,
+    did_you_mean,
+    fits_float32,
+)
 
 VALUES = [
     "x" * 10_000,
@@ -51,3 +61,11 @@ def test_many_problems_are_counted_and_survive_a_process():
     assert "and 30 more" in str(problems)
     assert str(pickle.loads(pickle.dumps(problems))) == str(problems)
     assert len(did_you_mean("zzz", [f"word{n}" for n in range(500)])) < 250
+
+
+def test_float32_is_known_exactly():
+    """faults A9: the bounds stood in two places, one of them rounded: the largest number of float32 did not fit."""
+    largest = float(np.finfo(np.float32).max)
+    assert (float(np.finfo(np.float32).tiny), largest) == (SMALLEST_FLOAT32, LARGEST_FLOAT32)
+    assert fits_float32(largest)
+    assert not fits_float32(float(np.nextafter(largest, np.inf)))

@@ -14,7 +14,7 @@ INCOMPLETE = 69  # a process of the run was missing or late: start it again, but
 REQUEUE = 75  # stopped from outside and saved: start the same command again (EX_TEMPFAIL of sysexits.h)
 
 
-SMALLEST_FLOAT32, LARGEST_FLOAT32 = 1.1754944e-38, 3.4028234e38
+SMALLEST_FLOAT32, LARGEST_FLOAT32 = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 LONGEST = 500  # characters of a message
 LONGEST_VALUE = 160
 SHORTEST_PART = 80  # what is left of a part, at least, where the message is too long

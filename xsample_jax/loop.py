@@ -42,6 +42,7 @@ from xsample_jax.io.checkpoint_files import classes_of, find_checkpoint
 from xsample_jax.io.code_version import log_code
 from xsample_jax.io.console import say
 from xsample_jax.io.files import EVALUATION, EXAMPLES, FACTS, JSONL, PROFILE, REPORT, SNAPSHOT, atomic_write, set_aside
+from xsample_jax.io.paths import absolute, file_size
 from xsample_jax.io.run_dir import CONTINUES, RunFolder, log_event, open_run_folder
 from xsample_jax.metrics.jsonl import JsonlWriter, plain_number, read_jsonl
 from xsample_jax.metrics.profiling import Profiler, Timers, count_chips, count_compilations, model_flops, peak_flops
@@ -77,12 +78,11 @@ def train(
     the run breaks; Preempted when it was asked to stop and has saved.
     """
     config = prepare_folder(load_config(config) if isinstance(config, str) else resolve(config))
-    _check_before(config)
+    _check_before(config, workdir)
     first_process = jax.process_index() == 0
     with open_run_folder(workdir, first_process) as run, preemption_notice(config.faults.grace) as notice:
         folder = run.files
         _say_start(config, run)
-        # Build.
         changes = changed_keys(config, started_config(run), str(run.place), allow_config_change)
         check_shared(run.place)  # also a barrier: no process writes until all have read the folder
         finished = read_scores(folder / EVALUATION)
@@ -90,6 +90,7 @@ def train(
             log_info(f"{config.name}: finished. Its report: {run.place / REPORT}")
             _say_results(config, run, finished)
             return finished
+        _check_before(config)
         setup, dataset = build_run(config)
         check_device_memory(setup)
         check_side_files(config, folder, allow_config_change)
@@ -118,8 +119,14 @@ def train(
             return _finish(setup, progress, run, notice, state, on_log)
 
 
-def _check_before(config) -> None:
-    """Raises ConfigError for what the run would stumble over later: its writers, its map, the metrics of its rules."""
+def _check_before(config, workdir: str | pathlib.Path | None = None) -> None:
+    """Raises ConfigError for what the run would stumble over later: its writers, its map, the metrics of its rules.
+
+    Not yet where `workdir` has results: a finished run returns them, whatever was added to the rules since.
+    """
+    with contextlib.suppress(Exception):  # of disks and stores: said where the folder is opened
+        if workdir is not None and file_size(absolute(workdir) / EVALUATION) is not None:
+            return
     check_writers(config)
     check_map(config.eval.map)
     check_metric_names(config)

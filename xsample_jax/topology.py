@@ -9,6 +9,7 @@ from collections.abc import MutableMapping
 
 from xsample_jax.errors import ConfigError
 
+VMEM = 32 * 2**20  # bytes a kernel of ours may use: a quarter of the VMEM of v5e and v6e
 # The most common slices, for the error message; any that the compiler knows is accepted.
 EXAMPLES = ("v4:2x2x4", "v5e:4x4", "v5e:8x8", "v5e:16x16", "v5p:2x2x4", "v5p:8x8x8", "v6e:4x4", "v6e:16x16")
 SLICES = re.compile(r"((?P<slices>[1-9]\d*)x)?(?P<slice>[a-z0-9]+:\d+(x\d+){1,2})")

@@ -1,6 +1,7 @@
 """From the JSON of benchmarks to table, figures and exit status."""
 
 import dataclasses
+import json
 import pathlib
 
 import numpy as np
@@ -9,9 +10,10 @@ from PIL import Image
 
 from benchmarks import all as everything
 from benchmarks.figures import draw
-from benchmarks.report import at_most, faster, less_is_better
+from benchmarks.report import at_most, faster, less_is_better, write_json
 from benchmarks.table import failures, markdown, misses
 from benchmarks.timing import Times
+from xsample_jax.errors import DataError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -94,3 +96,21 @@ def test_a_benchmark_that_prints_no_json_is_broken_not_passed(monkeypatch, capfd
     monkeypatch.setitem(everything.SUITE, "none", ("no_such_benchmark",))
     assert everything.run("none") is None
     assert "none broke" in capfd.readouterr().out
+
+
+def test_a_record_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    """faults B6: a stopped run left half of the record of all benchmarks, which the next one could not read."""
+    record = tmp_path / "record.json"
+    write_json(record, {"decode": 1})
+
+    def half(self, text, *arguments, **options):
+        self.write_bytes(text[:3].encode())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "write_text", half)
+    with pytest.raises(DataError, match="Make room"):
+        write_json(record, {"decode": 2})
+    monkeypatch.undo()
+    assert json.loads(record.read_text()) == {"decode": 1}
+    for name in ("all", "slices", "gpu_suite"):
+        assert "write_text(json" not in (ROOT / "benchmarks" / f"{name}.py").read_text()

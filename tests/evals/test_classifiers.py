@@ -1,6 +1,7 @@
 """kNN, ridge probe and few-shot against scikit-learn and plain loops."""
 
 import functools
+import types
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.preprocessing import StandardScaler
 
 from xsample_jax.evals import knn
-from xsample_jax.evals.context import PROBES, Options
+from xsample_jax.evals.context import PROBES, EvalContext, Options
+from xsample_jax.evals.features import Features
 from xsample_jax.evals.knn import draw_shots, few_shot, few_shot_ridge, ridge_scores
 from xsample_jax.evals.linear_probes import fit_probes, hold_out, ridge_path, spectrum
 
@@ -175,3 +177,22 @@ def test_few_shot_ridge_takes_its_l2_from_training_rows_that_are_no_shots(data):
     for draw, rows in enumerate(drawn):
         peer = RidgeClassifier(alpha=l2 * len(rows)).fit(scaler.transform(x)[rows], y[rows])
         assert result.draws[draw] == pytest.approx(peer.score(scaler.transform(queries), truth), abs=1.5 / len(truth))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_attribute_that_says_what_the_label_says_holds_out_images(data, alone):
+    """faults D2: whole classes were held out, so that every L2 was as bad as another and the largest one was taken."""
+    x, y, queries, truth = data
+    splits = {
+        name: Features(rows, None, np.arange(len(rows)), labels, {"kind": kind})
+        for name, rows, labels, kind in (
+            ("train", x, y, y - 10 if alone else y % 2), ("test", queries, truth, truth - 10 if alone else truth % 2),
+        )
+    }  # fmt: skip
+    config = types.SimpleNamespace(
+        eval=types.SimpleNamespace(split="test", train_split="train"), data=types.SimpleNamespace(source="records")
+    )
+    rows = EvalContext(splits.get, config, Options(target="kind")).labeled
+    assert (len(np.unique(rows.groups)) == len(x)) == alone
+    if not alone:
+        np.testing.assert_array_equal(rows.groups, y)

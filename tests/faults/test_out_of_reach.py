@@ -14,7 +14,6 @@ from etils import epath
 
 import xsample_jax.hooks
 import xsample_jax.loop
-from tests.objectives.synthetic import LinearEncoder
 from tests.tiny import tiny_config
 from xsample_jax.checkpoint import Checkpoints, started_config
 from xsample_jax.errors import CheckpointError, ConfigError, RunError
@@ -23,7 +22,6 @@ from xsample_jax.io.checkpoint_files import FORMAT, text_checksum
 from xsample_jax.io.run_dir import RunFolder, read_history
 from xsample_jax.loop import train
 from xsample_jax.metrics.jsonl import JsonlWriter, read_jsonl
-from xsample_jax.models import towers
 from xsample_jax.state import Progress, TrainState
 
 pytestmark = pytest.mark.usefixtures("linear_encoder")
@@ -39,13 +37,8 @@ def no_report(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def ranked(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranked") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: LinearEncoder(rngs))
-        patch.setattr(xsample_jax.loop, "write_report", lambda runs, path: path.write_text(""))
-        train(tiny_config(**RANKED), folder)
-    return folder
+def ranked(linear_run):
+    return linear_run(**RANKED)
 
 
 @pytest.fixture
@@ -191,3 +184,18 @@ def test_a_metric_without_a_better_side_ranks_nothing(tmp_path):
         train(tiny_config(**RANKED | {"checkpoint__metric": "geometry/effective_rank"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert better_side("of/the/user") == 1  # as ever
+
+
+def test_a_finished_run_returns_its_results_whatever_its_rules_name(run):
+    """faults D9: a run of before metrics without a better side were refused did not return what it had measured."""
+    config = json.loads((run / "config.json").read_text())
+    config["checkpoint"]["metric"] = "geometry/effective_rank"
+    (run / "config.json").write_text(json.dumps(config))
+    changes = RANKED | {"checkpoint__metric": "geometry/effective_rank"}
+    assert train(tiny_config(**changes), run) == read_scores(run / "evaluation.json")
+    (run / "evaluation.json").unlink()  # not finished: its rules would be read
+    with pytest.raises(ConfigError, match=r"checkpoint\.metric.*no better side"):
+        train(tiny_config(**changes), run)
+    (run / "evaluation.json").write_text("{")  # damaged
+    with pytest.raises(ConfigError, match=r"checkpoint\.metric.*no better side"):
+        train(tiny_config(**changes), run)

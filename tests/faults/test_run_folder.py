@@ -11,7 +11,6 @@ import types
 import pytest
 
 import xsample_jax.loop
-from tests.objectives.synthetic import LinearEncoder
 from tests.tiny import tiny_config
 from xsample_jax.checkpoint import Checkpoints
 from xsample_jax.errors import CheckpointError, ConfigError, DataError, RunError, UserError
@@ -23,7 +22,6 @@ from xsample_jax.io.run_dir import open_run_folder, read_history
 from xsample_jax.loop import train
 from xsample_jax.metrics.jsonl import JsonlWriter, read_jsonl
 from xsample_jax.metrics.writers import EventFile
-from xsample_jax.models import towers
 from xsample_jax.reports.style import draw_panel, file_name
 
 pytestmark = pytest.mark.usefixtures("linear_encoder")
@@ -167,13 +165,8 @@ def _full(path):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(towers.ENCODERS, "resnet18", lambda config, rngs: LinearEncoder(rngs))
-        patch.setattr(xsample_jax.loop, "write_report", lambda runs, path: path.write_text(""))
-        train(tiny_config(steps=4, log__every=1, checkpoint__every=2), folder)
-    return folder
+def finished(linear_run):
+    return linear_run(steps=4, log__every=1, checkpoint__every=2)
 
 
 def damage(path, how):

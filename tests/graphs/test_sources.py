@@ -132,6 +132,11 @@ def mixed_labels(u, v):
     return v["beta"] * first + (1 - v["beta"]) * partner
 
 
+def mixed_classes(u, v):
+    first, partner = (float(u[name] == v["label"] != -1) for name in ("first_label", "partner_label"))
+    return u["beta"] * first + (1 - u["beta"]) * partner
+
+
 def same_target(u, v):
     return max(same_image(u, v), float(u["target"][0] == v["target"][0]))
 
@@ -195,6 +200,7 @@ DEFINITIONS = [
     ("mixed", {}, mixed),
     ("mixed_keys", {}, lambda u, v: mixed(v, u)),
     ("mixed_labels", {}, mixed_labels),
+    ("mixed_classes", {}, mixed_classes),
     ("second_label", {}, lambda u, v: float(u["second_label"] == v["label"] and v["label"] != -1)),
 ]
 

@@ -1,12 +1,17 @@
 """Files that are complete or not there, also where two processes write one at once."""
 
+import errno
 import os
 import threading
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from xsample_jax.errors import DataError
 from xsample_jax.io.files import LEFT_BEHIND, _remove_old, atomic_write
+from xsample_jax.reports.contact_sheet import contact_sheet, gallery_sheet
+from xsample_jax.reports.style import draw_panel
 from xsample_jax.sweeps.kept import read_units, write_units
 
 
@@ -69,3 +74,24 @@ def test_what_killed_processes_have_left_goes(tmp_path):
     _remove_old.cache_clear()
     atomic_write(tmp_path / "y", lambda partial: partial.write_text(""))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "y"])
+
+
+def test_a_figure_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    """faults B6: figures and contact sheets were written in place, and half of one was left."""
+    images = [[np.zeros((4, 4, 3), np.uint8)]]
+    sheet = contact_sheet(images, ["before"], tmp_path / "sheet.png")
+    before = sheet.read_bytes()
+
+    def half(self, path, *arguments, **options):
+        path.write_bytes(before[:20])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", half)
+    with pytest.raises(DataError, match="Make room"):
+        contact_sheet(images, ["after"], sheet)
+    with pytest.raises(DataError, match="Make room"):
+        gallery_sheet(images[0], ["after"], sheet)
+    assert sheet.read_bytes() == before
+    with pytest.raises(DataError, match="Make room"):
+        draw_panel(tmp_path, "panel", "title", "caption", lambda figure, theme: figure.subplots())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["sheet.png"]

@@ -266,3 +266,16 @@ def test_links_are_finite_at_the_lowest_temperature():
         )(extreme)
         assert np.isfinite(value), name
         assert np.isfinite(gradient).all(), name
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_the_memory_of_a_link_grows_with_its_pairs(name):
+    """faults A5: the gradient of `pairwise_global` kept K^4 numbers, 275 GB for a batch of 256 images of two views."""
+    options, pairs = CASES[name][0], 256
+
+    def value(s, target, valid):
+        return LINKS[name](s, target, valid, **options).sum()
+
+    shapes = [jax.ShapeDtypeStruct((pairs, pairs), dtype) for dtype in (jnp.float32, jnp.float32, bool)]
+    used = jax.jit(jax.grad(value)).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+    assert used < 150 * 4 * pairs**2, f"{used / 2**20:.0f} MiB"  # K^3 numbers are 256 times as many

@@ -27,7 +27,7 @@ from xsample_jax.errors import ConfigError
 from xsample_jax.graphs.targets import target
 from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.blocks import Rows, image_block, key_block
-from xsample_jax.objectives.mixtures import block_of_mixed, draw_mixtures, hard_partners
+from xsample_jax.objectives.mixtures import block_of_mixed, cutmix, draw_mixtures, hard_partners, mixup
 from xsample_jax.objectives.objective import objective_loss
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.step_blocks import StepInputs, step_blocks
@@ -175,16 +175,18 @@ def one_of_each(label):
 def test_the_partner_is_the_nearest_image_of_another_class():
     label = np.array([0, 1, 0, -1, 2, -1, 1, 0])
     one = one_of_each(label)
-    place, beta = quick_jit(hard_partners)(jax.random.key(3), one)
+    mix = quick_jit(lambda key, one: hard_partners(key, one, one["z"]))
+    pixels, place, beta = mix(jax.random.key(3), one)
     z = np.asarray(one["z"])
     for i in range(8):
         others = [j for j in range(8) if j != i and (label[i] != label[j] or label[i] < 0)]
         assert place[i] == max(others, key=lambda j: z[i] @ z[j])
     assert ((beta > 0) & (beta < 1)).all()
+    np.testing.assert_allclose(pixels, beta[:, None] * z + (1 - beta)[:, None] * z[place], rtol=1e-5, atol=1e-7)
     back = one_of_each(label[::-1])  # what is drawn is the image's, wherever in the batch
     back |= {name: one[name][::-1] for name in ("id", "id_words")}
-    np.testing.assert_array_equal(quick_jit(hard_partners)(jax.random.key(3), back)[1], beta[::-1])
-    _, alone = quick_jit(hard_partners)(jax.random.key(3), one_of_each(np.zeros(5, int)))
+    np.testing.assert_array_equal(mix(jax.random.key(3), back)[2], beta[::-1])
+    *_, alone = mix(jax.random.key(3), one_of_each(np.zeros(5, int)))
     assert (alone == 1).all()  # without another class nothing is mixed
 
 
@@ -295,3 +297,61 @@ def test_running_statistics_are_of_images_that_are_not_mixed():
     for name, value in plain.items():
         for other in mixing:
             np.testing.assert_allclose(other[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_mixup_blends_random_pairs_and_keeps_the_larger_share():
+    one, pixels = one_of_each(np.zeros(64, int)), np.random.default_rng(0).normal(size=(64, 3, 4, 2)).astype(np.float32)
+    for concentration, (low, high) in {1.0: (0.7, 0.8), 50.0: (0.5, 0.6)}.items():  # means of max(lam, 1 - lam)
+        mix = quick_jit(lambda key, one, pixels, a=concentration: mixup(key, one, pixels, concentration=a))
+        mixed, partner, share = mix(jax.random.key(1), one, pixels)
+        assert sorted(partner) == list(range(64))
+        assert (partner != np.arange(64)).all()
+        assert (share >= 0.5).all()
+        assert low < share.mean() < high
+        part = share[:, None, None, None]
+        np.testing.assert_allclose(mixed, part * pixels + (1 - part) * pixels[partner], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(20, 30, 3), (40,)])
+def test_cutmix_pastes_one_box_and_its_share_is_counted(shape):
+    one, images = one_of_each(np.zeros(64, int)), 64
+    own = np.arange(images, dtype=np.float32).reshape(-1, *[1] * len(shape))
+    pixels = np.broadcast_to(own, (images, *shape))  # every pixel says whose it is
+    mixed, partner, share = map(np.asarray, quick_jit(cutmix)(jax.random.key(2), one, jnp.asarray(pixels)))
+    assert len({round(float(value), 3) for value in share}) > 12  # a box for every image
+    for i in range(images):
+        pasted = mixed[i] == partner[i]
+        assert (pasted | (mixed[i] == i)).all()
+        assert share[i] == pytest.approx(1 - pasted.mean(), abs=1e-6)
+        assert share[i] >= 0.49
+        sides = [
+            np.flatnonzero(pasted.any(axis=tuple(a for a in range(pasted.ndim) if a != axis)))
+            for axis in (0, 1)[: pasted.ndim]
+        ]
+        box = pasted[np.ix_(*sides)] if all(map(len, sides)) else np.ones(1)
+        assert box.all()
+        assert all((np.diff(side) == 1).all() for side in sides)
+
+
+@pytest.mark.parametrize("preset", ["imix", "classifier_mixup"])
+def test_mixed_images_in_plain_numpy(preset):
+    """lam times the cross-entropy of the own image or class + (1 - lam) times that of the partner's."""
+    rng, label = np.random.default_rng(4), np.array([0, 1, 0, 2, 1, 2])
+    rows, mixed, table = (rng.normal(size=(n, 5)) for n in (12, 6, 3))
+    rows, mixed, table = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (rows, mixed, table))
+    partner, lam = np.array([3, 0, 5, 1, 2, 4]), rng.uniform(0.5, 1, 6)
+    objective = PRESETS[preset].objective
+    keys, of = (rows[::2], np.arange(6)) if preset == "imix" else (table, label)
+    logits = mixed @ keys.T / objective.temperature
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    expected = -np.mean([lam[i] * log_p[i, of[i]] + (1 - lam[i]) * log_p[i, of[partner[i]]] for i in range(6)])
+
+    image = image_block(jnp.float32(rows), {"id": jnp.arange(6), "label": jnp.asarray(label)}, 2)
+    one = {name: image[name][::2] for name in ("id", "id_words", "label")}
+    blocks = {
+        "image": image,
+        "mixed_images": block_of_mixed(jnp.float32(mixed), one, jnp.asarray(partner), jnp.float32(lam), 99),
+        "classes": key_block(jnp.float32(table), label=jnp.arange(3)),
+    }
+    value, _ = quick_jit(lambda blocks: objective_loss(objective, blocks, 6, objective.temperature))(blocks)
+    assert float(value) == pytest.approx(expected, rel=1e-5)

@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from xsample_jax.graphs.targets import Graph
 from xsample_jax.objectives.blocks import Rows, image_block, key_block, other_view
 from xsample_jax.objectives.cross_entropy import PULLS
+from xsample_jax.objectives.mixtures import block_of_mixed
 from xsample_jax.objectives.objective import Objective, find_unstreamable, objective_loss
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.streaming.loss import Streaming
@@ -40,6 +41,7 @@ def inputs():
         "queue": unit(rng, 32, WIDTH),
         "captions": jnp.asarray(unit(rng, IMAGES, 12), jnp.float16),
         "label": jnp.arange(IMAGES) // 3,
+        "share": jnp.linspace(0.5, 1, IMAGES),
     }
 
 
@@ -59,9 +61,11 @@ def blocks_of(x):
     of_teacher = {"teacher": other_view(x["teacher"], VIEWS), "same_view_teacher": x["teacher"]}
     of_teacher |= {"frozen": x["teacher"][:, ::-1]}
     of_decoder = {"token_loss": jnp.sum(x["z"] ** 2 * jnp.arange(WIDTH), axis=1), "token_count": jnp.arange(rows) % 5}
+    image = image_block(x["z"], per_image, VIEWS, 0, **of_teacher, **of_decoder)
+    mixed = {name: image[name][::2] for name in ("id", "id_words", "label")}
     teacher = image_block(x["teacher"], per_image, VIEWS, 2 * rows, teacher=x["teacher"])
     return {
-        "image": image_block(x["z"], per_image, VIEWS, 0, **of_teacher, **of_decoder),
+        "image": image,
         "text": image_block(x["text"], per_image, 1, rows, teacher=x["text"]),
         "predicted": image_block(x["predicted"], per_image, VIEWS, 4 * rows),
         "teacher": teacher,
@@ -70,6 +74,7 @@ def blocks_of(x):
         # Two wrong captions of each image, of which some are not there.
         "hard_text": key_block(x["teacher"][:, ::-1], owner=jnp.arange(rows) // 2, filled=jnp.arange(rows) % 3 > 0),
         "neighbors": image_block(x["teacher"], per_image, VIEWS, 5 * rows),
+        "mixed_images": block_of_mixed(x["z"][::2], mixed, jnp.roll(mixed["id"], 3), x["share"], 11 * rows),
         "queue": key_block(
             x["queue"],
             teacher=x["queue"],

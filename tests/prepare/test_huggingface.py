@@ -3,6 +3,7 @@
 import shutil
 import sys
 
+import pyarrow.parquet
 import pytest
 
 from tests.prepare.corpora import make_image
@@ -104,6 +105,28 @@ def test_a_table_without_types_is_refused(tmp_path, cache):
     (tmp_path / "table" / "train.csv").write_text("image,text\n0.png,zero\n1.png,one\n")
     with pytest.raises(DataError, match=r"--image_field = 'image'.*--table=FILE"):
         hub_source(str(tmp_path / "table"), Fields(image="image"))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_two_columns_of_one_name_are_refused(tmp_path, cache, kind, capsys):
+    """faults C3: Arrow's traceback for Parquet; of a CSV beside images the second column was lost without a word."""
+    root = tmp_path / "pets"
+    if kind == "parquet":
+        write_hub_folder(root)
+        file = root / "data" / "test-00001-of-00002.parquet"
+        table = pyarrow.parquet.read_table(file)
+        pyarrow.parquet.write_table(table.append_column("text", table["text"]), file)
+    else:
+        root.mkdir()
+        (root / "a.png").write_bytes(make_image(0))
+        texts = {"csv": "file_name,text,text\na.png,one,two\n"}
+        texts["jsonl"] = '{"file_name": "a.png", "text": "one", "text": "two"}\n'
+        (root / f"metadata.{kind}").write_text(texts[kind])
+    assert prepare.main(["--source=hf", f"--path={root}", f"--out={tmp_path}/set"]) == 2
+    said = capsys.readouterr().err
+    assert "text" in said
+    assert {"jsonl": "specified twice"}.get(kind, "names that occur once") in said
+    assert not (tmp_path / "set").exists()
 
 
 @pytest.mark.parametrize("path", ["user/name@main:cfg", "user/name@", "@main"])

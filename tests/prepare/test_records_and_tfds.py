@@ -68,6 +68,37 @@ def test_unfinished_or_missing_set(tmp_path):
         make(records_source(str(tmp_path / "set")), tmp_path / "out", ImageOptions())
 
 
+class Described(tfds.core.GeneratorBasedBuilder):
+    """An image with texts under names that are not those of captions."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        texts = tfds.features.Text()
+        inner = {"text": texts, "width": np.int64}
+        image = tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")
+        features = {"image": image, "title": texts, "words": tfds.features.Sequence(inner)}
+        return tfds.core.DatasetInfo(builder=self, description="", features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        yield 0, {"image": io.BytesIO(make_image(0)), "title": "a title", "words": [{"text": "a b", "width": 1}]}
+
+
+def test_features_of_texts_that_are_not_read_are_named(tmp_path, monkeypatch):
+    """faults C3: a set was made without captions, and nothing said that the texts were there."""
+    monkeypatch.setitem(sys.modules, "importlib_resources", importlib.resources)
+    Described(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    path = str(tmp_path / "described" / "1.0.0")
+    (note,) = tfds_source(path, Fields()).notes
+    assert note.endswith("--caption_fields takes title, words/text.")
+    source = tfds_source(path, Fields(captions=("title", "words/text")))
+    assert source.notes == ()
+    assert [example.captions for example in source.shards[0].read()] == [("a title", "a b")]
+
+
 class Captioned(tfds.core.GeneratorBasedBuilder):
     """Twelve images with a class and two captions."""
 
@@ -100,6 +131,7 @@ def test_tfds(tmp_path, monkeypatch):
     Captioned(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
     path = str(tmp_path / "captioned" / "1.0.0")
     source = tfds_source(path, Fields(), shard_size=5)
+    assert source.notes == ()
     assert [shard.split for shard in source.shards] == ["train", "train", "validation"]
     manifest, _ = make(source, tmp_path / "out", ImageOptions())
     assert manifest.class_names == ("cat", "dog", "über")

@@ -1,5 +1,7 @@
 """The command line; tests/test_raw_to_evaluated.py has what is made of its sets."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -7,8 +9,10 @@ from tests.captions.tiny_models import write_model
 from tests.prepare.corpora import contents, make_image, write_corpus, write_tar
 from xsample_jax.captions.encoders import encode_texts
 from xsample_jax.data.records import open_records
-from xsample_jax.errors import DataError
+from xsample_jax.data.writer import write_records
+from xsample_jax.errors import ConfigError, DataError
 from xsample_jax.prepare.example import KINDS
+from xsample_jax.prepare.shards import STATE
 from xsample_jax.tools.prepare import make_parser, read_class_names, run
 
 
@@ -54,6 +58,50 @@ def test_wrong_flags(tmp_path, more, message):
     with pytest.raises(DataError, match=message):
         run(flags("webdataset", corpus, tmp_path / "out", *more))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("way", ["below", "at", "link", "dots", "deep"])
+def test_a_set_below_the_folder_that_is_read_is_refused(tmp_path, way):
+    """faults C10: what was written was input of the next call of the same command."""
+    corpus = tmp_path / "in"
+    corpus.mkdir()
+    (corpus / "a.jpg").write_bytes(make_image(0))
+    (tmp_path / "link").symlink_to(corpus)
+    outs = {"below": corpus / "set", "link": tmp_path / "link" / "set", "dots": tmp_path / "x" / ".." / "in" / "set"}
+    outs |= {"deep": corpus / "one" / "two" / "set", "at": tmp_path / "link"}
+    with pytest.raises(ConfigError, match="--out"):
+        run(flags("folder", corpus, outs[way]))
+    assert [path.name for path in corpus.iterdir()] == ["a.jpg"]
+    run(flags("folder", corpus, tmp_path / "in_set"))
+    with pytest.raises(ConfigError, match="not below --path"):
+        run(flags("folder", tmp_path / "link", outs["below"]))
+
+
+def test_another_set_in_its_place_is_refused_before_the_input_is_listed(tmp_path, monkeypatch):
+    """faults C9: millions of files were listed before the first look into --out."""
+    corpus = write_corpus(tmp_path / "in", tars=1, each=2)
+    run(flags("webdataset", corpus, tmp_path / "set"))
+    write_records(tmp_path / "other", "other", {"train": [{"id": 0, "image": make_image(0)}]})
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "x.arrayrecord").write_bytes(b"")
+    (tmp_path / "begun" / STATE).mkdir(parents=True)
+    (tmp_path / "begun" / STATE / "job.json").write_text('{"job": "1", "job_parts": {"name": "2"}}')
+    report = tmp_path / "set" / "report.json"
+    text = report.read_text()
+    report.write_text(json.dumps({name: value for name, value in json.loads(text).items() if name != "job_parts"}))
+    run(flags("webdataset", corpus, tmp_path / "set"))  # the same command, of 0.1: it is there
+    report.write_text(text)
+    run(flags("webdataset", corpus, tmp_path / "set"))
+    monkeypatch.setattr("xsample_jax.prepare.sources.open_source", lambda *arguments: pytest.fail("it was listed"))
+    for out, more, message in (
+        ("set", ["--size=30"], "Changed since: --size"),
+        ("set", ["--splits=train=0.5,val=0.5"], "Changed since: --splits"),
+        ("other", [], "an empty folder"),
+        ("foreign", [], "records of other work"),
+        ("begun", [], "this very work was begun.*Changed since: --name"),
+    ):
+        with pytest.raises(DataError, match=message):
+            run(flags("webdataset", corpus, tmp_path / out, *more))
 
 
 def test_runner_without_beam_says_what_to_install(tmp_path, monkeypatch):

@@ -223,6 +223,28 @@ def test_texts_beside_images_are_captions_and_their_folders_are_no_classes(tmp_p
     assert "not from folder names" in report["notes"][0]
 
 
+def test_texts_in_json_that_are_not_read_are_named(tmp_path):
+    """faults C3: {"prompt": ...} beside every image was no caption, and nothing said so."""
+    row = {"prompt": "a red dog", "url": "https://x", "label": 1, "tags": ["two words"], "size": 3}
+    members = [sample(number, txt=None, json=json.dumps(row).encode()) for number in range(3)]
+    write_tar(tmp_path / "tars" / "0.tar", {str(number): files for number, files in enumerate(members)})
+    for number, files in enumerate(members):
+        for suffix, data in files.items():
+            (tmp_path / "in").mkdir(exist_ok=True)
+            (tmp_path / "in" / f"{number}.{suffix}").write_bytes(data)
+    (tmp_path / "in" / "1.json").write_text("{")
+    for read, path in ((folder_source, tmp_path / "in"), (webdataset_source, tmp_path / "tars")):
+        assert read(str(path), Fields()).notes[-1].endswith("--caption_fields takes prompt, tags.")
+        assert not any("Captions: none" in note for note in read(str(path), Fields(captions=("prompt",))).notes)
+    _, report = make(webdataset_source(str(tmp_path / "tars"), Fields()), tmp_path / "out")
+    assert "--caption_fields takes prompt, tags." in report["notes"][-1]
+    for number in range(3):
+        (tmp_path / "in" / f"{number}.txt").write_text("a caption")
+    write_tar(tmp_path / "tars" / "0.tar", {"0": sample(0)})
+    for read, path in ((folder_source, tmp_path / "in"), (webdataset_source, tmp_path / "tars")):
+        assert not any("Captions: none" in note for note in read(str(path), Fields()).notes)
+
+
 def test_texts_in_capitals_are_read_and_those_without_an_image_counted(tmp_path):
     """faults C3, C4: the caption of b.PNG in b.TXT was lost, and that of no image not mentioned."""
     root = tmp_path / "in" / "cat"

@@ -8,9 +8,9 @@ import pyarrow.parquet
 import pytest
 
 from tests.xla_flags import QUICK
-from xsample_jax.errors import ConfigError
+from xsample_jax.errors import ConfigError, Problems
 from xsample_jax.sweeps.grid import grid
-from xsample_jax.sweeps.launch import KINDS, emit
+from xsample_jax.sweeps.launch import KINDS, check_points, emit
 from xsample_jax.tools.sweep import sweep
 
 ROOT = Path(__file__).parent.parent.parent
@@ -80,6 +80,25 @@ def test_problems_come_before_anything_starts(tool, tmp_path):
     assert "[batch_size=1,seed=0] batch_size" in said
     assert "Traceback" not in said
     assert not (tmp_path / "out").exists()
+
+
+def test_metrics_that_the_runs_would_refuse_are_found_before_they_start(tmp_path):
+    """faults C9: a grid was launched, here or on a cluster, whose runs each ended with this message."""
+    values = {"checkpoint.metric": ("label/knn", "label/knm", "geometry/effective_rank"), "eval.suite": ("probe",)} | {
+        "eval.every": (2,)
+    }
+    points = grid("configs/quickstart.py:smoke", values)
+    with pytest.raises(Problems) as refused:
+        check_points(points, "mine", data=False)
+    said = [str(problem) for problem in refused.value.problems]
+    assert len(said) == 2
+    assert "label/knm" in said[0]
+    assert "Did you mean label/knn" in said[0]
+    assert "no better side" in said[1]
+    for point in points:  # finished: nothing ranks any more
+        (tmp_path / point.name).mkdir(parents=True)
+        (tmp_path / point.name / "evaluation.json").write_text("{}")
+    assert len(check_points(points, "mine", str(tmp_path), data=False)) == 3
 
 
 @pytest.mark.slow

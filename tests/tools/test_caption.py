@@ -53,6 +53,10 @@ def test_captions_of_a_folder_and_of_a_split(run, photos, tmp_path, capsys):
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["name"] for row in rows] == ["a.png", "b.png", "c.png"]
     assert all(isinstance(row["caption"], str) and row["perplexity"] > 1 for row in rows)
+    before = out.read_bytes()
+    assert caption.main([*flags, "--skip_broken"]) == BAD_INPUT  # faults D6: it was replaced
+    assert f"rm {out}" in capsys.readouterr().err
+    assert out.read_bytes() == before
     table = tmp_path / "captions.tsv"
     assert caption.main([f"--run={run}", "--split=test_styles", f"--out={table}"]) == 0
     with table.open() as lines:

@@ -155,6 +155,8 @@ def test_stopped_it_continues_and_another_call_is_not_mixed_in(run, photos, tmp_
     assert not parts.exists()
     assert len(np.load(tmp_path / "out.npy")) == 6
     assert "in/e.tiff" not in json.loads((tmp_path / "out.json").read_text())["name"]
+    (tmp_path / "out.npy").unlink()
+    (tmp_path / "out.json").unlink()
 
     assert main(flags) == BAD_INPUT  # leaves parts, of the broken file
     kept = os.stat(parts / "0.npy").st_mtime_ns
@@ -199,7 +201,7 @@ def test_names_that_are_not_utf_8_are_shown(run, photos, tmp_path, capsys):
     np.testing.assert_array_equal(features[0], features[2])
     capsys.readouterr()
     (photos / odd).write_bytes(b"no image")
-    flags = [f"--run={run}", f"--path={photos}", f"--out={tmp_path / 'out.npy'}"]
+    flags = [f"--run={run}", f"--path={photos}", f"--out={tmp_path / 'again.npy'}"]
     assert main(flags) == BAD_INPUT
     assert "caf\\udce9.png" in capsys.readouterr().err
     assert main([*flags, "--skip_broken"]) == 0
@@ -238,12 +240,26 @@ def test_a_file_beside_the_table_is_not_replaced(run, photos, tmp_path, capsys, 
     assert not (tmp_path / out).exists()
 
 
-def test_a_table_is_made_again_with_the_file_beside_it(run, photos, tmp_path):
+def test_a_table_that_is_there_is_not_replaced(run, photos, tmp_path, capsys):
+    """faults D6: one of another run or of other images was gone without a word."""
     flags = [f"--run={run}", f"--path={photos}", f"--out={tmp_path / 'out.npy'}"]
     assert main(flags) == 0
     (photos / "a.png").unlink()
+    assert main(flags) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert said.rstrip().endswith(f"rm {tmp_path / 'out.npy'} {tmp_path / 'out.json'}")
+    assert len(json.loads((tmp_path / "out.json").read_text())["name"]) == 7
+
+
+def test_a_call_that_was_killed_at_its_end_writes_its_table_again(run, photos, tmp_path, monkeypatch):
+    """faults D6: the files are there, and the parts say that they are of this very call."""
+    flags = [f"--run={run}", f"--path={photos}", f"--out={tmp_path / 'out.npy'}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_table.shutil, "rmtree", None)
+        with pytest.raises(TypeError):
+            main(flags)
     assert main(flags) == 0
-    assert len(json.loads((tmp_path / "out.json").read_text())["name"]) == 6
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "out.npy", "photos"]
 
 
 def test_a_link_to_nothing_is_a_broken_image(run, photos, tmp_path, capsys):

@@ -19,6 +19,7 @@ from xsample_jax.evals.metrics import bootstrap
 from xsample_jax.models import resnet, vit
 from xsample_jax.reports.model_card import model_card, write_repository
 from xsample_jax.reports.runs import load_runs
+from xsample_jax.tools.export import export
 from xsample_jax.tools.export import main as export_main
 from xsample_jax.weights.hub import find_published, is_published
 
@@ -131,6 +132,20 @@ def test_a_folder_holds_one_model_and_a_run_stays_a_run(saved, tmp_path):
     assert not is_published(str(folder))
     with pytest.raises(ConfigError, match="not a run"):
         write_repository(saved, folder)
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [("hub", "README.md"), ("hub", "config.json"), ("open_clip", "tokenizer.json")]
+)
+def test_files_of_a_folder_without_a_model_stay(saved, tmp_path, form, name):
+    """faults B6: --out=PROJECT put the card in the place of the README of a project."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    with pytest.raises(ConfigError, match=f"--out.*{name} would be lost"):
+        export(saved, form, folder)
+    assert [path.name for path in folder.iterdir()] == [name]
+    assert (folder / name).read_text() == "mine"
 
 
 def test_the_card_of_a_decoder_of_captions_promises_no_projection(saved):

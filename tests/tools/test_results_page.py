@@ -188,3 +188,35 @@ def test_keys_that_end_in_the_same_word_have_figures_of_their_own():
     """faults D9: the second one took the place of the first."""
     keys = ("model.width", "model.text.width", "objective.graph")
     assert [results_page.word_of(key, keys) for key in keys] == ["model.width", "model.text.width", "graph"]
+
+
+def test_a_figure_of_something_else_is_not_replaced(sweep, tmp_path, capsys):
+    """faults C3: a picture beside the page that had the name of one of its figures was gone, without a word."""
+    file, root = sweep
+    call = [f"--grid={file}", f"--runs={root}", "--metrics", "group/probe", f"--out={tmp_path}/page.md"]
+    for name in ("page", "page-graph", "page-caption_noise-dark"):
+        other = tmp_path / f"{name}.png"
+        Image.new("RGB", (2, 2)).save(other)
+        before = other.read_bytes()
+        assert main_results_page(call) == 2
+        assert f"--out = '{other}'" in capsys.readouterr().err
+        assert other.read_bytes() == before
+        assert not (tmp_path / "page.md").exists()
+        other.unlink()
+    assert main_results_page(call) == 0
+    (tmp_path / "page.md").unlink()  # figures of ours say so
+    assert main_results_page(call) == 0
+    Image.new("RGB", (2, 2)).save(tmp_path / "page.png")  # as of 0.1, which did not say so: the page shows it
+    assert main_results_page(call) == 0
+    with Image.open(tmp_path / "page.png") as drawn:
+        assert drawn.size > (2, 2)
+
+
+def test_figures_of_a_page_with_any_name_are_found(sweep, tmp_path):
+    """faults D9: the files had names without spaces, which the page asked for with them."""
+    file, root = sweep
+    call = [f"--grid={file}", f"--runs={root}", f"--out={tmp_path}/my page.md", "--metrics", "group/probe"]
+    assert main_results_page(call) == 0
+    shown = re.findall(r"!\[[^]]*\]\((.*?)\)", (tmp_path / "my page.md").read_text())
+    assert len(shown) == 3
+    assert all((tmp_path / name).is_file() for name in shown)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from xsample_jax.errors import ConfigError, did_you_mean
+from xsample_jax.errors import ConfigError, did_you_mean, fits_float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,9 +108,7 @@ def _has_type(declared: type, value: object) -> bool:
     return isinstance(value, declared)
 
 
-# The largest whole number of jax's int32, and the positive numbers that float32 has at full precision.
-LARGEST_INT = 2**31 - 1
-SMALLEST_FLOAT, LARGEST_FLOAT = (float(bound) for bound in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
+LARGEST_INT = 2**31 - 1  # of jax's int32
 
 
 def _representable(value: object) -> bool:
@@ -119,7 +117,7 @@ def _representable(value: object) -> bool:
         return True
     if isinstance(value, numbers.Integral):
         return abs(value) < 2**32
-    return value == 0 or SMALLEST_FLOAT <= abs(value) <= LARGEST_FLOAT
+    return fits_float32(value)
 
 
 def _is_finite(value: numbers.Real) -> bool:

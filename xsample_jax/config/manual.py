@@ -5,6 +5,7 @@ import sys
 
 from xsample_jax.config.key import Key, describe
 from xsample_jax.config.schema import SCHEMA
+from xsample_jax.io.files import atomic_write
 
 INTRODUCTION = """\
 # Config keys
@@ -58,4 +59,4 @@ def _default(key: Key) -> str:
 
 
 if __name__ == "__main__":
-    pathlib.Path(sys.argv[1]).write_text(render())
+    atomic_write(pathlib.Path(sys.argv[1]), lambda partial: partial.write_text(render()))

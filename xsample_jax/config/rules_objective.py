@@ -18,7 +18,7 @@ from xsample_jax.objectives.objective import (
     reads_target_temperature,
 )
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.side_information import BY_RECORD, OF_CLASSES, STATES
+from xsample_jax.objectives.side_information import BY_RECORD, OF_PAIRS, STATES
 from xsample_jax.objectives.streaming.terms import ROWS_OF_NO_IMAGE
 from xsample_jax.objectives.streaming.tiles import LANES, images_of_tile
 from xsample_jax.registry import name_of, options_of
@@ -124,7 +124,7 @@ def _programs(c: dict, objective: Objective) -> Iterator[ConfigError]:
             f"1 for objective.preset = {preset!r}, whose small crops go through the encoder in one piece",
             "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory.",
         )
-    if any(rows.block in OF_CLASSES for rows in objective.rows) and c["loss.grad_cache"] > 1:
+    if any(rows.block in OF_PAIRS for rows in objective.rows) and c["loss.grad_cache"] > 1:
         yield ConfigError(
             "loss.grad_cache",
             c["loss.grad_cache"],

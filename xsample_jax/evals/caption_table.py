@@ -17,7 +17,7 @@ from xsample_jax.distributed import log_info
 from xsample_jax.encoder import Encoder, load_encoder
 from xsample_jax.errors import ConfigError, DataError
 from xsample_jax.evals.evaluate import LoadedModel, load_model, read_config
-from xsample_jax.evals.feature_table import Images
+from xsample_jax.evals.feature_table import Images, check_table
 from xsample_jax.io.checkpoint_files import find_checkpoint
 from xsample_jax.io.files import atomic_write
 from xsample_jax.metrics.progress_bar import progress
@@ -94,11 +94,8 @@ PART = 1024  # images that are read at once
 
 
 def check_out(out: Path) -> None:
-    """Raises DataError for a file that `write_captions` cannot write."""
-    if out.suffix not in SUFFIXES:
-        raise DataError("--out", str(out), f"a name that ends with {' or '.join(SUFFIXES)}")
-    if not out.parent.is_dir():
-        raise DataError("--out", str(out), "a file in a folder that exists", f"Make it: mkdir -p {out.parent}")
+    """Raises DataError for a file that `write_captions` cannot write, or only by replacing one that is there."""
+    check_table(out, SUFFIXES)
 
 
 def write_captions(
@@ -113,7 +110,7 @@ def write_captions(
       out: file with one of SUFFIXES. skip: leave out images that cannot be read; else the first one ends the call.
 
     Raises:
-      DataError: another suffix, no such folder, or an image that cannot be read.
+      DataError: as `check_out`, or an image that cannot be read.
     """
     check_out(out)
     names = {name: "given" if name == "caption" else name for name in images.columns}

@@ -116,6 +116,8 @@ class EvalContext:
                 raise DataError(f"labels of split {split}", "none", "labeled records", fix)
             parts += [of.features[keep], labels[keep], self.units(of)[keep]]
         train, train_labels, groups, test, test_labels, units = parts
+        if np.unique(np.stack([train_labels, groups]), axis=1).shape[1] == len(np.unique(train_labels)):
+            groups = np.arange(len(train))  # a class is one concept: held out whole, nothing of it could be predicted
         if not np.isin(test_labels, train_labels).any():
             splits = f"{self.config.eval.train_split}, {self.config.eval.split}"
             fix = "Predict what both have: tools.evaluate --target=group, or in a run --config.data.label=group."

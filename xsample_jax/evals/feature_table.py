@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -105,16 +106,26 @@ def file_beside(out: Path) -> Path | None:
 
 
 def check_out(out: Path) -> None:
-    """Raises DataError for a file that `write_features` cannot write, or only by replacing another's beside it."""
-    if out.suffix not in SUFFIXES:
-        raise DataError("--out", str(out), f"a name that ends with {' or '.join(SUFFIXES)}")
+    """Raises DataError for a file that `write_features` cannot write, or only by replacing one that is there."""
+    stopped = _parts_of(out).exists()  # as it wrote its files: they are of the call with these parts
+    beside = file_beside(out)
+    check_table(out, SUFFIXES, beside, stopped)
+    if beside and os.path.lexists(beside) and (beside.name in KEPT or not stopped):
+        expected = f"another name: {beside.name} would be written too, and there is one already"
+        raise DataError("--out", str(out), expected)
+
+
+def check_table(out: Path, suffixes: Sequence[str], beside: Path | None = None, stopped: bool = False) -> None:
+    """Raises DataError for a name without one of these suffixes, a folder that is not there, or, unless a call was
+    `stopped` as it wrote it, a table that is there: it may be of another run or of other images, hours of work."""
+    if out.suffix not in suffixes:
+        raise DataError("--out", str(out), f"a name that ends with {' or '.join(suffixes)}")
     if not out.parent.is_dir():
         raise DataError("--out", str(out), "a file in a folder that exists", f"Make it: mkdir -p {out.parent}")
-    beside = file_beside(out)
-    of_earlier_call = out.exists() or _parts_of(out).exists()
-    if beside and os.path.lexists(beside) and (beside.name in KEPT or not of_earlier_call):
-        expected = f"another name: {beside.name} would be written too, and there is one that is not of such a table"
-        raise DataError("--out", str(out), expected)
+    if os.path.lexists(out) and not stopped:
+        there = [str(file) for file in (out, beside) if file and os.path.lexists(file)]
+        fix = f"Choose another name, or remove it: rm {shlex.join(there)}"
+        raise DataError("--out", str(out), "a file that is not there yet: no table is replaced", fix)
 
 
 def _parts_of(out: Path) -> Path:

@@ -237,6 +237,16 @@ def mixed_labels(u: dict, v: dict) -> jax.Array:
     return beta * same("first", "first_label") + (1 - beta) * same("partner", "partner_label")
 
 
+def mixed_classes(u: dict, v: dict) -> jax.Array:
+    """beta on the class of the first image that a mixed anchor is made of, 1 - beta on that of its partner."""
+    first, partner = ((u[name][:, None] == v["label"][None, :]) & (u[name][:, None] >= 0) for name in OF_MIXED)
+    beta = u["beta"][:, None]
+    return beta * first + (1 - beta) * partner
+
+
+OF_MIXED = ("first_label", "partner_label")
+
+
 # A graph of neighbors, made of any similarity that is seen as a whole (a transform of targets.py).
 
 
@@ -327,10 +337,11 @@ SOURCES = {
     "mixed_labels": Slot(
         mixed_labels,
         of_anchors=("id", "label"),
-        of_keys=("first", "partner", "beta", "first_label", "partner_label"),
+        of_keys=("first", "partner", "beta", *OF_MIXED),
     ),
+    "mixed_classes": Slot(mixed_classes, of_anchors=("beta", *OF_MIXED), of_keys=("label",)),
 }
 
 # Not symmetric: anchors and keys give different things.
 ONE_WAY = ("swapped", "swapped_keys", "swapped_pair", "second_label", "own_center", "mixed", "mixed_keys")
-ONE_WAY += ("mixed_labels", "past")
+ONE_WAY += ("mixed_labels", "mixed_classes", "past")

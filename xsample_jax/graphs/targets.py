@@ -395,6 +395,7 @@ WITH_ZEROS = (
     "mixed",
     "mixed_keys",
     "mixed_labels",
+    "mixed_classes",
 )
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from xsample_jax.errors import ConfigError
 from xsample_jax.io.console import say
-from xsample_jax.io.files import JSONL, append_whole, make_folder
+from xsample_jax.io.files import JSONL, append_whole, atomic_write, make_folder
 from xsample_jax.metrics.jsonl import JsonlWriter, plain_number
 from xsample_jax.metrics.progress_bar import ProgressLine
 
@@ -89,7 +89,7 @@ class WandbWriter:
         make_folder(folder)
         path = folder / RUN_ID
         if not path.exists():
-            path.write_text(uuid.uuid4().hex)
+            atomic_write(path, lambda partial: partial.write_text(uuid.uuid4().hex))
         self._run = wandb.init(
             project=project, name=name, dir=str(folder), id=path.read_text(), resume="allow", config=dict(config)
         )

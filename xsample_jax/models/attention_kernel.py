@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-VMEM = 32 * 2**20  # bytes a kernel may use: a quarter of the VMEM of v5e and v6e
+from xsample_jax.topology import VMEM
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

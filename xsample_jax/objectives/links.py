@@ -4,6 +4,8 @@ Every link is `f(logits [A, K], target [A, K], valid [A, K], **options) -> [A]`;
 those without target only what the negatives of the term let in.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -265,21 +267,38 @@ def symmetric(logits: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Arr
 
 def pairwise(logits: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Array:
     """sum over (positive p, negative n) of a row of softplus(S_n - S_p)."""
-    positive, negative = _positive(target), _negative(target, valid)
-    gap = jax.nn.softplus(logits[:, None, :] - logits[:, :, None])
-    return jnp.sum(positive[:, :, None] * negative[:, None, :] * gap, axis=(1, 2))
+    negative = _negative(target, valid)
+    return _over_positives(
+        lambda score: jnp.sum(negative * jax.nn.softplus(logits - score[:, None]), axis=1), logits, target
+    )
 
 
 def pairwise_global(logits: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Array:
     """MW (arXiv 2510.00137, eq. 3): every positive of a row against every negative pair of the whole batch."""
-    positive, negative = _positive(target), _negative(target, valid)
+    negative = _negative(target, valid)
 
+    @jax.checkpoint
     def against_all(score):
         return jnp.sum(negative * jax.nn.softplus(logits - score))
 
-    # One positive pair at a time: the set of all (positive, negative) pairs has K^3 members.
-    per_pair = jax.lax.map(against_all, logits.reshape(-1), batch_size=16).reshape(logits.shape)
-    return jnp.sum(positive * per_pair, axis=-1)
+    return _over_positives(lambda score: jax.lax.map(against_all, score, batch_size=16), logits, target)
+
+
+def _over_positives(compare: Callable, logits: jax.Array, target: jax.Array) -> jax.Array:
+    """The sum over the positives of every row of compare(scores [A] of one positive of each), [A].
+
+    Forward and backward hold one positive of each row at a time, and take as many rounds as the row with the most has.
+    """
+    positive = _positive(target)
+    order = jnp.argsort(-positive, axis=1)
+    scores, there = (jnp.take_along_axis(of, order, axis=1).T for of in (logits, positive))
+
+    @jax.checkpoint
+    def add(total, one):
+        score, known = one
+        return jax.lax.cond(jnp.any(known > 0), lambda: total + known * compare(score), lambda: total), None
+
+    return jax.lax.scan(add, jnp.zeros(len(logits), logits.dtype), (scores, there))[0]
 
 
 def joint(logits: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Array:

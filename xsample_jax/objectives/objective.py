@@ -72,6 +72,7 @@ class Objective:
       clusters: clusterings of the bank that follow the training, in place of those in data.side; None: those.
       past: how many visits ago the rows of images over fixed columns are that the graph "past" has; 0: none are kept
         (objectives/trajectory.py).
+      mixing: how images, or features, are mixed: "mixed_images" and "mixed_features" (objectives/mixtures.py).
       slim: a second pass by the thin network of a ResNet, the block "slim" (models/thin.py).
       widths: (width, weight) of prefixes of the embedding, in place of the whole one (loss_of_widths); (): the whole.
     """
@@ -104,6 +105,7 @@ class Objective:
     bank: Bank | None = None
     clusters: Clusters | None = None
     past: int = 0
+    mixing: Choice = "hard_partners"
     slim: bool = False
 
     @property

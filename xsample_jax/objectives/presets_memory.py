@@ -222,6 +222,13 @@ def classified(rows: Rows = IMAGE, **fields) -> Term:
     return Term(**{"graph": Graph("label"), "anchors": rows, "keys": CLASSES} | fields)
 
 
+# mixing: images, share of the first, source.
+MIXED_IMAGES = {
+    "mixup": ("lam x_i + (1 - lam) x_j", "the larger share of a draw from U(0, 1)", "mixup, arXiv 1710.09412"),
+    "cutmix": ("x_i with a box of x_j", "the share of pixels that are of x_i", "CutMix, arXiv 1905.04899"),
+}
+
+
 def in_tasks(negatives: str) -> Objective:
     """A classifier, image against caption, and what the teacher from before the task knew about rehearsed images."""
     terms = (
@@ -247,6 +254,16 @@ PLANS = {
         "a linear classifier of unit rows; ours, as the start and the control of unlearning and of tasks",
         Objective((classified(),), 0.1, classes=True),
     ),
+    **{
+        f"classifier_{mixing}": Preset(
+            f"`classifier` on {images}: T = lam on the class of i, 1 - lam on that of j, lam {share}; tau 0.1",
+            f"{source} (there the same lam for a batch, and lam down to 0)",
+            Objective(
+                (classified(Rows("mixed_images"), graph=Graph("mixed_classes")),), 0.1, classes=True, mixing=mixing
+            ),
+        )
+        for mixing, (images, share, source) in MIXED_IMAGES.items()
+    },
     "saf": Preset(
         "`classifier` + from a twentieth of the run on 7.5 times the cross-entropy of softmax over c of z_i.w_c / 0.5 "
         "to T = softmax(p_ic / 0.5), p_ic that cosine three visits of the image ago; tau 0.1",

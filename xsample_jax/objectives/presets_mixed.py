@@ -16,8 +16,10 @@ from xsample_jax.objectives.presets_image_text import image_text
 from xsample_jax.objectives.terms import FeatureTerm, Term
 
 DISTANCE = {"name": "negative_distance", "power": 1.0}
+BETWEEN = {"name": "between_targets", "window": 5.0, "positives": 144, "negatives": 64}
 PULL = {"name": "conditional", "part": "attraction", "through": "none"}
 PUSH = {"name": "conditional", "part": "repulsion", "near": 1.0, "through": "batch"}
+IMIX = (Term(Graph("mixed"), anchors=Rows("mixed_images"), keys=VIEW_0),)  # mixed images of view 1
 PROTOTYPICAL = {
     "graph": Graph("own_center"),
     "keys": Rows("centers"),
@@ -343,20 +345,23 @@ MIXED = {
         "weight, and only anchors without a positive are mixed: lone, an option)",
         Objective(metrix_anchors(), 1.0),
     ),
+    "imix": Preset(
+        "cross-entropy of softmax over k of s(m_i, k)/tau, k all images in view 0, m_i the head output of "
+        "lam x_i + (1 - lam) x_j of view 1, lam the larger share of a draw from U(0, 1): T = lam on i, 1 - lam on j; "
+        "tau 0.2",
+        "i-Mix, arXiv 2010.08887, the form for N-pair of its authors' code",
+        Objective(IMIX, 0.2, mixing="mixup"),
+    ),
+    "imix_cutmix": Preset(
+        "imix with a box of x_j in x_i in place of the sum, lam the share of pixels that are of x_i; tau 0.2",
+        "i-Mix, arXiv 2010.08887, its form with CutMix (there one box for a batch)",
+        Objective(IMIX, 0.2, mixing="cutmix"),
+    ),
     "supremix": Preset(
         "-mean over i+ of log e^{s(i, i+)/tau} / sum over k of (1 + |t_k - t_i|) e^{s(i, k)/tau}; i+: t equal, or a "
         "mixture of j and k with t_j < t_i < t_k; k also mixtures of i with others; tau 0.3",
         "SupReMix, arXiv 2309.16633",
-        Objective(
-            (
-                Term(
-                    Graph("same_target"),
-                    negatives="target_distance",
-                    mixer={"name": "between_targets", "window": 5.0, "positives": 144, "negatives": 64},
-                ),
-            ),
-            0.3,
-        ),
+        Objective((Term(Graph("same_target"), negatives="target_distance", mixer=BETWEEN),), 0.3),
         golden="SupReMix (mixed negatives, mixed positives, distance weights)",
     ),
     "kalm": Preset(

@@ -131,7 +131,7 @@ def step_blocks(
         own = head_entries(objective, params, network.project_named("image", features), None, images)
         blocks["local"] = image_block(unit_rows(local), per_image | of_view, len(local) // images, 3 * len(z), **own)
     blocks |= mixed_blocks(blocks, objective.rows, inputs.key, images)
-    blocks |= mixed_images(blocks["image"], objective.rows, network, inputs)
+    blocks |= mixed_images(blocks["image"], objective, network, inputs)
     if objective.predictor:
         blocks["predicted"] = image_block(network.predict(z), per_image, views, 4 * len(z))
     return blocks

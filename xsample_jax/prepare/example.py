@@ -204,7 +204,18 @@ def unread_texts(columns: Iterable[str], fields: Fields) -> list[str]:
         return []
     shown = ", ".join(others[:8]) + ", ..." * (len(others) > 8)
     usual = f"{', '.join(USUAL_CAPTIONS[:-1])} or {USUAL_CAPTIONS[-1]}"
-    return [f"Captions: none, as no column is named {usual}; --caption_fields takes {shown}."]
+    return [f"Captions: none, as no column or entry is named {usual}; --caption_fields takes {shown}."]
+
+
+SAMPLE = 100  # JSON maps in which texts that are not read are looked for
+
+
+def unread_entries(rows: Iterable[Mapping], fields: Fields) -> list[str]:
+    """`unread_texts` of JSON maps: the entries with words, where none of the maps has a caption."""
+    rows = [row for row in rows if isinstance(row, Mapping)]
+    if any(read_captions(row, ()) for row in rows):
+        return []
+    return unread_texts(dict.fromkeys(name for row in rows for name in row if is_words(row[name])), fields)
 
 
 def read_captions(row: Mapping, asked: tuple[str, ...], usual: tuple[str, ...] = USUAL_CAPTIONS) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from xsample_jax.errors import DataError, did_you_mean
 from xsample_jax.io.files import check_once, file_encoding, parse_json, read_regular, read_text
 from xsample_jax.prepare.example import (
     IMAGE_SUFFIXES,
+    SAMPLE,
     TEXT_SUFFIXES,
     UNREAD_SUFFIXES,
     Example,
@@ -33,6 +34,7 @@ from xsample_jax.prepare.example import (
     read_column,
     read_label,
     texts_are_names,
+    unread_entries,
     unread_texts,
 )
 from xsample_jax.prepare.parquet import image_bytes_columns
@@ -209,7 +211,8 @@ def folder_source(
     else:
         names, skipped = files_below(root, IMAGE_SUFFIXES | UNREAD_SUFFIXES | TEXT_SUFFIXES)
         rows, beside, passed, notes = _listed_rows(names, fields, split_by_folder)
-        skipped, notes = {**skipped, **passed}, (*notes, *_unread_table(root))
+        skipped |= passed
+        notes = (*notes, *_unread_table(root), *_unread_entries(root, beside or {}, fields))
         names = fields.class_names or tuple(sorted({row[2] for row in rows if row[2] is not None}))
         classes = {"class_names": names, "labels_are_names": beside is None or texts_are_names(names)}
     if not rows:
@@ -374,14 +377,22 @@ def _number_attributes(root: Path, rows: list[Row], fields: Fields, texts: Texts
     if texts is None:
         return number_values((dict(zip(fields.attributes, row[3], strict=True)) for row in rows), fields.attributes)
 
-    def jsons() -> Iterator[dict]:
-        for name, *_ in rows:
-            value = None
-            with contextlib.suppress(OSError, ValueError, RecursionError, KeyError):  # read_files reports it
-                value = parse_json(read_regular(root / texts[name]["json"]))
-            yield value if isinstance(value, dict) else {}
+    return number_values((_json_beside(root, texts, row[0]) for row in rows), fields.attributes)
 
-    return number_values(jsons(), fields.attributes)
+
+def _json_beside(root: Path, texts: Texts, name: str) -> dict:
+    """The JSON map beside an image; {} where there is none."""
+    value = None
+    with contextlib.suppress(OSError, ValueError, RecursionError, KeyError):  # read_files reports it
+        value = parse_json(read_regular(root / texts[name]["json"]))
+    return value if isinstance(value, dict) else {}
+
+
+def _unread_entries(root: Path, texts: Texts, fields: Fields) -> list[str]:
+    """A note that names the texts of the JSON beside images that are not read, by a sample of them."""
+    names = [name for name, files in texts.items() if "json" in files and "txt" not in files]
+    some = names[:: len(names) // SAMPLE + 1]
+    return unread_entries((_json_beside(root, texts, name) for name in some), fields)
 
 
 def _table_rows(table: str, fields: Fields, root: Path) -> tuple[list[Row], dict, tuple[str, ...]]:

@@ -3,13 +3,15 @@
 Rows are streamed: a file of the dataset is an input shard, and nothing but the records is written to disk.
 """
 
+import csv
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from xsample_jax.errors import DataError, did_you_mean
+from xsample_jax.io.files import check_once, file_encoding
 from xsample_jax.prepare.example import (
     Example,
     Fields,
@@ -59,7 +61,7 @@ def hub_source(path: str, fields: Fields) -> Source:
     # The hash knows the commit of the hub, but of a local folder whose README.md lists its files only that list.
     identity = f"{options.get('revision')} {builder.hash} {fields}" + f" {_local_files(path)}" * local
     shards, names, in_files = [], (), ()
-    for split, rows in splits.items():
+    for split, rows in _with_columns_once(builder, splits):
         features = rows.features or next(iter(rows.take(1)), {})
         image = _image_column(features, fields.image, datasets, path)
         if not rows.features:
@@ -110,8 +112,27 @@ def _same_names(where: str, here: tuple[str, ...], names: tuple[str, ...]) -> tu
 
 def _parquet_files(builder, split: str) -> list[str]:
     """The Parquet files of a split that lie here, or the first of those that do not."""
-    files = [str(file) for file in (builder.config.data_files or {}).get(split, ()) if str(file).endswith(".parquet")]
+    files = [file for file in _files(builder, split) if file.endswith(".parquet")]
     return [file for place, file in enumerate(files) if place == 0 or os.path.exists(file)]
+
+
+def _files(builder, split: str) -> list[str]:
+    return [str(file) for file in (builder.config.data_files or {}).get(split, ())]
+
+
+def _with_columns_once(builder, splits: Mapping) -> Iterator[tuple]:
+    """The items of `splits`; DataError for two columns of one name in the files of one.
+
+    Arrow stops at them with an error of its own, and pandas gives the second one of a CSV file another name.
+    """
+    for split, rows in splits.items():
+        for file in _parquet_files(builder, split):
+            check_once(_schema(file).names, Path(file))
+        for file in map(Path, _files(builder, split)):
+            if file.suffix == ".csv" and file.is_file():
+                with open(file, newline="", encoding=file_encoding(file), errors="replace") as opened:
+                    check_once(next(csv.reader(opened), ()), file)
+        yield split, rows
 
 
 def _schema(file: str):

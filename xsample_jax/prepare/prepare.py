@@ -27,7 +27,7 @@ from xsample_jax.io.files import atomic_write, load_arrays
 from xsample_jax.io.locks import leased, locked
 from xsample_jax.io.paths import absolute, as_path, file_sizes, in_bucket, remove_tree
 from xsample_jax.metrics.progress_bar import progress
-from xsample_jax.prepare.example import KINDS
+from xsample_jax.prepare.example import KINDS, InputShard, Source
 from xsample_jax.prepare.job import PARTS, Job
 from xsample_jax.prepare.shards import HASHES, STATE, prepare_shard, read_part
 
@@ -163,42 +163,80 @@ def prepare(job: Job, out: str | Path, runner: Runner) -> tuple[Manifest, dict]:
     return result
 
 
+# Stands for the input of a job while it is not listed; parts of a job that are known without it.
+NOT_LISTED = Source((InputShard("", tuple, ""),))
+OPTIONS = ("name", "splits", "image", "require_caption", "split_by_image")
+
+
+def check_place(job: Job, out: str | Path) -> None:
+    """Raises DataError, as `prepare`, where `out` has a set or work of other options; the input is not looked at."""
+    out = as_path(out, "--out")
+    finished = (out / MANIFEST).exists()
+    before = _read_map(out / REPORT if finished else out / STATE / JOB)
+    parts = before.get("job_parts", {})  # which 0.1 did not write
+    if "job" in before and all(parts.get(name) == job.parts.get(name) for name in OPTIONS if parts):
+        return
+    if finished:
+        raise _of_another(job, out, before, OPTIONS)
+    if (out / STATE / JOB).exists():
+        raise _begun_otherwise(job, out, before, OPTIONS)
+    _refuse_foreign(out)
+
+
+def _read_map(path: Path) -> dict:
+    """A JSON map; {} where there is none."""
+    found = None
+    with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
+        found = json.loads(path.read_text())
+    return found if isinstance(found, dict) else {}
+
+
 def _finished(job: Job, out: Path) -> tuple[Manifest, dict]:
     """Returns a set that is there already, if it is this job's."""
-    manifest, report = read_manifest(out), None
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        report = json.loads((out / REPORT).read_text())
-    if isinstance(report, dict) and report.get("job") == job.fingerprint:
+    manifest, report = read_manifest(out), _read_map(out / REPORT)
+    if report.get("job") == job.fingerprint:
         for split in manifest.splits:
             open_records(out, split)  # every shard is there, as long as it was
         remove_tree(out / STATE)  # where a kill came behind the manifest
         return manifest, report
-    fix = f"{_difference(job, report)} Choose another folder, or remove this one."
-    raise DataError("--out", str(out), "an empty folder, or one that this very command has written", fix)
+    raise _of_another(job, out, report)
 
 
-def _difference(job: Job, other: object) -> str:
-    """A sentence on what another job, of which a report or job.json tells, had otherwise."""
-    before = other.get("job_parts") if isinstance(other, dict) else None
+def _of_another(job: Job, out: Path, report: Mapping, names: Iterable[str] = ()) -> DataError:
+    fix = f"{_difference(job, report, names)} Choose another folder, or remove this one."
+    return DataError("--out", str(out), "an empty folder, or one that this very command has written", fix)
+
+
+def _begun_otherwise(job: Job, out: Path, begun: Mapping, names: Iterable[str] = ()) -> DataError:
+    fix = f"{_difference(job, begun, names)} Give the same command as before to go on, or choose another folder."
+    return DataError("--out", str(out), "a folder in which this very work was begun", fix)
+
+
+def _difference(job: Job, other: Mapping, names: Iterable[str] = ()) -> str:
+    """A sentence on what another job, of which a report or job.json tells, had otherwise; names: of parts to look at,
+    by default all."""
+    before = other.get("job_parts")
     if not isinstance(before, dict):
         return "It is of other input or flags, or of an earlier version."
-    names = [name for name in {**before, **job.parts} if before.get(name) != job.parts.get(name)]
+    names = [name for name in names or {**before, **job.parts} if before.get(name) != job.parts.get(name)]
     return f"Changed since: {'; '.join(PARTS.get(name, name) for name in names) or 'the version'}."
 
 
 def _claim(job: Job, state: Path) -> None:
     path = state / JOB
-    if not path.exists() and (foreign := next(state.parent.glob("*.arrayrecord"), None)):
-        fix = "Choose another folder, or remove this one."
-        raise DataError("--out", str(foreign), "a folder without records of other work", fix)
-    begun = None
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        begun = json.loads(path.read_text())
-    if path.exists() and not (isinstance(begun, dict) and begun.get("job") == job.fingerprint):
-        fix = f"{_difference(job, begun)} Give the same command as before to go on, or choose another folder."
-        raise DataError("--out", str(state.parent), "a folder in which this very work was begun", fix)
+    if not path.exists():
+        _refuse_foreign(state.parent)
+    begun = _read_map(path)
+    if path.exists() and begun.get("job") != job.fingerprint:
+        raise _begun_otherwise(job, state.parent, begun)
     text = json.dumps({"job": job.fingerprint, "job_parts": job.parts})
     atomic_write(path, lambda partial: partial.write_text(text))
+
+
+def _refuse_foreign(out: Path) -> None:
+    if foreign := next(out.glob("*.arrayrecord"), None):
+        fix = "Choose another folder, or remove this one."
+        raise DataError("--out", str(foreign), "a folder without records of other work", fix)
 
 
 def _finish(job: Job, out: Path) -> tuple[Manifest, dict]:

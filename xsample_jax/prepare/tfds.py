@@ -31,6 +31,7 @@ from xsample_jax.prepare.example import (
     read_column,
     read_label,
     texts_are_names,
+    unread_texts,
 )
 
 
@@ -75,7 +76,18 @@ def tfds_source(path: str, fields: Fields, shard_size: int = 10_000) -> Source:
         labels = {read_label(example, label) for split in builder.info.splits for example in _examples(builder, split)}
         _, found, more = read_column(sorted(labels, key=str))
         classes, notes = classes | found, [*notes, *more]
+    notes += unread_texts(sorted(_texts_in(features)), fields)
     return Source(tuple(shards), attributes=attributes, notes=tuple(notes), **classes)
+
+
+def _texts_in(features, before: str = "") -> Iterator[str]:
+    """The names of the features of texts, as --caption_fields takes them: "captions/text" is inside a sequence."""
+    for name, kind in features.items():
+        inner = kind.feature if isinstance(kind, tfds.features.Sequence) else kind
+        if isinstance(inner, tfds.features.Text):
+            yield before + name
+        elif isinstance(inner, tfds.features.FeaturesDict) and not before:
+            yield from _texts_in(inner, f"{name}/")
 
 
 def _attributes(features) -> dict[str, tuple[str, ...]]:

@@ -15,6 +15,7 @@ from xsample_jax.io.files import LARGEST_FILE, parse_json
 from xsample_jax.io.paths import as_path, fetched, in_bucket, matching
 from xsample_jax.prepare.example import (
     IMAGE_SUFFIXES,
+    SAMPLE,
     TEXT_SUFFIXES,
     UNREAD_SUFFIXES,
     Example,
@@ -27,6 +28,7 @@ from xsample_jax.prepare.example import (
     first_folder,
     number_values,
     texts_are_names,
+    unread_entries,
 )
 
 COMPRESSED = ("gz", "bz2", "xz", "zst")
@@ -59,7 +61,8 @@ def webdataset_source(path: str, fields: Fields, split_by_folder: bool = False) 
         shards.append(InputShard(name, partial(read_tar, str(tar), fields, attributes), identity, split))
     values = {name: tuple(found) for name, found in attributes.items()}
     are_names = texts_are_names(fields.class_names)
-    return Source(tuple(shards), fields.class_names, values, skipped=skipped, labels_are_names=are_names)
+    notes = tuple(unread_entries(_first_rows(min(tars)), fields))
+    return Source(tuple(shards), fields.class_names, values, None, skipped, notes, are_names)
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -224,6 +227,21 @@ def _sample(key: str, members: dict[str, bytes], seen: array.array) -> tuple[str
         return Problem(key, kind, f"only {', '.join(sorted(members))}")
     seen.append(hash(key))
     return key, members
+
+
+def _first_rows(tar: Path) -> list[dict]:
+    """The first JSON members of a tar, of images without a .txt: what is before them is all that is fetched."""
+    rows, with_txt = {}, set()
+    with contextlib.suppress(tarfile.TarError, OSError), tar.open("rb") as file:
+        found = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 (closed with the file)
+        for member, _ in zip(found, range(4 * SAMPLE)):
+            stem, _, suffix = member.name.rpartition(".")
+            if member.isfile() and suffix.lower() == "json" and 0 <= member.size <= LARGEST_FILE:
+                with contextlib.suppress(ValueError, RecursionError):
+                    rows[stem] = parse_json(found.extractfile(member).read())
+            elif suffix.lower() == "txt":
+                with_txt.add(stem)
+    return [row for stem, row in rows.items() if stem not in with_txt]
 
 
 def _json_rows(path: str, fields: Fields) -> Iterator[dict]:

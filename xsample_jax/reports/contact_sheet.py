@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from xsample_jax.errors import DataError
+from xsample_jax.reports.style import write_png
 
 _GAP = 6
 _FONT = 13
@@ -62,7 +63,7 @@ def contact_sheet(
             sheet.paste(_as_tile(image, tile), (_GAP + column * (tile + _GAP), top + _LINE))
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, format="PNG")
+    write_png(path, sheet)
     return path
 
 
@@ -92,7 +93,7 @@ def gallery_sheet(
             draw.text((left, top + tile + number * _LINE), line, _INK, font)
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, format="PNG")
+    write_png(path, sheet)
     return path
 
 

@@ -13,7 +13,7 @@ from xsample_jax.objectives.objective import reads_target_temperature
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.reports.caption_graph import draw_graph, target_against_temperature
 from xsample_jax.reports.runs import Series
-from xsample_jax.reports.style import COLORS, FITTED, LONGEST, Panel, color, draw_panel, image_uri
+from xsample_jax.reports.style import COLORS, FITTED, LONGEST, Panel, color, draw_panel, image_uri, write_png
 
 CURVES = (
     (
@@ -346,7 +346,7 @@ def neighbor_gallery(series: Sequence[Series], folder: Path) -> list[dict]:
         shot = one.snapshot
         if shot is None or "query" not in shot:
             continue
-        _sheet(shot).save(folder / f"neighbors_{place}.png", optimize=True)
+        write_png(folder / f"neighbors_{place}.png", _sheet(shot))
         for number, query in enumerate(shot["query"]):
             key = (int(shot["gallery_rows"][query]), str(shot["gallery_captions"][query]))
             entry = queries.setdefault(key, {"tile": _tile(shot["gallery_images"][query], key[1]), "series": []})

@@ -38,7 +38,7 @@ from xsample_jax.io.paths import as_path
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.reports.runs import Run, load_runs
 from xsample_jax.reports.style import row, rule
-from xsample_jax.weights.hub import KEPT, LAYOUT_FILES, OWN, OWN_KEYS, SCHEME, TIMM, WEIGHTS
+from xsample_jax.weights.hub import KEPT, LAYOUT_FILES, OWN, OWN_KEYS, SCHEME, TIMM, WEIGHTS, check_replaceable
 
 CARD = "README.md"
 PATH_KEYS = ("path", "init_from", "resume_from", "ids")  # last parts of the config keys that hold paths
@@ -103,6 +103,7 @@ def write_repository(
         raise ConfigError(
             "--out", str(out), "a folder that is not a run, whose config would be lost", "Choose another."
         )
+    check_replaceable(out, (CARD, *LAYOUT_FILES))
     encoder = load_encoder(run, step)
     check_exportable(encoder)
     family = family_of(encoder.config)

@@ -287,6 +287,12 @@ def page_markdown(
     return "\n".join(lines)
 
 
+def page_figures(points: Sequence[Point], stem: str) -> list[str]:
+    """The names of the figures that `page_markdown` may draw of a grid, all of which begin with `stem`."""
+    words = {word for point in points for key in point.values for word in (key, key.rpartition(".")[2])}
+    return [stem, *(f"{stem}-{word}" for word in sorted(words))]
+
+
 def word_of(key: str, keys: Iterable[str]) -> str:
     """The last word of a dotted key, or the whole key where another one of `keys` ends in the same word."""
     last = key.rpartition(".")[2]

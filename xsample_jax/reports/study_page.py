@@ -136,6 +136,12 @@ def study_markdown(points: Sequence[Point], runs: Runs, base: str, figures: Path
     return "\n".join(lines)
 
 
+def study_figures(points: Sequence[Point], stem: str) -> list[str]:
+    """The names of the figures that `study_markdown` may draw of a grid, all of which begin with `stem`."""
+    numbers = range(1, 1 + len(main_settings(points)))
+    return [f"{stem}-{part}{number}" for part in ("", "sizes-") for number in numbers]
+
+
 def conclusions(levels: Mapping[Setting, Mapping[str, Series]], base: str, metrics: Sequence) -> list[str]:
     """A sentence for each setting and each other objective: on which headlines `base` is ahead of it, or behind."""
     said, asked = [], 0

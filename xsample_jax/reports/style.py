@@ -5,16 +5,18 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from xsample_jax.errors import DataError, shorten
+from xsample_jax.errors import ConfigError, DataError, shorten
 from xsample_jax.io.files import FIGURES, atomic_write, read_text
 
 # Okabe-Ito's hues, moved so that each reads on white and on near-black.
@@ -125,9 +127,40 @@ def draw_panel(
         # 256 colors are plenty here and a third of the bytes.
         flat = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
         file = folder / f"{file_name(name)}{'' if theme.name == 'light' else '-dark'}.png"
-        flat.quantize(256, dither=Image.Dither.NONE).save(file)
+        write_png(file, flat.quantize(256, dither=Image.Dither.NONE))
         encoded[theme.name] = data_uri(file.read_bytes())
     return Panel(name, title, caption, encoded["light"], encoded["dark"])
+
+
+MADE = {"Software": "xsample_jax"}  # what the metadata of our figures say
+
+
+def write_png(path: Path, image: Image.Image) -> None:
+    """Writes a figure, all of it or nothing; it says that it is ours."""
+    about = PngInfo()
+    for name, value in MADE.items():
+        about.add_text(name, value)
+    atomic_write(path, lambda partial: image.save(partial, "PNG", pnginfo=about))
+
+
+def check_figures(page: Path, names: Iterable[str]) -> None:
+    """Raises ConfigError where a figure <name>.png or <name>-dark.png beside a page would replace a file that is not
+    an earlier one: neither does it say that it is ours, nor does the page show it. To be called before any work."""
+    text = read_text(page, "page") if page.exists() else ""
+    for name in map(file_name, names):
+        shown = re.search(rf"(?<![\w.-]){re.escape(name)}\.png", text)
+        for file in (page.with_name(f"{name}.png"), page.with_name(f"{name}-dark.png")):
+            if file.is_dir() or (os.path.lexists(file) and not shown and not _is_ours(file)):
+                expected = "nothing, or a figure of this page in its place: it would be replaced"
+                raise ConfigError("--out", str(file), expected, "Move it away, or give the page another name.")
+
+
+def _is_ours(file: Path) -> bool:
+    try:
+        with Image.open(file) as image:
+            return MADE.items() <= image.info.items()
+    except (OSError, ValueError, SyntaxError):  # no image, or a damaged one
+        return False
 
 
 LONGEST = 32  # characters of a line of text in a figure

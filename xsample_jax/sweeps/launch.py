@@ -15,8 +15,8 @@ import pyarrow.parquet
 from xsample_jax.config import config_to_json, load_config, resolve
 from xsample_jax.config.saved import changed_keys
 from xsample_jax.errors import CheckpointError, ConfigError, Problems, UserError, lookup
-from xsample_jax.io.files import atomic_write
-from xsample_jax.io.paths import as_path
+from xsample_jax.io.files import EVALUATION, atomic_write
+from xsample_jax.io.paths import as_path, file_size
 from xsample_jax.io.run_dir import RunFolder
 from xsample_jax.sweeps.grid import Point, as_text
 from xsample_jax.sweeps.local import state_of, trainer_arguments
@@ -99,10 +99,14 @@ def check_points(points: Sequence[Point], sweep: str, out: str | None = None, da
         for problem in error.problems if isinstance(error, Problems) else (error,):
             found.setdefault(str(problem), (problem, []))[1].append(point.name)
 
+    from xsample_jax.evals.registry import check_metric_names  # its evaluators take seconds, as orbax below
+
     for point in points:
         try:
             config = _as_trained(load_config(point.config, point.overrides(sweep)), data, prepared)
             configs[point.name] = config
+            if out is None or file_size(pathlib.Path(out) / point.name / EVALUATION) is None:  # else it is finished
+                check_metric_names(config)
             if out is not None:
                 _check_folder(config, RunFolder(pathlib.Path(out) / point.name), data)
         except UserError as error:

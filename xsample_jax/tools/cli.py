@@ -163,6 +163,21 @@ def check_apart(chosen: argparse.Namespace, *inputs: str, outs: Sequence[str] = 
                 raise ConfigError(f"--{out}", str(one), f"another path than --{name}, which it would replace")
 
 
+def check_outside(chosen: argparse.Namespace, *inputs: str) -> None:
+    """Raises ConfigError where --out is below a folder that an input names: it would be read as a part of it."""
+    for name in inputs:
+        out, folder = str(chosen.out), str(getattr(chosen, name) or "")
+        if in_bucket(out) or in_bucket(folder):
+            below = bool(folder) and out.startswith(folder.rstrip("/") + "/")
+        else:
+            whole = as_path(folder) if folder else None
+            above = as_path(out).resolve().parents  # of the place behind all links and ..
+            below = whole is not None and whole.is_dir() and any(_same_place(whole, parent) for parent in above)
+        if below:
+            fix = "Choose a folder beside it."
+            raise ConfigError("--out", out, f"a folder that is not below --{name}={folder}, which is read", fix)
+
+
 def _same_place(one: pathlib.Path, other: pathlib.Path) -> bool:
     try:
         return one.resolve() == other.resolve() or one.samefile(other)

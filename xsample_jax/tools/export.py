@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from xsample_jax.io.paths import local_copy_of
+from xsample_jax.io.paths import as_path, local_copy_of
 from xsample_jax.tools.cli import add_renamed, check_out, local_path, program, run_cli
 
 FORMATS = ("safetensors", "jax_export", "onnx", "npz", "open_clip", "hub")
@@ -40,7 +40,10 @@ def export(
         return f"{out}\n{write_repository(checkpoint, out, step, repository=repository)}"
     from xsample_jax.encoder import load_encoder
     from xsample_jax.export import export_jax, export_npz, export_onnx, export_open_clip, export_safetensors
+    from xsample_jax.weights.hub import LAYOUT_FILES, check_replaceable
 
+    if form == "open_clip":
+        check_replaceable(as_path(out), LAYOUT_FILES)
     encoder = load_encoder(checkpoint, step, slim)
     if form == "open_clip":  # a folder
         return f"{encoder.config.name}, step {encoder.step}: {out}\n{export_open_clip(encoder, out)}"

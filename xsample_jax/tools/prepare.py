@@ -17,6 +17,7 @@ names.
 """
 
 import argparse
+import dataclasses
 import difflib
 import os
 import sys
@@ -26,7 +27,7 @@ from pathlib import Path
 
 from xsample_jax.errors import DataError
 from xsample_jax.io.paths import absolute
-from xsample_jax.tools.cli import check_apart, local_path, out_folder, program, run_cli
+from xsample_jax.tools.cli import check_apart, check_outside, local_path, out_folder, program, run_cli
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -111,6 +112,7 @@ def run(arguments: list[str]) -> None:
     if flags.shard_size is not None and flags.shard_size < 1:
         raise DataError("--shard_size", flags.shard_size, "at least 1")
     check_apart(flags, "path", "leave_out_near")
+    check_outside(flags, "path")
     from xsample_jax.prepare.prepare import beam_runner, local_runner, prepare, summary
 
     job = read_job(flags)
@@ -138,6 +140,7 @@ def read_job(flags: argparse.Namespace):
     from xsample_jax.prepare.example import Fields
     from xsample_jax.prepare.job import ImageOptions, Job
     from xsample_jax.prepare.leave_out import LeftOut, leave_out, parse_left_out
+    from xsample_jax.prepare.prepare import NOT_LISTED, check_place
     from xsample_jax.prepare.shards import parse_splits
     from xsample_jax.prepare.sources import Options, open_source, set_folder
 
@@ -158,18 +161,19 @@ def read_job(flags: argparse.Namespace):
         flags.shard_size,
         DigitOptions(flags.digits, flags.canvas, read_sizes(flags.digit_sizes)),
     )
-    splits = parse_splits(flags.splits or "train=1")
-    source = open_source(flags.source, flags.path, fields, options)
-    near = set_folder(flags.leave_out_near) if flags.leave_out_near else None
-    return Job(
+    job = Job(
         flags.name or absolute(flags.out, "--out").resolve().name,
-        leave_out(source, LeftOut(parse_left_out(flags.leave_out, source), near)),
-        splits,
+        NOT_LISTED,
+        parse_splits(flags.splits or "train=1"),
         ImageOptions(flags.size or None, flags.quality, flags.raw, flags.fit),
         flags.require_caption,
         flags.split_by_image,
         tuple(flag for flag in ("--caption_fields", "--label_field", "--class_names") if vars(flags)[flag[2:]]),
     )
+    check_place(job, flags.out)  # before a listing, which may take minutes
+    source = open_source(flags.source, flags.path, fields, options)
+    near = set_folder(flags.leave_out_near) if flags.leave_out_near else None
+    return dataclasses.replace(job, source=leave_out(source, LeftOut(parse_left_out(flags.leave_out, source), near)))
 
 
 def read_sizes(text: str) -> tuple[int, ...]:

@@ -42,10 +42,18 @@ def run(arguments: Sequence[str]) -> int:
     if (chosen.runs is None) == (chosen.results is None):
         parser.error("give one of --runs and --results")
     check_apart(chosen, outs=("out", "summary"))
-    from xsample_jax.reports.results_page import SUMMARY, kept_runs, objectives_of, page_markdown, runs_of, with_metrics
+    from xsample_jax.reports.results_page import (
+        SUMMARY,
+        kept_runs,
+        objectives_of,
+        page_figures,
+        page_markdown,
+        runs_of,
+        with_metrics,
+    )
     from xsample_jax.reports.results_page import summary_markdown as summary
-    from xsample_jax.reports.study_page import main_settings, study_markdown
-    from xsample_jax.reports.style import check_markers, insert
+    from xsample_jax.reports.study_page import main_settings, study_figures, study_markdown
+    from xsample_jax.reports.style import check_figures, check_markers, file_name, insert
     from xsample_jax.sweeps.grid import changes, read_grid, read_protocol
 
     for page in filter(None, (chosen.out, chosen.summary)):
@@ -55,8 +63,9 @@ def run(arguments: Sequence[str]) -> int:
     several = len(main_settings(points)) > 1
     if not several:
         changes(points)
+    panels = chosen.out.with_name(file_name(chosen.out.stem))
+    check_figures(chosen.out, (study_figures if several else page_figures)(points, panels.name))
     runs = runs_of(points, chosen.runs) if chosen.runs else kept_runs(points, chosen.results, chosen.grid)
-    panels = chosen.out.with_suffix("")
     panels.parent.mkdir(parents=True, exist_ok=True)
     make = study_markdown if several else page_markdown
     insert(chosen.out, "results", make(points, runs, chosen.baseline, panels, metrics))

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from xsample_jax.errors import ConfigError, DataError
@@ -89,6 +90,16 @@ def is_published(path: str) -> bool:
         return False
     weights = (name for names in WEIGHTS.values() for name in names)
     return (folder / OPEN_CLIP).is_file() or any((folder / name).is_file() for name in weights)
+
+
+def check_replaceable(out: Path, names: Iterable[str]) -> None:
+    """Raises ConfigError where files of a model with these names would replace those of a folder that has no model."""
+    there = [name for name in names if (out / name).exists()]
+    if there and not is_published(str(out)):
+        fix = "Choose another folder, or move them away."
+        raise ConfigError(
+            "--out", str(out), f"a new folder, or one with a model: {', '.join(there)} would be lost", fix
+        )
 
 
 def find_published(path: str) -> Published:

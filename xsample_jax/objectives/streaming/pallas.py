@@ -14,8 +14,8 @@ from jax.experimental.pallas import tpu as pltpu
 
 from xsample_jax.models.heads import products, unit_rows
 from xsample_jax.objectives.streaming.tiles import Coefficients, Form, Rows, Sums, images_of_tile
+from xsample_jax.topology import VMEM
 
-VMEM = 32 * 2**20  # bytes a kernel may use: a quarter of the VMEM of v5e and v6e
 KNOWN, UNKNOWN = ("id", "label"), -1  # what the sums of metrics compare
 
 
