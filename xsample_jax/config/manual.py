@@ -47,7 +47,11 @@ def _section(section: dict, path: str) -> list[str]:
 
 
 def _table(keys: dict[str, Key]) -> str:
-    rows = [f"| `{name}` | {_default(key)} | {describe(key)} | {key.help} |" for name, key in keys.items()]
+    start = " Only read when a run starts."
+    rows = [
+        f"| `{name}` | {_default(key)} | {describe(key)} | {key.help}{start * key.start} |"
+        for name, key in keys.items()
+    ]
     return "\n".join(["", "| key | default | value | meaning |", "|---|---|---|---|", *rows, ""])
 
 
