@@ -48,10 +48,7 @@ def _section(section: dict, path: str) -> list[str]:
 
 def _table(keys: dict[str, Key]) -> str:
     start = " Only read when a run starts."
-    rows = [
-        f"| `{name}` | {_default(key)} | {describe(key)} | {key.help}{start * key.start} |"
-        for name, key in keys.items()
-    ]
+    rows = [f"| `{name}` | {_default(k)} | {describe(k)} | {k.help}{start * k.start} |" for name, k in keys.items()]
     return "\n".join(["", "| key | default | value | meaning |", "|---|---|---|---|", *rows, ""])
 
 

@@ -126,24 +126,17 @@ def changed_keys(config, before, where: str, allow: bool) -> dict[str, tuple[obj
     """
     differing = differing_keys(config, before)
     starts = start_values(config)
-    kinds = [
-        {key: pair for key, pair in differing.items() if (key in starts) == of_start} for of_start in (True, False)
-    ]
-    start, others = (
-        shorten("; ".join(f"{key} was {show(old)}, is now {show(new)}" for key, (old, new) in kind.items()), 200)
-        for kind in kinds
-    )
+    words = {key: f"{key} was {show(old)}, is now {show(new)}" for key, (old, new) in differing.items()}
+    start = shorten("; ".join(words[key] for key in words if key in starts), 200)
+    others = shorten("; ".join(words[key] for key in words if key not in starts), 200)
     problems = []
     if start:
         expected = f"the start values of its run ({start}): those in the checkpoint stay, whatever the config says"
-        problems.append(
-            CheckpointError("--workdir", where, expected, "Leave them as they were, or use another folder.")
-        )
+        problems.append(CheckpointError("--workdir", where, expected, "Leave them alone, or use another folder."))
     if others and not allow:
+        expected = f"the folder of a run with this very config ({others})"
         fix = "Use another folder, or the config of the run; --allow_config_change continues with this one."
-        problems.append(
-            CheckpointError("--workdir", where, f"the folder of a run with this very config ({others})", fix)
-        )
+        problems.append(CheckpointError("--workdir", where, expected, fix))
     raise_all(problems, "the config of a run that has begun")
     return differing
 
