@@ -199,7 +199,7 @@ class RunSetup:
                 self.config.optimizer.ema is not None or self.config.optimizer.name == SCHEDULE_FREE,
                 partial(thin_statistics, self.thin) if self.thin is not None else dict,
             ),
-            partial(init_objective_parameters, objective, width, self.facts.classes, seed),
+            partial(init_objective_parameters, objective, width, self.facts.classes, seed, self.config.batch_size),
             lambda params: {
                 **init_memory(objective, params, width, self.facts.count, side, self.clusters),
                 **init_past(objective, self.facts.count, self.facts.classes),

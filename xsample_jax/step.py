@@ -278,6 +278,7 @@ def make_loss(
         if thin is not None:
             rows, slimmed = thin_pass(thin, network, params, statistics, inputs.images)
             inputs = dataclasses.replace(inputs, slim=rows)
+        inputs = dataclasses.replace(inputs, features=features)
         blocks = step_blocks(objective, network, params, inputs, raw, named)
         blocks, memory = recall(objective, blocks, inputs.memory, inputs.batch, temperature)
         at = StepValues(bias_of(params), inputs.progress, inputs.key)

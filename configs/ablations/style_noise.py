@@ -2,7 +2,8 @@
 
 Command:   python -m xsample_jax.tools.sweep --grid=configs/ablations/style_noise.py \\
                --out=runs/style_noise --run --jobs=2
-Variants:  :smoke (5 small steps a run, one seed)
+Variants:  :short (80 steps of 128 images: what docs/notes/style_noise.md rests on); :smoke (5 small steps a run, one
+           seed)
 Runs:      18 of 2 (none), 3 (dsu) and 8 minutes (adversarial) on 2 CPU cores (not measured)
 
 The test split of the emoji has concepts and drawing styles that training does not see, and every run ends with its
@@ -20,7 +21,10 @@ KINDS = (None, "dsu", "adversarial")
 
 
 def get_grid(arg=""):
-    _, small = parse_variants(arg)
+    chosen, small = parse_variants(arg, ("short",))
     bases = {tag: f"{CONFIGS}/quickstart.py:{tag}" + (",smoke" if small else "") for tag in ("simclr", "supcon")}
     kinds = [(kind, "test") for kind in KINDS]
-    return grid(bases, {"seed": SEEDS[:1] if small else SEEDS, ("model.style_noise.kind", "eval.split"): kinds})
+    axes = {"seed": SEEDS[:1] if small else SEEDS, ("model.style_noise.kind", "eval.split"): kinds}
+    if chosen == "short":
+        axes |= {("steps", "batch_size", "eval.baselines"): [(80, 128, ())]}
+    return grid(bases, axes)

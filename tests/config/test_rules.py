@@ -137,6 +137,27 @@ ROCKET = {"objective__preset": "siamlip", "model__text__layers": 2, "views": 3}
             "optimizer.rules",
             "blocks/0/attention/qkv/kernel",
         ),
+        (
+            {"objective__terms": ({"graph": "identity", "negatives": {"name": "hardest", "k": 16}},), "batch_size": 8},
+            "objective.terms[0].negatives.k",
+            "at most 15",
+        ),
+        (
+            {
+                "objective__preset": "moco",
+                "objective__queue": 16,
+                "objective__terms": (
+                    {
+                        "graph": {"source": "label", "normalizer": "row_sum"},
+                        "keys": ("teacher", "queue"),
+                        "link": {"name": "soft_top_k", "k": 32},
+                    },
+                ),
+                "batch_size": 8,
+            },
+            "objective.terms[0].link.k",
+            "at most 31, as a row has 32 keys",
+        ),
         ({"objective__terms": ({"graph": 3},)}, "objective.terms[0].graph", "a source"),
         ({"objective__terms": ({"keys": None},)}, "objective.terms[0].keys", "a block"),
         (

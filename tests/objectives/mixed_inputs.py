@@ -11,7 +11,7 @@ from tests.objectives.golden_inputs import QUEUE, Z1, Z2, Z3, extra, images, int
 from xsample_jax.models.heads import Propagation, standardized, unit_rows
 from xsample_jax.objectives import mixers
 from xsample_jax.objectives.blocks import key_block
-from xsample_jax.objectives.pair_network import PAIR, pair_entries
+from xsample_jax.objectives.pair_network import CHANNEL, PAIR, pair_entries
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.step_blocks import hard_block
 
@@ -23,10 +23,10 @@ def first_positive(key, similarity, positive, number):
     return jnp.broadcast_to(jnp.argmax(positive, axis=1)[:, None], (len(positive), number))
 
 
-def metrix(z=Z1, **changes):
+def metrix(z=Z1, preset="metrix", **changes):
     ratios = lambda key, places, a, b: jnp.full(places.shape, 0.3)  # noqa: E731
     with mock.patch.multiple(mixers, draw_positives=first_positive, draw_ratios=ratios):
-        return preset_value("metrix", {"image": images(z)}, key=jax.random.key(0), **changes)
+        return preset_value(preset, {"image": images(z)}, key=jax.random.key(0), **changes)
 
 
 def given_ratios(key, places, a, b):
@@ -77,6 +77,20 @@ def amcl(views=(Z1, Z2), **changes):
         block[f"head/{name}"] = raw
         block |= {f"head/{name}/{part}": rows for part, rows in pair_entries(params, unit_rows(raw)).items()}
     return preset_value("amcl", {"image": block}, **changes)
+
+
+def channel_network(images=12, hidden=5, scale=0.3):
+    """Parameters of a network of pairs of channels, large enough for temperatures that differ."""
+    rng = np.random.default_rng(8)
+    shapes = {"in": (images, hidden), "out": (images, hidden), "bias": (hidden,), "shift": (images,)}
+    return {CHANNEL + name: jnp.float32(scale * rng.normal(size=shape)) for name, shape in shapes.items()}
+
+
+def amcl_barlow_twins(params, views=(Z1, Z2), **changes):
+    block = images(*views)
+    for name, matrix in zip(PRESETS["amcl_barlow_twins"].objective.heads, extra(AMCL, "heads"), strict=True):
+        block[f"head/{name}"] = block["z"] @ jnp.asarray(matrix)
+    return preset_value("amcl_barlow_twins", {"image": block | pair_entries(params, block["z"])}, **changes)
 
 
 def amcl_of_teacher(preset, predicted=None, views=(Z1, Z2), **changes):

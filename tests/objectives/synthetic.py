@@ -35,6 +35,9 @@ class Network:
     def project(self, images):
         return images, images
 
+    def head(self, features):
+        return features
+
     def project_named(self, side, features):
         found = {side: features} | ({"cells": cells_of(features)} if side == "image" else {})
         for name, of in self.of.items():
@@ -131,7 +134,8 @@ def inputs_of(objective: Objective, seed: int = 0, queued: int = 0, collapsed: b
     for name in objective.heads:
         trained[f"heads/{name}"] = rng.normal(size=(WIDTH, WIDTH)).astype(np.float32)
     trained |= {
-        name: np.asarray(value) for name, value in init_objective_parameters(objective, WIDTH, CLASSES, seed).items()
+        name: np.asarray(value)
+        for name, value in init_objective_parameters(objective, WIDTH, CLASSES, seed, IMAGES).items()
     }
     kept = ("label", "caption_embedding", "cluster", *(["index"] if objective.clusters is not None else []))
     side = {name: batch[name] for name in kept}
@@ -185,6 +189,7 @@ def loss_of(objective: Objective, inputs: dict[str, dict]):
         key=jax.random.key(5),
         teacher=jax.lax.stop_gradient(teacher) if objective.teacher is not None else {},
         slim=trained["slim"] if objective.slim else None,
+        features=trained["images"],
         frozen={"features": batch["frozen"], "means": batch["means"]} if objective.frozen else {},
         tokens=trained["images"][:, None] if objective.text == "causal" else None,
     )

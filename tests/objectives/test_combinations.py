@@ -135,6 +135,7 @@ ROWS = [
 ]
 SMALL = {"name": "hard_mixtures", "hardest": 3, "mixed": 2, "with_anchor": 1}
 MIX = {"name": "positive_and_negative", "mixed": 3}
+OWN_MIX = {"name": "anchor_and_negative", "mixed": 3}
 FIELDS = {
     "similarity": list(SIMILARITIES),
     "link": ["softmax", *LINKS, {"name": "robust", "q": 0.0}],
@@ -146,7 +147,14 @@ FIELDS = {
     "attraction": [1.0, *WEIGHTS],
     "repulsion": [1.0, *WEIGHTS],
     "temperature": ["base", 0.2, *TEMPERATURES],
-    "mixer": [None, SMALL, MIX, {"name": "own_mixtures", "hardest": 3}, {"name": "between_targets", "positives": 4}],
+    "mixer": [
+        None,
+        SMALL,
+        MIX,
+        OWN_MIX,
+        {"name": "own_mixtures", "hardest": 3},
+        {"name": "between_targets", "positives": 4},
+    ],
     "merge_views": [False, True],
     "self_pairs": [False, True],
     "reduce": ["rows", "pairs"],

@@ -16,8 +16,10 @@ from tests.objectives.mixed_inputs import (
     SEPCLR,
     adameow,
     amcl,
+    amcl_barlow_twins,
     amcl_of_teacher,
     barlip,
+    channel_network,
     interclr,
     pixpro,
     rocket,
@@ -28,11 +30,13 @@ from tests.objectives.test_build import problems
 from tests.quick import quick_jit
 from tests.tiny import tiny_config
 from xsample_jax.augment.views import make_views, view_boxes
+from xsample_jax.errors import ConfigError
 from xsample_jax.models.heads import unit_rows
 from xsample_jax.objectives.cluster_centers import CENTER, center_block, center_temperatures, init_centers, move_centers
-from xsample_jax.objectives.feature_losses import near_cells
+from xsample_jax.objectives.feature_losses import barlow_twins, near_cells
 from xsample_jax.objectives.mixers import MixerInputs, semi_hard
 from xsample_jax.objectives.objective import objective_loss
+from xsample_jax.objectives.pair_network import CHANNEL, pair_entries
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.step_blocks import drop_tokens
 
@@ -123,6 +127,60 @@ def test_amcl_of_moco_and_of_simsiam_are_the_table_with_keys_of_an_ema_encoder()
     plain = tuple(dataclasses.replace(term, name={**term.name, "beta": 0.0}, weight=1.0) for term in terms)
     value = amcl_of_teacher("amcl_moco", feature_terms=plain)
     assert value == pytest.approx(CASES[AMCL]["expected"], rel=1e-5)
+
+
+def plain_correlations(views, network, beta, coldest):
+    """The authors' table for Barlow Twins in loops over channels, in float64."""
+    into, out, bias, shift = (np.float64(network[CHANNEL + name]) for name in ("in", "out", "bias", "shift"))
+    total = 0.0
+    for head in extra(AMCL, "heads"):
+        x, y = ((z @ head - (z @ head).mean(0)) / np.sqrt((z @ head).var(0) + 1e-5) for z in map(np.float64, views))
+        of_x, of_y = ([out @ np.maximum(into.T @ column + bias, 0) + shift for column in z.T] for z in (x, y))
+        for m in range(8):
+            for n in range(8):
+                correlation = x[:, m] @ y[:, n] / 12
+                tau = coldest + (2 - coldest) / (1 + np.exp(of_x[m] @ of_y[n]))
+                cost = beta * (4 * np.log(tau) + 1 / tau)
+                total += (1 - correlation / tau) ** 2 + cost if m == n else 0.005 * correlation**2 / tau - cost
+    return total
+
+
+@pytest.mark.parametrize(("beta", "coldest"), [(1e-6, 0.1), (0.02, 1e-5)])
+def test_amcl_of_barlow_twins_is_the_table_and_has_its_gradients(beta, coldest):
+    """The preset, and with the bound of the public code."""
+    terms = PRESETS["amcl_barlow_twins"].objective.feature_terms
+    terms = tuple(dataclasses.replace(term, name={**term.name, "beta": beta, "coldest": coldest}) for term in terms)
+    changes = {"feature_terms": terms} if beta > 1e-6 else {}
+    given = {"x": X, "y": Y, **channel_network()}
+
+    def ours(parts):
+        network = {name: value for name, value in parts.items() if name.startswith(CHANNEL)}
+        return amcl_barlow_twins(network, (parts["x"], parts["y"]), **changes)
+
+    value, slopes = quick_jit(jax.value_and_grad(ours))(given)
+    assert value == pytest.approx(plain_correlations((Z1, Z2), given, beta, coldest), rel=2e-5)
+    rng = np.random.default_rng(3)
+    for name, slope in slopes.items():
+        along = rng.normal(size=slope.shape)
+        ends = []
+        for step in (1e-5, -1e-5):
+            moved = {n: np.float64(v) + (step * along if n == name else 0) for n, v in given.items()}
+            ends.append(plain_correlations((moved["x"], moved["y"]), moved, beta, coldest))
+        assert np.sum(slope * along) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-3, abs=1e-4), name
+
+
+def test_amcl_of_barlow_twins_with_a_silent_network_is_barlow_twins_and_places_go_with_their_weights():
+    network = channel_network()
+    silent = {name: jnp.zeros_like(value) for name, value in network.items()}  # every temperature is 1
+    terms = PRESETS["amcl_barlow_twins"].objective.feature_terms
+    free = tuple(dataclasses.replace(term, name={**term.name, "beta": 0.0, "coldest": 1e-6}) for term in terms)
+    plain = sum(float(barlow_twins(X @ head, Y @ head)) for head in jnp.float32(extra(AMCL, "heads")))
+    assert amcl_barlow_twins(silent, feature_terms=free) == pytest.approx(plain, rel=2e-5)
+    turned = {n: v if n.endswith("bias") else v[::-1] for n, v in network.items()}
+    back = amcl_barlow_twins(turned, (Z1[::-1], Z2[::-1]))
+    assert back == pytest.approx(float(amcl_barlow_twins(network)), rel=1e-5)
+    with pytest.raises(ConfigError, match="12"):
+        pair_entries(network, X[:7])
 
 
 def test_the_instance_branch_of_pixpro_is_byol_beside_it():

@@ -190,7 +190,8 @@ def test_the_partner_is_the_nearest_image_of_another_class():
     assert (alone == 1).all()  # without another class nothing is mixed
 
 
-def test_metrix_on_inputs_in_plain_numpy():
+@pytest.mark.parametrize(("preset", "name"), [("metrix_input", "mixed_images"), ("metrix_features", "mixed_features")])
+def test_metrix_on_inputs_in_plain_numpy(preset, name):
     """Clean pairs of one class pulled and others pushed below 0.5; mixtures pulled by lam and pushed by 1 - lam."""
     rng, label = np.random.default_rng(2), np.array([0, 1, 0, 2, 1, 2])
     rows = rng.normal(size=(12, 5))
@@ -220,10 +221,8 @@ def test_metrix_on_inputs_in_plain_numpy():
     image = image_block(jnp.asarray(rows, jnp.float32), {"id": ids, "label": jnp.asarray(label)}, 2)
     one = {name: image[name][::2] for name in ("id", "id_words", "label")}
     block = block_of_mixed(jnp.asarray(mixed, jnp.float32), one, jnp.asarray(partner), jnp.asarray(beta), 99)
-    objective = PRESETS["metrix_input"].objective
-    value, _ = quick_jit(lambda blocks: objective_loss(objective, blocks, 6, 1.0))(
-        {"image": image, "mixed_images": block}
-    )
+    objective = PRESETS[preset].objective
+    value, _ = quick_jit(lambda blocks: objective_loss(objective, blocks, 6, 1.0))({"image": image, name: block})
     assert float(value) == pytest.approx(loss(clean) + 0.4 * loss(shares), rel=1e-5)
 
 
@@ -254,17 +253,50 @@ def test_images_are_mixed_before_the_encoder():
         tiny_config(objective__preset="metrix_input", loss__grad_cache=2)
 
 
+def test_features_are_mixed_before_the_head_with_the_draws_of_mixed_images():
+    """The head sees lam h_i + (1 - lam) h_j of the last views, with gradient through both; nothing is encoded again."""
+    objective = PRESETS["metrix_features"].objective
+    inputs = synthetic.inputs_of(objective)
+    images, batch = jnp.asarray(inputs["trained"]["images"]), inputs["batch"]
+
+    class Curved(synthetic.Network):
+        project = None
+
+        def head(self, features):
+            return features**3
+
+    def block_of(features):
+        step = StepInputs(images, None, batch, {}, 0.0, jax.random.key(5), features=features)
+        return step_blocks(objective, Curved(None, {}, objective), {}, step, images**3, {})["mixed_features"]
+
+    features = jnp.asarray(np.random.default_rng(1).normal(size=images.shape), jnp.float32)
+    block = block_of(features)
+    place = [list(batch["id"]).index(one) for one in np.asarray(block["partner"])]
+    beta, last = np.asarray(block["beta"])[:, None], np.asarray(features)[1::2]
+    np.testing.assert_allclose(block["z"], unit_rows((beta * last + (1 - beta) * last[place]) ** 3), rtol=1e-5)
+    slope = jax.grad(lambda h: block_of(h)["z"][0, 0])(features)
+    assert set(np.flatnonzero(np.abs(slope).max(axis=1))) == {1, 2 * place[0] + 1}
+    with pytest.raises(ConfigError, match=r"loss\.grad_cache.*mixed images"):
+        tiny_config(objective__preset="metrix_features", loss__grad_cache=2)
+    keys = {"block": "mixed_features"}
+    mixed = {"graph": {"source": "mixed_labels", "normalizer": "none"}, "keys": keys, "negatives": "positives"}
+    changes = {"objective__preset": "coca", "objective__terms": (mixed,), "model__encoder": "resnet18"}
+    with pytest.raises(ConfigError, match="decoder of captions"):
+        tiny_config(**changes)
+
+
 def test_running_statistics_are_of_images_that_are_not_mixed():
-    """metrix has the same views and encoder, and mixes nothing before it."""
+    """metrix has the same views and encoder, and mixes nothing before its loss."""
 
     def statistics(preset):
         config = tiny_config(objective__preset=preset, model__encoder="mlp1", model__width=8)
         return run_steps(config, steps=1)[1].statistics
 
-    plain, mixing = statistics("metrix"), statistics("metrix_input")
+    plain, *mixing = map(statistics, ("metrix", "metrix_input", "metrix_features"))
     assert any("mean" in name for name in plain)
     for name, value in plain.items():
-        np.testing.assert_allclose(mixing[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
+        for other in mixing:
+            np.testing.assert_allclose(other[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
 
 
 def test_mixup_blends_random_pairs_and_keeps_the_larger_share():

@@ -14,7 +14,14 @@ from tests.quick import quick_jit
 from xsample_jax.models.heads import unit_rows
 from xsample_jax.models.layers import pool_windows
 from xsample_jax.objectives.links import contrastive, multi_similarity
-from xsample_jax.objectives.mixers import MixerInputs, between_targets, own_mixtures, positive_and_negative, spread
+from xsample_jax.objectives.mixers import (
+    MixerInputs,
+    anchor_and_negative,
+    between_targets,
+    own_mixtures,
+    positive_and_negative,
+    spread,
+)
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.objectives.step_blocks import exchange_words
 
@@ -36,6 +43,55 @@ def test_metrix_has_the_parts_and_the_gradient_of_the_published_code():
     assert norms(slope) == pytest.approx([METRIX["extra"]["grad_norm"]["z1"]], rel=1e-4)
     clean = metrix(X, terms=PRESETS["metrix"].objective.terms[:1])
     assert clean == pytest.approx(METRIX["extra"]["also"]["clean"], rel=1e-5)
+
+
+def with_anchors(z, ratio=0.3):
+    """0.15 times the contrastive loss of mixtures of every anchor with each of its negatives, in loops in float64."""
+    pull, push = [], []
+    z = z / np.linalg.norm(z, axis=1, keepdims=True)
+    for i in range(12):
+        for n in np.flatnonzero(~SAME[i]):
+            mixed = ratio * z[i] + (1 - ratio) * z[n]
+            apart = np.linalg.norm(z[i] - mixed / np.linalg.norm(mixed))
+            pull.append(ratio * apart)
+            push.append((1 - ratio) * max(0.5 - apart, 0))
+    return 0.15 * sum(sum(part) / max(np.count_nonzero(part), 1) for part in (pull, push))
+
+
+def test_metrix_with_anchors_has_half_of_the_mixtures_of_metrix_and_its_own_with_its_gradient():
+    near = Z1[LABELS] + 0.4 * Z2  # classes that overlap, so that mixtures are nearer than the margin
+    near = np.float64(near / np.linalg.norm(near, axis=1, keepdims=True))
+    terms = PRESETS["metrix_anchors"].objective.terms
+    both = (METRIX["extra"]["also"]["clean"] + METRIX["expected"]) / 2  # 0.2 of the mixtures of a positive
+    assert metrix(X, "metrix_anchors") == pytest.approx(both + with_anchors(Z1), rel=1e-5)
+    alone = lambda z: metrix(unit_rows(z), "metrix_anchors", terms=terms[2:])  # noqa: E731
+    for z in (np.float64(Z1), near):
+        value, slope = quick_jit(jax.value_and_grad(alone))(jnp.float32(z))
+        assert value == pytest.approx(with_anchors(z), rel=2e-5)
+        along = np.random.default_rng(1).normal(size=z.shape)
+        ends = [with_anchors(z + step * along) for step in (1e-6, -1e-6)]
+        assert np.sum(slope * along) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-3)
+
+
+def test_mixtures_of_an_anchor_and_a_negative():
+    """A share of 1 is the anchor; all negatives count once; `lone` leaves anchors with a positive out."""
+    given = (jnp.asarray(POSITIVE, jnp.float32), jnp.asarray(~SAME), {}, {})
+
+    def mix(shares, **options):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("xsample_jax.objectives.mixers.draw_ratios", lambda key, at, a, b: jnp.full(at.shape, shares))
+            return anchor_and_negative(MixerInputs(X, Y, *given, KEYS), **options)
+
+    for mixed in (3, 64):
+        made = mix(1.0, mixed=mixed)
+        np.testing.assert_allclose(made.rows, np.broadcast_to(X[:, None], made.rows.shape), atol=1e-6)
+        np.testing.assert_allclose(made.weight.sum(axis=1), (~SAME).sum(1), rtol=1e-6)
+    others = mix(0.0, mixed=12)
+    for i in range(12):
+        counted = others.rows[i][others.weight[i] > 0]
+        np.testing.assert_allclose(np.sort(counted, axis=0), np.sort(Y[~SAME[i]], axis=0), atol=1e-6)
+    lone = mix(0.5, lone=True).weight.sum(axis=1)
+    np.testing.assert_allclose(lone, np.where(POSITIVE.any(1), 0, (~SAME).sum(1)))
 
 
 def test_multi_similarity_of_all_mixtures_is_that_of_its_golden():
@@ -210,7 +266,7 @@ def test_cacr_with_a_queue_is_its_formula():
         (
             {"graph": {"source": "label", "normalizer": "none"}, "mixer": "hard_mixtures", "link": "multi_similarity"},
             "mixer",
-            "only with it",
+            "only with one",
         ),
         ({"link": "contrastive", "graph": "label"}, "similarity", "negative_distance"),
         ({"graph": {"source": "same_target", "normalizer": "none"}, "mixer": "between_targets"}, "mixer", "row"),

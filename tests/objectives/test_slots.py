@@ -90,7 +90,7 @@ def side(rows):
             "reconstruction",
         )
     }
-    one["pair_out"] = RNG.normal(size=(rows, WIDTH + 1))
+    one["pair_out"], one["pair_channel"] = (RNG.normal(size=(rows, width)) for width in (WIDTH + 1, 3 * WIDTH + 1))
     part = {"part": np.arange(rows) % 2}
     return Recorded({name: jnp.asarray(x) for name, x in (integers | floats | several | one | part).items()})
 

@@ -18,7 +18,7 @@ from xsample_jax.objectives.objective import (
     reads_target_temperature,
 )
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.side_information import BY_RECORD, STATES
+from xsample_jax.objectives.side_information import BY_RECORD, OF_PAIRS, STATES
 from xsample_jax.objectives.streaming.terms import ROWS_OF_NO_IMAGE
 from xsample_jax.objectives.streaming.tiles import LANES, images_of_tile
 from xsample_jax.registry import name_of, options_of
@@ -62,6 +62,7 @@ def _objective(c: dict) -> Iterator[ConfigError]:
         _queue,
         _widths,
         _whitening,
+        _nearest_keys,
         _groups,
         _first_target,
     ):
@@ -123,13 +124,16 @@ def _programs(c: dict, objective: Objective) -> Iterator[ConfigError]:
             f"1 for objective.preset = {preset!r}, whose small crops go through the encoder in one piece",
             "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory.",
         )
-    if any(rows.block == "mixed_images" for rows in objective.rows) and c["loss.grad_cache"] > 1:
+    if any(rows.block in OF_PAIRS for rows in objective.rows) and c["loss.grad_cache"] > 1:
         yield ConfigError(
             "loss.grad_cache",
             c["loss.grad_cache"],
-            f"1 for objective.preset = {preset!r}, whose mixed images go through the encoder in one piece",
+            f"1 for objective.preset = {preset!r}, whose mixed images need all images in one pass",
             "Set --config.loss.grad_cache=1, and --config.model.remat=block to save memory.",
         )
+    if any(rows.block == "mixed_features" for rows in objective.rows) and STATES["decoder"](objective):
+        expected = "a preset without a decoder of captions, whose head does not read the features that are mixed"
+        yield ConfigError("objective.preset", preset, expected)
     for number, reason in find_unstreamable(objective) if c["loss.impl"] == "streaming" else ():
         yield ConfigError(
             "loss.impl",
@@ -268,6 +272,21 @@ def _whitening(c: dict, objective: Objective) -> Iterator[ConfigError]:
             key = "objective.widths" if objective.widths else "model.head.dim"
             expected = f"a multiple of {group}, the channels of a group that whitened_contrast whitens"
             yield ConfigError(key, c[key], expected, f"Set --config.model.head.dim={-(-max(widths) // group) * group}.")
+
+
+def _nearest_keys(c: dict, objective: Objective) -> Iterator[ConfigError]:
+    """The k nearest keys of a row that has fewer: of blocks whose rows are known without a batch."""
+    images, known = c["batch_size"], {"text": c["batch_size"], "queue": objective.queue}
+    for number, term in enumerate(objective.terms):
+        rows = [one for one in term.key_rows if one.times is None and one.block in ("image", "teacher", *known)]
+        views = [1 if one.view is not None else c["views"] - (one.without is not None) for one in rows]
+        most = sum(known.get(one.block, images * count) for one, count in zip(rows, views, strict=True)) - 1
+        for slot in ("negatives", "link") if len(rows) == len(term.key_rows) else ():
+            chosen = getattr(term, slot)
+            k = options_of(chosen).get("k", 0) if name_of(chosen) in ("hardest", "soft_top_k") else 0
+            if k > most:
+                expected = f"at most {most}, as a row has {most + 1} keys (batch_size = {images}, views = {c['views']})"
+                yield ConfigError(f"objective.terms[{number}].{slot}.k", k, expected, "Take a smaller k.")
 
 
 def _queue(c: dict, objective: Objective) -> Iterator[ConfigError]:

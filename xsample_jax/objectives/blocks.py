@@ -18,8 +18,8 @@ from xsample_jax.objectives.logits import all_products
 # side information (graphs/sources.py). Blocks of a step: image (all views, row = image * V + view), local (small
 # crops), predicted, text, teacher and text_teacher (EMA encoders), queue and text_queue (keys of past steps), neighbors
 # (in the queue), prototypes, meta (means of their clusters), centers (of clusters), class_texts (by a head), bank (of
-# all images), mixed and mixed_text (rows of two images), mixed_images (mixed before the encoder), frozen and
-# frozen_queue (of a frozen teacher), slim (by the thin network).
+# all images), mixed and mixed_text (rows of two images), mixed_images and mixed_features (mixed before the encoder,
+# before the head), frozen and frozen_queue (of a frozen teacher), slim (by the thin network).
 
 
 Block = dict[str, jax.Array]
@@ -34,8 +34,8 @@ class Rows:
 
     Attributes:
       block: image, local, predicted, text, teacher, text_teacher, queue, text_queue, neighbors, prototypes, meta,
-        centers, classes, class_texts, bank, mixed, mixed_text, mixed_images, frozen, frozen_queue, text_views,
-        text_views_teacher, teacher_cells, teacher_words, hard_text, hard_text_teacher or slim.
+        centers, classes, class_texts, bank, mixed, mixed_text, mixed_images, mixed_features, frozen, frozen_queue,
+        text_views, text_views_teacher, teacher_cells, teacher_words, hard_text, hard_text_teacher or slim.
       view: keep only this view of every image; None: all rows.
       beside: another selection with the same samples, put beside it: [n, 2 D] (the modalities of GRAM).
       times: another selection with the same samples: all products of the two, [n * n, D] (the keys of Symile).

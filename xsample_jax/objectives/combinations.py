@@ -145,7 +145,7 @@ def _synthetic(term: Term, field: str) -> Iterator[ConfigError]:
     if link == "square":
         yield ConfigError(f"{field}.link", term.link, "softmax: synthetic keys are negatives")
     if (mixer in OF_LINKS) != (link in COUNTING):
-        expected = f"{' or '.join(COUNTING)} with the mixer {OF_LINKS[0]!r}, and only with it"
+        expected = f"{' or '.join(COUNTING)} with the mixer {' or '.join(OF_LINKS)}, and only with one"
         yield ConfigError(f"{field}.mixer", mixer, expected)
     if mixer == "semi_hard" and link != "softmax":
         yield ConfigError(f"{field}.mixer", mixer, "the link softmax with the mixer 'semi_hard'")

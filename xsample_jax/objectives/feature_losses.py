@@ -14,7 +14,7 @@ from xsample_jax.objectives.cluster_centers import self_training
 from xsample_jax.objectives.episodes import SETS, icnn, proto_triplet, prototypical
 from xsample_jax.objectives.generative import captioning, latent_code, reconstruction
 from xsample_jax.objectives.logits import prompt_consistency
-from xsample_jax.objectives.pair_network import adaptive_contrast, learned_negatives
+from xsample_jax.objectives.pair_network import adaptive_contrast, adaptive_correlation, learned_negatives
 from xsample_jax.registry import Slot
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -368,6 +368,12 @@ FEATURE_TERMS = {
         of_keys=("pair_second",),
         learns=("pair_network",),
         limits={"beta": (0, 1e3), "coldest": (1e-6, 1e3), "warmest": (1e-6, 1e3)},
+    ),
+    "adaptive_correlation": Slot(
+        adaptive_correlation,
+        of_anchors=("pair_channel",),
+        learns=("pair_network",),
+        limits={"off_diagonal": (0, 1e3), "beta": (0, 1e3), "coldest": (1e-6, 1)},
     ),
     "learned_negatives": Slot(
         learned_negatives,

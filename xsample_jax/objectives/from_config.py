@@ -27,7 +27,7 @@ from xsample_jax.objectives.learned_state import constants_of
 from xsample_jax.objectives.links import LINKS
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.presets import PRESETS
-from xsample_jax.objectives.side_information import EVERY_IMAGE, HARD, OF_HEADS, STATES, TEXT_VIEWS
+from xsample_jax.objectives.side_information import EVERY_IMAGE, HARD, OF_HEADS, OF_PAIRS, STATES, TEXT_VIEWS
 from xsample_jax.objectives.terms import CHOICES, FeatureTerm, Term, chosen_slots, read_terms
 from xsample_jax.registry import Slot, name_of, options_of, resolve, wrong_options
 
@@ -59,14 +59,14 @@ BLOCK_NEEDS = {
     "slim": "slim",
     "mixed": None,
     "mixed_text": "text",
-    "mixed_images": None,
+    **dict.fromkeys(OF_PAIRS),
 }
 SETTABLE = ("teacher", "queue", "prototypes", "frozen", "past")  # of them, what a config can ask for
 VIEWS_OF = {
     "text": 1,
     "text_teacher": 1,
     "mixed_text": 1,
-    "mixed_images": 1,
+    **dict.fromkeys(OF_PAIRS, 1),
     "queue": 0,
     "text_queue": 0,
     "frozen_queue": 0,

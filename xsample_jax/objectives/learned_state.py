@@ -332,8 +332,11 @@ GATE_CLASSES, GATE_HIDDEN, GATE_OUT = "objective/gate/classes", "objective/gate/
 GATE_WIDTH = 128
 
 
-def init_objective_parameters(objective: Objective, width: int, classes: int, seed: int) -> dict[str, jax.Array]:
-    """Initial parameters of an objective on embeddings of `width` D; `classes`: number of classes, for the gate."""
+def init_objective_parameters(
+    objective: Objective, width: int, classes: int, seed: int, images: int = 1
+) -> dict[str, jax.Array]:
+    """Initial parameters of an objective on embeddings of `width` D; `classes`: number of classes, for the gate;
+    `images`: of a batch, for a network of channels."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), 4)
     found = {}
     if objective.classes:
@@ -344,7 +347,7 @@ def init_objective_parameters(objective: Objective, width: int, classes: int, se
     own = {name: head.temperature for name, head in objective.heads.items() if isinstance(head.temperature, float)}
     found |= {log_scale_of(name): initial_log_scale(start) for name, start in own.items()}
     if objective.pair_network is not None:
-        found |= init_pair_network(objective.pair_network, width, jax.random.fold_in(keys[0], 1))
+        found |= init_pair_network(objective.pair_network, width, images, jax.random.fold_in(keys[0], 1))
     if objective.bias is not None:
         found[BIAS] = jnp.asarray(objective.bias, jnp.float32)
     if objective.prototypes:

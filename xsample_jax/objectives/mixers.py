@@ -111,17 +111,37 @@ def positive_and_negative(given: MixerInputs, *, mixed: int = 64, concentration:
     with a positive drawn for it: it represents those with all positives of the anchor, and counts as many times. Unit
     rows; gradient flows into both.
     """
+
+    def positives(key, still, number):
+        return given.y[draw_positives(key, still, given.target > 0, number)]
+
+    return _with_negative(given, positives, jnp.sum(given.target > 0, axis=1, keepdims=True), mixed, concentration)
+
+
+def anchor_and_negative(
+    given: MixerInputs, *, mixed: int = 64, concentration: float = 2.0, lone: bool = False
+) -> Mixtures:
+    """Metrix (arXiv 2106.04990): lam x + (1 - lam) n of the anchor itself and a negative of it, T = lam, alone.
+
+    As positive_and_negative, with the anchor as its positive. lone: only for anchors without a positive, as in the
+    public code.
+    """
+    counted = ~jnp.any(given.target > 0, axis=1, keepdims=True) if lone else jnp.ones((len(given.x), 1), bool)
+    return _with_negative(given, lambda key, still, number: given.x[:, None], counted, mixed, concentration)
+
+
+def _with_negative(given: MixerInputs, positives, count: jax.Array, mixed: int, concentration: float) -> Mixtures:
+    """Mixtures of every anchor's positives(key, similarity, number) with negatives, each counted `count` times."""
     x, y = given.x, given.y
     still = products(jax.lax.stop_gradient(x), jax.lax.stop_gradient(y))
     for_negative, for_positive, for_ratio = jnp.moveaxis(
         jax.vmap(lambda of_row: jax.random.split(of_row, 3))(_of_rows(given.key, x)), 1, 0
     )
     negative, times = spread(for_negative, still, given.negative, mixed)
-    positive = draw_positives(for_positive, still, given.target > 0, negative.shape[1])
     lam = draw_ratios(for_ratio, negative, concentration, concentration)
-    rows = unit_rows(lam[..., None] * y[positive] + (1 - lam[..., None]) * y[negative])
-    positives = jnp.sum(given.target > 0, axis=1, keepdims=True)
-    return Mixtures(rows, lam, times * positives, alone=True)
+    share = lam[..., None]
+    rows = unit_rows(share * positives(for_positive, still, negative.shape[1]) + (1 - share) * y[negative])
+    return Mixtures(rows, lam, times * count, alone=True)
 
 
 def between_targets(
@@ -190,20 +210,22 @@ def semi_hard(
     return Mixtures(rows, own * first, own, alone=True, offset=-margin * first)
 
 
+OF_MIXTURE = {"mixed": (1, 2**20), "concentration": (1e-2, 1e3)}
 MIXERS = {
     "semi_hard": Slot(semi_hard, limits={"pool": (1, 2**20), "number": (1, 2**20), "margin": (-2, 2)}),
     "hard_mixtures": Slot(hard_mixtures, limits=dict.fromkeys(("hardest", "mixed", "with_anchor"), (1, 2**20))),
     "own_mixtures": Slot(
         own_mixtures, limits=dict.fromkeys(("hardest", "pairs", "lists"), (1, 2**20)) | {"sharpness": (0, 1e3)}
     ),
-    "positive_and_negative": Slot(positive_and_negative, limits={"mixed": (1, 2**20), "concentration": (1e-2, 1e3)}),
+    "positive_and_negative": Slot(positive_and_negative, limits=OF_MIXTURE),
+    "anchor_and_negative": Slot(anchor_and_negative, limits=OF_MIXTURE),
     "between_targets": Slot(
         between_targets,
         reads=("target",),
         limits={"window": (1e-6, None), "positives": (1, 2**20), "negatives": (1, 2**20)},
     ),
 }
-OF_LINKS = ("positive_and_negative",)  # mixers whose keys are a positive and a negative at once
+OF_LINKS = ("positive_and_negative", "anchor_and_negative")  # mixers whose keys are a positive and a negative at once
 
 
 def _negatives(rows: jax.Array, count: jax.Array) -> Mixtures:

@@ -1,6 +1,7 @@
-"""Rows of two images: embeddings mixed with each other (M3CoL), and images mixed before the encoder (Metrix, i-Mix)."""
+"""Rows of two images: embeddings mixed with each other (M3CoL), and images or features mixed (Metrix, i-Mix)."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from xsample_jax.augment.ids import fold_in_id
 from xsample_jax.graphs.sources import label
 from xsample_jax.models.heads import products, unit_rows
 from xsample_jax.objectives.blocks import Block, Rows, image_block
+from xsample_jax.objectives.side_information import OF_PAIRS
 from xsample_jax.registry import resolve
 
 # Embeddings mixed with those of another image: the blocks `mixed` and `mixed_text` (M3CoL, arXiv 2409.17777).
@@ -70,24 +72,31 @@ def mixed_block(block: Block, partner: jax.Array, beta: jax.Array, first_row: in
     return image_block(mixed, side, views, first_row)
 
 
-# Images mixed before the encoder: the block `mixed_images`.
+# Images mixed before the encoder, or their features before the head: the blocks `mixed_images` and `mixed_features`.
 #
 # The last view of every image is mixed with that of another image of the batch, as `Objective.mixing` says, and goes
-# through encoder and head in a pass of its own, with batch norms of its own batch. The running statistics stay those of
-# images that are not mixed, as evaluation shows no others.
+# through what follows in a pass of its own, with batch norms of its own batch. The running statistics stay those of
+# images that are not mixed, as evaluation shows no others. The features of a ResNet are the mean of its last map, so
+# that to mix them is to mix the maps.
 
 
 def mixed_images(image: Block, objective, network: nnx.Module, inputs) -> dict[str, Block]:
-    """The block mixed_images, if the objective selects from it; image: that of the views; inputs: StepInputs."""
-    if "mixed_images" not in {rows.block for rows in objective.rows}:
+    """The blocks OF_PAIRS that the objective selects from; image: that of the views; inputs: StepInputs."""
+    names = {rows.block for rows in objective.rows} & set(OF_PAIRS)
+    if not names:
         return {}
     views = len(inputs.images) // len(inputs.batch["id"])
     one = {name: image[name][views - 1 :: views] for name in ("id", "id_words", "label", "embedding") if name in image}
-    mix = resolve(MIXINGS, objective.mixing, "mixing")
     key = jax.random.fold_in(inputs.key, MIXTURES + len(MIXED_OF))
-    pixels, partner, beta = mix(key, one, inputs.images[views - 1 :: views])
-    _, raw = nnx.clone(network).project(pixels)
-    return {"mixed_images": block_of_mixed(unit_rows(raw), one, partner, beta, 11 * len(inputs.images))}
+    mix = partial(resolve(MIXINGS, objective.mixing, "mixing"), key)
+    still, found = nnx.clone(network), {}
+    for name in sorted(names):
+        whole = name == "mixed_images"
+        made, partner, beta = mix(one, (inputs.images if whole else inputs.features)[views - 1 :: views])
+        raw = still.project(made)[1] if whole else still.head(made)
+        first = (11 if whole else 14) * len(inputs.images)
+        found[name] = block_of_mixed(unit_rows(raw), one, partner, beta, first)
+    return found
 
 
 # f(random key, one row of every image, its pixels [B, ...], **options) -> (mixed pixels, place of the partner of every

@@ -72,7 +72,7 @@ class Objective:
       clusters: clusterings of the bank that follow the training, in place of those in data.side; None: those.
       past: how many visits ago the rows of images over fixed columns are that the graph "past" has; 0: none are kept
         (objectives/trajectory.py).
-      mixing: how images are mixed before the encoder, the block "mixed_images" (objectives/mixtures.py).
+      mixing: how images, or features, are mixed: "mixed_images" and "mixed_features" (objectives/mixtures.py).
       slim: a second pass by the thin network of a ResNet, the block "slim" (models/thin.py).
       widths: (width, weight) of prefixes of the embedding, in place of the whole one (loss_of_widths); (): the whole.
     """

@@ -3,6 +3,7 @@
 i: anchor, k: key, i+: a positive of i, s: similarity, tau: temperature, T: target graph, B: images of the batch.
 """
 
+import dataclasses
 import math
 
 from xsample_jax.graphs.targets import Graph
@@ -15,8 +16,10 @@ from xsample_jax.objectives.presets_image_text import image_text
 from xsample_jax.objectives.terms import FeatureTerm, Term
 
 DISTANCE = {"name": "negative_distance", "power": 1.0}
+BETWEEN = {"name": "between_targets", "window": 5.0, "positives": 144, "negatives": 64}
 PULL = {"name": "conditional", "part": "attraction", "through": "none"}
 PUSH = {"name": "conditional", "part": "repulsion", "near": 1.0, "through": "batch"}
+IMIX = (Term(Graph("mixed"), anchors=Rows("mixed_images"), keys=VIEW_0),)  # mixed images of view 1
 PROTOTYPICAL = {
     "graph": Graph("own_center"),
     "keys": Rows("centers"),
@@ -31,16 +34,18 @@ def metrix() -> tuple[Term, Term]:
     return Term(**fields), Term(**fields, mixer={"name": "positive_and_negative", "mixed": 64}, weight=0.4)
 
 
-def metrix_input() -> tuple[Term, Term]:
-    """The contrastive loss on real pairs, and on images mixed with one of another class."""
+def metrix_anchors() -> tuple[Term, ...]:
+    """As metrix, and on mixtures of the anchor and a negative, each with the share of the steps that it has there."""
+    clean, mixed = metrix()
+    own = {"name": "anchor_and_negative", "mixed": 64}
+    return clean, dataclasses.replace(mixed, weight=0.2), dataclasses.replace(mixed, mixer=own, weight=0.15)
+
+
+def metrix_of(block: str) -> tuple[Term, Term]:
+    """The contrastive loss on real pairs, and on images, or features, mixed with those of another class."""
     fields = {"similarity": DISTANCE, "temperature": 1.0, "link": "contrastive"}
-    mixed = {"keys": Rows("mixed_images"), "negatives": "positives", "weight": 0.4}
+    mixed = {"keys": Rows(block), "negatives": "positives", "weight": 0.4}
     return Term(Graph("label", "none"), **fields), Term(Graph("mixed_labels", "none"), **mixed, **fields)
-
-
-def imix() -> tuple[Term]:
-    """Mixed images of view 1 against view 0."""
-    return (Term(Graph("mixed"), anchors=Rows("mixed_images"), keys=VIEW_0),)
 
 
 def gopro() -> tuple[Term, Term]:
@@ -116,6 +121,19 @@ THREE = ("first", "second", "third")  # heads of AMCL
 PIXPRO_HEADS = {"dense": Head(of="cells"), "propagated": Head(of="dense", propagation=2.0)}
 
 
+def adaptive(terms: tuple[FeatureTerm, ...], more: dict | None = None, channels=False, **changes) -> Objective:
+    """An objective of AMCL: terms on its three heads and `more`, and one network of pairs for all of them."""
+    network = PairNetwork(128, channels=channels)
+    heads = {name: Head() for name in THREE} | (more or {})
+    return Objective((), 1.0, feature_terms=terms, heads=heads, pair_network=network, **changes)
+
+
+def of_views(term: str | dict, raw: bool = False) -> tuple[FeatureTerm, ...]:
+    """AMCL's term of every head on views 0 and 1."""
+    ends = [[Rows("image", view, head=head, raw=raw) for view in (0, 1)] for head in THREE]
+    return tuple(FeatureTerm(term, *both) for both in ends)
+
+
 def adaptive_to_teacher(predicted: str = "", **options) -> tuple[FeatureTerm, ...]:
     """AMCL's term of every head against the same head of the EMA encoder's other view, half for each way."""
     return tuple(
@@ -183,44 +201,34 @@ MIXED = {
     "amcl": Preset(
         "sum over three heads of -s(i, i+)/tau+ + s(i, k*)/tau* + 0.1 (O(tau+) - O(tau*)), k* the nearest of the other "
         "images in view 1, tau in (1e-5, 2) a learned function of the pair, O(tau) = D/2 log tau + 1/tau",
-        "AMCL, arXiv 2310.05615, the SimCLR form of its authors' table (their code does not run; one network for all "
-        "heads)",
-        Objective(
-            (),
-            1.0,
-            feature_terms=tuple(
-                FeatureTerm("adaptive_contrast", *(Rows("image", view, head=head) for view in (0, 1))) for head in THREE
-            ),
-            heads={name: Head() for name in THREE},
-            pair_network=PairNetwork(128),
-        ),
+        "AMCL, arXiv 2310.05615, the SimCLR form of its authors' table (their first code does not run; the second has "
+        "the mean of the 100 nearest others of both views, tau of a product of maps, and 1e-4 for 0.1)",
+        adaptive(of_views("adaptive_contrast")),
     ),
     "amcl_moco": Preset(
         "amcl against the EMA encoder's rows of the other view, mean of both ways",
         "AMCL, arXiv 2310.05615, the form of MoCo in its authors' table, which is that of SimCLR; that keys are of the "
         "batch is ours (there a queue)",
-        Objective(
-            (),
-            1.0,
-            teacher=0.99,
-            feature_terms=adaptive_to_teacher(),
-            heads={name: Head() for name in THREE},
-            pair_network=PairNetwork(128),
-        ),
+        adaptive(adaptive_to_teacher(), teacher=0.99),
     ),
     "amcl_simsiam": Preset(
         "sum over three heads of -s(p_i, i+)/tau+ + 0.1 O(tau+), p_i predicted from one view, i+ the other view "
         "without gradient, mean of both ways; tau and O as in amcl",
         "AMCL, arXiv 2310.05615, the form of SimSiam in its authors' table; the view without gradient is that of an "
         "EMA encoder of momentum 0",
-        Objective(
-            (),
-            1.0,
+        adaptive(
+            adaptive_to_teacher("_predicted", push=False),
+            {f"{name}_predicted": Head(of=name) for name in THREE},
             teacher=0.0,
-            feature_terms=adaptive_to_teacher("_predicted", push=False),
-            heads={name: Head() for name in THREE} | {f"{name}_predicted": Head(of=name) for name in THREE},
-            pair_network=PairNetwork(128),
         ),
+    ),
+    "amcl_barlow_twins": Preset(
+        "sum over three heads of sum over channels of (1 - C_ll/tau_ll)^2 + 1e-6 O(tau_ll), and over pairs l != m of "
+        "0.005 C_lm^2/tau_lm - 1e-6 O(tau_lm); C the correlations of the views, tau in (0.1, 2) a learned function "
+        "of two channels over the batch; O as in amcl",
+        "AMCL, arXiv 2310.05615, the form of Barlow Twins in its authors' table, network and weights of their second "
+        "code (there tau above 1e-5, which made losses of 1e8 on the emoji, and deviations that divide by B - 1)",
+        adaptive(of_views({"name": "adaptive_correlation", "coldest": 0.1}, raw=True), channels=True),
     ),
     "adameow": Preset(
         "-log e^{s(i, i+)/tau} / sum over k of w_ik e^{s(i, k)/tau}, w_ik a learned function of z_i + z_k; view 0 "
@@ -321,34 +329,39 @@ MIXED = {
         "the share 1 - lam, and of no other",
         "Metrix on inputs, arXiv 2106.04990 (there one lam per batch and a mixture of every pair with its hardest "
         "negative, and at half of the steps mixtures of anchors with negatives)",
-        Objective(metrix_input(), 1.0),
+        Objective(metrix_of("mixed_images"), 1.0),
+    ),
+    "metrix_features": Preset(
+        "as metrix_input, with features mixed before the head: for a ResNet, whose features are the mean of its last "
+        "map, the same as mixed maps",
+        "Metrix on maps, arXiv 2106.04990 (there one lam per batch and all pairs, mixtures of anchors with negatives "
+        "apart from the others)",
+        Objective(metrix_of("mixed_features"), 1.0),
+    ),
+    "metrix_anchors": Preset(
+        "contrastive loss as in metrix + 0.2 times that of the mixtures of metrix + 0.15 times that of mixtures lam i "
+        "+ (1 - lam) n of the anchor itself and a negative of it",
+        "Metrix on embeddings, arXiv 2106.04990 (there a coin decides at each step which of the two, with twice the "
+        "weight, and only anchors without a positive are mixed: lone, an option)",
+        Objective(metrix_anchors(), 1.0),
     ),
     "imix": Preset(
         "cross-entropy of softmax over k of s(m_i, k)/tau, k all images in view 0, m_i the head output of "
         "lam x_i + (1 - lam) x_j of view 1, lam the larger share of a draw from U(0, 1): T = lam on i, 1 - lam on j; "
         "tau 0.2",
         "i-Mix, arXiv 2010.08887, the form for N-pair of its authors' code",
-        Objective(imix(), 0.2, mixing="mixup"),
+        Objective(IMIX, 0.2, mixing="mixup"),
     ),
     "imix_cutmix": Preset(
         "imix with a box of x_j in x_i in place of the sum, lam the share of pixels that are of x_i; tau 0.2",
         "i-Mix, arXiv 2010.08887, its form with CutMix (there one box for a batch)",
-        Objective(imix(), 0.2, mixing="cutmix"),
+        Objective(IMIX, 0.2, mixing="cutmix"),
     ),
     "supremix": Preset(
         "-mean over i+ of log e^{s(i, i+)/tau} / sum over k of (1 + |t_k - t_i|) e^{s(i, k)/tau}; i+: t equal, or a "
         "mixture of j and k with t_j < t_i < t_k; k also mixtures of i with others; tau 0.3",
         "SupReMix, arXiv 2309.16633",
-        Objective(
-            (
-                Term(
-                    Graph("same_target"),
-                    negatives="target_distance",
-                    mixer={"name": "between_targets", "window": 5.0, "positives": 144, "negatives": 64},
-                ),
-            ),
-            0.3,
-        ),
+        Objective((Term(Graph("same_target"), negatives="target_distance", mixer=BETWEEN),), 0.3),
         golden="SupReMix (mixed negatives, mixed positives, distance weights)",
     ),
     "kalm": Preset(

@@ -15,7 +15,8 @@ from xsample_jax.registry import name_of
 EVERY_IMAGE = ("image", "text", "teacher", "text_teacher", "neighbors", "local", "predicted", "frozen", "slim")
 TEXT_VIEWS = ("text_views", "text_views_teacher")
 OF_HEADS = ("image", "text", "teacher", "text_teacher", "local", *TEXT_VIEWS)  # blocks with the outputs of named heads
-MIXED = ("mixed", "mixed_text", "mixed_images")  # a row is of two images: it has no id, label or caption of its own
+OF_PAIRS = ("mixed_images", "mixed_features")  # two images mixed before encoder or head
+MIXED = ("mixed", "mixed_text", *OF_PAIRS)  # a row is of two images: it has no id, label or caption of its own
 HARD = ("hard_text", "hard_text_teacher")  # versions of captions that are wrong: they belong to an image, by `owner`
 LOCALS = ("teacher_cells", "teacher_words")  # parts of images and of texts, by EMA encoders
 STORED = (*EVERY_IMAGE, *TEXT_VIEWS, *LOCALS, "queue", "text_queue", "frozen_queue")
@@ -95,8 +96,8 @@ PROVIDERS: Mapping[str, Provider] = {
     "first": Provider(MIXED),
     "partner": Provider(MIXED),
     "beta": Provider(MIXED),
-    "first_label": Provider(("mixed_images",), ("label",)),
-    "partner_label": Provider(("mixed_images",), ("label",)),
+    "first_label": Provider(OF_PAIRS, ("label",)),
+    "partner_label": Provider(OF_PAIRS, ("label",)),
     "text": Provider(EVERY_IMAGE, state="text"),
     "image": Provider(EVERY_IMAGE, state="text"),
     "gate": Provider(EVERY_IMAGE, ("label",), state="gate"),
@@ -104,6 +105,7 @@ PROVIDERS: Mapping[str, Provider] = {
     "pair_first": Provider(("image", "text", "teacher"), state="pair_network"),
     "pair_second": Provider(("image", "text", "teacher"), state="pair_network"),
     "pair_out": Provider(("image", "text", "teacher"), state="pair_network"),
+    "pair_channel": Provider(("image", "text", "teacher"), state="pair_network"),
     "token_loss": Provider(("image",), ("caption_tokens",), state="decoder"),
     "token_count": Provider(("image",), ("caption_tokens",), state="decoder"),
     "caption_number": Provider(EVERY_IMAGE, ("caption_tokens",)),

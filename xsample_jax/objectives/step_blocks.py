@@ -54,6 +54,7 @@ class StepInputs:
       keep: the patches of each view that the encoder reads, int [B * V, kept]; None: all.
       class_texts: frozen embeddings of the texts of all classes [C, E], or None.
       slim: head outputs of the views by the thin network [B * V, D], or None.
+      features: of the views by the encoder [B * V, F]; None where they went through it in chunks.
       style: noise of the styles of the views (models/resnet.py); None: none.
     """
 
@@ -71,6 +72,7 @@ class StepInputs:
     class_texts: jax.Array | None = None
     style: StyleNoise | None = None
     slim: jax.Array | None = None
+    features: jax.Array | None = None
 
 
 def step_blocks(

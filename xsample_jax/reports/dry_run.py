@@ -19,6 +19,7 @@ from xsample_jax.data.vectors import draw_vectors
 from xsample_jax.errors import ConfigError, shorten
 from xsample_jax.io.paths import as_path, local_copy_of
 from xsample_jax.objectives.from_config import build_objective
+from xsample_jax.objectives.side_information import OF_PAIRS
 from xsample_jax.reports.contact_sheet import contact_sheet, unnormalize
 from xsample_jax.setup import PLACEHOLDER_SPEC, RunSetup, build_run
 from xsample_jax.sharding import bytes_per_device, make_mesh
@@ -202,7 +203,7 @@ def advice(parts: RunSetup) -> str:
         keys.append("model.remat=block")  # activations of one block at a time, one more forward pass
     chunks, objective = 2 * config.loss.grad_cache, parts.objective
     whole = objective.local_views or any(head.standardized for head in objective.heads.values())
-    whole = whole or any(rows.block == "mixed_images" for rows in objective.rows)
+    whole = whole or any(rows.block in OF_PAIRS for rows in objective.rows)
     if config.batch_size % (chunks * devices) == 0 and not whole:
         keys.append(f"loss.grad_cache={chunks}")  # activations of a part of the batch at a time
     return f"Try, the cheapest first: --config.{', --config.'.join([*keys, 'batch_size'])} smaller, or more devices."
