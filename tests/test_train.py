@@ -137,3 +137,15 @@ def test_a_run_stops_when_no_evaluation_is_better(monkeypatch, tmp_path):
     assert not find_problems(config)
     with pytest.raises(Problems, match=r"eval\.patience"):
         tiny_config(steps=6, eval__patience=2)
+
+
+@pytest.mark.usefixtures("linear_encoder", "no_report")
+@pytest.mark.parametrize("batches_of", ["label", None])
+def test_a_step_that_compares_nothing_is_said_once(tmp_path, capsys, batches_of):
+    """faults A3: a batch of one class gave a loss and a gradient of 0, and the run looked like a success."""
+    one = {"data__label": "group", "data__batches_of": batches_of, "eval__suite": "none", "log__every": 1}
+    config = tiny_config(steps=3, objective__preset="decoupled_softmax", **one)
+    train(config, tmp_path)
+    said = capsys.readouterr().err
+    assert said.count("the gradient of step") == (batches_of is not None)
+    assert ("step 1 is 0" in said) == (batches_of is not None)

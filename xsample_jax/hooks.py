@@ -17,6 +17,7 @@ from xsample_jax.evals.evaluate import evaluate_state
 from xsample_jax.faults.non_finite import Pending, apply_policy
 from xsample_jax.faults.preemption import Notice, Preempted
 from xsample_jax.faults.watchdog import log_save_errors
+from xsample_jax.io.console import say
 from xsample_jax.io.files import JSONL
 from xsample_jax.io.run_dir import RunFolder, log_event
 from xsample_jax.metrics.jsonl import read_jsonl
@@ -93,7 +94,8 @@ class LogMetrics:
     def __init__(self, training: Training):
         self._training = training
         self._names = sorted(training.setup.abstract_state.params)
-        self._deferred = DeferredMetrics(training.write, self._on_non_finite)
+        self._deferred = DeferredMetrics(self._write, self._on_non_finite)
+        self._learns = True
 
     def before_step(self, state: TrainState) -> None:
         """Nothing: the metrics of the last step are read while the next one runs."""
@@ -110,6 +112,14 @@ class LogMetrics:
         """Reads the deferred step; raises DivergedError or RollBack where the policy says so."""
         if self._deferred.settle():
             self._training.progress.skipped_in_a_row = 0
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        """Writes a line; the first one of a step that learns nothing is said, as its loss of 0 looks like success."""
+        if self._learns and values.get("gradient_norm") == 0 and jax.process_index() == 0:
+            self._learns = False
+            why = "Nothing in its batch was compared: check data.label, data.batches_of and batch_size."
+            say(f"warning: the gradient of step {step} is 0, so it learned nothing. {why}", error=True)
+        self._training.write(step, values)
 
     def _on_non_finite(self, pending: Pending, metrics: dict) -> None:
         training = self._training

@@ -22,7 +22,7 @@ from xsample_jax.checkpoint import (
     trained_config,
 )
 from xsample_jax.config import load_config, resolve
-from xsample_jax.config.saved import changed_keys, check_shared, save_config
+from xsample_jax.config.saved import changed_keys, check_shared, differing_keys, save_config
 from xsample_jax.data.dataset import Dataset, train_batches
 from xsample_jax.data.plans import check_position
 from xsample_jax.distributed import barrier, log_info, name_of_process
@@ -171,7 +171,7 @@ def _restore(
         state = _take_classes(setup, progress, state)
         _take_images(setup, progress, allow_change, folder)
         check_position(config, progress.step, progress.data_position)
-        changes = changed_keys(config, trained_config(run.place, progress.step), str(run.place), allow=True)
+        changes = differing_keys(config, trained_config(run.place, progress.step))
         progress.stopped &= not changes
         if "batch_size" in changes or "epochs" in changes:
             progress.counted_from = (progress.step, progress.data_position)

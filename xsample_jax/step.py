@@ -274,7 +274,7 @@ def make_loss(
         new_statistics = to_flat(nnx.split(network, nnx.Param, ...)[2]) | encoded | slimmed
         metrics |= generative_metrics(blocks["image"], metrics, math.prod(inputs.images.shape[1:]))
         if objective.past:
-            metrics["past_divergence"] = divergence_of_past(objective, blocks)
+            metrics["past_divergence"] = divergence_of_past(objective, blocks, temperature)
         metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
         return loss, (new_statistics, memory, metrics, blocks["image"]["z"], features)
 

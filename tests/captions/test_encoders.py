@@ -12,6 +12,7 @@ import pytest
 
 from xsample_jax.captions import sentence_model as model_identity
 from xsample_jax.captions.encoders import checked_unit_rows, encode_texts, round_rows
+from xsample_jax.data.records import unit_rows
 from xsample_jax.errors import ConfigError, DataError
 
 
@@ -163,8 +164,14 @@ def test_round_rows_error_is_as_documented():
     assert 0.5 < error / (1 / 512 / np.sqrt(6)) < 1.2
 
 
-@pytest.mark.parametrize("size", [1e-300, 1e-22, 1.0, 1e30, 1e300])
+@pytest.mark.parametrize("size", [1e-300, 1e-44, 1e-22, 1.0, 1e19, 1e30, 1e300])
 def test_rows_of_any_length_are_made_unit(size):
     """faults C3: the squares of small numbers have few bits in float32, those of large ones are infinite."""
     rows = np.random.default_rng(0).normal(size=(3, 8))
-    np.testing.assert_allclose(checked_unit_rows(rows * size), checked_unit_rows(rows), rtol=1e-5)
+    exact = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    for scale in (checked_unit_rows, unit_rows):
+        np.testing.assert_allclose(scale(rows * size), exact, rtol=1e-5)
+        if 1e-38 < size < 1e38:
+            np.testing.assert_allclose(scale((rows * size).astype(np.float32)), exact, rtol=1e-5)
+    subnormal = np.array([[3e-45, -4e-45], [0, 0]], np.float32)  # 2 and -3 of the smallest number
+    np.testing.assert_allclose(unit_rows(subnormal), [[2 / 13**0.5, -3 / 13**0.5], [0, 0]], rtol=1e-6)

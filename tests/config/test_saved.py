@@ -2,8 +2,11 @@ import json
 
 import pytest
 
+from tests.tiny import tiny_config
 from xsample_jax.config import config_from_json, config_to_json, default_config, diff_configs, resolve
-from xsample_jax.errors import ConfigError, Problems
+from xsample_jax.config.saved import changed_keys
+from xsample_jax.config.schema import flat_keys
+from xsample_jax.errors import CheckpointError, ConfigError, Problems
 
 
 @pytest.fixture
@@ -95,3 +98,32 @@ def test_tuples_within_dicts_come_back_as_they_were(changes):
         config[section].update(keys)
     config = resolve(config)
     assert diff_configs(config_from_json(config_to_json(config)), config) == {}
+
+
+@pytest.mark.parametrize(
+    ("preset", "start"), [("simclr", False), ("clip_frozen_text", True), ("sogclr", False), ("isogclr", True)]
+)
+def test_start_values_are_refused_all_at_once(preset, start):
+    """faults A10: a learned temperature and the like were taken over, written down as changed, and not read."""
+    config = tiny_config(objective__preset=preset)
+    changes = {"objective__preset": preset, "steps": 50, "objective__temperature": 0.5}
+    both = {"steps", "objective.temperature"}
+    if not start:
+        assert set(changed_keys(tiny_config(**changes), config, "runs/a", allow=True)) == both
+    other = tiny_config(**changes, checkpoint__resume_from="runs/b")
+    with pytest.raises(CheckpointError, match=r"resume_from was None, is now 'runs/b'") as caught:
+        changed_keys(other, config, "runs/a", allow=True)
+    assert ("temperature was None, is now 0.5" in str(caught.value)) == start
+    assert "steps" not in str(caught.value)
+    with pytest.raises(Problems, match=r"(?s)resume_from.*steps was .* is now 50.*--allow_config_change"):
+        changed_keys(other, config, "runs/a", allow=False)
+
+
+def test_every_key_that_only_a_new_state_reads_is_known():
+    """faults A10: names of the schema alone; the temperature depends on the objective."""
+    assert {name for name, key in flat_keys().items() if key.start} == {
+        "checkpoint.resume_from",
+        "model.init_from",
+        "model.init_whole",
+        "model.init_family",
+    }

@@ -52,6 +52,19 @@ def test_subclasses_and_temperatures_of_classes():
     assert 0.1 * factors.max() == pytest.approx(case["expected"], rel=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-8, 1.0, 1e19])
+def test_clusters_do_not_depend_on_the_scale_of_the_points(scale):
+    """faults D: below an absolute distance all points were one cluster."""
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.arange(4), [40, 30, 20, 10])
+    points = rng.normal(size=(100, 4)) + 30 * np.eye(4)[truth]
+    np.testing.assert_array_equal(k_means((points * scale).astype(np.float32), 4), truth)
+    np.testing.assert_array_equal(k_means((points + 1000) * scale, 4), truth)
+    alike = np.repeat((points[:3] * scale).astype(np.float32), 20, axis=0)
+    assert k_means(alike, 10).max() == 2
+    assert k_means(np.repeat(alike[:1], 50, axis=0), 10).max() == 0
+
+
 def test_subclasses_lie_within_their_classes():
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat([-1, 2, 5], [7, 12, 60]))

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.tiny import tiny_config
 from xsample_jax.errors import DataError
 from xsample_jax.evals.evaluate import side_by_side
-from xsample_jax.evals.features import extract_features
+from xsample_jax.evals.features import FeatureStore, check_finite, extract_features
 from xsample_jax.evals.linear_probes import fit_probes
+from xsample_jax.setup import build_run
 
 
 def batches(count=21, size=8):
@@ -68,6 +70,29 @@ def test_errors_name_what_there_is():
         features.where("style", "noto")
     with pytest.raises(DataError, match="at least one batch"):
         extract_features(encode, [])
+
+
+def test_rows_that_are_not_finite_are_named():
+    """faults D: one row of NaN gave every query other neighbors, without a word."""
+    rows = np.ones((30, 4), np.float32)
+    check_finite(rows, "test", range(30))
+    rows[[7, 9], [0, 3]] = np.nan, np.inf
+    with pytest.raises(DataError, match=r"features of test = '2 of 30 rows with NaN or infinity, the first is 107'"):
+        check_finite(rows, "test", range(100, 130))
+
+
+@pytest.mark.usefixtures("linear_encoder")
+def test_a_split_with_such_a_row_is_not_evaluated(monkeypatch):
+    """faults D: kNN, recall and k-means went on with it."""
+    setup, _ = build_run(tiny_config(data__samples_per_class=1))
+
+    def poisoned(state, images, background=None, ids=None):
+        features, z = setup.encode(state, images, background, ids)
+        return features.at[2, 0].set(jnp.nan), z
+
+    store = FeatureStore(setup, setup.new_state(), encode=poisoned)
+    with pytest.raises(DataError, match=r"features of test = .* of .* rows with NaN"):
+        store("test")
 
 
 def test_sharded_results_come_in_order():

@@ -14,6 +14,7 @@ from xsample_jax.evals.features import Features
 from xsample_jax.evals.geometry import (
     add_caption_correlation,
     add_gap,
+    add_geometry,
     alignment,
     caption_correlation,
     centroid_cosine,
@@ -51,6 +52,33 @@ def test_alignment_and_uniformity_are_their_definitions(rng):
     assert values.mean() == pytest.approx(np.log(np.mean(everyone)), rel=1e-5)
     assert sorted(rows) == list(range(30))
     assert not len(alignment(z, np.arange(30))[0])
+
+
+@pytest.mark.parametrize("zeros", [1, 5, 20, 39, 40])
+def test_rows_of_zeros_are_at_the_origin_and_have_no_direction(rng, zeros):
+    """faults D: the formulas for rows of length one were used where unit_rows leaves zeros."""
+    z, y, concepts = rng.normal(size=(40, 6)), rng.normal(size=(40, 6)), rng.integers(0, 6, 40)
+    z[:zeros], y[::7] = 0, 0
+    u, v = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9) for x in (z, y))
+    pairs = list(itertools.combinations(range(40), 2))
+    apart = {(i, k): np.sum((u[i] - u[k]) ** 2) for i, k in pairs}
+    same = np.mean([apart[pair] for pair in pairs if concepts[pair[0]] == concepts[pair[1]]])
+    assert alignment(z, concepts)[0].mean() == pytest.approx(same, rel=1e-5, abs=1e-7)
+    expected = np.log(np.mean([np.exp(-2 * of) for of in apart.values()]))
+    assert uniformity(z)[0].mean() == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    kernel = [np.exp(-2 * np.sum((u[i] - v[k]) ** 2)) for i, k in itertools.permutations(range(40), 2)]
+    assert cross_uniformity(z, y).mean() == pytest.approx(np.log(np.mean(kernel)), rel=1e-5)
+    out = Collector()
+    add_geometry(out, Features(z, z, np.arange(40), concepts), concepts, np.arange(40), concepts)
+    cosines = {(i, k): u[i] @ u[k] for i, k in pairs if i >= zeros}
+    assert ("geometry/isotropy" in out.metrics) == bool(cosines)
+    if cosines:
+        assert out.metrics["geometry/isotropy"] == pytest.approx(1 - np.mean(list(cosines.values())), rel=1e-5)
+        np.testing.assert_array_equal(isotropy(z)[1], np.arange(zeros, 40))
+    within = [cosine for (i, k), cosine in cosines.items() if concepts[i] == concepts[k]]
+    if within:
+        assert out.metrics["geometry/tolerance"] == pytest.approx(np.mean(within), rel=1e-5, abs=1e-6)
+    assert any(f"{zeros} of 40 rows are zero" in note for note in out.notes)
 
 
 def test_uniformity_looks_at_a_bounded_number_of_rows(rng):
@@ -97,14 +125,14 @@ def test_pairs_of_the_gap_are_their_definitions(rng):
     kernel = [np.exp(-2 * np.sum((u[i] - v[k]) ** 2)) for i, k in itertools.permutations(range(30), 2)]
     assert cross_uniformity(x, y).mean() == pytest.approx(np.log(np.mean(kernel)), rel=1e-6)
     cosines = [u[i] @ u[k] for i, k in itertools.combinations(range(30), 2)]
-    assert isotropy(x).mean() == pytest.approx(1 - np.mean(cosines), rel=1e-6)
-    assert isotropy(np.tile([3.0, 4.0], (9, 1))).mean() == pytest.approx(0, abs=1e-6)
-    assert isotropy(np.concatenate([np.eye(4), -np.eye(4)])).mean() == pytest.approx(1 + 1 / 7)
+    assert isotropy(x)[0].mean() == pytest.approx(1 - np.mean(cosines), rel=1e-6)
+    assert isotropy(np.tile([3.0, 4.0], (9, 1)))[0].mean() == pytest.approx(0, abs=1e-6)
+    assert isotropy(np.concatenate([np.eye(4), -np.eye(4)]))[0].mean() == pytest.approx(1 + 1 / 7)
 
 
 def test_the_interval_of_the_gap_is_that_of_recomputing(rng):
     x, y = rng.normal(size=(400, 4)) + [0.6, 0, 0.3, 0], rng.normal(size=(400, 4)) + [0, 0.8, 0.2, 0]
-    measures = (centroid_cosine, cross_uniformity, lambda a, b: isotropy(a))
+    measures = (centroid_cosine, cross_uniformity, lambda a, b: isotropy(a)[0])
     for measure in measures:
         interval = bootstrap([Scores(measure(x, y), np.arange(400))])
         halves = [rng.permutation(400)[:200] for _ in range(150)]  # half without return: the same spread

@@ -14,6 +14,7 @@ from tests.tiny import tiny_config
 from xsample_jax.data.captions import TOKENIZER
 from xsample_jax.data.sources import EMOJI_FOLDER
 from xsample_jax.data.writer import write_records
+from xsample_jax.errors import DataError
 from xsample_jax.evals.baselines import baseline_store, baselines_of
 from xsample_jax.evals.catalog import load_facts
 from xsample_jax.evals.context import EvalContext
@@ -122,9 +123,14 @@ def test_texts_are_compared_with_the_images_that_have_one(records):
     np.testing.assert_array_equal(features.index, kept)
     np.testing.assert_array_equal(features.id, [1000 + n for n in kept])
     assert len(features.captioned()) == 22
-    rows, texts, ids = TextSide(parts, parts.new_state(), store).of_split("val")
+    side = TextSide(parts, parts.new_state(), store)
+    rows, texts, ids = side.of_split("val")
     assert [kept[row] for row in rows] == [n for n in kept if n != WITHOUT]
     assert len(texts) == len(set(ids)) == 22
+    poisoned = features.caption_embedding[rows]
+    poisoned[3] = np.nan
+    with pytest.raises(DataError, match=r"features of the texts = '1 of 22 rows with NaN"):
+        side.embed(poisoned)  # faults D: zeros, that were compared as a text
 
 
 def test_an_emoji_set_in_a_folder_is_an_emoji_set():

@@ -311,6 +311,21 @@ def test_a_config_that_changes_the_state_is_named_and_nothing_counts_as_damaged(
     assert not (folder / "damaged").exists()
 
 
+@pytest.mark.parametrize("finished_too", [True, False])
+def test_what_a_run_starts_from_cannot_be_changed_in_its_folder(finished, tmp_path, finished_too):
+    """faults A10: with the flag, the changes were written down as made, and nothing read them."""
+    import shutil
+
+    folder, config = tmp_path / "run", {"steps": 6, "log__every": 1, "checkpoint__every": 2}
+    shutil.copytree(finished, folder)
+    if not finished_too:
+        (folder / "evaluation.json").unlink()
+    before = [(folder / name).read_text() for name in ("config.json", "history.jsonl")]
+    with pytest.raises(CheckpointError, match=r"start values.*resume_from was None, is now '/nope'"):
+        train(tiny_config(**config, checkpoint__resume_from="/nope"), folder, allow_config_change=True)
+    assert [(folder / name).read_text() for name in ("config.json", "history.jsonl")] == before
+
+
 def test_a_run_goes_on_with_the_images_that_it_began_with(finished, tmp_path, monkeypatch, capsys):
     """faults D6: another dataset in the place of the first was trained on without a word."""
     import shutil

@@ -76,3 +76,13 @@ def test_a_zero_row_stays_zero_and_passes_no_gradient():
     unit = np.array([0.6, 0.0, 0.8])
     expected = (np.array(weights) - unit * (unit @ np.array(weights))) / 5  # (I - u u^T) w / |x|
     np.testing.assert_allclose(gradient, [np.zeros(3), expected, np.zeros(3)], rtol=1e-5, atol=1e-7)
+
+
+def test_rows_of_any_finite_size_have_a_direction_and_others_stay_as_they_are():
+    """faults D9: the square of 1e19 is infinite in float32, so the row became zero; and so did one of NaN."""
+    x = jnp.array([[3e19, 0.0, -4e19], [3e38, 3e38, 0.0], [3e13, 4e13, 0.0]])
+    np.testing.assert_allclose(unit_rows(x), [[0.6, 0, -0.8], [0.5**0.5, 0.5**0.5, 0], [0.6, 0.8, 0]], rtol=1e-6)
+    gradient = jax.grad(lambda x: jnp.sum(unit_rows(x) @ jnp.array([1.0, 2.0, 3.0])))(x)
+    unit, weights = np.array([0.6, 0.0, -0.8]), np.array([1.0, 2.0, 3.0])
+    np.testing.assert_allclose(gradient[0] * 5e19, weights - unit * (unit @ weights), rtol=1e-5)
+    assert not jnp.isfinite(unit_rows(jnp.array([[jnp.nan, 1.0], [jnp.inf, 1.0]]))).all(axis=1).any()

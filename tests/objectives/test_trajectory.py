@@ -68,7 +68,7 @@ def test_the_preset_has_the_published_term():
     def kl(z, past, progress):
         blocks = {"image": images(z, past=past @ columns.T), "classes": classes(columns)}
         found = objective_loss(alone, blocks, 12, 0.1, StepValues(progress=progress))[1]["kl"]
-        return found, divergence_of_past(alone, blocks)
+        return found, divergence_of_past(alone, blocks, 0.1)
 
     both = quick_jit(jax.value_and_grad(kl, has_aux=True))
     (value, logged), slope = both(jnp.float32(Z1), Z2, 0.5)
@@ -82,6 +82,17 @@ def test_the_preset_has_the_published_term():
     (value, logged), slope = both(jnp.float32(Z1), Z2, 0.01)  # before its start
     assert (float(value), float(np.abs(slope).max())) == (0, 0)
     assert 25 * logged == pytest.approx(GOLDEN["expected"], rel=1e-4)
+
+
+def test_the_logged_divergence_is_at_the_temperature_of_now():
+    """faults A4: of a learned temperature it took the start value."""
+    term = dataclasses.replace(TERM, temperature="base")
+    alone = dataclasses.replace(OBJECTIVE, terms=(term,), learn_temperature=True)
+    blocks = {"image": images(Z1, past=Z2 @ QUEUE[:10].T), "classes": classes(QUEUE[:10])}
+    past, now = (np.exp(z @ QUEUE[:10].T / 0.7) for z in (Z2, Z1))
+    past, now = (rows / rows.sum(axis=1, keepdims=True) for rows in (past, now))
+    expected = np.mean(np.sum(past * np.log(past / now), axis=1))
+    assert divergence_of_past(alone, blocks, 0.7) == pytest.approx(expected, rel=1e-4)
 
 
 def test_every_view_has_its_own_past_and_prototypes_need_not_divide_the_devices():

@@ -187,6 +187,26 @@ def test_bad_input_is_one_line(run, photos, monkeypatch, capsys, flags, said):
     assert "Traceback" not in error
 
 
+def test_features_that_are_not_finite_are_no_row_of_a_table(run, photos, tmp_path, monkeypatch, capsys):
+    """faults D: they were written, and whoever read the table found out."""
+    from xsample_jax.encoder import Encoder
+
+    real = Encoder.encode
+
+    def poisoned(self, images, batch_size):
+        rows = np.array(real(self, images, batch_size))
+        rows[[str(image).endswith("d.gif") for image in images], 1] = np.nan
+        return rows
+
+    monkeypatch.setattr(Encoder, "encode", poisoned)
+    flags = [f"--run={run}", f"--path={photos}", f"--out={tmp_path / 'out.npy'}"]
+    assert main(flags) == BAD_INPUT
+    assert "1 of 7 rows with NaN or infinity, the first is in/d.gif" in capsys.readouterr().err
+    assert main([*flags, "--skip_broken"]) == 0
+    assert "(1 images left out)" in capsys.readouterr().out
+    assert np.isfinite(np.load(tmp_path / "out.npy")).all()
+
+
 def test_names_that_are_not_utf_8_are_shown(run, photos, tmp_path, capsys):
     """faults B11: all images were encoded, and no table could be written."""
     odd = os.fsdecode(b"caf\xe9.png")

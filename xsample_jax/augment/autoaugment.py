@@ -4,6 +4,7 @@ AutoAugment: one draw per image, a sub-policy of two operations, each done with 
 operations per image, each any of fourteen, all of one magnitude.
 """
 
+import functools
 import math
 
 import jax
@@ -131,10 +132,32 @@ def _look_up(images: jax.Array, is_op: dict, value: jax.Array, used: frozenset |
 
 def _autocontrast_table(pixels: jax.Array) -> jax.Array:
     """Stretches the values of each channel to 0..255; a channel of one value stays. [B, C, P] -> [B, C, 256]."""
-    levels = np.arange(256, dtype=np.float32)
-    low, high = pixels.min(axis=2, keepdims=True), pixels.max(axis=2, keepdims=True)
-    stretched = jnp.clip(jnp.floor((levels - low) * 255.0 / jnp.maximum(high - low, 1.0)), 0.0, 255.0)
-    return jnp.where(high > low, stretched, levels)
+    levels = np.arange(256)
+    low, high = (of(axis=2, keepdims=True).astype(jnp.int32) for of in (pixels.min, pixels.max))
+    stretched = (levels - low) * 255 // jnp.maximum(high - low, 1)
+    bits, place = map(jnp.asarray, _one_level_lower())
+    lower = bits[place[low[..., 0], high[..., 0]]][..., None] >> np.arange(7, -1, -1, dtype=np.uint8) & 1
+    stretched = jnp.clip(stretched - lower.reshape(*low.shape[:2], 256), 0, 255)
+    return jnp.where(high > low, stretched, levels).astype(jnp.float32)
+
+
+@functools.cache
+def _one_level_lower() -> tuple[np.ndarray, np.ndarray]:
+    """Where PIL's autocontrast is one level below (v - low) 255 / (high - low), which is whole there.
+
+    PIL takes int(v * scale + offset) in float64, and the sum may come out just below.
+
+    Returns (bits uint8 [m, 32] of the values v; int16 [256, 256], which of those rows is that of (low, high)).
+    """
+    values, place, rows = np.arange(256), np.zeros((256, 256), np.int16), {bytes(32): 0}
+    for low in range(255):
+        high = np.arange(low + 1, 256)[:, None]
+        scale = 255.0 / (high - low)
+        in_pil = np.floor(values * scale + -low * scale)
+        lower = (in_pil < (values - low) * 255 // (high - low)) & (values >= low) & (values <= high)
+        for at, row in zip(high[:, 0], np.packbits(lower, axis=1), strict=True):
+            place[low, at] = rows.setdefault(row.tobytes(), len(rows))
+    return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 32), place
 
 
 def _equalize_table(counts: jax.Array) -> jax.Array:

@@ -22,6 +22,7 @@ from xsample_jax.captions.sentence_model import (
     identify,
     read_folder,
 )
+from xsample_jax.data.records import unit_rows
 from xsample_jax.errors import ConfigError, DataError, lookup
 from xsample_jax.weights.files import read_safetensors
 
@@ -382,16 +383,13 @@ def checked_unit_rows(rows: np.ndarray, texts: Sequence[str] = ()) -> np.ndarray
 
     `texts`: of the rows, for that message.
     """
-    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
-    extreme = (largest > 0) & np.isfinite(largest) & ((largest < 1e-12) | (largest > 1e12))
-    rows = (rows / np.where(extreme, largest, 1)).astype(np.float32)  # whose squares a float32 does not hold
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    bad = np.flatnonzero(~(np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)))
+    units = unit_rows(rows)
+    bad = np.flatnonzero(~(np.isfinite(units).all(axis=1) & units.any(axis=1)))
     if bad.size:
         which = repr(texts[bad[0]][:200]) if texts else f"row {bad[0]}"
-        found = f"length {norms[bad[0], 0]}"
+        found = f"length {np.linalg.norm(rows[bad[0]])}"
         raise DataError(f"embedding of {which}", found, "a finite vector that is not zero")
-    return rows / norms
+    return units
 
 
 def round_rows(rows: np.ndarray, step: float) -> np.ndarray:

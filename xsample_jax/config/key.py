@@ -25,6 +25,7 @@ class Key:
       optional: None is allowed (and means what `help` says).
       lengths: the allowed numbers of elements of a tuple; () = any.
       increasing: the elements of a tuple must not decrease (a range: low, high).
+      start: nothing but the making of a new state reads it, so it says nothing to a run that has a checkpoint.
     """
 
     type: Any
@@ -38,6 +39,7 @@ class Key:
     optional: bool = False
     lengths: tuple[int, ...] = ()
     increasing: bool = False
+    start: bool = False
 
 
 def find_value_problem(name: str, key: Key, value: object) -> ConfigError | None:

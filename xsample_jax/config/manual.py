@@ -47,7 +47,8 @@ def _section(section: dict, path: str) -> list[str]:
 
 
 def _table(keys: dict[str, Key]) -> str:
-    rows = [f"| `{name}` | {_default(key)} | {describe(key)} | {key.help} |" for name, key in keys.items()]
+    start = " Only read when a run starts."
+    rows = [f"| `{name}` | {_default(k)} | {describe(k)} | {k.help}{start * k.start} |" for name, k in keys.items()]
     return "\n".join(["", "| key | default | value | meaning |", "|---|---|---|---|", *rows, ""])
 
 

@@ -13,11 +13,14 @@ from jax._src import distributed
 
 from xsample_jax.config.check import plain_dict
 from xsample_jax.config.load import default_config, resolve
-from xsample_jax.config.schema import SCHEMA
+from xsample_jax.config.schema import SCHEMA, flat_keys
 from xsample_jax.distributed import WAIT_LIMIT, allgather_text, barrier
-from xsample_jax.errors import CheckpointError, ConfigError, shorten, show
+from xsample_jax.errors import CheckpointError, ConfigError, raise_all, shorten, show
 from xsample_jax.io.files import CONFIG, atomic_write
 from xsample_jax.io.run_dir import log_event
+from xsample_jax.objectives.from_config import build_objective
+from xsample_jax.objectives.learned_state import own_temperatures
+from xsample_jax.registry import name_of
 
 
 def config_to_json(config: Mapping) -> str:
@@ -118,20 +121,39 @@ def save_config(config, folder: pathlib.Path, changes: dict) -> None:
 def changed_keys(config, before, where: str, allow: bool) -> dict[str, tuple[object, object]]:
     """Returns {dotted key: (then, now)} for the keys that differ from `before`, the config of the run in `where`.
 
-    Those in OF_THE_MACHINE are left out. Raises CheckpointError that lists them unless `allow`.
+    Those in OF_THE_MACHINE are left out. Raises CheckpointError (or Problems) that lists them unless `allow`, and in
+    any case for start values: the run would go on without them, under a config that says otherwise.
     """
-    if before is None:
-        return {}
-    differing = {key: pair for key, pair in diff_configs(before, config).items() if key not in OF_THE_MACHINE}
-    if differing and not allow:
-        changes = "; ".join(f"{key} was {show(old)}, is now {show(new)}" for key, (old, new) in differing.items())
-        raise CheckpointError(
-            "--workdir",
-            where,
-            f"the folder of a run with this very config ({shorten(changes, 200)})",
-            "Use another folder, or the config of the run; --allow_config_change continues with this one.",
-        )
+    differing = differing_keys(config, before)
+    starts = start_values(config)
+    words = {key: f"{key} was {show(old)}, is now {show(new)}" for key, (old, new) in differing.items()}
+    start = shorten("; ".join(words[key] for key in words if key in starts), 200)
+    others = shorten("; ".join(words[key] for key in words if key not in starts), 200)
+    problems = []
+    if start:
+        expected = f"the start values of its run ({start}): those in the checkpoint stay, whatever the config says"
+        problems.append(CheckpointError("--workdir", where, expected, "Leave them alone, or use another folder."))
+    if others and not allow:
+        expected = f"the folder of a run with this very config ({others})"
+        fix = "Use another folder, or the config of the run; --allow_config_change continues with this one."
+        problems.append(CheckpointError("--workdir", where, expected, fix))
+    raise_all(problems, "the config of a run that has begun")
     return differing
+
+
+def differing_keys(config, before) -> dict[str, tuple[object, object]]:
+    """As `changed_keys`, whatever they are; {} where `before` is None."""
+    pairs = {} if before is None else diff_configs(before, config)
+    return {key: pair for key, pair in pairs.items() if key not in OF_THE_MACHINE}
+
+
+def start_values(config) -> set[str]:
+    """The dotted keys that a run with a checkpoint does not read: those of a `Key` with `start`, and the temperature
+    where it is learned, for all images or for each of them."""
+    objective = build_objective(config.objective)
+    of_images = own_temperatures(objective) and all(name_of(t.temperature) == "per_anchor" for t in objective.terms)
+    learned = {"objective.temperature"} if objective.learn_temperature or of_images else set()
+    return {name for name, key in flat_keys().items() if key.start} | learned
 
 
 def check_shared(folder: pathlib.Path, seconds: float = 60.0) -> None:

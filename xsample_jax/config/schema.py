@@ -17,7 +17,11 @@ CHECKPOINT = {
         optional=True,
     ),
     "resume_from": Key(
-        str, None, "Run folder to start from when this run has no checkpoint of its own.", optional=True
+        str,
+        None,
+        "Run folder to start from when this run has no checkpoint of its own.",
+        optional=True,
+        start=True,
     ),
 }
 

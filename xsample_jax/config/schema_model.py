@@ -57,15 +57,17 @@ MODEL = {
         "folder or RUN/checkpoints/STEP of ours; or, with init_family, a file (.safetensors, .npz, .pth, .pt or "
         ".bin). A checkpoint of this run wins. None: from scratch.",
         optional=True,
+        start=True,
     ),
     "init_whole": Key(
         bool,
         False,
         "From the run of init_from also take head, text side and what its objective has learned (classes, prototypes, "
         "temperature), all of which it must have; else the encoder only.",
+        start=True,
     ),
     "init_family": Key(
-        str, None, "Whose names the file init_from has (docs/weights.md).", choices=FAMILIES, optional=True
+        str, None, "Whose names the file init_from has (docs/weights.md).", choices=FAMILIES, optional=True, start=True
     ),
     "slim": Key(
         float,

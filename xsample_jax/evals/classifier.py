@@ -13,6 +13,7 @@ import numpy as np
 
 from xsample_jax.data.loader import scrambled, uniform
 from xsample_jax.data.plans import ids_of, is_forgetting, task_of_classes
+from xsample_jax.data.records import unit_rows
 from xsample_jax.data.sources import read_labels
 from xsample_jax.errors import ConfigError, DataError, UserError
 from xsample_jax.evals.context import EvalContext, Evaluator, check_split
@@ -25,8 +26,7 @@ TASK, FORGETTING, SEEN = "classifier/task_", "classifier/forgetting", "classifie
 
 def predict(embedding: np.ndarray, rows: np.ndarray, among: np.ndarray) -> np.ndarray:
     """The class of each embedding [n, D] among the classes `among`, int [m], by their rows [C, D]; int [n]."""
-    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return among[np.argmax(embedding @ unit[among].T, axis=1)]
+    return among[np.argmax(embedding @ unit_rows(rows[among]).T, axis=1)]
 
 
 def classifier(bench: EvalContext, out: Collector) -> None:

@@ -12,50 +12,58 @@ from xsample_jax.errors import ConfigError
 from xsample_jax.evals.features import Features
 
 ROUNDS = 100  # of k-means, at most
+ALIKE = 1e-12  # squared distance, as a share of the points' variance, at which they are one
+ROUNDING = 2.0**-44  # the same, as a share of their squared lengths: what float32 cannot tell apart
 BLOCK = 2**24  # numbers of the points that are looked at together, and of their distances
 
 
 def k_means(points: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     """k-means of points [n, D] from k-means++ centers: the cluster of each, int [n]; fewer where points are alike.
 
-    Clusters are numbered by size, the largest first, so that the same points give the same numbers.
+    Clusters are numbered by size, the largest first, so that the same points give the same numbers. They do not depend
+    on the scale of the points.
     """
-    centers = _first_centers(points, count, np.random.default_rng(seed))
+    middle = points.mean(axis=0, dtype=np.float64)
+    centers = _first_centers(points, middle, count, np.random.default_rng(seed))
     nearest = np.full(len(points), -1)
     for _ in range(ROUNDS):
         found = np.concatenate(
-            [_square_distances(block, centers).argmin(axis=1) for _, block in _blocks(points, count)]
+            [_square_distances(block, centers).argmin(axis=1) for _, block in _blocks(points, middle, count)]
         )
         if (found == nearest).all():
             break
         nearest, sums = found, np.zeros_like(centers)
         sizes = np.bincount(nearest, minlength=len(centers))
-        for start, block in _blocks(points, count):
+        for start, block in _blocks(points, middle, count):
             np.add.at(sums, nearest[start : start + len(block)], block)
         centers = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], centers)
     sizes = np.bincount(nearest, minlength=len(centers))
     return np.argsort(np.argsort(-sizes, kind="stable"))[nearest]
 
 
-def _first_centers(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """k-means++ (Arthur and Vassilvitskii 2007): each center is drawn by its squared distance to the nearest before."""
-    centers = [np.asarray(points[rng.integers(len(points))], np.float64)]
+def _first_centers(points: np.ndarray, middle: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """k-means++ (Arthur and Vassilvitskii 2007): each center is drawn by its squared distance to the nearest before.
+
+    They are relative to `middle` [D], the mean of the points, as the blocks are."""
+    spread = sum(np.sum(block**2) for _, block in _blocks(points, middle, 1))
+    least = ALIKE * spread + ROUNDING * len(points) * np.sum(middle**2)
+    centers = [points[rng.integers(len(points))] - middle]
     far = np.full(len(points), np.inf)
     while len(centers) < count:
         newest = centers[-1][None]
-        apart = np.concatenate([_square_distances(block, newest)[:, 0] for _, block in _blocks(points, 1)])
+        apart = np.concatenate([_square_distances(block, newest)[:, 0] for _, block in _blocks(points, middle, 1)])
         far = np.minimum(far, apart)
-        if not far.sum() > 1e-12 * len(points):
+        if not far.sum() > least:
             break  # no other point is left
-        centers.append(np.asarray(points[rng.choice(len(points), p=far / far.sum())], np.float64))
+        centers.append(points[rng.choice(len(points), p=far / far.sum())] - middle)
     return np.stack(centers)
 
 
-def _blocks(points: np.ndarray, count: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(number of its first point, points) in float64: for all and `count` centers at once memory may not do."""
+def _blocks(points: np.ndarray, middle: np.ndarray, count: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(number of its first point, points - middle) in float64: for all and `count` centers memory may not do."""
     rows = max(1, BLOCK // max(count, points.shape[1]))
     for start in range(0, len(points), rows):
-        yield start, np.asarray(points[start : start + rows], np.float64)
+        yield start, points[start : start + rows] - middle
 
 
 def _square_distances(points: np.ndarray, centers: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from xsample_jax.data.sources import open_source
 from xsample_jax.distributed import log_info
 from xsample_jax.encoder import Encoder
 from xsample_jax.errors import DataError
+from xsample_jax.evals.features import check_finite
 from xsample_jax.io.files import KEPT, atomic_write, load_arrays, save_array
 from xsample_jax.metrics.progress_bar import progress
 from xsample_jax.prepare.example import IMAGE_SUFFIXES, files_below
@@ -144,10 +145,12 @@ def write_features(
 
     Args:
       out: file with one of SUFFIXES.
-      skip: leave out images that cannot be read or decoded; otherwise the first one ends the call.
+      skip: leave out images that cannot be read or decoded, or whose features are not finite; otherwise the first one
+        ends the call.
 
     Raises:
-      DataError: as `check_out`, an image that cannot be decoded, or parts of another call in the way.
+      DataError: as `check_out`, an image that cannot be decoded, features that are not finite, or parts of another call
+        in the way.
     """
     check_out(out)
     parts = _parts_of(out)
@@ -200,15 +203,22 @@ def _open_parts(parts: Path, what: dict) -> None:
 def _encoded(encoder: Encoder, images: Images, rows: Sequence[int], batch_size: int, skip: bool) -> np.ndarray:
     """float32 [rows, 1 + features], the first column 0, or 1 for an image that was left out."""
     batch = [images.image(row) for row in rows]
+    names = [next(iter(images.columns.values()))[row] for row in rows]
+
+    def encode(start: int, end: int) -> np.ndarray:
+        found = encoder.encode(batch[start:end], min(batch_size, end - start))
+        check_finite(found, "the images", names[start:end])
+        return found
+
     try:
-        return np.pad(encoder.encode(batch, batch_size), ((0, 0), (1, 0)))
+        return np.pad(encode(0, len(batch)), ((0, 0), (1, 0)))
     except DataError:
         if not skip:
             raise
     found = np.zeros((len(batch), 1 + encoder.features), np.float32)
-    for place, image in enumerate(batch):  # one of them is broken: which?
+    for place in range(len(batch)):  # one of them is broken: which?
         try:
-            found[place, 1:] = encoder.encode([image], 1)[0]
+            found[place, 1:] = encode(place, place + 1)[0]
         except DataError as error:
             log_info(f"left out: {error}")
             found[place, 0] = 1

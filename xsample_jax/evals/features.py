@@ -154,6 +154,17 @@ def _fetch(encoded: tuple, batch: Mapping[str, np.ndarray], gather: Callable) ->
     return {name: values[mask].astype(np.float32 if name in floats else values.dtype) for name, values in rows.items()}
 
 
+def check_finite(rows: np.ndarray, of: str, names: Sequence) -> None:
+    """Raises DataError for rows [n, F] that are not finite: one of them has no neighbors, and spoils every mean.
+
+    of: what they are the features of, in words; names: of the rows, for the message.
+    """
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        found = f"{len(bad):,} of {len(rows):,} rows with NaN or infinity, the first is {names[bad[0]]}"
+        raise DataError(f"features of {of}", found, "finite numbers", "Take another checkpoint, or mend these records.")
+
+
 # Rows of a split on the devices: a large set is spread over all of them, a small one stays on one.
 
 
@@ -245,7 +256,7 @@ class FeatureStore:
         batches = eval_batches(examples, batch_size, parts.config.data.threads, process_rows(parts.mesh, batch_size))
         by = " by the moving average" if self.state.ema else ""
         count = -(-len(examples) // batch_size)
-        return extract_features(
+        found = extract_features(
             partial(self._encode, crop=1.0 if whole else self._crop),
             progress(batches, f"features of {title}{by}", count, enabled=jax.process_index() == 0),
             background=background,
@@ -253,6 +264,10 @@ class FeatureStore:
             attribute_names=attribute_names,
             gather=partial(gather_rows, mesh=parts.mesh),
         )
+        for rows in (found.features, found.embedding):
+            if rows is not None:
+                check_finite(rows, title, found.id)
+        return found
 
     def _encode(self, images: np.ndarray, background: np.ndarray | None = None, ids=None, crop: float = 1.0):
         arrays = {"image": images} if background is None else {"image": images, "background": background}

@@ -12,7 +12,7 @@ from xsample_jax.evals.metrics import Collector, ranks
 def alignment(z: np.ndarray, concepts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean squared distance over all pairs of different rows of one concept (Wang & Isola 2020, eq. 1, alpha = 2).
 
-    z: [n, D], made unit length here; concepts: int [n]. Smaller is better.
+    z: [n, D], made unit length here (a row of zeros stays at the origin); concepts: int [n]. Smaller is better.
 
     Returns:
       (contributions float64 [m], row numbers int [m]) of the rows that have a partner; the mean of the contributions
@@ -20,14 +20,16 @@ def alignment(z: np.ndarray, concepts: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """
     z = unit_rows(z).astype(np.float64)
     _, position, count = np.unique(concepts, return_inverse=True, return_counts=True)
-    sums = np.zeros((len(count), z.shape[1]))
+    square = np.sum(z * z, axis=1)
+    sums, squares = np.zeros((len(count), z.shape[1])), np.bincount(position, square)
     np.add.at(sums, position, z)
     partners = count[position] - 1
     rows = np.flatnonzero(partners)
     if not len(rows):
         return np.zeros(0), rows
-    # sum over the partners j of |z_i - z_j|^2 = 2 (n - 1) - 2 z_i . (sum of them), for unit rows.
-    distances = 2 * partners - 2 * (np.sum(z * sums[position], axis=1) - 1)
+    # Sums over the partners j of |z_i|^2 + |z_j|^2 - 2 z_i . z_j.
+    dots = np.sum(z * sums[position], axis=1) - square
+    distances = partners * square + squares[position] - square - 2 * dots
     distances, partners = distances[rows], partners[rows]
     mean = distances.sum() / partners.sum()
     return mean + (distances - mean * partners) / partners.mean(), rows
@@ -42,12 +44,18 @@ def uniformity(z: np.ndarray, t: float = 2.0, rows: int = 4096, seed: int = 0) -
     chosen = np.arange(len(z))
     if len(z) > rows:
         chosen = np.random.default_rng(seed).choice(len(z), rows, replace=False)
-    z = unit_rows(z[chosen])
-    kernel = np.exp(t * (2 * (z @ z.T).astype(np.float64) - 2))
-    np.fill_diagonal(kernel, 0.0)
-    of_row = kernel.sum(axis=1) / max(len(z) - 1, 1)
+    of_row = _kernel_of_others(z[chosen], z[chosen], t).sum(axis=1) / max(len(chosen) - 1, 1)
     mean = of_row.mean()
     return np.log(mean) + 2 * (of_row / mean - 1), chosen
+
+
+def _kernel_of_others(x: np.ndarray, y: np.ndarray, t: float) -> np.ndarray:
+    """exp(-t |x_i - y_k|^2) of the unit rows, float64 [n, n], and 0 where i = k; a row of zeros is at the origin."""
+    x, y = unit_rows(x), unit_rows(y)
+    square = (np.sum(np.square(rows, dtype=np.float64), axis=1) for rows in (x, y))
+    kernel = np.exp(t * (2 * (x @ y.T).astype(np.float64) - np.add.outer(*square)))
+    np.fill_diagonal(kernel, 0.0)
+    return kernel
 
 
 def modality_gap(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
@@ -80,8 +88,7 @@ def centroid_cosine(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
 
 def cross_uniformity(images: np.ndarray, texts: np.ndarray, t: float = 2.0) -> np.ndarray:
     """log mean exp(-t |x_i - y_k|^2) over pairs i != k of different examples, as contributions to first order."""
-    kernel = np.exp(t * (2 * (unit_rows(images) @ unit_rows(texts).T).astype(np.float64) - 2))
-    np.fill_diagonal(kernel, 0.0)
+    kernel = _kernel_of_others(images, texts, t)
     rows, columns = (kernel.sum(axis=axis) / max(len(kernel) - 1, 1) for axis in (1, 0))
     mean = rows.mean()
     return np.log(mean) + (rows + columns) / mean - 2
@@ -111,14 +118,18 @@ def singular_above_one(rows: np.ndarray) -> int:
     return int(np.sum(np.linalg.eigvalsh(rows.T @ rows) > 1))
 
 
-def isotropy(z: np.ndarray) -> np.ndarray:
-    """1 - mean cosine over pairs of different rows of z [n, D], as contributions float64 [n] (arXiv 2210.14140).
+def isotropy(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """1 - mean cosine over pairs of different rows of z [n, D] (arXiv 2210.14140).
 
     It is 0 where all rows are alike and about 1 where they point in all directions.
+
+    Returns:
+      (contributions float64 [m], row numbers int [m]), whose mean is the metric, of the rows that have a direction.
     """
-    z = unit_rows(z).astype(np.float64)
+    rows = np.flatnonzero(z.any(axis=1))
+    z = unit_rows(z[rows]).astype(np.float64)
     of_row = (z @ z.sum(axis=0) - 1) / max(len(z) - 1, 1)
-    return 1 - (2 * of_row - of_row.mean())
+    return 1 - (2 * of_row - of_row.mean()) if len(rows) else of_row, rows
 
 
 def effective_rank(features: np.ndarray) -> float:
@@ -195,13 +206,19 @@ def add_geometry(out: Collector, of: Features, concepts: np.ndarray, units: np.n
     values, rows = alignment(z, concepts)
     if len(rows):
         out.add_per_example("geometry/alignment", values, units[rows])
-    values, rows = alignment(z, kinds)
+    directed = np.flatnonzero(z.any(axis=1))  # a cosine needs two directions
+    if len(directed) < len(z):
+        left_out = f"{len(z) - len(directed)} of {len(z)} rows are zero and were left out"
+        out.note(f"geometry/tolerance, geometry/isotropy: {left_out}")
+    values, rows = alignment(z[directed], kinds[directed])
     if len(rows):
-        out.add_per_example("geometry/tolerance", 1 - values / 2, units[rows])
+        out.add_per_example("geometry/tolerance", 1 - values / 2, units[directed[rows]])
     if len(z) > 1:
         values, rows = uniformity(z)
         out.add_per_example("geometry/uniformity", values, units[rows])
-        out.add_per_example("geometry/isotropy", isotropy(z), units)
+    values, rows = isotropy(z)
+    if len(rows) > 1:
+        out.add_per_example("geometry/isotropy", values, units[rows])
     out.scalar("geometry/effective_rank", effective_rank(of.features))
 
 

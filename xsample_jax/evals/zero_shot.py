@@ -17,6 +17,7 @@ from xsample_jax.data.records import unit_rows
 from xsample_jax.data.sources import open_source, sampled_records, source_folder
 from xsample_jax.errors import DataError, UserError
 from xsample_jax.evals.context import EvalContext, Evaluator, check_two_splits
+from xsample_jax.evals.features import check_finite
 from xsample_jax.evals.knn import neighbors
 from xsample_jax.evals.linear_probes import RIDGE_L2_VALUES, Spectrum, hold_out, ridge_weights, spectrum
 from xsample_jax.evals.metrics import Collector, majority
@@ -234,7 +235,9 @@ class TextSide:
             short = min(CHUNK, len(rows)) - len(part)  # one compiled shape for all chunks
             padded = np.pad(part, ((0, short), (0, 0)))
             parts.append(np.asarray(jax.device_get(self._embed(self._state, padded)))[: len(part)])
-        return np.concatenate(parts)
+        found = np.concatenate(parts)
+        check_finite(found, "the texts", range(len(found)))
+        return found
 
     def tokens(self, texts: Sequence[str]) -> np.ndarray:
         """int32 [n, L], by the tokenizer of the dataset."""

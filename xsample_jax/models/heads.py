@@ -191,13 +191,16 @@ def unit_rows(x: jax.Array, floor: float = 1e-6) -> jax.Array:
     """Divides each row of `x` [..., D] by its Euclidean norm, in float32 (float64 stays).
 
     A row shorter than `floor` has no direction to speak of: it becomes the zero vector and passes no gradient, where
-    the plain formula gives 0/0 and a NaN gradient, or a gradient of size 1/norm that would ruin the step.
+    the plain formula gives 0/0 and a NaN gradient, or a gradient of size 1/norm that would ruin the step. A row that is
+    not finite stays so: a step has to see it.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0.0)
+    x = x * jnp.where(largest > 1e16, 2.0**-70, 1.0)  # its square would be infinite, and the row zero
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    known = square > floor**2
+    short = square <= floor**2
     # The inner `where` keeps rsqrt away from 0: the outer one alone would multiply its infinite derivative by zero.
-    return jnp.where(known, x * jax.lax.rsqrt(jnp.where(known, square, 1.0)), 0.0)
+    return jnp.where(short, 0.0, x * jax.lax.rsqrt(jnp.where(short, 1.0, square)))
 
 
 def products(x: jax.Array, y: jax.Array) -> jax.Array:

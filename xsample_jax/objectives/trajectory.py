@@ -74,13 +74,14 @@ def recall_past(
     return past, {PAST: ring, VISITS: memory[VISITS].at[index].set(visits + 1)}
 
 
-def divergence_of_past(objective: Objective, blocks: Mapping[str, Block]) -> jax.Array:
+def divergence_of_past(objective: Objective, blocks: Mapping[str, Block], base: jax.Array | float) -> jax.Array:
     """mean KL(softmax(past / t) || softmax(now / t)) over the rows, t the temperature of the term: what is logged.
 
-    It is not weighted, and measured before the term counts.
+    base: the temperature of the objective, where the term has no number of its own. The divergence is not weighted, and
+    measured before the term counts.
     """
     term = terms_of_past(objective)[0]
-    temperature = term.temperature if isinstance(term.temperature, float | int) else objective.temperature
+    temperature = term.temperature if isinstance(term.temperature, float | int) else base
     image, columns = blocks["image"], blocks[columns_of(objective)]["z"]
     now = jax.nn.log_softmax(jax.lax.stop_gradient(products(image["z"], columns)) / temperature)
     past = jax.nn.log_softmax(image["past"] / temperature)
