@@ -1,6 +1,6 @@
 """Any preset of docs/objectives.md on the data, encoder, augmentation and steps of configs/quickstart.py.
 
-A preset that compares three views of an image has three; seed and norm_direction also need objective.frozen.
+A preset that compares three views has three; seed, norm_direction and distill_clip also need objective.frozen.
 
 Command:   python -m xsample_jax.main --config=configs/objective.py:simclr --workdir=runs/objectives/simclr
 Variants:  the name of a preset, as :simclr, :clip or :barlow_twins; :smoke, also as ":simclr,smoke"

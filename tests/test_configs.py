@@ -85,7 +85,8 @@ def test_every_objective_trains(preset, tmp_path, objective_only, monkeypatch):
     reads = PRESETS[preset].objective.requires
     config.data.side = (*config.data.side, *of_files(reads & {"class_temperature", "weight"}, config, tmp_path))
     if PRESETS[preset].objective.frozen:
-        teacher = load_config(f"{ROOT}/configs/objective.py:simclr,smoke")
+        like = "clip" if PRESETS[preset].objective.text else "simclr"
+        teacher = load_config(f"{ROOT}/configs/objective.py:{like},smoke")
         teacher.eval.suite, teacher.steps = "none", 1
         loop.train(teacher, tmp_path / "teacher")
         config.objective.frozen, config.model.head.dim = str(tmp_path / "teacher"), 32  # the width of its features

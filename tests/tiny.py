@@ -6,13 +6,13 @@ from flax import nnx
 
 from xsample_jax.config import default_config, resolve, smoke
 from xsample_jax.encoder import Encoder
-from xsample_jax.models.towers import ENCODERS
+from xsample_jax.models.towers import build_model
 from xsample_jax.objectives.from_config import build_objective
 from xsample_jax.setup import DatasetSpec, RunSetup
 from xsample_jax.sharding import fetch_scalars, make_mesh, to_global
 from xsample_jax.state import to_flat
 
-CAPTION_DIM = 12
+CAPTION_DIM, VOCAB = 12, 50
 SIDE = {"cluster": (2,), "target": (2,), "labels": (4,)}  # of one image, in `random_batch`
 
 
@@ -32,7 +32,7 @@ def tiny_config(**changes):
 
 
 def tiny_parts(config, devices):
-    facts = DatasetSpec(count=64, channels=3, caption_dim=CAPTION_DIM, vocab_size=50, side=SIDE, clusters=(2, 3))
+    facts = DatasetSpec(count=64, channels=3, caption_dim=CAPTION_DIM, vocab_size=VOCAB, side=SIDE, clusters=(2, 3))
     reads_classes = "class_embedding" in build_objective(config.objective).requires
     classes = np.random.default_rng(1).normal(size=(5, CAPTION_DIM)).astype(np.float16) if reads_classes else None
     parts = RunSetup(config, facts, make_mesh(config.mesh, config.batch_size, devices), classes)
@@ -42,8 +42,13 @@ def tiny_parts(config, devices):
 
 
 def untrained(config, seed=9):
-    """The encoder of a config as it starts: a frozen teacher."""
-    return Encoder(config, 0, to_flat(nnx.state(ENCODERS[config.model.encoder](config, nnx.Rngs(seed)))))
+    """The encoder of a config as it starts, with its head and text side: a frozen teacher."""
+    text = build_objective(config.objective).text
+    size = CAPTION_DIM if text == "linear" else VOCAB
+    arrays = to_flat(nnx.state(build_model(config, text, size, rngs=nnx.Rngs(seed))))
+    own = {name.removeprefix("encoder/"): value for name, value in arrays.items() if name.startswith("encoder/")}
+    sides = {name: value for name, value in arrays.items() if name.startswith(("head/", "text/"))}
+    return Encoder(config, 0, own, sides)
 
 
 def random_batch(config, seed=0):
@@ -56,7 +61,7 @@ def random_batch(config, seed=0):
         "caption_embedding": rng.normal(size=(count, CAPTION_DIM)).astype(np.float16),
         "path": rng.integers(0, 4, (count, 3)).astype(np.int32),
         "index": rng.permutation(64)[:count].astype(np.int32),
-        "caption_tokens": rng.integers(3, 50, (count, config.model.text.length)).astype(np.int32),
+        "caption_tokens": rng.integers(3, VOCAB, (count, config.model.text.length)).astype(np.int32),
         "cluster": rng.integers(-1, 3, (count, 2)).astype(np.int32),
         "is_target": np.arange(count, dtype=np.int32) % 2,
         "group": rng.integers(0, 3, count).astype(np.int32),

@@ -97,21 +97,24 @@ class Encoder:
             raise ConfigError("projection of the run", self.config.objective.preset, expected, fix)
         return _filled(lambda: projection_of(self.config, self.features, nnx.Rngs(0)), self.sides, HEAD)
 
+    @property
+    def text_kind(self) -> tuple[str, int] | None:
+        """Which of TEXT_TOWERS the text side is, and the size of what it reads (build_model); None without one."""
+        tokens, linear = (self.sides.get(TEXT + name) for name in ("tokens/embedding", "out/kernel"))
+        if tokens is None:
+            return None if linear is None else ("linear", len(linear))
+        return "causal" if self.config.model.text.multimodal else "transformer", len(tokens)
+
     @cached_property
     def text(self) -> nnx.Module:
         """The text side: what it reads (`text.reads`, a row for each text) -> [n, D] float32 of any length.
 
         Raises ConfigError for a run whose objective has none, DataError where it was not kept.
         """
-        if not any(name.startswith(TEXT) for name in self.sides):
-            fix = "Train with --config.objective.preset=clip, for example."
-            raise ConfigError(
-                "text side of the run", self.config.objective.preset, "an objective of images and texts", fix
-            )
-        transformer = TEXT + "tokens/embedding" in self.sides
-        predicting = "causal" if self.config.model.text.multimodal else "transformer"
-        kind = predicting if transformer else "linear"
-        size = len(self.sides[TEXT + ("tokens/embedding" if transformer else "out/kernel")])
+        if self.text_kind is None:
+            wanted = "an objective of images and texts", "Train with --config.objective.preset=clip, for example."
+            raise ConfigError("text side of the run", self.config.objective.preset, *wanted)
+        kind, size = self.text_kind
         return _filled(lambda: TEXT_TOWERS[kind](self.config, size, nnx.Rngs(0)), self.sides, TEXT)
 
     @cached_property

@@ -16,6 +16,7 @@ from xsample_jax.augment.ids import NARROW, VECTOR_CHANNELS
 from xsample_jax.augment.views import draw_numbers, eval_view, map_random_views
 from xsample_jax.checkpoint import with_shardings
 from xsample_jax.config.rules_objective import check_kernels
+from xsample_jax.data.captions import find_text_misfits
 from xsample_jax.data.class_texts import load_class_embeddings
 from xsample_jax.data.dataset import Dataset, check_class_names, open_dataset
 from xsample_jax.data.perturb import apply_perturbations
@@ -35,7 +36,16 @@ from xsample_jax.models.towers import build_model, config_for
 from xsample_jax.objectives.adversary import Adversary, make_adversary
 from xsample_jax.objectives.bank import check_clusters
 from xsample_jax.objectives.from_config import build_objective
-from xsample_jax.objectives.frozen import FINGERPRINT, define_frozen, find_misfits, frozen_memory, init_class_means
+from xsample_jax.objectives.frozen import (
+    FINGERPRINT,
+    define_frozen,
+    find_misfits,
+    frozen_memory,
+    init_class_means,
+    parts_of_teacher,
+    reads_texts,
+    taught,
+)
 from xsample_jax.objectives.learned_state import init_memory, init_objective_parameters
 from xsample_jax.objectives.objective import Objective
 from xsample_jax.objectives.side_information import BY_RECORD
@@ -228,13 +238,16 @@ class RunSetup:
             expected = f"the folder of a finished run: objective.preset = {self.config.objective.preset!r} learns from "
             raise ConfigError("objective.frozen", None, expected + "its encoder", "Set --config.objective.frozen=RUN.")
         teacher = load_encoder(path)
-        raise_all(list(find_misfits(teacher.config, self.config, self.objective, teacher.features)), "the teacher")
+        problems = list(find_misfits(teacher.config, self.config, self.objective, teacher.features))
+        if reads_texts(self.objective):
+            problems += find_text_misfits(self.config, self.objective.text, self._text_size, teacher)
+        raise_all(problems, "the teacher")
         return teacher
 
     @cached_property
     def frozen_memory(self) -> dict[str, np.ndarray]:
         """The weights of the frozen teacher as entries of the memory; {} without one."""
-        return frozen_memory(self.frozen.arrays) if self.frozen is not None else {}
+        return frozen_memory(parts_of_teacher(self.objective, self.frozen)) if self.frozen is not None else {}
 
     def _init_frozen(self, frozen: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """The memory of the frozen teacher: zeros of the shapes of its weights, which new_state puts in their place."""
@@ -326,10 +339,11 @@ class RunSetup:
             self.mesh,
             self.class_embeddings,
             self.adversary,
-            define_frozen(config_for(self.frozen.config, self._platform)) if self.frozen is not None else None,
+            define_frozen(self.objective, self.frozen, self._platform),
             self.thin,
         )
-        step = make_train_step(self.config, self.model, self.objective, self.optimizer, self.steps, extras)
+        objective = taught(self.objective, self.config, self.frozen)
+        step = make_train_step(self.config, self.model, objective, self.optimizer, self.steps, extras)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         batch = {name: leaf.sharding for name, leaf in self.abstract_batch.items()}
         return jax.jit(

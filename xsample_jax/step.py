@@ -24,7 +24,7 @@ from xsample_jax.models.thin import thin_pass
 from xsample_jax.models.vit import draw_patches
 from xsample_jax.objectives.adversary import Adversary, Guests, Opponent, take_turn
 from xsample_jax.objectives.bank import clusters_of, renew_clusters
-from xsample_jax.objectives.frozen import frozen_features, move_class_means
+from xsample_jax.objectives.frozen import with_frozen
 from xsample_jax.objectives.generative import generative_metrics
 from xsample_jax.objectives.learned_state import (
     bias_of,
@@ -218,18 +218,6 @@ def train_online_probe(
 
 ROUNDING = 1  # folded into the key of the step for the rounding of bfloat16 parameters
 TURN = 2**20 + 1  # and for the turn of the adversary
-
-
-def with_frozen(objective: Objective, frozen: ModelDef | None, inputs: StepInputs) -> StepInputs:
-    """The inputs with the features of the frozen teacher, and a memory whose means of classes have seen this batch."""
-    if frozen is None:
-        return inputs
-    features = frozen_features(frozen, inputs.memory, inputs.images)
-    if "class_center" not in objective.reads:
-        return dataclasses.replace(inputs, frozen={"features": features})
-    means, new = move_class_means(inputs.memory, features, inputs.batch["label"])
-    memory = {**inputs.memory, **new}
-    return dataclasses.replace(inputs, frozen={"features": features, "means": means}, memory=memory)
 
 
 def teacher_cells(teacher: nnx.Module, inputs: StepInputs) -> jax.Array:

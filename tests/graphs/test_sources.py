@@ -52,7 +52,7 @@ U["box"][:2], V["box"][:2] = [[0, 0, 0.5, 0.5], [0, 0, 1, 1]], [[0, 0.5, 0.5, 0.
 for side, seed in ((U, 2), (V, 3)):
     rng = np.random.default_rng(seed)
     side["index"] = rng.permutation(len(side["id"]))
-    side["frozen"] = rng.normal(size=(len(side["id"]), 5))
+    side["frozen"], side["frozen_pair"] = rng.normal(size=(2, len(side["id"]), 5))
     side["first"], side["partner"] = rng.integers(0, 4, (2, len(side["id"])))
     side["first_label"], side["partner_label"] = rng.integers(-1, 3, (2, len(side["id"])))
     side["beta"] = rng.uniform(size=len(side["id"]))
@@ -193,6 +193,7 @@ DEFINITIONS = [
     ("swapped", {"of": 1}, lambda u, v: cosine(u["view_1"], v["embedding"])),
     ("swapped_keys", {}, lambda u, v: cosine(u["embedding"], v["other_view"])),
     ("frozen", {}, lambda u, v: cosine(u["frozen"], v["frozen"])),
+    ("frozen_pair", {}, lambda u, v: cosine(u["frozen_pair"], v["frozen_pair"])),
     ("swapped_pair", {"of_anchor": 1}, lambda u, v: cosine(u["view_1"], v["view_0"])),
     ("same_target", {}, same_target),
     ("own_center", {}, own_center),

@@ -159,6 +159,12 @@ def network_of(objective: Objective, trained: dict) -> Network:
     return Network(trained["second"], {name: trained[f"heads/{name}"] for name in objective.heads}, objective)
 
 
+def of_frozen(batch: dict) -> dict:
+    """What a step has of its frozen teacher."""
+    found = {"features": batch["frozen"], "means": batch["means"]}
+    return found | {"image": unit_rows(batch["frozen"]), "text": unit_rows(batch["means"])}
+
+
 def loss_of(objective: Objective, inputs: dict[str, dict]):
     """(loss, (metrics, memory after the step)) of the objective, through the blocks of the real step."""
     trained, batch, memory = inputs["trained"], inputs["batch"], inputs["memory"]
@@ -190,7 +196,7 @@ def loss_of(objective: Objective, inputs: dict[str, dict]):
         teacher=jax.lax.stop_gradient(teacher) if objective.teacher is not None else {},
         slim=trained["slim"] if objective.slim else None,
         features=trained["images"],
-        frozen={"features": batch["frozen"], "means": batch["means"]} if objective.frozen else {},
+        frozen=of_frozen(batch) if objective.frozen else {},
         tokens=trained["images"][:, None] if objective.text == "causal" else None,
     )
     if objective.clusters is not None:

@@ -59,6 +59,7 @@ def side(rows):
         "same_view_teacher",
         "frozen",
         "frozen_features",
+        "frozen_pair",
         "class_center",
         "text",
         "image",

@@ -59,14 +59,14 @@ def blocks_of(x):
     }
     rows = IMAGES * VIEWS
     of_teacher = {"teacher": other_view(x["teacher"], VIEWS), "same_view_teacher": x["teacher"]}
-    of_teacher |= {"frozen": x["teacher"][:, ::-1]}
+    of_teacher |= {"frozen": x["teacher"][:, ::-1], "frozen_pair": x["teacher"]}
     of_decoder = {"token_loss": jnp.sum(x["z"] ** 2 * jnp.arange(WIDTH), axis=1), "token_count": jnp.arange(rows) % 5}
     image = image_block(x["z"], per_image, VIEWS, 0, **of_teacher, **of_decoder)
     mixed = {name: image[name][::2] for name in ("id", "id_words", "label")}
     teacher = image_block(x["teacher"], per_image, VIEWS, 2 * rows, teacher=x["teacher"])
     return {
         "image": image,
-        "text": image_block(x["text"], per_image, 1, rows, teacher=x["text"]),
+        "text": image_block(x["text"], per_image, 1, rows, teacher=x["text"], frozen_pair=x["queue"][:IMAGES]),
         "predicted": image_block(x["predicted"], per_image, VIEWS, 4 * rows),
         "teacher": teacher,
         "frozen": image_block(x["teacher"][:, ::-1], per_image, VIEWS, 9 * rows, frozen=x["teacher"][:, ::-1]),

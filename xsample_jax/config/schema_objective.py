@@ -164,8 +164,8 @@ OBJECTIVE = {
     "frozen": Key(
         str,
         None,
-        "Folder of a finished run (or RUN/checkpoints/STEP) whose encoder is the frozen teacher (docs/rows.md); "
-        "its weights become part of the checkpoints. None: none.",
+        "Folder of a finished run (or RUN/checkpoints/STEP) whose encoder is the frozen teacher, with its head and "
+        "text side for distill_clip (docs/rows.md); its weights become part of the checkpoints. None: none.",
         optional=True,
     ),
     "queue": Key(

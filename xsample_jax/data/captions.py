@@ -1,14 +1,15 @@
 """Captions on their way into a batch: a byte-level BPE tokenizer for text towers, and the choice of the caption."""
 
+import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from xsample_jax.data.records import unit_rows
-from xsample_jax.errors import DataError
+from xsample_jax.data.records import PRECISION, differing, unit_rows
+from xsample_jax.errors import ConfigError, DataError
 from xsample_jax.io.files import atomic_write
 from xsample_jax.io.paths import as_path
 
@@ -149,3 +150,42 @@ def _unit(vector: np.ndarray, record: dict, where: str) -> np.ndarray:
         field = f"caption embedding of id {record['id']}"
         raise DataError(field, "a zero vector", f"a direction, in the set of {where}", "Embed the captions again.")
     return (vector / norm).astype(np.float16)
+
+
+# Whether the text side of a frozen teacher reads the captions that the text side of a run reads.
+
+
+def find_text_misfits(config, text: str, size: int, teacher) -> Iterator[ConfigError]:
+    """What keeps the text side of a frozen teacher, an Encoder, from reading the captions of a run of `config`.
+
+    text, size: kind of the text side of the run and size of what it reads (build_model). A tokenizer or text encoder
+    that cannot be found any more, as the dataset of the teacher is gone, is compared by its size alone.
+    """
+    about = teacher.with_texts().text_source
+    ours = dataclasses.replace(teacher, config=config, text_source={}).with_texts().text_source
+    kind, own = teacher.text_kind or (None, 0)
+    found, expected, fix = None, None, "Take a teacher that was trained on the captions of this dataset."
+    if kind == "causal" or (kind == "linear") != (text == "linear") or kind is None:
+        what = {"linear": "maps caption embeddings"}
+        found = {None: None, "causal": "of a run that predicts captions"}.get(kind, what.get(kind, "reads tokens"))
+        expected = f"one that {what.get(text, 'reads tokens')}, as this run's does"
+        fix = (
+            f"Train a teacher with --config.objective.preset={'clip_frozen_text' if text == 'linear' else 'clip'}, or "
+        )
+        fix += "take --config.objective.preset=seed, which reads features of images alone."
+    elif own != size or (about and ours and _other_texts(about, ours)):
+        what, of = ("text encoder", "wide") if kind == "linear" else ("tokenizer", "entries")
+        found, expected = f"another {what}, {own} {of}", f"the {what} of this dataset, {size} {of}"
+    elif kind != "linear" and teacher.config.model.text.length < config.model.text.length:
+        longest = teacher.config.model.text.length
+        found, expected = f"at most {longest} tokens", f"model.text.length = {config.model.text.length} tokens"
+        fix = f"Set --config.model.text.length={longest}."
+    if expected is not None:
+        yield ConfigError(f"text side of {config.objective.frozen} (objective.frozen)", found, expected, fix)
+
+
+def _other_texts(about: dict, ours: dict) -> bool:
+    """Whether two descriptions as `Encoder.text_source` are of other tokens, or of embeddings of another encoder."""
+    if about == ours or "text_encoder" not in about:
+        return about != ours
+    return bool(differing(ours["text_encoder"], about["text_encoder"]).keys() - PRECISION)

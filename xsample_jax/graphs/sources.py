@@ -24,6 +24,7 @@ source(u, v) = source(v, u) transposed. Side information:
     teacher             float [A, D]   embedding of the next view by the EMA encoder (a key's own, for teacher keys)
     same_view_teacher   float [A, D]   embedding of the row's own view by the EMA encoder
     frozen              float [A, F]   features of the row's own view by the frozen teacher, unit rows
+    frozen_pair         float [A, D]   embedding of the row's own view, or of a text, by the frozen teacher, unit rows
     first, partner      int   [A]      ids of the two images that a mixed row is made of; beta float [A]: share of first
     first_label, partner_label  int [A]    their classes
     past                float [A, P]   cosines of the image with P fixed columns some visits ago
@@ -200,8 +201,13 @@ def second_label(u: dict, v: dict) -> jax.Array:
 
 
 def frozen(u: dict, v: dict) -> jax.Array:
-    """Cosine of the features by a frozen teacher: SEED, DistillCLIP."""
+    """Cosine of the features by a frozen teacher: SEED."""
     return cosines(u["frozen"], v["frozen"])
+
+
+def frozen_pair(u: dict, v: dict) -> jax.Array:
+    """Cosine of embeddings by a frozen teacher, of images by its head and of texts by its text side: DistillCLIP."""
+    return cosines(u["frozen_pair"], v["frozen_pair"])
 
 
 def past(u: dict, v: dict) -> jax.Array:
@@ -330,6 +336,7 @@ SOURCES = {
     ),
     "second_label": Slot(second_label, of_anchors=("second_label",), of_keys=("label",), learns=("gate",)),
     "frozen": Slot(frozen, reads=("frozen",), learns=("frozen",)),
+    "frozen_pair": Slot(frozen_pair, reads=("frozen_pair",), learns=("frozen_texts",)),
     "past": Slot(past, of_anchors=("past",), of_keys=("column",), learns=("past",)),
     "own_center": Slot(own_center, of_anchors=("cluster",), of_keys=("clustering", "center"), learns=("centers",)),
     "mixed": Slot(mixed, of_anchors=("first", "partner", "beta"), of_keys=("id",)),

@@ -109,6 +109,7 @@ def _no_state(field: str, choice: str, state: str) -> ConfigError:
         "average": "moving average per image",
         "anchor_temperature": "temperature per image",
         "frozen": "frozen teacher",
+        "frozen_texts": "frozen teacher and a text side",
     }.get(state, state)
     expected = f"an objective with a {words.replace('_', ' ')}, which {choice!r} is made of"
     own = f"Set --config.objective.{state}, or take" if settable else "Take"

@@ -365,7 +365,7 @@ def _unused(objective: Objective):
     of_features = any("frozen" in slot.learns for slot in _feature_slots(objective))
     tables = {slot.table for slot in _feature_slots(objective)}
     read = {"teacher": teacher, "queue": queue, "prototypes": bool({"prototypes", "meta"} & (blocks | tables))}
-    read["frozen"] = bool(blocks & {"frozen", "frozen_queue"}) or "frozen" in sources or of_features
+    read["frozen"] = bool((blocks | sources) & {"frozen", "frozen_queue", "frozen_pair"}) or of_features
     heads = {part.head for rows in objective.rows for part in _nested(rows)} | (blocks & {"class_texts"})
     chosen = {name_of(term.similarity) for term in objective.terms} | {name_of(t.name) for t in objective.feature_terms}
     heads |= {"prompts"} if chosen & {"prompted", "prompt_consistency"} else set()

@@ -51,7 +51,8 @@ class Objective:
       text: the text side: None, linear (of frozen caption embeddings), transformer (of tokens), or causal (of tokens,
         with a decoder of captions after it).
       teacher: momentum of the EMA encoder behind the block "teacher"; None: none.
-      frozen: features of the encoder of a finished run, the block "frozen" (objectives/frozen.py).
+      frozen: features of the encoder of a finished run, the block "frozen", and what the loss of that run compared, the
+        graph "frozen_pair" (objectives/frozen.py).
       queue: rows of the blocks "queue" and "text_queue", embeddings of past steps (the teacher's, where there is one),
         and "frozen_queue", features of the frozen teacher; 0: none.
       prototypes: rows of the learned block "prototypes", and of "meta", means of their clusters; 0: none.

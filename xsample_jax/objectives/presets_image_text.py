@@ -18,6 +18,7 @@ BALANCED = Graph("swapped", "sinkhorn", target_temperature=0.05)
 BALANCED_KEYS = Graph("swapped_keys", "sinkhorn", target_temperature=0.05)
 # The published code ramps the share of the teacher up over the first of 30 epochs.
 DISTILLED = Mixture((IDENTITY, Graph("teacher", "softmax", target_temperature=0.07)), (0.6, 0.4), ramp=1 / 30)
+TAUGHT = Graph("frozen_pair", "softmax")  # tau_s: that of the teacher
 PAIR = Rows("image", 1, beside=TEXT)
 HARD = Rows("hard_text")
 SYMILE = tuple(
@@ -113,6 +114,14 @@ IMAGE_TEXT = {
         "CLIP, arXiv 2103.00020, fig. 3",
         Objective(image_text(), 0.07, learn_temperature=True, text="transformer"),
         golden="CLIP (open_clip)",
+    ),
+    "distill_clip": Preset(
+        "CLIP + image<->text cross-entropy of softmax(s / tau) to T = softmax(t_i.e_k / tau_t), t and e image and text "
+        "embeddings by a frozen CLIP and tau_t its own, mean of both directions",
+        "DistillClipLoss of open_clip, the sum of its two losses",
+        Objective(
+            (*image_text(), *image_text(graph=TAUGHT)), 0.07, learn_temperature=True, text="transformer", frozen=True
+        ),
     ),
     "clip_frozen_text": Preset(
         "CLIP whose text side is a learned linear map of the frozen caption embedding",

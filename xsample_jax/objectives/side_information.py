@@ -92,6 +92,7 @@ PROVIDERS: Mapping[str, Provider] = {
     "same_view_teacher": Provider(("image",), state="teacher"),
     "frozen": Provider(("image", "frozen", "frozen_queue"), state="frozen"),
     "frozen_features": Provider(("image", "frozen"), state="frozen"),
+    "frozen_pair": Provider(("image", "text"), state="frozen_texts"),
     "class_center": Provider(("image", "frozen"), ("label",), state="frozen"),
     "first": Provider(MIXED),
     "partner": Provider(MIXED),
@@ -130,6 +131,7 @@ PROVIDERS: Mapping[str, Provider] = {
 STATES: Mapping[str, Callable[[Any], bool]] = {
     "teacher": lambda objective: objective.teacher is not None,  # a teacher may have the momentum 0
     "frozen": lambda objective: objective.frozen,
+    "frozen_texts": lambda objective: objective.frozen and objective.text is not None,
     "past": lambda objective: objective.past > 0,
     "slim": lambda objective: objective.slim,
     "queue": lambda objective: objective.queue > 0,

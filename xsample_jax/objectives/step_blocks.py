@@ -46,8 +46,8 @@ class StepInputs:
       batch: the batch of the host, one row per image.
       memory: what the objective remembers (objectives/learned_state.py).
       teacher: embeddings of the EMA encoder: image [B * V, D], and text [B, D] where there is a text side.
-      frozen: features [B * V, F] of the frozen teacher, and the means of the images' classes [B, F] where a term reads
-        them.
+      frozen: features [B * V, F] of the frozen teacher, and where a term reads them the means of the images' classes
+        [B, F], or its embeddings, image [B * V, D] and text [B, D].
       boxes: of the views in their images [B * V, 4] (view_boxes), or None.
       progress: share of the run that is over. key: random key of the step.
       tokens: what the decoder of captions reads of the views [B * V, queries, width], or None.
@@ -110,7 +110,7 @@ def step_blocks(
     if inputs.frozen:
         unit = unit_rows(inputs.frozen["features"])
         of_frozen = {"frozen": unit, "frozen_features": inputs.frozen["features"]}
-        other |= of_frozen
+        other |= of_frozen | ({"frozen_pair": inputs.frozen["image"]} if "image" in inputs.frozen else {})
         per_image |= {"class_center": inputs.frozen["means"]} if "means" in inputs.frozen else {}
     blocks = {"image": image_block(z, per_image | of_view, views, 0, **other)}
     if inputs.frozen:
@@ -247,6 +247,7 @@ def _text_and_teacher(
 
     if text is not None:
         own = {"teacher": teacher["text"]} if teacher else {}
+        own |= {"frozen_pair": inputs.frozen["text"]} if "text" in inputs.frozen else {}
         named = network.project_named("text", network.text_features(inputs.batch)) if objective.heads else {}
         blocks["text"] = image_block(text, per_image, 1, rows, **own, **entries(named, text))
     if objective.text_views:
