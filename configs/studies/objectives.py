@@ -10,7 +10,7 @@ Data, encoder, augmentation, optimizer and steps are those of configs/quickstart
 temperatures and widths are those of the preset, none of which was tuned for the emoji. Objectives that compare three
 views of an image see three and so cost more per step. All objectives of one seed come before the next seed, so a study
 that is stopped early has compared them. Left out is what needs files or a finished run: sbcl, weighted_draws, seed,
-norm_direction.
+norm_direction, distill_clip.
 """
 
 import pathlib
