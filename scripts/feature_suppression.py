@@ -306,6 +306,7 @@ def make_page(arguments: Sequence[str]) -> int:
     flags = parser.parse_args(arguments)
     stored = flags.out / "feature_suppression.json"
     check_figures(stored.with_suffix(".md"), [f"feature_suppression-{part}" for part in PARTS])
+    flags.out.mkdir(parents=True, exist_ok=True)
     if flags.runs:
         _, points = read_grid(flags.grid)
         content = {"grid": flags.grid, "whole": len(read_grid(str(ROOT / GRID))[1]), "note": flags.note}
