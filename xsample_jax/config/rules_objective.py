@@ -349,6 +349,15 @@ def _generator(c: dict) -> Iterator[ConfigError]:
             "none of them",
             "Set --config.objective.generator.kind=None, or --config.objective.preset=simclr.",
         )
+    network = objective.pair_network
+    if network is not None and network.channels:
+        yield ConfigError(
+            "objective.generator.kind",
+            kind,
+            f"None for objective.preset = {preset!r}, whose network of pairs of channels reads whole batches: generated "
+            "images are fewer",
+            "Set --config.objective.generator.kind=None, or --config.objective.preset=amcl.",
+        )
     if kind == "pair" and c["views"] < 2:
         yield ConfigError(
             "views",
