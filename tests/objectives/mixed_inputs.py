@@ -75,7 +75,9 @@ def amcl(views=(Z1, Z2), **changes):
     for name, matrix in zip(PRESETS["amcl"].objective.heads, half, strict=True):
         raw = block["z"] @ jnp.asarray(matrix)
         block[f"head/{name}"] = raw
-        block |= {f"head/{name}/{part}": rows for part, rows in pair_entries(params, unit_rows(raw), len(views[0])).items()}
+        block |= {
+            f"head/{name}/{part}": rows for part, rows in pair_entries(params, unit_rows(raw), len(views[0])).items()
+        }
     return preset_value("amcl", {"image": block}, **changes)
 
 

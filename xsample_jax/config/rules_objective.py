@@ -354,8 +354,8 @@ def _generator(c: dict) -> Iterator[ConfigError]:
         yield ConfigError(
             "objective.generator.kind",
             kind,
-            f"None for objective.preset = {preset!r}, whose network of pairs of channels reads whole batches: generated "
-            "images are fewer",
+            f"None for objective.preset = {preset!r}, whose network of pairs of channels reads whole batches: "
+            "generated images are fewer",
             "Set --config.objective.generator.kind=None, or --config.objective.preset=amcl.",
         )
     if kind == "pair" and c["views"] < 2:
