@@ -119,7 +119,7 @@ def save_config(config, folder: pathlib.Path, changes: dict) -> None:
 
 
 def changed_keys(config, before, run: pathlib.Path, allow: bool) -> dict[str, tuple[object, object]]:
-    """Returns {dotted key: (then, now)} for the keys that differ from `before`, the config of the run in the folder `run`.
+    """Returns {dotted key: (then, now)} for the keys that differ from `before`, the config of the folder `run`.
 
     Those in OF_THE_MACHINE are left out. Raises CheckpointError (or Problems) that lists them unless `allow`, and in
     any case for start values where there is a checkpoint: the run would go on without them, under a config that says
