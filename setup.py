@@ -106,7 +106,7 @@ setuptools.setup(
         "orbax-checkpoint>=0.12.8",
         "pillow",
         "pyarrow",  # tensorflow-datasets has it anyway
-        "safetensors",
+        "safetensors>=0.8.0",
         "simplejpeg",
         "tensorstore",  # orbax-checkpoint brings it anyway
         "tensorflow-datasets",  # does not bring TensorFlow

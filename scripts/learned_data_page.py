@@ -32,7 +32,10 @@ METHODS = ("plain", "augmented", "hard", "pair")
 LEVEL = 0.95
 FEWEST_SEEDS = 3  # below, no interval is given
 LOGGED = ("hardness", "pair_cosine", "discriminator_accuracy", "generator/ms_ssim_real", "generator/ms_ssim_generated")
-SHOWN = {"emoji": ("group/probe", "subgroup/probe"), "shapes": ("factors/probe", "shape/probe", "color/probe")}
+SHOWN = {
+    "emoji": ("group/probe", "subgroup/probe"),
+    "shapes": ("factors/probe", "factor/shape/probe", "factor/color/probe"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +71,13 @@ def summarized(run: Run) -> Trained:
     data = set_of(config["data.source"])
     metrics = {name: value for name, value in run.metrics.items() if name in SHOWN[data]}
     if data == "shapes":
-        factors = [value for name, value in run.metrics.items() if name.count("/") == 1 and name.endswith("/probe")]
-        metrics["factors/probe"] = float(np.mean(factors))
+        probes = [
+            value for name, value in run.metrics.items() if name.startswith("factor/") and name.endswith("/probe")
+        ]
+        metrics |= {"factors/probe": float(np.mean(probes))} if probes else {}
+    if missing := set(SHOWN[data]) - metrics.keys():
+        expected = f"an evaluation with {', '.join(sorted(missing))}"
+        raise DataError("--runs", str(run.folder), expected, "Evaluate the run with the suite of its config.")
     logged = read_jsonl(run.folder / JSONL)
     lines = {name: [line[name] for line in logged if name in line] for name in LOGGED}
     return Trained(

@@ -137,7 +137,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("page", type=Path, help="page with the <!-- presets --> markers; its figure goes beside it")
     page = parser.parse_args(arguments).page
     check_markers(page, "presets")
-    check_figures(page, [page.stem])
+    check_figures(page, [page.stem], "page")
     insert(page, "presets", table())
     draw(page.with_suffix(".png"))
 

@@ -137,11 +137,7 @@ ROCKET = {"objective__preset": "siamlip", "model__text__layers": 2, "views": 3}
             "optimizer.rules",
             "blocks/0/attention/qkv/kernel",
         ),
-        (
-            {"objective__terms": ({"graph": "identity", "negatives": {"name": "hardest", "k": 16}},), "batch_size": 8},
-            "objective.terms[0].negatives.k",
-            "at most 15",
-        ),
+        ({"objective__preset": "imix", "views": 1}, "views", "at least 2"),
         (
             {
                 "objective__preset": "moco",

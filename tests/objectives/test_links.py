@@ -279,3 +279,11 @@ def test_the_memory_of_a_link_grows_with_its_pairs(name):
     shapes = [jax.ShapeDtypeStruct((pairs, pairs), dtype) for dtype in (jnp.float32, jnp.float32, bool)]
     used = jax.jit(jax.grad(value)).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
     assert used < 150 * 4 * pairs**2, f"{used / 2**20:.0f} MiB"  # K^3 numbers are 256 times as many
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_links_take_logits_and_targets_of_any_two_dtypes(name):
+    options, _, wanted = CASES[name]
+    for dtype in (jnp.bfloat16, jnp.float32):
+        value = LINKS[name](jnp.asarray(LOGITS, dtype), jnp.asarray(wanted, jnp.float32), jnp.asarray(VALID), **options)
+        assert np.isfinite(value).all()

@@ -355,3 +355,16 @@ def test_mixed_images_in_plain_numpy(preset):
     }
     value, _ = quick_jit(lambda blocks: objective_loss(objective, blocks, 6, objective.temperature))(blocks)
     assert float(value) == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_image_without_a_class_gives_its_share_to_none():
+    """faults A7: a fifth of class 2 and four fifths of no class was trained as class 2 with weight 1."""
+    lam, label = 0.8, jnp.array([-1, 2, -1, 1])
+    objective = PRESETS["classifier_mixup"].objective
+    z = jnp.asarray(np.eye(4, 5), jnp.float32)
+    one = {"id": jnp.arange(4), "label": label} | {"id_words": image_block(z, {"id": jnp.arange(4)}, 1)["id_words"]}
+    block = block_of_mixed(z, one, jnp.array([1, 0, 0, 1]), jnp.full(4, lam), 99)
+    classes = key_block(jnp.asarray(np.eye(3, 5), jnp.float32), label=jnp.arange(3))
+    term = objective.terms[0]
+    found = target(term.graph, block, classes, jnp.ones((4, 3), bool), 0.1)
+    np.testing.assert_allclose(found, [[0, 0, 0.2], [0, 0, 0.8], [0, 0, 0], [0, 0.8, 0.2]], atol=1e-6)

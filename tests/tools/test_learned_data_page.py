@@ -68,15 +68,15 @@ def test_runs_of_another_length_are_not_compared(tmp_path):
     assert "which is 1 runs (emoji: 400 steps of 256 images)" in text
 
 
-def run_folder(root, kind, seed):
-    folder = root / f"{kind},seed={seed}"
+def run_folder(root, kind, seed, source="emoji", metrics=("group", "subgroup")):
+    folder = root / f"{source},{kind},seed={seed}"
     folder.mkdir(parents=True)
-    config = {"name": "x", "seed": seed, "steps": 60, "batch_size": 64, "data": {"source": "emoji", "fraction": 0.1}}
+    config = {"name": "x", "seed": seed, "steps": 60, "batch_size": 64, "data": {"source": source, "fraction": 0.1}}
     config["objective"] = {"generator": {"kind": kind}}
     (folder / "config.json").write_text(json.dumps(config))
     lines = [{"step": 30, "loss": 2.0, "hardness": 0.1}, {"step": 60, "loss": 1.0, "hardness": 0.25},
              {"step": 60, "generator/ms_ssim_real": 0.125},
-             {"step": 60, "eval/group/probe": 0.5 + 0.01 * seed, "eval/other": 3.0}]  # fmt: skip
+             {"step": 60} | {f"eval/{name}/probe": 0.5 + 0.01 * seed for name in (*metrics, "other")}]  # fmt: skip
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line | {"time": 0.0}) + "\n" for line in lines))
     (folder / "evaluation.json").write_text("{}")
 
@@ -96,7 +96,7 @@ def test_the_page_is_made_from_runs_and_again_from_its_numbers(tmp_path, capsys)
     numbers = json.loads((tmp_path / "page.json").read_text())
     assert len(numbers) == 6
     (hard,) = [run for run in numbers if run["method"] == "hard" and run["seed"] == 2]
-    assert hard["metrics"] == {"group/probe": 0.52}
+    assert hard["metrics"] == {"group/probe": 0.52, "subgroup/probe": 0.52}
     assert hard["logged"] == {"hardness": 0.25, "generator/ms_ssim_real": 0.125}
     out.write_text(HEAD)
     assert learned_data_page.main([f"--out={out}"]) == 0
@@ -109,3 +109,17 @@ def test_no_runs_and_no_numbers_are_one_line(tmp_path, capsys):
         said = capsys.readouterr().err.strip()
         assert said.startswith("error: --runs")
         assert "\n" not in said
+
+
+def test_metrics_of_shapes_are_those_of_its_evaluator_and_a_missing_one_is_named(tmp_path, capsys):
+    """faults D1: the mean over the factors was that of no number, "nan" in every cell, after they were renamed."""
+    folder = tmp_path / "runs"
+    for seed in range(3):
+        run_folder(folder, None, seed, "records", ["factor/shape", "factor/color", "factor/ground"])
+    out = tmp_path / "page.md"
+    out.write_text(HEAD)
+    assert learned_data_page.main([f"--runs={folder}", f"--out={out}"]) == 0
+    assert out.read_text().count("| plain | 51.0 ± 2.5 (3) |") == 3  # all factors, shape, color
+    run_folder(folder, "hard", 0, "records", ["factor/shape"])
+    assert learned_data_page.main([f"--runs={folder}", f"--out={out}"]) == BAD_INPUT
+    assert "factor/color/probe" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from tests.weights.made import made_encoder
 from xsample_jax.errors import DataError
 from xsample_jax.export import export_jax
+from xsample_jax.io.files import atomic_write
 from xsample_jax.models.vit import LAYOUTS
 from xsample_jax.weights.files import read_safetensors, read_weights, write_safetensors
 
@@ -112,7 +114,12 @@ def test_safetensors_round_trip(tmp_path):
     raw = io.BytesIO(path.read_bytes())
     size = int.from_bytes(raw.read(8), "little")
     assert size % 8 == 0
-    assert b'"__metadata__": {"load": "x"}' in raw.read(size)
+    assert re.search(rb'"__metadata__": ?{"load": ?"x"}', raw.read(size))
+    plain = tmp_path / "plain.txt"
+    atomic_write(plain, lambda partial: partial.write_text("x"))
+    assert path.stat().st_mode == plain.stat().st_mode  # an export is read by others
+    write_safetensors(path, tensors, {})
+    assert b"__metadata__" not in path.read_bytes()
 
 
 KINDS = {

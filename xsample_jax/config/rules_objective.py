@@ -275,18 +275,16 @@ def _whitening(c: dict, objective: Objective) -> Iterator[ConfigError]:
 
 
 def _nearest_keys(c: dict, objective: Objective) -> Iterator[ConfigError]:
-    """The k nearest keys of a row that has fewer: of blocks whose rows are known without a batch."""
+    """A top k of a row that has fewer keys: of blocks whose rows are known without a batch."""
     images, known = c["batch_size"], {"text": c["batch_size"], "queue": objective.queue}
     for number, term in enumerate(objective.terms):
         rows = [one for one in term.key_rows if one.times is None and one.block in ("image", "teacher", *known)]
         views = [1 if one.view is not None else c["views"] - (one.without is not None) for one in rows]
         most = sum(known.get(one.block, images * count) for one, count in zip(rows, views, strict=True)) - 1
-        for slot in ("negatives", "link") if len(rows) == len(term.key_rows) else ():
-            chosen = getattr(term, slot)
-            k = options_of(chosen).get("k", 0) if name_of(chosen) in ("hardest", "soft_top_k") else 0
-            if k > most:
-                expected = f"at most {most}, as a row has {most + 1} keys (batch_size = {images}, views = {c['views']})"
-                yield ConfigError(f"objective.terms[{number}].{slot}.k", k, expected, "Take a smaller k.")
+        k = options_of(term.link).get("k", 0) if name_of(term.link) == "soft_top_k" else 0
+        if len(rows) == len(term.key_rows) and k > most:
+            expected = f"at most {most}, as a row has {most + 1} keys (batch_size = {images}, views = {c['views']})"
+            yield ConfigError(f"objective.terms[{number}].link.k", k, expected, "Take a smaller k or a larger batch.")
 
 
 def _queue(c: dict, objective: Objective) -> Iterator[ConfigError]:

@@ -15,7 +15,7 @@ from xsample_jax.graphs.targets import (
 )
 from xsample_jax.graphs.targets import RULES as TARGET_RULES
 from xsample_jax.objectives.bank import Bank, Clusters
-from xsample_jax.objectives.blocks import OF_VIEWS, Rows
+from xsample_jax.objectives.blocks import OF_VIEWS, VIEW_0, Rows
 from xsample_jax.objectives.combinations import (
     OF_MEMORY,
     find_clashes,
@@ -245,8 +245,8 @@ def needed_views(objective: Objective) -> int:
     views += [max(2, rows.without + 1) for rows in of_views if rows.without is not None]
     together = [term for term in objective.terms if not term.each_view]
     within = any(_all_views(term.anchors) and any(map(_all_views, term.key_rows)) for term in together)
-    of_slots = [slot.views for term in objective.terms for _, _, slot in chosen_slots(term)]
-    return max([1, *views, 2 if within else 1, *of_slots])
+    within |= any(term.anchors.block == "mixed_images" and VIEW_0 in term.key_rows for term in objective.terms)
+    return max([1 + within, *views, *(slot.views for term in objective.terms for _, _, slot in chosen_slots(term))])
 
 
 def _all_views(rows: Rows) -> bool:

@@ -298,7 +298,7 @@ def _over_positives(compare: Callable, logits: jax.Array, target: jax.Array) -> 
         score, known = one
         return jax.lax.cond(jnp.any(known > 0), lambda: total + known * compare(score), lambda: total), None
 
-    return jax.lax.scan(add, jnp.zeros(len(logits), logits.dtype), (scores, there))[0]
+    return jax.lax.scan(add, jnp.zeros(len(logits), jnp.result_type(logits, target)), (scores, there))[0]
 
 
 def joint(logits: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Array:

@@ -259,7 +259,10 @@ PLANS = {
             f"`classifier` on {images}: T = lam on the class of i, 1 - lam on that of j, lam {share}; tau 0.1",
             f"{source} (there the same lam for a batch, and lam down to 0)",
             Objective(
-                (classified(Rows("mixed_images"), graph=Graph("mixed_classes")),), 0.1, classes=True, mixing=mixing
+                (classified(Rows("mixed_images"), graph=Graph("mixed_classes", "none")),),
+                0.1,
+                classes=True,
+                mixing=mixing,
             ),
         )
         for mixing, (images, share, source) in MIXED_IMAGES.items()

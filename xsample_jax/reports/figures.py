@@ -346,7 +346,7 @@ def neighbor_gallery(series: Sequence[Series], folder: Path) -> list[dict]:
         shot = one.snapshot
         if shot is None or "query" not in shot:
             continue
-        write_png(folder / f"neighbors_{place}.png", _sheet(shot))
+        write_png(folder / f"neighbors_{place}.png", _sheet(shot), optimize=True)
         for number, query in enumerate(shot["query"]):
             key = (int(shot["gallery_rows"][query]), str(shot["gallery_captions"][query]))
             entry = queries.setdefault(key, {"tile": _tile(shot["gallery_images"][query], key[1]), "series": []})

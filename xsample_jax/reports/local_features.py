@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from xsample_jax.data.dataset import open_dataset
+from xsample_jax.data.records import unit_rows
 from xsample_jax.data.sources import spread_places
 from xsample_jax.encoder import Encoder
 from xsample_jax.errors import ConfigError
@@ -27,8 +28,7 @@ def cluster_maps(maps: Mapping[str, np.ndarray], count: int, seed: int = 0) -> d
     """Clusters int [n, h, w] of every depth of maps [n, h, w, C], of rows scaled to unit length."""
     found = {}
     for name, map_ in maps.items():
-        rows = map_.reshape(-1, map_.shape[-1]).astype(np.float64)
-        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        rows = unit_rows(map_.reshape(-1, map_.shape[-1]))
         found[name] = k_means(rows, count, seed).reshape(map_.shape[:3])
     return found
 

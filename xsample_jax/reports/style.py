@@ -135,15 +135,15 @@ def draw_panel(
 MADE = {"Software": "xsample_jax"}  # what the metadata of our figures say
 
 
-def write_png(path: Path, image: Image.Image) -> None:
+def write_png(path: Path, image: Image.Image, optimize: bool = False) -> None:
     """Writes a figure, all of it or nothing; it says that it is ours."""
     about = PngInfo()
     for name, value in MADE.items():
         about.add_text(name, value)
-    atomic_write(path, lambda partial: image.save(partial, "PNG", pnginfo=about))
+    atomic_write(path, lambda partial: image.save(partial, "PNG", pnginfo=about, optimize=optimize))
 
 
-def check_figures(page: Path, names: Iterable[str]) -> None:
+def check_figures(page: Path, names: Iterable[str], field: str = "--out") -> None:
     """Raises ConfigError where a figure <name>.png or <name>-dark.png beside a page would replace a file that is not
     an earlier one: neither does it say that it is ours, nor does the page show it. To be called before any work."""
     text = read_text(page, "page") if page.exists() else ""
@@ -152,7 +152,7 @@ def check_figures(page: Path, names: Iterable[str]) -> None:
         for file in (page.with_name(f"{name}.png"), page.with_name(f"{name}-dark.png")):
             if file.is_dir() or (os.path.lexists(file) and not shown and not _is_ours(file)):
                 expected = "nothing, or a figure of this page in its place: it would be replaced"
-                raise ConfigError("--out", str(file), expected, "Move it away, or give the page another name.")
+                raise ConfigError(field, str(file), expected, "Move it away, or give the page another name.")
 
 
 def _is_ours(file: Path) -> bool:
