@@ -83,7 +83,7 @@ def train(
     with open_run_folder(workdir, first_process) as run, preemption_notice(config.faults.grace) as notice:
         folder = run.files
         _say_start(config, run)
-        changes = changed_keys(config, started_config(run), str(run.place), allow_config_change)
+        changes = changed_keys(config, started_config(run), run.place, allow_config_change)
         check_shared(run.place)  # also a barrier: no process writes until all have read the folder
         finished = read_scores(folder / EVALUATION)
         if finished is not None and not changes and not other_data(config, run):

@@ -175,3 +175,13 @@ def test_rows_of_any_length_are_made_unit(size):
             np.testing.assert_allclose(scale((rows * size).astype(np.float32)), exact, rtol=1e-5)
     subnormal = np.array([[3e-45, -4e-45], [0, 0]], np.float32)  # 2 and -3 of the smallest number
     np.testing.assert_allclose(unit_rows(subnormal), [[2 / 13**0.5, -3 / 13**0.5], [0, 0]], rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_rows_without_a_length_do_not_warn(bad):
+    """faults C3: infinity by infinity was a RuntimeWarning beside the message about these rows."""
+    for small in (1.0, 1e-30):  # rows that are scaled first, beside it
+        found = unit_rows(np.array([[bad, 1.0], [3 * small, 4 * small]]))
+        assert np.isnan(found[0]).any()
+        np.testing.assert_allclose(found[1], [0.6, 0.8], rtol=1e-6)

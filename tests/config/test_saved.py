@@ -103,20 +103,21 @@ def test_tuples_within_dicts_come_back_as_they_were(changes):
 @pytest.mark.parametrize(
     ("preset", "start"), [("simclr", False), ("clip_frozen_text", True), ("sogclr", False), ("isogclr", True)]
 )
-def test_start_values_are_refused_all_at_once(preset, start):
+def test_start_values_are_refused_all_at_once(tmp_path, preset, start):
     """faults A10: a learned temperature and the like were taken over, written down as changed, and not read."""
     config = tiny_config(objective__preset=preset)
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     changes = {"objective__preset": preset, "steps": 50, "objective__temperature": 0.5}
     both = {"steps", "objective.temperature"}
     if not start:
-        assert set(changed_keys(tiny_config(**changes), config, "runs/a", allow=True)) == both
+        assert set(changed_keys(tiny_config(**changes), config, tmp_path, allow=True)) == both
     other = tiny_config(**changes, checkpoint__resume_from="runs/b")
     with pytest.raises(CheckpointError, match=r"resume_from was None, is now 'runs/b'") as caught:
-        changed_keys(other, config, "runs/a", allow=True)
+        changed_keys(other, config, tmp_path, allow=True)
     assert ("temperature was None, is now 0.5" in str(caught.value)) == start
     assert "steps" not in str(caught.value)
     with pytest.raises(Problems, match=r"(?s)resume_from.*steps was .* is now 50.*--allow_config_change"):
-        changed_keys(other, config, "runs/a", allow=False)
+        changed_keys(other, config, tmp_path, allow=False)
 
 
 def test_every_key_that_only_a_new_state_reads_is_known():

@@ -324,6 +324,10 @@ def test_what_a_run_starts_from_cannot_be_changed_in_its_folder(finished, tmp_pa
     with pytest.raises(CheckpointError, match=r"start values.*resume_from was None, is now '/nope'"):
         train(tiny_config(**config, checkpoint__resume_from="/nope"), folder, allow_config_change=True)
     assert [(folder / name).read_text() for name in ("config.json", "history.jsonl")] == before
+    if finished_too:  # its checkpoints were removed to save room: a new state is made, and they are read
+        shutil.rmtree(folder / "checkpoints")
+        with pytest.raises(CheckpointError, match=r"'/nope'.*a run folder with a checkpoint"):
+            train(tiny_config(**config, checkpoint__resume_from="/nope"), folder, allow_config_change=True)
 
 
 def test_a_run_goes_on_with_the_images_that_it_began_with(finished, tmp_path, monkeypatch, capsys):

@@ -64,7 +64,7 @@ def adameow(views=(Z1, Z2), **changes):
     first, bias, out, last = (jnp.asarray(extra(ADAMEOW, name)) for name in ("m1", "c1", "m2", "c2"))
     params = network_of(first, first, bias, out, last)
     blocks = {"image": images(*views)}
-    blocks["image"] |= pair_entries(params, blocks["image"]["z"])
+    blocks["image"] |= pair_entries(params, blocks["image"]["z"], len(views[0]))
     return preset_value("adameow", blocks, **changes)
 
 
@@ -75,7 +75,9 @@ def amcl(views=(Z1, Z2), **changes):
     for name, matrix in zip(PRESETS["amcl"].objective.heads, half, strict=True):
         raw = block["z"] @ jnp.asarray(matrix)
         block[f"head/{name}"] = raw
-        block |= {f"head/{name}/{part}": rows for part, rows in pair_entries(params, unit_rows(raw)).items()}
+        block |= {
+            f"head/{name}/{part}": rows for part, rows in pair_entries(params, unit_rows(raw), len(views[0])).items()
+        }
     return preset_value("amcl", {"image": block}, **changes)
 
 
@@ -90,7 +92,8 @@ def amcl_barlow_twins(params, views=(Z1, Z2), **changes):
     block = images(*views)
     for name, matrix in zip(PRESETS["amcl_barlow_twins"].objective.heads, extra(AMCL, "heads"), strict=True):
         block[f"head/{name}"] = block["z"] @ jnp.asarray(matrix)
-    return preset_value("amcl_barlow_twins", {"image": block | pair_entries(params, block["z"])}, **changes)
+    block |= pair_entries(params, block["z"], len(views[0]))
+    return preset_value("amcl_barlow_twins", {"image": block}, **changes)
 
 
 def amcl_of_teacher(preset, predicted=None, views=(Z1, Z2), **changes):
@@ -104,7 +107,7 @@ def amcl_of_teacher(preset, predicted=None, views=(Z1, Z2), **changes):
         given["image"] |= {} if predicted is None else {f"{name}_predicted": raw @ predicted}
         for block, heads in given.items():
             for head, rows in heads.items():
-                parts = pair_entries(params, unit_rows(rows))
+                parts = pair_entries(params, unit_rows(rows), len(views[0]))
                 blocks[block] |= {f"head/{head}": rows} | {f"head/{head}/{part}": x for part, x in parts.items()}
     return preset_value(preset, blocks, **changes)
 

@@ -436,6 +436,7 @@ def test_the_control_has_augmented_images_of_the_batch_and_no_networks(linear):
         ("objective.generator.ramp", {"start": 0.6, "ramp": 0.5}),
         ("objective.generator.updates", {"updates": 0}),
         ("objective.generator.kind", {"preset": "sogclr"}),
+        ("objective.generator.kind", {"preset": "amcl_barlow_twins", "share": 0.5}),
         ("views", {"kind": "pair", "preset": "supcon", "views": 1}),
         ("data.image_size", {"data.image_size": 36}),
     ],

@@ -179,8 +179,9 @@ def test_amcl_of_barlow_twins_with_a_silent_network_is_barlow_twins_and_places_g
     turned = {n: v if n.endswith("bias") else v[::-1] for n, v in network.items()}
     back = amcl_barlow_twins(turned, (Z1[::-1], Z2[::-1]))
     assert back == pytest.approx(float(amcl_barlow_twins(network)), rel=1e-5)
-    with pytest.raises(ConfigError, match="12"):
-        pair_entries(network, X[:7])
+    for count, rows in ((7, X[:7]), (6, X[:12])):  # two views of 6 images are not 12 images
+        with pytest.raises(ConfigError, match=rf"batch_size = {count}: expected .*12"):
+            pair_entries(network, rows, count)
 
 
 def test_the_instance_branch_of_pixpro_is_byol_beside_it():

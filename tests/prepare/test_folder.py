@@ -13,7 +13,7 @@ from tests.prepare.corpora import make_image
 from xsample_jax.data.records import open_records
 from xsample_jax.errors import DataError
 from xsample_jax.prepare.example import Fields, Problem
-from xsample_jax.prepare.folder import folder_source
+from xsample_jax.prepare.folder import folder_source, read_table
 from xsample_jax.prepare.job import ImageOptions, Job
 from xsample_jax.prepare.prepare import local_runner, prepare
 
@@ -210,8 +210,16 @@ def test_blanks_beside_the_names_of_columns(photos, tmp_path, comma, encoding):
         ("top.jpg", ("one, two",), "cat", ()),
     ]
     table.write_text(f"image{comma}a{comma} a\ntop.jpg{comma}x{comma}y\n")
-    with pytest.raises(DataError, match=r"names that occur once"):
+    with pytest.raises(DataError, match=r"= 'a': expected names that occur once"):
         folder_source(str(photos), Fields(), str(table))
+
+
+def test_columns_without_a_name_are_not_read(photos, tmp_path):
+    """faults C3: spreadsheets end every line with empty columns, which were names that come twice."""
+    table = tmp_path / "t.csv"
+    table.write_text("image,caption,,\ntop.jpg,one two,,a note\n")
+    assert read_table(table) == [{"image": "top.jpg", "caption": "one two"}]
+    assert folder_source(str(photos), Fields(), str(table)).notes == ()
 
 
 @pytest.mark.parametrize(("name", "mark"), [("t.csv", ";"), ("t.csv", "\t"), ("t.tsv", ","), ("t.tsv", ";")])

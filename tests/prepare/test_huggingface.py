@@ -129,6 +129,26 @@ def test_two_columns_of_one_name_are_refused(tmp_path, cache, kind, capsys):
     assert not (tmp_path / "set").exists()
 
 
+def test_only_the_names_of_a_csv_file_are_compared(tmp_path, cache):
+    """faults C3: empty columns at the end, and equal values of a file without names, were names that come twice."""
+    root = tmp_path / "pets"
+    root.mkdir()
+    (root / "a.png").write_bytes(make_image(0))
+    (root / "metadata.csv").write_text("file_name,text,,\na.png,one,,\n")
+    (example,) = hub_source(str(root), Fields()).shards[0].read()
+    assert example.captions == ("one",)
+    (root / "metadata.csv").write_text(f'file_name,"{"x" * 2**21}"\na.png,one\n')
+    with pytest.raises(DataError, match=r"metadata\.csv = 'field larger.*names of the columns"):
+        hub_source(str(root), Fields())
+    plain, options = tmp_path / "plain", "header: null\n  names: [a, b, text]"
+    plain.mkdir()
+    (plain / "train.csv").write_text("1,1,one\n0,2,two\n")
+    about = f"configs:\n- config_name: default\n  data_files: train.csv\n  {options}"
+    (plain / "README.md").write_text(f"---\n{about}\n---\n")
+    with pytest.raises(DataError, match="a column of images"):  # the columns are three
+        hub_source(str(plain), Fields())
+
+
 @pytest.mark.parametrize("path", ["user/name@main:cfg", "user/name@", "@main"])
 def test_names_that_are_none(path):
     pytest.importorskip("datasets")

@@ -13,7 +13,7 @@ from xsample_jax.prepare.example import Fields
 from xsample_jax.prepare.folder import folder_source
 from xsample_jax.prepare.job import ImageOptions, Job
 from xsample_jax.prepare.prepare import local_runner, prepare
-from xsample_jax.prepare.shards import prepare_shard
+from xsample_jax.prepare.shards import prepare_shard, read_part
 from xsample_jax.prepare.tfds import _digest_of_files
 
 
@@ -88,6 +88,14 @@ def test_texts_that_change_between_two_calls_are_not_mixed(photos, tmp_path):
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", '{"splits": []}', '{"splits": {"train": 1}}'])
+def test_a_part_that_is_none_is_made_again(tmp_path, text):
+    """faults C9: JSON of another kind in the place of a part was an AttributeError."""
+    (tmp_path / prepare_module.STATE).mkdir()
+    (tmp_path / prepare_module.STATE / "00000.json").write_text(text)
+    assert read_part(tmp_path, 0, {}) is None
+
+
 def test_what_differs_is_said(photos, tmp_path):
     """faults C14: flags by their names; of a set of an earlier version only that it may be one."""
     out = tmp_path / "out"
@@ -99,6 +107,12 @@ def test_what_differs_is_said(photos, tmp_path):
     with pytest.raises(DataError, match="or of an earlier version"):
         make(photos, out)
     assert len(open_records(out, "train")) == 4  # reading does not ask whose work it is
+    for parts in ([1], "name"):
+        (out / "report.json").write_text(json.dumps(report | {"job": "0" * 64, "job_parts": parts}))
+        job = Job("t", prepare_module.NOT_LISTED, {"train": 1.0}, image=ImageOptions(None))
+        prepare_module.check_place(job, out)  # as for a set of an earlier version, the input decides
+        with pytest.raises(DataError, match="or of an earlier version"):
+            make(photos, out)
     (out / "manifest.json").unlink()
     state = out / prepare_module.STATE
     state.mkdir()

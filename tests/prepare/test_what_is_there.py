@@ -14,6 +14,7 @@ from PIL import Image
 from tests.prepare.corpora import make_image, sample, write_tar
 from xsample_jax.data.records import open_records
 from xsample_jax.errors import DataError
+from xsample_jax.prepare import webdataset
 from xsample_jax.prepare.example import KINDS, Fields
 from xsample_jax.prepare.folder import folder_source
 from xsample_jax.prepare.job import ImageOptions, Job
@@ -221,6 +222,14 @@ def test_texts_beside_images_are_captions_and_their_folders_are_no_classes(tmp_p
     assert manifest.attributes["style"] == ("", "a", "b")
     assert [record["attributes"]["style"] for record in records] == [1, 2, 1, 0]
     assert "not from folder names" in report["notes"][0]
+
+
+def test_json_is_not_sampled_for_a_note_that_cannot_come(tmp_path, monkeypatch):
+    """faults C9: 400 members of a tar, perhaps in a bucket, were read before the first record."""
+    tar = tmp_path / "0.tar"
+    write_tar(tar, {"0": sample(0, txt=None, json=b'{"prompt": "a red dog"}')})
+    monkeypatch.setattr(webdataset.tarfile, "open", lambda *args, **kinds: pytest.fail("it was read"))
+    assert webdataset_source(str(tar), Fields(captions=("prompt",))).notes == ()
 
 
 def test_texts_in_json_that_are_not_read_are_named(tmp_path):

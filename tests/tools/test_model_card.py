@@ -17,6 +17,7 @@ from xsample_jax.encoder import read_initial
 from xsample_jax.errors import CheckpointError, ConfigError, DataError
 from xsample_jax.evals.metrics import bootstrap
 from xsample_jax.models import resnet, vit
+from xsample_jax.reports import model_card as module
 from xsample_jax.reports.model_card import model_card, write_repository
 from xsample_jax.reports.runs import load_runs
 from xsample_jax.tools.export import export
@@ -132,6 +133,32 @@ def test_a_folder_holds_one_model_and_a_run_stays_a_run(saved, tmp_path):
     assert not is_published(str(folder))
     with pytest.raises(ConfigError, match="not a run"):
         write_repository(saved, folder)
+
+
+@pytest.mark.parametrize("before", ["timm", "open_clip"])
+@pytest.mark.parametrize("at", ["export_safetensors", "_timm_config", "model_card"])
+def test_a_killed_export_is_repeated(saved, tmp_path, monkeypatch, before, at):
+    """faults B6: the old weights were gone and its card was there: "README.md would be lost"."""
+    folder = tmp_path / "r"
+    write_repository(saved, folder)
+    if before == "open_clip":
+        (folder / "config.json").rename(folder / "open_clip_config.json")
+        (folder / "model.safetensors").rename(folder / "open_clip_model.safetensors")
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, at, killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_repository(saved, folder)
+    if at != "model_card":
+        with pytest.raises(DataError):  # never weights beside the config of others
+            xsample_jax.load_encoder(folder)
+    write_repository(saved, folder)
+    there = {path.name for path in folder.iterdir()}
+    assert there == {"README.md", "config.json", "model.safetensors", "xsample_jax.npz"}
+    assert xsample_jax.load_encoder(folder).step == 1
 
 
 @pytest.mark.parametrize(

@@ -338,15 +338,15 @@ def _generator(c: dict) -> Iterator[ConfigError]:
             f"Set --config.objective.generator.ramp={(1 - start) / 2:g}.",
         )
     objective, past = PRESETS[preset].objective, c["objective.past"]
-    per_image = objective.memory is not None or objective.bank or objective.past or past
-    if per_image or c["objective.clusters.k"]:
-        yield ConfigError(
-            "objective.generator.kind",
-            kind,
-            f"None for objective.preset = {preset!r}, which remembers every image of the set: a generated image is "
-            "none of them",
-            "Set --config.objective.generator.kind=None, or --config.objective.preset=simclr.",
-        )
+    network, reason = objective.pair_network, None
+    if network is not None and network.channels:
+        reason = "has a weight for every place in a whole batch: generated images are fewer"
+    if objective.memory is not None or objective.bank or objective.past or past or c["objective.clusters.k"]:
+        reason = "remembers every image of the set: a generated image is none of them"
+    if reason:
+        expected = f"None for objective.preset = {preset!r}, which {reason}"
+        fix = "Set --config.objective.generator.kind=None, or --config.objective.preset=simclr."
+        yield ConfigError("objective.generator.kind", kind, expected, fix)
     if kind == "pair" and c["views"] < 2:
         yield ConfigError(
             "views",

@@ -118,14 +118,17 @@ def save_config(config, folder: pathlib.Path, changes: dict) -> None:
     atomic_write(folder / CONFIG, lambda partial: partial.write_text(config_to_json(config)))
 
 
-def changed_keys(config, before, where: str, allow: bool) -> dict[str, tuple[object, object]]:
-    """Returns {dotted key: (then, now)} for the keys that differ from `before`, the config of the run in `where`.
+def changed_keys(config, before, run: pathlib.Path, allow: bool) -> dict[str, tuple[object, object]]:
+    """Returns {dotted key: (then, now)} for the keys that differ from `before`, the config of the folder `run`.
 
     Those in OF_THE_MACHINE are left out. Raises CheckpointError (or Problems) that lists them unless `allow`, and in
-    any case for start values: the run would go on without them, under a config that says otherwise.
+    any case for start values where there is a checkpoint: the run would go on without them, under a config that says
+    otherwise.
     """
-    differing = differing_keys(config, before)
-    starts = start_values(config)
+    from xsample_jax.io.checkpoint_files import steps_of  # orbax takes seconds, which reading a config should not cost
+
+    differing, where = differing_keys(config, before), str(run)
+    starts = start_values(config) if differing and steps_of(run) else ()
     words = {key: f"{key} was {show(old)}, is now {show(new)}" for key, (old, new) in differing.items()}
     start = shorten("; ".join(words[key] for key in words if key in starts), 200)
     others = shorten("; ".join(words[key] for key in words if key not in starts), 200)

@@ -182,13 +182,15 @@ def from_stored(raw: bytes, captions: int, text_encoder: dict) -> np.ndarray:
 
 
 def unit_rows(x: np.ndarray) -> np.ndarray:
-    """Returns float32 rows [..., E] of length one, whatever numbers x has; a zero row stays zero."""
+    """Returns float32 rows [..., E] of length one, whatever finite numbers x has; a zero row stays zero, and one with
+    infinity or NaN keeps a NaN."""
     x = np.asarray(x)
     x = x if x.dtype == np.float64 else np.asarray(x, np.float32)
     largest = np.maximum(x.max(-1, keepdims=True, initial=0), -x.min(-1, keepdims=True, initial=0))
     extreme = (largest > 0) & ((largest < 1e-12) | (largest > 1e12))  # a float32 does not hold its square
-    x = np.asarray(x / np.where(extreme, largest, 1) if extreme.any() else x, np.float32)
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    with np.errstate(invalid="ignore"):  # infinity by infinity
+        x = np.asarray(x / np.where(extreme, largest, 1) if extreme.any() else x, np.float32)
+        return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 # No read-ahead: shuffled access would throw it away.

@@ -116,8 +116,9 @@ class EvalContext:
                 raise DataError(f"labels of split {split}", "none", "labeled records", fix)
             parts += [of.features[keep], labels[keep], self.units(of)[keep]]
         train, train_labels, groups, test, test_labels, units = parts
-        if np.unique(np.stack([train_labels, groups]), axis=1).shape[1] == len(np.unique(train_labels)):
-            groups = np.arange(len(train))  # a class is one concept: held out whole, nothing of it could be predicted
+        classes, concepts = np.unique(np.unique(np.stack([train_labels, groups]), axis=1)[0], return_counts=True)
+        alone = np.isin(train_labels, classes[concepts == 1])  # held out whole, nothing of a class could be predicted
+        groups = np.where(alone, groups.max() + 1 + np.arange(len(train)), groups)
         if not np.isin(test_labels, train_labels).any():
             splits = f"{self.config.eval.train_split}, {self.config.eval.split}"
             fix = "Predict what both have: tools.evaluate --target=group, or in a run --config.data.label=group."

@@ -294,7 +294,7 @@ def check_once(columns: Iterable[str], path: pathlib.Path) -> None:
     twice = [name for name, count in collections.Counter(columns).items() if count > 1]
     if twice:
         fix = "Rename one of them; --caption_fields takes several columns."
-        raise DataError(f"columns of {path}", ", ".join(twice), "names that occur once", fix)
+        raise DataError(f"columns of {path}", twice if twice[1:] else twice[0], "names that occur once", fix)
 
 
 def read_lines(path: pathlib.Path, name: str) -> list[str]:

@@ -50,13 +50,14 @@ def init_pair_network(network: PairNetwork, width: int, images: int, key: jax.Ar
     return {PAIR + name: value for name, value in found.items() if not (network.shared and name == "second")}
 
 
-def pair_entries(params: Mapping[str, jax.Array], z: jax.Array) -> dict[str, jax.Array]:
+def pair_entries(params: Mapping[str, jax.Array], z: jax.Array, images: int) -> dict[str, jax.Array]:
     """What a block of rows z [n, D] carries: pair_first, pair_second [n, H], and pair_out [n, H + 1], alike in all.
 
-    Of a network of channels: pair_channel [n, 3 H + 1], what it makes of a row's image in `channel_maps`.
+    Of a network of channels: pair_channel [n, 3 H + 1], what it makes of a row's image in `channel_maps`; the rows are
+    views of `images`.
     """
     if CHANNEL + "in" in params:
-        return {"pair_channel": _of_places(params, len(z))}
+        return {"pair_channel": _of_places(params, len(z), images)}
     first, bias, out, last = (params[PAIR + name] for name in ("first", "bias", "out/weights", "out/bias"))
     ends = jnp.concatenate([out, last[None]])
     product = lambda weight: jnp.matmul(z, weight, precision=jax.lax.Precision.HIGHEST)  # noqa: E731
@@ -67,15 +68,15 @@ def pair_entries(params: Mapping[str, jax.Array], z: jax.Array) -> dict[str, jax
     }
 
 
-def _of_places(params: Mapping[str, jax.Array], rows: int) -> jax.Array:
+def _of_places(params: Mapping[str, jax.Array], rows: int, images: int) -> jax.Array:
     into, out, shift, bias = (params[CHANNEL + name] for name in ("in", "out", "shift", "bias"))
-    if rows % len(into):
+    if images != len(into):
         expected = (
             f"the batch_size of the run's start, {len(into)}: the network of pairs of channels reads whole columns"
         )
-        raise ConfigError("batch_size", rows, expected)
+        raise ConfigError("batch_size", images, expected)
     own = jnp.concatenate([into, out, shift[:, None], jnp.broadcast_to(bias, into.shape)], axis=1)
-    return jnp.repeat(own, rows // len(into), axis=0)
+    return jnp.repeat(own, rows // images, axis=0)
 
 
 def channel_maps(z: jax.Array, of_rows: jax.Array) -> jax.Array:

@@ -206,9 +206,9 @@ def head_entries(
             found[f"{entry}/head_temperature"] = jnp.broadcast_to(temperature_of_head(params, of), (len(raw),))
         found |= {f"{entry}/{view}": rows for view, rows in _views_of(objective, raw, images).items()}
         if objective.pair_network is not None:
-            found |= {f"{entry}/{part}": rows for part, rows in pair_entries(params, unit_rows(raw)).items()}
+            found |= {f"{entry}/{part}": rows for part, rows in pair_entries(params, unit_rows(raw), images).items()}
     if objective.pair_network is not None and z is not None:
-        found |= pair_entries(params, z)
+        found |= pair_entries(params, z, images)
     return found
 
 

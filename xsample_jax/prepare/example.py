@@ -211,7 +211,12 @@ SAMPLE = 100  # JSON maps in which texts that are not read are looked for
 
 
 def unread_entries(rows: Iterable[Mapping], fields: Fields) -> list[str]:
-    """`unread_texts` of JSON maps: the entries with words, where none of the maps has a caption."""
+    """`unread_texts` of JSON maps: the entries with words, where none of the maps has a caption.
+
+    The maps are not read where the user named captions, as nothing would be said of them.
+    """
+    if fields.captions:
+        return []
     rows = [row for row in rows if isinstance(row, Mapping)]
     if any(read_captions(row, ()) for row in rows):
         return []

@@ -135,7 +135,7 @@ def _read_csv(path: Path, comma: str) -> list[dict]:
             file.seek(0)
             reader = csv.DictReader(file, delimiter=comma, strict=True, skipinitialspace=True)
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-        check_once(reader.fieldnames, path)
+        check_once(filter(None, reader.fieldnames), path)
         rows, before = [], 1
         try:
             for row in reader:
@@ -146,6 +146,7 @@ def _read_csv(path: Path, comma: str) -> list[dict]:
                 if before > line and any(_holds_rows(value, comma) for value in row.values()):
                     expected = f"a row on one line; a quote that opens there closes on line {before}"
                     raise DataError(f"{path}, line {line}", list(row.values()), expected, "Remove or double the quote.")
+                row.pop("", None)  # spreadsheets end lines with columns that have no name
                 rows.append(row)
         except csv.Error as error:
             fix = "Is a quote missing? Inside quotes, a quote is written twice."

@@ -130,9 +130,24 @@ def _with_columns_once(builder, splits: Mapping) -> Iterator[tuple]:
             check_once(_schema(file).names, Path(file))
         for file in map(Path, _files(builder, split)):
             if file.suffix == ".csv" and file.is_file():
-                with open(file, newline="", encoding=file_encoding(file), errors="replace") as opened:
-                    check_once(next(csv.reader(opened), ()), file)
+                check_once(_names_in_csv(file, builder.config), file)
         yield split, rows
+
+
+def _names_in_csv(file: Path, config) -> list[str]:
+    """The names in the first line of a CSV file, without empty ones, which spreadsheets write; [] where `config`, the
+    options in README.md, gives the names or says that they are elsewhere."""
+    given = [getattr(config, name, None) for name in ("names", "column_names", "skiprows")]
+    if getattr(config, "header", "infer") != "infer" or any(one is not None for one in given):
+        return []
+    comma = getattr(config, "delimiter", None) or getattr(config, "sep", ",")
+    try:
+        with open(file, newline="", encoding=file_encoding(file), errors="replace") as opened:
+            names = next(csv.reader(opened, delimiter=comma if len(comma) == 1 else ","), ())
+    except csv.Error as error:
+        fix = "Is there a quote without a partner?"
+        raise DataError(f"columns of {file}", str(error), "a line with the names of the columns", fix) from error
+    return [name for name in names if name.strip()]
 
 
 def _schema(file: str):

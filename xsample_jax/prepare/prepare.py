@@ -173,7 +173,7 @@ def check_place(job: Job, out: str | Path) -> None:
     out = as_path(out, "--out")
     finished = (out / MANIFEST).exists()
     before = _read_map(out / REPORT if finished else out / STATE / JOB)
-    parts = before.get("job_parts", {})  # which 0.1 did not write
+    parts = _parts_of(before) or {}  # which 0.1 did not write
     if "job" in before and all(parts.get(name) == job.parts.get(name) for name in OPTIONS if parts):
         return
     if finished:
@@ -189,6 +189,11 @@ def _read_map(path: Path) -> dict:
     with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
         found = json.loads(path.read_text())
     return found if isinstance(found, dict) else {}
+
+
+def _parts_of(before: Mapping) -> dict | None:
+    parts = before.get("job_parts")
+    return parts if isinstance(parts, dict) else None
 
 
 def _finished(job: Job, out: Path) -> tuple[Manifest, dict]:
@@ -215,8 +220,8 @@ def _begun_otherwise(job: Job, out: Path, begun: Mapping, names: Iterable[str] =
 def _difference(job: Job, other: Mapping, names: Iterable[str] = ()) -> str:
     """A sentence on what another job, of which a report or job.json tells, had otherwise; names: of parts to look at,
     by default all."""
-    before = other.get("job_parts")
-    if not isinstance(before, dict):
+    before = _parts_of(other)
+    if before is None:
         return "It is of other input or flags, or of an earlier version."
     names = [name for name in names or {**before, **job.parts} if before.get(name) != job.parts.get(name)]
     return f"Changed since: {'; '.join(PARTS.get(name, name) for name in names) or 'the version'}."

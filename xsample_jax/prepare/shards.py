@@ -175,7 +175,7 @@ def read_part(out: Path, number: int, sizes: Mapping[str, int]) -> dict | None:
         whole = all(sizes.get(entry["file"]) == entry["bytes"] for entry in part["splits"].values())
         whole &= (out / STATE / f"{number:05d}.{HASHES}").exists()
         return part if whole else None
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, TypeError, LookupError, AttributeError):  # or JSON that is no part
         return None
 
 

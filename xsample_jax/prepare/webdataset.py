@@ -229,8 +229,8 @@ def _sample(key: str, members: dict[str, bytes], seen: array.array) -> tuple[str
     return key, members
 
 
-def _first_rows(tar: Path) -> list[dict]:
-    """The first JSON members of a tar, of images without a .txt: what is before them is all that is fetched."""
+def _first_rows(tar: Path) -> Iterator[dict]:
+    """Yields the first JSON members of a tar, of images without a .txt: what is before them is all that is fetched."""
     rows, with_txt = {}, set()
     with contextlib.suppress(tarfile.TarError, OSError), tar.open("rb") as file:
         found = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 (closed with the file)
@@ -241,7 +241,7 @@ def _first_rows(tar: Path) -> list[dict]:
                     rows[stem] = parse_json(found.extractfile(member).read())
             elif suffix.lower() == "txt":
                 with_txt.add(stem)
-    return [row for stem, row in rows.items() if stem not in with_txt]
+    yield from (row for stem, row in rows.items() if stem not in with_txt)
 
 
 def _json_rows(path: str, fields: Fields) -> Iterator[dict]:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from xsample_jax import __version__
@@ -38,7 +38,17 @@ from xsample_jax.io.paths import as_path
 from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.reports.runs import Run, load_runs
 from xsample_jax.reports.style import row, rule
-from xsample_jax.weights.hub import KEPT, LAYOUT_FILES, OWN, OWN_KEYS, SCHEME, TIMM, WEIGHTS, check_replaceable
+from xsample_jax.weights.hub import (
+    KEPT,
+    LAYOUT_FILES,
+    OPEN_CLIP,
+    OWN,
+    OWN_KEYS,
+    SCHEME,
+    TIMM,
+    WEIGHTS,
+    check_replaceable,
+)
 
 CARD = "README.md"
 PATH_KEYS = ("path", "init_from", "resume_from", "ids")  # last parts of the config keys that hold paths
@@ -91,7 +101,8 @@ def write_repository(
 ) -> str:
     """Writes all files of the repository into a folder and returns, in words, how to load them.
 
-    Files of the folder that belong to a model written there before are removed; others stay.
+    Files of the folder that belong to a model written there before are removed; others stay. The old weights are the
+    last to go: until then the folder is one of a model, and the command can be repeated, but nothing loads it.
 
     repository: the name that it will have on the hub; None: it is used as a folder. Other arguments and errors as of
     `push_to_hub`, and ConfigError for a folder that is a run.
@@ -109,18 +120,26 @@ def write_repository(
     family = family_of(encoder.config)
     encoder = _without_folders(encoder.with_texts())
     out.mkdir(parents=True, exist_ok=True)
-    for name in LAYOUT_FILES:
-        (out / name).unlink(missing_ok=True)
+    weights = {name for names in WEIGHTS.values() for name in names}
+    _remove(out, set(LAYOUT_FILES) - weights)
     place = f"hf:{repository}" if repository else str(out)
     if not find_open_clip_problems(encoder):
+        written = WEIGHTS[OPEN_CLIP][0]
         export_open_clip(encoder, out, repository)
         use = f"open_clip.create_model_and_transforms({'hf-hub:' + repository if repository else f'local-dir:{out}'!r})"
     else:
-        use = export_safetensors(encoder, out / WEIGHTS[TIMM][0])
-        _write(out / TIMM, json.dumps(_timm_config(encoder, family), indent=2) + "\n")
+        written = WEIGHTS[TIMM][0]
+        use = export_safetensors(encoder, out / written)
         dataclasses.replace(encoder, arrays={}).save(out / KEPT)
+        _write(out / TIMM, json.dumps(_timm_config(encoder, family), indent=2) + "\n")
     _write(out / CARD, model_card(encoder, _run_of(run), place if repository else out.absolute().name, license))
+    _remove(out, weights - {written})
     return f"xsample_jax.load_encoder({place!r}); --config.model.init_from={place}\n{use}"
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _check_name(flag: str, repository: str) -> None:

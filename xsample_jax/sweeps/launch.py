@@ -142,7 +142,7 @@ def _check_folder(config, run: RunFolder, data: bool) -> None:
     if before is not None and config.data.source == "folder":  # not looked at: a run trains on records made of it
         config = copy.deepcopy(config).unlock()
         config.data.update(source=before.data.source, path=before.data.path)
-    changed_keys(config, before, str(run.place), allow=False)
+    changed_keys(config, before, run.place, allow=False)
     if data and before is not None and (other := other_data(config, run)):
         fix = "Put the data back, or remove the run folder, to train again."
         raise CheckpointError(f"data of {run.place}", other, "the data of today", fix)
