@@ -69,15 +69,12 @@ def stages(data: Path, runs: Path, seed: int) -> None:
 
 def kept(runs: Path, seed: int, of: str, beside: Sequence[str]) -> dict[str, float]:
     """{factor: what probes on the features find of it, 0 for guessing and 1 for all}."""
-    out = runs / f"{seed}-{of}"
-    if beside:
+    out = runs / f"{seed}-{of}-{1 + len(beside)}"
+    if not (out / EVALUATION).exists():
         others = [f"--beside={runs / f'{seed}-{name}'}" for name in beside]
-        out = runs / f"{seed}-{of}-beside"
-        if not (out / EVALUATION).exists():
-            command("tools.evaluate", f"--run={runs / f'{seed}-{of}'}", *others, "--evals=factors", f"--out={out}")
-    metrics = json.loads((out / EVALUATION).read_text())
-    metrics = metrics.get("metrics", metrics)
-    return {name.split("/")[1]: value for name, value in metrics.items() if name.endswith("/kept")}
+        command("tools.evaluate", f"--run={runs / f'{seed}-{of}'}", *others, "--evals=factors", f"--out={out}")
+    metrics = json.loads((out / EVALUATION).read_text())["metrics"]
+    return {name.split("/")[1]: one["value"] for name, one in metrics.items() if name.endswith("/kept")}
 
 
 def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:

@@ -3,7 +3,10 @@
 import argparse
 
 from scripts import multistage
+from tests.tools.test_evaluate import save_run
 from xsample_jax.config import load_config
+from xsample_jax.models import resnet
+from xsample_jax.tools import evaluate
 from xsample_jax.tools.cluster import make_parser
 
 
@@ -33,6 +36,25 @@ def test_every_stage_starts_from_the_one_before_on_its_pseudo_labels(tmp_path, m
     seeds = [config.seed for name, config in configs.items() if "stage" not in name or name.endswith("0")]
     assert len(set(seeds)) == len(seeds) - 1  # the long run has the seed of the stages, the controls have others
     assert configs["1-long"].steps == 3 * configs["1-stage0"].steps
+
+
+def test_what_is_kept_is_read_from_an_evaluation_that_is_made_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(resnet.LAYOUTS, 18, (resnet.BasicBlock, (1,)))
+    small = {"eval__train_split": "val", "eval__split": "val_styles", "eval__baselines": ()}
+    for name in ("7-stage1", "7-stage0"):
+        save_run(tmp_path / name, steps=(1,), **small)
+    done = []
+
+    def evaluated(module, *flags):
+        done.append(module)
+        evaluate.run(flags)
+
+    monkeypatch.setattr(multistage, "command", evaluated)
+    found = multistage.kept(tmp_path, 7, "stage1", ("stage0",))
+    assert "group" in found
+    assert all(value <= 1 for value in found.values())
+    assert multistage.kept(tmp_path, 7, "stage1", ("stage0",)) == found
+    assert done == ["tools.evaluate"]
 
 
 def test_the_difference_is_paired_by_seed_and_bold_where_it_separates():
