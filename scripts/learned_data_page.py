@@ -75,7 +75,8 @@ def summarized(run: Run) -> Trained:
             value for name, value in run.metrics.items() if name.startswith("factor/") and name.endswith("/probe")
         ]
         metrics |= {"factors/probe": float(np.mean(probes))} if probes else {}
-    if missing := set(SHOWN[data]) - metrics.keys():
+    missing = set(SHOWN[data]) - metrics.keys()
+    if missing and run.metrics:  # a run of eval.suite=none has no metrics at all
         expected = f"an evaluation with {', '.join(sorted(missing))}"
         raise DataError("--runs", str(run.folder), expected, "Evaluate the run with the suite of its config.")
     logged = read_jsonl(run.folder / JSONL)

@@ -48,7 +48,7 @@ class Forks(Server):
                 job = [module, list(zip(argument_lists, outputs, strict=True)), dict(environment), groups]
                 codes = waiting.submit(self.ask, job)
                 while kill_when and not codes.done():
-                    if kill_when():
+                    if kill_when() and os.path.exists(groups):  # before, there is no process to kill
                         self._kill(groups)
                         break
                     time.sleep(0.002)

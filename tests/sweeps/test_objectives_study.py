@@ -7,7 +7,7 @@ from xsample_jax.objectives.presets import PRESETS
 from xsample_jax.sweeps.grid import read_grid, unchanged
 
 STUDY = pathlib.Path(__file__).parent.parent.parent / "configs" / "studies" / "objectives.py"
-NEED_MORE = {"seed", "norm_direction", "sbcl", "weighted_draws"}  # a finished run, or files
+NEED_MORE = {"seed", "norm_direction", "distill_clip", "sbcl", "weighted_draws"}  # a finished run, or files
 
 
 def test_every_preset_is_there_once_for_each_seed():

@@ -444,6 +444,6 @@ def draw_first_batch(config, examples, sheet: Path, images: int = 12):
     try:
         shown = batch["image"][:images]
         gallery_sheet(list(draw_vectors(shown) if shown.shape[-1] == VECTOR_CHANNELS else shown), titles, sheet)
-    except OSError as error:  # the run does not need the sheet
-        return Finding(NOTE, "disk", f"no sheet of the first batch: {error}. Choose another --out.")
+    except (OSError, DataError) as error:  # the run does not need the sheet
+        return Finding(NOTE, "disk", f"no sheet of the first batch: {error} Choose another --out.")
     return Finding(OK, "data", f"first batch with its captions: {sheet}")

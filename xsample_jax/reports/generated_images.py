@@ -19,7 +19,7 @@ from xsample_jax.errors import ConfigError, DataError
 from xsample_jax.hooks import LogMetrics, Training
 from xsample_jax.io.checkpoint_files import find_checkpoint, read_arrays, saved_arrays
 from xsample_jax.io.console import say
-from xsample_jax.io.files import GENERATED, atomic_write, make_folder
+from xsample_jax.io.files import GENERATED, make_folder
 from xsample_jax.io.run_dir import log_event
 from xsample_jax.metrics.progress_bar import progress
 from xsample_jax.objectives.adversary import ADVERSARY, GENERATORS, Adversary, condition_of, make_adversary
@@ -82,7 +82,7 @@ class WatchGenerator:
         real, made = side["image"], self._make(arrays, np.arange(len(side["id"])), side)
         folder = training.run.files / GENERATED
         make_folder(folder)
-        atomic_write(folder / f"{step:08d}.png", lambda partial: draw_sheet(real, made, partial))
+        draw_sheet(real, made, folder / f"{step:08d}.png")
         if len(real) > 1 and real.shape[1] >= WINDOW:
             self._measure(step, mean_similarity(real), max(map(mean_similarity, made)))
 
