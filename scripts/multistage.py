@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
+from scripts.learned_data_page import mean_and_interval
 from xsample_jax.io.files import EVALUATION
 from xsample_jax.reports.style import check_markers, insert, row, rule
 from xsample_jax.tools.cli import local_path, out_file, out_folder, run_cli
@@ -86,9 +86,9 @@ def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     cells = []
     for factor in factors:
         gains = [100 * (s[factor] - c[factor]) for s, c in zip(found[STAGES], found[CONTROL], strict=True)]
-        half = stats.t.ppf(0.975, len(gains) - 1) * np.std(gains, ddof=1) / len(gains) ** 0.5
-        text = f"{np.mean(gains):+.1f}"
-        cells.append(f"{f'**{text}**' if abs(np.mean(gains)) > half else text} ± {half:.1f}")
+        mean, half = mean_and_interval(gains)
+        text = f"{mean:+.1f}"
+        cells.append(f"{f'**{text}**' if abs(mean) > half else text} ± {half:.1f}")
     lines += [row(["stages minus runs", *cells]), ""]
     lines += [
         "`kept` of every factor, in percent, mean of three seeds; last row: the difference paired by seed and half the "

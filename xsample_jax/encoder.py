@@ -99,7 +99,7 @@ class Encoder:
 
     @property
     def text_kind(self) -> tuple[str, int] | None:
-        """Which of TEXT_TOWERS the text side is, and the size of what it reads (build_model); None without one."""
+        """(name in TEXT_TOWERS, input size) of the text side, as `build_model` takes them; None without a text side."""
         tokens, linear = (self.sides.get(TEXT + name) for name in ("tokens/embedding", "out/kernel"))
         if tokens is None:
             return None if linear is None else ("linear", len(linear))

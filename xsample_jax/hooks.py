@@ -114,7 +114,7 @@ class LogMetrics:
             self._training.progress.skipped_in_a_row = 0
 
     def _write(self, step: int, values: dict[str, float]) -> None:
-        """Writes a line; the first one of a step that learns nothing is said, as its loss of 0 looks like success."""
+        """Writes a line, and warns at the first step with a zero gradient: its loss of 0 looks like success."""
         if self._learns and values.get("gradient_norm") == 0 and jax.process_index() == 0:
             self._learns = False
             why = "Nothing in its batch was compared: check data.label, data.batches_of and batch_size."

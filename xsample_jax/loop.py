@@ -246,7 +246,7 @@ def _take_classes(setup: RunSetup, progress: Progress, state: TrainState | None 
                 f"name of class {at}",
                 new,
                 f"{old!r}, as when the checkpoint was written: {by_class} has rows by the number of the class",
-                "Prepare the set with the earlier class names, in their order (--class_names), or start anew.",
+                "Prepare the set with the earlier class names, in their order (--class_names), or use another folder.",
             )
     return state and dataclasses.replace(state, memory=without_labels(state.memory))
 

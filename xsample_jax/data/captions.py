@@ -158,8 +158,8 @@ def _unit(vector: np.ndarray, record: dict, where: str) -> np.ndarray:
 def find_text_misfits(config, text: str, size: int, teacher) -> Iterator[ConfigError]:
     """What keeps the text side of a frozen teacher, an Encoder, from reading the captions of a run of `config`.
 
-    text, size: kind of the text side of the run and size of what it reads (build_model). A tokenizer or text encoder
-    that cannot be found any more, as the dataset of the teacher is gone, is compared by its size alone.
+    text, size: kind and input size of the run's text side, as `build_model` takes them. If the teacher's dataset is
+    gone, and its tokenizer or text encoder with it, only the sizes are compared.
     """
     about = teacher.with_texts().text_source
     ours = dataclasses.replace(teacher, config=config, text_source={}).with_texts().text_source

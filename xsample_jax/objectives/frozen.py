@@ -47,7 +47,7 @@ def define_frozen(objective: Objective, teacher, platform: str) -> ModelDef | No
 
 
 def parts_of_teacher(objective: Objective, teacher) -> Mapping[str, np.ndarray]:
-    """The weights {path: array} of what define_frozen gives."""
+    """The weights {path: array} of the network that `define_frozen` defines."""
     if not reads_texts(objective):
         return teacher.arrays
     whole = {"encoder": teacher.module, "head": teacher.head, "text": teacher.text}

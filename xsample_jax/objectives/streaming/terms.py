@@ -20,8 +20,7 @@ from xsample_jax.objectives.terms import Term
 from xsample_jax.registry import name_of, options_of
 
 # Side information that differs between the views of an image, besides the single views "view_0", ...
-OF_VIEWS = ("teacher", "same_view_teacher", "frozen", "embedding", "other_view", "box", "row", "past")
-OF_VIEWS += ("frozen_pair",)
+OF_VIEWS = ("teacher", "same_view_teacher", "frozen", "embedding", "other_view", "box", "row", "past", "frozen_pair")
 # Blocks of which some rows may not be there.
 PARTLY_FILLED = ("queue", "text_queue", "frozen_queue", "hard_text", "hard_text_teacher", "teacher_words")
 # Blocks with a row for each class, cluster or prototype: as many as there are, which devices need not divide.
