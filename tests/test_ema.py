@@ -1,6 +1,7 @@
 """The moving average of the model: its arithmetic, its place in checkpoints, and that evaluations look at it."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 from tests.tiny import random_batch, tiny_config, tiny_parts
 from xsample_jax.checkpoint import Checkpoints
+from xsample_jax.objectives.learned_state import TEACHER
 from xsample_jax.sharding import fetch_scalars, to_global
 from xsample_jax.state import Progress, warm_up
 
@@ -63,6 +65,21 @@ def test_averages_parameters_and_statistics_with_a_warm_up(tmp_path):
     checkpoints.close()
     for name, value in last.ema.items():
         np.testing.assert_array_equal(restored.ema[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("end", [1.0, 0.2, None])
+def test_the_momentum_of_the_teacher_moves_to_its_end_by_half_a_cosine(end):
+    """objective.teacher_end, BYOL's 1 - (1 - m) (cos(pi k / K) + 1) / 2 where it is 1."""
+    changes = {} if end is None else {"objective__teacher_end": end}
+    config = tiny_config(objective__preset="moco", objective__queue=16, objective__teacher=0.5, steps=4, **changes)
+    _, _, states, metrics = run(config, steps=4)
+    half = [(math.cos(math.pi * k / 4) + 1) / 2 for k in range(4)]
+    momenta = [0.5 if end is None else end - (end - 0.5) * share for share in half]
+    assert [found["teacher_momentum"] for found in metrics] == pytest.approx(momenta, rel=1e-6)
+    for momentum, before, after in zip(momenta, states, states[1:]):
+        for name in [name for name in after.memory if name.startswith(TEACHER)][:5]:
+            expected = momentum * before.memory[name] + (1 - momentum) * after.params[name.removeprefix(TEACHER)]
+            np.testing.assert_allclose(after.memory[name], expected, rtol=1e-5, atol=1e-7, err_msg=name)
 
 
 def test_without_a_decay_there_is_none_and_training_is_the_same():

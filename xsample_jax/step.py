@@ -29,6 +29,7 @@ from xsample_jax.objectives.generative import generative_metrics
 from xsample_jax.objectives.learned_state import (
     bias_of,
     clamped,
+    momentum_at,
     move_teacher,
     recall,
     refresh_teacher,
@@ -417,7 +418,8 @@ def make_train_step(
         updates, opt_state = transformation.update(gradient, state.opt_state, float32(state.params), **again)
         params = clamped(updated(state.params, updates, jax.random.fold_in(inputs.key, ROUNDING)))
         if objective.teacher is not None and not objective.by_task:
-            memory |= move_teacher(state.memory, params, objective.teacher)
+            metrics["teacher_momentum"] = momentum_at(objective.teacher, objective.teacher_end, inputs.progress)
+            memory |= move_teacher(state.memory, params, metrics["teacher_momentum"])
         if config.eval.online_probe:
             probe, metrics["online_probe"] = train_online_probe(state.memory, features, batch["label"])
             memory |= probe
@@ -426,9 +428,8 @@ def make_train_step(
             metrics["ema_decay"] = warm_up(config.optimizer.ema, state.step + 1)
         ema = next_average(state, opt_state, params, statistics, metrics.get("ema_decay"))
         metrics |= finite_diagnostics(gradient, params, metrics["loss"], z)
-        memory |= climbed
         metrics |= of_turn | {"finite": functools.reduce(jnp.logical_and, finite_norms(of_turn), metrics["finite"])}
-        new = TrainState(state.step + 1, params, statistics, opt_state, memory, ema)
+        new = TrainState(state.step + 1, params, statistics, opt_state, memory | climbed, ema)
         return keep_if(metrics["finite"], new, state) if config.faults.non_finite == "skip" else new, metrics
 
     return with_kernels(train_step, mesh if config.model.attention == "auto" else None)

@@ -115,6 +115,8 @@ ROCKET = {"objective__preset": "siamlip", "model__text__layers": 2, "views": 3}
             "target_temperature=None",
         ),
         ({"objective__preset": "simclr", "objective__queue": 256}, "objective.queue", "objective.queue=None"),
+        ({"objective__teacher_end": 1.0}, "objective.teacher_end", "byol, moco_v3"),
+        ({"objective__preset": "coconut", "objective__teacher_end": 1.0}, "objective.teacher_end", "byol, moco_v3"),
         ({"objective__preset": "simclr", "objective__teacher": 0.9}, "objective.teacher", "objective.teacher=None"),
         ({"objective__preset": "simclr", "objective__prototypes": 9}, "objective.prototypes", "prototypes=None"),
         (

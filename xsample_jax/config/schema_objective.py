@@ -161,6 +161,15 @@ OBJECTIVE = {
         below=1,
         optional=True,
     ),
+    "teacher_end": Key(
+        float,
+        None,
+        "Momentum of the EMA encoder at the end of the run, to which objective.teacher moves by half a cosine; None: "
+        "the preset's (1 in byol, moco_v3 and pixpro, elsewhere that of the start).",
+        minimum=0,
+        maximum=1,
+        optional=True,
+    ),
     "frozen": Key(
         str,
         None,

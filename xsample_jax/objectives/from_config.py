@@ -88,7 +88,8 @@ def build_objective(config) -> Objective:
     with a `name`). Raises Problems (a ConfigError) with everything that is wrong.
     """
     objective = lookup(PRESETS, config["preset"], "objective.preset").objective
-    fields = ("temperature", "learn_temperature", "target_temperature", "teacher", "queue", "prototypes", "past")
+    of_teacher = ("teacher", "teacher_end")
+    fields = ("temperature", "learn_temperature", "target_temperature", *of_teacher, "queue", "prototypes", "past")
     changes = {name: config[name] for name in fields if config[name] is not None}
     changes |= {"center": config["center"]} | ({"frozen": True} if config["frozen"] is not None else {})
     if config["memory"] is not None:
@@ -373,9 +374,8 @@ def _unused(objective: Objective):
         later = {head.of for head in objective.heads.values()}
         if name not in heads | later | {objective.log_variance}:
             yield ConfigError("objective.heads", name, "heads that a term reads", "Take another preset.")
-    read["slim"] = "slim" in blocks
-    read["past"] = "past" in sources
-    read["hard_texts"] = "hard_text" in blocks
+    read |= {"slim": "slim" in blocks, "past": "past" in sources, "hard_texts": "hard_text" in blocks}
+    read["teacher_end"] = objective.teacher is not None and not objective.by_task
     read["text_views"] = bool(blocks & set(TEXT_VIEWS))
     read["centers"] = "centers" in blocks
     read["pair_network"] = objective.pair_network is None or "pair_network" in objective.learns

@@ -157,7 +157,15 @@ def refresh_teacher(
     return {**memory, **moved_on, TASK: jnp.maximum(now, memory[TASK])}
 
 
-def move_teacher(memory: Mapping[str, jax.Array], params: Mapping[str, jax.Array], momentum: float) -> dict:
+def momentum_at(start: float, end: float | None, progress: jax.Array) -> jax.Array | float:
+    """The momentum of the EMA encoder when the share `progress` of the run is over: end - (end - start) times half of
+    1 + cos(pi progress), as in BYOL; end: None: it stays at `start`."""
+    return start if end is None else end - (end - start) * (1 + jnp.cos(jnp.pi * progress)) / 2
+
+
+def move_teacher(
+    memory: Mapping[str, jax.Array], params: Mapping[str, jax.Array], momentum: jax.Array | float
+) -> dict[str, jax.Array]:
     """The teacher one step closer to the parameters: momentum * teacher + (1 - momentum) * parameters."""
     return {TEACHER + name: value for name, value in moved(teacher_params(memory), params, momentum).items()}
 

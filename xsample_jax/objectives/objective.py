@@ -50,7 +50,8 @@ class Objective:
       center: take the batch mean off the text embeddings before their cosines.
       text: the text side: None, linear (of frozen caption embeddings), transformer (of tokens), or causal (of tokens,
         with a decoder of captions after it).
-      teacher: momentum of the EMA encoder behind the block "teacher"; None: none.
+      teacher: momentum of the EMA encoder behind the block "teacher"; None: none. teacher_end: the momentum at the end
+        of the run, to which it moves by half a cosine (BYOL, arXiv 2006.07733, section 3.2); None: it stays.
       frozen: features of the encoder of a finished run, the block "frozen", and what the loss of that run compared, the
         graph "frozen_pair" (objectives/frozen.py).
       queue: rows of the blocks "queue" and "text_queue", embeddings of past steps (the teacher's, where there is one),
@@ -87,6 +88,7 @@ class Objective:
     center: bool = False
     text: str | None = None
     teacher: float | None = None
+    teacher_end: float | None = None
     frozen: bool = False
     queue: int = 0
     prototypes: int = 0

@@ -75,7 +75,7 @@ MEMORY = {
     ),
     "moco_v3": Preset(
         "2 tau InfoNCE of predicted views against the EMA encoder's other views of the batch; tau 0.2",
-        "MoCo v3, arXiv 2104.02057, alg. 1",
+        "MoCo v3, arXiv 2104.02057, alg. 1; the momentum rises to 1",
         Objective(
             (
                 Term(anchors=Rows("predicted", 0), keys=TEACHER_1, weight=0.4),
@@ -83,16 +83,18 @@ MEMORY = {
             ),
             0.2,
             teacher=0.99,
+            teacher_end=1.0,
             predictor=True,
         ),
     ),
     "byol": Preset(
         "2 - 2 cos(predicted view, EMA encoder's other view), both ways",
-        "BYOL, arXiv 2006.07733, eq. 2",
+        "BYOL, arXiv 2006.07733, eq. 2; the momentum rises to 1 (there from 0.996)",
         Objective(
             (),
             1.0,
             teacher=0.99,
+            teacher_end=1.0,
             predictor=True,
             feature_terms=(
                 FeatureTerm("align", Rows("predicted", 0), TEACHER_1),

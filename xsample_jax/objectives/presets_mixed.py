@@ -172,14 +172,8 @@ MIXED = {
     "pixpro": Preset(
         "-2 mean over cells i of a view and j of the other with centers less than 0.7 diagonals of a cell apart of "
         "cos(y_i, k_j), both ways; k a map by the EMA encoder, y the student's, each cell the sum of its like cells",
-        "PixPro (there a momentum that rises to 1)",
-        Objective(
-            (),
-            1.0,
-            teacher=0.99,
-            feature_terms=near_cells_both_ways(),
-            heads=PIXPRO_HEADS,
-        ),
+        "PixPro; the momentum rises to 1",
+        Objective((), 1.0, teacher=0.99, teacher_end=1.0, feature_terms=near_cells_both_ways(), heads=PIXPRO_HEADS),
         golden="PixPro: propagation and both directions",
     ),
     "pixpro_instance": Preset(
@@ -190,6 +184,7 @@ MIXED = {
             (),
             1.0,
             teacher=0.99,
+            teacher_end=1.0,
             predictor=True,
             feature_terms=(
                 *near_cells_both_ways(),
