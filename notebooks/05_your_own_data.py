@@ -44,7 +44,7 @@ import xsample_jax  # noqa: E402
 from xsample_jax.tools import embed, inspect, prepare  # noqa: E402
 
 prepare.run(["--source=folder", f"--path={photos}", f"--table={RUNS / 'photos.csv'}", f"--out={RUNS / 'records'}"])
-embed.main([f"--data={RUNS / 'records'}", f"--model={MODEL}"])
+embed.run([f"--data={RUNS / 'records'}", f"--model={MODEL}"])
 inspect.run([f"--data={RUNS / 'records'}", f"--out={RUNS / 'inspect.html'}", "--batch_size=64"])  # choose tau_s
 config = xsample_jax.load_config(
     f"{ROOT}/configs/quickstart.py" + (":smoke" if QUICK else ""),
